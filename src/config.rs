@@ -1,0 +1,303 @@
+//! The settings, parsed and checked before anything connects.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A value that never shows in a log, an error or `Debug`.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The secret itself, for the call that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Everything `pgoutbox run` needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The Postgres side.
+    pub postgres: Postgres,
+    /// The RabbitMQ side.
+    pub amqp: Amqp,
+    /// The outbox tables; at least one.
+    pub tables: Vec<Table>,
+    /// How much may be in flight.
+    pub window: Window,
+    /// How delivered events are marked.
+    pub audit: Audit,
+    /// Life from connect to error.
+    pub session: Session,
+    /// Logging.
+    pub log: Log,
+    /// What `init --declare` declares.
+    pub declare: Declare,
+}
+
+/// The Postgres side: `[postgres]`.
+#[derive(Debug, Clone)]
+pub struct Postgres {
+    /// Where the audit connection (marks, checks, one-shot commands) goes: `postgres.url`,
+    /// `DATABASE_URL` or `PG*`.
+    pub audit: Server,
+    /// Where the replication stream goes: `postgres.stream_url`; the same server and
+    /// database as `audit`, perhaps another role.
+    pub stream: Server,
+    /// Name of the logical replication slot. Default `pgoutbox`.
+    pub slot: String,
+    /// Name of the publication. Default `pgoutbox`.
+    pub publication: String,
+    /// `wal_sender_timeout` asked for on the stream. Default 10 s, 1 s to 10 min.
+    pub wal_sender_timeout: Duration,
+    /// Bound on connect, TLS and authentication. Default 10 s.
+    pub connect_timeout: Duration,
+    /// How often the publication may be checked while WAL moves. Default 1 s, at most 60 s.
+    pub check_interval: Duration,
+}
+
+/// One Postgres connection's address and credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Host name, IP address, or the directory of a unix socket (starts with `/`).
+    pub host: String,
+    /// TCP port, or the unix socket's number.
+    pub port: u16,
+    /// Role.
+    pub user: String,
+    /// Password; empty when none is given.
+    pub password: Secret,
+    /// Database.
+    pub database: String,
+    /// TLS.
+    pub tls: Tls,
+}
+
+/// TLS of one connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// How much is asked of the server.
+    pub mode: TlsMode,
+    /// PEM file with the authorities to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with the client certificate.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with the client certificate's key.
+    pub key_file: Option<PathBuf>,
+}
+
+/// libpq's `sslmode`, less the modes that fall back to plain text in silence.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Plain text.
+    #[default]
+    Disable,
+    /// TLS without verification; only when asked for by this name.
+    Require,
+    /// TLS with the chain verified.
+    VerifyCa,
+    /// TLS with chain and host name verified: what `tls = true`, a CA file or `amqps` mean.
+    VerifyFull,
+}
+
+/// The RabbitMQ side: `[amqp]`.
+#[derive(Debug, Clone)]
+pub struct Amqp {
+    /// The brokers to try in turn; at least one. `amqp.url` or `AMQP_URL`, comma-separated.
+    pub brokers: Vec<Broker>,
+    /// Heartbeat asked for. Default 10 s.
+    pub heartbeat: Duration,
+    /// Bound on connect, handshake, channel open and `confirm.select`. Default 10 s.
+    pub connect_timeout: Duration,
+    /// How long a published message may wait for its confirm, blocked time not counted.
+    /// Default 30 s.
+    pub confirm_timeout: Duration,
+    /// How long the broker may keep the connection blocked (an alarm) before the session is
+    /// ended. Default 10 min.
+    pub blocked_timeout: Duration,
+    /// Largest body that is published. Default 16 MiB, RabbitMQ 4's own limit.
+    pub max_message_bytes: usize,
+    /// Name shown in RabbitMQ's connection list. Default `pgoutbox/<slot>`.
+    pub connection_name: String,
+}
+
+/// One broker's address and credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broker {
+    /// Host name or IPv4 address (lapin mangles IPv6 literals: refused).
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// User; the certificate's name with `external`.
+    pub user: String,
+    /// Password.
+    pub password: Secret,
+    /// Virtual host, decoded; never empty.
+    pub vhost: String,
+    /// TLS; [`TlsMode::Disable`] for `amqp://`.
+    pub tls: Tls,
+    /// SASL `EXTERNAL` instead of `PLAIN`.
+    pub is_external: bool,
+}
+
+/// One outbox table: `[[tables]]`. A column is `None` when the table has none for that field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// Schema. Default `public`.
+    pub schema: String,
+    /// Table. Default `outbox_messages`.
+    pub name: String,
+    /// Column of each field.
+    pub columns: Columns,
+    /// Exchange of its messages, a template. Default `outbox`.
+    pub exchange: Template,
+    /// Routing key of its messages, a template.
+    /// Default `{topic} | {aggregate_type}.{event_type}`.
+    pub routing_key: Template,
+    /// `content_type` of its messages where the row has none. Default `application/json`.
+    pub content_type: String,
+    /// `app_id` of its messages. Default none.
+    pub app_id: Option<String>,
+}
+
+/// Which column holds which field of an event. A default column that the table lacks is left
+/// out; one that the configuration names must exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Columns {
+    /// Event id, becomes `message_id`: uuid, text or bigint. Default `id`.
+    pub id: ColumnRef,
+    /// Default `aggregate_type`.
+    pub aggregate_type: ColumnRef,
+    /// Default `aggregate_id`.
+    pub aggregate_id: ColumnRef,
+    /// Becomes `type`. Default `event_type`.
+    pub event_type: ColumnRef,
+    /// Default `topic`.
+    pub topic: ColumnRef,
+    /// The body: jsonb, json, text or bytea. Default `payload`.
+    pub payload: ColumnRef,
+    /// An object of headers: jsonb or json. Default `headers`.
+    pub headers: ColumnRef,
+    /// Becomes `timestamp`: timestamptz or timestamp (read as UTC). Default `occurred_at`.
+    pub occurred_at: ColumnRef,
+    /// Default `correlation_id`.
+    pub correlation_id: ColumnRef,
+    /// Default `content_type`.
+    pub content_type: ColumnRef,
+    /// The mark: timestamptz or timestamp. Default `relayed_at`.
+    pub relayed_at: ColumnRef,
+}
+
+/// A column of one field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnRef {
+    /// Name of the column; empty when the configuration says there is none (`""`).
+    pub name: String,
+    /// Named by the configuration, so it must exist.
+    pub is_explicit: bool,
+}
+
+/// A template over columns, such as `{topic} | {aggregate_type}.{event_type}`: alternatives
+/// parted by `|`, the first whose columns are all set wins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template(pub Vec<Vec<Piece>>);
+
+/// A part of a [`Template`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Text as it stands.
+    Text(String),
+    /// The value of a field or, where no field has this name, of a column.
+    Column(String),
+}
+
+/// How much may be in flight: `[window]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    /// Messages published and not settled. Default 1,000.
+    pub messages: usize,
+    /// Bytes of their bodies. Default 32 MiB. One larger message alone still passes.
+    pub bytes: usize,
+}
+
+/// How delivered events are marked: `[audit]`.
+#[derive(Debug, Clone)]
+pub struct Audit {
+    /// What a mark is. Default `update`.
+    pub mode: AuditMode,
+    /// Most marks in one statement. Default 500.
+    pub batch: usize,
+    /// How long a mark may wait for its batch to fill. Default 50 ms.
+    pub linger: Duration,
+    /// How long a mark that cannot be written holds the LSN. Default 10 s.
+    pub hold: Duration,
+    /// How long it is tried before it is counted as missing. Default 5 min.
+    pub give_up: Duration,
+}
+
+/// What a mark is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditMode {
+    /// `UPDATE … SET relayed_at = now()`.
+    Update,
+    /// `DELETE` the row.
+    Delete,
+    /// `INSERT` into `pgoutbox.relayed`.
+    SideTable,
+    /// No mark; only the progress row is written.
+    None,
+}
+
+/// Life from connect to error: `[session]`.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// First pause after a failed session. Default 100 ms.
+    pub backoff_min: Duration,
+    /// Longest pause. Default 10 s.
+    pub backoff_max: Duration,
+    /// How long a drain may take after SIGTERM. Default 30 s.
+    pub drain_timeout: Duration,
+}
+
+/// Logging: `[log]`.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// Level or filter directives, as tracing's `EnvFilter` reads them. Default `info`.
+    pub level: String,
+    /// `text` or `json`. Default `text`.
+    pub is_json: bool,
+}
+
+/// What `init --declare` declares: `[declare]`.
+#[derive(Debug, Clone)]
+pub struct Declare {
+    /// Exchange type. Default `topic`.
+    pub exchange_type: String,
+    /// Queues with their bindings; none by default: `[[declare.queues]]`.
+    pub queues: Vec<Queue>,
+}
+
+/// A queue that `init --declare` declares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// Name.
+    pub name: String,
+    /// `x-queue-type`: `quorum` (default), `classic` or `stream`.
+    pub queue_type: String,
+    /// Binding keys to the exchange. Default `#`.
+    pub bindings: Vec<String>,
+    /// Exchange to bind to, where there is more than one. Default: the first table's.
+    pub exchange: Option<String>,
+}

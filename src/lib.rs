@@ -1,0 +1,4 @@
+//! pgoutbox relays a Postgres outbox table to RabbitMQ.
+
+pub mod config;
+pub mod error;

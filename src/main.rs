@@ -1,0 +1,3 @@
+//! Arguments to command, signals, exit code.
+
+fn main() {}

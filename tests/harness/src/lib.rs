@@ -1,0 +1,1 @@
+//! Private servers, faults, workload and checker for the tests, the benches and the demo.
