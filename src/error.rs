@@ -45,11 +45,7 @@ impl Fault {
 
     /// A fault of the given class.
     pub fn new(class: Class, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self {
-            class,
-            what: what.into(),
-            mend: mend.into(),
-        }
+        Self { class, what: what.into(), mend: mend.into() }
     }
 
     /// Adds what mends it.

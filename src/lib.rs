@@ -2,3 +2,5 @@
 
 pub mod config;
 pub mod error;
+pub mod pgoutput;
+pub mod relation;
