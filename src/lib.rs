@@ -2,5 +2,8 @@
 
 pub mod config;
 pub mod error;
+pub mod event;
+pub mod message;
 pub mod pgoutput;
 pub mod relation;
+pub mod window;
