@@ -52,11 +52,17 @@ enum State {
     Nacked,
 }
 
+/// A message in flight.
+pub trait InFlight {
+    /// Its `message_id`: what a return is known by.
+    fn message_id(&self) -> &str;
+    /// Bytes of its body.
+    fn bytes(&self) -> usize;
+}
+
 #[derive(Debug)]
 struct Entry<T> {
     item: T,
-    message_id: String,
-    bytes: usize,
     state: State,
 }
 
@@ -92,7 +98,7 @@ impl<T> Default for Window<T> {
     }
 }
 
-impl<T> Window<T> {
+impl<T: InFlight> Window<T> {
     /// Messages in flight.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -125,10 +131,10 @@ impl<T> Window<T> {
 
     /// Takes in a message that is published now. Messages are numbered from 0 in the order
     /// of these calls; [`resolve`](Self::resolve) names them by that number.
-    pub fn push(&mut self, item: T, message_id: String, bytes: usize) {
-        self.bytes += bytes;
+    pub fn push(&mut self, item: T) {
+        self.bytes += item.bytes();
         self.unresolved += 1;
-        self.entries.push_back(Entry { item, message_id, bytes, state: State::Open });
+        self.entries.push_back(Entry { item, state: State::Open });
     }
 
     /// Takes in the confirm of a message. A number that is not in flight, or a second confirm
@@ -166,7 +172,7 @@ impl<T> Window<T> {
         while matches!(self.entries.front(), Some(entry) if entry.was_acked_before(self.pass)) {
             let Some(entry) = self.entries.pop_front() else { return };
             self.first += 1;
-            self.bytes -= entry.bytes;
+            self.bytes -= entry.item.bytes();
             settled(entry.item, Outcome::Delivered);
         }
     }
@@ -177,7 +183,8 @@ impl<T> Window<T> {
         self.bytes = 0;
         for entry in self.entries.drain(..) {
             self.first += 1;
-            let returned = returned.iter().find(|returned| returned.message_id == entry.message_id);
+            let returned =
+                returned.iter().find(|returned| returned.message_id == entry.item.message_id());
             let outcome = match (returned, entry.state) {
                 (Some(returned), _) => Outcome::Returned(returned.why.clone()),
                 (None, State::Nacked) => Outcome::Nacked,
@@ -239,6 +246,19 @@ mod tests {
         ]
     }
 
+    #[derive(Debug)]
+    struct Numbered(u64, String);
+
+    impl InFlight for Numbered {
+        fn message_id(&self) -> &str {
+            &self.1
+        }
+
+        fn bytes(&self) -> usize {
+            1
+        }
+    }
+
     fn id(number: u64) -> String {
         format!("m{number}")
     }
@@ -262,7 +282,7 @@ mod tests {
                 match step {
                     Step::Publish { .. } if window.must_empty() => {}
                     Step::Publish { is_routable, is_nacked } => {
-                        window.push(published, id(published), 1);
+                        window.push(Numbered(published, id(published)));
                         lapin.open.insert(published);
                         if !is_routable {
                             unroutable.insert(published);
@@ -281,7 +301,7 @@ mod tests {
                     }
                     Step::Look { during, mask } => {
                         let mut random = fastrand::Rng::with_seed(mask);
-                        let mut see = |from: &mut Vec<(u64, Confirm)>, window: &mut Window<u64>| {
+                        let mut see = |from: &mut Vec<(u64, Confirm)>, window: &mut Window<Numbered>| {
                             from.retain(|(number, confirm)| {
                                 let is_seen = random.bool();
                                 if is_seen {
@@ -300,7 +320,7 @@ mod tests {
                         // … and some of what resolves while it runs.
                         see(&mut late, &mut window);
                         unseen = late;
-                        window.end_pass(|number, outcome| settled.push((number, outcome)));
+                        window.end_pass(|message, outcome| settled.push((message.0, outcome)));
                     }
                 }
             }

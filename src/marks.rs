@@ -1,0 +1,216 @@
+//! Which settled events still wait for their mark.
+//!
+//! A mark can be late: the row is not yet visible to others when its event arrives (the
+//! walsender may send a commit before the server ends it), or somebody holds a lock on it.
+//! Such a mark is tried again, holds the LSN for a bounded time, and is counted when given up.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use postgres_types::PgLsn;
+
+use crate::event::Position;
+
+/// Pauses before the tries of a mark that could not be written; the last one repeats.
+const PAUSES_MS: [u64; 5] = [10, 50, 250, 1_000, 5_000];
+/// Most marks that wait to be tried again; what comes on top is given up at once.
+const MISSING_LIMIT: usize = 50_000;
+
+/// A mark to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// Number of the event.
+    pub number: u64,
+    /// Which of the configured tables.
+    pub table: usize,
+    /// Id of the row.
+    pub id: String,
+    /// The transaction that inserted the row: once it has ended, a row that is not there is gone.
+    pub xid: u32,
+    tries: usize,
+    /// When it could first not be written.
+    missing_since: Option<Duration>,
+}
+
+impl Mark {
+    /// A mark that was not tried yet.
+    pub fn new(number: u64, table: usize, id: String, xid: u32) -> Self {
+        Self { number, table, id, xid, tries: 0, missing_since: None }
+    }
+}
+
+/// Marks that are written in one transaction, with the progress row.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// The marks.
+    pub marks: Vec<Mark>,
+    /// Everything before this place is settled.
+    pub position: Position,
+    /// Events settled when the batch was made.
+    pub settled: u64,
+}
+
+/// What became of a [`Batch`].
+#[derive(Debug)]
+pub struct Written {
+    /// The batch.
+    pub batch: Batch,
+    /// Which of its marks could not be written, by their place in it, ascending.
+    pub missing: Vec<usize>,
+    /// Behind the batch in the WAL.
+    pub written_lsn: PgLsn,
+    /// The WAL is on disk up to here.
+    pub flushed_lsn: PgLsn,
+}
+
+#[derive(Debug)]
+struct Missing {
+    mark: Mark,
+    since: Duration,
+    next_try: Duration,
+}
+
+/// How long marks may wait; see [`Audit`](crate::config::Audit).
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// A mark that cannot be written holds the LSN for so long …
+    pub hold: Duration,
+    /// … and is tried for so long.
+    pub give_up: Duration,
+}
+
+/// The marks of one session.
+#[derive(Debug)]
+pub struct Marks {
+    patience: Patience,
+    pending: VecDeque<Mark>,
+    in_flight: Option<u64>,
+    missing: Vec<Missing>,
+    /// Written, but in the WAL only: lost if the server crashes now
+    /// (`synchronous_commit = off`). The lowest number of each batch.
+    unflushed: Vec<(u64, PgLsn)>,
+    given_up: u64,
+}
+
+impl Marks {
+    /// No marks wait.
+    pub fn new(patience: Patience) -> Self {
+        Self {
+            patience,
+            pending: VecDeque::new(),
+            in_flight: None,
+            missing: Vec::new(),
+            unflushed: Vec::new(),
+            given_up: 0,
+        }
+    }
+
+    /// An event is settled: it gets its mark.
+    pub fn push(&mut self, mark: Mark) {
+        self.pending.push_back(mark);
+    }
+
+    /// Marks that wait for their first try.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// A batch is being written.
+    pub fn is_writing(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    /// Marks given up so far: the row stays unmarked although its event was delivered.
+    pub fn given_up(&self) -> u64 {
+        self.given_up
+    }
+
+    /// Marks that could not be written yet.
+    pub fn missing(&self) -> usize {
+        self.missing.len()
+    }
+
+    /// Nothing waits to be written, to be tried again or to reach the disk.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty()
+            && self.in_flight.is_none()
+            && self.missing.is_empty()
+            && self.unflushed.is_empty()
+    }
+
+    /// Something is written and not known to be on disk.
+    pub fn is_unflushed(&self) -> bool {
+        !self.unflushed.is_empty()
+    }
+
+    /// When the next mark is to be tried again.
+    pub fn next_try(&self) -> Option<Duration> {
+        self.missing.iter().map(|missing| missing.next_try).min()
+    }
+
+    /// When a mark stops holding the LSN.
+    pub fn next_release(&self, now: Duration) -> Option<Duration> {
+        let releases = self.missing.iter().map(|missing| missing.since + self.patience.hold);
+        releases.filter(|at| *at > now).min()
+    }
+
+    /// Takes up to `limit` marks to be written now: those due again first, for they are older.
+    pub fn take(&mut self, now: Duration, limit: usize) -> Vec<Mark> {
+        debug_assert!(self.in_flight.is_none(), "one batch at a time");
+        let due = self.missing.extract_if(.., |missing| missing.next_try <= now);
+        let mut marks: Vec<Mark> = due.take(limit).map(|missing| missing.mark).collect();
+        let room = limit - marks.len();
+        marks.extend(self.pending.drain(..room.min(self.pending.len())));
+        self.in_flight = Some(lowest(&marks));
+        marks
+    }
+
+    /// Takes in what became of a batch.
+    pub fn written(&mut self, now: Duration, written: Written) {
+        self.in_flight = None;
+        if !written.batch.marks.is_empty() {
+            self.unflushed.push((lowest(&written.batch.marks), written.written_lsn));
+        }
+        let mut missing = written.missing.into_iter().peekable();
+        for (place, mark) in written.batch.marks.into_iter().enumerate() {
+            if missing.next_if_eq(&place).is_some() {
+                self.retry(now, mark);
+            }
+        }
+        self.flushed(written.flushed_lsn);
+    }
+
+    fn retry(&mut self, now: Duration, mut mark: Mark) {
+        let since = *mark.missing_since.get_or_insert(now);
+        if now.saturating_sub(since) >= self.patience.give_up || self.missing.len() >= MISSING_LIMIT
+        {
+            self.given_up += 1;
+            return;
+        }
+        let [.., last] = PAUSES_MS;
+        let pause = PAUSES_MS.get(mark.tries).copied().unwrap_or(last);
+        mark.tries += 1;
+        self.missing.push(Missing { mark, since, next_try: now + Duration::from_millis(pause) });
+    }
+
+    /// The WAL is on disk up to here.
+    pub fn flushed(&mut self, lsn: PgLsn) {
+        self.unflushed.retain(|(_, written)| *written > lsn);
+    }
+
+    /// Every event before this number has its mark safe, or has waited for it long enough.
+    pub fn through(&self, now: Duration) -> u64 {
+        let held = self.missing.iter().filter(|missing| now < missing.since + self.patience.hold);
+        let open = [
+            self.pending.front().map(|mark| mark.number),
+            self.in_flight,
+            held.map(|missing| missing.mark.number).min(),
+            self.unflushed.iter().map(|(number, _)| *number).min(),
+        ];
+        open.into_iter().flatten().min().unwrap_or(u64::MAX)
+    }
+}
+
+fn lowest(marks: &[Mark]) -> u64 {
+    marks.iter().map(|mark| mark.number).min().unwrap_or(u64::MAX)
+}

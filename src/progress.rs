@@ -1,0 +1,201 @@
+//! Which LSN may be acknowledged.
+//!
+//! Events are numbered as they are received and settle in that order, so that one counter
+//! tells which are settled. Commits and keepalives stand in one queue, each behind the events
+//! received before it. A keepalive's `wal_end` is safe there: the walsender moves it past a
+//! commit only once all of that commit was sent on the same stream
+//! (`walsender.c`, `XLogSendLogical`).
+
+use std::collections::VecDeque;
+
+use postgres_types::PgLsn;
+
+use crate::event::Position;
+
+/// An LSN that may be acknowledged once what stands before it is done.
+#[derive(Debug, Clone, Copy)]
+struct Point {
+    lsn: PgLsn,
+    /// Events received before it.
+    after: u64,
+    /// The first check that begins after it was received.
+    check: u64,
+}
+
+/// How far the stream has come.
+#[derive(Debug)]
+pub struct Progress {
+    received: u64,
+    settled: u64,
+    position: Position,
+    commits: VecDeque<(u64, PgLsn)>,
+    points: VecDeque<Point>,
+    received_lsn: PgLsn,
+    acknowledged: PgLsn,
+}
+
+impl Progress {
+    /// At the start of a session, with everything before `position` settled by an earlier one.
+    pub fn new(position: Position) -> Self {
+        Self {
+            received: 0,
+            settled: 0,
+            position,
+            commits: VecDeque::new(),
+            points: VecDeque::new(),
+            received_lsn: PgLsn::from(0),
+            acknowledged: PgLsn::from(0),
+        }
+    }
+
+    /// Takes in an event; returns its number, from 0.
+    pub fn receive(&mut self) -> u64 {
+        self.received += 1;
+        self.received - 1
+    }
+
+    /// Events received.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// The next event, in order, has its final outcome.
+    pub fn settle(&mut self, position: Position) {
+        debug_assert!(self.settled < self.received, "settled what was not received");
+        self.settled += 1;
+        let next = Position { index: position.index + 1, ..position };
+        self.position = self.position.max(next);
+        self.pass_commits();
+    }
+
+    /// Events settled.
+    pub fn settled(&self) -> u64 {
+        self.settled
+    }
+
+    /// Everything before this place is settled.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Takes in the end of a transaction. `next_check` is the number of the next check to begin.
+    pub fn commit(&mut self, end_lsn: PgLsn, next_check: u64) {
+        self.commits.push_back((self.received, end_lsn));
+        self.pass_commits();
+        self.push(end_lsn, next_check);
+    }
+
+    /// Takes in a keepalive.
+    pub fn barrier(&mut self, wal_end: PgLsn, next_check: u64) {
+        self.push(wal_end, next_check);
+    }
+
+    fn push(&mut self, lsn: PgLsn, check: u64) {
+        // An idle server repeats its keepalive: nothing to do about that one.
+        if lsn <= self.received_lsn {
+            return;
+        }
+        self.received_lsn = lsn;
+        let point = Point { lsn, after: self.received, check };
+        match self.points.back_mut() {
+            Some(last) if last.after == point.after && last.check == point.check => *last = point,
+            _ => self.points.push_back(point),
+        }
+    }
+
+    fn pass_commits(&mut self) {
+        while let Some((after, end_lsn)) = self.commits.front().copied() {
+            if after > self.settled {
+                return;
+            }
+            self.position = self.position.max(Position::after_commit(end_lsn));
+            self.commits.pop_front();
+        }
+    }
+
+    /// An LSN whose events are all settled waits to be acknowledged.
+    pub fn is_settled_point_waiting(&self) -> bool {
+        self.points.front().is_some_and(|point| point.after <= self.settled)
+    }
+
+    /// The LSN to acknowledge now, if it is a new one: all events before it are settled, all
+    /// marks through event `marked_through` are safe, and check `passed` found the publication
+    /// as it should be.
+    pub fn acknowledge(&mut self, marked_through: u64, passed: u64) -> Option<PgLsn> {
+        let done = self.settled.min(marked_through);
+        let mut reached = None;
+        while let Some(point) = self.points.front() {
+            if point.after > done || point.check > passed {
+                break;
+            }
+            reached = Some(point.lsn);
+            self.points.pop_front();
+        }
+        let reached = reached.filter(|lsn| *lsn > self.acknowledged)?;
+        debug_assert!(reached <= self.received_lsn, "acknowledged what was not received");
+        self.acknowledged = reached;
+        Some(reached)
+    }
+
+    /// The last LSN acknowledged on this connection; 0/0 before the first.
+    pub fn acknowledged(&self) -> PgLsn {
+        self.acknowledged
+    }
+
+    /// The last LSN received on this connection that may be acknowledged at all.
+    pub fn received_lsn(&self) -> PgLsn {
+        self.received_lsn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lsn(at: u64) -> PgLsn {
+        PgLsn::from(at)
+    }
+
+    fn at(commit: u64, index: u64) -> Position {
+        Position { commit_lsn: lsn(commit), index }
+    }
+
+    #[test]
+    fn a_commit_waits_for_its_events_marks_and_check() {
+        let mut progress = Progress::new(Position::start());
+        progress.receive();
+        progress.receive();
+        progress.commit(lsn(140), 1);
+        assert_eq!(progress.acknowledge(2, 1), None, "nothing is settled");
+        progress.settle(at(100, 0));
+        assert_eq!(progress.acknowledge(2, 1), None, "half is settled");
+        assert_eq!(progress.position(), at(100, 1));
+        progress.settle(at(100, 1));
+        assert_eq!(progress.acknowledge(1, 1), None, "one is not marked");
+        assert_eq!(progress.acknowledge(2, 0), None, "no check has passed");
+        assert_eq!(progress.acknowledge(2, 1), Some(lsn(140)));
+        assert_eq!(progress.position(), Position::after_commit(lsn(140)));
+        assert!(!progress.is_settled_point_waiting());
+    }
+
+    #[test]
+    fn a_keepalive_waits_behind_what_was_received_before_it() {
+        let mut progress = Progress::new(Position::start());
+        progress.receive();
+        progress.commit(lsn(140), 0);
+        progress.barrier(lsn(900), 0);
+        assert_eq!(progress.acknowledge(0, 9), None);
+        progress.settle(at(100, 0));
+        assert_eq!(progress.acknowledge(1, 9), Some(lsn(900)));
+        progress.barrier(lsn(900), 0);
+        assert!(!progress.is_settled_point_waiting(), "a repeated keepalive is nothing new");
+    }
+
+    #[test]
+    fn what_an_earlier_session_settled_stays_settled() {
+        let mut progress = Progress::new(at(100, 5));
+        progress.receive();
+        progress.settle(at(100, 0));
+        assert_eq!(progress.position(), at(100, 5));
+    }
+}
