@@ -7,6 +7,7 @@ pub mod marks;
 pub mod message;
 pub mod pgoutput;
 pub mod progress;
+pub mod publisher;
 pub mod relation;
 pub mod relay;
 pub mod window;
