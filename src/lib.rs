@@ -3,4 +3,8 @@
 pub mod config;
 pub mod error;
 pub mod pgoutput;
+pub mod postgres;
 pub mod relation;
+pub mod slot;
+pub mod sql;
+pub mod tls;
