@@ -1,0 +1,164 @@
+//! The slot, the publication, and whether everything the relay needs is in place.
+//!
+//! Nothing here is ever made in passing: `init` makes things, `check` and the start of
+//! `run` look at them ([`preflight`]), and the running relay asks one cheap question over
+//! and over ([`coverage`]).
+
+mod coverage;
+mod finding;
+mod preflight;
+mod table;
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+pub use coverage::{Coverage, Membership, coverage};
+pub use finding::{Finding, Severity};
+pub use preflight::{Preflight, Ready, preflight};
+pub use table::{Outbox, grants_for};
+
+use crate::config::{Config, Table};
+use crate::error::Fault;
+use crate::postgres::{self, column, query};
+use crate::sql;
+
+/// The slot as the server sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotState {
+    /// Output plugin; `None` for a physical slot.
+    pub plugin: Option<String>,
+    /// Database; `None` for a physical slot.
+    pub database: Option<String>,
+    /// Gone with its session.
+    pub is_temporary: bool,
+    /// A walsender reads it now.
+    pub is_active: bool,
+    /// That walsender.
+    pub active_pid: Option<i32>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    /// Bytes of WAL until the slot may be lost; `None` where no limit is set.
+    pub safe_wal_size: Option<i64>,
+    /// Why it was lost: from Postgres 17 on.
+    pub invalidation_reason: Option<String>,
+    /// What the relay acknowledged last.
+    pub confirmed_flush_lsn: Option<String>,
+    /// From where on WAL is kept for it.
+    pub restart_lsn: Option<String>,
+    /// WAL between `confirmed_flush_lsn` and the server's end.
+    pub confirmed_lag_bytes: Option<i64>,
+    /// WAL between `restart_lsn` and the server's end: what the slot keeps on disk.
+    pub retained_wal_bytes: Option<i64>,
+}
+
+/// The slot's state; `None` where it does not exist.
+///
+/// # Errors
+/// The connection's.
+pub async fn state(client: &Client, slot: &str) -> Result<Option<SlotState>, Fault> {
+    let rows = query(client, &sql::render(sql::SLOT_STATE, &[("slot", slot)])?).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    Ok(Some(SlotState {
+        plugin: column(row, "plugin")?,
+        database: column(row, "database")?,
+        is_temporary: column(row, "is_temporary")?,
+        is_active: column(row, "is_active")?,
+        active_pid: column(row, "active_pid")?,
+        wal_status: column(row, "wal_status")?,
+        safe_wal_size: column(row, "safe_wal_size")?,
+        invalidation_reason: column(row, "invalidation_reason")?,
+        confirmed_flush_lsn: column(row, "confirmed_flush_lsn")?,
+        restart_lsn: column(row, "restart_lsn")?,
+        confirmed_lag_bytes: column(row, "confirmed_lag_bytes")?,
+        retained_wal_bytes: column(row, "retained_wal_bytes")?,
+    }))
+}
+
+/// Creates the slot, after the publication; returns the LSN its stream begins at. Waits for
+/// every transaction that is writing, at most `timeout`.
+///
+/// # Errors
+/// Names the transactions that it waited for. No slot is left behind then.
+pub async fn create(client: &Client, slot: &str, timeout: Duration) -> Result<String, Fault> {
+    let millis = format!("{}ms", timeout.as_millis());
+    let sql = sql::render(sql::SLOT, &[("slot", slot), ("timeout", &millis)])?;
+    let outcome = client.batch_execute(&sql).await;
+    match outcome {
+        Ok(()) => {}
+        Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) => {
+            postgres::execute(client, "RESET statement_timeout").await?;
+            return Err(blocked(client, slot, timeout).await?);
+        }
+        Err(error) => return Err(postgres::classify(&error)),
+    }
+    // What the server says now counts, not what it said then.
+    let state = state(client, slot).await?;
+    state.and_then(|state| state.confirmed_flush_lsn).ok_or_else(|| {
+        Fault::transient(format!("slot \"{slot}\" was created and is gone again"))
+            .mend("somebody else drops slots on this server; run `pgoutbox init` again")
+    })
+}
+
+async fn blocked(client: &Client, slot: &str, timeout: Duration) -> Result<Fault, Fault> {
+    let waited = humantime::format_duration(timeout);
+    let what = format!(
+        "slot \"{slot}\" could not be created within {waited}: \
+        it must wait for every transaction that is writing, in any database"
+    );
+    let mut blockers = Vec::new();
+    let mut mends = Vec::new();
+    for row in query(client, sql::BLOCKERS).await? {
+        blockers.push(column::<String>(&row, "who")?);
+        mends.push(column::<String>(&row, "mend")?);
+    }
+    if blockers.is_empty() {
+        return Ok(Fault::transient(what).mend("they have ended by now: run `pgoutbox init` again"));
+    }
+    mends.push("then run `pgoutbox init` again".to_owned());
+    Ok(Fault::transient(format!("{what}\n  {}", blockers.join("\n  "))).mend(mends.join("\n  ")))
+}
+
+/// Where a relation of the stream belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Partition {
+    /// It is this one of the configured tables, or a partition of it.
+    Table(usize),
+    /// It is another table.
+    Other,
+    /// It does not exist any more, so nobody can tell.
+    Gone,
+}
+
+/// Finds the configured table that a relation is, or is a partition of. Asked once for each
+/// relation that the stream announces under a name that is not configured.
+///
+/// # Errors
+/// The connection's.
+pub async fn partition_of(
+    client: &Client,
+    relation_oid: u32,
+    config: &Config,
+) -> Result<Partition, Fault> {
+    let relation = relation_oid.to_string();
+    let sql = sql::render(sql::PARTITION_ROOT, &[("relation", &relation)])?;
+    let rows = query(client, &sql).await?;
+    if rows.is_empty() {
+        return Ok(Partition::Gone);
+    }
+    for row in &rows {
+        let schema: String = column(row, "schema")?;
+        let name: String = column(row, "name")?;
+        let is_it = |table: &Table| table.schema == schema && table.name == name;
+        if let Some(table) = config.tables.iter().position(is_it) {
+            return Ok(Partition::Table(table));
+        }
+    }
+    Ok(Partition::Other)
+}
+
+/// The configured tables as the SQL files want them: `[["schema", "name"], …]`.
+fn tables_json(config: &Config) -> String {
+    let pairs = config.tables.iter().map(|table| serde_json::json!([table.schema, table.name]));
+    serde_json::Value::Array(pairs.collect()).to_string()
+}

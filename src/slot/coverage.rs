@@ -1,0 +1,263 @@
+//! Whether the publication still brings every outbox table into the stream.
+
+use tokio_postgres::Client;
+
+use super::{Finding, tables_json};
+use crate::config::{Config, Table};
+use crate::error::Fault;
+use crate::postgres::{column, query};
+use crate::sql;
+
+/// By what the publication covers the configured tables. Two of them that are equal say that
+/// nothing was dropped and made again in between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coverage {
+    /// Oid of the publication.
+    pub publication: u32,
+    /// Name of the publication, for the text of a fault.
+    pub name: String,
+    /// Rows of partitions come under the root's name and oid.
+    pub is_via_root: bool,
+    /// One for each configured table, in their order.
+    pub tables: Vec<Membership>,
+}
+
+/// By what one table is in the publication.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// The table, qualified and quoted.
+    pub table: String,
+    /// Oid of the table.
+    pub relation: u32,
+    /// The table is partitioned.
+    pub is_partitioned: bool,
+    /// Its own entry (`pg_publication_rel`), where it has one.
+    pub member: Option<u32>,
+    /// Its schema's entry (`pg_publication_namespace`), where that has one.
+    pub member_schema: Option<u32>,
+    /// A digest of the row filter.
+    pub row_filter: Option<String>,
+    /// The column list's numbers.
+    pub column_list: Option<String>,
+}
+
+/// What the server answers for one table.
+pub(super) struct Answer {
+    publication: Option<u32>,
+    is_insert: bool,
+    is_insert_only: bool,
+    is_via_root: bool,
+    pub(super) has_generated: bool,
+    relation: Option<u32>,
+    is_covered: bool,
+    is_partitioned: bool,
+    member: Option<u32>,
+    member_schema: Option<u32>,
+    is_filtered: bool,
+    row_filter: Option<String>,
+    column_list: Option<String>,
+}
+
+const SEE_UNMARKED: &str = "events committed in between may not be in the stream: the rows with \
+    relayed_at IS NULL show them";
+
+/// Asks whether the publication covers every configured table and publishes inserts: the one
+/// cheap question that a running relay repeats. Only a position that was received before the
+/// question was asked is proven by its answer.
+///
+/// # Errors
+/// Definite, with the SQL, where a table is not covered; otherwise the connection's.
+pub async fn coverage(client: &Client, config: &Config) -> Result<Coverage, Fault> {
+    let answers = ask(client, config).await?;
+    let findings = findings(config, &answers);
+    match (Finding::fault(&findings), compile(config, &answers)) {
+        (None, Some(coverage)) => Ok(coverage),
+        (Some(mut fault), _) => {
+            fault.what = format!("{}\n  {SEE_UNMARKED}", fault.what);
+            Err(fault)
+        }
+        (None, None) => Err(Fault::transient("the catalog changed while it was read")),
+    }
+}
+
+impl Coverage {
+    /// Compares with a later answer.
+    ///
+    /// # Errors
+    /// Something was dropped and made again, or covers other rows or columns than before.
+    pub fn check_unchanged(&self, later: &Self) -> Result<(), Fault> {
+        let changed = |what: String| {
+            Err(Fault::definite(
+                format!("{what} while the relay was running; {SEE_UNMARKED}"),
+                "look at those rows (`pgoutbox status` counts them), publish what is missing, then \
+                 start `pgoutbox run` again: it goes on with the publication as it is now",
+            ))
+        };
+        if self.publication != later.publication {
+            return changed(format!("publication \"{}\" was dropped and made again", self.name));
+        }
+        if self.is_via_root != later.is_via_root {
+            return changed(format!(
+                "publish_via_partition_root of publication \"{}\" changed",
+                self.name
+            ));
+        }
+        for (before, after) in self.tables.iter().zip(&later.tables) {
+            if let Some(what) = before.change(after) {
+                return changed(format!(
+                    "{}: {what} in publication \"{}\"",
+                    before.table, self.name
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Membership {
+    fn change(&self, after: &Self) -> Option<&'static str> {
+        if self.relation != after.relation {
+            Some("was dropped and made again, and is now another table")
+        } else if (self.member, self.member_schema) != (after.member, after.member_schema) {
+            Some("was taken out and put back")
+        } else if self.row_filter != after.row_filter {
+            Some("has another row filter")
+        } else if self.column_list != after.column_list {
+            Some("has another column list")
+        } else {
+            None
+        }
+    }
+}
+
+pub(super) async fn ask(client: &Client, config: &Config) -> Result<Vec<Answer>, Fault> {
+    let tables = tables_json(config);
+    let variables = [("publication", config.postgres.publication.as_str()), ("tables", &tables)];
+    let rows = query(client, &sql::render(sql::CHECK_PUBLICATION, &variables)?).await?;
+    rows.iter()
+        .map(|row| {
+            let is = |name| Ok(column::<Option<bool>>(row, name)?.unwrap_or(false));
+            Ok(Answer {
+                publication: column(row, "publication")?,
+                is_insert: is("inserts")?,
+                is_insert_only: !(is("updates")? || is("deletes")? || is("truncates")?),
+                is_via_root: is("is_via_root")?,
+                has_generated: is("has_generated")?,
+                relation: column(row, "relation")?,
+                is_covered: is("is_covered")?,
+                is_partitioned: is("is_partitioned")?,
+                member: column(row, "member")?,
+                member_schema: column(row, "member_schema")?,
+                is_filtered: is("is_filtered")?,
+                row_filter: column(row, "row_filter")?,
+                column_list: column(row, "column_list")?,
+            })
+        })
+        .collect()
+}
+
+/// The answers in a form that can be compared; `None` where something is missing.
+pub(super) fn compile(config: &Config, answers: &[Answer]) -> Option<Coverage> {
+    let first = answers.first()?;
+    let membership = |(table, answer): (&Table, &Answer)| {
+        Some(Membership {
+            table: sql::qualified(&table.schema, &table.name),
+            relation: answer.relation?,
+            is_partitioned: answer.is_partitioned,
+            member: answer.member,
+            member_schema: answer.member_schema,
+            row_filter: answer.row_filter.clone(),
+            column_list: answer.column_list.clone(),
+        })
+    };
+    Some(Coverage {
+        publication: first.publication?,
+        name: config.postgres.publication.clone(),
+        is_via_root: first.is_via_root,
+        tables: config.tables.iter().zip(answers).map(membership).collect::<Option<_>>()?,
+    })
+}
+
+/// What is wrong with the publication.
+pub(super) fn findings(config: &Config, answers: &[Answer]) -> Vec<Finding> {
+    let name = &config.postgres.publication;
+    let quoted = sql::identifier(name);
+    let mut findings = Vec::new();
+    let Some(first) = answers.first().filter(|answer| answer.publication.is_some()) else {
+        return vec![Finding::error(
+            format!("publication \"{name}\" does not exist"),
+            format!(
+                "pgoutbox init  -- where slot \"{slot}\" exists, first: SELECT \
+                 pg_drop_replication_slot({literal}); a slot cannot use a publication made after it",
+                slot = config.postgres.slot,
+                literal = sql::literal(&config.postgres.slot),
+            ),
+        )];
+    };
+    if !first.is_insert {
+        findings.push(Finding::error(
+            format!("publication \"{name}\" does not publish inserts"),
+            format!("ALTER PUBLICATION {quoted} SET (publish = 'insert');"),
+        ));
+    } else if !first.is_insert_only {
+        findings.push(Finding::error(
+            format!("publication \"{name}\" publishes more than inserts: every mark would be sent"),
+            format!("ALTER PUBLICATION {quoted} SET (publish = 'insert');"),
+        ));
+    }
+    for (table, answer) in config.tables.iter().zip(answers) {
+        findings.extend(table_finding(config, table, answer));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::good(format!(
+            "publication \"{name}\" publishes the inserts of every table"
+        )));
+    }
+    for (table, answer) in config.tables.iter().zip(answers) {
+        if answer.is_partitioned && !answer.is_via_root {
+            findings.push(Finding::warning(
+                format!(
+                    "{}.{} is partitioned, and publication \"{name}\" sends its rows under the \
+                     partitions' names: works, at a query for each partition",
+                    table.schema, table.name
+                ),
+                format!(
+                    "ALTER PUBLICATION {quoted} SET (publish_via_partition_root = true);  -- relay stopped"
+                ),
+            ));
+        }
+        if !answer.is_filtered {
+            continue;
+        }
+        findings.push(Finding::warning(
+            format!(
+                "publication \"{name}\" filters the rows of {}.{}: others are never relayed",
+                table.schema, table.name
+            ),
+            format!(
+                "ALTER PUBLICATION {quoted} SET TABLE {};  -- if that is not meant",
+                sql::qualified(&table.schema, &table.name)
+            ),
+        ));
+    }
+    findings
+}
+
+fn table_finding(config: &Config, table: &Table, answer: &Answer) -> Option<Finding> {
+    let publication = &config.postgres.publication;
+    let quoted = sql::identifier(publication);
+    let name = sql::qualified(&table.schema, &table.name);
+    if answer.relation.is_none() {
+        return Some(Finding::error(
+            format!("table {}.{} does not exist", table.schema, table.name),
+            "pgoutbox init  -- or name your table in the configuration: [[tables]]",
+        ));
+    }
+    if !answer.is_covered {
+        return Some(Finding::error(
+            format!("publication \"{publication}\" does not cover {}.{}", table.schema, table.name),
+            format!("ALTER PUBLICATION {quoted} ADD TABLE {name};"),
+        ));
+    }
+    None
+}

@@ -1,0 +1,382 @@
+//! One outbox table: whether its rows can be read, and marked at a fair price.
+
+use tokio_postgres::Client;
+
+use super::Finding;
+use crate::config::{AuditMode, Config, Table};
+use crate::error::Fault;
+use crate::pgoutput::Column;
+use crate::postgres::{column, query};
+use crate::relation::Mapping;
+use crate::sql;
+
+/// What the catalog knows of a configured table, for those who write SQL about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outbox {
+    /// Oid of the table; of the root, where it is partitioned.
+    pub relation: u32,
+    /// Type of the id column as SQL writes it (`uuid`, `bigint`, `character varying(40)`).
+    pub id_type: String,
+    /// Whether it has the column of the mark.
+    pub has_mark: bool,
+}
+
+/// Columns that a relay writes after the insert: as a partition key they would move the row.
+const WRITTEN: [&str; 3] = ["attempt", "failed_at", "last_error"];
+/// Columns that somebody writes after the insert, by what they are usually called.
+const LIKELY_WRITTEN: [&str; 6] =
+    ["status", "state", "processed_at", "published", "delivered_at", "completed_at"];
+
+struct Shape {
+    oid: u32,
+    kind: String,
+    persistence: String,
+    is_identity_full: bool,
+    root: Option<String>,
+    is_partition: bool,
+    partition_key: Option<String>,
+    key_columns: Vec<String>,
+    mark_indexes: Vec<String>,
+}
+
+struct Attribute {
+    name: String,
+    type_oid: u32,
+    type_name: String,
+    is_streamed: bool,
+    is_listed: bool,
+}
+
+/// Looks at one table. Without the table itself there is nothing to say here: that it is
+/// missing stands with the publication.
+pub(super) async fn look(
+    client: &Client,
+    config: &Config,
+    number: usize,
+    table: &Table,
+    has_generated: bool,
+) -> Result<(Vec<Finding>, Option<Outbox>), Fault> {
+    let Some(shape) = shape(client, table).await? else { return Ok((Vec::new(), None)) };
+    let mut findings = kind(table, &shape);
+    if !findings.is_empty() {
+        return Ok((findings, None));
+    }
+    let attributes = attributes(client, config, shape.oid, has_generated).await?;
+    findings.extend(columns(config, number, table, &attributes));
+    findings.extend(partition(table, &shape));
+    findings.extend(partition_key(config, table, &shape));
+    findings.extend(marks(config, table, &shape));
+    findings.extend(privileges(client, config, table, shape.oid).await?);
+    let named = |name: &str| attributes.iter().find(|attribute| attribute.name == name);
+    let outbox = named(&table.columns.id.name).map(|id| Outbox {
+        relation: shape.oid,
+        id_type: id.type_name.clone(),
+        has_mark: named(&table.columns.relayed_at.name).is_some(),
+    });
+    Ok((findings, outbox))
+}
+
+async fn shape(client: &Client, table: &Table) -> Result<Option<Shape>, Fault> {
+    let variables = [
+        ("schema", table.schema.as_str()),
+        ("table", &table.name),
+        ("relayed_at", &table.columns.relayed_at.name),
+    ];
+    let rows = query(client, &sql::render(sql::CHECK_TABLE, &variables)?).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    Ok(Some(Shape {
+        oid: column(row, "oid")?,
+        kind: column(row, "kind")?,
+        persistence: column(row, "persistence")?,
+        is_identity_full: column(row, "is_identity_full")?,
+        root: column(row, "root")?,
+        is_partition: column(row, "is_partition")?,
+        partition_key: column(row, "partition_key")?,
+        key_columns: column(row, "key_columns")?,
+        mark_indexes: column(row, "mark_indexes")?,
+    }))
+}
+
+async fn attributes(
+    client: &Client,
+    config: &Config,
+    oid: u32,
+    has_generated: bool,
+) -> Result<Vec<Attribute>, Fault> {
+    let relation = oid.to_string();
+    let variables =
+        [("relation", relation.as_str()), ("publication", &config.postgres.publication)];
+    let rows = query(client, &sql::render(sql::CHECK_COLUMNS, &variables)?).await?;
+    rows.iter()
+        .map(|row| {
+            let generated: String = column(row, "generated")?;
+            let is_listed: Option<bool> = column(row, "is_listed")?;
+            Ok(Attribute {
+                name: column(row, "name")?,
+                type_oid: column(row, "type_oid")?,
+                type_name: column(row, "type_name")?,
+                is_streamed: is_listed
+                    .unwrap_or(generated.is_empty() || (generated == "s" && has_generated)),
+                is_listed: is_listed.unwrap_or(true),
+            })
+        })
+        .collect()
+}
+
+fn title(table: &Table) -> String {
+    format!("{}.{}", table.schema, table.name)
+}
+
+fn kind(table: &Table, shape: &Shape) -> Vec<Finding> {
+    let name = title(table);
+    let quoted = sql::qualified(&table.schema, &table.name);
+    let mut findings = Vec::new();
+    match shape.kind.as_str() {
+        "r" | "p" => {}
+        _ => findings.push(Finding::error(
+            format!("{name} is no table"),
+            "name a table in the configuration: only tables are in the WAL",
+        )),
+    }
+    match shape.persistence.as_str() {
+        "p" => {}
+        "u" => findings.push(Finding::error(
+            format!("{name} is unlogged: its rows are not in the WAL"),
+            format!("ALTER TABLE {quoted} SET LOGGED;"),
+        )),
+        _ => findings.push(Finding::error(
+            format!("{name} is temporary: its rows are not in the WAL"),
+            "use an ordinary table",
+        )),
+    }
+    findings
+}
+
+fn columns(
+    config: &Config,
+    number: usize,
+    table: &Table,
+    attributes: &[Attribute],
+) -> Vec<Finding> {
+    let needs_mark = config.audit.mode == AuditMode::Update;
+    let shape = |is_shown: fn(&Attribute) -> bool| -> Vec<Column> {
+        let shown = attributes.iter().filter(|attribute| is_shown(attribute));
+        shown.map(|a| Column { name: a.name.clone(), type_oid: a.type_oid }).collect()
+    };
+    let all = Mapping::compile(number, table, &shape(|_| true), needs_mark);
+    // What the table lacks is one thing; what it has and the stream does not show, another.
+    let mut findings = mapping_errors(all.as_ref().err(), table, attributes);
+    let streamed = Mapping::compile(number, table, &shape(|a| a.is_streamed), false);
+    match (&all, &streamed) {
+        (Ok(_), Err(errors)) => {
+            findings.extend(errors.iter().map(|error| hidden(config, table, attributes, error)))
+        }
+        (Ok(all), Ok(streamed)) if set_fields(all) != set_fields(streamed) => {
+            findings.push(hidden(
+                config,
+                table,
+                attributes,
+                &format!("columns of {} that have a meaning do not come", title(table)),
+            ));
+        }
+        _ => {}
+    }
+    if findings.is_empty() {
+        findings.push(Finding::good(format!(
+            "{} has the columns it needs, of types that can be read",
+            title(table)
+        )));
+    }
+    findings
+}
+
+fn set_fields(mapping: &Mapping) -> [bool; 7] {
+    [
+        mapping.aggregate_type.is_some(),
+        mapping.aggregate_id.is_some(),
+        mapping.event_type.is_some(),
+        mapping.headers.is_some(),
+        mapping.occurred_at.is_some(),
+        mapping.correlation_id.is_some(),
+        mapping.content_type.is_some(),
+    ]
+}
+
+fn mapping_errors(
+    errors: Option<&Vec<String>>,
+    table: &Table,
+    attributes: &[Attribute],
+) -> Vec<Finding> {
+    let names: Vec<_> = attributes.iter().map(|a| a.name.as_str()).collect();
+    let mend = |error: &str| {
+        if error.contains("for relayed_at") {
+            format!(
+                "ALTER TABLE {} ADD COLUMN {} timestamptz;  -- or choose another audit.mode",
+                sql::qualified(&table.schema, &table.name),
+                sql::identifier(if table.columns.relayed_at.name.is_empty() {
+                    "relayed_at"
+                } else {
+                    &table.columns.relayed_at.name
+                }),
+            )
+        } else {
+            format!(
+                "name the right columns under [tables.columns]; the table has {}",
+                names.join(", ")
+            )
+        }
+    };
+    errors.into_iter().flatten().map(|error| Finding::error(error, mend(error))).collect()
+}
+
+fn hidden(config: &Config, table: &Table, attributes: &[Attribute], error: &str) -> Finding {
+    let publication = sql::identifier(&config.postgres.publication);
+    if attributes.iter().any(|attribute| !attribute.is_listed) {
+        return Finding::error(
+            format!("{error} in the stream: the publication has a column list"),
+            format!(
+                "ALTER PUBLICATION {publication} SET TABLE {};  -- and the other tables, if any",
+                sql::qualified(&table.schema, &table.name)
+            ),
+        );
+    }
+    Finding::error(
+        format!("{error} in the stream: generated columns are not sent"),
+        format!(
+            "map ordinary columns, or from Postgres 18 on: ALTER PUBLICATION {publication} SET (publish_generated_columns = stored);"
+        ),
+    )
+}
+
+fn partition(table: &Table, shape: &Shape) -> Option<Finding> {
+    let root = shape.root.as_ref().filter(|_| shape.is_partition)?;
+    Some(Finding::warning(
+        format!("{} is a partition of {root}", title(table)),
+        "name the partitioned table in the configuration, unless this one partition is all you mean",
+    ))
+}
+
+fn partition_key(config: &Config, table: &Table, shape: &Shape) -> Option<Finding> {
+    let key = shape.partition_key.as_ref()?;
+    let has = |name: &str| shape.key_columns.iter().any(|column| column == name);
+    let mark = table.columns.relayed_at.name.as_str();
+    let what = |column: &str| {
+        format!(
+            "{} is partitioned by {key}: writing {column} moves the row to another partition, \
+             and a moved row is published again",
+            title(table)
+        )
+    };
+    let mend = "partition by a column that never changes, such as occurred_at: \
+                make a new table, since a partition key cannot be altered";
+    let written = WRITTEN.into_iter().find(|name| has(name));
+    if config.audit.mode == AuditMode::Update && has(mark) {
+        return Some(Finding::error(what(mark), mend));
+    }
+    if let Some(column) = written {
+        return Some(Finding::error(what(column), mend));
+    }
+    let likely = LIKELY_WRITTEN.into_iter().find(|name| has(name))?;
+    Some(Finding::warning(what(likely), mend))
+}
+
+fn marks(config: &Config, table: &Table, shape: &Shape) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if config.audit.mode != AuditMode::Update {
+        return findings;
+    }
+    for index in &shape.mark_indexes {
+        findings.push(Finding::warning(
+            format!(
+                "index {index} covers {}: no mark can be a HOT update, each writes to every index",
+                table.columns.relayed_at.name
+            ),
+            format!("DROP INDEX CONCURRENTLY {index};  -- if no query of yours needs it"),
+        ));
+    }
+    if shape.is_identity_full {
+        findings.push(Finding::warning(
+            format!(
+                "{} has REPLICA IDENTITY FULL: every mark writes the old row to the WAL as well",
+                title(table)
+            ),
+            format!(
+                "ALTER TABLE {} REPLICA IDENTITY DEFAULT;",
+                sql::qualified(&table.schema, &table.name)
+            ),
+        ));
+    }
+    findings
+}
+
+async fn privileges(
+    client: &Client,
+    config: &Config,
+    table: &Table,
+    oid: u32,
+) -> Result<Vec<Finding>, Fault> {
+    let relation = oid.to_string();
+    let variables = [
+        ("relation", relation.as_str()),
+        ("id", &table.columns.id.name),
+        ("relayed_at", &table.columns.relayed_at.name),
+    ];
+    let rows = query(client, &sql::render(sql::CHECK_PRIVILEGES, &variables)?).await?;
+    let Some(row) = rows.first() else { return Ok(Vec::new()) };
+    let may = |name: &str| Ok::<_, Fault>(column::<Option<bool>>(row, name)?.unwrap_or(true));
+    let (grants, is_enough) = match config.audit.mode {
+        AuditMode::Update => (
+            sql::GRANTS_UPDATE,
+            may("usage")? && may("select_id")? && may("select_mark")? && may("update_mark")?,
+        ),
+        AuditMode::Delete => {
+            (sql::GRANTS_DELETE, may("usage")? && may("select_id")? && may("delete")?)
+        }
+        AuditMode::SideTable | AuditMode::None => return Ok(Vec::new()),
+    };
+    let role = &config.postgres.audit.user;
+    let mut findings = Vec::new();
+    if !is_enough {
+        findings.push(Finding::error(
+            format!("role \"{role}\" may not write marks in {}", title(table)),
+            statements(&grants_for(grants, config.audit.mode, table, role)?),
+        ));
+    }
+    if may("has_row_security")? {
+        findings.push(Finding::error(
+            format!("row level security hides rows of {} from role \"{role}\"", title(table)),
+            format!(
+                "add a policy that lets it mark every row, or ALTER ROLE {} BYPASSRLS;",
+                sql::identifier(role)
+            ),
+        ));
+    }
+    Ok(findings)
+}
+
+/// The grants of one table, rendered.
+///
+/// # Errors
+/// None but a defect of the files.
+pub fn grants_for(
+    grants: &str,
+    mode: AuditMode,
+    table: &Table,
+    audit_role: &str,
+) -> Result<String, Fault> {
+    let (schema, name) = (("schema", table.schema.as_str()), ("table", table.name.as_str()));
+    let id = ("id", table.columns.id.name.as_str());
+    let mark = ("relayed_at", table.columns.relayed_at.name.as_str());
+    let role = ("audit_role", audit_role);
+    match mode {
+        AuditMode::Update => sql::render(grants, &[schema, name, id, mark, role]),
+        AuditMode::Delete => sql::render(grants, &[schema, name, id, role]),
+        AuditMode::SideTable | AuditMode::None => sql::render(grants, &[role]),
+    }
+}
+
+/// SQL without its comment lines, on one line.
+pub(super) fn statements(sql: &str) -> String {
+    let lines = sql.lines().filter(|line| !line.starts_with("--"));
+    lines.map(str::trim).collect::<Vec<_>>().join(" ")
+}
