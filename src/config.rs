@@ -44,6 +44,9 @@ mod tls;
 mod docs;
 mod explain;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -160,14 +163,15 @@ pub enum TlsMode {
     Require,
     /// TLS with the chain verified.
     VerifyCa,
-    /// TLS with chain and host name verified: what `tls = true`, a CA file or `amqps` mean.
+    /// TLS with chain and host name verified: what a certificate file or `amqps` means.
     VerifyFull,
 }
 
 /// The RabbitMQ side: `[amqp]`.
 #[derive(Debug, Clone)]
 pub struct Amqp {
-    /// The brokers to try in turn; at least one. `amqp.url` or `AMQP_URL`, comma-separated.
+    /// The brokers to try in turn: `amqp.url` or `AMQP_URL`, comma-separated. At least one
+    /// where [`Needs::amqp`] asked for it; else it may be empty.
     pub brokers: Vec<Broker>,
     /// Heartbeat asked for. Default 10 s.
     pub heartbeat: Duration,
@@ -192,7 +196,8 @@ pub struct Broker {
     pub host: String,
     /// Port.
     pub port: u16,
-    /// User; the certificate's name with `external`.
+    /// User; with `external` empty unless the URL names one: the broker takes the
+    /// certificate's.
     pub user: String,
     /// Password.
     pub password: Secret,

@@ -88,10 +88,10 @@ impl Assembly<'_> {
             self.problems
                 .add("", URL, "is not set: where is the outbox?", mend);
         }
-        let user = user.or_else(|| Some(self.env.filled("USER", self.problems)?.to_owned()));
-        if is_needed && is_known && user.is_none() {
+        let user = fill(&user, "USER", self.problems);
+        if is_needed && is_known && user.is_none() && !self.values.is_bad(URL) {
             let mend = "write postgres://user@…, or set PGUSER";
-            self.problems.add("", URL, "names no role", mend);
+            self.problems.add("", URL, "no role is named", mend);
         }
         let user = user.unwrap_or_default();
         let host = host.unwrap_or_else(|| "localhost".to_owned());
