@@ -1,8 +1,61 @@
 //! The settings, parsed and checked before anything connects.
+//!
+//! Later wins: defaults, variables that other programs read too (`DATABASE_URL`, `AMQP_URL`),
+//! the file, `PGOUTBOX_SECTION__KEY`, flags. The file beats the shared variables because it
+//! was written for pgoutbox, while they may be there for a neighbour. `PG*` fill only what
+//! the database's URL leaves out. A setting of its own (`postgres.password`,
+//! `postgres.sslmode`, `amqp.heartbeat`) beats the same thing said inside a URL.
+//!
+//! A secret may stand in a file of its own: `url_file` and `password_file` in the TOML,
+//! `…_FILE` for a variable. Paths in the file are relative to its directory.
+//!
+//! Plain text is what a URL means that does not ask for TLS, to whatever host: never a
+//! silent fallback, and the same for `postgres://` as for `amqp://`. Whoever asks for TLS
+//! gets the chain and the name verified unless `sslmode` says less.
+//!
+//! # Layout
+//! `settings` is the table of all settings; `flags`, `file` and `source` find what was
+//! written, `value` reads it (`postgres_url`, `amqp_url`, `template`), `values` holds what
+//! won; `postgres`, `amqp` and `tables` put the sections together, `contradiction` checks
+//! them against each other; `explain` and `docs` show them.
+
+mod settings;
+
+mod address;
+mod amqp_url;
+mod postgres_url;
+mod template;
+mod value;
+
+mod file;
+mod flags;
+mod source;
+mod values;
+
+mod amqp;
+mod contradiction;
+mod load;
+mod postgres;
+mod problem;
+mod shown;
+mod tables;
+mod tls;
+
+mod docs;
+mod explain;
+
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use docs::docs_markdown;
+pub use explain::Explained;
+pub use flags::Flags;
+pub use load::{Needs, load};
+pub use source::Sources;
 
 /// A value that never shows in a log, an error or `Debug`.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -60,6 +113,8 @@ pub struct Postgres {
     pub slot: String,
     /// Name of the publication. Default `pgoutbox`.
     pub publication: String,
+    /// Name shown in `pg_stat_activity` and `pg_stat_replication`. Default `pgoutbox`.
+    pub application_name: String,
     /// `wal_sender_timeout` asked for on the stream. Default 10 s, 1 s to 10 min.
     pub wal_sender_timeout: Duration,
     /// Bound on connect, TLS and authentication. Default 10 s.
@@ -108,14 +163,15 @@ pub enum TlsMode {
     Require,
     /// TLS with the chain verified.
     VerifyCa,
-    /// TLS with chain and host name verified: what `tls = true`, a CA file or `amqps` mean.
+    /// TLS with chain and host name verified: what a certificate file or `amqps` means.
     VerifyFull,
 }
 
 /// The RabbitMQ side: `[amqp]`.
 #[derive(Debug, Clone)]
 pub struct Amqp {
-    /// The brokers to try in turn; at least one. `amqp.url` or `AMQP_URL`, comma-separated.
+    /// The brokers to try in turn: `amqp.url` or `AMQP_URL`, comma-separated. At least one
+    /// where [`Needs::amqp`] asked for it; else it may be empty.
     pub brokers: Vec<Broker>,
     /// Heartbeat asked for. Default 10 s.
     pub heartbeat: Duration,
@@ -140,7 +196,8 @@ pub struct Broker {
     pub host: String,
     /// Port.
     pub port: u16,
-    /// User; the certificate's name with `external`.
+    /// User; with `external` empty unless the URL names one: the broker takes the
+    /// certificate's.
     pub user: String,
     /// Password.
     pub password: Secret,

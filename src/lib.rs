@@ -1,5 +1,6 @@
 //! pgoutbox relays a Postgres outbox table to RabbitMQ.
 
+pub mod commands;
 pub mod config;
 pub mod error;
 pub mod event;

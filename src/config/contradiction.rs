@@ -1,0 +1,218 @@
+//! Settings that are sound alone and not together.
+
+use std::collections::BTreeMap;
+
+use super::problem::Problems;
+use super::settings::span;
+use super::source::Origin;
+use super::values::Values;
+use super::{AuditMode, ColumnRef, Columns, Config, Piece, Table, Template};
+
+/// Reports every contradiction.
+pub(crate) fn check(config: &Config, values: &Values, problems: &mut Problems) {
+    let mut check = Check { values, problems };
+    check.durations(config);
+    for (index, table) in config.tables.iter().enumerate() {
+        check.table(&format!("tables.{index}"), table, config.audit.mode);
+    }
+    check.same_table(config);
+    check.exchange_flag(config);
+    check.queues(config);
+}
+
+struct Check<'a> {
+    values: &'a Values,
+    problems: &'a mut Problems,
+}
+
+impl Check<'_> {
+    /// Reports a contradiction between keys, naming first the one that somebody set.
+    fn clash(&mut self, keys: [&str; 2], what: impl Into<String>, mend: &str) {
+        if keys.iter().any(|key| self.values.is_bad(key)) {
+            return;
+        }
+        let [first, second] = keys;
+        let is_second = !self.values.is_set(first) && self.values.is_set(second);
+        let key = if is_second { second } else { first };
+        self.problems.add(self.values.origin(key), key, what, mend);
+    }
+
+    fn durations(&mut self, config: &Config) {
+        let audit = &config.audit;
+        let session = &config.session;
+        if audit.linger >= audit.hold {
+            let [linger, hold] = [audit.linger, audit.hold].map(span);
+            let what = format!("audit.linger ({linger}) is not below audit.hold ({hold})");
+            let mend = "a mark would be given up before it is tried: lower linger";
+            self.clash(["audit.linger", "audit.hold"], what, mend);
+        }
+        if audit.hold > audit.give_up {
+            let [hold, give_up] = [audit.hold, audit.give_up].map(span);
+            let what = format!("audit.hold ({hold}) is above audit.give_up ({give_up})");
+            self.clash(
+                ["audit.hold", "audit.give_up"],
+                what,
+                "lower hold or raise give_up",
+            );
+        }
+        if session.backoff_min > session.backoff_max {
+            let [min, max] = [session.backoff_min, session.backoff_max].map(span);
+            let what = format!("session.backoff_min ({min}) is above session.backoff_max ({max})");
+            let keys = ["session.backoff_min", "session.backoff_max"];
+            self.clash(keys, what, "lower backoff_min or raise backoff_max");
+        }
+        if config.amqp.heartbeat.saturating_mul(2) > config.amqp.confirm_timeout {
+            let [heartbeat, confirm] =
+                [config.amqp.heartbeat, config.amqp.confirm_timeout].map(span);
+            let what = format!(
+                "amqp.confirm_timeout ({confirm}) is below twice amqp.heartbeat ({heartbeat})"
+            );
+            let mend = "a dead broker is to be noticed before its confirms are overdue: raise \
+                confirm_timeout or lower heartbeat";
+            self.clash(["amqp.confirm_timeout", "amqp.heartbeat"], what, mend);
+        }
+    }
+
+    fn table(&mut self, key: &str, table: &Table, mode: AuditMode) {
+        let column = |name: &str| format!("{key}.columns.{name}");
+        let is_literal = self.values.is_set(&format!("{key}.schema"));
+        if table.schema.is_empty() || table.name.is_empty() {
+            let name = format!("{key}.name");
+            self.clash(
+                [&name, &name],
+                "names no schema or no table",
+                "write schema.table",
+            );
+        } else if table.schema.len() > 63 || table.name.len() > 63 {
+            let name = format!("{key}.name");
+            self.clash(
+                [&name, &name],
+                "is over 63 bytes",
+                "Postgres has no longer names",
+            );
+        } else if !is_literal && table.name.contains('.') {
+            let name = format!("{key}.name");
+            let mend = "write schema.table; where the table's name has a dot, set schema too";
+            self.clash([&name, &name], "has more than one dot", mend);
+        }
+        let columns = &table.columns;
+        for (name, is_empty) in [
+            ("id", columns.id.name.is_empty()),
+            ("payload", columns.payload.name.is_empty()),
+        ] {
+            if is_empty {
+                let mend = "name the column: no message can do without";
+                self.clash([&column(name), &column(name)], "is empty", mend);
+            }
+        }
+        let mark = &columns.relayed_at;
+        if mode == AuditMode::Update && mark.name.is_empty() {
+            let mend = "name the column, or choose audit.mode side_table, delete or none";
+            let what = "is empty, but audit.mode update writes the mark there";
+            self.clash([&column("relayed_at"), "audit.mode"], what, mend);
+        }
+        let other = fields(columns).into_iter().find(|(name, other)| {
+            *name != "relayed_at" && !mark.name.is_empty() && other.name == mark.name
+        });
+        if let Some((name, _)) = other {
+            let what = format!("is the same column as {name}: marks would overwrite it");
+            let keys = [column("relayed_at"), column(name)];
+            self.clash(
+                [&keys[0], &keys[1]],
+                what,
+                "give the mark a column of its own",
+            );
+        }
+        self.template(&format!("{key}.exchange"), &table.exchange, columns);
+        self.template(&format!("{key}.routing_key"), &table.routing_key, columns);
+    }
+
+    /// A template none of whose alternatives can ever win.
+    fn template(&mut self, key: &str, template: &Template, columns: &Columns) {
+        let fields = fields(columns);
+        let is_gone = |piece: &Piece| match piece {
+            Piece::Column(name) => fields
+                .iter()
+                .any(|(field, column)| field == name && column.name.is_empty()),
+            Piece::Text(_) => false,
+        };
+        let is_dead = |alternative: &Vec<Piece>| alternative.iter().any(is_gone);
+        if !template.0.is_empty() && template.0.iter().all(is_dead) {
+            let what = "every alternative needs a field that the table has no column for";
+            self.clash(
+                [key, key],
+                what,
+                "add an alternative of fixed text or other columns",
+            );
+        }
+    }
+
+    fn same_table(&mut self, config: &Config) {
+        let mut seen: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for (index, table) in config.tables.iter().enumerate() {
+            let first = *seen.entry((&table.schema, &table.name)).or_insert(index);
+            if first != index {
+                let name = format!("tables.{index}.name");
+                let what = format!(
+                    "is {}.{}, as tables.{first} is already",
+                    table.schema, table.name
+                );
+                self.clash([&name, &name], what, "name each table once");
+            }
+        }
+    }
+
+    /// `--exchange` says nothing of which table is meant.
+    fn exchange_flag(&mut self, config: &Config) {
+        let key = "tables.0.exchange";
+        let origin = self.values.origin(key);
+        if config.tables.len() > 1 && origin == Origin::Flag("--exchange".to_owned()) {
+            let what = "there is more than one table";
+            self.problems
+                .add(origin, "", what, "write --set tables.N.exchange=NAME");
+        }
+    }
+
+    fn queues(&mut self, config: &Config) {
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        for (index, queue) in config.declare.queues.iter().enumerate() {
+            let key = format!("declare.queues.{index}");
+            let name = format!("{key}.name");
+            let first = *seen.entry(&queue.name).or_insert(index);
+            if first != index && !queue.name.is_empty() {
+                let what = format!("is {:?}, as declare.queues.{first} is already", queue.name);
+                self.clash([&name, &name], what, "name each queue once");
+            }
+            let exchange = config
+                .tables
+                .first()
+                .and_then(|table| table.exchange.fixed());
+            if queue.exchange.is_none() && exchange.is_none() {
+                let exchange = format!("{key}.exchange");
+                let what = "is not set, and the first table's exchange depends on its rows";
+                self.clash(
+                    [&exchange, "tables.0.exchange"],
+                    what,
+                    "name the exchange to bind to",
+                );
+            }
+        }
+    }
+}
+
+/// Field names with their columns.
+fn fields(columns: &Columns) -> [(&'static str, &ColumnRef); 11] {
+    [
+        ("id", &columns.id),
+        ("aggregate_type", &columns.aggregate_type),
+        ("aggregate_id", &columns.aggregate_id),
+        ("event_type", &columns.event_type),
+        ("topic", &columns.topic),
+        ("payload", &columns.payload),
+        ("headers", &columns.headers),
+        ("occurred_at", &columns.occurred_at),
+        ("correlation_id", &columns.correlation_id),
+        ("content_type", &columns.content_type),
+        ("relayed_at", &columns.relayed_at),
+    ]
+}

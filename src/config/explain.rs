@@ -1,0 +1,170 @@
+//! The effective configuration with the origin of each value, secrets masked.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, json};
+
+use super::Config;
+use super::settings::{Kind, Preset, SETTINGS, Setting};
+use super::shown::Shown;
+use super::value::Raw;
+use super::values::Values;
+
+/// What stands in a secret's place.
+const MASK: &str = "***";
+
+/// Every setting's effective value and origin, in the order of the documentation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explained(Vec<Entry>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    /// Key with its indices.
+    key: String,
+    /// `None` where the setting has no value.
+    value: Option<Shape>,
+    origin: String,
+}
+
+/// A value as it is printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Shape {
+    Text(String),
+    Number(i64),
+    List(Vec<String>),
+}
+
+impl Explained {
+    pub(crate) fn new(config: &Config, values: &Values, shown: &Shown) -> Self {
+        let mut entries = Vec::new();
+        // Settings of one list stand together, table by table.
+        let mut rest = SETTINGS;
+        while let Some(first) = rest.first() {
+            let list = first.key.split_once(".*").map(|(list, _)| list);
+            let is_same =
+                |setting: &&Setting| setting.key.split_once(".*").map(|(list, _)| list) == list;
+            let count = rest.iter().take_while(is_same).count();
+            let (group, others) = rest.split_at(count);
+            rest = others;
+            let repeats = match list {
+                Some("tables") => config.tables.len(),
+                Some(_) => config.declare.queues.len(),
+                None => 1,
+            };
+            for index in 0..repeats {
+                let index = format!(".{index}");
+                entries.extend(group.iter().map(|setting| {
+                    entry(setting, setting.key.replace(".*", &index), values, shown)
+                }));
+            }
+        }
+        Self(entries)
+    }
+
+    /// TOML that says the same as all sources together, but for the secrets.
+    pub fn toml(&self) -> String {
+        let mut text = String::new();
+        let mut last = String::new();
+        for entry in &self.0 {
+            let (section, name) = entry.key.rsplit_once('.').unwrap_or(("", &entry.key));
+            if section != last {
+                let gap = if last.is_empty() { "" } else { "\n" };
+                let _ = writeln!(text, "{gap}{}", header(section));
+                section.clone_into(&mut last);
+            }
+            let _ = match &entry.value {
+                Some(value) => writeln!(text, "{name} = {}  # {}", value.toml(), entry.origin),
+                None => writeln!(text, "# {name} is not set"),
+            };
+        }
+        text
+    }
+
+    /// An object with `value` and `origin` of each key; the value is `null` where none is set.
+    pub fn json(&self) -> serde_json::Value {
+        let entries = self.0.iter().map(|entry| {
+            let value = match &entry.value {
+                Some(Shape::Text(text)) => json!(text),
+                Some(Shape::Number(number)) => json!(number),
+                Some(Shape::List(list)) => json!(list),
+                None => json!(null),
+            };
+            (
+                entry.key.clone(),
+                json!({"value": value, "origin": entry.origin}),
+            )
+        });
+        entries.collect::<Map<_, _>>().into()
+    }
+}
+
+impl Shape {
+    fn toml(&self) -> String {
+        let quoted = |text: &str| toml_edit::Value::from(text).to_string();
+        match self {
+            Self::Text(text) => quoted(text),
+            Self::Number(number) => number.to_string(),
+            Self::List(list) => {
+                let list: Vec<String> = list.iter().map(|text| quoted(text)).collect();
+                format!("[{}]", list.join(", "))
+            }
+        }
+    }
+}
+
+fn header(section: &str) -> String {
+    // A list's own header; its columns hang below the last one opened.
+    match section.rsplit_once('.') {
+        Some((list, index)) if index.bytes().all(|b| b.is_ascii_digit()) => format!("[[{list}]]"),
+        _ if section.ends_with(".columns") => "[tables.columns]".to_owned(),
+        _ => format!("[{section}]"),
+    }
+}
+
+fn entry(setting: &Setting, key: String, values: &Values, shown: &Shown) -> Entry {
+    let origin = match values.is_set(&key) {
+        true => values.origin(&key).to_string(),
+        false => "default".to_owned(),
+    };
+    if let Some((value, origin)) = shown.get(&key) {
+        return Entry {
+            value: Some(Shape::Text(value.to_owned())),
+            origin: origin.to_owned(),
+            key,
+        };
+    }
+    let preset = match setting.preset {
+        Preset::Value(text) => Some(Raw::Untyped(text.to_owned())),
+        Preset::Unset | Preset::Derived(_) => None,
+    };
+    let raw = values.raw(&key).cloned().or(preset);
+    Entry {
+        value: raw.map(|raw| shape(setting.kind, raw)),
+        key,
+        origin,
+    }
+}
+
+fn shape(kind: Kind, raw: Raw) -> Shape {
+    // URLs come masked by way of `Shown`; should one not, it is all a secret.
+    if kind.is_secret() {
+        return Shape::Text(MASK.to_owned());
+    }
+    let text = |raw: &Raw| match raw {
+        Raw::Text(text) | Raw::Untyped(text) => text.clone(),
+        Raw::Integer(number) => number.to_string(),
+        Raw::List(_) | Raw::Other(_) => String::new(),
+    };
+    match (kind, raw) {
+        (_, Raw::Integer(number)) => Shape::Number(number),
+        (Kind::Count { .. }, raw) => match text(&raw).trim().parse() {
+            Ok(number) => Shape::Number(number),
+            Err(_) => Shape::Text(text(&raw)),
+        },
+        (Kind::List, Raw::Untyped(list)) => {
+            Shape::List(list.split(',').map(|item| item.trim().to_owned()).collect())
+        }
+        (_, Raw::List(list)) => Shape::List(list.iter().map(text).collect()),
+        (_, raw) => Shape::Text(text(&raw)),
+    }
+}

@@ -1,0 +1,121 @@
+//! From sources to a checked configuration.
+
+use super::amqp::amqp;
+use super::contradiction;
+use super::explain::Explained;
+use super::postgres::Assembly;
+use super::problem::Problems;
+use super::shown::Shown;
+use super::source::{Environment, Sources, collect};
+use super::tables::{queues, tables};
+use super::values::Values;
+use super::{Audit, AuditMode, Config, Declare, Log, Session, Window};
+use crate::error::Fault;
+
+/// Which servers a command cannot do without.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// The database must be named. Where it is not needed and not named, `postgres.audit`
+    /// holds libpq's defaults.
+    pub postgres: bool,
+    /// A broker must be named. Where it is not needed and not named, `amqp.brokers` is empty.
+    pub amqp: bool,
+}
+
+impl Needs {
+    /// Both: `run`, `check`, `init --declare`.
+    pub const ALL: Self = Self {
+        postgres: true,
+        amqp: true,
+    };
+    /// The database only: `init`, `status`, `uninstall`.
+    pub const POSTGRES: Self = Self {
+        postgres: true,
+        amqp: false,
+    };
+    /// None: `schema`, `config`.
+    pub const NONE: Self = Self {
+        postgres: false,
+        amqp: false,
+    };
+}
+
+impl Config {
+    /// Reads and checks the whole configuration. Reads files (the configuration, secrets,
+    /// certificates) and connects to nothing.
+    ///
+    /// # Errors
+    /// One fault of class [`crate::error::Class::Usage`] that lists everything found wrong,
+    /// each with its place, its key and what mends it; it never holds a secret.
+    pub fn load(sources: &Sources, needs: Needs) -> Result<Self, Fault> {
+        load(sources, needs).map(|(config, _)| config)
+    }
+}
+
+/// [`Config::load`], with where each value came from.
+///
+/// # Errors
+/// As [`Config::load`].
+pub fn load(sources: &Sources, needs: Needs) -> Result<(Config, Explained), Fault> {
+    let mut problems = Problems::default();
+    let collected = collect(sources, &mut problems);
+    let values = Values::read(collected, &mut problems);
+    let mut shown = Shown::default();
+    let config = assemble(sources, needs, &values, &mut problems, &mut shown);
+    contradiction::check(&config, &values, &mut problems);
+    let explained = Explained::new(&config, &values, &shown);
+    problems.or((config, explained))
+}
+
+fn assemble(
+    sources: &Sources,
+    needs: Needs,
+    values: &Values,
+    problems: &mut Problems,
+    shown: &mut Shown,
+) -> Config {
+    let env = Environment::new(sources);
+    let postgres = Assembly {
+        values,
+        env: &env,
+        problems,
+        shown,
+    }
+    .postgres(needs.postgres);
+    let amqp = amqp(values, &postgres.slot, needs.amqp, problems, shown);
+    let text = |key: &str| values.text(key).unwrap_or_default();
+    Config {
+        postgres,
+        amqp,
+        tables: tables(values, problems, shown),
+        window: Window {
+            messages: values.number("window.messages"),
+            bytes: values.number("window.bytes"),
+        },
+        audit: Audit {
+            mode: match text("audit.mode").as_str() {
+                "delete" => AuditMode::Delete,
+                "side_table" => AuditMode::SideTable,
+                "none" => AuditMode::None,
+                _ => AuditMode::Update,
+            },
+            batch: values.number("audit.batch"),
+            linger: values.span("audit.linger"),
+            hold: values.span("audit.hold"),
+            give_up: values.span("audit.give_up"),
+        },
+        session: Session {
+            backoff_min: values.span("session.backoff_min"),
+            backoff_max: values.span("session.backoff_max"),
+            drain_timeout: values.span("session.drain_timeout"),
+        },
+        log: Log {
+            level: text("log.level"),
+            is_json: text("log.format") == "json",
+        },
+        declare: Declare {
+            exchange_type: text("declare.exchange_type"),
+            queues: queues(values, problems),
+        },
+    }
+}

@@ -1,0 +1,357 @@
+//! From settings to the two Postgres connections.
+
+use std::path::PathBuf;
+
+use super::address::encode;
+use super::postgres_url::{PostgresUrl, port};
+use super::problem::Problems;
+use super::shown::Shown;
+use super::source::{Environment, Origin, secret_file};
+use super::tls::{Files, Given};
+use super::value::{Wrong, ssl_mode};
+use super::values::Values;
+use super::{Postgres, Secret, Server, Tls, TlsMode};
+
+const URL: &str = "postgres.url";
+const STREAM_URL: &str = "postgres.stream_url";
+
+/// What the connections are put together from.
+pub(crate) struct Assembly<'a> {
+    pub(crate) values: &'a Values,
+    pub(crate) env: &'a Environment<'a>,
+    pub(crate) problems: &'a mut Problems,
+    pub(crate) shown: &'a mut Shown,
+}
+
+impl Assembly<'_> {
+    /// The section `[postgres]`.
+    pub(crate) fn postgres(&mut self, is_needed: bool) -> Postgres {
+        let values = self.values;
+        let url = values.postgres_url(URL).unwrap_or_default();
+        let audit = self.audit(&url, is_needed);
+        let stream = self.stream(&url, &audit);
+        let text = |key: &str| values.text(key).unwrap_or_default();
+        Postgres {
+            audit,
+            stream,
+            slot: text("postgres.slot"),
+            publication: text("postgres.publication"),
+            application_name: self
+                .url_or_setting("postgres.application_name", url.application_name.as_ref())
+                .unwrap_or_else(|| text("postgres.application_name")),
+            wal_sender_timeout: values.span("postgres.wal_sender_timeout"),
+            connect_timeout: match url.connect_timeout {
+                Some(timeout) if !values.is_set("postgres.connect_timeout") => {
+                    let text = super::settings::span(timeout);
+                    self.shown
+                        .set("postgres.connect_timeout", text, values.origin(URL));
+                    timeout
+                }
+                _ => values.span("postgres.connect_timeout"),
+            },
+            check_interval: values.span("postgres.check_interval"),
+        }
+    }
+
+    /// What the URL says, where no setting of its own does.
+    fn url_or_setting(&mut self, key: &str, said: Option<&String>) -> Option<String> {
+        let said = said.filter(|_| !self.values.is_set(key))?;
+        self.shown.set(key, said.clone(), self.values.origin(URL));
+        Some(said.clone())
+    }
+
+    fn audit(&mut self, url: &PostgresUrl, is_needed: bool) -> Server {
+        let has_url = self.values.is_set(URL) || self.values.is_bad(URL);
+        let mut origins: Vec<String> = Vec::new();
+        if self.values.is_set(URL) {
+            origins.push(self.values.origin(URL).to_string());
+        }
+        let mut fill = |given: &Option<String>, name: &str, problems: &mut Problems| {
+            given.clone().or_else(|| {
+                let text = self.env.filled(name, problems)?;
+                origins.push(name.to_owned());
+                Some(text.to_owned())
+            })
+        };
+        let host = fill(&url.host, "PGHOST", self.problems);
+        let user = fill(&url.user, "PGUSER", self.problems);
+        let database = fill(&url.database, "PGDATABASE", self.problems);
+        let port_text = fill(
+            &url.port.map(|port| port.to_string()),
+            "PGPORT",
+            self.problems,
+        );
+        let is_known = has_url || host.is_some() || user.is_some() || database.is_some();
+        if is_needed && !is_known {
+            let mend = "export DATABASE_URL=postgres://user:password@host/database, or give \
+                --database-url, or set postgres.url in the file";
+            self.problems
+                .add("", URL, "is not set: where is the outbox?", mend);
+        }
+        let user = fill(&user, "USER", self.problems);
+        if is_needed && is_known && user.is_none() && !self.values.is_bad(URL) {
+            let mend = "write postgres://user@…, or set PGUSER";
+            self.problems.add("", URL, "no role is named", mend);
+        }
+        let user = user.unwrap_or_default();
+        let host = host.unwrap_or_else(|| "localhost".to_owned());
+        let port = port_text
+            .map_or(Ok(5432), |text| port(&text))
+            .unwrap_or_else(|wrong| {
+                self.problems
+                    .add("PGPORT", "", wrong.what, "write PGPORT=5432");
+                5432
+            });
+        let server = Server {
+            password: self.password(url),
+            tls: self.tls(&host, &PostgresUrl::default(), url),
+            database: database.unwrap_or_else(|| user.clone()),
+            host,
+            port,
+            user,
+        };
+        if is_known && !self.values.is_bad(URL) {
+            self.shown.set(URL, shown_url(&server), origins.join(", "));
+            let mode = mode_name(server.tls.mode);
+            if !self.values.is_set("postgres.sslmode") {
+                let origin = match (url.mode, self.env.filled("PGSSLMODE", self.problems)) {
+                    (Some(_), _) => self.values.origin(URL).to_string(),
+                    (None, Some(_)) => "PGSSLMODE".to_owned(),
+                    (None, None) => "default".to_owned(),
+                };
+                self.shown.set("postgres.sslmode", mode, origin);
+            }
+        }
+        server
+    }
+
+    fn password(&mut self, url: &PostgresUrl) -> Secret {
+        let given = self
+            .values
+            .text("postgres.password")
+            .or(url.password.clone());
+        if let Some(password) = given {
+            return Secret::new(password);
+        }
+        if let Some(password) = self.env.filled("PGPASSWORD", self.problems) {
+            return Secret::new(password);
+        }
+        let Some(path) = self.env.filled("PGPASSWORD_FILE", self.problems) else {
+            return Secret::default();
+        };
+        match secret_file(&PathBuf::from(path)) {
+            Ok(password) => Secret::new(password),
+            Err(what) => {
+                self.problems
+                    .add("PGPASSWORD_FILE", "", what, "name a readable text file");
+                Secret::default()
+            }
+        }
+    }
+
+    fn stream(&mut self, url: &PostgresUrl, audit: &Server) -> Server {
+        let own = self.values.postgres_url(STREAM_URL).unwrap_or_default();
+        let user = own.user.clone().unwrap_or_else(|| audit.user.clone());
+        let password = self
+            .values
+            .text("postgres.stream_password")
+            .or(own.password.clone());
+        let password = match password {
+            Some(password) => Secret::new(password),
+            None if user == audit.user => audit.password.clone(),
+            // One role's password is not another's to try.
+            None => Secret::default(),
+        };
+        let host = own.host.clone().unwrap_or_else(|| audit.host.clone());
+        let server = Server {
+            tls: self.tls(&host, &own, url),
+            host,
+            port: own.port.unwrap_or(audit.port),
+            user,
+            password,
+            database: own
+                .database
+                .clone()
+                .unwrap_or_else(|| audit.database.clone()),
+        };
+        let is_sound = self.values.is_set(STREAM_URL) && !self.values.is_bad(URL);
+        if is_sound {
+            let origin = self.values.origin(STREAM_URL);
+            if server.database != audit.database {
+                let what = format!(
+                    "names database {:?}, postgres.url {:?}",
+                    server.database, audit.database
+                );
+                self.problems
+                    .add(&origin, STREAM_URL, what, "name the same database in both");
+            }
+            self.shown.set(STREAM_URL, shown_url(&server), origin);
+        }
+        server
+    }
+
+    /// TLS of one connection. `own` are the stream's parameters, which beat the settings;
+    /// the settings beat `url`'s; `PG*` fill what is left.
+    fn tls(&mut self, host: &str, own: &PostgresUrl, url: &PostgresUrl) -> Tls {
+        let mode = self.mode(own, url);
+        let files = Files {
+            ca: self.file(
+                "ca_file",
+                "sslrootcert",
+                "PGSSLROOTCERT",
+                [&own.ca_file, &url.ca_file],
+            ),
+            cert: self.file(
+                "cert_file",
+                "sslcert",
+                "PGSSLCERT",
+                [&own.cert_file, &url.cert_file],
+            ),
+            key: self.file(
+                "key_file",
+                "sslkey",
+                "PGSSLKEY",
+                [&own.key_file, &url.key_file],
+            ),
+        };
+        let is_filler = |origin: &Origin| matches!(origin, Origin::SharedEnv(name) if name.starts_with("PGSSL"));
+        if host.starts_with('/') {
+            // libpq ignores the variables for a socket; what was written for this server is
+            // taken at its word.
+            if let Some(mode) =
+                mode.filter(|m| m.value != TlsMode::Disable && !is_filler(&m.origin))
+            {
+                let what = "asks for TLS, which a unix socket does not speak";
+                self.problems.add(
+                    &mode.origin,
+                    &mode.name,
+                    what,
+                    "choose disable, or a host name",
+                );
+            }
+            return Tls::default();
+        }
+        let asked = mode.as_ref().map(|mode| mode.value);
+        let implied = files.all().next().map(|_| TlsMode::VerifyFull);
+        let mode_value = asked.or(implied).unwrap_or_default();
+        if mode_value == TlsMode::Disable {
+            for file in files.all().filter(|file| !is_filler(&file.origin)) {
+                let what = "is set, but sslmode is disable";
+                self.problems.add(
+                    &file.origin,
+                    &file.name,
+                    what,
+                    "choose verify-full, or take the file away",
+                );
+            }
+            return Tls::default();
+        }
+        if let (TlsMode::Require, Some(ca)) = (mode_value, &files.ca) {
+            let what = "is set, but sslmode require verifies nothing";
+            self.problems
+                .add(&ca.origin, &ca.name, what, "choose verify-full");
+        }
+        files.check(self.problems);
+        let path = |file: Option<Given<PathBuf>>| file.map(|file| file.value);
+        Tls {
+            mode: mode_value,
+            ca_file: path(files.ca),
+            cert_file: path(files.cert),
+            key_file: path(files.key),
+        }
+    }
+
+    fn mode(&mut self, own: &PostgresUrl, url: &PostgresUrl) -> Option<Given<TlsMode>> {
+        let given = |value, origin, name: &str| Given {
+            value,
+            origin,
+            name: name.to_owned(),
+        };
+        if let Some(mode) = own.mode {
+            return Some(given(mode, self.values.origin(STREAM_URL), STREAM_URL));
+        }
+        let key = "postgres.sslmode";
+        if let Some(mode) = self.values.ssl_mode(key) {
+            return Some(given(mode, self.values.origin(key), key));
+        }
+        if let Some(mode) = url.mode {
+            return Some(given(mode, self.values.origin(URL), URL));
+        }
+        let text = self.env.filled("PGSSLMODE", self.problems)?;
+        match ssl_mode(text) {
+            Ok(mode) => Some(given(mode, Origin::SharedEnv("PGSSLMODE".to_owned()), "")),
+            Err(Wrong { what, mend }) => {
+                self.problems.add("PGSSLMODE", "", what, mend);
+                None
+            }
+        }
+    }
+
+    fn file(
+        &mut self,
+        name: &str,
+        parameter: &str,
+        env: &str,
+        [own, url]: [&Option<String>; 2],
+    ) -> Option<Given<PathBuf>> {
+        let given = |path: &str, origin: Origin, name: String| Given {
+            value: origin.resolve(path),
+            origin,
+            name,
+        };
+        let of_url = |path: &str, key: &str| {
+            let name = format!("{key}, {parameter}");
+            given(path, self.values.origin(key), name)
+        };
+        if let Some(path) = own {
+            return Some(of_url(path, STREAM_URL));
+        }
+        let key = format!("postgres.{name}");
+        if let Some(path) = self.values.text(&key) {
+            return Some(given(&path, self.values.origin(&key), key));
+        }
+        if let Some(path) = url {
+            return Some(of_url(path, URL));
+        }
+        let path = self.env.filled(env, self.problems)?;
+        Some(given(
+            path,
+            Origin::SharedEnv(env.to_owned()),
+            String::new(),
+        ))
+    }
+}
+
+/// A mode's word.
+pub(crate) fn mode_name(mode: TlsMode) -> &'static str {
+    match mode {
+        TlsMode::Disable => "disable",
+        TlsMode::Require => "require",
+        TlsMode::VerifyCa => "verify-ca",
+        TlsMode::VerifyFull => "verify-full",
+    }
+}
+
+/// A connection as a URL, its password masked.
+fn shown_url(server: &Server) -> String {
+    let login = match server.password.expose() {
+        "" => encode(&server.user),
+        _ => format!("{}:***", encode(&server.user)),
+    };
+    let database = encode(&server.database);
+    let mode = mode_name(server.tls.mode);
+    if server.host.starts_with('/') {
+        return format!(
+            "postgres://{login}@/{database}?host={}&port={}",
+            server.host, server.port
+        );
+    }
+    let host = match server.host.contains(':') {
+        true => format!("[{}]", server.host),
+        false => server.host.clone(),
+    };
+    format!(
+        "postgres://{login}@{host}:{}/{database}?sslmode={mode}",
+        server.port
+    )
+}

@@ -1,0 +1,311 @@
+//! Every setting, as data: one row each. Reading, unknown keys, `pgoutbox config` and the
+//! README's table all follow from [`SETTINGS`].
+
+use std::time::Duration;
+
+use Kind::{
+    AmqpUrl, Choice, Column, Count, ExchangeType, File, List, LogFilter, Name, PostgresUrl, Secret,
+    Size, SlotName, Span, SslMode, Template, Text,
+};
+use Preset::{Derived, Unset, Value};
+
+/// What a setting's value must look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// 1 to so many bytes without control characters.
+    Text(usize),
+    /// A Postgres name: 1 to 63 bytes.
+    Name,
+    /// A column's name, or empty for none.
+    Column,
+    /// What Postgres allows for a slot.
+    SlotName,
+    /// Any text; never shown.
+    Secret,
+    /// A number.
+    Count { min: u64, max: u64 },
+    /// A number of bytes with a unit.
+    Size { min: u64, max: u64 },
+    /// A duration with a unit.
+    Span { min: Duration, max: Duration },
+    /// A whole number of seconds, as the protocol counts them.
+    Seconds { min: Duration, max: Duration },
+    /// One of some words.
+    Choice(&'static [&'static str]),
+    /// libpq's `sslmode`.
+    SslMode,
+    /// RabbitMQ's exchange types, and `x-…` of plugins.
+    ExchangeType,
+    /// A PEM file.
+    File,
+    /// A template over columns.
+    Template,
+    /// Directives of tracing's `EnvFilter`.
+    LogFilter,
+    /// Texts of up to 255 bytes; comma-separated outside a file.
+    List,
+    /// A Postgres URL.
+    PostgresUrl,
+    /// AMQP URLs, comma-separated or as a list.
+    AmqpUrl,
+}
+
+impl Kind {
+    /// Whether the value holds, or may hold, a secret: it can come from a file, and is masked.
+    pub(crate) fn is_secret(self) -> bool {
+        matches!(self, Secret | PostgresUrl | AmqpUrl)
+    }
+
+    /// The bounds in words, for the documentation and for errors.
+    pub(crate) fn bounds(self) -> String {
+        let words = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+            words.join(", ")
+        };
+        match self {
+            Text(max) => format!("1 to {max} bytes"),
+            Name => "1 to 63 bytes".to_owned(),
+            Column => "up to 63 bytes; empty for none".to_owned(),
+            SlotName => "1 to 63 of `a`–`z`, `0`–`9`, `_`".to_owned(),
+            Secret => String::new(),
+            Count { min, max } => format!("{min} to {max}"),
+            Size { min, max } => format!("{} to {}", size(min), size(max)),
+            Span { min, max } => format!("{} to {}", span(min), span(max)),
+            Kind::Seconds { min, max } => {
+                format!("{} to {}, whole seconds", span(min), span(max))
+            }
+            Choice(choices) => words(choices),
+            SslMode => words(&SSL_MODES),
+            ExchangeType => format!("{} or `x-…`", words(&EXCHANGE_TYPES)),
+            File => "PEM file".to_owned(),
+            Template => "template".to_owned(),
+            LogFilter => "a level, or `target=level` pairs".to_owned(),
+            List => "list; comma-separated outside the file".to_owned(),
+            PostgresUrl => "`postgres://…`".to_owned(),
+            AmqpUrl => "`amqp://…`, `amqps://…`".to_owned(),
+        }
+    }
+}
+
+/// `postgres.sslmode`'s words.
+pub(crate) const SSL_MODES: [&str; 4] = ["disable", "require", "verify-ca", "verify-full"];
+/// `declare.exchange_type`'s words.
+pub(crate) const EXCHANGE_TYPES: [&str; 4] = ["topic", "direct", "fanout", "headers"];
+
+/// A number of bytes as it would be written.
+pub(crate) fn size(bytes: u64) -> String {
+    [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
+        .iter()
+        .find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit))
+        .map_or_else(
+            || format!("{bytes}B"),
+            |(unit, name)| format!("{}{name}", bytes / unit),
+        )
+}
+
+/// A duration as it would be written.
+pub(crate) fn span(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+/// What holds where nobody sets anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Preset {
+    /// Nothing.
+    Unset,
+    /// This, written as a variable would be.
+    Value(&'static str),
+    /// Something that follows from other settings: in words.
+    Derived(&'static str),
+}
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setting {
+    /// Dotted path in the file; `*` stands for an index.
+    pub(crate) key: &'static str,
+    /// What its value must look like.
+    pub(crate) kind: Kind,
+    /// What holds where nobody sets it.
+    pub(crate) preset: Preset,
+    /// A flag of its own, beside `--set`.
+    pub(crate) flag: Option<&'static str>,
+    /// A variable that other programs read too.
+    pub(crate) shared_env: Option<&'static str>,
+    /// What it means, in a line.
+    pub(crate) doc: &'static str,
+}
+
+const fn setting(key: &'static str, kind: Kind, preset: Preset, doc: &'static str) -> Setting {
+    Setting {
+        key,
+        kind,
+        preset,
+        flag: None,
+        shared_env: None,
+        doc,
+    }
+}
+
+impl Setting {
+    const fn flag(mut self, flag: &'static str) -> Self {
+        self.flag = Some(flag);
+        self
+    }
+
+    const fn shared_env(mut self, name: &'static str) -> Self {
+        self.shared_env = Some(name);
+        self
+    }
+
+    /// Name of its variable, with `*` where the index goes.
+    pub(crate) fn env(&self) -> String {
+        env_name(self.key)
+    }
+}
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+const fn mins(mins: u64) -> Duration {
+    Duration::from_secs(60 * mins)
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// All settings, in the order in which they are shown.
+#[rustfmt::skip]
+pub(crate) const SETTINGS: &[Setting] = &[
+    setting("postgres.url", PostgresUrl, Unset, "the database with the outbox; what it leaves out comes from `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE`, `PGSSLROOTCERT`, `PGSSLCERT`, `PGSSLKEY`").flag("--database-url").shared_env("DATABASE_URL"),
+    setting("postgres.password", Secret, Unset, "password, instead of the URL's"),
+    setting("postgres.stream_url", PostgresUrl, Derived("`postgres.url`"), "the replication stream's own role, perhaps its own way to the same database; what it leaves out is as in `postgres.url`"),
+    setting("postgres.stream_password", Secret, Unset, "password of `stream_url`'s role, instead of the URL's; the same role has the same password"),
+    setting("postgres.sslmode", SslMode, Derived("`disable`; `verify-full` with a `ca_file`"), "how much TLS is asked of the server, instead of the URL's"),
+    setting("postgres.ca_file", File, Derived("the system's"), "authorities to trust"),
+    setting("postgres.cert_file", File, Unset, "client certificate"),
+    setting("postgres.key_file", File, Unset, "key of the client certificate"),
+    setting("postgres.slot", SlotName, Value("pgoutbox"), "logical replication slot").flag("--slot"),
+    setting("postgres.publication", Name, Value("pgoutbox"), "publication").flag("--publication"),
+    setting("postgres.application_name", Text(63), Value("pgoutbox"), "name shown in `pg_stat_activity` and `pg_stat_replication`"),
+    setting("postgres.wal_sender_timeout", Span { min: secs(1), max: mins(10) }, Value("10s"), "after which silence the server gives the stream up, and a standby can take the slot"),
+    setting("postgres.connect_timeout", Span { min: ms(100), max: mins(5) }, Value("10s"), "bound on connect, TLS and authentication"),
+    setting("postgres.check_interval", Span { min: ms(100), max: secs(60) }, Value("1s"), "how often the publication may be checked while WAL moves"),
+
+    setting("amqp.url", AmqpUrl, Unset, "the brokers to try in turn; user and password default to `guest`, the virtual host to `/`").flag("--amqp-url").shared_env("AMQP_URL"),
+    setting("amqp.password", Secret, Unset, "password, instead of the URLs'"),
+    setting("amqp.auth", Choice(&["plain", "external"]), Value("plain"), "`external`: the client certificate is the login"),
+    setting("amqp.ca_file", File, Unset, "authorities to trust beside the system's; needs `amqps://`"),
+    setting("amqp.cert_file", File, Unset, "client certificate"),
+    setting("amqp.key_file", File, Unset, "key of the client certificate"),
+    setting("amqp.heartbeat", Kind::Seconds { min: secs(1), max: secs(60) }, Value("10s"), "a broker silent for twice as long is taken for dead"),
+    setting("amqp.connect_timeout", Span { min: ms(100), max: mins(5) }, Value("10s"), "bound on connect, TLS, login and opening the channel"),
+    setting("amqp.confirm_timeout", Span { min: secs(2), max: mins(60) }, Value("30s"), "how long a message may wait for its confirm, the time of a broker's alarm not counted"),
+    setting("amqp.blocked_timeout", Span { min: secs(1), max: mins(24 * 60) }, Value("10m"), "how long a broker's alarm may last before the session is ended"),
+    setting("amqp.max_message_bytes", Size { min: KIB, max: 512 * MIB }, Value("16MiB"), "largest body that is published; 16MiB is RabbitMQ 4's own limit"),
+    setting("amqp.connection_name", Text(255), Derived("`pgoutbox/<slot>`"), "name shown in RabbitMQ's list of connections"),
+
+    setting("tables.*.schema", Name, Value("public"), "schema"),
+    setting("tables.*.name", Text(127), Value("outbox_messages"), "table; `schema.table` where `schema` is not set"),
+    setting("tables.*.exchange", Template, Value("outbox"), "exchange").flag("--exchange"),
+    setting("tables.*.routing_key", Template, Value("{topic} | {aggregate_type}.{event_type}"), "routing key: the first alternative whose columns are all set"),
+    setting("tables.*.content_type", Text(255), Value("application/json"), "content type where the row has none"),
+    setting("tables.*.app_id", Text(255), Unset, "`app_id` of the messages"),
+    setting("tables.*.columns.id", Column, Value("id"), "the event's id, becomes `message_id`: uuid, text or bigint"),
+    setting("tables.*.columns.aggregate_type", Column, Value("aggregate_type"), "type of the aggregate"),
+    setting("tables.*.columns.aggregate_id", Column, Value("aggregate_id"), "id of the aggregate"),
+    setting("tables.*.columns.event_type", Column, Value("event_type"), "becomes `type`"),
+    setting("tables.*.columns.topic", Column, Value("topic"), "becomes the routing key"),
+    setting("tables.*.columns.payload", Column, Value("payload"), "the body: jsonb, json, text or bytea"),
+    setting("tables.*.columns.headers", Column, Value("headers"), "object of headers: jsonb or json"),
+    setting("tables.*.columns.occurred_at", Column, Value("occurred_at"), "becomes `timestamp`: timestamptz or timestamp"),
+    setting("tables.*.columns.correlation_id", Column, Value("correlation_id"), "becomes `correlation_id`"),
+    setting("tables.*.columns.content_type", Column, Value("content_type"), "becomes `content_type`"),
+    setting("tables.*.columns.relayed_at", Column, Value("relayed_at"), "the mark: timestamptz or timestamp"),
+
+    setting("window.messages", Count { min: 1, max: 65_535 }, Value("1000"), "messages published and not yet settled"),
+    setting("window.bytes", Size { min: 64 * KIB, max: 4 * GIB }, Value("32MiB"), "bytes of their bodies; one larger message alone still passes"),
+
+    setting("audit.mode", Choice(&["update", "delete", "side_table", "none"]), Value("update"), "how a delivered event is marked"),
+    setting("audit.batch", Count { min: 1, max: 10_000 }, Value("500"), "most marks in one statement"),
+    setting("audit.linger", Span { min: ms(0), max: secs(10) }, Value("50ms"), "how long a mark may wait for its batch to fill"),
+    setting("audit.hold", Span { min: ms(100), max: mins(10) }, Value("10s"), "how long a mark that cannot be written holds the LSN"),
+    setting("audit.give_up", Span { min: secs(1), max: mins(24 * 60) }, Value("5m"), "how long it is tried before it counts as missing"),
+
+    setting("session.backoff_min", Span { min: ms(10), max: secs(60) }, Value("100ms"), "first pause after a failed session"),
+    setting("session.backoff_max", Span { min: ms(10), max: mins(10) }, Value("10s"), "longest pause"),
+    setting("session.drain_timeout", Span { min: ms(100), max: mins(60) }, Value("30s"), "how long a drain may take after SIGTERM"),
+
+    setting("log.level", LogFilter, Value("info"), "how much is logged").flag("--log-level"),
+    setting("log.format", Choice(&["text", "json"]), Value("text"), "form of a log line").flag("--log-format"),
+
+    setting("declare.exchange_type", ExchangeType, Value("topic"), "type of the exchange that `init --declare` declares"),
+    setting("declare.queues.*.name", Text(255), Unset, "a queue that `init --declare` declares and binds"),
+    setting("declare.queues.*.queue_type", Choice(&["quorum", "classic", "stream"]), Value("quorum"), "its type"),
+    setting("declare.queues.*.bindings", List, Value("#"), "its binding keys"),
+    setting("declare.queues.*.exchange", Text(255), Derived("the first table's"), "exchange that it is bound to"),
+];
+
+/// Keys that hold a list of tables.
+pub(crate) const LISTS: [&str; 2] = ["tables", "declare.queues"];
+
+/// The setting of a key such as `tables.0.name`.
+pub(crate) fn find(key: &str) -> Option<&'static Setting> {
+    let pattern = pattern(key);
+    SETTINGS.iter().find(|setting| setting.key == pattern)
+}
+
+/// A key with `*` for its indices.
+pub(crate) fn pattern(key: &str) -> String {
+    // One way to write each index, or one table would have several keys.
+    let is_index = |part: &str| {
+        part.parse::<u16>()
+            .is_ok_and(|index| index.to_string() == part)
+    };
+    let parts: Vec<&str> = key
+        .split('.')
+        .map(|part| if is_index(part) { "*" } else { part })
+        .collect();
+    parts.join(".")
+}
+
+/// The variable of a key: `postgres.slot` is set by `PGOUTBOX_POSTGRES__SLOT`.
+pub(crate) fn env_name(key: &str) -> String {
+    format!("PGOUTBOX_{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+/// The known key most like an unknown one, with its indices, if any is near.
+pub(crate) fn nearest(key: &str) -> Option<String> {
+    let wanted = pattern(&key.to_ascii_lowercase().replace('-', "_"));
+    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+    let likeness = |setting: &Setting| {
+        let whole = strsim::normalized_damerau_levenshtein(setting.key, &wanted);
+        // `slot` alone, or in the wrong section, means `postgres.slot`.
+        let is_same_name = last(setting.key) == last(&wanted);
+        whole + if is_same_name { 0.5 } else { 0.0 }
+    };
+    let best = SETTINGS
+        .iter()
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    if likeness(best) < 0.6 {
+        return None;
+    }
+    let mut indices = key
+        .split('.')
+        .filter(|part| part.bytes().all(|b| b.is_ascii_digit()));
+    let parts: Vec<&str> = best
+        .key
+        .split('.')
+        .map(|part| match part {
+            "*" => indices.next().unwrap_or("0"),
+            part => part,
+        })
+        .collect();
+    Some(parts.join("."))
+}

@@ -1,0 +1,323 @@
+//! Where settings are written: variables, a file, flags.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+use super::file;
+use super::flags::Flags;
+use super::problem::Problems;
+use super::settings::{self, SETTINGS};
+use super::value::Raw;
+
+/// All that a configuration is read from.
+#[derive(Clone, Default)]
+pub struct Sources {
+    /// The command line.
+    pub flags: Flags,
+    /// The environment.
+    pub env: BTreeMap<OsString, OsString>,
+    /// Files tried in turn where neither `--config` nor `PGOUTBOX_CONFIG` names one.
+    pub default_files: Vec<PathBuf>,
+}
+
+impl Sources {
+    /// What this process was started with.
+    pub fn of_process(flags: Flags) -> Self {
+        Self {
+            flags,
+            env: env::vars_os().collect(),
+            default_files: vec![
+                PathBuf::from("pgoutbox.toml"),
+                PathBuf::from("/etc/pgoutbox/pgoutbox.toml"),
+            ],
+        }
+    }
+}
+
+// By hand: the environment holds secrets.
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources")
+            .field("flags", &self.flags)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a value was written. The order is that of precedence: later wins.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Origin {
+    /// Nowhere.
+    Default,
+    /// A variable that other programs read too. Below the file, which was written for
+    /// pgoutbox, while such a variable may be there for its neighbours.
+    SharedEnv(String),
+    /// A line of the file.
+    File { path: PathBuf, line: usize },
+    /// A variable of pgoutbox.
+    Env(String),
+    /// A flag.
+    Flag(String),
+}
+
+impl Origin {
+    /// Whether both have the same precedence.
+    fn is_level_with(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+
+    /// A path written here: in a file it is relative to the file's directory.
+    pub(crate) fn resolve(&self, path: &str) -> PathBuf {
+        match self {
+            Self::File { path: file, .. } => match file.parent() {
+                Some(directory) => directory.join(path),
+                None => PathBuf::from(path),
+            },
+            _ => PathBuf::from(path),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::SharedEnv(name) | Self::Env(name) | Self::Flag(name) => f.write_str(name),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+        }
+    }
+}
+
+/// A value as found.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub(crate) key: String,
+    pub(crate) raw: Raw,
+    pub(crate) origin: Origin,
+    /// The origin of the secret's file, where the value was read from one.
+    is_from_file: bool,
+}
+
+/// All values found, the winning one of each key.
+#[derive(Default)]
+pub(crate) struct Collected {
+    pub(crate) found: BTreeMap<String, Found>,
+    /// Keys of which a value could not be read: nothing else need be said about them.
+    pub(crate) bad: Vec<String>,
+}
+
+impl Collected {
+    /// Takes a value in, where its key is known and nothing of higher precedence is there.
+    pub(crate) fn add(&mut self, key: &str, raw: Raw, origin: Origin, problems: &mut Problems) {
+        // A key of its own is never the `_file` of another.
+        let (key, raw, is_from_file) = match (settings::find(key), secret_of(key)) {
+            (None, Some(secret)) => match read_secret(&raw, &origin) {
+                Ok(text) => (secret, Raw::Untyped(text), true),
+                Err(what) => {
+                    problems.add(&origin, key, what, "name a readable text file");
+                    self.bad.push(secret.to_owned());
+                    return;
+                }
+            },
+            (None, None) => {
+                unknown(key, &origin, problems);
+                return;
+            }
+            (Some(_), _) => (key, raw, false),
+        };
+        if let Some(old) = self.found.get(key) {
+            if old.origin.is_level_with(&origin) && old.is_from_file != is_from_file {
+                let what = format!(
+                    "is set twice, here and by {}: as it is and as a file",
+                    old.origin
+                );
+                problems.add(&origin, key, what, "keep one of the two");
+            }
+            if old.origin > origin && !old.origin.is_level_with(&origin) {
+                return;
+            }
+        }
+        let found = Found {
+            key: key.to_owned(),
+            raw,
+            origin,
+            is_from_file,
+        };
+        self.found.insert(key.to_owned(), found);
+    }
+}
+
+/// The secret that a key such as `postgres.url_file` names the file of.
+fn secret_of(key: &str) -> Option<&str> {
+    let secret = key.strip_suffix("_file")?;
+    settings::find(secret).filter(|setting| setting.kind.is_secret())?;
+    Some(secret)
+}
+
+fn read_secret(raw: &Raw, origin: &Origin) -> Result<String, String> {
+    match raw {
+        Raw::Text(path) | Raw::Untyped(path) => secret_file(&origin.resolve(path)),
+        _ => Err("is not the path of a file".to_owned()),
+    }
+}
+
+/// Reads a secret, its closing newline taken off.
+pub(crate) fn secret_file(path: &Path) -> Result<String, String> {
+    let mut text = fs::read_to_string(path).map_err(|error| cannot_read(path, &error))?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    match text.is_empty() {
+        true => Err(format!("{} is empty", path.display())),
+        false => Ok(text),
+    }
+}
+
+/// In words, why a file cannot be read.
+pub(crate) fn cannot_read(path: &Path, error: &io::Error) -> String {
+    // The error's own text for a file that is not UTF-8 is about a stream.
+    match error.kind() {
+        io::ErrorKind::InvalidData => format!("{} is not text", path.display()),
+        _ => format!("{} cannot be read: {error}", path.display()),
+    }
+}
+
+fn unknown(key: &str, origin: &Origin, problems: &mut Problems) {
+    let as_written = |key: String| match origin {
+        Origin::Env(_) | Origin::SharedEnv(_) => settings::env_name(&key),
+        _ => key,
+    };
+    let mend = match settings::nearest(key) {
+        Some(near) => format!("did you mean {}?", as_written(near)),
+        None => "`pgoutbox config --docs` lists them all".to_owned(),
+    };
+    // A variable's name says the key already.
+    let key = match origin {
+        Origin::Env(_) => "",
+        _ => key,
+    };
+    problems.add(origin, key, "there is no such setting", mend);
+}
+
+/// Reads all sources.
+pub(crate) fn collect(sources: &Sources, problems: &mut Problems) -> Collected {
+    let mut collected = Collected::default();
+    let texts = Environment::new(sources);
+    for setting in SETTINGS {
+        if let Some(name) = setting.shared_env {
+            shared(setting.key, name, &texts, &mut collected, problems);
+        }
+    }
+    if let Some((path, is_named)) = config_file(sources, &texts, problems) {
+        file::collect(&path, is_named, &mut collected, problems);
+    }
+    variables(&texts, &mut collected, problems);
+    for (flag, key, value) in sources.flags.given() {
+        let origin = Origin::Flag(flag.to_owned());
+        collected.add(key, Raw::Untyped(value.to_owned()), origin, problems);
+    }
+    for pair in &sources.flags.set {
+        let origin = Origin::Flag("--set".to_owned());
+        // The pair may hold a secret, so only a key is ever repeated.
+        match pair.split_once('=') {
+            Some((key, value)) => {
+                collected.add(key.trim(), Raw::Untyped(value.to_owned()), origin, problems);
+            }
+            None => problems.add(origin, "", "has no `=`", "write --set window.messages=500"),
+        }
+    }
+    collected
+}
+
+/// A shared variable or its `_FILE`; empty ones count as unset, as compose files make them.
+fn shared(
+    key: &str,
+    name: &str,
+    texts: &Environment<'_>,
+    collected: &mut Collected,
+    problems: &mut Problems,
+) {
+    let file = format!("{name}_FILE");
+    let names = [(key.to_owned(), name), (format!("{key}_file"), &file)];
+    for (key, name) in names {
+        if let Some(text) = texts.filled(name, problems) {
+            let origin = Origin::SharedEnv(name.to_owned());
+            collected.add(&key, Raw::Untyped(text.to_owned()), origin, problems);
+        }
+    }
+}
+
+fn variables(texts: &Environment<'_>, collected: &mut Collected, problems: &mut Problems) {
+    for name in texts.0.keys().filter_map(|name| name.to_str()) {
+        let Some(rest) = name.strip_prefix("PGOUTBOX_") else {
+            continue;
+        };
+        if rest.contains("__") {
+            if let Some(text) = texts.text(name, problems) {
+                let key = rest.to_ascii_lowercase().replace("__", ".");
+                let origin = Origin::Env(name.to_owned());
+                collected.add(&key, Raw::Untyped(text.to_owned()), origin, problems);
+            }
+        } else if let Some(meant) = meant(rest) {
+            let what = "looks like a setting, but sections are parted by two underscores";
+            problems.add(name, "", what, format!("write {meant}"));
+        }
+    }
+}
+
+/// The variable meant by one whose underscores are too few. Others with the prefix may be
+/// anybody's: Kubernetes sets `PGOUTBOX_SERVICE_HOST` for a service of this name.
+fn meant(rest: &str) -> Option<String> {
+    let flat = |text: &str| text.replace("__", "_");
+    let rest = rest.strip_suffix("_FILE").unwrap_or(rest);
+    SETTINGS
+        .iter()
+        .map(|setting| setting.env())
+        .find(|env| flat(env).strip_prefix("PGOUTBOX_") == Some(rest))
+}
+
+/// The file to read, and whether it was asked for by name.
+fn config_file(
+    sources: &Sources,
+    texts: &Environment<'_>,
+    problems: &mut Problems,
+) -> Option<(PathBuf, bool)> {
+    if let Some(path) = &sources.flags.config {
+        return Some((path.clone(), true));
+    }
+    if let Some(path) = texts.filled("PGOUTBOX_CONFIG", problems) {
+        return Some((PathBuf::from(path), true));
+    }
+    let is_there = |path: &&PathBuf| path.exists();
+    let path = sources.default_files.iter().find(is_there)?;
+    Some((path.clone(), false))
+}
+
+/// The environment as text.
+pub(crate) struct Environment<'a>(&'a BTreeMap<OsString, OsString>);
+
+impl<'a> Environment<'a> {
+    pub(crate) fn new(sources: &'a Sources) -> Self {
+        Self(&sources.env)
+    }
+
+    /// A variable's text.
+    pub(crate) fn text(&self, name: &str, problems: &mut Problems) -> Option<&'a str> {
+        let value = self.0.get(std::ffi::OsStr::new(name))?;
+        let text = value.to_str();
+        if text.is_none() {
+            problems.add(name, "", "is not UTF-8", "set it anew");
+        }
+        text
+    }
+
+    /// A variable's text, where it is not empty.
+    pub(crate) fn filled(&self, name: &str, problems: &mut Problems) -> Option<&'a str> {
+        self.text(name, problems).filter(|text| !text.is_empty())
+    }
+}

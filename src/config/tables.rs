@@ -1,0 +1,98 @@
+//! From settings to tables and queues.
+
+use super::problem::Problems;
+use super::shown::Shown;
+use super::values::Values;
+use super::{ColumnRef, Columns, Queue, Table};
+
+/// `[[tables]]`; one of default names where none is set.
+pub(crate) fn tables(values: &Values, problems: &mut Problems, shown: &mut Shown) -> Vec<Table> {
+    let count = count(values, "tables", problems).max(1);
+    (0..count)
+        .map(|index| table(values, &format!("tables.{index}"), shown))
+        .collect()
+}
+
+/// `[[declare.queues]]`.
+pub(crate) fn queues(values: &Values, problems: &mut Problems) -> Vec<Queue> {
+    let count = count(values, "declare.queues", problems);
+    (0..count)
+        .map(|index| queue(values, &format!("declare.queues.{index}"), problems))
+        .collect()
+}
+
+/// How many of a list there are; a gap is reported, for its place says which table is meant.
+fn count(values: &Values, list: &str, problems: &mut Problems) -> usize {
+    let indices = values.indices(list);
+    let gap = indices.iter().enumerate().find(|(want, is)| want != *is);
+    if let Some((want, is)) = gap {
+        let what = format!("there is a {list}.{is} but no {list}.{want}");
+        problems.add("", list, what, "count from 0 without a gap");
+        return want;
+    }
+    indices.len()
+}
+
+fn table(values: &Values, key: &str, shown: &mut Shown) -> Table {
+    let text = |name: &str| values.text(&format!("{key}.{name}"));
+    let name = text("name").unwrap_or_default();
+    let schema = text("schema").unwrap_or_default();
+    let schema_key = format!("{key}.schema");
+    // Where the schema is set too the name is meant to the letter, dots and all.
+    let (schema, name) = match name.split_once('.') {
+        Some((schema, name)) if !values.is_set(&schema_key) => {
+            let name_key = format!("{key}.name");
+            let origin = values.origin(&name_key);
+            shown.set(&schema_key, schema, &origin);
+            shown.set(&name_key, name, &origin);
+            (schema.to_owned(), name.to_owned())
+        }
+        _ => (schema, name),
+    };
+    Table {
+        schema,
+        name,
+        columns: columns(values, &format!("{key}.columns")),
+        exchange: values.template(&format!("{key}.exchange")),
+        routing_key: values.template(&format!("{key}.routing_key")),
+        content_type: text("content_type").unwrap_or_default(),
+        app_id: text("app_id"),
+    }
+}
+
+fn columns(values: &Values, key: &str) -> Columns {
+    let column = |name: &str| {
+        let key = format!("{key}.{name}");
+        ColumnRef {
+            name: values.text(&key).unwrap_or_default(),
+            is_explicit: values.is_set(&key),
+        }
+    };
+    Columns {
+        id: column("id"),
+        aggregate_type: column("aggregate_type"),
+        aggregate_id: column("aggregate_id"),
+        event_type: column("event_type"),
+        topic: column("topic"),
+        payload: column("payload"),
+        headers: column("headers"),
+        occurred_at: column("occurred_at"),
+        correlation_id: column("correlation_id"),
+        content_type: column("content_type"),
+        relayed_at: column("relayed_at"),
+    }
+}
+
+fn queue(values: &Values, key: &str, problems: &mut Problems) -> Queue {
+    let text = |name: &str| values.text(&format!("{key}.{name}"));
+    let name_key = format!("{key}.name");
+    if !values.is_set(&name_key) && !values.is_bad(&name_key) {
+        problems.add("", &name_key, "is not set", "name the queue");
+    }
+    Queue {
+        name: text("name").unwrap_or_default(),
+        queue_type: text("queue_type").unwrap_or_default(),
+        bindings: values.list(&format!("{key}.bindings")),
+        exchange: text("exchange"),
+    }
+}

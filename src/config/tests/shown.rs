@@ -1,0 +1,102 @@
+//! `pgoutbox config`.
+
+use super::super::settings::SETTINGS;
+use super::*;
+use crate::commands::config::{Args, run};
+
+#[test]
+fn the_effective_configuration() {
+    let tried = Try::default()
+        .env(&[
+            ("DATABASE_URL", "postgres://app:hunter2@db.example/app?connect_timeout=5"),
+            ("PGPORT", "6000"),
+            ("AMQP_URL", "amqp://app:hunter3@one/v,amqps://two"),
+            ("PGOUTBOX_POSTGRES__STREAM_PASSWORD", "hunter4"),
+        ])
+        .file("[[tables]]\nname = \"a.one\"\n[[tables]]\nname = \"a.two\"\ncolumns.topic = \"\"\n[window]\nmessages = 10\n")
+        .flags(|flags| flags.slot = Some("mine".to_owned()));
+    let text = run(&Args::default(), &tried.sources).unwrap();
+    assert!(!text.contains("hunter"), "{text}");
+    for line in [
+        "url = \"postgres://app:***@db.example:6000/app?sslmode=disable\"  # DATABASE_URL, PGPORT",
+        "# password is not set",
+        "stream_password = \"***\"  # PGOUTBOX_POSTGRES__STREAM_PASSWORD",
+        "sslmode = \"disable\"  # default",
+        "slot = \"mine\"  # --slot",
+        "connect_timeout = \"5s\"  # DATABASE_URL",
+        "url = \"amqp://app:***@one:5672/v,amqps://guest:***@two:5671/%2F\"  # AMQP_URL",
+        "connection_name = \"pgoutbox/mine\"  # default",
+        "name = \"one\"",
+        "schema = \"a\"",
+        "topic = \"\"",
+        "messages = 10",
+        "pgoutbox.toml:7",
+    ] {
+        assert!(text.contains(line), "no {line} in\n{text}");
+    }
+
+    // What is printed can be read again: only the secrets are masked.
+    let again = Try::default().file(&text).load();
+    let first = tried.load();
+    assert_eq!(
+        format!("{:?}", again.tables).replace("true", "false"),
+        format!("{:?}", first.tables).replace("true", "false")
+    );
+    assert_eq!(again.postgres.slot, first.postgres.slot);
+    assert_eq!(again.amqp.brokers.len(), 2);
+
+    let json = run(
+        &Args {
+            json: true,
+            docs: false,
+        },
+        &tried.sources,
+    )
+    .unwrap();
+    assert!(!json.contains("hunter"), "{json}");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["tables.1.name"]["value"], "two");
+    assert_eq!(json["window.messages"]["value"], 10);
+    assert_eq!(json["tables.0.app_id"]["value"], serde_json::Value::Null);
+}
+
+#[test]
+fn nothing_set_can_be_shown_too() {
+    let text = run(&Args::default(), &Sources::default()).unwrap();
+    assert!(text.starts_with("[postgres]\n# url is not set\n"), "{text}");
+    Config::load(&Try::default().file(&text).sources, Needs::NONE).unwrap();
+}
+
+#[test]
+fn every_setting_is_documented_once() {
+    let docs = run(
+        &Args {
+            json: false,
+            docs: true,
+        },
+        &Sources::default(),
+    )
+    .unwrap();
+    for setting in SETTINGS {
+        let row = format!("\n| `{}` |", setting.key.replace('*', "N"));
+        assert_eq!(docs.matches(&row).count(), 1, "{}", setting.key);
+        assert!(!setting.doc.is_empty());
+    }
+    // A bar in a default would split its cell.
+    let bars = |line: &str| line.replace("\\|", "").matches('|').count();
+    assert!(docs.lines().all(|line| bars(line) == 6), "{docs}");
+}
+
+#[test]
+fn debug_shows_no_secret() {
+    let tried = Try::both()
+        .flags(|flags| flags.database_url = Some("postgres://u:hunter2@h/d".to_owned()))
+        .set("amqp.password=hunter2");
+    let text = format!(
+        "{:?} {:?} {:?}",
+        tried.load(),
+        tried.sources,
+        tried.sources.flags
+    );
+    assert!(!text.contains("hunter2"), "{text}");
+}

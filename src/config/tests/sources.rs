@@ -1,0 +1,397 @@
+//! Where values may stand, and which wins.
+
+use super::super::settings::{Kind, SETTINGS, Setting, env_name, size, span};
+use super::super::{AuditMode, TlsMode, load, value::Raw, value::parse};
+use super::tls::certificate;
+use super::*;
+
+#[test]
+fn two_urls_are_enough() {
+    let config = Try::both().load();
+    let postgres = &config.postgres;
+    assert_eq!(postgres.audit.host, "db.example");
+    assert_eq!(postgres.audit, postgres.stream);
+    assert_eq!(postgres.audit.port, 5432);
+    assert_eq!(postgres.audit.tls.mode, TlsMode::Disable);
+    assert_eq!(
+        [&*postgres.slot, &*postgres.publication],
+        ["pgoutbox", "pgoutbox"]
+    );
+    let [broker] = config.amqp.brokers.as_slice() else {
+        panic!("one broker")
+    };
+    assert_eq!(
+        (&*broker.host, broker.port, &*broker.vhost),
+        ("mq.example", 5672, "/")
+    );
+    assert_eq!(config.amqp.connection_name, "pgoutbox/pgoutbox");
+    let [table] = config.tables.as_slice() else {
+        panic!("one table")
+    };
+    assert_eq!(
+        [&*table.schema, &*table.name],
+        ["public", "outbox_messages"]
+    );
+    assert_eq!(table.exchange.fixed(), Some("outbox"));
+    assert!(!table.columns.id.is_explicit);
+    assert_eq!(
+        (config.window.messages, config.window.bytes),
+        (1000, 32 << 20)
+    );
+    assert_eq!(config.audit.mode, AuditMode::Update);
+}
+
+#[test]
+fn every_preset_can_be_read() {
+    use super::super::settings::Preset;
+    for setting in SETTINGS {
+        if let Preset::Value(text) = setting.preset {
+            let value = parse(setting.kind, &Raw::Untyped(text.to_owned()));
+            assert!(value.is_ok(), "{}: {value:?}", setting.key);
+        }
+    }
+}
+
+/// A value that differs from the preset, sound and without contradicting other presets.
+fn sample(setting: &Setting, certificate: &str) -> String {
+    // These bound others from below.
+    let is_low = ["linger", "hold", "backoff_min", "heartbeat"]
+        .iter()
+        .any(|name| setting.key.ends_with(name));
+    match setting.kind {
+        Kind::Text(_) | Kind::Name | Kind::SlotName | Kind::Column | Kind::Template => {
+            "sample".to_owned()
+        }
+        Kind::Secret => "other secret".to_owned(),
+        Kind::Count { max, .. } => max.to_string(),
+        Kind::Size { max, .. } => size(max),
+        Kind::Span { min, max } | Kind::Seconds { min, max } => {
+            span(if is_low { min } else { max })
+        }
+        Kind::Choice(["plain", other]) => (*other).to_owned(),
+        Kind::Choice(choices) => (*choices.last().unwrap()).to_owned(),
+        Kind::SslMode => "verify-full".to_owned(),
+        Kind::ExchangeType => "direct".to_owned(),
+        Kind::File => certificate.to_owned(),
+        Kind::LogFilter => "pgoutbox=debug".to_owned(),
+        Kind::List => "a, b".to_owned(),
+        Kind::PostgresUrl => "postgres://other@elsewhere/app".to_owned(),
+        Kind::AmqpUrl => "amqp://other@elsewhere".to_owned(),
+    }
+}
+
+/// What must be there for a setting to make sense alone.
+fn companions(setting: &Setting, certificate: &str) -> Vec<(String, String)> {
+    let of = |key: &str| (env_name(key), certificate.to_owned());
+    let mut all = vec![];
+    if setting.key == "amqp.auth" {
+        all.extend([of("amqp.cert_file"), of("amqp.key_file")]);
+    }
+    if let Some(key) = setting.key.strip_suffix("cert_file") {
+        all.push(of(&format!("{key}key_file")));
+    }
+    if let Some(key) = setting.key.strip_suffix("key_file") {
+        all.push(of(&format!("{key}cert_file")));
+    }
+    if setting.key.starts_with("amqp.") && setting.key != "amqp.url" {
+        all.push((
+            "AMQP_URL".to_owned(),
+            "amqps://app:mqpw@mq.example".to_owned(),
+        ));
+    }
+    if setting.key.starts_with("declare.queues.") && !setting.key.ends_with(".name") {
+        all.push((env_name("declare.queues.0.name"), "q".to_owned()));
+    }
+    all
+}
+
+fn toml_line(setting: &Setting, key: &str, text: &str) -> String {
+    let (section, name) = key.rsplit_once('.').unwrap();
+    let value = match setting.kind {
+        Kind::Count { .. } => text.to_owned(),
+        Kind::List => format!(
+            "[{}]",
+            text.split(", ")
+                .map(|t| format!("{t:?}"))
+                .collect::<Vec<_>>()
+                .join(",")
+        ),
+        _ => format!("{text:?}"),
+    };
+    let (section, prefix) = match section.strip_suffix(".0") {
+        Some(list) => (format!("[[{list}]]"), ""),
+        None if section == "tables.0.columns" => ("[[tables]]".to_owned(), "columns."),
+        None => (format!("[{section}]"), ""),
+    };
+    format!("{section}\n{prefix}{name} = {value}\n")
+}
+
+#[test]
+fn every_setting_can_be_set_by_file_variable_and_flag() {
+    let mut directory = Try::default();
+    let pem = directory.path("both.pem");
+    std::fs::write(&pem, certificate()).unwrap();
+    let pem = pem.to_str().unwrap();
+    for setting in SETTINGS {
+        let key = setting.key.replace('*', "0");
+        let text = sample(setting, pem);
+        let mut base = Try::both();
+        let companions = companions(setting, pem);
+        // A pair's other half is a fault alone: the sample completes it.
+        let companions: Vec<(&str, &str)> = companions.iter().map(|(k, v)| (&**k, &**v)).collect();
+        base = base.env(&companions);
+        let plain = load(&base.sources, Needs::ALL)
+            .ok()
+            .map(|(config, _)| fingerprint(&config));
+        let ways = [
+            (
+                base.clone().file(&toml_line(setting, &key, &text)),
+                "pgoutbox.toml:2".to_owned(),
+            ),
+            (
+                base.clone().env(&[(&env_name(&key), &text)]),
+                env_name(&key),
+            ),
+            (
+                base.clone().set(&format!("{key}={text}")),
+                "--set".to_owned(),
+            ),
+        ];
+        let mut prints = Vec::new();
+        for (way, origin) in ways {
+            let (config, explained) = load(&way.sources, Needs::ALL)
+                .unwrap_or_else(|fault| panic!("{key} by {origin}: {fault}"));
+            let shown = explained.json();
+            let shown = &shown[&key];
+            assert!(
+                shown["origin"].as_str().unwrap().ends_with(&origin),
+                "{key}: {shown}"
+            );
+            if !setting.kind.is_secret() && setting.kind != Kind::List {
+                let value = shown["value"].to_string();
+                assert_eq!(value.trim_matches('"'), text, "{key}");
+            }
+            prints.push(fingerprint(&config));
+        }
+        assert_eq!(prints[0], prints[1], "{key}");
+        assert_eq!(prints[1], prints[2], "{key}");
+        if let Some(plain) = plain {
+            assert_ne!(prints[0], plain, "{key} changes nothing");
+        }
+    }
+}
+
+#[test]
+fn flags_of_their_own() {
+    let config = Try::both()
+        .flags(|flags| {
+            flags.database_url = Some("postgres://flag@h/d".to_owned());
+            flags.amqp_url = Some("amqp://flag".to_owned());
+            flags.slot = Some("flag_slot".to_owned());
+            flags.publication = Some("flag_pub".to_owned());
+            flags.exchange = Some("flag_ex".to_owned());
+            flags.log_level = Some("debug".to_owned());
+            flags.log_format = Some("json".to_owned());
+        })
+        .load();
+    assert_eq!(config.postgres.audit.user, "flag");
+    assert_eq!(config.amqp.brokers[0].host, "flag");
+    assert_eq!(config.postgres.slot, "flag_slot");
+    assert_eq!(config.postgres.publication, "flag_pub");
+    assert_eq!(config.tables[0].exchange.fixed(), Some("flag_ex"));
+    assert_eq!(config.log.level, "debug");
+    assert!(config.log.is_json);
+    let documented = SETTINGS.iter().filter_map(|setting| setting.flag);
+    let mut documented: Vec<&str> = documented.collect();
+    documented.sort_unstable();
+    let all = Flags {
+        database_url: Some(String::new()),
+        amqp_url: Some(String::new()),
+        slot: Some(String::new()),
+        publication: Some(String::new()),
+        exchange: Some(String::new()),
+        log_level: Some(String::new()),
+        log_format: Some(String::new()),
+        ..Flags::default()
+    };
+    let mut given: Vec<&str> = all.given().map(|(flag, _, _)| flag).collect();
+    given.sort_unstable();
+    assert_eq!(given, documented);
+}
+
+#[test]
+fn later_sources_win() {
+    let slot = |tried: &Try| tried.load().postgres.slot;
+    let mut tried = Try::both().file("[postgres]\nslot = \"of_file\"\n");
+    assert_eq!(slot(&tried), "of_file");
+    tried = tried.env(&[("PGOUTBOX_POSTGRES__SLOT", "of_env")]);
+    assert_eq!(slot(&tried), "of_env");
+    tried = tried.flags(|flags| flags.slot = Some("of_flag".to_owned()));
+    assert_eq!(slot(&tried), "of_flag");
+}
+
+#[test]
+fn the_file_beats_shared_variables_and_own_variables_beat_the_file() {
+    let host = |tried: &Try| tried.load().postgres.audit.host;
+    let tried = Try::both().file("[postgres]\nurl = \"postgres://u@of-file/d\"\n");
+    assert_eq!(host(&tried), "of-file");
+    let tried = tried.env(&[("PGOUTBOX_POSTGRES__URL", "postgres://u@of-env/d")]);
+    assert_eq!(host(&tried), "of-env");
+    let tried = tried.env(&[("PGHOST", "of-pghost"), ("PGPORT", "x")]);
+    assert!(tried.fault().contains("PGPORT"));
+    let tried = tried.env(&[("PGPORT", "6000")]);
+    let audit = tried.load().postgres.audit;
+    assert_eq!((&*audit.host, audit.port), ("of-env", 6000));
+}
+
+#[test]
+fn the_file_is_looked_for_where_told() {
+    let mut tried = Try::both().file("[postgres]\nslot = \"of_default\"\n");
+    let named = tried.path("named.toml");
+    std::fs::write(&named, "[postgres]\nslot = \"of_named\"\n").unwrap();
+    let flagged = tried.path("flagged.toml");
+    std::fs::write(&flagged, "[postgres]\nslot = \"of_flag\"\n").unwrap();
+    assert_eq!(tried.load().postgres.slot, "of_default");
+    let tried = tried.env(&[("PGOUTBOX_CONFIG", named.to_str().unwrap())]);
+    assert_eq!(tried.load().postgres.slot, "of_named");
+    let tried = tried.flags(|flags| flags.config = Some(flagged));
+    assert_eq!(tried.load().postgres.slot, "of_flag");
+    let tried = tried.flags(|flags| flags.config = Some("nowhere/x.toml".into()));
+    assert!(
+        tried.fault().contains("nowhere/x.toml cannot be read"),
+        "{}",
+        tried.fault()
+    );
+}
+
+#[test]
+fn the_libpq_variables_alone_are_enough() {
+    let config = Try::default()
+        .env(&[
+            ("PGHOST", "h"),
+            ("PGPORT", "5433"),
+            ("PGUSER", "u"),
+            ("PGPASSWORD", "p"),
+            ("PGDATABASE", "d"),
+            ("PGSSLMODE", "require"),
+            ("AMQP_URL", "amqp://b"),
+        ])
+        .load();
+    let audit = &config.postgres.audit;
+    assert_eq!((&*audit.host, audit.port, &*audit.user), ("h", 5433, "u"));
+    assert_eq!((audit.password.expose(), &*audit.database), ("p", "d"));
+    assert_eq!(audit.tls.mode, TlsMode::Require);
+    assert_eq!(&config.postgres.stream, audit);
+}
+
+#[test]
+fn secrets_from_files() {
+    let mut tried = Try::default();
+    let url = tried.path("url");
+    std::fs::write(&url, "postgres://u:of-url@h/d\n").unwrap();
+    let password = tried.path("password");
+    std::fs::write(&password, "p w\r\n").unwrap();
+    let [url, password] = [url, password].map(|path| path.to_str().unwrap().to_owned());
+    let tried = tried.env(&[("DATABASE_URL_FILE", &url), ("AMQP_URL", "amqp://b")]);
+    assert_eq!(tried.load().postgres.audit.password.expose(), "of-url");
+
+    // In the file, relative to it.
+    let of_file = tried
+        .clone()
+        .file("[postgres]\npassword_file = \"password\"\n");
+    assert_eq!(of_file.load().postgres.audit.password.expose(), "p w");
+    let of_env = tried
+        .clone()
+        .env(&[("PGOUTBOX_AMQP__PASSWORD_FILE", &password)]);
+    assert_eq!(of_env.load().amqp.brokers[0].password.expose(), "p w");
+    let of_pg = tried.clone().env(&[
+        ("DATABASE_URL_FILE", ""),
+        ("DATABASE_URL", "postgres://u@h/d"),
+        ("PGPASSWORD_FILE", &password),
+    ]);
+    assert_eq!(of_pg.load().postgres.audit.password.expose(), "p w");
+
+    let twice = tried.clone().env(&[("DATABASE_URL", "postgres://u@h/d")]);
+    assert!(twice.fault().contains("is set twice"), "{}", twice.fault());
+    let missing = tried.env(&[("DATABASE_URL_FILE", "/nowhere/at/all")]);
+    let fault = missing.fault();
+    assert!(
+        fault.contains("DATABASE_URL_FILE: postgres.url_file: /nowhere/at/all cannot be read"),
+        "{fault}"
+    );
+    assert!(
+        fault.starts_with("a setting is wrong"),
+        "one fault, one line: {fault}"
+    );
+}
+
+#[test]
+fn commands_name_the_servers_they_need() {
+    let nothing = Try::default();
+    let fault = nothing.fault();
+    assert!(fault.contains("2 settings are wrong"), "{fault}");
+    assert!(
+        fault.contains("export DATABASE_URL=") && fault.contains("export AMQP_URL="),
+        "{fault}"
+    );
+    assert!(!nothing.fault_of(Needs::POSTGRES).contains("AMQP"));
+    let config = Config::load(&nothing.sources, Needs::NONE).unwrap();
+    assert!(config.amqp.brokers.is_empty());
+    assert_eq!(config.postgres.audit.host, "localhost");
+}
+
+#[test]
+fn tables_and_queues() {
+    let text = r##"
+        tables = [{ name = "billing.outbox", columns = { topic = "", id = "key" } }, { schema = "a.b", name = "c.d" }]
+        [[declare.queues]]
+        name = "all"
+        [[declare.queues]]
+        name = "some"
+        bindings = ["order.#", "bill.#"]
+        exchange = "other"
+    "##;
+    let config = Try::both()
+        .file(text)
+        .env(&[("PGOUTBOX_TABLES__1__APP_ID", "shop")])
+        .load();
+    let [first, second] = config.tables.as_slice() else {
+        panic!("two tables")
+    };
+    assert_eq!([&*first.schema, &*first.name], ["billing", "outbox"]);
+    assert_eq!([&*second.schema, &*second.name], ["a.b", "c.d"]);
+    assert_eq!(second.app_id.as_deref(), Some("shop"));
+    assert!(first.columns.topic.is_explicit && first.columns.topic.name.is_empty());
+    assert_eq!(first.columns.id.name, "key");
+    let [all, some] = config.declare.queues.as_slice() else {
+        panic!("two queues")
+    };
+    assert_eq!(
+        (&*all.queue_type, &all.bindings, &all.exchange),
+        ("quorum", &vec!["#".to_owned()], &None)
+    );
+    assert_eq!(
+        (some.bindings.len(), some.exchange.as_deref()),
+        (2, Some("other"))
+    );
+}
+
+#[test]
+fn a_stream_of_another_role() {
+    let config = Try::both()
+        .env(&[("PGOUTBOX_POSTGRES__STREAM_URL", "postgres://streamer@:6000")])
+        .load();
+    let [audit, stream] = [config.postgres.audit, config.postgres.stream];
+    assert_eq!(
+        (&*stream.host, stream.port, &*stream.user),
+        ("db.example", 6000, "streamer")
+    );
+    assert_eq!(stream.database, "app");
+    assert_eq!(stream.password.expose(), "", "not the other role's");
+    assert_eq!(audit.port, 5432);
+    let config = Try::both()
+        .env(&[("PGOUTBOX_POSTGRES__STREAM_PASSWORD", "s")])
+        .load();
+    assert_eq!(config.postgres.stream.password.expose(), "s");
+    assert_eq!(config.postgres.audit.password.expose(), "dbpw");
+}

@@ -1,0 +1,226 @@
+//! Postgres and AMQP URLs.
+
+use std::time::Duration;
+
+use super::super::TlsMode;
+use super::*;
+
+fn server(url: &str) -> super::super::Server {
+    Try::both()
+        .env(&[("DATABASE_URL", url), ("USER", "me")])
+        .load()
+        .postgres
+        .audit
+}
+
+#[test]
+fn postgres_urls() {
+    for (url, host, port, user, password, database) in [
+        ("postgres://u:p@h:6000/d", "h", 6000, "u", "p", "d"),
+        ("postgresql://u@h/d", "h", 5432, "u", "", "d"),
+        ("postgres://h", "h", 5432, "me", "", "me"),
+        ("postgres://u@h", "h", 5432, "u", "", "u"),
+        ("postgres:///d", "localhost", 5432, "me", "", "d"),
+        ("postgres://u@/d", "localhost", 5432, "u", "", "d"),
+        ("postgres://:6000/d", "localhost", 6000, "me", "", "d"),
+        ("postgres://u@[::1]:6000/d", "::1", 6000, "u", "", "d"),
+        (
+            "postgres://u%40x:p%2F%25w@h/a%20b",
+            "h",
+            5432,
+            "u@x",
+            "p/%w",
+            "a b",
+        ),
+        ("postgres://u@%2Frun%2Fpg/d", "/run/pg", 5432, "u", "", "d"),
+        (
+            "postgres://u@/d?host=/run/pg&port=6000",
+            "/run/pg",
+            6000,
+            "u",
+            "",
+            "d",
+        ),
+        (
+            "postgres://h/?user=u&password=p&dbname=d",
+            "h",
+            5432,
+            "u",
+            "p",
+            "d",
+        ),
+    ] {
+        let server = server(url);
+        assert_eq!((&*server.host, server.port), (host, port), "{url}");
+        assert_eq!(
+            (&*server.user, server.password.expose()),
+            (user, password),
+            "{url}"
+        );
+        assert_eq!(server.database, database, "{url}");
+        assert_eq!(server.tls.mode, TlsMode::Disable, "{url}");
+    }
+}
+
+#[test]
+fn postgres_parameters() {
+    let url = "postgres://u@h/d?sslmode=require&application_name=shop&connect_timeout=7";
+    let postgres = Try::both().env(&[("DATABASE_URL", url)]).load().postgres;
+    assert_eq!(postgres.audit.tls.mode, TlsMode::Require);
+    assert_eq!(postgres.application_name, "shop");
+    assert_eq!(postgres.connect_timeout, Duration::from_secs(7));
+    // Settings of their own beat the URL's.
+    let postgres = Try::both()
+        .env(&[("DATABASE_URL", url)])
+        .set("postgres.connect_timeout=8s")
+        .set("postgres.sslmode=verify-full")
+        .set("postgres.application_name=mine")
+        .load()
+        .postgres;
+    assert_eq!(postgres.connect_timeout, Duration::from_secs(8));
+    assert_eq!(postgres.audit.tls.mode, TlsMode::VerifyFull);
+    assert_eq!(postgres.application_name, "mine");
+    assert_eq!(
+        server("postgres://u@h/d?sslrootcert=system").tls.mode,
+        TlsMode::VerifyFull
+    );
+}
+
+#[test]
+fn wrong_postgres_urls() {
+    for (url, what) in [
+        ("h/d", "has no `://`"),
+        ("mysql://h/d", "is not a postgres:// URL"),
+        ("postgres://h:0/d", "percent-encoded"),
+        ("postgres://h:70000/d", "percent-encoded"),
+        ("postgres://::1/d", "must stand in `[`"),
+        ("postgres://[::1/d", "has no `]`"),
+        ("postgres://a,b/d", "several hosts"),
+        ("postgres://h/d/e", "after the database"),
+        ("postgres://h/d?sslmode=prefer", "falls back to plain text"),
+        ("postgres://h/d?sslmode=allow", "falls back to plain text"),
+        (
+            "postgres://h/d?channel_binding=require",
+            "`channel_binding`, which pgoutbox does not know",
+        ),
+        ("postgres://h/d?connect_timeout=0", "1 to 300 seconds"),
+        ("postgres://h/d?sslmode", "percent-encoded"),
+        ("postgres://u:p#w@h/d", "percent-encoded"),
+        ("postgres://u:%zz@h/d", "percent-encoded"),
+        ("postgres://u:%ff@h/d", "UTF-8"),
+        ("postgres://u:%00@h/d", "NUL"),
+        ("postgres://u:p w@h/d", "space"),
+    ] {
+        let fault = Try::both().env(&[("DATABASE_URL", url)]).fault();
+        assert!(
+            fault.contains("DATABASE_URL: postgres.url: "),
+            "{url}: {fault}"
+        );
+        assert!(fault.contains(what), "{url}: {fault}");
+        assert!(fault.starts_with("a setting is wrong"), "{url}: {fault}");
+    }
+}
+
+fn broker(url: &str) -> super::super::Broker {
+    Try::both()
+        .env(&[("AMQP_URL", url)])
+        .load()
+        .amqp
+        .brokers
+        .remove(0)
+}
+
+#[test]
+fn amqp_urls() {
+    for (url, host, port, user, password, vhost) in [
+        ("amqp://h", "h", 5672, "guest", "guest", "/"),
+        ("amqp://h/", "h", 5672, "guest", "guest", "/"),
+        ("amqp://h//", "h", 5672, "guest", "guest", "/"),
+        ("amqp://h/%2f", "h", 5672, "guest", "guest", "/"),
+        ("amqp://h/%2Fa", "h", 5672, "guest", "guest", "/a"),
+        ("amqp://u:p@h:1/v", "h", 1, "u", "p", "v"),
+        ("amqp://u@h/v", "h", 5672, "u", "", "v"),
+        ("amqps://u:p%40w@h/v%20w", "h", 5671, "u", "p@w", "v w"),
+        ("AMQP://127.0.0.1", "127.0.0.1", 5672, "guest", "guest", "/"),
+    ] {
+        let broker = broker(url);
+        assert_eq!(
+            (&*broker.host, broker.port, &*broker.vhost),
+            (host, port, vhost),
+            "{url}"
+        );
+        assert_eq!(
+            (&*broker.user, broker.password.expose()),
+            (user, password),
+            "{url}"
+        );
+        let mode = if url.starts_with("amqps") {
+            TlsMode::VerifyFull
+        } else {
+            TlsMode::Disable
+        };
+        assert_eq!(broker.tls.mode, mode, "{url}");
+    }
+}
+
+#[test]
+fn several_brokers() {
+    let tried = Try::both().env(&[("AMQP_URL", "amqp://u:a,b@one/v, amqps://two,")]);
+    let brokers = tried.load().amqp.brokers;
+    let hosts: Vec<&str> = brokers.iter().map(|broker| &*broker.host).collect();
+    assert_eq!(hosts, ["one", "two"]);
+    assert_eq!(brokers[0].password.expose(), "a,b");
+    let listed =
+        Try::both().file("[amqp]\nurl = [\"amqp://one\", \"amqp://two\"]\npassword = \"same\"\n");
+    let brokers = listed.load().amqp.brokers;
+    assert_eq!(brokers.len(), 2);
+    assert!(
+        brokers
+            .iter()
+            .all(|broker| broker.password.expose() == "same")
+    );
+}
+
+#[test]
+fn amqp_parameters() {
+    let url = "amqp://h?heartbeat=5&connection_timeout=2500&auth_mechanism=plain";
+    let amqp = Try::both().env(&[("AMQP_URL", url)]).load().amqp;
+    assert_eq!(amqp.heartbeat, Duration::from_secs(5));
+    assert_eq!(amqp.connect_timeout, Duration::from_millis(2500));
+    assert!(!amqp.brokers[0].is_external);
+    let amqp = Try::both()
+        .env(&[("AMQP_URL", url)])
+        .set("amqp.heartbeat=6s")
+        .load()
+        .amqp;
+    assert_eq!(amqp.heartbeat, Duration::from_secs(6));
+}
+
+#[test]
+fn wrong_amqp_urls() {
+    for (url, what) in [
+        ("h", "has no `://`"),
+        ("http://h", "is not an amqp:// or amqps:// URL"),
+        ("amqp://", "names no host"),
+        ("amqp:///v", "names no host"),
+        ("amqp://[2001:db8::5]/v", "IPv6"),
+        ("amqp://h/v/", "inside the virtual host"),
+        ("amqp://h/a/b", "inside the virtual host"),
+        ("amqp://a,b/v", "write each broker as a whole URL"),
+        ("amqp://h?heartbeat=0", "heartbeat is not"),
+        ("amqp://h?connection_timeout=1", "connection_timeout is not"),
+        ("amqp://h?auth_mechanism=anonymous", "auth_mechanism is not"),
+        ("amqp://h?cacertfile=x", "set amqp.ca_file"),
+        (
+            "amqp://h?frame_max=1",
+            "`frame_max`, which pgoutbox does not know",
+        ),
+        ("amqp://u:p/w@h", "percent-encoded"),
+        ("amqp://u:p@w@h", "percent-encoded"),
+    ] {
+        let fault = Try::both().env(&[("AMQP_URL", url)]).fault();
+        assert!(fault.contains("AMQP_URL: amqp.url: "), "{url}: {fault}");
+        assert!(fault.contains(what), "{url}: {fault}");
+        assert!(fault.starts_with("a setting is wrong"), "{url}: {fault}");
+    }
+}

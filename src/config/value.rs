@@ -1,0 +1,303 @@
+//! One setting's value: from what was written to its type.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use super::amqp_url::AmqpUrl;
+use super::postgres_url::PostgresUrl;
+use super::settings::{EXCHANGE_TYPES, Kind, SSL_MODES, size, span};
+use super::{Template, TlsMode};
+
+/// A value as it was written.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Raw {
+    /// By a variable or a flag, where all is text.
+    Untyped(String),
+    /// A text of the file.
+    Text(String),
+    /// A whole number of the file.
+    Integer(i64),
+    /// A list of the file.
+    List(Vec<Raw>),
+    /// Anything else in the file, by name.
+    Other(&'static str),
+}
+
+/// A value of the type that its setting asks for.
+#[derive(Debug, Clone)]
+pub(crate) enum Value {
+    Text(String),
+    Number(u64),
+    Span(Duration),
+    List(Vec<String>),
+    SslMode(TlsMode),
+    Template(Template),
+    PostgresUrl(Box<PostgresUrl>),
+    AmqpUrl(Vec<AmqpUrl>),
+}
+
+/// What is wrong with a value, and what mends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wrong {
+    pub(crate) what: String,
+    pub(crate) mend: String,
+}
+
+impl Wrong {
+    pub(crate) fn new(what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            mend: mend.into(),
+        }
+    }
+}
+
+/// Reads a value.
+///
+/// # Errors
+/// When it has the wrong type or form, or is out of bounds. Never repeats a secret.
+pub(crate) fn parse(kind: Kind, raw: &Raw) -> Result<Value, Wrong> {
+    match kind {
+        Kind::Count { min, max } => count(raw, min, max),
+        Kind::List => list(raw),
+        Kind::AmqpUrl => super::amqp_url::parse_all(raw),
+        _ => match raw {
+            Raw::Text(text) | Raw::Untyped(text) => parse_text(kind, text),
+            Raw::Integer(number) => Err(bare_number(kind, *number)),
+            Raw::List(_) => Err(wrong_type(kind, "a list")),
+            Raw::Other(name) => Err(wrong_type(kind, name)),
+        },
+    }
+}
+
+fn parse_text(kind: Kind, text: &str) -> Result<Value, Wrong> {
+    match kind {
+        Kind::Text(max) => sized(kind, text, 1, max),
+        Kind::Name => sized(kind, text, 1, 63),
+        Kind::Column => sized(kind, text, 0, 63),
+        Kind::File => sized(kind, text, 1, 4096),
+        Kind::SlotName => slot_name(text),
+        Kind::Secret if text.contains('\0') => Err(Wrong::new("holds a NUL character", "")),
+        Kind::Secret => Ok(Value::Text(text.to_owned())),
+        Kind::Size { min, max } => bytes(text, min, max),
+        Kind::Span { min, max } => duration(text, min, max),
+        Kind::Seconds { min, max } => match duration(text, min, max)? {
+            Value::Span(span) if span.subsec_nanos() != 0 => Err(Wrong::new(
+                format!("{} is not a whole number of seconds", quote(text)),
+                "AMQP counts heartbeats in seconds: write `10s`",
+            )),
+            value => Ok(value),
+        },
+        Kind::Choice(choices) => choice(text, choices),
+        Kind::ExchangeType if text.starts_with("x-") => sized(kind, text, 3, 255),
+        Kind::ExchangeType => choice(text, &EXCHANGE_TYPES),
+        Kind::SslMode => ssl_mode(text).map(Value::SslMode),
+        Kind::LogFilter => log_filter(text),
+        Kind::Template => Template::parse(text).map(Value::Template).map_err(|what| {
+            let what = format!("{} is not a template: {what}", quote(text));
+            Wrong::new(
+                what,
+                "write it like `{topic} | {aggregate_type}.{event_type}`",
+            )
+        }),
+        Kind::PostgresUrl => PostgresUrl::parse(text)
+            .map(Box::new)
+            .map(Value::PostgresUrl),
+        // These take more than a text: see `parse`.
+        Kind::Count { .. } | Kind::List | Kind::AmqpUrl => Err(wrong_type(kind, "a text")),
+    }
+}
+
+/// A value for an error: quoted, cut, on one line.
+pub(crate) fn quote(text: &str) -> String {
+    let mut cut: String = text.chars().take(60).collect();
+    if cut.len() < text.len() {
+        cut.push('…');
+    }
+    format!("{cut:?}")
+}
+
+fn wrong_type(kind: Kind, found: &str) -> Wrong {
+    let wanted = match kind {
+        Kind::Count { .. } => "a whole number",
+        Kind::Size { .. } => "a size such as \"32MiB\"",
+        Kind::Span { .. } | Kind::Seconds { .. } => "a duration such as \"30s\"",
+        Kind::List => "a list of texts",
+        _ => "a text in quotes",
+    };
+    Wrong::new(format!("is {found}"), format!("write {wanted}"))
+}
+
+fn bare_number(kind: Kind, number: i64) -> Wrong {
+    let examples = match kind {
+        Kind::Size { .. } => ["KiB", "MiB"],
+        Kind::Span { .. } | Kind::Seconds { .. } => ["ms", "s"],
+        _ => return wrong_type(kind, "a number"),
+    };
+    let [small, large] = examples;
+    Wrong::new(
+        format!("{number} has no unit"),
+        format!("write \"{number}{small}\" or \"{number}{large}\""),
+    )
+}
+
+fn out_of_bounds(text: &str, kind: Kind) -> Wrong {
+    Wrong::new(
+        format!("{} is out of bounds", quote(text)),
+        format!("choose {}", kind.bounds()),
+    )
+}
+
+fn sized(kind: Kind, text: &str, min: usize, max: usize) -> Result<Value, Wrong> {
+    if text.len() < min {
+        return Err(Wrong::new("is empty", format!("give {}", kind.bounds())));
+    }
+    if text.len() > max {
+        return Err(Wrong::new(
+            format!("{} has {} bytes", quote(text), text.len()),
+            format!("give at most {max}"),
+        ));
+    }
+    match text.chars().any(char::is_control) {
+        true => Err(Wrong::new(
+            format!("{} holds a control character", quote(text)),
+            "take it out",
+        )),
+        false => Ok(Value::Text(text.to_owned())),
+    }
+}
+
+fn slot_name(text: &str) -> Result<Value, Wrong> {
+    let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    match (1..=63).contains(&text.len()) && text.bytes().all(is_allowed) {
+        true => Ok(Value::Text(text.to_owned())),
+        false => Err(Wrong::new(
+            format!("{} cannot be a slot's name", quote(text)),
+            "Postgres allows 1 to 63 of a-z, 0-9 and _",
+        )),
+    }
+}
+
+fn choice(text: &str, choices: &[&str]) -> Result<Value, Wrong> {
+    match choices.contains(&text) {
+        true => Ok(Value::Text(text.to_owned())),
+        false => Err(Wrong::new(
+            format!("{} is not one of its words", quote(text)),
+            format!("choose {}", choices.join(", ")),
+        )),
+    }
+}
+
+/// Reads an `sslmode`.
+///
+/// # Errors
+/// When it is none, or one that falls back to plain text.
+pub(crate) fn ssl_mode(text: &str) -> Result<TlsMode, Wrong> {
+    match text {
+        "disable" => Ok(TlsMode::Disable),
+        "require" => Ok(TlsMode::Require),
+        "verify-ca" => Ok(TlsMode::VerifyCa),
+        "verify-full" => Ok(TlsMode::VerifyFull),
+        "prefer" | "allow" => Err(Wrong::new(
+            format!("sslmode {text} falls back to plain text in silence, so it protects nothing"),
+            "choose verify-full, or disable where plain text is meant",
+        )),
+        _ => Err(Wrong::new(
+            format!("{} is not an sslmode", quote(text)),
+            format!("choose {}", SSL_MODES.join(", ")),
+        )),
+    }
+}
+
+fn count(raw: &Raw, min: u64, max: u64) -> Result<Value, Wrong> {
+    let kind = Kind::Count { min, max };
+    let (text, number) = match raw {
+        Raw::Integer(number) => (number.to_string(), u64::try_from(*number).ok()),
+        Raw::Untyped(text) => match text.trim().parse::<i128>() {
+            Ok(number) => (text.clone(), u64::try_from(number).ok()),
+            Err(_) => {
+                let what = format!("{} is not a whole number", quote(text));
+                return Err(Wrong::new(what, format!("choose {}", kind.bounds())));
+            }
+        },
+        Raw::Text(_) => return Err(wrong_type(kind, "a text")),
+        Raw::List(_) => return Err(wrong_type(kind, "a list")),
+        Raw::Other(name) => return Err(wrong_type(kind, name)),
+    };
+    match number {
+        Some(number) if (min..=max).contains(&number) => Ok(Value::Number(number)),
+        _ => Err(out_of_bounds(&text, kind)),
+    }
+}
+
+fn bytes(text: &str, min: u64, max: u64) -> Result<Value, Wrong> {
+    let kind = Kind::Size { min, max };
+    // A bare number would pass for bytes: where a unit is usual it is likelier a slip.
+    if let Ok(number) = text.trim().parse::<i64>() {
+        return Err(bare_number(kind, number));
+    }
+    match text.trim().parse::<ByteSize>() {
+        Ok(ByteSize(bytes)) if (min..=max).contains(&bytes) => Ok(Value::Number(bytes)),
+        Ok(_) => Err(out_of_bounds(text, kind)),
+        Err(_) => Err(Wrong::new(
+            format!("{} is not a size", quote(text)),
+            format!("write it like {}", size(min.max(1 << 20))),
+        )),
+    }
+}
+
+fn duration(text: &str, min: Duration, max: Duration) -> Result<Value, Wrong> {
+    let kind = Kind::Span { min, max };
+    if let Ok(number) = text.trim().parse::<i64>() {
+        return Err(bare_number(kind, number));
+    }
+    match humantime::parse_duration(text.trim()) {
+        Ok(duration) if (min..=max).contains(&duration) => Ok(Value::Span(duration)),
+        Ok(_) => Err(out_of_bounds(text, kind)),
+        Err(_) => Err(Wrong::new(
+            format!("{} is not a duration", quote(text)),
+            format!("write it like {}", span(min.max(Duration::from_secs(10)))),
+        )),
+    }
+}
+
+fn list(raw: &Raw) -> Result<Value, Wrong> {
+    let items: Vec<Raw> = match raw {
+        Raw::Untyped(text) => text
+            .split(',')
+            .map(|item| Raw::Text(item.trim().to_owned()))
+            .collect(),
+        Raw::List(items) => items.clone(),
+        Raw::Text(_) => return Err(wrong_type(Kind::List, "a text")),
+        Raw::Integer(_) => return Err(wrong_type(Kind::List, "a number")),
+        Raw::Other(name) => return Err(wrong_type(Kind::List, name)),
+    };
+    let items = items.iter().map(|item| match item {
+        Raw::Text(text) if text.len() <= 255 => Ok(text.clone()),
+        Raw::Text(text) => Err(Wrong::new(
+            format!("{} has {} bytes", quote(text), text.len()),
+            "AMQP allows 255",
+        )),
+        _ => Err(wrong_type(Kind::List, "a list of something else")),
+    });
+    items.collect::<Result<_, _>>().map(Value::List)
+}
+
+fn log_filter(text: &str) -> Result<Value, Wrong> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    // `EnvFilter` takes a misspelt level for a target and then logs nothing else.
+    let is_level = |part: &str| LEVELS.contains(&part.trim().to_ascii_lowercase().as_str());
+    let is_sound = |part: &str| part.contains(['=', '[', ']', '{', '}']) || is_level(part);
+    let is_filter = tracing_subscriber::EnvFilter::try_new(text).is_ok();
+    match is_filter && text.split(',').all(is_sound) {
+        true => Ok(Value::Text(text.to_owned())),
+        false => Err(Wrong::new(
+            format!("{} is not a log filter", quote(text)),
+            format!(
+                "choose {}, or pairs such as pgoutbox=debug",
+                LEVELS.join(", ")
+            ),
+        )),
+    }
+}

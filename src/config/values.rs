@@ -1,0 +1,147 @@
+//! The values that won, each of its setting's type.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::amqp_url::AmqpUrl;
+use super::postgres_url::PostgresUrl;
+use super::problem::Problems;
+use super::settings::{self, Preset};
+use super::source::{Collected, Origin};
+use super::value::{self, Raw, Value};
+use super::{Template, TlsMode};
+
+/// What was set, by key.
+pub(crate) struct Values {
+    set: BTreeMap<String, (Value, Raw, Origin)>,
+    bad: Vec<String>,
+}
+
+impl Values {
+    /// Reads what was found; what cannot be read is reported, and counts as unset.
+    pub(crate) fn read(collected: Collected, problems: &mut Problems) -> Self {
+        let mut values = Self {
+            set: BTreeMap::new(),
+            bad: collected.bad,
+        };
+        for (key, found) in collected.found {
+            // A key that is not in the table has been reported.
+            let Some(setting) = settings::find(&found.key) else {
+                continue;
+            };
+            match value::parse(setting.kind, &found.raw) {
+                Ok(value) => {
+                    values.set.insert(key, (value, found.raw, found.origin));
+                }
+                Err(wrong) => {
+                    problems.add(found.origin, &key, wrong.what, wrong.mend);
+                    values.bad.push(key);
+                }
+            }
+        }
+        values
+    }
+
+    /// Whether a value was given and could not be read: then no more is said about it.
+    pub(crate) fn is_bad(&self, key: &str) -> bool {
+        self.bad.iter().any(|bad| bad == key)
+    }
+
+    pub(crate) fn is_set(&self, key: &str) -> bool {
+        self.set.contains_key(key)
+    }
+
+    /// Where a value was set.
+    pub(crate) fn origin(&self, key: &str) -> Origin {
+        self.set
+            .get(key)
+            .map_or(Origin::Default, |(_, _, origin)| origin.clone())
+    }
+
+    /// What was written, for showing.
+    pub(crate) fn raw(&self, key: &str) -> Option<&Raw> {
+        self.set.get(key).map(|(_, raw, _)| raw)
+    }
+
+    /// Number of tables under `tables` or `declare.queues`: one more than the highest index.
+    pub(crate) fn indices(&self, list: &str) -> Vec<usize> {
+        let mut indices: Vec<usize> = self
+            .set
+            .keys()
+            .chain(&self.bad)
+            .filter_map(|key| key.strip_prefix(list)?.strip_prefix('.')?.split('.').next())
+            .filter_map(|index| index.parse().ok())
+            .collect();
+        indices.sort_unstable();
+        indices.dedup();
+        indices
+    }
+
+    fn get(&self, key: &str) -> Option<Value> {
+        if let Some((value, _, _)) = self.set.get(key) {
+            return Some(value.clone());
+        }
+        let setting = settings::find(key)?;
+        match setting.preset {
+            // That every preset can be read is held by a test.
+            Preset::Value(text) => value::parse(setting.kind, &Raw::Untyped(text.to_owned())).ok(),
+            Preset::Unset | Preset::Derived(_) => None,
+        }
+    }
+
+    pub(crate) fn text(&self, key: &str) -> Option<String> {
+        match self.get(key) {
+            Some(Value::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn number(&self, key: &str) -> usize {
+        match self.get(key) {
+            Some(Value::Number(number)) => usize::try_from(number).unwrap_or(usize::MAX),
+            _ => 0,
+        }
+    }
+
+    pub(crate) fn span(&self, key: &str) -> Duration {
+        match self.get(key) {
+            Some(Value::Span(span)) => span,
+            _ => Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn list(&self, key: &str) -> Vec<String> {
+        match self.get(key) {
+            Some(Value::List(list)) => list,
+            _ => Vec::new(),
+        }
+    }
+
+    pub(crate) fn template(&self, key: &str) -> Template {
+        match self.get(key) {
+            Some(Value::Template(template)) => template,
+            _ => Template(Vec::new()),
+        }
+    }
+
+    pub(crate) fn ssl_mode(&self, key: &str) -> Option<TlsMode> {
+        match self.get(key) {
+            Some(Value::SslMode(mode)) => Some(mode),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn postgres_url(&self, key: &str) -> Option<PostgresUrl> {
+        match self.get(key) {
+            Some(Value::PostgresUrl(url)) => Some(*url),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn amqp_urls(&self, key: &str) -> Vec<AmqpUrl> {
+        match self.get(key) {
+            Some(Value::AmqpUrl(urls)) => urls,
+            _ => Vec::new(),
+        }
+    }
+}
