@@ -43,7 +43,7 @@ pub struct Membership {
 
 /// What the server answers for one table.
 pub(super) struct Answer {
-    publication: Option<u32>,
+    pub(super) publication: Option<u32>,
     is_insert: bool,
     is_insert_only: bool,
     is_via_root: bool,

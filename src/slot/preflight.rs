@@ -17,6 +17,8 @@ pub struct Preflight {
     pub findings: Vec<Finding>,
     /// The slot, where it exists.
     pub slot: Option<SlotState>,
+    /// The publication exists.
+    pub has_publication: bool,
     /// One for each configured table that can be read.
     pub tables: Vec<Outbox>,
     /// By what the tables are covered, where they are.
@@ -94,6 +96,7 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
     Ok(Preflight {
         findings,
         slot,
+        has_publication: answers.iter().any(|answer| answer.publication.is_some()),
         tables,
         coverage: coverage::compile(config, &answers),
         server_version: column(server, "version")?,
