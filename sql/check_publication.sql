@@ -14,7 +14,7 @@ SELECT (wanted.number - 1)::integer AS number,
        relation.oid AS relation,
        relation.relkind = 'p' AS is_partitioned,
        relation.relispartition AS is_partition,
-       -- What puts the table in: itself or a table it is a partition of, its schema, or all.
+       -- What puts the table in: an entry of its own, its schema's, or all tables.
        member.oid AS member,
        (SELECT entry.objid FROM pg_depend AS entry, pg_depend AS its_publication
          WHERE entry.classid = to_regclass('pg_catalog.pg_publication_namespace') -- from 15 on
@@ -29,13 +29,13 @@ SELECT (wanted.number - 1)::integer AS number,
        md5(to_jsonb(member) ->> 'prqual') AS row_filter,
        to_jsonb(member) ->> 'prattrs' AS column_list,
        -- Covered in the end: as itself or, where rows come under their partitions' names, by these.
-       relation.oid IS NOT NULL AND (
-           EXISTS (SELECT FROM pg_publication_tables AS covered
-                    WHERE covered.pubname = publication.pubname
-                      AND covered.schemaname = wanted.names ->> 0
-                      AND covered.tablename = wanted.names ->> 1)
-           OR (relation.relkind = 'p' AND NOT publication.pubviaroot
-               AND (member.oid IS NOT NULL OR publication.puballtables))) AS is_covered
+       CASE WHEN publication.oid IS NULL OR relation.oid IS NULL THEN false
+            ELSE (relation.relkind = 'p' AND NOT publication.pubviaroot
+                  AND (member.oid IS NOT NULL OR publication.puballtables))
+              -- What the view pg_publication_tables is made of, at half the planning.
+              OR EXISTS (SELECT FROM pg_get_publication_tables(publication.pubname::text) AS covered
+                          WHERE covered.relid = relation.oid)
+       END AS is_covered
   FROM jsonb_array_elements(:'tables'::jsonb) WITH ORDINALITY AS wanted (names, number)
   LEFT JOIN pg_publication AS publication ON publication.pubname = :'publication'
   LEFT JOIN pg_namespace AS namespace ON namespace.nspname = wanted.names ->> 0

@@ -12,22 +12,22 @@ use crate::error::Fault;
 use crate::publisher::Publisher;
 
 /// Declares the exchanges of the tables, then the configured queues and their bindings; all
-/// durable. What exists with other properties is an error, and is not changed.
+/// durable. What exists with other properties is an error, and is not changed. Returns a
+/// line about each.
 ///
 /// # Errors
 /// The broker's, with what it asks for.
-pub async fn declare(config: &Config, is_dry: bool) -> Result<(), Fault> {
+pub async fn declare(config: &Config, is_dry: bool) -> Result<Vec<String>, Fault> {
     let plan = Plan::of(config)?;
     if is_dry {
-        plan.print("-- would declare ");
-        return Ok(());
+        return Ok(plan.lines("-- would declare "));
     }
     let publisher = connect(config).await?;
     let outcome = plan.carry_out(publisher.channel()).await;
     publisher.close().await;
     outcome?;
-    plan.print("made    ");
-    Ok(())
+    // The broker does not tell what it made from what it found as it should be.
+    Ok(plan.lines("declared "))
 }
 
 /// The first broker that lets us in.
@@ -69,17 +69,14 @@ impl<'a> Plan<'a> {
         Ok(Self { exchanges, kind: &config.declare.exchange_type, queues })
     }
 
-    fn print(&self, prefix: &str) {
-        for exchange in &self.exchanges {
-            println!("{prefix}{} exchange {exchange}, durable", self.kind);
-        }
-        for (queue, exchange) in &self.queues {
+    fn lines(&self, prefix: &str) -> Vec<String> {
+        let exchange = |name: &String| format!("{prefix}{} exchange {name}, durable", self.kind);
+        let queue = |(queue, exchange): &(&Queue, String)| {
             let keys = queue.bindings.join(", ");
-            println!(
-                "{prefix}{} queue {}, bound to {exchange} by {keys}",
-                queue.queue_type, queue.name
-            );
-        }
+            let (kind, name) = (&queue.queue_type, &queue.name);
+            format!("{prefix}{kind} queue {name}, bound to {exchange} by {keys}")
+        };
+        self.exchanges.iter().map(exchange).chain(self.queues.iter().map(queue)).collect()
     }
 
     async fn carry_out(&self, channel: &Channel) -> Result<(), Fault> {

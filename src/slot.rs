@@ -116,7 +116,7 @@ async fn blocked(client: &Client, slot: &str, timeout: Duration) -> Result<Fault
         return Ok(Fault::transient(what).mend("they have ended by now: run `pgoutbox init` again"));
     }
     mends.push("then run `pgoutbox init` again".to_owned());
-    Ok(Fault::transient(format!("{what}\n  {}", blockers.join("\n  "))).mend(mends.join("\n  ")))
+    Ok(Fault::definite(format!("{what}\n  {}", blockers.join("\n  ")), mends.join("\n  ")))
 }
 
 /// Where a relation of the stream belongs.

@@ -57,7 +57,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
     }
     maker.slot(&config, &found, args.slot_timeout).await?;
     if args.declare {
-        declare::declare(&config, args.dry_run).await?;
+        declare::declare(&config, args.dry_run).await?.iter().for_each(say);
     }
     if args.dry_run { Ok(()) } else { verify(&client, &config).await }
 }

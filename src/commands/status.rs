@@ -215,12 +215,16 @@ fn print_slot(name: &str, slot: &SlotState) {
         bytes(slot.retained_wal_bytes)
     ));
     let status = slot.wal_status.as_deref().unwrap_or("unknown");
+    if status == "lost" {
+        let reason = slot.invalidation_reason.as_deref().unwrap_or("WAL it needs was removed");
+        say(format_args!("wal       lost ({reason})\n          mend: see `pgoutbox check`"));
+        return;
+    }
     let limit = match slot.safe_wal_size {
         Some(size) => format!("{} until it may be lost", bytes(Some(size.max(0)))),
-        None => "no limit (max_slot_wal_keep_size is -1)".to_owned(),
+        None => "kept without limit (max_slot_wal_keep_size is -1)".to_owned(),
     };
-    let reason = slot.invalidation_reason.as_deref().map(|reason| format!(" ({reason})"));
-    say(format_args!("wal       {status}{}, {limit}", reason.unwrap_or_default()));
+    say(format_args!("wal       {status}, {limit}"));
 }
 
 fn print_fault(progress: &Progress) {
