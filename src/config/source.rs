@@ -40,9 +40,7 @@ impl Sources {
 // By hand: the environment holds secrets.
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sources")
-            .field("flags", &self.flags)
-            .finish_non_exhaustive()
+        f.debug_struct("Sources").field("flags", &self.flags).finish_non_exhaustive()
     }
 }
 
@@ -129,22 +127,15 @@ impl Collected {
         };
         if let Some(old) = self.found.get(key) {
             if old.origin.is_level_with(&origin) && old.is_from_file != is_from_file {
-                let what = format!(
-                    "is set twice, here and by {}: as it is and as a file",
-                    old.origin
-                );
+                let what =
+                    format!("is set twice, here and by {}: as it is and as a file", old.origin);
                 problems.add(&origin, key, what, "keep one of the two");
             }
             if old.origin > origin && !old.origin.is_level_with(&origin) {
                 return;
             }
         }
-        let found = Found {
-            key: key.to_owned(),
-            raw,
-            origin,
-            is_from_file,
-        };
+        let found = Found { key: key.to_owned(), raw, origin, is_from_file };
         self.found.insert(key.to_owned(), found);
     }
 }

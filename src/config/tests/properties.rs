@@ -62,10 +62,7 @@ fn tricky() -> impl Strategy<Value = String> {
         "$",
         " ",
     ];
-    prop_oneof![
-        vec(select(parts), 0..12).prop_map(|parts| parts.concat()),
-        any::<String>(),
-    ]
+    prop_oneof![vec(select(parts), 0..12).prop_map(|parts| parts.concat()), any::<String>(),]
 }
 
 proptest! {
