@@ -174,10 +174,10 @@ const GIB: u64 = 1 << 30;
 #[rustfmt::skip]
 pub(crate) const SETTINGS: &[Setting] = &[
     setting("postgres.url", PostgresUrl, Unset, "the database with the outbox; what it leaves out comes from `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE`, `PGSSLROOTCERT`, `PGSSLCERT`, `PGSSLKEY`").flag("--database-url").shared_env("DATABASE_URL"),
-    setting("postgres.password", Secret, Unset, "password, instead of the URL's"),
+    setting("postgres.password", Secret, Unset, "password, instead of the URL's; where neither says one, `PGPASSWORD` or `PGPASSWORD_FILE`"),
     setting("postgres.stream_url", PostgresUrl, Derived("`postgres.url`"), "the replication stream's own role, perhaps its own way to the same database; what it leaves out is as in `postgres.url`"),
     setting("postgres.stream_password", Secret, Unset, "password of `stream_url`'s role, instead of the URL's; the same role has the same password"),
-    setting("postgres.sslmode", SslMode, Derived("`disable`; `verify-full` with a `ca_file`"), "how much TLS is asked of the server, instead of the URL's"),
+    setting("postgres.sslmode", SslMode, Derived("`disable`; `verify-full` with a certificate file"), "how much TLS is asked of the server, instead of the URL's"),
     setting("postgres.ca_file", File, Derived("the system's"), "authorities to trust"),
     setting("postgres.cert_file", File, Unset, "client certificate"),
     setting("postgres.key_file", File, Unset, "key of the client certificate"),

@@ -161,3 +161,16 @@ fn wrong_amqp_urls() {
         assert!(fault.starts_with("a setting is wrong"), "{url}: {fault}");
     }
 }
+
+/// Read to the letter these have the password's end for a database, a virtual host, a host or
+/// a key, all of which are shown.
+#[test]
+fn an_unescaped_password_is_not_taken_for_a_name() {
+    for login in ["u:12/S3CRET", "u:12?host=S3CRET", "u:12?S3CRET=1", "u:@S3CRET", "u#S3CRET"] {
+        for (name, scheme) in [("DATABASE_URL", "postgres"), ("AMQP_URL", "amqp")] {
+            let fault = Try::both().env(&[(name, &format!("{scheme}://{login}@h/n"))]).fault();
+            assert!(fault.contains("percent-encoded"), "{login}: {fault}");
+            assert!(!fault.contains("S3CRET"), "{login}: {fault}");
+        }
+    }
+}
