@@ -5,11 +5,10 @@ SELECT attribute.attname::text AS name,
        format_type(attribute.atttypid, attribute.atttypmod) AS type_name,
        attribute.attgenerated::text AS generated,
        -- null: the publication has no column list, or the server none at all (14)
-       attribute.attnum::text = ANY (string_to_array((
-           SELECT to_jsonb(member) ->> 'prattrs' FROM pg_publication_rel AS member
-             JOIN pg_publication AS publication ON publication.oid = member.prpubid
-            WHERE publication.pubname = :'publication' AND member.prrelid = attribute.attrelid
-       ), ' ')) AS is_listed
+       (SELECT nullif(to_jsonb(member) -> 'prattrs', 'null') @> to_jsonb(attribute.attnum::integer)
+          FROM pg_publication_rel AS member
+          JOIN pg_publication AS publication ON publication.oid = member.prpubid
+         WHERE publication.pubname = :'publication' AND member.prrelid = attribute.attrelid) AS is_listed
   FROM pg_attribute AS attribute
  WHERE attribute.attrelid = :'relation'::oid AND attribute.attnum > 0 AND NOT attribute.attisdropped
  ORDER BY attribute.attnum;

@@ -8,6 +8,6 @@ SELECT has_schema_privilege(relation.relnamespace, 'USAGE') AS usage,
        (SELECT has_column_privilege(relation.oid, attnum, 'UPDATE') FROM pg_attribute
          WHERE attrelid = relation.oid AND attname = :'relayed_at') AS update_mark,
        has_table_privilege(relation.oid, 'DELETE') AS delete,
-       relation.relrowsecurity AND NOT row_security_active(relation.oid) IS TRUE AS has_row_security
+       row_security_active(relation.oid) AS has_row_security
   FROM pg_class AS relation
  WHERE relation.oid = :'relation'::oid;

@@ -13,6 +13,7 @@ SELECT (wanted.number - 1)::integer AS number,
        coalesce(to_jsonb(publication) ->> 'pubgencols', 'n') = 's' AS has_generated, -- from 18 on
        relation.oid AS relation,
        relation.relkind = 'p' AS is_partitioned,
+       relation.relispartition AS is_partition,
        -- What puts the table in: itself or a table it is a partition of, its schema, or all.
        member.oid AS member,
        (SELECT entry.objid FROM pg_depend AS entry, pg_depend AS its_publication

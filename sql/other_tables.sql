@@ -1,12 +1,16 @@
 -- Tables in the publication that no outbox is: their rows cost decoding and are passed over.
 --   psql -v publication=pgoutbox -v tables='[["public", "outbox_messages"]]' -f other_tables.sql
-SELECT format('%I.%I', schemaname, tablename) AS name
-  FROM pg_publication_tables
- WHERE pubname = :'publication'
-   AND NOT jsonb_build_array(jsonb_build_array(schemaname, tablename)) <@ :'tables'::jsonb
-   -- Partitions of an outbox are no strangers.
-   AND NOT EXISTS (SELECT FROM pg_partition_ancestors(format('%I.%I', schemaname, tablename)::regclass) AS up
-                     JOIN pg_class AS relation ON relation.oid = up.relid
-                     JOIN pg_namespace AS namespace ON namespace.oid = relation.relnamespace
-                    WHERE jsonb_build_array(jsonb_build_array(namespace.nspname, relation.relname)) <@ :'tables'::jsonb)
+SELECT format('%I.%I', covered.schemaname, covered.tablename) AS name
+  FROM pg_publication_tables AS covered
+  JOIN pg_namespace AS namespace ON namespace.nspname = covered.schemaname
+  JOIN pg_class AS relation
+    ON relation.relnamespace = namespace.oid AND relation.relname = covered.tablename
+ WHERE covered.pubname = :'publication'
+   -- Neither an outbox nor a partition of one.
+   AND NOT EXISTS (SELECT FROM jsonb_array_elements(:'tables'::jsonb) AS wanted (names)
+                     JOIN pg_namespace AS its ON its.nspname = wanted.names ->> 0
+                     JOIN pg_class AS outbox
+                       ON outbox.relnamespace = its.oid AND outbox.relname = wanted.names ->> 1
+                    WHERE outbox.oid = relation.oid
+                       OR outbox.oid IN (SELECT pg_partition_ancestors(relation.oid)))
  ORDER BY 1 LIMIT 10;

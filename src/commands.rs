@@ -1,3 +1,57 @@
-//! One file per verb.
+//! One file per verb, and what they share.
 
+pub mod check;
 pub mod config;
+pub mod init;
+pub mod run;
+pub mod schema;
+pub mod status;
+pub mod uninstall;
+
+use std::io::Write;
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use crate::config::Config;
+use crate::error::Fault;
+use crate::postgres;
+
+/// How long one statement of a command may take. Slot creation has a bound of its own.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Prints a line. A reader that went away (`| head`) is no fault of ours.
+fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// The database as the one-shot commands use it: patient with nobody's locks.
+async fn connect(config: &Config) -> Result<Client, Fault> {
+    let options = format!(
+        "-c lock_timeout=10s -c statement_timeout={} -c client_min_messages=warning",
+        STATEMENT_TIMEOUT.as_millis()
+    );
+    let server = &config.postgres.audit;
+    let timeout = config.postgres.connect_timeout;
+    // Not the relay's own name: that one is looked for in synchronous_standby_names.
+    let (client, _driver) = postgres::connect(server, "pgoutbox", timeout, &options).await?;
+    Ok(client)
+}
+
+/// The two roles, for those who want them.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Roles {
+    /// Role that streams (LOGIN REPLICATION)
+    #[arg(long, value_name = "NAME", requires = "audit_role")]
+    pub stream_role: Option<String>,
+    /// Role that marks and checks
+    #[arg(long, value_name = "NAME", requires = "stream_role")]
+    pub audit_role: Option<String>,
+}
+
+impl Roles {
+    /// Both, where they were asked for.
+    fn both(&self) -> Option<(&str, &str)> {
+        Some((self.stream_role.as_deref()?, self.audit_role.as_deref()?))
+    }
+}

@@ -2,6 +2,7 @@
 
 pub mod commands;
 pub mod config;
+pub mod declare;
 pub mod error;
 pub mod event;
 pub mod marker;

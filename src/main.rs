@@ -1,3 +1,88 @@
-//! Arguments to command, signals, exit code.
+//! Arguments to command, fault to exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use pgoutbox::commands::{check, config, init, run, schema, status, uninstall};
+use pgoutbox::config::{Config, Flags, Needs, Sources};
+use pgoutbox::error::Fault;
+
+/// Relays a Postgres outbox table to RabbitMQ: in commit order, within milliseconds, losing none.
+#[derive(Parser)]
+#[command(version, after_help = HELP)]
+struct Cli {
+    #[command(flatten)]
+    flags: Flags,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const HELP: &str = "\
+Example:
+  export DATABASE_URL=postgres://app:secret@localhost/app AMQP_URL=amqp://guest:guest@localhost
+  pgoutbox init && pgoutbox check && pgoutbox run
+
+Exit codes:
+  0   done; for run: told to stop, and everything in flight is settled
+  1   only a person can mend it: the message says how
+  64  wrong arguments or settings
+  69  a server is not available (run waits instead)";
+
+#[derive(Subcommand)]
+enum Command {
+    Init(init::Args),
+    Check(check::Args),
+    /// Relays until SIGTERM or SIGINT.
+    #[command(
+        after_help = "Example:\n  DATABASE_URL=postgres://app@localhost/app AMQP_URL=amqp://localhost pgoutbox run"
+    )]
+    Run,
+    Status(status::Args),
+    Schema(schema::Args),
+    Config(config::Args),
+    Uninstall(uninstall::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
+        }
+    };
+    pgoutbox::tls::install_provider();
+    let outcome = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Fault::definite(format!("no runtime: {error}"), ""))
+        .and_then(|runtime| runtime.block_on(carry_out(cli)));
+    match outcome {
+        Ok(code) => code,
+        Err(fault) => {
+            eprintln!("error: {fault}");
+            ExitCode::from(fault.exit_code())
+        }
+    }
+}
+
+async fn carry_out(cli: Cli) -> Result<ExitCode, Fault> {
+    let sources = Sources::of_process(cli.flags);
+    let is_well = match cli.command {
+        Command::Init(args) => init::run(&args, &sources).await.map(|()| true),
+        Command::Check(args) => check::run(&args, &sources).await,
+        Command::Run => run::run(Config::load(&sources, Needs::ALL)?).await.map(|()| true),
+        Command::Status(args) => status::run(&args, &sources).await,
+        Command::Schema(args) => print(&schema::run(&args, &sources)?),
+        Command::Config(args) => print(&config::run(&args, &sources)?),
+        Command::Uninstall(args) => uninstall::run(&args, &sources).await.map(|()| true),
+    }?;
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A reader that went away (`| head`) is no fault of ours.
+fn print(text: &str) -> Result<bool, Fault> {
+    use std::io::Write;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(true)
+}

@@ -147,9 +147,7 @@ pub fn classify(error: &tokio_postgres::Error) -> Fault {
         return fault.mend(MEND_LOGIN);
     }
     if what.contains("certificate") || what.contains("TLS") || what.contains("tls") {
-        return fault.mend(
-            "check the CA file, the server's certificate and that its name is the host connected to",
-        );
+        return fault.mend(MEND_TLS);
     }
     fault
 }
@@ -164,7 +162,11 @@ pub fn classify_text(text: &str) -> Fault {
     }
 }
 
-const MEND_LOGIN: &str = "check user and password in DATABASE_URL, and the server's pg_hba.conf; it is tried again until then";
+/// What mends a login that the server refused.
+pub(crate) const MEND_LOGIN: &str = "check user and password in DATABASE_URL, and the server's pg_hba.conf; it is tried again until then";
+/// What mends a TLS handshake that failed.
+pub(crate) const MEND_TLS: &str =
+    "check the CA file, the server's certificate and that its name is the host connected to";
 const MEND_CHECK: &str = "run `pgoutbox check`: it names what is wrong, and the SQL that mends it";
 
 /// What a server's error means. Messages may be in any language, so the code alone decides.
@@ -186,7 +188,7 @@ pub fn classify_sqlstate(code: &str, message: &str) -> Fault {
         "42704" | "55000" => Fault::definite(what, MEND_CHECK),
         "42501" => Fault::definite(
             what,
-            "run `pgoutbox check` for the GRANT that is missing; `pgoutbox schema --roles` shows them all",
+            "run `pgoutbox check` for the GRANT that is missing; `pgoutbox schema --stream-role NAME --audit-role NAME` shows them all",
         ),
         "58P01" => Fault::definite(
             what,

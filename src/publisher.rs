@@ -177,6 +177,11 @@ impl Publisher {
         })
     }
 
+    /// The channel, for declaring; the relay itself never does.
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
     /// What the broker takes.
     pub fn limits(&self) -> Limits {
         self.limits

@@ -43,7 +43,7 @@ pub struct Membership {
 
 /// What the server answers for one table.
 pub(super) struct Answer {
-    publication: Option<u32>,
+    pub(super) publication: Option<u32>,
     is_insert: bool,
     is_insert_only: bool,
     is_via_root: bool,
@@ -51,7 +51,8 @@ pub(super) struct Answer {
     relation: Option<u32>,
     is_covered: bool,
     is_partitioned: bool,
-    member: Option<u32>,
+    is_partition: bool,
+    pub(super) member: Option<u32>,
     member_schema: Option<u32>,
     is_filtered: bool,
     row_filter: Option<String>,
@@ -146,6 +147,7 @@ pub(super) async fn ask(client: &Client, config: &Config) -> Result<Vec<Answer>,
                 relation: column(row, "relation")?,
                 is_covered: is("is_covered")?,
                 is_partitioned: is("is_partitioned")?,
+                is_partition: is("is_partition")?,
                 member: column(row, "member")?,
                 member_schema: column(row, "member_schema")?,
                 is_filtered: is("is_filtered")?,
@@ -251,6 +253,16 @@ fn table_finding(config: &Config, table: &Table, answer: &Answer) -> Option<Find
         return Some(Finding::error(
             format!("table {}.{} does not exist", table.schema, table.name),
             "pgoutbox init  -- or name your table in the configuration: [[tables]]",
+        ));
+    }
+    if !answer.is_covered && answer.is_partition && answer.is_via_root {
+        return Some(Finding::error(
+            format!(
+                "{}.{} is a partition, and publication \"{publication}\" sends its rows under the \
+                 name of the table it is part of",
+                table.schema, table.name
+            ),
+            "name the partitioned table in the configuration: [[tables]]",
         ));
     }
     if !answer.is_covered {

@@ -2,7 +2,7 @@
 
 use tokio_postgres::{Client, Row};
 
-use super::coverage::{self, Coverage};
+use super::coverage::{self, Answer, Coverage};
 use super::table::{self, Outbox, statements};
 use super::{Finding, Severity, SlotState, state, tables_json};
 use crate::config::{AuditMode, Config};
@@ -17,6 +17,8 @@ pub struct Preflight {
     pub findings: Vec<Finding>,
     /// The slot, where it exists.
     pub slot: Option<SlotState>,
+    /// The publication exists.
+    pub has_publication: bool,
     /// One for each configured table that can be read.
     pub tables: Vec<Outbox>,
     /// By what the tables are covered, where they are.
@@ -81,7 +83,7 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
     findings.extend(slot_findings(server, slot.as_ref(), config)?);
     let answers = coverage::ask(client, config).await?;
     findings.extend(coverage::findings(config, &answers));
-    findings.extend(strangers(client, config).await?);
+    findings.extend(strangers(client, config, &answers).await?);
     let mut tables = Vec::new();
     for (number, table) in config.tables.iter().enumerate() {
         let has_generated = answers.get(number).is_some_and(|answer| answer.has_generated);
@@ -94,6 +96,7 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
     Ok(Preflight {
         findings,
         slot,
+        has_publication: answers.iter().any(|answer| answer.publication.is_some()),
         tables,
         coverage: coverage::compile(config, &answers),
         server_version: column(server, "version")?,
@@ -243,20 +246,28 @@ fn slot_findings(
     Ok(findings)
 }
 
-async fn strangers(client: &Client, config: &Config) -> Result<Option<Finding>, Fault> {
+async fn strangers(
+    client: &Client,
+    config: &Config,
+    answers: &[Answer],
+) -> Result<Option<Finding>, Fault> {
     let publication = &config.postgres.publication;
     let tables = tables_json(config);
     let variables = [("publication", publication.as_str()), ("tables", &tables)];
     let rows = query(client, &sql::render(sql::OTHER_TABLES, &variables)?).await?;
     let names = rows.iter().map(|row| column(row, "name")).collect::<Result<Vec<String>, _>>()?;
     let Some(first) = names.first() else { return Ok(None) };
-    Ok(Some(Finding::warning(
-        format!(
-            "publication \"{publication}\" has other tables too, whose rows are sent and passed over: {}",
-            names.join(", ")
-        ),
-        format!("ALTER PUBLICATION {} DROP TABLE {first};", sql::identifier(publication)),
-    )))
+    let what = format!(
+        "publication \"{publication}\" has other tables too, whose rows are sent and passed over: {}",
+        names.join(", ")
+    );
+    // Tables that came with their schema, or with all, cannot be taken out one by one.
+    let mend = if answers.iter().all(|answer| answer.member.is_some()) {
+        format!("ALTER PUBLICATION {} DROP TABLE {first};", sql::identifier(publication))
+    } else {
+        "make a publication FOR TABLE of the outbox alone, with a slot of its own".to_owned()
+    };
+    Ok(Some(Finding::warning(what, mend)))
 }
 
 async fn own_schema(client: &Client, config: &Config) -> Result<Vec<Finding>, Fault> {

@@ -235,7 +235,8 @@ fn hidden(config: &Config, table: &Table, attributes: &[Attribute], error: &str)
         return Finding::error(
             format!("{error} in the stream: the publication has a column list"),
             format!(
-                "ALTER PUBLICATION {publication} SET TABLE {};  -- and the other tables, if any",
+                "ALTER PUBLICATION {publication} SET TABLE {};  -- and the other tables, if any; \
+                 or say in the configuration that there is no such field: headers = \"\"",
                 sql::qualified(&table.schema, &table.name)
             ),
         );
@@ -343,8 +344,8 @@ async fn privileges(
         ));
     }
     if may("has_row_security")? {
-        findings.push(Finding::error(
-            format!("row level security hides rows of {} from role \"{role}\"", title(table)),
+        findings.push(Finding::warning(
+            format!("row level security may hide rows of {} from role \"{role}\"", title(table)),
             format!(
                 "add a policy that lets it mark every row, or ALTER ROLE {} BYPASSRLS;",
                 sql::identifier(role)

@@ -1,0 +1,291 @@
+//! `pgoutbox init`: makes what is missing, in the right order.
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use super::{Roles, connect, say, schema};
+use crate::config::{Config, Needs, Sources, Table};
+use crate::error::Fault;
+use crate::postgres::{self, column, query};
+use crate::slot::{self, Finding, Severity};
+use crate::{declare, sql};
+
+/// Makes the outbox table, the relay's own schema, the publication and the slot, where they
+/// are missing. What exists is checked, and never changed.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    DATABASE_URL=postgres://owner@localhost/app pgoutbox init\n  \
+    pgoutbox init --dry-run\n  \
+    pgoutbox init --stream-role pgoutbox_stream --audit-role pgoutbox_audit --declare")]
+pub struct Args {
+    /// Print the SQL of what is missing, and run none of it
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Declare the exchange on RabbitMQ as well, and the queues of [[declare.queues]]
+    #[arg(long)]
+    pub declare: bool,
+    /// The roles too
+    #[command(flatten)]
+    pub roles: Roles,
+    /// How long the slot may wait for transactions that are writing
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub slot_timeout: Duration,
+}
+
+/// Makes what is missing, and says so of each thing.
+///
+/// # Errors
+/// What stands in the way. What was made until then stays: run it again.
+pub async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
+    let needs = if args.declare { Needs::ALL } else { Needs::POSTGRES };
+    let config = Config::load(sources, needs)?;
+    let client = connect(&config).await?;
+    let found = look(&client, &config).await?;
+    if found.slot && !found.publication {
+        return Err(slot_before_publication(&config));
+    }
+    let maker = Maker { client: &client, is_dry: args.dry_run };
+    for table in &config.tables {
+        maker.table(table, &found).await?;
+    }
+    maker.own_schema(&found).await?;
+    maker.enqueue(&config, &found).await?;
+    maker.publication(&config, &found).await?;
+    if let Some((stream, audit)) = args.roles.both() {
+        maker.roles(&config, stream, audit).await?;
+    }
+    maker.slot(&config, &found, args.slot_timeout).await?;
+    if args.declare {
+        declare::declare(&config, args.dry_run).await?;
+    }
+    if args.dry_run { Ok(()) } else { verify(&client, &config).await }
+}
+
+struct Found {
+    server_version: i32,
+    slot: bool,
+    publication: bool,
+    own_schema: bool,
+    enqueue: bool,
+}
+
+/// Looks before anything is made, so that what cannot end well does not begin.
+async fn look(client: &Client, config: &Config) -> Result<Found, Fault> {
+    let flight = slot::preflight(client, config).await?;
+    let rows = query(client, sql::SERVER).await?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    if column::<String>(row, "wal_level")? != "logical" {
+        let stands_against = |finding: &&Finding| finding.what.starts_with("wal_level");
+        let finding = flight.findings.iter().find(stands_against);
+        let (what, mend) = finding.map_or(("wal_level is not logical", ""), |f| (&f.what, &f.mend));
+        return Err(Fault::definite(what, mend));
+    }
+    let schema = query(client, sql::CHECK_SCHEMA).await?;
+    let own = schema.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    Ok(Found {
+        server_version: flight.server_version,
+        slot: flight.slot.is_some(),
+        publication: flight.has_publication,
+        own_schema: column(own, "has_progress")? && column(own, "has_relayed")?,
+        enqueue: column(own, "has_enqueue")?,
+    })
+}
+
+/// A slot reads the catalog as it was when each row was written: one made before the
+/// publication stops at the first row (14 to 17), or passes over them in silence (18).
+fn slot_before_publication(config: &Config) -> Fault {
+    let slot = &config.postgres.slot;
+    Fault::definite(
+        format!(
+            "slot \"{slot}\" exists, but publication \"{}\" does not: a slot cannot use a \
+             publication made after it; events committed since then are in the rows with \
+             relayed_at IS NULL",
+            config.postgres.publication
+        ),
+        format!(
+            "SELECT pg_drop_replication_slot({});  -- then run `pgoutbox init` again",
+            sql::literal(slot)
+        ),
+    )
+}
+
+struct Maker<'a> {
+    client: &'a Client,
+    is_dry: bool,
+}
+
+impl Maker<'_> {
+    async fn make(&self, what: &str, sql: &str) -> Result<(), Fault> {
+        self.carry_out("made", what, sql).await
+    }
+
+    async fn carry_out(&self, verb: &str, what: &str, sql: &str) -> Result<(), Fault> {
+        if self.is_dry {
+            say(sql);
+            return Ok(());
+        }
+        postgres::execute(self.client, sql).await.map_err(|mut fault| {
+            fault.what = format!("{what}: {}", fault.what);
+            fault
+        })?;
+        say(format_args!("{verb:8}{what}"));
+        Ok(())
+    }
+
+    fn found(&self, what: &str) {
+        say(format_args!("{}found   {what}", if self.is_dry { "-- " } else { "" }));
+    }
+
+    async fn columns(&self, table: &Table) -> Result<Option<Vec<(String, String)>>, Fault> {
+        let variables = [
+            ("schema", table.schema.as_str()),
+            ("table", &table.name),
+            ("relayed_at", &table.columns.relayed_at.name),
+        ];
+        let rows = query(self.client, &sql::render(sql::CHECK_TABLE, &variables)?).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let oid = column::<u32>(row, "oid")?.to_string();
+        let variables = [("relation", oid.as_str()), ("publication", "")];
+        let rows = query(self.client, &sql::render(sql::CHECK_COLUMNS, &variables)?).await?;
+        let pair = |row| Ok((column(row, "name")?, column(row, "type_name")?));
+        rows.iter().map(pair).collect::<Result<_, Fault>>().map(Some)
+    }
+
+    async fn table(&self, table: &Table, found: &Found) -> Result<(), Fault> {
+        let what = format!("table {}.{}", table.schema, table.name);
+        if self.columns(table).await?.is_some() {
+            self.found(&what);
+            return Ok(());
+        }
+        if let Some(other) = foreign_column(table) {
+            return Err(Fault::definite(
+                format!("{what} does not exist, and the default one has no column \"{other}\""),
+                "create your table, or take your column names out of the configuration",
+            ));
+        }
+        let outcome = self.make(&what, &schema::outbox(table, found.server_version)?).await;
+        outcome.map_err(|fault| {
+            if fault.what.contains("3F000") {
+                return fault.mend(format!("CREATE SCHEMA {};", sql::identifier(&table.schema)));
+            }
+            fault
+        })
+    }
+
+    async fn own_schema(&self, found: &Found) -> Result<(), Fault> {
+        if found.own_schema {
+            self.found("schema pgoutbox");
+            return Ok(());
+        }
+        self.make("schema pgoutbox", sql::SCHEMA).await
+    }
+
+    /// The function is pgoutbox's own, so a newer one replaces an older.
+    async fn enqueue(&self, config: &Config, found: &Found) -> Result<(), Fault> {
+        let Some(table) = config.tables.first() else { return Ok(()) };
+        // In a dry run the table may not be there yet; the default one has all columns.
+        if let Some(columns) = self.columns(table).await? {
+            let has = |name: &str, of: &str| {
+                columns.iter().any(|(n, t)| n == name && (of.is_empty() || t == of))
+            };
+            let lacks = ENQUEUED.into_iter().find(|(name, of)| !has(name, of));
+            if let Some((name, of)) = lacks {
+                let dash = if self.is_dry { "-- " } else { "" };
+                say(format_args!(
+                    "{dash}skipped function pgoutbox.enqueue: {}.{} has no column {name} {of}",
+                    table.schema, table.name
+                ));
+                return Ok(());
+            }
+        }
+        let verb = if found.enqueue { "renewed" } else { "made" };
+        self.carry_out(verb, "function pgoutbox.enqueue", &schema::enqueue(table)?).await
+    }
+
+    async fn publication(&self, config: &Config, found: &Found) -> Result<(), Fault> {
+        let what = format!("publication {}", config.postgres.publication);
+        if found.publication {
+            self.found(&what);
+            return Ok(());
+        }
+        self.make(&what, &schema::publication(config)?).await
+    }
+
+    async fn roles(&self, config: &Config, stream: &str, audit: &str) -> Result<(), Fault> {
+        let what = format!(
+            "roles {stream} and {audit}, with their grants; without passwords: use \\password"
+        );
+        self.make(&what, &schema::roles(config, stream, audit)?.join("\n")).await
+    }
+
+    async fn slot(&self, config: &Config, found: &Found, timeout: Duration) -> Result<(), Fault> {
+        let slot = &config.postgres.slot;
+        if found.slot {
+            self.found(&format!("slot {slot}"));
+            return Ok(());
+        }
+        if self.is_dry {
+            let millis = format!("{}ms", timeout.as_millis());
+            say(sql::render(sql::SLOT, &[("slot", slot), ("timeout", &millis)])?);
+            return Ok(());
+        }
+        let lsn = slot::create(self.client, slot, timeout).await?;
+        say(format_args!("made    slot {slot}: events committed from {lsn} on are in it"));
+        Ok(())
+    }
+}
+
+/// The columns that `pgoutbox.enqueue` writes, and the types it cannot do without.
+const ENQUEUED: [(&str, &str); 7] = [
+    ("id", "uuid"),
+    ("topic", ""),
+    ("payload", "jsonb"),
+    ("headers", "jsonb"),
+    ("aggregate_type", ""),
+    ("aggregate_id", ""),
+    ("event_type", ""),
+];
+
+/// A column that the configuration names and the default table does not have.
+fn foreign_column(table: &Table) -> Option<&str> {
+    const DEFAULT: [&str; 12] = [
+        "id",
+        "aggregate_type",
+        "aggregate_id",
+        "event_type",
+        "topic",
+        "payload",
+        "headers",
+        "occurred_at",
+        "attempt",
+        "relayed_at",
+        "failed_at",
+        "last_error",
+    ];
+    let columns = &table.columns;
+    let all = [
+        &columns.id,
+        &columns.aggregate_type,
+        &columns.aggregate_id,
+        &columns.event_type,
+        &columns.topic,
+        &columns.payload,
+        &columns.headers,
+        &columns.occurred_at,
+        &columns.correlation_id,
+        &columns.content_type,
+        &columns.relayed_at,
+    ];
+    let is_foreign = |name: &str| !name.is_empty() && !DEFAULT.contains(&name);
+    all.into_iter().filter(|c| c.is_explicit).map(|c| c.name.as_str()).find(|name| is_foreign(name))
+}
+
+/// What was found was not made here, so it is looked at like `check` does.
+async fn verify(client: &Client, config: &Config) -> Result<(), Fault> {
+    let flight = slot::preflight(client, config).await?;
+    for finding in flight.findings.iter().filter(|f| f.severity == Severity::Warning) {
+        say(format_args!("warning {}\n        mend: {}", finding.what, finding.mend));
+    }
+    flight.ready(config).map(|_| ())
+}

@@ -1,0 +1,101 @@
+//! `pgoutbox schema`: the SQL that `init` runs, for those who run it themselves.
+
+use super::Roles;
+use crate::config::{AuditMode, Config, Needs, Sources, Table};
+use crate::error::Fault;
+use crate::slot::grants_for;
+use crate::sql;
+
+/// Prints the SQL of the outbox, the publication, the slot and the roles. Connects to nothing.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    pgoutbox schema | psql -v ON_ERROR_STOP=1 app\n  \
+    pgoutbox schema --stream-role pgoutbox_stream --audit-role pgoutbox_audit")]
+pub struct Args {
+    /// Major version of the server: from 18 on, ids rise with time
+    #[arg(long, value_name = "MAJOR", default_value_t = 14)]
+    pub server_version: i32,
+    /// The roles too
+    #[command(flatten)]
+    pub roles: Roles,
+    /// What `uninstall` runs, instead
+    #[arg(long, conflicts_with_all = ["stream_role", "audit_role"])]
+    pub uninstall: bool,
+}
+
+/// The SQL, in the order in which it must run.
+///
+/// # Errors
+/// The configuration's.
+pub fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
+    let config = Config::load(sources, Needs::NONE)?;
+    if args.uninstall {
+        return uninstall(&config);
+    }
+    let mut parts = Vec::new();
+    for table in &config.tables {
+        parts.push(outbox(table, args.server_version * 10_000)?);
+    }
+    parts.push(sql::SCHEMA.to_owned());
+    if let Some(table) = config.tables.first() {
+        parts.push(enqueue(table)?);
+    }
+    parts.push(publication(&config)?);
+    if let Some((stream, audit)) = args.roles.both() {
+        parts.extend(roles(&config, stream, audit)?);
+    }
+    parts.push(sql::render(sql::SLOT, &[("slot", &config.postgres.slot), ("timeout", "30s")])?);
+    Ok(parts.join("\n"))
+}
+
+/// The default table.
+pub(super) fn outbox(table: &Table, server_version: i32) -> Result<String, Fault> {
+    let new_id = if server_version >= 180_000 { "uuidv7" } else { "gen_random_uuid" };
+    let variables = [("schema", table.schema.as_str()), ("table", &table.name), ("new_id", new_id)];
+    sql::render(sql::OUTBOX, &variables)
+}
+
+/// The function that writes into the first table.
+pub(super) fn enqueue(table: &Table) -> Result<String, Fault> {
+    sql::render(sql::ENQUEUE, &[("schema", &table.schema), ("table", &table.name)])
+}
+
+/// The publication with every table.
+pub(super) fn publication(config: &Config) -> Result<String, Fault> {
+    let mut out = String::new();
+    for (number, table) in config.tables.iter().enumerate() {
+        let file = if number == 0 { sql::PUBLICATION } else { sql::PUBLICATION_TABLE };
+        let variables = [
+            ("publication", config.postgres.publication.as_str()),
+            ("schema", &table.schema),
+            ("table", &table.name),
+        ];
+        out.push_str(&sql::render(file, &variables)?);
+    }
+    Ok(out)
+}
+
+/// The roles and what each table's marks need.
+pub(super) fn roles(config: &Config, stream: &str, audit: &str) -> Result<Vec<String>, Fault> {
+    let database = config.postgres.audit.database.as_str();
+    let variables = [("stream_role", stream), ("audit_role", audit), ("database", database)];
+    let mut parts = vec![sql::render(sql::ROLES, &variables)?];
+    let mode = config.audit.mode;
+    let grants = match mode {
+        AuditMode::Update => sql::GRANTS_UPDATE,
+        AuditMode::Delete => sql::GRANTS_DELETE,
+        AuditMode::SideTable => sql::GRANTS_SIDE_TABLE,
+        AuditMode::None => return Ok(parts),
+    };
+    for table in &config.tables {
+        parts.push(grants_for(grants, mode, table, audit)?);
+    }
+    parts.dedup();
+    Ok(parts)
+}
+
+/// What `uninstall` runs.
+pub(super) fn uninstall(config: &Config) -> Result<String, Fault> {
+    let postgres = &config.postgres;
+    sql::render(sql::UNINSTALL, &[("slot", &postgres.slot), ("publication", &postgres.publication)])
+}

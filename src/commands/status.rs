@@ -1,0 +1,241 @@
+//! `pgoutbox status`: how far the relay is, and what holds it up.
+
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+
+use super::{connect, say};
+use crate::config::{Config, Needs, Sources, Table};
+use crate::error::Fault;
+use crate::postgres::{column, query};
+use crate::slot::{self, SlotState};
+use crate::sql;
+
+/// Shows the slot, the progress, what the relay is stuck on, and how many rows have no mark.
+/// Exit code 1 where the relay is stuck, or the slot is missing or lost.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(
+    after_help = "Examples:\n  pgoutbox status\n  pgoutbox status --json | jq .slot.retained_wal_bytes"
+)]
+pub struct Args {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Pages that are read at most to count rows without a mark: 100 MB. In a larger table so
+/// many are picked at random, and the count is an estimate.
+const MOST_PAGES: i64 = 12_800;
+
+struct Unmarked {
+    table: String,
+    rows: Option<i64>,
+    is_estimate: bool,
+    why_not: Option<String>,
+}
+
+struct Progress {
+    end_lsn: String,
+    settled: i64,
+    updated_at: String,
+    fault: Option<Value>,
+    fault_at: Option<String>,
+}
+
+/// Looks, prints, and says whether all is well.
+///
+/// # Errors
+/// Postgres cannot be asked, or the configuration is wrong.
+pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
+    let config = Config::load(sources, Needs::POSTGRES)?;
+    let client = connect(&config).await?;
+    let slot = slot::state(&client, &config.postgres.slot).await?;
+    let progress = progress(&client, &config).await?;
+    let mut unmarked = Vec::new();
+    for table in &config.tables {
+        unmarked.push(count(&client, table).await?);
+    }
+    if args.json {
+        say(format_args!("{:#}", as_json(&config, slot.as_ref(), progress.as_ref(), &unmarked)));
+    } else {
+        print(&config, slot.as_ref(), progress.as_ref(), &unmarked);
+    }
+    let is_slot_well = slot.is_some_and(|slot| slot.wal_status.as_deref() != Some("lost"));
+    Ok(is_slot_well && progress.is_none_or(|progress| progress.fault.is_none()))
+}
+
+async fn progress(client: &Client, config: &Config) -> Result<Option<Progress>, Fault> {
+    let own = query(client, sql::CHECK_SCHEMA).await?;
+    let Some(own) = own.first() else { return Ok(None) };
+    if !column::<bool>(own, "has_progress")? {
+        return Ok(None);
+    }
+    let sql = sql::render(sql::PROGRESS, &[("slot", &config.postgres.slot)])?;
+    let rows = query(client, &sql).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let fault: Option<String> = column(row, "fault")?;
+    Ok(Some(Progress {
+        end_lsn: column(row, "end_lsn")?,
+        settled: column(row, "settled")?,
+        updated_at: column(row, "updated_at")?,
+        fault: fault.and_then(|fault| serde_json::from_str(&fault).ok()),
+        fault_at: column(row, "fault_at")?,
+    }))
+}
+
+/// Never reads more than [`MOST_PAGES`]: the size comes from the files, and a large table is
+/// sampled by page.
+async fn count(client: &Client, table: &Table) -> Result<Unmarked, Fault> {
+    let unknown = |why: &str| Unmarked {
+        table: format!("{}.{}", table.schema, table.name),
+        rows: None,
+        is_estimate: false,
+        why_not: Some(why.to_owned()),
+    };
+    let mark = table.columns.relayed_at.name.as_str();
+    let (schema, name) = (("schema", table.schema.as_str()), ("table", table.name.as_str()));
+    let found =
+        query(client, &sql::render(sql::CHECK_TABLE, &[schema, name, ("relayed_at", mark)])?)
+            .await?;
+    let Some(found) = found.first() else { return Ok(unknown("the table does not exist")) };
+    let relation = column::<u32>(found, "oid")?.to_string();
+    let pages = query(client, &sql::render(sql::TABLE_PAGES, &[("relation", &relation)])?).await?;
+    let pages: i64 = pages.first().map_or(Ok(0), |row| column(row, "pages"))?;
+    #[allow(clippy::cast_precision_loss)] // an estimate
+    let share = if pages <= MOST_PAGES { 1.0 } else { MOST_PAGES as f64 / pages as f64 };
+    let percent = (share * 100.0).to_string();
+    let variables = [schema, name, ("relayed_at", mark), ("percent", &percent)];
+    let rows = match query(client, &sql::render(sql::UNMARKED, &variables)?).await {
+        Ok(rows) => rows,
+        // No such column, no right to read it, or a lock: the rest of the status still counts.
+        Err(fault) => return Ok(unknown(&fault.what)),
+    };
+    let rows: i64 = rows.first().map_or(Ok(0), |row| column(row, "rows"))?;
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)] // an estimate
+    let estimate = (rows as f64 / share) as i64;
+    Ok(Unmarked {
+        table: format!("{}.{}", table.schema, table.name),
+        rows: Some(estimate),
+        is_estimate: share < 1.0,
+        why_not: None,
+    })
+}
+
+fn as_json(
+    config: &Config,
+    slot: Option<&SlotState>,
+    progress: Option<&Progress>,
+    unmarked: &[Unmarked],
+) -> Value {
+    let slot = slot.map(|slot| {
+        json!({
+            "name": config.postgres.slot,
+            "is_active": slot.is_active,
+            "active_pid": slot.active_pid,
+            "wal_status": slot.wal_status,
+            "invalidation_reason": slot.invalidation_reason,
+            "confirmed_flush_lsn": slot.confirmed_flush_lsn,
+            "restart_lsn": slot.restart_lsn,
+            "confirmed_lag_bytes": slot.confirmed_lag_bytes,
+            "retained_wal_bytes": slot.retained_wal_bytes,
+            "safe_wal_size_bytes": slot.safe_wal_size,
+        })
+    });
+    let shown = progress.map(|progress| {
+        json!({
+            "end_lsn": progress.end_lsn,
+            "settled_after_it": progress.settled,
+            "updated_at": progress.updated_at,
+        })
+    });
+    let fault = progress.and_then(|progress| progress.fault.clone()).map(|mut fault| {
+        if let (Some(object), Some(at)) =
+            (fault.as_object_mut(), progress.and_then(|p| p.fault_at.as_deref()))
+        {
+            object.entry("since").or_insert_with(|| json!(at));
+        }
+        fault
+    });
+    let unmarked: Vec<_> = unmarked
+        .iter()
+        .map(|u| json!({ "table": u.table, "rows": u.rows, "is_estimate": u.is_estimate, "why_not": u.why_not }))
+        .collect();
+    json!({ "slot": slot, "progress": shown, "fault": fault, "unmarked": unmarked })
+}
+
+fn bytes(bytes: Option<i64>) -> String {
+    let bytes = bytes.map(|bytes| u64::try_from(bytes).unwrap_or(0));
+    bytes.map_or_else(|| "unknown".to_owned(), |bytes| bytesize::ByteSize(bytes).to_string())
+}
+
+fn print(
+    config: &Config,
+    slot: Option<&SlotState>,
+    progress: Option<&Progress>,
+    unmarked: &[Unmarked],
+) {
+    let name = &config.postgres.slot;
+    match slot {
+        None => say(format_args!("slot      {name} does not exist\n          mend: pgoutbox init")),
+        Some(slot) => print_slot(name, slot),
+    }
+    match progress {
+        None => say("progress  none yet"),
+        Some(progress) => {
+            say(format_args!(
+                "progress  settled to {}, written {}",
+                progress.end_lsn, progress.updated_at
+            ));
+            print_fault(progress);
+        }
+    }
+    for one in unmarked {
+        match (one.rows, &one.why_not) {
+            (Some(rows), _) => {
+                let about = if one.is_estimate { "about " } else { "" };
+                say(format_args!("unmarked  {about}{rows} rows of {}", one.table));
+            }
+            (None, why) => say(format_args!(
+                "unmarked  unknown for {}: {}",
+                one.table,
+                why.as_deref().unwrap_or_default()
+            )),
+        }
+    }
+}
+
+fn print_slot(name: &str, slot: &SlotState) {
+    let usage = match slot.active_pid {
+        Some(pid) => format!("in use by pid {pid}"),
+        None => "not in use".to_owned(),
+    };
+    say(format_args!("slot      {name}, {usage}"));
+    say(format_args!(
+        "lag       {} not acknowledged, {} of WAL kept on disk",
+        bytes(slot.confirmed_lag_bytes),
+        bytes(slot.retained_wal_bytes)
+    ));
+    let status = slot.wal_status.as_deref().unwrap_or("unknown");
+    let limit = match slot.safe_wal_size {
+        Some(size) => format!("{} until it may be lost", bytes(Some(size.max(0)))),
+        None => "no limit (max_slot_wal_keep_size is -1)".to_owned(),
+    };
+    let reason = slot.invalidation_reason.as_deref().map(|reason| format!(" ({reason})"));
+    say(format_args!("wal       {status}{}, {limit}", reason.unwrap_or_default()));
+}
+
+fn print_fault(progress: &Progress) {
+    let Some(fault) = &progress.fault else { return };
+    let text = |key: &str| fault.get(key).and_then(Value::as_str);
+    say(format_args!("stuck     {}", text("what").unwrap_or("for an unknown reason")));
+    if let Some(event) = text("event_id") {
+        say(format_args!(
+            "          event {event} of {}",
+            text("table").unwrap_or("an unknown table")
+        ));
+    }
+    let since = text("since").or(progress.fault_at.as_deref());
+    say(format_args!("          since {}", since.unwrap_or("unknown")));
+    if let Some(mend) = text("mend").filter(|mend| !mend.is_empty()) {
+        say(format_args!("          mend: {mend}"));
+    }
+}
