@@ -1,0 +1,10 @@
+//! A private Postgres.
+
+mod binaries;
+mod cluster;
+mod faults;
+mod standby;
+mod template;
+
+pub use cluster::{Auth, Options, Postgres, ServerTls, connect, slot_lag_bytes};
+pub use faults::Shutdown;
