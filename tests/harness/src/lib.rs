@@ -33,4 +33,4 @@ pub mod wait;
 pub mod workload;
 
 pub use process::{Signal, signal};
-pub use wait::{wait_for, wait_until};
+pub use wait::{retry, wait_for, wait_until};

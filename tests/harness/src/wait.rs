@@ -40,6 +40,25 @@ pub async fn wait_for<T>(
     }
 }
 
+/// Until the attempt succeeds. Unlike the other two it can be used in a spawned task, as the compiler cannot yet tell
+/// that an `AsyncFnMut`'s future is `Send`.
+pub async fn retry<T, F: Future<Output = Result<T>>>(
+    what: &str,
+    within: Duration,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T> {
+    let deadline = Instant::now() + within;
+    loop {
+        match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() >= deadline => {
+                return Err(error.context(format!("after {within:?} still waiting for {what}")));
+            }
+            Err(_) => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
 /// For places that cannot be async, such as `Drop`.
 pub fn wait_blocking(within: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + within;
