@@ -33,4 +33,5 @@ pub mod wait;
 pub mod workload;
 
 pub use process::{Signal, signal};
+pub use reaper::end_container_with_us;
 pub use wait::{retry, wait_for, wait_until};

@@ -25,16 +25,18 @@ pub(crate) enum Kind {
 
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
-root=$1 postgres= groups= processes=
+root=$1 postgres= groups= processes= containers=
 without() { w=$1; shift; for p; do [ "$p" = "$w" ] || printf ' %s' "$p"; done; }
 while read -r verb pid; do
   case $verb in
     postgres) postgres="$postgres $pid" ;;
     group) groups="$groups $pid" ;;
     process) processes="$processes $pid" ;;
+    container) containers="$containers $pid" ;;
     ended) postgres=$(without "$pid" $postgres) groups=$(without "$pid" $groups) processes=$(without "$pid" $processes) ;;
   esac
 done
+[ -z "$containers" ] || docker rm --force --volumes $containers
 for p in $processes; do kill -s KILL "$p"; done
 for p in $groups; do kill -s KILL -- "-$p"; done
 for p in $postgres; do kill -s QUIT "$p"; kill -s CONT "$p"; done
@@ -69,6 +71,11 @@ pub(crate) fn watch(kind: Kind, pid: u32) -> Result<()> {
         Kind::Process => "process",
     };
     tell(&format!("{verb} {pid}\n"))
+}
+
+/// The same for a Docker container. One that has ended by then is no harm.
+pub fn end_container_with_us(id: &str) -> Result<()> {
+    tell(&format!("container {id}\n"))
 }
 
 /// The process has been waited for: its number may soon belong to a stranger.
