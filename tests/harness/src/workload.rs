@@ -148,7 +148,7 @@ impl Workload {
     }
 
     /// Waits for the writers, then asks the table about each commit whose answer was lost.
-    pub async fn finish(mut self) -> Result<Ledger> {
+    pub async fn finish(&mut self) -> Result<Ledger> {
         while let Some(writer) = self.writers.join_next().await {
             writer??;
         }

@@ -30,7 +30,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let outcome = arguments().and_then(|arguments| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(until_interrupted(arguments))
+        runtime.block_on(run::demo(&arguments))
     });
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -39,14 +39,6 @@ fn main() -> ExitCode {
             eprintln!("demo: {error:#}");
             ExitCode::from(2)
         }
-    }
-}
-
-/// Dropping what runs ends it: servers and relay have process groups of their own, so Ctrl-C reached only us.
-async fn until_interrupted(arguments: Arguments) -> Result<bool> {
-    tokio::select! {
-        outcome = run::demo(&arguments) => outcome,
-        _ = tokio::signal::ctrl_c() => bail!("interrupted; everything is ended"),
     }
 }
 

@@ -19,37 +19,59 @@ const CATCH_UP: Duration = Duration::from_secs(60);
 const TABLE: &str = "public.outbox_messages";
 
 pub(crate) async fn demo(arguments: &Arguments) -> Result<bool> {
+    let mut course = until_interrupted(start_and_work(arguments)).await?;
+    if arguments.stay {
+        // What a visitor inserts now is not in the ledger: judge first.
+        let kept = until_interrupted(course.judge()).await?;
+        stay(&course.servers).await?;
+        course.drain().await?;
+        return Ok(kept);
+    }
+    until_interrupted(async {
+        course.drain().await?;
+        course.judge().await
+    })
+    .await
+}
+
+/// Dropping what runs ends it: servers and relay have process groups of their own, so Ctrl-C reaches only us.
+async fn until_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => bail!("interrupted; everything is ended"),
+    }
+}
+
+async fn start_and_work(arguments: &Arguments) -> Result<Course> {
     let pgoutbox = Pgoutbox::from_env()?;
     println!("starting a Postgres and a RabbitMQ of our own ...");
     let servers = Servers::start(arguments.docker).await?;
-    println!(
-        "{}\n  DATABASE_URL={}\n  AMQP_URL={}",
-        servers.described, servers.database_url, servers.amqp_url
-    );
-    let pgoutbox =
-        pgoutbox.env("DATABASE_URL", &servers.database_url).env("AMQP_URL", &servers.amqp_url);
+    let (database_url, amqp_url) = (&servers.database_url, &servers.amqp_url);
+    println!("{}\n  DATABASE_URL={database_url}\n  AMQP_URL={amqp_url}", servers.described);
+    let pgoutbox = pgoutbox.env("DATABASE_URL", database_url).env("AMQP_URL", amqp_url);
 
     println!("\n$ pgoutbox init --declare");
     print!("{}", pgoutbox.succeed(&["init", "--declare"]).await?);
-    let consumer = Consumer::start(&servers.amqp_url, consumer_options()).await?;
+    let consumer = Consumer::start(amqp_url, consumer_options()).await?;
     println!("\n$ pgoutbox run");
-    let relay = pgoutbox.spawn(&["run"])?;
-
     let mut course = Course {
-        workload: Workload::start(&servers.database_url, workload_options(arguments.workload))
-            .await?,
-        sampler: Sampler::new(postgres::connect(&servers.database_url).await?),
+        relay: pgoutbox.spawn(&["run"])?,
+        workload: Workload::start(database_url, workload_options(arguments.workload)).await?,
+        sampler: Sampler::new(postgres::connect(database_url).await?),
         consumer,
-        relay,
         view: View::new(),
         killed: None,
+        servers,
     };
     course.work(&pgoutbox, arguments.workload).await?;
-    let caught_up = course.catch_up().await;
-    if arguments.stay {
-        stay(&servers).await?;
+    if !course.catch_up().await {
+        let log = tail(&course.relay.log());
+        println!(
+            "\nnot everything arrived and was marked in time; the relay's log ends with:\n{log}"
+        );
     }
-    course.end(caught_up).await
+    course.view.end();
+    Ok(course)
 }
 
 fn consumer_options() -> consumer::Options {
@@ -81,6 +103,7 @@ struct Course {
     sampler: Sampler,
     view: View,
     killed: Option<SystemTime>,
+    servers: Servers,
 }
 
 impl Course {
@@ -113,7 +136,7 @@ impl Course {
     /// Shows where we are; returns how many events came and how many rows are unmarked.
     async fn show(&mut self, state: &str) -> Result<(usize, i64)> {
         if !self.relay.is_running() {
-            bail!("the relay has ended by itself:\n{}", self.relay.log());
+            bail!("the relay has ended by itself:\n{}", tail(&self.relay.log()));
         }
         self.view.tick().await;
         let numbers = self.sampler.sample(&self.workload, &self.consumer, &self.relay).await?;
@@ -121,28 +144,23 @@ impl Course {
         Ok((numbers.delivered, numbers.unmarked))
     }
 
-    async fn end(self, caught_up: bool) -> Result<bool> {
-        self.view.end();
-        if !caught_up {
-            println!(
-                "not everything arrived and was marked in time; the relay's log ends with:\n{}",
-                tail(&self.relay.log())
-            );
-        }
-        let usage = usage(&self.relay)?;
+    async fn drain(&self) -> Result<()> {
+        let (cpu, memory) = (self.relay.cpu()?, self.relay.peak_rss_bytes()? / (1 << 20));
         self.relay.drain(Duration::from_secs(20)).await.context("after SIGTERM")?;
-        println!("SIGTERM: drained, exit code 0; the last relay used {usage}");
-        let ledger = self.workload.finish().await?;
-        let deliveries = self.consumer.finish();
-        let unmarked = checker::unmarked(self.sampler.client(), TABLE).await?;
-        let verdict = checker::check(&ledger, &deliveries, unmarked);
-        Ok(pronounce(&verdict, &ledger, &deliveries, self.killed))
+        println!(
+            "SIGTERM: drained, exit code 0; the last relay used {cpu:.1?} of CPU and {memory} MiB at most"
+        );
+        Ok(())
     }
-}
 
-fn usage(relay: &Relay) -> Result<String> {
-    let mebibytes = relay.peak_rss_bytes()? / (1 << 20);
-    Ok(format!("{:.1} s of CPU and {mebibytes} MiB at most", relay.cpu()?.as_secs_f64()))
+    async fn judge(&mut self) -> Result<bool> {
+        let ledger = self.workload.finish().await?;
+        let unmarked = checker::unmarked(self.sampler.client(), TABLE).await?;
+        Ok(self.consumer.deliveries(|deliveries| {
+            let verdict = checker::check(&ledger, deliveries, unmarked);
+            pronounce(&verdict, &ledger, deliveries, self.killed)
+        }))
+    }
 }
 
 fn tail(log: &str) -> String {

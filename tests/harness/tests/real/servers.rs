@@ -9,8 +9,11 @@ use harness::{certs::Authority, shared};
 
 #[tokio::test]
 async fn postgres_survives_a_stop_and_a_kill() -> Result<()> {
-    let postgres =
-        Postgres::start(postgres::Options { auth: Auth::Scram, ..Default::default() }).await?;
+    let authority = Authority::new("test authority")?;
+    let tls =
+        postgres::ServerTls { pair: authority.server(&["localhost"])?, ca: authority.pem().into() };
+    let options = postgres::Options { auth: Auth::Scram, tls: Some(tls), ..Default::default() };
+    let postgres = Postgres::start(options).await?;
     let database = postgres.create_database().await?;
     let wrong = postgres.url_as("postgres:wrong", postgres.port(), &database);
     assert!(postgres::connect(&wrong).await.is_err());
@@ -27,6 +30,7 @@ async fn postgres_survives_a_stop_and_a_kill() -> Result<()> {
     assert_eq!(client.query_one("SELECT n FROM t", &[]).await?.get::<_, i32>(0), 1);
     let level = client.query_one("SHOW wal_level", &[]).await?;
     assert_eq!(level.get::<_, &str>(0), "logical");
+    assert_eq!(client.query_one("SHOW ssl", &[]).await?.get::<_, &str>(0), "on");
 
     postgres.sigstop()?;
     let answer =

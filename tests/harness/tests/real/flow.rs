@@ -45,7 +45,7 @@ async fn lost_commits_are_resolved() -> Result<()> {
     let client = postgres.connect("postgres").await?;
     client.batch_execute(workload::TABLE).await?;
     let options = Options { until: Until::Stopped, ..Options::default() };
-    let workload = Workload::start(&postgres.url("postgres"), options).await?;
+    let mut workload = Workload::start(&postgres.url("postgres"), options).await?;
     for _ in 0..2 {
         let before = workload.committed();
         harness::wait_until("commits", SOON, async || Ok(workload.committed() > before + 50))

@@ -25,7 +25,7 @@ async fn child() -> Result<()> {
 #[tokio::test]
 async fn servers_end_with_a_killed_process() -> Result<()> {
     let mut child = Command::new(std::env::current_exe()?)
-        .args(["child", "--exact", "--nocapture"])
+        .args(["reaper::child", "--exact", "--nocapture"])
         .env(CHILD, "1")
         .stdout(Stdio::piped())
         .spawn()?;
