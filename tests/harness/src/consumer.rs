@@ -182,11 +182,21 @@ async fn consume_for_ever(
 ) {
     loop {
         // Whatever ended it, the broker will be back, or the test ends this task.
-        let _ = consume(&channel, &options, &kept).await;
+        tokio::select! {
+            _ = consume(&channel, &options, &kept) => {}
+            () = lost(&connection) => {}
+        }
         drop(connection);
         let patience = Duration::from_secs(600);
         let Ok(opened) = retry("the broker", patience, || open(&url)).await else { return };
         (connection, channel) = opened;
+    }
+}
+
+/// lapin 4.12 leaves an acknowledgement pending for ever if the connection dies while it is being written.
+async fn lost(connection: &Connection) {
+    while connection.status().connected() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
