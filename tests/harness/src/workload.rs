@@ -122,7 +122,13 @@ impl Workload {
         });
         let mut writers = JoinSet::new();
         for _ in 0..count {
-            writers.spawn(writer::write(url.to_owned(), Arc::clone(&shared)));
+            let (url, shared) = (url.to_owned(), Arc::clone(&shared));
+            writers.spawn(async move {
+                let written = writer::write(url, &shared).await;
+                // One writer's failure ends all, or it would be told only at the very end.
+                shared.stopped.fetch_or(written.is_err(), Ordering::Relaxed);
+                written
+            });
         }
         Ok(Workload { url: url.to_owned(), shared, writers })
     }

@@ -150,8 +150,11 @@ impl<'a> Session<'a> {
             .ok_or_else(|| anyhow!("no event type"))?;
         // With and without a topic and headers: both ways must work.
         let topic = fastrand::bool().then(|| format!("shop.order.{event_type}"));
-        let headers = fastrand::bool()
-            .then(|| json!({"tenant": "acme", "priority": fastrand::u8(..), "trial": true}));
+        let headers = if fastrand::bool() {
+            json!({"tenant": "acme", "priority": fastrand::u8(..), "trial": true})
+        } else {
+            json!({})
+        };
         let filler = "x".repeat(self.options.payload_bytes);
         let rows = self
             .client

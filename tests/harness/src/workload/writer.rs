@@ -1,6 +1,5 @@
 //! One writer: transactions until enough, over as many connections as it takes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -11,7 +10,7 @@ use super::transaction::{Kind, Session, Transaction};
 use crate::postgres::connect;
 use crate::wait::retry;
 
-pub(super) async fn write(url: String, shared: Arc<Shared>) -> Result<()> {
+pub(super) async fn write(url: String, shared: &Shared) -> Result<()> {
     while !shared.is_over() {
         let client =
             retry("Postgres to let a writer in", Duration::from_secs(60), || connect(&url)).await?;

@@ -7,7 +7,7 @@ use harness::checker::{self, Latency, Verdict};
 use harness::consumer::{self, Consumer, Delivery};
 use harness::postgres;
 use harness::relay::{Pgoutbox, Relay};
-use harness::workload::{self, Ledger, Until, Workload};
+use harness::workload::{self, Ledger, Mix, Until, Workload};
 
 use crate::Arguments;
 use crate::servers::Servers;
@@ -89,8 +89,10 @@ fn workload_options(duration: Duration) -> workload::Options {
         writers: 6,
         aggregates: 200,
         until: Until::Elapsed(duration),
-        // A pace that leaves two cores some air: latency is shown, not the limit.
-        pause: Duration::from_millis(12),
+        // A pace that leaves two cores some air, and a large transaction every few seconds, not more: latency is shown
+        // here, not the limit.
+        pause: Duration::from_millis(15),
+        mix: Mix { single: 6_000, several: 2_000, rolled_back: 1_000, savepoints: 995, large: 5 },
         ..workload::Options::default()
     }
 }
