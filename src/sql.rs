@@ -40,6 +40,19 @@ files! {
     PROGRESS = "progress.sql", "The slot's row of progress.";
     TABLE_PAGES = "table_pages.sql", "How large a table is.";
     UNMARKED = "unmarked.sql", "Rows without a mark, from a sample.";
+    ID_TYPE = "id_type.sql", "The type of a table's id column.";
+    MARK_UPDATE = "mark_update.sql", "Marks rows.";
+    MARK_UPDATE_UNLOCKED = "mark_update_unlocked.sql", "Marks rows that nobody holds a lock on.";
+    MARK_DELETE = "mark_delete.sql", "Removes rows.";
+    MARK_DELETE_UNLOCKED = "mark_delete_unlocked.sql", "Removes rows that nobody holds a lock on.";
+    MARK_SIDE_TABLE = "mark_side_table.sql", "Marks rows in `pgoutbox.relayed`.";
+    STILL_UNMARKED = "still_unmarked.sql", "Rows that wait for their mark.";
+    STILL_THERE = "still_there.sql", "Rows that wait to be removed.";
+    RECORD_PROGRESS = "record_progress.sql", "Writes how far the events are settled.";
+    RECORD_FAULT = "record_fault.sql", "Says what the relay waits for.";
+    CLEAR_FAULT = "clear_fault.sql", "What it waited for is over.";
+    WAL_POSITION = "wal_position.sql", "Where the WAL ends.";
+    SNAPSHOT_XMIN = "snapshot_xmin.sql", "Which transactions have ended.";
 }
 
 /// Puts the values of its variables into a file.

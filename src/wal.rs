@@ -51,12 +51,14 @@ impl Wal {
         let replication = replication_config(config, application_name)?;
         let client = ReplicationClient::connect_gated(replication).await.map_err(fault)?;
         let mut wal = Self { client };
-        let identity = wal.within(config.connect_timeout, async |client| {
-            client.identify_system().await
-        });
+        let identity =
+            wal.within(config.connect_timeout, async |client| client.identify_system().await);
         let identity = identity.await.map_err(|mut fault| {
-            fault.what =
-                format!("Postgres at {} (stream): {}", postgres::address(&config.stream), fault.what);
+            fault.what = format!(
+                "Postgres at {} (stream): {}",
+                postgres::address(&config.stream),
+                fault.what
+            );
             fault
         })?;
         let timeline = i32::try_from(identity.timeline).unwrap_or(i32::MAX);
@@ -160,11 +162,9 @@ fn input(event: ReplicationEvent) -> Result<Option<Input>, Fault> {
                 is_reply_requested: reply_requested,
             }));
         }
-        ReplicationEvent::Begin { final_lsn, xid, commit_time_micros } => Message::Begin {
-            commit_lsn: lsn(final_lsn),
-            commit_time: commit_time_micros,
-            xid,
-        },
+        ReplicationEvent::Begin { final_lsn, xid, commit_time_micros } => {
+            Message::Begin { commit_lsn: lsn(final_lsn), commit_time: commit_time_micros, xid }
+        }
         ReplicationEvent::Commit { lsn: commit_lsn, end_lsn, commit_time_micros } => {
             Message::Commit {
                 commit_lsn: lsn(commit_lsn),
@@ -189,8 +189,9 @@ fn lsn(lsn: Lsn) -> PgLsn {
 fn fault(error: PgWireError) -> Fault {
     match error {
         PgWireError::Server(text) => postgres::classify_text(&text),
-        PgWireError::Auth(text) => Fault::transient(text).mend(postgres::MEND_LOGIN),
-        PgWireError::Tls(text) => Fault::transient(text).mend(postgres::MEND_TLS),
+        PgWireError::Auth(text) => postgres::classify_sqlstate("28P01", &text),
+        PgWireError::Tls(text) => Fault::transient(text)
+            .mend("check the CA file, the server's certificate and that its name is the host connected to"),
         error => Fault::transient(format!("the replication stream has ended: {error}")),
     }
 }

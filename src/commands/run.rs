@@ -1,12 +1,65 @@
-//! `pgoutbox run`: relays until it is told to stop.
+//! `pgoutbox run`: relays until it is asked to stop.
 
-use crate::config::Config;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{Config, Log};
 use crate::error::Fault;
+use crate::session::Shutdown;
+use crate::supervisor;
 
-/// Relays until SIGTERM or SIGINT; returns once everything in flight is settled.
+/// What the client libraries may say at most: lapin's warning about a returned message holds
+/// its body, and each of the errors of pgwire-replication is told by us.
+const LIBRARIES: [&str; 4] =
+    ["lapin=error", "lapin::returned_messages=off", "pgwire_replication=off", "rustls=warn"];
+
+/// Relays until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// What only a person can mend.
-pub async fn run(_config: Config) -> Result<(), Fault> {
-    Err(Fault::definite("the relay is not in this build", ""))
+/// What only a person can mend, or a drain that was not done in time.
+pub async fn run(config: Config) -> Result<(), Fault> {
+    start_log(&config.log)?;
+    let (ask, asked) = watch::channel(false);
+    let on_signal = |kind| {
+        signal(kind).map_err(|error| Fault::transient(format!("signals cannot be caught: {error}")))
+    };
+    let mut terminate = on_signal(SignalKind::terminate())?;
+    let mut interrupt = on_signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        info!(signal = name, "asked to stop");
+        ask.send_replace(true);
+        // The receivers go on waiting: a sender that is gone would look like no answer.
+        std::future::pending::<()>().await;
+    });
+    supervisor::run(config, Shutdown::new(asked)).await
+}
+
+fn start_log(log: &Log) -> Result<(), Fault> {
+    let mut filter = EnvFilter::try_new(&log.level).map_err(|error| {
+        Fault::usage(format!("log.level: {error}"), "write a level, such as info")
+    })?;
+    for directive in LIBRARIES {
+        if let Ok(directive) = directive.parse() {
+            filter = filter.add_directive(directive);
+        }
+    }
+    let registry = tracing_subscriber::registry().with(filter);
+    let writer = std::io::stderr;
+    let outcome = if log.is_json {
+        let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(writer);
+        registry.with(layer.with_target(false)).try_init()
+    } else {
+        let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(is_terminal);
+        registry.with(layer.with_target(false)).try_init()
+    };
+    outcome.map_err(|error| Fault::transient(format!("the log cannot be started: {error}")))
 }

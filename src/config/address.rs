@@ -6,11 +6,7 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 /// What need not be encoded in a part of a URL.
-const PART: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// `scheme://[user[:password]@][host[:port]][/path][?key=value&…]`, decoded.
 #[derive(Default)]
@@ -56,11 +52,8 @@ impl Address {
         if path.contains('@') || query.contains('@') {
             return Err(ENCODE);
         }
-        let mut address = Self {
-            scheme: scheme.to_ascii_lowercase(),
-            path: path.to_owned(),
-            ..Self::default()
-        };
+        let mut address =
+            Self { scheme: scheme.to_ascii_lowercase(), path: path.to_owned(), ..Self::default() };
         let server = match authority.rsplit_once('@') {
             None => authority,
             Some((login, _)) if login.contains('@') => return Err(ENCODE),
@@ -135,9 +128,8 @@ pub(crate) fn decode(part: &str) -> Result<String, Wrong> {
     if !escapes.all(is_escape) {
         return Err(ENCODE);
     }
-    let decoded = percent_decode_str(part)
-        .decode_utf8()
-        .map_err(|_| "it does not decode to UTF-8")?;
+    let decoded =
+        percent_decode_str(part).decode_utf8().map_err(|_| "it does not decode to UTF-8")?;
     match decoded.contains('\0') {
         true => Err("it holds a NUL character"),
         false => Ok(decoded.into_owned()),

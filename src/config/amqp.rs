@@ -29,10 +29,8 @@ pub(crate) fn amqp(
     }
     let is_external = is_external(values, &urls, problems, shown);
     let tls = tls(values, &urls, is_external, problems);
-    let brokers: Vec<Broker> = urls
-        .iter()
-        .map(|url| broker(values, url, is_external, &tls))
-        .collect();
+    let brokers: Vec<Broker> =
+        urls.iter().map(|url| broker(values, url, is_external, &tls)).collect();
     if !brokers.is_empty() {
         let urls: Vec<String> = brokers.iter().map(shown_url).collect();
         shown.set(URL, urls.join(","), values.origin(URL));
@@ -48,9 +46,8 @@ pub(crate) fn amqp(
         }
     };
     let heartbeat = timing("amqp.heartbeat", "heartbeat", |url| url.heartbeat);
-    let connect_timeout = timing("amqp.connect_timeout", "connection_timeout", |url| {
-        url.connect_timeout
-    });
+    let connect_timeout =
+        timing("amqp.connect_timeout", "connection_timeout", |url| url.connect_timeout);
     let connection_name = values.text("amqp.connection_name").unwrap_or_else(|| {
         let name = format!("pgoutbox/{slot}");
         shown.set("amqp.connection_name", name.clone(), "default");
@@ -90,13 +87,7 @@ fn is_external(
     problems: &mut Problems,
     shown: &mut Shown,
 ) -> bool {
-    let said = same(
-        urls,
-        |url| url.is_external,
-        "auth_mechanism",
-        values,
-        problems,
-    );
+    let said = same(urls, |url| url.is_external, "auth_mechanism", values, problems);
     match said.filter(|_| !values.is_set("amqp.auth")) {
         Some(is_external) => {
             let word = if is_external { "external" } else { "plain" };
@@ -125,12 +116,7 @@ fn tls(values: &Values, urls: &[AmqpUrl], is_external: bool, problems: &mut Prob
     if urls.iter().any(|url| !url.is_tls) {
         for file in files.all() {
             let what = "is set, but amqp.url has a broker in plain text";
-            problems.add(
-                &file.origin,
-                &file.name,
-                what,
-                "write amqps:// for every broker",
-            );
+            problems.add(&file.origin, &file.name, what, "write amqps:// for every broker");
         }
     }
     if is_external && !urls.is_empty() {
@@ -184,9 +170,5 @@ fn shown_url(broker: &Broker) -> String {
         (user, "") => format!("{}@", encode(user)),
         (user, _) => format!("{}:***@", encode(user)),
     };
-    format!(
-        "{scheme}://{login}{host}:{}/{}",
-        broker.port,
-        encode(&broker.vhost)
-    )
+    format!("{scheme}://{login}{host}:{}/{}", broker.port, encode(&broker.vhost))
 }

@@ -35,10 +35,9 @@ const FORM: &str = "write it like amqp://user:password@host:5672/vhost, or amqps
 /// Says what is wrong without repeating a URL.
 pub(crate) fn parse_all(raw: &Raw) -> Result<Value, Wrong> {
     let urls = match raw {
-        Raw::Text(text) | Raw::Untyped(text) => split(text)
-            .into_iter()
-            .map(AmqpUrl::parse)
-            .collect::<Result<Vec<_>, _>>()?,
+        Raw::Text(text) | Raw::Untyped(text) => {
+            split(text).into_iter().map(AmqpUrl::parse).collect::<Result<Vec<_>, _>>()?
+        }
         Raw::List(items) => items
             .iter()
             .map(|item| match item {

@@ -49,11 +49,7 @@ impl Check<'_> {
         if audit.hold > audit.give_up {
             let [hold, give_up] = [audit.hold, audit.give_up].map(span);
             let what = format!("audit.hold ({hold}) is above audit.give_up ({give_up})");
-            self.clash(
-                ["audit.hold", "audit.give_up"],
-                what,
-                "lower hold or raise give_up",
-            );
+            self.clash(["audit.hold", "audit.give_up"], what, "lower hold or raise give_up");
         }
         if session.backoff_min > session.backoff_max {
             let [min, max] = [session.backoff_min, session.backoff_max].map(span);
@@ -78,28 +74,19 @@ impl Check<'_> {
         let is_literal = self.values.is_set(&format!("{key}.schema"));
         if table.schema.is_empty() || table.name.is_empty() {
             let name = format!("{key}.name");
-            self.clash(
-                [&name, &name],
-                "names no schema or no table",
-                "write schema.table",
-            );
+            self.clash([&name, &name], "names no schema or no table", "write schema.table");
         } else if table.schema.len() > 63 || table.name.len() > 63 {
             let name = format!("{key}.name");
-            self.clash(
-                [&name, &name],
-                "is over 63 bytes",
-                "Postgres has no longer names",
-            );
+            self.clash([&name, &name], "is over 63 bytes", "Postgres has no longer names");
         } else if !is_literal && table.name.contains('.') {
             let name = format!("{key}.name");
             let mend = "write schema.table; where the table's name has a dot, set schema too";
             self.clash([&name, &name], "has more than one dot", mend);
         }
         let columns = &table.columns;
-        for (name, is_empty) in [
-            ("id", columns.id.name.is_empty()),
-            ("payload", columns.payload.name.is_empty()),
-        ] {
+        for (name, is_empty) in
+            [("id", columns.id.name.is_empty()), ("payload", columns.payload.name.is_empty())]
+        {
             if is_empty {
                 let mend = "name the column: no message can do without";
                 self.clash([&column(name), &column(name)], "is empty", mend);
@@ -117,11 +104,7 @@ impl Check<'_> {
         if let Some((name, _)) = other {
             let what = format!("is the same column as {name}: marks would overwrite it");
             let keys = [column("relayed_at"), column(name)];
-            self.clash(
-                [&keys[0], &keys[1]],
-                what,
-                "give the mark a column of its own",
-            );
+            self.clash([&keys[0], &keys[1]], what, "give the mark a column of its own");
         }
         self.template(&format!("{key}.exchange"), &table.exchange, columns);
         self.template(&format!("{key}.routing_key"), &table.routing_key, columns);
@@ -131,19 +114,15 @@ impl Check<'_> {
     fn template(&mut self, key: &str, template: &Template, columns: &Columns) {
         let fields = fields(columns);
         let is_gone = |piece: &Piece| match piece {
-            Piece::Column(name) => fields
-                .iter()
-                .any(|(field, column)| field == name && column.name.is_empty()),
+            Piece::Column(name) => {
+                fields.iter().any(|(field, column)| field == name && column.name.is_empty())
+            }
             Piece::Text(_) => false,
         };
         let is_dead = |alternative: &Vec<Piece>| alternative.iter().any(is_gone);
         if !template.0.is_empty() && template.0.iter().all(is_dead) {
             let what = "every alternative needs a field that the table has no column for";
-            self.clash(
-                [key, key],
-                what,
-                "add an alternative of fixed text or other columns",
-            );
+            self.clash([key, key], what, "add an alternative of fixed text or other columns");
         }
     }
 
@@ -153,10 +132,8 @@ impl Check<'_> {
             let first = *seen.entry((&table.schema, &table.name)).or_insert(index);
             if first != index {
                 let name = format!("tables.{index}.name");
-                let what = format!(
-                    "is {}.{}, as tables.{first} is already",
-                    table.schema, table.name
-                );
+                let what =
+                    format!("is {}.{}, as tables.{first} is already", table.schema, table.name);
                 self.clash([&name, &name], what, "name each table once");
             }
         }
@@ -168,8 +145,7 @@ impl Check<'_> {
         let origin = self.values.origin(key);
         if config.tables.len() > 1 && origin == Origin::Flag("--exchange".to_owned()) {
             let what = "there is more than one table";
-            self.problems
-                .add(origin, "", what, "write --set tables.N.exchange=NAME");
+            self.problems.add(origin, "", what, "write --set tables.N.exchange=NAME");
         }
     }
 
@@ -183,18 +159,11 @@ impl Check<'_> {
                 let what = format!("is {:?}, as declare.queues.{first} is already", queue.name);
                 self.clash([&name, &name], what, "name each queue once");
             }
-            let exchange = config
-                .tables
-                .first()
-                .and_then(|table| table.exchange.fixed());
+            let exchange = config.tables.first().and_then(|table| table.exchange.fixed());
             if queue.exchange.is_none() && exchange.is_none() {
                 let exchange = format!("{key}.exchange");
                 let what = "is not set, and the first table's exchange depends on its rows";
-                self.clash(
-                    [&exchange, "tables.0.exchange"],
-                    what,
-                    "name the exchange to bind to",
-                );
+                self.clash([&exchange, "tables.0.exchange"], what, "name the exchange to bind to");
             }
         }
     }

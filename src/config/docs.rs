@@ -32,11 +32,7 @@ pub fn docs_markdown() -> String {
 fn names(setting: &Setting) -> String {
     let env = setting.env().replace('*', "N");
     let names = [Some(env.as_str()), setting.shared_env, setting.flag];
-    let names: Vec<String> = names
-        .into_iter()
-        .flatten()
-        .map(|name| format!("`{name}`"))
-        .collect();
+    let names: Vec<String> = names.into_iter().flatten().map(|name| format!("`{name}`")).collect();
     let file = match setting.kind.is_secret() {
         true => "; with `_FILE` from a file",
         false => "",

@@ -89,10 +89,7 @@ impl Explained {
                 Some(Shape::List(list)) => json!(list),
                 None => json!(null),
             };
-            (
-                entry.key.clone(),
-                json!({"value": value, "origin": entry.origin}),
-            )
+            (entry.key.clone(), json!({"value": value, "origin": entry.origin}))
         });
         entries.collect::<Map<_, _>>().into()
     }
@@ -138,11 +135,7 @@ fn entry(setting: &Setting, key: String, values: &Values, shown: &Shown) -> Entr
         Preset::Unset | Preset::Derived(_) => None,
     };
     let raw = values.raw(&key).cloned().or(preset);
-    Entry {
-        value: raw.map(|raw| shape(setting.kind, raw)),
-        key,
-        origin,
-    }
+    Entry { value: raw.map(|raw| shape(setting.kind, raw)), key, origin }
 }
 
 fn shape(kind: Kind, raw: Raw) -> Shape {

@@ -36,10 +36,7 @@ pub(crate) fn collect(
             let line = error.span().map_or(1, |span| file.line(span.start));
             let what = format!("is not TOML: {}", error.message().replace('\n', ", "));
             problems.add(
-                Origin::File {
-                    path: path.to_owned(),
-                    line,
-                },
+                Origin::File { path: path.to_owned(), line },
                 "",
                 what,
                 "mend the line; texts stand in quotes, sections in [ ], tables in [[ ]]",
@@ -71,10 +68,7 @@ impl File<'_> {
                 "" => name.to_owned(),
                 path => format!("{path}.{name}"),
             };
-            let span = table
-                .key(name)
-                .and_then(toml_edit::Key::span)
-                .or(item.span());
+            let span = table.key(name).and_then(toml_edit::Key::span).or(item.span());
             let origin = Origin::File {
                 path: self.path.to_owned(),
                 line: span.map_or(1, |span| self.line(span.start)),
@@ -121,9 +115,7 @@ impl File<'_> {
 /// Whether settings stand below a key.
 fn is_section(key: &str) -> bool {
     let section = format!("{}.", pattern(key));
-    SETTINGS
-        .iter()
-        .any(|setting| setting.key.starts_with(&section))
+    SETTINGS.iter().any(|setting| setting.key.starts_with(&section))
 }
 
 fn raw(item: &Item) -> Raw {

@@ -34,21 +34,14 @@ pub struct Flags {
     #[arg(long, global = true, value_name = "FORMAT", help_heading = "Settings")]
     pub log_format: Option<String>,
     /// Any setting: --set window.messages=500
-    #[arg(
-        long,
-        global = true,
-        value_name = "KEY=VALUE",
-        help_heading = "Settings"
-    )]
+    #[arg(long, global = true, value_name = "KEY=VALUE", help_heading = "Settings")]
     pub set: Vec<String>,
 }
 
 // By hand: the URLs hold passwords.
 impl fmt::Debug for Flags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Flags")
-            .field("config", &self.config)
-            .finish_non_exhaustive()
+        f.debug_struct("Flags").field("config", &self.config).finish_non_exhaustive()
     }
 }
 

@@ -24,20 +24,11 @@ pub struct Needs {
 
 impl Needs {
     /// Both: `run`, `check`, `init --declare`.
-    pub const ALL: Self = Self {
-        postgres: true,
-        amqp: true,
-    };
+    pub const ALL: Self = Self { postgres: true, amqp: true };
     /// The database only: `init`, `status`, `uninstall`.
-    pub const POSTGRES: Self = Self {
-        postgres: true,
-        amqp: false,
-    };
+    pub const POSTGRES: Self = Self { postgres: true, amqp: false };
     /// None: `schema`, `config`.
-    pub const NONE: Self = Self {
-        postgres: false,
-        amqp: false,
-    };
+    pub const NONE: Self = Self { postgres: false, amqp: false };
 }
 
 impl Config {
@@ -75,13 +66,7 @@ fn assemble(
     shown: &mut Shown,
 ) -> Config {
     let env = Environment::new(sources);
-    let postgres = Assembly {
-        values,
-        env: &env,
-        problems,
-        shown,
-    }
-    .postgres(needs.postgres);
+    let postgres = Assembly { values, env: &env, problems, shown }.postgres(needs.postgres);
     let amqp = amqp(values, &postgres.slot, needs.amqp, problems, shown);
     let text = |key: &str| values.text(key).unwrap_or_default();
     Config {
@@ -109,10 +94,7 @@ fn assemble(
             backoff_max: values.span("session.backoff_max"),
             drain_timeout: values.span("session.drain_timeout"),
         },
-        log: Log {
-            level: text("log.level"),
-            is_json: text("log.format") == "json",
-        },
+        log: Log { level: text("log.level"), is_json: text("log.format") == "json" },
         declare: Declare {
             exchange_type: text("declare.exchange_type"),
             queues: queues(values, problems),

@@ -43,8 +43,7 @@ impl Assembly<'_> {
             connect_timeout: match url.connect_timeout {
                 Some(timeout) if !values.is_set("postgres.connect_timeout") => {
                     let text = super::settings::span(timeout);
-                    self.shown
-                        .set("postgres.connect_timeout", text, values.origin(URL));
+                    self.shown.set("postgres.connect_timeout", text, values.origin(URL));
                     timeout
                 }
                 _ => values.span("postgres.connect_timeout"),
@@ -76,17 +75,12 @@ impl Assembly<'_> {
         let host = fill(&url.host, "PGHOST", self.problems);
         let user = fill(&url.user, "PGUSER", self.problems);
         let database = fill(&url.database, "PGDATABASE", self.problems);
-        let port_text = fill(
-            &url.port.map(|port| port.to_string()),
-            "PGPORT",
-            self.problems,
-        );
+        let port_text = fill(&url.port.map(|port| port.to_string()), "PGPORT", self.problems);
         let is_known = has_url || host.is_some() || user.is_some() || database.is_some();
         if is_needed && !is_known {
             let mend = "export DATABASE_URL=postgres://user:password@host/database, or give \
                 --database-url, or set postgres.url in the file";
-            self.problems
-                .add("", URL, "is not set: where is the outbox?", mend);
+            self.problems.add("", URL, "is not set: where is the outbox?", mend);
         }
         let user = fill(&user, "USER", self.problems);
         if is_needed && is_known && user.is_none() && !self.values.is_bad(URL) {
@@ -95,13 +89,10 @@ impl Assembly<'_> {
         }
         let user = user.unwrap_or_default();
         let host = host.unwrap_or_else(|| "localhost".to_owned());
-        let port = port_text
-            .map_or(Ok(5432), |text| port(&text))
-            .unwrap_or_else(|wrong| {
-                self.problems
-                    .add("PGPORT", "", wrong.what, "write PGPORT=5432");
-                5432
-            });
+        let port = port_text.map_or(Ok(5432), |text| port(&text)).unwrap_or_else(|wrong| {
+            self.problems.add("PGPORT", "", wrong.what, "write PGPORT=5432");
+            5432
+        });
         let server = Server {
             password: self.password(url),
             tls: self.tls(&host, &PostgresUrl::default(), url),
@@ -126,10 +117,7 @@ impl Assembly<'_> {
     }
 
     fn password(&mut self, url: &PostgresUrl) -> Secret {
-        let given = self
-            .values
-            .text("postgres.password")
-            .or(url.password.clone());
+        let given = self.values.text("postgres.password").or(url.password.clone());
         if let Some(password) = given {
             return Secret::new(password);
         }
@@ -142,8 +130,7 @@ impl Assembly<'_> {
         match secret_file(&PathBuf::from(path)) {
             Ok(password) => Secret::new(password),
             Err(what) => {
-                self.problems
-                    .add("PGPASSWORD_FILE", "", what, "name a readable text file");
+                self.problems.add("PGPASSWORD_FILE", "", what, "name a readable text file");
                 Secret::default()
             }
         }
@@ -152,10 +139,7 @@ impl Assembly<'_> {
     fn stream(&mut self, url: &PostgresUrl, audit: &Server) -> Server {
         let own = self.values.postgres_url(STREAM_URL).unwrap_or_default();
         let user = own.user.clone().unwrap_or_else(|| audit.user.clone());
-        let password = self
-            .values
-            .text("postgres.stream_password")
-            .or(own.password.clone());
+        let password = self.values.text("postgres.stream_password").or(own.password.clone());
         let password = match password {
             Some(password) => Secret::new(password),
             None if user == audit.user => audit.password.clone(),
@@ -169,10 +153,7 @@ impl Assembly<'_> {
             port: own.port.unwrap_or(audit.port),
             user,
             password,
-            database: own
-                .database
-                .clone()
-                .unwrap_or_else(|| audit.database.clone()),
+            database: own.database.clone().unwrap_or_else(|| audit.database.clone()),
         };
         let is_sound = self.values.is_set(STREAM_URL) && !self.values.is_bad(URL);
         if is_sound {
@@ -182,8 +163,7 @@ impl Assembly<'_> {
                     "names database {:?}, postgres.url {:?}",
                     server.database, audit.database
                 );
-                self.problems
-                    .add(&origin, STREAM_URL, what, "name the same database in both");
+                self.problems.add(&origin, STREAM_URL, what, "name the same database in both");
             }
             self.shown.set(STREAM_URL, shown_url(&server), origin);
         }
@@ -195,24 +175,9 @@ impl Assembly<'_> {
     fn tls(&mut self, host: &str, own: &PostgresUrl, url: &PostgresUrl) -> Tls {
         let mode = self.mode(own, url);
         let files = Files {
-            ca: self.file(
-                "ca_file",
-                "sslrootcert",
-                "PGSSLROOTCERT",
-                [&own.ca_file, &url.ca_file],
-            ),
-            cert: self.file(
-                "cert_file",
-                "sslcert",
-                "PGSSLCERT",
-                [&own.cert_file, &url.cert_file],
-            ),
-            key: self.file(
-                "key_file",
-                "sslkey",
-                "PGSSLKEY",
-                [&own.key_file, &url.key_file],
-            ),
+            ca: self.file("ca_file", "sslrootcert", "PGSSLROOTCERT", [&own.ca_file, &url.ca_file]),
+            cert: self.file("cert_file", "sslcert", "PGSSLCERT", [&own.cert_file, &url.cert_file]),
+            key: self.file("key_file", "sslkey", "PGSSLKEY", [&own.key_file, &url.key_file]),
         };
         let is_filler = |origin: &Origin| matches!(origin, Origin::SharedEnv(name) if name.starts_with("PGSSL"));
         if host.starts_with('/') {
@@ -222,12 +187,7 @@ impl Assembly<'_> {
                 mode.filter(|m| m.value != TlsMode::Disable && !is_filler(&m.origin))
             {
                 let what = "asks for TLS, which a unix socket does not speak";
-                self.problems.add(
-                    &mode.origin,
-                    &mode.name,
-                    what,
-                    "choose disable, or a host name",
-                );
+                self.problems.add(&mode.origin, &mode.name, what, "choose disable, or a host name");
             }
             return Tls::default();
         }
@@ -248,8 +208,7 @@ impl Assembly<'_> {
         }
         if let (TlsMode::Require, Some(ca)) = (mode_value, &files.ca) {
             let what = "is set, but sslmode require verifies nothing";
-            self.problems
-                .add(&ca.origin, &ca.name, what, "choose verify-full");
+            self.problems.add(&ca.origin, &ca.name, what, "choose verify-full");
         }
         files.check(self.problems);
         let path = |file: Option<Given<PathBuf>>| file.map(|file| file.value);
@@ -262,11 +221,7 @@ impl Assembly<'_> {
     }
 
     fn mode(&mut self, own: &PostgresUrl, url: &PostgresUrl) -> Option<Given<TlsMode>> {
-        let given = |value, origin, name: &str| Given {
-            value,
-            origin,
-            name: name.to_owned(),
-        };
+        let given = |value, origin, name: &str| Given { value, origin, name: name.to_owned() };
         if let Some(mode) = own.mode {
             return Some(given(mode, self.values.origin(STREAM_URL), STREAM_URL));
         }
@@ -314,11 +269,7 @@ impl Assembly<'_> {
             return Some(of_url(path, URL));
         }
         let path = self.env.filled(env, self.problems)?;
-        Some(given(
-            path,
-            Origin::SharedEnv(env.to_owned()),
-            String::new(),
-        ))
+        Some(given(path, Origin::SharedEnv(env.to_owned()), String::new()))
     }
 }
 
@@ -341,17 +292,11 @@ fn shown_url(server: &Server) -> String {
     let database = encode(&server.database);
     let mode = mode_name(server.tls.mode);
     if server.host.starts_with('/') {
-        return format!(
-            "postgres://{login}@/{database}?host={}&port={}",
-            server.host, server.port
-        );
+        return format!("postgres://{login}@/{database}?host={}&port={}", server.host, server.port);
     }
     let host = match server.host.contains(':') {
         true => format!("[{}]", server.host),
         false => server.host.clone(),
     };
-    format!(
-        "postgres://{login}@{host}:{}/{database}?sslmode={mode}",
-        server.port
-    )
+    format!("postgres://{login}@{host}:{}/{database}?sslmode={mode}", server.port)
 }

@@ -87,10 +87,7 @@ impl PostgresUrl {
             "sslkey" => self.key_file = text,
             "application_name" if (1..=63).contains(&value.len()) => self.application_name = text,
             "application_name" => {
-                return Err(Wrong::new(
-                    "application_name has no or over 63 bytes",
-                    "shorten it",
-                ));
+                return Err(Wrong::new("application_name has no or over 63 bytes", "shorten it"));
             }
             "connect_timeout" => self.connect_timeout = Some(seconds(value)?),
             _ => {

@@ -97,10 +97,7 @@ pub(crate) fn size(bytes: u64) -> String {
     [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
         .iter()
         .find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit))
-        .map_or_else(
-            || format!("{bytes}B"),
-            |(unit, name)| format!("{}{name}", bytes / unit),
-        )
+        .map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
 }
 
 /// A duration as it would be written.
@@ -137,14 +134,7 @@ pub(crate) struct Setting {
 }
 
 const fn setting(key: &'static str, kind: Kind, preset: Preset, doc: &'static str) -> Setting {
-    Setting {
-        key,
-        kind,
-        preset,
-        flag: None,
-        shared_env: None,
-        doc,
-    }
+    Setting { key, kind, preset, flag: None, shared_env: None, doc }
 }
 
 impl Setting {
@@ -184,10 +174,10 @@ const GIB: u64 = 1 << 30;
 #[rustfmt::skip]
 pub(crate) const SETTINGS: &[Setting] = &[
     setting("postgres.url", PostgresUrl, Unset, "the database with the outbox; what it leaves out comes from `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE`, `PGSSLROOTCERT`, `PGSSLCERT`, `PGSSLKEY`").flag("--database-url").shared_env("DATABASE_URL"),
-    setting("postgres.password", Secret, Unset, "password, instead of the URL's"),
+    setting("postgres.password", Secret, Unset, "password, instead of the URL's; where neither says one, `PGPASSWORD` or `PGPASSWORD_FILE`"),
     setting("postgres.stream_url", PostgresUrl, Derived("`postgres.url`"), "the replication stream's own role, perhaps its own way to the same database; what it leaves out is as in `postgres.url`"),
     setting("postgres.stream_password", Secret, Unset, "password of `stream_url`'s role, instead of the URL's; the same role has the same password"),
-    setting("postgres.sslmode", SslMode, Derived("`disable`; `verify-full` with a `ca_file`"), "how much TLS is asked of the server, instead of the URL's"),
+    setting("postgres.sslmode", SslMode, Derived("`disable`; `verify-full` with a certificate file"), "how much TLS is asked of the server, instead of the URL's"),
     setting("postgres.ca_file", File, Derived("the system's"), "authorities to trust"),
     setting("postgres.cert_file", File, Unset, "client certificate"),
     setting("postgres.key_file", File, Unset, "key of the client certificate"),
@@ -264,14 +254,9 @@ pub(crate) fn find(key: &str) -> Option<&'static Setting> {
 /// A key with `*` for its indices.
 pub(crate) fn pattern(key: &str) -> String {
     // One way to write each index, or one table would have several keys.
-    let is_index = |part: &str| {
-        part.parse::<u16>()
-            .is_ok_and(|index| index.to_string() == part)
-    };
-    let parts: Vec<&str> = key
-        .split('.')
-        .map(|part| if is_index(part) { "*" } else { part })
-        .collect();
+    let is_index = |part: &str| part.parse::<u16>().is_ok_and(|index| index.to_string() == part);
+    let parts: Vec<&str> =
+        key.split('.').map(|part| if is_index(part) { "*" } else { part }).collect();
     parts.join(".")
 }
 
@@ -290,15 +275,11 @@ pub(crate) fn nearest(key: &str) -> Option<String> {
         let is_same_name = last(setting.key) == last(&wanted);
         whole + if is_same_name { 0.5 } else { 0.0 }
     };
-    let best = SETTINGS
-        .iter()
-        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    let best = SETTINGS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
     if likeness(best) < 0.6 {
         return None;
     }
-    let mut indices = key
-        .split('.')
-        .filter(|part| part.bytes().all(|b| b.is_ascii_digit()));
+    let mut indices = key.split('.').filter(|part| part.bytes().all(|b| b.is_ascii_digit()));
     let parts: Vec<&str> = best
         .key
         .split('.')

@@ -8,8 +8,7 @@ pub(crate) struct Shown(BTreeMap<String, (String, String)>);
 
 impl Shown {
     pub(crate) fn set(&mut self, key: &str, value: impl Into<String>, origin: impl ToString) {
-        self.0
-            .insert(key.to_owned(), (value.into(), origin.to_string()));
+        self.0.insert(key.to_owned(), (value.into(), origin.to_string()));
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<(&str, &str)> {

@@ -40,14 +40,12 @@ impl Sources {
 // By hand: the environment holds secrets.
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sources")
-            .field("flags", &self.flags)
-            .finish_non_exhaustive()
+        f.debug_struct("Sources").field("flags", &self.flags).finish_non_exhaustive()
     }
 }
 
 /// Where a value was written. The order is that of precedence: later wins.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// Nowhere.
     Default,
@@ -109,7 +107,8 @@ pub(crate) struct Collected {
 }
 
 impl Collected {
-    /// Takes a value in, where its key is known and nothing of higher precedence is there.
+    /// Takes a value in, where its key is known, instead of an earlier one: sources are read in
+    /// the order of precedence.
     pub(crate) fn add(&mut self, key: &str, raw: Raw, origin: Origin, problems: &mut Problems) {
         // A key of its own is never the `_file` of another.
         let (key, raw, is_from_file) = match (settings::find(key), secret_of(key)) {
@@ -127,24 +126,14 @@ impl Collected {
             }
             (Some(_), _) => (key, raw, false),
         };
-        if let Some(old) = self.found.get(key) {
-            if old.origin.is_level_with(&origin) && old.is_from_file != is_from_file {
-                let what = format!(
-                    "is set twice, here and by {}: as it is and as a file",
-                    old.origin
-                );
-                problems.add(&origin, key, what, "keep one of the two");
-            }
-            if old.origin > origin && !old.origin.is_level_with(&origin) {
-                return;
-            }
+        if let Some(old) = self.found.get(key)
+            && old.origin.is_level_with(&origin)
+            && old.is_from_file != is_from_file
+        {
+            let what = format!("is set twice, here and by {}: as it is and as a file", old.origin);
+            problems.add(&origin, key, what, "keep one of the two");
         }
-        let found = Found {
-            key: key.to_owned(),
-            raw,
-            origin,
-            is_from_file,
-        };
+        let found = Found { key: key.to_owned(), raw, origin, is_from_file };
         self.found.insert(key.to_owned(), found);
     }
 }
@@ -204,7 +193,7 @@ fn unknown(key: &str, origin: &Origin, problems: &mut Problems) {
     problems.add(origin, key, "there is no such setting", mend);
 }
 
-/// Reads all sources.
+/// Reads all sources; later ones win.
 pub(crate) fn collect(sources: &Sources, problems: &mut Problems) -> Collected {
     let mut collected = Collected::default();
     let texts = Environment::new(sources);

@@ -8,17 +8,13 @@ use super::{ColumnRef, Columns, Queue, Table};
 /// `[[tables]]`; one of default names where none is set.
 pub(crate) fn tables(values: &Values, problems: &mut Problems, shown: &mut Shown) -> Vec<Table> {
     let count = count(values, "tables", problems).max(1);
-    (0..count)
-        .map(|index| table(values, &format!("tables.{index}"), shown))
-        .collect()
+    (0..count).map(|index| table(values, &format!("tables.{index}"), shown)).collect()
 }
 
 /// `[[declare.queues]]`.
 pub(crate) fn queues(values: &Values, problems: &mut Problems) -> Vec<Queue> {
     let count = count(values, "declare.queues", problems);
-    (0..count)
-        .map(|index| queue(values, &format!("declare.queues.{index}"), problems))
-        .collect()
+    (0..count).map(|index| queue(values, &format!("declare.queues.{index}"), problems)).collect()
 }
 
 /// How many of a list there are; a gap is reported, for its place says which table is meant.
@@ -63,10 +59,7 @@ fn table(values: &Values, key: &str, shown: &mut Shown) -> Table {
 fn columns(values: &Values, key: &str) -> Columns {
     let column = |name: &str| {
         let key = format!("{key}.{name}");
-        ColumnRef {
-            name: values.text(&key).unwrap_or_default(),
-            is_explicit: values.is_set(&key),
-        }
+        ColumnRef { name: values.text(&key).unwrap_or_default(), is_explicit: values.is_set(&key) }
     };
     Columns {
         id: column("id"),

@@ -73,9 +73,7 @@ fn pieces(text: &str) -> Result<Vec<Piece>, String> {
         pieces.push(Piece::Text(fixed));
     }
     if fixed_bytes > TEXT_BYTES {
-        return Err(format!(
-            "its fixed text has {fixed_bytes} bytes, AMQP allows {TEXT_BYTES}"
-        ));
+        return Err(format!("its fixed text has {fixed_bytes} bytes, AMQP allows {TEXT_BYTES}"));
     }
     Ok(pieces)
 }

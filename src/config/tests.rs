@@ -45,9 +45,8 @@ impl Try {
 
     /// A path in the file's directory.
     fn path(&mut self, name: &str) -> PathBuf {
-        let directory = self
-            .directory
-            .get_or_insert_with(|| std::sync::Arc::new(tempfile::tempdir().unwrap()));
+        let directory =
+            self.directory.get_or_insert_with(|| std::sync::Arc::new(tempfile::tempdir().unwrap()));
         directory.path().join(name)
     }
 
@@ -86,15 +85,6 @@ impl Try {
 fn fingerprint(config: &Config) -> String {
     let [audit, stream] =
         [&config.postgres.audit, &config.postgres.stream].map(|server| &server.password);
-    let brokers: Vec<&str> = config
-        .amqp
-        .brokers
-        .iter()
-        .map(|b| b.password.expose())
-        .collect();
-    format!(
-        "{config:?} {} {} {brokers:?}",
-        audit.expose(),
-        stream.expose()
-    )
+    let brokers: Vec<&str> = config.amqp.brokers.iter().map(|b| b.password.expose()).collect();
+    format!("{config:?} {} {} {brokers:?}", audit.expose(), stream.expose())
 }

@@ -40,14 +40,10 @@ impl Files {
         if let Some(ca) = &self.ca {
             report(ca, authorities(&ca.value), problems);
         }
-        let chain = self
-            .cert
-            .as_ref()
-            .and_then(|cert| report(cert, certificates(&cert.value), problems));
-        let secret = self
-            .key
-            .as_ref()
-            .and_then(|key| report(key, private_key(&key.value), problems));
+        let chain =
+            self.cert.as_ref().and_then(|cert| report(cert, certificates(&cert.value), problems));
+        let secret =
+            self.key.as_ref().and_then(|key| report(key, private_key(&key.value), problems));
         match (&self.cert, &self.key) {
             (Some(cert), None) => alone(cert, "key", problems),
             (None, Some(key)) => alone(key, "certificate", problems),
@@ -68,12 +64,7 @@ impl Files {
 
 fn alone(file: &Given<PathBuf>, other: &str, problems: &mut Problems) {
     let what = format!("is set without its {other}");
-    problems.add(
-        &file.origin,
-        &file.name,
-        what,
-        "set both cert_file and key_file, or neither",
-    );
+    problems.add(&file.origin, &file.name, what, "set both cert_file and key_file, or neither");
 }
 
 fn report<T>(file: &Given<PathBuf>, read: Result<T, String>, problems: &mut Problems) -> Option<T> {
@@ -107,9 +98,6 @@ fn authorities(path: &Path) -> Result<(), String> {
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|_| {
-        format!(
-            "{} holds no private key (an encrypted one cannot be read)",
-            path.display()
-        )
+        format!("{} holds no private key (an encrypted one cannot be read)", path.display())
     })
 }

@@ -46,10 +46,7 @@ pub(crate) struct Wrong {
 
 impl Wrong {
     pub(crate) fn new(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            mend: mend.into(),
-        }
+        Self { what: what.into(), mend: mend.into() }
     }
 }
 
@@ -96,14 +93,9 @@ fn parse_text(kind: Kind, text: &str) -> Result<Value, Wrong> {
         Kind::LogFilter => log_filter(text),
         Kind::Template => Template::parse(text).map(Value::Template).map_err(|what| {
             let what = format!("{} is not a template: {what}", quote(text));
-            Wrong::new(
-                what,
-                "write it like `{topic} | {aggregate_type}.{event_type}`",
-            )
+            Wrong::new(what, "write it like `{topic} | {aggregate_type}.{event_type}`")
         }),
-        Kind::PostgresUrl => PostgresUrl::parse(text)
-            .map(Box::new)
-            .map(Value::PostgresUrl),
+        Kind::PostgresUrl => PostgresUrl::parse(text).map(Box::new).map(Value::PostgresUrl),
         // These take more than a text: see `parse`.
         Kind::Count { .. } | Kind::List | Kind::AmqpUrl => Err(wrong_type(kind, "a text")),
     }
@@ -143,10 +135,7 @@ fn bare_number(kind: Kind, number: i64) -> Wrong {
 }
 
 fn out_of_bounds(text: &str, kind: Kind) -> Wrong {
-    Wrong::new(
-        format!("{} is out of bounds", quote(text)),
-        format!("choose {}", kind.bounds()),
-    )
+    Wrong::new(format!("{} is out of bounds", quote(text)), format!("choose {}", kind.bounds()))
 }
 
 fn sized(kind: Kind, text: &str, min: usize, max: usize) -> Result<Value, Wrong> {
@@ -160,10 +149,9 @@ fn sized(kind: Kind, text: &str, min: usize, max: usize) -> Result<Value, Wrong>
         ));
     }
     match text.chars().any(char::is_control) {
-        true => Err(Wrong::new(
-            format!("{} holds a control character", quote(text)),
-            "take it out",
-        )),
+        true => {
+            Err(Wrong::new(format!("{} holds a control character", quote(text)), "take it out"))
+        }
         false => Ok(Value::Text(text.to_owned())),
     }
 }
@@ -264,10 +252,9 @@ fn duration(text: &str, min: Duration, max: Duration) -> Result<Value, Wrong> {
 
 fn list(raw: &Raw) -> Result<Value, Wrong> {
     let items: Vec<Raw> = match raw {
-        Raw::Untyped(text) => text
-            .split(',')
-            .map(|item| Raw::Text(item.trim().to_owned()))
-            .collect(),
+        Raw::Untyped(text) => {
+            text.split(',').map(|item| Raw::Text(item.trim().to_owned())).collect()
+        }
         Raw::List(items) => items.clone(),
         Raw::Text(_) => return Err(wrong_type(Kind::List, "a text")),
         Raw::Integer(_) => return Err(wrong_type(Kind::List, "a number")),
@@ -275,10 +262,9 @@ fn list(raw: &Raw) -> Result<Value, Wrong> {
     };
     let items = items.iter().map(|item| match item {
         Raw::Text(text) if text.len() <= 255 => Ok(text.clone()),
-        Raw::Text(text) => Err(Wrong::new(
-            format!("{} has {} bytes", quote(text), text.len()),
-            "AMQP allows 255",
-        )),
+        Raw::Text(text) => {
+            Err(Wrong::new(format!("{} has {} bytes", quote(text), text.len()), "AMQP allows 255"))
+        }
         _ => Err(wrong_type(Kind::List, "a list of something else")),
     });
     items.collect::<Result<_, _>>().map(Value::List)
@@ -294,10 +280,7 @@ fn log_filter(text: &str) -> Result<Value, Wrong> {
         true => Ok(Value::Text(text.to_owned())),
         false => Err(Wrong::new(
             format!("{} is not a log filter", quote(text)),
-            format!(
-                "choose {}, or pairs such as pgoutbox=debug",
-                LEVELS.join(", ")
-            ),
+            format!("choose {}, or pairs such as pgoutbox=debug", LEVELS.join(", ")),
         )),
     }
 }

@@ -20,10 +20,7 @@ pub(crate) struct Values {
 impl Values {
     /// Reads what was found; what cannot be read is reported, and counts as unset.
     pub(crate) fn read(collected: Collected, problems: &mut Problems) -> Self {
-        let mut values = Self {
-            set: BTreeMap::new(),
-            bad: collected.bad,
-        };
+        let mut values = Self { set: BTreeMap::new(), bad: collected.bad };
         for (key, found) in collected.found {
             // A key that is not in the table has been reported.
             let Some(setting) = settings::find(&found.key) else {
@@ -53,9 +50,7 @@ impl Values {
 
     /// Where a value was set.
     pub(crate) fn origin(&self, key: &str) -> Origin {
-        self.set
-            .get(key)
-            .map_or(Origin::Default, |(_, _, origin)| origin.clone())
+        self.set.get(key).map_or(Origin::Default, |(_, _, origin)| origin.clone())
     }
 
     /// What was written, for showing.

@@ -62,10 +62,7 @@ fn tricky() -> impl Strategy<Value = String> {
         "$",
         " ",
     ];
-    prop_oneof![
-        vec(select(parts), 0..12).prop_map(|parts| parts.concat()),
-        any::<String>(),
-    ]
+    prop_oneof![vec(select(parts), 0..12).prop_map(|parts| parts.concat()), any::<String>(),]
 }
 
 proptest! {
@@ -100,7 +97,7 @@ proptest! {
     /// A password in a password's place never comes out, however badly it is written.
     #[test]
     fn a_password_in_a_url_never_shows(
-        before in "[:@/?#%&=,\\[\\]a-z0-9.+ ]{0,6}",
+        before in "([0-9]{0,3}[/?#]([a-z]{1,4}=)?)?[:@/?#%&=,\\[\\]a-z0-9.+ ]{0,3}",
         after in "[:@/?#%&=,\\[\\]a-z0-9.+ ]{0,6}",
         tail in "(/d)?(\\?[a-z=&/%]{0,8})?",
     ) {
@@ -128,9 +125,9 @@ proptest! {
     }
 
     #[test]
-    fn settings_within_bounds_are_taken(index in 0..SETTINGS.len(), share in 0.0..=1.0f64) {
+    fn settings_within_bounds_are_taken(index in 0..SETTINGS.len(), share in 0..=1000u64) {
         let setting = &SETTINGS[index];
-        let between = |min: u64, max: u64| min + ((max - min) as f64 * share) as u64;
+        let between = |min: u64, max: u64| min + (max - min) / 1000 * share;
         let text = match setting.kind {
             Kind::Count { min, max } => between(min, max).to_string(),
             Kind::Size { min, max } => format!("{}B", between(min, max)),

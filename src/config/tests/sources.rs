@@ -13,31 +13,15 @@ fn two_urls_are_enough() {
     assert_eq!(postgres.audit, postgres.stream);
     assert_eq!(postgres.audit.port, 5432);
     assert_eq!(postgres.audit.tls.mode, TlsMode::Disable);
-    assert_eq!(
-        [&*postgres.slot, &*postgres.publication],
-        ["pgoutbox", "pgoutbox"]
-    );
-    let [broker] = config.amqp.brokers.as_slice() else {
-        panic!("one broker")
-    };
-    assert_eq!(
-        (&*broker.host, broker.port, &*broker.vhost),
-        ("mq.example", 5672, "/")
-    );
+    assert_eq!([&*postgres.slot, &*postgres.publication], ["pgoutbox", "pgoutbox"]);
+    let [broker] = config.amqp.brokers.as_slice() else { panic!("one broker") };
+    assert_eq!((&*broker.host, broker.port, &*broker.vhost), ("mq.example", 5672, "/"));
     assert_eq!(config.amqp.connection_name, "pgoutbox/pgoutbox");
-    let [table] = config.tables.as_slice() else {
-        panic!("one table")
-    };
-    assert_eq!(
-        [&*table.schema, &*table.name],
-        ["public", "outbox_messages"]
-    );
+    let [table] = config.tables.as_slice() else { panic!("one table") };
+    assert_eq!([&*table.schema, &*table.name], ["public", "outbox_messages"]);
     assert_eq!(table.exchange.fixed(), Some("outbox"));
     assert!(!table.columns.id.is_explicit);
-    assert_eq!(
-        (config.window.messages, config.window.bytes),
-        (1000, 32 << 20)
-    );
+    assert_eq!((config.window.messages, config.window.bytes), (1000, 32 << 20));
     assert_eq!(config.audit.mode, AuditMode::Update);
 }
 
@@ -94,10 +78,7 @@ fn companions(setting: &Setting, certificate: &str) -> Vec<(String, String)> {
         all.push(of(&format!("{key}cert_file")));
     }
     if setting.key.starts_with("amqp.") && setting.key != "amqp.url" {
-        all.push((
-            "AMQP_URL".to_owned(),
-            "amqps://app:mqpw@mq.example".to_owned(),
-        ));
+        all.push(("AMQP_URL".to_owned(), "amqps://app:mqpw@mq.example".to_owned()));
     }
     if setting.key.starts_with("declare.queues.") && !setting.key.ends_with(".name") {
         all.push((env_name("declare.queues.0.name"), "q".to_owned()));
@@ -111,10 +92,7 @@ fn toml_line(setting: &Setting, key: &str, text: &str) -> String {
         Kind::Count { .. } => text.to_owned(),
         Kind::List => format!(
             "[{}]",
-            text.split(", ")
-                .map(|t| format!("{t:?}"))
-                .collect::<Vec<_>>()
-                .join(",")
+            text.split(", ").map(|t| format!("{t:?}")).collect::<Vec<_>>().join(",")
         ),
         _ => format!("{text:?}"),
     };
@@ -140,22 +118,11 @@ fn every_setting_can_be_set_by_file_variable_and_flag() {
         // A pair's other half is a fault alone: the sample completes it.
         let companions: Vec<(&str, &str)> = companions.iter().map(|(k, v)| (&**k, &**v)).collect();
         base = base.env(&companions);
-        let plain = load(&base.sources, Needs::ALL)
-            .ok()
-            .map(|(config, _)| fingerprint(&config));
+        let plain = load(&base.sources, Needs::ALL).ok().map(|(config, _)| fingerprint(&config));
         let ways = [
-            (
-                base.clone().file(&toml_line(setting, &key, &text)),
-                "pgoutbox.toml:2".to_owned(),
-            ),
-            (
-                base.clone().env(&[(&env_name(&key), &text)]),
-                env_name(&key),
-            ),
-            (
-                base.clone().set(&format!("{key}={text}")),
-                "--set".to_owned(),
-            ),
+            (base.clone().file(&toml_line(setting, &key, &text)), "pgoutbox.toml:2".to_owned()),
+            (base.clone().env(&[(&env_name(&key), &text)]), env_name(&key)),
+            (base.clone().set(&format!("{key}={text}")), "--set".to_owned()),
         ];
         let mut prints = Vec::new();
         for (way, origin) in ways {
@@ -163,10 +130,7 @@ fn every_setting_can_be_set_by_file_variable_and_flag() {
                 .unwrap_or_else(|fault| panic!("{key} by {origin}: {fault}"));
             let shown = explained.json();
             let shown = &shown[&key];
-            assert!(
-                shown["origin"].as_str().unwrap().ends_with(&origin),
-                "{key}: {shown}"
-            );
+            assert!(shown["origin"].as_str().unwrap().ends_with(&origin), "{key}: {shown}");
             if !setting.kind.is_secret() && setting.kind != Kind::List {
                 let value = shown["value"].to_string();
                 assert_eq!(value.trim_matches('"'), text, "{key}");
@@ -257,11 +221,7 @@ fn the_file_is_looked_for_where_told() {
     let tried = tried.flags(|flags| flags.config = Some(flagged));
     assert_eq!(tried.load().postgres.slot, "of_flag");
     let tried = tried.flags(|flags| flags.config = Some("nowhere/x.toml".into()));
-    assert!(
-        tried.fault().contains("nowhere/x.toml cannot be read"),
-        "{}",
-        tried.fault()
-    );
+    assert!(tried.fault().contains("nowhere/x.toml cannot be read"), "{}", tried.fault());
 }
 
 #[test]
@@ -296,13 +256,9 @@ fn secrets_from_files() {
     assert_eq!(tried.load().postgres.audit.password.expose(), "of-url");
 
     // In the file, relative to it.
-    let of_file = tried
-        .clone()
-        .file("[postgres]\npassword_file = \"password\"\n");
+    let of_file = tried.clone().file("[postgres]\npassword_file = \"password\"\n");
     assert_eq!(of_file.load().postgres.audit.password.expose(), "p w");
-    let of_env = tried
-        .clone()
-        .env(&[("PGOUTBOX_AMQP__PASSWORD_FILE", &password)]);
+    let of_env = tried.clone().env(&[("PGOUTBOX_AMQP__PASSWORD_FILE", &password)]);
     assert_eq!(of_env.load().amqp.brokers[0].password.expose(), "p w");
     let of_pg = tried.clone().env(&[
         ("DATABASE_URL_FILE", ""),
@@ -319,10 +275,7 @@ fn secrets_from_files() {
         fault.contains("DATABASE_URL_FILE: postgres.url_file: /nowhere/at/all cannot be read"),
         "{fault}"
     );
-    assert!(
-        fault.starts_with("a setting is wrong"),
-        "one fault, one line: {fault}"
-    );
+    assert!(fault.starts_with("a setting is wrong"), "one fault, one line: {fault}");
 }
 
 #[test]
@@ -351,47 +304,31 @@ fn tables_and_queues() {
         bindings = ["order.#", "bill.#"]
         exchange = "other"
     "##;
-    let config = Try::both()
-        .file(text)
-        .env(&[("PGOUTBOX_TABLES__1__APP_ID", "shop")])
-        .load();
-    let [first, second] = config.tables.as_slice() else {
-        panic!("two tables")
-    };
+    let config = Try::both().file(text).env(&[("PGOUTBOX_TABLES__1__APP_ID", "shop")]).load();
+    let [first, second] = config.tables.as_slice() else { panic!("two tables") };
     assert_eq!([&*first.schema, &*first.name], ["billing", "outbox"]);
     assert_eq!([&*second.schema, &*second.name], ["a.b", "c.d"]);
     assert_eq!(second.app_id.as_deref(), Some("shop"));
     assert!(first.columns.topic.is_explicit && first.columns.topic.name.is_empty());
     assert_eq!(first.columns.id.name, "key");
-    let [all, some] = config.declare.queues.as_slice() else {
-        panic!("two queues")
-    };
+    let [all, some] = config.declare.queues.as_slice() else { panic!("two queues") };
     assert_eq!(
         (&*all.queue_type, &all.bindings, &all.exchange),
         ("quorum", &vec!["#".to_owned()], &None)
     );
-    assert_eq!(
-        (some.bindings.len(), some.exchange.as_deref()),
-        (2, Some("other"))
-    );
+    assert_eq!((some.bindings.len(), some.exchange.as_deref()), (2, Some("other")));
 }
 
 #[test]
 fn a_stream_of_another_role() {
-    let config = Try::both()
-        .env(&[("PGOUTBOX_POSTGRES__STREAM_URL", "postgres://streamer@:6000")])
-        .load();
+    let config =
+        Try::both().env(&[("PGOUTBOX_POSTGRES__STREAM_URL", "postgres://streamer@:6000")]).load();
     let [audit, stream] = [config.postgres.audit, config.postgres.stream];
-    assert_eq!(
-        (&*stream.host, stream.port, &*stream.user),
-        ("db.example", 6000, "streamer")
-    );
+    assert_eq!((&*stream.host, stream.port, &*stream.user), ("db.example", 6000, "streamer"));
     assert_eq!(stream.database, "app");
     assert_eq!(stream.password.expose(), "", "not the other role's");
     assert_eq!(audit.port, 5432);
-    let config = Try::both()
-        .env(&[("PGOUTBOX_POSTGRES__STREAM_PASSWORD", "s")])
-        .load();
+    let config = Try::both().env(&[("PGOUTBOX_POSTGRES__STREAM_PASSWORD", "s")]).load();
     assert_eq!(config.postgres.stream.password.expose(), "s");
     assert_eq!(config.postgres.audit.password.expose(), "dbpw");
 }

@@ -41,20 +41,10 @@ fn a_ca_or_a_certificate_means_verify_full() {
     let url = format!(
         "postgres://u@h/d?sslmode=verify-ca&sslrootcert={path}&sslcert={path}&sslkey={path}"
     );
-    let tls = Try::both()
-        .env(&[("DATABASE_URL", &url)])
-        .load()
-        .postgres
-        .audit
-        .tls;
+    let tls = Try::both().env(&[("DATABASE_URL", &url)]).load().postgres.audit.tls;
     assert_eq!(tls.mode, TlsMode::VerifyCa);
     assert!(tls.ca_file.is_some() && tls.cert_file.is_some() && tls.key_file.is_some());
-    let tls = Try::both()
-        .env(&[("PGSSLROOTCERT", path)])
-        .load()
-        .postgres
-        .audit
-        .tls;
+    let tls = Try::both().env(&[("PGSSLROOTCERT", path)]).load().postgres.audit.tls;
     assert_eq!(tls.mode, TlsMode::VerifyFull);
 }
 
@@ -74,54 +64,24 @@ fn the_broker_takes_a_certificate_for_a_login() {
 fn unusable_files_are_named() {
     let tried = with_files().env(&[("AMQP_URL", "amqps://h")]);
     for (text, what) in [
-        (
-            "ca_file = \"nowhere.pem\"",
-            "ca_file: nowhere.pem cannot be read",
-        ),
-        (
-            "ca_file = \"empty.pem\"",
-            "ca_file: empty.pem holds no certificate",
-        ),
-        (
-            "ca_file = \"key.pem\"",
-            "ca_file: key.pem holds no certificate",
-        ),
-        (
-            "ca_file = \"junk.pem\"",
-            "ca_file: junk.pem holds a bad certificate",
-        ),
+        ("ca_file = \"nowhere.pem\"", "ca_file: nowhere.pem cannot be read"),
+        ("ca_file = \"empty.pem\"", "ca_file: empty.pem holds no certificate"),
+        ("ca_file = \"key.pem\"", "ca_file: key.pem holds no certificate"),
+        ("ca_file = \"junk.pem\"", "ca_file: junk.pem holds a bad certificate"),
         ("ca_file = \".\"", "cannot be read"),
-        (
-            "cert_file = \"good.pem\"",
-            "cert_file: is set without its key",
-        ),
-        (
-            "key_file = \"good.pem\"",
-            "key_file: is set without its certificate",
-        ),
+        ("cert_file = \"good.pem\"", "cert_file: is set without its key"),
+        ("key_file = \"good.pem\"", "key_file: is set without its certificate"),
         (
             "cert_file = \"good.pem\"\nkey_file = \"empty.pem\"",
             "key_file: empty.pem holds no private key",
         ),
-        (
-            "cert_file = \"good.pem\"\nkey_file = \"other.pem\"",
-            "does not go with",
-        ),
+        ("cert_file = \"good.pem\"\nkey_file = \"other.pem\"", "does not go with"),
     ] {
         for section in ["postgres", "amqp"] {
-            let fault = tried
-                .clone()
-                .file(&format!("[{section}]\n{text}\n"))
-                .fault();
+            let fault = tried.clone().file(&format!("[{section}]\n{text}\n")).fault();
             assert!(fault.contains(what), "{section}, {text}: {fault}");
-            assert!(
-                fault.contains("pgoutbox.toml:"),
-                "{section}, {text}: {fault}"
-            );
-            assert!(
-                fault.starts_with("a setting is wrong"),
-                "{section}, {text}: {fault}"
-            );
+            assert!(fault.contains("pgoutbox.toml:"), "{section}, {text}: {fault}");
+            assert!(fault.starts_with("a setting is wrong"), "{section}, {text}: {fault}");
         }
     }
 }
@@ -130,23 +90,13 @@ fn unusable_files_are_named() {
 fn files_that_would_not_be_used_are_refused() {
     let tried = with_files();
     let plain_broker = tried.clone().file("[amqp]\nca_file = \"good.pem\"\n");
-    assert!(
-        plain_broker
-            .fault()
-            .contains("write amqps:// for every broker")
-    );
-    let disabled = tried
-        .clone()
-        .file("[postgres]\nsslmode = \"disable\"\nca_file = \"good.pem\"\n");
+    assert!(plain_broker.fault().contains("write amqps:// for every broker"));
+    let disabled =
+        tried.clone().file("[postgres]\nsslmode = \"disable\"\nca_file = \"good.pem\"\n");
     assert!(disabled.fault().contains("sslmode is disable"));
-    let unverified = tried
-        .clone()
-        .file("[postgres]\nsslmode = \"require\"\nca_file = \"good.pem\"\n");
-    assert!(
-        unverified
-            .fault()
-            .contains("sslmode require verifies nothing")
-    );
+    let unverified =
+        tried.clone().file("[postgres]\nsslmode = \"require\"\nca_file = \"good.pem\"\n");
+    assert!(unverified.fault().contains("sslmode require verifies nothing"));
     // A variable of the environment is not meant for a URL that wants plain text.
     let filler = tried.env(&[
         ("PGSSLROOTCERT", "/nowhere.pem"),

@@ -6,11 +6,7 @@ use super::super::TlsMode;
 use super::*;
 
 fn server(url: &str) -> super::super::Server {
-    Try::both()
-        .env(&[("DATABASE_URL", url), ("USER", "me")])
-        .load()
-        .postgres
-        .audit
+    Try::both().env(&[("DATABASE_URL", url), ("USER", "me")]).load().postgres.audit
 }
 
 #[test]
@@ -24,39 +20,14 @@ fn postgres_urls() {
         ("postgres://u@/d", "localhost", 5432, "u", "", "d"),
         ("postgres://:6000/d", "localhost", 6000, "me", "", "d"),
         ("postgres://u@[::1]:6000/d", "::1", 6000, "u", "", "d"),
-        (
-            "postgres://u%40x:p%2F%25w@h/a%20b",
-            "h",
-            5432,
-            "u@x",
-            "p/%w",
-            "a b",
-        ),
+        ("postgres://u%40x:p%2F%25w@h/a%20b", "h", 5432, "u@x", "p/%w", "a b"),
         ("postgres://u@%2Frun%2Fpg/d", "/run/pg", 5432, "u", "", "d"),
-        (
-            "postgres://u@/d?host=/run/pg&port=6000",
-            "/run/pg",
-            6000,
-            "u",
-            "",
-            "d",
-        ),
-        (
-            "postgres://h/?user=u&password=p&dbname=d",
-            "h",
-            5432,
-            "u",
-            "p",
-            "d",
-        ),
+        ("postgres://u@/d?host=/run/pg&port=6000", "/run/pg", 6000, "u", "", "d"),
+        ("postgres://h/?user=u&password=p&dbname=d", "h", 5432, "u", "p", "d"),
     ] {
         let server = server(url);
         assert_eq!((&*server.host, server.port), (host, port), "{url}");
-        assert_eq!(
-            (&*server.user, server.password.expose()),
-            (user, password),
-            "{url}"
-        );
+        assert_eq!((&*server.user, server.password.expose()), (user, password), "{url}");
         assert_eq!(server.database, database, "{url}");
         assert_eq!(server.tls.mode, TlsMode::Disable, "{url}");
     }
@@ -80,10 +51,7 @@ fn postgres_parameters() {
     assert_eq!(postgres.connect_timeout, Duration::from_secs(8));
     assert_eq!(postgres.audit.tls.mode, TlsMode::VerifyFull);
     assert_eq!(postgres.application_name, "mine");
-    assert_eq!(
-        server("postgres://u@h/d?sslrootcert=system").tls.mode,
-        TlsMode::VerifyFull
-    );
+    assert_eq!(server("postgres://u@h/d?sslrootcert=system").tls.mode, TlsMode::VerifyFull);
 }
 
 #[test]
@@ -112,22 +80,14 @@ fn wrong_postgres_urls() {
         ("postgres://u:p w@h/d", "space"),
     ] {
         let fault = Try::both().env(&[("DATABASE_URL", url)]).fault();
-        assert!(
-            fault.contains("DATABASE_URL: postgres.url: "),
-            "{url}: {fault}"
-        );
+        assert!(fault.contains("DATABASE_URL: postgres.url: "), "{url}: {fault}");
         assert!(fault.contains(what), "{url}: {fault}");
         assert!(fault.starts_with("a setting is wrong"), "{url}: {fault}");
     }
 }
 
 fn broker(url: &str) -> super::super::Broker {
-    Try::both()
-        .env(&[("AMQP_URL", url)])
-        .load()
-        .amqp
-        .brokers
-        .remove(0)
+    Try::both().env(&[("AMQP_URL", url)]).load().amqp.brokers.remove(0)
 }
 
 #[test]
@@ -144,21 +104,9 @@ fn amqp_urls() {
         ("AMQP://127.0.0.1", "127.0.0.1", 5672, "guest", "guest", "/"),
     ] {
         let broker = broker(url);
-        assert_eq!(
-            (&*broker.host, broker.port, &*broker.vhost),
-            (host, port, vhost),
-            "{url}"
-        );
-        assert_eq!(
-            (&*broker.user, broker.password.expose()),
-            (user, password),
-            "{url}"
-        );
-        let mode = if url.starts_with("amqps") {
-            TlsMode::VerifyFull
-        } else {
-            TlsMode::Disable
-        };
+        assert_eq!((&*broker.host, broker.port, &*broker.vhost), (host, port, vhost), "{url}");
+        assert_eq!((&*broker.user, broker.password.expose()), (user, password), "{url}");
+        let mode = if url.starts_with("amqps") { TlsMode::VerifyFull } else { TlsMode::Disable };
         assert_eq!(broker.tls.mode, mode, "{url}");
     }
 }
@@ -174,11 +122,7 @@ fn several_brokers() {
         Try::both().file("[amqp]\nurl = [\"amqp://one\", \"amqp://two\"]\npassword = \"same\"\n");
     let brokers = listed.load().amqp.brokers;
     assert_eq!(brokers.len(), 2);
-    assert!(
-        brokers
-            .iter()
-            .all(|broker| broker.password.expose() == "same")
-    );
+    assert!(brokers.iter().all(|broker| broker.password.expose() == "same"));
 }
 
 #[test]
@@ -188,11 +132,7 @@ fn amqp_parameters() {
     assert_eq!(amqp.heartbeat, Duration::from_secs(5));
     assert_eq!(amqp.connect_timeout, Duration::from_millis(2500));
     assert!(!amqp.brokers[0].is_external);
-    let amqp = Try::both()
-        .env(&[("AMQP_URL", url)])
-        .set("amqp.heartbeat=6s")
-        .load()
-        .amqp;
+    let amqp = Try::both().env(&[("AMQP_URL", url)]).set("amqp.heartbeat=6s").load().amqp;
     assert_eq!(amqp.heartbeat, Duration::from_secs(6));
 }
 
@@ -211,10 +151,7 @@ fn wrong_amqp_urls() {
         ("amqp://h?connection_timeout=1", "connection_timeout is not"),
         ("amqp://h?auth_mechanism=anonymous", "auth_mechanism is not"),
         ("amqp://h?cacertfile=x", "set amqp.ca_file"),
-        (
-            "amqp://h?frame_max=1",
-            "`frame_max`, which pgoutbox does not know",
-        ),
+        ("amqp://h?frame_max=1", "`frame_max`, which pgoutbox does not know"),
         ("amqp://u:p/w@h", "percent-encoded"),
         ("amqp://u:p@w@h", "percent-encoded"),
     ] {
@@ -222,5 +159,18 @@ fn wrong_amqp_urls() {
         assert!(fault.contains("AMQP_URL: amqp.url: "), "{url}: {fault}");
         assert!(fault.contains(what), "{url}: {fault}");
         assert!(fault.starts_with("a setting is wrong"), "{url}: {fault}");
+    }
+}
+
+/// Read to the letter these have the password's end for a database, a virtual host, a host or
+/// a key, all of which are shown.
+#[test]
+fn an_unescaped_password_is_not_taken_for_a_name() {
+    for login in ["u:12/S3CRET", "u:12?host=S3CRET", "u:12?S3CRET=1", "u:@S3CRET", "u#S3CRET"] {
+        for (name, scheme) in [("DATABASE_URL", "postgres"), ("AMQP_URL", "amqp")] {
+            let fault = Try::both().env(&[(name, &format!("{scheme}://{login}@h/n"))]).fault();
+            assert!(fault.contains("percent-encoded"), "{login}: {fault}");
+            assert!(!fault.contains("S3CRET"), "{login}: {fault}");
+        }
     }
 }

@@ -44,10 +44,7 @@ fn wrong_values() {
         ("window.messages=0", "out of bounds"),
         ("window.messages=65536", "out of bounds"),
         ("window.messages=-1", "out of bounds"),
-        (
-            "window.messages=99999999999999999999999999",
-            "out of bounds",
-        ),
+        ("window.messages=99999999999999999999999999", "out of bounds"),
         ("window.messages=many", "is not a whole number"),
         ("window.bytes=1KiB", "out of bounds"),
         ("window.bytes=99999999PiB", "out of bounds"),
@@ -56,10 +53,7 @@ fn wrong_values() {
         ("audit.hold=30", "write \"30ms\" or \"30s\""),
         ("audit.hold=-1s", "is not a duration"),
         ("audit.hold=1 fortnight", "is not a duration"),
-        (
-            "audit.mode=Update",
-            "choose update, delete, side_table, none",
-        ),
+        ("audit.mode=Update", "choose update, delete, side_table, none"),
         ("postgres.slot=", "slot's name"),
         ("postgres.publication=", "is empty"),
         ("postgres.sslmode=prefer", "falls back to plain text"),
@@ -75,10 +69,7 @@ fn wrong_values() {
         ("tables.00.name=x", "no such setting"),
         ("tables.x.name=x", "no such setting"),
         ("tables.1.name=x", "no tables.0"),
-        (
-            "declare.queues.0.bindings=x",
-            "declare.queues.0.name: is not set",
-        ),
+        ("declare.queues.0.bindings=x", "declare.queues.0.name: is not set"),
         ("slot", "has no `=`"),
         ("slot=x", "did you mean postgres.slot?"),
     ] {
@@ -91,54 +82,30 @@ fn wrong_values() {
             "{pair}: {fault}"
         );
         assert!(fault.contains("mend: "), "{pair}: {fault}");
-        assert!(
-            fault.starts_with("a setting is wrong"),
-            "{pair}: one only: {fault}"
-        );
+        assert!(fault.starts_with("a setting is wrong"), "{pair}: one only: {fault}");
     }
 }
 
 #[test]
 fn wrong_files() {
     for (text, what) in [
-        (
-            "slot = \"x\"",
-            "pgoutbox.toml:1: slot: there is no such setting",
-        ),
-        (
-            "[postgress]\nslot = \"x\"",
-            "pgoutbox.toml:1: postgress: there is no such setting",
-        ),
-        (
-            "\n\n[postgres]\n\nslot = 5",
-            "pgoutbox.toml:5: postgres.slot: is a number",
-        ),
+        ("slot = \"x\"", "pgoutbox.toml:1: slot: there is no such setting"),
+        ("[postgress]\nslot = \"x\"", "pgoutbox.toml:1: postgress: there is no such setting"),
+        ("\n\n[postgres]\n\nslot = 5", "pgoutbox.toml:5: postgres.slot: is a number"),
         ("postgres.slot = true", "is true or false"),
         ("postgres.slot = 1979-05-27", "is a date"),
         ("window.messages = 1.5", "is a fraction"),
         ("window.messages = -5", "out of bounds"),
-        (
-            "window = 5",
-            "pgoutbox.toml:1: window: there is no such setting",
-        ),
+        ("window = 5", "pgoutbox.toml:1: window: there is no such setting"),
         ("[tables]\nname = \"x\"", "write [[tables]]"),
         ("tables = 5", "write [[tables]]"),
         ("[[postgres]]\nslot = \"x\"", "there is no such setting"),
         ("[postgres\nslot = 5", "pgoutbox.toml:1: is not TOML"),
-        (
-            "[postgres]\nslot = \"a\"\nslot = \"b\"",
-            "pgoutbox.toml:3: is not TOML",
-        ),
+        ("[postgres]\nslot = \"a\"\nslot = \"b\"", "pgoutbox.toml:3: is not TOML"),
         ("[postgres]\npassword = 5", "postgres.password: is a number"),
         ("[postgres]\npassword_file = 5", "is not the path of a file"),
-        (
-            "[[declare.queues]]\nname = \"q\"\nbindings = \"x\"",
-            "is a text",
-        ),
-        (
-            "[[declare.queues]]\nname = \"q\"\nbindings = [1]",
-            "list of something else",
-        ),
+        ("[[declare.queues]]\nname = \"q\"\nbindings = \"x\"", "is a text"),
+        ("[[declare.queues]]\nname = \"q\"\nbindings = [1]", "list of something else"),
         (
             "[[declare.queues]]\nname = \"q\"\ncolour = 1",
             "pgoutbox.toml:3: declare.queues.0.colour",
@@ -160,52 +127,24 @@ fn every_contradiction() {
             "is not below audit.hold",
         ),
         (&["audit.hold=6m"], "audit.hold", "is above audit.give_up"),
-        (
-            &["audit.give_up=5s"],
-            "audit.give_up",
-            "is above audit.give_up (5s)",
-        ),
-        (
-            &["session.backoff_min=11s"],
-            "session.backoff_min",
-            "is above session.backoff_max",
-        ),
-        (
-            &["amqp.heartbeat=20s"],
-            "amqp.heartbeat",
-            "is below twice amqp.heartbeat",
-        ),
-        (
-            &["amqp.confirm_timeout=19s"],
-            "amqp.confirm_timeout",
-            "is below twice",
-        ),
-        (
-            &["tables.0.columns.relayed_at="],
-            "tables.0.columns.relayed_at",
-            "audit.mode update",
-        ),
+        (&["audit.give_up=5s"], "audit.give_up", "is above audit.give_up (5s)"),
+        (&["session.backoff_min=11s"], "session.backoff_min", "is above session.backoff_max"),
+        (&["amqp.heartbeat=20s"], "amqp.heartbeat", "is below twice amqp.heartbeat"),
+        (&["amqp.confirm_timeout=19s"], "amqp.confirm_timeout", "is below twice"),
+        (&["tables.0.columns.relayed_at="], "tables.0.columns.relayed_at", "audit.mode update"),
         (
             &["tables.0.columns.relayed_at=occurred_at"],
             "tables.0.columns.relayed_at",
             "same column as occurred_at",
         ),
         (&["tables.0.columns.id="], "tables.0.columns.id", "is empty"),
-        (
-            &["tables.0.columns.payload="],
-            "tables.0.columns.payload",
-            "is empty",
-        ),
+        (&["tables.0.columns.payload="], "tables.0.columns.payload", "is empty"),
         (
             &["tables.0.routing_key={topic}", "tables.0.columns.topic="],
             "tables.0.routing_key",
             "every alternative",
         ),
-        (
-            &["tables.0.app_id=x", "tables.1.app_id=y"],
-            "tables.1.name",
-            "as tables.0 is already",
-        ),
+        (&["tables.0.app_id=x", "tables.1.app_id=y"], "tables.1.name", "as tables.0 is already"),
         (
             &["tables.0.name=a.b", "tables.1.name=b", "tables.1.schema=a"],
             "tables.1.name",
@@ -227,44 +166,29 @@ fn every_contradiction() {
             "names database \"other\"",
         ),
         (&["amqp.auth=external"], "amqp.auth", "there is none"),
-        (
-            &["amqp.url=amqp://a?heartbeat=5,amqp://b?heartbeat=6"],
-            "amqp.url",
-            "different values",
-        ),
+        (&["amqp.url=amqp://a?heartbeat=5,amqp://b?heartbeat=6"], "amqp.url", "different values"),
         (
             &["postgres.url=postgres://u@/d?host=/run/x&sslmode=require"],
             "postgres.url",
             "unix socket",
         ),
     ] {
-        let tried = settings
-            .iter()
-            .fold(Try::both(), |tried, pair| tried.set(pair));
+        let tried = settings.iter().fold(Try::both(), |tried, pair| tried.set(pair));
         let fault = tried.fault();
         assert!(fault.contains(&format!("{key}: ")), "{settings:?}: {fault}");
         assert!(fault.contains(what), "{settings:?}: {fault}");
-        assert!(
-            fault.starts_with("a setting is wrong"),
-            "{settings:?}: {fault}"
-        );
+        assert!(fault.starts_with("a setting is wrong"), "{settings:?}: {fault}");
     }
-    let tried = Try::both()
-        .set("tables.1.name=other")
-        .flags(|flags| flags.exchange = Some("x".to_owned()));
-    assert!(
-        tried
-            .fault()
-            .contains("--exchange: there is more than one table")
-    );
+    let tried =
+        Try::both().set("tables.1.name=other").flags(|flags| flags.exchange = Some("x".to_owned()));
+    assert!(tried.fault().contains("--exchange: there is more than one table"));
 }
 
 #[test]
 fn no_contradiction_where_the_mark_is_elsewhere() {
     for mode in ["delete", "side_table", "none"] {
-        let tried = Try::both()
-            .set("tables.0.columns.relayed_at=")
-            .set(&format!("audit.mode={mode}"));
+        let tried =
+            Try::both().set("tables.0.columns.relayed_at=").set(&format!("audit.mode={mode}"));
         tried.load();
     }
 }
@@ -272,17 +196,11 @@ fn no_contradiction_where_the_mark_is_elsewhere() {
 #[test]
 fn variables_that_only_look_like_settings() {
     let fault = Try::both().env(&[("PGOUTBOX_POSTGRES_SLOT", "x")]).fault();
-    assert!(
-        fault.contains("PGOUTBOX_POSTGRES_SLOT: looks like a setting"),
-        "{fault}"
-    );
+    assert!(fault.contains("PGOUTBOX_POSTGRES_SLOT: looks like a setting"), "{fault}");
     assert!(fault.contains("write PGOUTBOX_POSTGRES__SLOT"), "{fault}");
     // Kubernetes' for a service named pgoutbox.
     Try::both()
-        .env(&[
-            ("PGOUTBOX_SERVICE_HOST", "10.0.0.1"),
-            ("PGOUTBOX_PORT", "tcp://10.0.0.1:80"),
-        ])
+        .env(&[("PGOUTBOX_SERVICE_HOST", "10.0.0.1"), ("PGOUTBOX_PORT", "tcp://10.0.0.1:80")])
         .load();
 }
 
@@ -309,14 +227,7 @@ fn a_variable_that_is_not_text() {
     use std::os::unix::ffi::OsStringExt;
     let mut tried = Try::both();
     let garbage = std::ffi::OsString::from_vec(vec![0xff]);
-    tried
-        .sources
-        .env
-        .insert("PGOUTBOX_POSTGRES__SLOT".into(), garbage.clone());
+    tried.sources.env.insert("PGOUTBOX_POSTGRES__SLOT".into(), garbage.clone());
     tried.sources.env.insert("UNRELATED".into(), garbage);
-    assert!(
-        tried
-            .fault()
-            .contains("PGOUTBOX_POSTGRES__SLOT: is not UTF-8")
-    );
+    assert!(tried.fault().contains("PGOUTBOX_POSTGRES__SLOT: is not UTF-8"));
 }

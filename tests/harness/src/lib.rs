@@ -1,1 +1,37 @@
-//! Private servers, faults, workload and checker for the tests, the benches and the demo.
+//! Private servers, faults, load and a checker: what the tests, the benches and the demo of pgoutbox share.
+//!
+//! ```text
+//!   workload ──► Postgres ──► proxy ──► relay (the real binary) ──► proxy ──► RabbitMQ ──► consumer
+//!       │                                                                                     │
+//!       └── ledger: what was committed, what was rolled back ──► checker ◄── deliveries ───────┘
+//! ```
+//!
+//! Servers are private: free loopback ports, data in a directory of their own, ended with the test process whatever
+//! way it goes ([`reaper`]). A server that runs on the machine already is never touched. Most tests take the
+//! [`shared`] pair and a database and a vhost of their own; a test that breaks a server starts one for itself.
+//!
+//! The product does not depend on this crate.
+
+#![allow(
+    missing_docs,
+    reason = "names and types say what a test needs; docs are kept for what they do not say"
+)]
+
+pub mod certs;
+pub mod checker;
+pub mod consumer;
+mod port;
+pub mod postgres;
+mod process;
+pub mod proxy;
+pub mod rabbitmq;
+mod reaper;
+pub mod relay;
+pub mod shared;
+mod user;
+pub mod wait;
+pub mod workload;
+
+pub use process::{Signal, signal};
+pub use reaper::end_container_with_us;
+pub use wait::{retry, wait_for, wait_until};

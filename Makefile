@@ -1,0 +1,27 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both install what is missing (tests/setup.sh).
+
+ARGS ?=
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help demo test build
+
+help:
+	@echo 'make demo              the relay at work between a private Postgres and a private RabbitMQ, then a verdict'
+	@echo 'make demo ARGS=--stay  the same, and it stays until Ctrl-C, with the URLs to play with'
+	@echo 'make test              format, lints and every test, on real private servers'
+	@echo 'make build             the release binary, $(TARGET)/release/pgoutbox'
+
+build:
+	cargo build --release --locked
+
+demo:
+	sh tests/setup.sh --or-docker
+	cargo build --release --locked
+	cargo build --release --locked --package harness --bin demo
+	PGOUTBOX_BIN='$(abspath $(TARGET))/release/pgoutbox' '$(TARGET)/release/demo' $(ARGS)
+
+test:
+	sh tests/setup.sh
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo test --workspace --locked

@@ -1,0 +1,23 @@
+-- Writes how far the events are settled, in the transaction of their marks. Never backwards
+-- on the same server and timeline: a relay that was replaced may still write. The fault goes
+-- once the relay has passed the event that it was stuck on.
+--   $1 name: slot, $2 text: system identifier, $3 integer: timeline, $4 pg_lsn: place,
+--   $5 bigint: events settled of the transaction whose commit record starts there
+INSERT INTO pgoutbox.progress AS progress
+       (slot, system_identifier, timeline, end_lsn, commit_lsn, settled, updated_at)
+VALUES ($1, $2, $3, $4::pg_lsn, CASE WHEN $5::bigint > 0 THEN $4::pg_lsn END, $5::bigint, now())
+ON CONFLICT (slot) DO UPDATE
+   SET system_identifier = excluded.system_identifier,
+       timeline = excluded.timeline,
+       end_lsn = CASE WHEN excluded.settled = 0 THEN excluded.end_lsn ELSE progress.end_lsn END,
+       commit_lsn = excluded.commit_lsn,
+       settled = excluded.settled,
+       updated_at = excluded.updated_at,
+       fault = CASE WHEN (progress.fault ->> 'commit_lsn')::pg_lsn >= excluded.end_lsn
+                    THEN progress.fault END,
+       fault_at = CASE WHEN (progress.fault ->> 'commit_lsn')::pg_lsn >= excluded.end_lsn
+                       THEN progress.fault_at END
+ WHERE (progress.system_identifier, progress.timeline)
+       IS DISTINCT FROM (excluded.system_identifier, excluded.timeline)
+    OR (coalesce(excluded.commit_lsn, excluded.end_lsn), excluded.settled)
+       >= (coalesce(progress.commit_lsn, progress.end_lsn), progress.settled);

@@ -1,0 +1,5 @@
+-- Of ids that a DELETE did not find: which rows are there.
+--   $1 text[]: ids
+SELECT outbox.:"id"::text
+  FROM :"schema".:"table" AS outbox
+ WHERE outbox.:"id" = ANY (($1::text[]):::"id_schema".:"id_type"[]);

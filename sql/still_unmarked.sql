@@ -1,0 +1,6 @@
+-- Of ids that a mark did not find: which rows are there and wait for it.
+--   $1 text[]: ids
+SELECT outbox.:"id"::text
+  FROM :"schema".:"table" AS outbox
+ WHERE outbox.:"id" = ANY (($1::text[]):::"id_schema".:"id_type"[])
+   AND outbox.:"relayed_at" IS NULL;

@@ -1,0 +1,243 @@
+//! Writes marks and progress: one transaction a batch, all of it in one round trip.
+
+use std::collections::HashSet;
+
+use futures_util::future::{join_all, try_join_all};
+use postgres_types::PgLsn;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Row, Statement};
+
+use crate::config::{AuditMode, Config, Table};
+use crate::error::{Class, Fault};
+use crate::event::Position;
+use crate::marks::{Batch, Mark, Written};
+use crate::postgres::{classify, column, query};
+use crate::slot::Outbox;
+use crate::sql;
+use crate::wal::Identity;
+
+/// The audit session's settings. A mark lost in a crash of the server is noticed, since the
+/// LSN waits until its mark is on disk: so nothing need wait for the disk here. A row that
+/// somebody locked must not hold up the marks of the others.
+pub const OPTIONS: &str = "-c synchronous_commit=off -c lock_timeout=1s -c timezone=UTC \
+    -c datestyle=ISO -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s";
+
+struct Statements {
+    mark: Statement,
+    /// For when a lock is in the way.
+    unlocked: Statement,
+    /// Tells a row that waits from one that is gone.
+    still: Statement,
+}
+
+/// Writes marks and progress for one session.
+pub struct Marker {
+    tables: Vec<Statements>,
+    record: Statement,
+    wal_position: Statement,
+    snapshot_xmin: Statement,
+    slot: String,
+    identity: Identity,
+}
+
+impl Marker {
+    /// Prepares the statements.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn prepare(
+        client: &Client,
+        config: &Config,
+        outboxes: &[Outbox],
+        identity: Identity,
+    ) -> Result<Self, Fault> {
+        let mode = config.audit.mode;
+        let tables = config.tables.iter().zip(outboxes);
+        let tables = match mode {
+            AuditMode::None => Vec::new(),
+            _ => {
+                try_join_all(tables.map(|(table, outbox)| statements(client, mode, table, outbox)))
+                    .await?
+            }
+        };
+        let prepare = async |sql| client.prepare(sql).await.map_err(|error| classify(&error));
+        Ok(Self {
+            tables,
+            record: prepare(sql::RECORD_PROGRESS).await?,
+            wal_position: prepare(sql::WAL_POSITION).await?,
+            snapshot_xmin: prepare(sql::SNAPSHOT_XMIN).await?,
+            slot: config.postgres.slot.clone(),
+            identity,
+        })
+    }
+
+    /// Writes a batch.
+    ///
+    /// # Errors
+    /// The connection's. A mark that cannot be written is none.
+    pub async fn write(&self, client: &Client, batch: Batch) -> Result<Written, Fault> {
+        let ids = self.ids_by_table(&batch.marks);
+        let outcome = match self.transaction(client, &batch, &ids, |table| &table.mark).await {
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                self.transaction(client, &batch, &ids, |table| &table.unlocked).await
+            }
+            outcome => outcome,
+        };
+        let (found, wal) = outcome.map_err(|error| classify(&error))?;
+        let lsn = |at: usize| wal.try_get(at).map_err(|error| classify(&error));
+        let (written_lsn, flushed_lsn): (PgLsn, PgLsn) = (lsn(0)?, lsn(1)?);
+        let missing = if found.len() < ids.iter().map(Vec::len).sum() {
+            self.missing(client, &batch.marks, &found).await?
+        } else {
+            Vec::new()
+        };
+        Ok(Written { batch, missing, written_lsn, flushed_lsn })
+    }
+
+    fn ids_by_table<'a>(&self, marks: &'a [Mark]) -> Vec<Vec<&'a str>> {
+        let mut ids = vec![Vec::new(); self.tables.len()];
+        for mark in marks {
+            if let Some(ids) = ids.get_mut(mark.table) {
+                ids.push(mark.id.as_str());
+            }
+        }
+        ids
+    }
+
+    async fn transaction(
+        &self,
+        client: &Client,
+        batch: &Batch,
+        ids: &[Vec<&str>],
+        statement: impl Fn(&Statements) -> &Statement,
+    ) -> Result<(HashSet<(usize, String)>, Row), tokio_postgres::Error> {
+        let marks = self.tables.iter().zip(ids).enumerate().filter(|(_, (_, ids))| !ids.is_empty());
+        let marks = join_all(marks.map(async |(number, (table, ids))| {
+            let rows = client.query(statement(table), &[ids]).await?;
+            let found = rows.iter().map(|row| Ok((number, row.try_get(0)?)));
+            found.collect::<Result<Vec<(usize, String)>, tokio_postgres::Error>>()
+        }));
+        let Position { commit_lsn, index } = batch.position;
+        let settled = i64::try_from(index).unwrap_or(i64::MAX);
+        let Identity { system_identifier, timeline } = &self.identity;
+        let progress: [&(dyn postgres_types::ToSql + Sync); 5] =
+            [&self.slot, system_identifier, timeline, &commit_lsn, &settled];
+        // In this order onto the wire, without waiting for one another.
+        let (begin, marks, record, commit, wal) = tokio::join!(
+            biased;
+            client.batch_execute("BEGIN"),
+            marks,
+            client.execute(&self.record, &progress),
+            client.batch_execute("COMMIT"),
+            client.query_one(&self.wal_position, &[]),
+        );
+        begin?;
+        let mut found = HashSet::new();
+        for marks in marks {
+            found.extend(marks?);
+        }
+        record?;
+        commit?;
+        Ok((found, wal?))
+    }
+
+    /// Of the marks that found no row to write, those that are to be tried again: the row is
+    /// locked, or not visible yet. What is marked already, or was removed, is done.
+    async fn missing(
+        &self,
+        client: &Client,
+        marks: &[Mark],
+        found: &HashSet<(usize, String)>,
+    ) -> Result<Vec<usize>, Fault> {
+        let failed = |error| classify(&error);
+        let is_missing = |mark: &Mark| !found.contains(&(mark.table, mark.id.clone()));
+        let missing: Vec<&Mark> = marks.iter().filter(|mark| is_missing(mark)).collect();
+        // Before the rows are looked for: a transaction that has ended by now is seen by them.
+        let xmin = client.query_one(&self.snapshot_xmin, &[]).await.map_err(failed)?;
+        let xmin: i64 = xmin.try_get(0).map_err(failed)?;
+        let mut waiting = HashSet::new();
+        for (number, table) in self.tables.iter().enumerate() {
+            let of_table = missing.iter().filter(|mark| mark.table == number);
+            let ids: Vec<&str> = of_table.map(|mark| mark.id.as_str()).collect();
+            if ids.is_empty() {
+                continue;
+            }
+            for row in client.query(&table.still, &[&ids]).await.map_err(failed)? {
+                waiting.insert((number, row.try_get::<_, String>(0).map_err(failed)?));
+            }
+        }
+        let places = marks.iter().enumerate().filter(|(_, mark)| {
+            is_missing(mark)
+                && (waiting.contains(&(mark.table, mark.id.clone())) || !has_ended(mark.xid, xmin))
+        });
+        Ok(places.map(|(place, _)| place).collect())
+    }
+}
+
+/// Transaction ids are compared in a circle of 32 bits; `xmin` comes with its epoch.
+fn has_ended(xid: u32, xmin: i64) -> bool {
+    let Ok(xmin) = u32::try_from(xmin & i64::from(u32::MAX)) else { return false };
+    let distance = xmin.wrapping_sub(xid);
+    distance != 0 && distance < 1 << 31
+}
+
+async fn statements(
+    client: &Client,
+    mode: AuditMode,
+    table: &Table,
+    outbox: &Outbox,
+) -> Result<Statements, Fault> {
+    let relation = outbox.relation.to_string();
+    let id = table.columns.id.name.as_str();
+    let id_type = sql::render(sql::ID_TYPE, &[("relation", &relation), ("id", id)])?;
+    let rows = query(client, &id_type).await?;
+    let row = rows.first().ok_or_else(|| {
+        Fault::new(Class::Transient, format!("{}.{} is gone", table.schema, table.name), "")
+    })?;
+    let (id_schema, id_type): (String, String) = (column(row, "schema")?, column(row, "name")?);
+    let relayed_at = table.columns.relayed_at.name.as_str();
+    let variables = [
+        ("schema", table.schema.as_str()),
+        ("table", &table.name),
+        ("id", id),
+        ("id_schema", &id_schema),
+        ("id_type", &id_type),
+        ("relayed_at", relayed_at),
+        ("relation", &relation),
+    ];
+    let prepare = async |sql: &str| {
+        let used = variables.iter().filter(|(name, _)| {
+            sql.contains(&format!(":\"{name}\"")) || sql.contains(&format!(":'{name}'"))
+        });
+        let used: Vec<_> = used.copied().collect();
+        client.prepare(&sql::render(sql, &used)?).await.map_err(|error| classify(&error))
+    };
+    let (mark, unlocked, still) = match mode {
+        AuditMode::Delete => (sql::MARK_DELETE, sql::MARK_DELETE_UNLOCKED, sql::STILL_THERE),
+        // It answers every id: nothing is ever asked of `still`.
+        AuditMode::SideTable => (sql::MARK_SIDE_TABLE, sql::MARK_SIDE_TABLE, sql::MARK_SIDE_TABLE),
+        AuditMode::Update | AuditMode::None => {
+            (sql::MARK_UPDATE, sql::MARK_UPDATE_UNLOCKED, sql::STILL_UNMARKED)
+        }
+    };
+    Ok(Statements {
+        mark: prepare(mark).await?,
+        unlocked: prepare(unlocked).await?,
+        still: prepare(still).await?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_ended;
+
+    #[test]
+    fn transaction_ids_go_round() {
+        assert!(has_ended(10, 11));
+        assert!(!has_ended(11, 11), "xmin itself still runs");
+        assert!(!has_ended(12, 11));
+        let wrapped = (1_i64 << 32) + 5;
+        assert!(has_ended(u32::MAX, wrapped), "it ended before the ids wrapped");
+        assert!(!has_ended(6, wrapped));
+    }
+}

@@ -1,0 +1,503 @@
+//! One life from connect to error: it connects, turns what happens into inputs of the
+//! [`Relay`] and does what the relay says. It decides nothing itself.
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use postgres_types::PgLsn;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+use tokio_postgres::Client;
+use tracing::{debug, info, warn};
+
+use crate::config::Config;
+use crate::error::Fault;
+use crate::event::Position;
+use crate::marker::{self, Marker};
+use crate::postgres::{self, application_name, classify, column, query};
+use crate::publisher::{Closure, Publisher, Signal};
+use crate::relay::{Effect, End, Input, Memory, Relay, Resolution, Rules};
+use crate::slot::{self, Coverage, Partition, Ready};
+use crate::sql;
+use crate::wal::{Identity, Wal};
+
+/// Frames taken from the stream before the messages they made are handed to the broker: a
+/// longer batch saves no more system calls, and the first of it should not wait.
+const FRAMES: usize = 128;
+/// Silence, in `wal_sender_timeout`s, after which the walsender is taken for dead. It pings a
+/// silent client after half of one.
+const SILENCE: (u32, u32) = (3, 2);
+/// How long an orderly end waits for the last acknowledgement to be on its way.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// A standby looks after the slot this often, at least and at most, in milliseconds.
+const STANDBY_POLL_MS: (u64, u64) = (400, 800);
+
+/// What outlives a session.
+#[derive(Debug, Default)]
+pub struct Past {
+    memory: Option<(Identity, Memory)>,
+    coverage: Option<Coverage>,
+    /// Failed sessions since the last that delivered something.
+    pub failures: u32,
+    fault: Option<String>,
+    warned: BTreeSet<String>,
+}
+
+/// What the process is asked to do.
+#[derive(Debug, Clone)]
+pub struct Shutdown(watch::Receiver<bool>);
+
+impl Shutdown {
+    /// Asked for once the channel holds `true`.
+    pub fn new(receiver: watch::Receiver<bool>) -> Self {
+        Self(receiver)
+    }
+
+    /// It was asked for.
+    pub fn is_asked(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until it is asked for.
+    pub async fn wait(&mut self) {
+        if self.0.wait_for(|is_asked| *is_asked).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The audit connection: marks, progress, checks.
+struct Audit {
+    client: Arc<Client>,
+    connection: JoinHandle<Result<(), Fault>>,
+}
+
+impl Audit {
+    /// Waits for its end: a server that shuts down ends it at once, while the walsender would
+    /// wait for the relay.
+    async fn ended(connection: JoinHandle<Result<(), Fault>>) -> Result<Input, Fault> {
+        Err(match connection.await {
+            Ok(Err(fault)) => fault,
+            Ok(Ok(())) | Err(_) => Fault::transient("the audit connection has ended"),
+        })
+    }
+}
+
+type Job = Pin<Box<dyn Future<Output = Result<Input, Fault>>>>;
+
+/// Runs one session to its end.
+///
+/// # Errors
+/// How it ended; [`End::Drained`] is the only good way.
+pub async fn run(
+    config: &Arc<Config>,
+    past: &mut Past,
+    shutdown: &mut Shutdown,
+    broker: usize,
+) -> End {
+    let audit = tokio::select! {
+        biased;
+        () = shutdown.wait() => return End::Drained,
+        audit = connect_audit(config) => match audit {
+            Ok(audit) => audit,
+            Err(fault) => return fault.into(),
+        },
+    };
+    let end = tokio::select! {
+        biased;
+        () = shutdown.wait() => End::Drained,
+        session = Session::begin(config, past, &audit, broker) => match session {
+            Err(fault) => fault.into(),
+            Ok(session) => {
+                past.fault = None;
+                return session.run_to_end(past, shutdown, audit).await;
+            }
+        },
+    };
+    record_fault(config, past, &audit.client, &end).await;
+    end
+}
+
+async fn connect_audit(config: &Config) -> Result<Audit, Fault> {
+    let postgres = &config.postgres;
+    let (client, connection) = postgres::connect(
+        &postgres.audit,
+        &application_name(postgres),
+        postgres.connect_timeout,
+        marker::OPTIONS,
+    )
+    .await?;
+    Ok(Audit { client: Arc::new(client), connection })
+}
+
+/// Says in the progress row why the relay does not run, for `pgoutbox status`. Written only
+/// where it changes.
+async fn record_fault(config: &Config, past: &mut Past, client: &Client, end: &End) {
+    let (fault, position) = match end {
+        End::Drained => return,
+        End::Fault(fault) => (fault.clone(), None),
+        End::Stuck(stuck) => (stuck.fault(), Some(stuck)),
+    };
+    let mut json = serde_json::json!({
+        "class": format!("{:?}", fault.class).to_lowercase(),
+        "what": fault.what,
+        "mend": fault.mend,
+    });
+    if let (Some(stuck), Some(json)) = (position, json.as_object_mut()) {
+        json.insert("event_id".into(), stuck.id.clone().into());
+        json.insert("table".into(), stuck.table.clone().into());
+        json.insert("commit_lsn".into(), stuck.position.commit_lsn.to_string().into());
+        json.insert("index".into(), stuck.position.index.into());
+    }
+    let text = json.to_string();
+    if past.fault.as_ref() == Some(&text) {
+        return;
+    }
+    let (system_identifier, timeline) = match &past.memory {
+        Some((identity, _)) => (identity.system_identifier.as_str(), identity.timeline),
+        None => ("", 0),
+    };
+    let write = async {
+        let statement = client.prepare(sql::RECORD_FAULT).await?;
+        let slot = &config.postgres.slot;
+        client.execute(&statement, &[slot, &system_identifier, &timeline, &text]).await
+    };
+    // Best effort: the log has it too.
+    match tokio::time::timeout(STOP_TIMEOUT, write).await {
+        Ok(Ok(_)) => past.fault = Some(text),
+        Ok(Err(error)) => debug!("the fault was not recorded: {}", classify(&error)),
+        Err(_) => debug!("the fault was not recorded: no answer"),
+    }
+}
+
+struct Session<'a> {
+    config: &'a Arc<Config>,
+    relay: Relay,
+    wal: Wal,
+    publisher: Publisher,
+    marker: Arc<Marker>,
+    client: Arc<Client>,
+    coverage: Arc<Coverage>,
+    identity: Identity,
+    jobs: FuturesUnordered<Job>,
+    began: Instant,
+    effects: Vec<Effect>,
+}
+
+impl<'a> Session<'a> {
+    async fn begin(
+        config: &'a Arc<Config>,
+        past: &mut Past,
+        audit: &Audit,
+        broker: usize,
+    ) -> Result<Self, Fault> {
+        let client = Arc::clone(&audit.client);
+        let preflight = slot::preflight(&client, config).await?;
+        let start = preflight.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn.clone());
+        let Ready { tables, coverage, warnings, .. } = preflight.ready(config)?;
+        for warning in warnings {
+            // Once for each process: they do not change from session to session.
+            if past.warned.insert(warning.what.clone()) {
+                warn!(mend = warning.mend, "{}", warning.what);
+            }
+        }
+        if let Some(earlier) = &past.coverage {
+            earlier.check_unchanged(&coverage)?;
+        }
+        past.coverage = Some(coverage.clone());
+        // The broker before the slot: a relay that cannot publish need not keep a walsender busy.
+        let brokers = &config.amqp.brokers;
+        let broker = brokers
+            .get(broker % brokers.len().max(1))
+            .ok_or_else(|| Fault::usage("no broker is configured", "set AMQP_URL"))?;
+        let publisher = Publisher::connect(broker, &config.amqp).await?;
+        let (wal, identity) = take_slot(config).await?;
+        // Only now: whoever held the slot before wrote its progress until then.
+        let memory = recall(config, past, &client, &identity).await?;
+        past.memory = Some((identity.clone(), memory));
+        let marker = Marker::prepare(&client, config, &tables, identity.clone()).await?;
+        let rules = Rules {
+            tables: config.tables.clone().into(),
+            oids: tables.iter().map(|table| table.relation).collect(),
+            limits: publisher.limits(),
+            window_messages: config.window.messages,
+            window_bytes: config.window.bytes,
+            audit: config.audit.clone(),
+            confirm_timeout: config.amqp.confirm_timeout,
+            blocked_timeout: config.amqp.blocked_timeout,
+            check_interval: config.postgres.check_interval,
+            silence: config.postgres.wal_sender_timeout * SILENCE.0 / SILENCE.1,
+        };
+        info!(
+            slot = config.postgres.slot,
+            publication = config.postgres.publication,
+            tables = table_names(config),
+            broker = format!("{}:{}{}", broker.host, broker.port, broker.vhost),
+            start_lsn = start.unwrap_or_default(),
+            delivered_before = %memory.delivered,
+            timeline = identity.timeline,
+            window_messages = config.window.messages,
+            window_bytes = config.window.bytes,
+            "running"
+        );
+        Ok(Self {
+            config,
+            relay: Relay::new(rules, memory),
+            wal,
+            publisher,
+            marker: Arc::new(marker),
+            client,
+            coverage: Arc::new(coverage),
+            identity,
+            jobs: FuturesUnordered::new(),
+            began: Instant::now(),
+            effects: Vec::new(),
+        })
+    }
+
+    async fn run_to_end(mut self, past: &mut Past, shutdown: &mut Shutdown, audit: Audit) -> End {
+        self.jobs.push(Box::pin(Audit::ended(audit.connection)));
+        let end = match self.work(shutdown).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        };
+        let counts = self.relay.counts();
+        past.memory = Some((self.identity.clone(), self.relay.remember(&end)));
+        info!(
+            published = counts.published,
+            delivered = counts.delivered,
+            delivered_before = counts.repeated,
+            marked = counts.marked,
+            marks_given_up = self.relay.marks_given_up(),
+            ignored = counts.ignored,
+            acknowledged = %self.relay.acknowledged(),
+            "session ended"
+        );
+        if counts.delivered > 0 {
+            past.failures = 0;
+        }
+        record_fault(self.config, past, &self.client, &end).await;
+        if matches!(end, End::Drained | End::Stuck(_)) {
+            let wal = self.wal.stop(self.relay.acknowledged(), STOP_TIMEOUT);
+            tokio::join!(wal, self.publisher.close());
+        }
+        end
+    }
+
+    async fn work(&mut self, shutdown: &mut Shutdown) -> Result<std::convert::Infallible, End> {
+        let mut drain_ends: Option<Instant> = None;
+        loop {
+            let now = self.began.elapsed();
+            let deadline = self.relay.deadline(now).map(|at| self.began + at);
+            let deadline = deadline.into_iter().chain(drain_ends).min();
+            let input = tokio::select! {
+                biased;
+                () = shutdown.wait(), if drain_ends.is_none() => {
+                    drain_ends = Some(Instant::now() + self.config.session.drain_timeout);
+                    let (messages, _) = self.relay.in_flight();
+                    info!(in_flight = messages, "draining");
+                    Input::Drain
+                }
+                Some(done) = self.jobs.next() => done?,
+                signal = self.publisher.next() => self.signal(signal)?,
+                frame = self.wal.next(), if self.relay.is_reading() => frame?,
+                () = sleep_until(deadline.unwrap_or_else(far)) => Input::Tick,
+            };
+            if drain_ends.is_some_and(|at| at <= Instant::now()) {
+                let (messages, _) = self.relay.in_flight();
+                return Err(Fault::transient(format!(
+                    "not drained within session.drain_timeout: {messages} messages are in flight; they are published again at the next start"
+                ))
+                .into());
+            }
+            let is_frame = matches!(input, Input::Stream(_) | Input::KeepAlive { .. });
+            let outcome = self.handle(input);
+            if is_frame && outcome.is_ok() {
+                self.read_on()?;
+            }
+            // What came before the end is still to be done.
+            self.perform();
+            outcome?;
+        }
+    }
+
+    /// Takes what the server has sent already, without waiting: what it makes goes to the
+    /// broker together.
+    fn read_on(&mut self) -> Result<(), End> {
+        for _ in 0..FRAMES {
+            if !self.relay.is_reading() {
+                return Ok(());
+            }
+            let Some(frame) = self.wal.next_now() else { return Ok(()) };
+            let outcome = match frame {
+                Ok(input) => self.handle(input),
+                Err(fault) => Err(fault.into()),
+            };
+            if outcome.is_err() {
+                self.perform();
+                return outcome;
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, input: Input) -> Result<(), End> {
+        self.relay.handle(self.began.elapsed(), input, &mut self.effects)
+    }
+
+    fn signal(&mut self, signal: Result<Signal, Closure>) -> Result<Input, End> {
+        Ok(match signal {
+            Ok(Signal::Confirms { seen, polled }) => Input::Confirms { seen, polled },
+            Ok(Signal::Blocked(Some(why))) => {
+                warn!(
+                    why,
+                    mend = "clear its memory or disk alarm: rabbitmq-diagnostics alarms",
+                    "RabbitMQ blocks the connection: nothing is published, WAL is kept"
+                );
+                Input::Blocked(true)
+            }
+            Ok(Signal::Blocked(None)) => {
+                info!("RabbitMQ no longer blocks the connection");
+                Input::Blocked(false)
+            }
+            Err(Closure::Refused(why)) => return Err(self.relay.closed(&why)),
+            Err(Closure::Lost(fault)) => return Err(fault.into()),
+        })
+    }
+
+    fn perform(&mut self) {
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Publish(message) => self.publisher.publish(message),
+                Effect::Acknowledge(lsn) => self.wal.acknowledge(lsn),
+                Effect::Mark(batch) => {
+                    let (marker, client) = (Arc::clone(&self.marker), Arc::clone(&self.client));
+                    self.jobs.push(Box::pin(async move {
+                        marker.write(&client, batch).await.map(Input::Written)
+                    }));
+                }
+                Effect::Check => {
+                    let (client, config) = (Arc::clone(&self.client), Arc::clone(self.config));
+                    let before = Arc::clone(&self.coverage);
+                    self.jobs.push(Box::pin(check(client, config, before)));
+                }
+                Effect::Resolve(relation) => {
+                    let (client, config) = (Arc::clone(&self.client), Arc::clone(self.config));
+                    self.jobs.push(Box::pin(async move {
+                        let partition = slot::partition_of(&client, relation, &config).await?;
+                        Ok(Input::Resolved(match partition {
+                            Partition::Table(table) => Resolution::Partition(table),
+                            Partition::Other => Resolution::Other,
+                            Partition::Gone => Resolution::Gone,
+                        }))
+                    }));
+                }
+            }
+        }
+        self.effects = effects;
+    }
+}
+
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(3_600)
+}
+
+async fn check(
+    client: Arc<Client>,
+    config: Arc<Config>,
+    before: Arc<Coverage>,
+) -> Result<Input, Fault> {
+    let coverage = slot::coverage(&client, &config).await?;
+    before.check_unchanged(&coverage)?;
+    let row = client.query_one(sql::WAL_POSITION, &[]).await.map_err(|error| classify(&error))?;
+    let flushed_lsn: PgLsn = row.try_get(1).map_err(|error| classify(&error))?;
+    Ok(Input::Checked { flushed_lsn })
+}
+
+/// Waits for the slot, as its standby where another holds it, and takes it.
+async fn take_slot(config: &Config) -> Result<(Wal, Identity), Fault> {
+    let postgres = &config.postgres;
+    let name = application_name(postgres);
+    let mut is_standby = false;
+    loop {
+        let (mut wal, identity) = Wal::connect(postgres, &name).await?;
+        match wal.start(postgres.connect_timeout).await {
+            Ok(()) => return Ok((wal, identity)),
+            Err(fault) if fault.what.contains(SLOT_IN_USE) => {
+                if !std::mem::replace(&mut is_standby, true) {
+                    info!(
+                        slot = postgres.slot,
+                        why = fault.what,
+                        "standby: another holds the slot"
+                    );
+                }
+            }
+            Err(fault) => return Err(fault),
+        }
+        drop(wal);
+        let pause = fastrand::u64(STANDBY_POLL_MS.0..=STANDBY_POLL_MS.1);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+}
+
+/// `object_in_use`: the slot is active for another walsender.
+const SLOT_IN_USE: &str = "SQLSTATE 55006";
+
+/// What is known to be delivered on this server and timeline: from the progress row, and from
+/// the sessions before. LSNs of another server or timeline say nothing here.
+async fn recall(
+    config: &Config,
+    past: &Past,
+    client: &Client,
+    identity: &Identity,
+) -> Result<Memory, Fault> {
+    let mut memory = match &past.memory {
+        Some((of, memory)) if of == identity => *memory,
+        Some((of, _)) => {
+            warn!(before = ?of, now = ?identity, "another server or timeline: what was remembered does not count");
+            Memory::default()
+        }
+        None => Memory::default(),
+    };
+    let progress = sql::render(sql::PROGRESS, &[("slot", config.postgres.slot.as_str())])?;
+    for row in query(client, &progress).await? {
+        let of = Identity {
+            system_identifier: column(&row, "system_identifier")?,
+            timeline: column(&row, "timeline")?,
+        };
+        if of == *identity {
+            memory.delivered = memory.delivered.max(position(&row)?);
+        }
+    }
+    let clear = async {
+        let statement = client.prepare(sql::CLEAR_FAULT).await?;
+        client.execute(&statement, &[&config.postgres.slot]).await
+    };
+    clear.await.map_err(|error| classify(&error))?;
+    Ok(memory)
+}
+
+fn position(row: &tokio_postgres::Row) -> Result<Position, Fault> {
+    let lsn = |text: String| -> Result<PgLsn, Fault> {
+        text.parse()
+            .map_err(|_| Fault::transient(format!("pgoutbox.progress holds no LSN: {text}")))
+    };
+    let settled: i64 = column(row, "settled")?;
+    Ok(match column::<Option<String>>(row, "commit_lsn")? {
+        Some(commit_lsn) => {
+            Position { commit_lsn: lsn(commit_lsn)?, index: u64::try_from(settled).unwrap_or(0) }
+        }
+        None => Position::after_commit(lsn(column(row, "end_lsn")?)?),
+    })
+}
+
+fn table_names(config: &Config) -> String {
+    let names = config.tables.iter().map(|table| format!("{}.{}", table.schema, table.name));
+    names.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,68 @@
+//! Session after session, until drained or until only a person can help.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+use crate::error::{Class, Fault};
+use crate::relay::End;
+use crate::session::{self, Past, Shutdown};
+
+/// Runs sessions until one is drained.
+///
+/// # Errors
+/// Definite faults only: whatever may pass by itself is waited out.
+pub async fn run(config: Config, mut shutdown: Shutdown) -> Result<(), Fault> {
+    let config = Arc::new(config);
+    let mut past = Past::default();
+    for broker in 0.. {
+        let end = session::run(&config, &mut past, &mut shutdown, broker).await;
+        let fault = match end {
+            End::Drained => {
+                info!("drained");
+                return Ok(());
+            }
+            End::Stuck(stuck) => stuck.fault(),
+            End::Fault(fault) => fault,
+        };
+        if matches!(fault.class, Class::Definite | Class::Usage) || shutdown.is_asked() {
+            return Err(fault);
+        }
+        past.failures = past.failures.saturating_add(1);
+        let pause = backoff(&config, past.failures);
+        let again_in = humantime::format_duration(pause).to_string();
+        if fault.class == Class::Event {
+            error!(
+                mend = fault.mend,
+                again_in,
+                failures = past.failures,
+                "{}: nothing behind it is published, WAL is kept",
+                fault.what
+            );
+        } else {
+            warn!(mend = fault.mend, again_in, failures = past.failures, "{}", fault.what);
+        }
+        tokio::select! {
+            biased;
+            () = shutdown.wait() => {
+                info!("stopped while waiting to try again");
+                return Ok(());
+            }
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Doubles with each failure, up to the maximum, less a random part of up to half: relays
+/// that failed together should not come back together.
+fn backoff(config: &Config, failures: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(failures.saturating_sub(1).min(16));
+    let longest =
+        config.session.backoff_min.saturating_mul(doubled).min(config.session.backoff_max);
+    Duration::from_millis(
+        u64::try_from(longest.mul_f64(0.5 + fastrand::f64() / 2.0).as_millis()).unwrap_or(u64::MAX),
+    )
+}

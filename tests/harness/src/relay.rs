@@ -1,0 +1,193 @@
+//! The real binary, as a child process.
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{Process, Signal};
+use crate::reaper::{self, Kind};
+use crate::wait::wait_for;
+
+/// How to call pgoutbox: the binary and its environment. The caller's own `DATABASE_URL`, `PG*` and the like are not
+/// inherited.
+#[derive(Clone, Debug)]
+pub struct Pgoutbox {
+    binary: PathBuf,
+    env: Vec<(OsString, OsString)>,
+}
+
+impl Pgoutbox {
+    pub fn at(binary: impl Into<PathBuf>) -> Pgoutbox {
+        Pgoutbox { binary: binary.into(), env: Vec::new() }
+    }
+
+    /// From `PGOUTBOX_BIN`.
+    pub fn from_env() -> Result<Pgoutbox> {
+        let binary = std::env::var_os("PGOUTBOX_BIN").context("PGOUTBOX_BIN is not set")?;
+        Ok(Pgoutbox::at(binary))
+    }
+
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Pgoutbox {
+        self.env.push((name.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Runs a command to its end.
+    pub async fn output(&self, args: &[&str]) -> Result<Output> {
+        let mut command = self.command(args);
+        let finished = tokio::task::spawn_blocking(move || command.output()).await?;
+        finished.with_context(|| self.binary.display().to_string())
+    }
+
+    /// Runs a command that must succeed, and returns what it printed.
+    pub async fn succeed(&self, args: &[&str]) -> Result<String> {
+        let output = self.output(args).await?;
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            bail!(
+                "pgoutbox {args:?}: {}\n{told}{}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(told)
+    }
+
+    /// Starts a command that stays, such as `run`.
+    pub fn spawn(&self, args: &[&str]) -> Result<Relay> {
+        let home = reaper::directory("relay")?;
+        let log = home.join("log");
+        let mut command = self.command(args);
+        command.current_dir(&home);
+        Ok(Relay { process: Process::spawn(command, Kind::Process, &log)?, log })
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            let ours = ["PG", "PGOUTBOX_", "DATABASE_URL", "AMQP_URL", "RUST_LOG"];
+            if ours.iter().any(|prefix| text.starts_with(prefix)) {
+                command.env_remove(&name);
+            }
+        }
+        command.args(args).envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+}
+
+/// A running pgoutbox; killed when dropped.
+pub struct Relay {
+    process: Process,
+    log: PathBuf,
+}
+
+impl Relay {
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.process.ended().is_none()
+    }
+
+    pub async fn kill9(&self) -> Result<()> {
+        self.process.signal(Signal::KILL)?;
+        self.process.wait_exit(Duration::from_secs(10)).await?;
+        Ok(())
+    }
+
+    /// SIGTERM: drain, then exit. See [`Relay::wait_exit`].
+    pub fn term(&self) -> Result<()> {
+        self.process.signal(Signal::TERM)
+    }
+
+    pub fn interrupt(&self) -> Result<()> {
+        self.process.signal(Signal::INT)
+    }
+
+    pub fn sigstop(&self) -> Result<()> {
+        self.process.signal(Signal::STOP)
+    }
+
+    pub fn sigcont(&self) -> Result<()> {
+        self.process.signal(Signal::CONT)
+    }
+
+    pub async fn wait_exit(&self, within: Duration) -> Result<ExitStatus> {
+        self.process.wait_exit(within).await.with_context(|| self.log())
+    }
+
+    /// SIGTERM and an exit code of 0.
+    pub async fn drain(&self, within: Duration) -> Result<()> {
+        self.term()?;
+        let status = self.wait_exit(within).await?;
+        if !status.success() {
+            let signal = status.signal();
+            bail!("the relay ended with {status} (signal {signal:?}):\n{}", self.log());
+        }
+        Ok(())
+    }
+
+    /// Both outputs, so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    pub fn log_file(&self) -> &Path {
+        &self.log
+    }
+
+    /// Waits for a line that contains `text`, and returns the first one. Fails early if the process ends without it.
+    pub async fn wait_for_log(&self, text: &str, within: Duration) -> Result<String> {
+        let what = format!("{text:?} in the relay's log");
+        let line = wait_for(&what, within, async || {
+            // In this order: what it wrote last was written before it ended.
+            let ended = !self.is_running();
+            let line = self.log().lines().find(|line| line.contains(text)).map(str::to_owned);
+            Ok(if ended { Some(line) } else { line.map(Some) })
+        })
+        .await
+        .with_context(|| self.log())?;
+        line.with_context(|| format!("the relay ended without {text:?}:\n{}", self.log()))
+    }
+
+    /// Resident memory now, in bytes.
+    pub fn rss_bytes(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most resident memory it ever had, in bytes.
+    pub fn peak_rss_bytes(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    /// CPU time used so far, in user and kernel mode.
+    pub fn cpu(&self) -> Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        // Fields 14 and 15; the second, a name in parentheses, may hold spaces.
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let ticks: Vec<u64> = after_name
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(str::parse)
+            .collect::<Result<_, _>>()?;
+        let (sum, per_second) =
+            (ticks.iter().sum::<u64>(), rustix::param::clock_ticks_per_second());
+        Ok(Duration::from_millis(sum * 1000 / per_second))
+    }
+
+    fn memory(&self, field: &str) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let kibibytes =
+            line.and_then(|line| line.split_whitespace().next()).context("no such field")?;
+        Ok(kibibytes.parse::<u64>()? * 1024)
+    }
+}

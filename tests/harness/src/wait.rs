@@ -1,0 +1,97 @@
+//! The one way this crate synchronises: look again until it is so, or a deadline passes.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+
+/// Short enough not to show in a measured time, long enough not to burn a core that the servers need.
+const POLL: Duration = Duration::from_millis(10);
+
+/// Waits until `condition` is true. An `Err` means "not yet" and is told when the deadline passes.
+pub async fn wait_until(
+    what: &str,
+    within: Duration,
+    mut condition: impl AsyncFnMut() -> Result<bool>,
+) -> Result<()> {
+    wait_for(what, within, async || Ok(condition().await?.then_some(()))).await
+}
+
+/// Like [`wait_until`], for a condition that yields a value.
+pub async fn wait_for<T>(
+    what: &str,
+    within: Duration,
+    mut condition: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let deadline = Instant::now() + within;
+    loop {
+        let last = match condition().await {
+            Ok(Some(value)) => return Ok(value),
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        if Instant::now() >= deadline {
+            let late = format!("after {within:?} still waiting for {what}");
+            return Err(match last {
+                Some(error) => error.context(late),
+                None => anyhow!(late),
+            });
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Until the attempt succeeds. Unlike the other two it can be used in a spawned task, as the compiler cannot yet tell
+/// that an `AsyncFnMut`'s future is `Send`.
+pub async fn retry<T, F: Future<Output = Result<T>>>(
+    what: &str,
+    within: Duration,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T> {
+    let deadline = Instant::now() + within;
+    loop {
+        match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() >= deadline => {
+                return Err(error.context(format!("after {within:?} still waiting for {what}")));
+            }
+            Err(_) => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+/// For places that cannot be async, such as `Drop`.
+pub fn wait_blocking(within: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + within;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn yields_the_value_once_there_is_one() {
+        let mut tries = 0;
+        let value = wait_for("the third try", Duration::from_secs(5), async || {
+            tries += 1;
+            Ok((tries == 3).then_some(tries))
+        });
+        assert_eq!(value.await.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn tells_what_it_waited_for_and_why_not() {
+        let waited =
+            wait_until("rain", Duration::from_millis(30), async || Err(anyhow!("blue sky"))).await;
+        let told = format!("{:#}", waited.unwrap_err());
+        assert!(told.contains("rain") && told.contains("blue sky"), "{told}");
+    }
+}

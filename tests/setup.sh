@@ -1,0 +1,121 @@
+#!/bin/sh
+# Makes sure that the servers the tests and the demo start for themselves are installed:
+# Postgres 14 or newer (postgres, initdb) and rabbitmq-server.
+#
+# Nothing happens, and no root is needed, if they are there. Otherwise they come from the distribution's own packages,
+# on Debian and Ubuntu. Nothing is started and no database cluster is made: the tests do that, in private.
+#
+# Elsewhere: PGOUTBOX_TEST_POSTGRES names a bin directory, PGOUTBOX_TEST_RABBITMQ the root of an unpacked tree.
+set -eu
+
+oldest=14
+
+recent_postgres() { # a bin directory
+    [ -x "$1/postgres" ] && [ -x "$1/initdb" ] || return 1
+    major=$("$1/postgres" --version 2>/dev/null | sed 's/^[^0-9]*\([0-9]*\).*/\1/')
+    [ "${major:-0}" -ge "$oldest" ]
+}
+
+have_postgres() {
+    if [ -n "${PGOUTBOX_TEST_POSTGRES:-}" ]; then
+        recent_postgres "$PGOUTBOX_TEST_POSTGRES"
+        return
+    fi
+    command -v pg_config >/dev/null && recent_postgres "$(pg_config --bindir)" && return
+    command -v postgres >/dev/null && recent_postgres "$(dirname "$(command -v postgres)")" && return
+    for bin in /usr/lib/postgresql/*/bin; do
+        recent_postgres "$bin" && return
+    done
+    return 1
+}
+
+have_rabbitmq() {
+    if [ -n "${PGOUTBOX_TEST_RABBITMQ:-}" ]; then
+        [ -d "$PGOUTBOX_TEST_RABBITMQ/usr/lib/rabbitmq/lib" ]
+        return
+    fi
+    ls /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server >/dev/null 2>&1 || command -v rabbitmq-server >/dev/null
+}
+
+have_docker() {
+    command -v docker >/dev/null && docker info >/dev/null 2>&1
+}
+
+missing() {
+    packages=
+    have_postgres || packages="postgresql"
+    have_rabbitmq || packages="$packages rabbitmq-server"
+    # Unquoted: no leading space.
+    echo $packages
+}
+
+give_up() {
+    cat >&2 <<TEXT
+setup: $1
+setup: please install: $packages
+  Debian, Ubuntu:  apt-get install $packages
+  Fedora:          dnf install postgresql-server rabbitmq-server
+  macOS:           brew install postgresql@17 rabbitmq
+or set PGOUTBOX_TEST_POSTGRES (a bin directory with postgres and initdb, $oldest or newer)
+and PGOUTBOX_TEST_RABBITMQ (the root of an unpacked rabbitmq-server with its Erlang).
+TEXT
+    exit 1
+}
+
+packages=$(missing)
+[ -n "$packages" ] || exit 0
+
+# The demo alone can do with containers.
+if [ "${1:-}" = --or-docker ] && have_docker; then
+    echo "setup: no installed servers ($packages); an existing Docker engine is used" >&2
+    exit 0
+fi
+
+command -v apt-get >/dev/null || give_up "the servers are missing and this system has no apt-get"
+if [ "$(id -u)" -eq 0 ]; then
+    as_root=
+elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+    as_root="sudo -n"
+else
+    give_up "the servers are missing, and installing them needs root"
+fi
+
+install() {
+    # shellcheck disable=SC2086 # no root needed: no word; several packages: several words
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >&2
+}
+
+# Debian starts a service when its package is installed, and makes a default cluster: neither is wanted here.
+policy=/usr/sbin/policy-rc.d
+cluster=/etc/postgresql-common/createcluster.conf
+undo() {
+    [ -z "${made_policy:-}" ] || $as_root rm -f "$policy"
+    [ -z "${kept_cluster:-}" ] || $as_root mv -f "$kept_cluster" "$cluster"
+}
+trap undo EXIT
+trap 'exit 1' INT TERM HUP
+
+echo "setup: installing $packages" >&2
+# The package lists of a fresh machine are empty or old.
+$as_root apt-get update -qq >&2 || echo "setup: apt-get update failed; trying with the lists at hand" >&2
+
+if [ ! -e "$policy" ]; then
+    made_policy=yes
+    printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
+    $as_root chmod 755 "$policy"
+fi
+case $packages in
+*postgresql*)
+    install postgresql-common || give_up "apt-get install failed"
+    if [ -e "$cluster" ]; then
+        $as_root cp -p "$cluster" "$cluster.before-setup"
+        kept_cluster=$cluster.before-setup
+        echo 'create_main_cluster = false' | $as_root tee -a "$cluster" >/dev/null
+    fi
+    ;;
+esac
+# shellcheck disable=SC2086
+install $packages || give_up "apt-get install failed"
+
+packages=$(missing)
+[ -z "$packages" ] || give_up "installed, but still not found (this distribution's may be too old)"
