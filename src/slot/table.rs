@@ -330,9 +330,10 @@ async fn privileges(
             sql::GRANTS_UPDATE,
             may("usage")? && may("select_id")? && may("select_mark")? && may("update_mark")?,
         ),
-        AuditMode::Delete => {
-            (sql::GRANTS_DELETE, may("usage")? && may("select_id")? && may("delete")?)
-        }
+        AuditMode::Delete => (
+            sql::GRANTS_DELETE,
+            may("usage")? && may("select_id")? && may("update_any")? && may("delete")?,
+        ),
         AuditMode::SideTable | AuditMode::None => return Ok(Vec::new()),
     };
     let role = &config.postgres.audit.user;
