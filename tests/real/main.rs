@@ -1,0 +1,6 @@
+//! The real relay between real servers: private ones, which the harness starts and ends.
+
+#![allow(missing_docs, unreachable_pub, reason = "a test binary has no readers of its API")]
+
+mod flow;
+mod setting;
