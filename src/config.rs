@@ -113,7 +113,7 @@ pub struct Postgres {
     pub slot: String,
     /// Name of the publication. Default `pgoutbox`.
     pub publication: String,
-    /// Name shown in `pg_stat_activity` and `pg_stat_replication`. Default `pgoutbox`.
+    /// Name shown in `pg_stat_activity` and `pg_stat_replication`. Default `pgoutbox/<slot>`.
     pub application_name: String,
     /// `wal_sender_timeout` asked for on the stream. Default 10 s, 1 s to 10 min.
     pub wal_sender_timeout: Duration,

@@ -1,23 +1,97 @@
-//! pgoutbox relays a Postgres outbox table to RabbitMQ.
+//! pgoutbox relays the rows of a Postgres outbox table to RabbitMQ: in commit order, within
+//! milliseconds, losing none.
+//!
+//! # The picture
+//!
+//! ```text
+//!   Postgres                                                                    RabbitMQ
+//!      │ pgoutput bytes                                                            ▲
+//!      ▼                                                                           │
+//!   wal ──► pgoutput ──► relation ──► event ──► message ──► window ──► publisher ──┘
+//!   (IO)    bytes→msg    columns      row       AMQP form   in flight  (IO) │
+//!      ▲                                                                    │
+//!      │                         relay  ◄────── confirms and returns ───────┘
+//!      └── acknowledge(LSN) ◄── (decides) ──► batch of marks ──► marker (IO) ──► relayed_at
+//!                               progress, marks                                  and progress
+//! ```
+//!
+//! WAL bytes enter at [`wal`], become an event in [`pgoutput`], [`relation`] and [`event`],
+//! an AMQP message in [`message`], wait in the [`window`] and leave through [`publisher`].
+//! Confirms come back to [`relay`], which settles events in order, has them marked by
+//! [`marker`] and acknowledges the LSN once nothing before it is open ([`progress`],
+//! [`marks`]).
+//!
+//! One task owns all state. [`session`] selects what happens next, hands it to the relay as
+//! an input, and performs the effects that the relay answers with. [`supervisor`] runs
+//! session after session.
+//!
+//! # What holds, always
+//!
+//! 1. An LSN is acknowledged only if it is the `end_lsn` of a commit all of whose events,
+//!    and those of every commit before it, are settled, or a keepalive's `wal_end` that was
+//!    received behind them. Never one from another connection, and never past a place where
+//!    the publication may have stopped covering an outbox table.
+//! 2. Events settle in the order in which they were received, which is commit order. After a
+//!    lost connection everything unsettled is published again from the first such event on:
+//!    repeats happen, overtaking does not.
+//! 3. A returned message is not delivered, whatever its confirm says.
+//! 4. The window is bounded in messages and bytes. A transaction of any size flows through
+//!    it; the server sends committed transactions only, so nothing is buffered until commit.
+//! 5. What is marked was confirmed, and an LSN waits until its marks are on disk. A mark that
+//!    cannot be written holds the LSN for a bounded time only: a full disk is worse.
+//! 6. A crash repeats at most what the window and one batch of marks hold: the progress row,
+//!    written with each batch, names the place also in the middle of a transaction.
+//! 7. Any error of a connection ends the session. There is one way of recovery, the start of
+//!    a session, and it is used daily.
+//!
+//! # Layout
+//!
+//! Pure, knowing no socket, clock or task, in the order of the flow: [`pgoutput`],
+//! [`relation`], [`event`], [`message`], [`window`], [`progress`], [`marks`], [`relay`];
+//! besides, [`sql`] renders the files of `sql/`. IO: [`wal`] is the only file that knows
+//! pgwire-replication, [`publisher`] the only one that publishes with lapin ([`declare`] makes
+//! the topology on its connection); [`postgres`], [`marker`] and [`slot`] use the one ordinary
+//! connection. [`commands`] has a file for each verb.
+//!
+//! # What was rejected
+//!
+//! - *A pipeline of tasks and channels.* The client libraries run tasks of their own; more of
+//!   them would part the decision from the state, and every crash point between two
+//!   channels is a case to prove.
+//! - *A remembered LSN as the start of the stream.* The client library reports it as
+//!   acknowledged at once, and a server that is behind it after a failover then skips what
+//!   is written next. The stream starts at 0/0, where the slot stands, and what was
+//!   delivered is passed over on our side.
+//! - *Waiting for marks before publishing on, or fsync for each batch.* The LSN waits
+//!   instead, for the WAL of the marks to reach the disk by itself.
+//! - *lapin's auto-recovery.* Publishes that go on after a lost connection overtake those
+//!   that failed.
+//! - *Passive declares to see whether an exchange exists.* They need the `configure`
+//!   permission from RabbitMQ 4.3 on, which a relay should not have.
+//! - *The commit's `end_lsn` on each message.* It is only known once the whole transaction
+//!   was read. Where the commit record starts is known from the first row on, and is as
+//!   good a place in commit order.
 
 pub mod commands;
 pub mod config;
-pub mod declare;
 pub mod error;
-pub mod event;
-pub mod marker;
-pub mod marks;
-pub mod message;
+
 pub mod pgoutput;
-pub mod postgres;
-pub mod progress;
-pub mod publisher;
 pub mod relation;
-pub mod relay;
-pub mod session;
-pub mod slot;
-pub mod sql;
-pub mod supervisor;
-pub mod tls;
-pub mod wal;
+pub mod event;
+pub mod message;
 pub mod window;
+pub mod progress;
+pub mod marks;
+pub mod relay;
+
+pub mod sql;
+pub mod tls;
+pub mod postgres;
+pub mod slot;
+pub mod wal;
+pub mod publisher;
+pub mod declare;
+pub mod marker;
+pub mod session;
+pub mod supervisor;

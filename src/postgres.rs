@@ -8,15 +8,9 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config::{Postgres, Server, TlsMode};
+use crate::config::{Server, TlsMode};
 use crate::error::Fault;
 use crate::tls;
-
-/// The name under which a connection stands in `pg_stat_activity`. Distinct from any
-/// standby's, since `synchronous_standby_names` goes by it.
-pub fn application_name(postgres: &Postgres) -> String {
-    format!("pgoutbox/{}", postgres.slot)
-}
 
 /// Connects and logs in, within the timeout. The task drives the connection; it ends with
 /// the fault that ended the connection, or without one once the client is dropped. `options`

@@ -108,7 +108,7 @@ pub enum Input {
 /// What an unknown relation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resolution {
-    /// A partition of this configured table.
+    /// This configured table, or a partition of it.
     Partition(usize),
     /// A table that is none of ours.
     Other,

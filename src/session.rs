@@ -19,10 +19,10 @@ use crate::config::Config;
 use crate::error::Fault;
 use crate::event::Position;
 use crate::marker::{self, Marker};
-use crate::postgres::{self, application_name, classify, column, query};
+use crate::postgres::{self, classify, column, query};
 use crate::publisher::{Closure, Publisher, Signal};
-use crate::relay::{Effect, End, Input, Memory, Relay, Resolution, Rules};
-use crate::slot::{self, Coverage, Partition, Ready};
+use crate::relay::{Effect, End, Input, Memory, Relay, Rules};
+use crate::slot::{self, Coverage, Ready};
 use crate::sql;
 use crate::wal::{Identity, Wal};
 
@@ -127,7 +127,7 @@ async fn connect_audit(config: &Config) -> Result<Audit, Fault> {
     let postgres = &config.postgres;
     let (client, connection) = postgres::connect(
         &postgres.audit,
-        &application_name(postgres),
+        &postgres.application_name,
         postgres.connect_timeout,
         marker::OPTIONS,
     )
@@ -236,7 +236,8 @@ impl<'a> Session<'a> {
         info!(
             slot = config.postgres.slot,
             publication = config.postgres.publication,
-            tables = table_names(config),
+            tables = config.tables.iter().map(|table| format!("{}.{}", table.schema, table.name)).collect::<Vec<_>>().join(", "),
+            exchanges = config.tables.iter().map(|table| table.exchange.to_string()).collect::<Vec<_>>().join(", "),
             broker = format!("{}:{}{}", broker.host, broker.port, broker.vhost),
             start_lsn = start.unwrap_or_default(),
             delivered_before = %memory.delivered,
@@ -390,12 +391,7 @@ impl<'a> Session<'a> {
                 Effect::Resolve(relation) => {
                     let (client, config) = (Arc::clone(&self.client), Arc::clone(self.config));
                     self.jobs.push(Box::pin(async move {
-                        let partition = slot::partition_of(&client, relation, &config).await?;
-                        Ok(Input::Resolved(match partition {
-                            Partition::Table(table) => Resolution::Partition(table),
-                            Partition::Other => Resolution::Other,
-                            Partition::Gone => Resolution::Gone,
-                        }))
+                        slot::partition_of(&client, relation, &config).await.map(Input::Resolved)
                     }));
                 }
             }
@@ -423,10 +419,9 @@ async fn check(
 /// Waits for the slot, as its standby where another holds it, and takes it.
 async fn take_slot(config: &Config) -> Result<(Wal, Identity), Fault> {
     let postgres = &config.postgres;
-    let name = application_name(postgres);
     let mut is_standby = false;
     loop {
-        let (mut wal, identity) = Wal::connect(postgres, &name).await?;
+        let (mut wal, identity) = Wal::connect(postgres).await?;
         match wal.start(postgres.connect_timeout).await {
             Ok(()) => return Ok((wal, identity)),
             Err(fault) if fault.what.contains(SLOT_IN_USE) => {
@@ -495,9 +490,4 @@ fn position(row: &tokio_postgres::Row) -> Result<Position, Fault> {
         }
         None => Position::after_commit(lsn(column(row, "end_lsn")?)?),
     })
-}
-
-fn table_names(config: &Config) -> String {
-    let names = config.tables.iter().map(|table| format!("{}.{}", table.schema, table.name));
-    names.collect::<Vec<_>>().join(", ")
 }

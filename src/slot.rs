@@ -21,6 +21,7 @@ pub use table::{Outbox, grants_for};
 use crate::config::{Config, Table};
 use crate::error::Fault;
 use crate::postgres::{self, column, query};
+use crate::relay::Resolution;
 use crate::sql;
 
 /// The slot as the server sees it.
@@ -119,17 +120,6 @@ async fn blocked(client: &Client, slot: &str, timeout: Duration) -> Result<Fault
     Ok(Fault::definite(format!("{what}\n  {}", blockers.join("\n  ")), mends.join("\n  ")))
 }
 
-/// Where a relation of the stream belongs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Partition {
-    /// It is this one of the configured tables, or a partition of it.
-    Table(usize),
-    /// It is another table.
-    Other,
-    /// It does not exist any more, so nobody can tell.
-    Gone,
-}
-
 /// Finds the configured table that a relation is, or is a partition of. Asked once for each
 /// relation that the stream announces under a name that is not configured.
 ///
@@ -139,22 +129,22 @@ pub async fn partition_of(
     client: &Client,
     relation_oid: u32,
     config: &Config,
-) -> Result<Partition, Fault> {
+) -> Result<Resolution, Fault> {
     let relation = relation_oid.to_string();
     let sql = sql::render(sql::PARTITION_ROOT, &[("relation", &relation)])?;
     let rows = query(client, &sql).await?;
     if rows.is_empty() {
-        return Ok(Partition::Gone);
+        return Ok(Resolution::Gone);
     }
     for row in &rows {
         let schema: String = column(row, "schema")?;
         let name: String = column(row, "name")?;
         let is_it = |table: &Table| table.schema == schema && table.name == name;
         if let Some(table) = config.tables.iter().position(is_it) {
-            return Ok(Partition::Table(table));
+            return Ok(Resolution::Partition(table));
         }
     }
-    Ok(Partition::Other)
+    Ok(Resolution::Other)
 }
 
 /// The configured tables as the SQL files want them: `[["schema", "name"], …]`.

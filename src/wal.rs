@@ -25,6 +25,9 @@ const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 /// How often it is looked whether an acknowledged LSN has been sent.
 const SENT_POLL: Duration = Duration::from_millis(20);
 
+/// What the client library may log: nothing, since we tell each of its errors ourselves.
+pub const LOG: [&str; 1] = ["pgwire_replication=off"];
+
 /// Which server, and which history of it: LSNs mean nothing on another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -44,11 +47,8 @@ impl Wal {
     ///
     /// # Errors
     /// As [`postgres::classify_sqlstate`].
-    pub async fn connect(
-        config: &Postgres,
-        application_name: &str,
-    ) -> Result<(Self, Identity), Fault> {
-        let replication = replication_config(config, application_name)?;
+    pub async fn connect(config: &Postgres) -> Result<(Self, Identity), Fault> {
+        let replication = replication_config(config);
         let client = ReplicationClient::connect_gated(replication).await.map_err(fault)?;
         let mut wal = Self { client };
         let identity =
@@ -196,10 +196,7 @@ fn fault(error: PgWireError) -> Fault {
     }
 }
 
-fn replication_config(
-    config: &Postgres,
-    application_name: &str,
-) -> Result<ReplicationConfig, Fault> {
+fn replication_config(config: &Postgres) -> ReplicationConfig {
     let server = &config.stream;
     let timeout_ms = config.wal_sender_timeout.as_millis();
     // Values are rendered by the session's settings, and a role may have others. The TCP ones
@@ -209,7 +206,7 @@ fn replication_config(
          -c extra_float_digits=1 -c wal_sender_timeout={timeout_ms}ms \
          -c tcp_user_timeout={timeout_ms} -c tcp_keepalives_idle=10"
     );
-    Ok(ReplicationConfig::new(
+    ReplicationConfig::new(
         &server.host,
         &server.user,
         server.password.expose(),
@@ -220,13 +217,13 @@ fn replication_config(
     )
     .with_port(server.port)
     .with_tls(tls(server))
-    .with_application_name(application_name)
+    .with_application_name(&config.application_name)
     .with_options(options)
     .with_status_interval(STATUS_INTERVAL)
     // Longer than the server's own patience: it is the server's pings to a silent client that
     // show that it is alive, also in the middle of a long decode.
     .with_wakeup_interval(config.wal_sender_timeout * 3)
-    .with_buffer_size(BUFFER))
+    .with_buffer_size(BUFFER)
 }
 
 fn tls(server: &Server) -> TlsConfig {

@@ -10,12 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{Config, Log};
 use crate::error::Fault;
 use crate::session::Shutdown;
-use crate::supervisor;
-
-/// What the client libraries may say at most: lapin's warning about a returned message holds
-/// its body, and each of the errors of pgwire-replication is told by us.
-const LIBRARIES: [&str; 4] =
-    ["lapin=error", "lapin::returned_messages=off", "pgwire_replication=off", "rustls=warn"];
+use crate::{publisher, supervisor, wal};
 
 /// Relays until SIGTERM or SIGINT.
 ///
@@ -46,7 +41,7 @@ fn start_log(log: &Log) -> Result<(), Fault> {
     let mut filter = EnvFilter::try_new(&log.level).map_err(|error| {
         Fault::usage(format!("log.level: {error}"), "write a level, such as info")
     })?;
-    for directive in LIBRARIES {
+    for directive in publisher::LOG.into_iter().chain(wal::LOG) {
         if let Ok(directive) = directive.parse() {
             filter = filter.add_directive(directive);
         }

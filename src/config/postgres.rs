@@ -36,9 +36,7 @@ impl Assembly<'_> {
             stream,
             slot: text("postgres.slot"),
             publication: text("postgres.publication"),
-            application_name: self
-                .url_or_setting("postgres.application_name", url.application_name.as_ref())
-                .unwrap_or_else(|| text("postgres.application_name")),
+            application_name: self.application_name(&url, &text("postgres.slot")),
             wal_sender_timeout: values.span("postgres.wal_sender_timeout"),
             connect_timeout: match url.connect_timeout {
                 Some(timeout) if !values.is_set("postgres.connect_timeout") => {
@@ -50,6 +48,17 @@ impl Assembly<'_> {
             },
             check_interval: values.span("postgres.check_interval"),
         }
+    }
+
+    /// Distinct from any standby's: `synchronous_standby_names` goes by it.
+    fn application_name(&mut self, url: &PostgresUrl, slot: &str) -> String {
+        let key = "postgres.application_name";
+        let said = self.url_or_setting(key, url.application_name.as_ref());
+        said.or_else(|| self.values.text(key)).unwrap_or_else(|| {
+            let name: String = format!("pgoutbox/{slot}").chars().take(63).collect();
+            self.shown.set(key, name.clone(), "default");
+            name
+        })
     }
 
     /// What the URL says, where no setting of its own does.

@@ -33,6 +33,21 @@ impl Template {
     }
 }
 
+impl std::fmt::Display for Template {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (number, alternative) in self.0.iter().enumerate() {
+            f.write_str(if number == 0 { "" } else { " | " })?;
+            for piece in alternative {
+                match piece {
+                    Piece::Text(text) => f.write_str(text)?,
+                    Piece::Column(name) => write!(f, "{{{name}}}")?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 fn pieces(text: &str) -> Result<Vec<Piece>, String> {
     if text.is_empty() {
         return Err("an alternative is empty".to_owned());

@@ -7,7 +7,7 @@ use super::table::{self, Outbox, statements};
 use super::{Finding, Severity, SlotState, state, tables_json};
 use crate::config::{AuditMode, Config};
 use crate::error::Fault;
-use crate::postgres::{application_name, column, query};
+use crate::postgres::{column, query};
 use crate::sql;
 
 /// All that was found.
@@ -136,8 +136,7 @@ fn server_findings(server: &Row, config: &Config) -> Result<Vec<Finding>, Fault>
         ));
     }
     let synchronous: String = column(server, "synchronous_names")?;
-    let ours = application_name(&config.postgres);
-    if matches_synchronous(&synchronous, &ours) {
+    if matches_synchronous(&synchronous, &config.postgres.application_name) {
         findings.push(Finding::warning(
             format!("synchronous_standby_names = '{synchronous}' counts the relay as a standby: commits wait for RabbitMQ's confirms"),
             "name your standbys there: ALTER SYSTEM SET synchronous_standby_names = 'standby1'; SELECT pg_reload_conf();",

@@ -1,0 +1,139 @@
+//! What can be kept by a test is kept by a test.
+
+#![allow(missing_docs, reason = "a test binary has no readers of its API")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Files that know no socket, clock or task.
+const PURE: [&str; 9] = [
+    "pgoutput.rs",
+    "relation.rs",
+    "event.rs",
+    "message.rs",
+    "window.rs",
+    "progress.rs",
+    "marks.rs",
+    "relay.rs",
+    "sql.rs",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root().join(folder)).expect(folder) {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            let folder = path.strip_prefix(root()).expect("below the root").to_owned();
+            found.extend(files(folder.to_str().expect("UTF-8"), extension));
+        } else if path.extension().is_some_and(|found| found == extension) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Code without its tests and comments.
+fn code(text: &str) -> String {
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn pure_files_know_no_socket_clock_or_task() {
+    for file in PURE {
+        let code = code(&read(Path::new("src").join(file)));
+        for banned in [
+            "async ",
+            ".await",
+            "tokio::",
+            "tokio_postgres",
+            "lapin::",
+            "pgwire",
+            "Instant",
+            "SystemTime",
+            "::now(",
+        ] {
+            assert!(!code.contains(banned), "src/{file} is pure and holds `{banned}`");
+        }
+    }
+}
+
+#[test]
+fn each_client_library_lives_in_one_file() {
+    for (library, homes) in
+        [("lapin::", &["publisher.rs", "declare.rs"][..]), ("pgwire_replication", &["wal.rs"][..])]
+    {
+        for path in files("src", "rs") {
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+            let text = fs::read_to_string(&path).expect("readable");
+            if code(&text).contains(library) {
+                assert!(homes.contains(&name), "{} knows {library}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn each_sql_file_is_used() {
+    let uses = read("src/sql.rs");
+    for path in files("sql", "sql") {
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+        let constant = name.trim_end_matches(".sql").to_uppercase();
+        assert!(
+            uses.contains(&format!("{constant} = \"{name}\"")),
+            "sql/{name} is not in src/sql.rs"
+        );
+        let is_used =
+            files("src", "rs").iter().filter(|path| !path.ends_with("sql.rs")).any(|path| {
+                fs::read_to_string(path).expect("readable").contains(&format!("sql::{constant}"))
+            });
+        assert!(is_used, "sql/{name} is used by nothing");
+    }
+}
+
+#[test]
+fn the_readme_has_every_setting_as_it_is() {
+    let readme = read("README.md");
+    let (start, end) =
+        ("<!-- settings: `pgoutbox config --docs` -->\n", "<!-- end of settings -->");
+    let table = readme.split(start).nth(1).and_then(|rest| rest.split(end).next());
+    assert_eq!(
+        table.expect("the README has the markers").trim(),
+        pgoutbox::config::docs_markdown().trim(),
+        "put the output of `pgoutbox config --docs` between the markers"
+    );
+}
+
+#[test]
+fn the_changelog_has_this_version() {
+    let heading = format!("## {}", env!("CARGO_PKG_VERSION"));
+    assert!(read("CHANGELOG.md").lines().any(|line| line.starts_with(&heading)), "{heading}");
+}
+
+#[test]
+fn nothing_waits_by_sleeping_and_nothing_is_ignored() {
+    let mut found = BTreeMap::new();
+    for path in files("tests", "rs") {
+        if path.ends_with("tidy.rs") || path.ends_with("wait.rs") {
+            continue;
+        }
+        let text = code(&fs::read_to_string(&path).expect("readable"));
+        for banned in ["#[ignore", "thread::sleep("] {
+            if text.contains(banned) {
+                found.insert(path.clone(), banned);
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:?}");
+}
