@@ -231,6 +231,8 @@ pub struct Relay {
     marks: Marks,
     /// Events whose place is in the progress row.
     recorded: u64,
+    /// The progress row says at least this.
+    recorded_position: Position,
     unrecorded_since: Option<Duration>,
     checks_begun: u64,
     checks_passed: u64,
@@ -261,6 +263,7 @@ impl Relay {
             progress: Progress::new(memory.delivered),
             marks: Marks::new(patience),
             recorded: 0,
+            recorded_position: Position::start(),
             unrecorded_since: None,
             checks_begun: 0,
             checks_passed: 0,
@@ -406,7 +409,11 @@ impl Relay {
     }
 
     fn is_recorded(&self) -> bool {
-        self.recorded >= self.progress.settled()
+        // An earlier session may have ended before it could record what was delivered. The next
+        // process knows of that only what the row says.
+        let is_known_to_the_next = !matches!(self.ending, Some(End::Drained))
+            || self.recorded_position >= self.memory.delivered;
+        self.recorded >= self.progress.settled() && is_known_to_the_next
     }
 
     fn stream(
@@ -690,6 +697,7 @@ impl Relay {
 
     fn written(&mut self, now: Duration, written: Written) {
         self.recorded = self.recorded.max(written.batch.settled);
+        self.recorded_position = self.recorded_position.max(written.batch.position);
         let (all, missing) = (written.batch.marks.len(), written.missing.len());
         self.counts.marked += u64::try_from(all - missing).unwrap_or(0);
         self.marks.written(now, written);

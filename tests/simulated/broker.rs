@@ -1,0 +1,199 @@
+//! A model of RabbitMQ, and of lapin in front of it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use pgoutbox::window::{Confirm, Return};
+
+use crate::script::Script;
+
+/// A message on its way.
+#[derive(Debug, Clone)]
+pub(crate) struct Sent {
+    /// From 0, on its connection.
+    pub(crate) number: u64,
+    /// Place of its event.
+    pub(crate) place: usize,
+    pub(crate) id: String,
+    pub(crate) exchange: String,
+    pub(crate) routing_key: String,
+}
+
+#[derive(Debug)]
+enum Frame {
+    Return(Return),
+    Resolved { number: u64, is_ack: bool },
+}
+
+/// What a queue took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Copy {
+    pub(crate) place: usize,
+    pub(crate) connection: usize,
+}
+
+/// A connection of the relay, as the broker and lapin see it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) number: usize,
+    /// Written by the relay, not yet looked at by the broker.
+    pub(crate) sent: VecDeque<Sent>,
+    /// Looked at; `true`: it will be acked.
+    unconfirmed: BTreeMap<u64, bool>,
+    wire: VecDeque<Frame>,
+    pub(crate) is_blocked: bool,
+    pub(crate) closed: Option<String>,
+    /// lapin: returns that wait for a confirm to take them along.
+    waiting: VecDeque<Return>,
+    /// lapin: confirms that resolved and were not polled.
+    resolved: Vec<(u64, Confirm)>,
+}
+
+/// The broker.
+#[derive(Debug, Default)]
+pub(crate) struct Broker {
+    pub(crate) unbound: BTreeSet<String>,
+    pub(crate) full: BTreeSet<String>,
+    pub(crate) missing_exchanges: BTreeSet<String>,
+    /// What the queues took, in order.
+    pub(crate) queue: Vec<Copy>,
+    /// Places refused, by connection.
+    pub(crate) refused: BTreeSet<(usize, usize)>,
+    connections: usize,
+    /// Connections whose client is gone and whose bytes are still read.
+    ghosts: Vec<Connection>,
+}
+
+impl Broker {
+    pub(crate) fn connect(&mut self) -> Connection {
+        self.connections += 1;
+        Connection {
+            number: self.connections,
+            sent: VecDeque::new(),
+            unconfirmed: BTreeMap::new(),
+            wire: VecDeque::new(),
+            is_blocked: false,
+            closed: None,
+            waiting: VecDeque::new(),
+            resolved: Vec::new(),
+        }
+    }
+
+    /// Looks at the next message of a connection.
+    pub(crate) fn take(&mut self, connection: &mut Connection) -> bool {
+        if connection.is_blocked || connection.closed.is_some() {
+            return false;
+        }
+        let Some(sent) = connection.sent.pop_front() else { return false };
+        if self.missing_exchanges.contains(&sent.exchange) {
+            self.refused.insert((connection.number, sent.place));
+            connection.closed = Some(format!("404 NOT_FOUND - no exchange '{}'", sent.exchange));
+            connection.sent.clear();
+            connection.unconfirmed.clear();
+            return true;
+        }
+        let is_unroutable = self.unbound.contains(&sent.routing_key);
+        let is_nacked = !is_unroutable && self.full.contains(&sent.routing_key);
+        if is_unroutable {
+            let why = "312 NO_ROUTE".to_owned();
+            let message_id = sent.id.clone();
+            connection.wire.push_back(Frame::Return(Return { message_id, why }));
+        }
+        if is_unroutable || is_nacked {
+            self.refused.insert((connection.number, sent.place));
+        } else {
+            self.queue.push(Copy { place: sent.place, connection: connection.number });
+        }
+        connection.unconfirmed.insert(sent.number, !is_nacked);
+        true
+    }
+
+    /// The client is gone. Of what it wrote last the broker reads a part, perhaps later.
+    pub(crate) fn abandon(&mut self, mut connection: Connection, script: &Script) {
+        let kept = script.up_to(connection.sent.len());
+        connection.sent.truncate(kept);
+        connection.is_blocked = false;
+        self.ghosts.push(connection);
+    }
+
+    /// Reads on from a connection whose client is gone.
+    pub(crate) fn haunt(&mut self, script: &Script) -> bool {
+        self.ghosts.retain(|ghost| !ghost.sent.is_empty() && ghost.closed.is_none());
+        if self.ghosts.is_empty() {
+            return false;
+        }
+        let at = script.up_to(self.ghosts.len() - 1);
+        let mut ghost = self.ghosts.swap_remove(at);
+        let is_taken = self.take(&mut ghost);
+        self.ghosts.push(ghost);
+        is_taken
+    }
+}
+
+impl Connection {
+    /// The broker confirms some of what it looked at, in an order of its own: one message, or
+    /// with `multiple` all up to one, which lapin resolves in no order.
+    pub(crate) fn confirm(&mut self, script: &Script, is_everything: bool) {
+        let numbers: Vec<u64> = self.unconfirmed.keys().copied().collect();
+        if numbers.is_empty() {
+            return;
+        }
+        let at = if is_everything { numbers.len() - 1 } else { script.up_to(numbers.len() - 1) };
+        let mut batch = if is_everything || script.is_heads() {
+            numbers[..=at].to_vec()
+        } else {
+            vec![numbers[at]]
+        };
+        script.shuffle(&mut batch);
+        for number in batch {
+            let Some(is_ack) = self.unconfirmed.remove(&number) else { continue };
+            self.wire.push_back(Frame::Resolved { number, is_ack });
+        }
+    }
+
+    /// lapin reads this many of the frames that the broker wrote.
+    fn read(&mut self, count: usize) {
+        let count = count.min(self.wire.len());
+        for frame in self.wire.drain(..count) {
+            match frame {
+                Frame::Return(returned) => self.waiting.push_back(returned),
+                Frame::Resolved { number, is_ack } => {
+                    let returned = self.waiting.pop_front();
+                    self.resolved.push((number, Confirm { is_ack, returned }));
+                }
+            }
+        }
+    }
+
+    /// How much lapin reads while the relay does something else.
+    fn part(&self, script: &Script) -> usize {
+        let len = self.wire.len();
+        script.pick(&[0, 0, script.up_to(len), len])
+    }
+
+    /// The relay polls: it sees some of what resolved, then polls the whole window, while
+    /// lapin reads on.
+    #[expect(clippy::type_complexity, reason = "it is what `Input::Confirms` holds")]
+    pub(crate) fn look(&mut self, script: &Script) -> (Vec<(u64, Confirm)>, Vec<(u64, Confirm)>) {
+        // Now and then everything happens while the window is being polled.
+        let is_late = script.one_in(3);
+        if !is_late {
+            self.read(self.part(script));
+        }
+        let seen = script.take_some(&mut self.resolved);
+        if !is_late {
+            self.read(self.part(script));
+        }
+        // What resolved before the pass is seen by it …
+        let mut polled = std::mem::take(&mut self.resolved);
+        self.read(if is_late { self.wire.len() } else { self.part(script) });
+        // … and some of what resolves during it.
+        polled.extend(script.take_some(&mut self.resolved));
+        polled.sort_by_key(|(number, _)| *number);
+        (seen, polled)
+    }
+
+    /// Something waits to be polled.
+    pub(crate) fn has_news(&self) -> bool {
+        !self.wire.is_empty() || !self.resolved.is_empty()
+    }
+}

@@ -1,0 +1,488 @@
+//! A model of Postgres: a WAL, the rows it made, a slot and its walsender.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::script::Script;
+
+/// A relation of the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Table {
+    /// An outbox table that the relay knows by its oid.
+    Known,
+    /// One that it knows by its name only.
+    Named,
+    /// A partition of `Named`, under its own oid and name.
+    Leaf,
+    /// One of the publication that is no outbox.
+    Other,
+}
+
+impl Table {
+    pub(crate) fn oid(self) -> u32 {
+        20_001 + self as u32
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Known => "outbox_messages",
+            Self::Named => "orders_outbox",
+            Self::Leaf => "orders_outbox_2026",
+            Self::Other => "customers",
+        }
+    }
+
+    pub(crate) fn from_oid(oid: u32) -> Self {
+        let all = [Self::Known, Self::Named, Self::Leaf, Self::Other];
+        *all.iter().find(|table| table.oid() == oid).expect("only these were announced")
+    }
+}
+
+/// A row that a transaction inserted.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    pub(crate) table: Table,
+    /// Its columns change their order and number with this.
+    pub(crate) shape: u8,
+    pub(crate) id: String,
+    pub(crate) aggregate: u64,
+    pub(crate) topic: Option<String>,
+    pub(crate) exchange: Option<&'static str>,
+    pub(crate) body: String,
+}
+
+impl Row {
+    fn columns(&self) -> Vec<(&'static str, u32, Option<String>)> {
+        let (text, uuid, jsonb, timestamptz) = (25, 2_950, 3_802, 1_184);
+        let mut columns = vec![
+            ("id", uuid, Some(self.id.clone())),
+            ("aggregate_type", text, Some("order".to_owned())),
+            ("aggregate_id", text, Some(self.aggregate.to_string())),
+            ("event_type", text, Some("changed".to_owned())),
+            ("topic", text, self.topic.clone()),
+            ("exchange", text, self.exchange.map(str::to_owned)),
+            ("payload", jsonb, Some(self.body.clone())),
+            ("headers", jsonb, Some("{\"n\": 1}".to_owned())),
+            ("occurred_at", timestamptz, None),
+            ("relayed_at", timestamptz, None),
+        ];
+        match self.shape {
+            0 => {}
+            1 => columns.insert(0, ("note", text, Some("new".to_owned()))),
+            _ => columns.reverse(),
+        }
+        columns
+    }
+}
+
+/// An outbox row of a committed transaction, at its place in commit order.
+#[derive(Debug, Clone)]
+pub(crate) struct Event {
+    pub(crate) id: String,
+    pub(crate) aggregate: u64,
+    pub(crate) commit_lsn: u64,
+    pub(crate) index: u64,
+    pub(crate) end_lsn: u64,
+    pub(crate) visible_at: u64,
+    pub(crate) locked_until: u64,
+    pub(crate) is_deleted: bool,
+    /// Where in the WAL its mark is.
+    pub(crate) marked: Option<u64>,
+    pub(crate) routing_key: String,
+    pub(crate) exchange: &'static str,
+    pub(crate) body: String,
+}
+
+#[derive(Debug)]
+struct Transaction {
+    commit_lsn: u64,
+    end_lsn: u64,
+    xid: u32,
+    is_skipped: bool,
+    /// With the place of those that are events.
+    rows: Vec<(Option<usize>, Row)>,
+}
+
+/// What the server sends.
+#[derive(Debug, Clone)]
+pub(crate) enum Frame {
+    /// Bytes of pgoutput, and what they are.
+    Data(Bytes, What),
+    /// A keepalive.
+    KeepAlive { wal_end: u64, is_reply_requested: bool },
+}
+
+/// What the bytes of a frame mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    /// The event of this place.
+    Event(usize),
+    /// A commit that ends here.
+    Commit(u64),
+    /// A relation.
+    Relation(u32),
+    /// Something else.
+    Rest,
+}
+
+/// What became of a transaction of marks.
+pub(crate) struct MarksWritten {
+    pub(crate) missing: Vec<usize>,
+    pub(crate) written_lsn: u64,
+    pub(crate) flushed_lsn: u64,
+}
+
+/// How marks are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Marking {
+    /// Into the row.
+    Update,
+    /// By removing the row.
+    Delete,
+    /// Beside it.
+    SideTable,
+    /// Not at all.
+    None,
+}
+
+/// The server.
+pub(crate) struct Postgres {
+    marking: Marking,
+    sends_empty: bool,
+    transactions: Vec<Transaction>,
+    pub(crate) events: Vec<Event>,
+    places: BTreeMap<String, usize>,
+    /// End of the WAL.
+    pub(crate) end: u64,
+    /// How much of it is on disk.
+    pub(crate) flushed: u64,
+    /// Positions of the progress row, with where in the WAL they were written.
+    progress: Vec<(u64, (u64, u64))>,
+    pub(crate) confirmed: u64,
+    saved: u64,
+    /// The publication lacks its tables now: what is committed is never sent, not even once
+    /// that is mended, for the walsender sees the catalog of the time.
+    pub(crate) is_publication_broken: bool,
+    next_id: u64,
+    xid: u32,
+}
+
+impl Postgres {
+    pub(crate) fn new(marking: Marking, sends_empty: bool) -> Self {
+        let start = 0x1_0000_0000;
+        Self {
+            marking,
+            sends_empty,
+            transactions: Vec::new(),
+            events: Vec::new(),
+            places: BTreeMap::new(),
+            end: start,
+            flushed: start,
+            progress: Vec::new(),
+            confirmed: start,
+            saved: start,
+            is_publication_broken: false,
+            next_id: 0,
+            xid: 700,
+        }
+    }
+
+    pub(crate) fn place(&self, id: &str) -> Option<usize> {
+        self.places.get(id).copied()
+    }
+
+    /// An application commits.
+    pub(crate) fn commit(
+        &mut self,
+        script: &Script,
+        mut rows: Vec<Row>,
+        visible_at: u64,
+        is_synchronous: bool,
+    ) {
+        let commit_lsn = self.end + if rows.is_empty() { 0 } else { script.within(1..300) };
+        let end_lsn = commit_lsn + 48;
+        self.xid += 1;
+        let mut index = 0;
+        let rows = rows
+            .drain(..)
+            .map(|mut row| {
+                self.next_id += 1;
+                row.id = format!("e{}", self.next_id);
+                if row.table == Table::Other {
+                    return (None, row);
+                }
+                let place = self.events.len();
+                let routing_key = row.topic.clone().unwrap_or_else(|| "order.changed".to_owned());
+                self.events.push(Event {
+                    id: row.id.clone(),
+                    aggregate: row.aggregate,
+                    commit_lsn,
+                    index,
+                    end_lsn,
+                    visible_at,
+                    locked_until: 0,
+                    is_deleted: false,
+                    marked: None,
+                    routing_key,
+                    exchange: row.exchange.unwrap_or("outbox"),
+                    body: row.body.clone(),
+                });
+                index += 1;
+                self.places.insert(row.id.clone(), place);
+                (Some(place), row)
+            })
+            .collect();
+        let (xid, is_skipped) = (self.xid, self.is_publication_broken);
+        self.transactions.push(Transaction { commit_lsn, end_lsn, xid, is_skipped, rows });
+        self.end = end_lsn;
+        if is_synchronous {
+            self.flush();
+        }
+    }
+
+    /// WAL that has nothing for the slot.
+    pub(crate) fn noise(&mut self, bytes: u64) {
+        self.end += bytes;
+    }
+
+    pub(crate) fn flush(&mut self) {
+        self.flushed = self.end;
+    }
+
+    /// A checkpoint saves the slot.
+    pub(crate) fn checkpoint(&mut self) {
+        self.flush();
+        self.saved = self.confirmed;
+    }
+
+    pub(crate) fn acknowledged(&mut self, lsn: u64) {
+        self.confirmed = self.confirmed.max(lsn);
+    }
+
+    /// Somebody takes the tables out of the publication, or mends that.
+    pub(crate) fn alter_publication(&mut self, is_broken: bool) {
+        self.is_publication_broken = is_broken;
+        self.noise(100);
+        self.flush();
+    }
+
+    /// A crash: what was not on disk never was.
+    pub(crate) fn crash(&mut self) {
+        let flushed = self.flushed;
+        self.end = flushed;
+        self.transactions.retain(|transaction| transaction.end_lsn <= flushed);
+        self.events.retain(|event| event.end_lsn <= flushed);
+        let count = self.events.len();
+        self.places.retain(|_, place| *place < count);
+        for event in &mut self.events {
+            event.marked = event.marked.filter(|lsn| *lsn <= flushed);
+            // Recovery ends every transaction and every lock.
+            (event.visible_at, event.locked_until) = (0, 0);
+        }
+        self.progress.retain(|(lsn, _)| *lsn <= flushed);
+        self.confirmed = self.saved;
+    }
+
+    /// A clean restart, which does not save the slot before Postgres 17.
+    pub(crate) fn restart(&mut self, is_slot_saved: bool) {
+        self.flush();
+        if is_slot_saved {
+            self.saved = self.confirmed;
+        }
+        self.confirmed = self.saved;
+        for event in &mut self.events {
+            (event.visible_at, event.locked_until) = (0, 0);
+        }
+    }
+
+    /// The progress row.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        self.progress.last().map_or((0, 0), |(_, position)| *position)
+    }
+
+    /// Likewise, if the server crashed now.
+    pub(crate) fn progress_on_disk(&self) -> (u64, u64) {
+        let on_disk = self.progress.iter().rev().find(|(lsn, _)| *lsn <= self.flushed);
+        on_disk.map_or((0, 0), |(_, position)| *position)
+    }
+
+    /// A transaction of marks and progress.
+    pub(crate) fn mark(&mut self, now: u64, ids: &[String], position: (u64, u64)) -> MarksWritten {
+        let lsn = self.end + 40;
+        let mut missing = Vec::new();
+        for (at, id) in ids.iter().enumerate() {
+            let Some(place) = self.place(id) else { continue };
+            let event = &mut self.events[place];
+            let is_gone = event.is_deleted || event.marked.is_some();
+            let is_free = now >= event.visible_at && now >= event.locked_until;
+            match self.marking {
+                Marking::SideTable => event.marked = event.marked.or(Some(lsn)),
+                Marking::None => {}
+                Marking::Update | Marking::Delete if is_free && is_gone => {}
+                Marking::Update | Marking::Delete if is_free => event.marked = Some(lsn),
+                // Whoever holds the lock may be about to remove the row.
+                Marking::Update | Marking::Delete => missing.push(at),
+            }
+        }
+        if position >= self.progress() {
+            self.progress.push((lsn, position));
+        }
+        self.end = lsn;
+        MarksWritten { missing, written_lsn: lsn, flushed_lsn: self.flushed }
+    }
+
+    /// The mark of an event is on disk, or it has no row any more, or rows are not marked.
+    pub(crate) fn is_mark_safe(&self, place: usize) -> bool {
+        let event = &self.events[place];
+        self.marking == Marking::None
+            || event.is_deleted && self.marking != Marking::SideTable
+            || event.marked.is_some_and(|lsn| lsn <= self.flushed)
+    }
+
+    /// A walsender for a new connection. It starts by saying where the slot is.
+    pub(crate) fn start_replication(&self) -> Walsender {
+        let wal_end = self.confirmed;
+        let next = self.transactions.partition_point(|it| it.commit_lsn < self.confirmed);
+        Walsender {
+            next,
+            sent: wal_end,
+            announced: BTreeMap::new(),
+            queue: VecDeque::from([Frame::KeepAlive { wal_end, is_reply_requested: false }]),
+        }
+    }
+}
+
+/// A walsender and what it has sent that nobody has read.
+pub(crate) struct Walsender {
+    next: usize,
+    pub(crate) sent: u64,
+    announced: BTreeMap<Table, u8>,
+    pub(crate) queue: VecDeque<Frame>,
+}
+
+impl Walsender {
+    /// Decodes and sends the next transaction, or passes over what is no transaction.
+    pub(crate) fn send(&mut self, postgres: &Postgres, script: &Script) -> bool {
+        match postgres.transactions.get(self.next) {
+            Some(transaction) if transaction.end_lsn <= postgres.flushed => {
+                self.next += 1;
+                self.send_transaction(postgres, transaction, script);
+                self.sent = transaction.end_lsn;
+                true
+            }
+            _ => {
+                self.sent = postgres.flushed;
+                false
+            }
+        }
+    }
+
+    pub(crate) fn keepalive(&mut self, is_reply_requested: bool) {
+        self.queue.push_back(Frame::KeepAlive { wal_end: self.sent, is_reply_requested });
+    }
+
+    fn data(&mut self, bytes: BytesMut, what: What) {
+        self.queue.push_back(Frame::Data(bytes.freeze(), what));
+    }
+
+    fn send_transaction(
+        &mut self,
+        postgres: &Postgres,
+        transaction: &Transaction,
+        script: &Script,
+    ) {
+        let Transaction { commit_lsn, end_lsn, xid, is_skipped, rows } = transaction;
+        let is_empty = rows.is_empty() || *is_skipped;
+        if is_empty && !postgres.sends_empty {
+            return;
+        }
+        let commit_time: i64 = 700_000_000_000_000 + i64::from(*xid);
+        let mut begin = BytesMut::new();
+        begin.put_u8(b'B');
+        begin.put_u64(*commit_lsn);
+        begin.put_i64(commit_time);
+        begin.put_u32(*xid);
+        self.data(begin, What::Rest);
+        if !is_empty {
+            for (place, row) in rows {
+                self.announce(row, script);
+                self.insert(*place, row);
+                if script.one_in(20) {
+                    self.keepalive(false);
+                }
+                if script.one_in(30) {
+                    self.aside(script);
+                }
+            }
+        }
+        let mut commit = BytesMut::new();
+        commit.put_u8(b'C');
+        commit.put_u8(0);
+        commit.put_u64(*commit_lsn);
+        commit.put_u64(*end_lsn);
+        commit.put_i64(commit_time);
+        self.data(commit, What::Commit(*end_lsn));
+    }
+
+    fn announce(&mut self, row: &Row, script: &Script) {
+        let is_known = self.announced.get(&row.table) == Some(&row.shape);
+        if is_known && !script.one_in(25) {
+            return;
+        }
+        self.announced.insert(row.table, row.shape);
+        let columns = row.columns();
+        let mut bytes = BytesMut::new();
+        bytes.put_u8(b'R');
+        bytes.put_u32(row.table.oid());
+        bytes.put_slice(b"public\0");
+        // A table that the relay knows by its oid may have had another name.
+        let is_renamed = row.table == Table::Known && row.shape == 2;
+        bytes.put_slice(if is_renamed { b"outbox_old" } else { row.table.name().as_bytes() });
+        bytes.put_slice(b"\0d");
+        bytes.put_u16(u16::try_from(columns.len()).unwrap());
+        for (name, oid, _) in columns {
+            bytes.put_u8(u8::from(name == "id"));
+            bytes.put_slice(name.as_bytes());
+            bytes.put_u8(0);
+            bytes.put_u32(oid);
+            bytes.put_i32(-1);
+        }
+        self.data(bytes, What::Relation(row.table.oid()));
+    }
+
+    fn insert(&mut self, place: Option<usize>, row: &Row) {
+        let columns = row.columns();
+        let mut bytes = BytesMut::new();
+        bytes.put_u8(b'I');
+        bytes.put_u32(row.table.oid());
+        bytes.put_u8(b'N');
+        bytes.put_u16(u16::try_from(columns.len()).unwrap());
+        for (_, _, value) in columns {
+            match value {
+                None => bytes.put_u8(b'n'),
+                Some(value) => {
+                    bytes.put_u8(b't');
+                    bytes.put_u32(u32::try_from(value.len()).unwrap());
+                    bytes.put_slice(value.as_bytes());
+                }
+            }
+        }
+        self.data(bytes, place.map_or(What::Rest, What::Event));
+    }
+
+    /// What a server may send besides.
+    fn aside(&mut self, script: &Script) {
+        let mut bytes = BytesMut::new();
+        match script.within(0..3) {
+            0 => {
+                bytes.put_slice(b"M\x01\0\0\0\0\0\0\0\x09other\0");
+                bytes.put_u32(3);
+                bytes.put_slice(b"abc");
+            }
+            1 => bytes.put_slice(b"O\0\0\0\0\0\0\0\x09elsewhere\0"),
+            _ => bytes.put_slice(b"U\0\0\x4e\x24N\0\x01n"),
+        }
+        self.data(bytes, What::Rest);
+    }
+}
