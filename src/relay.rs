@@ -292,6 +292,18 @@ impl Relay {
         Memory { delivered, cautious_through: cautious_through.max(earlier) }
     }
 
+    /// Progress that is not in the progress row yet, for a session that ended in a fault: the
+    /// next process would publish those events again. Their marks are written when the slot
+    /// brings them again.
+    pub fn unrecorded_progress(&self) -> Option<Batch> {
+        let position = self.progress.position();
+        (self.progress.settled() > self.recorded).then(|| Batch {
+            marks: Vec::new(),
+            position,
+            settled: self.progress.settled(),
+        })
+    }
+
     /// What was done so far.
     pub fn counts(&self) -> Counts {
         self.counts

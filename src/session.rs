@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use postgres_types::PgLsn;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::Client;
 use tracing::{debug, info, warn};
 
@@ -168,7 +168,7 @@ async fn record_fault(config: &Config, past: &mut Past, client: &Client, end: &E
         client.execute(&statement, &[slot, &system_identifier, &timeline, &text]).await
     };
     // Best effort: the log has it too.
-    match tokio::time::timeout(STOP_TIMEOUT, write).await {
+    match timeout(STOP_TIMEOUT, write).await {
         Ok(Ok(_)) => past.fault = Some(text),
         Ok(Err(error)) => debug!("the fault was not recorded: {}", classify(&error)),
         Err(_) => debug!("the fault was not recorded: no answer"),
@@ -281,6 +281,10 @@ impl<'a> Session<'a> {
         );
         if counts.delivered > 0 {
             past.failures = 0;
+        }
+        if let Some(batch) = self.relay.unrecorded_progress() {
+            // Best effort: what is not recorded is published again, and known by its id.
+            let _ = timeout(STOP_TIMEOUT, self.marker.write(&self.client, batch)).await;
         }
         record_fault(self.config, past, &self.client, &end).await;
         if matches!(end, End::Drained | End::Stuck(_)) {
