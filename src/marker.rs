@@ -19,7 +19,7 @@ use crate::wal::Identity;
 /// The audit session's settings. A mark lost in a crash of the server is noticed, since the
 /// LSN waits until its mark is on disk: so nothing need wait for the disk here. A row that
 /// somebody locked must not hold up the marks of the others.
-pub const OPTIONS: &str = "-c synchronous_commit=off -c lock_timeout=1s -c timezone=UTC \
+pub const OPTIONS: &str = "-c synchronous_commit=off -c lock_timeout=250ms -c timezone=UTC \
     -c datestyle=ISO -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s";
 
 struct Statements {
@@ -29,6 +29,9 @@ struct Statements {
     /// Tells a row that waits from one that is gone.
     still: Statement,
 }
+
+/// Which statement of a table is used.
+type Choice = fn(&Statements) -> &Statement;
 
 /// Writes marks and progress for one session.
 pub struct Marker {
@@ -77,9 +80,13 @@ impl Marker {
     /// The connection's. A mark that cannot be written is none.
     pub async fn write(&self, client: &Client, batch: Batch) -> Result<Written, Fault> {
         let ids = self.ids_by_table(&batch.marks);
-        let outcome = match self.transaction(client, &batch, &ids, |table| &table.mark).await {
+        let write = |statement: Choice| self.transaction(client, &batch, &ids, statement);
+        // What was missed before may be locked still: no need to wait for that again.
+        let is_retry = batch.marks.iter().any(Mark::is_retry);
+        let first: Choice = if is_retry { |table| &table.unlocked } else { |table| &table.mark };
+        let outcome = match write(first).await {
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
-                self.transaction(client, &batch, &ids, |table| &table.unlocked).await
+                write(|table| &table.unlocked).await
             }
             outcome => outcome,
         };
@@ -109,7 +116,7 @@ impl Marker {
         client: &Client,
         batch: &Batch,
         ids: &[Vec<&str>],
-        statement: impl Fn(&Statements) -> &Statement,
+        statement: Choice,
     ) -> Result<(HashSet<(usize, String)>, Row), tokio_postgres::Error> {
         let marks = self.tables.iter().zip(ids).enumerate().filter(|(_, (_, ids))| !ids.is_empty());
         let marks = join_all(marks.map(async |(number, (table, ids))| {

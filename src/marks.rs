@@ -37,6 +37,11 @@ impl Mark {
     pub fn new(number: u64, table: usize, id: String, xid: u32) -> Self {
         Self { number, table, id, xid, tries: 0, missing_since: None }
     }
+
+    /// It could not be written before.
+    pub fn is_retry(&self) -> bool {
+        self.tries > 0
+    }
 }
 
 /// Marks that are written in one transaction, with the progress row.

@@ -216,7 +216,7 @@ impl<'a> Session<'a> {
             .get(broker % brokers.len().max(1))
             .ok_or_else(|| Fault::usage("no broker is configured", "set AMQP_URL"))?;
         let publisher = Publisher::connect(broker, &config.amqp).await?;
-        let (wal, identity) = take_slot(config).await?;
+        let (wal, identity) = take_slot(config, &client).await?;
         // Only now: whoever held the slot before wrote its progress until then.
         let memory = recall(config, past, &client, &identity).await?;
         past.memory = Some((identity.clone(), memory));
@@ -421,7 +421,7 @@ async fn check(
 }
 
 /// Waits for the slot, as its standby where another holds it, and takes it.
-async fn take_slot(config: &Config) -> Result<(Wal, Identity), Fault> {
+async fn take_slot(config: &Config, client: &Client) -> Result<(Wal, Identity), Fault> {
     let postgres = &config.postgres;
     let mut is_standby = false;
     loop {
@@ -440,8 +440,14 @@ async fn take_slot(config: &Config) -> Result<(Wal, Identity), Fault> {
             Err(fault) => return Err(fault),
         }
         drop(wal);
-        let pause = fastrand::u64(STANDBY_POLL_MS.0..=STANDBY_POLL_MS.1);
-        tokio::time::sleep(Duration::from_millis(pause)).await;
+        // Asking costs the server less than a connection for each try.
+        loop {
+            let pause = fastrand::u64(STANDBY_POLL_MS.0..=STANDBY_POLL_MS.1);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            if !slot::state(client, &postgres.slot).await?.is_some_and(|slot| slot.is_active) {
+                break;
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -12,7 +12,10 @@ use crate::error::Fault;
 use crate::session::Shutdown;
 use crate::{publisher, supervisor, wal};
 
-/// Relays until SIGTERM or SIGINT.
+/// As for a drain that was not done in time.
+const EXIT_UNDRAINED: i32 = 69;
+
+/// Relays until SIGTERM or SIGINT. A second one ends the process at once.
 ///
 /// # Errors
 /// What only a person can mend, or a drain that was not done in time.
@@ -25,14 +28,18 @@ pub async fn run(config: Config) -> Result<(), Fault> {
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            }
         };
+        let name = next().await;
         info!(signal = name, "asked to stop");
         ask.send_replace(true);
-        // The receivers go on waiting: a sender that is gone would look like no answer.
-        std::future::pending::<()>().await;
+        let name = next().await;
+        warn!(signal = name, "asked again: what is in flight is published again at the next start");
+        std::process::exit(EXIT_UNDRAINED);
     });
     supervisor::run(config, Shutdown::new(asked)).await
 }
