@@ -197,7 +197,7 @@ impl<'a> Session<'a> {
         broker: usize,
     ) -> Result<Self, Fault> {
         let client = Arc::clone(&audit.client);
-        let preflight = slot::preflight(&client, config).await?;
+        let preflight = answered(config, slot::preflight(&client, config)).await?;
         let start = preflight.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn.clone());
         let Ready { tables, coverage, warnings, .. } = preflight.ready(config)?;
         for warning in warnings {
@@ -218,9 +218,10 @@ impl<'a> Session<'a> {
         let publisher = Publisher::connect(broker, &config.amqp).await?;
         let (wal, identity) = take_slot(config, &client).await?;
         // Only now: whoever held the slot before wrote its progress until then.
-        let memory = recall(config, past, &client, &identity).await?;
+        let memory = answered(config, recall(config, past, &client, &identity)).await?;
         past.memory = Some((identity.clone(), memory));
-        let marker = Marker::prepare(&client, config, &tables, identity.clone()).await?;
+        let marker = Marker::prepare(&client, config, &tables, identity.clone());
+        let marker = answered(config, marker).await?;
         let rules = Rules {
             tables: config.tables.clone().into(),
             oids: tables.iter().map(|table| table.relation).collect(),
@@ -231,7 +232,7 @@ impl<'a> Session<'a> {
             confirm_timeout: config.amqp.confirm_timeout,
             blocked_timeout: config.amqp.blocked_timeout,
             check_interval: config.postgres.check_interval,
-            silence: config.postgres.wal_sender_timeout * SILENCE.0 / SILENCE.1,
+            silence: silence(config),
         };
         info!(
             slot = config.postgres.slot,
@@ -383,8 +384,9 @@ impl<'a> Session<'a> {
                 Effect::Acknowledge(lsn) => self.wal.acknowledge(lsn),
                 Effect::Mark(batch) => {
                     let (marker, client) = (Arc::clone(&self.marker), Arc::clone(&self.client));
+                    let config = Arc::clone(self.config);
                     self.jobs.push(Box::pin(async move {
-                        marker.write(&client, batch).await.map(Input::Written)
+                        answered(&config, marker.write(&client, batch)).await.map(Input::Written)
                     }));
                 }
                 Effect::Check => {
@@ -408,14 +410,37 @@ fn far() -> Instant {
     Instant::now() + Duration::from_secs(3_600)
 }
 
+/// How long a server of which nothing is heard may still be alive.
+fn silence(config: &Config) -> Duration {
+    config.postgres.wal_sender_timeout * SILENCE.0 / SILENCE.1
+}
+
+/// What the audit connection answers, within bounds: a server, a pooler or a network that
+/// stops in the middle of an answer and keeps the connection would hold the relay for ever.
+async fn answered<T>(
+    config: &Config,
+    asked: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    let patience = silence(config);
+    timeout(patience, asked).await.unwrap_or_else(|_| {
+        Err(Fault::transient(format!(
+            "no answer on the audit connection within {}: it is taken for dead",
+            humantime::format_duration(patience)
+        )))
+    })
+}
+
 async fn check(
     client: Arc<Client>,
     config: Arc<Config>,
     before: Arc<Coverage>,
 ) -> Result<Input, Fault> {
-    let coverage = slot::coverage(&client, &config).await?;
+    let coverage = answered(&config, slot::coverage(&client, &config)).await?;
     before.check_unchanged(&coverage)?;
-    let row = client.query_one(sql::WAL_POSITION, &[]).await.map_err(|error| classify(&error))?;
+    let asked = async {
+        client.query_one(sql::WAL_POSITION, &[]).await.map_err(|error| classify(&error))
+    };
+    let row = answered(&config, asked).await?;
     let flushed_lsn: PgLsn = row.try_get(1).map_err(|error| classify(&error))?;
     Ok(Input::Checked { flushed_lsn })
 }
@@ -444,7 +469,8 @@ async fn take_slot(config: &Config, client: &Client) -> Result<(Wal, Identity), 
         loop {
             let pause = fastrand::u64(STANDBY_POLL_MS.0..=STANDBY_POLL_MS.1);
             tokio::time::sleep(Duration::from_millis(pause)).await;
-            if !slot::state(client, &postgres.slot).await?.is_some_and(|slot| slot.is_active) {
+            let state = answered(config, slot::state(client, &postgres.slot)).await?;
+            if !state.is_some_and(|slot| slot.is_active) {
                 break;
             }
         }
