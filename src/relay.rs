@@ -662,11 +662,16 @@ impl Relay {
     }
 
     /// The broker closed the channel or the connection over some publish, and does not say
-    /// which. With one message in flight it is that one.
+    /// which. With one message in flight it is that one: the session then goes on without
+    /// the broker until [`handle`](Self::handle) ends it, for what was delivered before that
+    /// message has its marks still to come, and no later session could write them either.
     pub fn closed(&mut self, why: &str) -> End {
         if let (Some(event), 1) = (self.window.front(), self.window.len()) {
             let refusal = Refusal::Closed { why: why.to_owned() };
-            return End::Stuck(self.stuck(event.table, &event.id, event.position, refusal));
+            let end = End::Stuck(self.stuck(event.table, &event.id, event.position, refusal));
+            self.window = Window::default();
+            self.ending = Some(end.clone());
+            return end;
         }
         let last = self.window.items().last().map(|event| event.position);
         self.memory.cautious_through = self.memory.cautious_through.max(last);

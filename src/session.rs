@@ -187,6 +187,8 @@ struct Session<'a> {
     jobs: FuturesUnordered<Job>,
     began: Instant,
     effects: Vec<Effect>,
+    /// It closed the connection over the message that the session ends with.
+    is_broker_gone: bool,
 }
 
 impl<'a> Session<'a> {
@@ -259,6 +261,7 @@ impl<'a> Session<'a> {
             jobs: FuturesUnordered::new(),
             began: Instant::now(),
             effects: Vec::new(),
+            is_broker_gone: false,
         })
     }
 
@@ -310,7 +313,7 @@ impl<'a> Session<'a> {
                     Input::Drain
                 }
                 Some(done) = self.jobs.next() => done?,
-                signal = self.publisher.next() => self.signal(signal)?,
+                signal = self.publisher.next(), if !self.is_broker_gone => self.signal(signal)?,
                 frame = self.wal.next(), if self.relay.is_reading() => frame?,
                 () = sleep_until(deadline.unwrap_or_else(far)) => Input::Tick,
             };
@@ -371,7 +374,13 @@ impl<'a> Session<'a> {
                 info!("RabbitMQ no longer blocks the connection");
                 Input::Blocked(false)
             }
-            Err(Closure::Refused(why)) => return Err(self.relay.closed(&why)),
+            Err(Closure::Refused(why)) => match self.relay.closed(&why) {
+                End::Stuck(_) => {
+                    self.is_broker_gone = true;
+                    Input::Tick
+                }
+                end => return Err(end),
+            },
             Err(Closure::Lost(fault)) => return Err(fault.into()),
         })
     }
