@@ -90,6 +90,8 @@ pub enum Input {
     },
     /// The broker blocks the connection, or no longer does.
     Blocked(bool),
+    /// The broker closed the channel or the connection over something published; its words.
+    Closed(String),
     /// A batch of marks was written.
     Written(Written),
     /// The publication was checked and found as it should be.
@@ -371,6 +373,7 @@ impl Relay {
             }
             Input::Confirms { seen, polled } => self.confirms(now, seen, polled),
             Input::Blocked(is_blocked) => self.blocked(now, is_blocked),
+            Input::Closed(why) => self.closed(&why),
             Input::Written(written) => self.written(now, written),
             Input::Checked { flushed_lsn } => {
                 self.checks_passed = self.checks_begun;
@@ -661,24 +664,26 @@ impl Relay {
         }
     }
 
-    /// The broker closed the channel or the connection over some publish, and does not say
-    /// which. With one message in flight it is that one: the session then goes on without
-    /// the broker until [`handle`](Self::handle) ends it, for what was delivered before that
-    /// message has its marks still to come, and no later session could write them either.
-    pub fn closed(&mut self, why: &str) -> End {
-        if let (Some(event), 1) = (self.window.front(), self.window.len()) {
-            let refusal = Refusal::Closed { why: why.to_owned() };
-            let end = End::Stuck(self.stuck(event.table, &event.id, event.position, refusal));
-            self.window = Window::default();
-            self.ending = Some(end.clone());
-            return end;
-        }
-        let last = self.window.items().last().map(|event| event.position);
-        self.memory.cautious_through = self.memory.cautious_through.max(last);
-        End::Fault(Fault::transient(format!(
-            "the broker closed the channel with {} messages in flight: {why}. They are published again one at a time, to find which it was",
-            self.window.len()
-        )))
+    /// The broker does not say over which publish it closed the channel. With one message in
+    /// flight it is that one. The session goes on without the broker until what was delivered
+    /// before has its marks: the next one comes to the same message, and could write them no
+    /// better.
+    fn closed(&mut self, why: &str) {
+        let window = std::mem::take(&mut self.window);
+        let end = match (window.front(), window.len()) {
+            (Some(event), 1) => {
+                let refusal = Refusal::Closed { why: why.to_owned() };
+                End::Stuck(self.stuck(event.table, &event.id, event.position, refusal))
+            }
+            (_, count) => {
+                let last = window.items().last().map(|event| event.position);
+                self.memory.cautious_through = self.memory.cautious_through.max(last);
+                End::Fault(Fault::transient(format!(
+                    "the broker closed the channel with {count} messages in flight: {why}. They are published again one at a time, to find which it was"
+                )))
+            }
+        };
+        self.ending = Some(end);
     }
 
     fn blocked(&mut self, now: Duration, is_blocked: bool) {

@@ -187,7 +187,7 @@ struct Session<'a> {
     jobs: FuturesUnordered<Job>,
     began: Instant,
     effects: Vec<Effect>,
-    /// It closed the connection over the message that the session ends with.
+    /// It closed the channel: the session ends, once what was delivered is marked.
     is_broker_gone: bool,
 }
 
@@ -374,13 +374,10 @@ impl<'a> Session<'a> {
                 info!("RabbitMQ no longer blocks the connection");
                 Input::Blocked(false)
             }
-            Err(Closure::Refused(why)) => match self.relay.closed(&why) {
-                End::Stuck(_) => {
-                    self.is_broker_gone = true;
-                    Input::Tick
-                }
-                end => return Err(end),
-            },
+            Err(Closure::Refused(why)) => {
+                self.is_broker_gone = true;
+                Input::Closed(why)
+            }
             Err(Closure::Lost(fault)) => return Err(fault.into()),
         })
     }
@@ -446,9 +443,8 @@ async fn check(
 ) -> Result<Input, Fault> {
     let coverage = answered(&config, slot::coverage(&client, &config)).await?;
     before.check_unchanged(&coverage)?;
-    let asked = async {
-        client.query_one(sql::WAL_POSITION, &[]).await.map_err(|error| classify(&error))
-    };
+    let asked =
+        async { client.query_one(sql::WAL_POSITION, &[]).await.map_err(|error| classify(&error)) };
     let row = answered(&config, asked).await?;
     let flushed_lsn: PgLsn = row.try_get(1).map_err(|error| classify(&error))?;
     Ok(Input::Checked { flushed_lsn })

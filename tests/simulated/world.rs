@@ -9,7 +9,8 @@ use pgoutbox::config::{
     Audit, AuditMode, ColumnRef, Columns, Piece, Table as TableConfig, Template,
 };
 use pgoutbox::error::Fault;
-use pgoutbox::event::Position;
+use pgoutbox::event::{Position, Refusal};
+
 use pgoutbox::marks::{Batch, Written};
 use pgoutbox::message::{Limits, Message};
 use pgoutbox::pgoutput;
@@ -111,6 +112,8 @@ struct Session {
     connection: Connection,
     body_limit: usize,
     needs_pass: bool,
+    /// How many messages were in flight when the broker closed the channel.
+    closed_with: Option<usize>,
     blocked_told: bool,
     marks: Option<Marks>,
     check: Option<Check>,
@@ -565,6 +568,9 @@ impl World {
     /// The relay looks at its confirms.
     fn look(&mut self) {
         let Some(session) = &mut self.session else { return };
+        if session.closed_with.is_some() {
+            return;
+        }
         let is_closed = session.connection.closed.is_some();
         if session.connection.has_news() && !(is_closed && self.script.is_heads()) {
             let (seen, polled) = session.connection.look(&self.script);
@@ -572,12 +578,9 @@ impl World {
         }
         if let Some(why) = session.connection.closed.clone() {
             self.tally.channels_closed += 1;
-            let in_flight = session.relay.in_flight().0;
-            let end = session.relay.closed(&why);
-            let is_convicted = matches!(end, End::Stuck(_));
-            assert_eq!(is_convicted, in_flight == 1, "{in_flight} in flight: {end:?}");
+            session.closed_with = Some(session.relay.in_flight().0);
             self.say(format_args!("the broker closed the channel"));
-            return self.end(end);
+            return self.handle(Input::Closed(why));
         }
         if session.needs_pass {
             self.confirms(Vec::new(), Vec::new());
@@ -632,6 +635,7 @@ impl World {
             connection: self.broker.connect(),
             body_limit: self.body_limit,
             needs_pass: false,
+            closed_with: None,
             blocked_told: false,
             marks: None,
             check: None,
@@ -704,7 +708,9 @@ impl World {
         if let Err(end) = outcome {
             return self.end(end);
         }
-        let Some(session) = &self.session else { return };
+        let Some(session) = self.session.as_ref().filter(|it| it.closed_with.is_none()) else {
+            return;
+        };
         let (messages, bytes) = session.relay.in_flight();
         let unconfirmed = &session.watch.unconfirmed;
         assert!(messages >= unconfirmed.len(), "a message left the window without its confirm");
@@ -865,6 +871,9 @@ impl World {
             End::Drained => self.drained(&mut session),
             End::Stuck(stuck) => {
                 self.tally.stuck += 1;
+                if matches!(stuck.refusal, Refusal::Closed { .. }) {
+                    assert_eq!(session.closed_with, Some(1), "convicted among several: {stuck:?}");
+                }
                 let place = self.postgres.place(&stuck.id).expect("stuck on an event");
                 let event = &self.postgres.events[place];
                 let is_refused = self.broker.refused.contains(&(session.connection.number, place));
