@@ -1,6 +1,11 @@
 //! What can be kept by a test is kept by a test.
 
-#![allow(missing_docs, clippy::panic, reason = "a test binary: it fails by panicking")]
+#![allow(
+    missing_docs,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a test binary: it fails by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
