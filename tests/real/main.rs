@@ -2,5 +2,10 @@
 
 #![allow(missing_docs, unreachable_pub, reason = "a test binary has no readers of its API")]
 
-mod flow;
 mod setting;
+
+mod flow;
+mod kill;
+mod progress;
+mod standby;
+mod transactions;

@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use harness::checker::{self, Verdict};
 use harness::consumer::{self, Consumer};
+use harness::postgres::{self, Postgres};
+use harness::rabbitmq::{self, RabbitMq};
 use harness::relay::{Pgoutbox, Relay};
-use harness::{checker, shared, workload};
+use harness::workload::{self, Ledger};
+use harness::{shared, wait_until};
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 /// How long anything may take on a busy machine before the test has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,6 +31,32 @@ impl Setting {
         let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);
         let (database_url, amqp_url) = (postgres.url(&database), rabbitmq.url(&vhost));
         Self::of(database, vhost, database_url, amqp_url).await
+    }
+
+    /// With a Postgres of its own, to be broken, and the broker that all tests share.
+    pub async fn own_postgres() -> Result<(Postgres, Self)> {
+        let own = Postgres::start(postgres::Options::default());
+        let (postgres, rabbitmq) = tokio::try_join!(own, shared::rabbitmq())?;
+        let (database, vhost) =
+            (postgres.create_database().await?, rabbitmq.add_vhost().await?);
+        let (database_url, amqp_url) = (postgres.url(&database), rabbitmq.url(&vhost));
+        let setting = Self::of(database, vhost, database_url, amqp_url).await?;
+        Ok((postgres, setting))
+    }
+
+    /// On the shared Postgres, and with a broker that no other test uses meanwhile.
+    pub async fn own_rabbitmq() -> Result<(MutexGuard<'static, RabbitMq>, Self)> {
+        let (postgres, rabbitmq) = tokio::try_join!(shared::postgres(), breakable())?;
+        let (database, vhost) =
+            (postgres.create_database().await?, rabbitmq.add_vhost().await?);
+        let (database_url, amqp_url) = (postgres.url(&database), rabbitmq.url(&vhost));
+        let setting = Self::of(database, vhost, database_url, amqp_url).await?;
+        Ok((rabbitmq, setting))
+    }
+
+    /// The program with one more setting, by its variable.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.program = self.program.clone().env(name, value);
     }
 
     /// On the servers behind these URLs. The slot is named after the database: slots are the
@@ -59,13 +90,57 @@ impl Setting {
         Ok(self.client().await?.batch_execute(sql).await?)
     }
 
+    /// Rows without their mark.
+    pub async fn unmarked(&self) -> Result<usize> {
+        checker::unmarked(&self.client().await?, &workload::Options::default().table).await
+    }
+
     /// Waits until every row is marked.
     pub async fn all_marked(&self) -> Result<()> {
-        let client = self.client().await?;
-        harness::wait_until("all rows are marked", PATIENCE, async || {
-            Ok(checker::unmarked(&client, workload::Options::default().table.as_str()).await? == 0)
-        })
-        .await
+        wait_until("all rows are marked", PATIENCE, async || Ok(self.unmarked().await? == 0)).await
+    }
+
+    /// Waits for what was committed, drains the relay and judges. Every promise but the number
+    /// of repeats must be kept.
+    pub async fn judge(
+        &self,
+        ledger: &Ledger,
+        consumer: Consumer,
+        relay: &Relay,
+        repeats_allowed: usize,
+    ) -> Result<Verdict> {
+        let came = consumer.wait_distinct(ledger.committed.len(), PATIENCE).await;
+        came.with_context(|| relay.log())?;
+        relay.drain(PATIENCE).await?;
+        let verdict = checker::check(ledger, &consumer.finish(), self.unmarked().await?);
+        let broken = verdict.broken(repeats_allowed);
+        anyhow::ensure!(broken.is_empty(), "{broken:?}\n{verdict}\n{}", relay.log());
+        Ok(verdict)
+    }
+}
+
+/// A broker that tests break, one after the other: a node takes seconds to start.
+async fn breakable() -> Result<MutexGuard<'static, RabbitMq>> {
+    static RABBITMQ: OnceCell<Mutex<RabbitMq>> = OnceCell::const_new();
+    let start = async || -> Result<Mutex<RabbitMq>> {
+        let options = rabbitmq::Options { spare_vhosts: 16, ..Default::default() };
+        Ok(Mutex::new(RabbitMq::start(options).await?))
+    };
+    let rabbitmq = RABBITMQ.get_or_try_init(start).await?.lock().await;
+    if !rabbitmq.is_running() {
+        // The test before failed while it was down.
+        rabbitmq.start_again().await?;
+    }
+    Ok(rabbitmq)
+}
+
+/// A load that the relay keeps up with in a debug build, until it is stopped.
+pub fn steady() -> workload::Options {
+    workload::Options {
+        until: workload::Until::Stopped,
+        pause: Duration::from_millis(10),
+        large: 300,
+        ..Default::default()
     }
 }
 

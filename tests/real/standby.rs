@@ -1,0 +1,69 @@
+//! A second relay on the same slot.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use harness::workload::Workload;
+
+use crate::setting::{PATIENCE, Setting, steady};
+
+const STANDBY: &str = "standby: another holds the slot";
+
+#[tokio::test]
+async fn takes_over_from_a_killed_leader() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let consumer = setting.consumer().await?;
+    let leader = setting.run()?;
+    leader.wait_for_log("running", PATIENCE).await?;
+    let standby = setting.run()?;
+    standby.wait_for_log(STANDBY, PATIENCE).await?;
+    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    consumer.wait_distinct(200, PATIENCE).await?;
+    assert!(!standby.log().contains("running"), "two leaders:\n{}", standby.log());
+    leader.kill9().await?;
+    let killed = Instant::now();
+    standby.wait_for_log("running", Duration::from_secs(5)).await?;
+    let took = killed.elapsed();
+    let before = consumer.distinct();
+    consumer.wait_distinct(before + 100, PATIENCE).await?;
+    load.stop();
+    let ledger = load.finish().await?;
+    let verdict = setting.judge(&ledger, consumer, &standby, 1_500).await?;
+    println!("took over from a killed leader after {took:.2?}, {} repeats", verdict.repeated);
+    Ok(())
+}
+
+/// A frozen leader keeps its connections open; only the server's own patience ends them. When it
+/// wakes it must find out that it leads no more before it does any harm.
+#[tokio::test]
+async fn takes_over_from_a_frozen_leader() -> Result<()> {
+    let timeout = Duration::from_secs(3);
+    let mut setting = Setting::shared().await?;
+    setting.set("PGOUTBOX_POSTGRES__WAL_SENDER_TIMEOUT", "3s");
+    let consumer = setting.consumer().await?;
+    let leader = setting.run()?;
+    leader.wait_for_log("running", PATIENCE).await?;
+    let standby = setting.run()?;
+    standby.wait_for_log(STANDBY, PATIENCE).await?;
+    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    consumer.wait_distinct(200, PATIENCE).await?;
+    leader.sigstop()?;
+    let frozen = Instant::now();
+    standby.wait_for_log("running", timeout + Duration::from_secs(2)).await?;
+    let took = frozen.elapsed();
+    // What the leader had in hand when it froze, the new one has delivered by then.
+    let committed = load.committed();
+    consumer.wait_distinct(committed, PATIENCE).await?;
+    leader.sigcont()?;
+    leader.wait_for_log(STANDBY, PATIENCE).await?;
+    assert!(standby.is_running(), "{}", standby.log());
+    let before = consumer.distinct();
+    consumer.wait_distinct(before + 100, PATIENCE).await?;
+    load.stop();
+    let ledger = load.finish().await?;
+    leader.drain(PATIENCE).await?;
+    // Once as the standby takes over, once as the old leader wakes with some in its hands.
+    let verdict = setting.judge(&ledger, consumer, &standby, 2 * 1_500).await?;
+    println!("took over from a frozen leader after {took:.2?}, {} repeats", verdict.repeated);
+    Ok(())
+}
