@@ -9,3 +9,4 @@ mod kill;
 mod progress;
 mod standby;
 mod transactions;
+mod wire;

@@ -138,7 +138,7 @@ async fn breakable() -> Result<MutexGuard<'static, RabbitMq>> {
 pub fn steady() -> workload::Options {
     workload::Options {
         until: workload::Until::Stopped,
-        pause: Duration::from_millis(10),
+        pause: Duration::from_millis(20),
         large: 300,
         ..Default::default()
     }

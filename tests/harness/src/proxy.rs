@@ -29,6 +29,13 @@ pub enum Cut {
     Rst,
 }
 
+/// What follows once a budget of bytes is spent.
+#[derive(Clone, Copy)]
+enum Then {
+    Cut(Cut),
+    Stall,
+}
+
 pub struct Proxy {
     port: u16,
     shared: Arc<Shared>,
@@ -50,8 +57,8 @@ struct Shared {
 struct Lane {
     faults: watch::Sender<Faults>,
     bytes: AtomicU64,
-    /// What may still pass until everything is cut.
-    budget: Mutex<Option<(u64, Cut)>>,
+    /// What may still pass, and what happens then.
+    budget: Mutex<Option<(u64, Then)>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -98,7 +105,12 @@ impl Proxy {
 
     /// Cuts everything after that many more bytes in this direction, wherever in a message that is.
     pub fn cut_after(&self, bytes: u64, direction: Direction, how: Cut) {
-        *self.shared.lane(direction).lock_budget() = Some((bytes, how));
+        *self.shared.lane(direction).lock_budget() = Some((bytes, Then::Cut(how)));
+    }
+
+    /// As [`Proxy::stall`], after that many more bytes, wherever in a message that is.
+    pub fn stall_after(&self, bytes: u64, direction: Direction) {
+        *self.shared.lane(direction).lock_budget() = Some((bytes, Then::Stall));
     }
 
     /// Nothing passes in this direction until [`Proxy::resume`], and nobody is told.
@@ -155,22 +167,22 @@ impl Lane {
         Lane { faults, bytes: AtomicU64::new(0), budget: Mutex::new(None) }
     }
 
-    fn lock_budget(&self) -> std::sync::MutexGuard<'_, Option<(u64, Cut)>> {
+    fn lock_budget(&self) -> std::sync::MutexGuard<'_, Option<(u64, Then)>> {
         self.budget.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// How much of `wanted` may pass, and the cut that follows.
-    fn spend(&self, wanted: usize) -> (usize, Option<Cut>) {
+    /// How much of `wanted` may pass, and what follows.
+    fn spend(&self, wanted: usize) -> (usize, Option<Then>) {
         let mut budget = self.lock_budget();
-        let Some((left, how)) = budget.as_mut() else { return (wanted, None) };
+        let Some((left, then)) = budget.as_mut() else { return (wanted, None) };
         let allowed = usize::try_from(*left).unwrap_or(usize::MAX).min(wanted);
         *left -= allowed as u64;
         if *left > 0 {
             return (allowed, None);
         }
-        let how = *how;
+        let then = *then;
         *budget = None;
-        (allowed, Some(how))
+        (allowed, Some(then))
     }
 
     /// Waits as long as the faults want; a stall may begin during a delay.
@@ -264,19 +276,32 @@ async fn copy(
     loop {
         let read = from.read(&mut buffer).await.map_err(|_| Cut::Rst)?;
         lane.hold().await;
-        let (allowed, cut) = lane.spend(read);
-        // Before the write: who has the data can read the count.
-        lane.bytes.fetch_add(allowed as u64, Ordering::Relaxed);
-        to.write_all(buffer.get(..allowed).unwrap_or_default()).await.map_err(|_| Cut::Rst)?;
-        if let Some(how) = cut {
-            shared.cut(how);
-            return Err(how);
+        let (allowed, then) = lane.spend(read);
+        let (now, later) = buffer.get(..read).unwrap_or_default().split_at(allowed);
+        pass(to, lane, now).await?;
+        match then {
+            Some(Then::Cut(how)) => {
+                shared.cut(how);
+                return Err(how);
+            }
+            Some(Then::Stall) => {
+                lane.faults.send_modify(|faults| faults.stalled = true);
+                lane.hold().await;
+                pass(to, lane, later).await?;
+            }
+            None => {}
         }
         if read == 0 {
             // One direction may end before the other.
             return to.shutdown().await.map_err(|_| Cut::Rst);
         }
     }
+}
+
+async fn pass(to: &mut OwnedWriteHalf, lane: &Lane, bytes: &[u8]) -> Result<(), Cut> {
+    // Before the write: who has the data can read the count.
+    lane.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    to.write_all(bytes).await.map_err(|_| Cut::Rst)
 }
 
 /// Makes the coming close a reset.
