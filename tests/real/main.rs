@@ -4,9 +4,11 @@
 
 mod setting;
 
+mod drain;
 mod flow;
 mod kill;
 mod progress;
+mod restart;
 mod standby;
 mod transactions;
 mod wire;

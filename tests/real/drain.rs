@@ -1,0 +1,157 @@
+//! SIGTERM, whatever is going on.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use harness::consumer::Consumer;
+use harness::proxy::{Cut, Direction, Proxy};
+use harness::workload::Workload;
+use harness::{shared, wait_until};
+
+use crate::progress::through;
+use crate::setting::{PATIENCE, Setting, steady};
+
+/// More than a goodbye to both servers takes.
+const GOODBYE: Duration = Duration::from_secs(8);
+
+#[tokio::test]
+async fn a_clean_stop_and_start_repeats_nothing() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let consumer = setting.consumer().await?;
+    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    for _ in 0..4 {
+        let relay = setting.run()?;
+        let before = consumer.distinct();
+        consumer.wait_distinct(before + 150, PATIENCE).await?;
+        let asked = Instant::now();
+        relay.drain(PATIENCE).await?;
+        println!("drained under load in {:.2?}", asked.elapsed());
+        let (delivered, acknowledged) = (last_commit(&setting, &consumer).await?, confirmed(&setting).await?);
+        assert!(acknowledged >= delivered, "delivered {delivered}, acknowledged {acknowledged}");
+    }
+    load.stop();
+    let ledger = load.finish().await?;
+    let relay = setting.run()?;
+    setting.judge(&ledger, consumer, &relay, 0).await?;
+    Ok(())
+}
+
+/// Start of the last delivered transaction's commit record, in bytes: the slot stands behind it
+/// if it was acknowledged. Waits for what is still on its way from the broker.
+async fn last_commit(setting: &Setting, consumer: &Consumer) -> Result<i64> {
+    let client = setting.client().await?;
+    let marked = "SELECT count(*) FROM outbox_messages WHERE relayed_at IS NOT NULL";
+    let marked: i64 = client.query_one(marked, &[]).await?.get(0);
+    consumer.wait_distinct(usize::try_from(marked)?, PATIENCE).await?;
+    let lsns: Vec<String> = consumer.deliveries(|deliveries| {
+        let lsn = deliveries.iter().filter_map(|delivery| delivery.header("pgoutbox-commit-lsn"));
+        lsn.filter_map(|lsn| Some(lsn.as_long_string()?.to_string())).collect()
+    });
+    let sql = "SELECT (max(lsn::pg_lsn) - '0/0')::bigint FROM unnest($1::text[]) AS lsn";
+    Ok(client.query_one(sql, &[&lsns]).await?.try_get(0)?)
+}
+
+async fn confirmed(setting: &Setting) -> Result<i64> {
+    let sql = "SELECT (confirmed_flush_lsn - '0/0')::bigint FROM pg_replication_slots WHERE slot_name = $1";
+    Ok(setting.client().await?.query_one(sql, &[&setting.database]).await?.get(0))
+}
+
+/// A broker that confirms nothing, blocked or frozen: the drain has its deadline.
+#[tokio::test]
+async fn a_silent_broker_does_not_hold_it() -> Result<()> {
+    let mut setting = Setting::shared().await?;
+    let proxy = Proxy::start(shared::rabbitmq().await?.port()).await?;
+    let consumer = setting.consumer().await?;
+    let direct = setting.amqp_url.clone();
+    setting.set("AMQP_URL", &through(&direct, &proxy));
+    setting.set("PGOUTBOX_SESSION__DRAIN_TIMEOUT", "2s");
+    let relay = setting.run()?;
+    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    consumer.wait_distinct(200, PATIENCE).await?;
+    proxy.stall(Direction::Down);
+    more_is_committed(&load).await?;
+    ends_undrained(&relay).await?;
+
+    proxy.cut(Cut::Rst);
+    proxy.resume(Direction::Down);
+    let relay = setting.run()?;
+    let before = consumer.distinct();
+    consumer.wait_distinct(before + 100, PATIENCE).await?;
+    load.stop();
+    let ledger = load.finish().await?;
+    setting.judge(&ledger, consumer, &relay, 1_500).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_blocked_broker_does_not_hold_it() -> Result<()> {
+    let (rabbitmq, mut setting) = Setting::own_rabbitmq().await?;
+    setting.set("PGOUTBOX_SESSION__DRAIN_TIMEOUT", "2s");
+    let consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    consumer.wait_distinct(200, PATIENCE).await?;
+    rabbitmq.memory_alarm(true).await?;
+    relay.wait_for_log("blocks the connection", PATIENCE).await?;
+    ends_undrained(&relay).await?;
+    rabbitmq.memory_alarm(false).await?;
+    let relay = setting.run()?;
+    load.stop();
+    let ledger = load.finish().await?;
+    setting.judge(&ledger, consumer, &relay, 1_500).await?;
+    Ok(())
+}
+
+async fn ends_undrained(relay: &harness::relay::Relay) -> Result<()> {
+    let asked = Instant::now();
+    relay.term()?;
+    let status = relay.wait_exit(Duration::from_secs(2) + GOODBYE).await?;
+    println!("undrained, ended with {status} after {:.2?}", asked.elapsed());
+    assert!(!status.success(), "it said that it was drained:\n{}", relay.log());
+    assert!(relay.log().contains("not drained within"), "{}", relay.log());
+    Ok(())
+}
+
+#[tokio::test]
+async fn it_ends_at_once_where_nothing_can_be_reached() -> Result<()> {
+    let mut setting = Setting::shared().await?;
+    let (postgres, rabbitmq) = (shared::postgres().await?, shared::rabbitmq().await?);
+    let database = Proxy::start(postgres.port()).await?;
+    let broker = Proxy::start(rabbitmq.port()).await?;
+    let (database_url, amqp_url) = (setting.database_url.clone(), setting.amqp_url.clone());
+    setting.set("DATABASE_URL", &through(&database_url, &database));
+    setting.set("AMQP_URL", &through(&amqp_url, &broker));
+    // Both refuse, only the broker does, Postgres is silent, the broker is silent.
+    for (refuses, stalls) in [("both", ""), ("broker", ""), ("", "database"), ("", "broker")] {
+        database.refuse(refuses == "both");
+        broker.refuse(!refuses.is_empty());
+        for (proxy, name) in [(&database, "database"), (&broker, "broker")] {
+            match stalls == name {
+                true => proxy.stall(Direction::Down),
+                false => proxy.resume(Direction::Down),
+            }
+        }
+        let before = database.connections() + broker.connections();
+        let relay = setting.run()?;
+        if stalls.is_empty() {
+            relay.wait_for_log("again_in", PATIENCE).await?;
+        } else {
+            let wanted = before + if stalls == "database" { 1 } else { 2 };
+            wait_until("the relay to connect", PATIENCE, async || {
+                Ok(database.connections() + broker.connections() >= wanted)
+            })
+            .await?;
+        }
+        let asked = Instant::now();
+        relay.term()?;
+        let status = relay.wait_exit(Duration::from_secs(2)).await.context("at once")?;
+        println!("refused: {refuses:?}, silent: {stalls:?}: {status} after {:.2?}", asked.elapsed());
+        assert!(status.success(), "{status}:\n{}", relay.log());
+    }
+    Ok(())
+}
+
+async fn more_is_committed(load: &Workload) -> Result<()> {
+    let before = load.committed();
+    wait_until("more events", PATIENCE, async || Ok(load.committed() > before + 200)).await
+}
