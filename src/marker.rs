@@ -84,16 +84,26 @@ impl Marker {
         // What was missed before may be locked still: no need to wait for that again.
         let is_retry = batch.marks.iter().any(Mark::is_retry);
         let first: Choice = if is_retry { |table| &table.unlocked } else { |table| &table.mark };
+        let is_locked =
+            |error: &tokio_postgres::Error| error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE);
         let outcome = match write(first).await {
-            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
-                write(|table| &table.unlocked).await
-            }
+            Err(error) if is_locked(&error) => write(|table| &table.unlocked).await,
             outcome => outcome,
         };
-        let (found, wal) = outcome.map_err(|error| classify(&error))?;
+        let (found, wal, is_table_locked) = match outcome {
+            // The whole table is, as CREATE INDEX does it: the progress goes without the marks.
+            Err(error) if is_locked(&error) => {
+                let progress = self.transaction(client, &batch, &[], |table| &table.mark).await;
+                progress.map(|(found, wal)| (found, wal, true))
+            }
+            outcome => outcome.map(|(found, wal)| (found, wal, false)),
+        }
+        .map_err(|error| classify(&error))?;
         let lsn = |at: usize| wal.try_get(at).map_err(|error| classify(&error));
         let (written_lsn, flushed_lsn): (PgLsn, PgLsn) = (lsn(0)?, lsn(1)?);
-        let missing = if found.len() < ids.iter().map(Vec::len).sum() {
+        let missing = if is_table_locked {
+            (0..batch.marks.len()).collect()
+        } else if found.len() < ids.iter().map(Vec::len).sum() {
             self.missing(client, &batch.marks, &found).await?
         } else {
             Vec::new()

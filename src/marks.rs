@@ -15,6 +15,8 @@ use crate::event::Position;
 const PAUSES_MS: [u64; 5] = [10, 50, 250, 1_000, 5_000];
 /// Most marks that wait to be tried again; what comes on top is given up at once.
 const MISSING_LIMIT: usize = 50_000;
+/// As many of them that no more events should come.
+const MISSING_MANY: usize = 40_000;
 
 /// A mark to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,6 +135,11 @@ impl Marks {
     /// Marks that could not be written yet.
     pub fn missing(&self) -> usize {
         self.missing.len()
+    }
+
+    /// So many could not be written that more should not be settled: the next might be given up.
+    pub fn is_crowded(&self) -> bool {
+        self.missing.len() >= MISSING_MANY
     }
 
     /// Nothing waits to be written, to be tried again or to reach the disk.

@@ -341,6 +341,7 @@ impl Relay {
             && self.window.len() < messages
             && self.window.bytes() < self.rules.window_bytes
             && self.unrecorded() < u64::try_from(unrecorded).unwrap_or(u64::MAX)
+            && !self.marks.is_crowded()
             && self.marks.pending() < PENDING_BATCHES * self.rules.audit.batch
     }
 
