@@ -26,7 +26,8 @@ async fn a_clean_stop_and_start_repeats_nothing() -> Result<()> {
         let asked = Instant::now();
         relay.drain(PATIENCE).await?;
         println!("drained under load in {:.2?}", asked.elapsed());
-        let (delivered, acknowledged) = (last_commit(&setting, &consumer).await?, confirmed(&setting).await?);
+        let (delivered, acknowledged) =
+            (last_commit(&setting, &consumer).await?, confirmed(&setting).await?);
         assert!(acknowledged >= delivered, "delivered {delivered}, acknowledged {acknowledged}");
     }
     load.stop();
@@ -145,7 +146,10 @@ async fn it_ends_at_once_where_nothing_can_be_reached() -> Result<()> {
         let asked = Instant::now();
         relay.term()?;
         let status = relay.wait_exit(Duration::from_secs(2)).await.context("at once")?;
-        println!("refused: {refuses:?}, silent: {stalls:?}: {status} after {:.2?}", asked.elapsed());
+        println!(
+            "refused: {refuses:?}, silent: {stalls:?}: {status} after {:.2?}",
+            asked.elapsed()
+        );
         assert!(status.success(), "{status}:\n{}", relay.log());
     }
     Ok(())

@@ -4,11 +4,15 @@
 
 mod setting;
 
+mod ddl;
 mod drain;
 mod flow;
 mod kill;
+mod mark;
 mod progress;
+mod publication;
 mod restart;
+mod roles;
 mod standby;
 mod transactions;
 mod wire;

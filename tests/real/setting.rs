@@ -37,8 +37,7 @@ impl Setting {
     pub async fn own_postgres() -> Result<(Postgres, Self)> {
         let own = Postgres::start(postgres::Options::default());
         let (postgres, rabbitmq) = tokio::try_join!(own, shared::rabbitmq())?;
-        let (database, vhost) =
-            (postgres.create_database().await?, rabbitmq.add_vhost().await?);
+        let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);
         let (database_url, amqp_url) = (postgres.url(&database), rabbitmq.url(&vhost));
         let setting = Self::of(database, vhost, database_url, amqp_url).await?;
         Ok((postgres, setting))
@@ -47,8 +46,7 @@ impl Setting {
     /// On the shared Postgres, and with a broker that no other test uses meanwhile.
     pub async fn own_rabbitmq() -> Result<(MutexGuard<'static, RabbitMq>, Self)> {
         let (postgres, rabbitmq) = tokio::try_join!(shared::postgres(), breakable())?;
-        let (database, vhost) =
-            (postgres.create_database().await?, rabbitmq.add_vhost().await?);
+        let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);
         let (database_url, amqp_url) = (postgres.url(&database), rabbitmq.url(&vhost));
         let setting = Self::of(database, vhost, database_url, amqp_url).await?;
         Ok((rabbitmq, setting))

@@ -10,7 +10,8 @@ use tokio_postgres::Client;
 use crate::setting::{PATIENCE, Setting};
 
 /// Inserts one event of one aggregate on this connection, whatever transaction is open there.
-const INSERT: &str = "INSERT INTO outbox_messages (aggregate_type, aggregate_id, event_type, payload)
+const INSERT: &str =
+    "INSERT INTO outbox_messages (aggregate_type, aggregate_id, event_type, payload)
     VALUES ('order', 'one', 'placed', jsonb_build_object('aggregate', 'one', 'n', $1::bigint))";
 
 #[tokio::test]
@@ -85,7 +86,12 @@ async fn half_a_million_rows_in_one_transaction_need_no_memory() -> Result<()> {
     consumer.wait_distinct(ledger.committed.len(), WITHIN).await?;
     let took = committed.elapsed();
     let peak = relay.peak_rss_bytes()?;
-    println!("{ROWS} rows in {took:.1?}, relay CPU {:.1?}, peak memory {} KiB before, {} after", relay.cpu()?, before >> 10, peak >> 10);
+    println!(
+        "{ROWS} rows in {took:.1?}, relay CPU {:.1?}, peak memory {} KiB before, {} after",
+        relay.cpu()?,
+        before >> 10,
+        peak >> 10
+    );
     assert!(peak < PEAK_BYTES, "peak memory: {} KiB", peak >> 10);
     setting.judge(&ledger, consumer, &relay, 0).await?;
     Ok(())
