@@ -2,5 +2,7 @@
 
 #![allow(missing_docs, unreachable_pub, reason = "a test binary has no readers of its API")]
 
+mod bare;
 mod flow;
+mod message;
 mod setting;
