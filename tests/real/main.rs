@@ -5,4 +5,5 @@
 mod bare;
 mod flow;
 mod message;
+mod refused;
 mod setting;

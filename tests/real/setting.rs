@@ -10,6 +10,7 @@ use harness::{checker, shared, workload};
 /// How long anything may take on a busy machine before the test has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+#[derive(Clone)]
 /// A database with the outbox, a vhost with the exchange, and the program set up for both.
 pub struct Setting {
     pub database: String,
