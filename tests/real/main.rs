@@ -2,8 +2,11 @@
 
 #![allow(missing_docs, unreachable_pub, reason = "a test binary has no readers of its API")]
 
+mod audit;
 mod bare;
 mod flow;
 mod message;
 mod refused;
+mod returns;
 mod setting;
+mod tables;

@@ -169,9 +169,9 @@ async fn unroutable_until_a_queue_is_bound() -> Result<()> {
 fn in_order(came: &[Delivery], last: u32) {
     let came = ids(came);
     let mut copies = HashMap::new();
-    let firsts = came.iter().filter(|id| {
-        *copies.entry(*id).and_modify(|copies| *copies += 1).or_insert(1) == 1
-    });
+    let firsts = came
+        .iter()
+        .filter(|id| *copies.entry(*id).and_modify(|copies| *copies += 1).or_insert(1) == 1);
     assert_eq!(firsts.cloned().collect::<Vec<_>>(), (1..=last).map(uuid).collect::<Vec<_>>());
     assert!(copies.values().all(|copies| *copies <= 2), "{copies:?}");
 }
