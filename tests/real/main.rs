@@ -4,6 +4,7 @@
 
 mod audit;
 mod bare;
+mod commands;
 mod flow;
 mod message;
 mod refused;
