@@ -9,5 +9,7 @@ mod flow;
 mod message;
 mod refused;
 mod returns;
+mod secrets;
 mod setting;
 mod tables;
+mod tls;
