@@ -71,7 +71,9 @@ async fn carry_out(cli: Cli) -> Result<ExitCode, Fault> {
     let is_well = match cli.command {
         Command::Init(args) => init::run(&args, &sources).await.map(|()| true),
         Command::Check(args) => check::run(&args, &sources).await,
-        Command::Run => run::run(Config::load(&sources, Needs::ALL)?).await.map(|()| true),
+        Command::Run => {
+            return run::run(Config::load(&sources, Needs::ALL)?).await.map(ExitCode::from);
+        }
         Command::Status(args) => status::run(&args, &sources).await,
         Command::Schema(args) => print(&schema::run(&args, &sources)?),
         Command::Config(args) => print(&config::run(&args, &sources)?),

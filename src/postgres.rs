@@ -140,10 +140,10 @@ pub fn classify(error: &tokio_postgres::Error) -> Fault {
     if what.contains("password") || what.contains("authentication") {
         return fault.mend(MEND_LOGIN);
     }
-    if what.contains("certificate") || what.contains("TLS") || what.contains("tls") {
-        return fault.mend(MEND_TLS);
+    match tls::mend(&what) {
+        Some(mend) => fault.mend(mend),
+        None => fault,
     }
-    fault
 }
 
 /// What a server's error means, from the text in which pgwire-replication hands it on:
@@ -158,9 +158,6 @@ pub fn classify_text(text: &str) -> Fault {
 
 /// What mends a login that the server refused.
 pub(crate) const MEND_LOGIN: &str = "check user and password in DATABASE_URL, and the server's pg_hba.conf; it is tried again until then";
-/// What mends a TLS handshake that failed.
-pub(crate) const MEND_TLS: &str =
-    "check the CA file, the server's certificate and that its name is the host connected to";
 const MEND_CHECK: &str = "run `pgoutbox check`: it names what is wrong, and the SQL that mends it";
 
 /// What a server's error means. Messages may be in any language, so the code alone decides.

@@ -393,7 +393,10 @@ fn refused(error: &lapin::Error) -> Fault {
         Some(530) => fault.mend(
             "check the vhost of amqp.url: rabbitmqctl list_vhosts; it is tried again until then",
         ),
-        _ => fault.mend(MEND_REACH),
+        _ => {
+            let mend = tls::mend(&fault.what).unwrap_or(MEND_REACH);
+            fault.mend(mend)
+        }
     }
 }
 

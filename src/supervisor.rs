@@ -27,7 +27,10 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> Result<(), Fault> {
             End::Stuck(stuck) => stuck.fault(),
             End::Fault(fault) => fault,
         };
-        if matches!(fault.class, Class::Definite | Class::Usage) || shutdown.is_asked() {
+        // A session that ends before a bad event has settled all else: it is drained, whether
+        // it was asked to stop in its last moments or in the pause that follows.
+        let is_undrained = shutdown.is_asked() && fault.class != Class::Event;
+        if matches!(fault.class, Class::Definite | Class::Usage) || is_undrained {
             return Err(fault);
         }
         past.failures = past.failures.saturating_add(1);

@@ -22,6 +22,22 @@ pub fn install_provider() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
+/// What mends an error of a handshake, if it is one: the server's certificate did not please
+/// us, or ours did not please the server, which says so by an alert.
+pub fn mend(error: &str) -> Option<&'static str> {
+    if error.contains("fatal alert") {
+        Some(
+            "check the client certificate (cert_file, key_file): the server asks for one of an authority that it trusts",
+        )
+    } else if error.contains("certificate") || error.to_ascii_lowercase().contains("tls") {
+        Some(
+            "check the CA file, the server's certificate and that its name is the host connected to",
+        )
+    } else {
+        None
+    }
+}
+
 /// What rustls needs to know of one connection's TLS.
 ///
 /// # Errors

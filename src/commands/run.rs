@@ -2,7 +2,7 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -18,9 +18,21 @@ const EXIT_UNDRAINED: i32 = 69;
 /// Relays until SIGTERM or SIGINT. A second one ends the process at once.
 ///
 /// # Errors
-/// What only a person can mend, or a drain that was not done in time.
-pub async fn run(config: Config) -> Result<(), Fault> {
+/// What only a person can mend, or a drain that was not done in time. Where the log is JSON
+/// the fault is its last line, and the exit code the fault's.
+pub async fn run(config: Config) -> Result<u8, Fault> {
     start_log(&config.log)?;
+    let is_json = config.log.is_json;
+    match relay(config).await {
+        Err(fault) if is_json => {
+            error!(mend = fault.mend, "{}", fault.what);
+            Ok(fault.exit_code())
+        }
+        outcome => outcome.map(|()| 0),
+    }
+}
+
+async fn relay(config: Config) -> Result<(), Fault> {
     let (ask, asked) = watch::channel(false);
     let on_signal = |kind| {
         signal(kind).map_err(|error| Fault::transient(format!("signals cannot be caught: {error}")))

@@ -64,8 +64,8 @@ async fn a_silent_broker_does_not_hold_it() -> Result<()> {
     let proxy = Proxy::start(shared::rabbitmq().await?.port()).await?;
     let consumer = setting.consumer().await?;
     let direct = setting.amqp_url.clone();
-    setting.set("AMQP_URL", &through(&direct, &proxy));
-    setting.set("PGOUTBOX_SESSION__DRAIN_TIMEOUT", "2s");
+    setting.env("AMQP_URL", &through(&direct, &proxy));
+    setting.env("PGOUTBOX_SESSION__DRAIN_TIMEOUT", "2s");
     let relay = setting.run()?;
     let mut load = Workload::start(&setting.database_url, steady()).await?;
     consumer.wait_distinct(200, PATIENCE).await?;
@@ -87,7 +87,7 @@ async fn a_silent_broker_does_not_hold_it() -> Result<()> {
 #[tokio::test]
 async fn a_blocked_broker_does_not_hold_it() -> Result<()> {
     let (rabbitmq, mut setting) = Setting::own_rabbitmq().await?;
-    setting.set("PGOUTBOX_SESSION__DRAIN_TIMEOUT", "2s");
+    setting.env("PGOUTBOX_SESSION__DRAIN_TIMEOUT", "2s");
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
     let mut load = Workload::start(&setting.database_url, steady()).await?;
@@ -120,8 +120,8 @@ async fn it_ends_at_once_where_nothing_can_be_reached() -> Result<()> {
     let database = Proxy::start(postgres.port()).await?;
     let broker = Proxy::start(rabbitmq.port()).await?;
     let (database_url, amqp_url) = (setting.database_url.clone(), setting.amqp_url.clone());
-    setting.set("DATABASE_URL", &through(&database_url, &database));
-    setting.set("AMQP_URL", &through(&amqp_url, &broker));
+    setting.env("DATABASE_URL", &through(&database_url, &database));
+    setting.env("AMQP_URL", &through(&amqp_url, &broker));
     // Both refuse, only the broker does, Postgres is silent, the broker is silent.
     for (refuses, stalls) in [("both", ""), ("broker", ""), ("", "database"), ("", "broker")] {
         database.refuse(refuses == "both");

@@ -1,18 +1,31 @@
 //! The real relay between real servers: private ones, which the harness starts and ends.
 
-#![allow(missing_docs, unreachable_pub, reason = "a test binary has no readers of its API")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::indexing_slicing,
+    reason = "a test binary has no readers of its API"
+)]
 
-mod setting;
-
+mod audit;
+mod bare;
+mod commands;
 mod ddl;
 mod drain;
 mod flow;
 mod kill;
 mod mark;
+mod message;
 mod progress;
 mod publication;
+mod refused;
 mod restart;
+mod returns;
 mod roles;
+mod secrets;
+mod setting;
 mod standby;
+mod tables;
+mod tls;
 mod transactions;
 mod wire;

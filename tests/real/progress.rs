@@ -54,9 +54,9 @@ async fn postgres_stops_at_once() -> Result<()> {
     let (postgres, mut setting) = Setting::own_postgres().await?;
     let proxy = Proxy::start(shared::rabbitmq().await?.port()).await?;
     let direct = setting.amqp_url.clone();
-    setting.set("AMQP_URL", &through(&direct, &proxy));
+    setting.env("AMQP_URL", &through(&direct, &proxy));
     // The broker is back before a pause of the default length is over.
-    setting.set("PGOUTBOX_SESSION__BACKOFF_MAX", "1s");
+    setting.env("PGOUTBOX_SESSION__BACKOFF_MAX", "1s");
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
     relay.wait_for_log("running", PATIENCE).await?;

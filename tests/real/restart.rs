@@ -15,7 +15,7 @@ const REPEATS_PER_LOSS: usize = 1_000;
 #[tokio::test]
 async fn the_broker_restarts() -> Result<()> {
     let (rabbitmq, mut setting) = Setting::own_rabbitmq().await?;
-    setting.set("PGOUTBOX_SESSION__BACKOFF_MAX", "500ms");
+    setting.env("PGOUTBOX_SESSION__BACKOFF_MAX", "500ms");
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
     let mut load = Workload::start(&setting.database_url, steady()).await?;
@@ -42,7 +42,7 @@ async fn the_broker_restarts() -> Result<()> {
 #[tokio::test]
 async fn postgres_crashes() -> Result<()> {
     let (postgres, mut setting) = Setting::own_postgres().await?;
-    setting.set("PGOUTBOX_SESSION__BACKOFF_MAX", "500ms");
+    setting.env("PGOUTBOX_SESSION__BACKOFF_MAX", "500ms");
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
     let mut load = Workload::start(&setting.database_url, steady()).await?;
@@ -70,8 +70,8 @@ async fn postgres_crashes() -> Result<()> {
 #[tokio::test]
 async fn the_broker_raises_its_memory_alarm() -> Result<()> {
     let (rabbitmq, mut setting) = Setting::own_rabbitmq().await?;
-    setting.set("PGOUTBOX_AMQP__CONFIRM_TIMEOUT", "2s");
-    setting.set("PGOUTBOX_AMQP__HEARTBEAT", "1s");
+    setting.env("PGOUTBOX_AMQP__CONFIRM_TIMEOUT", "2s");
+    setting.env("PGOUTBOX_AMQP__HEARTBEAT", "1s");
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
     let mut load = Workload::start(&setting.database_url, steady()).await?;

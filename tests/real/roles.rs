@@ -21,10 +21,10 @@ async fn two_roles_and_a_user_that_may_only_publish() -> Result<()> {
     let consumer = setting.consumer().await?;
 
     let (port, database) = (postgres.port(), setting.database.clone());
-    setting.set("PGOUTBOX_POSTGRES__STREAM_URL", &postgres.url_as(&stream, port, &database));
-    setting.set("DATABASE_URL", &postgres.url_as(&audit, port, &database));
+    setting.env("PGOUTBOX_POSTGRES__STREAM_URL", &postgres.url_as(&stream, port, &database));
+    setting.env("DATABASE_URL", &postgres.url_as(&audit, port, &database));
     let amqp_url = rabbitmq.url_as("publisher:secret", rabbitmq.port(), &setting.vhost);
-    setting.set("AMQP_URL", &amqp_url);
+    setting.env("AMQP_URL", &amqp_url);
     setting.program.succeed(&["check"]).await?;
     let relay = setting.run()?;
     let options =

@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, MutexGuard, OnceCell};
 /// How long anything may take on a busy machine before the test has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+#[derive(Clone)]
 /// A database with the outbox, a vhost with the exchange, and the program set up for both.
 pub struct Setting {
     pub database: String,
@@ -53,7 +54,7 @@ impl Setting {
     }
 
     /// The program with one more setting, by its variable.
-    pub fn set(&mut self, name: &str, value: &str) {
+    pub fn env(&mut self, name: &str, value: &str) {
         self.program = self.program.clone().env(name, value);
     }
 

@@ -39,7 +39,7 @@ async fn takes_over_from_a_killed_leader() -> Result<()> {
 async fn takes_over_from_a_frozen_leader() -> Result<()> {
     let timeout = Duration::from_secs(3);
     let mut setting = Setting::shared().await?;
-    setting.set("PGOUTBOX_POSTGRES__WAL_SENDER_TIMEOUT", "3s");
+    setting.env("PGOUTBOX_POSTGRES__WAL_SENDER_TIMEOUT", "3s");
     let consumer = setting.consumer().await?;
     let leader = setting.run()?;
     leader.wait_for_log("running", PATIENCE).await?;

@@ -49,16 +49,16 @@ impl Scene {
         };
         let proxy = Proxy::start(port).await?;
         // All of these go to the server itself unless the test says otherwise.
-        setting.set("PGOUTBOX_POSTGRES__STREAM_URL", &setting.database_url.clone());
-        setting.set(variable, &through(&url, &proxy));
+        setting.env("PGOUTBOX_POSTGRES__STREAM_URL", &setting.database_url.clone());
+        setting.env(variable, &through(&url, &proxy));
         // A silent server is found out soon, and tried again soon.
-        setting.set("PGOUTBOX_POSTGRES__WAL_SENDER_TIMEOUT", "2s");
-        setting.set("PGOUTBOX_POSTGRES__CONNECT_TIMEOUT", "2s");
-        setting.set("PGOUTBOX_AMQP__CONNECT_TIMEOUT", "2s");
-        setting.set("PGOUTBOX_AMQP__HEARTBEAT", "2s");
-        setting.set("PGOUTBOX_AMQP__CONFIRM_TIMEOUT", "4s");
-        setting.set("PGOUTBOX_SESSION__BACKOFF_MIN", "20ms");
-        setting.set("PGOUTBOX_SESSION__BACKOFF_MAX", "100ms");
+        setting.env("PGOUTBOX_POSTGRES__WAL_SENDER_TIMEOUT", "2s");
+        setting.env("PGOUTBOX_POSTGRES__CONNECT_TIMEOUT", "2s");
+        setting.env("PGOUTBOX_AMQP__CONNECT_TIMEOUT", "2s");
+        setting.env("PGOUTBOX_AMQP__HEARTBEAT", "2s");
+        setting.env("PGOUTBOX_AMQP__CONFIRM_TIMEOUT", "4s");
+        setting.env("PGOUTBOX_SESSION__BACKOFF_MIN", "20ms");
+        setting.env("PGOUTBOX_SESSION__BACKOFF_MAX", "100ms");
         let consumer = setting.consumer().await?;
         let relay = setting.run()?;
         let load = Workload::start(&setting.database_url, steady()).await?;

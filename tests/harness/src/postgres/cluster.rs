@@ -264,7 +264,7 @@ fn common_conf(options: &Options) -> String {
     };
     // mmap keeps dynamic shared memory in the data directory, which is removed even after a kill.
     format!(
-        "wal_level = logical\nmax_wal_senders = 40\nmax_replication_slots = 40\nmax_connections = 200\n\
+        "wal_level = logical\nmax_wal_senders = 40\nmax_replication_slots = 400\nmax_connections = 200\n\
          max_prepared_transactions = 10\nfsync = {durable}\nfull_page_writes = {durable}\nshared_buffers = 64MB\n\
          dynamic_shared_memory_type = mmap\nlog_line_prefix = '%m [%p] %a '\n{tls}"
     )

@@ -1,0 +1,256 @@
+//! TLS to both servers, with certificates of authorities of our own.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use harness::certs::{Authority, Pair};
+use harness::postgres::{self, Auth, Postgres};
+use harness::rabbitmq::{self, Permissions, RabbitMq};
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+
+use crate::bare::arrived;
+use crate::setting::{PATIENCE, Setting, program};
+
+const PASSWORD: &str = "tls: sécret/@";
+/// In no certificate, though the server answers there.
+const OTHER_HOST: &str = "127.0.0.2";
+
+/// One Postgres and one RabbitMQ with TLS for all tests of this file.
+pub struct Servers {
+    pub postgres: Postgres,
+    pub rabbitmq: RabbitMq,
+    files: TempDir,
+}
+
+static SERVERS: OnceCell<Servers> = OnceCell::const_new();
+
+impl Servers {
+    async fn start() -> Result<Self> {
+        let (ours, theirs) = (Authority::new("ours")?, Authority::new("theirs")?);
+        let files = tempfile::tempdir()?;
+        let write = |name: &str, text: &str| std::fs::write(files.path().join(name), text);
+        let pair = |name: &str, pair: &Pair| {
+            write(&format!("{name}.crt"), &pair.cert)?;
+            write(&format!("{name}.key"), &pair.key)
+        };
+        write("ours.pem", ours.pem())?;
+        write("theirs.pem", theirs.pem())?;
+        write("password", &format!("{PASSWORD}\n"))?;
+        pair("holder", &ours.client("holder")?)?;
+        pair("stranger", &theirs.client("holder")?)?;
+        let server = ours.server(&["localhost", "127.0.0.1"])?;
+        // The test's own connections go without TLS, as another role.
+        let hba = [
+            "hostssl all encrypted 127.0.0.0/8 scram-sha-256",
+            "hostssl all holder 127.0.0.0/8 cert",
+            "host all encrypted,holder all reject",
+        ];
+        let tls = postgres::ServerTls { pair: server.clone(), ca: ours.pem().to_owned() };
+        let postgres = Postgres::start(postgres::Options {
+            auth: Auth::Scram,
+            tls: Some(tls),
+            hba: hba.map(str::to_owned).into(),
+            conf: vec![format!("listen_addresses = '127.0.0.1,{OTHER_HOST}'")],
+            ..Default::default()
+        });
+        let tls = rabbitmq::ServerTls { pair: server, ca: ours.pem().to_owned() };
+        let rabbitmq = RabbitMq::start(rabbitmq::Options {
+            tls: Some(tls),
+            spare_vhosts: 8,
+            ..Default::default()
+        });
+        let (postgres, rabbitmq) = tokio::try_join!(postgres, rabbitmq)?;
+        let roles = format!(
+            "CREATE ROLE encrypted SUPERUSER LOGIN PASSWORD '{PASSWORD}'; CREATE ROLE holder SUPERUSER LOGIN"
+        );
+        postgres.execute("postgres", &roles).await?;
+        Ok(Self { postgres, rabbitmq, files })
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.files.path().join(name)
+    }
+
+    /// Made without TLS; each test then says how the relay connects.
+    pub async fn setting(&self) -> Result<Setting> {
+        let (database, vhost) =
+            (self.postgres.create_database().await?, self.rabbitmq.add_vhost().await?);
+        let (database_url, amqp_url) = (self.postgres.url(&database), self.rabbitmq.url(&vhost));
+        let program = program(&database, &database_url, &amqp_url);
+        let setting = Setting { database, vhost, database_url, amqp_url, program };
+        setting.init().await?;
+        Ok(setting)
+    }
+
+    fn postgres_url(&self, role: &str, host: &str, setting: &Setting) -> String {
+        format!("postgres://{role}@{host}:{}/{}", self.postgres.port(), setting.database)
+    }
+}
+
+pub async fn servers() -> Result<&'static Servers> {
+    SERVERS.get_or_try_init(Servers::start).await
+}
+
+impl Setting {
+    fn file(self, key: &str, name: &str, servers: &Servers) -> Self {
+        self.set(key, &servers.file(name).display().to_string())
+    }
+
+    fn certificate(self, section: &str, name: &str, servers: &Servers) -> Self {
+        self.file(&format!("{section}.cert_file"), &format!("{name}.crt"), servers).file(
+            &format!("{section}.key_file"),
+            &format!("{name}.key"),
+            servers,
+        )
+    }
+
+    /// An event gets through; `look` is asked meanwhile.
+    async fn relays(&self, look: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
+        let consumer = self.consumer().await?;
+        let relay = self.run()?;
+        self.sql("SELECT pgoutbox.enqueue('t', '{}')").await?;
+        arrived(&consumer, 1).await.with_context(|| relay.log())?;
+        look().await?;
+        relay.drain(PATIENCE).await
+    }
+
+    /// The relay says why it cannot connect, tries again, and never gives up.
+    async fn is_refused(&self, told: &str, mend: &str) -> Result<()> {
+        let relay = self.run()?;
+        let line = relay.wait_for_log("failures=3", PATIENCE).await?;
+        assert!(line.contains(told) && line.contains(mend), "no {told:?}, {mend:?} in {line}");
+        assert!(line.contains("WARN") && line.contains("again_in="), "{line}");
+        relay.drain(PATIENCE).await
+    }
+}
+
+#[tokio::test]
+async fn postgres_is_verified_by_name_and_by_address() -> Result<()> {
+    let servers = servers().await?;
+    let ways =
+        [("localhost", "PGPASSWORD_FILE"), ("127.0.0.1", "PGOUTBOX_POSTGRES__PASSWORD_FILE")];
+    for (host, variable) in ways {
+        let mut setting = servers.setting().await?;
+        let url = servers.postgres_url("encrypted", host, &setting);
+        // A certificate file asks for verify-full.
+        setting = setting.set("postgres.url", &url).file("postgres.ca_file", "ours.pem", servers);
+        setting.program = setting.program.env(variable, servers.file("password"));
+        let encrypted = format!(
+            "SELECT bool_and(ssl) AND count(*) >= 2 AND bool_or(backend_type = 'walsender')
+               FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+              WHERE usename = 'encrypted' AND datname = '{}'",
+            setting.database
+        );
+        setting
+            .relays(async || setting.until("both connections encrypted", &encrypted).await)
+            .await?;
+        setting.program.succeed(&["check"]).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn postgres_of_another_authority_or_name_is_refused() -> Result<()> {
+    let servers = servers().await?;
+    let setting = servers.setting().await?;
+    let with = |host: &str| {
+        let url = servers.postgres_url("encrypted", host, &setting);
+        let mut with = setting.clone().set("postgres.url", &url);
+        with.program = with.program.env("PGPASSWORD_FILE", servers.file("password"));
+        with
+    };
+    with("localhost")
+        .file("postgres.ca_file", "theirs.pem", servers)
+        .is_refused("UnknownIssuer", "check the CA file")
+        .await?;
+    let other = with(OTHER_HOST).file("postgres.ca_file", "ours.pem", servers);
+    other.is_refused("not valid for name", "its name is the host").await?;
+    // The server takes no plain text from this role.
+    with("localhost")
+        .set("postgres.sslmode", "disable")
+        .is_refused("no encryption", "pg_hba.conf")
+        .await?;
+    // Whoever asks for less gets less.
+    with(OTHER_HOST).set("postgres.sslmode", "require").relays(async || Ok(())).await
+}
+
+#[tokio::test]
+async fn an_authority_mended_while_it_tries_lets_the_relay_in() -> Result<()> {
+    let servers = servers().await?;
+    let mut setting = servers.setting().await?;
+    let authority = tempfile::NamedTempFile::new()?;
+    std::fs::copy(servers.file("theirs.pem"), authority.path())?;
+    let url = servers.postgres_url("encrypted", "localhost", &setting);
+    setting = setting
+        .set("postgres.url", &url)
+        .set("postgres.ca_file", &authority.path().display().to_string());
+    setting.program = setting.program.env("PGPASSWORD_FILE", servers.file("password"));
+    let consumer = setting.consumer().await?;
+    setting.sql("SELECT pgoutbox.enqueue('t', '{}')").await?;
+    let relay = setting.run()?;
+    relay.wait_for_log("failures=2", PATIENCE).await?;
+    std::fs::copy(servers.file("ours.pem"), authority.path())?;
+    arrived(&consumer, 1).await.with_context(|| relay.log())?;
+    relay.drain(PATIENCE).await
+}
+
+#[tokio::test]
+async fn postgres_knows_the_relay_by_its_certificate() -> Result<()> {
+    let servers = servers().await?;
+    let setting = servers.setting().await?;
+    let url = servers.postgres_url("holder", "localhost", &setting);
+    let setting = setting.set("postgres.url", &url).file("postgres.ca_file", "ours.pem", servers);
+    setting.clone().certificate("postgres", "holder", servers).relays(async || Ok(())).await?;
+    setting.is_refused("client certificate", "pg_hba.conf").await?;
+    let stranger = setting.certificate("postgres", "stranger", servers);
+    stranger.is_refused("UnknownCA", "check the client certificate").await
+}
+
+#[tokio::test]
+async fn rabbitmq_with_an_authority_and_a_client_certificate() -> Result<()> {
+    let servers = servers().await?;
+    let rabbitmq = &servers.rabbitmq;
+    let plain = servers.setting().await?;
+    for host in ["localhost", "127.0.0.1"] {
+        let url = rabbitmq.tls_url("guest:guest", host, &plain.vhost);
+        let setting = plain.clone().set("amqp.url", &url).file("amqp.ca_file", "ours.pem", servers);
+        let whole = setting.certificate("amqp", "holder", servers);
+        whole.relays(async || Ok(())).await.context(host)?;
+        whole.program.succeed(&["check"]).await?;
+    }
+    let url = rabbitmq.tls_url("guest:guest", "localhost", &plain.vhost);
+    let setting = plain.set("amqp.url", &url);
+    let wrong = setting.clone().file("amqp.ca_file", "theirs.pem", servers);
+    wrong
+        .certificate("amqp", "holder", servers)
+        .is_refused("UnknownIssuer", "check the CA file")
+        .await?;
+    let certless = setting.file("amqp.ca_file", "ours.pem", servers);
+    certless.is_refused("RabbitMQ at localhost", "check the client certificate").await
+}
+
+#[tokio::test]
+async fn rabbitmq_takes_the_certificate_for_a_login() -> Result<()> {
+    let servers = servers().await?;
+    let rabbitmq = &servers.rabbitmq;
+    let setting = servers.setting().await?;
+    let vhost = setting.vhost.clone();
+    let permissions = Permissions { write: "^outbox$", ..Permissions::NONE };
+    // A password that nobody is told.
+    rabbitmq.add_user("holder", "no use", &vhost, permissions).await?;
+    let url = format!("amqps://localhost:{}/{vhost}", rabbitmq.tls_port());
+    let setting = setting
+        .set("amqp.url", &url)
+        .set("amqp.auth", "external")
+        .file("amqp.ca_file", "ours.pem", servers)
+        .certificate("amqp", "holder", servers);
+    setting
+        .relays(async || {
+            let connections = rabbitmq.ctl(&["list_connections", "vhost", "user", "ssl"]).await?;
+            let ours: Vec<_> = connections.lines().filter(|line| line.contains(&vhost)).collect();
+            assert!(ours.iter().any(|line| line.contains("holder\ttrue")), "{connections}");
+            Ok(())
+        })
+        .await
+}
