@@ -40,8 +40,9 @@ const FRAME_OVERHEAD: usize = 8;
 /// How long a farewell may take. A blocked connection cannot even say goodbye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What lapin may log: its warning about a returned message holds the body.
-pub const LOG: [&str; 2] = ["lapin=error", "lapin::returned_messages=off"];
+/// What lapin may log: nothing. Its warning about a returned message holds the body, and each
+/// of its errors we tell ourselves, with what mends it.
+pub const LOG: [&str; 1] = ["lapin=off"];
 
 type Publishing = Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send>>;
 
