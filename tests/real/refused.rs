@@ -21,16 +21,17 @@ use crate::setting::{PATIENCE, Setting};
 /// Three events, the bad one, three more, each in a transaction of its own.
 const BAD: u32 = 4;
 const LAST: u32 = 7;
-/// What `session.backoff_min` is here.
-const BACKOFF: Duration = Duration::from_millis(100);
+/// What `session.backoff_min` is here; longer than a session takes, or a loop without a pause
+/// would pass.
+const BACKOFF: Duration = Duration::from_millis(600);
 
 /// With a quick and readable retry. The exchange of an event is its type, where it has one.
 async fn setting() -> Result<Setting> {
     let setting = Setting::bare()
         .await?
         .set("tables.0.exchange", "{event_type} | outbox")
-        .set("session.backoff_min", "100ms")
-        .set("session.backoff_max", "1s")
+        .set("session.backoff_min", "600ms")
+        .set("session.backoff_max", "1200ms")
         .set("log.format", "json");
     setting.init().await?;
     Ok(setting)
@@ -72,18 +73,18 @@ fn complaints(relay: &Relay) -> Vec<Value> {
     lines(relay).into_iter().filter(is_one).collect()
 }
 
-/// Waits for the fourth try, and checks everything that an operator sees and relies on.
+/// Waits for the third try, and checks everything that an operator sees and relies on.
 async fn is_stuck(setting: &Setting, relay: &Relay, bad: u32, why: &str, mend: &str) -> Result<()> {
     let event = uuid(bad);
-    let tries = wait_for("the fourth try", PATIENCE, async || {
+    let tries = wait_for("the third try", PATIENCE, async || {
         let tries = complaints(relay);
         anyhow::ensure!(relay.is_running(), "the relay has ended");
-        Ok((tries.len() >= 4).then_some(tries))
+        Ok((tries.len() >= 3).then_some(tries))
     })
     .await
     .with_context(|| relay.log())?;
     let mut before: Option<jiff::Timestamp> = None;
-    for (number, line) in tries.iter().take(4).enumerate() {
+    for (number, line) in tries.iter().take(3).enumerate() {
         let message = line["message"].as_str().unwrap_or_default();
         assert!(message.contains(&event) && message.contains(why), "{line}");
         assert!(line["mend"].as_str().is_some_and(|told| told.contains(mend)), "{line}");

@@ -56,6 +56,10 @@ impl Said {
         for line in self.0.lines() {
             for secret in SECRETS {
                 assert!(!line.contains(secret), "{secret} is shown: {line}");
+                // As `Debug` writes a body.
+                let bytes = format!("{:?}", secret.as_bytes());
+                let bytes = bytes.trim_matches(['[', ']']);
+                assert!(!line.contains(bytes), "{secret} is shown as numbers: {line}");
             }
         }
         assert!(self.0.lines().count() > 20, "too little was said to prove anything");
