@@ -18,7 +18,7 @@ use crate::tls;
 /// escaped by a backslash.
 ///
 /// # Errors
-/// Transient, unless the server says that only a person can mend it; usage for TLS files.
+/// Transient, unless the server says that only a person can mend it.
 pub async fn connect(
     server: &Server,
     application_name: &str,

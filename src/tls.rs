@@ -108,8 +108,9 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Fault> {
         .map_err(|error| bad_file(path, &format!("cannot be read as a PEM key: {error}")))
 }
 
+/// Transient: the files were good when the settings were read, so this one is being renewed.
 fn bad_file(path: &Path, what: &str) -> Fault {
-    Fault::usage(format!("TLS file {} {what}", path.display()), "give a readable PEM file")
+    Fault::transient(format!("TLS file {} {what}", path.display())).mend("give a readable PEM file")
 }
 
 /// Verifies less than rustls likes to: the chain without the name (`verify-ca`), or nothing

@@ -21,17 +21,16 @@ use crate::setting::{PATIENCE, Setting};
 /// Three events, the bad one, three more, each in a transaction of its own.
 const BAD: u32 = 4;
 const LAST: u32 = 7;
-/// What `session.backoff_min` is here; longer than a session takes, or a loop without a pause
-/// would pass.
-const BACKOFF: Duration = Duration::from_millis(600);
+/// What `session.backoff_min` is here.
+const BACKOFF: Duration = Duration::from_millis(100);
 
 /// With a quick and readable retry. The exchange of an event is its type, where it has one.
 async fn setting() -> Result<Setting> {
     let setting = Setting::bare()
         .await?
         .set("tables.0.exchange", "{event_type} | outbox")
-        .set("session.backoff_min", "600ms")
-        .set("session.backoff_max", "1200ms")
+        .set("session.backoff_min", "100ms")
+        .set("session.backoff_max", "1s")
         .set("log.format", "json");
     setting.init().await?;
     Ok(setting)
@@ -73,6 +72,16 @@ fn complaints(relay: &Relay) -> Vec<Value> {
     lines(relay).into_iter().filter(is_one).collect()
 }
 
+/// From the complaint to the start of the next session, if there was one yet.
+fn paused(relay: &Relay, complaint: &Value) -> Result<Option<Duration>> {
+    let at = |line: &Value| -> Result<jiff::Timestamp> {
+        Ok(line["timestamp"].as_str().context("no time")?.parse()?)
+    };
+    let later = lines(relay).into_iter().skip_while(|line| line != complaint);
+    let next = later.into_iter().find(|line| line["message"] == "running");
+    next.map(|next| Ok(Duration::try_from(at(&next)?.duration_since(at(complaint)?))?)).transpose()
+}
+
 /// Waits for the third try, and checks everything that an operator sees and relies on.
 async fn is_stuck(setting: &Setting, relay: &Relay, bad: u32, why: &str, mend: &str) -> Result<()> {
     let event = uuid(bad);
@@ -83,19 +92,16 @@ async fn is_stuck(setting: &Setting, relay: &Relay, bad: u32, why: &str, mend: &
     })
     .await
     .with_context(|| relay.log())?;
-    let mut before: Option<jiff::Timestamp> = None;
     for (number, line) in tries.iter().take(3).enumerate() {
         let message = line["message"].as_str().unwrap_or_default();
         assert!(message.contains(&event) && message.contains(why), "{line}");
         assert!(line["mend"].as_str().is_some_and(|told| told.contains(mend)), "{line}");
         assert_eq!(line["failures"], number + 1, "{line}");
-        let at: jiff::Timestamp = line["timestamp"].as_str().context("no time")?.parse()?;
-        if let Some(before) = before.replace(at) {
-            // Half of it at least: the rest is jitter.
-            let pause = BACKOFF * 2_u32.pow(u32::try_from(number)? - 1) / 2;
-            let waited = Duration::try_from(at.duration_since(before))?;
-            assert!(waited >= pause, "try {number} came after {waited:?}, not {pause:?}");
-        }
+        let again_in = humantime::parse_duration(line["again_in"].as_str().unwrap_or_default())?;
+        let doubled = BACKOFF * 2_u32.pow(u32::try_from(number)?);
+        assert!((doubled / 2..=doubled).contains(&again_in), "{line}");
+        let paused = paused(relay, line)?;
+        assert!(paused.is_none_or(|paused| paused >= again_in), "{paused:?} after {line}");
     }
     let output = setting.program.output(&["status"]).await?;
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
