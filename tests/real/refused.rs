@@ -21,16 +21,16 @@ use crate::setting::{PATIENCE, Setting};
 /// Three events, the bad one, three more, each in a transaction of its own.
 const BAD: u32 = 4;
 const LAST: u32 = 7;
-/// What `session.backoff_min` is here.
-const BACKOFF: Duration = Duration::from_millis(100);
+/// What `session.backoff_min` is here: the pauses must be longer than a session takes to start.
+const BACKOFF: Duration = Duration::from_millis(400);
 
 /// With a quick and readable retry. The exchange of an event is its type, where it has one.
 async fn setting() -> Result<Setting> {
     let setting = Setting::bare()
         .await?
         .set("tables.0.exchange", "{event_type} | outbox")
-        .set("session.backoff_min", "100ms")
-        .set("session.backoff_max", "1s")
+        .set("session.backoff_min", "400ms")
+        .set("session.backoff_max", "1600ms")
         .set("log.format", "json");
     setting.init().await?;
     Ok(setting)

@@ -213,17 +213,18 @@ async fn a_column_missing_or_of_a_wrong_type_is_named_at_the_start() -> Result<(
     ] {
         let wrong = setting.clone().set(&format!("tables.0.{key}"), value);
         for command in ["run", "check"] {
-            let output = wrong.program.output(&[command]).await?;
-            let all = [output.stdout, output.stderr].concat();
-            let all = String::from_utf8_lossy(&all).into_owned();
-            assert_eq!(output.status.code(), Some(1), "{command} {key}={value}: {all}");
+            let program = wrong.program.spawn(&[command])?;
+            let status = program.wait_exit(PATIENCE).await?;
+            let all = program.log();
+            assert_eq!(status.code(), Some(1), "{command} {key}={value}: {all}");
             assert!(all.contains(told), "{command} {key}={value}: {all}");
         }
     }
     setting.sql("ALTER TABLE outbox_messages DROP COLUMN relayed_at").await?;
-    let output = setting.program.output(&["run"]).await?;
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{told}");
+    let relay = setting.run()?;
+    let status = relay.wait_exit(PATIENCE).await?;
+    let told = relay.log();
+    assert_eq!(status.code(), Some(1), "{told}");
     assert!(told.contains("has no column \"relayed_at\" for relayed_at"), "{told}");
     let mend = "ALTER TABLE public.outbox_messages ADD COLUMN relayed_at timestamptz;";
     assert!(told.replace('"', "").contains(mend), "{told}");
