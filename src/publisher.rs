@@ -115,6 +115,11 @@ impl Publisher {
             if let Some(socket) = kill.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 let _ = socket2::Socket::shutdown(&socket, Shutdown::Both);
             }
+            // It says so by an alert, which the reset that follows may overtake.
+            let is_certless = broker.tls.mode != TlsMode::Disable && broker.tls.cert_file.is_none();
+            if is_certless && fault.what.contains("reset") {
+                fault.mend = MEND_CERTLESS.to_owned();
+            }
             fault.what = format!("{place}: {}", fault.what);
             fault
         })
@@ -384,6 +389,9 @@ fn uri(broker: &Broker, amqp: &Amqp) -> AMQPUri {
 }
 
 const MEND_REACH: &str = "check amqp.url and that RabbitMQ runs; it is tried again until then";
+
+/// For a broker that hangs up on a client without a certificate.
+const MEND_CERTLESS: &str = "check the client certificate: none is set (amqp.cert_file, amqp.key_file), and a broker that asks for one hangs up";
 
 fn refused(error: &lapin::Error) -> Fault {
     let fault = Fault::transient(error.to_string());
