@@ -142,12 +142,10 @@ impl Marks {
         self.missing.len() >= MISSING_MANY
     }
 
-    /// Nothing waits to be written, to be tried again or to reach the disk.
-    pub fn is_idle(&self) -> bool {
-        self.pending.is_empty()
-            && self.in_flight.is_none()
-            && self.missing.is_empty()
-            && self.unflushed.is_empty()
+    /// Nothing waits to be written, to be tried again or to reach the disk. What has been
+    /// tried for longer than it may hold the LSN does not hold up the end of a session either.
+    pub fn is_idle(&self, now: Duration) -> bool {
+        self.through(now) == u64::MAX
     }
 
     /// Something is written and not known to be on disk.
@@ -225,4 +223,27 @@ impl Marks {
 
 fn lowest(marks: &[Mark]) -> u64 {
     marks.iter().map(|mark| mark.number).min().unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_that_waits_too_long_holds_up_nothing() {
+        let seconds = Duration::from_secs;
+        let lsn = PgLsn::from(100);
+        let mut marks = Marks::new(Patience { hold: seconds(10), give_up: seconds(300) });
+        marks.push(Mark::new(0, 0, "a".into(), 7));
+        assert_eq!(marks.through(seconds(0)), 0, "it is not written");
+        let batch =
+            Batch { marks: marks.take(seconds(0), 9), position: Position::start(), settled: 1 };
+        let written = Written { batch, missing: vec![0], written_lsn: lsn, flushed_lsn: lsn };
+        marks.written(seconds(0), written);
+        assert_eq!(marks.through(seconds(9)), 0, "it was missed, and holds the LSN");
+        assert!(!marks.is_idle(seconds(9)));
+        assert_eq!(marks.through(seconds(10)), u64::MAX);
+        assert!(marks.is_idle(seconds(10)), "the end of a session does not wait for it either");
+        assert_eq!((marks.missing(), marks.given_up()), (1, 0), "it is tried on");
+    }
 }

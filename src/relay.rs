@@ -410,12 +410,12 @@ impl Relay {
         if let Some(lsn) = self.progress.acknowledge(self.marks.through(now), self.checks_passed) {
             effects.push(Effect::Acknowledge(lsn));
         }
-        self.end_if_done()
+        self.end_if_done(now)
     }
 
-    fn end_if_done(&mut self) -> Result<(), End> {
+    fn end_if_done(&self, now: Duration) -> Result<(), End> {
         let is_quiet = self.window.is_empty()
-            && self.marks.is_idle()
+            && self.marks.is_idle(now)
             && self.is_recorded()
             && !self.progress.is_settled_point_waiting();
         match &self.ending {
