@@ -26,7 +26,7 @@ Exit codes:
   0   done; for run: told to stop, and everything in flight is settled
   1   only a person can mend it: the message says how
   64  wrong arguments or settings
-  69  a server is not available (run waits instead)";
+  69  a server is not available (run waits instead); for run: told to stop, and not drained in time";
 
 #[derive(Subcommand)]
 enum Command {

@@ -199,9 +199,7 @@ impl Publisher {
     /// Queues a message; messages are numbered from 0. Awaiting each publish would cost a
     /// handover to lapin's thread and a write each, five times the CPU: polling it once is
     /// what puts it into lapin's queue, in order.
-    ///
-    /// # Errors
-    /// The channel is closed; [`next`](Self::next) knows why.
+    /// Where the channel is closed, [`next`](Self::next) says why.
     pub fn publish(&mut self, message: Message) {
         let channel = self.channel.clone();
         let mut publishing: Publishing = Box::pin(async move {

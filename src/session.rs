@@ -90,10 +90,7 @@ impl Audit {
 
 type Job = Pin<Box<dyn Future<Output = Result<Input, Fault>>>>;
 
-/// Runs one session to its end.
-///
-/// # Errors
-/// How it ended; [`End::Drained`] is the only good way.
+/// Runs one session to its end, and says how it ended; [`End::Drained`] is the only good way.
 pub async fn run(
     config: &Arc<Config>,
     past: &mut Past,
