@@ -92,6 +92,8 @@ pub struct Config {
     pub window: Window,
     /// How delivered events are marked.
     pub audit: Audit,
+    /// Events put aside.
+    pub parking: Parking,
     /// Life from connect to error.
     pub session: Session,
     /// Logging.
@@ -227,6 +229,26 @@ pub struct Table {
     pub content_type: String,
     /// `app_id` of its messages. Default none.
     pub app_id: Option<String>,
+    /// What becomes of an event that cannot be delivered. Default [`OnFailure::Park`].
+    pub on_failure: OnFailure,
+    /// Whether later events of its aggregate wait behind a parked one. Default `true`.
+    pub is_holding: bool,
+}
+
+/// What becomes of an event that cannot be delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OnFailure {
+    /// It is put aside in `pgoutbox.parked` and tried again from there.
+    Park,
+    /// Everything waits for it.
+    Block,
+    /// It is published to another exchange, with the reason in headers.
+    DeadLetter {
+        /// That exchange.
+        exchange: String,
+        /// Its routing key there; the message's own where there is none.
+        routing_key: Option<String>,
+    },
 }
 
 /// Which column holds which field of an event. A default column that the table lacks is left
@@ -255,6 +277,12 @@ pub struct Columns {
     pub content_type: ColumnRef,
     /// The mark: timestamptz or timestamp. Default `relayed_at`.
     pub relayed_at: ColumnRef,
+    /// Tries of a parked event: integer or bigint. Default `attempt`.
+    pub attempt: ColumnRef,
+    /// Why its last try failed: text. Default `last_error`.
+    pub last_error: ColumnRef,
+    /// When its tries ended: timestamptz or timestamp. Default `failed_at`.
+    pub failed_at: ColumnRef,
 }
 
 /// A column of one field.
@@ -287,6 +315,8 @@ pub struct Window {
     pub messages: usize,
     /// Bytes of their bodies. Default 32 MiB. One larger message alone still passes.
     pub bytes: usize,
+    /// At most one message in flight per aggregate. Default `false`: pipelined.
+    pub is_strict: bool,
 }
 
 /// How delivered events are marked: `[audit]`.
@@ -315,6 +345,24 @@ pub enum AuditMode {
     SideTable,
     /// No mark; only the progress row is written.
     None,
+}
+
+/// Events put aside: `[parking]`.
+#[derive(Debug, Clone)]
+pub struct Parking {
+    /// Tries of an event, the first one included, before it counts as failed. Default 20.
+    pub max_attempts: u32,
+    /// Pause before the second try; doubles with each. Default 1 s.
+    pub backoff_min: Duration,
+    /// Longest pause. Default 5 min.
+    pub backoff_max: Duration,
+    /// How many refused events may be parked within `period` before it is taken for a fault
+    /// of the whole. Default 100.
+    pub limit: usize,
+    /// See `limit`. Default 1 min.
+    pub period: Duration,
+    /// How often the parking is looked at where no notification comes. Default 10 s.
+    pub poll_interval: Duration,
 }
 
 /// Life from connect to error: `[session]`.

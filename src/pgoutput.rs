@@ -4,7 +4,9 @@
 //! Every read is checked; nothing here panics, whatever the bytes. Values are ranges into
 //! the message, so decoding a row copies nothing.
 
-use bytes::Bytes;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
 use postgres_types::PgLsn;
 
 /// One message of the stream.
@@ -75,6 +77,20 @@ pub enum Message {
     },
 }
 
+/// An outbox row that came another way than the stream, in the stream's own form: out of the
+/// parking, or read from the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRow {
+    /// Which of the configured tables it is of.
+    pub table: usize,
+    /// The columns of its tuple. Rows read together share them.
+    pub columns: Arc<[Column]>,
+    /// The row.
+    pub tuple: Tuple,
+    /// When it was committed, in microseconds since 2000-01-01 UTC; what is known of it.
+    pub commit_time: i64,
+}
+
 /// The shape of a relation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RelationMessage {
@@ -120,6 +136,29 @@ pub enum Cell {
 }
 
 impl Tuple {
+    /// The tuple of a row that came another way, from the texts of its columns; `None` is NULL.
+    ///
+    /// # Errors
+    /// More columns or longer values than the protocol can say.
+    pub fn of_texts<'a>(
+        texts: impl ExactSizeIterator<Item = Option<&'a [u8]>>,
+    ) -> Result<Self, DecodeError> {
+        let too_many = |_| DecodeError::new("a row too large for a tuple");
+        let mut bytes = BytesMut::new();
+        bytes.put_u16(u16::try_from(texts.len()).map_err(too_many)?);
+        for text in texts {
+            match text {
+                None => bytes.put_u8(b'n'),
+                Some(text) => {
+                    bytes.put_u8(b't');
+                    bytes.put_i32(i32::try_from(text.len()).map_err(too_many)?);
+                    bytes.put_slice(text);
+                }
+            }
+        }
+        Ok(Self(bytes.freeze()))
+    }
+
     /// Finds the columns. `cells` is emptied first; its allocation is reused.
     ///
     /// # Errors

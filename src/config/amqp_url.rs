@@ -45,7 +45,9 @@ pub(crate) fn parse_all(raw: &Raw) -> Result<Value, Wrong> {
                 _ => Err(Wrong::new("is a list of something else", FORM)),
             })
             .collect::<Result<Vec<_>, _>>()?,
-        Raw::Integer(_) | Raw::Other(_) => return Err(Wrong::new("is not a text", FORM)),
+        Raw::Integer(_) | Raw::Flag(_) | Raw::Other(_) => {
+            return Err(Wrong::new("is not a text", FORM));
+        }
     };
     match urls.is_empty() {
         true => Err(Wrong::new("is empty", FORM)),

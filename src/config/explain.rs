@@ -31,6 +31,7 @@ struct Entry {
 enum Shape {
     Text(String),
     Number(i64),
+    Flag(bool),
     List(Vec<String>),
 }
 
@@ -86,6 +87,7 @@ impl Explained {
             let value = match &entry.value {
                 Some(Shape::Text(text)) => json!(text),
                 Some(Shape::Number(number)) => json!(number),
+                Some(Shape::Flag(flag)) => json!(flag),
                 Some(Shape::List(list)) => json!(list),
                 None => json!(null),
             };
@@ -101,6 +103,7 @@ impl Shape {
         match self {
             Self::Text(text) => quoted(text),
             Self::Number(number) => number.to_string(),
+            Self::Flag(flag) => flag.to_string(),
             Self::List(list) => {
                 let list: Vec<String> = list.iter().map(|text| quoted(text)).collect();
                 format!("[{}]", list.join(", "))
@@ -146,10 +149,12 @@ fn shape(kind: Kind, raw: Raw) -> Shape {
     let text = |raw: &Raw| match raw {
         Raw::Text(text) | Raw::Untyped(text) => text.clone(),
         Raw::Integer(number) => number.to_string(),
+        Raw::Flag(flag) => flag.to_string(),
         Raw::List(_) | Raw::Other(_) => String::new(),
     };
     match (kind, raw) {
         (_, Raw::Integer(number)) => Shape::Number(number),
+        (Kind::Flag, raw) => Shape::Flag(text(&raw) == "true"),
         (Kind::Count { .. }, raw) => match text(&raw).trim().parse() {
             Ok(number) => Shape::Number(number),
             Err(_) => Shape::Text(text(&raw)),

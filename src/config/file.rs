@@ -130,7 +130,7 @@ fn raw_value(value: &Value) -> Raw {
         Value::String(text) => Raw::Text(text.value().clone()),
         Value::Integer(number) => Raw::Integer(*number.value()),
         Value::Array(items) => Raw::List(items.iter().map(raw_value).collect()),
-        Value::Boolean(_) => Raw::Other("true or false"),
+        Value::Boolean(flag) => Raw::Flag(*flag.value()),
         Value::Float(_) => Raw::Other("a fraction"),
         Value::Datetime(_) => Raw::Other("a date"),
         Value::InlineTable(_) => Raw::Other("a table"),

@@ -9,7 +9,7 @@ use super::shown::Shown;
 use super::source::{Environment, Sources, collect};
 use super::tables::{queues, tables};
 use super::values::Values;
-use super::{Audit, AuditMode, Config, Declare, Log, Session, Window};
+use super::{Audit, AuditMode, Config, Declare, Log, Parking, Session, Window};
 use crate::error::Fault;
 
 /// Which servers a command cannot do without.
@@ -76,6 +76,7 @@ fn assemble(
         window: Window {
             messages: values.number("window.messages"),
             bytes: values.number("window.bytes"),
+            is_strict: text("window.ordering") == "strict",
         },
         audit: Audit {
             mode: match text("audit.mode").as_str() {
@@ -88,6 +89,14 @@ fn assemble(
             linger: values.span("audit.linger"),
             hold: values.span("audit.hold"),
             give_up: values.span("audit.give_up"),
+        },
+        parking: Parking {
+            max_attempts: u32::try_from(values.number("parking.max_attempts")).unwrap_or(u32::MAX),
+            backoff_min: values.span("parking.backoff_min"),
+            backoff_max: values.span("parking.backoff_max"),
+            limit: values.number("parking.limit"),
+            period: values.span("parking.period"),
+            poll_interval: values.span("parking.poll_interval"),
         },
         session: Session {
             backoff_min: values.span("session.backoff_min"),

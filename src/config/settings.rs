@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use Kind::{
-    AmqpUrl, Choice, Column, Count, ExchangeType, File, List, LogFilter, Name, PostgresUrl, Secret,
-    Size, SlotName, Span, SslMode, Template, Text,
+    AmqpUrl, Choice, Column, Count, ExchangeType, File, Flag, List, LogFilter, Name, PostgresUrl,
+    Secret, Size, SlotName, Span, SslMode, Template, Text,
 };
 use Preset::{Derived, Unset, Value};
 
@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     Seconds { min: Duration, max: Duration },
     /// One of some words.
     Choice(&'static [&'static str]),
+    /// `true` or `false`.
+    Flag,
     /// libpq's `sslmode`.
     SslMode,
     /// RabbitMQ's exchange types, and `x-…` of plugins.
@@ -75,6 +77,7 @@ impl Kind {
                 format!("{} to {}, whole seconds", span(min), span(max))
             }
             Choice(choices) => words(choices),
+            Flag => words(&FLAGS),
             SslMode => words(&SSL_MODES),
             ExchangeType => format!("{} or `x-…`", words(&EXCHANGE_TYPES)),
             File => "PEM file".to_owned(),
@@ -87,6 +90,8 @@ impl Kind {
     }
 }
 
+/// A flag's words, in a variable.
+pub(crate) const FLAGS: [&str; 2] = ["true", "false"];
 /// `postgres.sslmode`'s words.
 pub(crate) const SSL_MODES: [&str; 4] = ["disable", "require", "verify-ca", "verify-full"];
 /// `declare.exchange_type`'s words.
@@ -207,6 +212,10 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.routing_key", Template, Value("{topic} | {aggregate_type}.{event_type}"), "routing key: the first alternative whose columns are all set"),
     setting("tables.*.content_type", Text(255), Value("application/json"), "content type where the row has none"),
     setting("tables.*.app_id", Text(255), Unset, "`app_id` of the messages"),
+    setting("tables.*.on_failure", Choice(&["park", "block", "dead_letter"]), Value("park"), "what becomes of an event that cannot be delivered: put aside and tried again, waited for, or sent to `dead_letter_exchange`"),
+    setting("tables.*.hold_aggregate", Flag, Value("true"), "whether later events of its aggregate wait behind a parked one"),
+    setting("tables.*.dead_letter_exchange", Text(255), Unset, "exchange for events that cannot be delivered, with the reason in headers"),
+    setting("tables.*.dead_letter_routing_key", Text(255), Derived("the message's own"), "their routing key"),
     setting("tables.*.columns.id", Column, Value("id"), "the event's id, becomes `message_id`: uuid, text or bigint"),
     setting("tables.*.columns.aggregate_type", Column, Value("aggregate_type"), "type of the aggregate"),
     setting("tables.*.columns.aggregate_id", Column, Value("aggregate_id"), "id of the aggregate"),
@@ -218,15 +227,26 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.columns.correlation_id", Column, Value("correlation_id"), "becomes `correlation_id`"),
     setting("tables.*.columns.content_type", Column, Value("content_type"), "becomes `content_type`"),
     setting("tables.*.columns.relayed_at", Column, Value("relayed_at"), "the mark: timestamptz or timestamp"),
+    setting("tables.*.columns.attempt", Column, Value("attempt"), "where the tries of a parked event are counted: integer or bigint"),
+    setting("tables.*.columns.last_error", Column, Value("last_error"), "why its last try failed: text"),
+    setting("tables.*.columns.failed_at", Column, Value("failed_at"), "when its tries ended: timestamptz or timestamp"),
 
     setting("window.messages", Count { min: 1, max: 65_535 }, Value("1000"), "messages published and not yet settled"),
     setting("window.bytes", Size { min: 64 * KIB, max: 4 * GIB }, Value("32MiB"), "bytes of their bodies; one larger message alone still passes"),
+    setting("window.ordering", Choice(&["pipelined", "strict"]), Value("pipelined"), "`strict`: at most one message in flight per aggregate, so that not even a nack or a return lets a later event pass"),
 
     setting("audit.mode", Choice(&["update", "delete", "side_table", "none"]), Value("update"), "how a delivered event is marked"),
     setting("audit.batch", Count { min: 1, max: 10_000 }, Value("500"), "most marks in one statement"),
     setting("audit.linger", Span { min: ms(0), max: secs(10) }, Value("50ms"), "how long a mark may wait for its batch to fill"),
     setting("audit.hold", Span { min: ms(100), max: mins(10) }, Value("10s"), "how long a mark that cannot be written holds the LSN"),
     setting("audit.give_up", Span { min: secs(1), max: mins(24 * 60) }, Value("5m"), "how long it is tried before it counts as missing"),
+
+    setting("parking.max_attempts", Count { min: 1, max: 1_000_000 }, Value("20"), "tries of a parked event, the first one included, before it counts as failed; 20 take about an hour"),
+    setting("parking.backoff_min", Span { min: ms(10), max: mins(60) }, Value("1s"), "pause before its second try; doubles with each"),
+    setting("parking.backoff_max", Span { min: ms(10), max: mins(24 * 60) }, Value("5m"), "longest pause"),
+    setting("parking.limit", Count { min: 1, max: 1_000_000 }, Value("100"), "how many refused events may be parked within `parking.period`, before the relay takes it for a fault of the whole and stops"),
+    setting("parking.period", Span { min: secs(1), max: mins(24 * 60) }, Value("1m"), "see `parking.limit`"),
+    setting("parking.poll_interval", Span { min: ms(100), max: mins(10) }, Value("10s"), "how often the parking is looked at where no notification comes"),
 
     setting("session.backoff_min", Span { min: ms(10), max: secs(60) }, Value("100ms"), "first pause after a failed session"),
     setting("session.backoff_max", Span { min: ms(10), max: mins(10) }, Value("10s"), "longest pause"),

@@ -3,12 +3,12 @@
 use super::problem::Problems;
 use super::shown::Shown;
 use super::values::Values;
-use super::{ColumnRef, Columns, Queue, Table};
+use super::{ColumnRef, Columns, OnFailure, Queue, Table};
 
 /// `[[tables]]`; one of default names where none is set.
 pub(crate) fn tables(values: &Values, problems: &mut Problems, shown: &mut Shown) -> Vec<Table> {
     let count = count(values, "tables", problems).max(1);
-    (0..count).map(|index| table(values, &format!("tables.{index}"), shown)).collect()
+    (0..count).map(|index| table(values, &format!("tables.{index}"), problems, shown)).collect()
 }
 
 /// `[[declare.queues]]`.
@@ -29,7 +29,7 @@ fn count(values: &Values, list: &str, problems: &mut Problems) -> usize {
     indices.len()
 }
 
-fn table(values: &Values, key: &str, shown: &mut Shown) -> Table {
+fn table(values: &Values, key: &str, problems: &mut Problems, shown: &mut Shown) -> Table {
     let text = |name: &str| values.text(&format!("{key}.{name}"));
     let name = text("name").unwrap_or_default();
     let schema = text("schema").unwrap_or_default();
@@ -53,6 +53,27 @@ fn table(values: &Values, key: &str, shown: &mut Shown) -> Table {
         routing_key: values.template(&format!("{key}.routing_key")),
         content_type: text("content_type").unwrap_or_default(),
         app_id: text("app_id"),
+        on_failure: on_failure(values, key, problems),
+        is_holding: values.flag(&format!("{key}.hold_aggregate")),
+    }
+}
+
+fn on_failure(values: &Values, key: &str, problems: &mut Problems) -> OnFailure {
+    let exchange_key = format!("{key}.dead_letter_exchange");
+    let exchange = values.text(&exchange_key);
+    match values.text(&format!("{key}.on_failure")).as_deref() {
+        Some("block") => OnFailure::Block,
+        Some("dead_letter") => {
+            if exchange.is_none() && !values.is_bad(&exchange_key) {
+                let mend = "name the exchange that takes what cannot be delivered";
+                problems.add("", &exchange_key, "is not set", mend);
+            }
+            OnFailure::DeadLetter {
+                exchange: exchange.unwrap_or_default(),
+                routing_key: values.text(&format!("{key}.dead_letter_routing_key")),
+            }
+        }
+        _ => OnFailure::Park,
     }
 }
 
@@ -73,6 +94,9 @@ fn columns(values: &Values, key: &str) -> Columns {
         correlation_id: column("correlation_id"),
         content_type: column("content_type"),
         relayed_at: column("relayed_at"),
+        attempt: column("attempt"),
+        last_error: column("last_error"),
+        failed_at: column("failed_at"),
     }
 }
 

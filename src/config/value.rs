@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 
 use super::amqp_url::AmqpUrl;
 use super::postgres_url::PostgresUrl;
-use super::settings::{EXCHANGE_TYPES, Kind, SSL_MODES, size, span};
+use super::settings::{EXCHANGE_TYPES, FLAGS, Kind, SSL_MODES, size, span};
 use super::{Template, TlsMode};
 
 /// A value as it was written.
@@ -18,6 +18,8 @@ pub(crate) enum Raw {
     Text(String),
     /// A whole number of the file.
     Integer(i64),
+    /// `true` or `false` of the file.
+    Flag(bool),
     /// A list of the file.
     List(Vec<Raw>),
     /// Anything else in the file, by name.
@@ -29,6 +31,7 @@ pub(crate) enum Raw {
 pub(crate) enum Value {
     Text(String),
     Number(u64),
+    Flag(bool),
     Span(Duration),
     List(Vec<String>),
     SslMode(TlsMode),
@@ -61,6 +64,8 @@ pub(crate) fn parse(kind: Kind, raw: &Raw) -> Result<Value, Wrong> {
         Kind::AmqpUrl => super::amqp_url::parse_all(raw),
         _ => match raw {
             Raw::Text(text) | Raw::Untyped(text) => parse_text(kind, text),
+            Raw::Flag(flag) if kind == Kind::Flag => Ok(Value::Flag(*flag)),
+            Raw::Flag(_) => Err(wrong_type(kind, "true or false")),
             Raw::Integer(number) => Err(bare_number(kind, *number)),
             Raw::List(_) => Err(wrong_type(kind, "a list")),
             Raw::Other(name) => Err(wrong_type(kind, name)),
@@ -87,6 +92,7 @@ fn parse_text(kind: Kind, text: &str) -> Result<Value, Wrong> {
             value => Ok(value),
         },
         Kind::Choice(choices) => choice(text, choices),
+        Kind::Flag => choice(text, &FLAGS).map(|_| Value::Flag(text == "true")),
         Kind::ExchangeType if text.starts_with("x-") => sized(kind, text, 3, 255),
         Kind::ExchangeType => choice(text, &EXCHANGE_TYPES),
         Kind::SslMode => ssl_mode(text).map(Value::SslMode),
@@ -116,6 +122,7 @@ fn wrong_type(kind: Kind, found: &str) -> Wrong {
         Kind::Size { .. } => "a size such as \"32MiB\"",
         Kind::Span { .. } | Kind::Seconds { .. } => "a duration such as \"30s\"",
         Kind::List => "a list of texts",
+        Kind::Flag => "true or false",
         _ => "a text in quotes",
     };
     Wrong::new(format!("is {found}"), format!("write {wanted}"))
@@ -210,6 +217,7 @@ fn count(raw: &Raw, min: u64, max: u64) -> Result<Value, Wrong> {
             }
         },
         Raw::Text(_) => return Err(wrong_type(kind, "a text")),
+        Raw::Flag(_) => return Err(wrong_type(kind, "true or false")),
         Raw::List(_) => return Err(wrong_type(kind, "a list")),
         Raw::Other(name) => return Err(wrong_type(kind, name)),
     };
@@ -258,6 +266,7 @@ fn list(raw: &Raw) -> Result<Value, Wrong> {
         Raw::List(items) => items.clone(),
         Raw::Text(_) => return Err(wrong_type(Kind::List, "a text")),
         Raw::Integer(_) => return Err(wrong_type(Kind::List, "a number")),
+        Raw::Flag(_) => return Err(wrong_type(Kind::List, "true or false")),
         Raw::Other(name) => return Err(wrong_type(Kind::List, name)),
     };
     let items = items.iter().map(|item| match item {

@@ -98,6 +98,10 @@ impl Values {
         }
     }
 
+    pub(crate) fn flag(&self, key: &str) -> bool {
+        matches!(self.get(key), Some(Value::Flag(true)))
+    }
+
     pub(crate) fn span(&self, key: &str) -> Duration {
         match self.get(key) {
             Some(Value::Span(span)) => span,

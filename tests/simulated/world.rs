@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pgoutbox::config::{
-    Audit, AuditMode, ColumnRef, Columns, Piece, Table as TableConfig, Template,
+    Audit, AuditMode, ColumnRef, Columns, OnFailure, Piece, Table as TableConfig, Template,
 };
 use pgoutbox::error::Fault;
 use pgoutbox::event::{Position, Refusal};
@@ -1101,6 +1101,9 @@ fn rules(script: &Script, marking: Marking) -> Rules {
         correlation_id: column("correlation_id"),
         content_type: column("content_type"),
         relayed_at: column("relayed_at"),
+        attempt: column("attempt"),
+        last_error: column("last_error"),
+        failed_at: column("failed_at"),
     };
     let named = |name: &str| Piece::Column(name.to_owned());
     let text = |text: &str| Piece::Text(text.to_owned());
@@ -1116,6 +1119,8 @@ fn rules(script: &Script, marking: Marking) -> Rules {
             ]),
             content_type: "application/json".to_owned(),
             app_id: None,
+            on_failure: OnFailure::Block,
+            is_holding: true,
         })
         .into();
     Rules {
