@@ -61,9 +61,10 @@ CREATE UNIQUE INDEX IF NOT EXISTS parked_event ON pgoutbox.parked (outbox, event
 -- The first of each aggregate, and how many wait for anything.
 CREATE INDEX IF NOT EXISTS parked_due ON pgoutbox.parked (slot, next_attempt_at)
  WHERE state IN ('parked', 'failed');
-CREATE INDEX IF NOT EXISTS parked_behind
-    ON pgoutbox.parked (outbox, aggregate_type, aggregate_id, seq)
+CREATE INDEX IF NOT EXISTS parked_behind ON pgoutbox.parked (slot, aggregate_id, seq)
  WHERE state IN ('parked', 'queued', 'failed');
+-- What the rows in the outbox are to show.
+CREATE INDEX IF NOT EXISTS parked_changed ON pgoutbox.parked (changed_at) WHERE state <> 'queued';
 
 -- A catch-up under way: rows that the slot does not hold, because it did not exist yet or was
 -- lost. One row per slot, from before the slot is made until the last of them is delivered.

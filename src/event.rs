@@ -71,6 +71,16 @@ impl<'a> Row<'a> {
     ) -> Result<Option<&'a str>, Refusal> {
         column.map_or(Ok(None), |column| self.text(field, column))
     }
+
+    /// The type of its aggregate, where it can be read.
+    pub fn aggregate_type(&self, mapping: &Mapping) -> Option<&'a str> {
+        self.optional("aggregate_type", mapping.aggregate_type).ok().flatten()
+    }
+
+    /// The id of its aggregate, where it can be read.
+    pub fn aggregate_id(&self, mapping: &Mapping) -> Option<&'a str> {
+        self.optional("aggregate_id", mapping.aggregate_id).ok().flatten()
+    }
 }
 
 /// One outbox row.
@@ -264,12 +274,35 @@ pub enum Refusal {
         /// The broker's words.
         why: String,
     },
+    /// It could not be delivered, and the dead-letter exchange did not take it either.
+    Unburied {
+        /// Why it could not be delivered.
+        first: Box<Refusal>,
+        /// Why the dead letter could not be.
+        then: Box<Refusal>,
+    },
 }
 
 impl Refusal {
     /// A value that cannot be read.
     pub fn unreadable(field: &'static str, why: impl Into<String>) -> Self {
         Self::Unreadable { field, why: why.into() }
+    }
+
+    /// Its kind, in a word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } => "unreadable",
+            Self::Unnamed { .. } => "unnamed",
+            Self::TooLong { .. } => "too_long",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::HeadersTooLarge { .. } => "headers_too_large",
+            Self::ForbiddenHeader { .. } => "forbidden_header",
+            Self::Returned { .. } => "returned",
+            Self::Nacked => "nacked",
+            Self::Closed { .. } => "closed",
+            Self::Unburied { first, .. } => first.reason(),
+        }
     }
 
     /// What mends it.
@@ -297,6 +330,7 @@ impl Refusal {
             Self::Closed { .. } => {
                 "do what the broker says: create the exchange (pgoutbox init --declare), or grant the user write permission on it"
             }
+            Self::Unburied { then, .. } => then.mend(),
         }
     }
 }
@@ -329,6 +363,9 @@ impl fmt::Display for Refusal {
             Self::Returned { why } => write!(f, "the broker returned it, no queue took it: {why}"),
             Self::Nacked => f.write_str("the broker nacked it"),
             Self::Closed { why } => write!(f, "the broker closed the channel over it: {why}"),
+            Self::Unburied { first, then } => {
+                write!(f, "{first}; as a dead letter: {then}")
+            }
         }
     }
 }

@@ -83,6 +83,8 @@ pub mod message;
 pub mod window;
 pub mod progress;
 pub mod marks;
+pub mod parked;
+pub mod retry;
 pub mod relay;
 
 pub mod sql;
@@ -92,6 +94,7 @@ pub mod slot;
 pub mod wal;
 pub mod publisher;
 pub mod declare;
+pub mod parking;
 pub mod marker;
 pub mod session;
 pub mod supervisor;

@@ -11,6 +11,7 @@ use crate::config::{AuditMode, Config, Table};
 use crate::error::{Class, Fault};
 use crate::event::Position;
 use crate::marks::{Batch, Mark, Written};
+use crate::parking::ParkingStore;
 use crate::postgres::{classify, column, query};
 use crate::slot::Outbox;
 use crate::sql;
@@ -41,6 +42,7 @@ pub struct Marker {
     snapshot_xmin: Statement,
     slot: String,
     identity: Identity,
+    parking: ParkingStore,
 }
 
 impl Marker {
@@ -71,7 +73,13 @@ impl Marker {
             snapshot_xmin: prepare(sql::SNAPSHOT_XMIN).await?,
             slot: config.postgres.slot.clone(),
             identity,
+            parking: ParkingStore::prepare(client, config, outboxes).await?,
         })
+    }
+
+    /// What is put aside.
+    pub fn parking(&self) -> &ParkingStore {
+        &self.parking
     }
 
     /// Writes a batch.
@@ -79,7 +87,12 @@ impl Marker {
     /// # Errors
     /// The connection's. A mark that cannot be written is none.
     pub async fn write(&self, client: &Client, batch: Batch) -> Result<Written, Fault> {
-        let ids = self.ids_by_table(&batch.marks);
+        let has_repeats = batch.marks.iter().any(|mark| mark.is_repeat);
+        let parked = match has_repeats {
+            true => self.parking.among(client, &batch.marks).await?,
+            false => HashSet::new(),
+        };
+        let ids = self.ids_by_table(&batch.marks, &parked);
         let write = |statement: Choice| self.transaction(client, &batch, &ids, statement);
         // What was missed before may be locked still: no need to wait for that again.
         let is_retry = batch.marks.iter().any(Mark::is_retry);
@@ -104,16 +117,27 @@ impl Marker {
         let missing = if is_table_locked {
             (0..batch.marks.len()).collect()
         } else if found.len() < ids.iter().map(Vec::len).sum() {
-            self.missing(client, &batch.marks, &found).await?
+            let done = found.into_iter().chain(parked).collect();
+            self.missing(client, &batch.marks, &done).await?
         } else {
             Vec::new()
         };
+        if !(batch.parking.parks.is_empty() && batch.parking.attempts.is_empty()) {
+            self.parking.follow(client).await;
+            self.parking.clear_failed(client, &batch.parking).await;
+        }
         Ok(Written { batch, missing, written_lsn, flushed_lsn })
     }
 
-    fn ids_by_table<'a>(&self, marks: &'a [Mark]) -> Vec<Vec<&'a str>> {
+    fn ids_by_table<'a>(
+        &self,
+        marks: &'a [Mark],
+        parked: &HashSet<(usize, String)>,
+    ) -> Vec<Vec<&'a str>> {
         let mut ids = vec![Vec::new(); self.tables.len()];
-        for mark in marks {
+        let is_parked =
+            |mark: &Mark| !parked.is_empty() && parked.contains(&(mark.table, mark.id.clone()));
+        for mark in marks.iter().filter(|mark| !is_parked(mark)) {
             if let Some(ids) = ids.get_mut(mark.table) {
                 ids.push(mark.id.as_str());
             }
@@ -140,10 +164,11 @@ impl Marker {
         let progress: [&(dyn postgres_types::ToSql + Sync); 5] =
             [&self.slot, system_identifier, timeline, &commit_lsn, &settled];
         // In this order onto the wire, without waiting for one another.
-        let (begin, marks, record, commit, wal) = tokio::join!(
+        let (begin, marks, parking, record, commit, wal) = tokio::join!(
             biased;
             client.batch_execute("BEGIN"),
             marks,
+            self.parking.write(client, &batch.parking),
             client.execute(&self.record, &progress),
             client.batch_execute("COMMIT"),
             client.query_one(&self.wal_position, &[]),
@@ -153,6 +178,7 @@ impl Marker {
         for marks in marks {
             found.extend(marks?);
         }
+        parking?;
         record?;
         commit?;
         Ok((found, wal?))
@@ -192,7 +218,8 @@ impl Marker {
 }
 
 /// Transaction ids are compared in a circle of 32 bits; `xmin` comes with its epoch.
-fn has_ended(xid: u32, xmin: i64) -> bool {
+fn has_ended(xid: Option<u32>, xmin: i64) -> bool {
+    let Some(xid) = xid else { return true };
     let Ok(xmin) = u32::try_from(xmin & i64::from(u32::MAX)) else { return false };
     let distance = xmin.wrapping_sub(xid);
     distance != 0 && distance < 1 << 31
@@ -250,11 +277,11 @@ mod tests {
 
     #[test]
     fn transaction_ids_go_round() {
-        assert!(has_ended(10, 11));
-        assert!(!has_ended(11, 11), "xmin itself still runs");
-        assert!(!has_ended(12, 11));
+        assert!(has_ended(Some(10), 11));
+        assert!(!has_ended(Some(11), 11), "xmin itself still runs");
+        assert!(!has_ended(Some(12), 11));
         let wrapped = (1_i64 << 32) + 5;
-        assert!(has_ended(u32::MAX, wrapped), "it ended before the ids wrapped");
-        assert!(!has_ended(6, wrapped));
+        assert!(has_ended(Some(u32::MAX), wrapped), "it ended before the ids wrapped");
+        assert!(!has_ended(Some(6), wrapped));
     }
 }

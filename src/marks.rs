@@ -10,6 +10,7 @@ use std::time::Duration;
 use postgres_types::PgLsn;
 
 use crate::event::Position;
+use crate::parked::Parking;
 
 /// Pauses before the tries of a mark that could not be written; the last one repeats.
 const PAUSES_MS: [u64; 5] = [10, 50, 250, 1_000, 5_000];
@@ -27,8 +28,11 @@ pub struct Mark {
     pub table: usize,
     /// Id of the row.
     pub id: String,
-    /// The transaction that inserted the row: once it has ended, a row that is not there is gone.
-    pub xid: u32,
+    /// The transaction that inserted the row: once it has ended, a row that is not there is
+    /// gone. `None`: it has ended long since.
+    pub xid: Option<u32>,
+    /// An earlier session settled it: perhaps it was parked and not delivered.
+    pub is_repeat: bool,
     tries: usize,
     /// When it could first not be written.
     missing_since: Option<Duration>,
@@ -36,8 +40,14 @@ pub struct Mark {
 
 impl Mark {
     /// A mark that was not tried yet.
-    pub fn new(number: u64, table: usize, id: String, xid: u32) -> Self {
-        Self { number, table, id, xid, tries: 0, missing_since: None }
+    pub fn new(number: u64, table: usize, id: String, xid: Option<u32>) -> Self {
+        Self { number, table, id, xid, is_repeat: false, tries: 0, missing_since: None }
+    }
+
+    /// The mark of an event that an earlier session settled.
+    #[must_use]
+    pub fn repeated(self) -> Self {
+        Self { is_repeat: true, ..self }
     }
 
     /// It could not be written before.
@@ -51,6 +61,8 @@ impl Mark {
 pub struct Batch {
     /// The marks.
     pub marks: Vec<Mark>,
+    /// What is put aside, and what became of what was.
+    pub parking: Parking,
     /// Everything before this place is settled.
     pub position: Position,
     /// Events settled when the batch was made.
@@ -234,10 +246,14 @@ mod tests {
         let seconds = Duration::from_secs;
         let lsn = PgLsn::from(100);
         let mut marks = Marks::new(Patience { hold: seconds(10), give_up: seconds(300) });
-        marks.push(Mark::new(0, 0, "a".into(), 7));
+        marks.push(Mark::new(0, 0, "a".into(), Some(7)));
         assert_eq!(marks.through(seconds(0)), 0, "it is not written");
-        let batch =
-            Batch { marks: marks.take(seconds(0), 9), position: Position::start(), settled: 1 };
+        let batch = Batch {
+            marks: marks.take(seconds(0), 9),
+            parking: Parking::default(),
+            position: Position::start(),
+            settled: 1,
+        };
         let written = Written { batch, missing: vec![0], written_lsn: lsn, flushed_lsn: lsn };
         marks.written(seconds(0), written);
         assert_eq!(marks.through(seconds(9)), 0, "it was missed, and holds the LSN");

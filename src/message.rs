@@ -22,6 +22,17 @@ pub const AGGREGATE_TYPE_HEADER: &str = "aggregate_type";
 /// The id of the event's aggregate.
 pub const AGGREGATE_ID_HEADER: &str = "aggregate_id";
 
+/// Of a dead letter: why it could not be delivered, in a word.
+pub const REASON_HEADER: &str = "pgoutbox-reason";
+/// Likewise, in full.
+pub const ERROR_HEADER: &str = "pgoutbox-error";
+/// Of a dead letter: the event's table.
+pub const TABLE_HEADER: &str = "pgoutbox-table";
+/// Of a dead letter: the exchange it should have gone to.
+pub const EXCHANGE_HEADER: &str = "pgoutbox-exchange";
+/// Likewise, the routing key.
+pub const ROUTING_KEY_HEADER: &str = "pgoutbox-routing-key";
+
 /// Header names by which RabbitMQ routes copies to further queues.
 const FORBIDDEN_HEADERS: [&str; 2] = ["CC", "BCC"];
 /// AMQP's persistent delivery mode.
@@ -29,6 +40,8 @@ const PERSISTENT: u8 = 2;
 /// What a content header frame holds besides the properties: class, weight, body size,
 /// property flags.
 const CONTENT_HEADER_BYTES: usize = 14;
+/// Most that the properties besides the headers take: six of up to 255 bytes, and two numbers.
+const PROPERTIES_BYTES: usize = 6 * 256 + 9;
 
 /// A message, ready to be published.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,6 +89,83 @@ impl Message {
             return Err(Refusal::HeadersTooLarge { bytes: size, limit: limits.header_frame });
         }
         Ok(Self { exchange, routing_key, properties, body: event.payload.clone() })
+    }
+}
+
+/// What a dead letter is made of, besides the message.
+#[derive(Debug)]
+pub struct Letter<'a> {
+    /// The dead-letter exchange.
+    pub exchange: &'a str,
+    /// Its routing key there; the message's own, or else the table's name, where there is none.
+    pub routing_key: Option<&'a str>,
+    /// Id of the event; empty where it cannot be read.
+    pub id: &'a str,
+    /// Its table.
+    pub table: &'a Table,
+    /// Its place in commit order.
+    pub position: Position,
+    /// Its body, where that is all that can be read.
+    pub body: Bytes,
+}
+
+impl Message {
+    /// The dead letter of an event: its message as far as there is one, with headers that say
+    /// why it could not be delivered, and where it should have gone.
+    ///
+    /// # Errors
+    /// What AMQP or the broker cannot take.
+    pub fn dead_letter(
+        message: Option<Self>,
+        why: &Refusal,
+        letter: Letter<'_>,
+        limits: Limits,
+    ) -> Result<Self, Refusal> {
+        let table = format!("{}.{}", letter.table.schema, letter.table.name);
+        let was = message
+            .as_ref()
+            .map(|message| (message.exchange.to_string(), message.routing_key.to_string()));
+        let mut message = match message {
+            Some(message) => message,
+            None => {
+                let mut properties = AMQPProperties::default().with_delivery_mode(PERSISTENT);
+                if let Ok(id) = short("id", letter.id)
+                    && !letter.id.is_empty()
+                {
+                    properties = properties.with_message_id(id);
+                }
+                let mut headers = FieldTable::default();
+                add_position(&mut headers, letter.position)?;
+                let properties = properties.with_headers(headers);
+                let (exchange, routing_key) = (ShortString::default(), short("table", &*table)?);
+                Self { exchange, routing_key, properties, body: letter.body }
+            }
+        };
+        if message.body.len() > limits.body {
+            return Err(Refusal::BodyTooLarge { bytes: message.body.len(), limit: limits.body });
+        }
+        message.exchange = short("dead_letter_exchange", letter.exchange)?;
+        if let Some(routing_key) = letter.routing_key {
+            message.routing_key = short("dead_letter_routing_key", routing_key)?;
+        }
+        let mut headers = message.properties.headers().clone().unwrap_or_default();
+        let mut say = |name: &str, value: &str| -> Result<(), Refusal> {
+            headers.insert(short("header name", name)?, AMQPValue::LongString(value.into()));
+            Ok(())
+        };
+        say(REASON_HEADER, why.reason())?;
+        say(ERROR_HEADER, &why.to_string())?;
+        say(TABLE_HEADER, &table)?;
+        if let Some((exchange, routing_key)) = was {
+            say(EXCHANGE_HEADER, &exchange)?;
+            say(ROUTING_KEY_HEADER, &routing_key)?;
+        }
+        let size = CONTENT_HEADER_BYTES + PROPERTIES_BYTES + table_size(&headers);
+        if size > limits.header_frame {
+            return Err(Refusal::HeadersTooLarge { bytes: size, limit: limits.header_frame });
+        }
+        message.properties = message.properties.with_headers(headers);
+        Ok(message)
     }
 }
 
@@ -134,12 +224,17 @@ fn headers(event: &Event<'_>, position: Position) -> Result<FieldTable, Refusal>
         add_headers(&mut table, json)?;
     }
     // Last: what the row says under these names does not count.
+    add_position(&mut table, position)?;
+    Ok(table)
+}
+
+fn add_position(table: &mut FieldTable, position: Position) -> Result<(), Refusal> {
     let lsn = u64::from(position.commit_lsn);
     let lsn = format!("{:08X}/{:08X}", lsn >> 32, lsn & 0xFFFF_FFFF);
     table.insert(short("header name", COMMIT_LSN_HEADER)?, AMQPValue::LongString(lsn.into()));
     let index = i64::try_from(position.index).unwrap_or(i64::MAX);
     table.insert(short("header name", INDEX_HEADER)?, AMQPValue::LongLongInt(index));
-    Ok(table)
+    Ok(())
 }
 
 fn add_headers(table: &mut FieldTable, json: &str) -> Result<(), Refusal> {

@@ -159,6 +159,16 @@ impl Tuple {
         Ok(Self(bytes.freeze()))
     }
 
+    /// Its size in bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Likewise: there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Finds the columns. `cells` is emptied first; its allocation is reused.
     ///
     /// # Errors

@@ -3,10 +3,12 @@
 use std::error::Error as _;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Notification, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tracing::debug;
 
 use crate::config::{Server, TlsMode};
 use crate::error::Fault;
@@ -25,16 +27,33 @@ pub async fn connect(
     connect_timeout: Duration,
     options: &str,
 ) -> Result<(Client, JoinHandle<Result<(), Fault>>), Fault> {
+    connect_and_hear(server, application_name, connect_timeout, options, None).await
+}
+
+/// What is done with a notification.
+pub type Notified = Box<dyn Fn(&Notification) + Send>;
+
+/// As [`connect`]; notifications of the channels that the client listens to are told.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_and_hear(
+    server: &Server,
+    application_name: &str,
+    connect_timeout: Duration,
+    options: &str,
+    notified: Option<Notified>,
+) -> Result<(Client, JoinHandle<Result<(), Fault>>), Fault> {
     let config = client_config(server, application_name, connect_timeout, options);
     let connecting = async {
         // libpq knows no TLS on a unix socket either.
         if server.tls.mode == TlsMode::Disable || server.host.starts_with('/') {
             let (client, connection) = config.connect(NoTls).await.map_err(|e| classify(&e))?;
-            return Ok((client, tokio::spawn(drive(connection))));
+            return Ok((client, tokio::spawn(drive(connection, notified))));
         }
         let tls = MakeRustlsConnect::new(tls::client_config(&server.tls)?);
         let (client, connection) = config.connect(tls).await.map_err(|e| classify(&e))?;
-        Ok((client, tokio::spawn(drive(connection))))
+        Ok((client, tokio::spawn(drive(connection, notified))))
     };
     let outcome = tokio::time::timeout(connect_timeout, connecting).await;
     let outcome = outcome.unwrap_or_else(|_| {
@@ -49,11 +68,22 @@ pub async fn connect(
     })
 }
 
-async fn drive<C>(connection: C) -> Result<(), Fault>
+async fn drive<S, T>(
+    mut connection: tokio_postgres::Connection<S, T>,
+    notified: Option<Notified>,
+) -> Result<(), Fault>
 where
-    C: Future<Output = Result<(), tokio_postgres::Error>>,
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
 {
-    connection.await.map_err(|error| classify(&error))
+    while let Some(message) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+        match (message.map_err(|error| classify(&error))?, &notified) {
+            (AsyncMessage::Notification(notification), Some(notified)) => notified(&notification),
+            (AsyncMessage::Notice(notice), _) => debug!("Postgres says: {}", notice.message()),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Where a server is, for people. Never a password.

@@ -1,7 +1,8 @@
 //! Which LSN may be acknowledged.
 //!
-//! Events are numbered as they are received and settle in that order, so that one counter
-//! tells which are settled. Commits and keepalives stand in one queue, each behind the events
+//! Events are numbered as they are received. They settle in any order, where one of them
+//! waits for an older one of its aggregate; what counts is that all before a place are
+//! settled. Commits and keepalives stand in one queue, each behind the events
 //! received before it. A keepalive's `wal_end` is safe there: the walsender moves it past a
 //! commit only once all of that commit was sent on the same stream
 //! (`walsender.c`, `XLogSendLogical`).
@@ -22,11 +23,18 @@ struct Point {
     check: u64,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    position: Position,
+    is_settled: bool,
+}
+
 /// How far the stream has come.
 #[derive(Debug)]
 pub struct Progress {
-    received: u64,
     settled: u64,
+    /// Events received behind the last that is settled with all before it.
+    open: VecDeque<Open>,
     position: Position,
     commits: VecDeque<(u64, PgLsn)>,
     points: VecDeque<Point>,
@@ -38,8 +46,8 @@ impl Progress {
     /// At the start of a session, with everything before `position` settled by an earlier one.
     pub fn new(position: Position) -> Self {
         Self {
-            received: 0,
             settled: 0,
+            open: VecDeque::new(),
             position,
             commits: VecDeque::new(),
             points: VecDeque::new(),
@@ -49,26 +57,38 @@ impl Progress {
     }
 
     /// Takes in an event; returns its number, from 0.
-    pub fn receive(&mut self) -> u64 {
-        self.received += 1;
-        self.received - 1
+    pub fn receive(&mut self, position: Position) -> u64 {
+        let number = self.received();
+        self.open.push_back(Open { position, is_settled: false });
+        number
     }
 
     /// Events received.
     pub fn received(&self) -> u64 {
-        self.received
+        self.settled + u64::try_from(self.open.len()).unwrap_or(u64::MAX)
     }
 
-    /// The next event, in order, has its final outcome.
-    pub fn settle(&mut self, position: Position) {
-        debug_assert!(self.settled < self.received, "settled what was not received");
-        self.settled += 1;
-        let next = Position { index: position.index + 1, ..position };
-        self.position = self.position.max(next);
+    /// An event has its final outcome.
+    pub fn settle(&mut self, number: u64) {
+        let at = number.checked_sub(self.settled).and_then(|at| usize::try_from(at).ok());
+        let open = at.and_then(|at| self.open.get_mut(at));
+        debug_assert!(
+            open.as_ref().is_some_and(|open| !open.is_settled),
+            "settled once, when open"
+        );
+        if let Some(open) = open {
+            open.is_settled = true;
+        }
+        while let Some(Open { position, is_settled: true }) = self.open.front().copied() {
+            self.open.pop_front();
+            self.settled += 1;
+            let next = Position { index: position.index + 1, ..position };
+            self.position = self.position.max(next);
+        }
         self.pass_commits();
     }
 
-    /// Events settled.
+    /// Events settled, with all before them.
     pub fn settled(&self) -> u64 {
         self.settled
     }
@@ -80,7 +100,7 @@ impl Progress {
 
     /// Takes in the end of a transaction. `next_check` is the number of the next check to begin.
     pub fn commit(&mut self, end_lsn: PgLsn, next_check: u64) {
-        self.commits.push_back((self.received, end_lsn));
+        self.commits.push_back((self.received(), end_lsn));
         self.pass_commits();
         self.push(end_lsn, next_check);
     }
@@ -96,7 +116,7 @@ impl Progress {
             return;
         }
         self.received_lsn = lsn;
-        let point = Point { lsn, after: self.received, check };
+        let point = Point { lsn, after: self.received(), check };
         match self.points.back_mut() {
             Some(last) if last.after == point.after && last.check == point.check => *last = point,
             _ => self.points.push_back(point),
@@ -163,14 +183,14 @@ mod tests {
     #[test]
     fn a_commit_waits_for_its_events_marks_and_check() {
         let mut progress = Progress::new(Position::start());
-        progress.receive();
-        progress.receive();
+        progress.receive(at(100, 0));
+        progress.receive(at(100, 1));
         progress.commit(lsn(140), 1);
         assert_eq!(progress.acknowledge(2, 1), None, "nothing is settled");
-        progress.settle(at(100, 0));
+        progress.settle(0);
         assert_eq!(progress.acknowledge(2, 1), None, "half is settled");
         assert_eq!(progress.position(), at(100, 1));
-        progress.settle(at(100, 1));
+        progress.settle(1);
         assert_eq!(progress.acknowledge(1, 1), None, "one is not marked");
         assert_eq!(progress.acknowledge(2, 0), None, "no check has passed");
         assert_eq!(progress.acknowledge(2, 1), Some(lsn(140)));
@@ -181,11 +201,11 @@ mod tests {
     #[test]
     fn a_keepalive_waits_behind_what_was_received_before_it() {
         let mut progress = Progress::new(Position::start());
-        progress.receive();
+        progress.receive(at(100, 0));
         progress.commit(lsn(140), 0);
         progress.barrier(lsn(900), 0);
         assert_eq!(progress.acknowledge(0, 9), None);
-        progress.settle(at(100, 0));
+        progress.settle(0);
         assert_eq!(progress.acknowledge(1, 9), Some(lsn(900)));
         progress.barrier(lsn(900), 0);
         assert!(!progress.is_settled_point_waiting(), "a repeated keepalive is nothing new");
@@ -194,8 +214,24 @@ mod tests {
     #[test]
     fn what_an_earlier_session_settled_stays_settled() {
         let mut progress = Progress::new(at(100, 5));
-        progress.receive();
-        progress.settle(at(100, 0));
+        progress.receive(at(100, 0));
+        progress.settle(0);
         assert_eq!(progress.position(), at(100, 5));
+    }
+
+    #[test]
+    fn what_settles_early_counts_once_all_before_it_has() {
+        let mut progress = Progress::new(Position::start());
+        for index in 0..3 {
+            progress.receive(at(100, index));
+        }
+        progress.commit(lsn(140), 0);
+        progress.settle(1);
+        progress.settle(2);
+        assert_eq!((progress.settled(), progress.position()), (0, Position::start()));
+        assert_eq!(progress.acknowledge(3, 1), None);
+        progress.settle(0);
+        assert_eq!(progress.settled(), 3);
+        assert_eq!(progress.acknowledge(3, 1), Some(lsn(140)));
     }
 }

@@ -45,8 +45,8 @@ pub struct Mapping {
     pub exchange: Pattern,
     /// Routing key of the message.
     pub routing_key: Pattern,
-    /// Columns of the relation, to tell a tuple of another shape.
-    pub width: usize,
+    /// The columns of the relation: what a row of it is kept with, where it is kept.
+    pub columns: Arc<[Column]>,
 }
 
 /// How a body is read from its column's text.
@@ -162,7 +162,7 @@ impl Mapping {
             content_type: finder.optional("content_type", &names.content_type, Accepts::Text),
             exchange: finder.pattern("exchange", &config.exchange),
             routing_key: finder.pattern("routing_key", &config.routing_key),
-            width: columns.len(),
+            columns: columns.into(),
         };
         if finder.errors.is_empty() { Ok(mapping) } else { Err(finder.errors) }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use postgres_types::PgLsn;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::Client;
@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::error::Fault;
 use crate::event::Position;
 use crate::marker::{self, Marker};
+use crate::parking;
 use crate::postgres::{self, classify, column, query};
 use crate::publisher::{Closure, Publisher, Signal};
 use crate::relay::{Effect, End, Input, Memory, Relay, Rules};
@@ -74,6 +75,8 @@ impl Shutdown {
 /// The audit connection: marks, progress, checks.
 struct Audit {
     client: Arc<Client>,
+    /// Somebody changed the parking.
+    notified: Arc<Notify>,
     connection: JoinHandle<Result<(), Fault>>,
 }
 
@@ -122,14 +125,22 @@ pub async fn run(
 
 async fn connect_audit(config: &Config) -> Result<Audit, Fault> {
     let postgres = &config.postgres;
-    let (client, connection) = postgres::connect(
+    let notified = Arc::new(Notify::new());
+    let (slot, tell) = (postgres.slot.clone(), Arc::clone(&notified));
+    let (client, connection) = postgres::connect_and_hear(
         &postgres.audit,
         &postgres.application_name,
         postgres.connect_timeout,
         marker::OPTIONS,
+        Some(Box::new(move |notification| {
+            let (channel, payload) = (notification.channel(), notification.payload());
+            if channel == parking::CHANNEL && (payload.is_empty() || payload == slot) {
+                tell.notify_one();
+            }
+        })),
     )
     .await?;
-    Ok(Audit { client: Arc::new(client), connection })
+    Ok(Audit { client: Arc::new(client), notified, connection })
 }
 
 /// Says in the progress row why the relay does not run, for `pgoutbox status`. Written only
@@ -179,6 +190,7 @@ struct Session<'a> {
     publisher: Publisher,
     marker: Arc<Marker>,
     client: Arc<Client>,
+    notified: Arc<Notify>,
     coverage: Arc<Coverage>,
     identity: Identity,
     jobs: FuturesUnordered<Job>,
@@ -218,7 +230,7 @@ impl<'a> Session<'a> {
         let (wal, identity) = take_slot(config, &client).await?;
         // Only now: whoever held the slot before wrote its progress until then.
         let memory = answered(config, recall(config, past, &client, &identity)).await?;
-        past.memory = Some((identity.clone(), memory));
+        past.memory = Some((identity.clone(), memory.clone()));
         let marker = Marker::prepare(&client, config, &tables, identity.clone());
         let marker = answered(config, marker).await?;
         let rules = Rules {
@@ -227,6 +239,8 @@ impl<'a> Session<'a> {
             limits: publisher.limits(),
             window_messages: config.window.messages,
             window_bytes: config.window.bytes,
+            is_strict: config.window.is_strict,
+            parking: config.parking.clone(),
             audit: config.audit.clone(),
             confirm_timeout: config.amqp.confirm_timeout,
             blocked_timeout: config.amqp.blocked_timeout,
@@ -248,11 +262,12 @@ impl<'a> Session<'a> {
         );
         Ok(Self {
             config,
-            relay: Relay::new(rules, memory),
+            relay: Relay::new(rules, memory, None),
             wal,
             publisher,
             marker: Arc::new(marker),
             client,
+            notified: Arc::clone(&audit.notified),
             coverage: Arc::new(coverage),
             identity,
             jobs: FuturesUnordered::new(),
@@ -269,7 +284,8 @@ impl<'a> Session<'a> {
             Err(end) => end,
         };
         let counts = self.relay.counts();
-        past.memory = Some((self.identity.clone(), self.relay.remember(&end)));
+        past.memory =
+            Some((self.identity.clone(), self.relay.remember(self.began.elapsed(), &end)));
         info!(
             published = counts.published,
             delivered = counts.delivered,
@@ -311,6 +327,7 @@ impl<'a> Session<'a> {
                 }
                 Some(done) = self.jobs.next() => done?,
                 signal = self.publisher.next(), if !self.is_broker_gone => self.signal(signal)?,
+                () = self.notified.notified() => Input::Notified,
                 frame = self.wal.next(), if self.relay.is_reading() => frame?,
                 () = sleep_until(deadline.unwrap_or_else(far)) => Input::Tick,
             };
@@ -386,6 +403,7 @@ impl<'a> Session<'a> {
                 Effect::Publish(message) => self.publisher.publish(message),
                 Effect::Acknowledge(lsn) => self.wal.acknowledge(lsn),
                 Effect::Mark(batch) => {
+                    self.marker.parking().log(self.config, &batch.parking);
                     let (marker, client) = (Arc::clone(&self.marker), Arc::clone(&self.client));
                     let config = Arc::clone(self.config);
                     self.jobs.push(Box::pin(async move {
@@ -397,6 +415,15 @@ impl<'a> Session<'a> {
                     let before = Arc::clone(&self.coverage);
                     self.jobs.push(Box::pin(check(client, config, before)));
                 }
+                Effect::Look => self.ask(async |marker, client| {
+                    marker.parking().look(client).await.map(Input::Looked)
+                }),
+                Effect::Behind { aggregate, after } => self.ask(async move |marker, client| {
+                    let rows = marker.parking().behind(client, &aggregate, after).await?;
+                    Ok(Input::Behind { aggregate, rows })
+                }),
+                Effect::CatchUp(_) => self.ask(async |_, _| Ok(Input::CatchUp(Vec::new()))),
+                Effect::CaughtUp => self.ask(async |_, _| Ok(Input::CaughtUp)),
                 Effect::Resolve(relation) => {
                     let (client, config) = (Arc::clone(&self.client), Arc::clone(self.config));
                     self.jobs.push(Box::pin(async move {
@@ -406,6 +433,18 @@ impl<'a> Session<'a> {
             }
         }
         self.effects = effects;
+    }
+}
+
+impl Session<'_> {
+    /// Asks the audit connection something, within bounds.
+    fn ask<F>(&mut self, asked: F)
+    where
+        F: AsyncFnOnce(&Marker, &Client) -> Result<Input, Fault> + 'static,
+    {
+        let (marker, client) = (Arc::clone(&self.marker), Arc::clone(&self.client));
+        let config = Arc::clone(self.config);
+        self.jobs.push(Box::pin(async move { answered(&config, asked(&marker, &client)).await }));
     }
 }
 
@@ -491,7 +530,7 @@ async fn recall(
     identity: &Identity,
 ) -> Result<Memory, Fault> {
     let mut memory = match &past.memory {
-        Some((of, memory)) if of == identity => *memory,
+        Some((of, memory)) if of == identity => memory.clone(),
         Some((of, _)) => {
             warn!(before = ?of, now = ?identity, "another server or timeline: what was remembered does not count");
             Memory::default()

@@ -51,6 +51,20 @@ files! {
     RECORD_PROGRESS = "record_progress.sql", "Writes how far the events are settled.";
     RECORD_FAULT = "record_fault.sql", "Says what the relay waits for.";
     CLEAR_FAULT = "clear_fault.sql", "What it waited for is over.";
+    PARK = "park.sql", "Puts an event aside.";
+    PARK_DELIVERED = "park_delivered.sql", "Parked events that were delivered.";
+    PARK_REFUSED = "park_refused.sql", "A parked event that was refused again.";
+    PARKED_DUE = "parked_due.sql", "Parked events whose time has come.";
+    PARKED_BEHIND = "parked_behind.sql", "What waits behind a parked event.";
+    PARKED_HELD = "parked_held.sql", "The aggregates that wait.";
+    PARKED_NEXT = "parked_next.sql", "Until the next parked event is due.";
+    PARKED_PROMOTE = "parked_promote.sql", "Who waits for nobody is tried next.";
+    PARKED_AMONG = "parked_among.sql", "Which of some events are parked.";
+    PARKED_COLUMNS = "parked_columns.sql", "Where a row shows its tries.";
+    PARKED_ROW_ATTEMPT = "parked_row_attempt.sql", "Rows show how often they were tried.";
+    PARKED_ROW_LAST_ERROR = "parked_row_last_error.sql", "Rows show why they failed.";
+    PARKED_ROW_FAILED_AT = "parked_row_failed_at.sql", "Rows show when they failed.";
+    DELIVERED_ROW_FAILED_AT = "delivered_row_failed_at.sql", "Rows that failed no longer.";
     WAL_POSITION = "wal_position.sql", "Where the WAL ends.";
     SNAPSHOT_XMIN = "snapshot_xmin.sql", "Which transactions have ended.";
 }

@@ -125,8 +125,8 @@ impl<T: InFlight> Window<T> {
     }
 
     /// All messages in flight, the oldest first.
-    pub fn items(&self) -> impl Iterator<Item = &T> {
-        self.entries.iter().map(|entry| &entry.item)
+    pub fn into_items(self) -> Vec<T> {
+        self.entries.into_iter().map(|entry| entry.item).collect()
     }
 
     /// Takes in a message that is published now. Messages are numbered from 0 in the order

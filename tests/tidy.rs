@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files that know no socket, clock or task.
-const PURE: [&str; 9] = [
+const PURE: [&str; 19] = [
     "pgoutput.rs",
     "relation.rs",
     "event.rs",
@@ -20,7 +20,17 @@ const PURE: [&str; 9] = [
     "window.rs",
     "progress.rs",
     "marks.rs",
+    "parked.rs",
+    "retry.rs",
     "relay.rs",
+    "relay/arrival.rs",
+    "relay/input.rs",
+    "relay/intake.rs",
+    "relay/lanes.rs",
+    "relay/outcome.rs",
+    "relay/parked.rs",
+    "relay/stream.rs",
+    "relay/watch.rs",
     "sql.rs",
 ];
 

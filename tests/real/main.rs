@@ -16,6 +16,7 @@ mod flow;
 mod kill;
 mod mark;
 mod message;
+mod parking;
 mod progress;
 mod publication;
 mod refused;

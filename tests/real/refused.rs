@@ -1,4 +1,4 @@
-//! Events that cannot be delivered: the relay stops before them, says so, and goes on once
+//! Events that cannot be delivered, with `on_failure = "block"`: the relay stops before them, says so, and goes on once
 //! what is wrong is mended.
 
 use std::collections::HashMap;
@@ -29,6 +29,7 @@ async fn setting() -> Result<Setting> {
     let setting = Setting::bare()
         .await?
         .set("tables.0.exchange", "{event_type} | outbox")
+        .set("tables.0.on_failure", "block")
         .set("session.backoff_min", "400ms")
         .set("session.backoff_max", "1600ms")
         .set("log.format", "json");

@@ -6,13 +6,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pgoutbox::config::{
-    Audit, AuditMode, ColumnRef, Columns, OnFailure, Piece, Table as TableConfig, Template,
+    Audit, AuditMode, ColumnRef, Columns, OnFailure, Parking, Piece, Table as TableConfig, Template,
 };
 use pgoutbox::error::Fault;
 use pgoutbox::event::{Position, Refusal};
 
 use pgoutbox::marks::{Batch, Written};
 use pgoutbox::message::{Limits, Message};
+use pgoutbox::parked::Looked;
 use pgoutbox::pgoutput;
 use pgoutbox::relay::{Effect, End, Input, Memory, Relay, Resolution, Rules};
 use pgoutbox::window::Confirm;
@@ -118,6 +119,7 @@ struct Session {
     marks: Option<Marks>,
     check: Option<Check>,
     resolving: Option<u32>,
+    looking: bool,
     last_frame: u64,
     watch: Watch,
 }
@@ -389,6 +391,9 @@ impl World {
 
     fn answer(&mut self) {
         let Some(session) = &mut self.session else { return };
+        if std::mem::take(&mut session.looking) {
+            return self.handle(Input::Looked(Looked::default()));
+        }
         if let Some(oid) = session.resolving.take() {
             let resolution = match Table::from_oid(oid) {
                 Table::Leaf => Resolution::Partition(1),
@@ -618,7 +623,7 @@ impl World {
         self.mend_publication();
         let (commit_lsn, index) = self.postgres.progress();
         let row = Position { commit_lsn: commit_lsn.into(), index };
-        let memory = Memory { delivered: self.memory.delivered.max(row), ..self.memory };
+        let memory = Memory { delivered: self.memory.delivered.max(row), ..self.memory.clone() };
         let delivered = pair(memory.delivered);
         self.ledger.check_delivered(&self.postgres, delivered, "remembered position");
         let mut rules = self.rules.clone();
@@ -627,7 +632,7 @@ impl World {
         self.say(format_args!("session {} with {memory:X?}", self.tally.sessions));
         self.session = Some(Session {
             watch: Watch::new(&self.postgres, millis(rules.audit.hold)),
-            relay: Relay::new(rules, memory),
+            relay: Relay::new(rules, memory.clone(), None),
             memory,
             began: self.now,
             walsender: self.postgres.start_replication(),
@@ -640,6 +645,7 @@ impl World {
             marks: None,
             check: None,
             resolving: None,
+            looking: false,
             last_frame: self.now,
         });
     }
@@ -733,6 +739,13 @@ impl World {
                 let Some(session) = &mut self.session else { return };
                 assert!(session.resolving.is_none(), "one relation at a time");
                 session.resolving = Some(oid);
+            }
+            Effect::Look => {
+                let Some(session) = &mut self.session else { return };
+                session.looking = true;
+            }
+            Effect::Behind { .. } | Effect::CatchUp(_) | Effect::CaughtUp => {
+                panic!("nothing is parked or listed")
             }
             Effect::Acknowledge(lsn) => {
                 let Some(session) = &mut self.session else { return };
@@ -864,7 +877,8 @@ impl World {
     fn end(&mut self, end: End) {
         let Some(mut session) = self.session.take() else { return };
         self.say(format_args!("the session ends: {end:?}"));
-        self.memory = session.relay.remember(&end);
+        let at = Duration::from_millis(self.now - session.began);
+        self.memory = session.relay.remember(at, &end);
         self.check_memory(&session);
         match &end {
             End::Fault(_) => {}
@@ -1129,6 +1143,15 @@ fn rules(script: &Script, marking: Marking) -> Rules {
         limits: Limits { body: 10_000, header_frame: 100_000 },
         window_messages: script.pick(&[1, 2, 5, 20, 20]),
         window_bytes: script.pick(&[1, 200, 100_000, 100_000]),
+        is_strict: false,
+        parking: Parking {
+            max_attempts: 1_000_000,
+            backoff_min: Duration::from_millis(script.pick(&[10, 1_000])),
+            backoff_max: Duration::from_millis(script.pick(&[1_000, 10_000])),
+            limit: script.pick(&[1, 5, 1_000]),
+            period: Duration::from_secs(script.pick(&[1, 60])),
+            poll_interval: Duration::from_secs(10),
+        },
         audit: Audit {
             mode: match marking {
                 Marking::Update => AuditMode::Update,

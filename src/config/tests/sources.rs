@@ -69,6 +69,14 @@ fn sample(setting: &Setting, certificate: &str) -> String {
 fn companions(setting: &Setting, certificate: &str) -> Vec<(String, String)> {
     let of = |key: &str| (env_name(key), certificate.to_owned());
     let mut all = vec![];
+    if setting.key.contains("dead_letter") {
+        let of =
+            |name: &str, value: &str| (env_name(&format!("tables.0.{name}")), value.to_owned());
+        all.push(of("on_failure", "dead_letter"));
+        if !setting.key.ends_with("exchange") {
+            all.push(of("dead_letter_exchange", "dead"));
+        }
+    }
     if setting.key == "amqp.auth" {
         all.extend([of("amqp.cert_file"), of("amqp.key_file")]);
     }
@@ -95,6 +103,7 @@ fn toml_line(setting: &Setting, key: &str, text: &str) -> String {
             "[{}]",
             text.split(", ").map(|t| format!("{t:?}")).collect::<Vec<_>>().join(",")
         ),
+        Kind::Flag => text.to_owned(),
         _ => format!("{text:?}"),
     };
     let (section, prefix) = match section.strip_suffix(".0") {

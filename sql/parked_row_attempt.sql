@@ -1,0 +1,10 @@
+-- Rows of the outbox show of their parked events: attempt. Of those that changed lately, for the
+-- row may not be visible yet when its event is parked.
+--   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v id_schema=pg_catalog -v id_type=uuid -v attempt=attempt -f parked_row_attempt.sql
+UPDATE :"schema".:"table" AS outbox
+   SET :"attempt" = parked.attempts
+  FROM pgoutbox.parked AS parked
+ WHERE parked.outbox = :'relation'::oid::regclass
+   AND parked.changed_at > now() - interval '1 minute' AND parked.state <> 'queued'
+   AND outbox.:"id" = parked.event_id:::"id_schema".:"id_type"
+   AND outbox.:"attempt" IS DISTINCT FROM parked.attempts;

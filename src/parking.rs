@@ -1,0 +1,426 @@
+//! Events put aside: written in the transaction of the marks, and looked up when due.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{join_all, try_join};
+use postgres_types::{PgLsn, ToSql};
+use serde_json::json;
+use tokio_postgres::{Client, Error, Row, Statement};
+use tracing::{debug, warn};
+
+use crate::config::Config;
+use crate::error::Fault;
+use crate::event::Position;
+use crate::marks::Mark;
+use crate::parked::{Aggregate, Attempt, Looked, Park, ParkedRow, Parking, State, Tried};
+use crate::pgoutput::{Column, StoredRow, Tuple};
+use crate::postgres::{classify, column, query};
+use crate::slot::Outbox;
+use crate::sql;
+
+/// The channel on which the parking's changes are told; the payload is the slot's name.
+pub const CHANNEL: &str = "pgoutbox_parked";
+
+/// Where the rows of one table show the tries of their events.
+struct Shown {
+    /// Brings the rows up to date; one for each column that is there.
+    follow: Vec<Statement>,
+    clear_failed: Option<Statement>,
+}
+
+/// Writes and reads the parking, for one session.
+pub struct ParkingStore {
+    slot: String,
+    oids: Vec<u32>,
+    shown: Vec<Shown>,
+    park: Statement,
+    delivered: Statement,
+    refused: Statement,
+    due: Statement,
+    behind: Statement,
+    held: Statement,
+    next: Statement,
+    among: Statement,
+}
+
+impl ParkingStore {
+    /// Prepares the statements, listens for changes, and lets those be tried next who wait for
+    /// nobody.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn prepare(
+        client: &Client,
+        config: &Config,
+        outboxes: &[Outbox],
+    ) -> Result<Self, Fault> {
+        let prepare = async |sql| client.prepare(sql).await.map_err(|error| classify(&error));
+        let slot = config.postgres.slot.clone();
+        let promote = prepare(sql::PARKED_PROMOTE).await?;
+        client.execute(&promote, &[&slot]).await.map_err(|error| classify(&error))?;
+        let listen = format!("LISTEN {CHANNEL}");
+        if let Err(error) = client.batch_execute(&listen).await {
+            // A transaction pooler: polling is the net.
+            debug!("no notifications: {}", classify(&error));
+        }
+        let mut shown = Vec::new();
+        for (table, outbox) in config.tables.iter().zip(outboxes) {
+            shown.push(Shown::prepare(client, table, outbox).await?);
+        }
+        Ok(Self {
+            slot,
+            oids: outboxes.iter().map(|outbox| outbox.relation).collect(),
+            shown,
+            park: prepare(sql::PARK).await?,
+            delivered: prepare(sql::PARK_DELIVERED).await?,
+            refused: prepare(sql::PARK_REFUSED).await?,
+            due: prepare(sql::PARKED_DUE).await?,
+            behind: prepare(sql::PARKED_BEHIND).await?,
+            held: prepare(sql::PARKED_HELD).await?,
+            next: prepare(sql::PARKED_NEXT).await?,
+            among: prepare(sql::PARKED_AMONG).await?,
+        })
+    }
+
+    /// Writes what is to be written, inside the transaction of the marks; all of it goes onto
+    /// the wire without waiting for answers.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn write(&self, client: &Client, parking: &Parking) -> Result<(), Error> {
+        let parks = join_all(parking.parks.iter().map(|park| self.park(client, park)));
+        let attempts = parking.attempts.iter();
+        let refused = join_all(attempts.clone().map(|attempt| self.refused(client, attempt)));
+        let delivered: Vec<i64> = attempts
+            .filter(|attempt| attempt.outcome == Tried::Delivered)
+            .map(|attempt| attempt.seq)
+            .collect();
+        let deleted = async {
+            match delivered.is_empty() {
+                true => Ok(0),
+                false => client.execute(&self.delivered, &[&delivered]).await,
+            }
+        };
+        let (parks, refused, deleted) = tokio::join!(biased; parks, refused, deleted);
+        for outcome in parks.into_iter().chain(refused) {
+            outcome?;
+        }
+        deleted.map(|_| ())
+    }
+
+    async fn park(&self, client: &Client, park: &Park) -> Result<(), Error> {
+        let Park { position, id, aggregate, mapping, tuple, commit_time, is_holding, .. } = park;
+        let outbox = self.oids.get(mapping.table).copied().unwrap_or_default();
+        let (aggregate_type, aggregate_id) = match aggregate.as_ref().map(Aggregate::parts) {
+            Some((aggregate_type, id)) => (aggregate_type, Some(id)),
+            None => (None, None),
+        };
+        let index = i64::try_from(position.index).unwrap_or(i64::MAX);
+        let (state, next_ms) = told(park.state);
+        let reason = park.refusal.as_ref().map(|refusal| refusal.reason());
+        let error = park.refusal.as_ref().map(|refusal| refusal.to_string());
+        let mend = park.refusal.as_ref().map(|refusal| refusal.mend());
+        let attempts = i32::from(park.refusal.is_some());
+        let columns = mapping.columns.iter();
+        let columns: serde_json::Value = columns
+            .map(|column| json!({"name": column.name, "type_oid": column.type_oid}))
+            .collect();
+        let columns = columns.to_string();
+        let mut cells = Vec::new();
+        // It was read before, so it can be.
+        let _ = tuple.read_into(&mut cells);
+        let cells: Vec<Option<&[u8]>> = cells.into_iter().map(|cell| tuple.text(cell)).collect();
+        let parameters: [&(dyn ToSql + Sync); 17] = [
+            &self.slot,
+            &outbox,
+            id,
+            &aggregate_type,
+            &aggregate_id,
+            &position.commit_lsn,
+            &index,
+            commit_time,
+            &state,
+            is_holding,
+            &reason,
+            &error,
+            &mend,
+            &attempts,
+            &next_ms,
+            &columns,
+            &cells,
+        ];
+        client.execute(&self.park, &parameters).await.map(|_| ())
+    }
+
+    async fn refused(&self, client: &Client, attempt: &Attempt) -> Result<(), Error> {
+        let Tried::Refused { attempts, state, refusal } = &attempt.outcome else { return Ok(()) };
+        let (state, next_ms) = told(*state);
+        let attempts = i32::try_from(*attempts).unwrap_or(i32::MAX);
+        let (reason, error, mend) = (refusal.reason(), refusal.to_string(), refusal.mend());
+        let parameters: [&(dyn ToSql + Sync); 7] =
+            [&attempt.seq, &state, &attempts, &next_ms, &reason, &error, &mend];
+        client.execute(&self.refused, &parameters).await.map(|_| ())
+    }
+
+    /// Of the marks of events that an earlier session settled, those of parked ones: they are
+    /// not to be written.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn among(
+        &self,
+        client: &Client,
+        marks: &[Mark],
+    ) -> Result<HashSet<(usize, String)>, Fault> {
+        let mut parked = HashSet::new();
+        for (table, oid) in self.oids.iter().enumerate() {
+            let of_table = marks.iter().filter(|mark| mark.is_repeat && mark.table == table);
+            let ids: Vec<&str> = of_table.map(|mark| mark.id.as_str()).collect();
+            if ids.is_empty() {
+                continue;
+            }
+            let rows = client.query(&self.among, &[oid, &ids]).await;
+            for row in rows.map_err(|error| classify(&error))? {
+                parked.insert((table, column(&row, "event_id")?));
+            }
+        }
+        Ok(parked)
+    }
+
+    /// Looks at what is due, and who waits.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn look(&self, client: &Client) -> Result<Looked, Fault> {
+        self.follow(client).await;
+        let slot: [&(dyn ToSql + Sync); 1] = [&self.slot];
+        let due = client.query(&self.due, &slot);
+        let rest = try_join(client.query(&self.held, &slot), client.query_one(&self.next, &slot));
+        let (due, (held, next)) = try_join(due, rest).await.map_err(|error| classify(&error))?;
+        let next_ms: Option<i64> = column(&next, "next_ms")?;
+        let held = held.iter().map(aggregate).collect::<Result<Vec<_>, _>>()?;
+        Ok(Looked {
+            due: self.rows(&due)?,
+            held: held.into_iter().flatten().collect(),
+            next_due: next_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))),
+        })
+    }
+
+    /// Fetches what waits behind a row of an aggregate.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn behind(
+        &self,
+        client: &Client,
+        aggregate: &Aggregate,
+        after: i64,
+    ) -> Result<Vec<ParkedRow>, Fault> {
+        let (aggregate_type, aggregate_id) = aggregate.parts();
+        let parameters: [&(dyn ToSql + Sync); 4] =
+            [&self.slot, &aggregate_type, &aggregate_id, &after];
+        let rows = client.query(&self.behind, &parameters).await;
+        self.rows(&rows.map_err(|error| classify(&error))?)
+    }
+
+    fn rows(&self, rows: &[Row]) -> Result<Vec<ParkedRow>, Fault> {
+        let mut shapes: Vec<(String, Arc<[Column]>)> = Vec::new();
+        let mut parked = Vec::new();
+        for row in rows {
+            let shape: String = column(row, "columns")?;
+            let columns = match shapes.iter().find(|(known, _)| *known == shape) {
+                Some((_, columns)) => Arc::clone(columns),
+                None => {
+                    let columns = columns_of(&shape)?;
+                    shapes.push((shape, Arc::clone(&columns)));
+                    columns
+                }
+            };
+            parked.push(self.row(row, columns)?);
+        }
+        Ok(parked)
+    }
+
+    fn row(&self, row: &Row, columns: Arc<[Column]>) -> Result<ParkedRow, Fault> {
+        let outbox: u32 = column(row, "outbox")?;
+        let cells: Vec<Option<Vec<u8>>> = column(row, "cells")?;
+        let tuple = Tuple::of_texts(cells.iter().map(Option::as_deref))
+            .map_err(|error| Fault::transient(format!("pgoutbox.parked: {error}")))?;
+        let (index, attempts): (i64, i32) = (column(row, "index")?, column(row, "attempts")?);
+        Ok(ParkedRow {
+            seq: column(row, "seq")?,
+            position: Position {
+                commit_lsn: column::<PgLsn>(row, "commit_lsn")?,
+                index: u64::try_from(index).unwrap_or(0),
+            },
+            id: column(row, "event_id")?,
+            aggregate: aggregate(row)?,
+            is_holding: column(row, "is_holding")?,
+            attempts: u32::try_from(attempts).unwrap_or(0),
+            is_alone: column(row, "is_closed")?,
+            row: StoredRow {
+                // Of a table that is configured no longer: its try says so.
+                table: self.oids.iter().position(|oid| *oid == outbox).unwrap_or(usize::MAX),
+                columns,
+                tuple,
+                commit_time: column(row, "commit_micros")?,
+            },
+        })
+    }
+
+    /// Brings the columns up to date in which a row of the outbox shows the tries of its event.
+    /// Best effort: what counts is in the parking.
+    pub async fn follow(&self, client: &Client) {
+        for shown in &self.shown {
+            for statement in &shown.follow {
+                if let Err(error) = client.execute(statement, &[]).await {
+                    debug!("a row does not show its tries yet: {}", classify(&error));
+                }
+            }
+        }
+    }
+
+    /// Failed events that were delivered after all: their rows no longer say that they failed.
+    /// Best effort.
+    pub async fn clear_failed(&self, client: &Client, parking: &Parking) {
+        for (table, shown) in self.shown.iter().enumerate() {
+            let Some(statement) = &shown.clear_failed else { continue };
+            let of_table = parking
+                .attempts
+                .iter()
+                .filter(|attempt| attempt.table == table && attempt.outcome == Tried::Delivered);
+            let ids: Vec<&str> = of_table.filter_map(|attempt| attempt.id.as_deref()).collect();
+            if ids.is_empty() {
+                continue;
+            }
+            if let Err(error) = client.execute(statement, &[&ids]).await {
+                debug!("a delivered row still says that it failed: {}", classify(&error));
+            }
+        }
+    }
+
+    /// Says in the log what is put aside.
+    pub fn log(&self, config: &Config, parking: &Parking) {
+        for park in &parking.parks {
+            let Some(refusal) = &park.refusal else { continue };
+            let table = config.tables.get(park.mapping.table);
+            let table = table.map_or_else(String::new, |t| format!("{}.{}", t.schema, t.name));
+            let (id, position) = (park.id.as_deref().unwrap_or("without id"), park.position);
+            let what = match park.state {
+                State::DeadLettered => "sent to the dead-letter exchange",
+                State::Queued => "parked behind an older one of its aggregate",
+                State::Parked(_) | State::Failed => "parked",
+            };
+            warn!(
+                mend = refusal.mend(),
+                aggregate = park.aggregate.as_ref().map(ToString::to_string),
+                "event {id} of {table} (commit {position}) is {what}: {refusal}"
+            );
+        }
+        for attempt in &parking.attempts {
+            if let Tried::Refused { attempts, state: State::Failed, refusal } = &attempt.outcome {
+                let id = attempt.id.as_deref().unwrap_or("without id");
+                warn!(
+                    mend = refusal.mend(),
+                    "event {id} has failed after {attempts} tries: {refusal}. Once that is mended: pgoutbox parked retry --id {id}"
+                );
+            }
+        }
+    }
+}
+
+impl Shown {
+    async fn prepare(
+        client: &Client,
+        table: &crate::config::Table,
+        outbox: &Outbox,
+    ) -> Result<Self, Fault> {
+        let relation = outbox.relation.to_string();
+        let names = &table.columns;
+        let columns = [
+            ("attempt", names.attempt.name.as_str()),
+            ("last_error", names.last_error.name.as_str()),
+            ("failed_at", names.failed_at.name.as_str()),
+        ];
+        let mut variables = vec![("relation", relation.as_str())];
+        variables.extend(columns);
+        let found = query(client, &sql::render(sql::PARKED_COLUMNS, &variables)?).await?;
+        let found: Vec<String> =
+            found.iter().map(|row| column(row, "name")).collect::<Result<_, _>>()?;
+        let id = names.id.name.as_str();
+        let id_type = sql::render(sql::ID_TYPE, &[("relation", &relation), ("id", id)])?;
+        let rows = query(client, &id_type).await?;
+        let row = rows
+            .first()
+            .ok_or_else(|| Fault::transient(format!("{}.{} is gone", table.schema, table.name)))?;
+        let (id_schema, id_type): (String, String) = (column(row, "schema")?, column(row, "name")?);
+        let base = [
+            ("schema", table.schema.as_str()),
+            ("table", table.name.as_str()),
+            ("id", id),
+            ("id_schema", id_schema.as_str()),
+            ("id_type", id_type.as_str()),
+        ];
+        let mut shown = Self { follow: Vec::new(), clear_failed: None };
+        let files =
+            [sql::PARKED_ROW_ATTEMPT, sql::PARKED_ROW_LAST_ERROR, sql::PARKED_ROW_FAILED_AT];
+        for (file, (field, name)) in files.into_iter().zip(columns) {
+            if !found.iter().any(|found| found == name) {
+                continue;
+            }
+            let mut variables = base.to_vec();
+            variables.push((field, name));
+            if field == "failed_at" {
+                let sql = sql::render(sql::DELIVERED_ROW_FAILED_AT, &variables)?;
+                shown.clear_failed = client.prepare(&sql).await.ok();
+            }
+            variables.push(("relation", &relation));
+            match client.prepare(&sql::render(file, &variables)?).await {
+                Ok(statement) => shown.follow.push(statement),
+                Err(error) => warn!(
+                    mend = format!("set tables.N.columns.{field} to another column, or to \"\""),
+                    "\"{name}\" of {}.{} cannot show the tries of a parked event: {}",
+                    table.schema,
+                    table.name,
+                    classify(&error).what
+                ),
+            }
+        }
+        Ok(shown)
+    }
+}
+
+/// A state as the parking has it, and the milliseconds to the next try.
+fn told(state: State) -> (&'static str, Option<i64>) {
+    match state {
+        State::Parked(pause) => {
+            ("parked", Some(i64::try_from(pause.as_millis()).unwrap_or(i64::MAX)))
+        }
+        State::Queued => ("queued", None),
+        State::Failed => ("failed", None),
+        State::DeadLettered => ("dead_lettered", None),
+    }
+}
+
+fn aggregate(row: &Row) -> Result<Option<Aggregate>, Fault> {
+    let aggregate_type: Option<String> = column(row, "aggregate_type")?;
+    let aggregate_id: Option<String> = column(row, "aggregate_id")?;
+    Ok(Aggregate::new(aggregate_type.as_deref(), aggregate_id.as_deref()))
+}
+
+/// Reads `pgoutbox.parked.columns`.
+///
+/// # Errors
+/// It is not what was written there.
+pub fn columns_of(json: &str) -> Result<Arc<[Column]>, Fault> {
+    let wrong = || Fault::transient(format!("pgoutbox.parked.columns cannot be read: {json}"));
+    let columns: Vec<serde_json::Value> = serde_json::from_str(json).map_err(|_| wrong())?;
+    let column = |value: &serde_json::Value| {
+        let type_oid = value.get("type_oid")?.as_u64()?;
+        let name = value.get("name")?.as_str()?.to_owned();
+        Some(Column { name, type_oid: u32::try_from(type_oid).ok()? })
+    };
+    columns.iter().map(column).collect::<Option<Vec<_>>>().map(Arc::from).ok_or_else(wrong)
+}

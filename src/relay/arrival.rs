@@ -1,0 +1,80 @@
+//! An event on its way: out of the stream, the list of a catch-up, or the parking.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::event::{Position, Refusal, Row};
+use crate::parked::Aggregate;
+use crate::pgoutput::{Cell, Tuple};
+use crate::relation::Mapping;
+use crate::window::InFlight;
+
+/// Where an event comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The stream, or the list of a catch-up; its number.
+    Stream(u64),
+    /// The parking.
+    Parked {
+        /// Its number there.
+        seq: i64,
+        /// Tries before this one.
+        attempts: u32,
+    },
+}
+
+/// An event on its way.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) source: Source,
+    /// Its place in commit order.
+    pub(super) position: Position,
+    /// Its id; empty where it cannot be read.
+    pub(super) id: String,
+    pub(super) mapping: Arc<Mapping>,
+    pub(super) tuple: Tuple,
+    /// In microseconds since 2000-01-01 UTC.
+    pub(super) commit_time: i64,
+    pub(super) xid: Option<u32>,
+    /// The aggregate that waits for it.
+    pub(super) lane: Option<Aggregate>,
+}
+
+impl Arrival {
+    /// Its aggregate. Read anew: hardly any event is ever asked for it.
+    pub(super) fn aggregate(&self, cells: &mut Vec<Cell>) -> Option<Aggregate> {
+        self.tuple.read_into(cells).ok()?;
+        let row = Row { tuple: &self.tuple, cells };
+        Aggregate::new(row.aggregate_type(&self.mapping), row.aggregate_id(&self.mapping))
+    }
+}
+
+/// What is sent to the broker next.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) arrival: Arrival,
+    /// It is sent to the dead-letter exchange, for this reason.
+    pub(super) letter: Option<Refusal>,
+    /// Nothing else may be in flight with it.
+    pub(super) is_alone: bool,
+}
+
+/// A published event.
+#[derive(Debug)]
+pub(super) struct Published {
+    pub(super) arrival: Arrival,
+    pub(super) letter: Option<Refusal>,
+    pub(super) is_alone: bool,
+    pub(super) bytes: usize,
+    pub(super) at: Duration,
+}
+
+impl InFlight for Published {
+    fn message_id(&self) -> &str {
+        &self.arrival.id
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}

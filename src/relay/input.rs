@@ -1,0 +1,245 @@
+//! What goes into the state machine, and what comes out.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postgres_types::PgLsn;
+
+use crate::config::{Audit, Parking, Table};
+use crate::error::{Class, Fault};
+use crate::event::{Position, Refusal};
+use crate::marks::{Batch, Written};
+use crate::message::{Limits, Message};
+use crate::parked::{Aggregate, Looked, ParkedRow};
+use crate::pgoutput::{self, StoredRow};
+use crate::retry::Budget;
+use crate::window::Confirm;
+
+/// What a session is held to.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// The outbox tables.
+    pub tables: Arc<[Table]>,
+    /// Their oids, in the same order.
+    pub oids: Vec<u32>,
+    /// What the broker takes.
+    pub limits: Limits,
+    /// Bound on the window, in messages.
+    pub window_messages: usize,
+    /// Bound on the window, in bytes.
+    pub window_bytes: usize,
+    /// At most one message in flight per aggregate.
+    pub is_strict: bool,
+    /// How events are marked.
+    pub audit: Audit,
+    /// How parked events are tried.
+    pub parking: Parking,
+    /// How long a message may wait for its confirm.
+    pub confirm_timeout: Duration,
+    /// How long the broker may block the connection.
+    pub blocked_timeout: Duration,
+    /// Pause between checks of the publication.
+    pub check_interval: Duration,
+    /// Silence of the server after which it is taken for dead.
+    pub silence: Duration,
+}
+
+/// What outlives a session, on the same server and timeline.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    /// Events before this place are settled: they are marked, unless they are parked, and not
+    /// published again.
+    pub delivered: Position,
+    /// Up to this place, events are published one at a time: one of them made the broker
+    /// refuse, and what follows it would be published again with each try.
+    pub cautious_through: Option<Position>,
+    /// Parked events that were in flight when the broker closed the channel: the next try of
+    /// each is made alone.
+    pub suspects: BTreeSet<i64>,
+    /// The event over which the broker closed the channel, and its words.
+    pub convicted: Option<(Position, String)>,
+    /// How many events were parked lately.
+    pub budget: Budget,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            delivered: Position::start(),
+            cautious_through: None,
+            suspects: BTreeSet::new(),
+            convicted: None,
+            budget: Budget::default(),
+        }
+    }
+}
+
+/// What happens to a session.
+#[derive(Debug)]
+pub enum Input {
+    /// A message of the stream.
+    Stream(pgoutput::Message),
+    /// A keepalive of the stream.
+    KeepAlive {
+        /// What the server has sent everything before.
+        wal_end: PgLsn,
+        /// It wants an answer at once, which the client library gives.
+        is_reply_requested: bool,
+    },
+    /// Confirms, by the message's number: `seen` resolved before, `polled` while the whole
+    /// window was polled.
+    Confirms {
+        /// Seen before the window was polled.
+        seen: Vec<(u64, Confirm)>,
+        /// Seen while it was.
+        polled: Vec<(u64, Confirm)>,
+    },
+    /// The broker blocks the connection, or no longer does.
+    Blocked(bool),
+    /// The broker closed the channel or the connection over something published; its words.
+    Closed(String),
+    /// A batch of marks was written.
+    Written(Written),
+    /// The publication was checked and found as it should be.
+    Checked {
+        /// The WAL is on disk up to here.
+        flushed_lsn: PgLsn,
+    },
+    /// What an unknown relation is.
+    Resolved(Resolution),
+    /// The parking was looked at.
+    Looked(Looked),
+    /// What waits in the parking behind a row of an aggregate, in order; not all of it, where
+    /// there is much.
+    Behind {
+        /// The aggregate.
+        aggregate: Aggregate,
+        /// The rows; none where there are no more.
+        rows: Vec<ParkedRow>,
+    },
+    /// Somebody changed the parking.
+    Notified,
+    /// Rows of the catch-up's list, with their numbers in it; none where there are no more.
+    CatchUp(Vec<(u64, StoredRow)>),
+    /// The catch-up's list is gone.
+    CaughtUp,
+    /// Time has passed.
+    Tick,
+    /// Finish what is in flight, take nothing new.
+    Drain,
+}
+
+/// What an unknown relation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolution {
+    /// This configured table, or a partition of it.
+    Partition(usize),
+    /// A table that is none of ours.
+    Other,
+    /// It no longer exists.
+    Gone,
+}
+
+/// What the session is to do.
+#[derive(Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are the large one")]
+pub enum Effect {
+    /// Publish the next message.
+    Publish(Message),
+    /// Write marks, parked events and progress in one transaction.
+    Mark(Batch),
+    /// Check the publication, and ask how far the WAL is on disk.
+    Check,
+    /// Find out what this relation is.
+    Resolve(u32),
+    /// Look at the parking: what is due, and who waits.
+    Look,
+    /// Fetch what waits in the parking behind this row of an aggregate.
+    Behind {
+        /// The aggregate.
+        aggregate: Aggregate,
+        /// The row's `seq`.
+        after: i64,
+    },
+    /// Fetch rows of the catch-up's list, from this number on.
+    CatchUp(u64),
+    /// All of the catch-up's list is settled and recorded: remove it.
+    CaughtUp,
+    /// Tell Postgres that everything before this LSN is safe.
+    Acknowledge(PgLsn),
+}
+
+/// How a session ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Everything in flight is settled, marked and acknowledged.
+    Drained,
+    /// Something failed.
+    Fault(Fault),
+    /// One event cannot be delivered; everything before it is settled.
+    Stuck(Stuck),
+}
+
+impl From<Fault> for End {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// The event that a relay cannot get past.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stuck {
+    /// `schema.table`.
+    pub table: String,
+    /// Its id.
+    pub id: String,
+    /// Its place in commit order.
+    pub position: Position,
+    /// Why it cannot be delivered.
+    pub refusal: Refusal,
+    /// As many events as may be parked were refused before it: the fault is not its own.
+    pub is_systemic: bool,
+}
+
+impl Stuck {
+    /// The fault as an operator reads it.
+    pub fn fault(&self) -> Fault {
+        let Self { table, id, position, refusal, is_systemic } = self;
+        let what =
+            format!("event {id} of {table} (commit {position}) cannot be delivered: {refusal}");
+        if *is_systemic {
+            return Fault::new(
+                Class::Event,
+                format!(
+                    "{what}. parking.limit is reached: so many events were refused that it is taken for a fault of the whole, and no more are parked until one is delivered"
+                ),
+                format!("{}; or, if all of them are bad, raise parking.limit", refusal.mend()),
+            );
+        }
+        Fault::new(Class::Event, what, refusal.mend())
+    }
+}
+
+/// What a session has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Messages published.
+    pub published: u64,
+    /// Messages that a queue took.
+    pub delivered: u64,
+    /// Events that an earlier session had settled.
+    pub repeated: u64,
+    /// Marks written.
+    pub marked: u64,
+    /// Events put aside because they were refused.
+    pub parked: u64,
+    /// Events put aside behind one of their aggregate.
+    pub queued: u64,
+    /// Tries of parked events.
+    pub retried: u64,
+    /// Events that the dead-letter exchange took.
+    pub dead_lettered: u64,
+    /// Rows of relations that are no outbox table, and changes that are no inserts.
+    pub ignored: u64,
+}

@@ -1,0 +1,336 @@
+//! What became of a message, and what follows for its event and those behind it.
+
+use std::time::Duration;
+
+use super::arrival::{Arrival, Published, Ready, Source};
+use super::{Effect, End, Relay, Stuck};
+use crate::config::{AuditMode, OnFailure};
+use crate::error::Fault;
+use crate::event::{Position, Refusal};
+use crate::marks::Mark;
+use crate::parked::{Aggregate, Attempt, Park, State, Tried};
+use crate::retry::after_tries;
+use crate::window::{Confirm, Outcome};
+
+/// Number of an event that no LSN waits for.
+const NO_NUMBER: u64 = u64::MAX;
+
+/// A try of a parked event.
+#[derive(Debug)]
+pub(super) struct Try {
+    pub(super) seq: i64,
+    /// Tries before this one.
+    pub(super) attempts: u32,
+    pub(super) position: Position,
+    pub(super) table: usize,
+    /// Empty where it cannot be read.
+    pub(super) id: String,
+    /// The aggregate that waits for it.
+    pub(super) lane: Option<Aggregate>,
+}
+
+impl Relay {
+    pub(super) fn confirms(
+        &mut self,
+        now: Duration,
+        seen: Vec<(u64, Confirm)>,
+        polled: Vec<(u64, Confirm)>,
+        effects: &mut Vec<Effect>,
+    ) {
+        for (number, confirm) in seen {
+            self.window.resolve(number, confirm);
+        }
+        self.window.begin_pass();
+        for (number, confirm) in polled {
+            self.window.resolve(number, confirm);
+        }
+        let mut window = std::mem::take(&mut self.window);
+        window.end_pass(|published, outcome| self.outcome(now, published, outcome, effects));
+        self.window = window;
+    }
+
+    fn outcome(
+        &mut self,
+        now: Duration,
+        published: Published,
+        outcome: Outcome,
+        effects: &mut Vec<Effect>,
+    ) {
+        let is_stuck = matches!(self.ending, Some(End::Stuck(_)));
+        // Behind an event that the relay cannot get past nothing counts, delivered or not.
+        if is_stuck && matches!(published.arrival.source, Source::Stream(_)) {
+            return;
+        }
+        let Published { arrival, letter, .. } = published;
+        match outcome {
+            Outcome::Delivered => self.delivered(now, arrival, letter, effects),
+            Outcome::Returned(why) => {
+                self.refused(now, arrival, letter, Refusal::Returned { why });
+            }
+            Outcome::Nacked => self.refused(now, arrival, letter, Refusal::Nacked),
+        }
+    }
+
+    fn delivered(
+        &mut self,
+        now: Duration,
+        mut arrival: Arrival,
+        letter: Option<Refusal>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let lane = arrival.lane.take();
+        let seq = match arrival.source {
+            Source::Stream(_) => None,
+            Source::Parked { seq, .. } => Some(seq),
+        };
+        match (letter, arrival.source.clone()) {
+            (None, Source::Stream(number)) => {
+                self.counts.delivered += 1;
+                self.memory.budget.renew();
+                self.settle(now, number);
+                self.mark(number, &arrival, false);
+            }
+            (None, Source::Parked { seq, .. }) => {
+                self.counts.delivered += 1;
+                self.memory.budget.renew();
+                self.attempted(now, seq, arrival.mapping.table, &arrival.id, Tried::Delivered);
+                self.mark(NO_NUMBER, &arrival, false);
+            }
+            (Some(refusal), Source::Stream(_)) => {
+                self.counts.dead_lettered += 1;
+                self.park(now, arrival, State::DeadLettered, Some(refusal));
+            }
+            (Some(refusal), Source::Parked { seq, attempts }) => {
+                self.counts.dead_lettered += 1;
+                let state = State::DeadLettered;
+                let outcome = Tried::Refused { attempts: attempts + 1, state, refusal };
+                self.attempted(now, seq, arrival.mapping.table, &arrival.id, outcome);
+            }
+        }
+        let Some(aggregate) = lane else { return };
+        if let Some(lane) = self.lanes.find(std::borrow::Borrow::borrow(&aggregate)) {
+            lane.is_busy = false;
+            if let (Some(hold), Some(seq)) = (&mut lane.hold, seq) {
+                hold.release(seq);
+            }
+        }
+        self.advance(now, &aggregate, effects);
+    }
+
+    /// An event could not be delivered, or its dead letter could not.
+    pub(super) fn refused(
+        &mut self,
+        now: Duration,
+        arrival: Arrival,
+        letter: Option<Refusal>,
+        refusal: Refusal,
+    ) {
+        let table = self.rules.tables.get(arrival.mapping.table);
+        let on_failure = table.map_or(&OnFailure::Park, |table| &table.on_failure);
+        let is_new = matches!(arrival.source, Source::Stream(_)) && letter.is_none();
+        if is_new && *on_failure == OnFailure::Block {
+            return self.stick(&arrival, refusal, false);
+        }
+        let is_letter = matches!(on_failure, OnFailure::DeadLetter { .. }) && letter.is_none();
+        if is_new && !self.memory.budget.take(now, &self.rules.parking) {
+            return self.stick(&arrival, refusal, true);
+        }
+        if is_letter {
+            self.ready.push_front(Ready { arrival, letter: Some(refusal), is_alone: false });
+            return;
+        }
+        let refusal = match letter {
+            None => refusal,
+            Some(first) => Refusal::Unburied { first: Box::new(first), then: Box::new(refusal) },
+        };
+        match arrival.source.clone() {
+            Source::Stream(_) => {
+                let state = after_tries(&self.rules.parking, 1, arrival.position);
+                self.park(now, arrival, state, Some(refusal));
+            }
+            Source::Parked { seq, attempts } => {
+                let tried = Try {
+                    seq,
+                    attempts,
+                    position: arrival.position,
+                    table: arrival.mapping.table,
+                    id: arrival.id,
+                    lane: arrival.lane,
+                };
+                self.tried(now, tried, refusal);
+            }
+        }
+    }
+
+    /// A try of a parked event failed.
+    pub(super) fn tried(&mut self, now: Duration, tried: Try, refusal: Refusal) {
+        let attempts = tried.attempts.saturating_add(1);
+        let state = after_tries(&self.rules.parking, attempts, tried.position);
+        if let State::Parked(pause) = state {
+            self.attention.due(now + pause);
+        }
+        let outcome = Tried::Refused { attempts, state, refusal };
+        let op = self.attempted(now, tried.seq, tried.table, &tried.id, outcome);
+        if let Some(aggregate) = tried.lane {
+            self.hold(now, &aggregate, op);
+        }
+    }
+
+    /// An event is put aside: that settles it.
+    pub(super) fn park(
+        &mut self,
+        now: Duration,
+        mut arrival: Arrival,
+        state: State,
+        refusal: Option<Refusal>,
+    ) {
+        let Source::Stream(number) = arrival.source else { return };
+        let mut cells = std::mem::take(&mut self.cells);
+        let aggregate = arrival.aggregate(&mut cells);
+        self.cells = cells;
+        let table = self.rules.tables.get(arrival.mapping.table);
+        let is_open = state != State::DeadLettered;
+        let is_holding = is_open && aggregate.is_some() && table.is_some_and(|t| t.is_holding);
+        // Behind one that is parked already, refused itself or not.
+        let is_behind = is_holding
+            && aggregate.as_ref().is_some_and(|aggregate| {
+                let key: &str = std::borrow::Borrow::borrow(aggregate);
+                self.lanes.find(key).is_some_and(|lane| lane.hold.is_some())
+            });
+        let state = if is_behind { State::Queued } else { state };
+        match state {
+            State::Queued => self.counts.queued += 1,
+            State::DeadLettered => {}
+            State::Parked(pause) => {
+                self.counts.parked += 1;
+                self.attention.due(now + pause);
+            }
+            State::Failed => self.counts.parked += 1,
+        }
+        arrival.lane = None;
+        let op = self.unwritten.park(Park {
+            number,
+            position: arrival.position,
+            id: Some(arrival.id).filter(|id| !id.is_empty()),
+            aggregate: aggregate.clone(),
+            mapping: arrival.mapping,
+            tuple: arrival.tuple,
+            commit_time: arrival.commit_time,
+            state,
+            is_holding,
+            refusal,
+        });
+        self.settle(now, number);
+        match aggregate {
+            Some(aggregate) if is_behind => {
+                let lane = self.lanes.enter(aggregate);
+                lane.hold.get_or_insert_default().last_op = op;
+            }
+            Some(aggregate) if is_holding => self.hold(now, &aggregate, op),
+            _ => {}
+        }
+    }
+
+    /// An aggregate waits behind a parked event: what waited in memory goes there too.
+    fn hold(&mut self, now: Duration, aggregate: &Aggregate, op: u64) {
+        let lane = self.lanes.enter(aggregate.clone());
+        lane.is_busy = false;
+        lane.hold.get_or_insert_default().last_op = op;
+        self.park_waiting(now, aggregate);
+    }
+
+    pub(super) fn park_waiting(&mut self, now: Duration, aggregate: &Aggregate) {
+        for arrival in self.lanes.park_waiting(std::borrow::Borrow::borrow(aggregate)) {
+            self.park(now, arrival, State::Queued, None);
+        }
+    }
+
+    fn attempted(
+        &mut self,
+        now: Duration,
+        seq: i64,
+        table: usize,
+        id: &str,
+        outcome: Tried,
+    ) -> u64 {
+        self.memory.suspects.remove(&seq);
+        self.unrecorded_since.get_or_insert(now);
+        let id = (!id.is_empty()).then(|| id.to_owned());
+        let op = self.unwritten.attempt(Attempt { seq, table, id, outcome });
+        self.attention.tried(seq, op);
+        op
+    }
+
+    pub(super) fn settle(&mut self, now: Duration, number: u64) {
+        self.progress.settle(number);
+        self.unrecorded_since.get_or_insert(now);
+    }
+
+    pub(super) fn mark(&mut self, number: u64, arrival: &Arrival, is_repeat: bool) {
+        if self.rules.audit.mode == AuditMode::None || arrival.id.is_empty() {
+            return;
+        }
+        let mark = Mark::new(number, arrival.mapping.table, arrival.id.clone(), arrival.xid);
+        self.marks.push(if is_repeat { mark.repeated() } else { mark });
+    }
+
+    fn stick(&mut self, arrival: &Arrival, refusal: Refusal, is_systemic: bool) {
+        let (id, position) = (arrival.id.clone(), arrival.position);
+        let table = self.table_name(arrival);
+        self.ending = Some(End::Stuck(Stuck { table, id, position, refusal, is_systemic }));
+    }
+
+    fn table_name(&self, arrival: &Arrival) -> String {
+        let table = self.rules.tables.get(arrival.mapping.table);
+        table.map_or_else(String::new, |table| format!("{}.{}", table.schema, table.name))
+    }
+
+    /// The broker does not say over which publish it closed the channel. With one message in
+    /// flight it is that one. The session goes on without the broker until what was delivered
+    /// before has its marks: the next one comes to the same message, and could write them no
+    /// better.
+    pub(super) fn closed(&mut self, now: Duration, why: &str) {
+        let mut window = std::mem::take(&mut self.window).into_items();
+        if window.len() == 1
+            && let Some(published) = window.pop()
+        {
+            self.closed_over(now, published, why);
+            return;
+        }
+        for published in &window {
+            match published.arrival.source {
+                Source::Stream(_) => {
+                    let position = Some(published.arrival.position);
+                    self.memory.cautious_through = self.memory.cautious_through.max(position);
+                }
+                Source::Parked { seq, .. } => {
+                    self.memory.suspects.insert(seq);
+                }
+            }
+        }
+        let count = window.len();
+        self.ending = Some(End::Fault(Fault::transient(format!(
+            "the broker closed the channel with {count} messages in flight: {why}. They are published again one at a time, to find which it was"
+        ))));
+    }
+
+    fn closed_over(&mut self, now: Duration, published: Published, why: &str) {
+        let Published { arrival, letter, .. } = published;
+        let fault = Fault::transient(format!(
+            "the broker closed the channel over event {} of {}: {why}",
+            arrival.id,
+            self.table_name(&arrival)
+        ))
+        .mend(Refusal::Closed { why: String::new() }.mend());
+        let table = self.rules.tables.get(arrival.mapping.table);
+        let has_letter =
+            table.is_some_and(|table| matches!(table.on_failure, OnFailure::DeadLetter { .. }));
+        if has_letter && letter.is_none() {
+            // Its dead letter takes a channel: the next session sends that at once.
+            self.memory.convicted = Some((arrival.position, why.to_owned()));
+        } else {
+            self.refused(now, arrival, letter, Refusal::Closed { why: why.to_owned() });
+        }
+        self.ending.get_or_insert(End::Fault(fault));
+    }
+}

@@ -1,0 +1,124 @@
+//! How often a parked event is tried, and how many may be parked before it is the whole that
+//! is at fault.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::config::Parking;
+use crate::event::Position;
+use crate::parked::State;
+
+/// Where an event stands after so many tries. The pause doubles with each try, less a part of
+/// up to half, by the event: what was parked together should not come back together.
+pub fn after_tries(rules: &Parking, attempts: u32, position: Position) -> State {
+    if attempts >= rules.max_attempts {
+        return State::Failed;
+    }
+    let doubled = 2_u32.saturating_pow(attempts.saturating_sub(1).min(31));
+    let longest = rules.backoff_min.saturating_mul(doubled).min(rules.backoff_max);
+    let half = longest / 2;
+    let share = scatter(u64::from(position.commit_lsn) ^ position.index ^ u64::from(attempts));
+    State::Parked(half + half * u32::from(share) / u32::from(u16::MAX))
+}
+
+/// Any number to an even spread over 16 bits.
+fn scatter(value: u64) -> u16 {
+    const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+    u16::try_from(value.wrapping_add(1).wrapping_mul(GOLDEN) >> 48).unwrap_or(u16::MAX)
+}
+
+/// Bounds how many events are parked because they were refused. Over the bound, the fault is
+/// taken for one of the whole (an exchange that is gone, a user without permission, a mapping
+/// that reads nothing), and no more is parked until something is delivered again: or the
+/// stream would move into the parking, event by event.
+#[derive(Debug, Clone, Default)]
+pub struct Budget {
+    /// When each of them stops to count, by the clock of the session.
+    expire: VecDeque<Duration>,
+    is_spent: bool,
+}
+
+impl Budget {
+    /// One more may be parked, and counts.
+    pub fn take(&mut self, now: Duration, rules: &Parking) -> bool {
+        while self.expire.front().is_some_and(|at| *at <= now) {
+            self.expire.pop_front();
+        }
+        self.is_spent |= self.expire.len() >= rules.limit;
+        if !self.is_spent {
+            self.expire.push_back(now + rules.period);
+        }
+        !self.is_spent
+    }
+
+    /// Something was delivered: the broker takes messages after all.
+    pub fn renew(&mut self) {
+        self.is_spent = false;
+    }
+
+    /// The bound was reached, and nothing was delivered since.
+    pub fn is_spent(&self) -> bool {
+        self.is_spent
+    }
+
+    /// For the next session, whose clock begins anew. The pause between the two does not count.
+    #[must_use]
+    pub fn rebased(mut self, now: Duration) -> Self {
+        self.expire.iter_mut().for_each(|at| *at = at.saturating_sub(now));
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rules(limit: usize) -> Parking {
+        Parking {
+            max_attempts: 20,
+            backoff_min: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(300),
+            limit,
+            period: Duration::from_secs(60),
+            poll_interval: Duration::from_secs(10),
+        }
+    }
+
+    #[test]
+    fn the_bound_holds_until_something_is_delivered() {
+        let (rules, second) = (rules(3), Duration::from_secs(1));
+        let mut budget = Budget::default();
+        assert!((0..3).all(|_| budget.take(second, &rules)));
+        assert!(!budget.take(second, &rules));
+        assert!(!budget.take(1_000 * second, &rules), "time alone does not renew it");
+        budget.renew();
+        assert!(budget.take(1_000 * second, &rules));
+    }
+
+    #[test]
+    fn it_is_one_budget_over_sessions() {
+        let (rules, second) = (rules(3), Duration::from_secs(1));
+        let mut budget = Budget::default();
+        assert!((0..3).all(|_| budget.take(100 * second, &rules)));
+        let mut budget = budget.rebased(110 * second);
+        assert!(!budget.clone().take(49 * second, &rules));
+        assert!(budget.take(50 * second, &rules));
+    }
+
+    proptest! {
+        #[test]
+        fn pauses_double_up_to_the_longest_and_end(attempts in 1_u32..40, lsn: u64, index: u64) {
+            let rules = rules(1);
+            let position = Position { commit_lsn: lsn.into(), index };
+            match after_tries(&rules, attempts, position) {
+                State::Failed => prop_assert!(attempts >= 20),
+                State::Parked(pause) => {
+                    let full = Duration::from_secs(1 << (attempts - 1).min(20)).min(rules.backoff_max);
+                    prop_assert!(attempts < 20 && pause >= full / 2 && pause <= full, "{pause:?}");
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Events that cannot be delivered are put aside: their aggregate waits, all others flow on.
+
+use anyhow::{Context, Result};
+use harness::consumer::{self, Consumer, Delivery, QueueType};
+use harness::relay::Relay;
+use harness::wait_for;
+use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+
+use crate::bare::{arrived, ids, uuid};
+use crate::setting::{PATIENCE, Setting};
+
+/// With quick retries. The exchange of an event is its type, where it has one.
+async fn setting() -> Result<Setting> {
+    let setting = Setting::bare()
+        .await?
+        .set("tables.0.exchange", "{event_type} | outbox")
+        .set("session.backoff_min", "50ms")
+        .set("session.backoff_max", "200ms")
+        .set("parking.backoff_min", "100ms")
+        .set("parking.backoff_max", "400ms");
+    setting.init().await?;
+    Ok(setting)
+}
+
+async fn consumer(setting: &Setting, binding: &str) -> Result<Consumer> {
+    let options = consumer::Options {
+        queue_type: QueueType::Classic,
+        binding: binding.to_owned(),
+        ..Default::default()
+    };
+    Consumer::start(&setting.amqp_url, options).await
+}
+
+/// One event in a transaction of its own.
+async fn insert(setting: &Setting, number: u32, aggregate: &str, topic: &str) -> Result<()> {
+    let sql = format!(
+        "INSERT INTO outbox_messages (id, aggregate_type, aggregate_id, topic, payload)
+         VALUES ('{}', 'order', '{aggregate}', '{topic}', '{{}}')",
+        uuid(number)
+    );
+    setting.client().await?.batch_execute(&sql).await.context(sql)
+}
+
+async fn bind(setting: &Setting, key: &str) -> Result<()> {
+    let channel = setting.channel().await?;
+    let (queue, exchange) = ("consumer".into(), "outbox".into());
+    let options = QueueBindOptions::default();
+    Ok(channel.queue_bind(queue, exchange, key.into(), options, FieldTable::default()).await?)
+}
+
+/// Waits for a text that the parking answers.
+async fn parked(setting: &Setting, relay: &Relay, want: &str) -> Result<()> {
+    let sql = "SELECT coalesce(string_agg(right(event_id, 2) || ' ' || state, ', ' ORDER BY seq), '') FROM pgoutbox.parked";
+    let mut last = String::new();
+    wait_for("the parking", PATIENCE, async || {
+        last = setting.ask::<String>(sql).await?;
+        Ok((last == want).then_some(()))
+    })
+    .await
+    .with_context(|| format!("want {want:?}, is {last:?}\n{}", relay.log()))
+}
+
+async fn marks(setting: &Setting) -> Result<Vec<bool>> {
+    setting.ask("SELECT array_agg(relayed_at IS NOT NULL ORDER BY id) FROM outbox_messages").await
+}
+
+async fn is_acknowledged(setting: &Setting, relay: &Relay) -> Result<()> {
+    let lsn: String = setting.ask("SELECT pg_current_wal_lsn()::text").await?;
+    let sql = format!(
+        "SELECT confirmed_flush_lsn >= '{lsn}' FROM pg_replication_slots WHERE slot_name = '{}'",
+        setting.database
+    );
+    wait_for("the slot to pass", PATIENCE, async || {
+        Ok(setting.ask::<bool>(&sql).await?.then_some(()))
+    })
+    .await
+    .with_context(|| relay.log())
+}
+
+#[tokio::test]
+async fn an_aggregate_waits_and_follows_in_order_while_others_flow() -> Result<()> {
+    let setting = setting().await?;
+    let consumer = consumer(&setting, "good").await?;
+    let relay = setting.run()?;
+    insert(&setting, 1, "a", "good").await?;
+    insert(&setting, 2, "a", "late").await?;
+    parked(&setting, &relay, "02 parked").await?;
+    insert(&setting, 3, "a", "good").await?;
+    insert(&setting, 4, "b", "good").await?;
+    insert(&setting, 5, "a", "good").await?;
+    parked(&setting, &relay, "02 parked, 03 queued, 05 queued").await?;
+    // The WAL is not held by it.
+    is_acknowledged(&setting, &relay).await?;
+    assert_eq!(ids(&arrived(&consumer, 2).await?), [uuid(1), uuid(4)]);
+    assert_eq!(marks(&setting).await?, [true, false, false, true, false]);
+    let shown: (i32, bool) = {
+        let client = setting.client().await?;
+        let row = client
+            .query_one(
+                "SELECT attempt, last_error LIKE '%NO_ROUTE%' AND failed_at IS NULL FROM outbox_messages WHERE id = $1::text::uuid",
+                &[&uuid(2)],
+            )
+            .await?;
+        (row.get(0), row.get(1))
+    };
+    assert!(shown.0 >= 1 && shown.1, "{shown:?}");
+    bind(&setting, "late").await?;
+    setting.all_marked().await.with_context(|| relay.log())?;
+    parked(&setting, &relay, "").await?;
+    insert(&setting, 6, "a", "good").await?;
+    let came = ids(&arrived(&consumer, 6).await?);
+    assert_eq!(came, [1, 4, 2, 3, 5, 6].map(uuid), "in the order of their commits");
+    setting.all_marked().await?;
+    relay.drain(PATIENCE).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_held_aggregates_survive_a_kill() -> Result<()> {
+    let setting =
+        setting().await?.set("parking.backoff_min", "1h").set("parking.backoff_max", "1h");
+    let consumer = consumer(&setting, "good").await?;
+    let relay = setting.run()?;
+    insert(&setting, 1, "a", "late").await?;
+    parked(&setting, &relay, "01 parked").await?;
+    insert(&setting, 2, "a", "good").await?;
+    parked(&setting, &relay, "01 parked, 02 queued").await?;
+    relay.kill9().await?;
+    insert(&setting, 3, "a", "good").await?;
+    insert(&setting, 4, "b", "good").await?;
+    let relay = setting.run()?;
+    parked(&setting, &relay, "01 parked, 02 queued, 03 queued").await?;
+    assert_eq!(ids(&arrived(&consumer, 1).await?), [uuid(4)]);
+    bind(&setting, "late").await?;
+    // An operator wants it tried now.
+    setting
+        .client()
+        .await?
+        .batch_execute(
+            "UPDATE pgoutbox.parked SET next_attempt_at = now() WHERE state = 'parked'; NOTIFY pgoutbox_parked",
+        )
+        .await?;
+    assert_eq!(ids(&arrived(&consumer, 4).await?), [4, 1, 2, 3].map(uuid));
+    setting.all_marked().await.with_context(|| relay.log())?;
+    relay.drain(PATIENCE).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn tries_end_and_a_taken_out_event_lets_its_aggregate_go() -> Result<()> {
+    let setting = setting().await?.set("parking.max_attempts", "3");
+    let consumer = consumer(&setting, "good").await?;
+    let relay = setting.run()?;
+    insert(&setting, 1, "a", "late").await?;
+    parked(&setting, &relay, "01 failed").await?;
+    insert(&setting, 2, "a", "good").await?;
+    parked(&setting, &relay, "01 failed, 02 queued").await?;
+    let row = setting
+        .client()
+        .await?
+        .query_one(
+            "SELECT attempt, failed_at IS NOT NULL FROM outbox_messages ORDER BY id LIMIT 1",
+            &[],
+        )
+        .await?;
+    assert_eq!((row.get::<_, i32>(0), row.get::<_, bool>(1)), (3, true));
+    setting
+        .client()
+        .await?
+        .batch_execute(
+            "UPDATE pgoutbox.parked SET state = 'discarded' WHERE state = 'failed'; NOTIFY pgoutbox_parked",
+        )
+        .await?;
+    assert_eq!(ids(&arrived(&consumer, 1).await?), [uuid(2)]);
+    parked(&setting, &relay, "01 discarded").await?;
+    insert(&setting, 3, "a", "good").await?;
+    assert_eq!(ids(&arrived(&consumer, 2).await?), [2, 3].map(uuid));
+    assert_eq!(marks(&setting).await?.first(), Some(&false), "a discarded event is not relayed");
+    relay.drain(PATIENCE).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn exactly_the_one_that_closes_the_channel_is_parked() -> Result<()> {
+    let setting = setting().await?.set("parking.max_attempts", "1000");
+    let consumer = consumer(&setting, "#").await?;
+    let relay = setting.run()?;
+    let bad = 137;
+    let mut sql = String::from("BEGIN;");
+    for number in 1..=300 {
+        let (event_type, id) = (if number == bad { "'absent'" } else { "NULL" }, uuid(number));
+        sql += &format!(
+            "INSERT INTO outbox_messages (id, aggregate_type, aggregate_id, event_type, topic, payload)
+             VALUES ('{id}', 'order', '{number}', {event_type}, 'good', '{{}}');"
+        );
+    }
+    setting.client().await?.batch_execute(&(sql + "COMMIT")).await?;
+    let sql = "SELECT count(*) FROM outbox_messages WHERE relayed_at IS NOT NULL";
+    wait_for("all others", PATIENCE, async || {
+        Ok((setting.ask::<i64>(sql).await? == 299).then_some(()))
+    })
+    .await
+    .with_context(|| relay.log())?;
+    let parked: String = setting
+        .ask("SELECT string_agg(event_id || ' ' || reason, ', ') FROM pgoutbox.parked")
+        .await?;
+    assert_eq!(parked, format!("{} closed", uuid(bad)));
+    let absent = consumer::Options {
+        exchange: "absent".to_owned(),
+        queue_type: QueueType::Classic,
+        ..Default::default()
+    };
+    consumer::declare(&setting.channel().await?, &absent).await?;
+    setting.all_marked().await.with_context(|| relay.log())?;
+    drop(consumer);
+    relay.drain(PATIENCE).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_fault_of_the_whole_is_not_parked() -> Result<()> {
+    let setting = setting().await?.set("parking.limit", "5");
+    let consumer = consumer(&setting, "nothing").await?;
+    let relay = setting.run()?;
+    for number in 1..=30 {
+        insert(&setting, number, &number.to_string(), "late").await?;
+    }
+    let status = wait_for("the stop", PATIENCE, async || {
+        let status = setting.status().await?;
+        Ok(status["fault"]["what"]
+            .as_str()
+            .is_some_and(|w| w.contains("parking.limit"))
+            .then_some(status))
+    })
+    .await
+    .with_context(|| relay.log())?;
+    assert!(
+        status["fault"]["mend"].as_str().is_some_and(|mend| mend.contains("bind a queue")),
+        "{status}"
+    );
+    assert_eq!(setting.ask::<i64>("SELECT count(*) FROM pgoutbox.parked").await?, 5);
+    bind(&setting, "late").await?;
+    setting.all_marked().await.with_context(|| relay.log())?;
+    let mut came = ids(&arrived(&consumer, 30).await?);
+    came.sort();
+    came.dedup();
+    assert_eq!(came.len(), 30);
+    relay.drain(PATIENCE).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn dead_letters_say_why_and_hold_nothing() -> Result<()> {
+    let setting = setting()
+        .await?
+        .set("tables.0.on_failure", "dead_letter")
+        .set("tables.0.dead_letter_exchange", "dead");
+    let consumer = consumer(&setting, "good").await?;
+    let dead = consumer::Options {
+        exchange: "dead".to_owned(),
+        queue: "dead".to_owned(),
+        queue_type: QueueType::Classic,
+        ..Default::default()
+    };
+    let channel = setting.channel().await?;
+    consumer::declare(&channel, &dead).await?;
+    let relay = setting.run()?;
+    insert(&setting, 1, "a", "late").await?;
+    insert(&setting, 2, "a", "good").await?;
+    assert_eq!(ids(&arrived(&consumer, 1).await?), [uuid(2)]);
+    parked(&setting, &relay, "01 dead_lettered").await?;
+    let got = wait_for("the dead letter", PATIENCE, async || {
+        Ok(channel.basic_get("dead".into(), BasicGetOptions { no_ack: true }).await?)
+    })
+    .await?;
+    let properties = &got.delivery.properties;
+    assert_eq!(properties.message_id().as_ref().map(|id| id.to_string()), Some(uuid(1)));
+    let headers = properties.headers().clone().context("no headers")?;
+    let text = |name: &str| match headers.inner().get(name) {
+        Some(AMQPValue::LongString(text)) => text.to_string(),
+        other => format!("{other:?}"),
+    };
+    assert_eq!(text("pgoutbox-reason"), "returned");
+    assert!(text("pgoutbox-error").contains("NO_ROUTE"), "{}", text("pgoutbox-error"));
+    assert_eq!(text("pgoutbox-exchange"), "outbox");
+    assert_eq!(text("pgoutbox-routing-key"), "late");
+    assert_eq!(text("pgoutbox-table"), "public.outbox_messages");
+    is_acknowledged(&setting, &relay).await?;
+    assert_eq!(marks(&setting).await?, [false, true]);
+    let failed: bool = setting
+        .ask("SELECT failed_at IS NOT NULL FROM outbox_messages ORDER BY id LIMIT 1")
+        .await?;
+    assert!(failed, "its row says that it failed");
+    relay.drain(PATIENCE).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn strict_ordering_lets_nothing_pass_a_nack() -> Result<()> {
+    let setting = setting().await?.set("window.ordering", "strict");
+    let consumer = consumer(&setting, "good").await?;
+    let channel = setting.channel().await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    let options = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare("full".into(), options, arguments).await?;
+    let (queue, exchange) = ("full".into(), "outbox".into());
+    let options = QueueBindOptions::default();
+    channel.queue_bind(queue, exchange, "good".into(), options, FieldTable::default()).await?;
+    let relay = setting.run()?;
+    let mut sql = String::from("BEGIN;");
+    for number in 1..=60 {
+        let (id, aggregate) = (uuid(number), number % 3);
+        sql += &format!(
+            "INSERT INTO outbox_messages (id, aggregate_type, aggregate_id, topic, payload)
+             VALUES ('{id}', 'order', '{aggregate}', 'good', '{{}}');"
+        );
+    }
+    setting.client().await?.batch_execute(&(sql + "COMMIT")).await?;
+    wait_for("something in the parking", PATIENCE, async || {
+        Ok(setting.ask::<bool>("SELECT count(*) > 3 FROM pgoutbox.parked").await?.then_some(()))
+    })
+    .await
+    .with_context(|| relay.log())?;
+    // What came until now may have copies in the other queue; each first copy counts.
+    let drained = tokio::spawn({
+        let channel = channel.clone();
+        async move {
+            loop {
+                let options = BasicGetOptions { no_ack: true };
+                if channel.basic_get("full".into(), options).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    setting.all_marked().await.with_context(|| relay.log())?;
+    drained.abort();
+    let came = ids(&consumer.deliveries(<[Delivery]>::to_vec));
+    for aggregate in 0..3 {
+        let mut firsts: Vec<&String> = Vec::new();
+        for id in &came {
+            let number: u32 = id.rsplit('-').next().context("an id")?.parse()?;
+            if number % 3 == aggregate && !firsts.contains(&id) {
+                firsts.push(id);
+            }
+        }
+        assert_eq!(firsts.len(), 20);
+        assert!(firsts.is_sorted(), "{firsts:?}");
+    }
+    relay.drain(PATIENCE).await?;
+    Ok(())
+}
