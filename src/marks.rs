@@ -103,6 +103,10 @@ pub struct Patience {
 pub struct Marks {
     patience: Patience,
     pending: VecDeque<Mark>,
+    /// They are not in the order of their numbers: events may settle in another.
+    is_shuffled: bool,
+    /// Marks that go with the next batch, whatever its size.
+    urgent: Vec<Mark>,
     in_flight: Option<u64>,
     missing: Vec<Missing>,
     /// Written, but in the WAL only: lost if the server crashes now
@@ -117,6 +121,8 @@ impl Marks {
         Self {
             patience,
             pending: VecDeque::new(),
+            is_shuffled: false,
+            urgent: Vec::new(),
             in_flight: None,
             missing: Vec::new(),
             unflushed: Vec::new(),
@@ -126,7 +132,23 @@ impl Marks {
 
     /// An event is settled: it gets its mark.
     pub fn push(&mut self, mark: Mark) {
+        let last = self.pending.back().map(|last| last.number);
+        self.is_shuffled &= last.is_some();
+        self.is_shuffled |= last.is_some_and(|last| last > mark.number);
         self.pending.push_back(mark);
+    }
+
+    fn lowest_pending(&self) -> Option<u64> {
+        match self.is_shuffled {
+            true => self.pending.iter().map(|mark| mark.number).min(),
+            false => self.pending.front().map(|mark| mark.number),
+        }
+    }
+
+    /// A parked event is delivered: its mark is written together with its leaving the parking,
+    /// after which nobody would know of it. No LSN waits for it.
+    pub fn push_urgent(&mut self, mark: Mark) {
+        self.urgent.push(mark);
     }
 
     /// Marks that wait for their first try.
@@ -157,7 +179,11 @@ impl Marks {
     /// Nothing waits to be written, to be tried again or to reach the disk. What has been
     /// tried for longer than it may hold the LSN does not hold up the end of a session either.
     pub fn is_idle(&self, now: Duration) -> bool {
+        let is_held = |missing: &Missing| now < missing.since + self.patience.hold;
         self.through(now) == u64::MAX
+            && self.in_flight.is_none()
+            && self.urgent.is_empty()
+            && !self.missing.iter().any(is_held)
     }
 
     /// Something is written and not known to be on disk.
@@ -180,8 +206,9 @@ impl Marks {
     pub fn take(&mut self, now: Duration, limit: usize) -> Vec<Mark> {
         debug_assert!(self.in_flight.is_none(), "one batch at a time");
         let due = self.missing.extract_if(.., |missing| missing.next_try <= now);
-        let mut marks: Vec<Mark> = due.take(limit).map(|missing| missing.mark).collect();
-        let room = limit - marks.len();
+        let due = due.take(limit).map(|missing| missing.mark);
+        let mut marks: Vec<Mark> = self.urgent.drain(..).chain(due).collect();
+        let room = limit.saturating_sub(marks.len());
         marks.extend(self.pending.drain(..room.min(self.pending.len())));
         self.in_flight = Some(lowest(&marks));
         marks
@@ -224,7 +251,7 @@ impl Marks {
     pub fn through(&self, now: Duration) -> u64 {
         let held = self.missing.iter().filter(|missing| now < missing.since + self.patience.hold);
         let open = [
-            self.pending.front().map(|mark| mark.number),
+            self.lowest_pending(),
             self.in_flight,
             held.map(|missing| missing.mark.number).min(),
             self.unflushed.iter().map(|(number, _)| *number).min(),

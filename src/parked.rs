@@ -180,6 +180,8 @@ pub struct Looked {
     pub due: Vec<ParkedRow>,
     /// Every aggregate that waits behind a parked or failed event.
     pub held: Vec<Aggregate>,
+    /// Every aggregate of which anything waits; told by the first look of a session only.
+    pub queued: Vec<Aggregate>,
     /// Until the next event is due.
     pub next_due: Option<Duration>,
 }

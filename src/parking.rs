@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join};
@@ -41,13 +42,14 @@ pub struct ParkingStore {
     due: Statement,
     behind: Statement,
     held: Statement,
+    queued: Statement,
+    has_looked: AtomicBool,
     next: Statement,
     among: Statement,
 }
 
 impl ParkingStore {
-    /// Prepares the statements, listens for changes, and lets those be tried next who wait for
-    /// nobody.
+    /// Prepares the statements, and listens for changes.
     ///
     /// # Errors
     /// The connection's.
@@ -58,8 +60,6 @@ impl ParkingStore {
     ) -> Result<Self, Fault> {
         let prepare = async |sql| client.prepare(sql).await.map_err(|error| classify(&error));
         let slot = config.postgres.slot.clone();
-        let promote = prepare(sql::PARKED_PROMOTE).await?;
-        client.execute(&promote, &[&slot]).await.map_err(|error| classify(&error))?;
         let listen = format!("LISTEN {CHANNEL}");
         if let Err(error) = client.batch_execute(&listen).await {
             // A transaction pooler: polling is the net.
@@ -79,6 +79,8 @@ impl ParkingStore {
             due: prepare(sql::PARKED_DUE).await?,
             behind: prepare(sql::PARKED_BEHIND).await?,
             held: prepare(sql::PARKED_HELD).await?,
+            queued: prepare(sql::PARKED_QUEUED).await?,
+            has_looked: AtomicBool::new(false),
             next: prepare(sql::PARKED_NEXT).await?,
             among: prepare(sql::PARKED_AMONG).await?,
         })
@@ -200,10 +202,23 @@ impl ParkingStore {
         let rest = try_join(client.query(&self.held, &slot), client.query_one(&self.next, &slot));
         let (due, (held, next)) = try_join(due, rest).await.map_err(|error| classify(&error))?;
         let next_ms: Option<i64> = column(&next, "next_ms")?;
-        let held = held.iter().map(aggregate).collect::<Result<Vec<_>, _>>()?;
+        let queued = match self.has_looked.swap(true, Ordering::Relaxed) {
+            true => Vec::new(),
+            false => client.query(&self.queued, &slot).await.map_err(|error| classify(&error))?,
+        };
+        let aggregates = |rows: &[Row]| -> Result<Vec<Aggregate>, Fault> {
+            Ok(rows
+                .iter()
+                .map(aggregate)
+                .collect::<Result<Vec<_>, _>>()?
+                .into_iter()
+                .flatten()
+                .collect())
+        };
         Ok(Looked {
             due: self.rows(&due)?,
-            held: held.into_iter().flatten().collect(),
+            held: aggregates(&held)?,
+            queued: aggregates(&queued)?,
             next_due: next_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))),
         })
     }

@@ -33,7 +33,7 @@ use watch::Watch;
 
 use crate::event::Position;
 use crate::marks::{Batch, Marks, Patience, Written};
-use crate::parked::{Parking, Unwritten};
+use crate::parked::{Aggregate, Parking, Unwritten};
 use crate::pgoutput::{Cell, RelationMessage};
 use crate::progress::Progress;
 use crate::relation::Relations;
@@ -63,6 +63,8 @@ pub struct Relay {
     /// Of them, those that want to be alone.
     alone: usize,
     lanes: Lanes,
+    /// Aggregates whose next event may go.
+    freed: Vec<Aggregate>,
     attention: Attention,
     window: Window<Published>,
     progress: Progress,
@@ -93,10 +95,11 @@ impl Relay {
             shapes: Shapes::default(),
             transaction: None,
             unresolved: None,
-            catch_up: catch_up.map(|catch_up| catch_up.resumed(memory.delivered)),
+            catch_up,
             ready: VecDeque::new(),
             alone: 0,
             lanes: Lanes::default(),
+            freed: Vec::new(),
             attention: Attention::default(),
             window: Window::default(),
             progress: Progress::new(memory.delivered),
@@ -272,6 +275,12 @@ impl Relay {
 
     /// What follows from the state, whatever was taken in.
     fn follow_up(&mut self, now: Duration, effects: &mut Vec<Effect>) -> Result<(), End> {
+        for aggregate in std::mem::take(&mut self.freed) {
+            if let Some(lane) = self.lanes.find(std::borrow::Borrow::borrow(&aggregate)) {
+                lane.is_busy = false;
+            }
+            self.advance(now, &aggregate, effects);
+        }
         self.send_ready(now, effects);
         self.catch_up(now, effects)?;
         if self.is_batch_due(now) {

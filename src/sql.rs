@@ -58,7 +58,7 @@ files! {
     PARKED_BEHIND = "parked_behind.sql", "What waits behind a parked event.";
     PARKED_HELD = "parked_held.sql", "The aggregates that wait.";
     PARKED_NEXT = "parked_next.sql", "Until the next parked event is due.";
-    PARKED_PROMOTE = "parked_promote.sql", "Who waits for nobody is tried next.";
+    PARKED_QUEUED = "parked_queued.sql", "The aggregates of which anything waits.";
     PARKED_AMONG = "parked_among.sql", "Which of some events are parked.";
     PARKED_COLUMNS = "parked_columns.sql", "Where a row shows its tries.";
     PARKED_ROW_ATTEMPT = "parked_row_attempt.sql", "Rows show how often they were tried.";

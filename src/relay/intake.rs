@@ -49,7 +49,9 @@ impl Shapes {
 }
 
 /// Rows that the slot does not hold, listed before its stream begins. They come before all of
-/// the stream, and after all that an earlier slot brought.
+/// the stream, and after all that an earlier slot brought. A session goes through the list
+/// from its start, and is given what is not marked: what an earlier one delivered and could
+/// not mark is marked then.
 #[derive(Debug)]
 pub struct CatchUp {
     commit_lsn: PgLsn,
@@ -72,14 +74,6 @@ impl CatchUp {
             has_all: false,
             is_finishing: false,
         }
-    }
-
-    /// From where an earlier session left it.
-    pub(super) fn resumed(mut self, delivered: Position) -> Self {
-        if delivered.commit_lsn == self.commit_lsn {
-            self.next = delivered.index;
-        }
-        self
     }
 }
 
@@ -287,7 +281,9 @@ impl Relay {
         }
         let is_settled = self.progress.settled() == self.progress.received()
             && self.is_recorded()
-            && self.unwritten.is_empty();
+            && self.unwritten.is_empty()
+            // Once the list is gone, nobody would know of a mark that was not written.
+            && self.marks.is_idle(now);
         let (has_room, is_ending) = (self.has_room(), self.ending.is_some());
         let Some(catch_up) = self.catch_up.as_mut().filter(|_| !is_ending) else { return Ok(()) };
         if !catch_up.rows.is_empty() || catch_up.is_asked || catch_up.is_finishing {

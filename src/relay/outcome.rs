@@ -94,7 +94,9 @@ impl Relay {
                 self.counts.delivered += 1;
                 self.memory.budget.renew();
                 self.attempted(now, seq, arrival.mapping.table, &arrival.id, Tried::Delivered);
-                self.mark(NO_NUMBER, &arrival, false);
+                if let Some(mark) = self.mark_of(NO_NUMBER, &arrival) {
+                    self.marks.push_urgent(mark);
+                }
             }
             (Some(refusal), Source::Stream(_)) => {
                 self.counts.dead_lettered += 1;
@@ -121,7 +123,7 @@ impl Relay {
     pub(super) fn refused(
         &mut self,
         now: Duration,
-        arrival: Arrival,
+        mut arrival: Arrival,
         letter: Option<Refusal>,
         refusal: Refusal,
     ) {
@@ -135,7 +137,14 @@ impl Relay {
         if is_new && !self.memory.budget.take(now, &self.rules.parking) {
             return self.stick(&arrival, refusal, true);
         }
-        if is_letter {
+        if is_letter && is_new && arrival.lane.is_none() {
+            match self.wait_for_letter(arrival) {
+                Some(back) => arrival = back,
+                None => return,
+            }
+        }
+        let is_held = arrival.lane.is_none() && is_new && self.is_held(&arrival);
+        if is_letter && !is_held {
             self.ready.push_front(Ready { arrival, letter: Some(refusal), is_alone: false });
             return;
         }
@@ -162,6 +171,44 @@ impl Relay {
         }
     }
 
+    /// Its aggregate waits until it is known what became of its dead letter: should that be
+    /// refused too, the event is parked, and nothing of it may have passed. `None`: it has to
+    /// wait itself, for the letter of an older one.
+    fn wait_for_letter(&mut self, mut arrival: Arrival) -> Option<Arrival> {
+        let table = self.rules.tables.get(arrival.mapping.table);
+        if !table.is_some_and(|table| table.is_holding) {
+            return Some(arrival);
+        }
+        let Some(aggregate) = self.aggregate_of(&arrival) else { return Some(arrival) };
+        let lane = self.lanes.enter(aggregate.clone());
+        if lane.hold.is_some() {
+            return Some(arrival);
+        }
+        if std::mem::replace(&mut lane.is_busy, true) {
+            self.lanes.wait(std::borrow::Borrow::borrow(&aggregate), arrival);
+            return None;
+        }
+        arrival.lane = Some(aggregate);
+        Some(arrival)
+    }
+
+    fn aggregate_of(&mut self, arrival: &Arrival) -> Option<Aggregate> {
+        let mut cells = std::mem::take(&mut self.cells);
+        let aggregate = arrival.aggregate(&mut cells);
+        self.cells = cells;
+        aggregate
+    }
+
+    /// An older event of its aggregate is parked.
+    fn is_held(&mut self, arrival: &Arrival) -> bool {
+        let table = self.rules.tables.get(arrival.mapping.table);
+        table.is_some_and(|table| table.is_holding)
+            && self.aggregate_of(arrival).is_some_and(|aggregate| {
+                let key: &str = std::borrow::Borrow::borrow(&aggregate);
+                self.lanes.find(key).is_some_and(|lane| lane.hold.is_some())
+            })
+    }
+
     /// A try of a parked event failed.
     pub(super) fn tried(&mut self, now: Duration, tried: Try, refusal: Refusal) {
         let attempts = tried.attempts.saturating_add(1);
@@ -185,9 +232,7 @@ impl Relay {
         refusal: Option<Refusal>,
     ) {
         let Source::Stream(number) = arrival.source else { return };
-        let mut cells = std::mem::take(&mut self.cells);
-        let aggregate = arrival.aggregate(&mut cells);
-        self.cells = cells;
+        let aggregate = self.aggregate_of(&arrival);
         let table = self.rules.tables.get(arrival.mapping.table);
         let is_open = state != State::DeadLettered;
         let is_holding = is_open && aggregate.is_some() && table.is_some_and(|t| t.is_holding);
@@ -207,7 +252,8 @@ impl Relay {
             }
             State::Failed => self.counts.parked += 1,
         }
-        arrival.lane = None;
+        // Where nobody waits for what is parked, the next of its aggregate may go.
+        self.freed.extend(arrival.lane.take().filter(|_| !is_holding));
         let op = self.unwritten.park(Park {
             number,
             position: arrival.position,
@@ -267,11 +313,13 @@ impl Relay {
     }
 
     pub(super) fn mark(&mut self, number: u64, arrival: &Arrival, is_repeat: bool) {
-        if self.rules.audit.mode == AuditMode::None || arrival.id.is_empty() {
-            return;
-        }
-        let mark = Mark::new(number, arrival.mapping.table, arrival.id.clone(), arrival.xid);
+        let Some(mark) = self.mark_of(number, arrival) else { return };
         self.marks.push(if is_repeat { mark.repeated() } else { mark });
+    }
+
+    fn mark_of(&self, number: u64, arrival: &Arrival) -> Option<Mark> {
+        let is_marked = self.rules.audit.mode != AuditMode::None && !arrival.id.is_empty();
+        is_marked.then(|| Mark::new(number, arrival.mapping.table, arrival.id.clone(), arrival.xid))
     }
 
     fn stick(&mut self, arrival: &Arrival, refusal: Refusal, is_systemic: bool) {

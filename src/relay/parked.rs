@@ -80,13 +80,13 @@ impl Attention {
 impl Relay {
     /// The parking was looked at.
     pub(super) fn looked(&mut self, now: Duration, looked: Looked, effects: &mut Vec<Effect>) {
-        let Looked { due, held, next_due } = looked;
+        let Looked { due, held, queued, next_due } = looked;
         let poll = self.rules.parking.poll_interval;
         let is_first = self.attention.looked(now, next_due.map_or(poll, |due| due.min(poll)));
         let held: BTreeSet<Aggregate> = held.into_iter().collect();
         if is_first {
-            for aggregate in &held {
-                self.lanes.enter(aggregate.clone()).hold.get_or_insert_default();
+            for aggregate in held.iter().cloned().chain(queued) {
+                self.lanes.enter(aggregate).hold.get_or_insert_default();
             }
         }
         for row in due {

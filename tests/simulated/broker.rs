@@ -6,6 +6,9 @@ use pgoutbox::window::{Confirm, Return};
 
 use crate::script::Script;
 
+/// The exchange of dead letters.
+pub(crate) const DEAD: &str = "dead";
+
 /// A message on its way.
 #[derive(Debug, Clone)]
 pub(crate) struct Sent {
@@ -54,6 +57,9 @@ pub(crate) struct Broker {
     pub(crate) unbound: BTreeSet<String>,
     pub(crate) full: BTreeSet<String>,
     pub(crate) missing_exchanges: BTreeSet<String>,
+    /// Dead letters that were taken, by place.
+    pub(crate) dead: BTreeSet<usize>,
+    pub(crate) is_dead_unbound: bool,
     /// What the queues took, in order.
     pub(crate) queue: Vec<Copy>,
     /// Places refused, by connection.
@@ -91,14 +97,18 @@ impl Broker {
             connection.unconfirmed.clear();
             return true;
         }
-        let is_unroutable = self.unbound.contains(&sent.routing_key);
-        let is_nacked = !is_unroutable && self.full.contains(&sent.routing_key);
+        let is_dead = sent.exchange == DEAD;
+        let is_unroutable =
+            if is_dead { self.is_dead_unbound } else { self.unbound.contains(&sent.routing_key) };
+        let is_nacked = !is_unroutable && !is_dead && self.full.contains(&sent.routing_key);
         if is_unroutable {
             let why = "312 NO_ROUTE".to_owned();
             let message_id = sent.id.clone();
             connection.wire.push_back(Frame::Return(Return { message_id, why }));
         }
-        if is_unroutable || is_nacked {
+        if is_dead && !is_unroutable {
+            self.dead.insert(sent.place);
+        } else if is_unroutable || is_nacked {
             self.refused.insert((connection.number, sent.place));
         } else {
             self.queue.push(Copy { place: sent.place, connection: connection.number });

@@ -14,6 +14,7 @@
 )]
 
 mod broker;
+mod parking;
 mod postgres;
 mod rules;
 mod script;

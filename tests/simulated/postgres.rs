@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use pgoutbox::marks::Batch;
+use pgoutbox::pgoutput::{Column, StoredRow, Tuple};
 
+use crate::parking::ParkingTable;
 use crate::script::Script;
 
 /// A relation of the model.
@@ -166,9 +169,83 @@ pub(crate) struct Postgres {
     pub(crate) is_publication_broken: bool,
     next_id: u64,
     xid: u32,
+    pub(crate) parking: ParkingTable,
+    /// Rows that the slot does not hold, by place; their place in commit order is before all.
+    listed: Vec<(usize, Row)>,
+    /// Where in the WAL the list was removed.
+    list_removed: Option<u64>,
 }
 
 impl Postgres {
+    /// Rows that were there before the slot, and are listed to be caught up.
+    pub(crate) fn list(&mut self, rows: Vec<Row>) {
+        for mut row in rows {
+            self.next_id += 1;
+            row.id = format!("e{}", self.next_id);
+            let place = self.events.len();
+            let commit_lsn = self.confirmed - 1;
+            let routing_key = row.topic.clone().unwrap_or_else(|| "order.changed".to_owned());
+            self.events.push(Event {
+                id: row.id.clone(),
+                aggregate: row.aggregate,
+                commit_lsn,
+                index: place as u64,
+                end_lsn: 0,
+                visible_at: 0,
+                locked_until: 0,
+                is_deleted: false,
+                marked: None,
+                routing_key,
+                exchange: row.exchange.unwrap_or("outbox"),
+                body: row.body.clone(),
+            });
+            self.places.insert(row.id.clone(), place);
+            self.listed.push((place, row));
+        }
+    }
+
+    /// Where the slot's stream begins, while a list waits.
+    pub(crate) fn catch_up(&self) -> Option<u64> {
+        let is_waiting = !self.listed.is_empty() && self.list_removed.is_none();
+        is_waiting.then_some(0x1_0000_0000)
+    }
+
+    /// Rows of the list, from this number on; those whose row is gone are left out.
+    pub(crate) fn listed(&self, from: u64) -> Vec<(u64, StoredRow)> {
+        let rows = self.listed.iter().filter(|(place, _)| {
+            let event = &self.events[*place];
+            *place as u64 >= from && !event.is_deleted && event.marked.is_none()
+        });
+        rows.take(3)
+            .map(|(place, row)| {
+                let columns = row.columns();
+                let shape: Vec<Column> = columns
+                    .iter()
+                    .map(|(name, type_oid, _)| Column {
+                        name: (*name).to_owned(),
+                        type_oid: *type_oid,
+                    })
+                    .collect();
+                let texts = columns.iter().map(|(_, _, value)| value.as_deref().map(str::as_bytes));
+                let tuple = Tuple::of_texts(texts).unwrap();
+                let table = usize::from(row.table != Table::Known);
+                let commit_time = 700_000_000_000_000;
+                (*place as u64, StoredRow { table, columns: shape.into(), tuple, commit_time })
+            })
+            .collect()
+    }
+
+    pub(crate) fn remove_list(&mut self) {
+        self.end += 40;
+        self.list_removed = Some(self.end);
+    }
+
+    /// A transaction of an operator's.
+    pub(crate) fn discard_head(&mut self, nth: usize) -> Option<usize> {
+        self.end += 40;
+        self.parking.discard_head(nth, self.end)
+    }
+
     pub(crate) fn new(marking: Marking, sends_empty: bool) -> Self {
         let start = 0x1_0000_0000;
         Self {
@@ -185,6 +262,9 @@ impl Postgres {
             is_publication_broken: false,
             next_id: 0,
             xid: 700,
+            parking: ParkingTable::default(),
+            listed: Vec::new(),
+            list_removed: None,
         }
     }
 
@@ -281,6 +361,8 @@ impl Postgres {
             (event.visible_at, event.locked_until) = (0, 0);
         }
         self.progress.retain(|(lsn, _)| *lsn <= flushed);
+        self.parking.crash(flushed);
+        self.list_removed = self.list_removed.filter(|lsn| *lsn <= flushed);
         self.confirmed = self.saved;
     }
 
@@ -308,11 +390,15 @@ impl Postgres {
     }
 
     /// A transaction of marks and progress.
-    pub(crate) fn mark(&mut self, now: u64, ids: &[String], position: (u64, u64)) -> MarksWritten {
+    pub(crate) fn write(&mut self, now: u64, batch: &Batch, position: (u64, u64)) -> MarksWritten {
         let lsn = self.end + 40;
+        let parked = self.parking.places();
         let mut missing = Vec::new();
-        for (at, id) in ids.iter().enumerate() {
-            let Some(place) = self.place(id) else { continue };
+        for (at, mark) in batch.marks.iter().enumerate() {
+            let Some(place) = self.place(&mark.id) else { continue };
+            if mark.is_repeat && parked.contains(&place) {
+                continue;
+            }
             let event = &mut self.events[place];
             let is_gone = event.is_deleted || event.marked.is_some();
             let is_free = now >= event.visible_at && now >= event.locked_until;
@@ -325,6 +411,8 @@ impl Postgres {
                 Marking::Update | Marking::Delete => missing.push(at),
             }
         }
+        let places = &self.places;
+        self.parking.write(now, lsn, &batch.parking, |id| places.get(id).copied());
         if position >= self.progress() {
             self.progress.push((lsn, position));
         }

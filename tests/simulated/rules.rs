@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use amq_protocol::types::AMQPValue;
 use pgoutbox::message::{COMMIT_LSN_HEADER, INDEX_HEADER, Message};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, DEAD};
 use crate::postgres::{Event, Postgres};
 
 /// A place in commit order, as `(commit_lsn, index)`.
@@ -16,9 +16,25 @@ pub(crate) fn position_of(event: &Event) -> Position {
     (event.commit_lsn, event.index)
 }
 
+/// What becomes of refused events, and how order is kept.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Mode {
+    /// They are parked, or dead-lettered.
+    pub(crate) is_parking: bool,
+    /// They are dead-lettered.
+    pub(crate) has_letters: bool,
+    /// Later events of their aggregate wait for them.
+    pub(crate) is_holding: bool,
+    pub(crate) is_strict: bool,
+}
+
 /// What outlives a session.
 #[derive(Default)]
 pub(crate) struct Ledger {
+    /// Events that were dead-lettered or discarded: done with.
+    pub(crate) dead: BTreeSet<usize>,
+    /// Events that were too large for a session.
+    pub(crate) oversized: BTreeSet<usize>,
     /// Events that no queue has taken yet.
     unaccepted: BTreeSet<usize>,
     /// Events that were committed while the publication lacked their table: the stream never
@@ -59,13 +75,19 @@ impl Ledger {
     /// A crash took the last events back, before anybody saw them.
     pub(crate) fn taken_back(&mut self, count: usize) {
         self.unaccepted.retain(|place| *place < count);
+        self.dead.retain(|place| *place < count);
+        self.oversized.retain(|place| *place < count);
         self.skipped.retain(|place| *place < count);
         self.unmarkable.retain(|place| *place < count);
     }
 
-    /// Rule: the first copy of each message comes in commit order. Only a message that the
-    /// broker refused on the same connection may be overtaken, by those sent behind it.
-    pub(crate) fn look_at_queue(&mut self, broker: &Broker) {
+    /// Rule: the first copy of each message comes in commit order, or at least within its
+    /// aggregate where events are parked. Only a message that the broker refused on the same
+    /// connection may be overtaken, by those sent behind it; with strict ordering not even
+    /// that one, by events of its aggregate.
+    pub(crate) fn look_at_queue(&mut self, broker: &Broker, postgres: &Postgres, mode: Mode) {
+        self.unaccepted.retain(|place| !broker.dead.contains(place));
+        self.dead.extend(&broker.dead);
         for copy in &broker.queue[self.looked_at..] {
             self.copies += 1;
             if !self.unaccepted.remove(&copy.place) {
@@ -73,6 +95,18 @@ impl Ledger {
                 continue;
             }
             for earlier in self.unaccepted.range(..copy.place) {
+                let (one, other) = (&postgres.events[copy.place], &postgres.events[*earlier]);
+                if mode.is_parking && one.aggregate != other.aggregate {
+                    continue;
+                }
+                if mode.is_parking && !mode.is_holding && self.refused_ever(broker, *earlier) {
+                    continue;
+                }
+                assert!(
+                    !mode.is_strict,
+                    "event {} came before event {earlier} of its aggregate",
+                    copy.place
+                );
                 assert!(
                     broker.refused.contains(&(copy.connection, *earlier)),
                     "event {} came before event {earlier}, which was never refused on connection {}",
@@ -84,13 +118,41 @@ impl Ledger {
         self.looked_at = broker.queue.len();
     }
 
+    fn refused_ever(&self, broker: &Broker, place: usize) -> bool {
+        self.oversized.contains(&place)
+            || broker.refused.iter().any(|(_, refused)| *refused == place)
+    }
+
+    /// An operator took an event out.
+    pub(crate) fn discarded(&mut self, place: usize) {
+        self.unaccepted.remove(&place);
+        self.dead.insert(place);
+    }
+
+    /// Rule: what waits behind a parked event of its aggregate is not published.
+    pub(crate) fn check_hold(&self, place: usize, postgres: &Postgres, parked: &BTreeSet<usize>) {
+        let event = &postgres.events[place];
+        for earlier in self.unaccepted.range(..place).filter(|place| parked.contains(place)) {
+            assert!(
+                postgres.events[*earlier].aggregate != event.aggregate,
+                "event {place} is published while event {earlier} of its aggregate is parked"
+            );
+        }
+    }
+
     pub(crate) fn is_accepted(&self, place: usize) -> bool {
         !self.unaccepted.contains(&place) && !self.skipped.contains(&place)
     }
 
-    /// Rule: every event before a place that is called delivered is in a queue.
-    pub(crate) fn check_delivered(&self, postgres: &Postgres, before: Position, what: &str) {
-        if let Some(first) = self.unaccepted.first() {
+    /// Rule: every event before a place that is called delivered is in a queue, or parked.
+    pub(crate) fn check_delivered(
+        &self,
+        postgres: &Postgres,
+        parked: &BTreeSet<usize>,
+        before: Position,
+        what: &str,
+    ) {
+        if let Some(first) = self.unaccepted.difference(parked).next() {
             let first_position = position_of(&postgres.events[*first]);
             assert!(
                 first_position >= before,
@@ -111,6 +173,9 @@ impl Ledger {
         assert_eq!(headers.get(INDEX_HEADER), Some(&AMQPValue::LongLongInt(index)));
         let aggregate = AMQPValue::LongString(event.aggregate.to_string().into());
         assert_eq!(headers.get("aggregate_id"), Some(&aggregate));
+        if message.exchange.as_str() == DEAD {
+            return place;
+        }
         assert_eq!(message.routing_key.as_str(), event.routing_key);
         assert_eq!(message.exchange.as_str(), event.exchange);
         assert_eq!(message.body, event.body.as_bytes());
@@ -168,11 +233,27 @@ impl Ledger {
         self.released.clear();
     }
 
+    /// Marks that a session was still trying when it ended: those of events that had left the
+    /// parking are left to the reconciliation.
+    pub(crate) fn left_unmarked<'a>(
+        &mut self,
+        missing: impl Iterator<Item = &'a usize>,
+        postgres: &Postgres,
+    ) {
+        let was_parked = postgres.parking.on_disk(u64::MAX);
+        self.unmarkable.extend(missing.filter(|place| was_parked.contains(place)));
+    }
+
     /// Everything that was committed is in a queue, and marked.
     pub(crate) fn is_complete(&self, postgres: &Postgres) -> bool {
         let mut places = 0..postgres.events.len();
         self.unaccepted.is_empty()
-            && places.all(|place| postgres.is_mark_safe(place) || self.unmarkable.contains(&place))
+            && postgres.parking.heads() == 0
+            && places.all(|place| {
+                postgres.is_mark_safe(place)
+                    || self.unmarkable.contains(&place)
+                    || self.dead.contains(&place)
+            })
     }
 
     pub(crate) fn missing(&self, postgres: &Postgres) -> String {
@@ -200,6 +281,8 @@ pub(crate) struct Watch {
     /// The last position that went into the progress row.
     pub(crate) recorded: Position,
     pub(crate) is_draining: bool,
+    /// Events that this session parked and that others wait for.
+    pub(crate) parking: BTreeSet<usize>,
     /// Places in the order of their publishing, by number.
     pub(crate) published: Vec<usize>,
     /// Messages whose confirm the relay was not told yet, with their bytes.
@@ -219,6 +302,7 @@ impl Watch {
             has_seen_refusal: false,
             recorded: (0, 0),
             is_draining: false,
+            parking: BTreeSet::new(),
             published: Vec::new(),
             unconfirmed: BTreeMap::new(),
             hold,
@@ -248,16 +332,20 @@ impl Watch {
             "{lsn:X} is acknowledged by check {}, and was received when {begun} had begun",
             self.checks_passed
         );
+        // What was parked once leaves the parking with its mark.
+        let parked = postgres.parking.on_disk(postgres.flushed);
         while let Some(event) = postgres.events.get(self.unvouched) {
             let place = self.unvouched;
             if event.end_lsn > lsn {
                 break;
             }
+            let is_parked = parked.contains(&place);
             assert!(
-                ledger.is_accepted(place),
+                ledger.is_accepted(place) || is_parked,
                 "{lsn:X} is behind event {place}, which no queue has"
             );
-            if !postgres.is_mark_safe(place) && !ledger.unmarkable.contains(&place) {
+            let is_unmarked = !postgres.is_mark_safe(place) && !ledger.unmarkable.contains(&place);
+            if is_unmarked && !is_parked && !ledger.dead.contains(&place) {
                 let since = self.missing_since.get(&place);
                 assert!(
                     since.is_some_and(|since| now >= since + self.hold),

@@ -13,14 +13,15 @@ use pgoutbox::event::{Position, Refusal};
 
 use pgoutbox::marks::{Batch, Written};
 use pgoutbox::message::{Limits, Message};
-use pgoutbox::parked::Looked;
+use pgoutbox::parked::{Aggregate, Looked, ParkedRow};
 use pgoutbox::pgoutput;
-use pgoutbox::relay::{Effect, End, Input, Memory, Relay, Resolution, Rules};
+use pgoutbox::pgoutput::StoredRow;
+use pgoutbox::relay::{CatchUp, Effect, End, Input, Memory, Relay, Resolution, Rules};
 use pgoutbox::window::Confirm;
 
-use crate::broker::{Broker, Connection, Sent};
+use crate::broker::{Broker, Connection, DEAD, Sent};
 use crate::postgres::{Frame, Marking, MarksWritten, Postgres, Row, Table, Walsender, What};
-use crate::rules::{Ledger, Watch, position_of};
+use crate::rules::{Ledger, Mode, Watch, position_of};
 use crate::script::Script;
 
 /// Silence of the server after which a keepalive is due.
@@ -47,6 +48,11 @@ pub(crate) struct Tally {
     marks_released: u64,
     most_repeated_by_a_kill: u64,
     simulated_ms: u64,
+    parked: u64,
+    queued: u64,
+    retried: u64,
+    discarded: u64,
+    listed: u64,
 }
 
 impl AddAssign for Tally {
@@ -68,6 +74,11 @@ impl AddAssign for Tally {
         self.most_repeated_by_a_kill =
             self.most_repeated_by_a_kill.max(other.most_repeated_by_a_kill);
         self.simulated_ms += other.simulated_ms;
+        self.parked += other.parked;
+        self.queued += other.queued;
+        self.retried += other.retried;
+        self.discarded += other.discarded;
+        self.listed += other.listed;
     }
 }
 
@@ -86,6 +97,11 @@ impl Tally {
             self.acknowledged,
             self.marks_released,
             self.most_repeated_by_a_kill,
+            self.parked,
+            self.queued,
+            self.retried,
+            self.discarded,
+            self.listed,
         ];
         assert!(counts.iter().all(|count| *count > 0), "something never happened");
     }
@@ -119,7 +135,13 @@ struct Session {
     marks: Option<Marks>,
     check: Option<Check>,
     resolving: Option<u32>,
-    looking: bool,
+    /// The look that is under way: not answered, then with what the server says.
+    look: Option<Option<Looked>>,
+    has_looked: bool,
+    behind: Vec<(Aggregate, i64, Option<Vec<ParkedRow>>)>,
+    catching_up: Option<(u64, Option<Vec<(u64, StoredRow)>>)>,
+    /// The list is to be removed; it was.
+    finishing: Option<bool>,
     last_frame: u64,
     watch: Watch,
 }
@@ -160,6 +182,9 @@ enum Act {
     BreakPublication,
     Storm,
     Drain,
+    Discard,
+    UnbindDead,
+    Notify,
     Kill,
 }
 
@@ -174,6 +199,7 @@ pub(crate) struct World {
     /// Batches of marks of relays that are gone, which the server may still execute.
     zombies: Vec<Batch>,
     ledger: Ledger,
+    mode: Mode,
     rules: Rules,
     marking: Marking,
     body_limit: usize,
@@ -191,14 +217,16 @@ impl World {
             (2, Marking::SideTable),
             (2, Marking::None),
         ]);
-        let rules = rules(&script, marking);
+        let mode = mode(&script);
+        let rules = rules(&script, marking, mode);
         script.note(format_args!(
-            "window {} messages {} bytes, {:?}",
-            rules.window_messages, rules.window_bytes, rules.audit
+            "window {} messages {} bytes, {:?}, {mode:?}, {:?}",
+            rules.window_messages, rules.window_bytes, rules.audit, rules.parking
         ));
         let largest_transaction = script.pick(&[1, 3, 10, 60]);
-        Self {
+        let mut world = Self {
             now: 0,
+            mode,
             postgres: Postgres::new(marking, script.is_heads()),
             broker: Broker::default(),
             session: None,
@@ -210,10 +238,26 @@ impl World {
             body_limit: 10_000,
             largest_body: script.pick(&[1, 50, 400]),
             largest_transaction,
-            weights: weights(&script, largest_transaction),
+            weights: weights(&script, largest_transaction, mode),
             tally: Tally::default(),
             script,
+        };
+        if world.script.one_in(3) {
+            world.list();
         }
+        world
+    }
+
+    /// Rows were there before the slot.
+    fn list(&mut self) {
+        let count = self.script.within(1..20);
+        let mut rows: Vec<Row> = (0..count).map(|_| self.row(0)).collect();
+        rows.retain(|row| row.table != Table::Other);
+        let count = rows.len();
+        self.postgres.list(rows);
+        self.ledger.committed(0..count, false);
+        self.tally.listed += count as u64;
+        self.say(format_args!("{count} rows are there already, and listed"));
     }
 
     /// Runs a round: `steps` of anything, then everything is mended and must come to its end.
@@ -224,7 +268,7 @@ impl World {
             }
             let act = self.script.weighted(&self.weights);
             self.act(act);
-            self.ledger.look_at_queue(&self.broker);
+            self.ledger.look_at_queue(&self.broker, &self.postgres, self.mode);
         }
         self.finish();
         self.tally.events = self.postgres.events.len() as u64;
@@ -273,6 +317,9 @@ impl World {
             Act::BreakPublication => self.break_publication(),
             Act::Storm => self.storm(),
             Act::Drain => self.drain(),
+            Act::Discard => self.discard(),
+            Act::UnbindDead => self.broker.is_dead_unbound = true,
+            Act::Notify => self.handle(Input::Notified),
             Act::Kill => self.kill(),
         }
     }
@@ -334,7 +381,9 @@ impl World {
         let place = count - 1 - self.script.up_to(count.min(20) - 1);
         let until = self.now + self.script.within(0..20_000);
         let event = &mut self.postgres.events[place];
-        if event.locked_until > self.now || event.end_lsn > self.postgres.flushed {
+        // A listed row that is gone was never an event of the stream's: nobody could deliver it.
+        let is_listed = event.end_lsn == 0;
+        if is_listed || event.locked_until > self.now || event.end_lsn > self.postgres.flushed {
             return;
         }
         change(event, until);
@@ -372,6 +421,20 @@ impl World {
             };
             check.answer.get_or_insert(answer);
         }
+        if let Some(look @ None) = &mut session.look {
+            let is_first = !std::mem::replace(&mut session.has_looked, true);
+            *look = Some(self.postgres.parking.look(self.now, is_first));
+        }
+        for (aggregate, after, rows) in &mut session.behind {
+            rows.get_or_insert_with(|| self.postgres.parking.behind(aggregate, *after));
+        }
+        if let Some((from, rows @ None)) = &mut session.catching_up {
+            *rows = Some(self.postgres.listed(*from));
+        }
+        if let Some(is_done @ false) = &mut session.finishing {
+            *is_done = true;
+            self.postgres.remove_list();
+        }
         let Some(mut marks) = session.marks.take() else { return };
         if marks.written.is_none() {
             marks.written = Some(self.write(&marks.batch));
@@ -382,17 +445,28 @@ impl World {
     }
 
     fn write(&mut self, batch: &Batch) -> MarksWritten {
-        let ids: Vec<String> = batch.marks.iter().map(|mark| mark.id.clone()).collect();
         let position = pair(batch.position);
-        let written = self.postgres.mark(self.now, &ids, position);
+        let written = self.postgres.write(self.now, batch, position);
         self.ledger.recorded(&self.postgres);
         written
     }
 
     fn answer(&mut self) {
         let Some(session) = &mut self.session else { return };
-        if std::mem::take(&mut session.looking) {
-            return self.handle(Input::Looked(Looked::default()));
+        if let Some(Some(looked)) = session.look.take_if(|look| look.is_some()) {
+            return self.handle(Input::Looked(looked));
+        }
+        let answered = session.behind.iter().position(|(_, _, rows)| rows.is_some());
+        if let Some((aggregate, _, Some(rows))) = answered.map(|at| session.behind.swap_remove(at))
+        {
+            return self.handle(Input::Behind { aggregate, rows });
+        }
+        let is_listed = |it: &mut (u64, Option<Vec<_>>)| it.1.is_some();
+        if let Some((_, Some(rows))) = session.catching_up.take_if(is_listed) {
+            return self.handle(Input::CatchUp(rows));
+        }
+        if session.finishing.take_if(|is_done| *is_done).is_some() {
+            return self.handle(Input::CaughtUp);
         }
         if let Some(oid) = session.resolving.take() {
             let resolution = match Table::from_oid(oid) {
@@ -520,7 +594,7 @@ impl World {
                 break;
             }
         }
-        self.ledger.look_at_queue(&self.broker);
+        self.ledger.look_at_queue(&self.broker, &self.postgres, self.mode);
     }
 
     fn trouble(&mut self, what: &str, of: impl Fn(&mut Broker) -> &mut BTreeSet<String>) {
@@ -545,7 +619,21 @@ impl World {
         self.broker.unbound.clear();
         self.broker.full.clear();
         self.broker.missing_exchanges.clear();
+        self.broker.is_dead_unbound = false;
         self.body_limit = 10_000;
+    }
+
+    /// An operator takes out a parked event; what waits behind it goes on.
+    fn discard(&mut self) {
+        let nth = self.script.up_to(8);
+        if let Some(place) = self.postgres.discard_head(nth) {
+            self.say(format_args!("event {place} is discarded"));
+            self.ledger.discarded(place);
+            self.tally.discarded += 1;
+            if self.script.is_heads() {
+                self.handle(Input::Notified);
+            }
+        }
     }
 
     fn block(&mut self, is_blocked: bool) {
@@ -625,14 +713,16 @@ impl World {
         let row = Position { commit_lsn: commit_lsn.into(), index };
         let memory = Memory { delivered: self.memory.delivered.max(row), ..self.memory.clone() };
         let delivered = pair(memory.delivered);
-        self.ledger.check_delivered(&self.postgres, delivered, "remembered position");
+        let parked = self.postgres.parking.places();
+        self.ledger.check_delivered(&self.postgres, &parked, delivered, "remembered position");
+        let catch_up = self.postgres.catch_up().map(|lsn| CatchUp::new(lsn.into()));
         let mut rules = self.rules.clone();
         rules.limits.body = self.body_limit;
         self.tally.sessions += 1;
         self.say(format_args!("session {} with {memory:X?}", self.tally.sessions));
         self.session = Some(Session {
             watch: Watch::new(&self.postgres, millis(rules.audit.hold)),
-            relay: Relay::new(rules, memory.clone(), None),
+            relay: Relay::new(rules, memory.clone(), catch_up),
             memory,
             began: self.now,
             walsender: self.postgres.start_replication(),
@@ -645,7 +735,11 @@ impl World {
             marks: None,
             check: None,
             resolving: None,
-            looking: false,
+            look: None,
+            has_looked: false,
+            behind: Vec::new(),
+            catching_up: None,
+            finishing: None,
             last_frame: self.now,
         });
     }
@@ -690,10 +784,18 @@ impl World {
         let delivered = session.memory.delivered;
         let is_repeated = position_of(event) < pair(delivered);
         let is_too_large = event.body.len() > session.body_limit;
+        if is_too_large {
+            self.ledger.oversized.insert(place);
+        }
         self.handle(Input::Stream(message));
         let Some(session) = &self.session else { return };
         let published = &session.watch.published[before..];
-        if is_repeated {
+        if self.mode.is_parking {
+            assert!(
+                !is_repeated || !published.contains(&place),
+                "event {place} was settled and is published again"
+            );
+        } else if is_repeated {
             assert!(published.is_empty(), "event {place} was delivered and is published again");
         } else if published.is_empty() {
             assert!(is_too_large, "event {place} was received and not published");
@@ -742,10 +844,30 @@ impl World {
             }
             Effect::Look => {
                 let Some(session) = &mut self.session else { return };
-                session.looking = true;
+                assert!(session.look.is_none(), "one look at a time");
+                session.look = Some(None);
             }
-            Effect::Behind { .. } | Effect::CatchUp(_) | Effect::CaughtUp => {
-                panic!("nothing is parked or listed")
+            Effect::Behind { aggregate, after } => {
+                self.say(format_args!("fetch what is behind {after} of {aggregate}"));
+                let Some(session) = &mut self.session else { return };
+                session.behind.push((aggregate, after, None));
+            }
+            Effect::CatchUp(from) => {
+                let Some(session) = &mut self.session else { return };
+                assert!(session.catching_up.is_none(), "one fetch at a time");
+                session.catching_up = Some((from, None));
+            }
+            Effect::CaughtUp => {
+                self.say(format_args!("the list is done"));
+                let listed = self.postgres.listed(0);
+                let parked = self.postgres.parking.places();
+                for (n, _) in listed {
+                    let place = usize::try_from(n).unwrap();
+                    let is_settled = self.ledger.is_accepted(place) || parked.contains(&place);
+                    assert!(is_settled, "event {place} is listed, and forgotten");
+                }
+                let Some(session) = &mut self.session else { return };
+                session.finishing = Some(false);
             }
             Effect::Acknowledge(lsn) => {
                 let Some(session) = &mut self.session else { return };
@@ -761,18 +883,44 @@ impl World {
     fn publish(&mut self, message: Message) {
         let place = self.ledger.check_message(&self.postgres, &message);
         self.say(format_args!("publish event {place} to {}", message.routing_key.as_str()));
-        let bound = self.rules.window_messages + self.rules.audit.batch;
+        let bound = if self.mode.is_parking {
+            usize::MAX
+        } else {
+            self.rules.window_messages + self.rules.audit.batch
+        };
         self.ledger.published(place, &self.postgres, bound);
         let Some(session) = &mut self.session else { return };
         let watch = &mut session.watch;
-        assert!(!watch.is_draining, "published during a drain");
+        if self.mode.is_parking {
+            if watch.unconfirmed.is_empty() {
+                watch.has_seen_refusal = false;
+            }
+            if self.mode.is_holding {
+                let mut holding = self.postgres.parking.holding();
+                holding.extend(&watch.parking);
+                self.ledger.check_hold(place, &self.postgres, &holding);
+            }
+            if self.mode.is_strict && self.mode.is_holding {
+                let aggregate = self.postgres.events[place].aggregate;
+                let mut in_flight = watch
+                    .unconfirmed
+                    .keys()
+                    .map(|number| watch.published[usize::try_from(*number).unwrap()]);
+                let is_alone =
+                    in_flight.all(|other| self.postgres.events[other].aggregate != aggregate);
+                assert!(is_alone, "event {place} is not alone of its aggregate");
+            }
+        } else {
+            assert!(!watch.is_draining, "published during a drain");
+            let last = watch.published.last();
+            assert!(last.is_none_or(|last| *last < place), "published out of order");
+        }
         assert!(!watch.has_seen_refusal, "published behind a refused message");
-        assert!(watch.published.last().is_none_or(|last| *last < place), "published out of order");
         // Relays that go step by step, up to the event that made the broker refuse.
         let through = session.memory.cautious_through;
         let last = watch.published.last().map(|last| position_of(&self.postgres.events[*last]));
-        let is_cautious =
-            through.is_some_and(|through| last.is_none_or(|last| last <= pair(through)));
+        let is_cautious = !self.mode.is_parking
+            && through.is_some_and(|through| last.is_none_or(|last| last <= pair(through)));
         let (messages, bytes) =
             (watch.unconfirmed.len(), watch.unconfirmed.values().sum::<usize>());
         let most = if is_cautious { 1 } else { self.rules.window_messages };
@@ -798,14 +946,34 @@ impl World {
     }
 
     fn mark(&mut self, batch: Batch) {
-        assert!(batch.marks.len() <= self.rules.audit.batch, "too large a batch");
+        let most = self.rules.audit.batch + batch.parking.attempts.len();
+        assert!(batch.marks.len() <= most, "too large a batch");
+        let mut parked = self.postgres.parking.places();
         for mark in &batch.marks {
             assert_ne!(self.marking, Marking::None, "a mark where none is wanted");
             let place = self.postgres.place(&mark.id).expect("a mark of an event");
-            assert!(self.ledger.is_accepted(place), "event {place} is marked, and no queue has it");
+            let is_delivered = self.ledger.is_accepted(place) && !self.broker.dead.contains(&place);
+            let is_passed_over = mark.is_repeat && parked.contains(&place);
+            let is_marked = is_delivered || is_passed_over || self.ledger.dead.contains(&place);
+            assert!(is_marked, "event {place} is marked, and no queue has it");
+        }
+        for park in &batch.parking.parks {
+            let place = self.postgres.place(park.id.as_deref().unwrap()).expect("an event");
+            parked.insert(place);
+            self.tally.parked += u64::from(park.refusal.is_some());
+            self.tally.queued += u64::from(park.refusal.is_none());
+            self.say(format_args!("park event {place}: {:?}", park.state));
+            let Some(session) = &mut self.session else { return };
+            if park.is_holding {
+                session.watch.parking.insert(place);
+            }
+        }
+        for attempt in &batch.parking.attempts {
+            self.say(format_args!("parked {} was tried: {:?}", attempt.seq, attempt.outcome));
+            self.tally.retried += 1;
         }
         let position = pair(batch.position);
-        self.ledger.check_delivered(&self.postgres, position, "recorded position");
+        self.ledger.check_delivered(&self.postgres, &parked, position, "recorded position");
         self.say(format_args!("mark {} events, {position:X?}", batch.marks.len()));
         let Some(session) = &mut self.session else { return };
         assert!(session.marks.is_none(), "one batch at a time");
@@ -828,7 +996,8 @@ impl World {
         };
         let keepalive = session.last_frame + KEEPALIVE_MS;
         let at = Duration::from_millis(self.now - session.began);
-        let deadline = session.relay.deadline(at).map(|at| session.began + millis(at));
+        // Woken a part of a millisecond early, it would only ask to be woken again.
+        let deadline = session.relay.deadline(at).map(|at| session.began + millis_up(at));
         let next = deadline.unwrap_or(u64::MAX).min(keepalive).clamp(self.now, until);
         self.now = next;
         if keepalive <= next {
@@ -893,8 +1062,12 @@ impl World {
                 let is_refused = self.broker.refused.contains(&(session.connection.number, place));
                 let is_too_large = event.body.len() > session.body_limit;
                 assert!(is_refused || is_too_large, "nobody refused event {place}");
-                self.ledger.check_delivered(&self.postgres, position_of(event), "stuck event");
-                self.ledger.stuck = Some(place);
+                let parked = self.postgres.parking.places();
+                if !self.mode.is_parking {
+                    let position = position_of(event);
+                    self.ledger.check_delivered(&self.postgres, &parked, position, "stuck event");
+                    self.ledger.stuck = Some(place);
+                }
             }
         }
         if !matches!(end, End::Drained) {
@@ -909,8 +1082,10 @@ impl World {
         let watch = &session.watch;
         let delivered = pair(self.memory.delivered);
         assert!(delivered >= pair(session.memory.delivered), "delivered, and forgotten");
-        assert!(delivered >= watch.recorded, "recorded, and forgotten");
-        if watch.has_seen_refusal || session.needs_pass {
+        // What is parked and not on disk may have to be parked again.
+        let is_forgotten = delivered < watch.recorded && watch.parking.is_empty();
+        assert!(!is_forgotten || self.mode.is_parking, "recorded, and forgotten");
+        if watch.has_seen_refusal || session.needs_pass || self.mode.is_parking {
             return;
         }
         // Every confirm was seen, and the window was polled since.
@@ -943,6 +1118,9 @@ impl World {
             "drained, and {delivered:X?} was delivered and is not recorded"
         );
         for place in &session.watch.published {
+            if self.ledger.dead.contains(place) {
+                continue;
+            }
             let is_recorded = position_of(&self.postgres.events[*place]) < row;
             assert!(is_recorded, "drained, and event {place} is not recorded");
         }
@@ -956,6 +1134,7 @@ impl World {
 
     /// What a session leaves behind: bytes on their way to the servers.
     fn leave(&mut self, session: Session) {
+        self.ledger.left_unmarked(session.watch.missing_since.keys(), &self.postgres);
         self.ledger.session_ended(&self.postgres);
         for lsn in session.acks {
             if self.script.is_heads() {
@@ -978,6 +1157,10 @@ impl World {
     fn finish(&mut self) {
         self.say(format_args!("all trouble ends"));
         self.mend_broker();
+        if self.mode.is_parking {
+            // With a limit that was too low, events would be refused for ever.
+            self.end(End::Fault(Fault::transient("the settings were mended")));
+        }
         if self.postgres.is_publication_broken {
             self.end(End::Fault(Fault::definite("the publication lacks a table", "add it")));
         }
@@ -1045,12 +1228,16 @@ fn pair(position: Position) -> (u64, u64) {
     (position.commit_lsn.into(), position.index)
 }
 
+fn millis_up(duration: Duration) -> u64 {
+    millis(duration + Duration::from_nanos(999_999))
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Which things happen in this round, and how often: not everything in each.
-fn weights(script: &Script, largest_transaction: u64) -> Vec<(u32, Act)> {
+fn weights(script: &Script, largest_transaction: u64, mode: Mode) -> Vec<(u32, Act)> {
     let commits = if largest_transaction > 20 { 15 } else { 60 };
     // Rounds that are all about returns and nacks, and others that hardly have any.
     let refusals = script.pick(&[0, 2, 12, 30]);
@@ -1096,13 +1283,32 @@ fn weights(script: &Script, largest_transaction: u64) -> Vec<(u32, Act)> {
             weights.push((weight, act));
         }
     }
+    if mode.is_parking {
+        weights.push((3, Act::Notify));
+        if script.one_in(3) {
+            weights.push((3, Act::Discard));
+        }
+    }
+    if mode.has_letters {
+        weights.push((refusals / 3, Act::UnbindDead));
+    }
     if weights.iter().any(|(_, act)| matches!(act, Act::Block)) {
         weights.push((8, Act::Unblock));
     }
     weights
 }
 
-fn rules(script: &Script, marking: Marking) -> Rules {
+fn mode(script: &Script) -> Mode {
+    let is_parking = script.one_in(2);
+    Mode {
+        is_parking,
+        has_letters: is_parking && script.one_in(4),
+        is_holding: !script.one_in(5),
+        is_strict: is_parking && script.is_heads(),
+    }
+}
+
+fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
     let columns = |id: &str| Columns {
         id: column(id),
         aggregate_type: column("aggregate_type"),
@@ -1133,8 +1339,14 @@ fn rules(script: &Script, marking: Marking) -> Rules {
             ]),
             content_type: "application/json".to_owned(),
             app_id: None,
-            on_failure: OnFailure::Block,
-            is_holding: true,
+            on_failure: match (mode.is_parking, mode.has_letters) {
+                (false, _) => OnFailure::Block,
+                (true, false) => OnFailure::Park,
+                (true, true) => {
+                    OnFailure::DeadLetter { exchange: DEAD.to_owned(), routing_key: None }
+                }
+            },
+            is_holding: mode.is_holding,
         })
         .into();
     Rules {
@@ -1143,7 +1355,7 @@ fn rules(script: &Script, marking: Marking) -> Rules {
         limits: Limits { body: 10_000, header_frame: 100_000 },
         window_messages: script.pick(&[1, 2, 5, 20, 20]),
         window_bytes: script.pick(&[1, 200, 100_000, 100_000]),
-        is_strict: false,
+        is_strict: mode.is_strict,
         parking: Parking {
             max_attempts: 1_000_000,
             backoff_min: Duration::from_millis(script.pick(&[10, 1_000])),
