@@ -282,8 +282,6 @@ async fn a_slot_whose_list_was_never_written_is_made_again() -> Result<()> {
     drop(killed);
     let fault = catch_up::pending(&side.client, side.slot()).await.unwrap_err();
     assert!(fault.class == Class::Transient && fault.what.contains("not listed yet"), "{fault}");
-    let fault = side.ensure().await.unwrap_err();
-    assert_eq!(fault.class, Class::Transient, "{fault}");
     writer.batch_execute("COMMIT").await?;
     // The server goes on alone, and may leave a slot that nobody asked for any more.
     let is_over = format!(
@@ -495,5 +493,51 @@ async fn whoever_keeps_a_slot_from_being_made_is_named() -> Result<()> {
     assert_eq!(setting.ask::<i64>(slots).await?, 0, "none is left behind");
     writer.batch_execute("COMMIT").await?;
     setting.init().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_promoted_without_the_slot_is_caught_up_with() -> Result<()> {
+    let (own, setting) = Setting::own_postgres().await?;
+    let client = setting.client().await?;
+    insert(&client, 1..=3).await?;
+    let Ok(standby) = own.standby(&[]).await else {
+        // Without pg_basebackup beside this Postgres there is no standby.
+        assert_ne!(own.version(), 15);
+        return Ok(());
+    };
+    insert(&client, [4]).await?;
+    let url = standby.url(&setting.database);
+    wait_until("the standby to have it", PATIENCE, async || {
+        let sql = "SELECT count(*) = 4 FROM outbox_messages";
+        Ok(harness::postgres::connect(&url).await?.query_one(sql, &[]).await?.try_get(0)?)
+    })
+    .await?;
+    standby.promote().await?;
+    let setting = Setting { database_url: url, ..setting };
+    let side = Side::of(&setting, &[]).await?;
+    assert!(side.ensure().await?.is_some_and(|why| why.contains("promoted")));
+    insert(&side.client, [5]).await?;
+    assert_eq!(ids(&side.listed(10).await?), (1..=4).map(uuid).collect::<Vec<_>>());
+    assert_eq!(side.streamed(side.slot()).await?.iter().map(id).collect::<Vec<_>>(), [uuid(5)]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_failover_slot_where_the_server_has_them() -> Result<()> {
+    let setting = Setting::bare().await?.set("postgres.failover", "true");
+    if shared::postgres().await?.version() < 17 {
+        let output = setting.program.output(&["init"]).await?;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("no failover slots") && told.contains("failover = false"), "{told}");
+        return Ok(());
+    }
+    setting.init().await?;
+    let is_failover = format!(
+        "SELECT failover FROM pg_replication_slots WHERE slot_name = '{}'",
+        setting.database
+    );
+    assert!(setting.ask::<bool>(&is_failover).await?);
     Ok(())
 }
