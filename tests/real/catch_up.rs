@@ -105,12 +105,12 @@ impl Side {
 fn text(row: &StoredRow, name: &str) -> Option<String> {
     let at = row.columns.iter().position(|column| column.name == name)?;
     let mut cells: Vec<Cell> = Vec::new();
-    row.tuple.read_into(&mut cells).unwrap();
-    row.tuple.text(cells[at]).map(|text| String::from_utf8(text.to_vec()).unwrap())
+    row.tuple.read_into(&mut cells).ok()?;
+    String::from_utf8(row.tuple.text(cells[at])?.to_vec()).ok()
 }
 
 fn id(row: &StoredRow) -> String {
-    text(row, "id").unwrap()
+    text(row, "id").unwrap_or_default()
 }
 
 fn ids(rows: &[(u64, StoredRow)]) -> Vec<String> {
