@@ -161,10 +161,8 @@ pub async fn ensure_slot(
 }
 
 /// A slot that was lost between the preflight and its use is no reason to end the process: the
-/// next session makes it anew. To be asked about the fault of a stream that does not start.
-///
-/// # Errors
-/// None: the fault comes back, transient where a new session mends it.
+/// next session makes it anew. To be asked about the fault of a stream that does not start: it
+/// comes back transient where a new session mends it.
 pub async fn soften(config: &Config, client: &Client, fault: Fault) -> Fault {
     if !config.is_catching_up() {
         return fault;
