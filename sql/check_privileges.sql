@@ -7,6 +7,7 @@ SELECT has_schema_privilege(relation.relnamespace, 'USAGE') AS usage,
          WHERE attrelid = relation.oid AND attname = :'relayed_at') AS select_mark,
        (SELECT has_column_privilege(relation.oid, attnum, 'UPDATE') FROM pg_attribute
          WHERE attrelid = relation.oid AND attname = :'relayed_at') AS update_mark,
+       has_table_privilege(relation.oid, 'SELECT') AS select_all,
        has_table_privilege(relation.oid, 'DELETE') AS delete,
        has_any_column_privilege(relation.oid, 'UPDATE') AS update_any,
        row_security_active(relation.oid) AS has_row_security

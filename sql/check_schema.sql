@@ -8,6 +8,13 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
        relayed.oid IS NOT NULL AS has_relayed,
        has_table_privilege(relayed.oid, 'SELECT') AND has_table_privilege(relayed.oid, 'INSERT')
            AS can_relayed,
+       catch_up.oid IS NOT NULL AND rows.oid IS NOT NULL AS has_catch_up,
+       has_table_privilege(catch_up.oid, 'SELECT') AND has_table_privilege(catch_up.oid, 'INSERT')
+           AND has_table_privilege(catch_up.oid, 'UPDATE') AND has_table_privilege(catch_up.oid, 'DELETE')
+           AND has_table_privilege(rows.oid, 'SELECT') AND has_table_privilege(rows.oid, 'INSERT')
+           AND has_table_privilege(rows.oid, 'DELETE')
+           AND has_table_privilege(parked.oid, 'SELECT') AS can_catch_up,
+       parked.oid IS NOT NULL AS has_parked,
        enqueue.oid IS NOT NULL AS has_enqueue
   FROM (SELECT) AS one
   LEFT JOIN pg_namespace AS namespace ON namespace.nspname = 'pgoutbox'
@@ -15,5 +22,11 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
          ON progress.relnamespace = namespace.oid AND progress.relname = 'progress'
   LEFT JOIN pg_class AS relayed
          ON relayed.relnamespace = namespace.oid AND relayed.relname = 'relayed'
+  LEFT JOIN pg_class AS catch_up
+         ON catch_up.relnamespace = namespace.oid AND catch_up.relname = 'catch_up'
+  LEFT JOIN pg_class AS rows
+         ON rows.relnamespace = namespace.oid AND rows.relname = 'catch_up_rows'
+  LEFT JOIN pg_class AS parked
+         ON parked.relnamespace = namespace.oid AND parked.relname = 'parked'
   LEFT JOIN pg_proc AS enqueue
          ON enqueue.pronamespace = namespace.oid AND enqueue.proname = 'enqueue';

@@ -22,5 +22,5 @@ $do$;
 GRANT CONNECT ON DATABASE :"database" TO :"stream_role", :"audit_role";
 GRANT USAGE ON SCHEMA pgoutbox TO :"audit_role";
 GRANT SELECT, INSERT, UPDATE ON pgoutbox.progress TO :"audit_role";
-GRANT SELECT, INSERT, UPDATE, DELETE ON pgoutbox.parked TO :"audit_role";
+GRANT SELECT, INSERT, UPDATE, DELETE ON pgoutbox.parked, pgoutbox.catch_up, pgoutbox.catch_up_rows TO :"audit_role";
 COMMIT;

@@ -102,6 +102,14 @@ pub struct Config {
     pub declare: Declare,
 }
 
+impl Config {
+    /// Whether a lost slot is made up for from the table. Without marks nothing tells which
+    /// rows wait.
+    pub fn is_catching_up(&self) -> bool {
+        self.postgres.on_slot_loss == OnSlotLoss::CatchUp && self.audit.mode != AuditMode::None
+    }
+}
+
 /// The Postgres side: `[postgres]`.
 #[derive(Debug, Clone)]
 pub struct Postgres {
@@ -115,6 +123,11 @@ pub struct Postgres {
     pub slot: String,
     /// Name of the publication. Default `pgoutbox`.
     pub publication: String,
+    /// What the relay does where its slot is gone or lost. Default [`OnSlotLoss::CatchUp`].
+    pub on_slot_loss: OnSlotLoss,
+    /// A slot made here is a failover slot: standbys keep a copy of it. Default `false`; needs
+    /// Postgres 17.
+    pub is_failover: bool,
     /// Name shown in `pg_stat_activity` and `pg_stat_replication`. Default `pgoutbox/<slot>`.
     pub application_name: String,
     /// `wal_sender_timeout` asked for on the stream. Default 10 s, 1 s to 10 min.
@@ -123,6 +136,16 @@ pub struct Postgres {
     pub connect_timeout: Duration,
     /// How often the publication may be checked while WAL moves. Default 1 s, at most 60 s.
     pub check_interval: Duration,
+}
+
+/// What the relay does where its slot is gone or lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnSlotLoss {
+    /// It makes a new one, and publishes the rows that wait in the table before what comes
+    /// through it.
+    CatchUp,
+    /// It stops.
+    Halt,
 }
 
 /// One Postgres connection's address and credentials.

@@ -51,7 +51,8 @@
 //! besides, [`sql`] renders the files of `sql/`. IO: [`wal`] is the only file that knows
 //! pgwire-replication, [`publisher`] the only one that publishes with lapin ([`declare`] makes
 //! the topology on its connection); [`postgres`], [`marker`] and [`slot`] use the one ordinary
-//! connection. [`commands`] has a file for each verb.
+//! connection. [`catch_up`] makes a slot anew and lists the rows that it does not hold.
+//! [`commands`] has a file for each verb.
 //!
 //! # What was rejected
 //!
@@ -92,6 +93,7 @@ pub mod tls;
 pub mod postgres;
 pub mod slot;
 pub mod wal;
+pub mod catch_up;
 pub mod publisher;
 pub mod declare;
 pub mod parking;

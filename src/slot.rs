@@ -18,7 +18,7 @@ pub use finding::{Finding, Severity};
 pub use preflight::{Preflight, Ready, preflight};
 pub use table::{Outbox, grants_for};
 
-use crate::config::{Config, Table};
+use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
 use crate::postgres::{self, column, query};
 use crate::relay::Resolution;
@@ -43,6 +43,8 @@ pub struct SlotState {
     pub safe_wal_size: Option<i64>,
     /// Why it was lost: from Postgres 17 on.
     pub invalidation_reason: Option<String>,
+    /// Standbys keep a copy of it: from Postgres 17 on.
+    pub is_failover: Option<bool>,
     /// What the relay acknowledged last.
     pub confirmed_flush_lsn: Option<String>,
     /// From where on WAL is kept for it.
@@ -52,6 +54,18 @@ pub struct SlotState {
     /// WAL between `restart_lsn` and the server's end: what the slot keeps on disk.
     pub retained_wal_bytes: Option<i64>,
 }
+
+impl SlotState {
+    /// Why it can never be read again, where that is so.
+    pub fn why_lost(&self) -> Option<&str> {
+        let is_lost = self.wal_status.as_deref() == Some("lost");
+        let reason = self.invalidation_reason.as_deref();
+        reason.or(is_lost.then_some("the WAL it needs was removed"))
+    }
+}
+
+/// What became of a slot that was there and is not.
+pub(crate) const GONE: &str = "it was dropped, or this server was promoted without it";
 
 /// The slot's state; `None` where it does not exist.
 ///
@@ -69,6 +83,7 @@ pub async fn state(client: &Client, slot: &str) -> Result<Option<SlotState>, Fau
         wal_status: column(row, "wal_status")?,
         safe_wal_size: column(row, "safe_wal_size")?,
         invalidation_reason: column(row, "invalidation_reason")?,
+        is_failover: column(row, "is_failover")?,
         confirmed_flush_lsn: column(row, "confirmed_flush_lsn")?,
         restart_lsn: column(row, "restart_lsn")?,
         confirmed_lag_bytes: column(row, "confirmed_lag_bytes")?,
@@ -77,13 +92,14 @@ pub async fn state(client: &Client, slot: &str) -> Result<Option<SlotState>, Fau
 }
 
 /// Creates the slot, after the publication; returns the LSN its stream begins at. Waits for
-/// every transaction that is writing, at most `timeout`.
+/// every transaction that is writing, at most `timeout`. Rows that are there already are not in
+/// it: [`catch_up::prepare`](crate::catch_up::prepare) lists those as well.
 ///
 /// # Errors
 /// Names the transactions that it waited for. No slot is left behind then.
-pub async fn create(client: &Client, slot: &str, timeout: Duration) -> Result<String, Fault> {
-    let millis = format!("{}ms", timeout.as_millis());
-    let sql = sql::render(sql::SLOT, &[("slot", slot), ("timeout", &millis)])?;
+pub async fn create(client: &Client, config: &Config, timeout: Duration) -> Result<String, Fault> {
+    let slot = config.postgres.slot.as_str();
+    let sql = creation(config, timeout)?;
     let outcome = client.batch_execute(&sql).await;
     match outcome {
         Ok(()) => {}
@@ -101,23 +117,91 @@ pub async fn create(client: &Client, slot: &str, timeout: Duration) -> Result<St
     })
 }
 
-async fn blocked(client: &Client, slot: &str, timeout: Duration) -> Result<Fault, Fault> {
+/// The SQL that makes the slot.
+///
+/// # Errors
+/// None but a defect of the files.
+pub fn creation(config: &Config, timeout: Duration) -> Result<String, Fault> {
+    let file = if config.postgres.is_failover { sql::SLOT_FAILOVER } else { sql::SLOT };
+    let millis = format!("{}ms", timeout.as_millis());
+    sql::render(file, &[("slot", &config.postgres.slot), ("timeout", &millis)])
+}
+
+/// Who keeps a slot from being made, and the SQL that ends each.
+///
+/// # Errors
+/// The connection's.
+pub(crate) async fn blockers(client: &Client) -> Result<(Vec<String>, Vec<String>), Fault> {
+    let (mut blockers, mut mends) = (Vec::new(), Vec::new());
+    for row in query(client, sql::BLOCKERS).await? {
+        blockers.push(column::<String>(&row, "who")?);
+        mends.push(column::<String>(&row, "mend")?);
+    }
+    Ok((blockers, mends))
+}
+
+/// A slot that took too long.
+pub(crate) async fn blocked(
+    client: &Client,
+    slot: &str,
+    timeout: Duration,
+) -> Result<Fault, Fault> {
     let waited = humantime::format_duration(timeout);
     let what = format!(
         "slot \"{slot}\" could not be created within {waited}: \
         it must wait for every transaction that is writing, in any database"
     );
-    let mut blockers = Vec::new();
-    let mut mends = Vec::new();
-    for row in query(client, sql::BLOCKERS).await? {
-        blockers.push(column::<String>(&row, "who")?);
-        mends.push(column::<String>(&row, "mend")?);
-    }
+    let (blockers, mut mends) = blockers(client).await?;
     if blockers.is_empty() {
         return Ok(Fault::transient(what).mend("they have ended by now: run `pgoutbox init` again"));
     }
     mends.push("then run `pgoutbox init` again".to_owned());
     Ok(Fault::definite(format!("{what}\n  {}", blockers.join("\n  ")), mends.join("\n  ")))
+}
+
+/// What to do about a slot that is gone or lost, where the relay does not see to it itself.
+pub(crate) fn ways_out(config: &Config, is_there: bool) -> String {
+    let drop = match is_there {
+        true => format!(
+            "SELECT pg_drop_replication_slot({}); then: ",
+            sql::literal(&config.postgres.slot)
+        ),
+        false => String::new(),
+    };
+    let init = "pgoutbox init  -- makes a new one";
+    if config.audit.mode == AuditMode::None {
+        return format!(
+            "{drop}{init}; with audit.mode none nothing tells which rows wait: what was committed \
+             meanwhile is yours to publish"
+        );
+    }
+    format!(
+        "{drop}{init}, and lists the rows that wait: the next run publishes them first\n  \
+         or set postgres.on_slot_loss = \"catch_up\": run does that by itself"
+    )
+}
+
+/// A name that was never the slot of a relay of this database.
+pub(crate) fn never_there(config: &Config) -> Fault {
+    Fault::definite(
+        format!(
+            "slot \"{}\" does not exist, and no relay of this database ever had it",
+            config.postgres.slot
+        ),
+        "pgoutbox init  -- or mend the name: postgres.slot",
+    )
+}
+
+/// Without marks every row of the table might wait, or none.
+pub(crate) fn nothing_tells(config: &Config) -> Fault {
+    Fault::definite(
+        format!(
+            "the rows that slot \"{}\" does not hold cannot be caught up with: with audit.mode \
+             none nothing tells which were relayed",
+            config.postgres.slot
+        ),
+        ways_out(config, false),
+    )
 }
 
 /// Finds the configured table that a relation is, or is a partition of. Asked once for each

@@ -37,6 +37,17 @@ pub struct Identity {
     pub timeline: i32,
 }
 
+/// A slot just made, and what was committed before its stream begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSlot {
+    /// Where its stream begins: what was committed before is not in it, what is committed
+    /// later is.
+    pub consistent_lsn: PgLsn,
+    /// Name of a snapshot that sees exactly what is not in the stream. It lives until the next
+    /// command on the connection, or its end.
+    pub snapshot: String,
+}
+
 /// One replication connection.
 pub struct Wal {
     client: ReplicationClient,
@@ -63,6 +74,54 @@ impl Wal {
         })?;
         let timeline = i32::try_from(identity.timeline).unwrap_or(i32::MAX);
         Ok((wal, Identity { system_identifier: identity.system_id, timeline }))
+    }
+
+    /// Makes a slot. No single transaction that is writing is waited for longer than
+    /// `lock_timeout`, by the server's own clock: a client that just gives up leaves the server
+    /// waiting, and then a slot that nobody knows of. (`statement_timeout` does not count for
+    /// replication commands.)
+    ///
+    /// # Errors
+    /// As [`postgres::classify_sqlstate`]; SQLSTATE 55P03 where a transaction took too long,
+    /// and no slot is left behind then.
+    pub async fn create_slot(
+        &mut self,
+        slot: &str,
+        is_failover: bool,
+        lock_timeout: Duration,
+        bound: Duration,
+    ) -> Result<NewSlot, Fault> {
+        let timeout = format!("SET lock_timeout = '{}ms'", lock_timeout.as_millis());
+        let name = postgres_protocol::escape::escape_identifier(slot);
+        // Postgres 14 takes only the keyword; an option of 17 only goes into parentheses.
+        let options =
+            if is_failover { "(SNAPSHOT 'export', FAILOVER true)" } else { "EXPORT_SNAPSHOT" };
+        let create = format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput {options}");
+        let rows = self.within(bound, async |client| {
+            client.simple_query(&timeout).await?;
+            client.simple_query(&create).await
+        });
+        let rows = rows.await?;
+        let column = |number: usize| {
+            let cell = rows.first().and_then(|row| row.get(number)).and_then(Option::as_ref);
+            cell.map(|text| String::from_utf8_lossy(text).into_owned())
+                .ok_or_else(|| Fault::transient("CREATE_REPLICATION_SLOT answered nothing"))
+        };
+        let (lsn, snapshot) = (column(1)?, column(2)?);
+        let consistent_lsn = lsn
+            .parse()
+            .map_err(|_| Fault::transient(format!("CREATE_REPLICATION_SLOT answered {lsn}")))?;
+        Ok(NewSlot { consistent_lsn, snapshot })
+    }
+
+    /// Drops a slot that nobody reads.
+    ///
+    /// # Errors
+    /// As [`postgres::classify_sqlstate`]; SQLSTATE 55006 where another holds it.
+    pub async fn drop_slot(&mut self, slot: &str, bound: Duration) -> Result<(), Fault> {
+        let name = postgres_protocol::escape::escape_identifier(slot);
+        let drop = format!("DROP_REPLICATION_SLOT {name}");
+        self.within(bound, async |client| client.simple_query(&drop).await).await.map(|_| ())
     }
 
     /// Starts the stream, which takes hold of the slot. Always from 0/0: the server then

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use super::{Roles, connect, say, schema};
-use crate::config::{Config, Needs, Sources, Table};
+use crate::catch_up::{self, Patience};
+use crate::config::{AuditMode, Config, Needs, Sources, Table};
 use crate::error::Fault;
 use crate::postgres::{self, column, query};
 use crate::slot::{self, Finding, Severity};
@@ -65,6 +66,8 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
 struct Found {
     server_version: i32,
     slot: bool,
+    /// It is to be made anew: the rows that wait were never listed.
+    is_begun: bool,
     publication: bool,
     own_schema: bool,
     enqueue: bool,
@@ -83,11 +86,20 @@ async fn look(client: &Client, config: &Config) -> Result<Found, Fault> {
     }
     let schema = query(client, sql::CHECK_SCHEMA).await?;
     let own = schema.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    let has_catch_up = column::<bool>(own, "has_catch_up")?;
+    let report = match has_catch_up {
+        true => catch_up::report(client, &config.postgres.slot).await?,
+        false => None,
+    };
     Ok(Found {
+        is_begun: report.is_some_and(|report| !report.is_listed),
         server_version: flight.server_version,
         slot: flight.slot.is_some(),
         publication: flight.has_publication,
-        own_schema: column(own, "has_progress")? && column(own, "has_relayed")?,
+        own_schema: column(own, "has_progress")?
+            && column(own, "has_relayed")?
+            && column(own, "has_parked")?
+            && has_catch_up,
         enqueue: column(own, "has_enqueue")?,
     })
 }
@@ -221,17 +233,47 @@ impl Maker<'_> {
 
     async fn slot(&self, config: &Config, found: &Found, timeout: Duration) -> Result<(), Fault> {
         let slot = &config.postgres.slot;
-        if found.slot {
+        let is_marking = config.audit.mode != AuditMode::None;
+        if found.slot && !(found.is_begun && is_marking) {
             self.found(&format!("slot {slot}"));
             return Ok(());
         }
         if self.is_dry {
-            let millis = format!("{}ms", timeout.as_millis());
-            say(sql::render(sql::SLOT, &[("slot", slot), ("timeout", &millis)])?);
+            say(slot::creation(config, timeout)?);
+            if is_marking {
+                say(
+                    "-- and the rows of the outbox that wait would be listed, to be published first",
+                );
+            }
             return Ok(());
         }
-        let lsn = slot::create(self.client, slot, timeout).await?;
-        say(format_args!("made    slot {slot}: events committed from {lsn} on are in it"));
+        if !is_marking {
+            let lsn = slot::create(self.client, config, timeout).await?;
+            say(format_args!(
+                "made    slot {slot}: events committed from {lsn} on are in it; rows that are there \
+                 already are not relayed, since with audit.mode none nothing tells which wait"
+            ));
+            return Ok(());
+        }
+        // A slot keeps WAL from the moment on that it is there: not before all else is well.
+        let flight = slot::preflight(self.client, config).await?;
+        let is_of_slot = |finding: &Finding| finding.what.starts_with("slot \"");
+        let others: Vec<_> = flight.findings.into_iter().filter(|f| !is_of_slot(f)).collect();
+        if let Some(fault) = Finding::fault(&others) {
+            return Err(fault);
+        }
+        // As the owner, who made everything else: the stream's role may have no password yet.
+        let mut config = config.clone();
+        config.postgres.stream = config.postgres.audit.clone();
+        let why = "rows were there before the slot";
+        let patience = Patience::command(timeout);
+        let rows = catch_up::prepare(&config, self.client, &flight.tables, why, patience).await?;
+        let waiting = match rows {
+            0 => "no row waited before".to_owned(),
+            1 => "1 row that waited before is listed, and published first".to_owned(),
+            rows => format!("{rows} rows that waited before are listed, and published first"),
+        };
+        say(format_args!("made    slot {slot}: events committed from now on are in it; {waiting}"));
         Ok(())
     }
 }

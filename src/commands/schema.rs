@@ -1,9 +1,11 @@
 //! `pgoutbox schema`: the SQL that `init` runs, for those who run it themselves.
 
+use std::time::Duration;
+
 use super::Roles;
 use crate::config::{AuditMode, Config, Needs, Sources, Table};
 use crate::error::Fault;
-use crate::slot::grants_for;
+use crate::slot::{self, grants_for};
 use crate::sql;
 
 /// Prints the SQL of the outbox, the publication, the slot and the roles. Connects to nothing.
@@ -44,7 +46,7 @@ pub fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
     if let Some((stream, audit)) = args.roles.both() {
         parts.extend(roles(&config, stream, audit)?);
     }
-    parts.push(sql::render(sql::SLOT, &[("slot", &config.postgres.slot), ("timeout", "30s")])?);
+    parts.push(slot::creation(&config, Duration::from_secs(30))?);
     Ok(parts.join("\n"))
 }
 
@@ -89,6 +91,9 @@ pub(super) fn roles(config: &Config, stream: &str, audit: &str) -> Result<Vec<St
     };
     for table in &config.tables {
         parts.push(grants_for(grants, mode, table, audit)?);
+        if config.is_catching_up() {
+            parts.push(grants_for(sql::GRANTS_CATCH_UP, mode, table, audit)?);
+        }
     }
     parts.dedup();
     Ok(parts)

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use super::{connect, say};
+use crate::catch_up::{self, Report};
 use crate::config::{Config, Needs, Sources, Table};
 use crate::error::Fault;
 use crate::postgres::{column, query};
@@ -50,16 +51,20 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let client = connect(&config).await?;
     let slot = slot::state(&client, &config.postgres.slot).await?;
     let progress = progress(&client, &config).await?;
+    let catch_up = catch_up(&client, &config).await?;
     let mut unmarked = Vec::new();
     for table in &config.tables {
         unmarked.push(count(&client, table).await?);
     }
     if args.json {
-        say(format_args!("{:#}", as_json(&config, slot.as_ref(), progress.as_ref(), &unmarked)));
+        say(format_args!(
+            "{:#}",
+            as_json(&config, slot.as_ref(), progress.as_ref(), catch_up.as_ref(), &unmarked)
+        ));
     } else {
-        print(&config, slot.as_ref(), progress.as_ref(), &unmarked);
+        print(&config, slot.as_ref(), progress.as_ref(), catch_up.as_ref(), &unmarked);
     }
-    let is_slot_well = slot.is_some_and(|slot| slot.wal_status.as_deref() != Some("lost"));
+    let is_slot_well = slot.is_some_and(|slot| slot.why_lost().is_none());
     Ok(is_slot_well && progress.is_none_or(|progress| progress.fault.is_none()))
 }
 
@@ -80,6 +85,15 @@ async fn progress(client: &Client, config: &Config) -> Result<Option<Progress>, 
         fault: fault.and_then(|fault| serde_json::from_str(&fault).ok()),
         fault_at: column(row, "fault_at")?,
     }))
+}
+
+async fn catch_up(client: &Client, config: &Config) -> Result<Option<Report>, Fault> {
+    let own = query(client, sql::CHECK_SCHEMA).await?;
+    let Some(own) = own.first() else { return Ok(None) };
+    if column::<Option<bool>>(own, "can_catch_up")? != Some(true) {
+        return Ok(None);
+    }
+    catch_up::report(client, &config.postgres.slot).await
 }
 
 /// Never reads more than [`MOST_PAGES`]: the size comes from the files, and a large table is
@@ -124,6 +138,7 @@ fn as_json(
     config: &Config,
     slot: Option<&SlotState>,
     progress: Option<&Progress>,
+    catch_up: Option<&Report>,
     unmarked: &[Unmarked],
 ) -> Value {
     let slot = slot.map(|slot| {
@@ -159,7 +174,22 @@ fn as_json(
         .iter()
         .map(|u| json!({ "table": u.table, "rows": u.rows, "is_estimate": u.is_estimate, "why_not": u.why_not }))
         .collect();
-    json!({ "slot": slot, "progress": shown, "fault": fault, "unmarked": unmarked })
+    let catch_up = catch_up.map(|report| {
+        json!({
+            "is_listed": report.is_listed,
+            "why": report.why,
+            "done": report.done,
+            "total": report.total,
+            "begun_at": report.begun_at,
+        })
+    });
+    json!({
+        "slot": slot,
+        "progress": shown,
+        "catch_up": catch_up,
+        "fault": fault,
+        "unmarked": unmarked,
+    })
 }
 
 fn bytes(bytes: Option<i64>) -> String {
@@ -171,11 +201,14 @@ fn print(
     config: &Config,
     slot: Option<&SlotState>,
     progress: Option<&Progress>,
+    catch_up: Option<&Report>,
     unmarked: &[Unmarked],
 ) {
     let name = &config.postgres.slot;
     match slot {
-        None => say(format_args!("slot      {name} does not exist\n          mend: pgoutbox init")),
+        None => say(format_args!(
+            "slot      {name} does not exist\n          mend: see `pgoutbox check`"
+        )),
         Some(slot) => print_slot(name, slot),
     }
     match progress {
@@ -187,6 +220,9 @@ fn print(
             ));
             print_fault(progress);
         }
+    }
+    if let Some(report) = catch_up {
+        print_catch_up(report);
     }
     for one in unmarked {
         match (one.rows, &one.why_not) {
@@ -201,6 +237,15 @@ fn print(
             )),
         }
     }
+}
+
+fn print_catch_up(report: &Report) {
+    if report.is_listed {
+        say(format_args!("catch-up  {} of {} rows are published", report.done, report.total));
+    } else {
+        say("catch-up  the slot is to be made anew, and the rows that wait to be listed");
+    }
+    say(format_args!("          since {}: {}", report.begun_at, report.why));
 }
 
 fn print_slot(name: &str, slot: &SlotState) {

@@ -6,7 +6,7 @@ use super::problem::Problems;
 use super::settings::span;
 use super::source::Origin;
 use super::values::Values;
-use super::{AuditMode, ColumnRef, Columns, Config, Piece, Table, Template};
+use super::{AuditMode, ColumnRef, Columns, Config, OnSlotLoss, Piece, Table, Template};
 
 /// Reports every contradiction.
 pub(crate) fn check(config: &Config, values: &Values, problems: &mut Problems) {
@@ -15,6 +15,7 @@ pub(crate) fn check(config: &Config, values: &Values, problems: &mut Problems) {
     for (index, table) in config.tables.iter().enumerate() {
         check.table(&format!("tables.{index}"), table, config.audit.mode);
     }
+    check.slot_loss(config);
     check.same_table(config);
     check.exchange_flag(config);
     check.queues(config);
@@ -136,6 +137,18 @@ impl Check<'_> {
                     format!("is {}.{}, as tables.{first} is already", table.schema, table.name);
                 self.clash([&name, &name], what, "name each table once");
             }
+        }
+    }
+
+    /// The default gives way to the mode; what somebody asked for does not.
+    fn slot_loss(&mut self, config: &Config) {
+        let key = "postgres.on_slot_loss";
+        let is_asked =
+            self.values.is_set(key) && config.postgres.on_slot_loss == OnSlotLoss::CatchUp;
+        if is_asked && config.audit.mode == AuditMode::None {
+            let what = "is catch_up, but with audit.mode none nothing tells which rows wait";
+            let mend = "choose audit.mode update, side_table or delete, or on_slot_loss halt";
+            self.clash([key, "audit.mode"], what, mend);
         }
     }
 

@@ -10,7 +10,7 @@ use super::source::{Environment, Origin, secret_file};
 use super::tls::{Files, Given};
 use super::value::{Wrong, ssl_mode};
 use super::values::Values;
-use super::{Postgres, Secret, Server, Tls, TlsMode};
+use super::{OnSlotLoss, Postgres, Secret, Server, Tls, TlsMode};
 
 const URL: &str = "postgres.url";
 const STREAM_URL: &str = "postgres.stream_url";
@@ -36,6 +36,11 @@ impl Assembly<'_> {
             stream,
             slot: text("postgres.slot"),
             publication: text("postgres.publication"),
+            on_slot_loss: match text("postgres.on_slot_loss").as_str() {
+                "halt" => OnSlotLoss::Halt,
+                _ => OnSlotLoss::CatchUp,
+            },
+            is_failover: values.flag("postgres.failover"),
             application_name: self.application_name(&url, &text("postgres.slot")),
             wal_sender_timeout: values.span("postgres.wal_sender_timeout"),
             connect_timeout: match url.connect_timeout {

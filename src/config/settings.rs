@@ -188,6 +188,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("postgres.key_file", File, Unset, "key of the client certificate"),
     setting("postgres.slot", SlotName, Value("pgoutbox"), "logical replication slot").flag("--slot"),
     setting("postgres.publication", Name, Value("pgoutbox"), "publication").flag("--publication"),
+    setting("postgres.on_slot_loss", Choice(&["catch_up", "halt"]), Value("catch_up"), "what `run` does where its slot is gone or lost: make a new one and publish the rows that wait in the table first, or stop"),
+    setting("postgres.failover", Flag, Value("false"), "whether a slot made here is copied to standbys and outlives a failover; from Postgres 17 on"),
     setting("postgres.application_name", Text(63), Derived("`pgoutbox/<slot>`"), "name shown in `pg_stat_activity` and `pg_stat_replication`"),
     setting("postgres.wal_sender_timeout", Span { min: secs(1), max: mins(10) }, Value("10s"), "after which silence the server gives the stream up, and a standby can take the slot"),
     setting("postgres.connect_timeout", Span { min: ms(100), max: mins(5) }, Value("10s"), "bound on connect, TLS and authentication"),

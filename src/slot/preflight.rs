@@ -4,7 +4,8 @@ use tokio_postgres::{Client, Row};
 
 use super::coverage::{self, Answer, Coverage};
 use super::table::{self, Outbox, statements};
-use super::{Finding, Severity, SlotState, state, tables_json};
+use super::{Finding, GONE, Severity, SlotState, never_there, state, tables_json, ways_out};
+use crate::catch_up;
 use crate::config::{AuditMode, Config};
 use crate::error::Fault;
 use crate::postgres::{column, query};
@@ -80,18 +81,22 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
     }
     let mut findings = server_findings(server, config)?;
     let slot = state(client, &config.postgres.slot).await?;
-    findings.extend(slot_findings(server, slot.as_ref(), config)?);
+    let own = own_schema(client, config).await?;
+    let history = history(client, config, own.has_catch_up).await?;
+    findings.extend(slot_findings(server, slot.as_ref(), history, config)?);
     let answers = coverage::ask(client, config).await?;
     findings.extend(coverage::findings(config, &answers));
     findings.extend(strangers(client, config, &answers).await?);
     let mut tables = Vec::new();
+    let is_catching_up = is_table_read(config, slot.as_ref(), history);
     for (number, table) in config.tables.iter().enumerate() {
         let has_generated = answers.get(number).is_some_and(|answer| answer.has_generated);
-        let (found, outbox) = table::look(client, config, number, table, has_generated).await?;
+        let (found, outbox) =
+            table::look(client, config, (number, table), has_generated, is_catching_up).await?;
         findings.extend(found);
         tables.extend(outbox);
     }
-    findings.extend(own_schema(client, config).await?);
+    findings.extend(own.findings);
     findings.extend(stream_role(client, config).await?);
     Ok(Preflight {
         findings,
@@ -129,6 +134,12 @@ fn server_findings(server: &Row, config: &Config) -> Result<Vec<Finding>, Fault>
             "ALTER SYSTEM SET wal_level = logical;  -- then restart Postgres (RDS: rds.logical_replication = 1, Cloud SQL: cloudsql.logical_decoding = on)",
         )
     });
+    if config.postgres.is_failover && version < 170_000 {
+        findings.push(Finding::error(
+            format!("postgres.failover is true, and Postgres {version_text} has no failover slots"),
+            "set postgres.failover = false, or use Postgres 17 or newer",
+        ));
+    }
     if column::<i32>(server, "max_senders")? == 0 {
         findings.push(Finding::error(
             "max_wal_senders is 0: nobody can stream",
@@ -173,9 +184,71 @@ fn matches_synchronous(list: &str, name: &str) -> bool {
         .any(|entry| entry == "*" || (!entry.is_empty() && entry.eq_ignore_ascii_case(name)))
 }
 
+/// What this database knows of the slot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum History {
+    /// It never was one of a relay here.
+    None,
+    /// It was one.
+    Known,
+    /// Rows wait for it to be made, or to be published before its stream.
+    CatchUp,
+}
+
+async fn history(client: &Client, config: &Config, has_catch_up: bool) -> Result<History, Fault> {
+    let slot = &config.postgres.slot;
+    if !has_catch_up {
+        return Ok(History::None);
+    }
+    Ok(if catch_up::report(client, slot).await?.is_some() {
+        History::CatchUp
+    } else if catch_up::is_known(client, slot).await? {
+        History::Known
+    } else {
+        History::None
+    })
+}
+
+/// Whether `run` would read rows from the table now.
+fn is_table_read(config: &Config, slot: Option<&SlotState>, history: History) -> bool {
+    let is_gone = slot.is_none_or(|slot| slot.why_lost().is_some());
+    let is_remade = is_gone && history != History::None;
+    config.is_catching_up() && (is_remade || history == History::CatchUp)
+}
+
+/// A slot that is gone, or lost for this reason.
+fn gone(config: &Config, reason: Option<&str>) -> Finding {
+    let name = &config.postgres.slot;
+    let what = match reason {
+        Some(reason) => format!(
+            "slot \"{name}\" is lost ({reason}); events committed since it last acknowledged are \
+             not in the stream any more"
+        ),
+        None => format!(
+            "slot \"{name}\" does not exist any more: {GONE}; events committed since are not in \
+             the stream"
+        ),
+    };
+    if config.is_catching_up() {
+        return Finding::warning(
+            format!(
+                "{what}; `pgoutbox run` makes a new one, and publishes the rows that wait in the \
+                 table first (postgres.on_slot_loss)"
+            ),
+            "pgoutbox run",
+        );
+    }
+    let shown = match config.audit.mode {
+        AuditMode::None => "",
+        _ => ": the rows without a mark (relayed_at IS NULL) show them",
+    };
+    Finding::error(format!("{what}{shown}"), ways_out(config, reason.is_some()))
+}
+
 fn slot_findings(
     server: &Row,
     slot: Option<&SlotState>,
+    history: History,
     config: &Config,
 ) -> Result<Vec<Finding>, Fault> {
     let name = &config.postgres.slot;
@@ -183,13 +256,13 @@ fn slot_findings(
     let database: String = column(server, "database")?;
     let Some(slot) = slot else {
         let (slots, most): (i32, i32) = (column(server, "slots")?, column(server, "max_slots")?);
-        let mut findings = vec![Finding::error(
-            format!(
-                "slot \"{name}\" does not exist; if it did before, events committed since it went \
-                 are not in the stream: the rows with relayed_at IS NULL show them"
-            ),
-            "pgoutbox init",
-        )];
+        let mut findings = vec![match history {
+            History::None => {
+                let Fault { what, mend, .. } = never_there(config);
+                Finding::error(what, mend)
+            }
+            History::Known | History::CatchUp => gone(config, None),
+        }];
         if slots >= most {
             findings.push(Finding::error(
                 format!("all {most} replication slots are in use"),
@@ -222,15 +295,8 @@ fn slot_findings(
             "end that session, then: pgoutbox init",
         )]);
     }
-    if slot.wal_status.as_deref() == Some("lost") || slot.invalidation_reason.is_some() {
-        let reason = slot.invalidation_reason.as_deref().unwrap_or("the WAL it needs was removed");
-        return Ok(vec![Finding::error(
-            format!(
-                "slot \"{name}\" is lost ({reason}); events committed since it last acknowledged are \
-                 not in the stream any more: the rows with relayed_at IS NULL show them"
-            ),
-            format!("{drop} then: pgoutbox init"),
-        )]);
+    if let Some(reason) = slot.why_lost() {
+        return Ok(vec![gone(config, Some(reason))]);
     }
     let mut findings = vec![Finding::good(match slot.active_pid {
         Some(pid) => format!("slot \"{name}\" exists, in use by pid {pid}"),
@@ -240,6 +306,12 @@ fn slot_findings(
         findings.push(Finding::warning(
             format!("slot \"{name}\" is about to be lost: it needs WAL beyond max_slot_wal_keep_size"),
             "start the relay, or raise max_slot_wal_keep_size: ALTER SYSTEM SET max_slot_wal_keep_size = '100GB'; SELECT pg_reload_conf();",
+        ));
+    }
+    if config.postgres.is_failover && slot.is_failover == Some(false) {
+        findings.push(Finding::warning(
+            format!("slot \"{name}\" is no failover slot, though postgres.failover is true"),
+            format!("ALTER_REPLICATION_SLOT {name} (FAILOVER true);  -- on a replication connection: psql 'dbname={database} replication=database'; relay stopped"),
         ));
     }
     Ok(findings)
@@ -269,24 +341,38 @@ async fn strangers(
     Ok(Some(Finding::warning(what, mend)))
 }
 
-async fn own_schema(client: &Client, config: &Config) -> Result<Vec<Finding>, Fault> {
+/// pgoutbox's own tables.
+struct Own {
+    findings: Vec<Finding>,
+    /// Those of the catch-up are there and can be read.
+    has_catch_up: bool,
+}
+
+async fn own_schema(client: &Client, config: &Config) -> Result<Own, Fault> {
     let rows = query(client, sql::CHECK_SCHEMA).await?;
-    let Some(row) = rows.first() else { return Ok(Vec::new()) };
+    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
     let is = |name: &str| Ok::<_, Fault>(column::<Option<bool>>(row, name)?.unwrap_or(false));
     let role = &config.postgres.audit.user;
     let quoted = sql::identifier(role);
     let uses_relayed = config.audit.mode == AuditMode::SideTable;
-    if !is("has_progress")? || (uses_relayed && !is("has_relayed")?) {
-        return Ok(vec![Finding::error(
-            "schema pgoutbox lacks tables of the relay's own",
-            "pgoutbox init",
-        )]);
+    let has_all = is("has_progress")? && is("has_catch_up")? && is("has_parked")?;
+    if !has_all || (uses_relayed && !is("has_relayed")?) {
+        let what = "schema pgoutbox lacks tables of the relay's own";
+        let findings = vec![Finding::error(what, "pgoutbox init")];
+        return Ok(Own { findings, has_catch_up: false });
     }
     let mut findings = Vec::new();
     if !is("usage")? || !is("can_progress")? {
         findings.push(Finding::error(
             format!("role \"{role}\" may not keep its progress"),
             format!("GRANT USAGE ON SCHEMA pgoutbox TO {quoted}; GRANT SELECT, INSERT, UPDATE ON pgoutbox.progress TO {quoted};"),
+        ));
+    }
+    let has_catch_up = is("usage")? && is("can_progress")? && is("can_catch_up")?;
+    if !is("can_catch_up")? {
+        findings.push(Finding::error(
+            format!("role \"{role}\" may not keep the list of a catch-up"),
+            format!("GRANT SELECT, INSERT, UPDATE, DELETE ON pgoutbox.catch_up, pgoutbox.catch_up_rows TO {quoted}; GRANT SELECT ON pgoutbox.parked TO {quoted};"),
         ));
     }
     if uses_relayed && !is("can_relayed")? {
@@ -298,7 +384,7 @@ async fn own_schema(client: &Client, config: &Config) -> Result<Vec<Finding>, Fa
     if findings.is_empty() {
         findings.push(Finding::good("schema pgoutbox is there"));
     }
-    Ok(findings)
+    Ok(Own { findings, has_catch_up })
 }
 
 async fn stream_role(client: &Client, config: &Config) -> Result<Option<Finding>, Fault> {

@@ -1,5 +1,7 @@
 //! One outbox table: whether its rows can be read, and marked at a fair price.
 
+use std::sync::Arc;
+
 use tokio_postgres::Client;
 
 use super::Finding;
@@ -17,8 +19,12 @@ pub struct Outbox {
     pub relation: u32,
     /// Type of the id column as SQL writes it (`uuid`, `bigint`, `character varying(40)`).
     pub id_type: String,
+    /// The same without its modifier and, for a domain, of what that is made: schema and name.
+    pub id_base: (String, String),
     /// Whether it has the column of the mark.
     pub has_mark: bool,
+    /// Its columns as the stream shows them.
+    pub columns: Arc<[Column]>,
 }
 
 /// Columns that a relay writes after the insert: as a partition key they would move the row.
@@ -52,9 +58,9 @@ struct Attribute {
 pub(super) async fn look(
     client: &Client,
     config: &Config,
-    number: usize,
-    table: &Table,
+    (number, table): (usize, &Table),
     has_generated: bool,
+    is_catching_up: bool,
 ) -> Result<(Vec<Finding>, Option<Outbox>), Fault> {
     let Some(shape) = shape(client, table).await? else { return Ok((Vec::new(), None)) };
     let mut findings = kind(table, &shape);
@@ -66,14 +72,33 @@ pub(super) async fn look(
     findings.extend(partition(table, &shape));
     findings.extend(partition_key(config, table, &shape));
     findings.extend(marks(config, table, &shape));
-    findings.extend(privileges(client, config, table, shape.oid).await?);
+    findings.extend(privileges(client, config, table, shape.oid, is_catching_up).await?);
     let named = |name: &str| attributes.iter().find(|attribute| attribute.name == name);
-    let outbox = named(&table.columns.id.name).map(|id| Outbox {
+    let Some(id) = named(&table.columns.id.name) else { return Ok((findings, None)) };
+    let outbox = id_base(client, table, shape.oid).await?.map(|id_base| Outbox {
         relation: shape.oid,
         id_type: id.type_name.clone(),
+        id_base,
         has_mark: named(&table.columns.relayed_at.name).is_some(),
+        columns: shown(&attributes, |attribute| attribute.is_streamed).into(),
     });
     Ok((findings, outbox))
+}
+
+async fn id_base(
+    client: &Client,
+    table: &Table,
+    oid: u32,
+) -> Result<Option<(String, String)>, Fault> {
+    let relation = oid.to_string();
+    let variables = [("relation", relation.as_str()), ("id", &table.columns.id.name)];
+    let rows = query(client, &sql::render(sql::ID_TYPE, &variables)?).await?;
+    rows.first().map(|row| Ok((column(row, "schema")?, column(row, "name")?))).transpose()
+}
+
+fn shown(attributes: &[Attribute], is_shown: fn(&Attribute) -> bool) -> Vec<Column> {
+    let shown = attributes.iter().filter(|attribute| is_shown(attribute));
+    shown.map(|a| Column { name: a.name.clone(), type_oid: a.type_oid }).collect()
 }
 
 async fn shape(client: &Client, table: &Table) -> Result<Option<Shape>, Fault> {
@@ -159,14 +184,11 @@ fn columns(
     attributes: &[Attribute],
 ) -> Vec<Finding> {
     let needs_mark = config.audit.mode == AuditMode::Update;
-    let shape = |is_shown: fn(&Attribute) -> bool| -> Vec<Column> {
-        let shown = attributes.iter().filter(|attribute| is_shown(attribute));
-        shown.map(|a| Column { name: a.name.clone(), type_oid: a.type_oid }).collect()
-    };
-    let all = Mapping::compile(number, table, &shape(|_| true), needs_mark);
+    let all = Mapping::compile(number, table, &shown(attributes, |_| true), needs_mark);
     // What the table lacks is one thing; what it has and the stream does not show, another.
     let mut findings = mapping_errors(all.as_ref().err(), table, attributes);
-    let streamed = Mapping::compile(number, table, &shape(|a| a.is_streamed), false);
+    let streamed = shown(attributes, |attribute| attribute.is_streamed);
+    let streamed = Mapping::compile(number, table, &streamed, false);
     match (&all, &streamed) {
         (Ok(_), Err(errors)) => {
             findings.extend(errors.iter().map(|error| hidden(config, table, attributes, error)))
@@ -315,6 +337,7 @@ async fn privileges(
     config: &Config,
     table: &Table,
     oid: u32,
+    is_catching_up: bool,
 ) -> Result<Vec<Finding>, Fault> {
     let relation = oid.to_string();
     let variables = [
@@ -334,10 +357,21 @@ async fn privileges(
             sql::GRANTS_DELETE,
             may("usage")? && may("select_id")? && may("update_any")? && may("delete")?,
         ),
-        AuditMode::SideTable | AuditMode::None => return Ok(Vec::new()),
+        AuditMode::SideTable => (sql::GRANTS_SIDE_TABLE, true),
+        AuditMode::None => return Ok(Vec::new()),
     };
     let role = &config.postgres.audit.user;
     let mut findings = Vec::new();
+    if config.is_catching_up() && !(may("usage")? && may("select_all")?) {
+        let finding = if is_catching_up { Finding::error } else { Finding::warning };
+        let what = format!(
+            "role \"{role}\" may not read {}: rows that a lost slot does not hold could not be \
+             published (postgres.on_slot_loss)",
+            title(table)
+        );
+        let mend = grants_for(sql::GRANTS_CATCH_UP, config.audit.mode, table, role)?;
+        findings.push(finding(what, statements(&mend)));
+    }
     if !is_enough {
         findings.push(Finding::error(
             format!("role \"{role}\" may not write marks in {}", title(table)),
@@ -370,6 +404,9 @@ pub fn grants_for(
     let id = ("id", table.columns.id.name.as_str());
     let mark = ("relayed_at", table.columns.relayed_at.name.as_str());
     let role = ("audit_role", audit_role);
+    if grants == sql::GRANTS_CATCH_UP {
+        return sql::render(grants, &[schema, name, role]);
+    }
     match mode {
         AuditMode::Update => sql::render(grants, &[schema, name, id, mark, role]),
         AuditMode::Delete => sql::render(grants, &[schema, name, id, role]),

@@ -9,6 +9,7 @@
 
 mod audit;
 mod bare;
+mod catch_up;
 mod commands;
 mod ddl;
 mod drain;

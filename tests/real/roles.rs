@@ -1,16 +1,19 @@
 //! The relay with the least rights that it can have.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use harness::consumer;
 use harness::rabbitmq::Permissions;
 use harness::shared;
 use harness::workload::{self, Workload};
+use pgoutbox::config::{Config, Needs, Sources};
+use pgoutbox::{catch_up, slot};
 
 use crate::setting::Setting;
 
 #[tokio::test]
 async fn two_roles_and_a_user_that_may_only_publish() -> Result<()> {
-    let mut setting = Setting::shared().await?;
+    // Nobody reads the table then.
+    let mut setting = Setting::shared().await?.set("postgres.on_slot_loss", "halt");
     let (postgres, rabbitmq) = (shared::postgres().await?, shared::rabbitmq().await?);
     // Roles are the whole server's.
     let stream = format!("{}_stream", setting.database);
@@ -46,5 +49,54 @@ async fn two_roles_and_a_user_that_may_only_publish() -> Result<()> {
         harness::consumer::Consumer::start(&amqp_url, other).await.is_err(),
         "the publisher may declare"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_two_roles_make_up_for_a_lost_slot() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let postgres = shared::postgres().await?;
+    let stream = format!("{}_stream", setting.database);
+    let audit = format!("{}_audit", setting.database);
+    setting.program.succeed(&["init", "--stream-role", &stream, "--audit-role", &audit]).await?;
+    let (port, database) = (postgres.port(), setting.database.clone());
+    let stream = postgres.url_as(&stream, port, &database);
+    let audit = postgres.url_as(&audit, port, &database);
+    setting
+        .sql("INSERT INTO outbox_messages (payload) SELECT '{}' FROM generate_series(1, 5)")
+        .await?;
+    setting.sql(&format!("SELECT pg_drop_replication_slot('{database}')")).await?;
+    let env = [
+        ("PGOUTBOX_POSTGRES__URL", audit.as_str()),
+        ("PGOUTBOX_POSTGRES__STREAM_URL", &stream),
+        ("PGOUTBOX_POSTGRES__SLOT", &database),
+    ];
+    let env = env.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+    let config = Config::load(&Sources { env, ..Sources::default() }, Needs::POSTGRES)?;
+    let client = harness::postgres::connect(&audit).await?;
+    let ready = slot::preflight(&client, &config).await?.ready(&config)?;
+    catch_up::ensure_slot(&config, &client, &ready.tables).await?;
+    let pending = catch_up::pending(&client, &database).await?.context("no list")?;
+    let chunk = catch_up::fetch(&client, &config, &ready.tables, &pending, 0, 10).await?;
+    assert_eq!((chunk.rows.len(), chunk.next), (5, 5));
+    catch_up::finish(&client, &database).await?;
+
+    // Without the right to read the rows the relay still relays; that it could not catch up is
+    // said beforehand, and stops it once it would have to.
+    let role = format!("{database}_audit");
+    setting
+        .sql(&format!(
+            "REVOKE SELECT ON outbox_messages FROM {role};
+        GRANT SELECT (id, relayed_at) ON outbox_messages TO {role}"
+        ))
+        .await?;
+    let preflight = slot::preflight(&client, &config).await?;
+    let finding = preflight.findings.iter().find(|finding| finding.what.contains("may not read"));
+    assert!(finding.is_some_and(|finding| finding.mend.contains("GRANT SELECT ON")), "{finding:?}");
+    let ready = preflight.ready(&config)?;
+    assert_eq!(catch_up::ensure_slot(&config, &client, &ready.tables).await?, None);
+    setting.sql(&format!("SELECT pg_drop_replication_slot('{database}')")).await?;
+    let fault = slot::preflight(&client, &config).await?.ready(&config).unwrap_err();
+    assert!(fault.mend.contains("GRANT SELECT ON"), "{fault}");
     Ok(())
 }

@@ -61,7 +61,7 @@ fn sample(setting: &Setting, certificate: &str) -> String {
         Kind::List => "a, b".to_owned(),
         Kind::PostgresUrl => "postgres://other@elsewhere/app".to_owned(),
         Kind::AmqpUrl => "amqp://other@elsewhere".to_owned(),
-        Kind::Flag => "false".to_owned(),
+        Kind::Flag => (setting.preset != super::super::settings::Preset::Value("true")).to_string(),
     }
 }
 

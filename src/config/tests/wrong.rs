@@ -231,3 +231,13 @@ fn a_variable_that_is_not_text() {
     tried.sources.env.insert("UNRELATED".into(), garbage);
     assert!(tried.fault().contains("PGOUTBOX_POSTGRES__SLOT: is not UTF-8"));
 }
+
+#[test]
+fn a_catch_up_without_marks_is_asked_for_in_vain() {
+    let none = || Try::both().set("audit.mode=none");
+    assert!(!none().load().is_catching_up(), "the default gives way");
+    let fault = none().set("postgres.on_slot_loss=catch_up").fault();
+    assert!(fault.contains("nothing tells which rows wait"), "{fault}");
+    assert!(Try::both().load().is_catching_up());
+    assert!(!Try::both().set("postgres.on_slot_loss=halt").load().is_catching_up());
+}

@@ -1,0 +1,30 @@
+-- The rows of one table that wait, and what orders them. Those that are parked do not wait: the
+-- parking has them.
+--   psql -v schema=public -v table=outbox_messages -v relation=16389 -v mode=update -v id=id
+--        -v relayed_at=relayed_at -v occurred_at=occurred_at -v time=timestamptz -f catch_up_waiting.sql
+-- mode: audit.mode; in any but update relayed_at may be any column. time: the type of
+-- occurred_at, or none; then that may be any column.
+SELECT :'relation'::oid::regclass AS outbox,
+       outbox.:"id"::text AS id,
+       CASE WHEN outbox.:"id"::text ~ '^-?\d{1,38}$' THEN outbox.:"id"::text::numeric END AS number,
+       -- Of the transaction that wrote this version of the row. Where the row was updated since,
+       -- that is the update's: such rows come later than they would have. Null for rows older
+       -- than what the server remembers.
+       CASE WHEN current_setting('track_commit_timestamp')::boolean
+            THEN pg_xact_commit_timestamp(outbox.xmin) END AS committed_at,
+       -- Place within that transaction, its savepoints included.
+       outbox.cmin::text::bigint AS command,
+       CASE :'time'
+            WHEN 'timestamptz' THEN outbox.:"occurred_at"::text::timestamptz
+            WHEN 'timestamp' THEN outbox.:"occurred_at"::text::timestamp AT TIME ZONE 'UTC'
+            WHEN 'bigint' THEN to_timestamp(outbox.:"occurred_at"::text::float8 / 1000)
+       END AS occurred_at
+  FROM :"schema".:"table" AS outbox
+ WHERE (:'mode' <> 'update' OR outbox.:"relayed_at" IS NULL)
+   AND (:'mode' <> 'side_table'
+        OR NOT EXISTS (SELECT FROM pgoutbox.relayed AS relayed
+                        WHERE relayed.outbox = :'relation'::oid::regclass
+                          AND relayed.id = outbox.:"id"::text))
+   AND NOT EXISTS (SELECT FROM pgoutbox.parked AS parked
+                    WHERE parked.outbox = :'relation'::oid::regclass
+                      AND parked.event_id = outbox.:"id"::text);
