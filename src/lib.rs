@@ -84,6 +84,7 @@ pub mod window;
 pub mod progress;
 pub mod marks;
 pub mod relay;
+pub mod partition;
 
 pub mod sql;
 pub mod tls;
@@ -95,3 +96,4 @@ pub mod declare;
 pub mod marker;
 pub mod session;
 pub mod supervisor;
+pub mod prune;

@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{Config, Log};
 use crate::error::Fault;
 use crate::session::Shutdown;
-use crate::{publisher, supervisor, wal};
+use crate::{prune, publisher, supervisor, wal};
 
 /// As for a drain that was not done in time.
 const EXIT_UNDRAINED: i32 = 69;
@@ -53,7 +53,10 @@ async fn relay(config: Config) -> Result<(), Fault> {
         warn!(signal = name, "asked again: what is in flight is published again at the next start");
         std::process::exit(EXIT_UNDRAINED);
     });
-    supervisor::run(config, Shutdown::new(asked)).await
+    let shutdown = Shutdown::new(asked);
+    let (pruning, upkeep) = (shutdown.clone(), config.clone());
+    tokio::spawn(async move { prune::run(&upkeep, pruning).await });
+    supervisor::run(config, shutdown).await
 }
 
 fn start_log(log: &Log) -> Result<(), Fault> {
