@@ -85,6 +85,7 @@ pub mod progress;
 pub mod marks;
 pub mod relay;
 pub mod partition;
+pub mod guard;
 
 pub mod sql;
 pub mod tls;
@@ -97,3 +98,4 @@ pub mod marker;
 pub mod session;
 pub mod supervisor;
 pub mod prune;
+pub mod watch;

@@ -72,6 +72,12 @@ files! {
     PARTITION_LOCK = "partition_lock.sql", "Keeps everybody from a detached partition.";
     PARTITION_DROP = "partition_drop.sql", "Drops a detached partition.";
     PARTITION_ATTACH = "partition_attach.sql", "Puts a detached partition back.";
+    GUARD_SAMPLE = "guard_sample.sql", "What the guard over the WAL looks at.";
+    WAL_ON_DISK = "wal_on_disk.sql", "How much WAL there is on the server's disk.";
+    HOLDERS = "holders.sql", "Who keeps `restart_lsn` from moving.";
+    RECORD_GUARD = "record_guard.sql", "Says how the guard finds the WAL.";
+    GUARD = "guard.sql", "How the guard last found the WAL.";
+    DROP_SLOT = "drop_slot.sql", "Drops a slot before its WAL fills the disk.";
     SNAPSHOT_XMIN = "snapshot_xmin.sql", "Which transactions have ended.";
 }
 

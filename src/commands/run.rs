@@ -39,6 +39,7 @@ async fn relay(config: Config) -> Result<(), Fault> {
     };
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
+    let stop = ask.clone();
     tokio::spawn(async move {
         let mut next = async || {
             tokio::select! {
@@ -56,7 +57,21 @@ async fn relay(config: Config) -> Result<(), Fault> {
     let shutdown = Shutdown::new(asked);
     let (pruning, upkeep) = (shutdown.clone(), config.clone());
     tokio::spawn(async move { prune::run(&upkeep, pruning).await });
-    supervisor::run(config, shutdown).await
+    let (guarding, upkeep) = (shutdown.clone(), config.clone());
+    let relaying = supervisor::run(config, shutdown);
+    tokio::pin!(relaying);
+    tokio::select! {
+        biased;
+        end = &mut relaying => end,
+        verdict = crate::watch::run(&upkeep, guarding) => {
+            // What is in flight may still be settled; the verdict stands, whatever comes of it.
+            if verdict.is_err() {
+                stop.send_replace(true);
+            }
+            let end = relaying.await;
+            verdict.and(end)
+        }
+    }
 }
 
 fn start_log(log: &Log) -> Result<(), Fault> {

@@ -50,14 +50,19 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let client = connect(&config).await?;
     let slot = slot::state(&client, &config.postgres.slot).await?;
     let progress = progress(&client, &config).await?;
+    let guard = guard(&client, &config).await?;
     let mut unmarked = Vec::new();
     for table in &config.tables {
         unmarked.push(count(&client, table).await?);
     }
     if args.json {
-        say(format_args!("{:#}", as_json(&config, slot.as_ref(), progress.as_ref(), &unmarked)));
+        say(format_args!(
+            "{:#}",
+            as_json(&config, slot.as_ref(), progress.as_ref(), guard.as_ref(), &unmarked)
+        ));
     } else {
         print(&config, slot.as_ref(), progress.as_ref(), &unmarked);
+        guard.iter().for_each(print_guard);
     }
     let is_slot_well = slot.is_some_and(|slot| slot.wal_status.as_deref() != Some("lost"));
     Ok(is_slot_well && progress.is_none_or(|progress| progress.fault.is_none()))
@@ -80,6 +85,21 @@ async fn progress(client: &Client, config: &Config) -> Result<Option<Progress>, 
         fault: fault.and_then(|fault| serde_json::from_str(&fault).ok()),
         fault_at: column(row, "fault_at")?,
     }))
+}
+
+/// How the guard last found the WAL; `None` where it has said nothing yet, or may not be asked.
+async fn guard(client: &Client, config: &Config) -> Result<Option<Value>, Fault> {
+    let sql = sql::render(sql::GUARD, &[("slot", &config.postgres.slot)])?;
+    let Ok(rows) = query(client, &sql).await else { return Ok(None) };
+    let Some(row) = rows.first() else { return Ok(None) };
+    let verdict: String = column(row, "verdict")?;
+    let mut verdict: Value = serde_json::from_str(&verdict).unwrap_or_default();
+    if let Some(object) = verdict.as_object_mut() {
+        for name in ["level", "since", "seen_at"] {
+            object.insert(name.to_owned(), json!(column::<String>(row, name)?));
+        }
+    }
+    Ok(Some(verdict))
 }
 
 /// Never reads more than [`MOST_PAGES`]: the size comes from the files, and a large table is
@@ -124,6 +144,7 @@ fn as_json(
     config: &Config,
     slot: Option<&SlotState>,
     progress: Option<&Progress>,
+    guard: Option<&Value>,
     unmarked: &[Unmarked],
 ) -> Value {
     let slot = slot.map(|slot| {
@@ -159,7 +180,7 @@ fn as_json(
         .iter()
         .map(|u| json!({ "table": u.table, "rows": u.rows, "is_estimate": u.is_estimate, "why_not": u.why_not }))
         .collect();
-    json!({ "slot": slot, "progress": shown, "fault": fault, "unmarked": unmarked })
+    json!({ "slot": slot, "progress": shown, "fault": fault, "guard": guard, "unmarked": unmarked })
 }
 
 fn bytes(bytes: Option<i64>) -> String {
@@ -201,6 +222,17 @@ fn print(
             )),
         }
     }
+}
+
+fn print_guard(guard: &Value) {
+    let text = |key: &str| guard.get(key).and_then(Value::as_str).unwrap_or_default();
+    let level = text("level");
+    if level == "calm" {
+        return;
+    }
+    say(format_args!("guard     {level} since {}, seen {}", text("since"), text("seen_at")));
+    say(format_args!("          {}", text("what")));
+    say(format_args!("          mend: {}", text("mend")));
 }
 
 fn print_slot(name: &str, slot: &SlotState) {
