@@ -51,7 +51,9 @@
 //! besides, [`sql`] renders the files of `sql/`. IO: [`wal`] is the only file that knows
 //! pgwire-replication, [`publisher`] the only one that publishes with lapin ([`declare`] makes
 //! the topology on its connection); [`postgres`], [`marker`] and [`slot`] use the one ordinary
-//! connection. [`commands`] has a file for each verb.
+//! connection. Beside the relay run [`prune`] (rows and partitions; [`partition`] is its pure
+//! calendar) and [`watch`] (looks at the WAL for the pure [`guard`]), on connections of their own.
+//! [`commands`] has a file for each verb.
 //!
 //! # What was rejected
 //!
