@@ -30,5 +30,6 @@ CREATE TABLE IF NOT EXISTS :"schema".:"table" (
 -- No index on relayed_at, not even a partial one (WHERE relayed_at IS NULL): it would turn
 -- every mark into a non-HOT update, with an entry in every index (641 bytes of WAL, a quarter
 -- of the speed), and nothing looks rows up by it: the WAL is the queue.
--- To keep the table small, partition it by occurred_at and drop old partitions. Never
--- partition by relayed_at: the mark would move the row, and a moved row is published again.
+-- To keep the table small, set prune.keep; or partition it by occurred_at, as
+-- outbox_partitioned.sql does, and old partitions are dropped. Never partition by relayed_at: the
+-- mark would move the row, and a moved row is published again.

@@ -84,3 +84,13 @@ CREATE TABLE IF NOT EXISTS pgoutbox.catch_up_rows (
     id          text        NOT NULL,
     PRIMARY KEY (slot, n)
 );
+
+-- How the guard over the WAL last found it, for `pgoutbox status`. One row per slot, written when
+-- its level changes and every ten minutes while it is not calm.
+CREATE TABLE IF NOT EXISTS pgoutbox.guard (
+    slot    name        PRIMARY KEY,
+    level   text        NOT NULL CHECK (level IN ('calm', 'warning', 'critical')),
+    verdict jsonb       NOT NULL,        -- its figures; what and mend in words
+    since   timestamptz NOT NULL DEFAULT now(),
+    seen_at timestamptz NOT NULL DEFAULT now()
+);

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod config;
 pub mod init;
+pub mod prune;
 pub mod run;
 pub mod schema;
 pub mod status;

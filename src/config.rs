@@ -40,6 +40,7 @@ mod problem;
 mod shown;
 mod tables;
 mod tls;
+mod upkeep;
 
 mod docs;
 mod explain;
@@ -96,6 +97,10 @@ pub struct Config {
     pub parking: Parking,
     /// Life from connect to error.
     pub session: Session,
+    /// Rows that nobody needs any more.
+    pub prune: Prune,
+    /// The guard over the WAL.
+    pub guard: Guard,
     /// Logging.
     pub log: Log,
     /// What `init --declare` declares.
@@ -397,6 +402,65 @@ pub struct Session {
     pub backoff_max: Duration,
     /// How long a drain may take after SIGTERM. Default 30 s.
     pub drain_timeout: Duration,
+}
+
+/// Rows that nobody needs any more: `[prune]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Prune {
+    /// Age of its mark after which a relayed row goes. Default `None`: never.
+    pub keep: Option<Duration>,
+    /// How often a pass begins. Default 1 min.
+    pub interval: Duration,
+    /// Most rows that one statement deletes. Default 1,000.
+    pub batch: usize,
+    /// Pause between two statements. Default 50 ms.
+    pub pause: Duration,
+    /// How many partitions are made ahead of the present one. Default 3.
+    pub partitions_ahead: usize,
+    /// How much time a partition holds. `None`: as the partitions' names say; where none has
+    /// a name that pgoutbox gave it, partitions are somebody else's business.
+    pub partition_span: Option<PartitionSpan>,
+}
+
+/// How much time a partition holds; all begin and end by the UTC calendar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartitionSpan {
+    /// An hour.
+    Hour,
+    /// A day.
+    Day,
+    /// A week, from Monday on.
+    Week,
+    /// A month.
+    Month,
+}
+
+/// The guard over the WAL: `[guard]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Guard {
+    /// What happens at `act_percent`. Default [`GuardPolicy::Alert`].
+    pub policy: GuardPolicy,
+    /// How often the guard looks. Default 10 s.
+    pub interval: Duration,
+    /// Projected time until WAL is full that is worth a warning. Default 1 h.
+    pub warn_at: Duration,
+    /// Share of the limit that is worth a warning, in per cent. Default 70.
+    pub warn_percent: usize,
+    /// Share of the limit at which the policy is carried out, in per cent. Default 90.
+    pub act_percent: usize,
+    /// How much WAL the server's disk can hold, in bytes; SQL cannot ask. Default `None`.
+    pub disk_limit: Option<u64>,
+}
+
+/// What happens before the WAL is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuardPolicy {
+    /// It is said, in the log and by `pgoutbox status`.
+    Alert,
+    /// The relay ends with exit code 1. The slot stays, and so does the WAL.
+    Stop,
+    /// The slot is dropped, so that Postgres can remove the WAL.
+    DropSlot,
 }
 
 /// Logging: `[log]`.

@@ -52,6 +52,8 @@
 //! pgwire-replication, [`publisher`] the only one that publishes with lapin ([`declare`] makes
 //! the topology on its connection); [`postgres`], [`marker`] and [`slot`] use the one ordinary
 //! connection. [`catch_up`] makes a slot anew and lists the rows that it does not hold.
+//! connection. Beside the relay run [`prune`] (rows and partitions; [`partition`] is its pure
+//! calendar) and [`watch`] (looks at the WAL for the pure [`guard`]), on connections of their own.
 //! [`commands`] has a file for each verb.
 //!
 //! # What was rejected
@@ -87,6 +89,8 @@ pub mod marks;
 pub mod parked;
 pub mod retry;
 pub mod relay;
+pub mod partition;
+pub mod guard;
 
 pub mod sql;
 pub mod tls;
@@ -100,3 +104,5 @@ pub mod parking;
 pub mod marker;
 pub mod session;
 pub mod supervisor;
+pub mod prune;
+pub mod watch;

@@ -79,6 +79,32 @@ files! {
     PARKED_ROW_FAILED_AT = "parked_row_failed_at.sql", "Rows show when they failed.";
     DELIVERED_ROW_FAILED_AT = "delivered_row_failed_at.sql", "Rows that failed no longer.";
     WAL_POSITION = "wal_position.sql", "Where the WAL ends.";
+    OUTBOX_PARTITIONED = "outbox_partitioned.sql", "The default outbox table, in partitions.";
+    HEAP = "heap.sql", "The tables that hold the rows.";
+    GRANTS_PRUNE = "grants_prune.sql", "What pruning needs.";
+    PRUNE_LOCK = "prune_lock.sql", "One pass of pruning at a time.";
+    PRUNE_UPDATE = "prune_update.sql", "A batch of rows marked long ago.";
+    PRUNE_SIDE_TABLE = "prune_side_table.sql", "A batch of marks made long ago, and their rows.";
+    PRUNE_PARKED = "prune_parked.sql", "A batch of events done with long ago.";
+    PARTITIONS = "partitions.sql", "A table's partitions with their bounds.";
+    PARTITION_CREATE = "partition_create.sql", "One partition.";
+    PARTITION_KEPT = "partition_kept.sql", "Whether a partition holds a row that must stay.";
+    PARTITION_KEPT_SIDE_TABLE = "partition_kept_side_table.sql", "The same by `pgoutbox.relayed`.";
+    PARTITION_KEPT_DELETE = "partition_kept_delete.sql", "The same where rows go when delivered.";
+    PARTITION_DETACH = "partition_detach.sql", "Takes a partition out of its table.";
+    PARTITION_DETACH_CONCURRENTLY = "partition_detach_concurrently.sql", "The same, while nobody waits.";
+    PARTITION_COMMENT = "partition_comment.sql", "What a table that is detached was.";
+    PARTITION_FINALIZE = "partition_finalize.sql", "Ends a detach that was cut short.";
+    PARTITION_DETACHED = "partition_detached.sql", "Partitions detached and not dropped.";
+    PARTITION_LOCK = "partition_lock.sql", "Keeps everybody from a detached partition.";
+    PARTITION_DROP = "partition_drop.sql", "Drops a detached partition.";
+    PARTITION_ATTACH = "partition_attach.sql", "Puts a detached partition back.";
+    GUARD_SAMPLE = "guard_sample.sql", "What the guard over the WAL looks at.";
+    WAL_ON_DISK = "wal_on_disk.sql", "How much WAL there is on the server's disk.";
+    HOLDERS = "holders.sql", "Who keeps `restart_lsn` from moving.";
+    RECORD_GUARD = "record_guard.sql", "Says how the guard finds the WAL.";
+    GUARD = "guard.sql", "How the guard last found the WAL.";
+    DROP_SLOT = "drop_slot.sql", "Drops a slot before its WAL fills the disk.";
     SNAPSHOT_XMIN = "snapshot_xmin.sql", "Which transactions have ended.";
 }
 
@@ -114,6 +140,17 @@ pub fn render(sql: &str, variables: &[(&str, &str)]) -> Result<String, Fault> {
         Some(((name, _), _)) => Err(slip(format!("the SQL has no variable \"{name}\""))),
         None => Ok(out),
     }
+}
+
+/// [`render`] with only those of the variables that the file has.
+///
+/// # Errors
+/// A variable without a value.
+pub fn render_some(sql: &str, variables: &[(&str, &str)]) -> Result<String, Fault> {
+    let is_used =
+        |name: &str| sql.contains(&format!(":\"{name}\"")) || sql.contains(&format!(":'{name}'"));
+    let used: Vec<_> = variables.iter().filter(|(name, _)| is_used(name)).copied().collect();
+    render(sql, &used)
 }
 
 fn slip(what: String) -> Fault {

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files that know no socket, clock or task.
-const PURE: [&str; 19] = [
+const PURE: [&str; 21] = [
     "pgoutput.rs",
     "relation.rs",
     "event.rs",
@@ -31,6 +31,8 @@ const PURE: [&str; 19] = [
     "relay/parked.rs",
     "relay/stream.rs",
     "relay/watch.rs",
+    "partition.rs",
+    "guard.rs",
     "sql.rs",
 ];
 

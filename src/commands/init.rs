@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 
 use super::{Roles, connect, say, schema};
 use crate::catch_up::{self, Patience};
-use crate::config::{AuditMode, Config, Needs, Sources, Table};
+use crate::config::{AuditMode, Config, Needs, PartitionSpan, Sources, Table};
 use crate::error::Fault;
 use crate::postgres::{self, column, query};
 use crate::slot::{self, Finding, Severity};
@@ -26,6 +26,9 @@ pub struct Args {
     /// Declare the exchange on RabbitMQ as well, and the queues of [[declare.queues]]
     #[arg(long)]
     pub declare: bool,
+    /// The outbox in partitions by time, of an hour, day, week or month
+    #[arg(long, value_name = "SPAN", num_args = 0..=1, default_missing_value = "day", value_parser = schema::SPANS)]
+    pub partitioned: Option<String>,
     /// The roles too
     #[command(flatten)]
     pub roles: Roles,
@@ -48,7 +51,8 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
     }
     let maker = Maker { client: &client, is_dry: args.dry_run };
     for table in &config.tables {
-        maker.table(table, &found).await?;
+        let span = args.partitioned.as_deref().and_then(PartitionSpan::read);
+        maker.table(&config, table, &found, span).await?;
     }
     maker.own_schema(&found).await?;
     maker.enqueue(&config, &found).await?;
@@ -164,7 +168,13 @@ impl Maker<'_> {
         rows.iter().map(pair).collect::<Result<_, Fault>>().map(Some)
     }
 
-    async fn table(&self, table: &Table, found: &Found) -> Result<(), Fault> {
+    async fn table(
+        &self,
+        config: &Config,
+        table: &Table,
+        found: &Found,
+        span: Option<PartitionSpan>,
+    ) -> Result<(), Fault> {
         let what = format!("table {}.{}", table.schema, table.name);
         if self.columns(table).await?.is_some() {
             self.found(&what);
@@ -176,7 +186,8 @@ impl Maker<'_> {
                 "create your table, or take your column names out of the configuration",
             ));
         }
-        let outcome = self.make(&what, &schema::outbox(table, found.server_version)?).await;
+        let outcome =
+            self.make(&what, &schema::outbox(config, table, found.server_version, span)?).await;
         outcome.map_err(|fault| {
             if fault.what.contains("3F000") {
                 return fault.mend(format!("CREATE SCHEMA {};", sql::identifier(&table.schema)));

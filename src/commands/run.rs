@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{Config, Log};
 use crate::error::Fault;
 use crate::session::Shutdown;
-use crate::{publisher, supervisor, wal};
+use crate::{prune, publisher, supervisor, wal};
 
 /// As for a drain that was not done in time.
 const EXIT_UNDRAINED: i32 = 69;
@@ -39,6 +39,7 @@ async fn relay(config: Config) -> Result<(), Fault> {
     };
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
+    let stop = ask.clone();
     tokio::spawn(async move {
         let mut next = async || {
             tokio::select! {
@@ -53,7 +54,24 @@ async fn relay(config: Config) -> Result<(), Fault> {
         warn!(signal = name, "asked again: what is in flight is published again at the next start");
         std::process::exit(EXIT_UNDRAINED);
     });
-    supervisor::run(config, Shutdown::new(asked)).await
+    let shutdown = Shutdown::new(asked);
+    let (pruning, upkeep) = (shutdown.clone(), config.clone());
+    tokio::spawn(async move { prune::run(&upkeep, pruning).await });
+    let (guarding, upkeep) = (shutdown.clone(), config.clone());
+    let relaying = supervisor::run(config, shutdown);
+    tokio::pin!(relaying);
+    tokio::select! {
+        biased;
+        end = &mut relaying => end,
+        verdict = crate::watch::run(&upkeep, guarding) => {
+            // What is in flight may still be settled; the verdict stands, whatever comes of it.
+            if verdict.is_err() {
+                stop.send_replace(true);
+            }
+            let end = relaying.await;
+            verdict.and(end)
+        }
+    }
 }
 
 fn start_log(log: &Log) -> Result<(), Fault> {

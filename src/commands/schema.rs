@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::Roles;
-use crate::config::{AuditMode, Config, Needs, Sources, Table};
+use crate::config::{AuditMode, Config, Needs, PartitionSpan, Sources, Table};
 use crate::error::Fault;
 use crate::slot::{self, grants_for};
-use crate::sql;
+use crate::{partition, sql};
 
 /// Prints the SQL of the outbox, the publication, the slot and the roles. Connects to nothing.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -17,6 +17,9 @@ pub struct Args {
     /// Major version of the server: from 18 on, ids rise with time
     #[arg(long, value_name = "MAJOR", default_value_t = 14)]
     pub server_version: i32,
+    /// The outbox in partitions by time, of an hour, day, week or month
+    #[arg(long, value_name = "SPAN", num_args = 0..=1, default_missing_value = "day", value_parser = SPANS)]
+    pub partitioned: Option<String>,
     /// The roles too
     #[command(flatten)]
     pub roles: Roles,
@@ -36,7 +39,8 @@ pub fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
     }
     let mut parts = Vec::new();
     for table in &config.tables {
-        parts.push(outbox(table, args.server_version * 10_000)?);
+        let span = args.partitioned.as_deref().and_then(PartitionSpan::read);
+        parts.push(outbox(&config, table, args.server_version * 10_000, span)?);
     }
     parts.push(sql::SCHEMA.to_owned());
     if let Some(table) = config.tables.first() {
@@ -50,11 +54,34 @@ pub fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
     Ok(parts.join("\n"))
 }
 
-/// The default table.
-pub(super) fn outbox(table: &Table, server_version: i32) -> Result<String, Fault> {
+/// Spans of partitions, as they are written.
+pub(super) const SPANS: [&str; 4] = ["hour", "day", "week", "month"];
+
+/// The default table; in partitions, with those of the present and of the time ahead.
+pub(super) fn outbox(
+    config: &Config,
+    table: &Table,
+    server_version: i32,
+    span: Option<PartitionSpan>,
+) -> Result<String, Fault> {
     let new_id = if server_version >= 180_000 { "uuidv7" } else { "gen_random_uuid" };
     let variables = [("schema", table.schema.as_str()), ("table", &table.name), ("new_id", new_id)];
-    sql::render(sql::OUTBOX, &variables)
+    let Some(span) = span else { return sql::render(sql::OUTBOX, &variables) };
+    let default = partition::default_name(&table.name);
+    let mut out = sql::render(
+        sql::OUTBOX_PARTITIONED,
+        &[variables.as_slice(), &[("default", &default)]].concat(),
+    )?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    for (lower, upper) in partition::missing(span, now, config.prune.partitions_ahead, &[]) {
+        let name = partition::name(&table.name, span, lower);
+        let (lower, upper) = (partition::bound(lower), partition::bound(upper));
+        let bounds = [("partition", name.as_str()), ("lower", &lower), ("upper", &upper)];
+        let names = [("schema", table.schema.as_str()), ("table", &table.name)];
+        out.push_str(&sql::render(sql::PARTITION_CREATE, &[names.as_slice(), &bounds].concat())?);
+    }
+    Ok(out)
 }
 
 /// The function that writes into the first table.
@@ -94,6 +121,15 @@ pub(super) fn roles(config: &Config, stream: &str, audit: &str) -> Result<Vec<St
         if config.is_catching_up() {
             parts.push(grants_for(sql::GRANTS_CATCH_UP, mode, table, audit)?);
         }
+    }
+    for table in config.tables.iter().filter(|_| config.prune.keep.is_some()) {
+        let variables = [
+            ("schema", table.schema.as_str()),
+            ("table", &table.name),
+            ("id", &table.columns.id.name),
+            ("audit_role", audit),
+        ];
+        parts.push(sql::render(sql::GRANTS_PRUNE, &variables)?);
     }
     parts.dedup();
     Ok(parts)

@@ -52,6 +52,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let slot = slot::state(&client, &config.postgres.slot).await?;
     let progress = progress(&client, &config).await?;
     let catch_up = catch_up(&client, &config).await?;
+    let guard = guard(&client, &config).await?;
     let mut unmarked = Vec::new();
     for table in &config.tables {
         unmarked.push(count(&client, table).await?);
@@ -59,10 +60,18 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     if args.json {
         say(format_args!(
             "{:#}",
-            as_json(&config, slot.as_ref(), progress.as_ref(), catch_up.as_ref(), &unmarked)
+            as_json(
+                &config,
+                slot.as_ref(),
+                progress.as_ref(),
+                catch_up.as_ref(),
+                guard.as_ref(),
+                &unmarked
+            )
         ));
     } else {
         print(&config, slot.as_ref(), progress.as_ref(), catch_up.as_ref(), &unmarked);
+        guard.iter().for_each(print_guard);
     }
     let is_slot_well = slot.is_some_and(|slot| slot.why_lost().is_none());
     Ok(is_slot_well && progress.is_none_or(|progress| progress.fault.is_none()))
@@ -94,6 +103,21 @@ async fn catch_up(client: &Client, config: &Config) -> Result<Option<Report>, Fa
         return Ok(None);
     }
     catch_up::report(client, &config.postgres.slot).await
+}
+
+/// How the guard last found the WAL; `None` where it has said nothing yet, or may not be asked.
+async fn guard(client: &Client, config: &Config) -> Result<Option<Value>, Fault> {
+    let sql = sql::render(sql::GUARD, &[("slot", &config.postgres.slot)])?;
+    let Ok(rows) = query(client, &sql).await else { return Ok(None) };
+    let Some(row) = rows.first() else { return Ok(None) };
+    let verdict: String = column(row, "verdict")?;
+    let mut verdict: Value = serde_json::from_str(&verdict).unwrap_or_default();
+    if let Some(object) = verdict.as_object_mut() {
+        for name in ["level", "since", "seen_at"] {
+            object.insert(name.to_owned(), json!(column::<String>(row, name)?));
+        }
+    }
+    Ok(Some(verdict))
 }
 
 /// Never reads more than [`MOST_PAGES`]: the size comes from the files, and a large table is
@@ -139,6 +163,7 @@ fn as_json(
     slot: Option<&SlotState>,
     progress: Option<&Progress>,
     catch_up: Option<&Report>,
+    guard: Option<&Value>,
     unmarked: &[Unmarked],
 ) -> Value {
     let slot = slot.map(|slot| {
@@ -188,6 +213,7 @@ fn as_json(
         "progress": shown,
         "catch_up": catch_up,
         "fault": fault,
+        "guard": guard,
         "unmarked": unmarked,
     })
 }
@@ -246,6 +272,17 @@ fn print_catch_up(report: &Report) {
         say("catch-up  the slot is to be made anew, and the rows that wait to be listed");
     }
     say(format_args!("          since {}: {}", report.begun_at, report.why));
+}
+
+fn print_guard(guard: &Value) {
+    let text = |key: &str| guard.get(key).and_then(Value::as_str).unwrap_or_default();
+    let level = text("level");
+    if level == "calm" {
+        return;
+    }
+    say(format_args!("guard     {level} since {}, seen {}", text("since"), text("seen_at")));
+    say(format_args!("          {}", text("what")));
+    say(format_args!("          mend: {}", text("mend")));
 }
 
 fn print_slot(name: &str, slot: &SlotState) {

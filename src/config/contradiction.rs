@@ -6,12 +6,15 @@ use super::problem::Problems;
 use super::settings::span;
 use super::source::Origin;
 use super::values::Values;
-use super::{AuditMode, ColumnRef, Columns, Config, OnSlotLoss, Piece, Table, Template};
+use super::{
+    AuditMode, ColumnRef, Columns, Config, GuardPolicy, OnSlotLoss, Piece, Table, Template,
+};
 
 /// Reports every contradiction.
 pub(crate) fn check(config: &Config, values: &Values, problems: &mut Problems) {
     let mut check = Check { values, problems };
     check.durations(config);
+    check.upkeep(config);
     for (index, table) in config.tables.iter().enumerate() {
         check.table(&format!("tables.{index}"), table, config.audit.mode);
     }
@@ -67,6 +70,27 @@ impl Check<'_> {
             let mend = "a dead broker is to be noticed before its confirms are overdue: raise \
                 confirm_timeout or lower heartbeat";
             self.clash(["amqp.confirm_timeout", "amqp.heartbeat"], what, mend);
+        }
+    }
+
+    fn upkeep(&mut self, config: &Config) {
+        let has_no_marks = config.audit.mode == AuditMode::None;
+        if has_no_marks && config.prune.keep.is_some() {
+            let what =
+                "is set, but audit.mode none leaves nothing that says which rows were relayed";
+            let mend = "choose another audit.mode, or take prune.keep away";
+            self.clash(["prune.keep", "audit.mode"], what, mend);
+        }
+        if has_no_marks && config.guard.policy == GuardPolicy::DropSlot {
+            let what = "drops the slot, but audit.mode none leaves nothing to catch up by";
+            let mend = "choose another audit.mode, or guard.policy alert or stop";
+            self.clash(["guard.policy", "audit.mode"], what, mend);
+        }
+        let (warn, act) = (config.guard.warn_percent, config.guard.act_percent);
+        if warn > act {
+            let what = format!("guard.warn_percent ({warn}) is above guard.act_percent ({act})");
+            let keys = ["guard.warn_percent", "guard.act_percent"];
+            self.clash(keys, what, "warn before acting: lower warn_percent");
         }
     }
 

@@ -8,6 +8,7 @@ use super::problem::Problems;
 use super::shown::Shown;
 use super::source::{Environment, Sources, collect};
 use super::tables::{queues, tables};
+use super::upkeep::{guard, prune};
 use super::values::Values;
 use super::{Audit, AuditMode, Config, Declare, Log, Parking, Session, Window};
 use crate::error::Fault;
@@ -103,6 +104,8 @@ fn assemble(
             backoff_max: values.span("session.backoff_max"),
             drain_timeout: values.span("session.drain_timeout"),
         },
+        prune: prune(values),
+        guard: guard(values),
         log: Log { level: text("log.level"), is_json: text("log.format") == "json" },
         declare: Declare {
             exchange_type: text("declare.exchange_type"),

@@ -94,6 +94,10 @@ impl Kind {
 pub(crate) const FLAGS: [&str; 2] = ["true", "false"];
 /// `postgres.sslmode`'s words.
 pub(crate) const SSL_MODES: [&str; 4] = ["disable", "require", "verify-ca", "verify-full"];
+/// `prune.partition_span`'s words.
+pub(crate) const PARTITION_SPANS: [&str; 4] = ["hour", "day", "week", "month"];
+/// `guard.policy`'s words.
+pub(crate) const GUARD_POLICIES: [&str; 3] = ["alert", "stop", "drop_slot_and_catch_up_later"];
 /// `declare.exchange_type`'s words.
 pub(crate) const EXCHANGE_TYPES: [&str; 4] = ["topic", "direct", "fanout", "headers"];
 
@@ -253,6 +257,20 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("session.backoff_min", Span { min: ms(10), max: secs(60) }, Value("100ms"), "first pause after a failed session"),
     setting("session.backoff_max", Span { min: ms(10), max: mins(10) }, Value("10s"), "longest pause"),
     setting("session.drain_timeout", Span { min: ms(100), max: mins(60) }, Value("30s"), "how long a drain may take after SIGTERM"),
+
+    setting("prune.keep", Span { min: secs(0), max: mins(10 * 365 * 24 * 60) }, Unset, "age of its mark after which a relayed row is deleted; unset: never"),
+    setting("prune.interval", Span { min: ms(100), max: mins(24 * 60) }, Value("1m"), "how often a pass of pruning begins"),
+    setting("prune.batch", Count { min: 1, max: 100_000 }, Value("1000"), "most rows that one statement deletes"),
+    setting("prune.pause", Span { min: ms(0), max: mins(1) }, Value("50ms"), "pause between two such statements"),
+    setting("prune.partitions_ahead", Count { min: 0, max: 1000 }, Value("3"), "how many partitions are made ahead of the present one"),
+    setting("prune.partition_span", Choice(&PARTITION_SPANS), Derived("as pgoutbox named the partitions that are there; without such names they are left alone"), "how much time a new partition holds, by the UTC calendar"),
+
+    setting("guard.policy", Choice(&GUARD_POLICIES), Value("alert"), "what happens before retained WAL fills its limit: a line in the log, an exit, or the slot is dropped and the table is caught up from later"),
+    setting("guard.interval", Span { min: ms(100), max: mins(10) }, Value("10s"), "how often the guard looks"),
+    setting("guard.warn_at", Span { min: secs(0), max: mins(30 * 24 * 60) }, Value("1h"), "projected time until the limit that is worth a warning"),
+    setting("guard.warn_percent", Count { min: 1, max: 100 }, Value("70"), "share of the limit that is worth a warning"),
+    setting("guard.act_percent", Count { min: 1, max: 100 }, Value("90"), "share of the limit at which `guard.policy` is carried out"),
+    setting("guard.disk_limit", Size { min: MIB, max: 1024 * 1024 * GIB }, Unset, "how much WAL the server's disk can hold, since SQL cannot ask; beside `max_slot_wal_keep_size`, the smaller room counts"),
 
     setting("log.level", LogFilter, Value("info"), "how much is logged").flag("--log-level"),
     setting("log.format", Choice(&["text", "json"]), Value("text"), "form of a log line").flag("--log-format"),

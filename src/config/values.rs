@@ -98,6 +98,14 @@ impl Values {
         }
     }
 
+    /// A number of bytes; `None` where there is none.
+    pub(crate) fn size(&self, key: &str) -> Option<u64> {
+        match self.get(key) {
+            Some(Value::Number(number)) => Some(number),
+            _ => None,
+        }
+    }
+
     pub(crate) fn flag(&self, key: &str) -> bool {
         matches!(self.get(key), Some(Value::Flag(true)))
     }

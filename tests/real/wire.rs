@@ -51,6 +51,8 @@ impl Scene {
         // All of these go to the server itself unless the test says otherwise.
         setting.env("PGOUTBOX_POSTGRES__STREAM_URL", &setting.database_url.clone());
         setting.env(variable, &through(&url, &proxy));
+        // Its own connection to the database would be taken for the one that is cut.
+        setting.env("PGOUTBOX_GUARD__INTERVAL", "10m");
         // A silent server is found out soon, and tried again soon.
         setting.env("PGOUTBOX_POSTGRES__WAL_SENDER_TIMEOUT", "2s");
         setting.env("PGOUTBOX_POSTGRES__CONNECT_TIMEOUT", "2s");

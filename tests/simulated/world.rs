@@ -1054,7 +1054,8 @@ impl World {
             End::Drained => self.drained(&mut session),
             End::Stuck(stuck) => {
                 self.tally.stuck += 1;
-                if matches!(stuck.refusal, Refusal::Closed { .. }) {
+                // Where there are dead letters, the session after the close says so.
+                if matches!(stuck.refusal, Refusal::Closed { .. }) && !self.mode.has_letters {
                     assert_eq!(session.closed_with, Some(1), "convicted among several: {stuck:?}");
                 }
                 let place = self.postgres.place(&stuck.id).expect("stuck on an event");

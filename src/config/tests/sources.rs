@@ -47,6 +47,8 @@ fn sample(setting: &Setting, certificate: &str) -> String {
             "sample".to_owned()
         }
         Kind::Secret => "other secret".to_owned(),
+        // Below the share at which the guard acts.
+        Kind::Count { min, .. } if setting.key == "guard.warn_percent" => min.to_string(),
         Kind::Count { max, .. } => max.to_string(),
         Kind::Size { max, .. } => size(max),
         Kind::Span { min, max } | Kind::Seconds { min, max } => {

@@ -132,6 +132,13 @@ fn every_contradiction() {
         (&["amqp.heartbeat=20s"], "amqp.heartbeat", "is below twice amqp.heartbeat"),
         (&["amqp.confirm_timeout=19s"], "amqp.confirm_timeout", "is below twice"),
         (&["tables.0.columns.relayed_at="], "tables.0.columns.relayed_at", "audit.mode update"),
+        (&["prune.keep=1day", "audit.mode=none"], "prune.keep", "audit.mode none"),
+        (
+            &["guard.policy=drop_slot_and_catch_up_later", "audit.mode=none"],
+            "guard.policy",
+            "nothing to catch up by",
+        ),
+        (&["guard.warn_percent=95"], "guard.warn_percent", "above guard.act_percent"),
         (
             &["tables.0.columns.relayed_at=occurred_at"],
             "tables.0.columns.relayed_at",

@@ -1,0 +1,15 @@
+-- Whether a partition holds a row that must stay where audit.mode is side_table: not relayed,
+-- relayed lately, or parked.
+--   psql -v schema=public -v partition=outbox_messages_d20260101 -v relation=16389 -v id=id \
+--        -v seconds=2592000 -f partition_kept_side_table.sql
+SELECT EXISTS (
+    SELECT FROM :"schema".:"partition" AS outbox
+     WHERE NOT EXISTS (SELECT FROM pgoutbox.relayed
+                        WHERE relayed.outbox = :'relation'::oid::regclass
+                          AND relayed.id = outbox.:"id"::text
+                          AND relayed.relayed_at < now() - :'seconds'::float8 * interval '1 second')
+        OR EXISTS (SELECT FROM pgoutbox.parked
+                    WHERE parked.outbox = :'relation'::oid::regclass
+                      AND parked.event_id = outbox.:"id"::text
+                      AND parked.state IN ('parked', 'queued', 'failed'))
+) AS is_kept;
