@@ -22,4 +22,6 @@ $do$;
 GRANT CONNECT ON DATABASE :"database" TO :"stream_role", :"audit_role";
 GRANT USAGE ON SCHEMA pgoutbox TO :"audit_role";
 GRANT SELECT, INSERT, UPDATE ON pgoutbox.progress TO :"audit_role";
+GRANT SELECT, INSERT, UPDATE, DELETE ON pgoutbox.parked TO :"audit_role";
+GRANT SELECT ON pgoutbox.relayed TO :"audit_role";
 COMMIT;

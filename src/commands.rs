@@ -3,6 +3,8 @@
 pub mod check;
 pub mod config;
 pub mod init;
+pub mod parked;
+pub mod replay;
 pub mod run;
 pub mod schema;
 pub mod status;

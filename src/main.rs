@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use pgoutbox::commands::{check, config, init, run, schema, status, uninstall};
+use pgoutbox::commands::{check, config, init, parked, replay, run, schema, status, uninstall};
 use pgoutbox::config::{Config, Flags, Needs, Sources};
 use pgoutbox::error::Fault;
 
@@ -38,6 +38,8 @@ enum Command {
     )]
     Run,
     Status(status::Args),
+    Parked(parked::Args),
+    Replay(Box<replay::Args>),
     Schema(schema::Args),
     Config(config::Args),
     Uninstall(uninstall::Args),
@@ -75,6 +77,8 @@ async fn carry_out(cli: Cli) -> Result<ExitCode, Fault> {
             return run::run(Config::load(&sources, Needs::ALL)?).await.map(ExitCode::from);
         }
         Command::Status(args) => status::run(&args, &sources).await,
+        Command::Parked(args) => parked::run(&args, &sources).await,
+        Command::Replay(args) => replay::run(&args, &sources).await,
         Command::Schema(args) => print(&schema::run(&args, &sources)?),
         Command::Config(args) => print(&config::run(&args, &sources)?),
         Command::Uninstall(args) => uninstall::run(&args, &sources).await.map(|()| true),

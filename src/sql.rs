@@ -51,6 +51,17 @@ files! {
     RECORD_PROGRESS = "record_progress.sql", "Writes how far the events are settled.";
     RECORD_FAULT = "record_fault.sql", "Says what the relay waits for.";
     CLEAR_FAULT = "clear_fault.sql", "What it waited for is over.";
+    PARKED_LIST = "parked_list.sql", "Parked events, by what is asked for.";
+    PARKED_ROW = "parked_row.sql", "The row of one parked event.";
+    PARKED_NEIGHBOURS = "parked_neighbours.sql", "What of its aggregate one waits behind.";
+    PARKED_RETRY = "parked_retry.sql", "Has parked events tried again.";
+    PARKED_DISCARD = "parked_discard.sql", "Gives parked events up.";
+    PARKED_REPLAYED = "parked_replayed.sql", "Notes that they were replayed after all.";
+    REPLAY_SELECT = "replay_select.sql", "Finds the rows to replay.";
+    REPLAY_FETCH = "replay_fetch.sql", "The next of them.";
+    REPLAY_ROWS = "replay_rows.sql", "Rows to replay, whole.";
+    HORIZON = "horizon.sql", "Up to where everything has ended.";
+    HORIZON_PASSED = "horizon_passed.sql", "Whether the slot has passed an LSN.";
     WAL_POSITION = "wal_position.sql", "Where the WAL ends.";
     SNAPSHOT_XMIN = "snapshot_xmin.sql", "Which transactions have ended.";
 }
