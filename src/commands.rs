@@ -9,6 +9,7 @@ pub mod run;
 pub mod schema;
 pub mod status;
 pub mod uninstall;
+pub mod verify;
 
 use std::io::Write;
 use std::time::Duration;

@@ -100,4 +100,6 @@ pub mod horizon;
 pub mod parked;
 pub mod resend;
 pub mod replay;
+pub mod reconcile;
+pub mod ledger;
 pub mod supervisor;

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use pgoutbox::commands::{check, config, init, parked, replay, run, schema, status, uninstall};
+use pgoutbox::commands::{
+    check, config, init, parked, replay, run, schema, status, uninstall, verify,
+};
 use pgoutbox::config::{Config, Flags, Needs, Sources};
 use pgoutbox::error::Fault;
 
@@ -40,6 +42,7 @@ enum Command {
     Status(status::Args),
     Parked(parked::Args),
     Replay(Box<replay::Args>),
+    Verify(verify::Args),
     Schema(schema::Args),
     Config(config::Args),
     Uninstall(uninstall::Args),
@@ -79,6 +82,7 @@ async fn carry_out(cli: Cli) -> Result<ExitCode, Fault> {
         Command::Status(args) => status::run(&args, &sources).await,
         Command::Parked(args) => parked::run(&args, &sources).await,
         Command::Replay(args) => replay::run(&args, &sources).await,
+        Command::Verify(args) => verify::run(&args, &sources).await,
         Command::Schema(args) => print(&schema::run(&args, &sources)?),
         Command::Config(args) => print(&config::run(&args, &sources)?),
         Command::Uninstall(args) => uninstall::run(&args, &sources).await.map(|()| true),

@@ -62,6 +62,13 @@ files! {
     REPLAY_ROWS = "replay_rows.sql", "Rows to replay, whole.";
     HORIZON = "horizon.sql", "Up to where everything has ended.";
     HORIZON_PASSED = "horizon_passed.sql", "Whether the slot has passed an LSN.";
+    TABLE_LEAVES = "table_leaves.sql", "The tables that hold a table's rows.";
+    RECONCILE = "reconcile.sql", "Rows that are neither marked nor parked.";
+    RECONCILE_LOCK = "reconcile_lock.sql", "One reconciliation for each slot.";
+    LEDGER = "ledger.sql", "What became of a table's rows.";
+    LEDGER_PARKED = "ledger_parked.sql", "Parked events by state.";
+    GRANTS_RECONCILE = "grants_reconcile.sql", "What reconciliation reads.";
+    GRANTS_REPLAY = "grants_replay.sql", "What a replay reads.";
     WAL_POSITION = "wal_position.sql", "Where the WAL ends.";
     SNAPSHOT_XMIN = "snapshot_xmin.sql", "Which transactions have ended.";
 }

@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{Config, Log};
 use crate::error::Fault;
 use crate::session::Shutdown;
-use crate::{publisher, supervisor, wal};
+use crate::{publisher, reconcile, supervisor, wal};
 
 /// As for a drain that was not done in time.
 const EXIT_UNDRAINED: i32 = 69;
@@ -53,6 +53,8 @@ async fn relay(config: Config) -> Result<(), Fault> {
         warn!(signal = name, "asked again: what is in flight is published again at the next start");
         std::process::exit(EXIT_UNDRAINED);
     });
+    // Ends with this function.
+    let _reconciler = reconcile::spawn(&config);
     supervisor::run(config, Shutdown::new(asked)).await
 }
 

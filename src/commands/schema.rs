@@ -3,7 +3,7 @@
 use super::Roles;
 use crate::config::{AuditMode, Config, Needs, Sources, Table};
 use crate::error::Fault;
-use crate::slot::grants_for;
+use crate::slot::{grants_for, reconcile_grants, replay_grants};
 use crate::sql;
 
 /// Prints the SQL of the outbox, the publication, the slot and the roles. Connects to nothing.
@@ -91,6 +91,12 @@ pub(super) fn roles(config: &Config, stream: &str, audit: &str) -> Result<Vec<St
         parts.push(grants_for(grants, mode, table, audit)?);
     }
     parts.dedup();
+    for table in &config.tables {
+        parts.push(reconcile_grants(table, audit)?);
+        if config.reconcile.republishes {
+            parts.push(replay_grants(table, audit)?);
+        }
+    }
     Ok(parts)
 }
 

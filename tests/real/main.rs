@@ -19,6 +19,7 @@ mod message;
 mod parked;
 mod progress;
 mod publication;
+mod reconcile;
 mod refused;
 mod replay;
 mod restart;
