@@ -61,6 +61,7 @@ files! {
     REPLAY_FETCH = "replay_fetch.sql", "The next of them.";
     REPLAY_ROWS = "replay_rows.sql", "Rows to replay, whole.";
     HORIZON = "horizon.sql", "Up to where everything has ended.";
+    HORIZON_FLUSH = "horizon_flush.sql", "Has the WAL flushed and read up to here.";
     HORIZON_PASSED = "horizon_passed.sql", "Whether the slot has passed an LSN.";
     TABLE_LEAVES = "table_leaves.sql", "The tables that hold a table's rows.";
     RECONCILE = "reconcile.sql", "Rows that are neither marked nor parked.";
