@@ -4,10 +4,13 @@ pub mod check;
 pub mod config;
 pub mod init;
 pub mod prune;
+pub mod parked;
+pub mod replay;
 pub mod run;
 pub mod schema;
 pub mod status;
 pub mod uninstall;
+pub mod verify;
 
 use std::io::Write;
 use std::time::Duration;

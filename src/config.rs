@@ -95,6 +95,8 @@ pub struct Config {
     pub audit: Audit,
     /// Events put aside.
     pub parking: Parking,
+    /// The search for rows that are neither marked nor parked.
+    pub reconcile: Reconcile,
     /// Life from connect to error.
     pub session: Session,
     /// Rows that nobody needs any more.
@@ -391,6 +393,17 @@ pub struct Parking {
     pub period: Duration,
     /// How often the parking is looked at where no notification comes. Default 10 s.
     pub poll_interval: Duration,
+}
+
+/// The search for rows that are neither marked nor parked: `[reconcile]`.
+#[derive(Debug, Clone)]
+pub struct Reconcile {
+    /// How often. Default 10 min.
+    pub interval: Duration,
+    /// How long after the relay has passed a row it counts as missing. Default 5 min.
+    pub age: Duration,
+    /// Whether missing rows are sent once more. Default `false`.
+    pub republishes: bool,
 }
 
 /// Life from connect to error: `[session]`.

@@ -47,12 +47,14 @@
 //! # Layout
 //!
 //! Pure, knowing no socket, clock or task, in the order of the flow: [`pgoutput`],
-//! [`relation`], [`event`], [`message`], [`window`], [`progress`], [`marks`], [`relay`];
-//! besides, [`sql`] renders the files of `sql/`. IO: [`wal`] is the only file that knows
-//! pgwire-replication, [`publisher`] the only one that publishes with lapin ([`declare`] makes
-//! the topology on its connection); [`postgres`], [`marker`] and [`slot`] use the one ordinary
-//! connection. [`catch_up`] makes a slot anew and lists the rows that it does not hold.
-//! connection. Beside the relay run [`prune`] (rows and partitions; [`partition`] is its pure
+//! [`relation`], [`event`], [`message`], [`window`], [`progress`], [`marks`], [`parked`],
+//! [`retry`], [`relay`] with the files of `relay/`; besides, [`stored`] builds a message
+//! outside of the relay, and [`sql`] renders the files of `sql/`. IO: [`wal`] is the only file
+//! that knows pgwire-replication, [`publisher`] the only one that publishes with lapin
+//! ([`declare`] makes the topology on its connection); [`postgres`], [`marker`], [`parking`]
+//! and [`slot`] use the one ordinary connection. [`catch_up`] makes a slot anew and lists the
+//! rows that it does not hold. What operators do: [`operator`] (parked events), [`replay`],
+//! [`ledger`], with [`resend`] to publish outside of the stream. Beside the relay run [`prune`] (rows and partitions; [`partition`] is its pure
 //! calendar) and [`watch`] (looks at the WAL for the pure [`guard`]), on connections of their own.
 //! [`commands`] has a file for each verb.
 //!
@@ -83,6 +85,7 @@ pub mod pgoutput;
 pub mod relation;
 pub mod event;
 pub mod message;
+pub mod stored;
 pub mod window;
 pub mod progress;
 pub mod marks;
@@ -103,6 +106,13 @@ pub mod declare;
 pub mod parking;
 pub mod marker;
 pub mod session;
+pub mod outbox;
+pub mod horizon;
+pub mod operator;
+pub mod resend;
+pub mod replay;
+pub mod reconcile;
+pub mod ledger;
 pub mod supervisor;
 pub mod prune;
 pub mod watch;

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use pgoutbox::commands::{check, config, init, prune, run, schema, status, uninstall};
+use pgoutbox::commands::{
+    check, config, init, parked, prune, replay, run, schema, status, uninstall, verify,
+};
 use pgoutbox::config::{Config, Flags, Needs, Sources};
 use pgoutbox::error::Fault;
 
@@ -39,6 +41,9 @@ enum Command {
     Run,
     Status(status::Args),
     Prune(prune::Args),
+    Parked(parked::Args),
+    Replay(Box<replay::Args>),
+    Verify(verify::Args),
     Schema(schema::Args),
     Config(config::Args),
     Uninstall(uninstall::Args),
@@ -77,6 +82,9 @@ async fn carry_out(cli: Cli) -> Result<ExitCode, Fault> {
         }
         Command::Status(args) => status::run(&args, &sources).await,
         Command::Prune(args) => prune::run(&args, &sources).await,
+        Command::Parked(args) => parked::run(&args, &sources).await,
+        Command::Replay(args) => replay::run(&args, &sources).await,
+        Command::Verify(args) => verify::run(&args, &sources).await,
         Command::Schema(args) => print(&schema::run(&args, &sources)?),
         Command::Config(args) => print(&config::run(&args, &sources)?),
         Command::Uninstall(args) => uninstall::run(&args, &sources).await.map(|()| true),

@@ -17,6 +17,8 @@ use crate::relation::Mapping;
 pub const COMMIT_LSN_HEADER: &str = "pgoutbox-commit-lsn";
 /// Numbers the events of one commit, from 0.
 pub const INDEX_HEADER: &str = "pgoutbox-index";
+/// On what an operator or reconciliation sent once more; such a message has no position.
+pub const REPLAYED_HEADER: &str = "pgoutbox-replayed";
 /// The type of the event's aggregate.
 pub const AGGREGATE_TYPE_HEADER: &str = "aggregate_type";
 /// The id of the event's aggregate.
@@ -89,6 +91,22 @@ impl Message {
             return Err(Refusal::HeadersTooLarge { bytes: size, limit: limits.header_frame });
         }
         Ok(Self { exchange, routing_key, properties, body: event.payload.clone() })
+    }
+
+    /// The same, sent once more on purpose. Without its position: that is older than what
+    /// consumers have seen, and one that drops by position would drop it.
+    #[must_use]
+    pub fn replayed(mut self) -> Self {
+        let positions = [COMMIT_LSN_HEADER, INDEX_HEADER];
+        let mut headers = FieldTable::default();
+        for (name, value) in self.properties.headers().iter().flat_map(FieldTable::inner) {
+            if !positions.contains(&name.as_str()) {
+                headers.insert(name.clone(), value.clone());
+            }
+        }
+        headers.insert(ShortString::from(REPLAYED_HEADER), AMQPValue::Boolean(true));
+        self.properties = self.properties.with_headers(headers);
+        self
     }
 }
 

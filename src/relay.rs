@@ -245,7 +245,7 @@ impl Relay {
             Input::Looked(looked) => self.looked(now, looked, effects),
             Input::Behind { aggregate, rows } => self.behind(now, &aggregate, rows, effects),
             Input::Notified => self.attention.notified(now),
-            Input::CatchUp(rows) => self.caught(rows),
+            Input::CatchUp { rows, next, is_last } => self.caught(rows, next, is_last),
             Input::CaughtUp => self.catch_up = None,
             Input::Tick => {}
             Input::Drain => self.drain(now),

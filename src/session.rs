@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::Client;
 use tracing::{debug, info, warn};
 
+use crate::catch_up::{self, CatchUp, Chunk};
 use crate::config::Config;
 use crate::error::Fault;
 use crate::event::Position;
@@ -22,8 +23,9 @@ use crate::marker::{self, Marker};
 use crate::parking;
 use crate::postgres::{self, classify, column, query};
 use crate::publisher::{Closure, Publisher, Signal};
-use crate::relay::{Effect, End, Input, Memory, Relay, Rules};
-use crate::slot::{self, Coverage, Ready};
+use crate::reconcile::Trigger;
+use crate::relay::{self, Effect, End, Input, Memory, Relay, Rules};
+use crate::slot::{self, Coverage, Outbox, Ready};
 use crate::sql;
 use crate::wal::{Identity, Wal};
 
@@ -35,6 +37,9 @@ const FRAMES: usize = 128;
 const SILENCE: (u32, u32) = (3, 2);
 /// How long an orderly end waits for the last acknowledgement to be on its way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Rows of a catch-up's list that are fetched at once, at most; a session passes over those that
+/// are marked already.
+const CATCH_UP_ROWS: u64 = 500;
 /// A standby looks after the slot this often, at least and at most, in milliseconds.
 const STANDBY_POLL_MS: (u64, u64) = (400, 800);
 
@@ -46,6 +51,8 @@ pub struct Past {
     /// Failed sessions since the last that delivered something.
     pub failures: u32,
     fault: Option<String>,
+    /// Has the outbox tables looked through for rows that were missed.
+    pub reconcile: Option<Trigger>,
     warned: BTreeSet<String>,
 }
 
@@ -192,6 +199,9 @@ struct Session<'a> {
     client: Arc<Client>,
     notified: Arc<Notify>,
     coverage: Arc<Coverage>,
+    outboxes: Arc<[Outbox]>,
+    /// What is published before the stream.
+    catch_up: Option<CatchUp>,
     identity: Identity,
     jobs: FuturesUnordered<Job>,
     began: Instant,
@@ -227,10 +237,25 @@ impl<'a> Session<'a> {
             .get(broker % brokers.len().max(1))
             .ok_or_else(|| Fault::usage("no broker is configured", "set AMQP_URL"))?;
         let publisher = Publisher::connect(broker, &config.amqp).await?;
-        let (wal, identity) = take_slot(config, &client).await?;
+        if let Some(why) = catch_up::ensure_slot(config, &client, &tables).await? {
+            warn!(why, "the slot was made anew: rows without a mark are published first");
+        }
+        let (wal, identity) = match take_slot(config, &client).await {
+            Ok(taken) => taken,
+            Err(fault) => return Err(catch_up::soften(config, &client, fault).await),
+        };
+        if past.memory.as_ref().is_some_and(|(of, _)| *of != identity) {
+            // Another server may lack what this one delivered, or hold what nobody saw.
+            past.reconcile.as_ref().map(Trigger::now);
+        }
         // Only now: whoever held the slot before wrote its progress until then.
         let memory = answered(config, recall(config, past, &client, &identity)).await?;
         past.memory = Some((identity.clone(), memory.clone()));
+        let listed = catch_up::pending(&client, &config.postgres.slot);
+        let catch_up = answered(config, listed).await?;
+        if let Some(CatchUp { why, total, .. }) = &catch_up {
+            info!(why, rows = total, "catching up: listed rows are published before the stream");
+        }
         let marker = Marker::prepare(&client, config, &tables, identity.clone());
         let marker = answered(config, marker).await?;
         let rules = Rules {
@@ -262,13 +287,19 @@ impl<'a> Session<'a> {
         );
         Ok(Self {
             config,
-            relay: Relay::new(rules, memory, None),
+            relay: Relay::new(
+                rules,
+                memory,
+                catch_up.as_ref().map(|it| relay::CatchUp::new(it.consistent_lsn)),
+            ),
             wal,
             publisher,
             marker: Arc::new(marker),
             client,
             notified: Arc::clone(&audit.notified),
             coverage: Arc::new(coverage),
+            outboxes: tables.into(),
+            catch_up,
             identity,
             jobs: FuturesUnordered::new(),
             began: Instant::now(),
@@ -422,8 +453,25 @@ impl<'a> Session<'a> {
                     let rows = marker.parking().behind(client, &aggregate, after).await?;
                     Ok(Input::Behind { aggregate, rows })
                 }),
-                Effect::CatchUp(_) => self.ask(async |_, _| Ok(Input::CatchUp(Vec::new()))),
-                Effect::CaughtUp => self.ask(async |_, _| Ok(Input::CaughtUp)),
+                Effect::CatchUp(from) => {
+                    let (config, outboxes) = (Arc::clone(self.config), Arc::clone(&self.outboxes));
+                    let Some(listed) = self.catch_up.clone() else { continue };
+                    self.ask(async move |_, client| {
+                        let (limit, total) = (CATCH_UP_ROWS, listed.total);
+                        let fetched =
+                            catch_up::fetch(client, &config, &outboxes, &listed, from, limit);
+                        let Chunk { rows, next } = fetched.await?;
+                        Ok(Input::CatchUp { rows, next, is_last: next >= total })
+                    });
+                }
+                Effect::CaughtUp => {
+                    let slot = self.config.postgres.slot.clone();
+                    self.ask(async move |_, client| {
+                        catch_up::finish(client, &slot).await?;
+                        info!("caught up: the stream begins");
+                        Ok(Input::CaughtUp)
+                    });
+                }
                 Effect::Resolve(relation) => {
                     let (client, config) = (Arc::clone(&self.client), Arc::clone(self.config));
                     self.jobs.push(Box::pin(async move {

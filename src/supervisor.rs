@@ -7,6 +7,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::error::{Class, Fault};
+use crate::reconcile::Trigger;
 use crate::relay::End;
 use crate::session::{self, Past, Shutdown};
 
@@ -14,9 +15,10 @@ use crate::session::{self, Past, Shutdown};
 ///
 /// # Errors
 /// Definite faults only: whatever may pass by itself is waited out.
-pub async fn run(config: Config, mut shutdown: Shutdown) -> Result<(), Fault> {
+pub async fn run(config: Config, mut shutdown: Shutdown, reconcile: Trigger) -> Result<(), Fault> {
     let config = Arc::new(config);
     let mut past = Past::default();
+    past.reconcile = Some(reconcile);
     for broker in 0.. {
         let end = session::run(&config, &mut past, &mut shutdown, broker).await;
         let fault = match end {

@@ -125,6 +125,11 @@ impl<T: InFlight> Window<T> {
     }
 
     /// All messages in flight, the oldest first.
+    pub fn items(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().map(|entry| &entry.item)
+    }
+
+    /// Likewise.
     pub fn into_items(self) -> Vec<T> {
         self.entries.into_iter().map(|entry| entry.item).collect()
     }

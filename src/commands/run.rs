@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{Config, Log};
 use crate::error::Fault;
 use crate::session::Shutdown;
-use crate::{prune, publisher, supervisor, wal};
+use crate::{prune, publisher, reconcile, supervisor, wal};
 
 /// As for a drain that was not done in time.
 const EXIT_UNDRAINED: i32 = 69;
@@ -57,8 +57,10 @@ async fn relay(config: Config) -> Result<(), Fault> {
     let shutdown = Shutdown::new(asked);
     let (pruning, upkeep) = (shutdown.clone(), config.clone());
     tokio::spawn(async move { prune::run(&upkeep, pruning).await });
+    // Ends with this function.
+    let reconciler = reconcile::spawn(&config);
     let (guarding, upkeep) = (shutdown.clone(), config.clone());
-    let relaying = supervisor::run(config, shutdown);
+    let relaying = supervisor::run(config, shutdown, reconciler.trigger());
     tokio::pin!(relaying);
     tokio::select! {
         biased;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Roles;
 use crate::config::{AuditMode, Config, Needs, PartitionSpan, Sources, Table};
 use crate::error::Fault;
-use crate::slot::{self, grants_for};
+use crate::slot::{self, grants_for, reconcile_grants, replay_grants};
 use crate::{partition, sql};
 
 /// Prints the SQL of the outbox, the publication, the slot and the roles. Connects to nothing.
@@ -132,6 +132,12 @@ pub(super) fn roles(config: &Config, stream: &str, audit: &str) -> Result<Vec<St
         parts.push(sql::render(sql::GRANTS_PRUNE, &variables)?);
     }
     parts.dedup();
+    for table in &config.tables {
+        parts.push(reconcile_grants(table, audit)?);
+        if config.reconcile.republishes {
+            parts.push(replay_grants(table, audit)?);
+        }
+    }
     Ok(parts)
 }
 

@@ -34,11 +34,12 @@ struct Unmarked {
     why_not: Option<String>,
 }
 
-struct Progress {
-    end_lsn: String,
-    settled: i64,
-    updated_at: String,
-    fault: Option<Value>,
+/// The slot's row of progress.
+pub(super) struct Progress {
+    pub(super) end_lsn: String,
+    pub(super) settled: i64,
+    pub(super) updated_at: String,
+    pub(super) fault: Option<Value>,
     fault_at: Option<String>,
 }
 
@@ -77,7 +78,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     Ok(is_slot_well && progress.is_none_or(|progress| progress.fault.is_none()))
 }
 
-async fn progress(client: &Client, config: &Config) -> Result<Option<Progress>, Fault> {
+pub(super) async fn progress(client: &Client, config: &Config) -> Result<Option<Progress>, Fault> {
     let own = query(client, sql::CHECK_SCHEMA).await?;
     let Some(own) = own.first() else { return Ok(None) };
     if !column::<bool>(own, "has_progress")? {
@@ -218,7 +219,7 @@ fn as_json(
     })
 }
 
-fn bytes(bytes: Option<i64>) -> String {
+pub(super) fn bytes(bytes: Option<i64>) -> String {
     let bytes = bytes.map(|bytes| u64::try_from(bytes).unwrap_or(0));
     bytes.map_or_else(|| "unknown".to_owned(), |bytes| bytesize::ByteSize(bytes).to_string())
 }

@@ -10,7 +10,7 @@ use super::source::{Environment, Sources, collect};
 use super::tables::{queues, tables};
 use super::upkeep::{guard, prune};
 use super::values::Values;
-use super::{Audit, AuditMode, Config, Declare, Log, Parking, Session, Window};
+use super::{Audit, AuditMode, Config, Declare, Log, Parking, Reconcile, Session, Window};
 use crate::error::Fault;
 
 /// Which servers a command cannot do without.
@@ -98,6 +98,11 @@ fn assemble(
             limit: values.number("parking.limit"),
             period: values.span("parking.period"),
             poll_interval: values.span("parking.poll_interval"),
+        },
+        reconcile: Reconcile {
+            interval: values.span("reconcile.interval"),
+            age: values.span("reconcile.age"),
+            republishes: values.flag("reconcile.republish"),
         },
         session: Session {
             backoff_min: values.span("session.backoff_min"),

@@ -254,6 +254,10 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("parking.period", Span { min: secs(1), max: mins(24 * 60) }, Value("1m"), "see `parking.limit`"),
     setting("parking.poll_interval", Span { min: ms(100), max: mins(10) }, Value("10s"), "how often the parking is looked at where no notification comes"),
 
+    setting("reconcile.interval", Span { min: secs(1), max: mins(7 * 24 * 60) }, Value("10m"), "how often the outbox is searched for rows that are neither marked nor parked"),
+    setting("reconcile.age", Span { min: secs(1), max: mins(7 * 24 * 60) }, Value("5m"), "how long after the relay has passed a row it counts as missing; not below `audit.give_up`, or a mark that is still tried counts too"),
+    setting("reconcile.republish", Flag, Value("false"), "whether missing rows are sent once more, with `pgoutbox-replayed`; needs `SELECT` on the table"),
+
     setting("session.backoff_min", Span { min: ms(10), max: secs(60) }, Value("100ms"), "first pause after a failed session"),
     setting("session.backoff_max", Span { min: ms(10), max: mins(10) }, Value("10s"), "longest pause"),
     setting("session.drain_timeout", Span { min: ms(100), max: mins(60) }, Value("30s"), "how long a drain may take after SIGTERM"),

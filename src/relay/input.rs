@@ -120,8 +120,15 @@ pub enum Input {
     },
     /// Somebody changed the parking.
     Notified,
-    /// Rows of the catch-up's list, with their numbers in it; none where there are no more.
-    CatchUp(Vec<(u64, StoredRow)>),
+    /// Rows of the catch-up's list that wait for their mark, with their numbers in it.
+    CatchUp {
+        /// The rows; perhaps none of a part of the list.
+        rows: Vec<(u64, StoredRow)>,
+        /// From where the next are to be fetched.
+        next: u64,
+        /// There are no more.
+        is_last: bool,
+    },
     /// The catch-up's list is gone.
     CaughtUp,
     /// Time has passed.

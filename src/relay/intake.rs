@@ -260,13 +260,11 @@ impl Relay {
     }
 
     /// Rows of the catch-up's list came.
-    pub(super) fn caught(&mut self, rows: Vec<(u64, StoredRow)>) {
+    pub(super) fn caught(&mut self, rows: Vec<(u64, StoredRow)>, next: u64, is_last: bool) {
         let Some(catch_up) = &mut self.catch_up else { return };
         catch_up.is_asked = false;
-        catch_up.has_all = rows.is_empty();
-        if let Some((last, _)) = rows.last() {
-            catch_up.next = last + 1;
-        }
+        catch_up.has_all = is_last;
+        catch_up.next = next;
         catch_up.rows.extend(rows);
     }
 

@@ -414,8 +414,33 @@ pub fn grants_for(
     }
 }
 
+/// What reconciliation and `verify` read of a table.
+///
+/// # Errors
+/// None but a defect of the files.
+pub fn reconcile_grants(table: &Table, role: &str) -> Result<String, Fault> {
+    let variables = [
+        ("schema", table.schema.as_str()),
+        ("table", &table.name),
+        ("id", &table.columns.id.name),
+        ("occurred_at", &table.columns.occurred_at.name),
+        ("audit_role", role),
+    ];
+    sql::render(sql::GRANTS_RECONCILE, &variables)
+}
+
+/// What a replay reads of a table.
+///
+/// # Errors
+/// None but a defect of the files.
+pub fn replay_grants(table: &Table, role: &str) -> Result<String, Fault> {
+    let variables =
+        [("schema", table.schema.as_str()), ("table", &table.name), ("audit_role", role)];
+    sql::render(sql::GRANTS_REPLAY, &variables)
+}
+
 /// SQL without its comment lines, on one line.
-pub(super) fn statements(sql: &str) -> String {
+pub fn statements(sql: &str) -> String {
     let lines = sql.lines().filter(|line| !line.starts_with("--"));
     lines.map(str::trim).collect::<Vec<_>>().join(" ")
 }

@@ -33,6 +33,10 @@ async fn two_roles_and_a_user_that_may_only_publish() -> Result<()> {
     let options =
         workload::Options { until: workload::Until::Transactions(300), ..Default::default() };
     let ledger = Workload::start(&setting.database_url, options).await?.finish().await?;
+    // With a relay at work: reconciliation reads what verify reads.
+    setting.all_marked().await?;
+    setting.program.succeed(&["verify"]).await?;
+    setting.program.succeed(&["parked", "list"]).await?;
     setting.judge(&ledger, consumer, &relay, 0).await?;
 
     // The rights are as small as they are meant to be.

@@ -118,6 +118,9 @@ struct Check {
     answer: Option<Result<u64, ()>>,
 }
 
+/// Rows of the list of a catch-up, with their numbers.
+type Listed = Vec<(u64, StoredRow)>;
+
 /// A relay and its connections.
 struct Session {
     relay: Relay,
@@ -139,7 +142,7 @@ struct Session {
     look: Option<Option<Looked>>,
     has_looked: bool,
     behind: Vec<(Aggregate, i64, Option<Vec<ParkedRow>>)>,
-    catching_up: Option<(u64, Option<Vec<(u64, StoredRow)>>)>,
+    catching_up: Option<(u64, Option<Listed>)>,
     /// The list is to be removed; it was.
     finishing: Option<bool>,
     last_frame: u64,
@@ -463,7 +466,9 @@ impl World {
         }
         let is_listed = |it: &mut (u64, Option<Vec<_>>)| it.1.is_some();
         if let Some((_, Some(rows))) = session.catching_up.take_if(is_listed) {
-            return self.handle(Input::CatchUp(rows));
+            let next = rows.last().map_or(0, |(n, _)| n + 1);
+            let is_last = rows.is_empty();
+            return self.handle(Input::CatchUp { rows, next, is_last });
         }
         if session.finishing.take_if(|is_done| *is_done).is_some() {
             return self.handle(Input::CaughtUp);

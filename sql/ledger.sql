@@ -1,0 +1,29 @@
+-- The ledger of one table: every row is delivered, parked, waiting or missing. From a sample of
+-- its pages where percent is below 100.
+--   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
+--        -v time_schema=pg_catalog -v time_type=timestamptz -v relayed_at=relayed_at -v mode=update \
+--        -v xmin=735 -v before= -v percent=100 -f ledger.sql
+SELECT count(*) AS committed,
+       count(*) FILTER (WHERE is_marked) AS delivered,
+       count(*) FILTER (WHERE NOT is_marked AND is_parked) AS parked,
+       count(*) FILTER (WHERE NOT is_marked AND NOT is_parked AND NOT is_due) AS waiting,
+       count(*) FILTER (WHERE NOT is_marked AND NOT is_parked AND is_due) AS missing,
+       min(occurred_at COLLATE "C") AS oldest_committed,
+       min(occurred_at COLLATE "C") FILTER (WHERE is_marked) AS oldest_delivered,
+       min(occurred_at COLLATE "C") FILTER (WHERE NOT is_marked AND NOT is_parked AND NOT is_due) AS oldest_waiting,
+       min(occurred_at COLLATE "C") FILTER (WHERE NOT is_marked AND NOT is_parked AND is_due) AS oldest_missing
+  FROM (SELECT outbox.:"occurred_at"::text AS occurred_at,
+               CASE :'mode'
+                   WHEN 'update' THEN outbox.:"relayed_at" IS NOT NULL
+                   WHEN 'side_table' THEN EXISTS (SELECT FROM pgoutbox.relayed AS mark
+                        WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = outbox.:"id"::text)
+                   ELSE false END AS is_marked,
+               EXISTS (SELECT FROM pgoutbox.parked AS parked
+                        WHERE parked.outbox = :'relation'::oid::regclass
+                          AND parked.event_id = outbox.:"id"::text) AS is_parked,
+               -- Empty: the slot has not come so far, and nothing can be missing.
+               (:'xmin' <> ''
+                AND (outbox.xmin::text::bigint - coalesce(nullif(:'xmin', ''), '0')::bigint + 8589934592) % 4294967296 >= 2147483648
+                AND (:'before' = '' OR outbox.:"occurred_at" < nullif(:'before', '')::text:::"time_schema".:"time_type")
+               ) AS is_due
+          FROM :"schema".:"table" AS outbox TABLESAMPLE SYSTEM (:'percent'::float4)) AS one;

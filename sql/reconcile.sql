@@ -1,0 +1,21 @@
+-- Rows of a range of pages that the relay has had its chance at, and that are neither marked nor
+-- parked. The range is read by a TID range scan: no index, and no more than asked for.
+--   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
+--        -v relayed_at=relayed_at -v mode=update -v xmin=735 -v from='(0,0)' -v to='(12800,0)' -f reconcile.sql
+SELECT count(*) AS rows,
+       min(missing.occurred_at COLLATE "C") AS oldest,
+       (array_agg(missing.id ORDER BY missing.occurred_at COLLATE "C", missing.id))[1:1000] AS ids,
+       (array_agg(missing.occurred_at ORDER BY missing.occurred_at COLLATE "C", missing.id))[1:1000] AS times
+  FROM (SELECT outbox.:"id"::text AS id, outbox.:"occurred_at"::text AS occurred_at
+          FROM ONLY :"schema".:"table" AS outbox
+         WHERE outbox.ctid >= :'from'::tid AND outbox.ctid < :'to'::tid
+           AND NOT CASE :'mode'
+                   WHEN 'update' THEN outbox.:"relayed_at" IS NOT NULL
+                   WHEN 'side_table' THEN EXISTS (SELECT FROM pgoutbox.relayed AS mark
+                        WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = outbox.:"id"::text)
+                   ELSE false END
+           -- Transaction ids go round: before is within the half circle behind.
+           AND (outbox.xmin::text::bigint - :'xmin'::bigint + 8589934592) % 4294967296 >= 2147483648
+           AND NOT EXISTS (SELECT FROM pgoutbox.parked AS parked
+                            WHERE parked.outbox = :'relation'::oid::regclass AND parked.event_id = outbox.:"id"::text)
+       ) AS missing;

@@ -1,0 +1,29 @@
+-- The ids of the rows to replay, in order, as a cursor that holds them on the server: one scan,
+-- no client memory, and no snapshot kept open while they are sent. An empty variable asks for
+-- nothing; a column that the table lacks is named by its id, and then not asked for.
+--   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
+--        -v time_schema=pg_catalog -v time_type=timestamptz -v relayed_at=relayed_at -v mode=update \
+--        -v aggregate_type=aggregate_type -v aggregate_id=aggregate_id -v wanted_type= -v wanted_id= \
+--        -v ids='[]' -v since= -v until= -v only=all -v xmin= -f replay_select.sql
+DECLARE replay NO SCROLL CURSOR WITH HOLD FOR
+SELECT outbox.:"id"::text
+  FROM :"schema".:"table" AS outbox
+ WHERE (:'ids' = '[]' OR outbox.:"id"::text IN (SELECT jsonb_array_elements_text(:'ids'::jsonb)))
+   AND (:'wanted_type' = '' OR outbox.:"aggregate_type"::text = :'wanted_type')
+   AND (:'wanted_id' = '' OR outbox.:"aggregate_id"::text = :'wanted_id')
+   AND (:'since' = '' OR outbox.:"occurred_at" >= nullif(:'since', '')::text:::"time_schema".:"time_type")
+   AND (:'until' = '' OR outbox.:"occurred_at" < nullif(:'until', '')::text:::"time_schema".:"time_type")
+   AND (:'only' = 'all'
+        OR (:'only' = 'relayed') = CASE :'mode'
+               WHEN 'update' THEN outbox.:"relayed_at" IS NOT NULL
+               WHEN 'side_table' THEN EXISTS (SELECT FROM pgoutbox.relayed AS mark
+                    WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = outbox.:"id"::text)
+               ELSE false END)
+   -- Rows without a mark: not those that are parked, nor those that the relay has not come to.
+   AND (:'only' <> 'unrelayed'
+        OR NOT EXISTS (SELECT FROM pgoutbox.parked AS parked
+                        WHERE parked.outbox = :'relation'::oid::regclass AND parked.event_id = outbox.:"id"::text))
+   -- Transaction ids go round: before is within the half circle behind.
+   AND (:'xmin' = ''
+        OR (outbox.xmin::text::bigint - coalesce(nullif(:'xmin', ''), '0')::bigint + 8589934592) % 4294967296 >= 2147483648)
+ ORDER BY outbox.:"occurred_at", outbox.:"id";

@@ -1,0 +1,275 @@
+//! `pgoutbox parked`: events put aside, as an operator sees and handles them.
+
+mod list;
+mod show;
+
+pub(super) use show::usual_limits;
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use super::{connect, say};
+use crate::config::{Config, Needs, Sources};
+use crate::error::Fault;
+use crate::operator::{self, Filter, OPEN, Parked};
+
+/// Events that could not be delivered: lists them, shows one, has them tried again, or gives them
+/// up. A running relay acts on it at once.
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    after_help = "Needs SELECT and UPDATE on pgoutbox.parked: the relay's audit role has them, or an \
+    operator's own role:\n  GRANT USAGE ON SCHEMA pgoutbox TO operator;\n  \
+    GRANT SELECT, UPDATE ON pgoutbox.parked TO operator;\n\n\
+    Examples:\n  pgoutbox parked list --reason returned --older-than 10m\n  \
+    pgoutbox parked show --seq 7\n  pgoutbox parked retry --aggregate order/7\n  \
+    pgoutbox parked discard --id 0191… --note 'duplicate, see TICKET-1'"
+)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+enum Command {
+    List(list::Args),
+    Show(show::Args),
+    Retry(Retry),
+    Discard(Discard),
+}
+
+/// Has parked and failed events tried again at once. One that waits behind another of its
+/// aggregate waits on: it would overtake.
+#[derive(Debug, Clone, clap::Args)]
+struct Retry {
+    #[command(flatten)]
+    which: Which,
+    /// Count their tries from 0 again
+    #[arg(long)]
+    reset_attempts: bool,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    note: String,
+}
+
+/// Gives events up: they are not delivered. The record stays, with who and why; `pgoutbox replay
+/// --parked SEQ` can still send them. What waits behind them goes on.
+#[derive(Debug, Clone, clap::Args)]
+struct Discard {
+    #[command(flatten)]
+    which: Which,
+    /// Ask nothing
+    #[arg(long)]
+    yes: bool,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    note: String,
+}
+
+/// Which parked events are meant: all that fit everything said.
+#[derive(Debug, Clone, Default, clap::Args)]
+struct Which {
+    /// With this event id; may be repeated
+    #[arg(long = "id", value_name = "ID")]
+    ids: Vec<String>,
+    /// With this number, as `list` shows it; may be repeated
+    #[arg(long = "seq", value_name = "SEQ")]
+    seqs: Vec<i64>,
+    /// Of this aggregate
+    #[arg(long, value_name = "TYPE/ID", value_parser = aggregate)]
+    aggregate: Option<(String, String)>,
+    /// Of the aggregates with this id, of whatever type
+    #[arg(long, value_name = "ID", conflicts_with = "aggregate")]
+    aggregate_id: Option<String>,
+    /// Parked for this reason: returned, nacked, closed, unreadable, …
+    #[arg(long, value_name = "REASON")]
+    reason: Option<String>,
+    /// Parked at least so long ago
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    older_than: Option<Duration>,
+    /// In this state; by default all that are not done with
+    #[arg(long, value_name = "STATE",
+          value_parser = ["parked", "queued", "failed", "dead_lettered", "discarded", "all"])]
+    state: Option<String>,
+    /// Of this table
+    #[arg(long, value_name = "SCHEMA.TABLE")]
+    table: Option<String>,
+    /// All of them: retry and discard want it said
+    #[arg(long)]
+    all: bool,
+}
+
+/// The two parts of `order/7`; the id may hold further slashes.
+pub(super) fn aggregate(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((kind, id)) if !kind.is_empty() && !id.is_empty() => {
+            Ok((kind.to_owned(), id.to_owned()))
+        }
+        _ => Err("write TYPE/ID, such as order/7".to_owned()),
+    }
+}
+
+impl Which {
+    fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+            && self.seqs.is_empty()
+            && self.aggregate.is_none()
+            && self.aggregate_id.is_none()
+            && self.reason.is_none()
+            && self.older_than.is_none()
+            && self.state.is_none()
+            && self.table.is_none()
+    }
+
+    /// An event named by itself is looked for in whatever state it is.
+    fn names_events(&self) -> bool {
+        !self.ids.is_empty() || !self.seqs.is_empty()
+    }
+
+    fn filter(&self, limit: Option<u64>) -> Filter {
+        let (aggregate_type, aggregate_id) = self.aggregate.clone().unwrap_or_default();
+        let all = || OPEN.into_iter().chain(operator::DONE).map(str::to_owned).collect();
+        Filter {
+            states: match self.state.as_deref() {
+                Some("all") => all(),
+                Some(state) => vec![state.to_owned()],
+                None if self.names_events() => all(),
+                None => OPEN.map(str::to_owned).to_vec(),
+            },
+            ids: self.ids.clone(),
+            seqs: self.seqs.clone(),
+            table: self.table.clone().unwrap_or_default(),
+            aggregate_type,
+            aggregate_id: self.aggregate_id.clone().unwrap_or(aggregate_id),
+            reason: self.reason.clone().unwrap_or_default(),
+            older_than_seconds: self.older_than.unwrap_or_default().as_secs(),
+            limit,
+        }
+    }
+
+    /// Whoever changes everything must say so.
+    fn must_be_said(&self, verb: &str) -> Result<(), Fault> {
+        if self.is_empty() && !self.all {
+            return Err(Fault::usage(
+                format!("{verb} which events? Nothing says"),
+                format!(
+                    "pgoutbox parked {verb} --id ID, --aggregate TYPE/ID, --reason REASON, --older-than TIME, or --all"
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Does what is asked, and says whether anything fitted.
+///
+/// # Errors
+/// Postgres cannot be asked, or the arguments are wrong.
+pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
+    let config = Config::load(sources, Needs::POSTGRES)?;
+    match &args.command {
+        Command::List(args) => list::run(args, &config).await.map(|()| true),
+        Command::Show(args) => show::run(args, &config).await,
+        Command::Retry(args) => retry(args, &config).await,
+        Command::Discard(args) => discard(args, &config).await,
+    }
+}
+
+async fn retry(args: &Retry, config: &Config) -> Result<bool, Fault> {
+    args.which.must_be_said("retry")?;
+    let client = connect(config).await?;
+    let found = operator::list(&client, &config.postgres.slot, &args.which.filter(None)).await?;
+    let seqs: Vec<i64> = found.iter().map(|event| event.seq).collect();
+    let retried = operator::retry(&client, &seqs, args.reset_attempts, &args.note).await?;
+    say(format_args!("{} tried again now", events(retried)));
+    if args.which.names_events() {
+        for event in &found {
+            if event.state == "queued" {
+                let head = operator::neighbours(&client, event.seq).await?.head;
+                let head =
+                    head.map_or_else(|| "none that is left".to_owned(), |seq| format!("seq {seq}"));
+                say(format_args!(
+                    "{} waits behind {head}: it follows once that is delivered or discarded",
+                    event.title()
+                ));
+            } else if event.is_done() {
+                say(done_with(event));
+            }
+        }
+    } else {
+        let queued = found.iter().filter(|event| event.state == "queued").count();
+        if queued > 0 {
+            say(format_args!(
+                "{queued} more wait behind others of their aggregates and follow them"
+            ));
+        }
+    }
+    Ok(retried > 0)
+}
+
+fn done_with(event: &Parked) -> String {
+    format!("{} is done with: pgoutbox replay --parked {}", event.title(), event.seq)
+}
+
+async fn discard(args: &Discard, config: &Config) -> Result<bool, Fault> {
+    args.which.must_be_said("discard")?;
+    // Before anything is looked for: whether anybody can be asked does not hang on it.
+    if !args.yes && !std::io::stdin().is_terminal() {
+        return Err(Fault::usage(
+            "discard asks before it gives events up, and nobody is there to answer",
+            "pgoutbox parked discard … --yes",
+        ));
+    }
+    let client = connect(config).await?;
+    let found = operator::list(&client, &config.postgres.slot, &args.which.filter(None)).await?;
+    for event in found.iter().filter(|event| event.is_done() && args.which.names_events()) {
+        say(done_with(event));
+    }
+    let seqs: Vec<i64> =
+        found.iter().filter(|event| !event.is_done()).map(|event| event.seq).collect();
+    if seqs.is_empty() {
+        say("no event fits");
+        return Ok(false);
+    }
+    if !args.yes && !agreed(seqs.len()) {
+        say("nothing was discarded");
+        return Ok(false);
+    }
+    // Those that were counted, and no other.
+    let done = operator::discard(&client, &seqs, &args.note).await?;
+    say(format_args!("{} discarded", events(done.events)));
+    if done.freed > 0 {
+        say(format_args!("{} that waited behind tried now", events(done.freed)));
+    }
+    Ok(done.events > 0)
+}
+
+fn agreed(count: usize) -> bool {
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let _ = write!(std::io::stdout(), "discard {}? They are not delivered; [y/N] ", events(count));
+    let _ = std::io::stdout().flush();
+    let mut answer = String::new();
+    let _ = std::io::stdin().read_line(&mut answer);
+    matches!(answer.trim(), "y" | "Y" | "yes")
+}
+
+pub(super) fn events(count: i64) -> String {
+    if count == 1 { "1 event".to_owned() } else { format!("{count} events") }
+}
+
+/// Seconds for people: `3m 20s`.
+pub(super) fn span(seconds: f64) -> String {
+    let seconds = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default();
+    humantime::format_duration(Duration::from_secs(seconds.as_secs())).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::aggregate;
+
+    #[test]
+    fn an_aggregate_has_two_parts() {
+        assert_eq!(aggregate("order/7"), Ok(("order".into(), "7".into())));
+        assert_eq!(aggregate("a/b/c"), Ok(("a".into(), "b/c".into())));
+        assert!(aggregate("7").is_err() && aggregate("/7").is_err() && aggregate("a/").is_err());
+    }
+}

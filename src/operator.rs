@@ -1,0 +1,283 @@
+//! What an operator does to `pgoutbox.parked`: looks, has tried again, gives up. The relay hears
+//! of it by NOTIFY in the same transaction.
+
+use std::sync::Arc;
+
+use postgres_types::PgLsn;
+use tokio_postgres::{Client, Row};
+
+use crate::config::Table;
+use crate::error::Fault;
+use crate::event::Position;
+use crate::pgoutput::{Column, StoredRow, Tuple};
+use crate::postgres::{column, query};
+use crate::sql;
+
+/// States of events that are not done with.
+pub const OPEN: [&str; 3] = ["parked", "queued", "failed"];
+/// States of events that are done with, and kept as a record.
+pub const DONE: [&str; 2] = ["dead_lettered", "discarded"];
+
+/// Which parked events are meant; what is empty is not asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// In one of these states.
+    pub states: Vec<String>,
+    /// With one of these ids.
+    pub ids: Vec<String>,
+    /// With one of these numbers.
+    pub seqs: Vec<i64>,
+    /// Of this table, as `schema.table`.
+    pub table: String,
+    /// Of this type of aggregate.
+    pub aggregate_type: String,
+    /// Of this aggregate.
+    pub aggregate_id: String,
+    /// Parked for this reason.
+    pub reason: String,
+    /// Parked at least so long ago, in seconds.
+    pub older_than_seconds: u64,
+    /// At most so many; all where there is none.
+    pub limit: Option<u64>,
+}
+
+/// A parked event, save its row.
+#[derive(Debug, Clone)]
+pub struct Parked {
+    /// Its number; rises in commit order.
+    pub seq: i64,
+    /// `parked`, `queued`, `failed`, `dead_lettered` or `discarded`.
+    pub state: String,
+    /// Later events of its aggregate wait behind it.
+    pub is_holding: bool,
+    /// Its table, schema and name; `None` where it was dropped.
+    pub table: Option<(String, String)>,
+    /// Its id, where that can be read.
+    pub event_id: Option<String>,
+    /// The type of its aggregate.
+    pub aggregate_type: Option<String>,
+    /// The id of its aggregate.
+    pub aggregate_id: Option<String>,
+    /// Its place in commit order.
+    pub position: Position,
+    /// When it was committed, in microseconds since 2000.
+    pub commit_time: i64,
+    /// `returned`, `nacked` and so on.
+    pub reason: Option<String>,
+    /// The reason in full.
+    pub last_error: Option<String>,
+    /// What mends it.
+    pub mend: Option<String>,
+    /// Tries so far.
+    pub attempts: i32,
+    /// Seconds until the next try.
+    pub next_in_seconds: Option<f64>,
+    /// When it was parked.
+    pub parked_at: String,
+    /// How long ago that was.
+    pub age_seconds: f64,
+    /// When it was retried or discarded last.
+    pub changed_at: String,
+    /// By whom.
+    pub changed_by: Option<String>,
+    /// What they said.
+    pub note: Option<String>,
+}
+
+impl Parked {
+    /// `type/id` of its aggregate, where it has one.
+    pub fn aggregate(&self) -> Option<String> {
+        let id = self.aggregate_id.as_ref()?;
+        Some(match &self.aggregate_type {
+            Some(kind) => format!("{kind}/{id}"),
+            None => id.clone(),
+        })
+    }
+
+    /// `schema.table`.
+    pub fn table_title(&self) -> String {
+        let title = self.table.as_ref().map(|(schema, name)| format!("{schema}.{name}"));
+        title.unwrap_or_else(|| "a dropped table".to_owned())
+    }
+
+    /// Its id for people.
+    pub fn title(&self) -> String {
+        let id = self.event_id.as_deref().unwrap_or("with an unreadable id");
+        format!("event {id} (seq {}, {})", self.seq, self.state)
+    }
+
+    /// It is done with: neither tried again nor waited for.
+    pub fn is_done(&self) -> bool {
+        DONE.contains(&self.state.as_str())
+    }
+}
+
+/// The parked events of a slot that a filter lets through, the oldest first.
+///
+/// # Errors
+/// The connection's.
+pub async fn list(client: &Client, slot: &str, filter: &Filter) -> Result<Vec<Parked>, Fault> {
+    let states = format!("{{{}}}", filter.states.join(","));
+    let ids = serde_json::Value::from(filter.ids.clone()).to_string();
+    let (seqs, limit) = (array(&filter.seqs), filter.limit.unwrap_or(1 << 40).to_string());
+    let older_than = format!("{}s", filter.older_than_seconds);
+    let variables = [
+        ("slot", slot),
+        ("states", &states),
+        ("ids", &ids),
+        ("seqs", &seqs),
+        ("table", &filter.table),
+        ("aggregate_type", &filter.aggregate_type),
+        ("aggregate_id", &filter.aggregate_id),
+        ("reason", &filter.reason),
+        ("older_than", &older_than),
+        ("limit", &limit),
+    ];
+    let rows = query(client, &sql::render(sql::PARKED_LIST, &variables)?).await?;
+    rows.iter().map(parked).collect()
+}
+
+fn parked(row: &Row) -> Result<Parked, Fault> {
+    let schema: Option<String> = column(row, "table_schema")?;
+    let name: Option<String> = column(row, "table_name")?;
+    let commit_lsn: String = column(row, "commit_lsn")?;
+    let index: i64 = column(row, "index")?;
+    Ok(Parked {
+        seq: column(row, "seq")?,
+        state: column(row, "state")?,
+        is_holding: column(row, "is_holding")?,
+        table: schema.zip(name),
+        event_id: column(row, "event_id")?,
+        aggregate_type: column(row, "aggregate_type")?,
+        aggregate_id: column(row, "aggregate_id")?,
+        position: Position {
+            commit_lsn: commit_lsn.parse().unwrap_or(PgLsn::from(0)),
+            index: u64::try_from(index).unwrap_or(0),
+        },
+        commit_time: column(row, "commit_micros")?,
+        reason: column(row, "reason")?,
+        last_error: column(row, "last_error")?,
+        mend: column(row, "mend")?,
+        attempts: column(row, "attempts")?,
+        next_in_seconds: column(row, "next_in_seconds")?,
+        parked_at: column(row, "parked_at")?,
+        age_seconds: column(row, "age_seconds")?,
+        changed_at: column(row, "changed_at")?,
+        changed_by: column(row, "changed_by")?,
+        note: column(row, "note")?,
+    })
+}
+
+/// The row of a parked event; `None` where it has gone meanwhile.
+///
+/// # Errors
+/// The connection's, and a table that is not configured.
+pub async fn row(
+    client: &Client,
+    tables: &[Table],
+    parked: &Parked,
+) -> Result<Option<StoredRow>, Fault> {
+    let seq = parked.seq.to_string();
+    let rows = query(client, &sql::render(sql::PARKED_ROW, &[("seq", &seq)])?).await?;
+    let Some(found) = rows.first() else { return Ok(None) };
+    let is_it = |table: &Table| {
+        parked
+            .table
+            .as_ref()
+            .is_some_and(|(schema, name)| table.schema == *schema && table.name == *name)
+    };
+    let table = tables.iter().position(is_it).ok_or_else(|| {
+        Fault::definite(
+            format!("{}: its table {} is not configured", parked.title(), parked.table_title()),
+            "name it under [[tables]] in the configuration",
+        )
+    })?;
+    let broken = |what: &str| {
+        Fault::definite(
+            format!("{}: its {what} cannot be read", parked.title()),
+            "pgoutbox parked discard",
+        )
+    };
+    let columns: String = column(found, "columns")?;
+    let columns: serde_json::Value =
+        serde_json::from_str(&columns).map_err(|_| broken("columns"))?;
+    let columns = columns.as_array().into_iter().flatten().map(|one| {
+        let name = one.get("name")?.as_str()?.to_owned();
+        let type_oid = u32::try_from(one.get("type_oid")?.as_u64()?).ok()?;
+        Some(Column { name, type_oid })
+    });
+    let columns: Arc<[Column]> = columns.collect::<Option<_>>().ok_or_else(|| broken("columns"))?;
+    let cells: Vec<Option<&[u8]>> = column(found, "cells")?;
+    let tuple = Tuple::of_texts(cells.into_iter()).map_err(|_| broken("cells"))?;
+    Ok(Some(StoredRow { table, columns, tuple, commit_time: parked.commit_time }))
+}
+
+/// How a parked event stands among those of its aggregate.
+#[derive(Debug, Clone, Copy)]
+pub struct Neighbours {
+    /// The one that it waits behind.
+    pub head: Option<i64>,
+    /// How many wait behind it.
+    pub behind: i64,
+}
+
+/// How a parked event stands among those of its aggregate.
+///
+/// # Errors
+/// The connection's.
+pub async fn neighbours(client: &Client, seq: i64) -> Result<Neighbours, Fault> {
+    let sql = sql::render(sql::PARKED_NEIGHBOURS, &[("seq", &seq.to_string())])?;
+    let rows = query(client, &sql).await?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    Ok(Neighbours { head: column(row, "head")?, behind: column(row, "behind")? })
+}
+
+/// Has parked and failed events tried again at once; returns how many. Others are left alone.
+///
+/// # Errors
+/// The connection's.
+pub async fn retry(
+    client: &Client,
+    seqs: &[i64],
+    resets_attempts: bool,
+    note: &str,
+) -> Result<i64, Fault> {
+    let (seqs, reset) = (array(seqs), resets_attempts.to_string());
+    let variables = [("seqs", seqs.as_str()), ("reset_attempts", &reset), ("note", note)];
+    let rows = query(client, &sql::render(sql::PARKED_RETRY, &variables)?).await?;
+    rows.first().map_or(Ok(0), |row| column(row, "events"))
+}
+
+/// What a discard did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Discarded {
+    /// Events given up.
+    pub events: i64,
+    /// Events that waited behind them and are tried now.
+    pub freed: i64,
+}
+
+/// Gives events up, and lets the aggregates go on that they held.
+///
+/// # Errors
+/// The connection's.
+pub async fn discard(client: &Client, seqs: &[i64], note: &str) -> Result<Discarded, Fault> {
+    let variables = [("seqs", array(seqs)), ("note", note.to_owned())];
+    let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let rows = query(client, &sql::render(sql::PARKED_DISCARD, &variables)?).await?;
+    let Some(row) = rows.first() else { return Ok(Discarded::default()) };
+    Ok(Discarded { events: column(row, "events")?, freed: column(row, "freed")? })
+}
+
+/// Notes on discarded and dead-lettered events that they were replayed after all.
+///
+/// # Errors
+/// The connection's.
+pub async fn note_replayed(client: &Client, seqs: &[i64]) -> Result<(), Fault> {
+    query(client, &sql::render(sql::PARKED_REPLAYED, &[("seqs", &array(seqs))])?).await.map(drop)
+}
+
+fn array(seqs: &[i64]) -> String {
+    let texts: Vec<String> = seqs.iter().map(ToString::to_string).collect();
+    format!("{{{}}}", texts.join(","))
+}

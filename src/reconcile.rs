@@ -1,0 +1,339 @@
+//! Searches the outbox for rows that the relay has passed and that are neither marked nor parked:
+//! a mark that was given up, a row that the stream did not bring, marks lost in a failover.
+//!
+//! It runs beside the sessions on a connection of its own, and whatever befalls it, the relay goes
+//! on. A round takes a [`horizon`], waits until the slot has passed it, waits `reconcile.age` for
+//! the marks, and then walks the tables by ranges of pages: no index on the mark is wanted, and a
+//! table of many million relayed rows must not be read in one go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use tokio_postgres::Client;
+use tracing::{debug, info, warn};
+
+use crate::config::{AuditMode, Config, Table};
+use crate::error::Fault;
+use crate::horizon::{self, Reached};
+use crate::outbox::Outbox;
+use crate::postgres::{self, column, query};
+use crate::replay::{self, Only, Replay};
+use crate::resend::{Fate, Item, Resender};
+use crate::slot::{self, statements};
+use crate::sql;
+
+/// Pages read in one step: 100 MB.
+const STEP_PAGES: i64 = 12_800;
+/// How often the slot is looked at while it is waited for.
+const POLL: Duration = Duration::from_secs(1);
+/// How long after a fault it is tried again, at most.
+const RETRY: Duration = Duration::from_secs(60);
+/// Rows sent once more in one round at most; the next round has the others.
+const MOST: usize = 10_000;
+/// Of those, events in a second: the relay's own come first.
+const RATE: u32 = 100;
+
+/// The running task; it ends when this is dropped.
+pub struct Reconciler {
+    now: Trigger,
+    task: JoinHandle<()>,
+}
+
+/// Asks for a round at once, as after a failover of Postgres.
+#[derive(Debug, Clone, Default)]
+pub struct Trigger(Arc<Notify>);
+
+impl Trigger {
+    /// A round begins now: anew, where one waits for the slot or for marks.
+    pub fn now(&self) {
+        self.0.notify_one();
+    }
+}
+
+impl Reconciler {
+    /// To be handed to those who know when a round is due.
+    pub fn trigger(&self) -> Trigger {
+        self.now.clone()
+    }
+}
+
+impl Drop for Reconciler {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Starts it, where rows are marked at all.
+pub fn spawn(config: &Config) -> Reconciler {
+    let now = Trigger::default();
+    let (config, trigger) = (config.clone(), now.clone());
+    let task = tokio::spawn(async move {
+        if config.audit.mode != AuditMode::None {
+            run(&config, &trigger).await;
+        }
+    });
+    Reconciler { now, task }
+}
+
+/// What is kept when the connection is lost: the walk goes on where it was.
+#[derive(Default)]
+struct Walk {
+    /// `None`: no round is under way.
+    xmin: Option<String>,
+    table: usize,
+    leaf: String,
+    block: i64,
+    found: Vec<Missing>,
+    /// Tables of the last round that lacked something.
+    lacking: usize,
+}
+
+/// Rows of one table.
+#[derive(Debug, Default)]
+struct Missing {
+    rows: i64,
+    oldest: Option<String>,
+    /// Time and id of the first of them.
+    ids: Vec<(String, String)>,
+}
+
+async fn run(config: &Config, trigger: &Trigger) {
+    let mut walk = Walk::default();
+    let mut told = None;
+    loop {
+        let Err(fault) = session(config, trigger, &mut walk).await else { continue };
+        if told.as_ref() != Some(&fault.what) {
+            warn!(mend = fault.mend, "reconciliation: {}", fault.what);
+        }
+        told = Some(fault.what);
+        sleep(config.reconcile.interval.min(RETRY)).await;
+    }
+}
+
+async fn session(config: &Config, trigger: &Trigger, walk: &mut Walk) -> Result<(), Fault> {
+    let postgres = &config.postgres;
+    let name = format!("{} reconcile", postgres.application_name);
+    let options = format!("{} -c statement_timeout=10min", replay::OPTIONS);
+    let (client, _driver) =
+        postgres::connect(&postgres.audit, &name, postgres.connect_timeout, &options).await?;
+    let lock = sql::render(sql::RECONCILE_LOCK, &[("slot", &postgres.slot)])?;
+    loop {
+        let rows = query(&client, &lock).await?;
+        if rows.first().map_or(Ok(false), |row| column(row, "is_ours"))? {
+            break;
+        }
+        sleep(config.reconcile.interval.min(RETRY)).await;
+    }
+    loop {
+        let began = Instant::now();
+        if walk.xmin.is_none() {
+            begin(&client, config, trigger, walk).await?;
+        }
+        go_on(&client, config, walk).await?;
+        report(&client, config, walk).await?;
+        let rest = config.reconcile.interval.saturating_sub(began.elapsed());
+        tokio::select! {
+            () = trigger.0.notified() => {}
+            () = sleep(rest) => {}
+        }
+    }
+}
+
+/// Waits until everything that is committed now was passed by the relay, and for its marks.
+async fn begin(
+    client: &Client,
+    config: &Config,
+    trigger: &Trigger,
+    walk: &mut Walk,
+) -> Result<(), Fault> {
+    let slot = &config.postgres.slot;
+    loop {
+        let point = horizon::point(client).await?;
+        let waited = async {
+            while horizon::reached(client, slot, &point).await? != Reached::Passed {
+                sleep(POLL).await;
+            }
+            sleep(config.reconcile.age).await;
+            Ok::<(), Fault>(())
+        };
+        tokio::select! {
+            biased;
+            waited = waited => waited?,
+            () = trigger.0.notified() => continue,
+        }
+        let lacking = walk.lacking;
+        *walk = Walk { xmin: Some(point.xmin), lacking, ..Walk::default() };
+        return Ok(());
+    }
+}
+
+/// Walks from where it was to the end of the last table.
+async fn go_on(client: &Client, config: &Config, walk: &mut Walk) -> Result<(), Fault> {
+    let xmin = walk.xmin.clone().unwrap_or_default();
+    while let Some(table) = config.tables.get(walk.table) {
+        let outbox = Outbox::find(client, config, walk.table).await?;
+        if walk.found.len() <= walk.table {
+            walk.found.push(Missing::default());
+        }
+        for (schema, name, pages) in leaves(client, &outbox).await? {
+            let leaf = format!("{schema}.{name}");
+            // In the order of their names, so that those before were walked.
+            if leaf < walk.leaf {
+                continue;
+            }
+            if leaf != walk.leaf {
+                (walk.leaf, walk.block) = (leaf, 0);
+            }
+            while walk.block < pages {
+                let began = Instant::now();
+                let to = walk.block.saturating_add(STEP_PAGES);
+                let range = (walk.block, to);
+                let step = step(client, &outbox, (&schema, &name), range, &xmin).await;
+                let step = step.map_err(|fault| with_grant(fault, config, table))?;
+                if let Some(found) = walk.found.get_mut(walk.table) {
+                    found.add(step);
+                }
+                walk.block = to;
+                // Half of the time for others.
+                sleep(began.elapsed()).await;
+            }
+        }
+        walk.table += 1;
+        (walk.leaf, walk.block) = (String::new(), 0);
+    }
+    Ok(())
+}
+
+async fn leaves(client: &Client, outbox: &Outbox) -> Result<Vec<(String, String, i64)>, Fault> {
+    let rows = query(client, &outbox.render(sql::TABLE_LEAVES, &[])?).await?;
+    let leaf = |row| Ok((column(row, "schema")?, column(row, "name")?, column(row, "pages")?));
+    let mut leaves: Vec<(String, String, i64)> =
+        rows.iter().map(leaf).collect::<Result<_, Fault>>()?;
+    leaves.sort_by_key(|(schema, name, _)| format!("{schema}.{name}"));
+    Ok(leaves)
+}
+
+async fn step(
+    client: &Client,
+    outbox: &Outbox,
+    (schema, name): (&str, &str),
+    (from, to): (i64, i64),
+    xmin: &str,
+) -> Result<Missing, Fault> {
+    let (from, to) = (format!("({from},0)"), format!("({to},0)"));
+    let variables =
+        [("schema", schema), ("table", name), ("from", &from), ("to", &to), ("xmin", xmin)];
+    let rows = query(client, &outbox.render(sql::RECONCILE, &variables)?).await?;
+    let Some(row) = rows.first() else { return Ok(Missing::default()) };
+    let ids: Option<Vec<String>> = column(row, "ids")?;
+    let times: Option<Vec<Option<String>>> = column(row, "times")?;
+    let times = times.unwrap_or_default().into_iter().map(Option::unwrap_or_default);
+    let oldest: Option<String> = column(row, "oldest")?;
+    Ok(Missing {
+        rows: column(row, "rows")?,
+        oldest: oldest.filter(|_| outbox.time.is_some()),
+        ids: times.zip(ids.unwrap_or_default()).collect(),
+    })
+}
+
+impl Missing {
+    fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.oldest = match (self.oldest.take(), other.oldest) {
+            (Some(one), Some(another)) => Some(one.min(another)),
+            (one, another) => one.or(another),
+        };
+        let room = MOST.saturating_sub(self.ids.len());
+        self.ids.extend(other.ids.into_iter().take(room));
+    }
+}
+
+fn with_grant(fault: Fault, config: &Config, table: &Table) -> Fault {
+    if !fault.what.contains("42501") {
+        return fault;
+    }
+    let role = &config.postgres.audit.user;
+    let grants = if config.reconcile.republishes {
+        slot::replay_grants(table, role)
+    } else {
+        slot::reconcile_grants(table, role)
+    };
+    fault.mend(grants.map(|sql| statements(&sql)).unwrap_or_default())
+}
+
+/// Ends the round: says what is missing, and sends it once more where that is wanted.
+async fn report(client: &Client, config: &Config, walk: &mut Walk) -> Result<(), Fault> {
+    let found = std::mem::take(&mut walk.found);
+    walk.xmin = None;
+    let lacking = found.iter().filter(|missing| missing.rows > 0).count();
+    if lacking == 0 {
+        if walk.lacking > 0 {
+            info!("reconciliation: every row is marked, parked or on its way again");
+        } else {
+            debug!("reconciliation: every row is marked, parked or on its way");
+        }
+    }
+    walk.lacking = lacking;
+    for (number, missing) in found.into_iter().enumerate().filter(|(_, found)| found.rows > 0) {
+        let outbox = Outbox::find(client, config, number).await?;
+        let (table, rows) = (outbox.title(), missing.rows);
+        let oldest = missing.oldest.clone().unwrap_or_else(|| "unknown".to_owned());
+        let mend = format!("pgoutbox replay --table {table} --only unrelayed --mark");
+        if config.reconcile.republishes {
+            warn!(
+                table,
+                rows, oldest, "rows are neither marked nor parked: they are sent once more"
+            );
+            let sent = republish(client, config, outbox, missing).await;
+            sent.map_err(|fault| {
+                config
+                    .tables
+                    .get(number)
+                    .map_or(fault.clone(), |table| with_grant(fault, config, table))
+            })?;
+        } else {
+            warn!(table, rows, oldest, mend, "rows are neither marked nor parked");
+        }
+    }
+    Ok(())
+}
+
+async fn republish(
+    client: &Client,
+    config: &Config,
+    outbox: Outbox,
+    mut missing: Missing,
+) -> Result<(), Fault> {
+    missing.ids.sort_unstable();
+    let ids: Vec<String> = missing.ids.into_iter().map(|(_, id)| id).collect();
+    let outboxes = [outbox];
+    let [outbox] = &outboxes;
+    let mut report = |item: &Item, fate: &Fate| {
+        if let Fate::Refused(refusal) = fate {
+            warn!(
+                event_id = item.id,
+                mend = refusal.mend(),
+                "reconciliation: event cannot be delivered: {refusal}"
+            );
+        }
+    };
+    let resender = Resender::connect(config, RATE).await?;
+    let mut replay = Replay::new(config, client, &outboxes, resender, true, &mut report);
+    for ids in ids.chunks(200) {
+        if let Err(fault) = replay.ids(outbox, ids, Only::Unrelayed).await {
+            replay.give_up().await;
+            return Err(fault);
+        }
+    }
+    let tally = replay.finish().await?;
+    info!(
+        delivered = tally.delivered,
+        refused = tally.refused.len(),
+        held = tally.held.len(),
+        "reconciliation: sent once more"
+    );
+    Ok(())
+}

@@ -1,0 +1,376 @@
+//! Sends rows of the outbox, or of the parking, once more: by the relay's own path from row to
+//! message, without touching the slot.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+
+use crate::config::Config;
+use crate::error::Fault;
+use crate::event::{Position, Refusal};
+use crate::message::{Limits, Message};
+use crate::operator::{self, Parked};
+use crate::outbox::Outbox;
+use crate::pgoutput::{Column, Tuple};
+use crate::postgres::{classify, query};
+use crate::resend::{Fate, Item, Resender};
+use crate::sql;
+use crate::stored::{self, Built, Reader};
+
+/// Settings of the connection that a replay reads with: texts as on the stream, and no bound on
+/// the one scan that finds the rows.
+pub const OPTIONS: &str = "-c datestyle=ISO -c timezone=UTC -c intervalstyle=iso_8601 \
+    -c bytea_output=hex -c extra_float_digits=1 -c lock_timeout=10s -c client_min_messages=warning \
+    -c synchronous_commit=local";
+
+/// Rows that are marked in one statement.
+const MARKS: usize = 500;
+
+/// Which rows of an outbox table are meant; what is empty is not asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// With one of these ids.
+    pub ids: Vec<String>,
+    /// Of this type of aggregate.
+    pub aggregate_type: String,
+    /// Of this aggregate.
+    pub aggregate_id: String,
+    /// From this time on, as [`Outbox::time_literal`] says it.
+    pub since: String,
+    /// Before this time.
+    pub until: String,
+    /// With a mark, without, or both.
+    pub only: Only,
+    /// Written by transactions before this one.
+    pub xmin: String,
+}
+
+/// Rows with a mark, without one, or both.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Only {
+    /// Both.
+    #[default]
+    All,
+    /// With.
+    Relayed,
+    /// Without, and not parked.
+    Unrelayed,
+}
+
+impl Only {
+    fn word(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Relayed => "relayed",
+            Self::Unrelayed => "unrelayed",
+        }
+    }
+}
+
+/// What a replay came to.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    /// Events that a queue took.
+    pub delivered: u64,
+    /// Events that were refused: id and why.
+    pub refused: Vec<(String, Refusal)>,
+    /// Ids of events that were not sent, since one before them of their aggregate was refused.
+    pub held: Vec<String>,
+    /// Rows that were gone, marked or parked before their turn came.
+    pub gone: u64,
+    /// Rows that had no mark and have one now.
+    pub marked: u64,
+    /// Events that would have been sent.
+    pub dry: u64,
+}
+
+impl Tally {
+    /// Everything that was sent was delivered.
+    pub fn is_complete(&self) -> bool {
+        self.refused.is_empty() && self.held.is_empty()
+    }
+}
+
+/// Told of each event as soon as its fate is known.
+pub type Report<'a> = &'a mut (dyn FnMut(&Item, &Fate) + Send);
+
+/// One replay.
+pub struct Replay<'a> {
+    config: &'a Config,
+    client: &'a Client,
+    outboxes: &'a [Outbox],
+    /// Nobody, where only what would be sent is asked for.
+    resender: Option<Resender<'a>>,
+    limits: Limits,
+    marks: bool,
+    delivered: Vec<Item>,
+    tally: Tally,
+    report: Report<'a>,
+}
+
+impl<'a> Replay<'a> {
+    /// Sends through a connection of its own, and marks what is delivered, if that is wanted.
+    pub fn new(
+        config: &'a Config,
+        client: &'a Client,
+        outboxes: &'a [Outbox],
+        resender: Resender<'a>,
+        marks: bool,
+        report: Report<'a>,
+    ) -> Self {
+        let limits = resender.limits();
+        Self::with(config, client, outboxes, Some(resender), limits, marks, report)
+    }
+
+    /// Builds every message and sends none.
+    pub fn dry(
+        config: &'a Config,
+        client: &'a Client,
+        outboxes: &'a [Outbox],
+        limits: Limits,
+        report: Report<'a>,
+    ) -> Self {
+        Self::with(config, client, outboxes, None, limits, false, report)
+    }
+
+    fn with(
+        config: &'a Config,
+        client: &'a Client,
+        outboxes: &'a [Outbox],
+        resender: Option<Resender<'a>>,
+        limits: Limits,
+        marks: bool,
+        report: Report<'a>,
+    ) -> Self {
+        Self {
+            config,
+            client,
+            outboxes,
+            resender,
+            limits,
+            marks,
+            delivered: Vec::new(),
+            tally: Tally::default(),
+            report,
+        }
+    }
+
+    /// Sends the rows of a table that a filter lets through, by `occurred_at` and id.
+    ///
+    /// # Errors
+    /// A connection's, or a table that cannot be read.
+    pub async fn rows(&mut self, outbox: &Outbox, filter: &Filter) -> Result<(), Fault> {
+        let ids = serde_json::Value::from(filter.ids.clone()).to_string();
+        let variables = [
+            ("ids", ids.as_str()),
+            ("wanted_type", &filter.aggregate_type),
+            ("wanted_id", &filter.aggregate_id),
+            ("since", &filter.since),
+            ("until", &filter.until),
+            ("only", filter.only.word()),
+            ("xmin", &filter.xmin),
+        ];
+        query(self.client, &outbox.render(sql::REPLAY_SELECT, &variables)?).await?;
+        loop {
+            let rows = query(self.client, sql::REPLAY_FETCH).await?;
+            let ids = rows.iter().map(|row| row.try_get(0).map_err(|error| classify(&error)));
+            let ids: Vec<String> = ids.collect::<Result<_, _>>()?;
+            if ids.is_empty() {
+                break;
+            }
+            self.ids(outbox, &ids, filter.only).await?;
+        }
+        query(self.client, "CLOSE replay").await.map(drop)
+    }
+
+    /// Sends rows of a table by their ids, in this order.
+    ///
+    /// # Errors
+    /// As [`rows`](Self::rows).
+    pub async fn ids(&mut self, outbox: &Outbox, ids: &[String], only: Only) -> Result<(), Fault> {
+        let wanted = serde_json::Value::from(ids.to_vec()).to_string();
+        let variables = [("ids", wanted.as_str()), ("only", only.word())];
+        let sql = outbox.render(sql::REPLAY_ROWS, &variables)?;
+        let failed = |error| classify(&error);
+        let mut stream = pin!(self.client.simple_query_raw(&sql).await.map_err(failed)?);
+        let mut reader: Option<(Reader<'_>, Arc<[Column]>)> = None;
+        let mut found = 0;
+        while let Some(message) = stream.next().await {
+            let SimpleQueryMessage::Row(row) = message.map_err(failed)? else { continue };
+            found += 1;
+            let (reader, columns) = match &mut reader {
+                Some(reader) => reader,
+                None => reader.insert(shape(outbox, &row)?),
+            };
+            let item = item(outbox, columns, &row)?;
+            let built = build(reader, &row, self.limits)?;
+            self.one(item, built).await?;
+        }
+        self.tally.gone += u64::try_from(ids.len().saturating_sub(found)).unwrap_or(0);
+        self.mark(MARKS).await
+    }
+
+    /// Sends a dead-lettered or discarded event from its row in the parking.
+    ///
+    /// # Errors
+    /// As [`rows`](Self::rows).
+    pub async fn parked(&mut self, event: &Parked) -> Result<(), Fault> {
+        let Some(row) = operator::row(self.client, &self.config.tables, event).await? else {
+            self.tally.gone += 1;
+            return Ok(());
+        };
+        let item = Item {
+            table: row.table,
+            id: event.event_id.clone().unwrap_or_else(|| format!("seq {}", event.seq)),
+            seq: Some(event.seq),
+            aggregate: event.aggregate_id.clone().map(|id| (event.aggregate_type.clone(), id)),
+        };
+        let built = stored::build(&self.config.tables, &row, event.position, self.limits);
+        self.one(item, built).await?;
+        self.mark(MARKS).await
+    }
+
+    /// Waits for the last confirms, marks what is left to mark, and says what it all came to.
+    ///
+    /// # Errors
+    /// As [`rows`](Self::rows).
+    pub async fn finish(mut self) -> Result<Tally, Fault> {
+        if let Some(resender) = &mut self.resender {
+            resender.finish().await?;
+        }
+        self.settle();
+        self.mark(1).await?;
+        if let Some(resender) = self.resender.take() {
+            resender.close().await;
+        }
+        Ok(self.tally)
+    }
+
+    /// After a fault: marks what was delivered until then, as far as that can be done, and says
+    /// what it came to.
+    pub async fn give_up(mut self) -> Tally {
+        self.settle();
+        // The fault that led here is the one to tell.
+        let _ = self.mark(1).await;
+        self.tally
+    }
+
+    async fn one(&mut self, item: Item, built: Result<Built, Refusal>) -> Result<(), Fault> {
+        let message = built.map(|built| built.message.replayed());
+        match (&mut self.resender, message) {
+            (Some(resender), Ok(message)) => resender.send(item, message).await?,
+            (Some(resender), Err(refusal)) => resender.refuse(item, refusal),
+            (None, message) => self.count(item, dry(message)),
+        }
+        self.settle();
+        Ok(())
+    }
+
+    fn settle(&mut self) {
+        let settled = self.resender.as_mut().map(Resender::settled).unwrap_or_default();
+        for (item, fate) in settled {
+            self.count(item, fate);
+        }
+    }
+
+    fn count(&mut self, item: Item, fate: Fate) {
+        (self.report)(&item, &fate);
+        match fate {
+            Fate::Delivered => {
+                self.tally.delivered += 1;
+                if self.marks {
+                    self.delivered.push(item);
+                }
+            }
+            Fate::Refused(refusal) => self.tally.refused.push((item.id, refusal)),
+            Fate::Held => self.tally.held.push(item.id),
+            Fate::Dry(_) => self.tally.dry += 1,
+        }
+    }
+
+    /// Marks delivered rows once there are so many of them.
+    async fn mark(&mut self, at_least: usize) -> Result<(), Fault> {
+        if self.delivered.len() < at_least {
+            return Ok(());
+        }
+        let delivered = std::mem::take(&mut self.delivered);
+        for outbox in self.outboxes {
+            let of_table = delivered.iter().filter(|item| item.table == outbox.number);
+            let ids: Vec<String> = of_table.map(|item| item.id.clone()).collect();
+            if !ids.is_empty() {
+                let marked = outbox.mark(self.client, &ids).await?;
+                self.tally.marked += u64::try_from(marked).unwrap_or(0);
+            }
+        }
+        let seqs: Vec<i64> = delivered.iter().filter_map(|item| item.seq).collect();
+        if !seqs.is_empty() {
+            operator::note_replayed(self.client, &seqs).await?;
+        }
+        Ok(())
+    }
+}
+
+fn dry(message: Result<Message, Refusal>) -> Fate {
+    match message {
+        Ok(message) => Fate::Dry(Box::new(message)),
+        Err(refusal) => Fate::Refused(refusal),
+    }
+}
+
+/// The columns of the rows as they come, with the types that the catalog has for them.
+fn shape<'a>(
+    outbox: &'a Outbox,
+    row: &SimpleQueryRow,
+) -> Result<(Reader<'a>, Arc<[Column]>), Fault> {
+    let named = |name: &str| outbox.columns.iter().find(|column| column.name == name).cloned();
+    let columns = row.columns().iter().map(|column| named(column.name()));
+    let columns: Arc<[Column]> = columns.collect::<Option<_>>().ok_or_else(|| {
+        Fault::transient(format!("{} was altered meanwhile", outbox.title())).mend("run it again")
+    })?;
+    let reader = Reader::new(outbox.number, &outbox.table, &columns).map_err(|errors| {
+        Fault::definite(errors.join("\n  "), "name the right columns under [tables.columns]")
+    })?;
+    Ok((reader, columns))
+}
+
+fn text(row: &SimpleQueryRow, at: usize) -> Result<Option<&str>, Fault> {
+    row.try_get(at).map_err(|error| classify(&error))
+}
+
+fn item(outbox: &Outbox, columns: &[Column], row: &SimpleQueryRow) -> Result<Item, Fault> {
+    let field = |name: &str| {
+        let at = columns.iter().position(|column| column.name == name);
+        at.map_or(Ok(None), |at| text(row, at)).map(|text| text.map(str::to_owned))
+    };
+    let names = &outbox.table.columns;
+    let kind = field(&names.aggregate_type.name)?;
+    Ok(Item {
+        table: outbox.number,
+        id: field(&names.id.name)?.unwrap_or_default(),
+        seq: None,
+        aggregate: field(&names.aggregate_id.name)?.map(|id| (kind, id)),
+    })
+}
+
+/// When the row was committed is not known: where it has no time of its own, its message has
+/// none that is true, and gets that of the replay.
+fn build(
+    reader: &mut Reader<'_>,
+    row: &SimpleQueryRow,
+    limits: Limits,
+) -> Result<Result<Built, Refusal>, Fault> {
+    let texts: Vec<Option<&str>> =
+        (0..row.len()).map(|at| text(row, at)).collect::<Result<_, _>>()?;
+    let texts = texts.into_iter().map(|text| text.map(str::as_bytes));
+    let tuple = Tuple::of_texts(texts);
+    let now = jiff::Timestamp::now().as_microsecond().saturating_sub(POSTGRES_EPOCH_MICROS);
+    Ok(match tuple {
+        Ok(tuple) => reader.build(&tuple, now, Position::start(), limits),
+        Err(error) => Err(Refusal::unreadable("row", error.to_string())),
+    })
+}
+
+/// Microseconds from 1970 to 2000, where Postgres' time starts.
+const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
