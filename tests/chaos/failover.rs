@@ -50,13 +50,14 @@ async fn promote(round: Round, keeps_slot: bool) -> Result<Outcome> {
         primary.port()
     );
     if keeps_slot {
-        conf.extend(["sync_replication_slots = on", "wal_receiver_status_interval = 1s"]);
+        conf.push("wal_receiver_status_interval = 1s");
     }
     let standby = primary.standby(&conf).await?;
     if keeps_slot {
         // The one of the copy names no database, which copying slots needs.
         let with_database = format!("ALTER SYSTEM SET {to_primary}");
         standby.execute("postgres", &with_database).await?;
+        standby.execute("postgres", "ALTER SYSTEM SET sync_replication_slots = on").await?;
         standby.execute("postgres", "SELECT pg_reload_conf()").await?;
     }
 
@@ -65,10 +66,16 @@ async fn promote(round: Round, keeps_slot: bool) -> Result<Outcome> {
     if keeps_slot {
         let client = standby.connect("postgres").await?;
         let sql = "SELECT count(*) > 0 FROM pg_replication_slots WHERE slot_name = $1 AND synced AND NOT temporary";
-        wait_until("the slot on the standby", round.patience(), async || {
+        let on_primary = primary.connect("postgres").await?;
+        let copied = wait_until("the slot on the standby", round.patience(), async || {
+            // The copy is kept once the slot has passed one of these.
+            on_primary.batch_execute("SELECT pg_log_standby_snapshot()").await?;
             Ok(client.query_one(sql, &[&database]).await?.try_get(0)?)
-        })
-        .await?;
+        });
+        if let Err(error) = copied.await {
+            round.note(&standby.log());
+            return Err(error);
+        }
     }
     stage.moment().await?;
     // What is committed last has not been delivered when the primary goes; an orderly stop sends

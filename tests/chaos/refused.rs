@@ -64,7 +64,7 @@ pub async fn overflow(round: Round) -> Result<Outcome> {
         let vhost = stage.setting.vhost.clone();
         rabbitmq.ctl(&["set_policy", "-p", &vhost, "full", "^consumer$", &length]).await?;
         stage.while_committing().await?;
-        stage.felt(&["the broker nacked it"], since).await?;
+        stage.felt(&["the broker nacked it"], since).await;
         stage.while_committing().await?;
         proxy.delay(Duration::ZERO, Direction::Down);
         rabbitmq.ctl(&["clear_policy", "-p", &vhost, "full"]).await?;
@@ -89,7 +89,7 @@ pub async fn binding(round: Round) -> Result<Outcome> {
         let arguments = FieldTable::default();
         channel.queue_unbind("consumer".into(), "outbox".into(), "#".into(), arguments).await?;
         stage.while_committing().await?;
-        stage.felt(&["NO_ROUTE"], since).await?;
+        stage.felt(&["NO_ROUTE"], since).await;
         bind(&channel).await?;
         stage.mended().await?;
     }
@@ -104,7 +104,7 @@ pub async fn exchange(round: Round) -> Result<Outcome> {
         let since = stage.lines();
         channel.exchange_delete("outbox".into(), ExchangeDeleteOptions::default()).await?;
         stage.while_committing().await?;
-        stage.felt(&["no exchange 'outbox'"], since).await?;
+        stage.felt(&["no exchange 'outbox'"], since).await;
         // Between the two it is there and routes nowhere.
         let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
         channel
@@ -158,7 +158,7 @@ pub async fn permission(round: Round) -> Result<Outcome> {
         login.set(&stage.setting, "first", false).await?;
         login.proxy.cut(Cut::Fin);
         stage.while_committing().await?;
-        stage.felt(&["access to exchange 'outbox'"], since).await?;
+        stage.felt(&["access to exchange 'outbox'"], since).await;
         login.set(&stage.setting, "first", true).await?;
         stage.mended().await?;
     }
@@ -176,7 +176,7 @@ pub async fn broker_password(round: Round) -> Result<Outcome> {
         login.set(&stage.setting, &password, true).await?;
         login.proxy.cut(Cut::Fin);
         stage.while_committing().await?;
-        stage.felt(&["ACCESS_REFUSED", "login", "password"], since).await?;
+        stage.felt(&["ACCESS_REFUSED", "login", "password"], since).await;
         // Settings are read at the start.
         stage.relay.kill9().await?;
         login.use_password(&mut stage.setting, &password).await?;
@@ -208,7 +208,7 @@ pub async fn postgres_password(round: Round) -> Result<Outcome> {
         );
         stage.setting.sql(&sql).await?;
         stage.while_committing().await?;
-        stage.felt(&["password authentication failed"], since).await?;
+        stage.felt(&["password authentication failed"], since).await;
         if stage.relay.is_running() {
             stage.relay.kill9().await?;
         }
@@ -236,7 +236,7 @@ pub async fn mark_permission(round: Round) -> Result<Outcome> {
         let right = format!("UPDATE (relayed_at) ON outbox_messages FROM {audit}");
         stage.setting.sql(&format!("REVOKE {right}")).await?;
         stage.while_committing().await?;
-        stage.felt(&["permission denied"], since).await?;
+        stage.felt(&["permission denied"], since).await;
         stage.setting.sql(&format!("GRANT {}", right.replace("FROM", "TO"))).await?;
         let ended = wait_until("the relay to end", Duration::from_secs(2), async || {
             Ok(!stage.relay.is_running())
@@ -277,7 +277,7 @@ async fn bad_row(
     };
     bad.committed.insert(row.try_get(0)?, event);
     stage.while_committing().await?;
-    stage.felt(&[why], 0).await?;
+    stage.felt(&[why], 0).await;
     stage.relay.drain(round.patience()).await?;
     stage.setting.env(name, value);
     stage.run()?;

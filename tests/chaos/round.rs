@@ -17,6 +17,8 @@ use crate::setting::{Setting, steady};
 
 /// What one lost session may repeat: the window and one batch of marks, by default.
 pub const REPEATS_PER_SESSION: usize = 1_500;
+/// How soon the relay must say that something is wrong.
+const FELT_WITHIN: Duration = Duration::from_secs(30);
 
 /// What a scenario is given. Its choices come from this thread's generator, which was set to
 /// the seed.
@@ -117,6 +119,8 @@ pub struct Stage {
     round: Round,
     /// Committed by loads before this one.
     before: usize,
+    /// Faults that the relay said nothing of.
+    unfelt: Vec<String>,
     recovery: Duration,
 }
 
@@ -147,8 +151,16 @@ impl Stage {
         let relay = round.run(&setting)?;
         let load = Workload::start(&setting.database_url, steady()).await?;
         let round = round.clone();
-        let stage =
-            Self { setting, consumer, relay, load, round, before: 0, recovery: Duration::ZERO };
+        let stage = Self {
+            setting,
+            consumer,
+            relay,
+            load,
+            round,
+            before: 0,
+            unfelt: Vec::new(),
+            recovery: Duration::ZERO,
+        };
         stage.flows("at the start").await?;
         Ok(stage)
     }
@@ -175,13 +187,17 @@ impl Stage {
         .await
     }
 
-    /// The fault was felt: the relay said one of these words since so many lines of its log.
-    pub async fn felt(&self, words: &[&str], since: usize) -> Result<()> {
-        wait_until(&format!("one of {words:?} in the log"), self.round.patience(), async || {
+    /// Sees that the fault was felt: the relay says one of these words behind so many lines of
+    /// its log. If it does not, the round is broken, and judged all the same.
+    pub async fn felt(&mut self, words: &[&str], since: usize) {
+        let what = format!("one of {words:?} in the log");
+        let felt = wait_until(&what, FELT_WITHIN, async || {
             let log = self.round.log();
             Ok(log.lines().skip(since).any(|line| words.iter().any(|word| line.contains(word))))
-        })
-        .await
+        });
+        if let Err(error) = felt.await {
+            self.unfelt.push(format!("not felt: {error:#}"));
+        }
     }
 
     /// Lines logged so far.
@@ -226,7 +242,7 @@ impl Stage {
 
     async fn judge_ledger(self, allowed: Allowed, ledger: &Ledger) -> Result<Outcome> {
         let patience = self.round.patience();
-        let mut broken = Vec::new();
+        let mut broken = self.unfelt.clone();
         let mut note = |what: &str, done: Result<()>| {
             if let Err(error) = done {
                 broken.push(format!("{what}: {error:#}"));
@@ -276,7 +292,8 @@ pub async fn judge_rows(
     let none = workload::Options { until: workload::Until::Transactions(0), ..steady() };
     let load = Workload::start(&setting.database_url, none).await?;
     let round = round.clone();
-    let stage = Stage { setting, consumer, relay, load, round, before: 0, recovery };
+    let stage =
+        Stage { setting, consumer, relay, load, round, before: 0, unfelt: Vec::new(), recovery };
     stage.judge_ledger(Allowed::default(), ledger).await
 }
 

@@ -37,6 +37,10 @@ impl Script {
         Some(number % below.max(1))
     }
 
+    fn steered_index(&self, below: usize) -> Option<usize> {
+        self.steered(below as u64)?.try_into().ok()
+    }
+
     /// One of the range; its start where the range is empty.
     pub(crate) fn within(&self, range: Range<u64>) -> u64 {
         if range.is_empty() {
@@ -48,7 +52,7 @@ impl Script {
 
     /// Up to `len`, `len` itself included.
     pub(crate) fn up_to(&self, len: usize) -> usize {
-        let steered = self.steered(len as u64 + 1).map(|number| number as usize);
+        let steered = self.steered_index(len + 1);
         steered.unwrap_or_else(|| self.random.borrow_mut().usize(0..=len))
     }
 
@@ -61,14 +65,14 @@ impl Script {
     }
 
     pub(crate) fn pick<T: Copy>(&self, from: &[T]) -> T {
-        let steered = self.steered(from.len() as u64).map(|number| number as usize);
+        let steered = self.steered_index(from.len());
         from[steered.unwrap_or_else(|| self.random.borrow_mut().usize(0..from.len()))]
     }
 
     /// Draws by weight.
     pub(crate) fn weighted<T: Copy>(&self, from: &[(u32, T)]) -> T {
         let total: u32 = from.iter().map(|(weight, _)| weight).sum();
-        let steered = self.steered(total.into()).map(|number| number as u32);
+        let steered = self.steered(total.into()).and_then(|number| number.try_into().ok());
         let mut at = steered.unwrap_or_else(|| self.random.borrow_mut().u32(0..total));
         for (weight, item) in from {
             match at.checked_sub(*weight) {
