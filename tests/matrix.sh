@@ -61,6 +61,7 @@ run() { # POSTGRES RABBITMQ CHAOS-ARGUMENTS TEST-FILTER...
     shift 3
     log=$logs/postgres-$postgres-rabbitmq-$rabbitmq.log
     started=$(date +%s)
+    echo "matrix: Postgres $postgres, RabbitMQ $rabbitmq (- is the installed one): $log"
     (
         if [ "$postgres" != - ]; then
             place=$(have postgres "$postgres") || exit 1
@@ -70,7 +71,6 @@ run() { # POSTGRES RABBITMQ CHAOS-ARGUMENTS TEST-FILTER...
             place=$(have rabbitmq "$rabbitmq") || exit 1
             export PGOUTBOX_TEST_RABBITMQ=$place
         fi
-        echo "matrix: Postgres $postgres, RabbitMQ $rabbitmq" >&2
         status=0
         cargo test --locked --package pgoutbox --test real -- "$@" || status=1
         [ "$chaos" = - ] || cargo test --locked --package pgoutbox --test chaos -- $chaos || status=1

@@ -74,8 +74,13 @@ for package in "$apt"/cache/archives/*.deb; do
 done
 
 # Erlang's programs were linked against a C library that may be newer than this system's: each is started by its own.
-lib=$(dirname "$(find "$destination"/usr/lib -name 'ld-linux-*.so.*' | head -n 1)")
-loader=$(find "$lib" -maxdepth 1 -name 'ld-linux-*.so.*' | head -n 1)
+# Older suites keep theirs in /lib, newer ones in /usr/lib.
+loader=$(find "$destination/lib" "$destination/usr/lib" -name 'ld-linux-*.so.*' 2>/dev/null | head -n 1)
+[ -n "$loader" ] || {
+    echo "rabbitmq.sh: the packages hold no dynamic loader" >&2
+    exit 1
+}
+lib=$(dirname "$loader"):$destination/usr/lib/$(basename "$(dirname "$loader")")
 erlang=$destination/usr/lib/erlang
 find "$erlang"/bin "$erlang"/erts-*/bin "$erlang"/lib/*/priv/bin -maxdepth 1 -type f 2>/dev/null |
     while read -r program; do
