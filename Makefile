@@ -3,12 +3,14 @@
 ARGS ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test build
+.PHONY: help demo test matrix chaos build
 
 help:
 	@echo 'make demo              the relay at work between a private Postgres and a private RabbitMQ, then a verdict'
 	@echo 'make demo ARGS=--stay  the same, and it stays until Ctrl-C, with the URLs to play with'
 	@echo 'make test              format, lints and every test, on real private servers'
+	@echo 'make matrix            the tests on Postgres 14 to 18 and RabbitMQ 3.10, 4.0 and 4.3, then a table'
+	@echo 'make chaos             all faults on real servers, then a table; ARGS="--seed 7 --duration 30m", --help'
 	@echo 'make build             the release binary, $(TARGET)/release/pgoutbox'
 
 build:
@@ -25,3 +27,12 @@ test:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo test --workspace --locked
+	bash tests/matrix.sh ends
+
+matrix:
+	sh tests/setup.sh
+	bash tests/matrix.sh all
+
+chaos:
+	sh tests/setup.sh
+	cargo test --release --locked --test chaos -- $(or $(ARGS),--all)

@@ -104,7 +104,7 @@ pub async fn create(client: &Client, config: &Config, timeout: Duration) -> Resu
     match outcome {
         Ok(()) => {}
         Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) => {
-            postgres::execute(client, "RESET statement_timeout").await?;
+            postgres::execute(client, "RESET statement_timeout; RESET lock_timeout").await?;
             return Err(blocked(client, slot, timeout).await?);
         }
         Err(error) => return Err(postgres::classify(&error)),

@@ -39,7 +39,10 @@ impl std::fmt::Display for Template {
             f.write_str(if number == 0 { "" } else { " | " })?;
             for piece in alternative {
                 match piece {
-                    Piece::Text(text) => f.write_str(text)?,
+                    // As it must be written.
+                    Piece::Text(text) => {
+                        f.write_str(&text.replace('{', "{{").replace('}', "}}"))?;
+                    }
                     Piece::Column(name) => write!(f, "{{{name}}}")?,
                 }
             }

@@ -360,3 +360,21 @@ async fn two_urls_are_all_it_takes() -> Result<()> {
     program.succeed(&["uninstall", "--yes"]).await?;
     Ok(())
 }
+
+/// A transaction that writes for longer than any lock is waited for: `init` waits for it as long
+/// as it was told to, and then says who it is.
+#[tokio::test]
+async fn init_waits_for_who_is_writing_and_names_him() -> Result<()> {
+    // Its own server: every new slot of a server waits for such a writer.
+    let (_postgres, setting) = Setting::own_postgres().await?;
+    let setting = setting.set("postgres.slot", "another");
+    let writer = setting.client().await?;
+    writer.batch_execute("CREATE TABLE busy (n int); BEGIN; INSERT INTO busy VALUES (1)").await?;
+    let pid: i32 = writer.query_one("SELECT pg_backend_pid()", &[]).await?.try_get(0)?;
+    let told = setting.exits(1, &["init", "--slot-timeout", "11s"]).await?;
+    assert!(told.contains("could not be created within 11s"), "{told}");
+    assert!(told.contains(&pid.to_string()), "no pid {pid} in {told}");
+    writer.batch_execute("ROLLBACK").await?;
+    setting.exits(0, &["init"]).await?;
+    Ok(())
+}

@@ -1,10 +1,10 @@
 //! What a transaction may be: rolled back, in parts rolled back, interleaved with others, huge.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use harness::consumer::{self, Consumer, QueueType};
-use harness::workload::{self, Event, Ledger, Mix, Workload};
+use harness::workload::{self, Ledger, Mix, Workload};
 use tokio_postgres::Client;
 
 use crate::setting::{PATIENCE, Setting};
@@ -108,12 +108,5 @@ pub async fn insert_rows(setting: &Setting, rows: i64) -> Result<()> {
 
 /// The ledger of events that the test wrote itself, from the table: `n` is the commit order.
 pub async fn ledger_of_rows(setting: &Setting) -> Result<Ledger> {
-    let sql = "SELECT id, payload->>'aggregate', (payload->>'n')::bigint FROM outbox_messages";
-    let commit_sent = SystemTime::now();
-    let mut ledger = Ledger::default();
-    for row in setting.client().await?.query(sql, &[]).await? {
-        let event = Event { aggregate: row.try_get(1)?, n: row.try_get(2)?, commit_sent };
-        ledger.committed.insert(row.try_get(0)?, event);
-    }
-    Ok(ledger)
+    Ledger::of_rows(&setting.client().await?, "outbox_messages").await
 }

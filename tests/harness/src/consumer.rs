@@ -34,6 +34,8 @@ pub struct Options {
     pub binding: String,
     /// Keep bodies and properties. Without them half a million deliveries take some 50 MB.
     pub keep_content: bool,
+    /// Deliveries under way at most. Few, and a delay on the wire, make a slow consumer.
+    pub prefetch: u16,
 }
 
 impl Default for Options {
@@ -45,6 +47,7 @@ impl Default for Options {
             declare_exchange: true,
             binding: "#".to_owned(),
             keep_content: true,
+            prefetch: 2_000,
         }
     }
 }
@@ -201,7 +204,7 @@ async fn lost(connection: &Connection) {
 }
 
 async fn consume(channel: &Channel, options: &Options, kept: &Mutex<Kept>) -> Result<()> {
-    channel.basic_qos(2_000, BasicQosOptions::default()).await?;
+    channel.basic_qos(options.prefetch, BasicQosOptions::default()).await?;
     let queue = ShortString::from(options.queue.as_str());
     let consumer = channel
         .basic_consume(

@@ -239,7 +239,7 @@ pub(super) fn place(binaries: Binaries, auth: Auth) -> Result<Postgres> {
 }
 
 impl Postgres {
-    fn write(&self, name: &str, text: &str) -> Result<()> {
+    pub(super) fn write(&self, name: &str, text: &str) -> Result<()> {
         use std::os::unix::fs::PermissionsExt;
         let path = self.data().join(name);
         std::fs::write(&path, text)?;

@@ -1,20 +1,29 @@
 //! A streaming standby, for failover.
 
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 
 use super::cluster::place;
 use super::{Postgres, template};
 use crate::wait::wait_until;
 
 impl Postgres {
-    /// A hot standby of this server. `conf` goes to its `postgresql.conf`. Needs `pg_basebackup` beside `postgres`.
+    /// A hot standby of this server. `conf` goes to its `postgresql.conf`.
     pub async fn standby(&self, conf: &[&str]) -> Result<Postgres> {
-        if !self.binaries.has("pg_basebackup") {
-            bail!("no pg_basebackup beside this postgres");
-        }
         let standby = place(self.binaries.clone(), self.auth)?;
+        if self.binaries.has("pg_basebackup") {
+            self.basebackup(&standby).await?;
+        } else {
+            self.copy_online(&standby).await?;
+        }
+        standby.append("postgresql.conf", &(standby.conf() + &conf.join("\n") + "\n"))?;
+        standby.start_again().await?;
+        Ok(standby)
+    }
+
+    async fn basebackup(&self, standby: &Postgres) -> Result<()> {
         let mut backup = self.binaries.command("pg_basebackup");
         backup
             .arg("-D")
@@ -28,10 +37,36 @@ impl Postgres {
             user.run(&mut backup);
         }
         backup.current_dir(&standby.home);
-        tokio::task::spawn_blocking(move || template::run(&mut backup)).await??;
-        standby.append("postgresql.conf", &(standby.conf() + &conf.join("\n") + "\n"))?;
-        standby.start_again().await?;
-        Ok(standby)
+        tokio::task::spawn_blocking(move || template::run(&mut backup)).await?
+    }
+
+    /// What `pg_basebackup` does, for servers that come without it.
+    async fn copy_online(&self, standby: &Postgres) -> Result<()> {
+        let (start, stop) = match self.version() {
+            14 => ("pg_start_backup('standby', true, false)", "pg_stop_backup(false)"),
+            _ => ("pg_backup_start('standby', true)", "pg_backup_stop()"),
+        };
+        let client = self.connect("postgres").await?;
+        client.batch_execute(&format!("SELECT {start}")).await?;
+        let copy = format!(
+            // A file may go while it is copied, as pg_basebackup allows.
+            "cp -a {from} {to} 2>/dev/null || test -f {to}/PG_VERSION; rm -rf {to}/postmaster.pid {to}/pg_replslot/*",
+            from = self.data().display(),
+            to = standby.data().display()
+        );
+        let mut copy_all = Command::new("sh");
+        copy_all.args(["-c", &copy]);
+        tokio::task::spawn_blocking(move || template::run(&mut copy_all)).await??;
+        let row = client.query_one(&format!("SELECT labelfile FROM {stop}"), &[]).await?;
+        let label: String = row.try_get(0).context("no label")?;
+        standby.write("backup_label", &label)?;
+        standby.write("standby.signal", "")?;
+        let primary = format!(
+            "primary_conninfo = 'host={} port={} user=postgres'\n",
+            self.socket().display(),
+            self.port()
+        );
+        standby.append("postgresql.auto.conf", &primary)
     }
 
     pub async fn promote(&self) -> Result<()> {

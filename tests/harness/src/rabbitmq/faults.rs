@@ -38,6 +38,13 @@ impl RabbitMq {
         Ok(())
     }
 
+    /// The disk alarm, which blocks them too.
+    pub async fn disk_alarm(&self, on: bool) -> Result<()> {
+        let limit = if on { "900000GB" } else { "50MB" };
+        self.ctl(&["set_disk_free_limit", limit]).await?;
+        Ok(())
+    }
+
     /// `CONNECTION_FORCED`, as an operator does it.
     pub async fn close_all_connections(&self) -> Result<()> {
         self.ctl(&["close_all_connections", "closed by a test"]).await?;

@@ -26,6 +26,18 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// Of rows that a test wrote itself, all of them committed: `n` in their payload is the commit order.
+    pub async fn of_rows(client: &Client, table: &str) -> Result<Ledger> {
+        let sql = format!("SELECT id, payload->>'aggregate', (payload->>'n')::bigint FROM {table}");
+        let commit_sent = SystemTime::now();
+        let mut ledger = Ledger::default();
+        for row in client.query(&sql, &[]).await? {
+            let event = Event { aggregate: row.try_get(1)?, n: row.try_get(2)?, commit_sent };
+            ledger.committed.insert(row.try_get(0)?, event);
+        }
+        Ok(ledger)
+    }
+
     pub(super) async fn resolve(&mut self, client: &Client, table: &str) -> Result<()> {
         let ids: Vec<Uuid> = self.unknown.keys().copied().collect();
         let sql = format!(

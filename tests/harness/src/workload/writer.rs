@@ -46,6 +46,8 @@ fn is_lost(error: &tokio_postgres::Error) -> bool {
         SqlState::CRASH_SHUTDOWN,
         SqlState::CANNOT_CONNECT_NOW,
         SqlState::TOO_MANY_CONNECTIONS,
+        // Nobody's fault either, and over once there is room.
+        SqlState::DISK_FULL,
     ];
     error.is_closed() || error.code().is_none_or(|code| codes.contains(code))
 }

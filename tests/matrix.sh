@@ -1,0 +1,108 @@
+#!/bin/bash
+# usage: matrix.sh all | ends
+#
+# Runs tests/real and the short selection of tests/chaos on other versions of the servers than the ones installed, and
+# prints one table. Exit code 1 if anything failed or could not be had.
+#
+#   all    each Postgres with the installed RabbitMQ, each RabbitMQ with the installed Postgres, everything
+#   ends   the oldest and the newest of both, what depends on a server's version; part of `make test`
+#
+# The versions are unpacked (tests/versions/), without root and beside what is installed, into PGOUTBOX_TEST_CACHE, by
+# default in the user's cache directory. Where they cannot be had, PGOUTBOX_VERSIONS=default says that the installed
+# ones are enough.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+POSTGRES="14 15 16 17 18"
+RABBITMQ="3.10 4.0 4.3"
+
+# What a server's version may change: SQL and catalogs, the stream, what refuses, how it stops.
+DEPENDS="commands:: ddl:: drain:: flow:: progress:: publication:: refused:: restart:: returns:: roles:: standby::"
+
+which=${1:-}
+if [ "$which" = ends ] && [ "${PGOUTBOX_VERSIONS:-}" = default ]; then
+    echo "matrix: PGOUTBOX_VERSIONS=default: NOT RUN on the oldest and the newest versions" >&2
+    exit 0
+fi
+
+if [ -n "${PGOUTBOX_TEST_CACHE:-}" ]; then
+    cache=$PGOUTBOX_TEST_CACHE
+elif [ "$(id -u)" -eq 0 ]; then
+    # Postgres then runs as another user, who cannot look into root's home.
+    cache=/var/cache/pgoutbox-test
+else
+    cache=${XDG_CACHE_HOME:-$HOME/.cache}/pgoutbox-test
+fi
+logs=${CARGO_TARGET_DIR:-target}/matrix
+mkdir -p "$cache" "$logs"
+
+# Prints where the version is, having unpacked it if need be.
+have() { # postgres|rabbitmq VERSION
+    local place=$cache/$1-$2
+    if [ ! -e "$place/.ready" ]; then
+        rm -rf "$place"
+        echo "matrix: unpacking $1 $2 into $place" >&2
+        "tests/versions/$1.sh" "$2" "$place" >&2 || {
+            rm -rf "$place"
+            echo "matrix: $1 $2 cannot be had; PGOUTBOX_VERSIONS=default goes without" >&2
+            return 1
+        }
+        touch "$place/.ready"
+    fi
+    echo "$place"
+}
+
+table=$(printf '%-10s %-10s %8s %8s %8s  %s' postgres rabbitmq passed failed seconds chaos)
+verdict=0
+
+# One pair; "-" is what is installed, or what the environment names.
+run() { # POSTGRES RABBITMQ CHAOS-ARGUMENTS TEST-FILTER...
+    local postgres=$1 rabbitmq=$2 chaos=$3 place log started passed failed struck
+    shift 3
+    log=$logs/postgres-$postgres-rabbitmq-$rabbitmq.log
+    started=$(date +%s)
+    echo "matrix: Postgres $postgres, RabbitMQ $rabbitmq (- is the installed one): $log"
+    (
+        if [ "$postgres" != - ]; then
+            place=$(have postgres "$postgres") || exit 1
+            export PGOUTBOX_TEST_POSTGRES=$place/bin
+        fi
+        if [ "$rabbitmq" != - ]; then
+            place=$(have rabbitmq "$rabbitmq") || exit 1
+            export PGOUTBOX_TEST_RABBITMQ=$place
+        fi
+        status=0
+        cargo test --locked --package pgoutbox --test real -- "$@" || status=1
+        [ "$chaos" = - ] || cargo test --locked --package pgoutbox --test chaos -- $chaos || status=1
+        exit $status
+    ) >"$log" 2>&1 || {
+        verdict=1
+        echo "matrix: Postgres $postgres, RabbitMQ $rabbitmq FAILED: $log" >&2
+        grep -E '^test .* FAILED|BROKEN|cannot be had|^error' "$log" >&2 || tail -n 20 "$log" >&2
+    }
+    passed=$(sed -n 's/^test result:.* \([0-9]*\) passed.*/\1/p' "$log")
+    failed=$(sed -n 's/^test result:.* \([0-9]*\) failed.*/\1/p' "$log")
+    struck=$(grep -c '  kept$' "$log") || true
+    table+=$(printf '\n%-10s %-10s %8s %8s %8s  %s' "$postgres" "$rabbitmq" "${passed:-none}" "${failed:-?}" \
+        $(($(date +%s) - started)) "$struck kept, $(grep -c ' BROKEN, ' "$log" || true) broken")
+}
+
+case $which in
+all)
+    for version in $POSTGRES; do run "$version" - "" ""; done
+    for version in $RABBITMQ; do run - "$version" "" ""; done
+    ;;
+ends)
+    # shellcheck disable=SC2086 # a list of filters
+    for pair in "${POSTGRES%% *} ${RABBITMQ%% *}" "${POSTGRES##* } ${RABBITMQ##* }"; do
+        run $pair "--only relay-killed --only binding-removed" $DEPENDS
+    done
+    ;;
+*)
+    sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
+    exit 64
+    ;;
+esac
+echo
+echo "$table"
+exit $verdict
