@@ -18,8 +18,8 @@ use crate::setting::Setting;
 
 /// What becomes of an event that cannot be delivered, in every scenario here. Where it is parked,
 /// only strict ordering keeps later events of its aggregate behind a returned one.
-const ON_FAILURE: &str = "block";
-const ORDERING: &str = "pipelined";
+const ON_FAILURE: &str = "park";
+const ORDERING: &str = "strict";
 
 fn choose(setting: &mut Setting) {
     setting.env("PGOUTBOX_TABLES__0__ON_FAILURE", ON_FAILURE);

@@ -20,6 +20,8 @@
 
 #[path = "../simulated/broker.rs"]
 mod broker;
+#[path = "../simulated/parking.rs"]
+mod parking;
 #[path = "../simulated/postgres.rs"]
 mod postgres;
 #[path = "../simulated/rules.rs"]
