@@ -15,6 +15,9 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND has_table_privilege(rows.oid, 'DELETE')
            AND has_table_privilege(parked.oid, 'SELECT') AS can_catch_up,
        parked.oid IS NOT NULL AS has_parked,
+       has_table_privilege(parked.oid, 'SELECT') AND has_table_privilege(parked.oid, 'INSERT')
+           AND has_table_privilege(parked.oid, 'UPDATE') AND has_table_privilege(parked.oid, 'DELETE')
+           AS can_park,
        enqueue.oid IS NOT NULL AS has_enqueue
   FROM (SELECT) AS one
   LEFT JOIN pg_namespace AS namespace ON namespace.nspname = 'pgoutbox'

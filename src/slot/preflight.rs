@@ -368,6 +368,12 @@ async fn own_schema(client: &Client, config: &Config) -> Result<Own, Fault> {
             format!("GRANT USAGE ON SCHEMA pgoutbox TO {quoted}; GRANT SELECT, INSERT, UPDATE ON pgoutbox.progress TO {quoted};"),
         ));
     }
+    if !is("can_park")? {
+        findings.push(Finding::error(
+            format!("role \"{role}\" may not put events aside"),
+            format!("GRANT SELECT, INSERT, UPDATE, DELETE ON pgoutbox.parked TO {quoted};"),
+        ));
+    }
     let has_catch_up = is("usage")? && is("can_progress")? && is("can_catch_up")?;
     if !is("can_catch_up")? {
         findings.push(Finding::error(

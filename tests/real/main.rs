@@ -10,6 +10,7 @@
 mod audit;
 mod bare;
 mod catch_up;
+mod caught_up;
 mod commands;
 mod ddl;
 mod drain;
