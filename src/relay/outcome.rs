@@ -376,6 +376,9 @@ impl Relay {
         if has_letter && letter.is_none() {
             // Its dead letter takes a channel: the next session sends that at once.
             self.memory.convicted = Some((arrival.position, why.to_owned()));
+            // It is not settled: a drain has failed.
+            self.ending = Some(End::Fault(fault));
+            return;
         } else {
             self.refused(now, arrival, letter, Refusal::Closed { why: why.to_owned() });
         }

@@ -211,12 +211,12 @@ impl Postgres {
     }
 
     /// Rows of the list, from this number on; those whose row is gone are left out.
-    pub(crate) fn listed(&self, from: u64) -> Vec<(u64, StoredRow)> {
+    pub(crate) fn listed(&self, from: u64, count: usize) -> Vec<(u64, StoredRow)> {
         let rows = self.listed.iter().filter(|(place, _)| {
             let event = &self.events[*place];
             *place as u64 >= from && !event.is_deleted && event.marked.is_none()
         });
-        rows.take(3)
+        rows.take(count)
             .map(|(place, row)| {
                 let columns = row.columns();
                 let shape: Vec<Column> = columns

@@ -432,7 +432,7 @@ impl World {
             rows.get_or_insert_with(|| self.postgres.parking.behind(aggregate, *after));
         }
         if let Some((from, rows @ None)) = &mut session.catching_up {
-            *rows = Some(self.postgres.listed(*from));
+            *rows = Some(self.postgres.listed(*from, 3));
         }
         if let Some(is_done @ false) = &mut session.finishing {
             *is_done = true;
@@ -721,6 +721,11 @@ impl World {
         let parked = self.postgres.parking.places();
         self.ledger.check_delivered(&self.postgres, &parked, delivered, "remembered position");
         let catch_up = self.postgres.catch_up().map(|lsn| CatchUp::new(lsn.into()));
+        for (n, row) in self.postgres.listed(0, usize::MAX) {
+            if row.tuple.len() > self.body_limit {
+                self.ledger.oversized.insert(usize::try_from(n).unwrap());
+            }
+        }
         let mut rules = self.rules.clone();
         rules.limits.body = self.body_limit;
         self.tally.sessions += 1;
@@ -864,7 +869,7 @@ impl World {
             }
             Effect::CaughtUp => {
                 self.say(format_args!("the list is done"));
-                let listed = self.postgres.listed(0);
+                let listed = self.postgres.listed(0, usize::MAX);
                 let parked = self.postgres.parking.places();
                 for (n, _) in listed {
                     let place = usize::try_from(n).unwrap();
@@ -1065,7 +1070,10 @@ impl World {
                 }
                 let place = self.postgres.place(&stuck.id).expect("stuck on an event");
                 let event = &self.postgres.events[place];
-                let is_refused = self.broker.refused.contains(&(session.connection.number, place));
+                let number = session.connection.number;
+                let is_refused = self.broker.refused.iter().any(|(connection, refused)| {
+                    *refused == place && (*connection == number || self.mode.has_letters)
+                });
                 let is_too_large = event.body.len() > session.body_limit;
                 assert!(is_refused || is_too_large, "nobody refused event {place}");
                 let parked = self.postgres.parking.places();
