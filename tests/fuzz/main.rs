@@ -4,8 +4,8 @@
 //! - `PGOUTBOX_FUZZ_SECONDS=n` goes on so long with each target instead of the default.
 //! - `PGOUTBOX_SEED=n` makes the same changes again.
 //!
-//! What breaks a target is printed as a file to put into its corpus. `make fuzz` runs the same
-//! targets with libFuzzer on nightly, which is guided by coverage (`tests/fuzz/libfuzzer`).
+//! What breaks a target is printed as a file to put into its corpus. A target takes any bytes,
+//! so that a fuzzer that is guided by coverage can call it as well.
 
 #![allow(
     missing_docs,
