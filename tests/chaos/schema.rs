@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use crate::round::{Allowed, Outcome, Round, Stage};
-use crate::setting::Setting;
+use crate::setting::{PATIENCE, Setting};
 
 /// Columns come, change and go; mapped ones change into types that can be read; the table is
 /// written anew.
@@ -42,6 +42,9 @@ async fn caught_up(round: Round, breaks: &str, mends: &str) -> Result<Outcome> {
     stage.setting.sql(&sql).await.context(sql)?;
     stage.while_committing().await?;
     if !mends.is_empty() {
+        // Only a person can mend it: the relay ends, and lets go of the slot.
+        let status = stage.relay.wait_exit(PATIENCE).await.with_context(|| stage.relay.log())?;
+        anyhow::ensure!(status.code() == Some(1), "{status}: {}", stage.relay.log());
         stage.setting.sql(mends).await.context(mends.to_owned())?;
     }
     if !stage.relay.is_running() {
