@@ -7,6 +7,7 @@ use super::{connect, say};
 use crate::catch_up::{self, Report};
 use crate::config::{Config, Needs, Sources, Table};
 use crate::error::Fault;
+use crate::ledger::{self, Parked};
 use crate::postgres::{column, query};
 use crate::slot::{self, SlotState};
 use crate::sql;
@@ -54,6 +55,8 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let progress = progress(&client, &config).await?;
     let catch_up = catch_up(&client, &config).await?;
     let guard = guard(&client, &config).await?;
+    // A schema of an earlier version has no parking; `check` says so.
+    let parked = ledger::parked(&client, &config.postgres.slot).await.unwrap_or_default();
     let mut unmarked = Vec::new();
     for table in &config.tables {
         unmarked.push(count(&client, table).await?);
@@ -67,12 +70,14 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
                 progress.as_ref(),
                 catch_up.as_ref(),
                 guard.as_ref(),
+                &parked,
                 &unmarked
             )
         ));
     } else {
         print(&config, slot.as_ref(), progress.as_ref(), catch_up.as_ref(), &unmarked);
         guard.iter().for_each(print_guard);
+        parked.iter().for_each(print_parked);
     }
     let is_slot_well = slot.is_some_and(|slot| slot.why_lost().is_none());
     Ok(is_slot_well && progress.is_none_or(|progress| progress.fault.is_none()))
@@ -165,6 +170,7 @@ fn as_json(
     progress: Option<&Progress>,
     catch_up: Option<&Report>,
     guard: Option<&Value>,
+    parked: &[Parked],
     unmarked: &[Unmarked],
 ) -> Value {
     let slot = slot.map(|slot| {
@@ -215,6 +221,7 @@ fn as_json(
         "catch_up": catch_up,
         "fault": fault,
         "guard": guard,
+        "parked": parked.iter().map(parked_json).collect::<Vec<_>>(),
         "unmarked": unmarked,
     })
 }
@@ -273,6 +280,23 @@ fn print_catch_up(report: &Report) {
         say("catch-up  the slot is to be made anew, and the rows that wait to be listed");
     }
     say(format_args!("          since {}: {}", report.begun_at, report.why));
+}
+
+fn parked_json(parked: &Parked) -> Value {
+    json!({
+        "table": parked.table,
+        "state": parked.state,
+        "events": parked.events,
+        "oldest": parked.oldest,
+    })
+}
+
+fn print_parked(parked: &Parked) {
+    let Parked { table, state, events, oldest, .. } = parked;
+    say(format_args!("parked    {events} {state} of {table}, the oldest since {oldest}"));
+    if state == "failed" {
+        say("          mend: pgoutbox parked list --state failed; then retry or discard");
+    }
 }
 
 fn print_guard(guard: &Value) {

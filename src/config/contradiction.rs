@@ -86,6 +86,12 @@ impl Check<'_> {
             let mend = "choose another audit.mode, or guard.policy alert or stop";
             self.clash(["guard.policy", "audit.mode"], what, mend);
         }
+        let is_halting = config.postgres.on_slot_loss == OnSlotLoss::Halt;
+        if is_halting && config.guard.policy == GuardPolicy::DropSlot {
+            let what = "drops the slot, but postgres.on_slot_loss halt makes no new one";
+            let mend = "choose on_slot_loss catch_up, or guard.policy alert or stop";
+            self.clash(["guard.policy", "postgres.on_slot_loss"], what, mend);
+        }
         let (warn, act) = (config.guard.warn_percent, config.guard.act_percent);
         if warn > act {
             let what = format!("guard.warn_percent ({warn}) is above guard.act_percent ({act})");

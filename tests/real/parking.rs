@@ -156,6 +156,11 @@ async fn tries_end_and_a_taken_out_event_lets_its_aggregate_go() -> Result<()> {
     parked(&setting, &relay, "01 failed").await?;
     insert(&setting, 2, "a", "good").await?;
     parked(&setting, &relay, "01 failed, 02 queued").await?;
+    let told = setting.program.succeed(&["status"]).await?;
+    assert!(told.contains("1 failed of public.outbox_messages"), "{told}");
+    assert!(told.contains("pgoutbox parked list --state failed"), "{told}");
+    let status = setting.status().await?;
+    assert_eq!(status["parked"][0]["state"], "queued", "{status}");
     let row = setting
         .client()
         .await?

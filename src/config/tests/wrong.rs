@@ -138,6 +138,11 @@ fn every_contradiction() {
             "guard.policy",
             "nothing to catch up by",
         ),
+        (
+            &["guard.policy=drop_slot_and_catch_up_later", "postgres.on_slot_loss=halt"],
+            "guard.policy",
+            "makes no new one",
+        ),
         (&["guard.warn_percent=95"], "guard.warn_percent", "above guard.act_percent"),
         (
             &["tables.0.columns.relayed_at=occurred_at"],
