@@ -117,8 +117,7 @@ impl Marker {
         let missing = if is_table_locked {
             (0..batch.marks.len()).collect()
         } else if found.len() < ids.iter().map(Vec::len).sum() {
-            let done = found.into_iter().chain(parked).collect();
-            self.missing(client, &batch.marks, &done).await?
+            self.missing(client, &batch.marks, &found, &parked).await?
         } else {
             Vec::new()
         };
@@ -135,9 +134,7 @@ impl Marker {
         parked: &HashSet<(usize, String)>,
     ) -> Vec<Vec<&'a str>> {
         let mut ids = vec![Vec::new(); self.tables.len()];
-        let is_parked =
-            |mark: &Mark| !parked.is_empty() && parked.contains(&(mark.table, mark.id.clone()));
-        for mark in marks.iter().filter(|mark| !is_parked(mark)) {
+        for mark in marks.iter().filter(|mark| !is_put_aside(mark, parked)) {
             if let Some(ids) = ids.get_mut(mark.table) {
                 ids.push(mark.id.as_str());
             }
@@ -191,9 +188,12 @@ impl Marker {
         client: &Client,
         marks: &[Mark],
         found: &HashSet<(usize, String)>,
+        parked: &HashSet<(usize, String)>,
     ) -> Result<Vec<usize>, Fault> {
         let failed = |error| classify(&error);
-        let is_missing = |mark: &Mark| !found.contains(&(mark.table, mark.id.clone()));
+        let is_missing = |mark: &Mark| {
+            !is_put_aside(mark, parked) && !found.contains(&(mark.table, mark.id.clone()))
+        };
         let missing: Vec<&Mark> = marks.iter().filter(|mark| is_missing(mark)).collect();
         // Before the rows are looked for: a transaction that has ended by now is seen by them.
         let xmin = client.query_one(&self.snapshot_xmin, &[]).await.map_err(failed)?;
@@ -215,6 +215,12 @@ impl Marker {
         });
         Ok(places.map(|(place, _)| place).collect())
     }
+}
+
+/// The stream brought a parked event again: not to be marked. The mark of the same event that
+/// leaves the parking delivered may stand in the same batch, and is none of these.
+fn is_put_aside(mark: &Mark, parked: &HashSet<(usize, String)>) -> bool {
+    mark.is_repeat && !parked.is_empty() && parked.contains(&(mark.table, mark.id.clone()))
 }
 
 /// Transaction ids are compared in a circle of 32 bits; `xmin` comes with its epoch.

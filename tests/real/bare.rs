@@ -27,7 +27,7 @@ impl Setting {
     }
 
     pub async fn init(&self) -> Result<String> {
-        self.program.succeed(&["init", "--declare"]).await
+        self.program.succeed(&["init", "--declare", "--set", "amqp.connect_timeout=60s"]).await
     }
 
     /// `pgoutbox status --json`, whatever its exit code says.

@@ -67,7 +67,7 @@ impl Setting {
         amqp_url: String,
     ) -> Result<Self> {
         let program = program(&database, &database_url, &amqp_url);
-        program.succeed(&["init", "--declare"]).await?;
+        program.succeed(&["init", "--declare", "--set", "amqp.connect_timeout=60s"]).await?;
         Ok(Self { database, vhost, database_url, amqp_url, program })
     }
 
