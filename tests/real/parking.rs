@@ -306,6 +306,8 @@ async fn dead_letters_say_why_and_hold_nothing() -> Result<()> {
 #[tokio::test]
 async fn strict_ordering_lets_nothing_pass_a_nack() -> Result<()> {
     let setting = setting().await?.set("window.ordering", "strict");
+    // It declares the exchange.
+    let consumer = consumer(&setting, "nothing").await?;
     let channel = setting.channel().await?;
     let mut arguments = FieldTable::default();
     arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
@@ -345,6 +347,7 @@ async fn strict_ordering_lets_nothing_pass_a_nack() -> Result<()> {
     });
     setting.all_marked().await.with_context(|| relay.log())?;
     drainer.abort();
+    drop(consumer);
     let came: Vec<String> = drained.lock().expect("nobody panics").clone();
     for aggregate in 0..3 {
         let mut firsts: Vec<&String> = Vec::new();
