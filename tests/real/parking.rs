@@ -1,5 +1,6 @@
 //! Events that cannot be delivered are put aside: their aggregate waits, all others flow on.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
@@ -305,7 +306,7 @@ async fn dead_letters_say_why_and_hold_nothing() -> Result<()> {
 
 #[tokio::test]
 async fn strict_ordering_lets_nothing_pass_a_nack() -> Result<()> {
-    let setting = setting().await?.set("window.ordering", "strict");
+    let setting = setting().await?.set("window.ordering", "strict").set("parking.limit", "100000");
     // It declares the exchange.
     let consumer = consumer(&setting, "nothing").await?;
     let channel = setting.channel().await?;
@@ -317,21 +318,6 @@ async fn strict_ordering_lets_nothing_pass_a_nack() -> Result<()> {
     let (queue, exchange) = ("full".into(), "outbox".into());
     let options = QueueBindOptions::default();
     channel.queue_bind(queue, exchange, "good".into(), options, FieldTable::default()).await?;
-    let relay = setting.run()?;
-    let mut sql = String::from("BEGIN;");
-    for number in 1..=60 {
-        let (id, aggregate) = (uuid(number), number % 3);
-        sql += &format!(
-            "INSERT INTO outbox_messages (id, aggregate_type, aggregate_id, topic, payload)
-             VALUES ('{id}', 'order', '{aggregate}', 'good', '{{}}');"
-        );
-    }
-    setting.client().await?.batch_execute(&(sql + "COMMIT")).await?;
-    wait_for("something in the parking", PATIENCE, async || {
-        Ok(setting.ask::<bool>("SELECT count(*) > 3 FROM pgoutbox.parked").await?.then_some(()))
-    })
-    .await
-    .with_context(|| relay.log())?;
     // The queue is emptied one by one, and has room for one.
     let drained = Arc::new(Mutex::new(Vec::new()));
     let drainer = tokio::spawn({
@@ -345,10 +331,25 @@ async fn strict_ordering_lets_nothing_pass_a_nack() -> Result<()> {
             }
         }
     });
+    let relay = setting.run()?;
+    let mut sql = String::from("BEGIN;");
+    for number in 1..=600 {
+        let (id, aggregate) = (uuid(number), number % 3);
+        sql += &format!(
+            "INSERT INTO outbox_messages (id, aggregate_type, aggregate_id, topic, payload)
+             VALUES ('{id}', 'order', '{aggregate}', 'good', '{{}}');"
+        );
+    }
+    setting.client().await?.batch_execute(&(sql + "COMMIT")).await?;
     setting.all_marked().await.with_context(|| relay.log())?;
+    let came = wait_for("the last", PATIENCE, async || {
+        let came: Vec<String> = drained.lock().expect("nobody panics").clone();
+        Ok((came.iter().collect::<HashSet<_>>().len() == 600).then_some(came))
+    })
+    .await?;
     drainer.abort();
+    assert!(relay.log().contains("the broker nacked it"), "nothing was refused");
     drop(consumer);
-    let came: Vec<String> = drained.lock().expect("nobody panics").clone();
     for aggregate in 0..3 {
         let mut firsts: Vec<&String> = Vec::new();
         for id in &came {
@@ -357,7 +358,7 @@ async fn strict_ordering_lets_nothing_pass_a_nack() -> Result<()> {
                 firsts.push(id);
             }
         }
-        assert_eq!(firsts.len(), 20);
+        assert_eq!(firsts.len(), 200);
         assert!(firsts.is_sorted(), "{firsts:?}");
     }
     relay.drain(PATIENCE).await?;
