@@ -9,7 +9,8 @@ use clap::Parser;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "chaos")]
 pub struct Arguments {
-    /// Seed of the first round; the next have the next numbers. Random by default
+    /// Seed of the first round; the next have the next numbers. Random by default, but
+    /// for the short selection
     #[arg(long)]
     pub seed: Option<u64>,
     /// All scenarios, again and again, for so long (30m)

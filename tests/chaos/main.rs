@@ -46,6 +46,8 @@ use round::{Outcome, Round, Skipped};
 use scenario::{SCENARIOS, Scenario};
 use table::Table;
 
+/// Seed of the short selection.
+const SHORT_SEED: u64 = 1;
 /// What no round takes that will ever end.
 const LONGEST_ROUND: Duration = Duration::from_secs(1_800);
 
@@ -57,7 +59,9 @@ fn main() -> ExitCode {
     }
     let chosen: Vec<&Scenario> = chosen(&arguments);
     keep_mounts_to_ourselves(&chosen);
-    let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
+    // Every change is judged by the same choices; `make chaos` looks for others.
+    let default = if arguments.is_long() { fastrand::u64(0..1_000_000_000) } else { SHORT_SEED };
+    let seed = arguments.seed.unwrap_or(default);
     println!("chaos: {} scenarios, --seed {seed}", chosen.len());
     let table = run(&arguments, &chosen, seed);
     println!("{table}");
