@@ -137,13 +137,7 @@ async fn the_held_aggregates_survive_a_kill() -> Result<()> {
     assert_eq!(ids(&arrived(&consumer, 1).await?), [uuid(4)]);
     bind(&setting, "late").await?;
     // An operator wants it tried now.
-    setting
-        .client()
-        .await?
-        .batch_execute(
-            "UPDATE pgoutbox.parked SET next_attempt_at = now() WHERE state = 'parked'; NOTIFY pgoutbox_parked",
-        )
-        .await?;
+    setting.program.succeed(&["parked", "retry", "--aggregate", "order/a"]).await?;
     assert_eq!(ids(&arrived(&consumer, 4).await?), [4, 1, 2, 3].map(uuid));
     setting.all_marked().await.with_context(|| relay.log())?;
     relay.drain(PATIENCE).await?;
@@ -173,13 +167,7 @@ async fn tries_end_and_a_taken_out_event_lets_its_aggregate_go() -> Result<()> {
         )
         .await?;
     assert_eq!((row.get::<_, i32>(0), row.get::<_, bool>(1)), (3, true));
-    setting
-        .client()
-        .await?
-        .batch_execute(
-            "UPDATE pgoutbox.parked SET state = 'discarded' WHERE state = 'failed'; NOTIFY pgoutbox_parked",
-        )
-        .await?;
+    setting.program.succeed(&["parked", "discard", "--state", "failed", "--yes"]).await?;
     assert_eq!(ids(&arrived(&consumer, 1).await?), [uuid(2)]);
     parked(&setting, &relay, "01 discarded").await?;
     insert(&setting, 3, "a", "good").await?;
