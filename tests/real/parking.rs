@@ -288,6 +288,10 @@ async fn dead_letters_say_why_and_hold_nothing() -> Result<()> {
         .ask("SELECT failed_at IS NOT NULL FROM outbox_messages ORDER BY id LIMIT 1")
         .await?;
     assert!(failed, "its row says that it failed");
+    // Once it can be delivered, it is sent from its row in the parking.
+    bind(&setting, "late").await?;
+    setting.program.succeed(&["replay", "--dead-lettered"]).await?;
+    assert_eq!(ids(&arrived(&consumer, 2).await?), [2, 1].map(uuid));
     relay.drain(PATIENCE).await?;
     Ok(())
 }
