@@ -173,7 +173,12 @@ async fn policy_drop_slot_takes_it_from_a_relay_whose_broker_is_silent() -> Resu
     setting.sql("INSERT INTO outbox_messages (topic, payload) VALUES ('t', '2')").await?;
     write_until(&setting, &relay, "was dropped: the slot keeps").await?;
     assert!(!setting.ask::<bool>(&slot_exists(&setting)).await?);
-    Ok(())
+    setting.sql("INSERT INTO outbox_messages (topic, payload) VALUES ('t', '3')").await?;
+    // Once the broker answers again, the rows are caught up with.
+    proxy.resume(Direction::Down);
+    setting.all_marked().await.with_context(|| relay.log())?;
+    assert!(setting.ask::<bool>(&slot_exists(&setting)).await?);
+    relay.drain(PATIENCE).await
 }
 
 #[tokio::test]
