@@ -9,7 +9,7 @@ use futures_util::future::{join_all, try_join};
 use postgres_types::{PgLsn, ToSql};
 use serde_json::json;
 use tokio_postgres::{Client, Error, Row, Statement};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::Config;
 use crate::error::Fault;
@@ -335,12 +335,21 @@ impl ParkingStore {
             );
         }
         for attempt in &parking.attempts {
-            if let Tried::Refused { attempts, state: State::Failed, refusal } = &attempt.outcome {
-                let id = attempt.id.as_deref().unwrap_or("without id");
-                warn!(
+            let Tried::Refused { attempts, state, refusal } = &attempt.outcome else { continue };
+            let id = attempt.id.as_deref().unwrap_or("without id");
+            match state {
+                State::Failed => warn!(
                     mend = refusal.mend(),
                     "event {id} has failed after {attempts} tries: {refusal}. Once that is mended: pgoutbox parked retry --id {id}"
-                );
+                ),
+                State::Parked(pause) => info!(
+                    again_in = humantime::format_duration(*pause).to_string(),
+                    "try {attempts} of parked event {id}: {refusal}"
+                ),
+                State::DeadLettered => {
+                    info!("parked event {id} is sent to the dead-letter exchange: {refusal}");
+                }
+                State::Queued => {}
             }
         }
     }

@@ -14,6 +14,10 @@ use crate::config::{Server, TlsMode};
 use crate::error::Fault;
 use crate::tls;
 
+/// What tokio-postgres may log: not the parameters of its statements, among which are the rows of
+/// parked events.
+pub const LOG: [&str; 1] = ["tokio_postgres=info"];
+
 /// Connects and logs in, within the timeout. The task drives the connection; it ends with
 /// the fault that ended the connection, or without one once the client is dropped. `options`
 /// are the server's command line: `-c synchronous_commit=off`, a space within a value
