@@ -13,13 +13,17 @@
 //!      │                         relay  ◄────── confirms and returns ───────┘
 //!      └── acknowledge(LSN) ◄── (decides) ──► batch of marks ──► marker (IO) ──► relayed_at
 //!                               progress, marks                                  and progress
+//!                               parked, retry ──► events put aside ──► parking (IO) ─┘   ▲
+//!                                   ▲                                                    │
+//!                                   └──────────── what is due, and who waits ────────────┘
 //! ```
 //!
 //! WAL bytes enter at [`wal`], become an event in [`pgoutput`], [`relation`] and [`event`],
 //! an AMQP message in [`message`], wait in the [`window`] and leave through [`publisher`].
-//! Confirms come back to [`relay`], which settles events in order, has them marked by
-//! [`marker`] and acknowledges the LSN once nothing before it is open ([`progress`],
-//! [`marks`]).
+//! Confirms come back to [`relay`], which settles events, has them marked by [`marker`] and
+//! acknowledges the LSN once nothing before it is open ([`progress`], [`marks`]). An event that
+//! cannot be delivered is put aside in the same transaction ([`parked`], [`parking`]), which
+//! settles it too; it is tried again from there, and its aggregate waits.
 //!
 //! One task owns all state. [`session`] selects what happens next, hands it to the relay as
 //! an input, and performs the effects that the relay answers with. [`supervisor`] runs
@@ -31,14 +35,17 @@
 //!    and those of every commit before it, are settled, or a keepalive's `wal_end` that was
 //!    received behind them. Never one from another connection, and never past a place where
 //!    the publication may have stopped covering an outbox table.
-//! 2. Events settle in the order in which they were received, which is commit order. After a
-//!    lost connection everything unsettled is published again from the first such event on:
-//!    repeats happen, overtaking does not.
+//! 2. Events are published in commit order, but for those that wait behind an older one of
+//!    their aggregate: parked, or in flight where the ordering is strict. What counts as
+//!    settled, for the LSN and after a crash, is the event before which all are. After a lost
+//!    connection everything from there on is published again: repeats happen, overtaking
+//!    within an aggregate does not.
 //! 3. A returned message is not delivered, whatever its confirm says.
 //! 4. The window is bounded in messages and bytes. A transaction of any size flows through
 //!    it; the server sends committed transactions only, so nothing is buffered until commit.
 //! 5. What is marked was confirmed, and an LSN waits until its marks are on disk. A mark that
-//!    cannot be written holds the LSN for a bounded time only: a full disk is worse.
+//!    cannot be written holds the LSN for a bounded time only: a full disk is worse. What is
+//!    parked holds it until it is on disk, whatever that takes.
 //! 6. A crash repeats at most what the window and one batch of marks hold: the progress row,
 //!    written with each batch, names the place also in the middle of a transaction.
 //! 7. Any error of a connection ends the session. There is one way of recovery, the start of
@@ -54,8 +61,9 @@
 //! ([`declare`] makes the topology on its connection); [`postgres`], [`marker`], [`parking`]
 //! and [`slot`] use the one ordinary connection. [`catch_up`] makes a slot anew and lists the
 //! rows that it does not hold. What operators do: [`operator`] (parked events), [`replay`],
-//! [`ledger`], with [`resend`] to publish outside of the stream. Beside the relay run [`prune`] (rows and partitions; [`partition`] is its pure
-//! calendar) and [`watch`] (looks at the WAL for the pure [`guard`]), on connections of their own.
+//! [`ledger`], with [`resend`] to publish outside of the stream. Beside the relay run [`prune`]
+//! (rows and partitions; [`partition`] is its pure calendar), [`watch`] (looks at the WAL for the
+//! pure [`guard`]) and [`reconcile`] (rows that were missed), on connections of their own.
 //! [`commands`] has a file for each verb.
 //!
 //! # What was rejected

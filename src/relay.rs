@@ -60,8 +60,6 @@ pub struct Relay {
     catch_up: Option<CatchUp>,
     /// Taken in, and not published yet.
     ready: VecDeque<Ready>,
-    /// Of them, those that want to be alone.
-    alone: usize,
     lanes: Lanes,
     /// Aggregates whose next event may go.
     freed: Vec<Aggregate>,
@@ -97,7 +95,6 @@ impl Relay {
             unresolved: None,
             catch_up,
             ready: VecDeque::new(),
-            alone: 0,
             lanes: Lanes::default(),
             freed: Vec::new(),
             attention: Attention::default(),
@@ -197,6 +194,7 @@ impl Relay {
             && self.attention.has_looked()
             && self.ready.is_empty()
             && !self.window.must_empty()
+            && !self.is_one_alone()
             && self.window.len() + self.lanes.waiting() < messages
             && self.window.bytes() + self.lanes.bytes() < self.rules.window_bytes
             && self.unrecorded() < u64::try_from(unrecorded).unwrap_or(u64::MAX)
@@ -207,6 +205,11 @@ impl Relay {
 
     fn unrecorded(&self) -> u64 {
         self.progress.received() - self.recorded
+    }
+
+    /// What is in flight wants nothing else beside it.
+    fn is_one_alone(&self) -> bool {
+        self.window.front().is_some_and(|front| front.is_alone)
     }
 
     fn is_cautious(&self) -> bool {
@@ -262,7 +265,6 @@ impl Relay {
         }
         self.ending = Some(End::Drained);
         self.ready.retain(|ready| matches!(ready.arrival.source, Source::Stream(_)));
-        self.alone = self.ready.iter().filter(|ready| ready.is_alone).count();
         for aggregate in self.lanes.held_in_memory() {
             self.park_waiting(now, &aggregate);
         }

@@ -178,15 +178,13 @@ impl Relay {
     pub(super) fn send_ready(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         while self.may_send() {
             let Some(ready) = self.ready.pop_front() else { return };
-            self.alone -= usize::from(ready.is_alone);
             self.send(now, ready, effects);
         }
     }
 
     fn may_send(&self) -> bool {
         let wants_alone = self.ready.front().is_some_and(|ready| ready.is_alone);
-        let is_alone = self.window.front().is_some_and(|front| front.is_alone);
-        let messages = if self.is_cautious() || wants_alone || is_alone {
+        let messages = if self.is_cautious() || wants_alone || self.is_one_alone() {
             1
         } else {
             self.rules.window_messages
@@ -212,7 +210,6 @@ impl Relay {
             // Its aggregate may have events in flight, and one of them may be refused too: they
             // are parked in their order.
             Err(_) if !self.window.is_empty() && letter.is_none() => {
-                self.alone += 1;
                 self.ready.push_front(Ready { arrival, letter, is_alone: true });
                 return;
             }

@@ -156,7 +156,6 @@ impl Relay {
         let StoredRow { tuple, commit_time, .. } = row;
         let arrival =
             Arrival { source, position, id, mapping, tuple, commit_time, xid: None, lane };
-        self.alone += usize::from(is_alone);
         self.ready.push_back(Ready { arrival, letter: None, is_alone });
     }
 }
