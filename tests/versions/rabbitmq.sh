@@ -75,7 +75,7 @@ done
 
 # Erlang's programs were linked against a C library that may be newer than this system's: each is started by its own.
 # Older suites keep theirs in /lib, newer ones in /usr/lib.
-loader=$(find "$destination/lib" "$destination/usr/lib" -name 'ld-linux-*.so.*' 2>/dev/null | head -n 1)
+loader=$(find "$destination/lib" "$destination/usr/lib" -name 'ld-linux-*.so.*' -print -quit 2>/dev/null) || true
 [ -n "$loader" ] || {
     echo "rabbitmq.sh: the packages hold no dynamic loader" >&2
     exit 1
