@@ -8,10 +8,13 @@
 #   ends   the oldest and the newest of both, what depends on a server's version; part of `make test`
 #
 # The versions are unpacked (tests/versions/), without root and beside what is installed, into PGOUTBOX_TEST_CACHE, by
-# default in the user's cache directory. Where they cannot be had, PGOUTBOX_VERSIONS=default says that the installed
-# ones are enough.
+# default in the user's cache directory. PGOUTBOX_VERSIONS=default says that the installed ones are enough, =required that
+# "ends" fails too where one cannot be had; otherwise it says so, loudly, and goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+# Exit code for a version that cannot be fetched or unpacked.
+CANNOT_BE_HAD=75
 
 POSTGRES="14 15 16 17 18"
 RABBITMQ="3.10 4.0 4.3"
@@ -44,8 +47,8 @@ have() { # postgres|rabbitmq VERSION
         echo "matrix: unpacking $1 $2 into $place" >&2
         "tests/versions/$1.sh" "$2" "$place" >&2 || {
             rm -rf "$place"
-            echo "matrix: $1 $2 cannot be had; PGOUTBOX_VERSIONS=default goes without" >&2
-            return 1
+            echo "matrix: $1 $2 cannot be had" >&2
+            return $CANNOT_BE_HAD
         }
         touch "$place/.ready"
     fi
@@ -64,11 +67,11 @@ run() { # POSTGRES RABBITMQ CHAOS-ARGUMENTS TEST-FILTER...
     echo "matrix: Postgres $postgres, RabbitMQ $rabbitmq (- is the installed one): $log"
     (
         if [ "$postgres" != - ]; then
-            place=$(have postgres "$postgres") || exit 1
+            place=$(have postgres "$postgres") || exit $CANNOT_BE_HAD
             export PGOUTBOX_TEST_POSTGRES=$place/bin
         fi
         if [ "$rabbitmq" != - ]; then
-            place=$(have rabbitmq "$rabbitmq") || exit 1
+            place=$(have rabbitmq "$rabbitmq") || exit $CANNOT_BE_HAD
             export PGOUTBOX_TEST_RABBITMQ=$place
         fi
         status=0
@@ -76,6 +79,11 @@ run() { # POSTGRES RABBITMQ CHAOS-ARGUMENTS TEST-FILTER...
         [ "$chaos" = - ] || cargo test --locked --package pgoutbox --test chaos -- $chaos || status=1
         exit $status
     ) >"$log" 2>&1 || {
+        if [ $? -eq $CANNOT_BE_HAD ] && [ "$which" = ends ] && [ "${PGOUTBOX_VERSIONS:-}" != required ]; then
+            echo "matrix: NOT RUN on Postgres $postgres, RabbitMQ $rabbitmq: they cannot be had here" >&2
+            table+=$(printf '\n%-10s %-10s NOT RUN: cannot be had here' "$postgres" "$rabbitmq")
+            return
+        fi
         verdict=1
         echo "matrix: Postgres $postgres, RabbitMQ $rabbitmq FAILED: $log" >&2
         grep -E '^test .* FAILED|BROKEN|cannot be had|^error' "$log" >&2 || tail -n 20 "$log" >&2

@@ -25,6 +25,8 @@ mkdir -p "$(dirname "$destination")"
 scratch=$(mktemp -d "$(dirname "$destination")/unpacking.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 cd "$scratch"
+# A registry that does not answer is not waited for by the hour.
+export npm_config_fetch_retries=1 npm_config_fetch_timeout=60000
 if command -v npm >/dev/null; then
     version=$(npm view "$package" versions --json 2>/dev/null | newest)
     [ -z "$version" ] || npm pack --silent "$package@$version" >/dev/null 2>&1
