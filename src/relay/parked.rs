@@ -16,6 +16,10 @@ pub(super) const BEHIND: usize = 64;
 /// Shortest pause between looks: what is due may be on its way already.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// A session is so old before it tries an event over which the broker may close the channel: the
+/// stream has its turn first, or such an event would end session after session before it.
+const ALONE_AFTER: Duration = Duration::from_secs(2);
+
 /// When to look at the parking, and what is known from the last look.
 #[derive(Debug, Default)]
 pub(super) struct Attention {
@@ -116,8 +120,16 @@ impl Relay {
         self.advance(now, aggregate, effects);
     }
 
+    fn is_to_be_alone(&self, row: &ParkedRow) -> bool {
+        row.is_alone || self.memory.suspects.contains(&row.seq)
+    }
+
     /// The time of a parked event has come.
     fn retry_head(&mut self, now: Duration, row: ParkedRow) {
+        if now < ALONE_AFTER && self.is_to_be_alone(&row) {
+            self.attention.due(ALONE_AFTER);
+            return;
+        }
         if row.is_holding
             && let Some(aggregate) = &row.aggregate
         {
@@ -137,11 +149,11 @@ impl Relay {
         }
         self.counts.retried += 1;
         self.attention.busy.insert(row.seq, None);
+        let is_alone = self.is_to_be_alone(&row);
         let lane = row.aggregate.filter(|_| row.is_holding);
         if let Some(aggregate) = &lane {
             self.lanes.enter(aggregate.clone()).is_busy = true;
         }
-        let is_alone = row.is_alone || self.memory.suspects.contains(&row.seq);
         let ParkedRow { seq, attempts, position, id, row, .. } = row;
         let id = id.unwrap_or_default();
         let mapping = match self.shape(&row) {
