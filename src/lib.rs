@@ -56,10 +56,11 @@
 //! Pure, knowing no socket, clock or task, in the order of the flow: [`pgoutput`],
 //! [`relation`], [`event`], [`message`], [`window`], [`progress`], [`marks`], [`parked`],
 //! [`retry`], [`relay`] with the files of `relay/`; besides, [`stored`] builds a message
-//! outside of the relay, and [`sql`] renders the files of `sql/`. IO: [`wal`] is the only file
-//! that knows pgwire-replication, [`publisher`] the only one that publishes with lapin
-//! ([`declare`] makes the topology on its connection); [`postgres`], [`marker`], [`parking`]
-//! and [`slot`] use the one ordinary connection. [`catch_up`] makes a slot anew and lists the
+//! outside of the relay, and [`sql`] renders the files of `sql/`. IO: [`wal`] is the only place
+//! that knows the replication protocol: `connection` logs in, `frames` reads messages, `status`
+//! tells the server what is safe. [`publisher`] is the only one that publishes with lapin, whose
+//! futures `flight` keeps ([`declare`] makes the topology on its connection); [`postgres`],
+//! [`marker`], [`parking`] and [`slot`] use the one ordinary connection. [`catch_up`] makes a slot anew and lists the
 //! rows that it does not hold. What operators do: [`operator`] (parked events), [`replay`],
 //! [`ledger`], with [`resend`] to publish outside of the stream. Beside the relay run [`prune`]
 //! (rows and partitions; [`partition`] is its pure calendar), [`watch`] (looks at the WAL for the
@@ -71,10 +72,11 @@
 //! - *A pipeline of tasks and channels.* The client libraries run tasks of their own; more of
 //!   them would part the decision from the state, and every crash point between two
 //!   channels is a case to prove.
-//! - *A remembered LSN as the start of the stream.* The client library reports it as
-//!   acknowledged at once, and a server that is behind it after a failover then skips what
-//!   is written next. The stream starts at 0/0, where the slot stands, and what was
-//!   delivered is passed over on our side.
+//! - *A remembered LSN as the start of the stream.* A server that is behind it after a
+//!   failover skips what is written next up to there. The stream starts at 0/0, where the slot
+//!   stands, and what was delivered is passed over on our side.
+//! - *pgwire-replication's client.* A task, a channel and a copy for each message, no timeouts,
+//!   no last word at the end of a stream: its protocol is used, on a connection of our own.
 //! - *Waiting for marks before publishing on, or fsync for each batch.* The LSN waits
 //!   instead, for the WAL of the marks to reach the disk by itself.
 //! - *lapin's auto-recovery.* Publishes that go on after a lost connection overtake those

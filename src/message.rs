@@ -42,6 +42,8 @@ const PERSISTENT: u8 = 2;
 /// What a content header frame holds besides the properties: class, weight, body size,
 /// property flags.
 const CONTENT_HEADER_BYTES: usize = 14;
+/// What most exchanges and routing keys fit in.
+const NAME_BYTES: usize = 48;
 /// Most that the properties besides the headers take: six of up to 255 bytes, and two numbers.
 const PROPERTIES_BYTES: usize = 6 * 256 + 9;
 
@@ -192,7 +194,7 @@ fn expanded(
     pattern: &crate::relation::Pattern,
     row: Row<'_>,
 ) -> Result<ShortString, Refusal> {
-    let mut text = String::new();
+    let mut text = String::with_capacity(NAME_BYTES);
     expand(setting, pattern, row, &mut text)?;
     short(setting, text)
 }

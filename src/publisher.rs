@@ -1,4 +1,4 @@
-//! The connection to RabbitMQ: publishes out, confirms and returns back. The only file that
+//! The connection to RabbitMQ: publishes out, confirms and returns back. The only place that
 //! knows lapin.
 //!
 //! One connection used for nothing else, one channel, one task: two tasks that publish on
@@ -6,11 +6,12 @@
 //! Any error ends it; there is no recovery in place, since publishes that go on after one
 //! would overtake those that failed.
 
-use std::collections::VecDeque;
+mod flight;
+
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_compat::CompatExt;
@@ -22,12 +23,12 @@ use lapin::types::ShortString;
 use lapin::uri::{
     AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism,
 };
-use lapin::{
-    Channel, Confirmation, Connection, ConnectionProperties, ErrorKind, Event, PublisherConfirm,
-};
+use lapin::{Channel, Confirmation, Connection, ConnectionProperties, ErrorKind, Event};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use flight::{Answer, Answers, Flight};
 
 use crate::config::{Amqp, Broker, TlsMode};
 use crate::error::Fault;
@@ -44,26 +45,14 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// of its errors we tell ourselves, with what mends it.
 pub const LOG: [&str; 1] = ["lapin=off"];
 
-type Publishing = Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send>>;
-
-/// A published message as lapin sees it.
-enum Slot {
-    /// Queued; the bytes are not yet on the socket.
-    Publishing(Publishing),
-    /// The broker has not answered yet.
-    Confirming(PublisherConfirm),
-    /// The broker's answer was handed on.
-    Resolved,
-}
-
 /// What comes back from the broker.
 #[derive(Debug)]
 pub enum Signal {
     /// Confirms by message number; see [`relay::Input::Confirms`](crate::relay::Input::Confirms).
     Confirms {
-        /// Seen before the whole window was polled.
+        /// Seen before the rest of the window was looked at.
         seen: Vec<(u64, Confirm)>,
-        /// Seen while it was.
+        /// Seen then.
         polled: Vec<(u64, Confirm)>,
     },
     /// The broker blocks the connection (an alarm), or no longer does.
@@ -82,13 +71,10 @@ pub enum Closure {
 /// One connection and its channel.
 pub struct Publisher {
     connection: Connection,
-    channel: Channel,
+    channel: Arc<Channel>,
     events: Pin<Box<dyn Stream<Item = Event> + Send>>,
     socket: socket2::Socket,
-    slots: VecDeque<Slot>,
-    /// Number of the message in the first slot.
-    first: u64,
-    needs_pass: bool,
+    flight: Flight,
     limits: Limits,
 }
 
@@ -177,12 +163,10 @@ impl Publisher {
                 header_frame: frame_max.saturating_sub(FRAME_OVERHEAD),
             },
             connection,
-            channel,
+            channel: Arc::new(channel),
             events,
             socket,
-            slots: VecDeque::new(),
-            first: 0,
-            needs_pass: false,
+            flight: Flight::new(),
         })
     }
 
@@ -201,19 +185,12 @@ impl Publisher {
     /// what puts it into lapin's queue, in order.
     /// Where the channel is closed, [`next`](Self::next) says why.
     pub fn publish(&mut self, message: Message) {
-        let channel = self.channel.clone();
-        let mut publishing: Publishing = Box::pin(async move {
+        let channel = Arc::clone(&self.channel);
+        self.flight.push(async move {
             let options = BasicPublishOptions { mandatory: true, immediate: false };
             let Message { exchange, routing_key, properties, body } = message;
             channel.basic_publish(exchange, routing_key, options, &body, properties).await
         });
-        let slot = match publishing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Pending => Slot::Publishing(publishing),
-            // lapin's thread was quicker.
-            Poll::Ready(Ok(confirm)) => Slot::Confirming(confirm),
-            Poll::Ready(Err(error)) => Slot::Publishing(Box::pin(std::future::ready(Err(error)))),
-        };
-        self.slots.push_back(slot);
     }
 
     /// Waits for what comes back. Nothing is lost if the future is dropped.
@@ -236,57 +213,20 @@ impl Publisher {
                 None => return Poll::Ready(Err(lost("the connection is gone"))),
             }
         }
-        let mut seen = Vec::new();
-        // The oldest first, with our waker; the others stay asleep, so that one ack for many
-        // messages wakes us once.
-        let mut index = 0;
-        while let Some(slot) = self.slots.get_mut(index) {
-            match poll_slot(slot, cx) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(confirm)) => seen.extend(confirm.map(|confirm| (index, confirm))),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.closure(&error))),
-            }
-            index += 1;
-        }
-        if seen.is_empty() && !std::mem::take(&mut self.needs_pass) {
-            return Poll::Pending;
-        }
-        let mut polled = Vec::new();
-        let mut asleep = Context::from_waker(Waker::noop());
-        for (later, slot) in self.slots.iter_mut().enumerate().skip(index) {
-            // The first of them keeps our waker.
-            let cx = if later == index { &mut *cx } else { &mut asleep };
-            match poll_slot(slot, cx) {
-                Poll::Pending => {}
-                Poll::Ready(Ok(confirm)) => polled.extend(confirm.map(|confirm| (later, confirm))),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.closure(&error))),
+        match self.flight.poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.closure(&error))),
+            Poll::Ready(Ok(Answers { seen, rest })) => {
+                let confirms = |answers: Vec<Answer>| answers.into_iter().map(confirm).collect();
+                Poll::Ready(Ok(Signal::Confirms { seen: confirms(seen), polled: confirms(rest) }))
             }
         }
-        // What this pass found, only the next one can settle.
-        self.needs_pass = !polled.is_empty();
-        let first = self.first;
-        let number = |(index, confirm): (usize, Confirm)| {
-            (first.saturating_add(u64::try_from(index).unwrap_or(u64::MAX)), confirm)
-        };
-        let signal = Signal::Confirms {
-            seen: seen.into_iter().map(number).collect(),
-            polled: polled.into_iter().map(number).collect(),
-        };
-        while matches!(self.slots.front(), Some(Slot::Resolved)) {
-            self.slots.pop_front();
-            self.first += 1;
-        }
-        Poll::Ready(Ok(signal))
     }
 
     /// Publishes after a failure only say that the channel is in no state for it: the cause
     /// hangs on an older confirm.
     fn closure(&mut self, error: &lapin::Error) -> Closure {
-        let mut asleep = Context::from_waker(Waker::noop());
-        let cause = self.slots.iter_mut().find_map(|slot| match poll_slot(slot, &mut asleep) {
-            Poll::Ready(Err(error)) => protocol_error(&error).cloned(),
-            _ => None,
-        });
+        let cause = self.flight.errors().find_map(|error| protocol_error(&error).cloned());
         match protocol_error(error).cloned().or(cause) {
             Some(error) if is_over_a_publish(&error) => Closure::Refused(error.to_string()),
             Some(error) => lost(error.to_string()),
@@ -307,32 +247,7 @@ impl Drop for Publisher {
     }
 }
 
-fn poll_slot(slot: &mut Slot, cx: &mut Context<'_>) -> Poll<lapin::Result<Option<Confirm>>> {
-    loop {
-        let confirmation = match slot {
-            Slot::Resolved => return Poll::Ready(Ok(None)),
-            Slot::Publishing(publishing) => match publishing.as_mut().poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(confirm)) => {
-                    *slot = Slot::Confirming(confirm);
-                    continue;
-                }
-                Poll::Ready(Err(error)) => {
-                    *slot = Slot::Resolved;
-                    return Poll::Ready(Err(error));
-                }
-            },
-            Slot::Confirming(confirm) => match Pin::new(confirm).poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(confirmation) => confirmation,
-            },
-        };
-        *slot = Slot::Resolved;
-        return Poll::Ready(confirmation.map(|confirmation| Some(confirm_of(confirmation))));
-    }
-}
-
-fn confirm_of(confirmation: Confirmation) -> Confirm {
+fn confirm((number, confirmation): Answer) -> (u64, Confirm) {
     let (is_ack, returned) = match confirmation {
         Confirmation::Ack(returned) => (true, returned),
         Confirmation::Nack(returned) => (false, returned),
@@ -349,7 +264,7 @@ fn confirm_of(confirmation: Confirmation) -> Confirm {
             .unwrap_or_default(),
         why: format!("{} {}", returned.reply_code, returned.reply_text),
     });
-    Confirm { is_ack, returned }
+    (number, Confirm { is_ack, returned })
 }
 
 fn prepare(stream: &TcpStream, amqp: &Amqp) -> std::io::Result<socket2::Socket> {

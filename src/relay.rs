@@ -226,6 +226,21 @@ impl Relay {
         input: Input,
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
+        self.take_in(now, input, effects)?;
+        self.follow_up(now, effects)
+    }
+
+    /// Takes in what happened, and tells only what follows from that alone. Of many frames that
+    /// came at once each is taken in, and then [`follow_up`](Self::follow_up) is called.
+    ///
+    /// # Errors
+    /// The session has ended.
+    pub fn take_in(
+        &mut self,
+        now: Duration,
+        input: Input,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), End> {
         match input {
             Input::Stream(message) => {
                 self.watch.heard(now);
@@ -253,8 +268,7 @@ impl Relay {
             Input::Tick => {}
             Input::Drain => self.drain(now),
         }
-        self.watch(now)?;
-        self.follow_up(now, effects)
+        Ok(())
     }
 
     /// What was taken in is finished; what waits behind the parking goes there, and nothing
@@ -275,8 +289,12 @@ impl Relay {
         matches!(self.ending, None | Some(End::Drained))
     }
 
-    /// What follows from the state, whatever was taken in.
-    fn follow_up(&mut self, now: Duration, effects: &mut Vec<Effect>) -> Result<(), End> {
+    /// Tells what follows from the state, whatever was taken in.
+    ///
+    /// # Errors
+    /// The session has ended.
+    pub fn follow_up(&mut self, now: Duration, effects: &mut Vec<Effect>) -> Result<(), End> {
+        self.watch(now)?;
         for aggregate in std::mem::take(&mut self.freed) {
             if let Some(lane) = self.lanes.find(std::borrow::Borrow::borrow(&aggregate)) {
                 lane.is_busy = false;

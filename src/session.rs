@@ -27,7 +27,7 @@ use crate::reconcile::Trigger;
 use crate::relay::{self, Effect, End, Input, Memory, Relay, Rules};
 use crate::slot::{self, Coverage, Outbox, Ready};
 use crate::sql;
-use crate::wal::{Identity, Wal};
+use crate::wal::{Identity, Wal, WalStream};
 
 /// Frames taken from the stream before the messages they made are handed to the broker: a
 /// longer batch saves no more system calls, and the first of it should not wait.
@@ -193,7 +193,7 @@ async fn record_fault(config: &Config, past: &mut Past, client: &Client, end: &E
 struct Session<'a> {
     config: &'a Arc<Config>,
     relay: Relay,
-    wal: Wal,
+    wal: WalStream,
     publisher: Publisher,
     marker: Arc<Marker>,
     client: Arc<Client>,
@@ -336,7 +336,7 @@ impl<'a> Session<'a> {
         }
         record_fault(self.config, past, &self.client, &end).await;
         if matches!(end, End::Drained | End::Stuck(_)) {
-            let wal = self.wal.stop(self.relay.acknowledged(), STOP_TIMEOUT);
+            let wal = self.wal.stop(STOP_TIMEOUT);
             tokio::join!(wal, self.publisher.close());
         }
         end
@@ -369,39 +369,29 @@ impl<'a> Session<'a> {
                 ))
                 .into());
             }
-            let is_frame = matches!(input, Input::Stream(_) | Input::KeepAlive { .. });
-            let outcome = self.handle(input);
-            if is_frame && outcome.is_ok() {
-                self.read_on()?;
-            }
+            let now = self.began.elapsed();
+            let outcome = match input {
+                Input::Stream(_) | Input::KeepAlive { .. } => self.frames(now, input),
+                _ => self.relay.handle(now, input, &mut self.effects),
+            };
             // What came before the end is still to be done.
             self.perform();
             outcome?;
         }
     }
 
-    /// Takes what the server has sent already, without waiting: what it makes goes to the
-    /// broker together.
-    fn read_on(&mut self) -> Result<(), End> {
-        for _ in 0..FRAMES {
+    /// Takes in a frame and what the server has sent already, without waiting: what it makes
+    /// goes to the broker together.
+    fn frames(&mut self, now: Duration, first: Input) -> Result<(), End> {
+        self.relay.take_in(now, first, &mut self.effects)?;
+        for _ in 1..FRAMES {
             if !self.relay.is_reading() {
-                return Ok(());
+                break;
             }
-            let Some(frame) = self.wal.next_now() else { return Ok(()) };
-            let outcome = match frame {
-                Ok(input) => self.handle(input),
-                Err(fault) => Err(fault.into()),
-            };
-            if outcome.is_err() {
-                self.perform();
-                return outcome;
-            }
+            let Some(frame) = self.wal.next_now() else { break };
+            self.relay.take_in(now, frame?, &mut self.effects)?;
         }
-        Ok(())
-    }
-
-    fn handle(&mut self, input: Input) -> Result<(), End> {
-        self.relay.handle(self.began.elapsed(), input, &mut self.effects)
+        self.relay.follow_up(now, &mut self.effects)
     }
 
     fn signal(&mut self, signal: Result<Signal, Closure>) -> Result<Input, End> {
@@ -535,13 +525,13 @@ async fn check(
 }
 
 /// Waits for the slot, as its standby where another holds it, and takes it.
-async fn take_slot(config: &Config, client: &Client) -> Result<(Wal, Identity), Fault> {
+async fn take_slot(config: &Config, client: &Client) -> Result<(WalStream, Identity), Fault> {
     let postgres = &config.postgres;
     let mut is_standby = false;
     loop {
-        let (mut wal, identity) = Wal::connect(postgres).await?;
+        let (wal, identity) = Wal::connect(postgres).await?;
         match wal.start(postgres.connect_timeout).await {
-            Ok(()) => return Ok((wal, identity)),
+            Ok(stream) => return Ok((stream, identity)),
             Err(fault) if fault.what.contains(SLOT_IN_USE) => {
                 if !std::mem::replace(&mut is_standby, true) {
                     info!(
@@ -553,7 +543,6 @@ async fn take_slot(config: &Config, client: &Client) -> Result<(Wal, Identity), 
             }
             Err(fault) => return Err(fault),
         }
-        drop(wal);
         // Asking costs the server less than a connection for each try.
         loop {
             let pause = fastrand::u64(STANDBY_POLL_MS.0..=STANDBY_POLL_MS.1);

@@ -1,32 +1,36 @@
-//! The replication stream: WAL bytes in, acknowledged LSNs out. The only file that knows
-//! pgwire-replication.
+//! The replication stream: WAL bytes in, acknowledged LSNs out. The only place that knows the
+//! replication protocol.
+//!
+//! pgwire-replication frames and parses it; the connection is our own, since its client takes a
+//! task, a channel and a copy for each message, has no timeouts, and cannot say what it has sent.
 
-use std::path::PathBuf;
+mod connection;
+mod frames;
+mod status;
+
 use std::time::Duration;
 
+use bytes::BytesMut;
 use futures_util::FutureExt;
-use pgwire_replication::{
-    Lsn, PgWireError, ReplicationClient, ReplicationConfig, ReplicationEvent, SslMode, TlsConfig,
-};
+use pgwire_replication::protocol::{ReplicationCopyData, parse_copy_data};
+use postgres_protocol::message::frontend;
 use postgres_types::PgLsn;
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::config::{Postgres, Server, TlsMode};
+use connection::{Connection, Socket, TextRow, server_fault};
+use frames::{Frame, Frames, ended};
+use status::Told;
+
+use crate::config::Postgres;
 use crate::error::Fault;
-use crate::pgoutput::{self, Message};
-use crate::postgres;
 use crate::relay::Input;
+use crate::{pgoutput, postgres};
 
-/// Messages between the client's task and ours. More gains nothing, and each may hold a
-/// large row.
-const BUFFER: usize = 16;
-/// Well below half of any `wal_sender_timeout`.
-const STATUS_INTERVAL: Duration = Duration::from_millis(500);
-/// How often it is looked whether an acknowledged LSN has been sent.
-const SENT_POLL: Duration = Duration::from_millis(20);
-
-/// What the client library may log: nothing, since we tell each of its errors ourselves.
-pub const LOG: [&str; 1] = ["pgwire_replication=off"];
+/// The server is asked for a word this often in each `wal_sender_timeout`: twice it may get lost.
+const PINGS: u32 = 3;
 
 /// Which server, and which history of it: LSNs mean nothing on another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,9 +52,20 @@ pub struct NewSlot {
     pub snapshot: String,
 }
 
-/// One replication connection.
+/// One replication connection, before its stream.
 pub struct Wal {
-    client: ReplicationClient,
+    connection: Connection,
+    slot: String,
+    publication: String,
+    wal_sender_timeout: Duration,
+}
+
+/// The stream of one connection.
+pub struct WalStream {
+    frames: Frames<ReadHalf<Box<dyn Socket>>>,
+    acknowledged: watch::Sender<u64>,
+    told: Told,
+    reporting: JoinHandle<Option<WriteHalf<Box<dyn Socket>>>>,
 }
 
 impl Wal {
@@ -59,21 +74,26 @@ impl Wal {
     /// # Errors
     /// As [`postgres::classify_sqlstate`].
     pub async fn connect(config: &Postgres) -> Result<(Self, Identity), Fault> {
-        let replication = replication_config(config);
-        let client = ReplicationClient::connect_gated(replication).await.map_err(fault)?;
-        let mut wal = Self { client };
-        let identity =
-            wal.within(config.connect_timeout, async |client| client.identify_system().await);
-        let identity = identity.await.map_err(|mut fault| {
-            fault.what = format!(
-                "Postgres at {} (stream): {}",
-                postgres::address(&config.stream),
-                fault.what
-            );
-            fault
-        })?;
-        let timeline = i32::try_from(identity.timeline).unwrap_or(i32::MAX);
-        Ok((wal, Identity { system_identifier: identity.system_id, timeline }))
+        let connecting = async {
+            let options = options(config.wal_sender_timeout);
+            let mut connection =
+                Connection::open(&config.stream, &config.application_name, &options).await?;
+            let rows = connection.query("IDENTIFY_SYSTEM").await?;
+            Ok((connection, identity(&rows)?))
+        };
+        let (connection, identity) =
+            within(config.connect_timeout, connecting).await.map_err(|mut fault| {
+                let address = postgres::address(&config.stream);
+                fault.what = format!("Postgres at {address} (stream): {}", fault.what);
+                fault
+            })?;
+        let wal = Self {
+            connection,
+            slot: config.slot.clone(),
+            publication: config.publication.clone(),
+            wal_sender_timeout: config.wal_sender_timeout,
+        };
+        Ok((wal, identity))
     }
 
     /// Makes a slot. No single transaction that is writing is waited for longer than
@@ -97,21 +117,20 @@ impl Wal {
         let options =
             if is_failover { "(SNAPSHOT 'export', FAILOVER true)" } else { "EXPORT_SNAPSHOT" };
         let create = format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput {options}");
-        let rows = self.within(bound, async |client| {
-            client.simple_query(&timeout).await?;
-            client.simple_query(&create).await
-        });
-        let rows = rows.await?;
-        let column = |number: usize| {
-            let cell = rows.first().and_then(|row| row.get(number)).and_then(Option::as_ref);
-            cell.map(|text| String::from_utf8_lossy(text).into_owned())
+        let asked = async {
+            self.connection.query(&timeout).await?;
+            self.connection.query(&create).await
+        };
+        let rows = within(bound, asked).await?;
+        let column = |number| {
+            cell(&rows, number)
                 .ok_or_else(|| Fault::transient("CREATE_REPLICATION_SLOT answered nothing"))
         };
         let (lsn, snapshot) = (column(1)?, column(2)?);
         let consistent_lsn = lsn
             .parse()
             .map_err(|_| Fault::transient(format!("CREATE_REPLICATION_SLOT answered {lsn}")))?;
-        Ok(NewSlot { consistent_lsn, snapshot })
+        Ok(NewSlot { consistent_lsn, snapshot: snapshot.to_owned() })
     }
 
     /// Drops a slot that nobody reads.
@@ -121,7 +140,7 @@ impl Wal {
     pub async fn drop_slot(&mut self, slot: &str, bound: Duration) -> Result<(), Fault> {
         let name = postgres_protocol::escape::escape_identifier(slot);
         let drop = format!("DROP_REPLICATION_SLOT {name}");
-        self.within(bound, async |client| client.simple_query(&drop).await).await.map(|_| ())
+        within(bound, self.connection.query(&drop)).await.map(|_| ())
     }
 
     /// Starts the stream, which takes hold of the slot. Always from 0/0: the server then
@@ -130,47 +149,36 @@ impl Wal {
     ///
     /// # Errors
     /// As [`postgres::classify_sqlstate`]; SQLSTATE 55006 where another holds the slot.
-    pub async fn start(&mut self, bound: Duration) -> Result<(), Fault> {
-        self.within(bound, async |client| {
-            client.start().await?;
-            client.wait_started().await
-        })
-        .await
+    pub async fn start(self, bound: Duration) -> Result<WalStream, Fault> {
+        let Self { connection, slot, publication, wal_sender_timeout } = self;
+        // The server parses the names as identifiers: unquoted, MyPub would be folded to mypub.
+        let slot = postgres_protocol::escape::escape_identifier(&slot);
+        let publication = postgres_protocol::escape::escape_identifier(&publication);
+        let start = format!(
+            "START_REPLICATION SLOT {slot} LOGICAL 0/0 (proto_version '1', publication_names '{}')",
+            publication.replace('\'', "''")
+        );
+        let (socket, read) = within(bound, connection.begin_stream(&start)).await?.into_parts();
+        let (reader, writer) = tokio::io::split(socket);
+        let (acknowledged, receiver) = watch::channel(0);
+        let told = Told::default();
+        let ping = wal_sender_timeout / PINGS;
+        let reporting = tokio::spawn(status::report(writer, receiver, told.clone(), ping));
+        let frames = Frames::of_parts(reader, read);
+        Ok(WalStream { frames, acknowledged, told, reporting })
     }
+}
 
-    /// The client has no timeouts of its own, and its task outlives it unless it is aborted.
-    async fn within<T>(
-        &mut self,
-        bound: Duration,
-        call: impl AsyncFnOnce(&mut ReplicationClient) -> pgwire_replication::Result<T>,
-    ) -> Result<T, Fault> {
-        match timeout(bound, call(&mut self.client)).await {
-            Ok(outcome) => outcome.map_err(fault),
-            Err(_) => {
-                self.client.abort();
-                Err(Fault::transient(format!(
-                    "no answer within {}",
-                    humantime::format_duration(bound)
-                )))
-            }
-        }
-    }
-
+impl WalStream {
     /// Waits for what the server sends next. Nothing is lost if the future is dropped.
     ///
     /// # Errors
     /// The connection has ended, or its bytes make no sense.
     pub async fn next(&mut self) -> Result<Input, Fault> {
         loop {
-            match self.client.recv().await {
-                Ok(Some(event)) => match input(event)? {
-                    Some(input) => return Ok(input),
-                    None => continue,
-                },
-                Ok(None) => {
-                    return Err(Fault::transient("Postgres has ended the replication stream"));
-                }
-                Err(error) => return Err(fault(error)),
+            let frame = self.frames.next().await?;
+            if let Some(input) = self.input(frame)? {
+                return Ok(input);
             }
         }
     }
@@ -185,135 +193,87 @@ impl Wal {
 
     /// Tells Postgres that everything before this LSN is safe.
     pub fn acknowledge(&self, lsn: PgLsn) {
-        self.client.update_applied_lsn(Lsn(lsn.into()));
+        self.acknowledged.send_replace(lsn.into());
     }
 
-    /// Ends the stream, once the last acknowledged LSN is on its way: the client would drop it.
-    pub async fn stop(mut self, acknowledged: PgLsn, bound: Duration) {
-        let target = Lsn(acknowledged.into());
-        let metrics = self.client.metrics();
-        let sent = async {
-            let mut poll = tokio::time::interval(SENT_POLL);
-            while metrics.last_applied_lsn() < target && self.client.is_running() {
-                poll.tick().await;
-            }
+    /// Ends the stream, with a last word on what is acknowledged.
+    pub async fn stop(mut self, bound: Duration) {
+        let farewell = async {
+            self.told.is_over.notify_one();
+            let mut writer = (&mut self.reporting).await.ok()??;
+            // The server may still be sending; it answers once it has read our end.
+            while self.frames.next().await.ok()?.tag != b'Z' {}
+            let mut terminate = BytesMut::new();
+            frontend::terminate(&mut terminate);
+            writer.write_all(&terminate).await.ok()?;
+            writer.shutdown().await.ok()
         };
-        let _ = timeout(bound, sent).await;
-        self.client.stop();
-        if timeout(bound, self.client.shutdown()).await.is_err() {
-            self.client.abort();
-        }
+        let _ = timeout(bound, farewell).await;
     }
-}
 
-impl Drop for Wal {
-    fn drop(&mut self) {
-        // A task stuck in the middle of a message would go on for ever, holding the slot.
-        self.client.abort();
-    }
-}
-
-fn input(event: ReplicationEvent) -> Result<Option<Input>, Fault> {
-    let message = match event {
-        ReplicationEvent::KeepAlive { wal_end, reply_requested, .. } => {
-            return Ok(Some(Input::KeepAlive {
-                wal_end: lsn(wal_end),
-                is_reply_requested: reply_requested,
-            }));
+    fn input(&self, frame: Frame) -> Result<Option<Input>, Fault> {
+        match frame.tag {
+            b'd' => {}
+            b'E' => return Err(server_fault(&frame.body)),
+            b'c' => return Err(Fault::transient("Postgres has ended the replication stream")),
+            // A notice, or a parameter that has changed.
+            _ => return Ok(None),
         }
-        ReplicationEvent::Begin { final_lsn, xid, commit_time_micros } => {
-            Message::Begin { commit_lsn: lsn(final_lsn), commit_time: commit_time_micros, xid }
-        }
-        ReplicationEvent::Commit { lsn: commit_lsn, end_lsn, commit_time_micros } => {
-            Message::Commit {
-                commit_lsn: lsn(commit_lsn),
-                end_lsn: lsn(end_lsn),
-                commit_time: commit_time_micros,
+        Ok(Some(match parse_copy_data(frame.body).map_err(|error| ended(&error))? {
+            ReplicationCopyData::KeepAlive { wal_end, reply_requested, .. } => {
+                if reply_requested {
+                    self.told.is_asked.notify_one();
+                }
+                let wal_end = PgLsn::from(wal_end.0);
+                Input::KeepAlive { wal_end, is_reply_requested: reply_requested }
             }
-        }
-        ReplicationEvent::XLogData { data, .. } => pgoutput::decode(&data)
-            .map_err(|error| Fault::transient(format!("the stream makes no sense: {error}")))?,
-        ReplicationEvent::Message { transactional, lsn: at, prefix, content } => {
-            Message::Emitted { is_transactional: transactional, lsn: lsn(at), prefix, content }
-        }
-        ReplicationEvent::StoppedAt { .. } => return Ok(None),
-    };
-    Ok(Some(Input::Stream(message)))
-}
-
-fn lsn(lsn: Lsn) -> PgLsn {
-    PgLsn::from(lsn.0)
-}
-
-fn fault(error: PgWireError) -> Fault {
-    match error {
-        PgWireError::Server(text) => postgres::classify_text(&text),
-        PgWireError::Auth(text) => postgres::classify_sqlstate("28P01", &text),
-        PgWireError::Tls(text) => Fault::transient(text)
-            .mend("check the CA file, the server's certificate and that its name is the host connected to"),
-        error => Fault::transient(format!("the replication stream has ended: {error}")),
+            ReplicationCopyData::XLogData { data, .. } => {
+                Input::Stream(pgoutput::decode(&data).map_err(|error| {
+                    Fault::transient(format!("the stream makes no sense: {error}"))
+                })?)
+            }
+        }))
     }
 }
 
-fn replication_config(config: &Postgres) -> ReplicationConfig {
-    let server = &config.stream;
-    let timeout_ms = config.wal_sender_timeout.as_millis();
-    // Values are rendered by the session's settings, and a role may have others. The TCP ones
-    // let the server notice a client whose host is gone.
-    let options = format!(
+impl Drop for WalStream {
+    fn drop(&mut self) {
+        // It would hold the connection, and so the slot.
+        self.reporting.abort();
+    }
+}
+
+/// The server's answers have no timeouts of their own.
+async fn within<T>(
+    bound: Duration,
+    asked: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    timeout(bound, asked).await.unwrap_or_else(|_| {
+        Err(Fault::transient(format!("no answer within {}", humantime::format_duration(bound))))
+    })
+}
+
+fn cell(rows: &[TextRow], number: usize) -> Option<&str> {
+    rows.first().and_then(|row| row.get(number)).and_then(Option::as_deref)
+}
+
+fn identity(rows: &[TextRow]) -> Result<Identity, Fault> {
+    let timeline = cell(rows, 1).and_then(|timeline| timeline.parse().ok());
+    match (cell(rows, 0), timeline) {
+        (Some(system_identifier), Some(timeline)) => {
+            Ok(Identity { system_identifier: system_identifier.to_owned(), timeline })
+        }
+        _ => Err(Fault::transient("IDENTIFY_SYSTEM answered nothing that makes sense")),
+    }
+}
+
+/// The session's settings. Values are rendered by them, and a role may have others. The TCP ones
+/// let the server notice a client whose host is gone.
+fn options(wal_sender_timeout: Duration) -> String {
+    let timeout = wal_sender_timeout.as_millis();
+    format!(
         "-c datestyle=ISO -c timezone=UTC -c intervalstyle=iso_8601 -c bytea_output=hex \
-         -c extra_float_digits=1 -c wal_sender_timeout={timeout_ms}ms \
-         -c tcp_user_timeout={timeout_ms} -c tcp_keepalives_idle=10"
-    );
-    ReplicationConfig::new(
-        &server.host,
-        &server.user,
-        server.password.expose(),
-        &server.database,
-        &config.slot,
-        // Parsed by the server as identifiers: unquoted, MyPub would be folded to mypub.
-        postgres_protocol::escape::escape_identifier(&config.publication),
+         -c extra_float_digits=1 -c wal_sender_timeout={timeout}ms \
+         -c tcp_user_timeout={timeout} -c tcp_keepalives_idle=10"
     )
-    .with_port(server.port)
-    .with_tls(tls(server))
-    .with_application_name(&config.application_name)
-    .with_options(options)
-    .with_status_interval(STATUS_INTERVAL)
-    // Longer than the server's own patience: it is the server's pings to a silent client that
-    // show that it is alive, also in the middle of a long decode.
-    .with_wakeup_interval(config.wal_sender_timeout * 3)
-    .with_buffer_size(BUFFER)
-}
-
-fn tls(server: &Server) -> TlsConfig {
-    let tls = &server.tls;
-    if server.host.starts_with('/') {
-        return TlsConfig::disabled();
-    }
-    let mut config = TlsConfig {
-        mode: match tls.mode {
-            TlsMode::Disable => SslMode::Disable,
-            TlsMode::Require => SslMode::Require,
-            TlsMode::VerifyCa => SslMode::VerifyCa,
-            TlsMode::VerifyFull => SslMode::VerifyFull,
-        },
-        ca_pem_path: tls.ca_file.clone().or_else(system_authorities),
-        ..TlsConfig::default()
-    };
-    if server.host.parse::<std::net::IpAddr>().is_ok() {
-        // The client refuses an IP address unless it is given as a name.
-        config = config.with_sni_hostname(&server.host);
-    }
-    if let (Some(cert), Some(key)) = (&tls.cert_file, &tls.key_file) {
-        config = config.with_client_cert(cert, key);
-    }
-    config
-}
-
-/// The system's authorities as a file, where it is at its usual place; the client knows only
-/// its own list otherwise.
-fn system_authorities() -> Option<PathBuf> {
-    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let usual = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
-    named.into_iter().chain(usual.map(PathBuf::from)).find(|path| path.is_file())
 }

@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{Config, Log};
 use crate::error::Fault;
 use crate::session::Shutdown;
-use crate::{postgres, prune, publisher, reconcile, supervisor, wal};
+use crate::{postgres, prune, publisher, reconcile, supervisor};
 
 /// As for a drain that was not done in time.
 const EXIT_UNDRAINED: i32 = 69;
@@ -80,7 +80,7 @@ fn start_log(log: &Log) -> Result<(), Fault> {
     let mut filter = EnvFilter::try_new(&log.level).map_err(|error| {
         Fault::usage(format!("log.level: {error}"), "write a level, such as info")
     })?;
-    for directive in publisher::LOG.into_iter().chain(wal::LOG).chain(postgres::LOG) {
+    for directive in publisher::LOG.into_iter().chain(postgres::LOG) {
         if let Ok(directive) = directive.parse() {
             filter = filter.add_directive(directive);
         }

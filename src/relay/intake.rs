@@ -78,7 +78,7 @@ impl CatchUp {
 }
 
 impl Relay {
-    /// An event was received, and has its number.
+    /// An event was received, and has its number; its row stands in `cells`.
     pub(super) fn arrive(
         &mut self,
         now: Duration,
@@ -89,7 +89,7 @@ impl Relay {
         if arrival.position < self.memory.delivered {
             self.counts.repeated += 1;
             self.settle(now, number);
-            self.mark(number, &arrival, true);
+            self.mark(number, arrival, true);
             return;
         }
         if self.memory.cautious_through.is_some_and(|through| arrival.position > through) {
@@ -97,25 +97,23 @@ impl Relay {
         }
         // The usual way first: nobody waits for anybody.
         if self.lanes.is_empty() && !self.rules.is_strict {
-            self.send(now, Ready { arrival, letter: None, is_alone: false }, effects);
+            self.send_arrived(now, arrival, effects);
             return;
         }
         let mut key = std::mem::take(&mut self.key);
         if self.is_ordered(&arrival, &mut key) {
             self.arrive_in_lane(now, arrival, &key, effects);
         } else {
-            self.send(now, Ready { arrival, letter: None, is_alone: false }, effects);
+            self.send_arrived(now, arrival, effects);
         }
         self.key = key;
     }
 
-    /// Whether an event has to keep the order of an aggregate; its key is in `key` then.
-    fn is_ordered(&mut self, arrival: &Arrival, key: &mut String) -> bool {
+    /// Whether an event, whose row stands in `cells`, has to keep the order of an aggregate; its
+    /// key is in `key` then.
+    fn is_ordered(&self, arrival: &Arrival, key: &mut String) -> bool {
         let table = self.rules.tables.get(arrival.mapping.table);
         if !self.rules.is_strict && !table.is_some_and(|table| table.is_holding) {
-            return false;
-        }
-        if arrival.tuple.read_into(&mut self.cells).is_err() {
             return false;
         }
         let row = Row { tuple: &arrival.tuple, cells: &self.cells };
@@ -135,9 +133,9 @@ impl Relay {
                 let aggregate = Aggregate::written(key);
                 self.lanes.enter(aggregate.clone()).is_busy = true;
                 arrival.lane = Some(aggregate);
-                self.send(now, Ready { arrival, letter: None, is_alone: false }, effects);
+                self.send_arrived(now, arrival, effects);
             }
-            None => self.send(now, Ready { arrival, letter: None, is_alone: false }, effects),
+            None => self.send_arrived(now, arrival, effects),
             Some(lane) if lane.waits_in_memory() => self.lanes.wait(key, arrival),
             Some(_) => self.park(now, arrival, State::Queued, None),
         }
@@ -178,7 +176,9 @@ impl Relay {
     pub(super) fn send_ready(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         while self.may_send() {
             let Some(ready) = self.ready.pop_front() else { return };
-            self.send(now, ready, effects);
+            let read = self.read(&ready.arrival.mapping, &ready.arrival.tuple);
+            let read = read.map_err(|why| Refusal::unreadable("row", why));
+            self.send(now, ready, read, effects);
         }
     }
 
@@ -195,7 +195,20 @@ impl Relay {
             && self.window.bytes() < self.rules.window_bytes
     }
 
-    fn send(&mut self, now: Duration, ready: Ready, effects: &mut Vec<Effect>) {
+    /// Sends off an event that has just arrived, whose row stands in `cells`.
+    fn send_arrived(&mut self, now: Duration, arrival: Arrival, effects: &mut Vec<Effect>) {
+        let ready = Ready { arrival, letter: None, is_alone: false };
+        self.send(now, ready, Ok(()), effects);
+    }
+
+    /// Sends off what is ready; `read` says whether its row stands in `cells`.
+    fn send(
+        &mut self,
+        now: Duration,
+        ready: Ready,
+        read: Result<(), Refusal>,
+        effects: &mut Vec<Effect>,
+    ) {
         let Ready { arrival, letter, is_alone } = ready;
         if letter.is_none()
             && let Some((position, why)) = &self.memory.convicted
@@ -205,7 +218,8 @@ impl Relay {
             self.memory.convicted = None;
             return self.refused(now, arrival, None, refusal);
         }
-        let message = match self.message(&arrival, letter.as_ref()) {
+        let message = read.and_then(|()| self.message_of_read(&arrival, letter.as_ref()));
+        let message = match message {
             Ok(message) => message,
             // Its aggregate may have events in flight, and one of them may be refused too: they
             // are parked in their order.
@@ -221,9 +235,13 @@ impl Relay {
         effects.push(Effect::Publish(message));
     }
 
-    fn message(&mut self, arrival: &Arrival, letter: Option<&Refusal>) -> Result<Message, Refusal> {
+    /// The message of an event whose row stands in `cells`.
+    fn message_of_read(
+        &self,
+        arrival: &Arrival,
+        letter: Option<&Refusal>,
+    ) -> Result<Message, Refusal> {
         let Arrival { mapping, tuple, position, commit_time, .. } = arrival;
-        self.read(mapping, tuple).map_err(|why| Refusal::unreadable("row", why))?;
         let row = Row { tuple, cells: &self.cells };
         let table = self.rules.tables.get(mapping.table);
         let table = table.ok_or_else(|| Refusal::unreadable("table", "it is not configured"))?;

@@ -88,13 +88,13 @@ impl Relay {
                 self.counts.delivered += 1;
                 self.memory.budget.renew();
                 self.settle(now, number);
-                self.mark(number, &arrival, false);
+                self.mark(number, arrival, false);
             }
             (None, Source::Parked { seq, .. }) => {
                 self.counts.delivered += 1;
                 self.memory.budget.renew();
                 self.attempted(now, seq, arrival.mapping.table, &arrival.id, Tried::Delivered);
-                if let Some(mark) = self.mark_of(NO_NUMBER, &arrival) {
+                if let Some(mark) = self.mark_of(NO_NUMBER, arrival) {
                     self.marks.push_urgent(mark);
                 }
             }
@@ -312,14 +312,14 @@ impl Relay {
         self.unrecorded_since.get_or_insert(now);
     }
 
-    pub(super) fn mark(&mut self, number: u64, arrival: &Arrival, is_repeat: bool) {
+    pub(super) fn mark(&mut self, number: u64, arrival: Arrival, is_repeat: bool) {
         let Some(mark) = self.mark_of(number, arrival) else { return };
         self.marks.push(if is_repeat { mark.repeated() } else { mark });
     }
 
-    fn mark_of(&self, number: u64, arrival: &Arrival) -> Option<Mark> {
+    fn mark_of(&self, number: u64, arrival: Arrival) -> Option<Mark> {
         let is_marked = self.rules.audit.mode != AuditMode::None && !arrival.id.is_empty();
-        is_marked.then(|| Mark::new(number, arrival.mapping.table, arrival.id.clone(), arrival.xid))
+        is_marked.then(|| Mark::new(number, arrival.mapping.table, arrival.id, arrival.xid))
     }
 
     fn stick(&mut self, arrival: &Arrival, refusal: Refusal, is_systemic: bool) {

@@ -134,7 +134,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Reads a row into `cells`.
+    /// Reads a row into `cells`, where it stands until the next one is read.
     pub(super) fn read(&mut self, mapping: &Mapping, tuple: &Tuple) -> Result<(), String> {
         tuple.read_into(&mut self.cells).map_err(|error| error.to_string())?;
         let (columns, width) = (self.cells.len(), mapping.columns.len());

@@ -1,0 +1,260 @@
+//! A connection in replication mode: reached, logged in to, and asked things. tokio-postgres
+//! has no such mode.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use pgwire_replication::protocol::{parse_auth_request, parse_error_response};
+use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::message::frontend;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::frames::{Frame, Frames, ended};
+use crate::config::{Server, TlsMode};
+use crate::error::Fault;
+use crate::{postgres, tls};
+
+/// A dead server shows within some 25 s, on an idle connection or a busy one.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+const UNACKED: Duration = Duration::from_secs(20);
+
+/// The bytes of a connection, whatever carries them.
+pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
+
+/// A row of an answer, as text.
+pub(super) type TextRow = Vec<Option<String>>;
+
+/// A connection that waits for commands.
+pub(super) struct Connection {
+    frames: Frames<Box<dyn Socket>>,
+}
+
+impl Connection {
+    /// Connects and logs in. `options` are the server's command line.
+    ///
+    /// # Errors
+    /// As [`postgres::classify_sqlstate`]; transient where the server cannot be reached.
+    pub(super) async fn open(
+        server: &Server,
+        application_name: &str,
+        options: &str,
+    ) -> Result<Self, Fault> {
+        let mut connection = Self { frames: Frames::new(reach(server).await?) };
+        let parameters = [
+            ("user", server.user.as_str()),
+            ("database", &server.database),
+            ("replication", "database"),
+            ("client_encoding", "UTF8"),
+            ("application_name", application_name),
+            ("options", options),
+        ];
+        let mut startup = BytesMut::new();
+        frontend::startup_message(parameters, &mut startup).map_err(|e| unsendable(&e))?;
+        connection.send(&startup).await?;
+        connection.log_in(server).await?;
+        Ok(connection)
+    }
+
+    /// Runs one command, and gives its rows.
+    ///
+    /// # Errors
+    /// As [`postgres::classify_sqlstate`]. The connection can be used on after an error of the
+    /// server.
+    pub(super) async fn query(&mut self, sql: &str) -> Result<Vec<TextRow>, Fault> {
+        self.send_query(sql).await?;
+        let mut outcome = Ok(Vec::new());
+        loop {
+            let frame = self.frames.next().await?;
+            match (frame.tag, &mut outcome) {
+                (b'D', Ok(rows)) => rows.push(text_row(frame.body)?),
+                (b'E', _) => outcome = Err(server_fault(&frame.body)),
+                (b'Z', _) => return outcome,
+                _ => {}
+            }
+        }
+    }
+
+    /// Runs the command that begins a stream; what the server sends next is the stream.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    pub(super) async fn begin_stream(
+        mut self,
+        sql: &str,
+    ) -> Result<Frames<Box<dyn Socket>>, Fault> {
+        self.send_query(sql).await?;
+        loop {
+            let frame = self.frames.next().await?;
+            match frame.tag {
+                b'W' => return Ok(self.frames),
+                b'E' => return Err(server_fault(&frame.body)),
+                _ => {}
+            }
+        }
+    }
+
+    async fn send_query(&mut self, sql: &str) -> Result<(), Fault> {
+        let mut query = BytesMut::new();
+        frontend::query(sql, &mut query).map_err(|error| unsendable(&error))?;
+        self.send(&query).await
+    }
+
+    async fn send(&mut self, message: &[u8]) -> Result<(), Fault> {
+        let socket = self.frames.reader_mut();
+        socket.write_all(message).await.map_err(|error| ended(&error))?;
+        socket.flush().await.map_err(|error| ended(&error))
+    }
+
+    async fn log_in(&mut self, server: &Server) -> Result<(), Fault> {
+        loop {
+            let frame = self.frames.next().await?;
+            match frame.tag {
+                b'R' => self.authenticate(server, &frame).await?,
+                b'E' => return Err(server_fault(&frame.body)),
+                b'Z' => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+
+    async fn authenticate(&mut self, server: &Server, asked: &Frame) -> Result<(), Fault> {
+        let (method, data) = request(&asked.body)?;
+        let password = server.password.expose().as_bytes();
+        if method != 0 && password.is_empty() {
+            return Err(refused("the server asks for a password, and none is set"));
+        }
+        let mut answer = BytesMut::new();
+        match method {
+            // It is in.
+            0 => return Ok(()),
+            3 => frontend::password_message(password, &mut answer),
+            5 => {
+                let salt = data.first_chunk().ok_or_else(|| ended(&"a salt of md5 is missing"))?;
+                let hash = md5_hash(server.user.as_bytes(), password, *salt);
+                frontend::password_message(hash.as_bytes(), &mut answer)
+            }
+            10 => return self.scram(password, &data).await,
+            _ => return Err(refused(&format!("the server asks for method {method}"))),
+        }
+        .map_err(|error| unsendable(&error))?;
+        self.send(&answer).await
+    }
+
+    async fn scram(&mut self, password: &[u8], mechanisms: &[u8]) -> Result<(), Fault> {
+        if !mechanisms.split(|byte| *byte == 0).any(|name| name == SCRAM_SHA_256.as_bytes()) {
+            return Err(refused("the server does not offer SCRAM-SHA-256"));
+        }
+        let mut scram = ScramSha256::new(password, ChannelBinding::unsupported());
+        let mut first = BytesMut::new();
+        frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut first)
+            .map_err(|error| unsendable(&error))?;
+        self.send(&first).await?;
+        let challenge = self.sasl(11).await?;
+        scram.update(&challenge).map_err(|error| refused(&error.to_string()))?;
+        let mut proof = BytesMut::new();
+        frontend::sasl_response(scram.message(), &mut proof).map_err(|error| unsendable(&error))?;
+        self.send(&proof).await?;
+        let verdict = self.sasl(12).await?;
+        scram.finish(&verdict).map_err(|error| refused(&error.to_string()))
+    }
+
+    /// The server's next word in a SCRAM exchange.
+    async fn sasl(&mut self, expected: i32) -> Result<Bytes, Fault> {
+        loop {
+            let frame = self.frames.next().await?;
+            match frame.tag {
+                b'R' => {
+                    let (step, data) = request(&frame.body)?;
+                    if step == expected {
+                        return Ok(data);
+                    }
+                    return Err(refused(&format!("step {step} of SCRAM came out of turn")));
+                }
+                b'E' => return Err(server_fault(&frame.body)),
+                _ => {}
+            }
+        }
+    }
+}
+
+async fn reach(server: &Server) -> Result<Box<dyn Socket>, Fault> {
+    let failed = |error: io::Error| Fault::transient(error.to_string());
+    if server.host.starts_with('/') {
+        // libpq knows no TLS on a unix socket either.
+        let path = format!("{}/.s.PGSQL.{}", server.host, server.port);
+        return Ok(Box::new(UnixStream::connect(path).await.map_err(failed)?));
+    }
+    let address = (server.host.as_str(), server.port);
+    let mut socket = TcpStream::connect(address).await.map_err(failed)?;
+    let options = SockRef::from(&socket);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE.0).with_interval(KEEPALIVE.1);
+    options.set_tcp_nodelay(true).map_err(failed)?;
+    options.set_tcp_keepalive(&keepalive).map_err(failed)?;
+    options.set_tcp_user_timeout(Some(UNACKED)).map_err(failed)?;
+    if server.tls.mode == TlsMode::Disable {
+        return Ok(Box::new(socket));
+    }
+    let mut request = BytesMut::new();
+    frontend::ssl_request(&mut request);
+    socket.write_all(&request).await.map_err(failed)?;
+    // Not a byte more: what follows an S belongs to TLS.
+    if tokio::io::AsyncReadExt::read_u8(&mut socket).await.map_err(failed)? != b'S' {
+        return Err(Fault::transient("the server does not support TLS").mend(
+            "turn ssl on in the server's postgresql.conf, or set sslmode=disable on a network that is trusted",
+        ));
+    }
+    let mut make = MakeRustlsConnect::new(tls::client_config(&server.tls)?);
+    let connector = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut make, &server.host)
+        .map_err(|error| Fault::transient(error.to_string()))?;
+    let socket = connector.connect(socket).await.map_err(|error| {
+        let fault = Fault::transient(format!("TLS handshake: {error}"));
+        match tls::mend(&fault.what) {
+            Some(mend) => fault.mend(mend),
+            None => fault,
+        }
+    })?;
+    Ok(Box::new(socket))
+}
+
+/// What the server says in an ErrorResponse.
+pub(super) fn server_fault(body: &[u8]) -> Fault {
+    postgres::classify_text(&parse_error_response(body))
+}
+
+fn request(body: &Bytes) -> Result<(i32, Bytes), Fault> {
+    let (method, data) = parse_auth_request(body).map_err(|error| ended(&error))?;
+    Ok((method, body.slice_ref(data)))
+}
+
+fn refused(what: &str) -> Fault {
+    postgres::classify_sqlstate("28P01", what)
+}
+
+fn unsendable(error: &io::Error) -> Fault {
+    Fault::definite(
+        format!("a name in the settings cannot be sent to Postgres: {error}"),
+        "remove the NUL character from user, database, slot or publication",
+    )
+}
+
+fn text_row(mut body: Bytes) -> Result<TextRow, Fault> {
+    let short = |_| ended(&"a row ends too early");
+    let count = body.try_get_u16().map_err(short)?;
+    let mut row = Vec::new();
+    for _ in 0..count {
+        let length = body.try_get_i32().map_err(short)?;
+        row.push(match usize::try_from(length) {
+            Err(_) => None,
+            Ok(length) if length > body.len() => return Err(ended(&"a row ends too early")),
+            Ok(length) => Some(String::from_utf8_lossy(&body.split_to(length)).into_owned()),
+        });
+    }
+    Ok(row)
+}
