@@ -1,7 +1,7 @@
 //! One test's database, its broker, and the judgement of what came of its rows.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use harness::fake_broker::{FakeBroker, Published, Script};
@@ -163,9 +163,8 @@ pub fn times(copies: &[Copy], number: i64) -> usize {
 }
 
 fn summary(copies: &[Copy]) -> String {
-    let line = |copy: &Copy| {
-        let since = copy.taken.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-        format!("{}:{} {since:?}", copy.connection, copy.number)
-    };
-    copies.iter().map(line).collect::<Vec<_>>().join(", ")
+    let open = copies.iter().filter(|copy| copy.taken.is_none());
+    let open: Vec<String> =
+        open.map(|copy| format!("{}:{}", copy.connection, copy.number)).collect();
+    format!("{} copies, of them without an ack (connection:row) {}", copies.len(), open.join(", "))
 }
