@@ -29,20 +29,20 @@ fn tuple(bytes: &Bytes) -> Tuple {
     }
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 1_000)]
 fn decode_an_insert(bencher: Bencher<'_, '_>) {
     let bytes = insert(1, 0);
     bencher.bench_local(|| pgoutput::decode(black_box(&bytes)));
 }
 
 /// Once per relation and session, not per event.
-#[divan::bench]
+#[divan::bench(sample_size = 1_000)]
 fn compile_a_mapping(bencher: Bencher<'_, '_>) {
     let (table, shape) = (table(), shape());
     bencher.bench_local(|| Mapping::compile(0, black_box(&table), &shape.columns, false));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 1_000)]
 fn read_an_event(bencher: Bencher<'_, '_>) {
     let (mapping, tuple) = (mapping(), tuple(&insert(1, 0)));
     let mut cells = Vec::new();
@@ -53,7 +53,7 @@ fn read_an_event(bencher: Bencher<'_, '_>) {
     });
 }
 
-#[divan::bench(args = [0, 3, 10])]
+#[divan::bench(args = [0, 3, 10], sample_size = 1_000)]
 fn build_a_message_with_headers(bencher: Bencher<'_, '_>, headers: usize) {
     let (table, mapping, tuple) = (table(), mapping(), tuple(&insert(1, headers)));
     let mut cells = Vec::new();
