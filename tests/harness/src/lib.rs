@@ -20,6 +20,7 @@
 pub mod certs;
 pub mod checker;
 pub mod consumer;
+pub mod fake_broker;
 mod port;
 pub mod postgres;
 mod process;

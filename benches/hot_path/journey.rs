@@ -1,0 +1,326 @@
+//! Events on their way through our own code: from the stream's bytes to the message for the
+//! broker, and from its confirm to the batch of marks. What surrounds it (lapin,
+//! pgwire-replication, the SQL of the marks) is left out.
+//!
+//! The one place that knows the interface of the hot path: the benches and the bound on
+//! allocations share it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    dead_code,
+    reason = "shared by a bench and a test, which fail by panicking and use their part of it"
+)]
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::hint::black_box;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use pgoutbox::config::{
+    Audit, AuditMode, ColumnRef, Columns, OnFailure, Parking, Piece, Table, Template,
+};
+use pgoutbox::marks::Written;
+use pgoutbox::message::Limits;
+use pgoutbox::parked::Looked;
+use pgoutbox::pgoutput::{Message, decode};
+use pgoutbox::relay::{Effect, Input, Memory, Relay, Rules};
+use pgoutbox::window::Confirm;
+use postgres_types::PgLsn;
+
+/// Bytes of each body.
+pub const PAYLOAD_BYTES: usize = 500;
+/// Confirms that come together, as a busy broker sends them.
+const CONFIRMS: usize = 64;
+/// Events of the prepared stretch of the stream, which is gone through again and again.
+const LAP_EVENTS: usize = 1_000;
+const OID: u32 = 20_001;
+/// Bytes of WAL between the commits of the stretch.
+const COMMIT_BYTES: u64 = 1_000;
+const NOW_STEP: Duration = Duration::from_micros(20);
+
+/// Columns of the default outbox table, with their types and what a row of it holds.
+fn columns(number: usize, headers: usize) -> [(&'static str, u32, Option<String>); 12] {
+    let (text, uuid, jsonb, timestamptz, int4) = (25, 2_950, 3_802, 1_184, 23);
+    let payload = format!("{{\"n\": {number:012}, \"text\": \"");
+    let filling = "x".repeat(PAYLOAD_BYTES - payload.len() - 2);
+    let id = format!("018f3b2a-7c4e-7d19-9a55-{number:012x}");
+    [
+        ("id", uuid, Some(id)),
+        ("aggregate_type", text, Some("order".to_owned())),
+        ("aggregate_id", text, Some(format!("order-{:06}", number % 1_000))),
+        ("event_type", text, Some("order.paid".to_owned())),
+        ("topic", text, None),
+        ("payload", jsonb, Some(format!("{payload}{filling}\"}}"))),
+        ("headers", jsonb, Some(headers_json(headers))),
+        ("occurred_at", timestamptz, Some("2026-11-22 13:10:45.123456+00".to_owned())),
+        ("attempt", int4, Some("0".to_owned())),
+        ("relayed_at", timestamptz, None),
+        ("failed_at", timestamptz, None),
+        ("last_error", text, None),
+    ]
+}
+
+fn headers_json(count: usize) -> String {
+    let mut json = String::from("{");
+    for number in 0..count {
+        let comma = if number == 0 { "" } else { ", " };
+        write!(json, "{comma}\"header-{number}\": \"value {number}\"").unwrap();
+    }
+    json + "}"
+}
+
+/// The relation message of the table.
+pub fn relation() -> Bytes {
+    let mut bytes = BytesMut::new();
+    bytes.put_u8(b'R');
+    bytes.put_u32(OID);
+    bytes.put_slice(b"public\0outbox_messages\0d");
+    let columns = columns(0, 0);
+    bytes.put_u16(u16::try_from(columns.len()).unwrap());
+    for (name, oid, _) in columns {
+        bytes.put_u8(u8::from(name == "id"));
+        bytes.put_slice(name.as_bytes());
+        bytes.put_u8(0);
+        bytes.put_u32(oid);
+        bytes.put_i32(-1);
+    }
+    // As the client library does: a part of a shared buffer, of which a clone is no allocation.
+    bytes.split().freeze()
+}
+
+/// The message of an inserted row with so many headers.
+pub fn insert(number: usize, headers: usize) -> Bytes {
+    let mut bytes = BytesMut::new();
+    bytes.put_u8(b'I');
+    bytes.put_u32(OID);
+    bytes.put_u8(b'N');
+    let columns = columns(number, headers);
+    bytes.put_u16(u16::try_from(columns.len()).unwrap());
+    for (_, _, value) in columns {
+        match value {
+            None => bytes.put_u8(b'n'),
+            Some(value) => {
+                bytes.put_u8(b't');
+                bytes.put_u32(u32::try_from(value.len()).unwrap());
+                bytes.put_slice(value.as_bytes());
+            }
+        }
+    }
+    bytes.split().freeze()
+}
+
+fn begin(commit_lsn: u64, xid: u32) -> Bytes {
+    let mut bytes = BytesMut::new();
+    bytes.put_u8(b'B');
+    bytes.put_u64(commit_lsn);
+    bytes.put_i64(0);
+    bytes.put_u32(xid);
+    bytes.split().freeze()
+}
+
+fn commit(commit_lsn: u64) -> Bytes {
+    let mut bytes = BytesMut::new();
+    bytes.put_slice(b"C\0");
+    bytes.put_u64(commit_lsn);
+    bytes.put_u64(commit_lsn + COMMIT_BYTES / 2);
+    bytes.put_i64(0);
+    bytes.split().freeze()
+}
+
+/// The configuration of the table, as it is by default.
+pub fn table() -> Table {
+    let column = |name: &str| ColumnRef { name: name.to_owned(), is_explicit: false };
+    let named = |name: &str| Piece::Column(name.to_owned());
+    let text = |text: &str| Piece::Text(text.to_owned());
+    Table {
+        schema: "public".to_owned(),
+        name: "outbox_messages".to_owned(),
+        columns: Columns {
+            id: column("id"),
+            aggregate_type: column("aggregate_type"),
+            aggregate_id: column("aggregate_id"),
+            event_type: column("event_type"),
+            topic: column("topic"),
+            payload: column("payload"),
+            headers: column("headers"),
+            occurred_at: column("occurred_at"),
+            correlation_id: column("correlation_id"),
+            content_type: column("content_type"),
+            relayed_at: column("relayed_at"),
+            attempt: column("attempt"),
+            last_error: column("last_error"),
+            failed_at: column("failed_at"),
+        },
+        exchange: Template(vec![vec![text("outbox")]]),
+        routing_key: Template(vec![
+            vec![named("topic")],
+            vec![named("aggregate_type"), text("."), named("event_type")],
+        ]),
+        content_type: "application/json".to_owned(),
+        app_id: None,
+        on_failure: OnFailure::Park,
+        is_holding: true,
+    }
+}
+
+/// What the broker takes.
+pub const LIMITS: Limits = Limits { body: 16 << 20, header_frame: 131_064 };
+
+fn rules() -> Rules {
+    Rules {
+        tables: vec![table()].into(),
+        oids: vec![OID],
+        limits: LIMITS,
+        window_messages: 1_000,
+        window_bytes: 32 << 20,
+        is_strict: false,
+        audit: Audit {
+            mode: AuditMode::Update,
+            batch: 500,
+            linger: Duration::from_millis(50),
+            hold: Duration::from_secs(10),
+            give_up: Duration::from_secs(300),
+        },
+        parking: Parking {
+            max_attempts: 10,
+            backoff_min: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(300),
+            limit: 1_000,
+            period: Duration::from_secs(60),
+            poll_interval: Duration::from_secs(10),
+        },
+        confirm_timeout: Duration::from_secs(30),
+        blocked_timeout: Duration::from_secs(600),
+        check_interval: Duration::from_secs(10),
+        silence: Duration::from_secs(60),
+    }
+}
+
+/// A relay between a stream and a broker that confirms everything.
+pub struct Journey {
+    relay: Relay,
+    lap: Vec<Bytes>,
+    next: usize,
+    /// How far the WAL has moved on since the stretch was gone through first.
+    moved: u64,
+    now: Duration,
+    effects: Vec<Effect>,
+    answers: VecDeque<Input>,
+    in_flight: usize,
+    confirmed: u64,
+    /// Marks that were written.
+    pub marked: usize,
+}
+
+impl Journey {
+    /// Through transactions of so many events with so many headers each.
+    pub fn new(rows: usize, headers: usize) -> Self {
+        let mut lap = Vec::new();
+        for transaction in 0..LAP_EVENTS / rows {
+            let lsn = COMMIT_BYTES * (1 + u64::try_from(transaction).unwrap());
+            lap.push(begin(lsn, 700));
+            let first = transaction * rows;
+            lap.extend((first..first + rows).map(|number| insert(number, headers)));
+            lap.push(commit(lsn));
+        }
+        let mut journey = Self {
+            relay: Relay::new(rules(), Memory::default(), None),
+            lap,
+            next: 0,
+            moved: 0,
+            now: Duration::ZERO,
+            effects: Vec::new(),
+            answers: VecDeque::new(),
+            in_flight: 0,
+            confirmed: 0,
+            marked: 0,
+        };
+        journey.take_in(Input::Tick);
+        journey.take_in(Input::Stream(decode(&relation()).unwrap()));
+        journey
+    }
+
+    /// Takes in the next event, with what comes before and behind it where its transaction
+    /// begins or ends, and the confirms that are due.
+    pub fn event(&mut self) {
+        self.now += NOW_STEP;
+        while !self.step() {}
+        if matches!(self.lap.get(self.next), Some(bytes) if bytes[0] == b'C') {
+            self.step();
+        }
+        if self.in_flight == CONFIRMS {
+            self.confirm();
+        }
+    }
+
+    /// Whether it was an event.
+    fn step(&mut self) -> bool {
+        if self.next == self.lap.len() {
+            self.next = 0;
+            self.moved += COMMIT_BYTES * u64::try_from(LAP_EVENTS).unwrap();
+        }
+        let bytes = &self.lap[self.next];
+        self.next += 1;
+        let mut message = decode(bytes).unwrap();
+        let moved = |lsn: PgLsn| PgLsn::from(u64::from(lsn) + self.moved);
+        match &mut message {
+            Message::Begin { commit_lsn, .. } => *commit_lsn = moved(*commit_lsn),
+            Message::Commit { commit_lsn, end_lsn, .. } => {
+                (*commit_lsn, *end_lsn) = (moved(*commit_lsn), moved(*end_lsn));
+            }
+            _ => {}
+        }
+        let is_event = matches!(message, Message::Insert { .. });
+        self.take_in(Input::Stream(message));
+        is_event
+    }
+
+    fn confirm(&mut self) {
+        let until = self.confirmed + u64::try_from(self.in_flight).unwrap();
+        let ack = |number| (number, Confirm { is_ack: true, returned: None });
+        let seen = (self.confirmed..until).map(ack).collect();
+        self.confirmed = until;
+        self.in_flight = 0;
+        self.take_in(Input::Confirms { seen, polled: Vec::new() });
+        assert_eq!(self.relay.in_flight().0, 0, "all of them are settled");
+    }
+
+    fn take_in(&mut self, input: Input) {
+        self.answers.push_back(input);
+        while let Some(input) = self.answers.pop_front() {
+            self.relay.handle(self.now, input, &mut self.effects).expect("it goes on");
+            for effect in self.effects.drain(..) {
+                let far = PgLsn::from(u64::MAX);
+                match effect {
+                    Effect::Publish(message) => {
+                        self.in_flight += 1;
+                        black_box(message);
+                    }
+                    Effect::Mark(batch) => {
+                        self.marked += batch.marks.len();
+                        let (written_lsn, flushed_lsn) = (far, far);
+                        let missing = Vec::new();
+                        let written = Written { batch, missing, written_lsn, flushed_lsn };
+                        self.answers.push_back(Input::Written(written));
+                    }
+                    Effect::Check => self.answers.push_back(Input::Checked { flushed_lsn: far }),
+                    Effect::Look => self.answers.push_back(Input::Looked(Looked {
+                        due: Vec::new(),
+                        held: Vec::new(),
+                        queued: Vec::new(),
+                        next_due: None,
+                    })),
+                    Effect::Acknowledge(lsn) => {
+                        black_box(lsn);
+                    }
+                    other => panic!("nothing else is to be done: {other:?}"),
+                }
+            }
+        }
+    }
+}

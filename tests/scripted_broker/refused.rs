@@ -1,0 +1,154 @@
+//! Returns and nacks, with the acks of others around them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Result, ensure};
+use harness::fake_broker::{Answers, Publish};
+use harness::wait_until;
+
+use crate::setting::{PATIENCE, Setting, times};
+
+/// What is left of the parking once all is delivered.
+const PARKED: &str = "SELECT count(*) FROM pgoutbox.parked";
+
+fn number(publish: &Publish<'_>) -> u64 {
+    publish.id.replace('-', "").parse().unwrap_or_default()
+}
+
+/// Sixty messages wait; then this is said about them, and everything later is acked.
+fn on_the_sixtieth(
+    mut say: impl FnMut(&mut Answers) + Send + 'static,
+) -> impl FnMut(&Publish<'_>, &mut Answers) + Send + 'static {
+    move |publish, answers| {
+        if publish.number == 60 {
+            say(answers);
+        } else if publish.number > 60 {
+            answers.ack(publish.tag);
+        }
+    }
+}
+
+async fn sixty(setting: Setting, refused: i64) -> Result<()> {
+    let setting = setting.set("parking.backoff_min", "10ms");
+    let relay = setting.run()?;
+    setting.insert(1..=60).await?;
+    let copies = setting.judge(&relay, 60, true).await?;
+    for row in 1..=60 {
+        let times = times(&copies, row);
+        // What was behind it in flight had its own ack.
+        ensure!(times == if row == refused { 2 } else { 1 }, "row {row} came {times} times");
+    }
+    ensure!(setting.count(PARKED).await? == 0, "something is still parked");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_return_is_the_returned_messages_whatever_is_acked_before_its_own_ack() -> Result<()> {
+    let script = on_the_sixtieth(|answers| {
+        answers.give_back(57).ack_through(50).ack(58).ack(57);
+        answers.ack(51).ack(52).ack(60).ack(56).ack(55).ack(54).ack(53).ack(59);
+    });
+    sixty(Setting::start(script).await?, 57).await
+}
+
+#[tokio::test]
+async fn a_return_within_a_multiple_ack_is_the_returned_messages() -> Result<()> {
+    let script = on_the_sixtieth(|answers| {
+        answers.give_back(31).ack_through(60);
+    });
+    sixty(Setting::start(script).await?, 31).await
+}
+
+#[tokio::test]
+async fn a_nack_in_the_middle_is_of_that_event_only() -> Result<()> {
+    let script = on_the_sixtieth(|answers| {
+        answers.nack(30).ack_through(60);
+    });
+    sixty(Setting::start(script).await?, 30).await
+}
+
+#[tokio::test]
+async fn many_returns_and_nacks_among_acks_in_any_order_lose_nothing() -> Result<()> {
+    let refused = Arc::new(AtomicU64::new(0));
+    let told = Arc::clone(&refused);
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut waiting: Vec<(u64, u64)> = Vec::new();
+    let mut first_tries = std::collections::BTreeSet::new();
+    let script = move |publish: &Publish<'_>, answers: &mut Answers| {
+        // Each thirteenth is refused at its first try; its return comes before its ack, as it
+        // always does.
+        let number = number(publish);
+        let is_first = first_tries.insert(number);
+        let fate = if is_first && number.is_multiple_of(13) { 1 + number % 2 } else { 0 };
+        told.fetch_add(u64::from(fate > 0), Ordering::Relaxed);
+        if fate == 1 {
+            answers.give_back(publish.tag);
+        }
+        waiting.push((publish.tag, fate));
+        random.shuffle(&mut waiting);
+        // Few wait, so that a window that empties does.
+        let count = random.usize(..=waiting.len());
+        for (tag, fate) in waiting.drain(..count) {
+            if fate == 2 {
+                answers.nack(tag)
+            } else {
+                answers.ack(tag)
+            };
+        }
+        for (tag, fate) in &waiting {
+            answers.later(std::time::Duration::from_millis(5));
+            if *fate == 2 {
+                answers.nack(*tag)
+            } else {
+                answers.ack(*tag)
+            };
+        }
+        waiting.clear();
+    };
+    let setting = Setting::start(script)
+        .await?
+        .set("parking.backoff_min", "10ms")
+        .set("parking.backoff_max", "50ms")
+        .set("window.messages", "50");
+    let relay = setting.run()?;
+    for first in (1..=600).step_by(6) {
+        setting.insert(first..=first + 5).await?;
+    }
+    let copies = setting.judge(&relay, 600, true).await?;
+    let refused = refused.load(Ordering::Relaxed);
+    ensure!(refused == 600 / 13, "{refused} were refused");
+    let more = copies.len() - 600;
+    ensure!(more == usize::try_from(refused)?, "{more} came again, {refused} were refused");
+    ensure!(setting.count(PARKED).await? == 0, "something is still parked");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_channel_closed_over_a_message_without_naming_it_parks_exactly_that_one() -> Result<()> {
+    let script = |publish: &Publish<'_>, answers: &mut Answers| match number(publish) {
+        13 if publish.connection < 5 => {
+            answers.close_channel(404, "NOT_FOUND - no exchange 'somewhere' in vhost '/'");
+        }
+        // Acked late, so that all of them are in flight when the channel goes.
+        _ => {
+            answers.later(std::time::Duration::from_millis(20)).ack(publish.tag);
+        }
+    };
+    let setting = Setting::start(script).await?.set("parking.backoff_min", "1m");
+    let relay = setting.run()?;
+    setting.insert(1..=29).await?;
+    // Rows 23 and so on wait behind row 13, their aggregate's.
+    wait_until("the others' marks", PATIENCE, async || {
+        let marked = setting.marked().await?;
+        Ok(marked.len() == 27)
+    })
+    .await?;
+    let parked = "SELECT count(*) FROM pgoutbox.parked WHERE reason = 'closed' AND right(event_id, 2) = '13'";
+    ensure!(setting.count(parked).await? == 1, "{}", relay.log());
+    let queued =
+        "SELECT count(*) FROM pgoutbox.parked WHERE state = 'queued' AND right(event_id, 2) = '23'";
+    ensure!(setting.count(queued).await? == 1, "{}", relay.log());
+    ensure!(setting.count(PARKED).await? == 2, "{}", relay.log());
+    relay.drain(PATIENCE).await
+}
