@@ -85,6 +85,7 @@ files! {
     PARKED_DISCARD = "parked_discard.sql", "Gives parked events up.";
     PARKED_REPLAYED = "parked_replayed.sql", "Notes that they were replayed after all.";
     REPLAY_SELECT = "replay_select.sql", "Finds the rows to replay.";
+    REPLAY_UNDATED = "replay_undated.sql", "Rows that have no time of commit.";
     REPLAY_FETCH = "replay_fetch.sql", "The next of them.";
     REPLAY_ROWS = "replay_rows.sql", "Rows to replay, whole.";
     HORIZON = "horizon.sql", "Up to where everything has ended.";

@@ -27,6 +27,7 @@ mod publication;
 mod reconcile;
 mod refused;
 mod replay;
+mod replay_range;
 mod restart;
 mod returns;
 mod roles;

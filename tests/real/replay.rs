@@ -33,7 +33,7 @@ impl Setting {
 }
 
 /// A keepalive twice a second, so that the slot is soon where the WAL is.
-async fn setting() -> Result<Setting> {
+pub async fn setting() -> Result<Setting> {
     let setting = Setting::bare()
         .await?
         .set("tables.0.exchange", "{event_type} | outbox")
@@ -171,14 +171,17 @@ async fn rows_are_chosen_by_id_aggregate_and_time() -> Result<()> {
         setting.replay(64, args).await?;
     }
     let told = setting.replay(64, &["--to-lsn", "0/1A2B3C4"]).await?;
-    assert!(
-        told.contains("does not hold the LSN of its commit") && told.contains("--since"),
-        "{told}"
-    );
+    for part in ["does not hold the LSN of its commit", "--relayed-since", "--committed-since"] {
+        assert!(told.contains(part), "no {part} in {told}");
+    }
     for (mode, args) in [
         ("none", &["--all", "--mark"][..]),
         ("none", &["--only", "unrelayed"]),
         ("delete", &["--only", "relayed"]),
+        ("none", &["--relayed-since", "1h"]),
+        ("delete", &["--relayed-until", "1h"]),
+        ("update", &["--relayed-since", "1h", "--only", "unrelayed"]),
+        ("update", &["--relayed-since", "1h", "--discarded"]),
     ] {
         setting.clone().set("audit.mode", mode).replay(64, args).await?;
     }
