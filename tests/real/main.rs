@@ -15,6 +15,7 @@ mod commands;
 mod ddl;
 mod drain;
 mod flow;
+mod grants;
 mod guard;
 mod kill;
 mod mark;
