@@ -56,8 +56,10 @@ files! {
     UNMARKED = "unmarked.sql", "Rows without a mark, from a sample.";
     ID_TYPE = "id_type.sql", "The type of a table's id column.";
     MARK_UPDATE = "mark_update.sql", "Marks rows.";
+    MARK_UPDATE_WITHIN = "mark_update_within.sql", "Marks rows of partitions of some time.";
     MARK_UPDATE_UNLOCKED = "mark_update_unlocked.sql", "Marks rows that nobody holds a lock on.";
     MARK_DELETE = "mark_delete.sql", "Removes rows.";
+    MARK_DELETE_WITHIN = "mark_delete_within.sql", "Removes rows of partitions of some time.";
     MARK_DELETE_UNLOCKED = "mark_delete_unlocked.sql", "Removes rows that nobody holds a lock on.";
     MARK_SIDE_TABLE = "mark_side_table.sql", "Marks rows in `pgoutbox.relayed`.";
     STILL_UNMARKED = "still_unmarked.sql", "Rows that wait for their mark.";

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use postgres_types::Type;
 use tokio_postgres::{Client, Row};
 
 use super::Finding;
@@ -9,7 +10,7 @@ use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
 use crate::pgoutput::Column;
 use crate::postgres::{column, query};
-use crate::relation::Mapping;
+use crate::relation::{Mapping, TimeKind};
 use crate::sql;
 
 /// What the catalog knows of a configured table, for those who write SQL about it.
@@ -21,6 +22,8 @@ pub struct Outbox {
     pub id_type: String,
     /// The same without its modifier and, for a domain, of what that is made: schema and name.
     pub id_base: (String, String),
+    /// How its column of the time is read, where it is partitioned by that.
+    pub partition_time: Option<TimeKind>,
     /// Whether it has the column of the mark.
     pub has_mark: bool,
     /// Its columns as the stream shows them.
@@ -79,6 +82,9 @@ pub(super) async fn look(
         relation: shape.oid,
         id_type: id.type_name.clone(),
         id_base,
+        partition_time: named(&table.columns.occurred_at.name)
+            .filter(|time| shape.key_columns.contains(&time.name))
+            .and_then(|time| time_kind(time.type_oid)),
         has_mark: named(&table.columns.relayed_at.name).is_some(),
         columns: shown(&attributes, |attribute| attribute.is_streamed).into(),
     });
@@ -94,6 +100,16 @@ async fn id_base(
     let variables = [("relation", relation.as_str()), ("id", &table.columns.id.name)];
     let rows = query(client, &sql::render(sql::ID_TYPE, &variables)?).await?;
     rows.first().map(|row| Ok((column(row, "schema")?, column(row, "name")?))).transpose()
+}
+
+fn time_kind(type_oid: u32) -> Option<TimeKind> {
+    [
+        (Type::TIMESTAMPTZ, TimeKind::Timestamptz),
+        (Type::TIMESTAMP, TimeKind::Timestamp),
+        (Type::INT8, TimeKind::EpochMillis),
+    ]
+    .into_iter()
+    .find_map(|(of, kind)| (of.oid() == type_oid).then_some(kind))
 }
 
 fn shown(attributes: &[Attribute], is_shown: fn(&Attribute) -> bool) -> Vec<Column> {

@@ -19,6 +19,7 @@ mod grants;
 mod guard;
 mod kill;
 mod mark;
+mod mark_partition;
 mod message;
 mod parking;
 mod parked;
