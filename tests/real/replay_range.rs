@@ -139,15 +139,8 @@ async fn rows_are_chosen_by_when_they_were_committed() -> Result<()> {
 async fn discarded_events_are_chosen_by_when_they_were_committed() -> Result<()> {
     let setting = setting().await?;
     for number in 1..=4 {
-        setting
-            .sql(&format!(
-                r#"INSERT INTO pgoutbox.parked (slot, outbox, event_id, commit_lsn, index, commit_time, state, is_holding, columns, cells)
-                   VALUES (current_database(), 'outbox_messages', '{id}', '0/{number}', 0, '2026-01-02 03:04:0{number}Z', 'discarded', false,
-                       '[{{"name": "id", "type_oid": 2950}}, {{"name": "topic", "type_oid": 25}}, {{"name": "payload", "type_oid": 3802}}]',
-                       ARRAY['{id}', 'good', '{{}}']::bytea[])"#,
-                id = uuid(number)
-            ))
-            .await?;
+        let at = format!("2026-01-02 03:04:0{number}Z");
+        setting.put_row_aside(number, "discarded", "0/100", &at).await?;
     }
     let range = [
         "--discarded",
