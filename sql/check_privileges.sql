@@ -1,5 +1,6 @@
 -- What the connected role may do to one table, and to pgoutbox's own. Null: not there to ask of.
---   psql -v relation=16389 -v id=id -v relayed_at=relayed_at -f check_privileges.sql
+--   psql -v relation=16389 -v id=id -v relayed_at=relayed_at -v occurred_at=occurred_at -v attempt=attempt \
+--        -v last_error=last_error -v failed_at=failed_at -f check_privileges.sql
 SELECT has_schema_privilege(relation.relnamespace, 'USAGE') AS usage,
        (SELECT has_column_privilege(relation.oid, attnum, 'SELECT') FROM pg_attribute
          WHERE attrelid = relation.oid AND attname = :'id') AS select_id,
@@ -10,6 +11,16 @@ SELECT has_schema_privilege(relation.relnamespace, 'USAGE') AS usage,
        has_table_privilege(relation.oid, 'SELECT') AS select_all,
        has_table_privilege(relation.oid, 'DELETE') AS delete,
        has_any_column_privilege(relation.oid, 'UPDATE') AS update_any,
+       -- Of what reconciliation reads, and of where a row shows the tries of its event: columns that
+       -- are there, and not for this role.
+       (SELECT coalesce(array_agg(attname::text ORDER BY attnum), '{}') FROM pg_attribute
+         WHERE attrelid = relation.oid AND attname IN (:'id', :'occurred_at', 'xmin', 'ctid')
+           AND NOT has_column_privilege(relation.oid, attnum, 'SELECT')) AS unreadable,
+       (SELECT coalesce(array_agg(attname::text ORDER BY attnum), '{}') FROM pg_attribute
+         WHERE attrelid = relation.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+           AND attname IN (:'attempt', :'last_error', :'failed_at')
+           AND NOT (has_column_privilege(relation.oid, attnum, 'SELECT')
+                    AND has_column_privilege(relation.oid, attnum, 'UPDATE'))) AS unwritable,
        row_security_active(relation.oid) AS has_row_security
   FROM pg_class AS relation
  WHERE relation.oid = :'relation'::oid;

@@ -18,6 +18,19 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
        has_table_privilege(parked.oid, 'SELECT') AND has_table_privilege(parked.oid, 'INSERT')
            AND has_table_privilege(parked.oid, 'UPDATE') AND has_table_privilege(parked.oid, 'DELETE')
            AS can_park,
+       guard.oid IS NOT NULL AS has_guard,
+       has_table_privilege(guard.oid, 'SELECT') AND has_table_privilege(guard.oid, 'INSERT')
+           AND has_table_privilege(guard.oid, 'UPDATE') AS can_guard,
+       has_table_privilege(relayed.oid, 'SELECT') AND has_table_privilege(relayed.oid, 'DELETE')
+           AND has_table_privilege(relayed.oid, 'UPDATE')
+           AND has_table_privilege(parked.oid, 'SELECT') AND has_table_privilege(parked.oid, 'DELETE')
+           AND has_table_privilege(parked.oid, 'UPDATE') AS can_prune,
+       -- In the order in which schema.sql makes them.
+       (SELECT coalesce(array_agg(wanted.name ORDER BY wanted.number), '{}')
+          FROM unnest('{progress,relayed,parked,catch_up,catch_up_rows,guard}'::text[])
+               WITH ORDINALITY AS wanted (name, number)
+         WHERE NOT EXISTS (SELECT FROM pg_class AS own
+                            WHERE own.relnamespace = namespace.oid AND own.relname = wanted.name)) AS missing,
        enqueue.oid IS NOT NULL AS has_enqueue
   FROM (SELECT) AS one
   LEFT JOIN pg_namespace AS namespace ON namespace.nspname = 'pgoutbox'
@@ -31,5 +44,7 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
          ON rows.relnamespace = namespace.oid AND rows.relname = 'catch_up_rows'
   LEFT JOIN pg_class AS parked
          ON parked.relnamespace = namespace.oid AND parked.relname = 'parked'
+  LEFT JOIN pg_class AS guard
+         ON guard.relnamespace = namespace.oid AND guard.relname = 'guard'
   LEFT JOIN pg_proc AS enqueue
          ON enqueue.pronamespace = namespace.oid AND enqueue.proname = 'enqueue';

@@ -19,7 +19,7 @@ CREATE TABLE IF NOT EXISTS :"schema".:"table" (
     last_error     text,
     -- A key must hold the column of the partitions. So the same id at two times is no error: let
     -- nothing rest on the table to refuse an id that was used before. id comes first, since
-    -- marks find rows by id alone: they ask the index of each partition.
+    -- marks find rows by id, in the partitions of their events' time.
     PRIMARY KEY (id, occurred_at)
 ) PARTITION BY RANGE (occurred_at);
 -- Takes what no other partition does, so that no INSERT ever fails for want of one: with the

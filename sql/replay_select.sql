@@ -4,7 +4,8 @@
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
 --        -v time_schema=pg_catalog -v time_type=timestamptz -v relayed_at=relayed_at -v mode=update \
 --        -v aggregate_type=aggregate_type -v aggregate_id=aggregate_id -v wanted_type= -v wanted_id= \
---        -v ids='[]' -v since= -v until= -v only=all -v xmin= -f replay_select.sql
+--        -v ids='[]' -v since= -v until= -v committed_since= -v committed_until= -v relayed_since= -v relayed_until= \
+--        -v only=all -v xmin= -f replay_select.sql
 DECLARE replay NO SCROLL CURSOR WITH HOLD FOR
 SELECT outbox.:"id"::text
   FROM :"schema".:"table" AS outbox
@@ -13,6 +14,19 @@ SELECT outbox.:"id"::text
    AND (:'wanted_id' = '' OR outbox.:"aggregate_id"::text = :'wanted_id')
    AND (:'since' = '' OR outbox.:"occurred_at" >= nullif(:'since', '')::text:::"time_schema".:"time_type")
    AND (:'until' = '' OR outbox.:"occurred_at" < nullif(:'until', '')::text:::"time_schema".:"time_type")
+   -- Without track_commit_timestamp this is an error: only asked where it is on.
+   AND (:'committed_since' = '' OR pg_xact_commit_timestamp(outbox.xmin) >= nullif(:'committed_since', '')::timestamptz)
+   AND (:'committed_until' = '' OR pg_xact_commit_timestamp(outbox.xmin) < nullif(:'committed_until', '')::timestamptz)
+   -- By way of text: a column that the table lacks is named by its id.
+   AND (:'relayed_since' = '' AND :'relayed_until' = ''
+        OR CASE :'mode'
+               WHEN 'update' THEN outbox.:"relayed_at"::text::timestamptz >= coalesce(nullif(:'relayed_since', ''), '-infinity')::timestamptz
+                              AND outbox.:"relayed_at"::text::timestamptz < coalesce(nullif(:'relayed_until', ''), 'infinity')::timestamptz
+               WHEN 'side_table' THEN EXISTS (SELECT FROM pgoutbox.relayed AS mark
+                    WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = outbox.:"id"::text
+                      AND mark.relayed_at >= coalesce(nullif(:'relayed_since', ''), '-infinity')::timestamptz
+                      AND mark.relayed_at < coalesce(nullif(:'relayed_until', ''), 'infinity')::timestamptz)
+               ELSE false END)
    AND (:'only' = 'all'
         OR (:'only' = 'relayed') = CASE :'mode'
                WHEN 'update' THEN outbox.:"relayed_at" IS NOT NULL
@@ -26,4 +40,7 @@ SELECT outbox.:"id"::text
    -- Transaction ids go round: before is within the half circle behind.
    AND (:'xmin' = ''
         OR (outbox.xmin::text::bigint - coalesce(nullif(:'xmin', ''), '0')::bigint + 8589934592) % 4294967296 >= 2147483648)
- ORDER BY outbox.:"occurred_at", outbox.:"id";
+ ORDER BY CASE WHEN :'committed_since' || :'committed_until' <> '' THEN pg_xact_commit_timestamp(outbox.xmin) END,
+          -- Within one transaction.
+          CASE WHEN :'committed_since' || :'committed_until' <> '' THEN outbox.cmin::text::bigint END,
+          outbox.:"occurred_at", outbox.:"id";

@@ -1,9 +1,10 @@
 //! Writes marks and progress: one transaction a batch, all of it in one round trip.
 
 use std::collections::HashSet;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::{join_all, try_join_all};
-use postgres_types::PgLsn;
+use postgres_types::{PgLsn, ToSql};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row, Statement};
 
@@ -13,6 +14,7 @@ use crate::event::Position;
 use crate::marks::{Batch, Mark, Written};
 use crate::parking::ParkingStore;
 use crate::postgres::{classify, column, query};
+use crate::relation::TimeKind;
 use crate::slot::Outbox;
 use crate::sql;
 use crate::wal::Identity;
@@ -25,14 +27,76 @@ pub const OPTIONS: &str = "-c synchronous_commit=off -c lock_timeout=250ms -c ti
 
 struct Statements {
     mark: Statement,
-    /// For when a lock is in the way.
+    /// The same in the partitions of some time, where the table is partitioned by it: the id alone
+    /// does not tell the partition, and to ask the index of each takes ten times as long.
+    within: Option<(Statement, TimeKind)>,
+    /// For when a lock is in the way. By id alone, so that it also finds a row whose time is not
+    /// the one that came with its event.
     unlocked: Statement,
     /// Tells a row that waits from one that is gone.
     still: Statement,
 }
 
 /// Which statement of a table is used.
-type Choice = fn(&Statements) -> &Statement;
+#[derive(Clone, Copy)]
+enum Choice {
+    /// What is fastest.
+    Usual,
+    /// One that passes over rows with a lock on them.
+    Unlocked,
+}
+
+/// What is to be marked in one table.
+#[derive(Clone, Default)]
+struct Wanted<'a> {
+    ids: Vec<&'a str>,
+    /// Of these, when the first and the last of those happened whose time is known.
+    seconds: Option<(u64, u64)>,
+    /// There are others.
+    is_timeless: bool,
+}
+
+impl<'a> Wanted<'a> {
+    fn add(&mut self, mark: &'a Mark) {
+        self.ids.push(&mark.id);
+        match (mark.seconds, self.seconds) {
+            (None, _) => self.is_timeless = true,
+            (Some(at), None) => self.seconds = Some((at, at)),
+            (Some(at), Some((first, last))) => self.seconds = Some((first.min(at), last.max(at))),
+        }
+    }
+
+    async fn write(
+        &self,
+        client: &Client,
+        table: &Statements,
+        choice: Choice,
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let seconds = self.seconds.filter(|_| !self.is_timeless);
+        match (choice, &table.within, seconds) {
+            (Choice::Unlocked, _, _) => client.query(&table.unlocked, &[&self.ids]).await,
+            (Choice::Usual, Some((within, kind)), Some((first, last))) => {
+                let (from, before) = (bound(*kind, first), bound(*kind, last.saturating_add(1)));
+                client.query(within, &[&self.ids, &*from, &*before]).await
+            }
+            (Choice::Usual, _, _) => client.query(&table.mark, &[&self.ids]).await,
+        }
+    }
+}
+
+/// A time as a parameter of its column's type.
+fn bound(kind: TimeKind, seconds: u64) -> Box<dyn ToSql + Sync + Send> {
+    match kind {
+        TimeKind::EpochMillis => {
+            Box::new(i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX))
+        }
+        TimeKind::Timestamptz | TimeKind::Timestamp => {
+            // Beyond what the clock can say there is nothing in the table either.
+            let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+            Box::new(at.unwrap_or(SystemTime::UNIX_EPOCH))
+        }
+    }
+}
 
 /// Writes marks and progress for one session.
 pub struct Marker {
@@ -92,21 +156,21 @@ impl Marker {
             true => self.parking.among(client, &batch.marks).await?,
             false => HashSet::new(),
         };
-        let ids = self.ids_by_table(&batch.marks, &parked);
-        let write = |statement: Choice| self.transaction(client, &batch, &ids, statement);
+        let wanted = self.by_table(&batch.marks, &parked);
+        let write = |choice| self.transaction(client, &batch, &wanted, choice);
         // What was missed before may be locked still: no need to wait for that again.
         let is_retry = batch.marks.iter().any(Mark::is_retry);
-        let first: Choice = if is_retry { |table| &table.unlocked } else { |table| &table.mark };
+        let first = if is_retry { Choice::Unlocked } else { Choice::Usual };
         let is_locked =
             |error: &tokio_postgres::Error| error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE);
         let outcome = match write(first).await {
-            Err(error) if is_locked(&error) => write(|table| &table.unlocked).await,
+            Err(error) if is_locked(&error) => write(Choice::Unlocked).await,
             outcome => outcome,
         };
         let (found, wal, is_table_locked) = match outcome {
             // The whole table is, as CREATE INDEX does it: the progress goes without the marks.
             Err(error) if is_locked(&error) => {
-                let progress = self.transaction(client, &batch, &[], |table| &table.mark).await;
+                let progress = self.transaction(client, &batch, &[], Choice::Usual).await;
                 progress.map(|(found, wal)| (found, wal, true))
             }
             outcome => outcome.map(|(found, wal)| (found, wal, false)),
@@ -116,7 +180,7 @@ impl Marker {
         let (written_lsn, flushed_lsn): (PgLsn, PgLsn) = (lsn(0)?, lsn(1)?);
         let missing = if is_table_locked {
             (0..batch.marks.len()).collect()
-        } else if found.len() < ids.iter().map(Vec::len).sum() {
+        } else if found.len() < wanted.iter().map(|wanted| wanted.ids.len()).sum() {
             self.missing(client, &batch.marks, &found, &parked).await?
         } else {
             Vec::new()
@@ -128,37 +192,38 @@ impl Marker {
         Ok(Written { batch, missing, written_lsn, flushed_lsn })
     }
 
-    fn ids_by_table<'a>(
+    fn by_table<'a>(
         &self,
         marks: &'a [Mark],
         parked: &HashSet<(usize, String)>,
-    ) -> Vec<Vec<&'a str>> {
-        let mut ids = vec![Vec::new(); self.tables.len()];
+    ) -> Vec<Wanted<'a>> {
+        let mut wanted = vec![Wanted::default(); self.tables.len()];
         for mark in marks.iter().filter(|mark| !is_put_aside(mark, parked)) {
-            if let Some(ids) = ids.get_mut(mark.table) {
-                ids.push(mark.id.as_str());
+            if let Some(wanted) = wanted.get_mut(mark.table) {
+                wanted.add(mark);
             }
         }
-        ids
+        wanted
     }
 
     async fn transaction(
         &self,
         client: &Client,
         batch: &Batch,
-        ids: &[Vec<&str>],
-        statement: Choice,
+        wanted: &[Wanted<'_>],
+        choice: Choice,
     ) -> Result<(HashSet<(usize, String)>, Row), tokio_postgres::Error> {
-        let marks = self.tables.iter().zip(ids).enumerate().filter(|(_, (_, ids))| !ids.is_empty());
-        let marks = join_all(marks.map(async |(number, (table, ids))| {
-            let rows = client.query(statement(table), &[ids]).await?;
+        let marks = self.tables.iter().zip(wanted).enumerate();
+        let marks = marks.filter(|(_, (_, wanted))| !wanted.ids.is_empty());
+        let marks = join_all(marks.map(async |(number, (table, wanted))| {
+            let rows = wanted.write(client, table, choice).await?;
             let found = rows.iter().map(|row| Ok((number, row.try_get(0)?)));
             found.collect::<Result<Vec<(usize, String)>, tokio_postgres::Error>>()
         }));
         let Position { commit_lsn, index } = batch.position;
         let settled = i64::try_from(index).unwrap_or(i64::MAX);
         let Identity { system_identifier, timeline } = &self.identity;
-        let progress: [&(dyn postgres_types::ToSql + Sync); 5] =
+        let progress: [&(dyn ToSql + Sync); 5] =
             [&self.slot, system_identifier, timeline, &commit_lsn, &settled];
         // In this order onto the wire, without waiting for one another.
         let (begin, marks, parking, record, commit, wal) = tokio::join!(
@@ -253,6 +318,7 @@ async fn statements(
         ("id_schema", &id_schema),
         ("id_type", &id_type),
         ("relayed_at", relayed_at),
+        ("occurred_at", &table.columns.occurred_at.name),
         ("relation", &relation),
     ];
     let prepare = async |sql: &str| {
@@ -270,8 +336,18 @@ async fn statements(
             (sql::MARK_UPDATE, sql::MARK_UPDATE_UNLOCKED, sql::STILL_UNMARKED)
         }
     };
+    let within = match mode {
+        AuditMode::Update => Some(sql::MARK_UPDATE_WITHIN),
+        AuditMode::Delete => Some(sql::MARK_DELETE_WITHIN),
+        AuditMode::SideTable | AuditMode::None => None,
+    };
+    let within = match within.zip(outbox.partition_time) {
+        Some((sql, kind)) => Some((prepare(sql).await?, kind)),
+        None => None,
+    };
     Ok(Statements {
         mark: prepare(mark).await?,
+        within,
         unlocked: prepare(unlocked).await?,
         still: prepare(still).await?,
     })

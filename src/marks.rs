@@ -33,6 +33,8 @@ pub struct Mark {
     pub xid: Option<u32>,
     /// An earlier session settled it: perhaps it was parked and not delivered.
     pub is_repeat: bool,
+    /// When it happened, in seconds since 1970, where that was read: it tells the partition.
+    pub seconds: Option<u64>,
     tries: usize,
     /// When it could first not be written.
     missing_since: Option<Duration>,
@@ -41,7 +43,22 @@ pub struct Mark {
 impl Mark {
     /// A mark that was not tried yet.
     pub fn new(number: u64, table: usize, id: String, xid: Option<u32>) -> Self {
-        Self { number, table, id, xid, is_repeat: false, tries: 0, missing_since: None }
+        Self {
+            number,
+            table,
+            id,
+            xid,
+            is_repeat: false,
+            seconds: None,
+            tries: 0,
+            missing_since: None,
+        }
+    }
+
+    /// The mark of an event that happened at this time.
+    #[must_use]
+    pub fn at(self, seconds: Option<u64>) -> Self {
+        Self { seconds, ..self }
     }
 
     /// The mark of an event that an earlier session settled.

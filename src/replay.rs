@@ -14,7 +14,7 @@ use crate::message::{Limits, Message};
 use crate::operator::{self, Parked};
 use crate::outbox::Outbox;
 use crate::pgoutput::{Column, Tuple};
-use crate::postgres::{classify, query};
+use crate::postgres::{classify, column, query};
 use crate::resend::{Fate, Item, Resender};
 use crate::sql;
 use crate::stored::{self, Built, Reader};
@@ -41,6 +41,15 @@ pub struct Filter {
     pub since: String,
     /// Before this time.
     pub until: String,
+    /// Written by transactions that committed from this time on. Only where the server keeps the
+    /// times of commits; a row that was updated since counts as of its update.
+    pub committed_since: String,
+    /// Written by transactions that committed before this time.
+    pub committed_until: String,
+    /// With a mark that was written from this time on.
+    pub relayed_since: String,
+    /// With a mark that was written before this time.
+    pub relayed_until: String,
     /// With a mark, without, or both.
     pub only: Only,
     /// Written by transactions before this one.
@@ -84,6 +93,8 @@ pub struct Tally {
     pub marked: u64,
     /// Events that would have been sent.
     pub dry: u64,
+    /// Rows that have no time of commit, where rows were chosen by it: none of them was.
+    pub undated: u64,
 }
 
 impl Tally {
@@ -157,7 +168,8 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Sends the rows of a table that a filter lets through, by `occurred_at` and id.
+    /// Sends the rows of a table that a filter lets through: by the time of their commits where
+    /// they are chosen by it, by `occurred_at`, and by id.
     ///
     /// # Errors
     /// A connection's, or a table that cannot be read.
@@ -169,10 +181,17 @@ impl<'a> Replay<'a> {
             ("wanted_id", &filter.aggregate_id),
             ("since", &filter.since),
             ("until", &filter.until),
+            ("committed_since", &filter.committed_since),
+            ("committed_until", &filter.committed_until),
+            ("relayed_since", &filter.relayed_since),
+            ("relayed_until", &filter.relayed_until),
             ("only", filter.only.word()),
             ("xmin", &filter.xmin),
         ];
         query(self.client, &outbox.render(sql::REPLAY_SELECT, &variables)?).await?;
+        if !filter.committed_since.is_empty() || !filter.committed_until.is_empty() {
+            self.tally.undated += undated(self.client, outbox).await?;
+        }
         loop {
             let rows = query(self.client, sql::REPLAY_FETCH).await?;
             let ids = rows.iter().map(|row| row.try_get(0).map_err(|error| classify(&error)));
@@ -312,6 +331,12 @@ impl<'a> Replay<'a> {
     }
 }
 
+async fn undated(client: &Client, outbox: &Outbox) -> Result<u64, Fault> {
+    let rows = query(client, &outbox.render(sql::REPLAY_UNDATED, &[])?).await?;
+    let count = rows.first().map_or(Ok(0), |row| column::<i64>(row, "rows"))?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
 fn dry(message: Result<Message, Refusal>) -> Fate {
     match message {
         Ok(message) => Fate::Dry(Box::new(message)),
@@ -373,4 +398,4 @@ fn build(
 }
 
 /// Microseconds from 1970 to 2000, where Postgres' time starts.
-const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
+pub const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;

@@ -16,7 +16,9 @@ use tokio_postgres::Client;
 pub use coverage::{Coverage, Membership, coverage};
 pub use finding::{Finding, Severity};
 pub use preflight::{Preflight, Ready, preflight};
-pub use table::{Outbox, grants_for, reconcile_grants, replay_grants, statements};
+pub use table::{
+    Outbox, grants_for, parked_grants, prune_grants, reconcile_grants, replay_grants, statements,
+};
 
 use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;

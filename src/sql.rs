@@ -39,6 +39,7 @@ files! {
     GRANTS_DELETE = "grants_delete.sql", "What a mark by DELETE needs.";
     GRANTS_SIDE_TABLE = "grants_side_table.sql", "What a mark in `pgoutbox.relayed` needs.";
     GRANTS_CATCH_UP = "grants_catch_up.sql", "What reading rows from the table needs.";
+    GRANTS_PARKED = "grants_parked.sql", "What showing the tries of parked events needs.";
     UNINSTALL = "uninstall.sql", "Drops slot, publication and schema.";
     SERVER = "server.sql", "What of the server matters.";
     SLOT_STATE = "slot_state.sql", "The slot as the server sees it.";
@@ -55,8 +56,10 @@ files! {
     UNMARKED = "unmarked.sql", "Rows without a mark, from a sample.";
     ID_TYPE = "id_type.sql", "The type of a table's id column.";
     MARK_UPDATE = "mark_update.sql", "Marks rows.";
+    MARK_UPDATE_WITHIN = "mark_update_within.sql", "Marks rows of partitions of some time.";
     MARK_UPDATE_UNLOCKED = "mark_update_unlocked.sql", "Marks rows that nobody holds a lock on.";
     MARK_DELETE = "mark_delete.sql", "Removes rows.";
+    MARK_DELETE_WITHIN = "mark_delete_within.sql", "Removes rows of partitions of some time.";
     MARK_DELETE_UNLOCKED = "mark_delete_unlocked.sql", "Removes rows that nobody holds a lock on.";
     MARK_SIDE_TABLE = "mark_side_table.sql", "Marks rows in `pgoutbox.relayed`.";
     STILL_UNMARKED = "still_unmarked.sql", "Rows that wait for their mark.";
@@ -85,6 +88,7 @@ files! {
     PARKED_DISCARD = "parked_discard.sql", "Gives parked events up.";
     PARKED_REPLAYED = "parked_replayed.sql", "Notes that they were replayed after all.";
     REPLAY_SELECT = "replay_select.sql", "Finds the rows to replay.";
+    REPLAY_UNDATED = "replay_undated.sql", "Rows that have no time of commit.";
     REPLAY_FETCH = "replay_fetch.sql", "The next of them.";
     REPLAY_ROWS = "replay_rows.sql", "Rows to replay, whole.";
     HORIZON = "horizon.sql", "Up to where everything has ended.";

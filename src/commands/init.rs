@@ -73,7 +73,8 @@ struct Found {
     /// It is to be made anew: the rows that wait were never listed.
     is_begun: bool,
     publication: bool,
-    own_schema: bool,
+    /// Tables of the relay's own that are not there; `None` where their schema is not.
+    missing: Option<Vec<String>>,
     enqueue: bool,
 }
 
@@ -100,10 +101,10 @@ async fn look(client: &Client, config: &Config) -> Result<Found, Fault> {
         server_version: flight.server_version,
         slot: flight.slot.is_some(),
         publication: flight.has_publication,
-        own_schema: column(own, "has_progress")?
-            && column(own, "has_relayed")?
-            && column(own, "has_parked")?
-            && has_catch_up,
+        missing: match column(own, "has_schema")? {
+            true => Some(column(own, "missing")?),
+            false => None,
+        },
         enqueue: column(own, "has_enqueue")?,
     })
 }
@@ -197,11 +198,17 @@ impl Maker<'_> {
     }
 
     async fn own_schema(&self, found: &Found) -> Result<(), Fault> {
-        if found.own_schema {
-            self.found("schema pgoutbox");
-            return Ok(());
-        }
-        self.make("schema pgoutbox", sql::SCHEMA).await
+        let what = match &found.missing {
+            Some(missing) if missing.is_empty() => {
+                self.found("schema pgoutbox");
+                return Ok(());
+            }
+            Some(missing) => {
+                format!("schema pgoutbox, of which were missing: {}", missing.join(", "))
+            }
+            None => "schema pgoutbox".to_owned(),
+        };
+        self.make(&what, sql::SCHEMA).await
     }
 
     /// The function is pgoutbox's own, so a newer one replaces an older.

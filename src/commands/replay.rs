@@ -16,9 +16,10 @@ use crate::horizon::{self, Reached};
 use crate::message::Message;
 use crate::operator::{self, Parked};
 use crate::outbox::Outbox;
-use crate::postgres;
-use crate::replay::{Filter, OPTIONS, Only, Replay, Tally};
+use crate::postgres::{self, column, query};
+use crate::replay::{Filter, OPTIONS, Only, POSTGRES_EPOCH_MICROS, Replay, Tally};
 use crate::resend::{Fate, Item, Resender};
+use crate::sql;
 
 /// Sends events once more: rows of the outbox table, or events that were discarded or
 /// dead-lettered. With their own ids and the header `pgoutbox-replayed` = true, without a position,
@@ -27,12 +28,18 @@ use crate::resend::{Fate, Item, Resender};
 #[command(
     after_help = "Rows are sent by occurred_at and id, one of an aggregate at a time; behind one that is refused \
     no later one of its aggregate is sent. Exit code 1 where any was not delivered.\n\n\
+    What was delivered in a time, as after an accident of a consumer's: --relayed-since and --relayed-until. \
+    The mark is written a moment after the confirm, so take the range a few seconds wider.\n\n\
+    What was committed in a time: --committed-since and --committed-until, where track_commit_timestamp \
+    was on by then; sent in the order of the commits. The server knows the last transaction that wrote a row: \
+    with audit.mode = update that of a marked row is the mark's, so it takes --only unrelayed then.\n\n\
     A row of the outbox does not hold the LSN of its commit, so --from-lsn and --to-lsn choose among \
-    discarded and dead-lettered events only, which do; for rows, say --since and --until.\n\n\
+    discarded and dead-lettered events only, which do.\n\n\
     Needs SELECT on the outbox table, and with --mark what marks need: better an operator's own role than \
     the relay's:\n  GRANT SELECT, UPDATE (relayed_at) ON outbox_messages TO operator;\n\n\
     Examples:\n  pgoutbox replay --id 0191… --id 0192…\n  \
     pgoutbox replay --aggregate order/7 --since 2h --dry-run\n  \
+    pgoutbox replay --relayed-since 2026-11-22T10:00:00Z --relayed-until 2026-11-22T10:05:00Z\n  \
     pgoutbox replay --only unrelayed --mark\n  \
     pgoutbox replay --discarded --from-lsn 0/1A2B3C4 --to-lsn 0/1B00000"
 )]
@@ -49,6 +56,18 @@ pub struct Args {
     /// Rows whose occurred_at is before
     #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<Timestamp>,
+    /// Rows whose mark was written at this time or later
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    relayed_since: Option<Timestamp>,
+    /// Rows whose mark was written before
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    relayed_until: Option<Timestamp>,
+    /// Rows, or discarded and dead-lettered events, that were committed at this time or later
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    committed_since: Option<Timestamp>,
+    /// Rows, or discarded and dead-lettered events, that were committed before
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    committed_until: Option<Timestamp>,
     /// relayed: rows with a mark. unrelayed: those without one that are not parked, and that the
     /// relay has had its chance at
     #[arg(long, value_name = "WHICH", default_value = "all", value_parser = ["relayed", "unrelayed", "all"])]
@@ -60,13 +79,13 @@ pub struct Args {
     #[arg(long)]
     all: bool,
     /// The discarded or dead-lettered event with this number; may be repeated
-    #[arg(long = "parked", value_name = "SEQ", conflicts_with_all = ["ids", "since", "until", "all"])]
+    #[arg(long = "parked", value_name = "SEQ", conflicts_with_all = OF_ROWS)]
     seqs: Vec<i64>,
     /// All discarded events
-    #[arg(long, conflicts_with_all = ["ids", "since", "until", "all"])]
+    #[arg(long, conflicts_with_all = OF_ROWS)]
     discarded: bool,
     /// All dead-lettered events
-    #[arg(long, conflicts_with_all = ["ids", "since", "until", "all"])]
+    #[arg(long, conflicts_with_all = OF_ROWS)]
     dead_lettered: bool,
     /// Of those, the ones committed from here on
     #[arg(long, value_name = "LSN", value_parser = lsn)]
@@ -91,6 +110,9 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 }
+
+/// What chooses among rows of the outbox only.
+const OF_ROWS: [&str; 6] = ["ids", "since", "until", "relayed_since", "relayed_until", "all"];
 
 fn time(text: &str) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
@@ -121,25 +143,38 @@ impl Args {
         }
     }
 
+    fn is_by_commit(&self) -> bool {
+        self.committed_since.is_some() || self.committed_until.is_some()
+    }
+
+    fn is_by_mark(&self) -> bool {
+        self.relayed_since.is_some() || self.relayed_until.is_some()
+    }
+
     /// What cannot be done rightly is refused, with the reason.
     fn check(&self, config: &Config) -> Result<(), Fault> {
         let has_lsn = self.from_lsn.is_some() || self.to_lsn.is_some();
         if has_lsn && !self.wants_parked() {
             return Err(Fault::usage(
                 "a row of the outbox does not hold the LSN of its commit, so none can be found by it",
-                "choose rows by --since and --until; --from-lsn and --to-lsn go with --discarded or --dead-lettered",
+                "choose rows by --relayed-since and --relayed-until (when they were delivered), by \
+                 --committed-since and --committed-until, or by --since and --until (occurred_at); \
+                 --from-lsn and --to-lsn go with --discarded or --dead-lettered",
             ));
         }
         let is_any = !self.ids.is_empty()
             || self.aggregate.is_some()
             || self.since.is_some()
             || self.until.is_some()
+            || self.is_by_commit()
+            || self.is_by_mark()
             || self.only() != Only::All
             || self.all;
         if !self.wants_parked() && !is_any {
             return Err(Fault::usage(
                 "replay which events? Nothing says",
-                "pgoutbox replay --id ID, --aggregate TYPE/ID, --since TIME, --only unrelayed, --parked SEQ, or --all",
+                "pgoutbox replay --id ID, --aggregate TYPE/ID, --since TIME, --relayed-since TIME, --committed-since TIME, \
+                 --only unrelayed, --parked SEQ, or --all",
             ));
         }
         if self.wants_parked() && self.only() != Only::All {
@@ -148,7 +183,29 @@ impl Args {
                 "leave it out",
             ));
         }
+        if self.is_by_mark() && self.only() == Only::Unrelayed {
+            return Err(Fault::usage(
+                "rows without a mark have no time at which it was written",
+                "leave --only unrelayed out, or --relayed-since and --relayed-until",
+            ));
+        }
+        if self.is_by_commit() && !self.wants_parked() && is_rewritten(config, self.only()) {
+            return Err(Fault::usage(
+                "audit.mode is update: a mark writes the row anew, and when the row was first \
+                 committed the server knows no more",
+                "for what was delivered, choose by --relayed-since and --relayed-until, or by --since and --until \
+                 (occurred_at); for what was not, add --only unrelayed",
+            ));
+        }
         match config.audit.mode {
+            AuditMode::None if self.is_by_mark() => Err(Fault::usage(
+                "audit.mode is none: no row is ever marked, and when it was delivered is not known",
+                "choose by --since and --until (occurred_at), or by --committed-since and --committed-until",
+            )),
+            AuditMode::Delete if self.is_by_mark() => Err(Fault::usage(
+                "audit.mode is delete: a delivered row is gone",
+                "consumers or backups may still have the event",
+            )),
             AuditMode::None if self.mark || self.only() != Only::All => Err(Fault::usage(
                 "audit.mode is none: no row is ever marked",
                 "leave --mark and --only out, or choose another audit.mode",
@@ -160,6 +217,11 @@ impl Args {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether the last to write a row may be its mark.
+fn is_rewritten(config: &Config, only: Only) -> bool {
+    config.audit.mode == AuditMode::Update && only != Only::Unrelayed
 }
 
 /// Sends what was asked for, and says whether all of it was delivered.
@@ -174,6 +236,9 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let (client, _driver) =
         postgres::connect(&postgres.audit, "pgoutbox", postgres.connect_timeout, OPTIONS).await?;
     let outboxes = outboxes(args, &client, &config).await?;
+    if args.is_by_commit() && !args.wants_parked() {
+        commit_times(&client).await?;
+    }
     let xmin = chance(args, &client, &config).await?;
     let is_json = args.json;
     let mut report = |item: &Item, fate: &Fate| print(item, fate, is_json);
@@ -227,6 +292,18 @@ async fn outboxes(args: &Args, client: &Client, config: &Config) -> Result<Vec<O
     Ok(outboxes)
 }
 
+async fn commit_times(client: &Client) -> Result<(), Fault> {
+    let rows = query(client, sql::SERVER).await?;
+    if rows.first().map_or(Ok(false), |row| column(row, "has_commit_times"))? {
+        return Ok(());
+    }
+    Err(Fault::definite(
+        "track_commit_timestamp is off: this server does not keep when a transaction was committed",
+        "ALTER SYSTEM SET track_commit_timestamp = on;  -- then restart Postgres: it tells of commits from then on. \
+         Until then choose rows by --since and --until (occurred_at)",
+    ))
+}
+
 /// For rows without a mark: those that the relay is about to send must not be sent twice.
 async fn chance(args: &Args, client: &Client, config: &Config) -> Result<String, Fault> {
     if args.only() != Only::Unrelayed {
@@ -274,12 +351,20 @@ async fn send(
             aggregate_id: aggregate_id.clone(),
             since: literal(args.since),
             until: literal(args.until),
+            committed_since: absolute(args.committed_since),
+            committed_until: absolute(args.committed_until),
+            relayed_since: absolute(args.relayed_since),
+            relayed_until: absolute(args.relayed_until),
             only: args.only(),
             xmin: xmin.to_owned(),
         };
         replay.rows(outbox, &filter).await?;
     }
     Ok(())
+}
+
+fn absolute(at: Option<Timestamp>) -> String {
+    at.map(|at| at.to_string()).unwrap_or_default()
 }
 
 /// Discarded and dead-lettered events, in commit order. Others are the relay's.
@@ -316,6 +401,11 @@ async fn done_with(args: &Args, client: &Client, config: &Config) -> Result<Vec<
     found.retain(|event| {
         let at = event.position.commit_lsn;
         args.from_lsn.is_none_or(|from| at >= from) && args.to_lsn.is_none_or(|to| at < to)
+    });
+    found.retain(|event| {
+        let at = event.commit_time.saturating_add(POSTGRES_EPOCH_MICROS);
+        args.committed_since.is_none_or(|since| at >= since.as_microsecond())
+            && args.committed_until.is_none_or(|until| at < until.as_microsecond())
     });
     Ok(found)
 }
@@ -364,9 +454,17 @@ fn summary(args: &Args, tally: &Tally) {
             json!({
                 "delivered": tally.delivered, "refused": refused, "held": tally.held,
                 "gone": tally.gone, "marked": tally.marked, "would_send": tally.dry,
+                "undated": tally.undated,
             })
         ));
         return;
+    }
+    if tally.undated > 0 {
+        say(format_args!(
+            "{} rows have no time of commit, written as they were before track_commit_timestamp was on or long \
+             ago: none of them is among these; choose those by --since and --until",
+            tally.undated
+        ));
     }
     if args.dry_run {
         say(format_args!("{} would be sent, {} cannot be", tally.dry, tally.refused.len()));

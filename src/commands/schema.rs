@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Roles;
 use crate::config::{AuditMode, Config, Needs, PartitionSpan, Sources, Table};
 use crate::error::Fault;
-use crate::slot::{self, grants_for, reconcile_grants, replay_grants};
+use crate::slot::{self, grants_for, parked_grants, prune_grants, reconcile_grants, replay_grants};
 use crate::{partition, sql};
 
 /// Prints the SQL of the outbox, the publication, the slot and the roles. Connects to nothing.
@@ -110,6 +110,9 @@ pub(super) fn roles(config: &Config, stream: &str, audit: &str) -> Result<Vec<St
     let variables = [("stream_role", stream), ("audit_role", audit), ("database", database)];
     let mut parts = vec![sql::render(sql::ROLES, &variables)?];
     let mode = config.audit.mode;
+    for table in &config.tables {
+        parts.push(parked_grants(table, audit)?);
+    }
     let grants = match mode {
         AuditMode::Update => sql::GRANTS_UPDATE,
         AuditMode::Delete => sql::GRANTS_DELETE,
@@ -123,13 +126,7 @@ pub(super) fn roles(config: &Config, stream: &str, audit: &str) -> Result<Vec<St
         }
     }
     for table in config.tables.iter().filter(|_| config.prune.keep.is_some()) {
-        let variables = [
-            ("schema", table.schema.as_str()),
-            ("table", &table.name),
-            ("id", &table.columns.id.name),
-            ("audit_role", audit),
-        ];
-        parts.push(sql::render(sql::GRANTS_PRUNE, &variables)?);
+        parts.push(prune_grants(table, audit)?);
     }
     parts.dedup();
     for table in &config.tables {

@@ -36,6 +36,8 @@ pub(super) struct Arrival {
     /// In microseconds since 2000-01-01 UTC.
     pub(super) commit_time: i64,
     pub(super) xid: Option<u32>,
+    /// The `timestamp` of its message, once there is one.
+    pub(super) seconds: Option<u64>,
     /// The aggregate that waits for it.
     pub(super) lane: Option<Aggregate>,
 }

@@ -209,7 +209,7 @@ impl Relay {
         read: Result<(), Refusal>,
         effects: &mut Vec<Effect>,
     ) {
-        let Ready { arrival, letter, is_alone } = ready;
+        let Ready { mut arrival, letter, is_alone } = ready;
         if letter.is_none()
             && let Some((position, why)) = &self.memory.convicted
             && *position == arrival.position
@@ -230,6 +230,7 @@ impl Relay {
             Err(refusal) => return self.refused(now, arrival, letter, refusal),
         };
         self.counts.published += 1;
+        arrival.seconds = *message.properties.timestamp();
         let bytes = message.body.len();
         self.window.push(Published { arrival, letter, is_alone, bytes, at: now });
         effects.push(Effect::Publish(message));
@@ -330,8 +331,17 @@ impl Relay {
         };
         let number = self.progress.receive(position);
         let source = Source::Stream(number);
-        let arrival =
-            Arrival { source, position, id, mapping, tuple, commit_time, xid: None, lane: None };
+        let arrival = Arrival {
+            source,
+            position,
+            id,
+            mapping,
+            tuple,
+            commit_time,
+            xid: None,
+            seconds: None,
+            lane: None,
+        };
         self.arrive(now, number, arrival, effects);
         Ok(())
     }

@@ -319,7 +319,10 @@ impl Relay {
 
     fn mark_of(&self, number: u64, arrival: Arrival) -> Option<Mark> {
         let is_marked = self.rules.audit.mode != AuditMode::None && !arrival.id.is_empty();
-        is_marked.then(|| Mark::new(number, arrival.mapping.table, arrival.id, arrival.xid))
+        is_marked.then(|| {
+            let Arrival { id, xid, seconds, mapping, .. } = arrival;
+            Mark::new(number, mapping.table, id, xid).at(seconds)
+        })
     }
 
     fn stick(&mut self, arrival: &Arrival, refusal: Refusal, is_systemic: bool) {

@@ -166,8 +166,17 @@ impl Relay {
         };
         let source = Source::Parked { seq, attempts };
         let StoredRow { tuple, commit_time, .. } = row;
-        let arrival =
-            Arrival { source, position, id, mapping, tuple, commit_time, xid: None, lane };
+        let arrival = Arrival {
+            source,
+            position,
+            id,
+            mapping,
+            tuple,
+            commit_time,
+            xid: None,
+            seconds: None,
+            lane,
+        };
         self.ready.push_back(Ready { arrival, letter: None, is_alone });
     }
 }

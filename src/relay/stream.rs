@@ -128,8 +128,17 @@ impl Relay {
         let number = self.progress.receive(position);
         let source = Source::Stream(number);
         let xid = Some(xid);
-        let arrival =
-            Arrival { source, position, id, mapping, tuple, commit_time, xid, lane: None };
+        let arrival = Arrival {
+            source,
+            position,
+            id,
+            mapping,
+            tuple,
+            commit_time,
+            xid,
+            seconds: None,
+            lane: None,
+        };
         self.arrive(now, number, arrival, effects);
         Ok(())
     }

@@ -356,12 +356,31 @@ async fn own_schema(client: &Client, config: &Config) -> Result<Own, Fault> {
     let quoted = sql::identifier(role);
     let uses_relayed = config.audit.mode == AuditMode::SideTable;
     let has_all = is("has_progress")? && is("has_catch_up")? && is("has_parked")?;
+    let missing: Vec<String> = column(row, "missing")?;
+    let what = format!("schema pgoutbox lacks tables of the relay's own: {}", missing.join(", "));
     if !has_all || (uses_relayed && !is("has_relayed")?) {
-        let what = "schema pgoutbox lacks tables of the relay's own";
         let findings = vec![Finding::error(what, "pgoutbox init")];
         return Ok(Own { findings, has_catch_up: false });
     }
     let mut findings = Vec::new();
+    if !missing.is_empty() {
+        findings.push(Finding::warning(what, "pgoutbox init"));
+    }
+    if is("has_guard")? && !is("can_guard")? {
+        findings.push(Finding::warning(
+            format!("role \"{role}\" may not write down what the guard over the WAL found"),
+            format!("GRANT SELECT, INSERT, UPDATE ON pgoutbox.guard TO {quoted};"),
+        ));
+    }
+    let is_pruning = config.prune.keep.is_some() && config.audit.mode != AuditMode::None;
+    if is_pruning && is("has_relayed")? && !is("can_prune")? {
+        findings.push(Finding::warning(
+            format!("role \"{role}\" may not delete old marks and records (prune.keep)"),
+            format!(
+                "GRANT SELECT, DELETE, UPDATE ON pgoutbox.relayed, pgoutbox.parked TO {quoted};"
+            ),
+        ));
+    }
     if !is("usage")? || !is("can_progress")? {
         findings.push(Finding::error(
             format!("role \"{role}\" may not keep its progress"),

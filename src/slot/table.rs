@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use tokio_postgres::Client;
+use postgres_types::Type;
+use tokio_postgres::{Client, Row};
 
 use super::Finding;
 use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
 use crate::pgoutput::Column;
 use crate::postgres::{column, query};
-use crate::relation::Mapping;
+use crate::relation::{Mapping, TimeKind};
 use crate::sql;
 
 /// What the catalog knows of a configured table, for those who write SQL about it.
@@ -21,6 +22,8 @@ pub struct Outbox {
     pub id_type: String,
     /// The same without its modifier and, for a domain, of what that is made: schema and name.
     pub id_base: (String, String),
+    /// How its column of the time is read, where it is partitioned by that.
+    pub partition_time: Option<TimeKind>,
     /// Whether it has the column of the mark.
     pub has_mark: bool,
     /// Its columns as the stream shows them.
@@ -79,6 +82,9 @@ pub(super) async fn look(
         relation: shape.oid,
         id_type: id.type_name.clone(),
         id_base,
+        partition_time: named(&table.columns.occurred_at.name)
+            .filter(|time| shape.key_columns.contains(&time.name))
+            .and_then(|time| time_kind(time.type_oid)),
         has_mark: named(&table.columns.relayed_at.name).is_some(),
         columns: shown(&attributes, |attribute| attribute.is_streamed).into(),
     });
@@ -94,6 +100,16 @@ async fn id_base(
     let variables = [("relation", relation.as_str()), ("id", &table.columns.id.name)];
     let rows = query(client, &sql::render(sql::ID_TYPE, &variables)?).await?;
     rows.first().map(|row| Ok((column(row, "schema")?, column(row, "name")?))).transpose()
+}
+
+fn time_kind(type_oid: u32) -> Option<TimeKind> {
+    [
+        (Type::TIMESTAMPTZ, TimeKind::Timestamptz),
+        (Type::TIMESTAMP, TimeKind::Timestamp),
+        (Type::INT8, TimeKind::EpochMillis),
+    ]
+    .into_iter()
+    .find_map(|(of, kind)| (of.oid() == type_oid).then_some(kind))
 }
 
 fn shown(attributes: &[Attribute], is_shown: fn(&Attribute) -> bool) -> Vec<Column> {
@@ -344,6 +360,10 @@ async fn privileges(
         ("relation", relation.as_str()),
         ("id", &table.columns.id.name),
         ("relayed_at", &table.columns.relayed_at.name),
+        ("occurred_at", &table.columns.occurred_at.name),
+        ("attempt", &table.columns.attempt.name),
+        ("last_error", &table.columns.last_error.name),
+        ("failed_at", &table.columns.failed_at.name),
     ];
     let rows = query(client, &sql::render(sql::CHECK_PRIVILEGES, &variables)?).await?;
     let Some(row) = rows.first() else { return Ok(Vec::new()) };
@@ -358,7 +378,7 @@ async fn privileges(
             may("usage")? && may("select_id")? && may("update_any")? && may("delete")?,
         ),
         AuditMode::SideTable => (sql::GRANTS_SIDE_TABLE, true),
-        AuditMode::None => return Ok(Vec::new()),
+        AuditMode::None => return Ok(shown_columns(config, table, row)?.into_iter().collect()),
     };
     let role = &config.postgres.audit.user;
     let mut findings = Vec::new();
@@ -378,6 +398,7 @@ async fn privileges(
             statements(&grants_for(grants, config.audit.mode, table, role)?),
         ));
     }
+    findings.extend(beside(config, table, row)?);
     if may("has_row_security")? {
         findings.push(Finding::warning(
             format!("row level security may hide rows of {} from role \"{role}\"", title(table)),
@@ -388,6 +409,79 @@ async fn privileges(
         ));
     }
     Ok(findings)
+}
+
+/// What the tasks beside the relay may not do: the relay itself can do without.
+fn beside(config: &Config, table: &Table, row: &Row) -> Result<Vec<Finding>, Fault> {
+    let may = |name: &str| Ok::<_, Fault>(column::<Option<bool>>(row, name)?.unwrap_or(true));
+    let role = &config.postgres.audit.user;
+    let mut findings = Vec::new();
+    let unreadable: Vec<String> = column(row, "unreadable")?;
+    if !(may("usage")? && unreadable.is_empty()) {
+        findings.push(Finding::warning(
+            format!(
+                "role \"{role}\" may not look for rows of {} that were missed (reconciliation and pgoutbox verify)",
+                title(table)
+            ),
+            grant(table, role, &[("SELECT", unreadable.clone())]),
+        ));
+    }
+    if config.reconcile.republishes && !may("select_all")? {
+        findings.push(Finding::warning(
+            format!(
+                "role \"{role}\" may not send rows of {} once more (reconcile.republish)",
+                title(table)
+            ),
+            statements(&replay_grants(table, role)?),
+        ));
+    }
+    let is_pruning = config.prune.keep.is_some() && config.audit.mode != AuditMode::Delete;
+    let has_rows = may("usage")? && !unreadable.iter().any(|name| name == "ctid");
+    if is_pruning && !(has_rows && may("select_id")? && may("update_any")? && may("delete")?) {
+        findings.push(Finding::warning(
+            format!("role \"{role}\" may not delete relayed rows of {} (prune.keep)", title(table)),
+            statements(&prune_grants(table, role)?),
+        ));
+    }
+    findings.extend(shown_columns(config, table, row)?);
+    Ok(findings)
+}
+
+/// The columns in which a row shows the tries of its event, where the relay may not write them.
+fn shown_columns(config: &Config, table: &Table, row: &Row) -> Result<Option<Finding>, Fault> {
+    let unwritable: Vec<String> = column(row, "unwritable")?;
+    if unwritable.is_empty() {
+        return Ok(None);
+    }
+    let role = &config.postgres.audit.user;
+    let what = format!(
+        "role \"{role}\" may not show in rows of {} how their parked events were tried: {}",
+        title(table),
+        unwritable.join(", ")
+    );
+    // The row is found by its id.
+    let readable = [vec![table.columns.id.name.clone()], unwritable.clone()].concat();
+    Ok(Some(Finding::warning(
+        what,
+        grant(table, role, &[("SELECT", readable), ("UPDATE", unwritable)]),
+    )))
+}
+
+fn grant(table: &Table, role: &str, privileges: &[(&str, Vec<String>)]) -> String {
+    let (schema, role) = (sql::identifier(&table.schema), sql::identifier(role));
+    let usage = format!("GRANT USAGE ON SCHEMA {schema} TO {role};");
+    let privileges = privileges.iter().filter(|(_, columns)| !columns.is_empty());
+    let privileges: Vec<_> = privileges
+        .map(|(privilege, columns)| {
+            let columns: Vec<_> = columns.iter().map(|name| sql::identifier(name)).collect();
+            format!("{privilege} ({})", columns.join(", "))
+        })
+        .collect();
+    if privileges.is_empty() {
+        return usage;
+    }
+    let table = sql::qualified(&table.schema, &table.name);
+    format!("{usage} GRANT {} ON {table} TO {role};", privileges.join(", "))
 }
 
 /// The grants of one table, rendered.
@@ -427,6 +521,38 @@ pub fn reconcile_grants(table: &Table, role: &str) -> Result<String, Fault> {
         ("audit_role", role),
     ];
     sql::render(sql::GRANTS_RECONCILE, &variables)
+}
+
+/// What pruning a table needs.
+///
+/// # Errors
+/// None but a defect of the files.
+pub fn prune_grants(table: &Table, role: &str) -> Result<String, Fault> {
+    let variables = [
+        ("schema", table.schema.as_str()),
+        ("table", &table.name),
+        ("id", &table.columns.id.name),
+        ("audit_role", role),
+    ];
+    sql::render(sql::GRANTS_PRUNE, &variables)
+}
+
+/// What showing the tries of parked events in their rows needs.
+///
+/// # Errors
+/// None but a defect of the files.
+pub fn parked_grants(table: &Table, role: &str) -> Result<String, Fault> {
+    let columns = &table.columns;
+    let variables = [
+        ("schema", table.schema.as_str()),
+        ("table", &table.name),
+        ("id", &columns.id.name),
+        ("attempt", &columns.attempt.name),
+        ("last_error", &columns.last_error.name),
+        ("failed_at", &columns.failed_at.name),
+        ("audit_role", role),
+    ];
+    sql::render(sql::GRANTS_PARKED, &variables)
 }
 
 /// What a replay reads of a table.

@@ -1,7 +1,7 @@
 //! A setting before `init`, with settings of its own, and looks at what came of it.
 
 use anyhow::{Context, Result};
-use harness::consumer::{Consumer, Delivery};
+use harness::consumer::{self, Consumer, Delivery, QueueType};
 use harness::{shared, wait_for, wait_until};
 use lapin::types::AMQPValue;
 use serde_json::Value;
@@ -50,6 +50,26 @@ impl Setting {
     pub async fn until(&self, what: &str, sql: &str) -> Result<()> {
         let client = self.client().await?;
         wait_until(what, PATIENCE, async || Ok(client.query_one(sql, &[]).await?.try_get(0)?)).await
+    }
+
+    /// What comes of the exchange by this binding; the exchange is declared where it is not there.
+    pub async fn bound(&self, binding: &str) -> Result<Consumer> {
+        let options = consumer::Options {
+            queue_type: QueueType::Classic,
+            binding: binding.to_owned(),
+            ..Default::default()
+        };
+        Consumer::start(&self.amqp_url, options).await
+    }
+
+    /// Puts the event of this number aside; for those who ask whether it is, not what it was.
+    pub async fn put_aside(&self, number: u32, state: &str) -> Result<()> {
+        self.sql(&format!(
+            "INSERT INTO pgoutbox.parked (slot, outbox, event_id, commit_lsn, index, commit_time, state, is_holding, columns, cells)
+             VALUES (current_database(), 'outbox_messages', '{}', '0/1', 0, now(), '{state}', false, '[]', '{{}}')",
+            uuid(number)
+        ))
+        .await
     }
 
     /// A channel to declare, bind and publish with.

@@ -224,13 +224,7 @@ async fn what_waits_depends_on_the_mark() -> Result<()> {
         setting.init().await?;
         let side = Side::of(&setting, &[("audit.mode", mode)]).await?;
         insert(&side.client, 1..=6).await?;
-        let parked = format!(
-            "INSERT INTO pgoutbox.parked (slot, outbox, event_id, commit_lsn, index, commit_time, state,
-                 is_holding, columns, cells)
-             SELECT '{}', 'outbox_messages'::regclass, '{}', '0/1', 0, now(), 'discarded', false, '[]', '{{}}'",
-            side.slot(), uuid(3)
-        );
-        setting.sql(&parked).await?;
+        setting.put_aside(3, "discarded").await?;
         let mark = |number: u32| match mode {
             "update" => format!(
                 "UPDATE outbox_messages SET relayed_at = now() WHERE id = '{}'",

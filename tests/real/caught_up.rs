@@ -1,16 +1,11 @@
 //! What waits in the table and not in the slot is published first, then comes the stream.
 
 use anyhow::{Context, Result};
-use harness::consumer::{self, Consumer, QueueType};
+use harness::consumer;
 use harness::wait_for;
 
 use crate::bare::{arrived, ids};
 use crate::setting::{PATIENCE, Setting};
-
-async fn consumer(setting: &Setting) -> Result<Consumer> {
-    let options = consumer::Options { queue_type: QueueType::Classic, ..Default::default() };
-    Consumer::start(&setting.amqp_url, options).await
-}
 
 /// Rows of several aggregates, one transaction each.
 async fn insert(setting: &Setting, numbers: std::ops::RangeInclusive<u32>) -> Result<()> {
@@ -40,7 +35,7 @@ async fn rows_that_were_there_before_the_slot_come_first_and_in_order() -> Resul
     insert(&setting, 1..=300).await?;
     let said = setting.init().await?;
     assert!(said.contains("300"), "{said}");
-    let consumer = consumer(&setting).await?;
+    let consumer = setting.bound("#").await?;
     insert(&setting, 301..=400).await?;
     let relay = setting.run()?;
     let came = numbers(&ids(&arrived(&consumer, 400).await.with_context(|| relay.log())?));
@@ -56,7 +51,7 @@ async fn rows_that_were_there_before_the_slot_come_first_and_in_order() -> Resul
 async fn a_catch_up_goes_on_where_a_kill_left_it() -> Result<()> {
     let setting = Setting::bare().await?.set("window.messages", "20").set("audit.batch", "20");
     setting.init().await?;
-    let consumer = consumer(&setting).await?;
+    let consumer = setting.bound("#").await?;
     let relay = setting.run()?;
     insert(&setting, 1..=10).await?;
     setting.all_marked().await?;

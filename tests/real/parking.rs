@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
-use harness::consumer::{self, Consumer, QueueType};
+use harness::consumer::{self, QueueType};
 use harness::relay::Relay;
 use harness::wait_for;
 use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
@@ -24,15 +24,6 @@ async fn setting() -> Result<Setting> {
         .set("parking.backoff_max", "400ms");
     setting.init().await?;
     Ok(setting)
-}
-
-async fn consumer(setting: &Setting, binding: &str) -> Result<Consumer> {
-    let options = consumer::Options {
-        queue_type: QueueType::Classic,
-        binding: binding.to_owned(),
-        ..Default::default()
-    };
-    Consumer::start(&setting.amqp_url, options).await
 }
 
 /// One event in a transaction of its own.
@@ -84,7 +75,7 @@ async fn is_acknowledged(setting: &Setting, relay: &Relay) -> Result<()> {
 #[tokio::test]
 async fn an_aggregate_waits_and_follows_in_order_while_others_flow() -> Result<()> {
     let setting = setting().await?;
-    let consumer = consumer(&setting, "good").await?;
+    let consumer = setting.bound("good").await?;
     let relay = setting.run()?;
     insert(&setting, 1, "a", "good").await?;
     insert(&setting, 2, "a", "late").await?;
@@ -123,7 +114,7 @@ async fn an_aggregate_waits_and_follows_in_order_while_others_flow() -> Result<(
 async fn the_held_aggregates_survive_a_kill() -> Result<()> {
     let setting =
         setting().await?.set("parking.backoff_min", "1h").set("parking.backoff_max", "1h");
-    let consumer = consumer(&setting, "good").await?;
+    let consumer = setting.bound("good").await?;
     let relay = setting.run()?;
     insert(&setting, 1, "a", "late").await?;
     parked(&setting, &relay, "01 parked").await?;
@@ -147,7 +138,7 @@ async fn the_held_aggregates_survive_a_kill() -> Result<()> {
 #[tokio::test]
 async fn tries_end_and_a_taken_out_event_lets_its_aggregate_go() -> Result<()> {
     let setting = setting().await?.set("parking.max_attempts", "3");
-    let consumer = consumer(&setting, "good").await?;
+    let consumer = setting.bound("good").await?;
     let relay = setting.run()?;
     insert(&setting, 1, "a", "late").await?;
     parked(&setting, &relay, "01 failed").await?;
@@ -180,7 +171,7 @@ async fn tries_end_and_a_taken_out_event_lets_its_aggregate_go() -> Result<()> {
 #[tokio::test]
 async fn exactly_the_one_that_closes_the_channel_is_parked() -> Result<()> {
     let setting = setting().await?.set("parking.max_attempts", "1000");
-    let consumer = consumer(&setting, "#").await?;
+    let consumer = setting.bound("#").await?;
     let relay = setting.run()?;
     let bad = 137;
     let mut sql = String::from("BEGIN;");
@@ -217,7 +208,7 @@ async fn exactly_the_one_that_closes_the_channel_is_parked() -> Result<()> {
 #[tokio::test]
 async fn a_fault_of_the_whole_is_not_parked() -> Result<()> {
     let setting = setting().await?.set("parking.limit", "5");
-    let consumer = consumer(&setting, "nothing").await?;
+    let consumer = setting.bound("nothing").await?;
     let relay = setting.run()?;
     for number in 1..=30 {
         insert(&setting, number, &number.to_string(), "late").await?;
@@ -252,7 +243,7 @@ async fn dead_letters_say_why_and_hold_nothing() -> Result<()> {
         .await?
         .set("tables.0.on_failure", "dead_letter")
         .set("tables.0.dead_letter_exchange", "dead");
-    let consumer = consumer(&setting, "good").await?;
+    let consumer = setting.bound("good").await?;
     let dead = consumer::Options {
         exchange: "dead".to_owned(),
         queue: "dead".to_owned(),
@@ -300,7 +291,7 @@ async fn dead_letters_say_why_and_hold_nothing() -> Result<()> {
 async fn strict_ordering_lets_nothing_pass_a_nack() -> Result<()> {
     let setting = setting().await?.set("window.ordering", "strict").set("parking.limit", "100000");
     // It declares the exchange.
-    let consumer = consumer(&setting, "nothing").await?;
+    let consumer = setting.bound("nothing").await?;
     let channel = setting.channel().await?;
     let mut arguments = FieldTable::default();
     arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use harness::consumer::{self, Consumer, QueueType};
 use harness::relay::Relay;
 use harness::wait_for;
 use lapin::types::AMQPValue;
@@ -30,11 +29,6 @@ async fn setting() -> Result<Setting> {
     Ok(setting)
 }
 
-async fn consumer(setting: &Setting) -> Result<Consumer> {
-    let options = consumer::Options { queue_type: QueueType::Classic, ..Default::default() };
-    Consumer::start(&setting.amqp_url, options).await
-}
-
 fn told(relay: &Relay, text: &str) -> Vec<Value> {
     let lines = relay.log().lines().map(str::to_owned).collect::<Vec<_>>();
     let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -45,12 +39,13 @@ impl Setting {
     /// Rows that have lost their mark, and one of them is parked.
     async fn lose_marks(&self) -> Result<()> {
         self.sql(&format!(
-            "UPDATE outbox_messages SET relayed_at = NULL WHERE id IN ('{}', '{}', '{}');
-             INSERT INTO pgoutbox.parked (slot, outbox, event_id, commit_lsn, index, commit_time, state, is_holding, columns, cells)
-             VALUES (current_database(), 'outbox_messages', '{}', '0/1', 0, now(), 'parked', false, '[]', '{{}}')",
-            uuid(4), uuid(5), uuid(6), uuid(5)
+            "UPDATE outbox_messages SET relayed_at = NULL WHERE id IN ('{}', '{}', '{}')",
+            uuid(4),
+            uuid(5),
+            uuid(6)
         ))
-        .await
+        .await?;
+        self.put_aside(5, "parked").await
     }
 
     async fn verify(&self, code: i32) -> Result<Value> {
@@ -66,7 +61,7 @@ impl Setting {
 async fn missing_rows_are_told_with_what_mends_them() -> Result<()> {
     let setting = setting().await?;
     setting.insert(30).await?;
-    let _queue = consumer(&setting).await?;
+    let _queue = setting.bound("#").await?;
     let relay = setting.run()?;
     setting.all_marked().await?;
     // A round in which all is well; then the marks go.
@@ -93,7 +88,7 @@ async fn missing_rows_are_told_with_what_mends_them() -> Result<()> {
 async fn missing_rows_are_sent_once_more_where_that_is_wanted() -> Result<()> {
     for mode in ["update", "side_table", "delete"] {
         let setting = setting().await?.set("reconcile.republish", "true").set("audit.mode", mode);
-        let consumer = consumer(&setting).await?;
+        let consumer = setting.bound("#").await?;
         let relay = setting.run()?;
         setting.insert(30).await?;
         let is_done = match mode {
@@ -150,7 +145,7 @@ async fn missing_rows_are_sent_once_more_where_that_is_wanted() -> Result<()> {
 #[tokio::test]
 async fn what_may_be_on_its_way_is_not_missing() -> Result<()> {
     let setting = setting().await?;
-    let consumer = consumer(&setting).await?;
+    let consumer = setting.bound("#").await?;
     let relay = setting.run()?;
     let mut client = setting.client().await?;
     let open = client.transaction().await?;
@@ -189,7 +184,7 @@ async fn what_may_be_on_its_way_is_not_missing() -> Result<()> {
 async fn verify_adds_up_and_exits_by_what_is_wrong() -> Result<()> {
     // No rounds: they would have a say.
     let setting = setting().await?.set("reconcile.interval", "1h");
-    let _queue = consumer(&setting).await?;
+    let _queue = setting.bound("#").await?;
     setting.insert(30).await?;
     let relay = setting.run()?;
     setting.all_marked().await?;
@@ -255,7 +250,7 @@ async fn a_partitioned_table_is_searched_once_however_many_relays_stand_by() -> 
         )
         .await?;
     setting.init().await?;
-    let consumer = consumer(&setting).await?;
+    let consumer = setting.bound("#").await?;
     let (relay, standby) = (setting.run()?, setting.run()?);
     setting.insert(40).await?;
     setting.all_marked().await?;
@@ -280,7 +275,7 @@ async fn a_partitioned_table_is_searched_once_however_many_relays_stand_by() -> 
 #[tokio::test]
 async fn a_round_begins_when_it_is_asked_for() -> Result<()> {
     let setting = setting().await?.set("reconcile.interval", "1h");
-    let _queue = consumer(&setting).await?;
+    let _queue = setting.bound("#").await?;
     pgoutbox::tls::install_provider();
     let env = [("DATABASE_URL", &setting.database_url), ("AMQP_URL", &setting.amqp_url)];
     let env = env.map(|(name, value)| (name.into(), value.as_str().into()));

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use harness::consumer::{self, Consumer, Delivery, QueueType};
+use harness::consumer::{self, Delivery, QueueType};
 use harness::rabbitmq::Permissions;
 use harness::relay::Relay;
 use harness::{shared, wait_for};
@@ -35,15 +35,6 @@ async fn setting() -> Result<Setting> {
         .set("log.format", "json");
     setting.init().await?;
     Ok(setting)
-}
-
-async fn consumer(setting: &Setting, binding: &str) -> Result<Consumer> {
-    let options = consumer::Options {
-        queue_type: QueueType::Classic,
-        binding: binding.to_owned(),
-        ..Default::default()
-    };
-    Consumer::start(&setting.amqp_url, options).await
 }
 
 fn good(number: u32) -> String {
@@ -160,7 +151,7 @@ fn nothing_lost(came: &[String], bad: u32) {
 #[tokio::test]
 async fn unroutable_until_a_queue_is_bound() -> Result<()> {
     let setting = setting().await?;
-    let consumer = consumer(&setting, "good").await?;
+    let consumer = setting.bound("good").await?;
     let relay = setting.run()?;
     let bad = good(BAD).replace("'good'", "'nobody.wants.it'");
     insert_around(&setting, 1, &bad).await?;
@@ -200,7 +191,7 @@ async fn bind(setting: &Setting, queue: &str, exchange: &str, key: &str) -> Resu
 #[tokio::test]
 async fn exchange_missing_until_it_is_declared() -> Result<()> {
     let setting = setting().await?;
-    let consumer = consumer(&setting, "#").await?;
+    let consumer = setting.bound("#").await?;
     let relay = setting.run()?;
     let bad =
         good(BAD).replace("(id,", "(event_type, id,").replace("VALUES (", "VALUES ('absent', ");
@@ -222,7 +213,7 @@ async fn exchange_missing_until_it_is_declared() -> Result<()> {
 #[tokio::test]
 async fn forbidden_until_it_is_granted() -> Result<()> {
     let owner = setting().await?;
-    let consumer = consumer(&owner, "#").await?;
+    let consumer = owner.bound("#").await?;
     let forbidden = consumer::Options {
         exchange: "forbidden".to_owned(),
         queue_type: QueueType::Classic,
@@ -255,7 +246,7 @@ async fn forbidden_until_it_is_granted() -> Result<()> {
 #[tokio::test]
 async fn nacked_until_the_queue_has_room() -> Result<()> {
     let setting = setting().await?;
-    let consumer = consumer(&setting, "good").await?;
+    let consumer = setting.bound("good").await?;
     let channel = setting.channel().await?;
     let mut arguments = FieldTable::default();
     arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
@@ -346,7 +337,7 @@ const ROWS: [Case; 7] = [
 #[tokio::test]
 async fn rows_that_make_no_message_until_the_settings_take_them() -> Result<()> {
     let setting = setting().await?.set("amqp.max_message_bytes", "1KiB");
-    let consumer = consumer(&setting, "#").await?;
+    let consumer = setting.bound("#").await?;
     let mut first = 1;
     for (column, value, why, mend, (key, mended)) in ROWS {
         let bad = first + BAD - 1;
@@ -380,7 +371,7 @@ async fn one_bad_among_a_thousand_is_named() -> Result<()> {
     const ALL: u32 = 1_001;
     const ONE: u32 = 613;
     let setting = setting().await?;
-    let consumer = consumer(&setting, "#").await?;
+    let consumer = setting.bound("#").await?;
     setting
         .sql(&format!(
             "INSERT INTO outbox_messages (id, event_type, topic, payload)

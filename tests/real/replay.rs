@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use harness::consumer::{self, Consumer, Delivery, QueueType};
+use harness::consumer::Delivery;
 use lapin::types::AMQPValue;
 use serde_json::Value;
 
@@ -20,6 +20,18 @@ impl Setting {
         Ok(told)
     }
 
+    /// Puts the event of this number aside with its row, committed at this place and time.
+    pub async fn put_row_aside(&self, number: u32, state: &str, lsn: &str, at: &str) -> Result<()> {
+        self.sql(&format!(
+            r#"INSERT INTO pgoutbox.parked (slot, outbox, event_id, commit_lsn, index, commit_time, state, is_holding, note, columns, cells)
+               VALUES (current_database(), 'outbox_messages', '{id}', '{lsn}', 0, '{at}', '{state}', false, 'TICKET-1',
+                   '[{{"name": "id", "type_oid": 2950}}, {{"name": "topic", "type_oid": 25}}, {{"name": "payload", "type_oid": 3802}}]',
+                   ARRAY['{id}', 'good', '{{}}']::bytea[])"#,
+            id = uuid(number)
+        ))
+        .await
+    }
+
     /// Rows of ten aggregates, a second apart, the last of them now.
     pub async fn insert(&self, count: u32) -> Result<()> {
         self.sql(&format!(
@@ -33,22 +45,13 @@ impl Setting {
 }
 
 /// A keepalive twice a second, so that the slot is soon where the WAL is.
-async fn setting() -> Result<Setting> {
+pub async fn setting() -> Result<Setting> {
     let setting = Setting::bare()
         .await?
         .set("tables.0.exchange", "{event_type} | outbox")
         .set("postgres.wal_sender_timeout", "1s");
     setting.init().await?;
     Ok(setting)
-}
-
-async fn consumer(setting: &Setting, binding: &str) -> Result<Consumer> {
-    let options = consumer::Options {
-        queue_type: QueueType::Classic,
-        binding: binding.to_owned(),
-        ..Default::default()
-    };
-    Consumer::start(&setting.amqp_url, options).await
 }
 
 fn is_replayed(delivery: &Delivery) -> bool {
@@ -61,7 +64,7 @@ fn is_replayed(delivery: &Delivery) -> bool {
 async fn a_thousand_rows_in_order_with_their_ids_at_the_rate_and_marked() -> Result<()> {
     const ROWS: u32 = 1_000;
     let setting = setting().await?;
-    let consumer = consumer(&setting, "#").await?;
+    let consumer = setting.bound("#").await?;
     setting.insert(ROWS).await?;
     let slot = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = current_database()";
     let before: String = setting.ask(slot).await?;
@@ -99,7 +102,7 @@ async fn a_thousand_rows_in_order_with_their_ids_at_the_rate_and_marked() -> Res
 #[tokio::test]
 async fn what_is_refused_is_named_and_holds_its_aggregate() -> Result<()> {
     let setting = setting().await?;
-    let consumer = consumer(&setting, "good").await?;
+    let consumer = setting.bound("good").await?;
     setting.insert(40).await?;
     // 13 finds no queue, 24 no exchange, 35 makes no message: of aggregates 3, 4 and 5.
     setting
@@ -171,14 +174,17 @@ async fn rows_are_chosen_by_id_aggregate_and_time() -> Result<()> {
         setting.replay(64, args).await?;
     }
     let told = setting.replay(64, &["--to-lsn", "0/1A2B3C4"]).await?;
-    assert!(
-        told.contains("does not hold the LSN of its commit") && told.contains("--since"),
-        "{told}"
-    );
+    for part in ["does not hold the LSN of its commit", "--relayed-since", "--committed-since"] {
+        assert!(told.contains(part), "no {part} in {told}");
+    }
     for (mode, args) in [
         ("none", &["--all", "--mark"][..]),
         ("none", &["--only", "unrelayed"]),
         ("delete", &["--only", "relayed"]),
+        ("none", &["--relayed-since", "1h"]),
+        ("delete", &["--relayed-until", "1h"]),
+        ("update", &["--relayed-since", "1h", "--only", "unrelayed"]),
+        ("update", &["--relayed-since", "1h", "--discarded"]),
     ] {
         setting.clone().set("audit.mode", mode).replay(64, args).await?;
     }
@@ -190,7 +196,7 @@ async fn rows_are_chosen_by_id_aggregate_and_time() -> Result<()> {
 async fn rows_of_other_tables_are_read_by_their_own_types() -> Result<()> {
     let setting =
         Setting::bare().await?.set("tables.0.name", "other").set("audit.mode", "side_table");
-    let consumer = consumer(&setting, "#").await?;
+    let consumer = setting.bound("#").await?;
     for (kind, value) in [("timestamp", "'2026-01-02 03:04:05.5'"), ("bigint", "1767323045500")] {
         setting
             .sql(&format!(
@@ -225,7 +231,7 @@ async fn rows_of_other_tables_are_read_by_their_own_types() -> Result<()> {
 #[tokio::test]
 async fn unrelayed_rows_are_those_that_the_relay_will_not_send() -> Result<()> {
     let setting = setting().await?;
-    let consumer = consumer(&setting, "#").await?;
+    let consumer = setting.bound("#").await?;
     setting.insert(30).await?;
     // Nobody reads the slot: all thirty are still to come.
     let told = setting.replay(1, &["--only", "unrelayed"]).await?;
@@ -234,15 +240,13 @@ async fn unrelayed_rows_are_those_that_the_relay_will_not_send() -> Result<()> {
     setting.all_marked().await?;
     setting
         .sql(&format!(
-            "UPDATE outbox_messages SET relayed_at = NULL WHERE id IN ('{}', '{}', '{}');
-             INSERT INTO pgoutbox.parked (slot, outbox, event_id, commit_lsn, index, commit_time, state, is_holding, columns, cells)
-             VALUES (current_database(), 'outbox_messages', '{}', '0/1', 0, now(), 'failed', false, '[]', '{{}}')",
+            "UPDATE outbox_messages SET relayed_at = NULL WHERE id IN ('{}', '{}', '{}')",
             uuid(4),
             uuid(5),
-            uuid(6),
-            uuid(5)
+            uuid(6)
         ))
         .await?;
+    setting.put_aside(5, "failed").await?;
     let told = setting.replay(0, &["--only", "unrelayed", "--mark"]).await?;
     assert!(told.contains("2 delivered") && told.contains("2 marked"), "{told}");
     let came = arrived(&consumer, 32).await?;
@@ -256,22 +260,14 @@ async fn unrelayed_rows_are_those_that_the_relay_will_not_send() -> Result<()> {
 #[tokio::test]
 async fn discarded_events_are_sent_from_their_rows_and_open_ones_are_not() -> Result<()> {
     let setting = setting().await?;
-    let consumer = consumer(&setting, "#").await?;
+    let consumer = setting.bound("#").await?;
     for (number, state, lsn) in [
         (1, "discarded", "0/100"),
         (2, "dead_lettered", "0/200"),
         (3, "discarded", "0/300"),
         (4, "failed", "0/400"),
     ] {
-        setting
-            .sql(&format!(
-                r#"INSERT INTO pgoutbox.parked (slot, outbox, event_id, commit_lsn, index, commit_time, state, is_holding, note, columns, cells)
-                   VALUES (current_database(), 'outbox_messages', '{id}', '{lsn}', 0, '2026-01-02 03:04:05Z', '{state}', false, 'TICKET-1',
-                       '[{{"name": "id", "type_oid": 2950}}, {{"name": "topic", "type_oid": 25}}, {{"name": "payload", "type_oid": 3802}}]',
-                       ARRAY['{id}', 'good', '{{}}']::bytea[])"#,
-                id = uuid(number)
-            ))
-            .await?;
+        setting.put_row_aside(number, state, lsn, "2026-01-02 03:04:05Z").await?;
     }
     let told = setting.replay(1, &["--parked", "4"]).await?;
     assert!(
