@@ -11,7 +11,7 @@ use crate::drain::{self, Plan, Targets};
 use crate::fill::Shape;
 use crate::report::Outcome;
 use crate::servers::Servers;
-use crate::steady;
+use crate::{flat, idle, outage, steady};
 
 pub struct Case {
     pub name: &'static str,
@@ -23,11 +23,33 @@ pub struct Case {
 
 enum Kind {
     /// A backlog of as many events as `--events` says.
-    Compared { plan: Plan, pairs: usize },
+    Compared {
+        plan: Plan,
+        pairs: usize,
+    },
     /// A backlog of so many events times `--scale`.
-    Big { plan: Plan, events: u64 },
+    Big {
+        plan: Plan,
+        events: u64,
+    },
+    FlatBacklog {
+        events: u64,
+    },
+    FlatTable {
+        rows: u64,
+    },
+    Idle {
+        seconds: u64,
+    },
+    Outage {
+        rate: u64,
+        seconds: u64,
+    },
     /// Steady load of so many events per second.
-    Steady { rate: u64, confirms_slowed: Option<Duration> },
+    Steady {
+        rate: u64,
+        confirms_slowed: Option<Duration>,
+    },
 }
 
 const SHAPE: Shape = Shape { rows: 1, payload: 500, aggregates: 1_000 };
@@ -81,8 +103,11 @@ pub const CASES: &[Case] = &[
     steady("steady-2000", "2,000 events/s, 500 B, commit to consumer", 2_000, None),
     steady("slow-confirms", "200 events/s, confirms 20 ms later", 200, Some(Duration::from_millis(20))),
     big("memory-transaction", "one transaction of 1,000,000 rows, 500 B", HUGE, Plan { shape: Shape { rows: HUGE, ..SHAPE }, targets: rss(32.0), ..PLAN }),
-    big("memory-backlog", "backlog of 5,000,000 events, 500 B", 5 * HUGE, Plan { targets: rss(32.0), ..PLAN }),
     big("memory-1-mib", "1,000 payloads of 1 MiB, window of 32 MiB", 1_000, Plan { shape: Shape { payload: 1 << 20, ..SHAPE }, targets: rss(96.0), ..PLAN }),
+    Case { name: "flat-backlog", about: "10,000 waiting events against 5,000,000, 500 B", is_quick: false, kind: Kind::FlatBacklog { events: 5 * HUGE } },
+    Case { name: "flat-table", about: "empty table against 10,000,000 relayed rows", is_quick: false, kind: Kind::FlatTable { rows: 10 * HUGE } },
+    Case { name: "idle", about: "nothing to do, for two minutes", is_quick: false, kind: Kind::Idle { seconds: 120 } },
+    Case { name: "broker-down", about: "three minutes without a broker, 200 events/s", is_quick: false, kind: Kind::Outage { rate: 200, seconds: 180 } },
 ];
 const STRICT: &[&str] = &["window.ordering=strict"];
 
@@ -122,6 +147,21 @@ impl Case {
                 let most = MOST_BYTES / plan.shape.payload as u64;
                 let (events, pairs) = (arguments.events().min(most), arguments.pairs(*pairs));
                 drain::run(servers, &Plan { events, pairs, ..plan.clone() }).await
+            }
+            Kind::FlatBacklog { events } => {
+                let plan = Plan { ceilings: &[], ..PLAN };
+                flat::backlog(servers, &plan, arguments.scaled(*events), 32.0).await
+            }
+            Kind::FlatTable { rows } => {
+                let (events, pairs) = (arguments.events(), arguments.pairs(3));
+                let plan = Plan { ceilings: &[], events, pairs, ..PLAN };
+                flat::table(servers, &plan, arguments.scaled(*rows)).await
+            }
+            Kind::Idle { seconds } => idle::run(servers, arguments.scaled(*seconds).max(5)).await,
+            Kind::Outage { rate, seconds } => {
+                let (rate, payload) = (*rate, SHAPE.payload);
+                let seconds = arguments.scaled(*seconds).max(5);
+                outage::run(servers, &outage::Plan { rate, payload, seconds }).await
             }
             Kind::Steady { rate, confirms_slowed } => {
                 let plan = steady::Plan {

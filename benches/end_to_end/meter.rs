@@ -63,6 +63,12 @@ impl Meter {
         Ok(())
     }
 
+    /// What was used until now does not count.
+    pub fn begin_here(&mut self) {
+        self.sample_all();
+        self.readings.values_mut().for_each(|reading| reading.before = reading.now);
+    }
+
     /// Reads those that may end at any moment; who has ended keeps the last reading.
     pub fn sample(&mut self) {
         self.read(|who| who != Who::Broker);

@@ -42,15 +42,26 @@ impl Queue {
             ..Default::default()
         };
         consumer::declare(&channel, &options).await?;
+        Ok(Self::of(connection, channel, &name, payload))
+    }
+
+    /// One that is there already.
+    pub async fn open(servers: &Servers, name: &str, payload: usize) -> Result<Self> {
+        let connection = servers.rabbitmq.connect(&servers.vhost).await?;
+        let channel = connection.create_channel().await?;
+        Ok(Self::of(connection, channel, name, payload))
+    }
+
+    fn of(connection: Connection, channel: Channel, name: &str, payload: usize) -> Self {
         let most = MOST.min(MOST_BYTES / payload.max(1) as u64);
-        Ok(Self { _connection: connection, channel, name: name.as_str().into(), purged: 0, most })
+        Self { _connection: connection, channel, name: name.into(), purged: 0, most }
     }
 
     pub fn name(&self) -> &str {
         self.name.as_str()
     }
 
-    /// Messages that came since it was made, or [`reset`](Self::reset).
+    /// Messages that came since it was made.
     pub async fn count(&mut self) -> Result<u64> {
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
         let queue =
@@ -61,13 +72,6 @@ impl Queue {
         }
         self.purge().await?;
         Ok(self.purged)
-    }
-
-    /// Forgets what came.
-    pub async fn reset(&mut self) -> Result<()> {
-        self.purge().await?;
-        self.purged = 0;
-        Ok(())
     }
 
     pub async fn delete(self) -> Result<()> {

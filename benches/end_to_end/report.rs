@@ -36,12 +36,13 @@ pub const P999: Metric = metric("p999_ms", "p99.9 ms", 2);
 pub const MAX: Metric = metric("max_ms", "max ms", 2);
 pub const RELAY_CORE: Metric = metric("relay_core_percent", "relay %", 3);
 pub const WALSENDER_CORE: Metric = metric("walsender_core_percent", "walsnd %", 3);
-pub const OTHER_CORE: Metric = metric("backends_core_percent", "backnd %", 3);
+pub const MARKER_CORE: Metric = metric("marker_core_percent", "marker %", 3);
 pub const IDLE_WAL: Metric = metric("wal_bytes", "WAL bytes", 0);
+pub const CONNECTIONS: Metric = metric("connections", "connections", 0);
 pub const PACKETS: Metric = metric("packets_per_s_per_connection", "pkt/s/conn", 2);
 
 /// In the order in which they are shown.
-pub const METRICS: [Metric; 23] = [
+pub const METRICS: [Metric; 24] = [
     EVENTS,
     RATE,
     MARKED_RATE,
@@ -62,8 +63,9 @@ pub const METRICS: [Metric; 23] = [
     MAX,
     RELAY_CORE,
     WALSENDER_CORE,
-    OTHER_CORE,
+    MARKER_CORE,
     IDLE_WAL,
+    CONNECTIONS,
     PACKETS,
 ];
 
