@@ -21,30 +21,37 @@ use crate::servers::{EXCHANGE, Servers};
 
 /// The hidden subcommand.
 pub const SUBCOMMAND: &str = "bare-publisher";
-/// `window.messages` by default.
-const WINDOW: usize = 1_000;
-
 /// Starts it as a process.
 pub fn start(servers: &Servers, events: u64, shape: Shape) -> Result<Running> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(SUBCOMMAND).arg(servers.amqp_url());
-    command.args([events.to_string(), shape.payload.to_string(), shape.aggregates.to_string()]);
+    command.args([events, shape.payload as u64, shape.aggregates].map(|number| number.to_string()));
+    command.arg(servers.setting("window.messages").unwrap_or("1000"));
     Running::spawn("the bare publisher", command)
 }
 
 /// The process itself: ends when all is confirmed.
 pub fn run(arguments: &[String]) -> Result<()> {
-    let [url, events, bytes, aggregates] = arguments else { bail!("usage: {SUBCOMMAND} …") };
-    let (events, bytes, aggregates) = (events.parse()?, bytes.parse()?, aggregates.parse()?);
+    let [url, events, bytes, aggregates, window] = arguments else {
+        bail!("{SUBCOMMAND} URL EVENTS BYTES AGGREGATES WINDOW")
+    };
+    let (events, window) = (events.parse()?, window.parse()?);
+    let (bytes, aggregates) = (bytes.parse()?, aggregates.parse()?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(publish_all(url, events, bytes, aggregates))
+    runtime.block_on(publish_all(url, events, bytes, aggregates, window))
 }
 
-async fn publish_all(url: &str, events: u64, bytes: usize, aggregates: u64) -> Result<()> {
+async fn publish_all(
+    url: &str,
+    events: u64,
+    bytes: usize,
+    aggregates: u64,
+    window: usize,
+) -> Result<()> {
     let bodies: Vec<String> = (0..64).map(|_| payload(0, bytes)).collect();
     let mut publisher = Publisher::connect(url).await?;
     for (number, body) in (0..events).zip(bodies.iter().cycle()) {
-        publisher.make_room(WINDOW).await?;
+        publisher.make_room(window).await?;
         publisher.publish(number, aggregates, body.as_bytes().to_vec());
     }
     publisher.make_room(1).await

@@ -18,7 +18,7 @@ use crate::meter::Who;
 use crate::queue::Queue;
 use crate::report::{
     Bound, EVENTS, FLOW_CPU, INSERT_WAL, MARK_WAL, MARKED_RATE, MARKER_CPU, Outcome, RATE,
-    RELAY_CPU, RSS, Run, START,
+    RELAY_CPU, RSS, Run, START, median,
 };
 use crate::servers::Servers;
 
@@ -235,8 +235,14 @@ fn judge(outcome: &mut Outcome, plan: &Plan) {
     let unmarked = relay_name("none");
     let ceiling = Ceiling::Both.name();
     let Targets { share, share_unmarked, marking: cost, cpu_us, rss_mib } = plan.targets;
+    let ratios = outcome.ratios(&marking, ceiling, RATE);
+    if share.is_none() && !ratios.is_empty() {
+        let ratio = median(&ratios);
+        outcome
+            .notes
+            .push(format!("no target: throughput of ceiling (c): {ratio:.3}, of {ratios:.3?}"));
+    }
     if let Some(bound) = share {
-        let ratios = outcome.ratios(&marking, ceiling, RATE);
         outcome.judge("throughput of ceiling (c), marks on", ratios, Bound::AtLeast(bound));
     }
     if let Some(bound) = share_unmarked {

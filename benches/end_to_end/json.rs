@@ -30,6 +30,9 @@ fn run(run: &Run) -> Value {
     for (metric, value) in &run.values {
         fields.insert(metric.name.to_owned(), json!(value));
     }
+    if !run.curve.is_empty() {
+        fields.insert("curve_ms".to_owned(), json!(run.curve));
+    }
     Value::Object(fields)
 }
 

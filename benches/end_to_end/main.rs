@@ -77,6 +77,9 @@ async fn run(arguments: &Arguments) -> Result<Report> {
     let mut servers = Servers::start(arguments).await?;
     let machine = Machine::of(&servers, arguments).await?;
     println!("{}", table::machine(&machine));
+    if machine.is_busy() {
+        println!("THIS MACHINE IS BUSY WITH SOMETHING ELSE: its figures say little\n");
+    }
     let mut report = Report { machine, cases: Vec::new() };
     for (number, case) in chosen.iter().enumerate() {
         println!("{} ({} of {}): {}", case.name, number + 1, chosen.len(), case.about);

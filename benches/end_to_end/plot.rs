@@ -11,18 +11,29 @@ use crate::report::{
 use crate::svg::{Bar, Bars, Line, curves};
 
 pub fn write(report: &Report, out: &Path) -> Result<()> {
-    let about = ["processor", "Postgres", "RabbitMQ", "pgoutbox", "time"];
-    let about = about.map(|name| report.machine.value(name)).join(" · ");
-    let draw = |file: &str, bars: Bars| match bars.groups.is_empty() {
-        true => Ok(()),
-        false => std::fs::write(out.join(file), bars.svg(&about)),
+    let value = |name| report.machine.value(name);
+    let [processor, postgres, rabbitmq, relay, time] =
+        ["processor", "Postgres", "RabbitMQ", "pgoutbox", "time"].map(value);
+    let about =
+        format!("{processor} · Postgres {postgres} · RabbitMQ {rabbitmq} · {relay} · {time}");
+    let draw = |file: &str, title: &str, metrics: &[(&str, Metric)], is_steady: bool| {
+        let of = |outcome: &Outcome, who: &str| {
+            (outcome.is_steady() == is_steady).then(|| bar(outcome, who, metrics)).flatten()
+        };
+        let bars = bars(report, title, of);
+        match bars.groups.is_empty() {
+            true => Ok(()),
+            false => std::fs::write(out.join(file), bars.svg(&about)),
+        }
     };
     let title = "Events per second of a backlog: median, and each run";
-    draw("throughput.svg", bars(report, title, |outcome, who| bar(outcome, who, &[("", RATE)])))?;
-    let title = "CPU per event in microseconds, by process: median";
-    draw("cpu.svg", bars(report, title, |outcome, who| bar(outcome, who, &CPU)))?;
+    draw("throughput.svg", title, &[("", RATE)], false)?;
+    let title = "CPU per event of a backlog in microseconds, by process: median";
+    draw("cpu.svg", title, &CPU, false)?;
+    let title = "CPU per event under steady load in microseconds, by process: median";
+    draw("cpu-steady.svg", title, &CPU, true)?;
     let title = "Peak memory of the relay in MiB: median, and each run";
-    draw("memory.svg", bars(report, title, |outcome, who| bar(outcome, who, &[("", RSS)])))?;
+    draw("memory.svg", title, &[("", RSS)], false)?;
     for case in &report.cases {
         if let Some(lines) = lines(case) {
             let title = format!("{}: {}", case.name, case.about);

@@ -144,6 +144,11 @@ impl Outcome {
         parties
     }
 
+    /// Under a load of its own, not from a backlog: the rate is then the writers'.
+    pub fn is_steady(&self) -> bool {
+        self.runs.iter().any(|run| !run.curve.is_empty())
+    }
+
     /// A party's figure in each round.
     pub fn samples(&self, who: &str, metric: Metric) -> Vec<f64> {
         self.runs.iter().filter(|run| run.who == who).filter_map(|run| run.get(metric)).collect()

@@ -85,6 +85,12 @@ impl Servers {
         })
     }
 
+    /// What was given for it on the command line.
+    pub fn setting(&self, key: &str) -> Option<&str> {
+        let given = self.settings.iter().rev().filter_map(|setting| setting.split_once('='));
+        given.into_iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
+
     /// A slot whose stream begins here.
     pub async fn make_slot(&self, slot: &str) -> Result<()> {
         let sql = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')";

@@ -27,6 +27,9 @@ const SLOT: &str = "bench_steady";
 /// Not counted: the first events meet cold caches and connections.
 const WARM_UP: u64 = 2;
 
+/// Share of the rate that the writers must have kept.
+const KEPT_UP: f64 = 0.95;
+
 const FLOOR: &str = "floor: both, added";
 const READ: &str = "floor: commit to a slot's reader";
 const PUBLISH: &str = "floor: publish to consumer";
@@ -56,6 +59,13 @@ pub async fn run(servers: &Servers, plan: &Plan) -> Result<Outcome> {
         }
     }
     judge(&mut outcome, plan);
+    let slowest = outcome.runs.iter().filter_map(|run| run.get(RATE)).fold(f64::INFINITY, f64::min);
+    if slowest < KEPT_UP * plan.rate as f64 {
+        outcome.notes.push(format!(
+            "NOT AT THIS RATE: the writers came down to {slowest:.0} events/s of {}, the machine is too busy or too small",
+            plan.rate
+        ));
+    }
     Ok(outcome)
 }
 

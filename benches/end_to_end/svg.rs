@@ -136,7 +136,7 @@ pub fn curves(title: &str, about: &str, lines: &[Line]) -> String {
     let most = points().map(|(_, ms)| *ms).fold(least * 10.0, f64::max);
     let (low, high) = (least.log10().floor(), most.log10().ceil());
     let across = |share: f64| left + width * nines(share) / nines(1.0);
-    let up = |ms: f64| top + height * (1.0 - (ms.max(least).log10() - low) / (high - low));
+    let up = |ms: f64| top + height * (1.0 - (ms.max(1e-3).log10().max(low) - low) / (high - low));
     let mut body = String::new();
     for (share, name) in
         [(0.1, "p10"), (0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9"), (1.0, "max")]
