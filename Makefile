@@ -3,7 +3,7 @@
 ARGS ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test matrix chaos build
+.PHONY: help demo test matrix chaos bench build
 
 help:
 	@echo 'make demo              the relay at work between a private Postgres and a private RabbitMQ, then a verdict'
@@ -11,6 +11,7 @@ help:
 	@echo 'make test              format, lints and every test, on real private servers'
 	@echo 'make matrix            the tests on Postgres 14 to 18 and RabbitMQ 3.10, 4.0 and 4.3, then a table'
 	@echo 'make chaos             all faults on real servers, then a table; ARGS="--seed 7 --duration 30m", --help'
+	@echo 'make bench             throughput, latency and cost beside their ceilings, about an hour; QUICK=1 for some minutes; ARGS=--help'
 	@echo 'make build             the release binary, $(TARGET)/release/pgoutbox'
 
 build:
@@ -36,3 +37,7 @@ matrix:
 chaos:
 	sh tests/setup.sh
 	cargo test --release --locked --test chaos -- $(or $(ARGS),--all)
+
+bench:
+	sh tests/setup.sh
+	cargo bench --locked --bench end_to_end -- $(if $(QUICK),--quick) $(ARGS)

@@ -29,6 +29,7 @@ pub mod rabbitmq;
 mod reaper;
 pub mod relay;
 pub mod shared;
+pub mod usage;
 mod user;
 pub mod wait;
 pub mod workload;

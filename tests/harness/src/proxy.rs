@@ -57,6 +57,8 @@ struct Shared {
 struct Lane {
     faults: watch::Sender<Faults>,
     bytes: AtomicU64,
+    /// Reads that brought data: about as many packets.
+    pieces: AtomicU64,
     /// What may still pass, and what happens then.
     budget: Mutex<Option<(u64, Then)>>,
 }
@@ -137,6 +139,11 @@ impl Proxy {
         self.shared.lane(direction).bytes.load(Ordering::Relaxed)
     }
 
+    /// Pieces of data passed on in this direction, over all connections: on a quiet connection its packets.
+    pub fn pieces(&self, direction: Direction) -> u64 {
+        self.shared.lane(direction).pieces.load(Ordering::Relaxed)
+    }
+
     /// Connections accepted so far, refused ones not counted.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::Relaxed)
@@ -164,7 +171,12 @@ impl Shared {
 impl Lane {
     fn new() -> Lane {
         let faults = watch::Sender::new(Faults::default());
-        Lane { faults, bytes: AtomicU64::new(0), budget: Mutex::new(None) }
+        Lane {
+            faults,
+            bytes: AtomicU64::new(0),
+            pieces: AtomicU64::new(0),
+            budget: Mutex::new(None),
+        }
     }
 
     fn lock_budget(&self) -> std::sync::MutexGuard<'_, Option<(u64, Then)>> {
@@ -275,6 +287,7 @@ async fn copy(
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = from.read(&mut buffer).await.map_err(|_| Cut::Rst)?;
+        lane.pieces.fetch_add(u64::from(read > 0), Ordering::Relaxed);
         lane.hold().await;
         let (allowed, then) = lane.spend(read);
         let (now, later) = buffer.get(..read).unwrap_or_default().split_at(allowed);

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::{Process, Signal};
 use crate::reaper::{self, Kind};
+use crate::usage;
 use crate::wait::wait_for;
 
 /// How to call pgoutbox: the binary and its environment. The caller's own `DATABASE_URL`, `PG*` and the like are not
@@ -159,35 +160,16 @@ impl Relay {
 
     /// Resident memory now, in bytes.
     pub fn rss_bytes(&self) -> Result<u64> {
-        self.memory("VmRSS:")
+        usage::rss_bytes(self.pid())
     }
 
     /// The most resident memory it ever had, in bytes.
     pub fn peak_rss_bytes(&self) -> Result<u64> {
-        self.memory("VmHWM:")
+        usage::peak_rss_bytes(self.pid())
     }
 
     /// CPU time used so far, in user and kernel mode.
     pub fn cpu(&self) -> Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        // Fields 14 and 15; the second, a name in parentheses, may hold spaces.
-        let after_name = stat.rsplit(')').next().unwrap_or_default();
-        let ticks: Vec<u64> = after_name
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .map(str::parse)
-            .collect::<Result<_, _>>()?;
-        let (sum, per_second) =
-            (ticks.iter().sum::<u64>(), rustix::param::clock_ticks_per_second());
-        Ok(Duration::from_millis(sum * 1000 / per_second))
-    }
-
-    fn memory(&self, field: &str) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(field));
-        let kibibytes =
-            line.and_then(|line| line.split_whitespace().next()).context("no such field")?;
-        Ok(kibibytes.parse::<u64>()? * 1024)
+        usage::cpu(self.pid())
     }
 }

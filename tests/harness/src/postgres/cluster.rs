@@ -1,6 +1,7 @@
 //! Starting a server and talking to it.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -102,6 +103,11 @@ impl Postgres {
     /// The major version.
     pub fn version(&self) -> u32 {
         self.binaries.version
+    }
+
+    /// One of Postgres' own programs, such as `pg_recvlogical`, of the server's version.
+    pub fn program(&self, name: &str) -> Command {
+        self.binaries.command(name)
     }
 
     pub fn port(&self) -> u16 {

@@ -1,0 +1,87 @@
+//! The queue that everything is published to, counted from outside.
+//!
+//! Nobody consumes while a backlog is drained: a consumer would take CPU from what is measured.
+//! So that the broker's memory stays what it is, the queue is purged when it has grown; the
+//! broker says how many messages that were, and the count goes on.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use harness::consumer::{self, QueueType};
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Channel, Connection};
+
+use crate::servers::{EXCHANGE, Servers};
+
+/// How often a count is asked for: what it costs the broker is not to be seen.
+pub const POLL: Duration = Duration::from_millis(20);
+/// Messages and bytes that the queue may hold.
+const MOST: u64 = 250_000;
+const MOST_BYTES: u64 = 256 << 20;
+
+pub struct Queue {
+    _connection: Connection,
+    channel: Channel,
+    name: ShortString,
+    purged: u64,
+    most: u64,
+}
+
+impl Queue {
+    /// A new queue, bound to the exchange.
+    pub async fn make(servers: &Servers, queue_type: QueueType, payload: usize) -> Result<Self> {
+        let connection = servers.rabbitmq.connect(&servers.vhost).await?;
+        let channel = connection.create_channel().await?;
+        let name = format!("bench-{:08x}", fastrand::u32(..));
+        let options = consumer::Options {
+            queue: name.clone(),
+            queue_type,
+            exchange: EXCHANGE.to_owned(),
+            declare_exchange: false,
+            ..Default::default()
+        };
+        consumer::declare(&channel, &options).await?;
+        Ok(Self::of(connection, channel, &name, payload))
+    }
+
+    /// One that is there already.
+    pub async fn open(servers: &Servers, name: &str, payload: usize) -> Result<Self> {
+        let connection = servers.rabbitmq.connect(&servers.vhost).await?;
+        let channel = connection.create_channel().await?;
+        Ok(Self::of(connection, channel, name, payload))
+    }
+
+    fn of(connection: Connection, channel: Channel, name: &str, payload: usize) -> Self {
+        let most = MOST.min(MOST_BYTES / payload.max(1) as u64);
+        Self { _connection: connection, channel, name: name.into(), purged: 0, most }
+    }
+
+    pub fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    /// Messages that came since it was made.
+    pub async fn count(&mut self) -> Result<u64> {
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        let queue =
+            self.channel.queue_declare(self.name.clone(), passive, FieldTable::default()).await?;
+        let waiting = u64::from(queue.message_count());
+        if waiting < self.most {
+            return Ok(self.purged + waiting);
+        }
+        self.purge().await?;
+        Ok(self.purged)
+    }
+
+    pub async fn delete(self) -> Result<()> {
+        self.channel.queue_delete(self.name, QueueDeleteOptions::default()).await?;
+        Ok(())
+    }
+
+    async fn purge(&mut self) -> Result<()> {
+        let options = QueuePurgeOptions::default();
+        self.purged += u64::from(self.channel.queue_purge(self.name.clone(), options).await?);
+        Ok(())
+    }
+}
