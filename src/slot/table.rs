@@ -22,7 +22,7 @@ pub struct Outbox {
     pub id_type: String,
     /// The same without its modifier and, for a domain, of what that is made: schema and name.
     pub id_base: (String, String),
-    /// How its column of the time is read, where it is partitioned by that.
+    /// How its column of the time is read, where it is partitioned by that, and the audit role may.
     pub partition_time: Option<TimeKind>,
     /// Whether it has the column of the mark.
     pub has_mark: bool,
@@ -54,6 +54,8 @@ struct Attribute {
     type_name: String,
     is_streamed: bool,
     is_listed: bool,
+    /// By the audit role.
+    is_readable: bool,
 }
 
 /// Looks at one table. Without the table itself there is nothing to say here: that it is
@@ -83,7 +85,7 @@ pub(super) async fn look(
         id_type: id.type_name.clone(),
         id_base,
         partition_time: named(&table.columns.occurred_at.name)
-            .filter(|time| shape.key_columns.contains(&time.name))
+            .filter(|time| shape.key_columns.contains(&time.name) && time.is_readable)
             .and_then(|time| time_kind(time.type_oid)),
         has_mark: named(&table.columns.relayed_at.name).is_some(),
         columns: shown(&attributes, |attribute| attribute.is_streamed).into(),
@@ -159,6 +161,7 @@ async fn attributes(
                 is_streamed: is_listed
                     .unwrap_or(generated.is_empty() || (generated == "s" && has_generated)),
                 is_listed: is_listed.unwrap_or(true),
+                is_readable: column(row, "is_readable")?,
             })
         })
         .collect()

@@ -8,9 +8,10 @@ use crate::bare::{arrived, uuid};
 use crate::setting::{PATIENCE, Setting};
 
 /// Rows, by what became of them; `go` are those that an hour's pruning removes.
-const ROWS: [(&str, &str, &str, bool); 9] = [
+const ROWS: [(&str, &str, &str, bool); 10] = [
     ("relayed long ago", "3 hours", "", true),
     ("relayed long ago, too", "3 hours", "", true),
+    ("and in the same block a third", "3 hours", "", true),
     ("relayed lately", "1 minute", "", false),
     ("not relayed", "", "", false),
     ("parked", "3 hours", "parked", false),
@@ -89,11 +90,12 @@ async fn goes_only_if_relayed_long_ago(mode: &str) -> Result<()> {
     };
     other.batch_execute(&format!("BEGIN; {locked}")).await?;
     let first = prune(&setting, &["--keep", "1h"]).await?;
-    assert_eq!((&first["rows"], &first["parked"]), (&1.into(), &2.into()), "{first}");
+    // One a statement: the next begins in the block where the last one ended.
+    assert_eq!((&first["rows"], &first["parked"]), (&2.into(), &2.into()), "{first}");
     other.batch_execute("ROLLBACK").await?;
     let second = prune(&setting, &["--keep", "1h"]).await?;
     assert_eq!((&second["rows"], &second["parked"]), (&1.into(), &0.into()), "{second}");
-    assert_eq!((&dry["rows"], &dry["parked"]), (&2.into(), &2.into()), "{dry}");
+    assert_eq!((&dry["rows"], &dry["parked"]), (&3.into(), &2.into()), "{dry}");
     assert_eq!(left(&setting).await?, staying());
     let records: i64 = setting.ask("SELECT count(*) FROM pgoutbox.parked").await?;
     assert_eq!(records, 3, "parked, queued and failed");
@@ -163,7 +165,7 @@ async fn a_role_of_its_own_needs_no_more_than_its_grants() -> Result<()> {
     let url = postgres.url_as(&audit, postgres.port(), &setting.database);
     let least = setting.clone().set("postgres.url", &url);
     let told = prune(&least, &[]).await?;
-    assert_eq!((&told["rows"], &told["parked"]), (&2.into(), &2.into()), "{told}");
+    assert_eq!((&told["rows"], &told["parked"]), (&3.into(), &2.into()), "{told}");
     let payload = harness::postgres::connect(&url).await?;
     assert!(payload.query("SELECT payload FROM outbox_messages", &[]).await.is_err());
     // And no less: what is missing is named.
@@ -242,10 +244,22 @@ async fn drops_old_partitions(has_default: bool) -> Result<()> {
                  || ' ' || extract(epoch FROM timestamptz '2026-01-05 00:00+00')::bigint); END $$"
         ))
         .await?;
+    // How a partition is taken out, for nobody but the server sees whether others would wait.
+    setting
+        .sql(
+            "CREATE TABLE detaches (query text);
+             CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS
+                 $$BEGIN INSERT INTO detaches SELECT current_query() WHERE current_query() LIKE '%DETACH PARTITION%'; END$$;
+             CREATE EVENT TRIGGER note ON ddl_command_start WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION note()",
+        )
+        .await?;
     let before = partitions(&setting).await?;
     let dry = prune(&setting, &["--keep", "1h", "--dry-run"]).await?;
     assert_eq!(partitions(&setting).await?, before, "a dry run drops nothing");
     let told = prune(&setting, &["--keep", "1h"]).await?;
+    let how = "SELECT count(*) FILTER (WHERE query LIKE '%CONCURRENTLY;%') || ' of ' || count(*) FROM detaches";
+    let concurrently = if has_default { "0 of 1" } else { "1 of 1" };
+    assert_eq!(setting.ask::<String>(how).await?, concurrently);
     assert_eq!(told["partitions_dropped"], serde_json::json!([gone]), "{told}");
     assert_eq!(dry["partitions_dropped"], told["partitions_dropped"], "{dry}");
     for stays in [&unrelayed, &parked, &detached] {
