@@ -20,12 +20,12 @@ pub(super) type Publishing = ReusableBoxFuture<'static, lapin::Result<PublisherC
 /// A message in flight.
 struct Slot {
     stage: Stage,
-    place: Place,
+    bell: Bell,
 }
 
 enum Stage {
     /// Queued; the bytes are not yet on the socket.
-    Publishing,
+    Publishing(Publishing),
     /// The broker has not answered yet.
     Confirming(PublisherConfirm),
     /// lapin did not take it.
@@ -34,15 +34,13 @@ enum Stage {
     Resolved,
 }
 
-/// What a slot leaves to the next one: the future's memory, two kilobytes, and its waker.
-struct Place {
-    publishing: Publishing,
-    bell: Arc<Bell>,
+/// Rings when a message has moved on; used again for another one.
+struct Bell {
+    clapper: Arc<Clapper>,
     waker: Waker,
 }
 
-/// Rings when a message has moved on.
-struct Bell {
+struct Clapper {
     number: AtomicU64,
     /// The oldest in flight: it wakes the task. One ack for many messages wakes it once.
     is_oldest: AtomicBool,
@@ -56,7 +54,7 @@ struct Rung {
     task: AtomicWaker,
 }
 
-impl Wake for Bell {
+impl Wake for Clapper {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -99,7 +97,9 @@ pub(super) struct Flight {
     slots: VecDeque<Slot>,
     /// Number of the message in the first slot.
     first: u64,
-    spare: Vec<Place>,
+    /// The memory of futures that have ended, two kilobytes each.
+    spare: Vec<Publishing>,
+    bells: Vec<Bell>,
     rung: Arc<Rung>,
     list: Vec<u64>,
     needs_pass: bool,
@@ -111,6 +111,7 @@ impl Flight {
             slots: VecDeque::new(),
             first: 0,
             spare: Vec::new(),
+            bells: Vec::new(),
             rung: Arc::default(),
             list: Vec::new(),
             needs_pass: false,
@@ -123,26 +124,27 @@ impl Flight {
         F: Future<Output = lapin::Result<PublisherConfirm>> + Send + 'static,
     {
         let number = self.first + u64::try_from(self.slots.len()).unwrap_or(u64::MAX);
-        let is_oldest = self.slots.is_empty();
-        let mut place = match self.spare.pop() {
-            Some(mut place) => {
-                place.publishing.set(publishing);
-                place
+        let bell = self.bells.pop().unwrap_or_else(|| Bell::new(&self.rung));
+        bell.clapper.number.store(number, Ordering::Release);
+        bell.clapper.is_oldest.store(self.slots.is_empty(), Ordering::Release);
+        let mut publishing = match self.spare.pop() {
+            Some(mut spare) => {
+                spare.set(publishing);
+                spare
             }
-            None => Place::new(publishing, &self.rung),
+            None => ReusableBoxFuture::new(publishing),
         };
-        place.bell.number.store(number, Ordering::Release);
-        place.bell.is_oldest.store(is_oldest, Ordering::Release);
-        let stage = match place.publishing.poll(&mut Context::from_waker(&place.waker)) {
-            Poll::Pending => Stage::Publishing,
+        let stage = match publishing.poll(&mut Context::from_waker(&bell.waker)) {
+            Poll::Pending => Stage::Publishing(publishing),
             // lapin's thread was quicker; or it did not take it. Either way it is to be looked at.
             Poll::Ready(outcome) => {
+                self.spare.push(publishing);
                 self.rung.push(number);
                 self.rung.task.wake();
                 outcome.map_or_else(Stage::Failed, Stage::Confirming)
             }
         };
-        self.slots.push_back(Slot { stage, place });
+        self.slots.push_back(Slot { stage, bell });
     }
 
     /// Waits for answers.
@@ -185,7 +187,7 @@ impl Flight {
             let Some(slot) = index.and_then(|index| self.slots.get_mut(index)) else {
                 return Ok(());
             };
-            if let Poll::Ready(answer) = slot.poll() {
+            if let Poll::Ready(answer) = slot.poll(&mut self.spare) {
                 answers.extend(answer?.map(|confirmation| (*number, confirmation)));
             }
             Ok(())
@@ -196,60 +198,60 @@ impl Flight {
 
     fn settle_oldest(&mut self) {
         while self.slots.front().is_some_and(|slot| matches!(slot.stage, Stage::Resolved)) {
-            self.spare.extend(self.slots.pop_front().map(|slot| slot.place));
+            self.bells.extend(self.slots.pop_front().map(|slot| slot.bell));
             self.first += 1;
         }
         if let Some(oldest) = self.slots.front() {
-            oldest.place.bell.is_oldest.store(true, Ordering::Release);
+            oldest.bell.clapper.is_oldest.store(true, Ordering::Release);
         }
     }
 
     /// The errors of all messages, the oldest first.
     pub(super) fn errors(&mut self) -> impl Iterator<Item = lapin::Error> {
-        self.slots.iter_mut().filter_map(|slot| match slot.poll() {
+        let spare = &mut self.spare;
+        self.slots.iter_mut().filter_map(|slot| match slot.poll(spare) {
             Poll::Ready(Err(error)) => Some(error),
             _ => None,
         })
     }
 }
 
-impl Place {
-    fn new<F>(publishing: F, rung: &Arc<Rung>) -> Self
-    where
-        F: Future<Output = lapin::Result<PublisherConfirm>> + Send + 'static,
-    {
-        let bell = Arc::new(Bell {
+impl Bell {
+    fn new(rung: &Arc<Rung>) -> Self {
+        let clapper = Arc::new(Clapper {
             number: AtomicU64::new(0),
             is_oldest: AtomicBool::new(false),
             rung: Arc::clone(rung),
         });
-        let waker = Waker::from(Arc::clone(&bell));
-        Self { publishing: ReusableBoxFuture::new(publishing), bell, waker }
+        let waker = Waker::from(Arc::clone(&clapper));
+        Self { clapper, waker }
     }
 }
 
 impl Slot {
-    fn poll(&mut self) -> Poll<Result<Option<Confirmation>, lapin::Error>> {
-        let mut cx = Context::from_waker(&self.place.waker);
-        loop {
-            let outcome = match &mut self.stage {
-                Stage::Resolved => return Poll::Ready(Ok(None)),
-                Stage::Publishing => match self.place.publishing.poll(&mut cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(confirm)) => {
-                        self.stage = Stage::Confirming(confirm);
-                        continue;
-                    }
-                    Poll::Ready(Err(error)) => Err(error),
-                },
-                Stage::Confirming(confirm) => match Pin::new(confirm).poll(&mut cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(confirmation) => confirmation.map(Some),
-                },
-                Stage::Failed(error) => Err(error.clone()),
-            };
-            self.stage = Stage::Resolved;
-            return Poll::Ready(outcome);
+    /// The memory of a future that has ended goes to `spare`: at once, since what is on the
+    /// socket and not confirmed is most of the window.
+    fn poll(
+        &mut self,
+        spare: &mut Vec<Publishing>,
+    ) -> Poll<Result<Option<Confirmation>, lapin::Error>> {
+        let mut cx = Context::from_waker(&self.bell.waker);
+        if let Stage::Publishing(publishing) = &mut self.stage {
+            let Poll::Ready(outcome) = publishing.poll(&mut cx) else { return Poll::Pending };
+            let stage = outcome.map_or_else(Stage::Failed, Stage::Confirming);
+            if let Stage::Publishing(ended) = std::mem::replace(&mut self.stage, stage) {
+                spare.push(ended);
+            }
         }
+        let outcome = match &mut self.stage {
+            Stage::Confirming(confirm) => match Pin::new(confirm).poll(&mut cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(confirmation) => confirmation.map(Some),
+            },
+            Stage::Failed(error) => Err(error.clone()),
+            Stage::Publishing(_) | Stage::Resolved => return Poll::Ready(Ok(None)),
+        };
+        self.stage = Stage::Resolved;
+        Poll::Ready(outcome)
     }
 }
