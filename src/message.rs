@@ -3,10 +3,13 @@
 //! Every limit that can be known is checked here: what the broker refuses, it refuses by
 //! closing the channel, which takes every unconfirmed message with it.
 
+mod headers;
+
 use amq_protocol::protocol::basic::AMQPProperties;
-use amq_protocol::types::{AMQPValue, FieldArray, FieldTable, ShortString};
+use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 use bytes::Bytes;
-use serde_json::Value;
+
+use headers::{add_position, headers, table_size};
 
 use crate::config::Table;
 use crate::event::{Event, Position, Refusal, Row, expand};
@@ -35,8 +38,6 @@ pub const EXCHANGE_HEADER: &str = "pgoutbox-exchange";
 /// Likewise, the routing key.
 pub const ROUTING_KEY_HEADER: &str = "pgoutbox-routing-key";
 
-/// Header names by which RabbitMQ routes copies to further queues.
-const FORBIDDEN_HEADERS: [&str; 2] = ["CC", "BCC"];
 /// AMQP's persistent delivery mode.
 const PERSISTENT: u8 = 2;
 /// What a content header frame holds besides the properties: class, weight, body size,
@@ -231,86 +232,6 @@ fn properties(
     Ok(properties.with_headers(headers))
 }
 
-fn headers(event: &Event<'_>, position: Position) -> Result<FieldTable, Refusal> {
-    let mut table = FieldTable::default();
-    for (name, value) in
-        [(AGGREGATE_TYPE_HEADER, event.aggregate_type), (AGGREGATE_ID_HEADER, event.aggregate_id)]
-    {
-        if let Some(value) = value {
-            table.insert(short("header name", name)?, AMQPValue::LongString(value.into()));
-        }
-    }
-    if let Some(json) = event.headers {
-        add_headers(&mut table, json)?;
-    }
-    // Last: what the row says under these names does not count.
-    add_position(&mut table, position)?;
-    Ok(table)
-}
-
-fn add_position(table: &mut FieldTable, position: Position) -> Result<(), Refusal> {
-    let lsn = u64::from(position.commit_lsn);
-    let lsn = format!("{:08X}/{:08X}", lsn >> 32, lsn & 0xFFFF_FFFF);
-    table.insert(short("header name", COMMIT_LSN_HEADER)?, AMQPValue::LongString(lsn.into()));
-    let index = i64::try_from(position.index).unwrap_or(i64::MAX);
-    table.insert(short("header name", INDEX_HEADER)?, AMQPValue::LongLongInt(index));
-    Ok(())
-}
-
-fn add_headers(table: &mut FieldTable, json: &str) -> Result<(), Refusal> {
-    // The column's default, and most rows.
-    if json == "{}" {
-        return Ok(());
-    }
-    let headers: Value = serde_json::from_str(json)
-        // Not the parser's own words: they quote the value.
-        .map_err(|error| {
-            Refusal::unreadable(
-                "headers",
-                format!("column {} of it is no JSON, or a number out of range", error.column()),
-            )
-        })?;
-    match headers {
-        Value::Null => Ok(()),
-        Value::Object(headers) => {
-            for (name, value) in headers {
-                if FORBIDDEN_HEADERS.contains(&name.as_str()) {
-                    return Err(Refusal::ForbiddenHeader { name });
-                }
-                table.insert(short("header name", name)?, amqp_value(value)?);
-            }
-            Ok(())
-        }
-        _ => Err(Refusal::unreadable("headers", "it is no JSON object")),
-    }
-}
-
-/// A JSON value with its type kept. An integer over 64 signed bits becomes text: AMQP has
-/// no type for it, and a rounded number would be a wrong one.
-fn amqp_value(value: Value) -> Result<AMQPValue, Refusal> {
-    Ok(match value {
-        Value::Null => AMQPValue::Void,
-        Value::Bool(value) => AMQPValue::Boolean(value),
-        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
-            (Some(integer), _) => AMQPValue::LongLongInt(integer),
-            (None, Some(double)) if number.is_f64() => AMQPValue::Double(double),
-            _ => AMQPValue::LongString(number.to_string().into()),
-        },
-        Value::String(text) => AMQPValue::LongString(text.into()),
-        Value::Array(values) => {
-            let values: Result<Vec<_>, _> = values.into_iter().map(amqp_value).collect();
-            AMQPValue::FieldArray(FieldArray::from(values?))
-        }
-        Value::Object(fields) => {
-            let mut table = FieldTable::default();
-            for (name, value) in fields {
-                table.insert(short("header name", name)?, amqp_value(value)?);
-            }
-            AMQPValue::FieldTable(table)
-        }
-    })
-}
-
 /// `From` of a long text panics in the types' crate: this is the only way in.
 fn short(what: &str, text: impl Into<String>) -> Result<ShortString, Refusal> {
     let text = text.into();
@@ -318,32 +239,9 @@ fn short(what: &str, text: impl Into<String>) -> Result<ShortString, Refusal> {
     ShortString::try_new(text).map_err(|_| Refusal::TooLong { what: what.to_owned(), bytes })
 }
 
-/// Bytes of a table on the wire, its length prefix included.
-fn table_size(table: &FieldTable) -> usize {
-    let fields = table.inner().iter();
-    4 + fields.map(|(name, value)| 1 + name.as_str().len() + value_size(value)).sum::<usize>()
-}
-
-/// Bytes of a value on the wire, its type's tag included.
-fn value_size(value: &AMQPValue) -> usize {
-    1 + match value {
-        AMQPValue::Boolean(_) => 1,
-        AMQPValue::LongString(text) => 4 + text.as_bytes().len(),
-        AMQPValue::FieldArray(values) => {
-            4 + values.as_slice().iter().map(value_size).sum::<usize>()
-        }
-        AMQPValue::FieldTable(table) => table_size(table),
-        AMQPValue::Void => 0,
-        // The other types that `amqp_value` makes have eight bytes; none has more.
-        _ => 8,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use amq_protocol::types::generation::gen_field_table;
-    use proptest::prelude::*;
 
     #[test]
     fn names_over_255_bytes_are_refused_not_a_panic() {
@@ -352,73 +250,5 @@ mod tests {
             short("routing_key", "a".repeat(256)),
             Err(Refusal::TooLong { what: "routing_key".into(), bytes: 256 })
         );
-    }
-
-    fn json() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::from),
-            any::<i64>().prop_map(Value::from),
-            any::<u64>().prop_map(Value::from),
-            any::<f64>().prop_map(Value::from),
-            ".{0,40}".prop_map(Value::from),
-        ];
-        leaf.prop_recursive(3, 30, 6, |inner| {
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-                prop::collection::hash_map(".{0,20}", inner, 0..6)
-                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
-            ]
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn the_size_of_headers_is_what_goes_over_the_wire(
-            headers in prop::collection::hash_map("[a-z]{1,20}", json(), 0..6)
-        ) {
-            let mut table = FieldTable::default();
-            let object = Value::Object(headers.into_iter().collect());
-            add_headers(&mut table, &object.to_string()).unwrap();
-            let mut wire = vec![0; 64 * 1024];
-            let cursor = std::io::Cursor::new(wire.as_mut_slice());
-            let (_, size) = cookie_factory::r#gen(gen_field_table(&table), cursor).unwrap();
-            prop_assert_eq!(table_size(&table) as u64, size);
-        }
-
-        #[test]
-        fn no_headers_are_too_wild_to_be_refused_or_taken(text in ".{0,200}") {
-            let _ = add_headers(&mut FieldTable::default(), &text);
-        }
-    }
-
-    #[test]
-    fn header_types_are_kept() {
-        let mut table = FieldTable::default();
-        let json = r#"{"s":"x","i":-3,"f":1.5,"b":true,"n":null,"a":[1],"o":{"k":"v"},"big":18446744073709551615}"#;
-        add_headers(&mut table, json).unwrap();
-        let value = |name: &str| table.inner().get(name).cloned().unwrap();
-        assert_eq!(value("s"), AMQPValue::LongString("x".into()));
-        assert_eq!(value("i"), AMQPValue::LongLongInt(-3));
-        assert_eq!(value("f"), AMQPValue::Double(1.5));
-        assert_eq!(value("b"), AMQPValue::Boolean(true));
-        assert_eq!(value("n"), AMQPValue::Void);
-        assert_eq!(value("a"), AMQPValue::FieldArray(vec![AMQPValue::LongLongInt(1)].into()));
-        assert!(matches!(value("o"), AMQPValue::FieldTable(_)));
-        assert_eq!(value("big"), AMQPValue::LongString("18446744073709551615".into()));
-    }
-
-    #[test]
-    fn headers_that_route_copies_are_refused() {
-        for json in [r#"{"CC":["a"]}"#, r#"{"BCC":["a"]}"#] {
-            let refusal = add_headers(&mut FieldTable::default(), json).unwrap_err();
-            assert!(matches!(refusal, Refusal::ForbiddenHeader { .. }), "{refusal}");
-        }
-    }
-
-    #[test]
-    fn a_refusal_does_not_quote_the_headers() {
-        let refusal = add_headers(&mut FieldTable::default(), r#"{"token":"hunter2"#).unwrap_err();
-        assert!(!refusal.to_string().contains("hunter2"), "{refusal}");
     }
 }
