@@ -2,6 +2,8 @@
 //! has no such mode.
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -93,7 +95,10 @@ impl Connection {
         loop {
             let frame = self.frames.next().await?;
             match frame.tag {
-                b'W' => return Ok(self.frames),
+                b'W' => {
+                    let gone: Box<dyn Socket> = Box::new(tokio::io::empty());
+                    return Ok(std::mem::replace(&mut self.frames, Frames::new(gone)));
+                }
                 b'E' => return Err(server_fault(&frame.body)),
                 _ => {}
             }
@@ -181,6 +186,19 @@ impl Connection {
                 _ => {}
             }
         }
+    }
+}
+
+impl Drop for Connection {
+    /// Says goodbye as far as that takes no waiting: a server tells its log of clients that were
+    /// lost.
+    fn drop(&mut self) {
+        let mut terminate = BytesMut::new();
+        frontend::terminate(&mut terminate);
+        let mut cx = Context::from_waker(Waker::noop());
+        let socket = self.frames.reader_mut();
+        let _ = Pin::new(&mut *socket).poll_write(&mut cx, &terminate);
+        let _ = Pin::new(socket).poll_flush(&mut cx);
     }
 }
 

@@ -40,6 +40,22 @@ async fn a_clean_stop_and_start_repeats_nothing() -> Result<()> {
     Ok(())
 }
 
+/// The server's log is no place for a stop in order.
+#[tokio::test]
+async fn the_server_sees_an_orderly_end() -> Result<()> {
+    let (postgres, setting) = Setting::own_postgres().await?;
+    let consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    setting.sql("SELECT pgoutbox.enqueue('t', '{}')").await?;
+    consumer.wait_distinct(1, PATIENCE).await?;
+    relay.drain(PATIENCE).await?;
+    let is_free = "SELECT count(*) = 0 FROM pg_stat_replication";
+    setting.until("the walsender's end", is_free).await?;
+    let log = postgres.log();
+    assert!(!log.contains("client") && !log.contains("EOF"), "{log}");
+    Ok(())
+}
+
 /// Start of the last delivered transaction's commit record, in bytes: the slot stands behind it
 /// if it was acknowledged. Waits for what is still on its way from the broker.
 async fn last_commit(setting: &Setting, consumer: &Consumer) -> Result<i64> {

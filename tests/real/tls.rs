@@ -43,8 +43,9 @@ impl Servers {
         // The test's own connections go without TLS, as another role.
         let hba = [
             "hostssl all encrypted 127.0.0.0/8 scram-sha-256",
+            "hostssl all hashed 127.0.0.0/8 md5",
             "hostssl all holder 127.0.0.0/8 cert",
-            "host all encrypted,holder all reject",
+            "host all encrypted,hashed,holder all reject",
         ];
         let tls = postgres::ServerTls { pair: server.clone(), ca: ours.pem().to_owned() };
         let postgres = Postgres::start(postgres::Options {
@@ -62,7 +63,8 @@ impl Servers {
         });
         let (postgres, rabbitmq) = tokio::try_join!(postgres, rabbitmq)?;
         let roles = format!(
-            "CREATE ROLE encrypted SUPERUSER LOGIN PASSWORD '{PASSWORD}'; CREATE ROLE holder SUPERUSER LOGIN"
+            "CREATE ROLE encrypted SUPERUSER LOGIN PASSWORD '{PASSWORD}'; CREATE ROLE holder SUPERUSER LOGIN;
+             SET password_encryption = md5; CREATE ROLE hashed SUPERUSER LOGIN PASSWORD '{PASSWORD}'"
         );
         postgres.execute("postgres", &roles).await?;
         Ok(Self { postgres, rabbitmq, files })
@@ -174,7 +176,22 @@ async fn postgres_of_another_authority_or_name_is_refused() -> Result<()> {
         .is_refused("no encryption", "pg_hba.conf")
         .await?;
     // Whoever asks for less gets less.
+    with(OTHER_HOST)
+        .set("postgres.sslmode", "verify-ca")
+        .file("postgres.ca_file", "ours.pem", servers)
+        .relays(async || Ok(()))
+        .await?;
     with(OTHER_HOST).set("postgres.sslmode", "require").relays(async || Ok(())).await
+}
+
+#[tokio::test]
+async fn postgres_may_keep_md5_hashes_of_passwords() -> Result<()> {
+    let servers = servers().await?;
+    let mut setting = servers.setting().await?;
+    let url = servers.postgres_url("hashed", "localhost", &setting);
+    setting = setting.set("postgres.url", &url).file("postgres.ca_file", "ours.pem", servers);
+    setting.program = setting.program.env("PGPASSWORD_FILE", servers.file("password"));
+    setting.relays(async || Ok(())).await
 }
 
 #[tokio::test]
