@@ -28,6 +28,8 @@ pub async fn run(servers: &Servers, seconds: u64) -> Result<Outcome> {
     let mut queue = Queue::make(servers, QueueType::Quorum, 500).await?;
     let stretch = Duration::from_secs(seconds);
     let client = servers.client().await?;
+    // Its statistics of what earlier cases left are WAL too, and none of ours.
+    autovacuum(&client, "off").await?;
 
     wal_rests(&client).await?;
     let mut without = Run::new(0, "no relay");
@@ -86,8 +88,15 @@ pub async fn run(servers: &Servers, seconds: u64) -> Result<Outcome> {
     outcome.runs.extend([without, with]);
     relay.drain(PATIENCE).await?;
     queue.delete().await?;
+    autovacuum(&client, "on").await?;
     judge(&mut outcome);
     Ok(outcome)
+}
+
+async fn autovacuum(client: &Client, is_on: &str) -> Result<()> {
+    client.batch_execute(&format!("ALTER SYSTEM SET autovacuum = {is_on}")).await?;
+    client.batch_execute("SELECT pg_reload_conf()").await?;
+    Ok(())
 }
 
 /// Both ways, the empty ones of TCP itself not counted.

@@ -84,7 +84,7 @@ pub enum Input {
     KeepAlive {
         /// What the server has sent everything before.
         wal_end: PgLsn,
-        /// It wants an answer at once, which the client library gives.
+        /// It wants an answer at once, which [`wal`](crate::wal) gives.
         is_reply_requested: bool,
     },
     /// Confirms, by the message's number: `seen` resolved before, `polled` while the whole
