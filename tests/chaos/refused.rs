@@ -59,15 +59,19 @@ pub async fn overflow(round: Round) -> Result<Outcome> {
         stage.moment().await?;
         let since = stage.lines();
         proxy.delay(Duration::from_millis(40), Direction::Down);
-        let length =
-            format!(r#"{{"max-length": {}, "overflow": "reject-publish"}}"#, fastrand::u8(1..20));
         let vhost = stage.setting.vhost.clone();
-        rabbitmq.ctl(&["set_policy", "-p", &vhost, "full", "^consumer$", &length]).await?;
+        let limit = async |length: u32| {
+            let limit = format!(r#"{{"max-length": {length}, "overflow": "reject-publish"}}"#);
+            rabbitmq.ctl(&["set_policy", "-p", &vhost, "full", "^consumer$", &limit]).await
+        };
+        limit(fastrand::u32(1..20)).await?;
         stage.while_committing().await?;
         stage.felt(&["the broker nacked it"], since).await;
         stage.while_committing().await?;
         proxy.delay(Duration::ZERO, Direction::Down);
-        rabbitmq.ctl(&["clear_policy", "-p", &vhost, "full"]).await?;
+        // Raised, not cleared: a quorum queue without a limit never tells the channels that it
+        // refused that they may go on (`rabbit_fifo.erl`, `evaluate_limit`).
+        limit(10_000_000).await?;
         stage.mended().await?;
     }
     stage.judge(after_holes()).await
