@@ -97,7 +97,7 @@ pub(super) struct Flight {
     slots: VecDeque<Slot>,
     /// Number of the message in the first slot.
     first: u64,
-    /// The memory of futures that have ended, two kilobytes each.
+    /// The memory of futures that have ended, one and a half kilobytes each.
     spare: Vec<Publishing>,
     bells: Vec<Bell>,
     rung: Arc<Rung>,
