@@ -43,6 +43,19 @@ pub(super) struct Arrival {
 }
 
 impl Arrival {
+    /// One that no aggregate waits for, of a transaction that has ended long since.
+    pub(super) fn new(
+        source: Source,
+        position: Position,
+        id: String,
+        mapping: Arc<Mapping>,
+        tuple: Tuple,
+        commit_time: i64,
+    ) -> Self {
+        let (xid, seconds, lane) = (None, None, None);
+        Self { source, position, id, mapping, tuple, commit_time, xid, seconds, lane }
+    }
+
     /// Its aggregate. Read anew: hardly any event is ever asked for it.
     pub(super) fn aggregate(&self, cells: &mut Vec<Cell>) -> Option<Aggregate> {
         self.tuple.read_into(cells).ok()?;

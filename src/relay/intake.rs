@@ -331,17 +331,7 @@ impl Relay {
         };
         let number = self.progress.receive(position);
         let source = Source::Stream(number);
-        let arrival = Arrival {
-            source,
-            position,
-            id,
-            mapping,
-            tuple,
-            commit_time,
-            xid: None,
-            seconds: None,
-            lane: None,
-        };
+        let arrival = Arrival::new(source, position, id, mapping, tuple, commit_time);
         self.arrive(now, number, arrival, effects);
         Ok(())
     }

@@ -166,17 +166,8 @@ impl Relay {
         };
         let source = Source::Parked { seq, attempts };
         let StoredRow { tuple, commit_time, .. } = row;
-        let arrival = Arrival {
-            source,
-            position,
-            id,
-            mapping,
-            tuple,
-            commit_time,
-            xid: None,
-            seconds: None,
-            lane,
-        };
+        let arrival =
+            Arrival { lane, ..Arrival::new(source, position, id, mapping, tuple, commit_time) };
         self.ready.push_back(Ready { arrival, letter: None, is_alone });
     }
 }

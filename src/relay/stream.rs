@@ -128,17 +128,8 @@ impl Relay {
         let number = self.progress.receive(position);
         let source = Source::Stream(number);
         let xid = Some(xid);
-        let arrival = Arrival {
-            source,
-            position,
-            id,
-            mapping,
-            tuple,
-            commit_time,
-            xid,
-            seconds: None,
-            lane: None,
-        };
+        let arrival =
+            Arrival { xid, ..Arrival::new(source, position, id, mapping, tuple, commit_time) };
         self.arrive(now, number, arrival, effects);
         Ok(())
     }

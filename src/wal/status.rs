@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// 2000-01-01, where Postgres' time begins.
 const EPOCH: Duration = Duration::from_secs(946_684_800);
 
-/// What the task that writes to the server is told, and tells.
+/// What the task that writes to the server is told.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Told {
     /// The server asked for a word.
