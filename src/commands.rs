@@ -3,6 +3,7 @@
 pub mod check;
 pub mod config;
 pub mod init;
+pub mod pause;
 pub mod prune;
 pub mod parked;
 pub mod replay;

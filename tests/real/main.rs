@@ -24,6 +24,7 @@ mod message;
 mod parking;
 mod parked;
 mod progress;
+mod pause;
 mod prune;
 mod publication;
 mod reconcile;
