@@ -65,7 +65,8 @@
 //! [`ledger`], with [`resend`] to publish outside of the stream. Beside the relay run [`prune`]
 //! (rows and partitions; [`partition`] is its pure calendar), [`watch`] (looks at the WAL for the
 //! pure [`guard`]) and [`reconcile`] (rows that were missed), on connections of their own. All of them write what they know on the
-//! [`board`], for whoever asks how it stands; [`tally`] is its pure part.
+//! [`board`], for whoever asks how it stands; [`tally`] is its pure part. [`http`] serves a
+//! [`snapshot`] of it on a thread of its own, to programs as [`metrics`].
 //! [`commands`] has a file for each verb.
 //!
 //! # What was rejected
@@ -126,6 +127,9 @@ pub mod replay;
 pub mod reconcile;
 pub mod ledger;
 pub mod board;
+pub mod snapshot;
+pub mod metrics;
+pub mod http;
 pub mod supervisor;
 pub mod prune;
 pub mod watch;

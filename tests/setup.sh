@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes sure that the servers the tests and the demo start for themselves are installed:
-# Postgres 14 or newer (postgres, initdb) and rabbitmq-server.
+# Postgres 14 or newer (postgres, initdb) and rabbitmq-server. For the tests, besides: promtool (package prometheus), which
+# checks metrics and rules, and a headless Chromium, which looks at the console.
 #
 # Nothing happens, and no root is needed, if they are there. Otherwise they come from the distribution's own packages,
 # on Debian and Ubuntu. Nothing is started and no database cluster is made: the tests do that, in private.
@@ -37,6 +38,10 @@ have_rabbitmq() {
     ls /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server >/dev/null 2>&1 || command -v rabbitmq-server >/dev/null
 }
 
+have_chromium() {
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null
+}
+
 have_docker() {
     command -v docker >/dev/null && docker info >/dev/null 2>&1
 }
@@ -45,6 +50,10 @@ missing() {
     packages=
     have_postgres || packages="postgresql"
     have_rabbitmq || packages="$packages rabbitmq-server"
+    if [ -z "$is_demo" ]; then
+        command -v promtool >/dev/null || packages="$packages prometheus"
+        have_chromium || packages="$packages chromium"
+    fi
     # Unquoted: no leading space.
     echo $packages
 }
@@ -54,19 +63,21 @@ give_up() {
 setup: $1
 setup: please install: $packages
   Debian, Ubuntu:  apt-get install $packages
-  Fedora:          dnf install postgresql-server rabbitmq-server
-  macOS:           brew install postgresql@17 rabbitmq
+  Fedora:          dnf install postgresql-server rabbitmq-server golang-github-prometheus chromium
+  macOS:           brew install postgresql@17 rabbitmq prometheus chromium
 or set PGOUTBOX_TEST_POSTGRES (a bin directory with postgres and initdb, $oldest or newer)
 and PGOUTBOX_TEST_RABBITMQ (the root of an unpacked rabbitmq-server with its Erlang).
 TEXT
     exit 1
 }
 
+is_demo=
+[ "${1:-}" != --or-docker ] || is_demo=yes
 packages=$(missing)
 [ -n "$packages" ] || exit 0
 
 # The demo alone can do with containers.
-if [ "${1:-}" = --or-docker ] && have_docker; then
+if [ -n "$is_demo" ] && have_docker; then
     echo "setup: no installed servers ($packages); an existing Docker engine is used" >&2
     exit 0
 fi

@@ -7,12 +7,12 @@
     reason = "a test binary: it fails by panicking"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files that know no socket, clock or task.
-const PURE: [&str; 25] = [
+const PURE: [&str; 28] = [
     "pgoutput.rs",
     "relation.rs",
     "event.rs",
@@ -37,6 +37,9 @@ const PURE: [&str; 25] = [
     "relay/watch.rs",
     "partition.rs",
     "guard.rs",
+    "metrics/encode.rs",
+    "http/guest.rs",
+    "http/ready.rs",
     "sql.rs",
 ];
 
@@ -124,17 +127,67 @@ fn each_sql_file_is_used() {
     }
 }
 
+/// What stands between two marks of the README.
+fn between(start: &str, end: &str) -> String {
+    let readme = read("README.md");
+    let table = readme.split(start).nth(1).and_then(|rest| rest.split(end).next());
+    table.expect("the README has the markers").trim().to_owned()
+}
+
 #[test]
 fn the_readme_has_every_setting_as_it_is() {
-    let readme = read("README.md");
-    let (start, end) =
-        ("<!-- settings: `pgoutbox config --docs` -->\n", "<!-- end of settings -->");
-    let table = readme.split(start).nth(1).and_then(|rest| rest.split(end).next());
     assert_eq!(
-        table.expect("the README has the markers").trim(),
+        between("<!-- settings: `pgoutbox config --docs` -->\n", "<!-- end of settings -->"),
         pgoutbox::config::docs_markdown().trim(),
         "put the output of `pgoutbox config --docs` between the markers"
     );
+}
+
+#[test]
+fn the_readme_has_every_metric_as_it_is() {
+    assert_eq!(
+        between("<!-- metrics: `pgoutbox config --metrics` -->\n", "<!-- end of metrics -->"),
+        pgoutbox::metrics::docs_markdown().trim(),
+        "put the output of `pgoutbox config --metrics` between the markers"
+    );
+}
+
+/// Names in rules and dashboards that look like metrics of ours.
+fn metrics_named(text: &str) -> BTreeSet<&str> {
+    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == ':';
+    let words = text.split(|c: char| !is_name(c));
+    words.filter(|word| word.starts_with("pgoutbox_") || word.starts_with("process_")).collect()
+}
+
+#[test]
+fn rules_and_dashboards_name_metrics_that_there_are() {
+    let known: BTreeSet<String> = pgoutbox::metrics::METRICS
+        .iter()
+        .flat_map(|metric| {
+            let suffixes: &[&str] = match metric.kind {
+                pgoutbox::metrics::Kind::Histogram => &["_bucket", "_sum", "_count"],
+                _ => &[""],
+            };
+            suffixes.iter().map(move |suffix| format!("{}{suffix}", metric.name))
+        })
+        .collect();
+    assert_eq!(
+        metrics_named("rate(pgoutbox_a_total[5m]) > x_pgoutbox"),
+        ["pgoutbox_a_total"].into()
+    );
+    for (folder, extensions) in
+        [("docker/prometheus", &["yaml", "yml"][..]), ("docker/grafana", &["json"])]
+    {
+        if !root().join(folder).exists() {
+            continue;
+        }
+        for path in extensions.iter().flat_map(|extension| files(folder, extension)) {
+            let text = fs::read_to_string(&path).expect("readable");
+            for name in metrics_named(&text) {
+                assert!(known.contains(name), "{} names {name}: no such metric", path.display());
+            }
+        }
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use crate::config::{self, Needs, Sources};
 use crate::error::Fault;
+use crate::metrics;
 
 /// Prints the effective configuration and where each value came from, secrets masked.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -13,6 +14,9 @@ pub struct Args {
     /// All settings with defaults, bounds and meaning, as a Markdown table
     #[arg(long)]
     pub docs: bool,
+    /// All metrics with what to do when they move, as a Markdown table
+    #[arg(long, conflicts_with_all = ["json", "docs"])]
+    pub metrics: bool,
 }
 
 /// What the command prints, with its closing newline.
@@ -22,6 +26,9 @@ pub struct Args {
 pub fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
     if args.docs {
         return Ok(config::docs_markdown());
+    }
+    if args.metrics {
+        return Ok(metrics::docs_markdown());
     }
     let (_, explained) = config::load(sources, Needs::NONE)?;
     match args.json {

@@ -11,7 +11,7 @@ use crate::board::Board;
 use crate::config::{Config, Log};
 use crate::error::Fault;
 use crate::session::Shutdown;
-use crate::{postgres, prune, publisher, reconcile, supervisor};
+use crate::{http, postgres, prune, publisher, reconcile, supervisor};
 
 /// As for a drain that was not done in time.
 const EXIT_UNDRAINED: i32 = 69;
@@ -34,6 +34,8 @@ pub async fn run(config: Config) -> Result<u8, Fault> {
 }
 
 async fn relay(config: Config) -> Result<(), Fault> {
+    // Before anything is connected to: two relays with one port are a slip.
+    let port = http::bind(&config.http)?;
     let (ask, asked) = watch::channel(false);
     let on_signal = |kind| {
         signal(kind).map_err(|error| Fault::transient(format!("signals cannot be caught: {error}")))
@@ -61,6 +63,9 @@ async fn relay(config: Config) -> Result<(), Fault> {
     // Ends with this function.
     let reconciler = reconcile::spawn(&config);
     let (guarding, upkeep, board) = (shutdown.clone(), config.clone(), Board::new());
+    if let Some(port) = port {
+        http::serve(port, &upkeep, &board)?;
+    }
     let relaying = supervisor::run(config, shutdown, reconciler.trigger(), &board);
     tokio::pin!(relaying);
     tokio::select! {

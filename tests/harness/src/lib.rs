@@ -17,10 +17,12 @@
     reason = "names and types say what a test needs; docs are kept for what they do not say"
 )]
 
+pub mod browser;
 pub mod certs;
 pub mod checker;
 pub mod consumer;
 pub mod fake_broker;
+pub mod http;
 mod port;
 pub mod postgres;
 mod process;
@@ -34,6 +36,7 @@ mod user;
 pub mod wait;
 pub mod workload;
 
+pub use port::free as free_port;
 pub use process::{Signal, signal};
 pub use reaper::end_container_with_us;
 pub use wait::{retry, wait_for, wait_until};

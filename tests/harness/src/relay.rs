@@ -1,6 +1,7 @@
 //! The real binary, as a child process.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
@@ -77,6 +78,8 @@ impl Pgoutbox {
                 command.env_remove(&name);
             }
         }
+        // Many run at one time: each takes a port of its own.
+        command.env("PGOUTBOX_HTTP__ADDRESS", "127.0.0.1:0");
         command.args(args).envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -156,6 +159,15 @@ impl Relay {
         .await
         .with_context(|| self.log())?;
         line.with_context(|| format!("the relay ended without {text:?}:\n{}", self.log()))
+    }
+
+    /// Where it serves HTTP.
+    pub async fn http(&self, within: Duration) -> Result<SocketAddr> {
+        let line = self.wait_for_log("HTTP is served", within).await?;
+        let address = line.split("address").nth(1).context("no address")?;
+        let address = address.trim_start_matches(['=', '"', ':']);
+        let end = address.find(['"', ' ']).unwrap_or(address.len());
+        address[..end].parse().with_context(|| line.clone())
     }
 
     /// Resident memory now, in bytes.

@@ -1,0 +1,124 @@
+//! The board at one moment, with ages instead of clock readings, so that what is made of it
+//! needs no clock.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::board::Shown;
+use crate::config::Config;
+
+/// What does not change while the process lives.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The slot's name.
+    pub slot: String,
+    /// Most messages in flight.
+    pub window_messages: usize,
+    /// Most bytes in flight.
+    pub window_bytes: usize,
+}
+
+impl Facts {
+    /// Of a configuration.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            slot: config.postgres.slot.clone(),
+            window_messages: config.window.messages,
+            window_bytes: config.window.bytes,
+        }
+    }
+}
+
+/// The board at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// What does not change.
+    pub facts: Facts,
+    /// What the board shows.
+    pub shown: Shown,
+    /// How long the state has held.
+    pub state_for: Duration,
+    /// How long ago the loop answered.
+    pub viewed_ago: Option<Duration>,
+    /// How long ago Postgres was looked at.
+    pub seen_ago: Option<Duration>,
+    /// How long until a failed session is tried again.
+    pub again_in: Option<Duration>,
+    /// How long events have waited while none was settled.
+    pub stalled_for: Duration,
+}
+
+impl Snapshot {
+    /// The board as it was shown, at `now`.
+    pub fn new(facts: Facts, shown: Shown, now: Instant) -> Self {
+        let ago = |at: Instant| now.saturating_duration_since(at);
+        Self {
+            state_for: ago(shown.since),
+            viewed_ago: shown.viewed_at.map(ago),
+            seen_ago: shown.seen.as_ref().map(|(at, _)| ago(*at)),
+            again_in: shown.again_at.map(|at| at.saturating_duration_since(now)),
+            stalled_for: Duration::ZERO,
+            facts,
+            shown,
+        }
+    }
+
+    /// Events that have come to an end of some kind, in all sessions.
+    pub fn settled(&self) -> u64 {
+        let tally = &self.shown.tally;
+        tally.delivered
+            + tally.repeated
+            + tally.parked
+            + tally.queued
+            + tally.dead_lettered
+            + tally.retried
+    }
+
+    /// Events are taken in and not settled.
+    pub fn is_waiting(&self) -> bool {
+        self.shown.view.as_ref().is_some_and(|view| view.window_messages + view.waiting > 0)
+    }
+}
+
+/// Tells for how long events have waited while none was settled.
+#[derive(Debug, Default)]
+pub struct Stall {
+    settled: u64,
+    since: Option<Duration>,
+}
+
+impl Stall {
+    /// Takes in what was seen at `now`, which never runs backwards.
+    pub fn observe(&mut self, now: Duration, settled: u64, is_waiting: bool) -> Duration {
+        if !is_waiting || settled != self.settled {
+            self.settled = settled;
+            self.since = None;
+        }
+        if !is_waiting {
+            return Duration::ZERO;
+        }
+        now.saturating_sub(*self.since.get_or_insert(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn only_events_that_wait_stall() {
+        let mut stall = Stall::default();
+        assert_eq!(stall.observe(secs(0), 0, false), secs(0));
+        assert_eq!(stall.observe(secs(100), 0, true), secs(0), "they have only just come");
+        assert_eq!(stall.observe(secs(110), 0, true), secs(10));
+        assert_eq!(stall.observe(secs(111), 1, true), secs(0), "one was settled");
+        assert_eq!(stall.observe(secs(141), 1, true), secs(30));
+        assert_eq!(stall.observe(secs(142), 1, false), secs(0));
+        assert_eq!(stall.observe(secs(150), 1, true), secs(0), "others");
+    }
+}
