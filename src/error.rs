@@ -16,11 +16,27 @@ pub enum Class {
     Usage,
 }
 
+/// On which connection something failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Side {
+    /// On none in particular.
+    #[default]
+    None,
+    /// The replication connection.
+    Stream,
+    /// The audit connection.
+    Audit,
+    /// The connection to RabbitMQ.
+    Broker,
+}
+
 /// A fault as an operator reads it: what is wrong, and what mends it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// Decides what the relay does about it.
     pub class: Class,
+    /// On which connection it was.
+    pub side: Side,
     /// What is wrong, naming the thing. Never holds a secret or a payload.
     pub what: String,
     /// The command, SQL or setting that mends it. May be empty when nothing needs doing.
@@ -45,7 +61,14 @@ impl Fault {
 
     /// A fault of the given class.
     pub fn new(class: Class, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { class, what: what.into(), mend: mend.into() }
+        Self { class, side: Side::None, what: what.into(), mend: mend.into() }
+    }
+
+    /// Says on which connection it was.
+    #[must_use]
+    pub fn on(mut self, side: Side) -> Self {
+        self.side = side;
+        self
     }
 
     /// Adds what mends it.

@@ -64,7 +64,8 @@
 //! rows that it does not hold. What operators do: [`operator`] (parked events), [`replay`],
 //! [`ledger`], with [`resend`] to publish outside of the stream. Beside the relay run [`prune`]
 //! (rows and partitions; [`partition`] is its pure calendar), [`watch`] (looks at the WAL for the
-//! pure [`guard`]) and [`reconcile`] (rows that were missed), on connections of their own.
+//! pure [`guard`]) and [`reconcile`] (rows that were missed), on connections of their own. All of them write what they know on the
+//! [`board`], for whoever asks how it stands; [`tally`] is its pure part.
 //! [`commands`] has a file for each verb.
 //!
 //! # What was rejected
@@ -101,6 +102,7 @@ pub mod progress;
 pub mod marks;
 pub mod parked;
 pub mod retry;
+pub mod tally;
 pub mod relay;
 pub mod partition;
 pub mod guard;
@@ -123,6 +125,7 @@ pub mod resend;
 pub mod replay;
 pub mod reconcile;
 pub mod ledger;
+pub mod board;
 pub mod supervisor;
 pub mod prune;
 pub mod watch;

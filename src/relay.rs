@@ -5,7 +5,7 @@
 //! `input` holds what goes in and out. `stream` reads the stream, `intake` takes in events,
 //! whatever way they come, and sends them off; `outcome` says what became of them; `lanes`
 //! knows who has to wait for whom; `parked` follows what stands in the parking; `watch` keeps
-//! the deadlines.
+//! the deadlines; `view` shows how it all stands.
 
 mod arrival;
 mod input;
@@ -14,6 +14,7 @@ mod lanes;
 mod outcome;
 mod parked;
 mod stream;
+mod view;
 mod watch;
 
 use std::collections::VecDeque;
@@ -21,8 +22,9 @@ use std::time::Duration;
 
 use postgres_types::PgLsn;
 
-pub use input::{Counts, Effect, End, Input, Memory, Resolution, Rules, Stuck};
+pub use input::{Effect, End, Input, Memory, Resolution, Rules, Stuck};
 pub use intake::CatchUp;
+pub use view::{Doing, View};
 
 use arrival::{Published, Ready, Source};
 use intake::Shapes;
@@ -37,6 +39,7 @@ use crate::parked::{Aggregate, Parking, Unwritten};
 use crate::pgoutput::{Cell, RelationMessage};
 use crate::progress::Progress;
 use crate::relation::Relations;
+use crate::tally::Tally;
 use crate::window::Window;
 
 /// Most marks that wait for their batch, in batches, before the stream is read no further.
@@ -51,6 +54,8 @@ const FLUSH_CHECK: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub struct Relay {
     rules: Rules,
+    /// The wall clock at the start of the session, in microseconds since 2000-01-01 UTC.
+    began_micros: i64,
     memory: Memory,
     relations: Relations,
     shapes: Shapes,
@@ -79,7 +84,7 @@ pub struct Relay {
     watch: Watch,
     /// Intake is stopped; how the session ends once nothing is in flight.
     ending: Option<End>,
-    counts: Counts,
+    tally: Tally,
     cells: Vec<Cell>,
     key: String,
 }
@@ -110,9 +115,10 @@ impl Relay {
             checked_at: None,
             watch: Watch::default(),
             ending: None,
-            counts: Counts::default(),
+            tally: Tally::default(),
             cells: Vec::new(),
             key: String::new(),
+            began_micros: 0,
             memory,
             rules,
         }
@@ -156,18 +162,13 @@ impl Relay {
     }
 
     /// What was done so far.
-    pub fn counts(&self) -> Counts {
-        self.counts
+    pub fn tally(&self) -> Tally {
+        Tally { unmarked: self.marks.given_up(), ..self.tally }
     }
 
     /// Messages in flight, and their bytes.
     pub fn in_flight(&self) -> (usize, usize) {
         (self.window.len(), self.window.bytes())
-    }
-
-    /// Marks given up so far.
-    pub fn marks_given_up(&self) -> u64 {
-        self.marks.given_up()
     }
 
     /// The last LSN acknowledged.
@@ -355,7 +356,7 @@ impl Relay {
         self.recorded = self.recorded.max(written.batch.settled);
         self.recorded_position = self.recorded_position.max(written.batch.position);
         let (all, missing) = (written.batch.marks.len(), written.missing.len());
-        self.counts.marked += u64::try_from(all - missing).unwrap_or(0);
+        self.tally.marked += u64::try_from(all - missing).unwrap_or(0);
         self.unwritten.wrote(&written.batch.parking, written.written_lsn);
         self.unwritten.flushed(written.flushed_lsn);
         self.marks.written(now, written);

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -15,18 +15,20 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::Client;
 use tracing::{debug, info, warn};
 
+use crate::board::{Board, Reason, State};
 use crate::catch_up::{self, CatchUp, Chunk};
 use crate::config::Config;
-use crate::error::Fault;
+use crate::error::{Fault, Side};
 use crate::event::Position;
 use crate::marker::{self, Marker};
 use crate::parking;
 use crate::postgres::{self, classify, column, query};
 use crate::publisher::{Closure, Publisher, Signal};
 use crate::reconcile::Trigger;
-use crate::relay::{self, Effect, End, Input, Memory, Relay, Rules};
+use crate::relay::{self, Doing, Effect, End, Input, Memory, Relay, Rules};
 use crate::slot::{self, Coverage, Outbox, Ready};
 use crate::sql;
+use crate::tally::Tally;
 use crate::wal::{Identity, Wal, WalStream};
 
 /// Frames taken from the stream before the messages they made are handed to the broker: a
@@ -40,6 +42,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Rows of a catch-up's list that are fetched at once, at most; a session passes over those that
 /// are marked already.
 const CATCH_UP_ROWS: u64 = 500;
+/// 2000-01-01, where Postgres' time begins.
+const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
 /// A standby looks after the slot this often, at least and at most, in milliseconds.
 const STANDBY_POLL_MS: (u64, u64) = (400, 800);
 
@@ -94,7 +98,8 @@ impl Audit {
         Err(match connection.await {
             Ok(Err(fault)) => fault,
             Ok(Ok(())) | Err(_) => Fault::transient("the audit connection has ended"),
-        })
+        }
+        .on(Side::Audit))
     }
 }
 
@@ -106,28 +111,49 @@ pub async fn run(
     past: &mut Past,
     shutdown: &mut Shutdown,
     broker: usize,
+    board: &Board,
 ) -> End {
+    board.session_begins();
+    board.enter(State::Connecting, "connects to Postgres and RabbitMQ");
+    let (end, tally) = begin_and_run(config, past, shutdown, broker, board).await;
+    let reason = match &end {
+        End::Drained => Reason::Drained,
+        End::Fault(fault) => Reason::of(fault),
+        End::Stuck(_) => Reason::Event,
+    };
+    board.session_ends(reason, tally.as_ref());
+    end
+}
+
+async fn begin_and_run(
+    config: &Arc<Config>,
+    past: &mut Past,
+    shutdown: &mut Shutdown,
+    broker: usize,
+    board: &Board,
+) -> (End, Option<Tally>) {
     let audit = tokio::select! {
         biased;
-        () = shutdown.wait() => return End::Drained,
+        () = shutdown.wait() => return (End::Drained, None),
         audit = connect_audit(config) => match audit {
             Ok(audit) => audit,
-            Err(fault) => return fault.into(),
+            Err(fault) => return (fault.on(Side::Audit).into(), None),
         },
     };
     let end = tokio::select! {
         biased;
         () = shutdown.wait() => End::Drained,
-        session = Session::begin(config, past, &audit, broker) => match session {
+        session = Session::begin(config, past, &audit, broker, board) => match session {
             Err(fault) => fault.into(),
             Ok(session) => {
                 past.fault = None;
-                return session.run_to_end(past, shutdown, audit).await;
+                let (end, tally) = session.run_to_end(past, shutdown, audit).await;
+                return (end, Some(tally));
             }
         },
     };
     record_fault(config, past, &audit.client, &end).await;
-    end
+    (end, None)
 }
 
 async fn connect_audit(config: &Config) -> Result<Audit, Fault> {
@@ -192,6 +218,7 @@ async fn record_fault(config: &Config, past: &mut Past, client: &Client, end: &E
 
 struct Session<'a> {
     config: &'a Arc<Config>,
+    board: Board,
     relay: Relay,
     wal: WalStream,
     publisher: Publisher,
@@ -208,6 +235,8 @@ struct Session<'a> {
     effects: Vec<Effect>,
     /// It closed the channel: the session ends, once what was delivered is marked.
     is_broker_gone: bool,
+    /// What the board says it is at.
+    told: Option<Doing>,
 }
 
 impl<'a> Session<'a> {
@@ -216,6 +245,7 @@ impl<'a> Session<'a> {
         past: &mut Past,
         audit: &Audit,
         broker: usize,
+        board: &Board,
     ) -> Result<Self, Fault> {
         let client = Arc::clone(&audit.client);
         let preflight = answered(config, slot::preflight(&client, config)).await?;
@@ -236,11 +266,12 @@ impl<'a> Session<'a> {
         let broker = brokers
             .get(broker % brokers.len().max(1))
             .ok_or_else(|| Fault::usage("no broker is configured", "set AMQP_URL"))?;
-        let publisher = Publisher::connect(broker, &config.amqp).await?;
+        let publisher = Publisher::connect(broker, &config.amqp).await;
+        let publisher = publisher.map_err(|fault| fault.on(Side::Broker))?;
         if let Some(why) = catch_up::ensure_slot(config, &client, &tables).await? {
             warn!(why, "the slot was made anew: rows without a mark are published first");
         }
-        let (wal, identity) = match take_slot(config, &client).await {
+        let (wal, identity) = match take_slot(config, &client, board).await {
             Ok(taken) => taken,
             Err(fault) => return Err(catch_up::soften(config, &client, fault).await),
         };
@@ -285,13 +316,13 @@ impl<'a> Session<'a> {
             window_bytes = config.window.bytes,
             "running"
         );
-        Ok(Self {
+        let listed = catch_up.as_ref().map(|it| relay::CatchUp::new(it.consistent_lsn));
+        let mut relay = Relay::new(rules, memory, listed);
+        relay.set_clock(wall_clock());
+        let mut session = Self {
             config,
-            relay: Relay::new(
-                rules,
-                memory,
-                catch_up.as_ref().map(|it| relay::CatchUp::new(it.consistent_lsn)),
-            ),
+            board: board.clone(),
+            relay,
             wal,
             publisher,
             marker: Arc::new(marker),
@@ -305,29 +336,66 @@ impl<'a> Session<'a> {
             began: Instant::now(),
             effects: Vec::new(),
             is_broker_gone: false,
-        })
+            told: None,
+        };
+        session.tell();
+        Ok(session)
     }
 
-    async fn run_to_end(mut self, past: &mut Past, shutdown: &mut Shutdown, audit: Audit) -> End {
+    /// Says on the board what it is at.
+    fn tell(&mut self) {
+        let doing = self.relay.doing();
+        if self.told.replace(doing) == Some(doing) {
+            return;
+        }
+        let (state, what) = match doing {
+            Doing::CatchingUp => {
+                (State::CatchingUp, "publishes the rows that the slot does not hold")
+            }
+            Doing::Streaming => (State::Running, "reads the stream"),
+            Doing::Draining => (State::Draining, "finishes what is in flight"),
+            // What has failed is said when the session has ended.
+            Doing::Failing => return,
+        };
+        self.board.enter(state, what);
+    }
+
+    /// Shows the relay to whoever asked.
+    fn show(&mut self) {
+        let now = self.began.elapsed();
+        // Whoever sets the wall clock sets it under a session that runs for months.
+        let elapsed = i64::try_from(now.as_micros()).unwrap_or(0);
+        self.relay.set_clock(wall_clock().saturating_sub(elapsed));
+        let listed = self.catch_up.as_ref().filter(|_| self.relay.doing() == Doing::CatchingUp);
+        let listed = listed.map(|listed| (listed.total, self.relay.caught_up()));
+        self.board.show(self.relay.view(now), listed);
+    }
+
+    async fn run_to_end(
+        mut self,
+        past: &mut Past,
+        shutdown: &mut Shutdown,
+        audit: Audit,
+    ) -> (End, Tally) {
         self.jobs.push(Box::pin(Audit::ended(audit.connection)));
         let end = match self.work(shutdown).await {
             Ok(never) => match never {},
             Err(end) => end,
         };
-        let counts = self.relay.counts();
+        let tally = self.relay.tally();
         past.memory =
             Some((self.identity.clone(), self.relay.remember(self.began.elapsed(), &end)));
         info!(
-            published = counts.published,
-            delivered = counts.delivered,
-            delivered_before = counts.repeated,
-            marked = counts.marked,
-            marks_given_up = self.relay.marks_given_up(),
-            ignored = counts.ignored,
+            published = tally.published,
+            delivered = tally.delivered,
+            delivered_before = tally.repeated,
+            marked = tally.marked,
+            marks_given_up = tally.unmarked,
+            ignored = tally.ignored,
             acknowledged = %self.relay.acknowledged(),
             "session ended"
         );
-        if counts.delivered > 0 {
+        if tally.delivered > 0 {
             past.failures = 0;
         }
         if let Some(batch) = self.relay.unrecorded_progress() {
@@ -339,7 +407,7 @@ impl<'a> Session<'a> {
             let wal = self.wal.stop(STOP_TIMEOUT);
             tokio::join!(wal, self.publisher.close());
         }
-        end
+        (end, tally)
     }
 
     async fn work(&mut self, shutdown: &mut Shutdown) -> Result<std::convert::Infallible, End> {
@@ -359,7 +427,11 @@ impl<'a> Session<'a> {
                 Some(done) = self.jobs.next() => done?,
                 signal = self.publisher.next(), if !self.is_broker_gone => self.signal(signal)?,
                 () = self.notified.notified() => Input::Notified,
-                frame = self.wal.next(), if self.relay.is_reading() => frame?,
+                () = self.board.asked() => {
+                    self.show();
+                    continue;
+                }
+                frame = self.wal.next(), if self.relay.is_reading() => frame.map_err(stream)?,
                 () = sleep_until(deadline.unwrap_or_else(far)) => Input::Tick,
             };
             if drain_ends.is_some_and(|at| at <= Instant::now()) {
@@ -377,6 +449,7 @@ impl<'a> Session<'a> {
             // What came before the end is still to be done.
             self.perform();
             outcome?;
+            self.tell();
         }
     }
 
@@ -389,7 +462,7 @@ impl<'a> Session<'a> {
                 break;
             }
             let Some(frame) = self.wal.next_now() else { break };
-            self.relay.take_in(now, frame?, &mut self.effects)?;
+            self.relay.take_in(now, frame.map_err(stream)?, &mut self.effects)?;
         }
         self.relay.follow_up(now, &mut self.effects)
     }
@@ -413,7 +486,7 @@ impl<'a> Session<'a> {
                 self.is_broker_gone = true;
                 Input::Closed(why)
             }
-            Err(Closure::Lost(fault)) => return Err(fault.into()),
+            Err(Closure::Lost(fault)) => return Err(fault.on(Side::Broker).into()),
         })
     }
 
@@ -486,6 +559,16 @@ impl Session<'_> {
     }
 }
 
+/// Microseconds since 2000-01-01 UTC, as Postgres counts them.
+fn wall_clock() -> i64 {
+    let since = (UNIX_EPOCH + POSTGRES_EPOCH).elapsed().unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(0)
+}
+
+fn stream(fault: Fault) -> Fault {
+    fault.on(Side::Stream)
+}
+
 fn far() -> Instant {
     Instant::now() + Duration::from_secs(3_600)
 }
@@ -506,7 +589,8 @@ async fn answered<T>(
         Err(Fault::transient(format!(
             "no answer on the audit connection within {}: it is taken for dead",
             humantime::format_duration(patience)
-        )))
+        ))
+        .on(Side::Audit))
     })
 }
 
@@ -525,15 +609,21 @@ async fn check(
 }
 
 /// Waits for the slot, as its standby where another holds it, and takes it.
-async fn take_slot(config: &Config, client: &Client) -> Result<(WalStream, Identity), Fault> {
+async fn take_slot(
+    config: &Config,
+    client: &Client,
+    board: &Board,
+) -> Result<(WalStream, Identity), Fault> {
     let postgres = &config.postgres;
     let mut is_standby = false;
     loop {
-        let (wal, identity) = Wal::connect(postgres).await?;
+        let connected = Wal::connect(postgres).await;
+        let (wal, identity) = connected.map_err(|fault| fault.on(Side::Stream))?;
         match wal.start(postgres.connect_timeout).await {
             Ok(stream) => return Ok((stream, identity)),
             Err(fault) if fault.what.contains(SLOT_IN_USE) => {
                 if !std::mem::replace(&mut is_standby, true) {
+                    board.enter(State::Standby, "another relay holds the slot");
                     info!(
                         slot = postgres.slot,
                         why = fault.what,
@@ -541,7 +631,7 @@ async fn take_slot(config: &Config, client: &Client) -> Result<(WalStream, Ident
                     );
                 }
             }
-            Err(fault) => return Err(fault),
+            Err(fault) => return Err(fault.on(Side::Stream)),
         }
         // Asking costs the server less than a connection for each try.
         loop {

@@ -73,6 +73,7 @@ files! {
     PARKED_DUE = "parked_due.sql", "Parked events whose time has come.";
     PARKED_BEHIND = "parked_behind.sql", "What waits behind a parked event.";
     PARKED_HELD = "parked_held.sql", "The aggregates that wait.";
+    PARKED_OPEN = "parked_open.sql", "How many parked events there are, by state and reason.";
     PARKED_NEXT = "parked_next.sql", "Until the next parked event is due.";
     PARKED_QUEUED = "parked_queued.sql", "The aggregates of which anything waits.";
     PARKED_AMONG = "parked_among.sql", "Which of some events are parked.";

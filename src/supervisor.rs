@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use crate::board::{Board, State};
 use crate::config::Config;
 use crate::error::{Class, Fault};
 use crate::reconcile::Trigger;
@@ -15,15 +16,21 @@ use crate::session::{self, Past, Shutdown};
 ///
 /// # Errors
 /// Definite faults only: whatever may pass by itself is waited out.
-pub async fn run(config: Config, mut shutdown: Shutdown, reconcile: Trigger) -> Result<(), Fault> {
+pub async fn run(
+    config: Config,
+    mut shutdown: Shutdown,
+    reconcile: Trigger,
+    board: &Board,
+) -> Result<(), Fault> {
     let config = Arc::new(config);
     let mut past = Past::default();
     past.reconcile = Some(reconcile);
     for broker in 0.. {
-        let end = session::run(&config, &mut past, &mut shutdown, broker).await;
+        let end = session::run(&config, &mut past, &mut shutdown, broker, board).await;
         let fault = match end {
             End::Drained => {
                 info!("drained");
+                board.enter(State::Stopped, "drained");
                 return Ok(());
             }
             End::Stuck(stuck) => stuck.fault(),
@@ -33,10 +40,12 @@ pub async fn run(config: Config, mut shutdown: Shutdown, reconcile: Trigger) -> 
         // it was asked to stop in its last moments or in the pause that follows.
         let is_undrained = shutdown.is_asked() && fault.class != Class::Event;
         if matches!(fault.class, Class::Definite | Class::Usage) || is_undrained {
+            board.stop(&fault);
             return Err(fault);
         }
         past.failures = past.failures.saturating_add(1);
         let pause = backoff(&config, past.failures);
+        board.wait(&fault, pause);
         let again_in = humantime::format_duration(pause).to_string();
         if fault.class == Class::Event {
             error!(
@@ -53,6 +62,7 @@ pub async fn run(config: Config, mut shutdown: Shutdown, reconcile: Trigger) -> 
             biased;
             () = shutdown.wait() => {
                 info!("stopped while waiting to try again");
+                board.enter(State::Stopped, "asked to stop");
                 return Ok(());
             }
             () = tokio::time::sleep(pause) => {}

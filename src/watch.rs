@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tracing::{debug, error, info, warn};
 
+use crate::board::{Board, ParkedView, Seen, SlotView};
 use crate::config::{Config, GuardPolicy};
 use crate::error::Fault;
 use crate::guard::{Bound, Guard, Level, Sample, Thresholds, Verdict};
@@ -26,8 +27,8 @@ const OPTIONS: &str = "-c statement_timeout=10s -c lock_timeout=1s -c synchronou
 /// # Errors
 /// Definite: the WAL is about to be full, and `guard.policy` is `stop`. Nothing else: a server
 /// that cannot be asked is tried again.
-pub async fn run(config: &Config, mut shutdown: Shutdown) -> Result<(), Fault> {
-    let mut watch = Watch::new(config);
+pub async fn run(config: &Config, mut shutdown: Shutdown, board: &Board) -> Result<(), Fault> {
+    let mut watch = Watch::new(config, board);
     loop {
         let outcome = tokio::select! {
             biased;
@@ -63,6 +64,7 @@ impl From<Fault> for Ending {
 
 struct Watch<'a> {
     config: &'a Config,
+    board: &'a Board,
     guard: Guard,
     began: Instant,
     client: Option<Client>,
@@ -74,7 +76,7 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(config: &'a Config) -> Self {
+    fn new(config: &'a Config, board: &'a Board) -> Self {
         let guard = &config.guard;
         let thresholds = Thresholds {
             warn_at: guard.warn_at,
@@ -84,6 +86,7 @@ impl<'a> Watch<'a> {
         };
         Self {
             config,
+            board,
             guard: Guard::new(thresholds),
             began: Instant::now(),
             client: None,
@@ -110,18 +113,21 @@ impl<'a> Watch<'a> {
         let sample = self.sample(&client).await?;
         self.is_failing = false;
         // Without a slot nothing is kept; that it is missing is the session's to say.
-        let Some(sample) = sample else {
+        let Some((sample, mut slot)) = sample else {
+            self.board.saw(seen(&client, self.config, SlotView::default()).await?);
             self.client = Some(client);
             return Ok(());
         };
         let verdict = self.guard.observe(sample);
+        slot.verdict = Some(verdict);
+        self.board.saw(seen(&client, self.config, slot).await?);
         self.tell(&client, sample, verdict).await?;
         self.say_who_holds(&client, verdict).await?;
         self.client = Some(client);
         if verdict.is_due { self.act(sample, verdict).await } else { Ok(()) }
     }
 
-    async fn sample(&mut self, client: &Client) -> Result<Option<Sample>, Fault> {
+    async fn sample(&mut self, client: &Client) -> Result<Option<(Sample, SlotView)>, Fault> {
         let slot = ("slot", self.config.postgres.slot.as_str());
         let rows = query(client, &sql::render(sql::GUARD_SAMPLE, &[slot])?).await?;
         let Some(row) = rows.first() else { return Ok(None) };
@@ -133,7 +139,7 @@ impl<'a> Watch<'a> {
             Some(_) => self.on_disk(client).await?,
             None => None,
         };
-        Ok(Some(Sample {
+        let sample = Sample {
             at: self.began.elapsed(),
             wal,
             restart,
@@ -142,7 +148,17 @@ impl<'a> Watch<'a> {
             keep: number("keep")?,
             on_disk: on_disk.unwrap_or(wal.saturating_sub(restart)),
             is_lost: column::<Option<bool>>(row, "is_lost")?.unwrap_or(false),
-        }))
+        };
+        let slot = SlotView {
+            wal_status: column(row, "wal_status")?,
+            is_active: column(row, "active")?,
+            retained_bytes: wal.saturating_sub(sample.restart),
+            confirmed_lag_bytes: wal.saturating_sub(sample.confirmed),
+            safe_bytes: sample.safe,
+            spilled_bytes: column::<Option<i64>>(row, "spilled")?.unwrap_or(0),
+            verdict: None,
+        };
+        Ok(Some((sample, slot)))
     }
 
     /// `None` where the right is missing: then what the slot keeps stands for all of it.
@@ -297,6 +313,23 @@ impl<'a> Watch<'a> {
         }
         Ok(())
     }
+}
+
+async fn seen(client: &Client, config: &Config, slot: SlotView) -> Result<Seen, Fault> {
+    let sql = sql::render(sql::PARKED_OPEN, &[("slot", &config.postgres.slot)])?;
+    // A schema of an earlier version has no parking: `check` says so.
+    let rows = query(client, &sql).await.unwrap_or_default();
+    let parked = |row| {
+        Ok::<_, Fault>(ParkedView {
+            state: column(row, "state")?,
+            reason: column(row, "reason")?,
+            events: column(row, "events")?,
+            oldest_seconds: column(row, "oldest_seconds")?,
+        })
+    };
+    let held_aggregates = rows.first().map_or(Ok(0), |row| column(row, "held"))?;
+    let parked = rows.iter().map(parked).collect::<Result<_, _>>()?;
+    Ok(Seen { slot, parked, held_aggregates })
 }
 
 async fn connect(config: &Config, server: &crate::config::Server) -> Result<Client, Fault> {

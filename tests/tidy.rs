@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files that know no socket, clock or task.
-const PURE: [&str; 23] = [
+const PURE: [&str; 25] = [
     "pgoutput.rs",
     "relation.rs",
     "event.rs",
@@ -24,6 +24,7 @@ const PURE: [&str; 23] = [
     "marks.rs",
     "parked.rs",
     "retry.rs",
+    "tally.rs",
     "relay.rs",
     "relay/arrival.rs",
     "relay/input.rs",
@@ -32,6 +33,7 @@ const PURE: [&str; 23] = [
     "relay/outcome.rs",
     "relay/parked.rs",
     "relay/stream.rs",
+    "relay/view.rs",
     "relay/watch.rs",
     "partition.rs",
     "guard.rs",

@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::board::Board;
 use crate::config::{Config, Log};
 use crate::error::Fault;
 use crate::session::Shutdown;
@@ -59,13 +60,13 @@ async fn relay(config: Config) -> Result<(), Fault> {
     tokio::spawn(async move { prune::run(&upkeep, pruning).await });
     // Ends with this function.
     let reconciler = reconcile::spawn(&config);
-    let (guarding, upkeep) = (shutdown.clone(), config.clone());
-    let relaying = supervisor::run(config, shutdown, reconciler.trigger());
+    let (guarding, upkeep, board) = (shutdown.clone(), config.clone(), Board::new());
+    let relaying = supervisor::run(config, shutdown, reconciler.trigger(), &board);
     tokio::pin!(relaying);
     tokio::select! {
         biased;
         end = &mut relaying => end,
-        verdict = crate::watch::run(&upkeep, guarding) => {
+        verdict = crate::watch::run(&upkeep, guarding, &board) => {
             // What is in flight may still be settled; the verdict stands, whatever comes of it.
             if verdict.is_err() {
                 stop.send_replace(true);

@@ -227,26 +227,3 @@ impl Stuck {
         Fault::new(Class::Event, what, refusal.mend())
     }
 }
-
-/// What a session has done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Messages published.
-    pub published: u64,
-    /// Messages that a queue took.
-    pub delivered: u64,
-    /// Events that an earlier session had settled.
-    pub repeated: u64,
-    /// Marks written.
-    pub marked: u64,
-    /// Events put aside because they were refused.
-    pub parked: u64,
-    /// Events put aside behind one of their aggregate.
-    pub queued: u64,
-    /// Tries of parked events.
-    pub retried: u64,
-    /// Events that the dead-letter exchange took.
-    pub dead_lettered: u64,
-    /// Rows of relations that are no outbox table, and changes that are no inserts.
-    pub ignored: u64,
-}

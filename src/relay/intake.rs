@@ -77,6 +77,13 @@ impl CatchUp {
     }
 }
 
+impl CatchUp {
+    /// Rows of the list that were taken in.
+    pub(super) fn taken(&self) -> u64 {
+        self.next.saturating_sub(u64::try_from(self.rows.len()).unwrap_or(0))
+    }
+}
+
 impl Relay {
     /// An event was received, and has its number; its row stands in `cells`.
     pub(super) fn arrive(
@@ -87,7 +94,7 @@ impl Relay {
         effects: &mut Vec<Effect>,
     ) {
         if arrival.position < self.memory.delivered {
-            self.counts.repeated += 1;
+            self.tally.repeated += 1;
             self.settle(now, number);
             self.mark(number, arrival, true);
             return;
@@ -229,7 +236,10 @@ impl Relay {
             }
             Err(refusal) => return self.refused(now, arrival, letter, refusal),
         };
-        self.counts.published += 1;
+        self.tally.published += 1;
+        if matches!(arrival.source, Source::Stream(_)) {
+            self.tally.to_publish.observe(self.age(now, arrival.commit_time));
+        }
         arrival.seconds = *message.properties.timestamp();
         let bytes = message.body.len();
         self.window.push(Published { arrival, letter, is_alone, bytes, at: now });

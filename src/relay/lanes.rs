@@ -116,6 +116,11 @@ impl Lanes {
         self.lanes.is_empty()
     }
 
+    /// Aggregates that do not flow freely.
+    pub(super) fn len(&self) -> usize {
+        self.lanes.len()
+    }
+
     /// Events that wait in memory.
     pub(super) fn waiting(&self) -> usize {
         self.waiting

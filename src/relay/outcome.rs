@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::arrival::{Arrival, Published, Ready, Source};
 use super::{Effect, End, Relay, Stuck};
 use crate::config::{AuditMode, OnFailure};
-use crate::error::Fault;
+use crate::error::{Fault, Side};
 use crate::event::{Position, Refusal};
 use crate::marks::Mark;
 use crate::parked::{Aggregate, Attempt, Park, State, Tried};
@@ -85,13 +85,14 @@ impl Relay {
         };
         match (letter, arrival.source.clone()) {
             (None, Source::Stream(number)) => {
-                self.counts.delivered += 1;
+                self.tally.delivered += 1;
+                self.tally.to_confirm.observe(self.age(now, arrival.commit_time));
                 self.memory.budget.renew();
                 self.settle(now, number);
                 self.mark(number, arrival, false);
             }
             (None, Source::Parked { seq, .. }) => {
-                self.counts.delivered += 1;
+                self.tally.delivered += 1;
                 self.memory.budget.renew();
                 self.attempted(now, seq, arrival.mapping.table, &arrival.id, Tried::Delivered);
                 if let Some(mark) = self.mark_of(NO_NUMBER, arrival) {
@@ -99,11 +100,11 @@ impl Relay {
                 }
             }
             (Some(refusal), Source::Stream(_)) => {
-                self.counts.dead_lettered += 1;
+                self.tally.dead_lettered += 1;
                 self.park(now, arrival, State::DeadLettered, Some(refusal));
             }
             (Some(refusal), Source::Parked { seq, attempts }) => {
-                self.counts.dead_lettered += 1;
+                self.tally.dead_lettered += 1;
                 let state = State::DeadLettered;
                 let outcome = Tried::Refused { attempts: attempts + 1, state, refusal };
                 self.attempted(now, seq, arrival.mapping.table, &arrival.id, outcome);
@@ -127,6 +128,7 @@ impl Relay {
         letter: Option<Refusal>,
         refusal: Refusal,
     ) {
+        self.count_refused(&refusal);
         let table = self.rules.tables.get(arrival.mapping.table);
         let on_failure = table.map_or(&OnFailure::Park, |table| &table.on_failure);
         let is_new = matches!(arrival.source, Source::Stream(_)) && letter.is_none();
@@ -169,6 +171,15 @@ impl Relay {
                 self.tried(now, tried, refusal);
             }
         }
+    }
+
+    fn count_refused(&mut self, refusal: &Refusal) {
+        *match refusal {
+            Refusal::Returned { .. } => &mut self.tally.returned,
+            Refusal::Nacked => &mut self.tally.nacked,
+            Refusal::Closed { .. } => &mut self.tally.closed,
+            _ => &mut self.tally.unreadable,
+        } += 1;
     }
 
     /// Its aggregate waits until it is known what became of its dead letter: should that be
@@ -244,13 +255,13 @@ impl Relay {
             });
         let state = if is_behind { State::Queued } else { state };
         match state {
-            State::Queued => self.counts.queued += 1,
+            State::Queued => self.tally.queued += 1,
             State::DeadLettered => {}
             State::Parked(pause) => {
-                self.counts.parked += 1;
+                self.tally.parked += 1;
                 self.attention.due(now + pause);
             }
-            State::Failed => self.counts.parked += 1,
+            State::Failed => self.tally.parked += 1,
         }
         // Where nobody waits for what is parked, the next of its aggregate may go.
         self.freed.extend(arrival.lane.take().filter(|_| !is_holding));
@@ -362,7 +373,8 @@ impl Relay {
         let count = window.len();
         self.ending = Some(End::Fault(Fault::transient(format!(
             "the broker closed the channel with {count} messages in flight: {why}. They are published again one at a time, to find which it was"
-        ))));
+        ))
+        .on(Side::Broker)));
     }
 
     fn closed_over(&mut self, now: Duration, published: Published, why: &str) {
@@ -372,6 +384,7 @@ impl Relay {
             arrival.id,
             self.table_name(&arrival)
         ))
+        .on(Side::Broker)
         .mend(Refusal::Closed { why: String::new() }.mend());
         let table = self.rules.tables.get(arrival.mapping.table);
         let has_letter =

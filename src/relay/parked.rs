@@ -147,7 +147,7 @@ impl Relay {
         if self.ending.is_some() {
             return;
         }
-        self.counts.retried += 1;
+        self.tally.retried += 1;
         self.attention.busy.insert(row.seq, None);
         let is_alone = self.is_to_be_alone(&row);
         let lane = row.aggregate.filter(|_| row.is_holding);

@@ -41,7 +41,7 @@ impl Relay {
             pgoutput::Message::Update { .. }
             | pgoutput::Message::Delete { .. }
             | pgoutput::Message::Truncate { .. }
-            | pgoutput::Message::Emitted { .. } => self.counts.ignored += 1,
+            | pgoutput::Message::Emitted { .. } => self.tally.ignored += 1,
             pgoutput::Message::Origin { .. } | pgoutput::Message::Type { .. } => {}
         }
         Ok(())
@@ -112,7 +112,7 @@ impl Relay {
         let mapping = match self.relations.find(relation) {
             Some(Relation::Outbox(mapping)) => Arc::clone(mapping),
             Some(Relation::Other) => {
-                self.counts.ignored += 1;
+                self.tally.ignored += 1;
                 return Ok(());
             }
             None => return Err(protocol(format!("a row of relation {relation}, never announced"))),

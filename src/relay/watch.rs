@@ -5,7 +5,7 @@ use std::time::Duration;
 use postgres_types::PgLsn;
 
 use super::{End, Relay};
-use crate::error::Fault;
+use crate::error::{Fault, Side};
 
 /// Keepalives that ask for a reply and bring no WAL, in one second, that mean a server which
 /// waits for us to let it shut down (`walsender.c`, `WalSndDone`).
@@ -56,6 +56,7 @@ impl Relay {
             return Err(Fault::transient(
                 "Postgres is shutting down and waits for the relay: it is let go",
             )
+            .on(Side::Stream)
             .into());
         }
         Ok(())
@@ -73,6 +74,7 @@ impl Relay {
                 "no word from the walsender for {:?}: it is taken for dead",
                 self.rules.silence
             ))
+            .on(Side::Stream)
             .into());
         }
         if self.block_ends().is_some_and(|at| at <= now) {
@@ -80,6 +82,7 @@ impl Relay {
                 "RabbitMQ has blocked the connection for {:?}",
                 self.rules.blocked_timeout
             ))
+            .on(Side::Broker)
             .mend("clear its memory or disk alarm: rabbitmq-diagnostics alarms")
             .into());
         }
@@ -88,10 +91,15 @@ impl Relay {
                 "RabbitMQ has not confirmed a message for {:?}",
                 self.rules.confirm_timeout
             ))
+            .on(Side::Broker)
             .mend("look at the queues behind the exchange: a quorum queue without a majority confirms nothing")
             .into());
         }
         Ok(())
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        self.watch.blocked_since.is_some()
     }
 
     fn silence_ends(&self) -> Option<Duration> {

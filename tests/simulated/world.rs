@@ -839,7 +839,7 @@ impl World {
         let unconfirmed = &session.watch.unconfirmed;
         assert!(messages >= unconfirmed.len(), "a message left the window without its confirm");
         assert!(bytes >= unconfirmed.values().sum(), "bytes left the window without their confirm");
-        assert_eq!(session.relay.marks_given_up(), 0, "nothing was missing for so long");
+        assert_eq!(session.relay.tally().unmarked, 0, "nothing was missing for so long");
     }
 
     fn perform(&mut self, effect: Effect) {
