@@ -1,8 +1,10 @@
 //! One file per verb, and what they share.
 
 pub mod check;
+pub mod completions;
 pub mod config;
 pub mod init;
+pub mod man;
 pub mod prune;
 pub mod parked;
 pub mod replay;

@@ -127,5 +127,6 @@ pub mod reconcile;
 pub mod ledger;
 pub mod board;
 pub mod supervisor;
+pub mod service;
 pub mod prune;
 pub mod watch;
