@@ -49,6 +49,7 @@ mod explain;
 mod tests;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -103,6 +104,8 @@ pub struct Config {
     pub prune: Prune,
     /// The guard over the WAL.
     pub guard: Guard,
+    /// Metrics, probes and the console.
+    pub http: Http,
     /// Logging.
     pub log: Log,
     /// What `init --declare` declares.
@@ -474,6 +477,15 @@ pub enum GuardPolicy {
     Stop,
     /// The slot is dropped, so that Postgres can remove the WAL.
     DropSlot,
+}
+
+/// Metrics, probes and the console: `[http]`.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// Where they are served. Default 127.0.0.1:8976; `None` where it is `off`.
+    pub address: Option<SocketAddr>,
+    /// What a request has to show, save for the probes. Default none.
+    pub token: Option<Secret>,
 }
 
 /// Logging: `[log]`.

@@ -22,6 +22,7 @@ pub(crate) fn check(config: &Config, values: &Values, problems: &mut Problems) {
     check.same_table(config);
     check.exchange_flag(config);
     check.queues(config);
+    check.token(config);
 }
 
 struct Check<'a> {
@@ -189,6 +190,14 @@ impl Check<'_> {
         if config.tables.len() > 1 && origin == Origin::Flag("--exchange".to_owned()) {
             let what = "there is more than one table";
             self.problems.add(origin, "", what, "write --set tables.N.exchange=NAME");
+        }
+    }
+
+    /// An empty one would be a password that everybody knows.
+    fn token(&mut self, config: &Config) {
+        let key = "http.token";
+        if config.http.token.as_ref().is_some_and(|token| token.expose().trim().is_empty()) {
+            self.clash([key, key], "is empty", "take it away, or write: openssl rand -hex 32");
         }
     }
 

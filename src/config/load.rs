@@ -10,7 +10,9 @@ use super::source::{Environment, Sources, collect};
 use super::tables::{queues, tables};
 use super::upkeep::{guard, prune};
 use super::values::Values;
-use super::{Audit, AuditMode, Config, Declare, Log, Parking, Reconcile, Session, Window};
+use super::{
+    Audit, AuditMode, Config, Declare, Http, Log, Parking, Reconcile, Secret, Session, Window,
+};
 use crate::error::Fault;
 
 /// Which servers a command cannot do without.
@@ -111,6 +113,10 @@ fn assemble(
         },
         prune: prune(values),
         guard: guard(values),
+        http: Http {
+            address: values.text("http.address").and_then(|address| address.parse().ok()),
+            token: values.text("http.token").map(Secret::new),
+        },
         log: Log { level: text("log.level"), is_json: text("log.format") == "json" },
         declare: Declare {
             exchange_type: text("declare.exchange_type"),

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use Kind::{
-    AmqpUrl, Choice, Column, Count, ExchangeType, File, Flag, List, LogFilter, Name, PostgresUrl,
-    Secret, Size, SlotName, Span, SslMode, Template, Text,
+    AmqpUrl, Choice, Column, Count, ExchangeType, File, Flag, List, Listen, LogFilter, Name,
+    PostgresUrl, Secret, Size, SlotName, Span, SslMode, Template, Text,
 };
 use Preset::{Derived, Unset, Value};
 
@@ -44,6 +44,8 @@ pub(crate) enum Kind {
     Template,
     /// Directives of tracing's `EnvFilter`.
     LogFilter,
+    /// An IP address and a port, or `off`.
+    Listen,
     /// Texts of up to 255 bytes; comma-separated outside a file.
     List,
     /// A Postgres URL.
@@ -83,6 +85,7 @@ impl Kind {
             File => "PEM file".to_owned(),
             Template => "template".to_owned(),
             LogFilter => "a level, or `target=level` pairs".to_owned(),
+            Listen => "`IP:port`, or `off`".to_owned(),
             List => "list; comma-separated outside the file".to_owned(),
             PostgresUrl => "`postgres://…`".to_owned(),
             AmqpUrl => "`amqp://…`, `amqps://…`".to_owned(),
@@ -275,6 +278,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("guard.warn_percent", Count { min: 1, max: 100 }, Value("70"), "share of the limit that is worth a warning"),
     setting("guard.act_percent", Count { min: 1, max: 100 }, Value("90"), "share of the limit at which `guard.policy` is carried out"),
     setting("guard.disk_limit", Size { min: MIB, max: 1024 * 1024 * GIB }, Unset, "how much WAL the server's disk can hold, since SQL cannot ask; beside `max_slot_wal_keep_size`, the smaller room counts"),
+
+    setting("http.address", Listen, Value("127.0.0.1:8976"), "where metrics, probes and the console are served; port 0 takes a free one, which the log names"),
+    setting("http.token", Secret, Unset, "what metrics, status and console ask for as `Authorization: Bearer …`; without one they are open to whoever reaches the address, and the console's actions are off"),
 
     setting("log.level", LogFilter, Value("info"), "how much is logged").flag("--log-level"),
     setting("log.format", Choice(&["text", "json"]), Value("text"), "form of a log line").flag("--log-format"),

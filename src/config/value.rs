@@ -1,5 +1,6 @@
 //! One setting's value: from what was written to its type.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -97,6 +98,7 @@ fn parse_text(kind: Kind, text: &str) -> Result<Value, Wrong> {
         Kind::ExchangeType => choice(text, &EXCHANGE_TYPES),
         Kind::SslMode => ssl_mode(text).map(Value::SslMode),
         Kind::LogFilter => log_filter(text),
+        Kind::Listen => listen(text),
         Kind::Template => Template::parse(text).map(Value::Template).map_err(|what| {
             let what = format!("{} is not a template: {what}", quote(text));
             Wrong::new(what, "write it like `{topic} | {aggregate_type}.{event_type}`")
@@ -277,6 +279,16 @@ fn list(raw: &Raw) -> Result<Value, Wrong> {
         _ => Err(wrong_type(Kind::List, "a list of something else")),
     });
     items.collect::<Result<_, _>>().map(Value::List)
+}
+
+fn listen(text: &str) -> Result<Value, Wrong> {
+    match text == "off" || text.parse::<SocketAddr>().is_ok() {
+        true => Ok(Value::Text(text.to_owned())),
+        false => Err(Wrong::new(
+            format!("{} is no IP address with a port", quote(text)),
+            "write it like 127.0.0.1:8976, 0.0.0.0:8976 or [::]:8976; off serves nothing",
+        )),
+    }
 }
 
 fn log_filter(text: &str) -> Result<Value, Wrong> {

@@ -45,7 +45,7 @@ fn the_effective_configuration() {
     assert_eq!(again.postgres.slot, first.postgres.slot);
     assert_eq!(again.amqp.brokers.len(), 2);
 
-    let json = run(&Args { json: true, docs: false }, &tried.sources).unwrap();
+    let json = run(&Args { json: true, ..Args::default() }, &tried.sources).unwrap();
     assert!(!json.contains("hunter"), "{json}");
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["tables.1.name"]["value"], "two");
@@ -62,7 +62,7 @@ fn nothing_set_can_be_shown_too() {
 
 #[test]
 fn every_setting_is_documented_once() {
-    let docs = run(&Args { json: false, docs: true }, &Sources::default()).unwrap();
+    let docs = run(&Args { docs: true, ..Args::default() }, &Sources::default()).unwrap();
     for setting in SETTINGS {
         let row = format!("\n| `{}` |", setting.key.replace('*', "N"));
         assert_eq!(docs.matches(&row).count(), 1, "{}", setting.key);

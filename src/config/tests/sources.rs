@@ -59,6 +59,7 @@ fn sample(setting: &Setting, certificate: &str) -> String {
         Kind::SslMode => "verify-full".to_owned(),
         Kind::ExchangeType => "direct".to_owned(),
         Kind::File => certificate.to_owned(),
+        Kind::Listen => "[::1]:9000".to_owned(),
         Kind::LogFilter => "pgoutbox=debug".to_owned(),
         Kind::List => "a, b".to_owned(),
         Kind::PostgresUrl => "postgres://other@elsewhere/app".to_owned(),
