@@ -3,6 +3,7 @@
 pub mod check;
 pub mod completions;
 pub mod config;
+pub mod health;
 pub mod init;
 pub mod man;
 pub mod prune;

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use pgoutbox::commands::{
-    check, completions, config, init, man, parked, prune, replay, run, schema, status, uninstall,
-    verify,
+    check, completions, config, health, init, man, parked, prune, replay, run, schema, status,
+    uninstall, verify,
 };
 use pgoutbox::config::{Config, Flags, Needs, Sources};
 use pgoutbox::error::Fault;
@@ -53,6 +53,7 @@ enum Command {
     Schema(schema::Args),
     Config(config::Args),
     Uninstall(uninstall::Args),
+    Health(health::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -96,6 +97,7 @@ async fn carry_out(cli: Cli) -> Result<ExitCode, Fault> {
         Command::Schema(args) => print(&schema::run(&args, &sources)?),
         Command::Config(args) => print(&config::run(&args, &sources)?),
         Command::Uninstall(args) => uninstall::run(&args, &sources).await.map(|()| true),
+        Command::Health(args) => health::run(&args, &sources).await,
         Command::Completions(args) => print(&completions::run(&args, Cli::command())),
         Command::Man(args) => print(&man::run(&args, Cli::command())?),
     }?;

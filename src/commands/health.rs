@@ -34,7 +34,10 @@ pub struct Args {
 pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let http = Config::load(sources, Needs::NONE)?.http;
     let address = http.address.ok_or_else(|| {
-        Fault::usage("http.address is off: there is nobody to ask", "set http.address = \"127.0.0.1:8976\"")
+        Fault::usage(
+            "http.address is off: there is nobody to ask",
+            "set http.address = \"127.0.0.1:8976\"",
+        )
     })?;
     let path = if args.ready { "/readyz" } else { "/livez" };
     let asked = ask(here(address), path, http.token.as_ref());
@@ -43,13 +46,17 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
         Ok(Err(error)) => return Err(nobody(address, &error.to_string())),
         Err(_) => return Err(nobody(address, "no answer in time")),
     };
-    let (is_well, body) = read(&answer).ok_or_else(|| nobody(address, "what answers is no HTTP server"))?;
+    let (is_well, body) =
+        read(&answer).ok_or_else(|| nobody(address, "what answers is no HTTP server"))?;
     say(body.trim_end());
     Ok(is_well)
 }
 
 fn nobody(address: SocketAddr, why: &str) -> Fault {
-    Fault::definite(format!("http://{address} does not answer: {why}"), "is `pgoutbox run` running, with this http.address?")
+    Fault::definite(
+        format!("http://{address} does not answer: {why}"),
+        "is `pgoutbox run` running, with this http.address?",
+    )
 }
 
 /// A server that listens on all addresses is asked on the loopback one.
@@ -65,7 +72,7 @@ fn here(mut address: SocketAddr) -> SocketAddr {
 
 async fn ask(address: SocketAddr, path: &str, token: Option<&Secret>) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
-    let token = token.map(|token| format!("Authorization: Bearer {}\r\n", token.expose()));
+    let token = token.map(|token| format!("Authorization: Bearer {}\r\n", token.expose().trim()));
     let request =
         format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n{}\r\n", token.unwrap_or_default());
     stream.write_all(request.as_bytes()).await?;
@@ -98,11 +105,9 @@ mod tests {
 
     #[test]
     fn all_addresses_are_asked_on_the_loopback_one() {
-        for (bound, asked) in [
-            ("0.0.0.0:1", "127.0.0.1:1"),
-            ("[::]:1", "[::1]:1"),
-            ("10.0.0.1:1", "10.0.0.1:1"),
-        ] {
+        for (bound, asked) in
+            [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("10.0.0.1:1", "10.0.0.1:1")]
+        {
             assert_eq!(here(bound.parse().unwrap()), asked.parse().unwrap());
         }
     }

@@ -17,6 +17,7 @@ mod drain;
 mod flow;
 mod grants;
 mod guard;
+mod health;
 mod kill;
 mod mark;
 mod mark_partition;
