@@ -66,7 +66,8 @@
 //! (rows and partitions; [`partition`] is its pure calendar), [`watch`] (looks at the WAL for the
 //! pure [`guard`]) and [`reconcile`] (rows that were missed), on connections of their own. All of them write what they know on the
 //! [`board`], for whoever asks how it stands; [`tally`] is its pure part.
-//! [`commands`] has a file for each verb.
+//! [`commands`] has a file for each verb; [`service`] tells
+//! systemd what the board says.
 //!
 //! # What was rejected
 //!

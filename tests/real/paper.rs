@@ -1,4 +1,4 @@
-//! What the program prints for shells and for `man`.
+//! What the program prints for shells and for `man`, and the rules that come with it.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -62,6 +62,20 @@ fn each_command_has_a_page_without_warnings() -> Result<()> {
     }
     for page in ["pgoutbox.1", "pgoutbox-run.1", "pgoutbox-parked-list.1"] {
         assert!(pages.iter().any(|name| name == page), "no {page} among {pages:?}");
+    }
+    Ok(())
+}
+
+/// Each rule on what it is for, and none on a healthy pair: `alerts_test.yaml` says which.
+#[test]
+fn the_alerts_fire_when_they_should() -> Result<()> {
+    for args in [["check", "alerts.yaml"], ["test", "alerts_test.yaml"]] {
+        let [verb, file] = args;
+        let mut promtool = Command::new("promtool");
+        promtool.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docker/prometheus"));
+        let ran = promtool.args([verb, "rules", file]).output();
+        let ran = ran.context("promtool: sh tests/setup.sh installs it")?;
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     }
     Ok(())
 }
