@@ -14,8 +14,8 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND has_table_privilege(rows.oid, 'SELECT') AND has_table_privilege(rows.oid, 'INSERT')
            AND has_table_privilege(rows.oid, 'DELETE')
            AND has_table_privilege(parked.oid, 'SELECT') AS can_catch_up,
-       parked.oid IS NOT NULL AS has_parked,
-       has_table_privilege(parked.oid, 'SELECT') AND has_table_privilege(parked.oid, 'INSERT')
+       parked.oid IS NOT NULL AND pause.oid IS NOT NULL AS has_parked,
+       has_table_privilege(pause.oid, 'SELECT') AND has_table_privilege(parked.oid, 'SELECT') AND has_table_privilege(parked.oid, 'INSERT')
            AND has_table_privilege(parked.oid, 'UPDATE') AND has_table_privilege(parked.oid, 'DELETE')
            AS can_park,
        guard.oid IS NOT NULL AS has_guard,
@@ -27,7 +27,7 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND has_table_privilege(parked.oid, 'UPDATE') AS can_prune,
        -- In the order in which schema.sql makes them.
        (SELECT coalesce(array_agg(wanted.name ORDER BY wanted.number), '{}')
-          FROM unnest('{progress,relayed,parked,catch_up,catch_up_rows,guard}'::text[])
+          FROM unnest('{progress,relayed,parked,catch_up,catch_up_rows,pause,guard}'::text[])
                WITH ORDINALITY AS wanted (name, number)
          WHERE NOT EXISTS (SELECT FROM pg_class AS own
                             WHERE own.relnamespace = namespace.oid AND own.relname = wanted.name)) AS missing,
@@ -44,6 +44,8 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
          ON rows.relnamespace = namespace.oid AND rows.relname = 'catch_up_rows'
   LEFT JOIN pg_class AS parked
          ON parked.relnamespace = namespace.oid AND parked.relname = 'parked'
+  LEFT JOIN pg_class AS pause
+         ON pause.relnamespace = namespace.oid AND pause.relname = 'pause'
   LEFT JOIN pg_class AS guard
          ON guard.relnamespace = namespace.oid AND guard.relname = 'guard'
   LEFT JOIN pg_proc AS enqueue

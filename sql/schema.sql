@@ -85,6 +85,15 @@ CREATE TABLE IF NOT EXISTS pgoutbox.catch_up_rows (
     PRIMARY KEY (slot, n)
 );
 
+-- Whether the relay of a slot is paused: it is where there is a row. `pgoutbox pause` makes it,
+-- `pgoutbox resume` removes it.
+CREATE TABLE IF NOT EXISTS pgoutbox.pause (
+    slot      name        PRIMARY KEY,
+    paused_at timestamptz NOT NULL DEFAULT now(),
+    paused_by text        NOT NULL,
+    note      text
+);
+
 -- How the guard over the WAL last found it, for `pgoutbox status`. One row per slot, written when
 -- its level changes and every ten minutes while it is not calm.
 CREATE TABLE IF NOT EXISTS pgoutbox.guard (

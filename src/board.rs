@@ -297,6 +297,12 @@ impl Board {
         self.change(state, why.into(), String::new(), |_| {});
     }
 
+    /// Somebody paused the relay.
+    pub fn pause(&self, by: &str) {
+        let (what, mend) = (format!("paused by {by}"), "pgoutbox resume".to_owned());
+        self.change(State::Paused, what, mend, |_| {});
+    }
+
     /// A session has failed; it is tried again after `pause`.
     pub fn wait(&self, fault: &Fault, pause: Duration) {
         self.change(State::Waiting, fault.what.clone(), fault.mend.clone(), |shown| {

@@ -6,6 +6,7 @@ pub mod config;
 pub mod health;
 pub mod init;
 pub mod man;
+pub mod pause;
 pub mod prune;
 pub mod parked;
 pub mod replay;

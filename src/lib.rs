@@ -27,7 +27,7 @@
 //!
 //! One task owns all state. [`session`] selects what happens next, hands it to the relay as
 //! an input, and performs the effects that the relay answers with. [`supervisor`] runs
-//! session after session.
+//! session after session. What it comes to, [`service`] tells systemd.
 //!
 //! # What holds, always
 //!
@@ -66,8 +66,7 @@
 //! (rows and partitions; [`partition`] is its pure calendar), [`watch`] (looks at the WAL for the
 //! pure [`guard`]) and [`reconcile`] (rows that were missed), on connections of their own. All of them write what they know on the
 //! [`board`], for whoever asks how it stands; [`tally`] is its pure part.
-//! [`commands`] has a file for each verb; [`service`] tells
-//! systemd what the board says.
+//! [`commands`] has a file for each verb.
 //!
 //! # What was rejected
 //!

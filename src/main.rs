@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use pgoutbox::commands::{
-    check, completions, config, health, init, man, parked, prune, replay, run, schema, status,
-    uninstall, verify,
+    check, completions, config, health, init, man, parked, pause, prune, replay, run, schema,
+    status, uninstall, verify,
 };
 use pgoutbox::config::{Config, Flags, Needs, Sources};
 use pgoutbox::error::Fault;
@@ -48,6 +48,8 @@ enum Command {
     Status(status::Args),
     Prune(prune::Args),
     Parked(parked::Args),
+    Pause(pause::Args),
+    Resume(pause::ResumeArgs),
     Replay(Box<replay::Args>),
     Verify(verify::Args),
     Schema(schema::Args),
@@ -92,6 +94,8 @@ async fn carry_out(cli: Cli) -> Result<ExitCode, Fault> {
         Command::Status(args) => status::run(&args, &sources).await,
         Command::Prune(args) => prune::run(&args, &sources).await,
         Command::Parked(args) => parked::run(&args, &sources).await,
+        Command::Pause(args) => pause::run(&args, &sources).await.map(|()| true),
+        Command::Resume(args) => pause::resume(&args, &sources).await.map(|()| true),
         Command::Replay(args) => replay::run(&args, &sources).await,
         Command::Verify(args) => verify::run(&args, &sources).await,
         Command::Schema(args) => print(&schema::run(&args, &sources)?),

@@ -184,6 +184,8 @@ pub struct Looked {
     pub queued: Vec<Aggregate>,
     /// Until the next event is due.
     pub next_due: Option<Duration>,
+    /// Who paused the relay, and their note; `None` where nobody did.
+    pub paused_by: Option<String>,
 }
 
 /// Everything that is written about parked events in one transaction.

@@ -202,6 +202,7 @@ impl ParkingStore {
         let rest = try_join(client.query(&self.held, &slot), client.query_one(&self.next, &slot));
         let (due, (held, next)) = try_join(due, rest).await.map_err(|error| classify(&error))?;
         let next_ms: Option<i64> = column(&next, "next_ms")?;
+        let paused_by: Option<String> = column(&next, "paused_by")?;
         let queued = match self.has_looked.swap(true, Ordering::Relaxed) {
             true => Vec::new(),
             false => client.query(&self.queued, &slot).await.map_err(|error| classify(&error))?,
@@ -220,6 +221,7 @@ impl ParkingStore {
             held: aggregates(&held)?,
             queued: aggregates(&queued)?,
             next_due: next_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))),
+            paused_by,
         })
     }
 

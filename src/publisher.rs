@@ -333,9 +333,16 @@ fn protocol_error(error: &lapin::Error) -> Option<&AMQPError> {
     }
 }
 
+/// lapin closes the channel itself where the broker confirms a tag twice or one that was never
+/// sent, with the code of a broker's refusal (`acknowledgement.rs`, spelled so).
+const LAPIN_KNOWS_NO_SUCH_TAG: &str = "inexistant delivery_tag";
+
 /// A missing exchange, no permission, a bad property, an oversized frame: some message did
 /// it. What an operator or a shutdown does to the connection is none of a message's doing.
 fn is_over_a_publish(error: &AMQPError) -> bool {
+    if error.get_message().as_str().contains(LAPIN_KNOWS_NO_SUCH_TAG) {
+        return false;
+    }
     match error.kind() {
         AMQPErrorKind::Soft(_) => true,
         AMQPErrorKind::Hard(_) => matches!(error.get_id(), 501 | 502 | 503 | 505 | 540),

@@ -61,6 +61,8 @@ pub struct Relay {
     shapes: Shapes,
     transaction: Option<Transaction>,
     unresolved: Option<RelationMessage>,
+    /// Who asked that nothing more is published; `None` where nobody did.
+    paused_by: Option<String>,
     /// What is to be published before the stream; it is read no further until that is done.
     catch_up: Option<CatchUp>,
     /// Taken in, and not published yet.
@@ -98,6 +100,7 @@ impl Relay {
             shapes: Shapes::default(),
             transaction: None,
             unresolved: None,
+            paused_by: None,
             catch_up,
             ready: VecDeque::new(),
             lanes: Lanes::default(),
@@ -138,6 +141,7 @@ impl Relay {
             suspects: self.memory.suspects.clone(),
             convicted: self.memory.convicted.clone(),
             budget: self.memory.budget.clone().rebased(now),
+            nack_patience: self.memory.nack_patience,
         }
     }
 
@@ -193,6 +197,7 @@ impl Relay {
         let pending = PENDING_BATCHES * self.rules.audit.batch;
         self.ending.is_none()
             && self.attention.has_looked()
+            && self.paused_by.is_none()
             && self.ready.is_empty()
             && !self.window.must_empty()
             && !self.is_one_alone()

@@ -353,6 +353,14 @@ impl<'a> Session<'a> {
                 (State::CatchingUp, "publishes the rows that the slot does not hold")
             }
             Doing::Streaming => (State::Running, "reads the stream"),
+            Doing::Paused => {
+                let by = self.relay.paused_by().unwrap_or_default();
+                warn!(
+                    mend = "pgoutbox resume",
+                    "paused by {by}: nothing is published, WAL is kept"
+                );
+                return self.board.pause(by);
+            }
             Doing::Draining => (State::Draining, "finishes what is in flight"),
             // What has failed is said when the session has ended.
             Doing::Failing => return,
@@ -664,8 +672,11 @@ async fn recall(
         }
         None => Memory::default(),
     };
-    let progress = sql::render(sql::PROGRESS, &[("slot", config.postgres.slot.as_str())])?;
-    for row in query(client, &progress).await? {
+    let recall = sql::render(sql::RECALL_PROGRESS, &[("slot", config.postgres.slot.as_str())])?;
+    postgres::execute(client, "BEGIN; SET LOCAL synchronous_commit = local").await?;
+    let rows = query(client, &recall).await?;
+    postgres::execute(client, "COMMIT").await?;
+    for row in rows {
         let of = Identity {
             system_identifier: column(&row, "system_identifier")?,
             timeline: column(&row, "timeline")?,
@@ -674,11 +685,6 @@ async fn recall(
             memory.delivered = memory.delivered.max(position(&row)?);
         }
     }
-    let clear = async {
-        let statement = client.prepare(sql::CLEAR_FAULT).await?;
-        client.execute(&statement, &[&config.postgres.slot]).await
-    };
-    clear.await.map_err(|error| classify(&error))?;
     Ok(memory)
 }
 

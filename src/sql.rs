@@ -66,7 +66,7 @@ files! {
     STILL_THERE = "still_there.sql", "Rows that wait to be removed.";
     RECORD_PROGRESS = "record_progress.sql", "Writes how far the events are settled.";
     RECORD_FAULT = "record_fault.sql", "Says what the relay waits for.";
-    CLEAR_FAULT = "clear_fault.sql", "What it waited for is over.";
+    RECALL_PROGRESS = "recall_progress.sql", "How far the slot is settled, on disk; what it waited for is over.";
     PARK = "park.sql", "Puts an event aside.";
     PARK_DELIVERED = "park_delivered.sql", "Parked events that were delivered.";
     PARK_REFUSED = "park_refused.sql", "A parked event that was refused again.";
@@ -74,7 +74,9 @@ files! {
     PARKED_BEHIND = "parked_behind.sql", "What waits behind a parked event.";
     PARKED_HELD = "parked_held.sql", "The aggregates that wait.";
     PARKED_OPEN = "parked_open.sql", "How many parked events there are, by state and reason.";
-    PARKED_NEXT = "parked_next.sql", "Until the next parked event is due.";
+    PARKED_NEXT = "parked_next.sql", "Until the next parked event is due, and who paused the relay.";
+    PAUSE = "pause.sql", "Has the relay publish nothing more.";
+    RESUME = "resume.sql", "Has the relay publish again.";
     PARKED_QUEUED = "parked_queued.sql", "The aggregates of which anything waits.";
     PARKED_AMONG = "parked_among.sql", "Which of some events are parked.";
     PARKED_COLUMNS = "parked_columns.sql", "Where a row shows its tries.";

@@ -314,6 +314,7 @@ impl Journey {
                         held: Vec::new(),
                         queued: Vec::new(),
                         next_due: None,
+                        paused_by: None,
                     })),
                     Effect::Acknowledge(lsn) => {
                         black_box(lsn);

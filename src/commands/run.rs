@@ -11,7 +11,7 @@ use crate::board::Board;
 use crate::config::{Config, Log};
 use crate::error::Fault;
 use crate::session::Shutdown;
-use crate::{postgres, prune, publisher, reconcile, service, supervisor};
+use crate::{postgres, prune, publisher, reconcile, supervisor};
 
 /// As for a drain that was not done in time.
 const EXIT_UNDRAINED: i32 = 69;
@@ -26,7 +26,7 @@ pub async fn run(config: Config) -> Result<u8, Fault> {
     let is_json = config.log.is_json;
     let outcome = relay(config).await;
     if let Err(fault) = &outcome {
-        service::ended(fault);
+        crate::service::ended(fault);
     }
     match outcome {
         Err(fault) if is_json => {
@@ -54,7 +54,7 @@ async fn relay(config: Config) -> Result<(), Fault> {
         };
         let name = next().await;
         info!(signal = name, "asked to stop");
-        service::stopping();
+        crate::service::stopping();
         ask.send_replace(true);
         let name = next().await;
         warn!(signal = name, "asked again: what is in flight is published again at the next start");
@@ -66,16 +66,16 @@ async fn relay(config: Config) -> Result<(), Fault> {
     // Ends with this function.
     let reconciler = reconcile::spawn(&config);
     let (guarding, upkeep, board) = (shutdown.clone(), config.clone(), Board::new());
-    tokio::spawn(service::run(board.clone()));
     let relaying = supervisor::run(config, shutdown, reconciler.trigger(), &board);
     tokio::pin!(relaying);
+    tokio::spawn(crate::service::run(board.clone()));
     tokio::select! {
         biased;
         end = &mut relaying => end,
         verdict = crate::watch::run(&upkeep, guarding, &board) => {
             // What is in flight may still be settled; the verdict stands, whatever comes of it.
             if verdict.is_err() {
-                service::stopping();
+                crate::service::stopping();
                 stop.send_replace(true);
             }
             let end = relaying.await;

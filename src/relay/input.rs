@@ -45,6 +45,13 @@ pub struct Rules {
     pub silence: Duration,
 }
 
+/// A parked event that is nacked again by a channel so old may have a queue that has room:
+/// RabbitMQ does not tell a channel each time that a quorum queue takes messages again
+/// (`rabbit_fifo`: not where `max-length` is taken away). Only a new channel shows it.
+pub(super) const NACK_PATIENCE: Duration = Duration::from_secs(60);
+/// It doubles with each channel that did not help, up to this.
+pub(super) const NACK_PATIENCE_MAX: Duration = Duration::from_secs(3_600);
+
 /// What outlives a session, on the same server and timeline.
 #[derive(Debug, Clone)]
 pub struct Memory {
@@ -61,6 +68,8 @@ pub struct Memory {
     pub convicted: Option<(Position, String)>,
     /// How many events were parked lately.
     pub budget: Budget,
+    /// How old a session is before a parked event that is nacked again ends it.
+    pub nack_patience: Duration,
 }
 
 impl Default for Memory {
@@ -71,6 +80,7 @@ impl Default for Memory {
             suspects: BTreeSet::new(),
             convicted: None,
             budget: Budget::default(),
+            nack_patience: NACK_PATIENCE,
         }
     }
 }

@@ -197,6 +197,8 @@ impl Relay {
             self.rules.window_messages
         };
         self.is_sending()
+            // A drain finishes what was taken in, paused or not.
+            && (self.paused_by.is_none() || self.ending.is_some())
             && !self.window.must_empty()
             && self.window.len() < messages
             && self.window.bytes() < self.rules.window_bytes

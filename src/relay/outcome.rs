@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::arrival::{Arrival, Published, Ready, Source};
+use super::input::{NACK_PATIENCE, NACK_PATIENCE_MAX};
 use super::{Effect, End, Relay, Stuck};
 use crate::config::{AuditMode, OnFailure};
 use crate::error::{Fault, Side};
@@ -67,8 +68,30 @@ impl Relay {
             Outcome::Returned(why) => {
                 self.refused(now, arrival, letter, Refusal::Returned { why });
             }
-            Outcome::Nacked => self.refused(now, arrival, letter, Refusal::Nacked),
+            Outcome::Nacked => {
+                if matches!(arrival.source, Source::Parked { .. }) {
+                    self.nacked_again(now);
+                }
+                self.refused(now, arrival, letter, Refusal::Nacked);
+            }
         }
+    }
+
+    /// The session ends in good order, so that the next has a new channel, and nothing is
+    /// repeated.
+    fn nacked_again(&mut self, now: Duration) {
+        let patience = self.memory.nack_patience;
+        if now < patience || self.ending.is_some() {
+            return;
+        }
+        self.memory.nack_patience = (patience * 2).min(NACK_PATIENCE_MAX);
+        self.ending = Some(End::Fault(
+            Fault::transient(
+                "RabbitMQ nacks parked events again and again: a new channel is opened, since it does not tell an old one each time that a queue has room again",
+            )
+            .on(Side::Broker)
+            .mend(Refusal::Nacked.mend()),
+        ));
     }
 
     fn delivered(
@@ -93,6 +116,7 @@ impl Relay {
             }
             (None, Source::Parked { seq, .. }) => {
                 self.tally.delivered += 1;
+                self.memory.nack_patience = NACK_PATIENCE;
                 self.memory.budget.renew();
                 self.attempted(now, seq, arrival.mapping.table, &arrival.id, Tried::Delivered);
                 if let Some(mark) = self.mark_of(NO_NUMBER, arrival) {

@@ -84,7 +84,10 @@ impl Attention {
 impl Relay {
     /// The parking was looked at.
     pub(super) fn looked(&mut self, now: Duration, looked: Looked, effects: &mut Vec<Effect>) {
-        let Looked { due, held, queued, next_due } = looked;
+        let Looked { due, held, queued, next_due, paused_by } = looked;
+        self.paused_by = paused_by;
+        // While it is paused, what is due stays due: the look after the pause finds it.
+        let next_due = next_due.filter(|_| self.paused_by.is_none());
         let poll = self.rules.parking.poll_interval;
         let is_first = self.attention.looked(now, next_due.map_or(poll, |due| due.min(poll)));
         let held: BTreeSet<Aggregate> = held.into_iter().collect();
@@ -93,6 +96,7 @@ impl Relay {
                 self.lanes.enter(aggregate).hold.get_or_insert_default();
             }
         }
+        let due = if self.paused_by.is_none() { due } else { Vec::new() };
         for row in due {
             if !self.attention.busy.contains_key(&row.seq) {
                 self.retry_head(now, row);

@@ -41,6 +41,8 @@ pub enum Doing {
     CatchingUp,
     /// It reads the stream.
     Streaming,
+    /// It finishes what is in flight and publishes nothing more, because somebody paused it.
+    Paused,
     /// It finishes what is in flight, because it was asked to.
     Draining,
     /// It finishes what is in flight, because of a fault.
@@ -72,6 +74,7 @@ impl Relay {
         match &self.ending {
             Some(End::Drained) => Doing::Draining,
             Some(_) => Doing::Failing,
+            None if self.paused_by.is_some() => Doing::Paused,
             None if self.catch_up.is_some() => Doing::CatchingUp,
             None => Doing::Streaming,
         }
@@ -80,6 +83,11 @@ impl Relay {
     /// Rows of a catch-up's list that were taken in.
     pub fn caught_up(&self) -> u64 {
         self.catch_up.as_ref().map_or(0, |catch_up| catch_up.taken())
+    }
+
+    /// Who paused it, and their note.
+    pub fn paused_by(&self) -> Option<&str> {
+        self.paused_by.as_deref()
     }
 
     /// The wall clock says `micros` since 2000-01-01 UTC where the session's says zero. Set

@@ -390,7 +390,7 @@ async fn own_schema(client: &Client, config: &Config) -> Result<Own, Fault> {
     if !is("can_park")? {
         findings.push(Finding::error(
             format!("role \"{role}\" may not put events aside"),
-            format!("GRANT SELECT, INSERT, UPDATE, DELETE ON pgoutbox.parked TO {quoted};"),
+            format!("GRANT SELECT, INSERT, UPDATE, DELETE ON pgoutbox.parked TO {quoted}; GRANT SELECT ON pgoutbox.pause TO {quoted};"),
         ));
     }
     let has_catch_up = is("usage")? && is("can_progress")? && is("can_catch_up")?;

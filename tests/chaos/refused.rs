@@ -48,6 +48,23 @@ async fn channel(setting: &Setting) -> Result<lapin::Channel> {
 
 /// A queue that holds next to nothing refuses the rest while its consumer empties it.
 pub async fn overflow(round: Round) -> Result<Outcome> {
+    let faults = round.faults();
+    fill(round, faults, Mend::Raise).await
+}
+
+/// A quorum queue whose limit is taken away while it refuses never tells the channels that it
+/// refused that they may go on (`rabbit_fifo.erl`, `evaluate_limit`): the relay opens a new one.
+pub async fn limit_cleared(round: Round) -> Result<Outcome> {
+    fill(round, 1, Mend::Clear).await
+}
+
+#[derive(Clone, Copy)]
+enum Mend {
+    Raise,
+    Clear,
+}
+
+async fn fill(round: Round, faults: usize, mend: Mend) -> Result<Outcome> {
     let setting = shared_setting().await?;
     let rabbitmq = shared::rabbitmq().await?;
     let proxy = Proxy::start(rabbitmq.port()).await?;
@@ -55,7 +72,7 @@ pub async fn overflow(round: Round) -> Result<Outcome> {
     let options = consumer::Options { declare_exchange: false, prefetch: 5, ..Default::default() };
     let consumer = Consumer::start(&url, options).await?;
     let mut stage = Stage::with(&round, setting, consumer).await?;
-    for _ in 0..round.faults() {
+    for _ in 0..faults {
         stage.moment().await?;
         let since = stage.lines();
         proxy.delay(Duration::from_millis(40), Direction::Down);
@@ -69,9 +86,10 @@ pub async fn overflow(round: Round) -> Result<Outcome> {
         stage.felt(&["the broker nacked it"], since).await;
         stage.while_committing().await?;
         proxy.delay(Duration::ZERO, Direction::Down);
-        // Raised, not cleared: a quorum queue without a limit never tells the channels that it
-        // refused that they may go on (`rabbit_fifo.erl`, `evaluate_limit`).
-        limit(10_000_000).await?;
+        match mend {
+            Mend::Raise => limit(10_000_000).await?,
+            Mend::Clear => rabbitmq.ctl(&["clear_policy", "-p", &vhost, "full"]).await?,
+        };
         stage.mended().await?;
     }
     stage.judge(after_holes()).await

@@ -80,6 +80,7 @@ pub const SCENARIOS: &[Scenario] = &[
     long("amqp-half-a-message", run!(wires::amqp_half)),
 
     long("queue-full-while-it-drains", run!(refused::overflow)).short(),
+    long("queue-limit-cleared", run!(refused::limit_cleared)),
     long("binding-removed", run!(refused::binding)).short(),
     long("exchange-deleted", run!(refused::exchange)).short(),
     long("write-permission-revoked", run!(refused::permission)),

@@ -26,6 +26,7 @@ mod paper;
 mod parking;
 mod parked;
 mod progress;
+mod pause;
 mod prune;
 mod publication;
 mod reconcile;

@@ -45,6 +45,9 @@ pub(crate) struct Connection {
     wire: VecDeque<Frame>,
     pub(crate) is_blocked: bool,
     pub(crate) closed: Option<String>,
+    /// Queues that refused something of this channel and never tell it that they have room
+    /// again: a quorum queue whose limit is taken away does that.
+    refuses_for_ever: BTreeSet<String>,
     /// lapin: returns that wait for a confirm to take them along.
     waiting: VecDeque<Return>,
     /// lapin: confirms that resolved and were not polled.
@@ -56,6 +59,8 @@ pub(crate) struct Connection {
 pub(crate) struct Broker {
     pub(crate) unbound: BTreeSet<String>,
     pub(crate) full: BTreeSet<String>,
+    /// Whether a channel hears of it when a queue has room again.
+    tells_of_room: bool,
     pub(crate) missing_exchanges: BTreeSet<String>,
     /// Dead letters that were taken, by place.
     pub(crate) dead: BTreeSet<usize>,
@@ -70,6 +75,10 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
+    pub(crate) fn new(tells_of_room: bool) -> Self {
+        Self { tells_of_room, ..Self::default() }
+    }
+
     pub(crate) fn connect(&mut self) -> Connection {
         self.connections += 1;
         Connection {
@@ -79,6 +88,7 @@ impl Broker {
             wire: VecDeque::new(),
             is_blocked: false,
             closed: None,
+            refuses_for_ever: BTreeSet::new(),
             waiting: VecDeque::new(),
             resolved: Vec::new(),
         }
@@ -100,7 +110,12 @@ impl Broker {
         let is_dead = sent.exchange == DEAD;
         let is_unroutable =
             if is_dead { self.is_dead_unbound } else { self.unbound.contains(&sent.routing_key) };
-        let is_nacked = !is_unroutable && !is_dead && self.full.contains(&sent.routing_key);
+        let key = &sent.routing_key;
+        let is_full = self.full.contains(key) || connection.refuses_for_ever.contains(key);
+        let is_nacked = !is_unroutable && !is_dead && is_full;
+        if is_nacked && !self.tells_of_room {
+            connection.refuses_for_ever.insert(key.clone());
+        }
         if is_unroutable {
             let why = "312 NO_ROUTE".to_owned();
             let message_id = sent.id.clone();

@@ -35,6 +35,8 @@ pub(crate) struct ParkingTable {
     rows: BTreeMap<i64, Row>,
     log: Vec<(u64, Op)>,
     seq: i64,
+    /// An operator paused the relay.
+    pub(crate) is_paused: bool,
 }
 
 fn due(now: u64, state: State) -> u64 {
@@ -163,6 +165,7 @@ impl ParkingTable {
             held: self.held().into_iter().collect(),
             queued: if is_first { self.queued() } else { Vec::new() },
             next_due: parked.map(|row| Duration::from_millis(row.due.saturating_sub(now))).min(),
+            paused_by: self.is_paused.then(|| "an operator".to_owned()),
         }
     }
 

@@ -281,6 +281,8 @@ pub(crate) struct Watch {
     /// The last position that went into the progress row.
     pub(crate) recorded: Position,
     pub(crate) is_draining: bool,
+    /// The relay was told that it is paused.
+    pub(crate) is_paused: bool,
     /// Events that this session parked and that others wait for.
     pub(crate) parking: BTreeSet<usize>,
     /// Places in the order of their publishing, by number.
@@ -302,6 +304,7 @@ impl Watch {
             has_seen_refusal: false,
             recorded: (0, 0),
             is_draining: false,
+            is_paused: false,
             parking: BTreeSet::new(),
             published: Vec::new(),
             unconfirmed: BTreeMap::new(),

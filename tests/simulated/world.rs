@@ -53,6 +53,7 @@ pub(crate) struct Tally {
     retried: u64,
     discarded: u64,
     listed: u64,
+    pauses: u64,
 }
 
 impl AddAssign for Tally {
@@ -79,6 +80,7 @@ impl AddAssign for Tally {
         self.retried += other.retried;
         self.discarded += other.discarded;
         self.listed += other.listed;
+        self.pauses += other.pauses;
     }
 }
 
@@ -102,6 +104,7 @@ impl Tally {
             self.retried,
             self.discarded,
             self.listed,
+            self.pauses,
         ];
         assert!(counts.iter().all(|count| *count > 0), "something never happened");
     }
@@ -186,6 +189,8 @@ enum Act {
     Storm,
     Drain,
     Discard,
+    Pause,
+    Resume,
     UnbindDead,
     Notify,
     Kill,
@@ -231,7 +236,7 @@ impl World {
             now: 0,
             mode,
             postgres: Postgres::new(marking, script.is_heads()),
-            broker: Broker::default(),
+            broker: Broker::new(script.is_heads()),
             session: None,
             memory: Memory::default(),
             zombies: Vec::new(),
@@ -321,6 +326,8 @@ impl World {
             Act::Storm => self.storm(),
             Act::Drain => self.drain(),
             Act::Discard => self.discard(),
+            Act::Pause => self.pause(true),
+            Act::Resume => self.pause(false),
             Act::UnbindDead => self.broker.is_dead_unbound = true,
             Act::Notify => self.handle(Input::Notified),
             Act::Kill => self.kill(),
@@ -457,6 +464,7 @@ impl World {
     fn answer(&mut self) {
         let Some(session) = &mut self.session else { return };
         if let Some(Some(looked)) = session.look.take_if(|look| look.is_some()) {
+            session.watch.is_paused = looked.paused_by.is_some();
             return self.handle(Input::Looked(looked));
         }
         let answered = session.behind.iter().position(|(_, _, rows)| rows.is_some());
@@ -629,6 +637,19 @@ impl World {
         self.body_limit = 10_000;
     }
 
+    /// An operator pauses the relay, or resumes it; it hears of that, or finds it out.
+    fn pause(&mut self, is_paused: bool) {
+        let parking = &mut self.postgres.parking;
+        if std::mem::replace(&mut parking.is_paused, is_paused) == is_paused {
+            return;
+        }
+        self.tally.pauses += u64::from(is_paused);
+        self.say(format_args!("paused: {is_paused}"));
+        if self.script.is_heads() {
+            self.handle(Input::Notified);
+        }
+    }
+
     /// An operator takes out a parked event; what waits behind it goes on.
     fn discard(&mut self) {
         let nth = self.script.up_to(8);
@@ -715,6 +736,8 @@ impl World {
     fn begin(&mut self) {
         // Nobody starts on a publication that lacks a table.
         self.mend_publication();
+        // Read in a transaction that waits for the disk.
+        self.postgres.flush();
         let (commit_lsn, index) = self.postgres.progress();
         let row = Position { commit_lsn: commit_lsn.into(), index };
         let memory = Memory { delivered: self.memory.delivered.max(row), ..self.memory.clone() };
@@ -907,6 +930,7 @@ impl World {
         self.ledger.published(place, &self.postgres, bound);
         let Some(session) = &mut self.session else { return };
         let watch = &mut session.watch;
+        assert!(!watch.is_paused || watch.is_draining, "published while paused");
         if self.mode.is_parking {
             if watch.unconfirmed.is_empty() {
                 watch.has_seen_refusal = false;
@@ -1159,7 +1183,13 @@ impl World {
 
     /// What a session leaves behind: bytes on their way to the servers.
     fn leave(&mut self, session: Session) {
-        self.ledger.left_unmarked(session.watch.missing_since.keys(), &self.postgres);
+        let mut missing: Vec<usize> = session.watch.missing_since.keys().copied().collect();
+        // The server could not write these, and its answer never came.
+        if let Some(Marks { batch, written: Some(written) }) = &session.marks {
+            let ids = written.missing.iter().map(|at| &batch.marks[*at].id);
+            missing.extend(ids.filter_map(|id| self.postgres.place(id)));
+        }
+        self.ledger.left_unmarked(missing.iter(), &self.postgres);
         self.ledger.session_ended(&self.postgres);
         for lsn in session.acks {
             if self.script.is_heads() {
@@ -1181,8 +1211,10 @@ impl World {
     /// end of the WAL, and a drain ends.
     fn finish(&mut self) {
         self.say(format_args!("all trouble ends"));
+        self.pause(false);
         self.mend_broker();
-        if self.mode.is_parking {
+        let limit = self.session.as_ref().map(|session| session.body_limit);
+        if self.mode.is_parking && limit.is_some_and(|limit| limit < self.body_limit) {
             // With a limit that was too low, events would be refused for ever.
             self.end(End::Fault(Fault::transient("the settings were mended")));
         }
@@ -1313,6 +1345,9 @@ fn weights(script: &Script, largest_transaction: u64, mode: Mode) -> Vec<(u32, A
         if script.one_in(3) {
             weights.push((3, Act::Discard));
         }
+    }
+    if script.one_in(3) {
+        weights.extend([(1, Act::Pause), (6, Act::Resume)]);
     }
     if mode.has_letters {
         weights.push((refusals / 3, Act::UnbindDead));

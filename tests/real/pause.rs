@@ -1,0 +1,54 @@
+//! An operator pauses the relay, and resumes it.
+
+use anyhow::{Context, Result};
+
+use crate::bare::{arrived, ids, uuid};
+use crate::setting::{PATIENCE, Setting};
+
+async fn insert(setting: &Setting, number: u32) -> Result<()> {
+    let sql = format!(
+        "INSERT INTO outbox_messages (id, aggregate_type, aggregate_id, topic, payload)
+         VALUES ('{}', 'order', 'a', 'good', '{{}}')",
+        uuid(number)
+    );
+    setting.client().await?.batch_execute(&sql).await.context(sql)
+}
+
+#[tokio::test]
+async fn a_paused_relay_publishes_nothing_until_it_is_resumed() -> Result<()> {
+    let setting = Setting::bare().await?;
+    setting.init().await?;
+    let consumer = setting.bound("#").await?;
+    let relay = setting.run()?;
+    insert(&setting, 1).await?;
+    arrived(&consumer, 1).await?;
+
+    let said = setting.program.succeed(&["pause", "--note", "migration"]).await?;
+    assert!(said.contains("pgoutbox resume"), "{said}");
+    relay.wait_for_log("paused by", PATIENCE).await?;
+    insert(&setting, 2).await?;
+    // What is in flight is finished, and it can be stopped.
+    relay.drain(PATIENCE).await?;
+
+    // It is the slot's pause, not the process's.
+    let relay = setting.run()?;
+    let log = relay.wait_for_log("paused by", PATIENCE).await?;
+    assert!(log.contains("migration"), "{log}");
+    insert(&setting, 3).await?;
+    relay.kill9().await?;
+    let relay = setting.run()?;
+    relay.wait_for_log("paused by", PATIENCE).await?;
+    // Again changes nothing, not even whose it is.
+    setting.program.succeed(&["pause", "--note", "another"]).await?;
+    assert_eq!(setting.ask::<String>("SELECT note FROM pgoutbox.pause").await?, "migration");
+    assert_eq!(consumer.total(), 1, "{}", relay.log());
+
+    let said = setting.program.succeed(&["resume"]).await?;
+    assert!(said.contains("resumed"), "{said}");
+    let came = ids(&arrived(&consumer, 3).await?);
+    assert_eq!(came, [1, 2, 3].map(uuid), "each once, in order");
+    setting.all_marked().await?;
+    let said = setting.program.succeed(&["resume"]).await?;
+    assert!(said.contains("not paused"), "{said}");
+    relay.drain(PATIENCE).await
+}
