@@ -3,7 +3,7 @@
 ARGS ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test matrix chaos bench build
+.PHONY: help demo test matrix chaos bench audit build
 
 help:
 	@echo 'make demo              the relay at work between a private Postgres and a private RabbitMQ, then a verdict'
@@ -12,6 +12,7 @@ help:
 	@echo 'make matrix            the tests on Postgres 14 to 18 and RabbitMQ 3.10, 4.0 and 4.3, then a table'
 	@echo 'make chaos             all faults on real servers, then a table; ARGS="--seed 7 --duration 30m", --help'
 	@echo 'make bench             throughput, latency and cost beside their ceilings, about an hour; QUICK=1 for some minutes; ARGS=--help'
+	@echo 'make audit             the package, the unit, the alert rules; licences, banned crates and advisories (needs cargo-deny)'
 	@echo 'make build             the release binary, $(TARGET)/release/pgoutbox'
 
 build:
@@ -41,3 +42,12 @@ chaos:
 bench:
 	sh tests/setup.sh
 	cargo bench --locked --bench end_to_end -- $(if $(QUICK),--quick) $(ARGS)
+
+# Not part of `make test`: cargo-deny takes minutes to build. The advisories come last, since they are fetched.
+audit:
+	cargo package --locked --allow-dirty --no-verify --quiet
+	systemd-analyze security --offline=true --threshold=20 docker/systemd/pgoutbox.service >/dev/null
+	promtool check rules docker/prometheus/alerts.yaml
+	promtool test rules docker/prometheus/alerts_test.yaml
+	cargo deny --locked check licenses bans sources
+	cargo deny --locked check advisories

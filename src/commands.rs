@@ -1,8 +1,11 @@
 //! One file per verb, and what they share.
 
 pub mod check;
+pub mod completions;
 pub mod config;
+pub mod health;
 pub mod init;
+pub mod man;
 pub mod pause;
 pub mod prune;
 pub mod parked;

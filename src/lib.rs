@@ -27,7 +27,7 @@
 //!
 //! One task owns all state. [`session`] selects what happens next, hands it to the relay as
 //! an input, and performs the effects that the relay answers with. [`supervisor`] runs
-//! session after session.
+//! session after session. What it comes to, [`service`] tells systemd.
 //!
 //! # What holds, always
 //!
@@ -131,5 +131,6 @@ pub mod snapshot;
 pub mod metrics;
 pub mod http;
 pub mod supervisor;
+pub mod service;
 pub mod prune;
 pub mod watch;

@@ -2,19 +2,20 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use pgoutbox::commands::{
-    check, config, init, parked, pause, prune, replay, run, schema, status, uninstall, verify,
+    check, completions, config, health, init, man, parked, pause, prune, replay, run, schema,
+    status, uninstall, verify,
 };
 use pgoutbox::config::{Config, Flags, Needs, Sources};
 use pgoutbox::error::Fault;
 
-/// Relays a Postgres outbox table to RabbitMQ: in commit order, within milliseconds, losing none.
 /// Much of what an event allocates is freed by lapin's thread, which the system's allocator is
 /// slow at: it took three microseconds more of each event.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// Relays a Postgres outbox table to RabbitMQ: in commit order, within milliseconds, losing none.
 #[derive(Parser)]
 #[command(version, after_help = HELP)]
 struct Cli {
@@ -54,6 +55,9 @@ enum Command {
     Schema(schema::Args),
     Config(config::Args),
     Uninstall(uninstall::Args),
+    Health(health::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 fn main() -> ExitCode {
@@ -97,6 +101,9 @@ async fn carry_out(cli: Cli) -> Result<ExitCode, Fault> {
         Command::Schema(args) => print(&schema::run(&args, &sources)?),
         Command::Config(args) => print(&config::run(&args, &sources)?),
         Command::Uninstall(args) => uninstall::run(&args, &sources).await.map(|()| true),
+        Command::Health(args) => health::run(&args, &sources).await,
+        Command::Completions(args) => print(&completions::run(&args, Cli::command())),
+        Command::Man(args) => print(&man::run(&args, Cli::command())?),
     }?;
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

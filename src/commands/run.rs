@@ -24,7 +24,11 @@ const EXIT_UNDRAINED: i32 = 69;
 pub async fn run(config: Config) -> Result<u8, Fault> {
     start_log(&config.log)?;
     let is_json = config.log.is_json;
-    match relay(config).await {
+    let outcome = relay(config).await;
+    if let Err(fault) = &outcome {
+        crate::service::ended(fault);
+    }
+    match outcome {
         Err(fault) if is_json => {
             error!(mend = fault.mend, "{}", fault.what);
             Ok(fault.exit_code())
@@ -52,6 +56,7 @@ async fn relay(config: Config) -> Result<(), Fault> {
         };
         let name = next().await;
         info!(signal = name, "asked to stop");
+        crate::service::stopping();
         ask.send_replace(true);
         let name = next().await;
         warn!(signal = name, "asked again: what is in flight is published again at the next start");
@@ -68,12 +73,14 @@ async fn relay(config: Config) -> Result<(), Fault> {
     }
     let relaying = supervisor::run(config, shutdown, reconciler.trigger(), &board);
     tokio::pin!(relaying);
+    tokio::spawn(crate::service::run(board.clone()));
     tokio::select! {
         biased;
         end = &mut relaying => end,
         verdict = crate::watch::run(&upkeep, guarding, &board) => {
             // What is in flight may still be settled; the verdict stands, whatever comes of it.
             if verdict.is_err() {
+                crate::service::stopping();
                 stop.send_replace(true);
             }
             let end = relaying.await;

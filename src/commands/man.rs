@@ -1,0 +1,37 @@
+//! `pgoutbox man`: the manual, from the command line as clap knows it.
+
+use std::path::PathBuf;
+
+use clap::Command;
+use clap_mangen::Man;
+
+use crate::error::Fault;
+
+/// Prints the man page, or writes a page for each command. Connects to nothing.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    pgoutbox man | man -l -\n  \
+    pgoutbox man --out /usr/local/share/man/man1")]
+pub struct Args {
+    /// Write pgoutbox.1, pgoutbox-run.1 and so on into this directory
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// The page; nothing where pages were written.
+///
+/// # Errors
+/// The directory's.
+pub fn run(args: &Args, command: Command) -> Result<String, Fault> {
+    let Some(directory) = &args.out else {
+        let mut page = Vec::new();
+        let rendered = Man::new(command).render(&mut page);
+        rendered.map_err(|error| Fault::transient(format!("no page: {error}")))?;
+        return Ok(String::from_utf8_lossy(&page).into_owned());
+    };
+    clap_mangen::generate_to(command, directory).map_err(|error| {
+        let path = directory.display();
+        Fault::definite(format!("{path}: {error}"), format!("mkdir -p {path}"))
+    })?;
+    Ok(String::new())
+}

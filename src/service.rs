@@ -1,0 +1,117 @@
+//! What systemd is told by `sd_notify`: that the relay is ready, what it is at, that it moves, and
+//! that it stops. Nothing is said where `NOTIFY_SOCKET` is not set.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::debug;
+
+use crate::board::{Board, State};
+use crate::error::Fault;
+
+/// Signs of life in the time after which systemd takes the process for stuck: one that comes late
+/// must not end it.
+const BEATS: u32 = 4;
+/// Of the time between two of them, how much the loop has to answer.
+const ANSWER: u32 = 2;
+/// How often systemd would be told where it does not want to know.
+const NEVER: Duration = Duration::from_secs(3_600);
+
+/// Tells of each change of the state, and of the loop as long as it answers. Never ends where
+/// somebody listens.
+pub async fn run(board: Board) {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    let period = sd_notify::watchdog_enabled().map(|timeout| timeout / BEATS);
+    let mut beat = interval(period.unwrap_or(NEVER));
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut changes = board.changes();
+    let mut is_ready = tell(&board, false);
+    loop {
+        tokio::select! {
+            biased;
+            changed = changes.changed() => match changed {
+                Ok(()) => is_ready = tell(&board, is_ready),
+                Err(_) => return,
+            },
+            _ = beat.tick() => {
+                if let Some(period) = period && is_moving(&board, period / ANSWER).await {
+                    notify(&[NotifyState::Watchdog]);
+                }
+            }
+        }
+    }
+}
+
+/// It stops, because it was asked to.
+pub fn stopping() {
+    notify(&[NotifyState::Stopping]);
+}
+
+/// It ends, and why.
+pub fn ended(fault: &Fault) {
+    notify(&[NotifyState::Status(&line(&fault.what))]);
+}
+
+/// The state in words; and once that it is ready. A standby is: its service has started.
+fn tell(board: &Board, is_ready: bool) -> bool {
+    let shown = board.shown();
+    let status = line(&format!("{}: {}", shown.state, shown.why));
+    let starts = !is_ready && is_up(shown.state);
+    match starts {
+        true => notify(&[NotifyState::Ready, NotifyState::Status(&status)]),
+        false => notify(&[NotifyState::Status(&status)]),
+    }
+    is_ready || starts
+}
+
+fn is_up(state: State) -> bool {
+    matches!(state, State::Standby | State::CatchingUp | State::Running | State::Paused)
+}
+
+/// The loop of a session answers. Outside of a session everything has a timeout of its own, and
+/// that this task runs shows that nothing else blocks.
+async fn is_moving(board: &Board, patience: Duration) -> bool {
+    let asked = Instant::now();
+    let shown = board.look(patience).await;
+    !shown.state.is_in_session() || shown.viewed_at.is_some_and(|at| at >= asked)
+}
+
+/// A line break would end the text and begin another field.
+fn line(text: &str) -> String {
+    text.replace(|c: char| c.is_control(), " ")
+}
+
+/// A service manager that does not listen is no reason to stop.
+fn notify(state: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        debug!("systemd was not told: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standby_is_up_and_a_relay_without_servers_is_not() {
+        let up: Vec<_> = State::ALL.into_iter().filter(|state| is_up(*state)).collect();
+        assert_eq!(up, [State::Standby, State::CatchingUp, State::Running, State::Paused]);
+    }
+
+    #[test]
+    fn a_status_is_one_line() {
+        assert_eq!(line("no\nREADY=1\r"), "no READY=1 ");
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_does_not_answer_shows_no_sign_of_life() {
+        let patience = Duration::from_millis(20);
+        let board = Board::new();
+        assert!(is_moving(&board, patience).await, "it connects");
+        board.enter(State::Running, "");
+        assert!(!is_moving(&board, patience).await, "nobody answers");
+    }
+}
