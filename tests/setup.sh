@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes sure that the servers the tests and the demo start for themselves are installed:
-# Postgres 14 or newer (postgres, initdb) and rabbitmq-server.
+# Postgres 14 or newer (postgres, initdb), rabbitmq-server, and pgbouncer for the tests.
 #
 # Nothing happens, and no root is needed, if they are there. Otherwise they come from the distribution's own packages,
 # on Debian and Ubuntu. Nothing is started and no database cluster is made: the tests do that, in private.
@@ -37,6 +37,10 @@ have_rabbitmq() {
     ls /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server >/dev/null 2>&1 || command -v rabbitmq-server >/dev/null
 }
 
+have_pgbouncer() {
+    command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ]
+}
+
 have_docker() {
     command -v docker >/dev/null && docker info >/dev/null 2>&1
 }
@@ -45,6 +49,8 @@ missing() {
     packages=
     have_postgres || packages="postgresql"
     have_rabbitmq || packages="$packages rabbitmq-server"
+    # The demo has no pooler.
+    [ "$wanted" = --or-docker ] || have_pgbouncer || packages="$packages pgbouncer"
     # Unquoted: no leading space.
     echo $packages
 }
@@ -54,19 +60,20 @@ give_up() {
 setup: $1
 setup: please install: $packages
   Debian, Ubuntu:  apt-get install $packages
-  Fedora:          dnf install postgresql-server rabbitmq-server
-  macOS:           brew install postgresql@17 rabbitmq
+  Fedora:          dnf install postgresql-server rabbitmq-server pgbouncer
+  macOS:           brew install postgresql@17 rabbitmq pgbouncer
 or set PGOUTBOX_TEST_POSTGRES (a bin directory with postgres and initdb, $oldest or newer)
 and PGOUTBOX_TEST_RABBITMQ (the root of an unpacked rabbitmq-server with its Erlang).
 TEXT
     exit 1
 }
 
+wanted=${1:-}
 packages=$(missing)
 [ -n "$packages" ] || exit 0
 
 # The demo alone can do with containers.
-if [ "${1:-}" = --or-docker ] && have_docker; then
+if [ "$wanted" = --or-docker ] && have_docker; then
     echo "setup: no installed servers ($packages); an existing Docker engine is used" >&2
     exit 0
 fi

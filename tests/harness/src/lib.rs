@@ -21,6 +21,7 @@ pub mod certs;
 pub mod checker;
 pub mod consumer;
 pub mod fake_broker;
+pub mod pgbouncer;
 mod port;
 pub mod postgres;
 mod process;
