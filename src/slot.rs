@@ -244,7 +244,7 @@ pub async fn partition_of(
 }
 
 /// The configured tables as the SQL files want them: `[["schema", "name"], …]`.
-pub(crate) fn tables_json(config: &Config) -> String {
+fn tables_json(config: &Config) -> String {
     let pairs = config.tables.iter().map(|table| serde_json::json!([table.schema, table.name]));
     serde_json::Value::Array(pairs.collect()).to_string()
 }

@@ -293,17 +293,17 @@ async fn publications() -> Result<()> {
     }
     // It was made anew: too late for what the slot still reads.
     let again = "DROP PUBLICATION pgoutbox; CREATE PUBLICATION pgoutbox FOR TABLE outbox_messages WITH (publish = 'insert')";
-    setting
-        .sql("SELECT pg_create_logical_replication_slot('x' || current_database(), 'pgoutput')")
-        .await?;
-    setting.sql("SELECT pg_drop_replication_slot('x' || current_database())").await?;
     setting.sql(again).await?;
     let checked = setting.check().await?;
     let found = checked.has("publication-after-slot", "warning");
     let drop = mend(found).split("stopped: ").nth(1).and_then(|sql| sql.split("; then").next());
     setting.sql(drop.context("no SQL")?).await?;
     setting.init().await?;
-    setting.check().await?.has_not("publication-after-slot");
+    let found = setting.check().await?;
+    assert!(
+        found.find("publication-after-slot").is_none_or(|it| it["severity"] == "unknown"),
+        "{found}"
+    );
     setting.sql("DROP PUBLICATION pgoutbox").await?;
     setting.check().await?.has("publication-missing", "error");
     Ok(())

@@ -219,11 +219,12 @@ async fn schema_piped_into_psql_makes_all_that_run_needs() -> Result<()> {
         Ok(told(&output))
     };
     psql(file.path())?;
+    // Declares the exchange, which is not Postgres' to have.
+    let consumer = setting.bound("#").await?;
     setting.exits(0, &["check"]).await?;
     // What init then finds is as it would have made it.
     let found = setting.init().await?;
     assert!(!found.contains("made "), "{found}");
-    let consumer = setting.consumer().await?;
     let relay = setting.run()?;
     setting.sql("SELECT pgoutbox.enqueue('t', '{}')").await?;
     arrived(&consumer, 1).await?;

@@ -75,7 +75,7 @@ fn refused(broker: &Broker, fault: Fault) -> Finding {
 }
 
 /// As a shell reads it.
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("'{}'", name.replace('\'', r"'\''"))
 }
 
@@ -86,7 +86,7 @@ fn size(place: &str, amqp: &Amqp, greeting: &Greeting) -> Option<Finding> {
     let limit = LIMITS.into_iter().rev().find(|(from, _)| major >= *from)?.1;
     if amqp.max_message_bytes <= limit {
         let what = format!(
-            "{place} is {version}, and takes messages as large as amqp.max_message_bytes, unless its max_message_size was lowered"
+            "{place} is {version}, and by default takes messages of amqp.max_message_bytes"
         );
         return Some(Finding::good(name, what));
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio_postgres::{Client, Row};
 
+use super::broker::quoted;
 use super::refused::{self, POOLER};
 use super::{clock, stream};
 use crate::config::Config;
@@ -15,6 +16,7 @@ use crate::sql;
 
 /// How long one question may take.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+const NEW: &str = "publication-after-slot";
 /// Below this a server that decodes a large transaction loses its clients.
 const SHORT: i64 = 5_000;
 /// Above this a client that is gone keeps its slot for long.
@@ -73,14 +75,8 @@ async fn connect(config: &Config, word: &str) -> Result<Client, Fault> {
 }
 
 async fn more(client: &Client, config: &Config, found: &mut Database) -> Result<(), Fault> {
-    let tables = slot::tables_json(config);
-    let variables = [
-        ("slot", config.postgres.slot.as_str()),
-        ("publication", &config.postgres.publication),
-        ("stream_role", &config.postgres.stream.user),
-        ("tables", &tables),
-    ];
-    let asked = sql::render(sql::CHECK_SERVER, &variables)?;
+    let role = ("stream_role", config.postgres.stream.user.as_str());
+    let asked = sql::render(sql::CHECK_SERVER, &[role])?;
     let before = Timestamp::now();
     let rows = query(client, &asked).await?;
     let after = Timestamp::now();
@@ -92,7 +88,7 @@ async fn more(client: &Client, config: &Config, found: &mut Database) -> Result<
     findings.push(clock::finding(before, theirs, after));
     findings.extend(senders(row, found.is_slot_active)?);
     findings.extend(timeouts(row, config)?);
-    findings.extend(too_new(row, config)?);
+    findings.extend(too_new(client, config).await);
     findings.extend(pooler(client, config, row).await?);
     findings.extend(stream::user(config, client).await?);
     findings.push(returned(client, config).await);
@@ -152,29 +148,36 @@ fn timeouts(row: &Row, config: &Config) -> Result<Vec<Finding>, Fault> {
     Ok(findings)
 }
 
-/// What the slot may be too old to know of.
-fn too_new(row: &Row, config: &Config) -> Result<Option<Finding>, Fault> {
-    let is_publication_new: bool = column(row, "is_publication_new")?;
-    let members: Vec<String> = column(row, "new_members")?;
-    let (slot, name) = (&config.postgres.slot, &config.postgres.publication);
-    let what = match (is_publication_new, members.is_empty()) {
-        (false, true) => return Ok(None),
-        (true, _) => format!("publication \"{name}\" was made or altered"),
-        (false, false) => {
-            format!("publication \"{name}\" got {}", members.join(", "))
-        }
+/// What the slot may be too old to know of. Nothing where the relay's own tables are not there: that
+/// is said already.
+async fn too_new(client: &Client, config: &Config) -> Option<Finding> {
+    let (slot, publication) = (&config.postgres.slot, &config.postgres.publication);
+    let variables = [("slot", slot.as_str()), ("publication", publication)];
+    let asked = sql::render(sql::CHECK_PUBLICATION_AGE, &variables).ok()?;
+    let rows = query(client, &asked).await.ok()?;
+    let first = rows.first()?;
+    let what = match column::<Option<String>>(first, "name").ok()? {
+        None => format!("publication \"{publication}\" was made or altered"),
+        Some(table) => format!("publication \"{publication}\" got {table}"),
     };
-    let drop = sql::literal(slot);
-    Ok(Some(Finding::warning(
-        "publication-after-slot",
+    let gap = "rows committed in between are not in its stream, and Postgres up to 17 ends the stream at one";
+    let passes =
+        "none is needed where no row was written in between: it passes as the relay goes on";
+    if !column::<bool>(first, "is_newer_than_slot").ok()? {
+        return Some(Finding::unknown(
+            NEW,
+            format!("whether {what} after slot \"{slot}\" was made cannot be seen yet: {gap}"),
+            passes,
+        ));
+    }
+    let name = sql::literal(slot);
+    Some(Finding::warning(
+        NEW,
+        format!("{what} after slot \"{slot}\" was made: {gap}"),
         format!(
-            "{what} after the place that slot \"{slot}\" still reads from: rows committed in between \
-             are not in its stream, and Postgres up to 17 ends the stream at one"
+            "{passes}; else, relay stopped: SELECT pg_drop_replication_slot({name}); then: pgoutbox init  -- lists the rows that wait"
         ),
-        format!(
-            "none is needed where no row was written in between: it passes as the relay goes on; else, relay stopped: SELECT pg_drop_replication_slot({drop}); then: pgoutbox init  -- lists the rows that wait"
-        ),
-    )))
+    ))
 }
 
 /// By what a connection of its own would have: the options it was begun with, and a backend.
@@ -204,6 +207,8 @@ async fn pooler(client: &Client, config: &Config, row: &Row) -> Result<Option<Fi
 /// No queue that is bound is seen without a message that it gets. What came back tells.
 async fn returned(client: &Client, config: &Config) -> Finding {
     let name = "exchange-binding";
+    let vhost = config.amqp.brokers.first().map_or("/", |broker| &broker.vhost);
+    let vhost = quoted(vhost);
     let slot = ("slot", config.postgres.slot.as_str());
     let asked = async {
         let rows = query(client, &sql::render(sql::CHECK_RETURNED, &[slot])?).await?;
@@ -215,12 +220,16 @@ async fn returned(client: &Client, config: &Config) -> Finding {
             format!(
                 "no queue takes {events} events that wait in the parking: none is bound for them"
             ),
-            "bind a queue: rabbitmqadmin declare binding source=EXCHANGE destination=QUEUE routing_key='#'  -- pgoutbox parked list --reason returned shows their keys; then: pgoutbox parked retry --reason returned",
+            format!(
+                "bind a queue: rabbitmqadmin --vhost={vhost} declare binding source=EXCHANGE destination=QUEUE routing_key='#'  -- pgoutbox parked list --reason returned shows their keys; then: pgoutbox parked retry --reason returned"
+            ),
         ),
         _ => Finding::unknown(
             name,
             "whether a queue is bound to each exchange cannot be seen without a message; events that no queue takes are parked",
-            "rabbitmqctl list_bindings -p VHOST source_name routing_key destination_name",
+            format!(
+                "rabbitmqctl list_bindings -p {vhost} source_name routing_key destination_name"
+            ),
         ),
     }
 }
