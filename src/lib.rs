@@ -65,7 +65,8 @@
 //! [`ledger`], with [`resend`] to publish outside of the stream. Beside the relay run [`prune`]
 //! (rows and partitions; [`partition`] is its pure calendar), [`watch`] (looks at the WAL for the
 //! pure [`guard`]) and [`reconcile`] (rows that were missed), on connections of their own.
-//! [`commands`] has a file for each verb.
+//! [`commands`] has a file for each verb; what only `check` looks at is below `commands/check/`, what every
+//! session looks at first below `slot/`.
 //!
 //! # What was rejected
 //!

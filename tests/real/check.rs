@@ -327,6 +327,10 @@ async fn tables_and_columns() -> Result<()> {
     view.has("table-kind", "error");
     let none = setting.clone().set("tables.0.name", "nowhere").check().await?;
     none.has("table-missing", "error");
+    let generated = "ADD COLUMN kind text GENERATED ALWAYS AS ('k' || topic) STORED";
+    setting.sql(&format!("{alter} {generated}")).await?;
+    let odd = setting.clone().set("tables.0.columns.event_type", "kind");
+    odd.check().await?.has("column-generated", "error");
     Ok(())
 }
 
@@ -343,6 +347,9 @@ async fn partitions() -> Result<()> {
         .await?;
     let checked = setting.check().await?;
     checked.has("partition-key", "warning");
+    setting.sql("CREATE TABLE paid PARTITION OF outbox_messages FOR VALUES IN ('paid')").await?;
+    let leaf = setting.clone().set("tables.0.name", "paid").check().await?;
+    leaf.has("table-is-partition", "warning");
     setting.carry_out(checked.has("publication-partition-root", "warning")).await?;
     setting.check().await?.has_not("publication-partition-root");
     setting
@@ -407,6 +414,8 @@ async fn slots() -> Result<()> {
     assert!(found["what"].as_str().is_some_and(|what| what.contains("somebody else")), "{found}");
     assert!(mend(found).contains("pg_terminate_backend"), "{found}");
     stranger.drain(PATIENCE).await?;
+    let is_free = is_active.replace("SELECT active", "SELECT NOT active");
+    setting.until("the slot to be free", &is_free).await?;
     setting.check().await?.has_not("slot-in-use");
 
     let failover = setting.set("postgres.failover", "true").check().await?;
@@ -603,9 +612,19 @@ async fn certificates() -> Result<()> {
             if severity == "error" { BTreeSet::from(["tls-certificate"]) } else { BTreeSet::new() };
         assert_eq!(shown.errors(), errors, "{shown}");
     }
-    // It takes the name of the file with that authority, as the mend says.
+    // It takes the file with that authority, as the mend says.
     std::fs::write(&authority, theirs.pem())?;
     setting.check().await?.has_not("tls-certificate");
+    // The relay's own.
+    let own = ours.server_until(&names, date(4)?)?;
+    let (cert, key) = (files.path().join("own.crt"), files.path().join("own.key"));
+    std::fs::write(&cert, &own.cert)?;
+    std::fs::write(&key, &own.key)?;
+    let with_own = setting
+        .clone()
+        .set("postgres.cert_file", &cert.display().to_string())
+        .set("postgres.key_file", &key.display().to_string());
+    with_own.check().await?.has("tls-client-certificate", "warning");
     // A broker's are looked at in the same way.
     let servers = crate::tls::servers().await?;
     let url = servers.rabbitmq.tls_url("guest:guest", "localhost", "/");

@@ -11,7 +11,8 @@ use crate::publisher::probe::Answer;
 use crate::slot::{Finding, Severity};
 
 /// `max_message_size` where nobody has set it, by the first number of the version.
-const LIMITS: [(u32, usize); 2] = [(3, 128 * 1024 * 1024), (4, 16 * 1024 * 1024)];
+const LIMITS: [(u32, usize); 2] = [(3, 128 * 1024 * 1024), (4, SMALLEST)];
+const SMALLEST: usize = 16 * 1024 * 1024;
 
 /// What stands with all brokers. To reach one of them is enough to run.
 pub(super) async fn look(config: &Config) -> Vec<Finding> {
@@ -36,7 +37,8 @@ async fn look_at(broker: &Broker, config: &Config) -> (Vec<Finding>, bool) {
     let amqp = &config.amqp;
     let place = format!("RabbitMQ at {}:{}", broker.host, broker.port);
     let at = (broker.host.as_str(), broker.port);
-    let greeting = greet(Kind::Broker, at, &broker.tls, amqp.connect_timeout).await;
+    let kind = Kind::Broker { wants_version: amqp.max_message_bytes > SMALLEST };
+    let greeting = greet(kind, at, &broker.tls, amqp.connect_timeout).await;
     let mut findings = certificates::findings(&place, &broker.host, &broker.tls, "amqp", &greeting);
     let publisher = match Publisher::connect(broker, amqp).await {
         Ok(publisher) => publisher,
@@ -81,6 +83,10 @@ pub(super) fn quoted(name: &str) -> String {
 
 fn size(place: &str, amqp: &Amqp, greeting: &Greeting) -> Option<Finding> {
     let name = "broker-max-message-size";
+    if amqp.max_message_bytes <= SMALLEST {
+        let what = "every RabbitMQ takes messages of amqp.max_message_bytes by default";
+        return Some(Finding::good(name, what));
+    }
     let version = greeting.version.as_deref()?;
     let major: u32 = version.split('.').next()?.parse().ok()?;
     let limit = LIMITS.into_iter().rev().find(|(from, _)| major >= *from)?.1;

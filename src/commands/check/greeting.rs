@@ -23,7 +23,10 @@ const MOST: usize = 64 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Postgres,
-    Broker,
+    /// Its version, where that is wanted: a broker's log complains of who asks and does not log in.
+    Broker {
+        wants_version: bool,
+    },
 }
 
 /// What was shown.
@@ -43,8 +46,8 @@ pub(super) async fn greet(
     tls: &Tls,
     bound: Duration,
 ) -> Greeting {
-    let is_socket = host.starts_with('/');
-    if is_socket || (kind == Kind::Postgres && tls.mode == TlsMode::Disable) {
+    let is_plain = tls.mode == TlsMode::Disable;
+    if host.starts_with('/') || (is_plain && kind != (Kind::Broker { wants_version: true })) {
         return Greeting::default();
     }
     let (host, tls) = (host.to_owned(), tls.clone());
@@ -60,7 +63,7 @@ fn look(kind: Kind, host: &str, port: u16, tls: &Tls, bound: Duration) -> Greeti
         return greeting;
     }
     let Ok((config, recorder)) = chain::recording(tls) else { return greeting };
-    let is_ready = kind == Kind::Broker || ask_for_tls(&mut socket).is_ok();
+    let is_ready = kind != Kind::Postgres || ask_for_tls(&mut socket).is_ok();
     let name = ServerName::try_from(host.to_owned());
     let (true, Ok(name)) = (is_ready, name) else { return greeting };
     let Ok(session) = ClientConnection::new(Arc::new(config), name) else { return greeting };
@@ -97,8 +100,8 @@ fn speak(kind: Kind, mut stream: StreamOwned<ClientConnection, TcpStream>) -> Op
         stream.conn.complete_io(&mut stream.sock).ok()?;
     }
     let version = match kind {
-        Kind::Postgres => None,
-        Kind::Broker => version(&mut stream).ok().flatten(),
+        Kind::Postgres | Kind::Broker { wants_version: false } => None,
+        Kind::Broker { wants_version: true } => version(&mut stream).ok().flatten(),
     };
     stream.conn.send_close_notify();
     let _ = stream.flush();
