@@ -4,6 +4,7 @@ SELECT slot.plugin::text AS plugin,
        slot.slot_type,
        slot.database::text AS database,
        slot.temporary AS is_temporary,
+       slot.two_phase AS is_two_phase,
        slot.active AS is_active,
        slot.active_pid,
        slot.wal_status,                         -- lost: WAL it needs is gone

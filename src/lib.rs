@@ -64,10 +64,11 @@
 //! rows that it does not hold. What operators do: [`operator`] (parked events), [`replay`],
 //! [`ledger`], with [`resend`] to publish outside of the stream. Beside the relay run [`prune`]
 //! (rows and partitions; [`partition`] is its pure calendar), [`watch`] (looks at the WAL for the
-//! pure [`guard`]) and [`reconcile`] (rows that were missed), on connections of their own. All of them write what they know on the
-//! [`board`], for whoever asks how it stands; [`tally`] is its pure part. [`http`] serves a
-//! [`snapshot`] of it on a thread of its own, to programs as [`metrics`].
-//! [`commands`] has a file for each verb.
+//! pure [`guard`]) and [`reconcile`] (rows that were missed), on connections of their own. All of
+//! them write what they know on the [`board`], for whoever asks how it stands; [`tally`] is its pure
+//! part. [`http`] serves a [`snapshot`] of it on a thread of its own, to programs as [`metrics`].
+//! [`commands`] has a file for each verb; what only `check` looks at is below `commands/check/`, what
+//! every session looks at first below `slot/`.
 //!
 //! # What was rejected
 //!

@@ -7,6 +7,7 @@
 //! would overtake those that failed.
 
 mod flight;
+pub(crate) mod probe;
 
 use std::net::Shutdown;
 use std::pin::Pin;

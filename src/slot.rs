@@ -6,19 +6,26 @@
 
 mod coverage;
 mod finding;
+mod grants;
+mod own;
 mod preflight;
+mod privileges;
+mod role;
+mod server;
 mod table;
+mod verdict;
 
 use std::time::Duration;
 
 use tokio_postgres::Client;
 
 pub use coverage::{Coverage, Membership, coverage};
-pub use finding::{Finding, Severity};
-pub use preflight::{Preflight, Ready, preflight};
-pub use table::{
-    Outbox, grants_for, parked_grants, prune_grants, reconcile_grants, replay_grants, statements,
+pub use finding::{Finding, NAMES, Severity};
+pub use grants::{
+    grants_for, parked_grants, prune_grants, reconcile_grants, replay_grants, statements,
 };
+pub use preflight::{Preflight, Ready, preflight};
+pub use table::Outbox;
 
 use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
@@ -35,6 +42,8 @@ pub struct SlotState {
     pub database: Option<String>,
     /// Gone with its session.
     pub is_temporary: bool,
+    /// Prepared transactions come before their commit.
+    pub is_two_phase: bool,
     /// A walsender reads it now.
     pub is_active: bool,
     /// That walsender.
@@ -80,6 +89,7 @@ pub async fn state(client: &Client, slot: &str) -> Result<Option<SlotState>, Fau
         plugin: column(row, "plugin")?,
         database: column(row, "database")?,
         is_temporary: column(row, "is_temporary")?,
+        is_two_phase: column(row, "is_two_phase")?,
         is_active: column(row, "is_active")?,
         active_pid: column(row, "active_pid")?,
         wal_status: column(row, "wal_status")?,

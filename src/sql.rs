@@ -48,6 +48,10 @@ files! {
     CHECK_COLUMNS = "check_columns.sql", "A table's columns as the stream shows them.";
     CHECK_PRIVILEGES = "check_privileges.sql", "What the connected role may do to a table.";
     CHECK_SCHEMA = "check_schema.sql", "Whether pgoutbox's own tables are there.";
+    CHECK_SERVER = "check_server.sql", "What else `check` looks at.";
+    CHECK_PUBLICATION_AGE = "check_publication_age.sql", "What may be too new for the slot.";
+    CHECK_SLOT_USER = "check_slot_user.sql", "Who reads the slot.";
+    CHECK_RETURNED = "check_returned.sql", "Events that no queue took.";
     CHECK_STREAM_ROLE = "check_stream_role.sql", "Whether a role may stream.";
     OTHER_TABLES = "other_tables.sql", "Strangers in the publication.";
     PARTITION_ROOT = "partition_root.sql", "What a relation is a partition of.";

@@ -1,5 +1,7 @@
 //! TLS as the settings ask for it, for Postgres and RabbitMQ alike.
 
+pub mod chain;
+
 use std::path::Path;
 use std::sync::Arc;
 

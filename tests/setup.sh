@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes sure that the servers the tests and the demo start for themselves are installed:
-# Postgres 14 or newer (postgres, initdb) and rabbitmq-server. For the tests, besides: promtool (package prometheus), which
-# checks metrics and rules, and a headless Chromium, which looks at the console.
+# Postgres 14 or newer (postgres, initdb) and rabbitmq-server. For the tests, besides: pgbouncer, promtool (package
+# prometheus), which checks metrics and rules, and a headless Chromium, which looks at the console.
 #
 # Nothing happens, and no root is needed, if they are there. Otherwise they come from the distribution's own packages,
 # on Debian and Ubuntu. Nothing is started and no database cluster is made: the tests do that, in private.
@@ -38,6 +38,10 @@ have_rabbitmq() {
     ls /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server >/dev/null 2>&1 || command -v rabbitmq-server >/dev/null
 }
 
+have_pgbouncer() {
+    command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ]
+}
+
 have_chromium() {
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null
 }
@@ -50,7 +54,9 @@ missing() {
     packages=
     have_postgres || packages="postgresql"
     have_rabbitmq || packages="$packages rabbitmq-server"
+    # The demo needs no more.
     if [ -z "$is_demo" ]; then
+        have_pgbouncer || packages="$packages pgbouncer"
         command -v promtool >/dev/null || packages="$packages prometheus"
         have_chromium || packages="$packages chromium"
     fi
@@ -63,8 +69,8 @@ give_up() {
 setup: $1
 setup: please install: $packages
   Debian, Ubuntu:  apt-get install $packages
-  Fedora:          dnf install postgresql-server rabbitmq-server golang-github-prometheus chromium
-  macOS:           brew install postgresql@17 rabbitmq prometheus chromium
+  Fedora:          dnf install postgresql-server rabbitmq-server pgbouncer golang-github-prometheus chromium
+  macOS:           brew install postgresql@17 rabbitmq pgbouncer prometheus chromium
 or set PGOUTBOX_TEST_POSTGRES (a bin directory with postgres and initdb, $oldest or newer)
 and PGOUTBOX_TEST_RABBITMQ (the root of an unpacked rabbitmq-server with its Erlang).
 TEXT

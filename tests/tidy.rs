@@ -143,6 +143,31 @@ fn the_readme_has_every_setting_as_it_is() {
     );
 }
 
+/// Alerts are built on the names of findings: each is in the README and made somewhere, and none is
+/// told of that is gone.
+#[test]
+fn the_readme_has_the_name_of_every_finding() {
+    let readme = read("README.md");
+    let section = readme.split("### What `pgoutbox check` looks at").nth(1).expect("the section");
+    let section = section.split("\n## ").next().expect("its end");
+    let sources: Vec<_> = files("src", "rs")
+        .iter()
+        .filter(|path| !path.ends_with("slot/finding.rs"))
+        .map(|path| code(&fs::read_to_string(path).expect("readable")))
+        .collect();
+    for name in pgoutbox::slot::NAMES {
+        assert!(section.contains(&format!("`{name}`")), "the README has no {name}");
+        let quoted = format!("\"{name}\"");
+        assert!(sources.iter().any(|text| text.contains(&quoted)), "nothing makes {name}");
+    }
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| "));
+    for name in rows.flat_map(|row| row.split('`').skip(1).step_by(2)) {
+        let is_name =
+            name.contains('-') && name.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+        assert!(!is_name || pgoutbox::slot::NAMES.contains(&name), "{name} is no finding's name");
+    }
+}
+
 #[test]
 fn the_readme_has_every_metric_as_it_is() {
     assert_eq!(

@@ -1,16 +1,25 @@
 //! `pgoutbox check`: whether everything that `run` needs is in place.
 
+mod broker;
+mod certificates;
+mod clock;
+mod database;
+mod greeting;
+mod refused;
+mod stream;
+
 use serde_json::json;
 
-use super::{connect, say};
-use crate::config::{Config, Needs, Sources};
+use super::say;
+use crate::config::{Config, Needs, Server, Sources, TlsMode};
 use crate::error::Fault;
 use crate::postgres;
-use crate::publisher::Publisher;
-use crate::slot::{self, Finding, Severity};
+use crate::slot::{Finding, Severity};
+use greeting::{Kind, greet};
 
 /// Looks at everything that `run` needs on both servers, and prints what mends each thing
-/// that is wrong. Changes nothing. Exit code 1 where anything is wrong.
+/// that is wrong. Changes nothing, and takes the slot from nobody. Exit code 1 where anything
+/// is wrong.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(
     after_help = "Examples:\n  pgoutbox check\n  pgoutbox check --json | jq '.findings[] | select(.severity == \"error\")'"
@@ -19,19 +28,24 @@ pub struct Args {
     /// As JSON
     #[arg(long)]
     pub json: bool,
+    /// Exit code 1 for warnings too
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// Looks, prints, and says whether all is well.
 ///
 /// # Errors
-/// Postgres cannot be asked, or the configuration is wrong.
+/// The configuration is wrong. A server that cannot be reached is a finding.
 pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let config = Config::load(sources, Needs::ALL)?;
-    let client = connect(&config).await?;
-    let mut findings = slot::preflight(&client, &config).await?.findings;
-    findings.extend(stream(&config).await);
-    findings.extend(brokers(&config).await);
-    let is_well = findings.iter().all(|finding| finding.severity != Severity::Error);
+    let findings = look(&config).await;
+    let worst = findings.iter().map(|finding| finding.severity).min();
+    let is_well = match worst {
+        Some(Severity::Error) => false,
+        Some(Severity::Warning) => !args.strict,
+        _ => true,
+    };
     if args.json {
         let findings: Vec<_> = findings.iter().map(as_json).collect();
         say(format_args!("{:#}", json!({ "is_well": is_well, "findings": findings })));
@@ -41,16 +55,66 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     Ok(is_well)
 }
 
+/// All findings, the gravest first.
+async fn look(config: &Config) -> Vec<Finding> {
+    let (postgres, brokers) = tokio::join!(postgres(config), broker::look(config));
+    let mut findings: Vec<Finding> = Vec::new();
+    for finding in postgres.into_iter().chain(brokers) {
+        // One thing is often seen from two sides.
+        let is_said = |said: &Finding| {
+            said.name == finding.name
+                && (said.what == finding.what || said.mend == finding.mend)
+                && said.severity == finding.severity
+                && finding.severity != Severity::Good
+        };
+        if !findings.iter().any(is_said) {
+            findings.push(finding);
+        }
+    }
+    findings.sort_by_key(|finding| finding.severity);
+    findings
+}
+
+async fn postgres(config: &Config) -> Vec<Finding> {
+    let (audit, stream) = (&config.postgres.audit, &config.postgres.stream);
+    let mut findings = certificates(config, audit).await;
+    let is_refused = certificates::is_refused(&findings);
+    let way = |server: &Server| (server.host.clone(), server.port, server.tls.clone());
+    if way(audit) != way(stream) {
+        findings.extend(certificates(config, stream).await);
+    }
+    let database = database::look(config).await;
+    let stream = stream::look(config).await;
+    // The certificate says it better than the connection that it ended.
+    let is_news = |finding: &Finding| !(is_refused && finding.name == "postgres-connection");
+    let stream = stream::in_context(stream, config, &database);
+    findings.extend(database.findings.into_iter().chain(stream).filter(is_news));
+    findings
+}
+
+async fn certificates(config: &Config, server: &Server) -> Vec<Finding> {
+    if server.tls.mode == TlsMode::Disable {
+        return Vec::new();
+    }
+    let at = (server.host.as_str(), server.port);
+    let bound = config.postgres.connect_timeout;
+    let greeting = greet(Kind::Postgres, at, &server.tls, bound).await;
+    let place = format!("Postgres at {}", postgres::address(server));
+    certificates::findings(&place, &server.host, &server.tls, "postgres", &greeting)
+}
+
 fn name(severity: Severity) -> &'static str {
     match severity {
         Severity::Good => "good",
+        Severity::Unknown => "unknown",
         Severity::Warning => "warning",
         Severity::Error => "error",
     }
 }
 
 fn as_json(finding: &Finding) -> serde_json::Value {
-    json!({ "severity": name(finding.severity), "what": finding.what, "mend": finding.mend })
+    let Finding { name: of, severity, what, mend } = finding;
+    json!({ "name": of, "severity": name(*severity), "what": what, "mend": mend })
 }
 
 fn print(finding: &Finding) {
@@ -58,44 +122,4 @@ fn print(finding: &Finding) {
     if !finding.mend.is_empty() {
         say(format_args!("        mend: {}", finding.mend));
     }
-}
-
-/// Only the login, and that as an ordinary connection: to read from the slot would take it
-/// from a relay.
-async fn stream(config: &Config) -> Option<Finding> {
-    let server = &config.postgres.stream;
-    if *server == config.postgres.audit {
-        return None;
-    }
-    let timeout = config.postgres.connect_timeout;
-    Some(match postgres::connect(server, "pgoutbox", timeout, "").await {
-        Ok(_) => Finding::good(format!("role \"{}\" logs in", server.user)),
-        Err(fault) => Finding::error(fault.what, fault.mend),
-    })
-}
-
-/// Logs in and opens a channel; publishes and declares nothing. One broker that answers is
-/// enough to run.
-async fn brokers(config: &Config) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for broker in &config.amqp.brokers {
-        findings.push(match Publisher::connect(broker, &config.amqp).await {
-            Ok(publisher) => {
-                publisher.close().await;
-                Finding::good(format!(
-                    "RabbitMQ at {}:{} lets \"{}\" in",
-                    broker.host, broker.port, broker.user
-                ))
-            }
-            Err(fault) => Finding::error(fault.what, fault.mend),
-        });
-    }
-    if findings.iter().any(|finding| finding.severity == Severity::Good) {
-        for finding in &mut findings {
-            if finding.severity == Severity::Error {
-                finding.severity = Severity::Warning;
-            }
-        }
-    }
-    findings
 }

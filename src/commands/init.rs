@@ -84,7 +84,7 @@ async fn look(client: &Client, config: &Config) -> Result<Found, Fault> {
     let rows = query(client, sql::SERVER).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
     if column::<String>(row, "wal_level")? != "logical" {
-        let stands_against = |finding: &&Finding| finding.what.starts_with("wal_level");
+        let stands_against = |finding: &&Finding| finding.name == "wal-level";
         let finding = flight.findings.iter().find(stands_against);
         let (what, mend) = finding.map_or(("wal_level is not logical", ""), |f| (&f.what, &f.mend));
         return Err(Fault::definite(what, mend));
@@ -275,7 +275,7 @@ impl Maker<'_> {
         }
         // A slot keeps WAL from the moment on that it is there: not before all else is well.
         let flight = slot::preflight(self.client, config).await?;
-        let is_of_slot = |finding: &Finding| finding.what.starts_with("slot \"");
+        let is_of_slot = |finding: &Finding| finding.name.starts_with("slot");
         let others: Vec<_> = flight.findings.into_iter().filter(|f| !is_of_slot(f)).collect();
         if let Some(fault) = Finding::fault(&others) {
             return Err(fault);

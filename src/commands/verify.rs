@@ -110,6 +110,7 @@ fn findings(config: &Config, ledger: &Ledger) -> Vec<Finding> {
     for table in &ledger.tables {
         if table.unmarked.rows > 0 {
             findings.push(Finding::error(
+                "rows-unmarked",
                 format!(
                     "{} of {} neither delivered, parked nor waiting",
                     rows(table.unmarked.rows, table.is_estimate),
@@ -123,6 +124,7 @@ fn findings(config: &Config, ledger: &Ledger) -> Vec<Finding> {
     let failed: i64 = failed.map(|parked| parked.events).sum();
     if failed > 0 {
         findings.push(Finding::error(
+            "events-failed",
             format!("{} failed: no more tries are made", events(failed)),
             "pgoutbox parked list --state failed; then pgoutbox parked retry --state failed, or discard",
         ));
@@ -131,8 +133,8 @@ fn findings(config: &Config, ledger: &Ledger) -> Vec<Finding> {
     let fault = ledger.progress.as_ref().and_then(|progress| progress.fault.as_ref());
     if let Some(fault) = fault {
         let text = |key: &str| fault.get(key).and_then(Value::as_str).unwrap_or_default();
-        findings
-            .push(Finding::error(format!("the relay is stuck: {}", text("what")), text("mend")));
+        let what = format!("the relay is stuck: {}", text("what"));
+        findings.push(Finding::error("relay-stuck", what, text("mend")));
     }
     findings
 }
@@ -140,20 +142,24 @@ fn findings(config: &Config, ledger: &Ledger) -> Vec<Finding> {
 fn slot_finding(config: &Config, ledger: &Ledger) -> Option<Finding> {
     let name = &config.postgres.slot;
     let Some(slot) = &ledger.slot else {
-        return Some(Finding::error(format!("slot \"{name}\" does not exist"), "pgoutbox init"));
+        let what = format!("slot \"{name}\" does not exist");
+        return Some(Finding::error("slot-missing", what, "pgoutbox init"));
     };
     if slot.wal_status.as_deref() == Some("lost") {
         return Some(Finding::error(
+            "slot-lost",
             format!("slot \"{name}\" is lost: WAL it needs was removed"),
             "pgoutbox check says what to do",
         ));
     }
     match ledger.reached {
         Reached::Behind { bytes: behind, is_active: false } => Some(Finding::error(
+            "slot-unread",
             format!("nobody reads slot \"{name}\", and {} of WAL wait for it", bytes(Some(behind))),
             "pgoutbox run",
         )),
         Reached::Behind { bytes: behind, is_active: true } => Some(Finding::warning(
+            "relay-behind",
             format!(
                 "the relay is {} of WAL behind: rows without a mark count as waiting",
                 bytes(Some(behind))
@@ -288,7 +294,7 @@ fn as_json(config: &Config, ledger: &Ledger, findings: &[Finding]) -> Value {
         .iter()
         .map(|finding| {
             let is_error = finding.severity == Severity::Error;
-            json!({ "severity": if is_error { "error" } else { "warning" }, "what": finding.what, "mend": finding.mend })
+            json!({ "name": finding.name, "severity": if is_error { "error" } else { "warning" }, "what": finding.what, "mend": finding.mend })
         })
         .collect();
     json!({

@@ -186,7 +186,8 @@ pub(super) fn findings(config: &Config, answers: &[Answer]) -> Vec<Finding> {
     let quoted = sql::identifier(name);
     let mut findings = Vec::new();
     let Some(first) = answers.first().filter(|answer| answer.publication.is_some()) else {
-        return vec![Finding::error(
+        let missing = Finding::error(
+            "publication-missing",
             format!("publication \"{name}\" does not exist"),
             format!(
                 "pgoutbox init  -- where slot \"{slot}\" exists, first: SELECT \
@@ -194,15 +195,20 @@ pub(super) fn findings(config: &Config, answers: &[Answer]) -> Vec<Finding> {
                 slot = config.postgres.slot,
                 literal = sql::literal(&config.postgres.slot),
             ),
-        )];
+        );
+        let tables = config.tables.iter().zip(answers);
+        let missing_tables = tables.filter_map(|(table, answer)| table_missing(table, answer));
+        return std::iter::once(missing).chain(missing_tables).collect();
     };
     if !first.is_insert {
         findings.push(Finding::error(
+            "publication-not-insert",
             format!("publication \"{name}\" does not publish inserts"),
             format!("ALTER PUBLICATION {quoted} SET (publish = 'insert');"),
         ));
     } else if !first.is_insert_only {
         findings.push(Finding::error(
+            "publication-not-insert-only",
             format!("publication \"{name}\" publishes more than inserts: every mark would be sent"),
             format!("ALTER PUBLICATION {quoted} SET (publish = 'insert');"),
         ));
@@ -211,13 +217,15 @@ pub(super) fn findings(config: &Config, answers: &[Answer]) -> Vec<Finding> {
         findings.extend(table_finding(config, table, answer));
     }
     if findings.is_empty() {
-        findings.push(Finding::good(format!(
-            "publication \"{name}\" publishes the inserts of every table"
-        )));
+        findings.push(Finding::good(
+            "publication",
+            format!("publication \"{name}\" publishes the inserts of every table"),
+        ));
     }
     for (table, answer) in config.tables.iter().zip(answers) {
         if answer.is_partitioned && !answer.is_via_root {
             findings.push(Finding::warning(
+                "publication-partition-root",
                 format!(
                     "{}.{} is partitioned, and publication \"{name}\" sends its rows under the \
                      partitions' names: works, at a query for each partition",
@@ -232,14 +240,12 @@ pub(super) fn findings(config: &Config, answers: &[Answer]) -> Vec<Finding> {
             continue;
         }
         findings.push(Finding::warning(
+            "publication-row-filter",
             format!(
                 "publication \"{name}\" filters the rows of {}.{}: others are never relayed",
                 table.schema, table.name
             ),
-            format!(
-                "ALTER PUBLICATION {quoted} SET TABLE {};  -- if that is not meant",
-                sql::qualified(&table.schema, &table.name)
-            ),
+            format!("{}  -- if that is not meant; relay stopped", set_tables(config)),
         ));
     }
     findings
@@ -249,14 +255,12 @@ fn table_finding(config: &Config, table: &Table, answer: &Answer) -> Option<Find
     let publication = &config.postgres.publication;
     let quoted = sql::identifier(publication);
     let name = sql::qualified(&table.schema, &table.name);
-    if answer.relation.is_none() {
-        return Some(Finding::error(
-            format!("table {}.{} does not exist", table.schema, table.name),
-            "pgoutbox init  -- or name your table in the configuration: [[tables]]",
-        ));
+    if let Some(missing) = table_missing(table, answer) {
+        return Some(missing);
     }
     if !answer.is_covered && answer.is_partition && answer.is_via_root {
         return Some(Finding::error(
+            "publication-partition-root",
             format!(
                 "{}.{} is a partition, and publication \"{publication}\" sends its rows under the \
                  name of the table it is part of",
@@ -267,9 +271,27 @@ fn table_finding(config: &Config, table: &Table, answer: &Answer) -> Option<Find
     }
     if !answer.is_covered {
         return Some(Finding::error(
+            "publication-without-table",
             format!("publication \"{publication}\" does not cover {}.{}", table.schema, table.name),
             format!("ALTER PUBLICATION {quoted} ADD TABLE {name};"),
         ));
     }
     None
+}
+
+/// The configured tables, whole: no row filter, no column list.
+pub(super) fn set_tables(config: &Config) -> String {
+    let tables = config.tables.iter().map(|table| sql::qualified(&table.schema, &table.name));
+    let publication = sql::identifier(&config.postgres.publication);
+    format!("ALTER PUBLICATION {publication} SET TABLE {};", tables.collect::<Vec<_>>().join(", "))
+}
+
+fn table_missing(table: &Table, answer: &Answer) -> Option<Finding> {
+    answer.relation.is_none().then(|| {
+        Finding::error(
+            "table-missing",
+            format!("table {}.{} does not exist", table.schema, table.name),
+            "pgoutbox init  -- or name your table in the configuration: [[tables]]",
+        )
+    })
 }

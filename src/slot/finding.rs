@@ -2,20 +2,121 @@
 
 use crate::error::Fault;
 
-/// How grave a [`Finding`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How grave a [`Finding`] is; the gravest comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// As it should be.
-    Good,
-    /// Works, but costs or endangers something.
-    Warning,
     /// The relay would lose events or not run.
     Error,
+    /// Works, but costs or endangers something.
+    Warning,
+    /// Cannot be seen from here; the mend says who can.
+    Unknown,
+    /// As it should be.
+    Good,
 }
+
+/// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
+/// is renamed goes silent.
+pub const NAMES: [&str; 91] = [
+    "broker",
+    "broker-connection",
+    "broker-login",
+    "broker-max-message-size",
+    "broker-vhost",
+    "broker-vhost-permission",
+    "clock-skew",
+    "column-generated",
+    "column-missing",
+    "column-type",
+    "events-failed",
+    "exchange",
+    "exchange-binding",
+    "exchange-missing",
+    "exchange-permission",
+    "failover-unsupported",
+    "grant-attempts",
+    "grant-catch-up",
+    "grant-catch-up-list",
+    "grant-guard",
+    "grant-mark",
+    "grant-parked",
+    "grant-progress",
+    "grant-prune",
+    "grant-prune-own",
+    "grant-reconcile",
+    "grant-relayed",
+    "grant-republish",
+    "idle-replication-slot-timeout",
+    "mark-index",
+    "max-connections",
+    "max-replication-slots",
+    "max-slot-wal-keep-size",
+    "max-wal-senders",
+    "partition-key",
+    "pg-hba",
+    "pooler",
+    "postgres-connection",
+    "postgres-database",
+    "postgres-login",
+    "postgres-minor",
+    "postgres-question",
+    "postgres-version",
+    "publication",
+    "publication-after-slot",
+    "publication-column-list",
+    "publication-missing",
+    "publication-not-insert",
+    "publication-not-insert-only",
+    "publication-other-tables",
+    "publication-partition-root",
+    "publication-row-filter",
+    "publication-without-table",
+    "queue",
+    "queue-missing",
+    "relay-behind",
+    "relay-stuck",
+    "replica-identity-full",
+    "role-connect",
+    "role-login",
+    "role-missing",
+    "role-replication",
+    "row-level-security",
+    "rows-unmarked",
+    "schema",
+    "schema-missing",
+    "schema-outdated",
+    "slot",
+    "slot-database",
+    "slot-failover",
+    "slot-in-use",
+    "slot-lost",
+    "slot-missing",
+    "slot-plugin",
+    "slot-temporary",
+    "slot-two-phase",
+    "slot-unread",
+    "slot-unreserved",
+    "standby",
+    "stream",
+    "synchronous-standby-names",
+    "table",
+    "table-is-partition",
+    "table-kind",
+    "table-missing",
+    "table-temporary",
+    "table-unlogged",
+    "tls-certificate",
+    "tls-client-certificate",
+    "wal-level",
+    "wal-sender-timeout",
+];
 
 /// One thing that was looked at, and how it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
+    /// What was looked at, such as `publication-missing`: the same in every version, for alerts
+    /// to be built on.
+    pub name: &'static str,
     /// How grave it is.
     pub severity: Severity,
     /// What was found.
@@ -25,19 +126,36 @@ pub struct Finding {
 }
 
 impl Finding {
+    fn new(name: &'static str, severity: Severity, what: String, mend: String) -> Self {
+        debug_assert!(NAMES.contains(&name), "{name} is not among the names of findings");
+        Self { name, severity, what, mend }
+    }
+
     /// As it should be.
-    pub fn good(what: impl Into<String>) -> Self {
-        Self { severity: Severity::Good, what: what.into(), mend: String::new() }
+    pub fn good(name: &'static str, what: impl Into<String>) -> Self {
+        Self::new(name, Severity::Good, what.into(), String::new())
+    }
+
+    /// Not to be seen from here.
+    pub fn unknown(name: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self::new(name, Severity::Unknown, what.into(), mend.into())
     }
 
     /// Works, but costs or endangers something.
-    pub fn warning(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, what: what.into(), mend: mend.into() }
+    pub fn warning(name: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self::new(name, Severity::Warning, what.into(), mend.into())
     }
 
     /// The relay would lose events or not run.
-    pub fn error(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, what: what.into(), mend: mend.into() }
+    pub fn error(name: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self::new(name, Severity::Error, what.into(), mend.into())
+    }
+
+    /// The same, graver or less grave.
+    #[must_use]
+    pub fn as_grave_as(mut self, severity: Severity) -> Self {
+        self.severity = severity;
+        self
     }
 
     /// The errors among the findings as one definite fault; `None` when there are none.

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use postgres_types::Type;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Client;
 
-use super::Finding;
+use super::coverage::set_tables;
+use super::{Finding, privileges};
 use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
 use crate::pgoutput::Column;
@@ -68,16 +69,18 @@ pub(super) async fn look(
     is_catching_up: bool,
 ) -> Result<(Vec<Finding>, Option<Outbox>), Fault> {
     let Some(shape) = shape(client, table).await? else { return Ok((Vec::new(), None)) };
-    let mut findings = kind(table, &shape);
-    if !findings.is_empty() {
-        return Ok((findings, None));
+    if !matches!(shape.kind.as_str(), "r" | "p") {
+        let what = format!("{} is no table", title(table));
+        let mend = "name a table in the configuration: only tables are in the WAL";
+        return Ok((vec![Finding::error("table-kind", what, mend)], None));
     }
+    let mut findings: Vec<_> = persistence(table, &shape).into_iter().collect();
     let attributes = attributes(client, config, shape.oid, has_generated).await?;
     findings.extend(columns(config, number, table, &attributes));
     findings.extend(partition(table, &shape));
     findings.extend(partition_key(config, table, &shape));
     findings.extend(marks(config, table, &shape));
-    findings.extend(privileges(client, config, table, shape.oid, is_catching_up).await?);
+    findings.extend(privileges::look(client, config, table, shape.oid, is_catching_up).await?);
     let named = |name: &str| attributes.iter().find(|attribute| attribute.name == name);
     let Some(id) = named(&table.columns.id.name) else { return Ok((findings, None)) };
     let outbox = id_base(client, table, shape.oid).await?.map(|id_base| Outbox {
@@ -167,33 +170,26 @@ async fn attributes(
         .collect()
 }
 
-fn title(table: &Table) -> String {
+pub(super) fn title(table: &Table) -> String {
     format!("{}.{}", table.schema, table.name)
 }
 
-fn kind(table: &Table, shape: &Shape) -> Vec<Finding> {
+fn persistence(table: &Table, shape: &Shape) -> Option<Finding> {
     let name = title(table);
     let quoted = sql::qualified(&table.schema, &table.name);
-    let mut findings = Vec::new();
-    match shape.kind.as_str() {
-        "r" | "p" => {}
-        _ => findings.push(Finding::error(
-            format!("{name} is no table"),
-            "name a table in the configuration: only tables are in the WAL",
-        )),
-    }
     match shape.persistence.as_str() {
-        "p" => {}
-        "u" => findings.push(Finding::error(
+        "p" => None,
+        "u" => Some(Finding::error(
+            "table-unlogged",
             format!("{name} is unlogged: its rows are not in the WAL"),
             format!("ALTER TABLE {quoted} SET LOGGED;"),
         )),
-        _ => findings.push(Finding::error(
+        _ => Some(Finding::error(
+            "table-temporary",
             format!("{name} is temporary: its rows are not in the WAL"),
             "use an ordinary table",
         )),
     }
-    findings
 }
 
 fn columns(
@@ -210,12 +206,11 @@ fn columns(
     let streamed = Mapping::compile(number, table, &streamed, false);
     match (&all, &streamed) {
         (Ok(_), Err(errors)) => {
-            findings.extend(errors.iter().map(|error| hidden(config, table, attributes, error)))
+            findings.extend(errors.iter().map(|error| hidden(config, attributes, error)))
         }
         (Ok(all), Ok(streamed)) if set_fields(all) != set_fields(streamed) => {
             findings.push(hidden(
                 config,
-                table,
                 attributes,
                 &format!("columns of {} that have a meaning do not come", title(table)),
             ));
@@ -223,10 +218,10 @@ fn columns(
         _ => {}
     }
     if findings.is_empty() {
-        findings.push(Finding::good(format!(
-            "{} has the columns it needs, of types that can be read",
-            title(table)
-        )));
+        findings.push(Finding::good(
+            "table",
+            format!("{} has the columns it needs, of types that can be read", title(table)),
+        ));
     }
     findings
 }
@@ -267,22 +262,27 @@ fn mapping_errors(
             )
         }
     };
-    errors.into_iter().flatten().map(|error| Finding::error(error, mend(error))).collect()
+    let finding = |error: &String| match error.contains("cannot be read as") {
+        true => Finding::error("column-type", error, mend(error)),
+        false => Finding::error("column-missing", error, mend(error)),
+    };
+    errors.into_iter().flatten().map(finding).collect()
 }
 
-fn hidden(config: &Config, table: &Table, attributes: &[Attribute], error: &str) -> Finding {
+fn hidden(config: &Config, attributes: &[Attribute], error: &str) -> Finding {
     let publication = sql::identifier(&config.postgres.publication);
     if attributes.iter().any(|attribute| !attribute.is_listed) {
         return Finding::error(
+            "publication-column-list",
             format!("{error} in the stream: the publication has a column list"),
             format!(
-                "ALTER PUBLICATION {publication} SET TABLE {};  -- and the other tables, if any; \
-                 or say in the configuration that there is no such field: headers = \"\"",
-                sql::qualified(&table.schema, &table.name)
+                "{}  -- relay stopped; or say in the configuration that there is no such field: headers = \"\"",
+                set_tables(config)
             ),
         );
     }
     Finding::error(
+        "column-generated",
         format!("{error} in the stream: generated columns are not sent"),
         format!(
             "map ordinary columns, or from Postgres 18 on: ALTER PUBLICATION {publication} SET (publish_generated_columns = stored);"
@@ -293,6 +293,7 @@ fn hidden(config: &Config, table: &Table, attributes: &[Attribute], error: &str)
 fn partition(table: &Table, shape: &Shape) -> Option<Finding> {
     let root = shape.root.as_ref().filter(|_| shape.is_partition)?;
     Some(Finding::warning(
+        "table-is-partition",
         format!("{} is a partition of {root}", title(table)),
         "name the partitioned table in the configuration, unless this one partition is all you mean",
     ))
@@ -313,13 +314,13 @@ fn partition_key(config: &Config, table: &Table, shape: &Shape) -> Option<Findin
                 make a new table, since a partition key cannot be altered";
     let written = WRITTEN.into_iter().find(|name| has(name));
     if config.audit.mode == AuditMode::Update && has(mark) {
-        return Some(Finding::error(what(mark), mend));
+        return Some(Finding::error("partition-key", what(mark), mend));
     }
     if let Some(column) = written {
-        return Some(Finding::error(what(column), mend));
+        return Some(Finding::error("partition-key", what(column), mend));
     }
     let likely = LIKELY_WRITTEN.into_iter().find(|name| has(name))?;
-    Some(Finding::warning(what(likely), mend))
+    Some(Finding::warning("partition-key", what(likely), mend))
 }
 
 fn marks(config: &Config, table: &Table, shape: &Shape) -> Vec<Finding> {
@@ -329,6 +330,7 @@ fn marks(config: &Config, table: &Table, shape: &Shape) -> Vec<Finding> {
     }
     for index in &shape.mark_indexes {
         findings.push(Finding::warning(
+            "mark-index",
             format!(
                 "index {index} covers {}: no mark can be a HOT update, each writes to every index",
                 table.columns.relayed_at.name
@@ -338,6 +340,7 @@ fn marks(config: &Config, table: &Table, shape: &Shape) -> Vec<Finding> {
     }
     if shape.is_identity_full {
         findings.push(Finding::warning(
+            "replica-identity-full",
             format!(
                 "{} has REPLICA IDENTITY FULL: every mark writes the old row to the WAL as well",
                 title(table)
@@ -349,227 +352,4 @@ fn marks(config: &Config, table: &Table, shape: &Shape) -> Vec<Finding> {
         ));
     }
     findings
-}
-
-async fn privileges(
-    client: &Client,
-    config: &Config,
-    table: &Table,
-    oid: u32,
-    is_catching_up: bool,
-) -> Result<Vec<Finding>, Fault> {
-    let relation = oid.to_string();
-    let variables = [
-        ("relation", relation.as_str()),
-        ("id", &table.columns.id.name),
-        ("relayed_at", &table.columns.relayed_at.name),
-        ("occurred_at", &table.columns.occurred_at.name),
-        ("attempt", &table.columns.attempt.name),
-        ("last_error", &table.columns.last_error.name),
-        ("failed_at", &table.columns.failed_at.name),
-    ];
-    let rows = query(client, &sql::render(sql::CHECK_PRIVILEGES, &variables)?).await?;
-    let Some(row) = rows.first() else { return Ok(Vec::new()) };
-    let may = |name: &str| Ok::<_, Fault>(column::<Option<bool>>(row, name)?.unwrap_or(true));
-    let (grants, is_enough) = match config.audit.mode {
-        AuditMode::Update => (
-            sql::GRANTS_UPDATE,
-            may("usage")? && may("select_id")? && may("select_mark")? && may("update_mark")?,
-        ),
-        AuditMode::Delete => (
-            sql::GRANTS_DELETE,
-            may("usage")? && may("select_id")? && may("update_any")? && may("delete")?,
-        ),
-        AuditMode::SideTable => (sql::GRANTS_SIDE_TABLE, true),
-        AuditMode::None => return Ok(shown_columns(config, table, row)?.into_iter().collect()),
-    };
-    let role = &config.postgres.audit.user;
-    let mut findings = Vec::new();
-    if config.is_catching_up() && !(may("usage")? && may("select_all")?) {
-        let finding = if is_catching_up { Finding::error } else { Finding::warning };
-        let what = format!(
-            "role \"{role}\" may not read {}: rows that a lost slot does not hold could not be \
-             published (postgres.on_slot_loss)",
-            title(table)
-        );
-        let mend = grants_for(sql::GRANTS_CATCH_UP, config.audit.mode, table, role)?;
-        findings.push(finding(what, statements(&mend)));
-    }
-    if !is_enough {
-        findings.push(Finding::error(
-            format!("role \"{role}\" may not write marks in {}", title(table)),
-            statements(&grants_for(grants, config.audit.mode, table, role)?),
-        ));
-    }
-    findings.extend(beside(config, table, row)?);
-    if may("has_row_security")? {
-        findings.push(Finding::warning(
-            format!("row level security may hide rows of {} from role \"{role}\"", title(table)),
-            format!(
-                "add a policy that lets it mark every row, or ALTER ROLE {} BYPASSRLS;",
-                sql::identifier(role)
-            ),
-        ));
-    }
-    Ok(findings)
-}
-
-/// What the tasks beside the relay may not do: the relay itself can do without.
-fn beside(config: &Config, table: &Table, row: &Row) -> Result<Vec<Finding>, Fault> {
-    let may = |name: &str| Ok::<_, Fault>(column::<Option<bool>>(row, name)?.unwrap_or(true));
-    let role = &config.postgres.audit.user;
-    let mut findings = Vec::new();
-    let unreadable: Vec<String> = column(row, "unreadable")?;
-    if !(may("usage")? && unreadable.is_empty()) {
-        findings.push(Finding::warning(
-            format!(
-                "role \"{role}\" may not look for rows of {} that were missed (reconciliation and pgoutbox verify)",
-                title(table)
-            ),
-            grant(table, role, &[("SELECT", unreadable.clone())]),
-        ));
-    }
-    if config.reconcile.republishes && !may("select_all")? {
-        findings.push(Finding::warning(
-            format!(
-                "role \"{role}\" may not send rows of {} once more (reconcile.republish)",
-                title(table)
-            ),
-            statements(&replay_grants(table, role)?),
-        ));
-    }
-    let is_pruning = config.prune.keep.is_some() && config.audit.mode != AuditMode::Delete;
-    let has_rows = may("usage")? && !unreadable.iter().any(|name| name == "ctid");
-    if is_pruning && !(has_rows && may("select_id")? && may("update_any")? && may("delete")?) {
-        findings.push(Finding::warning(
-            format!("role \"{role}\" may not delete relayed rows of {} (prune.keep)", title(table)),
-            statements(&prune_grants(table, role)?),
-        ));
-    }
-    findings.extend(shown_columns(config, table, row)?);
-    Ok(findings)
-}
-
-/// The columns in which a row shows the tries of its event, where the relay may not write them.
-fn shown_columns(config: &Config, table: &Table, row: &Row) -> Result<Option<Finding>, Fault> {
-    let unwritable: Vec<String> = column(row, "unwritable")?;
-    if unwritable.is_empty() {
-        return Ok(None);
-    }
-    let role = &config.postgres.audit.user;
-    let what = format!(
-        "role \"{role}\" may not show in rows of {} how their parked events were tried: {}",
-        title(table),
-        unwritable.join(", ")
-    );
-    // The row is found by its id.
-    let readable = [vec![table.columns.id.name.clone()], unwritable.clone()].concat();
-    Ok(Some(Finding::warning(
-        what,
-        grant(table, role, &[("SELECT", readable), ("UPDATE", unwritable)]),
-    )))
-}
-
-fn grant(table: &Table, role: &str, privileges: &[(&str, Vec<String>)]) -> String {
-    let (schema, role) = (sql::identifier(&table.schema), sql::identifier(role));
-    let usage = format!("GRANT USAGE ON SCHEMA {schema} TO {role};");
-    let privileges = privileges.iter().filter(|(_, columns)| !columns.is_empty());
-    let privileges: Vec<_> = privileges
-        .map(|(privilege, columns)| {
-            let columns: Vec<_> = columns.iter().map(|name| sql::identifier(name)).collect();
-            format!("{privilege} ({})", columns.join(", "))
-        })
-        .collect();
-    if privileges.is_empty() {
-        return usage;
-    }
-    let table = sql::qualified(&table.schema, &table.name);
-    format!("{usage} GRANT {} ON {table} TO {role};", privileges.join(", "))
-}
-
-/// The grants of one table, rendered.
-///
-/// # Errors
-/// None but a defect of the files.
-pub fn grants_for(
-    grants: &str,
-    mode: AuditMode,
-    table: &Table,
-    audit_role: &str,
-) -> Result<String, Fault> {
-    let (schema, name) = (("schema", table.schema.as_str()), ("table", table.name.as_str()));
-    let id = ("id", table.columns.id.name.as_str());
-    let mark = ("relayed_at", table.columns.relayed_at.name.as_str());
-    let role = ("audit_role", audit_role);
-    if grants == sql::GRANTS_CATCH_UP {
-        return sql::render(grants, &[schema, name, role]);
-    }
-    match mode {
-        AuditMode::Update => sql::render(grants, &[schema, name, id, mark, role]),
-        AuditMode::Delete => sql::render(grants, &[schema, name, id, role]),
-        AuditMode::SideTable | AuditMode::None => sql::render(grants, &[role]),
-    }
-}
-
-/// What reconciliation and `verify` read of a table.
-///
-/// # Errors
-/// None but a defect of the files.
-pub fn reconcile_grants(table: &Table, role: &str) -> Result<String, Fault> {
-    let variables = [
-        ("schema", table.schema.as_str()),
-        ("table", &table.name),
-        ("id", &table.columns.id.name),
-        ("occurred_at", &table.columns.occurred_at.name),
-        ("audit_role", role),
-    ];
-    sql::render(sql::GRANTS_RECONCILE, &variables)
-}
-
-/// What pruning a table needs.
-///
-/// # Errors
-/// None but a defect of the files.
-pub fn prune_grants(table: &Table, role: &str) -> Result<String, Fault> {
-    let variables = [
-        ("schema", table.schema.as_str()),
-        ("table", &table.name),
-        ("id", &table.columns.id.name),
-        ("audit_role", role),
-    ];
-    sql::render(sql::GRANTS_PRUNE, &variables)
-}
-
-/// What showing the tries of parked events in their rows needs.
-///
-/// # Errors
-/// None but a defect of the files.
-pub fn parked_grants(table: &Table, role: &str) -> Result<String, Fault> {
-    let columns = &table.columns;
-    let variables = [
-        ("schema", table.schema.as_str()),
-        ("table", &table.name),
-        ("id", &columns.id.name),
-        ("attempt", &columns.attempt.name),
-        ("last_error", &columns.last_error.name),
-        ("failed_at", &columns.failed_at.name),
-        ("audit_role", role),
-    ];
-    sql::render(sql::GRANTS_PARKED, &variables)
-}
-
-/// What a replay reads of a table.
-///
-/// # Errors
-/// None but a defect of the files.
-pub fn replay_grants(table: &Table, role: &str) -> Result<String, Fault> {
-    let variables =
-        [("schema", table.schema.as_str()), ("table", &table.name), ("audit_role", role)];
-    sql::render(sql::GRANTS_REPLAY, &variables)
-}
-
-/// SQL without its comment lines, on one line.
-pub fn statements(sql: &str) -> String {
-    let lines = sql.lines().filter(|line| !line.starts_with("--"));
-    lines.map(str::trim).collect::<Vec<_>>().join(" ")
 }

@@ -147,10 +147,9 @@ async fn check_and_status_tell_by_their_exit_code() -> Result<()> {
     let nobody = "amqp://guest:guest@127.0.0.1:1/";
     let told = setting.exits(1, &["check", "--amqp-url", nobody]).await?;
     assert!(told.contains("error   RabbitMQ at 127.0.0.1:1"), "{told}");
-    let told = setting
-        .exits(69, &["check", "--database-url", "postgres://postgres@127.0.0.1:1/x"])
-        .await?;
-    assert!(told.contains("127.0.0.1:1"), "{told}");
+    let nowhere = ["check", "--database-url", "postgres://postgres@127.0.0.1:1/x"];
+    let told = setting.exits(1, &nowhere).await?;
+    assert!(told.contains("error   Postgres at 127.0.0.1:1"), "{told}");
     setting.exits(69, &["status", "--database-url", "postgres://postgres@127.0.0.1:1/x"]).await?;
     for wrong in [
         &["check", "--set", "window.mesages=5"][..],
@@ -220,11 +219,12 @@ async fn schema_piped_into_psql_makes_all_that_run_needs() -> Result<()> {
         Ok(told(&output))
     };
     psql(file.path())?;
+    // Declares the exchange, which is not Postgres' to have.
+    let consumer = setting.bound("#").await?;
     setting.exits(0, &["check"]).await?;
     // What init then finds is as it would have made it.
     let found = setting.init().await?;
     assert!(!found.contains("made "), "{found}");
-    let consumer = setting.consumer().await?;
     let relay = setting.run()?;
     setting.sql("SELECT pgoutbox.enqueue('t', '{}')").await?;
     arrived(&consumer, 1).await?;

@@ -11,6 +11,7 @@ mod audit;
 mod bare;
 mod catch_up;
 mod caught_up;
+mod check;
 mod commands;
 mod ddl;
 mod drain;

@@ -37,6 +37,15 @@ impl Authority {
         self.sign(named("server", names)?, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
+    /// The same, good until the beginning of this day (year, month, day).
+    pub fn server_until(&self, names: &[&str], (year, month, day): (i32, u8, u8)) -> Result<Pair> {
+        let mut params = named("server", names)?;
+        params.not_after = rcgen::date_time_ymd(year, month, day);
+        // Long enough for a certificate that is soon over to be one that was long good.
+        params.not_before = rcgen::date_time_ymd(year - 1, month, day);
+        self.sign(params, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
     /// The common name is the user whom Postgres' `cert` and RabbitMQ's `EXTERNAL` see.
     pub fn client(&self, common_name: &str) -> Result<Pair> {
         self.sign(named(common_name, &[])?, ExtendedKeyUsagePurpose::ClientAuth)

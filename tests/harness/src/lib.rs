@@ -23,6 +23,7 @@ pub mod checker;
 pub mod consumer;
 pub mod fake_broker;
 pub mod http;
+pub mod pgbouncer;
 mod port;
 pub mod postgres;
 mod process;

@@ -1,0 +1,61 @@
+//! The certificates of both sides of a connection.
+
+use jiff::Timestamp;
+
+use super::greeting::Greeting;
+use crate::config::{Tls, TlsMode};
+use crate::slot::{Finding, Severity};
+use crate::tls::chain::{self, Trouble};
+
+const SERVER: &str = "tls-certificate";
+const CLIENT: &str = "tls-client-certificate";
+
+/// What is wrong with those that the server showed, and with our own. `section` is the settings'.
+pub(super) fn findings(
+    place: &str,
+    host: &str,
+    tls: &Tls,
+    section: &str,
+    greeting: &Greeting,
+) -> Vec<Finding> {
+    if tls.mode == TlsMode::Disable {
+        return Vec::new();
+    }
+    let now = Timestamp::now();
+    let ca_setting = format!("{section}.ca_file");
+    let mut findings: Vec<_> = chain::troubles(&greeting.chain, tls, host, &ca_setting, now)
+        .into_iter()
+        .map(|trouble| finding(SERVER, place, trouble))
+        .collect();
+    match chain::own_troubles(tls, now) {
+        Ok(troubles) => {
+            let place = format!("{section}.cert_file, for {place}");
+            findings.extend(troubles.into_iter().map(|trouble| finding(CLIENT, &place, trouble)));
+        }
+        Err(fault) => findings.push(Finding::error(CLIENT, fault.what, fault.mend)),
+    }
+    match chain::good_until(&greeting.chain) {
+        Some(ends) if findings.is_empty() => {
+            let verified = match tls.mode {
+                TlsMode::VerifyFull => "verified",
+                TlsMode::VerifyCa => "verified but for its name",
+                TlsMode::Require | TlsMode::Disable => "not verified",
+            };
+            let what =
+                format!("{place} shows a certificate ({verified}) that is good until {ends:.0}");
+            findings.push(Finding::good(SERVER, what));
+        }
+        _ => {}
+    }
+    findings
+}
+
+/// Whether one of them keeps the connection from being made.
+pub(super) fn is_refused(findings: &[Finding]) -> bool {
+    findings.iter().any(|finding| finding.severity == Severity::Error)
+}
+
+fn finding(name: &'static str, place: &str, Trouble { is_error, what, mend }: Trouble) -> Finding {
+    let severity = if is_error { Severity::Error } else { Severity::Warning };
+    Finding::error(name, format!("{place}: {what}"), mend).as_grave_as(severity)
+}

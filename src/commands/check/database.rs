@@ -1,0 +1,235 @@
+//! What Postgres says to the audit role.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_postgres::{Client, Row};
+
+use super::broker::quoted;
+use super::refused::{self, POOLER};
+use super::{clock, stream};
+use crate::config::Config;
+use crate::error::Fault;
+use crate::postgres::{self, column, query};
+use crate::slot::{self, Finding};
+use crate::sql;
+
+/// How long one question may take.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+const NEW: &str = "publication-after-slot";
+/// Below this a server that decodes a large transaction loses its clients.
+const SHORT: i64 = 5_000;
+/// Above this a client that is gone keeps its slot for long.
+const LONG: i64 = 600_000;
+
+/// What was found, and what of it the stream's connection is judged by.
+#[derive(Default)]
+pub(super) struct Database {
+    pub(super) findings: Vec<Finding>,
+    pub(super) is_slot_active: bool,
+    /// The stream's role is none of the server's.
+    pub(super) is_role_missing: bool,
+}
+
+/// Looks at all of it. What cannot be asked is a finding too.
+pub(super) async fn look(config: &Config) -> Database {
+    let server = &config.postgres.audit;
+    let client = match connect(config, "first").await {
+        Ok(client) => client,
+        Err(fault) => {
+            let findings = vec![refused::finding(server, fault)];
+            return Database { findings, ..Database::default() };
+        }
+    };
+    let mut database = Database::default();
+    match slot::preflight(&client, config).await {
+        Ok(flight) => {
+            database.findings = flight.findings;
+            database.is_slot_active = flight.slot.is_some_and(|slot| slot.is_active);
+        }
+        Err(fault) => database.findings.push(unasked(fault)),
+    }
+    if let Err(fault) = more(&client, config, &mut database).await {
+        database.findings.push(unasked(fault));
+    }
+    database
+}
+
+/// A standby, or a question that failed.
+fn unasked(fault: Fault) -> Finding {
+    let name = if fault.what.contains("is a standby") { "standby" } else { "postgres-question" };
+    Finding::error(name, fault.what, fault.mend)
+}
+
+/// With a word that only a pooler keeps from arriving.
+async fn connect(config: &Config, word: &str) -> Result<Client, Fault> {
+    let millis = STATEMENT_TIMEOUT.as_millis();
+    let options = format!(
+        "-c lock_timeout=10s -c statement_timeout={millis} -c client_min_messages=warning -c pgoutbox.probe={word}"
+    );
+    let server = &config.postgres.audit;
+    let timeout = config.postgres.connect_timeout;
+    // Not the relay's own name: that one is looked for in synchronous_standby_names.
+    let (client, _driver) = postgres::connect(server, "pgoutbox", timeout, &options).await?;
+    Ok(client)
+}
+
+async fn more(client: &Client, config: &Config, found: &mut Database) -> Result<(), Fault> {
+    let role = ("stream_role", config.postgres.stream.user.as_str());
+    let asked = sql::render(sql::CHECK_SERVER, &[role])?;
+    let before = Timestamp::now();
+    let rows = query(client, &asked).await?;
+    let after = Timestamp::now();
+    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    let theirs = Timestamp::from_microsecond(column(row, "clock_micros")?)
+        .map_err(|error| Fault::transient(format!("Postgres' clock makes no sense: {error}")))?;
+    found.is_role_missing = !column::<bool>(row, "has_stream_role")?;
+    let findings = &mut found.findings;
+    findings.push(clock::finding(before, theirs, after));
+    findings.extend(senders(row, found.is_slot_active)?);
+    findings.extend(timeouts(row, config)?);
+    findings.extend(too_new(client, config).await);
+    findings.extend(pooler(client, config, row).await?);
+    findings.extend(stream::user(config, client).await?);
+    findings.push(returned(client, config).await);
+    Ok(())
+}
+
+fn senders(row: &Row, is_active: bool) -> Result<Option<Finding>, Fault> {
+    let (senders, most): (i32, i32) = (column(row, "senders")?, column(row, "max_senders")?);
+    // That there are none at all stands with the server.
+    if senders < most || most == 0 {
+        return Ok(None);
+    }
+    let mend = format!(
+        "ALTER SYSTEM SET max_wal_senders = {};  -- then restart Postgres; or end one that nobody needs: SELECT pid, application_name FROM pg_stat_replication;",
+        most + 10
+    );
+    let what = format!("all {most} walsenders are in use (max_wal_senders)");
+    Ok(Some(match is_active {
+        true => Finding::warning(
+            "max-wal-senders",
+            format!("{what}: no standby of the relay gets one"),
+            mend,
+        ),
+        false => Finding::error("max-wal-senders", format!("{what}: a relay gets none"), mend),
+    }))
+}
+
+fn timeouts(row: &Row, config: &Config) -> Result<Vec<Finding>, Fault> {
+    let mut findings = Vec::new();
+    let (millis, shown): (i64, String) =
+        (column(row, "wal_sender_timeout_ms")?, column(row, "wal_sender_timeout")?);
+    let why = match millis {
+        0 => Some("a walsender whose client is gone is never ended, and keeps its slot in use"),
+        ..SHORT => Some("clients are lost while the server decodes a large transaction"),
+        LONG.. if millis > LONG => Some("a client that is gone keeps its slot in use for so long"),
+        _ => None,
+    };
+    if let Some(why) = why {
+        findings.push(Finding::warning(
+            "wal-sender-timeout",
+            format!(
+                "wal_sender_timeout is {shown}: {why} (the relay asks for {} of its own, postgres.wal_sender_timeout)",
+                humantime::format_duration(config.postgres.wal_sender_timeout)
+            ),
+            "ALTER SYSTEM SET wal_sender_timeout = '1min'; SELECT pg_reload_conf();",
+        ));
+    }
+    if let Some(timeout) = column::<Option<String>>(row, "idle_slot_timeout")? {
+        findings.push(Finding::warning(
+            "idle-replication-slot-timeout",
+            format!(
+                "idle_replication_slot_timeout is {timeout}: a relay that is down for so long loses its slot, and what it holds"
+            ),
+            "ALTER SYSTEM SET idle_replication_slot_timeout = 0; SELECT pg_reload_conf();",
+        ));
+    }
+    Ok(findings)
+}
+
+/// What the slot may be too old to know of. Nothing where the relay's own tables are not there: that
+/// is said already.
+async fn too_new(client: &Client, config: &Config) -> Option<Finding> {
+    let (slot, publication) = (&config.postgres.slot, &config.postgres.publication);
+    let variables = [("slot", slot.as_str()), ("publication", publication)];
+    let asked = sql::render(sql::CHECK_PUBLICATION_AGE, &variables).ok()?;
+    let rows = query(client, &asked).await.ok()?;
+    let first = rows.first()?;
+    let what = match column::<Option<String>>(first, "name").ok()? {
+        None => format!("publication \"{publication}\" was made or altered"),
+        Some(table) => format!("publication \"{publication}\" got {table}"),
+    };
+    let gap = "rows committed in between are not in its stream, and Postgres up to 17 ends the stream at one";
+    let passes =
+        "none is needed where no row was written in between: it passes as the relay goes on";
+    if !column::<bool>(first, "is_newer_than_slot").ok()? {
+        return Some(Finding::unknown(
+            NEW,
+            format!("whether {what} after slot \"{slot}\" was made cannot be seen yet: {gap}"),
+            passes,
+        ));
+    }
+    let name = sql::literal(slot);
+    Some(Finding::warning(
+        NEW,
+        format!("{what} after slot \"{slot}\" was made: {gap}"),
+        format!(
+            "{passes}; else, relay stopped: SELECT pg_drop_replication_slot({name}); then: pgoutbox init  -- lists the rows that wait"
+        ),
+    ))
+}
+
+/// By what a connection of its own would have: the options it was begun with, and a backend.
+async fn pooler(client: &Client, config: &Config, row: &Row) -> Result<Option<Finding>, Fault> {
+    let mend = "connect to Postgres itself: postgres.url, and postgres.stream_url for the stream";
+    let other = connect(config, "second").await?;
+    let asked = |client| query(client, "SELECT pg_backend_pid() AS backend_pid");
+    let (one, two) = (asked(client).await?, asked(&other).await?);
+    let pid = |rows: &[Row]| rows.first().map(|row| column::<i32>(row, "backend_pid")).transpose();
+    if pid(&one)? == pid(&two)? {
+        return Ok(Some(Finding::error(
+            POOLER,
+            "a pooler shares one session of Postgres among connections: the statements that the relay prepares, its locks and its notifications get lost",
+            mend,
+        )));
+    }
+    if column::<Option<String>>(row, "probe")?.as_deref() == Some("first") {
+        return Ok(None);
+    }
+    Ok(Some(Finding::warning(
+        POOLER,
+        "a pooler between here and Postgres drops the options that a connection is begun with: the relay's timeouts do not hold",
+        mend,
+    )))
+}
+
+/// No queue that is bound is seen without a message that it gets. What came back tells.
+async fn returned(client: &Client, config: &Config) -> Finding {
+    let name = "exchange-binding";
+    let vhost = config.amqp.brokers.first().map_or("/", |broker| &broker.vhost);
+    let vhost = quoted(vhost);
+    let slot = ("slot", config.postgres.slot.as_str());
+    let asked = async {
+        let rows = query(client, &sql::render(sql::CHECK_RETURNED, &[slot])?).await?;
+        rows.first().map(|row| column::<i64>(row, "events")).transpose()
+    };
+    match asked.await {
+        Ok(Some(events @ 1..)) => Finding::warning(
+            name,
+            format!(
+                "no queue takes {events} events that wait in the parking: none is bound for them"
+            ),
+            format!(
+                "bind a queue: rabbitmqadmin --vhost={vhost} declare binding source=EXCHANGE destination=QUEUE routing_key='#'  -- pgoutbox parked list --reason returned shows their keys; then: pgoutbox parked retry --reason returned"
+            ),
+        ),
+        _ => Finding::unknown(
+            name,
+            "whether a queue is bound to each exchange cannot be seen without a message; events that no queue takes are parked",
+            format!(
+                "rabbitmqctl list_bindings -p {vhost} source_name routing_key destination_name"
+            ),
+        ),
+    }
+}

@@ -1,0 +1,68 @@
+//! What a broker would say to a publish, asked without one that arrives.
+
+use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Error};
+use tokio::time::timeout;
+
+use super::{Publisher, protocol_error};
+use crate::config::Amqp;
+
+/// The routing key of a message that nobody gets.
+const ROUTING_KEY: &str = "pgoutbox.check";
+
+/// What the broker said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It would do it.
+    Yes,
+    /// It is not there.
+    Missing(String),
+    /// This user may not.
+    Forbidden(String),
+    /// Neither.
+    Other(String),
+}
+
+impl Publisher {
+    /// Whether the broker takes messages for an exchange from this user: one is published in a
+    /// transaction that is rolled back, so nobody gets it. (A passive declare needs the right to
+    /// `configure` from RabbitMQ 4.3 on, and says nothing about the right to write.)
+    pub(crate) async fn takes(&self, exchange: &str, amqp: &Amqp) -> Answer {
+        let asked = async {
+            // Of its own: a refusal closes the channel.
+            let channel = self.connection.create_channel().await?;
+            channel.tx_select().await?;
+            let options = BasicPublishOptions::default();
+            let properties = BasicProperties::default();
+            let key = ROUTING_KEY.into();
+            channel.basic_publish(exchange.into(), key, options, &[], properties).await?;
+            channel.tx_rollback().await?;
+            channel.close(200, "done".into()).await
+        };
+        answer(timeout(amqp.connect_timeout, asked).await.ok())
+    }
+
+    /// Whether a queue is there.
+    pub(crate) async fn has_queue(&self, queue: &str, amqp: &Amqp) -> Answer {
+        let asked = async {
+            let channel = self.connection.create_channel().await?;
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            channel.queue_declare(queue.into(), options, FieldTable::default()).await?;
+            channel.close(200, "done".into()).await
+        };
+        answer(timeout(amqp.connect_timeout, asked).await.ok())
+    }
+}
+
+fn answer(outcome: Option<Result<(), Error>>) -> Answer {
+    match outcome {
+        Some(Ok(())) => Answer::Yes,
+        None => Answer::Other("no answer in time".to_owned()),
+        Some(Err(error)) => match protocol_error(&error).map(|error| error.get_id()) {
+            Some(404) => Answer::Missing(error.to_string()),
+            Some(403) => Answer::Forbidden(error.to_string()),
+            _ => Answer::Other(error.to_string()),
+        },
+    }
+}

@@ -1,0 +1,92 @@
+//! The files of grants, rendered for a table.
+
+use crate::config::{AuditMode, Table};
+use crate::error::Fault;
+use crate::sql;
+
+/// The grants of one table, rendered.
+///
+/// # Errors
+/// None but a defect of the files.
+pub fn grants_for(
+    grants: &str,
+    mode: AuditMode,
+    table: &Table,
+    audit_role: &str,
+) -> Result<String, Fault> {
+    let (schema, name) = (("schema", table.schema.as_str()), ("table", table.name.as_str()));
+    let id = ("id", table.columns.id.name.as_str());
+    let mark = ("relayed_at", table.columns.relayed_at.name.as_str());
+    let role = ("audit_role", audit_role);
+    if grants == sql::GRANTS_CATCH_UP {
+        return sql::render(grants, &[schema, name, role]);
+    }
+    match mode {
+        AuditMode::Update => sql::render(grants, &[schema, name, id, mark, role]),
+        AuditMode::Delete => sql::render(grants, &[schema, name, id, role]),
+        AuditMode::SideTable | AuditMode::None => sql::render(grants, &[role]),
+    }
+}
+
+/// What reconciliation and `verify` read of a table.
+///
+/// # Errors
+/// None but a defect of the files.
+pub fn reconcile_grants(table: &Table, role: &str) -> Result<String, Fault> {
+    let variables = [
+        ("schema", table.schema.as_str()),
+        ("table", &table.name),
+        ("id", &table.columns.id.name),
+        ("occurred_at", &table.columns.occurred_at.name),
+        ("audit_role", role),
+    ];
+    sql::render(sql::GRANTS_RECONCILE, &variables)
+}
+
+/// What pruning a table needs.
+///
+/// # Errors
+/// None but a defect of the files.
+pub fn prune_grants(table: &Table, role: &str) -> Result<String, Fault> {
+    let variables = [
+        ("schema", table.schema.as_str()),
+        ("table", &table.name),
+        ("id", &table.columns.id.name),
+        ("audit_role", role),
+    ];
+    sql::render(sql::GRANTS_PRUNE, &variables)
+}
+
+/// What showing the tries of parked events in their rows needs.
+///
+/// # Errors
+/// None but a defect of the files.
+pub fn parked_grants(table: &Table, role: &str) -> Result<String, Fault> {
+    let columns = &table.columns;
+    let variables = [
+        ("schema", table.schema.as_str()),
+        ("table", &table.name),
+        ("id", &columns.id.name),
+        ("attempt", &columns.attempt.name),
+        ("last_error", &columns.last_error.name),
+        ("failed_at", &columns.failed_at.name),
+        ("audit_role", role),
+    ];
+    sql::render(sql::GRANTS_PARKED, &variables)
+}
+
+/// What a replay reads of a table.
+///
+/// # Errors
+/// None but a defect of the files.
+pub fn replay_grants(table: &Table, role: &str) -> Result<String, Fault> {
+    let variables =
+        [("schema", table.schema.as_str()), ("table", &table.name), ("audit_role", role)];
+    sql::render(sql::GRANTS_REPLAY, &variables)
+}
+
+/// SQL without its comment lines, on one line.
+pub fn statements(sql: &str) -> String {
+    let lines = sql.lines().filter(|line| !line.starts_with("--"));
+    lines.map(str::trim).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,155 @@
+//! What the audit role may do to one outbox table.
+
+use tokio_postgres::{Client, Row};
+
+use super::grants::{grants_for, prune_grants, replay_grants, statements};
+use super::table::title;
+use super::{Finding, Severity};
+use crate::config::{AuditMode, Config, Table};
+use crate::error::Fault;
+use crate::postgres::{column, query};
+use crate::sql;
+
+/// Looks at the rights of the connected role.
+pub(super) async fn look(
+    client: &Client,
+    config: &Config,
+    table: &Table,
+    oid: u32,
+    is_catching_up: bool,
+) -> Result<Vec<Finding>, Fault> {
+    let relation = oid.to_string();
+    let variables = [
+        ("relation", relation.as_str()),
+        ("id", &table.columns.id.name),
+        ("relayed_at", &table.columns.relayed_at.name),
+        ("occurred_at", &table.columns.occurred_at.name),
+        ("attempt", &table.columns.attempt.name),
+        ("last_error", &table.columns.last_error.name),
+        ("failed_at", &table.columns.failed_at.name),
+    ];
+    let rows = query(client, &sql::render(sql::CHECK_PRIVILEGES, &variables)?).await?;
+    let Some(row) = rows.first() else { return Ok(Vec::new()) };
+    let may = |name: &str| Ok::<_, Fault>(column::<Option<bool>>(row, name)?.unwrap_or(true));
+    let (grants, is_enough) = match config.audit.mode {
+        AuditMode::Update => (
+            sql::GRANTS_UPDATE,
+            may("usage")? && may("select_id")? && may("select_mark")? && may("update_mark")?,
+        ),
+        AuditMode::Delete => (
+            sql::GRANTS_DELETE,
+            may("usage")? && may("select_id")? && may("update_any")? && may("delete")?,
+        ),
+        AuditMode::SideTable => (sql::GRANTS_SIDE_TABLE, true),
+        AuditMode::None => return Ok(shown_columns(config, table, row)?.into_iter().collect()),
+    };
+    let role = &config.postgres.audit.user;
+    let mut findings = Vec::new();
+    if config.is_catching_up() && !(may("usage")? && may("select_all")?) {
+        let what = format!(
+            "role \"{role}\" may not read {}: rows that a lost slot does not hold could not be \
+             published (postgres.on_slot_loss)",
+            title(table)
+        );
+        let mend = grants_for(sql::GRANTS_CATCH_UP, config.audit.mode, table, role)?;
+        let severity = if is_catching_up { Severity::Error } else { Severity::Warning };
+        let finding = Finding::error("grant-catch-up", what, statements(&mend));
+        findings.push(finding.as_grave_as(severity));
+    }
+    if !is_enough {
+        findings.push(Finding::error(
+            "grant-mark",
+            format!("role \"{role}\" may not write marks in {}", title(table)),
+            statements(&grants_for(grants, config.audit.mode, table, role)?),
+        ));
+    }
+    findings.extend(beside(config, table, row)?);
+    if may("has_row_security")? {
+        findings.push(Finding::warning(
+            "row-level-security",
+            format!("row level security may hide rows of {} from role \"{role}\"", title(table)),
+            format!(
+                "add a policy that lets it mark every row, or ALTER ROLE {} BYPASSRLS;",
+                sql::identifier(role)
+            ),
+        ));
+    }
+    Ok(findings)
+}
+
+/// What the tasks beside the relay may not do: the relay itself can do without.
+fn beside(config: &Config, table: &Table, row: &Row) -> Result<Vec<Finding>, Fault> {
+    let may = |name: &str| Ok::<_, Fault>(column::<Option<bool>>(row, name)?.unwrap_or(true));
+    let role = &config.postgres.audit.user;
+    let mut findings = Vec::new();
+    let unreadable: Vec<String> = column(row, "unreadable")?;
+    if !(may("usage")? && unreadable.is_empty()) {
+        findings.push(Finding::warning(
+            "grant-reconcile",
+            format!(
+                "role \"{role}\" may not look for rows of {} that were missed (reconciliation and pgoutbox verify)",
+                title(table)
+            ),
+            grant(table, role, &[("SELECT", unreadable.clone())]),
+        ));
+    }
+    if config.reconcile.republishes && !may("select_all")? {
+        findings.push(Finding::warning(
+            "grant-republish",
+            format!(
+                "role \"{role}\" may not send rows of {} once more (reconcile.republish)",
+                title(table)
+            ),
+            statements(&replay_grants(table, role)?),
+        ));
+    }
+    let is_pruning = config.prune.keep.is_some() && config.audit.mode != AuditMode::Delete;
+    let has_rows = may("usage")? && !unreadable.iter().any(|name| name == "ctid");
+    if is_pruning && !(has_rows && may("select_id")? && may("update_any")? && may("delete")?) {
+        findings.push(Finding::warning(
+            "grant-prune",
+            format!("role \"{role}\" may not delete relayed rows of {} (prune.keep)", title(table)),
+            statements(&prune_grants(table, role)?),
+        ));
+    }
+    findings.extend(shown_columns(config, table, row)?);
+    Ok(findings)
+}
+
+/// The columns in which a row shows the tries of its event, where the relay may not write them.
+fn shown_columns(config: &Config, table: &Table, row: &Row) -> Result<Option<Finding>, Fault> {
+    let unwritable: Vec<String> = column(row, "unwritable")?;
+    if unwritable.is_empty() {
+        return Ok(None);
+    }
+    let role = &config.postgres.audit.user;
+    let what = format!(
+        "role \"{role}\" may not show in rows of {} how their parked events were tried: {}",
+        title(table),
+        unwritable.join(", ")
+    );
+    // The row is found by its id.
+    let readable = [vec![table.columns.id.name.clone()], unwritable.clone()].concat();
+    Ok(Some(Finding::warning(
+        "grant-attempts",
+        what,
+        grant(table, role, &[("SELECT", readable), ("UPDATE", unwritable)]),
+    )))
+}
+
+fn grant(table: &Table, role: &str, privileges: &[(&str, Vec<String>)]) -> String {
+    let (schema, role) = (sql::identifier(&table.schema), sql::identifier(role));
+    let usage = format!("GRANT USAGE ON SCHEMA {schema} TO {role};");
+    let privileges = privileges.iter().filter(|(_, columns)| !columns.is_empty());
+    let privileges: Vec<_> = privileges
+        .map(|(privilege, columns)| {
+            let columns: Vec<_> = columns.iter().map(|name| sql::identifier(name)).collect();
+            format!("{privilege} ({})", columns.join(", "))
+        })
+        .collect();
+    if privileges.is_empty() {
+        return usage;
+    }
+    let table = sql::qualified(&table.schema, &table.name);
+    format!("{usage} GRANT {} ON {table} TO {role};", privileges.join(", "))
+}

@@ -1,0 +1,764 @@
+//! `pgoutbox check`: each thing that can be wrong is broken by itself, is found by its name, and is
+//! over once what was printed was done.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+use harness::certs::Authority;
+use harness::pgbouncer::PgBouncer;
+use harness::postgres::{self, Postgres, ServerTls, Shutdown};
+use harness::rabbitmq::Permissions;
+use harness::{shared, wait_until};
+use serde_json::Value;
+
+use crate::setting::{PATIENCE, Setting, program};
+
+/// What `check --json` says, and its exit code.
+struct Checked {
+    code: Option<i32>,
+    findings: Vec<Value>,
+}
+
+impl Checked {
+    /// What is amiss under this name.
+    fn find(&self, name: &str) -> Option<&Value> {
+        let is_it = |finding: &&Value| finding["name"] == name && finding["severity"] != "good";
+        self.findings.iter().find(is_it)
+    }
+
+    fn has(&self, name: &str, severity: &str) -> &Value {
+        let found = self.find(name);
+        assert!(found.is_some(), "no {name} in {self}");
+        let found = found.unwrap_or(&Value::Null);
+        assert_eq!(found["severity"], severity, "{found}");
+        assert!(found["mend"].as_str().is_some_and(|mend| !mend.is_empty()), "{found}");
+        found
+    }
+
+    fn has_not(&self, name: &str) {
+        assert!(self.find(name).is_none(), "{name} in {self}");
+    }
+
+    /// The names of all errors.
+    fn errors(&self) -> BTreeSet<&str> {
+        let errors = self.findings.iter().filter(|finding| finding["severity"] == "error");
+        errors.filter_map(|finding| finding["name"].as_str()).collect()
+    }
+}
+
+impl std::fmt::Display for Checked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.findings.iter().try_for_each(|finding| writeln!(f, "{finding}"))
+    }
+}
+
+fn mend(finding: &Value) -> &str {
+    finding["mend"].as_str().unwrap_or_default()
+}
+
+/// The statements of what is printed, without the remark behind them.
+fn statements(mend: &str) -> impl Iterator<Item = &str> {
+    let sql = mend.split("  -- ").next().unwrap_or_default();
+    sql.split("; ").map(|statement| statement.trim_end_matches(';')).filter(|sql| !sql.is_empty())
+}
+
+impl Setting {
+    async fn check(&self) -> Result<Checked> {
+        let output = self.program.output(&["check", "--json"]).await?;
+        let json: Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+        let findings = json["findings"].as_array().context("no findings")?.clone();
+        let severities: Vec<_> =
+            findings.iter().map(|finding| rank(&finding["severity"])).collect();
+        assert!(severities.is_sorted(), "the gravest come first: {severities:?}");
+        Ok(Checked { code: output.status.code(), findings })
+    }
+
+    /// Does what is printed, as an operator would: one statement after the other.
+    async fn carry_out(&self, finding: &Value) -> Result<()> {
+        let client = self.client().await?;
+        for statement in statements(mend(finding)) {
+            client.batch_execute(statement).await.with_context(|| statement.to_owned())?;
+        }
+        Ok(())
+    }
+
+    /// Breaks one thing by SQL, finds it, runs the SQL that is printed, and finds it no more.
+    async fn mends(&self, name: &str, severity: &str, broken_by: &str) -> Result<()> {
+        self.check().await?.has_not(name);
+        self.sql(broken_by).await.with_context(|| broken_by.to_owned())?;
+        let checked = self.check().await?;
+        let code = if severity == "error" { 1 } else { 0 };
+        assert_eq!(checked.code, Some(code), "{name}: {checked}");
+        self.carry_out(checked.has(name, severity)).await.with_context(|| name.to_owned())?;
+        self.check().await?.has_not(name);
+        Ok(())
+    }
+}
+
+fn rank(severity: &Value) -> usize {
+    let order = ["error", "warning", "unknown", "good"];
+    order.iter().position(|known| severity == known).unwrap_or(order.len())
+}
+
+/// What a fresh outbox has, on a server as the tests start it.
+#[tokio::test]
+async fn finds_nothing_where_all_is_well() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let checked = setting.check().await?;
+    assert_eq!((checked.code, checked.errors().len()), (Some(0), 0), "{checked}");
+    for good in [
+        "wal-level",
+        "slot",
+        "publication",
+        "table",
+        "schema",
+        "stream",
+        "broker",
+        "exchange",
+        "clock-skew",
+    ] {
+        let is_good = |finding: &&Value| finding["name"] == good && finding["severity"] == "good";
+        assert!(checked.findings.iter().any(|finding| is_good(&finding)), "no {good} in {checked}");
+    }
+    checked.has("exchange-binding", "unknown");
+    // The tests' server keeps WAL without a limit, which is worth a warning.
+    checked.has("max-slot-wal-keep-size", "warning");
+    let strict = setting.program.output(&["check", "--strict"]).await?;
+    assert_eq!(strict.status.code(), Some(1));
+    // The relay has the slot meanwhile, and keeps it.
+    let relay = setting.run()?;
+    let is_active =
+        format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{}'", setting.database);
+    setting.until("the relay to have the slot", &is_active).await?;
+    let checked = setting.check().await?;
+    assert_eq!(checked.code, Some(0), "{checked}");
+    checked.has_not("slot-in-use");
+    assert!(setting.ask::<bool>(&is_active).await?);
+    relay.drain(PATIENCE).await
+}
+
+/// A server on which nothing is right, and nothing made: all of it at once, and all of it mended.
+#[tokio::test]
+async fn finds_everything_at_once() -> Result<()> {
+    let conf = [
+        "wal_level = replica",
+        "max_wal_senders = 0",
+        "max_replication_slots = 0",
+        "wal_sender_timeout = 0",
+        "synchronous_standby_names = '*'",
+        "synchronous_commit = local",
+    ];
+    let options = postgres::Options { conf: conf.map(str::to_owned).into(), ..Default::default() };
+    let (postgres, rabbitmq) = tokio::try_join!(Postgres::start(options), shared::rabbitmq())?;
+    let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);
+    let (database_url, amqp_url) = (postgres.url(&database), rabbitmq.url(&vhost));
+    let program = program(&database, &database_url, &amqp_url);
+    let setting = Setting { database, vhost, database_url, amqp_url, program };
+    let setting = setting.set("postgres.on_slot_loss", "halt");
+    let wrong = rabbitmq.url_as("guest:wrong", rabbitmq.port(), &setting.vhost);
+    let checked = setting.clone().set("amqp.url", &wrong).check().await?;
+    assert_eq!(checked.code, Some(1), "{checked}");
+    let errors = [
+        "broker-login",
+        "max-replication-slots",
+        "max-wal-senders",
+        "publication-missing",
+        "schema-missing",
+        "slot-missing",
+        "table-missing",
+        "wal-level",
+    ];
+    assert_eq!(checked.errors(), BTreeSet::from(errors), "{checked}");
+    let warnings = ["max-slot-wal-keep-size", "synchronous-standby-names", "wal-sender-timeout"];
+    for name in ["wal-level", "max-wal-senders", "max-replication-slots"].iter().chain(&warnings) {
+        setting.carry_out(checked.find(name).context("found before")?).await?;
+    }
+    postgres.stop(Shutdown::Fast, PATIENCE).await?;
+    postgres.start_again().await?;
+    for name in ["table-missing", "schema-missing", "publication-missing", "slot-missing"] {
+        assert!(mend(checked.has(name, "error")).starts_with("pgoutbox init"));
+    }
+    assert!(mend(checked.has("synchronous-standby-names", "warning")).contains("standby1"));
+    setting.init().await?;
+    let checked = setting.check().await?;
+    assert_eq!((checked.code, checked.errors().len()), (Some(0), 0), "{checked}");
+    warnings.iter().for_each(|name| checked.has_not(name));
+    // Whoever waits for a standby that is not there would wait for ever from here on.
+    setting.sql("ALTER SYSTEM RESET synchronous_standby_names").await?;
+
+    walsenders_run_out(&postgres, &setting).await?;
+    the_slot_is_lost(&setting).await
+}
+
+async fn walsenders_run_out(postgres: &Postgres, setting: &Setting) -> Result<()> {
+    setting.sql("ALTER SYSTEM SET max_wal_senders = 1").await?;
+    postgres.stop(Shutdown::Fast, PATIENCE).await?;
+    postgres.start_again().await?;
+    let other = setting.clone().set("postgres.slot", "another");
+    other.init().await?;
+    let relay = other.run()?;
+    let is_active = "SELECT active FROM pg_replication_slots WHERE slot_name = 'another'";
+    setting.until("the other relay to have its slot", is_active).await?;
+    let checked = setting.check().await?;
+    assert_eq!(checked.errors(), BTreeSet::from(["max-wal-senders"]), "{checked}");
+    // The relay that has the one walsender is well, but no other could take over.
+    other.check().await?.has("max-wal-senders", "warning");
+    setting.carry_out(checked.has("max-wal-senders", "error")).await?;
+    relay.drain(PATIENCE).await?;
+    postgres.stop(Shutdown::Fast, PATIENCE).await?;
+    postgres.start_again().await?;
+    setting.check().await?.has_not("max-wal-senders");
+    Ok(())
+}
+
+async fn the_slot_is_lost(setting: &Setting) -> Result<()> {
+    for sql in ["ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'", "SELECT pg_reload_conf()"] {
+        setting.sql(sql).await?;
+    }
+    let is_lost = format!(
+        "SELECT wal_status = 'lost' FROM pg_replication_slots WHERE slot_name = '{}'",
+        setting.database
+    );
+    wait_until("the slot to be lost", PATIENCE, async || {
+        setting.sql("CREATE TABLE IF NOT EXISTS noise (n int)").await?;
+        setting.sql("INSERT INTO noise VALUES (1)").await?;
+        setting.sql("SELECT pg_switch_wal()").await?;
+        setting.sql("CHECKPOINT").await?;
+        setting.ask(&is_lost).await
+    })
+    .await?;
+    let checked = setting.check().await?;
+    let found = checked.has("slot-lost", "error");
+    assert!(mend(found).contains("pgoutbox init"), "{found}");
+    let drop = mend(found).split("; then").next().unwrap_or_default();
+    setting.sql(drop).await?;
+    setting.init().await?;
+    setting.check().await?.has_not("slot-lost");
+    Ok(())
+}
+
+#[tokio::test]
+async fn settings_of_the_server_that_are_odd() -> Result<()> {
+    let (postgres, setting) = Setting::own_postgres().await?;
+    let mut cases = vec![
+        ("wal-sender-timeout", "wal_sender_timeout", "1s"),
+        ("wal-sender-timeout", "wal_sender_timeout", "1h"),
+        ("max-slot-wal-keep-size", "max_slot_wal_keep_size", "-1"),
+    ];
+    if postgres.version() >= 18 {
+        cases.push(("idle-replication-slot-timeout", "idle_replication_slot_timeout", "1h"));
+    }
+    for (name, setting_name, value) in cases {
+        let is_set = format!("SELECT current_setting('{setting_name}') = '{value}'");
+        setting.sql(&format!("ALTER SYSTEM SET {setting_name} = '{value}'")).await?;
+        setting.sql("SELECT pg_reload_conf()").await?;
+        setting.until("the setting", &is_set).await?;
+        setting.carry_out(setting.check().await?.has(name, "warning")).await?;
+        setting
+            .until("the mend", &format!("SELECT NOT ({is_set})").replace("(SELECT", "("))
+            .await?;
+        setting.check().await?.has_not(name);
+    }
+    // A server that only follows: the name leads to the wrong one.
+    let standby = postgres.standby(&[]).await?;
+    let checked =
+        setting.clone().set("postgres.url", &standby.url(&setting.database)).check().await?;
+    assert_eq!(checked.errors(), BTreeSet::from(["standby"]), "{checked}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn publications() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let alter = "ALTER PUBLICATION pgoutbox";
+    setting
+        .mends("publication-not-insert", "error", &format!("{alter} SET (publish = 'delete')"))
+        .await?;
+    let more = format!("{alter} SET (publish = 'insert, update')");
+    setting.mends("publication-not-insert-only", "error", &more).await?;
+    let out = format!("{alter} DROP TABLE outbox_messages");
+    setting.mends("publication-without-table", "error", &out).await?;
+    let stranger = format!("CREATE TABLE stranger (n int); {alter} ADD TABLE stranger");
+    setting.mends("publication-other-tables", "warning", &stranger).await?;
+    let unlogged = format!("{out}; ALTER TABLE outbox_messages SET UNLOGGED");
+    setting.mends("table-unlogged", "error", &unlogged).await?;
+    let checked = setting.check().await?;
+    setting.carry_out(checked.has("publication-without-table", "error")).await?;
+    if shared::postgres().await?.version() >= 15 {
+        let filter = format!("{alter} SET TABLE outbox_messages WHERE (topic <> '')");
+        setting.mends("publication-row-filter", "warning", &filter).await?;
+        let list = format!("{alter} SET TABLE outbox_messages (id, topic, payload)");
+        setting.mends("publication-column-list", "error", &list).await?;
+    }
+    // It was made anew: too late for what the slot still reads.
+    let again = "DROP PUBLICATION pgoutbox; CREATE PUBLICATION pgoutbox FOR TABLE outbox_messages WITH (publish = 'insert')";
+    setting.sql(again).await?;
+    let checked = setting.check().await?;
+    let found = checked.has("publication-after-slot", "warning");
+    let drop = mend(found).split("stopped: ").nth(1).and_then(|sql| sql.split("; then").next());
+    setting.sql(drop.context("no SQL")?).await?;
+    setting.init().await?;
+    let found = setting.check().await?;
+    assert!(
+        found.find("publication-after-slot").is_none_or(|it| it["severity"] == "unknown"),
+        "{found}"
+    );
+    setting.sql("DROP PUBLICATION pgoutbox").await?;
+    setting.check().await?.has("publication-missing", "error");
+    Ok(())
+}
+
+#[tokio::test]
+async fn tables_and_columns() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let alter = "ALTER TABLE outbox_messages";
+    setting.mends("column-missing", "error", &format!("{alter} DROP COLUMN relayed_at")).await?;
+    let index = "CREATE INDEX ON outbox_messages (relayed_at)";
+    setting.mends("mark-index", "warning", index).await?;
+    let full = format!("{alter} REPLICA IDENTITY FULL");
+    setting.mends("replica-identity-full", "warning", &full).await?;
+    let odd = setting.clone().set("tables.0.columns.occurred_at", "payload");
+    odd.check().await?.has("column-type", "error");
+    let odd = setting.clone().set("tables.0.columns.correlation_id", "nobody");
+    odd.check().await?.has("column-missing", "error");
+    setting.sql("CREATE VIEW shown AS SELECT * FROM outbox_messages").await?;
+    let view = setting.clone().set("tables.0.name", "shown").check().await?;
+    view.has("table-kind", "error");
+    let none = setting.clone().set("tables.0.name", "nowhere").check().await?;
+    none.has("table-missing", "error");
+    let generated = "ADD COLUMN kind text GENERATED ALWAYS AS ('k' || topic) STORED";
+    setting.sql(&format!("{alter} {generated}")).await?;
+    let odd = setting.clone().set("tables.0.columns.event_type", "kind");
+    odd.check().await?.has("column-generated", "error");
+    Ok(())
+}
+
+#[tokio::test]
+async fn partitions() -> Result<()> {
+    let setting = Setting::bare().await?;
+    setting
+        .sql(
+            "CREATE TABLE outbox_messages (id uuid NOT NULL, topic text, payload jsonb, status text,
+                 relayed_at timestamptz) PARTITION BY LIST (status);
+             CREATE PUBLICATION pgoutbox FOR TABLE outbox_messages
+                 WITH (publish = 'insert', publish_via_partition_root = false)",
+        )
+        .await?;
+    let checked = setting.check().await?;
+    checked.has("partition-key", "warning");
+    setting.sql("CREATE TABLE paid PARTITION OF outbox_messages FOR VALUES IN ('paid')").await?;
+    let leaf = setting.clone().set("tables.0.name", "paid").check().await?;
+    leaf.has("table-is-partition", "warning");
+    setting.carry_out(checked.has("publication-partition-root", "warning")).await?;
+    setting.check().await?.has_not("publication-partition-root");
+    setting
+        .sql(
+            "DROP TABLE outbox_messages;
+             CREATE TABLE outbox_messages (id uuid NOT NULL, topic text, payload jsonb,
+                 relayed_at timestamptz) PARTITION BY RANGE (relayed_at)",
+        )
+        .await?;
+    setting.check().await?.has("partition-key", "error");
+    Ok(())
+}
+
+#[tokio::test]
+async fn slots() -> Result<()> {
+    let setting = Setting::shared().await?.set("postgres.on_slot_loss", "halt");
+    let name = setting.database.clone();
+    let drop = format!("SELECT pg_drop_replication_slot('{name}')");
+    let unknown = setting.clone().set("postgres.slot", "never_there").check().await?;
+    unknown.has("slot-missing", "error");
+
+    setting.sql(&drop).await?;
+    let found = setting.check().await?;
+    assert!(mend(found.has("slot-missing", "error")).starts_with("pgoutbox init"));
+    setting.init().await?;
+    setting.check().await?.has_not("slot-missing");
+
+    setting.sql(&drop).await?;
+    setting.sql(&format!("SELECT pg_create_physical_replication_slot('{name}')")).await?;
+    let found = setting.check().await?;
+    assert!(mend(found.has("slot-plugin", "error")).contains(&drop), "{found}");
+    setting.sql(&drop).await?;
+
+    let two_phase =
+        format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput', false, true)");
+    setting.sql(&two_phase).await?;
+    let found = setting.check().await?;
+    assert!(mend(found.has("slot-two-phase", "error")).starts_with(&drop), "{found}");
+    setting.sql(&drop).await?;
+    setting.init().await?;
+    setting.check().await?.has_not("slot-two-phase");
+    setting.sql(&drop).await?;
+
+    let owner = setting.client().await?;
+    let temporary =
+        format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput', true)");
+    owner.batch_execute(&temporary).await?;
+    setting.check().await?.has("slot-temporary", "error");
+    owner.batch_execute(&drop).await?;
+
+    let other = Setting::bare().await?;
+    other.sql(&format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')")).await?;
+    setting.check().await?.has("slot-database", "error");
+    other.sql(&drop).await?;
+    setting.init().await?;
+
+    let stranger = setting.clone().set("postgres.application_name", "somebody else").run()?;
+    let is_active = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{name}'");
+    setting.until("somebody else to have the slot", &is_active).await?;
+    let checked = setting.check().await?;
+    let found = checked.has("slot-in-use", "warning");
+    assert!(found["what"].as_str().is_some_and(|what| what.contains("somebody else")), "{found}");
+    assert!(mend(found).contains("pg_terminate_backend"), "{found}");
+    stranger.drain(PATIENCE).await?;
+    let is_free = is_active.replace("SELECT active", "SELECT NOT active");
+    setting.until("the slot to be free", &is_free).await?;
+    setting.check().await?.has_not("slot-in-use");
+
+    let failover = setting.set("postgres.failover", "true").check().await?;
+    match shared::postgres().await?.version() {
+        ..17 => failover.has("failover-unsupported", "error"),
+        _ => failover.has("slot-failover", "warning"),
+    };
+    Ok(())
+}
+
+#[tokio::test]
+async fn roles() -> Result<()> {
+    let owner = Setting::bare().await?;
+    let (stream, audit) =
+        (format!("{}_stream", owner.database), format!("{}_audit", owner.database));
+    owner
+        .program
+        .succeed(&["init", "--declare", "--stream-role", &stream, "--audit-role", &audit])
+        .await?;
+    let postgres = shared::postgres().await?;
+    let url = |role: &str| postgres.url_as(role, postgres.port(), &owner.database);
+    let setting =
+        owner.clone().set("postgres.url", &url(&audit)).set("postgres.stream_url", &url(&stream));
+    let well = setting.check().await?;
+    assert_eq!((well.code, well.errors().len()), (Some(0), 0), "{well}");
+    let database = &owner.database;
+    for (name, severity, broken_by) in [
+        ("role-replication", "error", format!("ALTER ROLE {stream} NOREPLICATION")),
+        ("role-login", "error", format!("ALTER ROLE {stream} NOLOGIN")),
+        (
+            "role-connect",
+            "error",
+            format!(
+                "GRANT CONNECT ON DATABASE {database} TO {audit}; REVOKE CONNECT ON DATABASE {database} FROM PUBLIC, {stream}"
+            ),
+        ),
+        (
+            "grant-mark",
+            "error",
+            format!("REVOKE UPDATE (relayed_at) ON outbox_messages FROM {audit}"),
+        ),
+        ("grant-progress", "error", format!("REVOKE UPDATE ON pgoutbox.progress FROM {audit}")),
+        (
+            "row-level-security",
+            "warning",
+            "ALTER TABLE outbox_messages ENABLE ROW LEVEL SECURITY".to_owned(),
+        ),
+    ] {
+        owner.sql(&broken_by).await?;
+        let checked = setting.check().await?;
+        let errors = BTreeSet::from([name]);
+        assert_eq!(
+            checked.errors(),
+            if severity == "error" { errors } else { BTreeSet::new() },
+            "{checked}"
+        );
+        let found = checked.has(name, severity);
+        match name {
+            "row-level-security" => owner.sql(&format!("ALTER ROLE {audit} BYPASSRLS")).await?,
+            _ => owner.carry_out(found).await?,
+        }
+        setting.check().await?.has_not(name);
+    }
+    let nobody = setting.clone().set("postgres.stream_url", &url("nobody_there")).check().await?;
+    let found = nobody.has("role-missing", "error");
+    assert!(mend(found).starts_with("CREATE ROLE \"nobody_there\" LOGIN REPLICATION;"), "{found}");
+    // The stream's walsender is seen with the stream's role, whatever the audit role may see.
+    let relay = setting.run()?;
+    let is_active =
+        format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{database}'");
+    owner.until("the relay to have the slot", &is_active).await?;
+    setting.check().await?.has_not("slot-in-use");
+    relay.drain(PATIENCE).await
+}
+
+/// A line of pg_hba.conf that refuses, and a password that is wrong.
+#[tokio::test]
+async fn who_is_not_let_in() -> Result<()> {
+    let hba = ["host all locked all scram-sha-256", "host all refused all reject"];
+    let options = postgres::Options { hba: hba.map(str::to_owned).into(), ..Default::default() };
+    let (postgres, rabbitmq) = tokio::try_join!(Postgres::start(options), shared::rabbitmq())?;
+    let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);
+    let setting =
+        Setting::of(database.clone(), vhost.clone(), postgres.url(&database), rabbitmq.url(&vhost))
+            .await?;
+    setting
+        .sql("CREATE ROLE refused SUPERUSER LOGIN PASSWORD 'right'; CREATE ROLE locked SUPERUSER LOGIN PASSWORD 'right'")
+        .await?;
+    let as_role = |role: &str| postgres.url_as(role, postgres.port(), &database);
+    let wrong = setting.clone().set("postgres.url", &as_role("locked:wrong")).check().await?;
+    // Nothing of the broker is left out over it.
+    assert_eq!(wrong.errors(), BTreeSet::from(["postgres-login"]), "{wrong}");
+    assert!(wrong.findings.iter().any(|finding| finding["name"] == "exchange"), "{wrong}");
+    let right = setting.clone().set("postgres.url", &as_role("locked:right")).check().await?;
+    assert_eq!(right.code, Some(0), "{right}");
+
+    let refused = setting.clone().set("postgres.stream_url", &as_role("refused:right"));
+    let checked = refused.check().await?;
+    assert_eq!(checked.errors(), BTreeSet::from(["pg-hba"]), "{checked}");
+    let line = mend(checked.has("pg-hba", "error")).split("refuses: ").nth(1).context("no line")?;
+    let line = line.split("  -- ").next().unwrap_or_default();
+    let file = postgres.data().join("pg_hba.conf");
+    let before = std::fs::read_to_string(&file)?;
+    std::fs::write(&file, format!("{line}\n{before}"))?;
+    setting.sql("SELECT pg_reload_conf()").await?;
+    wait_until("the line to count", PATIENCE, async || {
+        Ok(refused.check().await?.find("pg-hba").is_none())
+    })
+    .await?;
+    let nowhere =
+        setting.clone().set("postgres.url", &postgres.url("nowhere_at_all")).check().await?;
+    nowhere.has("postgres-database", "error");
+    let nobody = setting.set("postgres.url", "postgres://postgres@127.0.0.1:1/x").check().await?;
+    assert_eq!(nobody.code, Some(1), "{nobody}");
+    nobody.has("postgres-connection", "error");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pooler_in_between() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let postgres = shared::postgres().await?;
+    let through = |pooler: &PgBouncer| postgres.url_on(pooler.port(), &setting.database);
+    let direct = setting.clone().set("postgres.stream_url", &setting.database_url);
+
+    // As it comes: it knows neither options nor replication.
+    let plain = PgBouncer::start(postgres, &[]).await?;
+    let checked = setting.clone().set("postgres.url", &through(&plain)).check().await?;
+    assert_eq!(checked.errors(), BTreeSet::from(["pooler"]), "{checked}");
+    let only_stream = setting.clone().set("postgres.stream_url", &through(&plain)).check().await?;
+    assert_eq!(only_stream.errors(), BTreeSet::from(["pooler"]), "{only_stream}");
+    assert!(mend(only_stream.has("pooler", "error")).contains("postgres.stream_url"));
+
+    let lenient = "ignore_startup_parameters = extra_float_digits,options";
+    let session = PgBouncer::start(postgres, &[lenient, "pool_mode = session"]).await?;
+    let checked = direct.clone().set("postgres.url", &through(&session)).check().await?;
+    assert_eq!(checked.code, Some(0), "{checked}");
+    checked.has("pooler", "warning");
+
+    let transaction = PgBouncer::start(postgres, &[lenient, "pool_mode = transaction"]).await?;
+    let checked = direct.clone().set("postgres.url", &through(&transaction)).check().await?;
+    assert_eq!(checked.errors(), BTreeSet::from(["pooler"]), "{checked}");
+    direct.check().await?.has_not("pooler");
+    Ok(())
+}
+
+/// Which certificate fails, and why; and which soon will.
+#[tokio::test]
+async fn certificates() -> Result<()> {
+    let (ours, theirs) = (Authority::new("ours")?, Authority::new("theirs")?);
+    let names = ["localhost", "127.0.0.1"];
+    let files = tempfile::tempdir()?;
+    let authority = files.path().join("ours.pem");
+    std::fs::write(&authority, ours.pem())?;
+    let tls = ServerTls { pair: ours.server(&names)?, ca: ours.pem().to_owned() };
+    let options = postgres::Options { tls: Some(tls), ..Default::default() };
+    let (postgres, rabbitmq) = tokio::try_join!(Postgres::start(options), shared::rabbitmq())?;
+    let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);
+    let setting =
+        Setting::of(database.clone(), vhost.clone(), postgres.url(&database), rabbitmq.url(&vhost))
+            .await?
+            .set("postgres.ca_file", &authority.display().to_string());
+    let well = setting.check().await?;
+    assert_eq!(well.code, Some(0), "{well}");
+    let is_shown =
+        |finding: &Value| finding["name"] == "tls-certificate" && finding["severity"] == "good";
+    assert!(well.findings.iter().any(is_shown), "{well}");
+
+    let date = |days: i64| -> Result<(i32, u8, u8)> {
+        let day =
+            jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_hours(24 * days))?;
+        let day = day.to_zoned(jiff::tz::TimeZone::UTC).date();
+        Ok((day.year().into(), u8::try_from(day.month())?, u8::try_from(day.day())?))
+    };
+    for (pair, severity, says) in [
+        (ours.server_until(&names, date(-3)?)?, "error", "CN=server expired at "),
+        (ours.server_until(&names, date(4)?)?, "warning", "CN=server expires at "),
+        (ours.server(&["db.example"])?, "error", "is for db.example, not for 127.0.0.1"),
+        (theirs.server(&names)?, "error", "ends with an issuer CN=theirs, and trusted is"),
+    ] {
+        std::fs::write(postgres.data().join("server.crt"), &pair.cert)?;
+        std::fs::write(postgres.data().join("server.key"), &pair.key)?;
+        postgres.execute("postgres", "SELECT pg_reload_conf()").await?;
+        let shown = harness::wait_for(says, PATIENCE, async || {
+            let checked = setting.check().await?;
+            let is_it = checked
+                .find("tls-certificate")
+                .is_some_and(|f| f["what"].as_str().is_some_and(|what| what.contains(says)));
+            Ok(is_it.then_some(checked))
+        })
+        .await?;
+        shown.has("tls-certificate", severity);
+        let errors =
+            if severity == "error" { BTreeSet::from(["tls-certificate"]) } else { BTreeSet::new() };
+        assert_eq!(shown.errors(), errors, "{shown}");
+    }
+    // It takes the file with that authority, as the mend says.
+    std::fs::write(&authority, theirs.pem())?;
+    setting.check().await?.has_not("tls-certificate");
+    // The relay's own.
+    let own = ours.server_until(&names, date(4)?)?;
+    let (cert, key) = (files.path().join("own.crt"), files.path().join("own.key"));
+    std::fs::write(&cert, &own.cert)?;
+    std::fs::write(&key, &own.key)?;
+    let with_own = setting
+        .clone()
+        .set("postgres.cert_file", &cert.display().to_string())
+        .set("postgres.key_file", &key.display().to_string());
+    with_own.check().await?.has("tls-client-certificate", "warning");
+    // A broker's are looked at in the same way.
+    let servers = crate::tls::servers().await?;
+    let url = servers.rabbitmq.tls_url("guest:guest", "localhost", "/");
+    let checked = setting
+        .set("amqp.url", &url)
+        .set("amqp.ca_file", &authority.display().to_string())
+        .check()
+        .await?;
+    let found = checked.has("tls-certificate", "error");
+    assert!(mend(found).contains("amqp.ca_file"), "{found}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_broker_refuses() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let rabbitmq = shared::rabbitmq().await?;
+    let vhost = setting.vhost.clone();
+    let user = format!("u{vhost}");
+    let with = |login: &str, vhost: &str| {
+        setting.clone().set("amqp.url", &rabbitmq.url_as(login, rabbitmq.port(), vhost))
+    };
+    let checked = with("guest:wrong", &vhost).check().await?;
+    assert_eq!(checked.errors(), BTreeSet::from(["broker-login"]), "{checked}");
+    let checked = with("guest:guest", "nowhere").check().await?;
+    assert_eq!(checked.errors(), BTreeSet::from(["broker-vhost"]), "{checked}");
+    assert!(
+        mend(checked.has("broker-vhost", "error")).starts_with("rabbitmqctl add_vhost 'nowhere'")
+    );
+
+    rabbitmq
+        .add_user(&user, "secret", &vhost, Permissions { write: "^other$", ..Permissions::NONE })
+        .await?;
+    let least = with(&format!("{user}:secret"), &vhost);
+    let checked = least.check().await?;
+    assert_eq!(checked.errors(), BTreeSet::from(["exchange-permission"]), "{checked}");
+    run_ctl(checked.has("exchange-permission", "error")).await?;
+    // With the right to write to the exchange, and to nothing else.
+    let checked = least.check().await?;
+    assert_eq!(checked.code, Some(0), "{checked}");
+    rabbitmq.ctl(&["clear_permissions", "-p", &vhost, &user]).await?;
+    let checked = least.check().await?;
+    assert_eq!(checked.errors(), BTreeSet::from(["broker-vhost-permission"]), "{checked}");
+    run_ctl(checked.has("broker-vhost-permission", "error")).await?;
+    least.check().await?.has_not("broker-vhost-permission");
+
+    let elsewhere = setting.clone().set("tables.0.exchange", "else.where");
+    let checked = elsewhere.check().await?;
+    assert_eq!(checked.errors(), BTreeSet::from(["exchange-missing"]), "{checked}");
+    assert!(mend(checked.has("exchange-missing", "error")).starts_with("pgoutbox init --declare"));
+    elsewhere.init().await?;
+    elsewhere.check().await?.has_not("exchange-missing");
+
+    let queue = setting.clone().set("declare.queues.0.name", "events");
+    assert_eq!(
+        mend(queue.check().await?.has("queue-missing", "warning")),
+        "pgoutbox init --declare"
+    );
+    queue.init().await?;
+    queue.check().await?.has_not("queue-missing");
+
+    let large = setting.clone().set("amqp.max_message_bytes", "200MiB").check().await?;
+    large.has("broker-max-message-size", "warning");
+    let two = format!("amqp://guest:guest@127.0.0.1:1/,{}", setting.amqp_url);
+    let one_is_enough = setting.clone().set("amqp.url", &two).check().await?;
+    assert_eq!(one_is_enough.code, Some(0), "{one_is_enough}");
+    one_is_enough.has("broker-connection", "warning");
+    Ok(())
+}
+
+/// A `rabbitmqctl` command as it is printed.
+async fn run_ctl(finding: &Value) -> Result<()> {
+    let command = mend(finding).strip_prefix("rabbitmqctl ").context("no rabbitmqctl")?;
+    let words: Vec<String> =
+        command.split(' ').map(|word| word.trim_matches('\'').to_owned()).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    shared::rabbitmq().await?.ctl(&words).await?;
+    Ok(())
+}
+
+/// To look at an exchange is no message: neither a queue nor a consumer gets one.
+#[tokio::test]
+async fn publishes_nothing_that_arrives() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let consumer = setting.bound("#").await?;
+    for _ in 0..3 {
+        assert_eq!(setting.check().await?.code, Some(0));
+    }
+    let relay = setting.run()?;
+    setting.sql("SELECT pgoutbox.enqueue('t', '{}')").await?;
+    let came = crate::bare::arrived(&consumer, 1).await?;
+    assert_eq!(came.len(), 1, "the one event, and it comes behind whatever check had sent");
+    relay.drain(PATIENCE).await
+}
+
+#[tokio::test]
+async fn events_that_no_queue_takes() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let relay = setting.run()?;
+    setting.sql("SELECT pgoutbox.enqueue('t', '{}')").await?;
+    let parked = "SELECT count(*) = 1 FROM pgoutbox.parked WHERE reason = 'returned'";
+    setting.until("the event to come back", parked).await?;
+    let checked = setting.check().await?;
+    let found = checked.has("exchange-binding", "warning");
+    assert!(mend(found).contains("pgoutbox parked retry --reason returned"), "{found}");
+    let consumer = setting.bound("#").await?;
+    setting.program.succeed(&["parked", "retry", "--reason", "returned"]).await?;
+    crate::bare::arrived(&consumer, 1).await?;
+    setting.until("the parking to be empty", "SELECT count(*) = 0 FROM pgoutbox.parked").await?;
+    setting.check().await?.has("exchange-binding", "unknown");
+    relay.drain(PATIENCE).await
+}
+
+/// This machine's clock is off, for the program alone.
+#[tokio::test]
+async fn clocks_that_disagree() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    let (source, library) = (home.path().join("clock.c"), home.path().join("clock.so"));
+    std::fs::write(&source, include_str!("../chaos/clock.c"))?;
+    let mut compiler = std::process::Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).args([&library, &source]).arg("-ldl");
+    let compiled = compiler.output().context("the compiler that Rust links with")?;
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    let offset = home.path().join("offset");
+    let mut setting = Setting::shared().await?;
+    setting.env("LD_PRELOAD", library.to_str().context("no UTF-8")?);
+    setting.env("PGOUTBOX_TEST_CLOCK", offset.to_str().context("no UTF-8")?);
+    for (seconds, says) in [(3_600, " behind this"), (-3_600, " ahead of this")] {
+        std::fs::write(&offset, format!("{seconds}\n"))?;
+        let checked = setting.check().await?;
+        let found = checked.has("clock-skew", "warning");
+        assert!(found["what"].as_str().is_some_and(|what| what.contains(says)), "{found}");
+    }
+    std::fs::write(&offset, "0\n")?;
+    setting.check().await?.has_not("clock-skew");
+    Ok(())
+}
