@@ -11,19 +11,27 @@
 //!
 //! # Layout
 //! `desk` answers requests, after `guest` has said who may ask; `ready` and `status` are pure,
-//! over a [`snapshot`](crate::snapshot); `client` is the other end, for `pgoutbox status`.
+//! over a [`snapshot`](crate::snapshot). The console is the page of `console`, with `history`
+//! for its plots, `events` to stay live, and `parked` to list and handle parked events. `client`
+//! is the other end, for `pgoutbox status`.
 
 pub mod client;
+mod console;
 mod desk;
 mod door;
+mod events;
 mod guest;
+mod history;
 mod look;
+mod parked;
 mod ready;
 mod status;
 
+use std::convert::Infallible;
 use std::io::{Error, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -36,13 +44,15 @@ use tracing::{debug, error, info, warn};
 use crate::board::Board;
 use crate::config::{Config, Http};
 use crate::error::Fault;
-use desk::Desk;
+use desk::{Desk, Lasting};
 use door::{Door, Visit};
 
 /// How long the request's line and headers may take.
 const HEADERS: Duration = Duration::from_secs(5);
 /// How long a connection may live, the answer included.
 const LIFE: Duration = Duration::from_secs(15);
+/// How long one that listens to events may live, the browser asks anew then.
+const LONG_LIFE: Duration = Duration::from_secs(600);
 /// The most that is read of a request's line and headers.
 const HEADER_BYTES: usize = 16 << 10;
 /// Pause after a connection could not be accepted: there are no file descriptors left, say.
@@ -94,7 +104,7 @@ pub fn serve(port: Port, config: &Config, board: &Board) -> Result<(), Fault> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let address = port.address;
-    info!(%address, "HTTP is served: /livez, /readyz, /metrics, /status");
+    info!(%address, "HTTP is served: the console at /, /livez, /readyz, /metrics, /status");
     if config.http.token.is_none() && !address.ip().is_loopback() {
         warn!(
             mend = "set http.token, or an http.address of 127.0.0.1",
@@ -117,6 +127,10 @@ async fn accept(listener: TcpListener, desk: Arc<Desk>) -> Error {
         Err(error) => return error,
     };
     let door = Door::default();
+    tokio::spawn({
+        let desk = desk.clone();
+        async move { desk.remember().await }
+    });
     loop {
         match listener.accept().await {
             Ok((stream, remote)) => {
@@ -139,10 +153,15 @@ async fn accept(listener: TcpListener, desk: Arc<Desk>) -> Error {
 
 /// One connection, from its request to its answer.
 async fn attend(stream: TcpStream, remote: SocketAddr, visit: Arc<Visit>, desk: Arc<Desk>) {
+    let is_long = AtomicBool::new(false);
     let answer = |request| {
         visit.asks();
-        let desk = desk.clone();
-        async move { desk.answer(request, remote).await }
+        let (desk, is_long) = (desk.clone(), &is_long);
+        async move {
+            let answer = desk.answer(request, remote).await?;
+            is_long.store(answer.extensions().get::<Lasting>().is_some(), Ordering::Relaxed);
+            Ok::<_, Infallible>(answer)
+        }
     };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -150,7 +169,12 @@ async fn attend(stream: TcpStream, remote: SocketAddr, visit: Arc<Visit>, desk: 
         .max_buf_size(HEADER_BYTES)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service_fn(answer));
-    match timeout(LIFE, connection).await {
+    tokio::pin!(connection);
+    let mut outcome = timeout(LIFE, &mut connection).await;
+    if outcome.is_err() && is_long.load(Ordering::Relaxed) {
+        outcome = timeout(LONG_LIFE, connection).await;
+    }
+    match outcome {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%remote, "an HTTP connection ended: {error}"),
         Err(_) => debug!(%remote, "an HTTP connection was too slow"),

@@ -1,5 +1,9 @@
 //! `pgoutbox status`: how far the relay is, and what holds it up.
 
+mod live;
+mod watch;
+
+use live::Live;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -13,15 +17,19 @@ use crate::slot::{self, SlotState};
 use crate::sql;
 
 /// Shows the slot, the progress, what the relay is stuck on, and how many rows have no mark.
+/// Where a process with the same http.address runs on this machine, also what it is at.
 /// Exit code 1 where the relay is stuck, or the slot is missing or lost.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(
-    after_help = "Examples:\n  pgoutbox status\n  pgoutbox status --json | jq .slot.retained_wal_bytes"
+    after_help = "Examples:\n  pgoutbox status\n  pgoutbox status --watch\n  pgoutbox status --json | jq .slot.retained_wal_bytes"
 )]
 pub struct Args {
     /// As JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with = "watch")]
     pub json: bool,
+    /// Anew each second, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// Pages that are read at most to count rows without a mark: 100 MB. In a larger table so
@@ -50,37 +58,79 @@ pub(super) struct Progress {
 /// Postgres cannot be asked, or the configuration is wrong.
 pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let config = Config::load(sources, Needs::POSTGRES)?;
+    if args.watch {
+        return watch::run(&config).await;
+    }
     let client = connect(&config).await?;
-    let slot = slot::state(&client, &config.postgres.slot).await?;
-    let progress = progress(&client, &config).await?;
-    let catch_up = catch_up(&client, &config).await?;
-    let guard = guard(&client, &config).await?;
-    // A schema of an earlier version has no parking; `check` says so.
-    let parked = ledger::parked(&client, &config.postgres.slot).await.unwrap_or_default();
+    let unmarked = unmarked(&client, &config).await?;
+    let facts = Facts::look(&client, &config).await?;
+    if args.json {
+        say(format_args!("{:#}", facts.json(&config, &unmarked)));
+    } else {
+        facts.print(&config, &unmarked);
+    }
+    Ok(facts.is_well())
+}
+
+/// What can be had at little cost.
+struct Facts {
+    live: Live,
+    slot: Option<SlotState>,
+    progress: Option<Progress>,
+    catch_up: Option<Report>,
+    guard: Option<Value>,
+    parked: Vec<Parked>,
+}
+
+impl Facts {
+    async fn look(client: &Client, config: &Config) -> Result<Self, Fault> {
+        Ok(Self {
+            live: Live::ask(config).await,
+            slot: slot::state(client, &config.postgres.slot).await?,
+            progress: progress(client, config).await?,
+            catch_up: catch_up(client, config).await?,
+            guard: guard(client, config).await?,
+            // A schema of an earlier version has no parking; `check` says so.
+            parked: ledger::parked(client, &config.postgres.slot).await.unwrap_or_default(),
+        })
+    }
+
+    fn is_well(&self) -> bool {
+        let is_slot_well = self.slot.as_ref().is_some_and(|slot| slot.why_lost().is_none());
+        is_slot_well && self.progress.as_ref().is_none_or(|progress| progress.fault.is_none())
+    }
+
+    fn json(&self, config: &Config, unmarked: &[Unmarked]) -> Value {
+        let mut json = as_json(
+            config,
+            self.slot.as_ref(),
+            self.progress.as_ref(),
+            self.catch_up.as_ref(),
+            self.guard.as_ref(),
+            &self.parked,
+            unmarked,
+        );
+        if let Some(json) = json.as_object_mut() {
+            json.insert("live".to_owned(), self.live.json());
+        }
+        json
+    }
+
+    fn print(&self, config: &Config, unmarked: &[Unmarked]) {
+        self.live.print();
+        let (slot, progress) = (self.slot.as_ref(), self.progress.as_ref());
+        print(config, slot, progress, self.catch_up.as_ref(), unmarked);
+        self.guard.iter().for_each(print_guard);
+        self.parked.iter().for_each(print_parked);
+    }
+}
+
+async fn unmarked(client: &Client, config: &Config) -> Result<Vec<Unmarked>, Fault> {
     let mut unmarked = Vec::new();
     for table in &config.tables {
-        unmarked.push(count(&client, table).await?);
+        unmarked.push(count(client, table).await?);
     }
-    if args.json {
-        say(format_args!(
-            "{:#}",
-            as_json(
-                &config,
-                slot.as_ref(),
-                progress.as_ref(),
-                catch_up.as_ref(),
-                guard.as_ref(),
-                &parked,
-                &unmarked
-            )
-        ));
-    } else {
-        print(&config, slot.as_ref(), progress.as_ref(), catch_up.as_ref(), &unmarked);
-        guard.iter().for_each(print_guard);
-        parked.iter().for_each(print_parked);
-    }
-    let is_slot_well = slot.is_some_and(|slot| slot.why_lost().is_none());
-    Ok(is_slot_well && progress.is_none_or(|progress| progress.fault.is_none()))
+    Ok(unmarked)
 }
 
 pub(super) async fn progress(client: &Client, config: &Config) -> Result<Option<Progress>, Fault> {

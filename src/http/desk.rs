@@ -4,23 +4,34 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::time::{Duration, timeout};
+use tracing::{info, warn};
 
-use super::guest::Rules;
+use super::guest::{Rules, is_foreign};
+use super::history::{History, STEP};
 use super::look::Looker;
+use super::parked::{Action, Parking, Which};
 use super::ready::{self, Readiness};
-use super::status;
+use super::{console, events, status};
 use crate::board::Board;
 use crate::config::Config;
+use crate::error::Fault;
 use crate::metrics::{self, Process};
 use crate::snapshot::Facts;
 
 /// What is answered.
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// Marks an answer that goes on for long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lasting;
 
 /// Sent with every answer: nothing here is for caches, frames or other sites.
 const HEADERS: [(HeaderName, &str); 5] = [
@@ -32,27 +43,54 @@ const HEADERS: [(HeaderName, &str); 5] = [
 ];
 
 const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const EVENTS: &str = "text/event-stream";
+
+/// The most that is read of a body.
+const BODY_BYTES: usize = 64 << 10;
+/// How long Postgres may take: the connection lives no longer.
+const PATIENCE: Duration = Duration::from_secs(12);
 
 /// Answers requests.
 #[derive(Debug)]
 pub(super) struct Desk {
     rules: Rules,
+    config: Config,
     looker: Arc<Looker>,
+    history: Arc<History>,
+    parking: Parking,
+    listeners: Arc<Semaphore>,
 }
 
 impl Desk {
     pub(super) fn new(config: &Config, board: &Board, address: SocketAddr) -> Self {
-        let looker = Arc::new(Looker::new(board.clone(), Facts::of(config)));
-        Self { rules: Rules::new(config.http.token.clone(), address), looker }
+        Self {
+            rules: Rules::new(config.http.token.clone(), address),
+            config: config.clone(),
+            looker: Arc::new(Looker::new(board.clone(), Facts::of(config))),
+            history: Arc::default(),
+            parking: Parking::default(),
+            listeners: Arc::new(Semaphore::new(events::LISTENERS)),
+        }
+    }
+
+    /// Takes the points of the last hour; never ends.
+    pub(super) async fn remember(&self) {
+        let mut steps = tokio::time::interval(STEP);
+        loop {
+            steps.tick().await;
+            let snapshot = self.looker.look().await;
+            self.history.take(self.looker.elapsed(), &snapshot);
+        }
     }
 
     /// Never fails: what is wrong with a request is an answer too.
     pub(super) async fn answer(
         &self,
         request: Request<Incoming>,
-        _remote: SocketAddr,
+        remote: SocketAddr,
     ) -> Result<Answer, Infallible> {
         let headers = request.headers();
         if !self.rules.takes_host(headers) {
@@ -60,24 +98,42 @@ impl Desk {
             return Ok(answer(StatusCode::FORBIDDEN, TEXT, text));
         }
         let may_see = self.rules.may_see(headers);
-        let path = request.uri().path();
-        let is_known = matches!(path, "/livez" | "/readyz" | "/metrics" | "/status");
-        if !is_known {
-            return Ok(answer(StatusCode::NOT_FOUND, TEXT, "there is no such page\n"));
-        }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut refused =
-                answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD here\n");
-            refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return Ok(refused);
-        }
-        Ok(match path {
+        let is_reading = matches!(*request.method(), Method::GET | Method::HEAD);
+        let path = request.uri().path().to_owned();
+        Ok(match path.as_str() {
+            // Pause and resume have their place here.
+            "/parked/retry" => self.act(request, remote, Action::Retry).await,
+            "/parked/discard" => self.act(request, remote, Action::Discard).await,
+            "/" | "/livez" | "/readyz" | "/metrics" | "/status" | "/history" | "/events"
+            | "/parked"
+                if !is_reading =>
+            {
+                not_allowed("GET, HEAD")
+            }
+            "/" => self.page(),
             "/livez" => self.live().await,
             "/readyz" => self.ready(may_see).await,
-            _ if !may_see => unauthorized(),
+            "/metrics" | "/status" | "/history" | "/events" | "/parked" if !may_see => {
+                unauthorized()
+            }
             "/metrics" => self.metrics().await,
-            _ => json_answer(StatusCode::OK, &status::json(&*self.looker.look().await)),
+            "/status" => self.status().await,
+            "/history" => json_answer(StatusCode::OK, &self.history.json(self.looker.elapsed())),
+            "/parked" => of_postgres(timeout(PATIENCE, self.parking.list(&self.config)).await.ok()),
+            "/events" => self.events(),
+            _ => answer(StatusCode::NOT_FOUND, TEXT, "there is no such page\n"),
         })
+    }
+
+    fn page(&self) -> Answer {
+        let Some(page) = console::page(self.rules.has_token()) else {
+            return answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "no random bytes to be had\n");
+        };
+        let mut shown = answer(StatusCode::OK, HTML, page.html);
+        if let Ok(policy) = HeaderValue::from_str(&page.policy) {
+            shown.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+        }
+        shown
     }
 
     async fn live(&self) -> Answer {
@@ -101,10 +157,86 @@ impl Desk {
         json_answer(code, &readiness.json(may_see))
     }
 
+    async fn status(&self) -> Answer {
+        let snapshot = self.looker.look().await;
+        json_answer(StatusCode::OK, &status::json(&snapshot, self.history.recent()))
+    }
+
     async fn metrics(&self) -> Answer {
         let snapshot = self.looker.look().await;
         answer(StatusCode::OK, METRICS, metrics::render(&snapshot, &Process::read()))
     }
+
+    fn events(&self) -> Answer {
+        let Ok(place) = self.listeners.clone().try_acquire_owned() else {
+            return answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "too many listen already\n");
+        };
+        let told = events::stream(self.looker.clone(), self.history.clone(), place);
+        let mut lasting = answer(StatusCode::OK, EVENTS, "");
+        *lasting.body_mut() = StreamBody::new(told).boxed_unsync();
+        lasting.extensions_mut().insert(Lasting);
+        lasting
+    }
+
+    /// Does what somebody in the console has confirmed.
+    async fn act(&self, request: Request<Incoming>, remote: SocketAddr, action: Action) -> Answer {
+        if *request.method() != Method::POST {
+            return not_allowed("POST");
+        }
+        let headers = request.headers();
+        if !self.rules.has_token() || is_foreign(headers) {
+            let text = "nothing can be changed from here without http.token\n";
+            return answer(StatusCode::FORBIDDEN, TEXT, text);
+        }
+        if !self.rules.may_act(headers) {
+            warn!(%remote, ?action, "an action of the console was refused: it showed no token");
+            return unauthorized();
+        }
+        let is_json = headers
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|value| value.as_bytes().starts_with(JSON.as_bytes()));
+        if !is_json {
+            return answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, TEXT, "send application/json\n");
+        }
+        let Ok(body) = Limited::new(request.into_body(), BODY_BYTES).collect().await else {
+            return answer(StatusCode::PAYLOAD_TOO_LARGE, TEXT, "over 64 KiB, or broken off\n");
+        };
+        let mut which = match Which::read(&body.to_bytes()) {
+            Ok(which) => which,
+            Err(wrong) => return answer(StatusCode::BAD_REQUEST, TEXT, format!("{wrong}\n")),
+        };
+        which.note = format!("console, {}: {}", remote.ip(), which.note);
+        let acted = timeout(PATIENCE, self.parking.act(&self.config, action, &which)).await.ok();
+        match &acted {
+            Some(Ok(done)) => {
+                info!(%remote, ?action, seqs = ?which.seqs, %done, "an action of the console");
+            }
+            Some(Err(fault)) => warn!(%remote, ?action, "an action of the console failed: {fault}"),
+            None => warn!(%remote, ?action, "an action of the console took too long"),
+        }
+        of_postgres(acted)
+    }
+}
+
+fn of_postgres(told: Option<Result<Value, Fault>>) -> Answer {
+    match told {
+        Some(Ok(value)) => json_answer(StatusCode::OK, &value),
+        Some(Err(fault)) => {
+            let told = json!({"what": fault.what, "mend": fault.mend});
+            json_answer(StatusCode::SERVICE_UNAVAILABLE, &told)
+        }
+        None => {
+            let told = json!({"what": "Postgres did not answer in time", "mend": ""});
+            json_answer(StatusCode::SERVICE_UNAVAILABLE, &told)
+        }
+    }
+}
+
+fn not_allowed(allowed: &'static str) -> Answer {
+    let mut refused =
+        answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, format!("only {allowed} here\n"));
+    refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    refused
 }
 
 fn unauthorized() -> Answer {
@@ -123,7 +255,7 @@ fn json_answer(code: StatusCode, value: &Value) -> Answer {
 }
 
 fn answer(code: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+    let mut answer = Response::new(Full::new(body.into()).boxed_unsync());
     *answer.status_mut() = code;
     let headers = answer.headers_mut();
     for (name, value) in HEADERS {

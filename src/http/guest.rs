@@ -21,6 +21,11 @@ impl Rules {
         Self { token, is_loopback: address.ip().is_loopback() }
     }
 
+    /// Somebody could show a token.
+    pub(super) fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
     /// It may see what the process does: it shows the token, or none is asked for.
     pub(super) fn may_see(&self, headers: &HeaderMap) -> bool {
         self.token.is_none() || self.shows_token(headers)
@@ -28,7 +33,6 @@ impl Rules {
 
     /// It may change something: never without a token, and never with what a browser sends
     /// along by itself.
-    #[allow(dead_code, reason = "for the console's actions")]
     pub(super) fn may_act(&self, headers: &HeaderMap) -> bool {
         self.shows_token(headers)
     }
@@ -68,7 +72,6 @@ fn is_local(host: &str) -> bool {
 }
 
 /// A page of another origin asks.
-#[allow(dead_code, reason = "for the console's actions")]
 pub(super) fn is_foreign(headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     match (headers.contains_key(ORIGIN), text(ORIGIN), text(HOST)) {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use crate::board::Board;
@@ -33,6 +33,16 @@ struct Kept {
 impl Looker {
     pub(super) fn new(board: Board, facts: Facts) -> Self {
         Self { board, facts, began: Instant::now(), kept: Mutex::default() }
+    }
+
+    /// Tells of each change of the state.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.board.changes()
+    }
+
+    /// How long ago looking began.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// The board, at most [`FRESH`] old. Who asks while another waits for the loop is given

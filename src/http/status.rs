@@ -12,8 +12,8 @@ use crate::relay::View;
 use crate::snapshot::Snapshot;
 use crate::tally::{Histogram, Tally};
 
-/// All of it.
-pub(super) fn json(snapshot: &Snapshot) -> Value {
+/// All of it; `recent` is what was done in the last seconds.
+pub(super) fn json(snapshot: &Snapshot, recent: Value) -> Value {
     let shown = &snapshot.shown;
     let seen = shown.seen.as_ref().map(|(_, seen)| seen);
     let ready = Readiness::of(snapshot);
@@ -33,6 +33,7 @@ pub(super) fn json(snapshot: &Snapshot) -> Value {
             "mend": fault.mend,
         })),
         "again_in_seconds": snapshot.again_in.map(seconds),
+        "recent": recent,
         "events": tally(&shown.tally),
         "commit_to_publish": latency(&shown.tally.to_publish),
         "commit_to_confirm": latency(&shown.tally.to_confirm),

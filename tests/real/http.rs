@@ -180,7 +180,7 @@ async fn is_not_ready_while_nothing_is_settled() -> Result<()> {
     rabbitmq.sigcont()?;
     let told = told?;
     let what = told["reasons"][0]["what"].as_str().context("what")?;
-    assert!(what.starts_with("1 events wait, and none was settled for 3"), "{told}");
+    assert!(what.starts_with("none of 1 events that wait was settled for 3"), "{told}");
     until_ready(address, 200, "").await?;
     arrived(&consumer, 1).await?;
     relay.drain(PATIENCE).await
@@ -376,4 +376,102 @@ async fn a_flood_harms_no_event() -> Result<()> {
     let ledger = load.finish().await?;
     setting.judge(&ledger, consumer, &relay, 0).await?;
     Ok(())
+}
+
+#[tokio::test]
+async fn an_action_shows_the_token_and_comes_from_here() -> Result<()> {
+    let setting = Setting::shared().await?;
+    setting.put_aside(1, "failed").await?;
+    let body =
+        format!("{{\"seqs\":[{}]}}", setting.ask::<i64>("SELECT seq FROM pgoutbox.parked").await?);
+    let right = format!("Bearer {TOKEN}");
+    let json = ("Content-Type", "application/json");
+    // Where no token is set, none is the right one.
+    let (relay, address) = running(&setting).await?;
+    for shown in ["Bearer ", right.as_str()] {
+        let headers = [("Authorization", shown), json];
+        let refused = request(address, "POST", "/parked/discard", &headers, &body).await?;
+        assert_eq!(refused.code, 403, "{refused:?}");
+    }
+    relay.drain(PATIENCE).await?;
+    let setting = setting.set("http.token", TOKEN);
+    let (relay, address) = running(&setting).await?;
+    let act = async |headers: &[(&str, &str)], body: &str| {
+        Ok::<_, anyhow::Error>(
+            request(address, "POST", "/parked/discard", headers, body).await?.code,
+        )
+    };
+    let shown = ("Authorization", right.as_str());
+    assert_eq!(act(&[json], &body).await?, 401);
+    assert_eq!(act(&[("Authorization", "Bearer wrong"), json], &body).await?, 401);
+    assert_eq!(act(&[("Cookie", &format!("token={TOKEN}")), json], &body).await?, 401);
+    assert_eq!(act(&[shown, ("Origin", "http://evil.example"), json], &body).await?, 403);
+    assert_eq!(act(&[shown, ("Content-Type", "text/plain")], &body).await?, 415);
+    assert_eq!(act(&[shown, json], "{}").await?, 400);
+    assert_eq!(act(&[shown, json], &" ".repeat(100_000)).await?, 413);
+    let get = request(address, "GET", "/parked/discard", &[shown], "").await?;
+    assert_eq!((get.code, get.header("allow")), (405, Some("POST")));
+    for path in ["/parked", "/history", "/events"] {
+        assert_eq!(request(address, "GET", path, &[], "").await?.code, 401, "{path}");
+    }
+    let failed = "SELECT count(*) = 1 FROM pgoutbox.parked WHERE state = 'failed'";
+    assert!(setting.ask::<bool>(failed).await?, "nothing has changed so far");
+    let listed = request(address, "GET", "/parked", &[shown], "").await?.json()?;
+    assert_eq!(listed["events"][0]["state"], "failed", "{listed}");
+    // Of another slot.
+    setting.sql("INSERT INTO pgoutbox.parked (slot, outbox, commit_lsn, index, commit_time, state, is_holding, columns, cells)
+        VALUES ('other', 'outbox_messages', '0/1', 0, now(), 'failed', false, '[]', '{}')").await?;
+    let other: i64 = setting.ask("SELECT seq FROM pgoutbox.parked WHERE slot = 'other'").await?;
+    assert_eq!(act(&[shown, json], &format!("{{\"seqs\":[{other}]}}")).await?, 200);
+    assert!(
+        setting
+            .ask::<bool>("SELECT state = 'failed' FROM pgoutbox.parked WHERE slot = 'other'")
+            .await?
+    );
+    assert_eq!(act(&[shown, json], &body).await?, 200);
+    assert!(
+        !setting.ask::<bool>(failed.replace("WHERE", "WHERE slot <> 'other' AND").as_str()).await?
+    );
+    relay.drain(PATIENCE).await
+}
+
+#[tokio::test]
+async fn status_asks_the_running_process() -> Result<()> {
+    // Known beforehand, and free: nobody else is given it meanwhile.
+    let port = harness::free_port()?;
+    let setting = Setting::shared().await?.set("http.address", &format!("127.0.0.1:{port}"));
+    let alone = setting.status().await?;
+    assert!(alone["live"].is_null() && alone["slot"].is_object(), "{alone}");
+    let consumer = setting.consumer().await?;
+    let (relay, _) = running(&setting).await?;
+    setting.sql("INSERT INTO outbox_messages (topic, payload) VALUES ('t', '1')").await?;
+    arrived(&consumer, 1).await?;
+    setting.all_marked().await?;
+    let both = setting.status().await?;
+    assert_eq!(both["live"]["state"], "running", "{both}");
+    assert_eq!(both["live"]["events"]["delivered"], 1, "{both}");
+    let told = setting.program.succeed(&["status"]).await?;
+    for part in [
+        "relay     running for ",
+        "events    ",
+        "1 delivered in all",
+        "latency   commit",
+        "slot      ",
+    ] {
+        assert!(told.contains(part), "no {part} in {told}");
+    }
+    let watch = setting.program.spawn(&["status", "--watch"])?;
+    wait_until("two looks", PATIENCE, async || {
+        Ok(watch.log().matches("relay     running for ").count() >= 2)
+    })
+    .await
+    .with_context(|| watch.log())?;
+    assert!(!watch.log().contains('\x1b'), "a file is no terminal");
+    watch.interrupt()?;
+    let ended = watch.wait_exit(PATIENCE).await?;
+    assert_eq!(ended.code(), Some(0), "{}", watch.log());
+    // Another relay's slot is none of ours.
+    let other = Setting::shared().await?.set("http.address", &format!("127.0.0.1:{port}"));
+    assert!(other.status().await?["live"].is_null());
+    relay.drain(PATIENCE).await
 }

@@ -17,6 +17,7 @@
     reason = "names and types say what a test needs; docs are kept for what they do not say"
 )]
 
+pub mod browser;
 pub mod certs;
 pub mod checker;
 pub mod consumer;
@@ -35,6 +36,7 @@ mod user;
 pub mod wait;
 pub mod workload;
 
+pub use port::free as free_port;
 pub use process::{Signal, signal};
 pub use reaper::end_container_with_us;
 pub use wait::{retry, wait_for, wait_until};

@@ -14,7 +14,7 @@ const RANGE: std::ops::Range<u16> = 15_000..32_000;
 static TAKEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
 
 /// A port nobody listens on, not handed out by this process before.
-pub(crate) fn free() -> Result<u16> {
+pub fn free() -> Result<u16> {
     let mut taken = TAKEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let taken = taken.get_or_insert_default();
     for _ in 0..1_000 {

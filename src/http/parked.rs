@@ -1,0 +1,162 @@
+//! Parked events, for the console: read and changed on a connection of its own, that lives no
+//! longer than it is needed.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+use crate::config::Config;
+use crate::error::Fault;
+use crate::operator::{self, Filter, OPEN, Parked};
+use crate::postgres;
+
+/// How many are listed.
+const LISTED: u64 = 100;
+/// How many may be named at one time.
+const NAMED: usize = 1000;
+/// How long a list holds: however many look, Postgres is asked no more often.
+const FRESH: Duration = Duration::from_secs(2);
+const OPTIONS: &str = "-c statement_timeout=5s -c lock_timeout=2s -c client_min_messages=warning";
+
+/// What can be done to parked events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    Retry,
+    Discard,
+}
+
+/// Which ones, and why.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    /// Their numbers.
+    pub(super) seqs: Vec<i64>,
+    /// For the record.
+    #[serde(default)]
+    pub(super) note: String,
+}
+
+impl Which {
+    /// Reads a request's body.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn read(body: &[u8]) -> Result<Self, String> {
+        let which: Self = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        match which.seqs.len() {
+            0 => Err("seqs names no event".to_owned()),
+            1..=NAMED => Ok(which),
+            _ => Err(format!("seqs names more than {NAMED} events")),
+        }
+    }
+}
+
+/// The parking as Postgres has it.
+#[derive(Debug, Default)]
+pub(super) struct Parking {
+    /// One at a time: whoever waits is given what the one before was.
+    listed: Mutex<Option<(Instant, Value)>>,
+}
+
+impl Parking {
+    /// The first of the events that are not done with.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub(super) async fn list(&self, config: &Config) -> Result<Value, Fault> {
+        let mut listed = self.listed.lock().await;
+        if let Some((at, value)) = &*listed
+            && at.elapsed() < FRESH
+        {
+            return Ok(value.clone());
+        }
+        let client = connect(config).await?;
+        let filter = Filter {
+            states: OPEN.map(str::to_owned).to_vec(),
+            limit: Some(LISTED),
+            ..Filter::default()
+        };
+        let found = operator::list(&client, &config.postgres.slot, &filter).await?;
+        let value = json!({"events": found.iter().map(event).collect::<Vec<_>>()});
+        *listed = Some((Instant::now(), value.clone()));
+        Ok(value)
+    }
+
+    /// Does it to those that are still there and are of our slot.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub(super) async fn act(
+        &self,
+        config: &Config,
+        action: Action,
+        which: &Which,
+    ) -> Result<Value, Fault> {
+        let client = connect(config).await?;
+        let filter = Filter {
+            states: OPEN.map(str::to_owned).to_vec(),
+            seqs: which.seqs.clone(),
+            ..Filter::default()
+        };
+        let found = operator::list(&client, &config.postgres.slot, &filter).await?;
+        let seqs: Vec<i64> = found.iter().map(|event| event.seq).collect();
+        let done = match action {
+            Action::Retry => {
+                json!({"events": operator::retry(&client, &seqs, false, &which.note).await?})
+            }
+            Action::Discard => {
+                let done = operator::discard(&client, &seqs, &which.note).await?;
+                json!({"events": done.events, "freed": done.freed})
+            }
+        };
+        *self.listed.lock().await = None;
+        Ok(done)
+    }
+}
+
+async fn connect(config: &Config) -> Result<Client, Fault> {
+    let postgres = &config.postgres;
+    let name: String = format!("{}/console", postgres.application_name).chars().take(63).collect();
+    let (client, _driver) =
+        postgres::connect(&postgres.audit, &name, postgres.connect_timeout, OPTIONS).await?;
+    Ok(client)
+}
+
+fn event(event: &Parked) -> Value {
+    json!({
+        "seq": event.seq,
+        "state": event.state,
+        "is_holding": event.is_holding,
+        "table": event.table_title(),
+        "event_id": event.event_id,
+        "aggregate": event.aggregate(),
+        "reason": event.reason,
+        "last_error": event.last_error,
+        "mend": event.mend,
+        "attempts": event.attempts,
+        "next_in_seconds": event.next_in_seconds,
+        "age_seconds": event.age_seconds,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Which;
+
+    #[test]
+    fn a_body_names_events() {
+        let which = Which::read(br#"{"seqs": [7, 8], "note": "twice"}"#).unwrap();
+        assert_eq!((which.seqs, which.note.as_str()), (vec![7, 8], "twice"));
+        assert!(Which::read(br#"{"seqs": [7]}"#).is_ok());
+        for wrong in ["", "{}", r#"{"seqs":[]}"#, r#"{"seqs":["7"]}"#, r#"{"seqs":[1],"all":true}"#]
+        {
+            assert!(Which::read(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+        let many = format!("{{\"seqs\":[{}1]}}", "1,".repeat(1000));
+        assert!(Which::read(many.as_bytes()).is_err());
+    }
+}
