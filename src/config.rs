@@ -82,7 +82,7 @@ impl fmt::Debug for Secret {
 }
 
 /// Everything `pgoutbox run` needs to know.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// The Postgres side.
     pub postgres: Postgres,
@@ -121,7 +121,7 @@ impl Config {
 }
 
 /// The Postgres side: `[postgres]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Postgres {
     /// Where the audit connection (marks, checks, one-shot commands) goes: `postgres.url`,
     /// `DATABASE_URL` or `PG*`.
@@ -203,7 +203,7 @@ pub enum TlsMode {
 }
 
 /// The RabbitMQ side: `[amqp]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Amqp {
     /// The brokers to try in turn: `amqp.url` or `AMQP_URL`, comma-separated. At least one
     /// where [`Needs::amqp`] asked for it; else it may be empty.
@@ -342,7 +342,7 @@ pub enum Piece {
 }
 
 /// How much may be in flight: `[window]`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     /// Messages published and not settled. Default 1,000.
     pub messages: usize,
@@ -353,7 +353,7 @@ pub struct Window {
 }
 
 /// How delivered events are marked: `[audit]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
     /// What a mark is. Default `update`.
     pub mode: AuditMode,
@@ -381,7 +381,7 @@ pub enum AuditMode {
 }
 
 /// Events put aside: `[parking]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parking {
     /// Tries of an event, the first one included, before it counts as failed. Default 20.
     pub max_attempts: u32,
@@ -399,7 +399,7 @@ pub struct Parking {
 }
 
 /// The search for rows that are neither marked nor parked: `[reconcile]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reconcile {
     /// How often. Default 10 min.
     pub interval: Duration,
@@ -410,7 +410,7 @@ pub struct Reconcile {
 }
 
 /// Life from connect to error: `[session]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
     /// First pause after a failed session. Default 100 ms.
     pub backoff_min: Duration,
@@ -421,7 +421,7 @@ pub struct Session {
 }
 
 /// Rows that nobody needs any more: `[prune]`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Prune {
     /// Age of its mark after which a relayed row goes. Default `None`: never.
     pub keep: Option<Duration>,
@@ -452,7 +452,7 @@ pub enum PartitionSpan {
 }
 
 /// The guard over the WAL: `[guard]`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Guard {
     /// What happens at `act_percent`. Default [`GuardPolicy::Alert`].
     pub policy: GuardPolicy,
@@ -480,7 +480,7 @@ pub enum GuardPolicy {
 }
 
 /// Metrics, probes and the console: `[http]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http {
     /// Where they are served. Default 127.0.0.1:8976; `None` where it is `off`.
     pub address: Option<SocketAddr>,
@@ -489,7 +489,7 @@ pub struct Http {
 }
 
 /// Logging: `[log]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     /// Level or filter directives, as tracing's `EnvFilter` reads them. Default `info`.
     pub level: String,
@@ -498,7 +498,7 @@ pub struct Log {
 }
 
 /// What `init --declare` declares: `[declare]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declare {
     /// Exchange type. Default `topic`.
     pub exchange_type: String,

@@ -117,7 +117,7 @@ fn of_relay(snapshot: &Snapshot) -> Option<Reason> {
     let is_stalled = snapshot.stalled_for > STALLED && snapshot.shown.state != State::Paused;
     is_stalled.then(|| {
         let what = format!(
-            "{} events wait, and none was settled for {} s",
+            "none of {} events that wait was settled for {} s",
             view.window_messages + view.waiting,
             snapshot.stalled_for.as_secs()
         );
@@ -153,12 +153,12 @@ fn degraded(snapshot: &Snapshot) -> Vec<Reason> {
     };
     let (failed, parked) = (count(true), count(false));
     if failed > 0 {
-        let what = format!("{failed} parked events have used up their tries");
+        let what = format!("parked events that have used up their tries: {failed}");
         let mend = "pgoutbox parked list --state failed; then retry or discard";
         degraded.push(Reason::new("failed_events", what, mend));
     }
     if parked > 0 {
-        let what = format!("{parked} events are parked, and tried again");
+        let what = format!("parked events that are tried again: {parked}");
         degraded.push(Reason::new("parked_events", what, "pgoutbox parked list"));
     }
     if seen.slot.level() > Level::Calm {

@@ -39,7 +39,7 @@ function span(s) {
   if (s === 0) return '0 s';
   if (s < 0.001) return Math.round(s * 1e6) + ' µs';
   if (s < 1) return (s < 0.0995 ? (s * 1e3).toFixed(1) : Math.round(s * 1e3)) + ' ms';
-  if (s < 60) return (s < 10 ? s.toFixed(1) : Math.round(s)) + ' s';
+  if (s < 60) return (s < 10 && !Number.isInteger(s) ? s.toFixed(1) : Math.round(s)) + ' s';
   const whole = Math.round(s);
   const parts = [[86400, 'd'], [3600, 'h'], [60, 'min'], [1, 's']];
   let rest = whole; const out = [];
@@ -191,7 +191,7 @@ function rows(events) {
     const first = make('td'); first.append(box);
     const id = make('td', event.event_id === null ? 'unreadable id' : event.event_id);
     id.append(make('div', 'seq ' + event.seq + ', ' + event.table, 'quiet'));
-    const why = make('td', event.reason || 'waits behind another of its aggregate');
+    const why = make('td', event.reason || (event.state === 'queued' ? 'waits behind another of its aggregate' : '–'));
     if (event.last_error) why.append(make('div', event.last_error, 'quiet'));
     if (event.mend) { const line = make('div', 'Mend: ', 'quiet'); line.append(make('code', event.mend)); why.append(line); }
     const next = event.next_in_seconds === null || event.state !== 'parked' ? '' : ', next in ' + span(Math.max(0, Math.ceil(event.next_in_seconds)));
@@ -274,14 +274,16 @@ function plot(id, names, format) {
   const left = 52; const bottom = 18; const top = 8;
   const values = points.flatMap((point) => names.map((name) => point[columns[name]])).filter((value) => value !== null);
   const most = round(Math.max(0, ...values));
-  const x = (ago) => left + (width - left - 4) * (1 - Math.min(1, ago / 3600));
+  // A young process has no hour to show.
+  const whole = points.length ? [300, 900, 1800].find((most) => points[0][0] <= most) || 3600 : 3600;
+  const x = (ago) => left + (width - left - 4) * (1 - Math.min(1, ago / whole));
   const y = (value) => top + (height - top - bottom) * (1 - value / most);
   const parts = [];
   for (const share of [0, 0.5, 1]) {
     parts.push(draw('line', { class: 'grid', x1: left, x2: width - 4, y1: y(most * share), y2: y(most * share) }));
     parts.push(draw('text', { x: left - 6, y: y(most * share) + 4, 'text-anchor': 'end' }, format(most * share)));
   }
-  for (const [ago, text, anchor] of [[3600, '1 h ago', 'start'], [1800, '30 min', 'middle'], [0, 'now', 'end']]) {
+  for (const [ago, text, anchor] of [[whole, span(whole) + ' ago', 'start'], [whole / 2, span(whole / 2), 'middle'], [0, 'now', 'end']]) {
     parts.push(draw('text', { x: x(ago), y: height - 4, 'text-anchor': anchor }, text));
   }
   names.forEach((name, index) => {
@@ -304,7 +306,7 @@ function plot(id, names, format) {
   svg.replaceChildren(...parts);
   svg.onpointermove = (event) => {
     const box = svg.getBoundingClientRect();
-    const ago = 3600 * (1 - (event.clientX - box.left - left) / (width - left - 4));
+    const ago = whole * (1 - (event.clientX - box.left - left) / (width - left - 4));
     const near = points.reduce((best, point) => (best === null || Math.abs(point[0] - ago) < Math.abs(best[0] - ago) ? point : best), null);
     svg.querySelectorAll('.cursor').forEach((line) => line.remove());
     if (!near) return;

@@ -1,5 +1,7 @@
 //! A headless Chromium, spoken to in the DevTools protocol over a pair of pipes: messages are JSON, parted by NUL.
 
+#![allow(clippy::indexing_slicing, reason = "of JSON, where what is missing is null")]
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};

@@ -166,8 +166,8 @@ impl Relay {
         let line = self.wait_for_log("HTTP is served", within).await?;
         let address = line.split("address").nth(1).context("no address")?;
         let address = address.trim_start_matches(['=', '"', ':']);
-        let end = address.find(['"', ' ']).unwrap_or(address.len());
-        address[..end].parse().with_context(|| line.clone())
+        let address = address.split(['"', ' ']).next().context("no address")?;
+        address.parse().with_context(|| line.clone())
     }
 
     /// Resident memory now, in bytes.
