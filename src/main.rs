@@ -7,7 +7,7 @@ use pgoutbox::commands::{
     check, completions, config, health, init, man, parked, pause, prune, replay, run, schema,
     status, uninstall, verify,
 };
-use pgoutbox::config::{Config, Flags, Needs, Sources};
+use pgoutbox::config::{Flags, Sources};
 use pgoutbox::error::Fault;
 
 /// Much of what an event allocates is freed by lapin's thread, which the system's allocator is
@@ -40,7 +40,7 @@ Exit codes:
 enum Command {
     Init(init::Args),
     Check(check::Args),
-    /// Relays until SIGTERM or SIGINT.
+    /// Relays until SIGTERM or SIGINT; SIGHUP reads the configuration again, SIGUSR1 says more.
     #[command(
         after_help = "Example:\n  DATABASE_URL=postgres://app@localhost/app AMQP_URL=amqp://localhost pgoutbox run"
     )]
@@ -89,7 +89,7 @@ async fn carry_out(cli: Cli) -> Result<ExitCode, Fault> {
         Command::Init(args) => init::run(&args, &sources).await.map(|()| true),
         Command::Check(args) => check::run(&args, &sources).await,
         Command::Run => {
-            return run::run(Config::load(&sources, Needs::ALL)?).await.map(ExitCode::from);
+            return run::run(&sources).await.map(ExitCode::from);
         }
         Command::Status(args) => status::run(&args, &sources).await,
         Command::Prune(args) => prune::run(&args, &sources).await,

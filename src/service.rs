@@ -50,6 +50,19 @@ pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
+/// It reads its configuration again (`Type=notify-reload`).
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => debug!("no monotonic clock: {error}"),
+    }
+}
+
+/// It has read it.
+pub fn reloaded() {
+    notify(&[NotifyState::Ready]);
+}
+
 /// It ends, and why.
 pub fn ended(fault: &Fault) {
     notify(&[NotifyState::Status(&line(&fault.what))]);

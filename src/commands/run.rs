@@ -1,32 +1,35 @@
 //! `pgoutbox run`: relays until it is asked to stop.
 
-use tokio::signal::unix::{SignalKind, signal};
+mod asked;
+mod log;
+
 use tokio::sync::watch;
 use tracing::{error, info, warn};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::board::Board;
-use crate::config::{Config, Log};
-use crate::error::Fault;
+use crate::config::{Config, Needs, Sources};
+use crate::error::{Class, Fault};
 use crate::session::Shutdown;
-use crate::{http, postgres, prune, publisher, reconcile, supervisor};
+use crate::{http, prune, reconcile, service, supervisor};
+use asked::{Asked, Signals};
+use log::Log;
 
 /// As for a drain that was not done in time.
 const EXIT_UNDRAINED: i32 = 69;
 
-/// Relays until SIGTERM or SIGINT. A second one ends the process at once.
+/// Relays until SIGTERM or SIGINT. A second one ends the process at once. SIGHUP has the
+/// configuration read again.
 ///
 /// # Errors
 /// What only a person can mend, or a drain that was not done in time. Where the log is JSON
 /// the fault is its last line, and the exit code the fault's.
-pub async fn run(config: Config) -> Result<u8, Fault> {
-    start_log(&config.log)?;
+pub async fn run(sources: &Sources) -> Result<u8, Fault> {
+    let config = Config::load(sources, Needs::ALL)?;
+    let log = Log::start(&config.log)?;
     let is_json = config.log.is_json;
-    let outcome = relay(config).await;
+    let outcome = relay(config, sources, log).await;
     if let Err(fault) = &outcome {
-        crate::service::ended(fault);
+        service::ended(fault);
     }
     match outcome {
         Err(fault) if is_json => {
@@ -37,76 +40,149 @@ pub async fn run(config: Config) -> Result<u8, Fault> {
     }
 }
 
-async fn relay(config: Config) -> Result<(), Fault> {
+/// One configuration after another, until asked to stop.
+async fn relay(mut config: Config, sources: &Sources, mut log: Log) -> Result<(), Fault> {
     // Before anything is connected to: two relays with one port are a slip.
     let port = http::bind(&config.http)?;
+    let mut signals = Signals::catch()?;
+    let board = Board::new();
+    if let Some(port) = port {
+        http::serve(port, &config, &board)?;
+    }
+    tokio::spawn(service::run(board.clone()));
+    loop {
+        let end = relay_with(&config, sources, &mut log, &mut signals, &board).await;
+        match end {
+            Ended::Stopped(outcome) => return outcome,
+            Ended::Reload(next) => config = *next,
+        }
+        info!("the new configuration holds from here on");
+    }
+}
+
+/// How a relay with one configuration ended.
+enum Ended {
+    Stopped(Result<(), Fault>),
+    /// With this one it goes on.
+    Reload(Box<Config>),
+}
+
+async fn relay_with(
+    config: &Config,
+    sources: &Sources,
+    log: &mut Log,
+    signals: &mut Signals,
+    board: &Board,
+) -> Ended {
     let (ask, asked) = watch::channel(false);
-    let on_signal = |kind| {
-        signal(kind).map_err(|error| Fault::transient(format!("signals cannot be caught: {error}")))
-    };
-    let mut terminate = on_signal(SignalKind::terminate())?;
-    let mut interrupt = on_signal(SignalKind::interrupt())?;
-    let stop = ask.clone();
-    tokio::spawn(async move {
-        let mut next = async || {
-            tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            }
+    let relaying = with_upkeep(config, ask.clone(), Shutdown::new(asked), board);
+    tokio::pin!(relaying);
+    let mut next: Option<Box<Config>> = None;
+    let mut is_stopping = false;
+    let end = loop {
+        let signal = tokio::select! {
+            biased;
+            end = &mut relaying => break end,
+            signal = signals.next() => signal,
         };
-        let name = next().await;
-        info!(signal = name, "asked to stop");
-        crate::service::stopping();
-        ask.send_replace(true);
-        let name = next().await;
-        warn!(signal = name, "asked again: what is in flight is published again at the next start");
-        std::process::exit(EXIT_UNDRAINED);
-    });
-    let shutdown = Shutdown::new(asked);
+        match signal {
+            Asked::Stop(name) if is_stopping => {
+                warn!(
+                    signal = name,
+                    "asked again: what is in flight is published again at the next start"
+                );
+                std::process::exit(EXIT_UNDRAINED);
+            }
+            Asked::Stop(name) => {
+                info!(signal = name, "asked to stop");
+                is_stopping = true;
+                service::stopping();
+                ask.send_replace(true);
+            }
+            Asked::Louder => log.toggle(),
+            Asked::Reload if is_stopping => {}
+            Asked::Reload => {
+                let current = next.as_deref().unwrap_or(config);
+                if let Some(read) = read_again(current, sources, log) {
+                    next = Some(Box::new(read));
+                    ask.send_replace(true);
+                }
+            }
+        }
+    };
+    match (end, next) {
+        (end, _) if is_stopping => Ended::Stopped(end),
+        (Ok(()), Some(next)) => Ended::Reload(next),
+        // What was not drained is published again by the next session, as after any other end.
+        (Err(fault), Some(next)) if matches!(fault.class, Class::Transient | Class::Event) => {
+            warn!(mend = fault.mend, "{}", fault.what);
+            Ended::Reload(next)
+        }
+        (end, _) => Ended::Stopped(end),
+    }
+}
+
+/// The configuration as it is now, if it is another one that asks for new sessions. A wrong one
+/// changes nothing.
+fn read_again(current: &Config, sources: &Sources, log: &mut Log) -> Option<Config> {
+    service::reloading();
+    let mut read = match Config::load(sources, Needs::ALL) {
+        Ok(read) => read,
+        Err(fault) => {
+            service::reloaded();
+            // A line for each of them is for a terminal.
+            let what = fault.what.lines().map(str::trim).collect::<Vec<_>>().join("; ");
+            error!(mend = fault.mend, "SIGHUP: the configuration stays as it was: {what}");
+            return None;
+        }
+    };
+    if read.log.level != current.log.level {
+        log.set_level(&read.log.level);
+        info!(level = read.log.level, "SIGHUP: the log says as much as this from here on");
+    }
+    if read.http != current.http || read.log.is_json != current.log.is_json {
+        warn!(
+            mend = "restart the process",
+            "SIGHUP: http.address, http.token and log.format stay as they were"
+        );
+        read.http.clone_from(&current.http);
+        read.log.is_json = current.log.is_json;
+    }
+    service::reloaded();
+    let is_same = Config { log: current.log.clone(), ..read.clone() } == *current;
+    if is_same {
+        info!("SIGHUP: no other setting has changed");
+        return None;
+    }
+    info!("SIGHUP: the configuration has changed: what is in flight is finished first");
+    Some(read)
+}
+
+/// The relay, and what runs beside it.
+async fn with_upkeep(
+    config: &Config,
+    stop: watch::Sender<bool>,
+    shutdown: Shutdown,
+    board: &Board,
+) -> Result<(), Fault> {
     let (pruning, upkeep) = (shutdown.clone(), config.clone());
     tokio::spawn(async move { prune::run(&upkeep, pruning).await });
     // Ends with this function.
-    let reconciler = reconcile::spawn(&config);
-    let (guarding, upkeep, board) = (shutdown.clone(), config.clone(), Board::new());
-    if let Some(port) = port {
-        http::serve(port, &upkeep, &board)?;
-    }
-    let relaying = supervisor::run(config, shutdown, reconciler.trigger(), &board);
+    let reconciler = reconcile::spawn(config);
+    let guarding = shutdown.clone();
+    let relaying = supervisor::run(config.clone(), shutdown, reconciler.trigger(), board);
     tokio::pin!(relaying);
-    tokio::spawn(crate::service::run(board.clone()));
     tokio::select! {
         biased;
         end = &mut relaying => end,
-        verdict = crate::watch::run(&upkeep, guarding, &board) => {
+        verdict = crate::watch::run(config, guarding, board) => {
             // What is in flight may still be settled; the verdict stands, whatever comes of it.
             if verdict.is_err() {
-                crate::service::stopping();
+                service::stopping();
                 stop.send_replace(true);
             }
             let end = relaying.await;
             verdict.and(end)
         }
     }
-}
-
-fn start_log(log: &Log) -> Result<(), Fault> {
-    let mut filter = EnvFilter::try_new(&log.level).map_err(|error| {
-        Fault::usage(format!("log.level: {error}"), "write a level, such as info")
-    })?;
-    for directive in publisher::LOG.into_iter().chain(postgres::LOG) {
-        if let Ok(directive) = directive.parse() {
-            filter = filter.add_directive(directive);
-        }
-    }
-    let registry = tracing_subscriber::registry().with(filter);
-    let writer = std::io::stderr;
-    let outcome = if log.is_json {
-        let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(writer);
-        registry.with(layer.with_target(false)).try_init()
-    } else {
-        let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-        let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(is_terminal);
-        registry.with(layer.with_target(false)).try_init()
-    };
-    outcome.map_err(|error| Fault::transient(format!("the log cannot be started: {error}")))
 }

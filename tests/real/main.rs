@@ -33,6 +33,7 @@ mod prune;
 mod publication;
 mod reconcile;
 mod refused;
+mod reload;
 mod replay;
 mod replay_range;
 mod restart;

@@ -115,6 +115,14 @@ impl Relay {
         self.process.signal(Signal::INT)
     }
 
+    pub fn hangup(&self) -> Result<()> {
+        self.process.signal(Signal::HUP)
+    }
+
+    pub fn sigusr1(&self) -> Result<()> {
+        self.process.signal(Signal::USR1)
+    }
+
     pub fn sigstop(&self) -> Result<()> {
         self.process.signal(Signal::STOP)
     }

@@ -1,0 +1,88 @@
+//! SIGHUP has the configuration read again, SIGUSR1 says more.
+
+use std::io::Write;
+
+use anyhow::{Context, Result};
+use harness::wait_until;
+use harness::workload::Workload;
+use tempfile::NamedTempFile;
+
+use crate::setting::{PATIENCE, Setting, steady};
+
+fn write(file: &NamedTempFile, text: &str) -> Result<()> {
+    let mut handle = file.reopen()?;
+    handle.set_len(0)?;
+    Ok(handle.write_all(text.as_bytes())?)
+}
+
+#[tokio::test]
+async fn a_configuration_is_taken_over_under_load_without_a_repeat() -> Result<()> {
+    let file = NamedTempFile::with_suffix(".toml")?;
+    write(&file, "[window]\nmessages = 50\n")?;
+    let mut setting = Setting::shared().await?;
+    setting.env("PGOUTBOX_CONFIG", &file.path().display().to_string());
+    let consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    relay.wait_for_log("window_messages=50", PATIENCE).await?;
+    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    consumer.wait_distinct(100, PATIENCE).await?;
+
+    write(&file, "[window]\nmesages = 60\n")?;
+    relay.hangup()?;
+    let log = relay.wait_for_log("the configuration stays as it was", PATIENCE).await?;
+    assert!(log.contains("mesages") && relay.is_running(), "{log}");
+    let before = consumer.distinct();
+    consumer.wait_distinct(before + 100, PATIENCE).await?;
+
+    write(&file, "[window]\nmessages = 60\n[http]\ntoken = \"another\"\n")?;
+    relay.hangup()?;
+    relay.wait_for_log("window_messages=60", PATIENCE).await?;
+    let log = relay.log();
+    assert!(log.contains("http.token and log.format stay"), "{log}");
+    let before = consumer.distinct();
+    consumer.wait_distinct(before + 100, PATIENCE).await?;
+    load.stop();
+    let ledger = load.finish().await?;
+    setting.judge(&ledger, consumer, &relay, 0).await.map(|_| ())
+}
+
+#[tokio::test]
+async fn a_broker_that_is_named_wrong_is_mended_by_a_reload() -> Result<()> {
+    let file = NamedTempFile::with_suffix(".toml")?;
+    let mut setting = Setting::shared().await?;
+    let right = setting.amqp_url.clone();
+    write(&file, "[amqp]\nurl = \"amqp://127.0.0.1:1\"\n")?;
+    setting.env("AMQP_URL", "");
+    setting.env("PGOUTBOX_CONFIG", &file.path().display().to_string());
+    setting.env("PGOUTBOX_SESSION__BACKOFF_MIN", "1m");
+    setting.env("PGOUTBOX_SESSION__BACKOFF_MAX", "10m");
+    let relay = setting.run()?;
+    relay.wait_for_log("again_in", PATIENCE).await?;
+    write(&file, &format!("[amqp]\nurl = \"{right}\"\n"))?;
+    relay.hangup()?;
+    relay.wait_for_log(" running ", PATIENCE).await?;
+    relay.drain(PATIENCE).await
+}
+
+#[tokio::test]
+async fn the_log_says_more_and_less_at_run_time() -> Result<()> {
+    let file = NamedTempFile::with_suffix(".toml")?;
+    write(&file, "[log]\nlevel = \"warn\"\n")?;
+    let mut setting = Setting::shared().await?;
+    setting.env("PGOUTBOX_CONFIG", &file.path().display().to_string());
+    let relay = setting.run()?;
+    relay.wait_for_log("max_slot_wal_keep_size", PATIENCE).await?;
+    relay.sigusr1()?;
+    relay.wait_for_log("until the next SIGUSR1", PATIENCE).await?;
+    relay.sigusr1()?;
+    // Which the level of the file does not let through.
+    write(&file, "[log]\nlevel = \"info\"\n")?;
+    relay.hangup()?;
+    let is_said = || relay.log().contains("SIGHUP: no other setting has changed");
+    wait_until("the level of the file", PATIENCE, async || Ok(is_said()))
+        .await
+        .with_context(|| relay.log())?;
+    let log = relay.log();
+    assert!(!log.contains("as much as log.level has it") && !log.contains(" running "), "{log}");
+    relay.drain(PATIENCE).await
+}
