@@ -281,3 +281,26 @@ fn array(seqs: &[i64]) -> String {
     let texts: Vec<String> = seqs.iter().map(ToString::to_string).collect();
     format!("{{{}}}", texts.join(","))
 }
+
+/// Pauses the relay of a slot; who paused it, and when. Where it is paused already, that stands.
+///
+/// # Errors
+/// The connection's.
+pub async fn pause(client: &Client, slot: &str, note: &str) -> Result<(String, String), Fault> {
+    let rows = query(client, &sql::render(sql::PAUSE, &[("slot", slot), ("note", note)])?).await?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    paused(row)
+}
+
+/// Resumes the relay of a slot; who had paused it, and when, if anybody had.
+///
+/// # Errors
+/// The connection's.
+pub async fn resume(client: &Client, slot: &str) -> Result<Option<(String, String)>, Fault> {
+    let rows = query(client, &sql::render(sql::RESUME, &[("slot", slot)])?).await?;
+    rows.first().map(paused).transpose()
+}
+
+fn paused(row: &Row) -> Result<(String, String), Fault> {
+    Ok((column(row, "paused_by")?, column(row, "paused_at")?))
+}

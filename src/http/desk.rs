@@ -9,6 +9,8 @@ use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::{Duration, timeout};
@@ -17,7 +19,7 @@ use tracing::{info, warn};
 use super::guest::{Rules, is_foreign};
 use super::history::{History, STEP};
 use super::look::Looker;
-use super::parked::{Action, Parking, Which};
+use super::parked::{self, Action, Parking, Which};
 use super::ready::{self, Readiness};
 use super::{console, events, status};
 use crate::board::Board;
@@ -101,7 +103,8 @@ impl Desk {
         let is_reading = matches!(*request.method(), Method::GET | Method::HEAD);
         let path = request.uri().path().to_owned();
         Ok(match path.as_str() {
-            // Pause and resume have their place here.
+            "/pause" => self.pause(request, remote, true).await,
+            "/resume" => self.pause(request, remote, false).await,
             "/parked/retry" => self.act(request, remote, Action::Retry).await,
             "/parked/discard" => self.act(request, remote, Action::Discard).await,
             "/" | "/livez" | "/readyz" | "/metrics" | "/status" | "/history" | "/events"
@@ -180,41 +183,87 @@ impl Desk {
 
     /// Does what somebody in the console has confirmed.
     async fn act(&self, request: Request<Incoming>, remote: SocketAddr, action: Action) -> Answer {
+        let mut which: Which = match self.asked(request, remote).await {
+            Ok(which) => which,
+            Err(refused) => return refused,
+        };
+        if let Err(wrong) = which.check() {
+            return answer(StatusCode::BAD_REQUEST, TEXT, format!("{wrong}\n"));
+        }
+        which.note = noted(remote, &which.note);
+        let acted = timeout(PATIENCE, self.parking.act(&self.config, action, &which)).await.ok();
+        log(remote, &format!("{action:?} {:?}", which.seqs), acted.as_ref());
+        of_postgres(acted)
+    }
+
+    async fn pause(
+        &self,
+        request: Request<Incoming>,
+        remote: SocketAddr,
+        is_paused: bool,
+    ) -> Answer {
+        let Note { note } = match self.asked(request, remote).await {
+            Ok(note) => note,
+            Err(refused) => return refused,
+        };
+        let note = noted(remote, &note);
+        let acted = timeout(PATIENCE, parked::pause(&self.config, is_paused, &note)).await.ok();
+        log(remote, if is_paused { "pause" } else { "resume" }, acted.as_ref());
+        of_postgres(acted)
+    }
+
+    /// What an action is asked to do, of one who may.
+    async fn asked<T: DeserializeOwned>(
+        &self,
+        request: Request<Incoming>,
+        remote: SocketAddr,
+    ) -> Result<T, Answer> {
         if *request.method() != Method::POST {
-            return not_allowed("POST");
+            return Err(not_allowed("POST"));
         }
         let headers = request.headers();
         if !self.rules.has_token() || is_foreign(headers) {
             let text = "nothing can be changed from here without http.token\n";
-            return answer(StatusCode::FORBIDDEN, TEXT, text);
+            return Err(answer(StatusCode::FORBIDDEN, TEXT, text));
         }
         if !self.rules.may_act(headers) {
-            warn!(%remote, ?action, "an action of the console was refused: it showed no token");
-            return unauthorized();
+            let path = request.uri().path();
+            warn!(%remote, path, "an action of the console was refused: it showed no token");
+            return Err(unauthorized());
         }
         let is_json = headers
             .get(header::CONTENT_TYPE)
             .is_some_and(|value| value.as_bytes().starts_with(JSON.as_bytes()));
         if !is_json {
-            return answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, TEXT, "send application/json\n");
+            let text = "send application/json\n";
+            return Err(answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, TEXT, text));
         }
         let Ok(body) = Limited::new(request.into_body(), BODY_BYTES).collect().await else {
-            return answer(StatusCode::PAYLOAD_TOO_LARGE, TEXT, "over 64 KiB, or broken off\n");
+            let text = "over 64 KiB, or broken off\n";
+            return Err(answer(StatusCode::PAYLOAD_TOO_LARGE, TEXT, text));
         };
-        let mut which = match Which::read(&body.to_bytes()) {
-            Ok(which) => which,
-            Err(wrong) => return answer(StatusCode::BAD_REQUEST, TEXT, format!("{wrong}\n")),
-        };
-        which.note = format!("console, {}: {}", remote.ip(), which.note);
-        let acted = timeout(PATIENCE, self.parking.act(&self.config, action, &which)).await.ok();
-        match &acted {
-            Some(Ok(done)) => {
-                info!(%remote, ?action, seqs = ?which.seqs, %done, "an action of the console");
-            }
-            Some(Err(fault)) => warn!(%remote, ?action, "an action of the console failed: {fault}"),
-            None => warn!(%remote, ?action, "an action of the console took too long"),
-        }
-        of_postgres(acted)
+        serde_json::from_slice(&body.to_bytes())
+            .map_err(|wrong| answer(StatusCode::BAD_REQUEST, TEXT, format!("{wrong}\n")))
+    }
+}
+
+/// Why, for the record.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Note {
+    #[serde(default)]
+    note: String,
+}
+
+fn noted(remote: SocketAddr, note: &str) -> String {
+    format!("console, {}: {note}", remote.ip())
+}
+
+fn log(remote: SocketAddr, action: &str, acted: Option<&Result<Value, Fault>>) {
+    match acted {
+        Some(Ok(done)) => info!(%remote, action, %done, "an action of the console"),
+        Some(Err(fault)) => warn!(%remote, action, "an action of the console failed: {fault}"),
+        None => warn!(%remote, action, "an action of the console took too long"),
     }
 }
 

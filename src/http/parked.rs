@@ -41,15 +41,14 @@ pub(super) struct Which {
 }
 
 impl Which {
-    /// Reads a request's body.
+    /// It names some events, and not too many.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn read(body: &[u8]) -> Result<Self, String> {
-        let which: Self = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-        match which.seqs.len() {
+    pub(super) fn check(&self) -> Result<(), String> {
+        match self.seqs.len() {
             0 => Err("seqs names no event".to_owned()),
-            1..=NAMED => Ok(which),
+            1..=NAMED => Ok(()),
             _ => Err(format!("seqs names more than {NAMED} events")),
         }
     }
@@ -118,6 +117,22 @@ impl Parking {
     }
 }
 
+/// Has the relay publish nothing more, or publish again.
+///
+/// # Errors
+/// The connection's.
+pub(super) async fn pause(config: &Config, is_paused: bool, note: &str) -> Result<Value, Fault> {
+    let client = connect(config).await?;
+    let slot = &config.postgres.slot;
+    Ok(match is_paused {
+        true => {
+            let (by, at) = operator::pause(&client, slot, note).await?;
+            json!({"paused_by": by, "paused_at": at})
+        }
+        false => json!({"was_paused": operator::resume(&client, slot).await?.is_some()}),
+    })
+}
+
 async fn connect(config: &Config) -> Result<Client, Fault> {
     let postgres = &config.postgres;
     let name: String = format!("{}/console", postgres.application_name).chars().take(63).collect();
@@ -147,16 +162,20 @@ fn event(event: &Parked) -> Value {
 mod tests {
     use super::Which;
 
+    fn read(body: &str) -> Result<Which, String> {
+        let which: Which = serde_json::from_str(body).map_err(|error| error.to_string())?;
+        which.check().map(|()| which)
+    }
+
     #[test]
     fn a_body_names_events() {
-        let which = Which::read(br#"{"seqs": [7, 8], "note": "twice"}"#).unwrap();
+        let which = read(r#"{"seqs": [7, 8], "note": "twice"}"#).unwrap();
         assert_eq!((which.seqs, which.note.as_str()), (vec![7, 8], "twice"));
-        assert!(Which::read(br#"{"seqs": [7]}"#).is_ok());
+        assert!(read(r#"{"seqs": [7]}"#).is_ok());
         for wrong in ["", "{}", r#"{"seqs":[]}"#, r#"{"seqs":["7"]}"#, r#"{"seqs":[1],"all":true}"#]
         {
-            assert!(Which::read(wrong.as_bytes()).is_err(), "{wrong}");
+            assert!(read(wrong).is_err(), "{wrong}");
         }
-        let many = format!("{{\"seqs\":[{}1]}}", "1,".repeat(1000));
-        assert!(Which::read(many.as_bytes()).is_err());
+        assert!(read(&format!("{{\"seqs\":[{}1]}}", "1,".repeat(1000))).is_err());
     }
 }

@@ -1,6 +1,8 @@
 //! An operator pauses the relay, and resumes it.
 
 use anyhow::{Context, Result};
+use harness::http::request;
+use harness::wait_until;
 
 use crate::bare::{arrived, ids, uuid};
 use crate::setting::{PATIENCE, Setting};
@@ -50,5 +52,37 @@ async fn a_paused_relay_publishes_nothing_until_it_is_resumed() -> Result<()> {
     setting.all_marked().await?;
     let said = setting.program.succeed(&["resume"]).await?;
     assert!(said.contains("not paused"), "{said}");
+    relay.drain(PATIENCE).await
+}
+
+#[tokio::test]
+async fn the_console_pauses_and_resumes_for_whoever_has_the_token() -> Result<()> {
+    const PATH: &str = "/pause";
+    let setting = Setting::shared().await?.set("http.token", "correct-horse");
+    let relay = setting.run()?;
+    let address = relay.http(PATIENCE).await?;
+    relay.wait_for_log("running", PATIENCE).await?;
+    let json = ("Content-Type", "application/json");
+    let token = ("Authorization", "Bearer correct-horse");
+    let state = async || -> Result<String> {
+        let told = request(address, "GET", "/status", &[token], "").await?.json()?;
+        Ok(told["state"].as_str().unwrap_or_default().to_owned())
+    };
+    let refused = request(address, "POST", PATH, &[json], r#"{"note": ""}"#).await?;
+    assert_eq!((refused.code, state().await?), (401, "running".to_owned()));
+    let wrong = request(address, "POST", PATH, &[json, token], r#"{"until": 7}"#).await?;
+    assert_eq!((wrong.code, state().await?), (400, "running".to_owned()), "{}", wrong.body);
+
+    let done = request(address, "POST", PATH, &[json, token], r#"{"note": "migration"}"#).await?;
+    assert_eq!(done.code, 200, "{}", done.body);
+    wait_until("the pause", PATIENCE, async || Ok(state().await? == "paused")).await?;
+    let log = relay.wait_for_log("paused by", PATIENCE).await?;
+    assert!(log.contains("console, 127.0.0.1: migration"), "{log}");
+    // It is paused on purpose: nobody is to be woken.
+    assert_eq!(request(address, "GET", "/readyz", &[], "").await?.code, 200);
+
+    let done = request(address, "POST", "/resume", &[json, token], "{}").await?;
+    assert!(done.body.contains(r#""was_paused":true"#), "{}", done.body);
+    wait_until("the end of the pause", PATIENCE, async || Ok(state().await? == "running")).await?;
     relay.drain(PATIENCE).await
 }

@@ -114,6 +114,9 @@ function show(status) {
   $('reasons').replaceChildren(
     ...status.reasons.map((one) => reason(one, true)), ...status.degraded.map((one) => reason(one, false)));
 
+  $('pause-tools').hidden = !hasActions;
+  $('pause').hidden = status.state === 'paused'; $('resume').hidden = !$('pause').hidden;
+
   const slot = status.slot; const relay = status.relay;
   put('behind-bytes', slot ? bytes(slot.confirmed_lag_bytes) : '–');
   put('behind-seconds', relay && relay.unsettled_seconds !== null ? 'oldest event ' + span(relay.unsettled_seconds) : relay ? 'nothing waits' : 'no session');
@@ -215,9 +218,8 @@ $('choose-all').addEventListener('change', (event) => {
 });
 
 let act = null;
-function ask(path, word, title, text) {
-  const seqs = [...chosen];
-  put('ask-title', title.replace('#', count(seqs.length) + (seqs.length === 1 ? ' event' : ' events')));
+function ask(path, word, title, text, asked, then) {
+  put('ask-title', title);
   put('ask-text', text); put('ask-yes', word); put('ask-said', '');
   $('ask-token-row').hidden = Boolean(token);
   $('ask-note').value = '';
@@ -225,7 +227,7 @@ function ask(path, word, title, text) {
     if (!token) { token = $('ask-token').value.trim(); $('ask-token').value = ''; }
     const answer = await fetch(path, {
       method: 'POST', cache: 'no-store', headers: { ...headers(), 'Content-Type': 'application/json' },
-      body: JSON.stringify({ seqs, note: $('ask-note').value }),
+      body: JSON.stringify({ ...asked, note: $('ask-note').value }),
     });
     if (answer.status === 401) { token = ''; $('ask-token-row').hidden = false; put('ask-said', 'That is not the token.'); return; }
     if (!answer.ok) {
@@ -234,16 +236,31 @@ function ask(path, word, title, text) {
       put('ask-said', text); return;
     }
     const done = await answer.json();
-    $('ask').close(); chosen.clear();
-    await list();
-    put('parked-said', word + ': ' + count(done.events) + ' events' + (done.freed ? '; ' + count(done.freed) + ' behind them are tried now' : '') + '.');
+    $('ask').close();
+    await then(done);
   };
   $('ask').showModal();
 }
-$('retry').addEventListener('click', () => ask('parked/retry', 'Retry', 'Retry #?',
+
+function askParked(path, word, text) {
+  const seqs = [...chosen];
+  const title = word + ' ' + count(seqs.length) + (seqs.length === 1 ? ' event?' : ' events?');
+  ask(path, word, title, text, { seqs }, async (done) => {
+    chosen.clear();
+    await list();
+    put('parked-said', word + ': ' + count(done.events) + ' events' + (done.freed ? '; ' + count(done.freed) + ' behind them are tried now' : '') + '.');
+  });
+}
+$('retry').addEventListener('click', () => askParked('parked/retry', 'Retry',
   'They are published at once. One that waits behind another of its aggregate waits on.'));
-$('discard').addEventListener('click', () => ask('parked/discard', 'Discard', 'Discard #?',
+$('discard').addEventListener('click', () => askParked('parked/discard', 'Discard',
   'They are not delivered. The record stays; what waits behind them goes on.'));
+$('pause').addEventListener('click', () => ask('pause', 'Pause', 'Pause the relay?',
+  'Nothing more is published until it is resumed, by whichever process. The slot keeps the WAL meanwhile.', {},
+  () => put('pause-said', 'It will pause at once.')));
+$('resume').addEventListener('click', () => ask('resume', 'Resume', 'Resume the relay?',
+  'It publishes what has waited, in order.', {},
+  (done) => put('pause-said', done.was_paused ? 'It goes on.' : 'It was not paused.')));
 $('ask-yes').addEventListener('click', async () => {
   $('ask-yes').disabled = true;
   try { await act(); } catch (error) { put('ask-said', String(error.message)); }
