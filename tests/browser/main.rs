@@ -80,6 +80,7 @@ async fn shows_what_the_relay_does_and_stays_live() -> Result<()> {
     }
     page.until("/^[1-9].* \\/s$/.test(document.getElementById('rate').textContent)").await?;
     page.until("/ms|µs/.test(document.getElementById('latency').textContent)").await?;
+    page.until("document.querySelector('#plot-rate polyline').getAttribute('points').split(' ').length >= 4").await?;
     page.screenshot(&picture("busy")).await?;
     // No token is set: nothing can be done from here.
     setting.put_aside(7, "failed").await?;

@@ -7,7 +7,7 @@ let token = '';
 let columns = {};
 let points = [];
 let taken = -1;
-let parkedKey = '';
+let parkedKey = null;
 let parkedAt = 0;
 const chosen = new Set();
 
@@ -176,7 +176,7 @@ async function list() {
     const { events } = await fetched('parked');
     rows(events);
     put('parked-said', events.length === 100 ? 'The first 100 are shown.' : events.length ? '' : 'None.');
-  } catch (error) { put('parked-said', 'They cannot be listed: ' + error.message); parkedKey = ''; }
+  } catch (error) { put('parked-said', 'They cannot be listed: ' + error.message); parkedKey = null; }
 }
 
 function rows(events) {
@@ -285,12 +285,15 @@ function round(n) {
   return [1, 2, 5, 10].map((step) => step * ten).find((step) => step >= n * 0.999);
 }
 
+// Bytes are told in steps of 1024, and so are round in them.
+function roundBytes(n) { let most = 1024; while (most < n) most *= 2; return most; }
+
 function plot(id, names, format) {
   const svg = $(id);
   const width = svg.clientWidth || 320; const height = svg.clientHeight || 150;
   const left = 52; const bottom = 18; const top = 8;
   const values = points.flatMap((point) => names.map((name) => point[columns[name]])).filter((value) => value !== null);
-  const most = round(Math.max(0, ...values));
+  const most = (format === bytes ? roundBytes : round)(Math.max(0, ...values));
   // A young process has no hour to show.
   const whole = points.length ? [300, 900, 1800].find((most) => points[0][0] <= most) || 3600 : 3600;
   const x = (ago) => left + (width - left - 4) * (1 - Math.min(1, ago / whole));
@@ -341,7 +344,8 @@ function plots() {
   if (!last) return;
   put('rate', count(last[columns.delivered_per_second]) + ' /s');
   const [p50, p99] = [last[columns.p50_seconds], last[columns.p99_seconds]];
-  put('latency', p50 === null ? '–' : span(p50) + (p99 === null ? '' : ', 99 % ' + span(p99)));
+  put('latency', span(p50));
+  put('latency-most', p99 === null ? '' : '99 %: ' + span(p99));
   put('trend', trend());
 }
 
