@@ -308,6 +308,10 @@ pub struct Columns {
     pub correlation_id: ColumnRef,
     /// Default `content_type`.
     pub content_type: ColumnRef,
+    /// Becomes the header of the W3C's trace context. Default `traceparent`.
+    pub traceparent: ColumnRef,
+    /// Likewise. Default `tracestate`.
+    pub tracestate: ColumnRef,
     /// The mark: timestamptz or timestamp. Default `relayed_at`.
     pub relayed_at: ColumnRef,
     /// Tries of a parked event: integer or bigint. Default `attempt`.

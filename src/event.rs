@@ -104,6 +104,8 @@ pub struct Event<'a> {
     pub correlation_id: Option<&'a str>,
     /// The media type of its body.
     pub content_type: Option<&'a str>,
+    /// The trace that it belongs to, and what tracers add to that: W3C trace context.
+    pub trace: [(&'static str, Option<&'a str>); 2],
     /// Its body, byte for byte as Postgres rendered it.
     pub payload: Bytes,
 }
@@ -125,6 +127,10 @@ impl<'a> Event<'a> {
             timestamp: timestamp(mapping, row, commit_time)?,
             correlation_id: row.optional("correlation_id", mapping.correlation_id)?,
             content_type: row.optional("content_type", mapping.content_type)?,
+            trace: [
+                ("traceparent", row.optional("traceparent", mapping.traceparent)?),
+                ("tracestate", row.optional("tracestate", mapping.tracestate)?),
+            ],
             payload: payload(mapping, row)?,
         })
     }

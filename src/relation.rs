@@ -41,6 +41,10 @@ pub struct Mapping {
     pub correlation_id: Option<usize>,
     /// Column of the content type.
     pub content_type: Option<usize>,
+    /// Column of the header `traceparent`.
+    pub traceparent: Option<usize>,
+    /// Column of the header `tracestate`.
+    pub tracestate: Option<usize>,
     /// Exchange of the message.
     pub exchange: Pattern,
     /// Routing key of the message.
@@ -160,6 +164,8 @@ impl Mapping {
             },
             correlation_id: finder.optional("correlation_id", &names.correlation_id, Accepts::Text),
             content_type: finder.optional("content_type", &names.content_type, Accepts::Text),
+            traceparent: finder.optional("traceparent", &names.traceparent, Accepts::Text),
+            tracestate: finder.optional("tracestate", &names.tracestate, Accepts::Text),
             exchange: finder.pattern("exchange", &config.exchange),
             routing_key: finder.pattern("routing_key", &config.routing_key),
             columns: columns.into(),
@@ -261,6 +267,8 @@ impl Finder<'_> {
             "topic" => &columns.topic,
             "correlation_id" => &columns.correlation_id,
             "content_type" => &columns.content_type,
+            "traceparent" => &columns.traceparent,
+            "tracestate" => &columns.tracestate,
             _ => return None,
         })
     }

@@ -151,6 +151,8 @@ pub fn table() -> Table {
             occurred_at: column("occurred_at"),
             correlation_id: column("correlation_id"),
             content_type: column("content_type"),
+            traceparent: column("traceparent"),
+            tracestate: column("tracestate"),
             relayed_at: column("relayed_at"),
             attempt: column("attempt"),
             last_error: column("last_error"),

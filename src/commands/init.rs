@@ -335,6 +335,8 @@ fn foreign_column(table: &Table) -> Option<&str> {
         &columns.occurred_at,
         &columns.correlation_id,
         &columns.content_type,
+        &columns.traceparent,
+        &columns.tracestate,
         &columns.relayed_at,
     ];
     let is_foreign = |name: &str| !name.is_empty() && !DEFAULT.contains(&name);

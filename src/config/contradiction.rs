@@ -222,7 +222,7 @@ impl Check<'_> {
 }
 
 /// Field names with their columns.
-fn fields(columns: &Columns) -> [(&'static str, &ColumnRef); 11] {
+fn fields(columns: &Columns) -> [(&'static str, &ColumnRef); 13] {
     [
         ("id", &columns.id),
         ("aggregate_type", &columns.aggregate_type),
@@ -234,6 +234,8 @@ fn fields(columns: &Columns) -> [(&'static str, &ColumnRef); 11] {
         ("occurred_at", &columns.occurred_at),
         ("correlation_id", &columns.correlation_id),
         ("content_type", &columns.content_type),
+        ("traceparent", &columns.traceparent),
+        ("tracestate", &columns.tracestate),
         ("relayed_at", &columns.relayed_at),
     ]
 }

@@ -235,6 +235,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.columns.occurred_at", Column, Value("occurred_at"), "becomes `timestamp`: timestamptz or timestamp"),
     setting("tables.*.columns.correlation_id", Column, Value("correlation_id"), "becomes `correlation_id`"),
     setting("tables.*.columns.content_type", Column, Value("content_type"), "becomes `content_type`"),
+    setting("tables.*.columns.traceparent", Column, Value("traceparent"), "becomes the header `traceparent`, unchanged, unless `headers` has one"),
+    setting("tables.*.columns.tracestate", Column, Value("tracestate"), "becomes the header `tracestate`, likewise"),
     setting("tables.*.columns.relayed_at", Column, Value("relayed_at"), "the mark: timestamptz or timestamp"),
     setting("tables.*.columns.attempt", Column, Value("attempt"), "where the tries of a parked event are counted: integer or bigint"),
     setting("tables.*.columns.last_error", Column, Value("last_error"), "why its last try failed: text"),

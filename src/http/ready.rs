@@ -142,7 +142,7 @@ fn degraded(snapshot: &Snapshot) -> Vec<Reason> {
     let shown = &snapshot.shown;
     match shown.state {
         State::Standby => degraded.push(Reason::new("standby", &shown.why, "")),
-        State::Paused => degraded.push(Reason::new("paused", &shown.why, "")),
+        State::Paused => degraded.push(Reason::new("paused", &shown.why, "pgoutbox resume")),
         State::CatchingUp => degraded.push(Reason::new("catching_up", &shown.why, "")),
         _ => {}
     }

@@ -20,9 +20,9 @@ const LSN_BYTES: usize = 17;
 /// What AMQP or the broker cannot take.
 pub(super) fn headers(event: &Event<'_>, position: Position) -> Result<FieldTable, Refusal> {
     let mut table = FieldTable::default();
-    for (name, value) in
-        [(AGGREGATE_TYPE_HEADER, event.aggregate_type), (AGGREGATE_ID_HEADER, event.aggregate_id)]
-    {
+    let aggregate =
+        [(AGGREGATE_TYPE_HEADER, event.aggregate_type), (AGGREGATE_ID_HEADER, event.aggregate_id)];
+    for (name, value) in aggregate.into_iter().chain(event.trace) {
         if let Some(value) = value {
             table.insert(name_of(name)?, AMQPValue::LongString(value.into()));
         }

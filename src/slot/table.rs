@@ -226,7 +226,7 @@ fn columns(
     findings
 }
 
-fn set_fields(mapping: &Mapping) -> [bool; 7] {
+fn set_fields(mapping: &Mapping) -> [bool; 9] {
     [
         mapping.aggregate_type.is_some(),
         mapping.aggregate_id.is_some(),
@@ -235,6 +235,8 @@ fn set_fields(mapping: &Mapping) -> [bool; 7] {
         mapping.occurred_at.is_some(),
         mapping.correlation_id.is_some(),
         mapping.content_type.is_some(),
+        mapping.traceparent.is_some(),
+        mapping.tracestate.is_some(),
     ]
 }
 

@@ -190,7 +190,7 @@ async fn data_and_actions_need_the_token() -> Result<()> {
     page.click("ask-yes").await?;
     arrived(&consumer, 1).await.with_context(|| relay.log())?;
     let line = relay.wait_for_log("an action of the console", PATIENCE).await?;
-    assert!(line.contains("remote=127.0.0.1:") && line.contains("action=Retry"), "{line}");
+    assert!(line.contains("remote=127.0.0.1:") && line.contains("action=\"Retry ["), "{line}");
 
     page.until("document.querySelectorAll('#parked-rows tr').length === 1").await?;
     page.ask(&choose(&uuid(9))).await?;

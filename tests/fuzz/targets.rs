@@ -94,6 +94,8 @@ fn table(input: &mut Input<'_>) -> Table {
         occurred_at: column("occurred_at"),
         correlation_id: column("correlation_id"),
         content_type: column("content_type"),
+        traceparent: column("traceparent"),
+        tracestate: column("tracestate"),
         relayed_at: column("relayed_at"),
         attempt: column("attempt"),
         last_error: column("last_error"),

@@ -91,7 +91,7 @@ async fn properties_come_from_the_columns() -> Result<()> {
     let create =
         "id uuid PRIMARY KEY, aggregate_type text, aggregate_id bigint, event_type varchar(40),
         topic text, payload jsonb, headers jsonb, occurred_at timestamptz, relayed_at timestamptz,
-        media_type text, request uuid";
+        media_type text, request uuid, traceparent text, tracestate text";
     setting.sql(&format!("CREATE TABLE outbox_messages ({create})")).await?;
     setting.init().await?;
     let consumer = setting.consumer().await?;
@@ -99,8 +99,9 @@ async fn properties_come_from_the_columns() -> Result<()> {
     setting
         .sql(&format!(
             "INSERT INTO outbox_messages VALUES
-             ('{}', 'order', 7, 'paid', NULL, '{{}}', NULL, '2024-02-29 23:59:59.999+05:30', NULL, 'text/plain', '{}'),
-             ('{}', NULL, NULL, NULL, 'bare', '{{}}', NULL, NULL, NULL, NULL, NULL)",
+             ('{}', 'order', 7, 'paid', NULL, '{{}}', '{{\"tracestate\": \"the headers win\"}}', '2024-02-29 23:59:59.999+05:30', NULL, 'text/plain', '{}',
+              '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01', 'congo=1'),
+             ('{}', NULL, NULL, NULL, 'bare', '{{}}', NULL, NULL, NULL, NULL, NULL, NULL, NULL)",
             uuid(1), uuid(9), uuid(2)
         ))
         .await?;
@@ -128,6 +129,15 @@ async fn properties_come_from_the_columns() -> Result<()> {
         shown(bare),
         format!("bare {} - application/vnd.shop+json shop - Some(2) - -", uuid(2))
     );
+    let trace = |delivery: &Delivery| {
+        ["traceparent", "tracestate"].map(|name| text(delivery, name).map(str::to_owned))
+    };
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    assert_eq!(
+        trace(full),
+        [Some(parent), Some("the headers win")].map(|it| it.map(str::to_owned))
+    );
+    assert_eq!(trace(bare), [None, None]);
     // 18:29:59 UTC, the fraction cut off.
     assert_eq!(*full.properties.timestamp(), Some(1_709_231_399));
     let now: i64 = setting.ask("SELECT extract(epoch FROM now())::bigint").await?;
