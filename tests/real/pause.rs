@@ -68,6 +68,8 @@ async fn the_console_pauses_and_resumes_for_whoever_has_the_token() -> Result<()
         let told = request(address, "GET", "/status", &[token], "").await?.json()?;
         Ok(told["state"].as_str().unwrap_or_default().to_owned())
     };
+    // The log is a moment ahead of it.
+    wait_until("the start", PATIENCE, async || Ok(state().await? == "running")).await?;
     let refused = request(address, "POST", PATH, &[json], r#"{"note": ""}"#).await?;
     assert_eq!((refused.code, state().await?), (401, "running".to_owned()));
     let wrong = request(address, "POST", PATH, &[json, token], r#"{"until": 7}"#).await?;
