@@ -292,6 +292,22 @@ pub async fn pause(client: &Client, slot: &str, note: &str) -> Result<(String, S
     paused(row)
 }
 
+/// Who paused the relay of a slot, when, and their note.
+///
+/// # Errors
+/// The connection's.
+pub async fn pause_of(
+    client: &Client,
+    slot: &str,
+) -> Result<Option<(String, String, Option<String>)>, Fault> {
+    let rows = query(client, &sql::render(sql::PAUSED, &[("slot", slot)])?).await?;
+    let pause = |row| {
+        let (by, at) = paused(row)?;
+        Ok((by, at, column(row, "note")?))
+    };
+    rows.first().map(pause).transpose()
+}
+
 /// Resumes the relay of a slot; who had paused it, and when, if anybody had.
 ///
 /// # Errors

@@ -79,6 +79,7 @@ files! {
     PARKED_HELD = "parked_held.sql", "The aggregates that wait.";
     PARKED_OPEN = "parked_open.sql", "How many parked events there are, by state and reason.";
     PARKED_NEXT = "parked_next.sql", "Until the next parked event is due, and who paused the relay.";
+    PAUSED = "paused.sql", "Who paused the relay.";
     PAUSE = "pause.sql", "Has the relay publish nothing more.";
     RESUME = "resume.sql", "Has the relay publish again.";
     PARKED_QUEUED = "parked_queued.sql", "The aggregates of which anything waits.";

@@ -12,6 +12,7 @@ use crate::catch_up::{self, Report};
 use crate::config::{Config, Needs, Sources, Table};
 use crate::error::Fault;
 use crate::ledger::{self, Parked};
+use crate::operator;
 use crate::postgres::{column, query};
 use crate::slot::{self, SlotState};
 use crate::sql;
@@ -79,6 +80,7 @@ struct Facts {
     progress: Option<Progress>,
     catch_up: Option<Report>,
     guard: Option<Value>,
+    paused: Option<Value>,
     parked: Vec<Parked>,
 }
 
@@ -90,6 +92,7 @@ impl Facts {
             progress: progress(client, config).await?,
             catch_up: catch_up(client, config).await?,
             guard: guard(client, config).await?,
+            paused: paused(client, config).await,
             // A schema of an earlier version has no parking; `check` says so.
             parked: ledger::parked(client, &config.postgres.slot).await.unwrap_or_default(),
         })
@@ -111,6 +114,7 @@ impl Facts {
             unmarked,
         );
         if let Some(json) = json.as_object_mut() {
+            json.insert("paused".to_owned(), json!(self.paused));
             json.insert("live".to_owned(), self.live.json());
         }
         json
@@ -120,6 +124,7 @@ impl Facts {
         self.live.print();
         let (slot, progress) = (self.slot.as_ref(), self.progress.as_ref());
         print(config, slot, progress, self.catch_up.as_ref(), unmarked);
+        self.paused.iter().for_each(print_paused);
         self.guard.iter().for_each(print_guard);
         self.parked.iter().for_each(print_parked);
     }
@@ -159,6 +164,12 @@ async fn catch_up(client: &Client, config: &Config) -> Result<Option<Report>, Fa
         return Ok(None);
     }
     catch_up::report(client, &config.postgres.slot).await
+}
+
+/// Who paused the relay; `None` also where the schema is of an earlier version, or may not be read.
+async fn paused(client: &Client, config: &Config) -> Option<Value> {
+    let (by, at, note) = operator::pause_of(client, &config.postgres.slot).await.ok()??;
+    Some(json!({"by": by, "at": at, "note": note}))
 }
 
 /// How the guard last found the WAL; `None` where it has said nothing yet, or may not be asked.
@@ -347,6 +358,16 @@ fn print_parked(parked: &Parked) {
     if state == "failed" {
         say("          mend: pgoutbox parked list --state failed; then retry or discard");
     }
+}
+
+fn print_paused(paused: &Value) {
+    let text = |key: &str| paused.get(key).and_then(Value::as_str).unwrap_or_default();
+    let note = match text("note") {
+        "" => String::new(),
+        note => format!(": {note}"),
+    };
+    say(format_args!("paused    since {} by {}{note}", text("at"), text("by")));
+    say("          nothing is published, WAL is kept\n          mend: pgoutbox resume");
 }
 
 fn print_guard(guard: &Value) {

@@ -40,6 +40,11 @@ async fn a_paused_relay_publishes_nothing_until_it_is_resumed() -> Result<()> {
     relay.kill9().await?;
     let relay = setting.run()?;
     relay.wait_for_log("paused by", PATIENCE).await?;
+    // Also where nobody runs, who looks is told.
+    let told = setting.program.output(&["status"]).await?;
+    let told = String::from_utf8(told.stdout)?;
+    assert!(told.contains("paused    since") && told.contains(": migration"), "{told}");
+    assert_eq!(setting.status().await?["paused"]["note"], "migration");
     // Again changes nothing, not even whose it is.
     setting.program.succeed(&["pause", "--note", "another"]).await?;
     assert_eq!(setting.ask::<String>("SELECT note FROM pgoutbox.pause").await?, "migration");
