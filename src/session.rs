@@ -1,5 +1,11 @@
 //! One life from connect to error: it connects, turns what happens into inputs of the
 //! [`Relay`] and does what the relay says. It decides nothing itself.
+//!
+//! `remembered` is what the progress row holds from session to session; `standby` takes the slot,
+//! once nobody else has it.
+
+mod remembered;
+mod standby;
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -13,23 +19,24 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::Client;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::board::{Board, Reason, State};
 use crate::catch_up::{self, CatchUp, Chunk};
 use crate::config::Config;
 use crate::error::{Fault, Side};
-use crate::event::Position;
 use crate::marker::{self, Marker};
 use crate::parking;
-use crate::postgres::{self, classify, column, query};
+use crate::postgres::{self, classify};
 use crate::publisher::{Closure, Publisher, Signal};
 use crate::reconcile::Trigger;
 use crate::relay::{self, Doing, Effect, End, Input, Memory, Relay, Rules};
 use crate::slot::{self, Coverage, Outbox, Ready};
 use crate::sql;
 use crate::tally::Tally;
-use crate::wal::{Identity, Wal, WalStream};
+use crate::wal::{Identity, WalStream};
+use remembered::{recall, record_fault};
+use standby::take_slot;
 
 /// Frames taken from the stream before the messages they made are handed to the broker: a
 /// longer batch saves no more system calls, and the first of it should not wait.
@@ -44,8 +51,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 const CATCH_UP_ROWS: u64 = 500;
 /// 2000-01-01, where Postgres' time begins.
 const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
-/// A standby looks after the slot this often, at least and at most, in milliseconds.
-const STANDBY_POLL_MS: (u64, u64) = (400, 800);
 
 /// What outlives a session.
 #[derive(Debug, Default)]
@@ -174,46 +179,6 @@ async fn connect_audit(config: &Config) -> Result<Audit, Fault> {
     )
     .await?;
     Ok(Audit { client: Arc::new(client), notified, connection })
-}
-
-/// Says in the progress row why the relay does not run, for `pgoutbox status`. Written only
-/// where it changes.
-async fn record_fault(config: &Config, past: &mut Past, client: &Client, end: &End) {
-    let (fault, position) = match end {
-        End::Drained => return,
-        End::Fault(fault) => (fault.clone(), None),
-        End::Stuck(stuck) => (stuck.fault(), Some(stuck)),
-    };
-    let mut json = serde_json::json!({
-        "class": format!("{:?}", fault.class).to_lowercase(),
-        "what": fault.what,
-        "mend": fault.mend,
-    });
-    if let (Some(stuck), Some(json)) = (position, json.as_object_mut()) {
-        json.insert("event_id".into(), stuck.id.clone().into());
-        json.insert("table".into(), stuck.table.clone().into());
-        json.insert("commit_lsn".into(), stuck.position.commit_lsn.to_string().into());
-        json.insert("index".into(), stuck.position.index.into());
-    }
-    let text = json.to_string();
-    if past.fault.as_ref() == Some(&text) {
-        return;
-    }
-    let (system_identifier, timeline) = match &past.memory {
-        Some((identity, _)) => (identity.system_identifier.as_str(), identity.timeline),
-        None => ("", 0),
-    };
-    let write = async {
-        let statement = client.prepare(sql::RECORD_FAULT).await?;
-        let slot = &config.postgres.slot;
-        client.execute(&statement, &[slot, &system_identifier, &timeline, &text]).await
-    };
-    // Best effort: the log has it too.
-    match timeout(STOP_TIMEOUT, write).await {
-        Ok(Ok(_)) => past.fault = Some(text),
-        Ok(Err(error)) => debug!("the fault was not recorded: {}", classify(&error)),
-        Err(_) => debug!("the fault was not recorded: no answer"),
-    }
 }
 
 struct Session<'a> {
@@ -614,90 +579,4 @@ async fn check(
     let row = answered(&config, asked).await?;
     let flushed_lsn: PgLsn = row.try_get(1).map_err(|error| classify(&error))?;
     Ok(Input::Checked { flushed_lsn })
-}
-
-/// Waits for the slot, as its standby where another holds it, and takes it.
-async fn take_slot(
-    config: &Config,
-    client: &Client,
-    board: &Board,
-) -> Result<(WalStream, Identity), Fault> {
-    let postgres = &config.postgres;
-    let mut is_standby = false;
-    loop {
-        let connected = Wal::connect(postgres).await;
-        let (wal, identity) = connected.map_err(|fault| fault.on(Side::Stream))?;
-        match wal.start(postgres.connect_timeout).await {
-            Ok(stream) => return Ok((stream, identity)),
-            Err(fault) if fault.what.contains(SLOT_IN_USE) => {
-                if !std::mem::replace(&mut is_standby, true) {
-                    board.enter(State::Standby, "another relay holds the slot");
-                    info!(
-                        slot = postgres.slot,
-                        why = fault.what,
-                        "standby: another holds the slot"
-                    );
-                }
-            }
-            Err(fault) => return Err(fault.on(Side::Stream)),
-        }
-        // Asking costs the server less than a connection for each try.
-        loop {
-            let pause = fastrand::u64(STANDBY_POLL_MS.0..=STANDBY_POLL_MS.1);
-            tokio::time::sleep(Duration::from_millis(pause)).await;
-            let state = answered(config, slot::state(client, &postgres.slot)).await?;
-            if !state.is_some_and(|slot| slot.is_active) {
-                break;
-            }
-        }
-    }
-}
-
-/// `object_in_use`: the slot is active for another walsender.
-const SLOT_IN_USE: &str = "SQLSTATE 55006";
-
-/// What is known to be delivered on this server and timeline: from the progress row, and from
-/// the sessions before. LSNs of another server or timeline say nothing here.
-async fn recall(
-    config: &Config,
-    past: &Past,
-    client: &Client,
-    identity: &Identity,
-) -> Result<Memory, Fault> {
-    let mut memory = match &past.memory {
-        Some((of, memory)) if of == identity => memory.clone(),
-        Some((of, _)) => {
-            warn!(before = ?of, now = ?identity, "another server or timeline: what was remembered does not count");
-            Memory::default()
-        }
-        None => Memory::default(),
-    };
-    let recall = sql::render(sql::RECALL_PROGRESS, &[("slot", config.postgres.slot.as_str())])?;
-    postgres::execute(client, "BEGIN; SET LOCAL synchronous_commit = local").await?;
-    let rows = query(client, &recall).await?;
-    postgres::execute(client, "COMMIT").await?;
-    for row in rows {
-        let of = Identity {
-            system_identifier: column(&row, "system_identifier")?,
-            timeline: column(&row, "timeline")?,
-        };
-        if of == *identity {
-            memory.delivered = memory.delivered.max(position(&row)?);
-        }
-    }
-    Ok(memory)
-}
-
-fn position(row: &tokio_postgres::Row) -> Result<Position, Fault> {
-    let lsn = |text: String| -> Result<PgLsn, Fault> {
-        text.parse()
-            .map_err(|_| Fault::transient(format!("pgoutbox.progress holds no LSN: {text}")))
-    };
-    let settled: i64 = column(row, "settled")?;
-    Ok(match column::<Option<String>>(row, "commit_lsn")? {
-        Some(commit_lsn) => {
-            Position { commit_lsn: lsn(commit_lsn)?, index: u64::try_from(settled).unwrap_or(0) }
-        }
-        None => Position::after_commit(lsn(column(row, "end_lsn")?)?),
-    })
 }

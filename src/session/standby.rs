@@ -1,0 +1,55 @@
+//! Takes the slot, and waits as a standby while another has it.
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+use tracing::info;
+
+use super::answered;
+use crate::board::{Board, State};
+use crate::config::Config;
+use crate::error::{Fault, Side};
+use crate::slot;
+use crate::wal::{Identity, Wal, WalStream};
+
+/// A standby looks after the slot this often, at least and at most, in milliseconds.
+const STANDBY_POLL_MS: (u64, u64) = (400, 800);
+/// `object_in_use`: the slot is active for another walsender.
+const SLOT_IN_USE: &str = "SQLSTATE 55006";
+
+/// Waits for the slot, as its standby where another holds it, and takes it.
+pub(super) async fn take_slot(
+    config: &Config,
+    client: &Client,
+    board: &Board,
+) -> Result<(WalStream, Identity), Fault> {
+    let postgres = &config.postgres;
+    let mut is_standby = false;
+    loop {
+        let connected = Wal::connect(postgres).await;
+        let (wal, identity) = connected.map_err(|fault| fault.on(Side::Stream))?;
+        match wal.start(postgres.connect_timeout).await {
+            Ok(stream) => return Ok((stream, identity)),
+            Err(fault) if fault.what.contains(SLOT_IN_USE) => {
+                if !std::mem::replace(&mut is_standby, true) {
+                    board.enter(State::Standby, "another relay holds the slot");
+                    info!(
+                        slot = postgres.slot,
+                        why = fault.what,
+                        "standby: another holds the slot"
+                    );
+                }
+            }
+            Err(fault) => return Err(fault.on(Side::Stream)),
+        }
+        // Asking costs the server less than a connection for each try.
+        loop {
+            let pause = fastrand::u64(STANDBY_POLL_MS.0..=STANDBY_POLL_MS.1);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            let state = answered(config, slot::state(client, &postgres.slot)).await?;
+            if !state.is_some_and(|slot| slot.is_active) {
+                break;
+            }
+        }
+    }
+}
