@@ -9,7 +9,7 @@ use crate::pgoutput::{Cell, Tuple};
 use crate::relation::{Mapping, Pattern, PatternPiece, PayloadKind, TimeKind};
 
 /// Microseconds from 1970 to 2000, where Postgres' time starts.
-const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
+pub const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// The place of an event in commit order; also "everything before here", as a bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,7 +1,7 @@
 //! One ordinary Postgres connection, and what its errors mean.
 
 use std::error::Error as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
@@ -12,6 +12,7 @@ use tracing::debug;
 
 use crate::config::{Server, TlsMode};
 use crate::error::Fault;
+use crate::event::POSTGRES_EPOCH_MICROS;
 use crate::tls;
 
 /// What tokio-postgres may log: not the parameters of its statements, among which are the rows of
@@ -138,6 +139,13 @@ fn client_config(
 /// As [`classify`].
 pub async fn query(client: &Client, sql: &str) -> Result<Vec<Row>, Fault> {
     client.query_typed(sql, &[]).await.map_err(|error| classify(&error))
+}
+
+/// This machine's clock as Postgres counts: in microseconds since 2000-01-01 UTC.
+pub fn now_micros() -> i64 {
+    let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let micros = i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX);
+    micros.saturating_sub(POSTGRES_EPOCH_MICROS)
 }
 
 /// Runs statements that answer nothing of interest.

@@ -14,7 +14,7 @@ use crate::message::{Limits, Message};
 use crate::operator::{self, Parked};
 use crate::outbox::Outbox;
 use crate::pgoutput::{Column, Tuple};
-use crate::postgres::{classify, column, query};
+use crate::postgres::{classify, column, now_micros, query};
 use crate::resend::{Fate, Item, Resender};
 use crate::sql;
 use crate::stored::{self, Built, Reader};
@@ -390,12 +390,9 @@ fn build(
         (0..row.len()).map(|at| text(row, at)).collect::<Result<_, _>>()?;
     let texts = texts.into_iter().map(|text| text.map(str::as_bytes));
     let tuple = Tuple::of_texts(texts);
-    let now = jiff::Timestamp::now().as_microsecond().saturating_sub(POSTGRES_EPOCH_MICROS);
+    let now = now_micros();
     Ok(match tuple {
         Ok(tuple) => reader.build(&tuple, now, Position::start(), limits),
         Err(error) => Err(Refusal::unreadable("row", error.to_string())),
     })
 }
-
-/// Microseconds from 1970 to 2000, where Postgres' time starts.
-pub const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;

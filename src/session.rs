@@ -10,7 +10,7 @@ mod standby;
 use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -49,8 +49,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Rows of a catch-up's list that are fetched at once, at most; a session passes over those that
 /// are marked already.
 const CATCH_UP_ROWS: u64 = 500;
-/// 2000-01-01, where Postgres' time begins.
-const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
 
 /// What outlives a session.
 #[derive(Debug, Default)]
@@ -283,7 +281,7 @@ impl<'a> Session<'a> {
         );
         let listed = catch_up.as_ref().map(|it| relay::CatchUp::new(it.consistent_lsn));
         let mut relay = Relay::new(rules, memory, listed);
-        relay.set_clock(wall_clock());
+        relay.set_clock(postgres::now_micros());
         let mut session = Self {
             config,
             board: board.clone(),
@@ -338,7 +336,7 @@ impl<'a> Session<'a> {
         let now = self.began.elapsed();
         // Whoever sets the wall clock sets it under a session that runs for months.
         let elapsed = i64::try_from(now.as_micros()).unwrap_or(0);
-        self.relay.set_clock(wall_clock().saturating_sub(elapsed));
+        self.relay.set_clock(postgres::now_micros().saturating_sub(elapsed));
         let listed = self.catch_up.as_ref().filter(|_| self.relay.doing() == Doing::CatchingUp);
         let listed = listed.map(|listed| (listed.total, self.relay.caught_up()));
         self.board.show(self.relay.view(now), listed);
@@ -530,12 +528,6 @@ impl Session<'_> {
         let config = Arc::clone(self.config);
         self.jobs.push(Box::pin(async move { answered(&config, asked(&marker, &client)).await }));
     }
-}
-
-/// Microseconds since 2000-01-01 UTC, as Postgres counts them.
-fn wall_clock() -> i64 {
-    let since = (UNIX_EPOCH + POSTGRES_EPOCH).elapsed().unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(0)
 }
 
 fn stream(fault: Fault) -> Fault {

@@ -12,12 +12,13 @@ use super::parked::{aggregate, usual_limits};
 use super::say;
 use crate::config::{AuditMode, Config, Needs, Sources};
 use crate::error::Fault;
+use crate::event::POSTGRES_EPOCH_MICROS;
 use crate::horizon::{self, Reached};
 use crate::message::Message;
 use crate::operator::{self, Parked};
 use crate::outbox::Outbox;
 use crate::postgres::{self, column, query};
-use crate::replay::{Filter, OPTIONS, Only, POSTGRES_EPOCH_MICROS, Replay, Tally};
+use crate::replay::{Filter, OPTIONS, Only, Replay, Tally};
 use crate::resend::{Fate, Item, Resender};
 use crate::sql;
 

@@ -1,7 +1,7 @@
 //! What the server is told while it streams: how far everything is safe, and that we live.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use pgwire_replication::Lsn;
@@ -11,10 +11,10 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
+use crate::postgres::now_micros;
+
 /// Least pause between two that only tell of progress.
 const PAUSE: Duration = Duration::from_millis(500);
-/// 2000-01-01, where Postgres' time begins.
-const EPOCH: Duration = Duration::from_secs(946_684_800);
 
 /// What the task that writes to the server is told.
 #[derive(Debug, Clone, Default)]
@@ -76,9 +76,7 @@ async fn send(
 }
 
 fn write_status(message: &mut BytesMut, lsn: u64, is_ping: bool) {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + EPOCH).unwrap_or_default();
-    let now = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
-    let status = encode_standby_status_update(Lsn(lsn), now, is_ping);
+    let status = encode_standby_status_update(Lsn(lsn), now_micros(), is_ping);
     if let Ok(data) = frontend::CopyData::new(status.as_slice()) {
         data.write(message);
     }
