@@ -1,13 +1,18 @@
 //! The connection to RabbitMQ: publishes out, confirms and returns back. The only place that
 //! knows lapin.
 //!
-//! One connection used for nothing else, one channel, one task: two tasks that publish on
-//! one lapin channel can swap delivery tags, and confirms then settle the wrong messages.
+//! One connection used for nothing else, and one channel. lapin logs in, opens the channel,
+//! turns confirms on, sends heartbeats and says goodbye; what is done for every event is done
+//! here: a publish is written as its bytes, and its answer is read as it stands on the wire
+//! ([`link`]). So a return is known to come before its ack, whichever message it is of.
 //! Any error ends it; there is no recovery in place, since publishes that go on after one
 //! would overtake those that failed.
 
-mod flight;
+mod frames;
+mod link;
 pub(crate) mod probe;
+mod runtime;
+mod tags;
 
 use std::net::Shutdown;
 use std::pin::Pin;
@@ -17,28 +22,29 @@ use std::time::Duration;
 
 use async_compat::CompatExt;
 use futures_util::{Stream, StreamExt};
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::ConfirmSelectOptions;
 use lapin::protocol::{AMQPError, AMQPErrorKind};
 use lapin::tcp::{AsyncTcpStream, RustlsConnector};
 use lapin::types::ShortString;
 use lapin::uri::{
     AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism,
 };
-use lapin::{Channel, Confirmation, Connection, ConnectionProperties, ErrorKind, Event};
+use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use flight::{Answer, Answers, Flight};
+use frames::Said;
+use link::{End, LapinEnd, Link, Mover};
+use tags::Tags;
 
 use crate::config::{Amqp, Broker, TlsMode};
 use crate::error::Fault;
 use crate::message::{Limits, Message};
 use crate::tls;
-use crate::window::{Confirm, Return};
+use crate::window::Answer;
 
-/// What a frame has around its payload.
-const FRAME_OVERHEAD: usize = 8;
 /// How long a farewell may take. A blocked connection cannot even say goodbye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -49,13 +55,8 @@ pub const LOG: [&str; 1] = ["lapin=off"];
 /// What comes back from the broker.
 #[derive(Debug)]
 pub enum Signal {
-    /// Confirms by message number; see [`relay::Input::Confirms`](crate::relay::Input::Confirms).
-    Confirms {
-        /// Seen before the rest of the window was looked at.
-        seen: Vec<(u64, Confirm)>,
-        /// Seen then.
-        polled: Vec<(u64, Confirm)>,
-    },
+    /// What it says of messages, in its order.
+    Answers(Vec<Answer>),
     /// The broker blocks the connection (an alarm), or no longer does.
     Blocked(Option<String>),
 }
@@ -72,11 +73,21 @@ pub enum Closure {
 /// One connection and its channel.
 pub struct Publisher {
     connection: Connection,
-    channel: Arc<Channel>,
+    channel: Channel,
     events: Pin<Box<dyn Stream<Item = Event> + Send>>,
     socket: socket2::Socket,
-    flight: Flight,
+    link: Arc<Link>,
+    mover: AbortHandle,
+    /// Messages that the broker has not confirmed.
+    tags: Tags,
+    /// What lapin says the connection ended of; what came before it is told first.
+    ended: Option<lapin::Error>,
+    /// Why nothing that comes counts any more.
+    broken: Option<String>,
+    /// Used again and again.
+    said: Vec<Said>,
     limits: Limits,
+    frame_max: usize,
 }
 
 impl Publisher {
@@ -124,28 +135,28 @@ impl Publisher {
         let handle = socket.try_clone().map_err(|error| Fault::transient(error.to_string()))?;
         *kill.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
 
-        let connector = match broker.tls.mode {
-            TlsMode::Disable => None,
-            _ => Some(RustlsConnector::from(Arc::new(tls::client_config(&broker.tls)?))),
+        let stream = AsyncTcpStream::Plain(stream.compat());
+        let stream = match broker.tls.mode {
+            TlsMode::Disable => stream,
+            _ => {
+                let connector = RustlsConnector::from(Arc::new(tls::client_config(&broker.tls)?));
+                let secured = stream.into_rustls(&connector, &broker.host).await;
+                secured.map_err(|error| refused(&lapin::Error::from(error)))?
+            }
         };
-        let stream = Mutex::new(Some(stream));
-        let host = broker.host.clone();
+        let link = Arc::new(Link::default());
+        let mover = tokio::spawn(Mover::new(stream, Arc::clone(&link)).run()).abort_handle();
+        let lapins = Mutex::new(Some(LapinEnd(Arc::clone(&link))));
         let properties = ConnectionProperties::default()
             .with_connection_name(amqp.connection_name.as_str().into());
-        let runtime = lapin::runtime::default_runtime().map_err(|error| refused(&error))?;
         let connection = Connection::connector(
             uri(broker, amqp),
-            runtime,
+            runtime::current(),
             async move |_, _| {
-                let taken = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
-                let stream = taken.ok_or_else(|| {
+                let taken = lapins.lock().unwrap_or_else(PoisonError::into_inner).take();
+                taken.map(AsyncTcpStream::Plain).ok_or_else(|| {
                     lapin::Error::from(std::io::Error::other("a connection is made only once"))
-                })?;
-                let plain = AsyncTcpStream::Plain(stream.compat());
-                match &connector {
-                    None => Ok(plain),
-                    Some(connector) => Ok(plain.into_rustls(connector, &host).await?),
-                }
+                })
             },
             properties,
         )
@@ -156,18 +167,25 @@ impl Publisher {
         let channel = connection.create_channel().await.map_err(|error| refused(&error))?;
         let options = ConfirmSelectOptions::default();
         channel.confirm_select(options).await.map_err(|error| refused(&error))?;
+        link.take_over(channel.id());
         let frame_max =
             usize::try_from(connection.configuration().frame_max()).unwrap_or(usize::MAX);
         Ok(Self {
             limits: Limits {
                 body: amqp.max_message_bytes,
-                header_frame: frame_max.saturating_sub(FRAME_OVERHEAD),
+                header_frame: frame_max.saturating_sub(frames::OVERHEAD),
             },
+            frame_max,
             connection,
-            channel: Arc::new(channel),
+            channel,
             events,
             socket,
-            flight: Flight::new(),
+            link,
+            mover,
+            tags: Tags::default(),
+            ended: None,
+            broken: None,
+            said: Vec::new(),
         })
     }
 
@@ -181,17 +199,16 @@ impl Publisher {
         self.limits
     }
 
-    /// Queues a message; messages are numbered from 0. Awaiting each publish would cost a
-    /// handover to lapin's thread and a write each, five times the CPU: polling it once is
-    /// what puts it into lapin's queue, in order.
+    /// Queues a message; messages are numbered from 0. It is written together with those that
+    /// are queued before the task yields.
     /// Where the channel is closed, [`next`](Self::next) says why.
-    pub fn publish(&mut self, message: Message) {
-        let channel = Arc::clone(&self.channel);
-        self.flight.push(async move {
-            let options = BasicPublishOptions { mandatory: true, immediate: false };
-            let Message { exchange, routing_key, properties, body } = message;
-            channel.basic_publish(exchange, routing_key, options, &body, properties).await
-        });
+    pub fn publish(&mut self, message: &Message) {
+        self.tags.publish();
+        let (channel, frame_max) = (self.channel.id(), self.frame_max);
+        let written = self.link.write(|out| frames::publish(out, channel, message, frame_max));
+        if written.is_err() {
+            self.broken = Some("a message has no form in AMQP".to_owned());
+        }
     }
 
     /// Waits for what comes back. Nothing is lost if the future is dropped.
@@ -203,36 +220,62 @@ impl Publisher {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Signal, Closure>> {
-        if let Poll::Ready(event) = self.events.poll_next_unpin(cx) {
+        if let Some(why) = &self.broken {
+            return Poll::Ready(Err(lost(why)));
+        }
+        while self.ended.is_none()
+            && let Poll::Ready(event) = self.events.poll_next_unpin(cx)
+        {
             match event {
                 Some(Event::ConnectionBlocked(why)) => {
                     return Poll::Ready(Ok(Signal::Blocked(Some(why))));
                 }
                 Some(Event::ConnectionUnblocked) => return Poll::Ready(Ok(Signal::Blocked(None))),
-                Some(Event::Error(error)) => return Poll::Ready(Err(self.closure(&error))),
-                Some(_) => cx.waker().wake_by_ref(),
-                None => return Poll::Ready(Err(lost("the connection is gone"))),
+                Some(Event::Error(error)) => self.ended = Some(error),
+                Some(_) => {}
+                None => self.ended = Some(std::io::Error::other("the connection is gone").into()),
             }
         }
-        match self.flight.poll(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(error)) => Poll::Ready(Err(self.closure(&error))),
-            Poll::Ready(Ok(Answers { seen, rest })) => {
-                let confirms = |answers: Vec<Answer>| answers.into_iter().map(confirm).collect();
-                Poll::Ready(Ok(Signal::Confirms { seen: confirms(seen), polled: confirms(rest) }))
+        match self.link.listen(cx, &mut self.said) {
+            Poll::Ready(None) => Poll::Ready(Ok(Signal::Answers(self.answers()))),
+            Poll::Ready(Some(End::Closed(Ok(error)))) if is_over_a_publish(&error) => {
+                Poll::Ready(Err(Closure::Refused(error.to_string())))
             }
+            Poll::Ready(Some(End::Closed(closing))) => {
+                let why = closing.map_or_else(|words| words, |error| error.to_string());
+                Poll::Ready(Err(lost(why)))
+            }
+            Poll::Ready(Some(End::Lost(why))) => {
+                let why = self.ended.as_ref().map_or(why, ToString::to_string);
+                Poll::Ready(Err(lost(why)))
+            }
+            Poll::Pending => match &self.ended {
+                Some(error) => Poll::Ready(Err(lost(error))),
+                None => Poll::Pending,
+            },
         }
     }
 
-    /// Publishes after a failure only say that the channel is in no state for it: the cause
-    /// hangs on an older confirm.
-    fn closure(&mut self, error: &lapin::Error) -> Closure {
-        let cause = self.flight.errors().find_map(|error| protocol_error(&error).cloned());
-        match protocol_error(error).cloned().or(cause) {
-            Some(error) if is_over_a_publish(&error) => Closure::Refused(error.to_string()),
-            Some(error) => lost(error.to_string()),
-            None => lost(error.to_string()),
+    /// What was said, of each message by its number.
+    fn answers(&mut self) -> Vec<Answer> {
+        let mut answers = Vec::with_capacity(self.said.len());
+        for said in self.said.drain(..) {
+            let Said::Confirm { tag, is_multiple, is_ack } = said else {
+                if let Said::Return(returned) = said {
+                    answers.push(Answer::Return(returned));
+                }
+                continue;
+            };
+            let tell = |number| answers.push(Answer::Confirm { number, is_ack });
+            if self.tags.confirm(tag, is_multiple, tell).is_err() {
+                // Nobody can say what it means: nothing is settled by it, nor by what follows.
+                self.broken =
+                    Some(format!("RabbitMQ confirmed delivery tag {tag}, which is not in flight"));
+                break;
+            }
         }
+        self.said.clear();
+        answers
     }
 
     /// Says goodbye, within a bound, and makes sure that lapin's thread ends.
@@ -245,27 +288,8 @@ impl Publisher {
 impl Drop for Publisher {
     fn drop(&mut self) {
         let _ = self.socket.shutdown(Shutdown::Both);
+        self.mover.abort();
     }
-}
-
-fn confirm((number, confirmation): Answer) -> (u64, Confirm) {
-    let (is_ack, returned) = match confirmation {
-        Confirmation::Ack(returned) => (true, returned),
-        Confirmation::Nack(returned) => (false, returned),
-        // Confirms are on from the start; were they not, nothing may count as delivered.
-        Confirmation::NotRequested => (false, None),
-    };
-    let returned = returned.map(|returned| Return {
-        message_id: returned
-            .delivery
-            .properties
-            .message_id()
-            .as_ref()
-            .map(|id| id.as_str().to_owned())
-            .unwrap_or_default(),
-        why: format!("{} {}", returned.reply_code, returned.reply_text),
-    });
-    (number, Confirm { is_ack, returned })
 }
 
 fn prepare(stream: &TcpStream, amqp: &Amqp) -> std::io::Result<socket2::Socket> {
@@ -334,16 +358,9 @@ fn protocol_error(error: &lapin::Error) -> Option<&AMQPError> {
     }
 }
 
-/// lapin closes the channel itself where the broker confirms a tag twice or one that was never
-/// sent, with the code of a broker's refusal (`acknowledgement.rs`, spelled so).
-const LAPIN_KNOWS_NO_SUCH_TAG: &str = "inexistant delivery_tag";
-
 /// A missing exchange, no permission, a bad property, an oversized frame: some message did
 /// it. What an operator or a shutdown does to the connection is none of a message's doing.
 fn is_over_a_publish(error: &AMQPError) -> bool {
-    if error.get_message().as_str().contains(LAPIN_KNOWS_NO_SUCH_TAG) {
-        return false;
-    }
     match error.kind() {
         AMQPErrorKind::Soft(_) => true,
         AMQPErrorKind::Hard(_) => matches!(error.get_id(), 501 | 502 | 503 | 505 | 540),

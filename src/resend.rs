@@ -182,7 +182,7 @@ impl<'a> Resender<'a> {
     }
 
     fn publish(&mut self, sent: Sent) {
-        self.publisher.publish(sent.message.clone());
+        self.publisher.publish(&sent.message);
         self.window.push(sent);
     }
 
@@ -213,16 +213,10 @@ impl<'a> Resender<'a> {
                 }
                 self.is_blocked = why.is_some();
             }
-            Ok(Signal::Confirms { seen, polled }) => {
-                for (number, confirm) in seen {
-                    self.window.resolve(number, confirm);
-                }
-                self.window.begin_pass();
-                for (number, confirm) in polled {
-                    self.window.resolve(number, confirm);
-                }
+            Ok(Signal::Answers(answers)) => {
+                answers.into_iter().for_each(|answer| self.window.take(answer));
                 let mut settled = Vec::new();
-                self.window.end_pass(|sent, outcome| settled.push((sent.item, outcome)));
+                self.window.settle(|sent, outcome| settled.push((sent.item, outcome)));
                 for (item, outcome) in settled {
                     self.settle(item, outcome);
                 }

@@ -440,7 +440,7 @@ impl<'a> Session<'a> {
 
     fn signal(&mut self, signal: Result<Signal, Closure>) -> Result<Input, End> {
         Ok(match signal {
-            Ok(Signal::Confirms { seen, polled }) => Input::Confirms { seen, polled },
+            Ok(Signal::Answers(answers)) => Input::Answers(answers),
             Ok(Signal::Blocked(Some(why))) => {
                 warn!(
                     why,
@@ -465,7 +465,7 @@ impl<'a> Session<'a> {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
             match effect {
-                Effect::Publish(message) => self.publisher.publish(message),
+                Effect::Publish(message) => self.publisher.publish(&message),
                 Effect::Acknowledge(lsn) => self.wal.acknowledge(lsn),
                 Effect::Mark(batch) => {
                     self.marker.parking().log(self.config, &batch.parking);

@@ -1,27 +1,27 @@
 //! The messages in flight, and which of them were delivered.
 //!
-//! lapin hands a returned message to whichever confirm it resolves next, and resolves a
-//! `multiple` ack in no order, so the confirm that carries a return is often another
-//! message's. The rule that is sound all the same: each resolution takes the oldest waiting
-//! return along, so a confirm that resolved as a plain ack proves that no return was waiting
-//! at that moment; and the broker sends a message's return before its ack. Hence the return
-//! of message *r*, if there is one, hangs on a confirm that resolved *before* r did:
+//! The broker sends the return of a message before its ack, and names it by its `message_id`
+//! only. So with the answers taken in as they stand on the wire:
 //!
-//! 1. r's plain ack is seen;
-//! 2. the whole window is polled once more, so every confirm that resolved before r is seen;
-//! 3. if none of them carries a return, r is delivered;
-//! 4. if one does, nothing more is published, the window empties, and the returns are matched
-//!    by `message_id`; only then is what was open settled.
+//! 1. a message that is acked while no return waits was delivered, and settles once all before
+//!    it have;
+//! 2. from a return or a nack on nothing more is published, until all in flight is confirmed;
+//!    then the returns are matched by `message_id`, and all is settled.
 
 use std::collections::VecDeque;
 
-/// The broker's answer to a publish, as lapin tells it.
+/// What the broker says of messages, in its order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Confirm {
-    /// `false`: a nack.
-    pub is_ack: bool,
-    /// A return that hangs on this confirm; whose it is, its `message_id` says.
-    pub returned: Option<Return>,
+pub enum Answer {
+    /// No queue took a message. Its confirm comes later.
+    Return(Return),
+    /// A message is confirmed.
+    Confirm {
+        /// Its number: see [`Window::push`].
+        number: u64,
+        /// `false`: a nack.
+        is_ack: bool,
+    },
 }
 
 /// A message that no queue took.
@@ -47,8 +47,7 @@ pub enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
-    /// Acked; seen in the pass of this number.
-    Acked(u64),
+    Acked,
     Nacked,
 }
 
@@ -66,12 +65,6 @@ struct Entry<T> {
     state: State,
 }
 
-impl<T> Entry<T> {
-    fn was_acked_before(&self, pass: u64) -> bool {
-        matches!(self.state, State::Acked(seen) if seen < pass)
-    }
-}
-
 /// The window: bounded by its owner, which asks [`len`](Self::len) and [`bytes`](Self::bytes).
 #[derive(Debug)]
 pub struct Window<T> {
@@ -80,8 +73,7 @@ pub struct Window<T> {
     bytes: usize,
     returned: Vec<Return>,
     has_nack: bool,
-    unresolved: usize,
-    pass: u64,
+    unconfirmed: usize,
 }
 
 impl<T> Default for Window<T> {
@@ -92,8 +84,7 @@ impl<T> Default for Window<T> {
             bytes: 0,
             returned: Vec::new(),
             has_nack: false,
-            unresolved: 0,
-            pass: 0,
+            unconfirmed: 0,
         }
     }
 }
@@ -135,46 +126,38 @@ impl<T: InFlight> Window<T> {
     }
 
     /// Takes in a message that is published now. Messages are numbered from 0 in the order
-    /// of these calls; [`resolve`](Self::resolve) names them by that number.
+    /// of these calls; an [`Answer`] names them by that number.
     pub fn push(&mut self, item: T) {
         self.bytes += item.bytes();
-        self.unresolved += 1;
+        self.unconfirmed += 1;
         self.entries.push_back(Entry { item, state: State::Open });
     }
 
-    /// Takes in the confirm of a message. A number that is not in flight, or a second confirm
-    /// of one, is ignored.
-    pub fn resolve(&mut self, number: u64, confirm: Confirm) {
+    /// Takes in an answer. One to a number that is not in flight, or a second one, is ignored.
+    pub fn take(&mut self, answer: Answer) {
+        let (number, is_ack) = match answer {
+            Answer::Return(returned) => return self.returned.push(returned),
+            Answer::Confirm { number, is_ack } => (number, is_ack),
+        };
         let index = number.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
         let Some(entry) = index.and_then(|index| self.entries.get_mut(index)) else { return };
         if entry.state != State::Open {
             return;
         }
-        self.unresolved -= 1;
-        if confirm.is_ack {
-            entry.state = State::Acked(self.pass);
-        } else {
-            entry.state = State::Nacked;
-            self.has_nack = true;
-        }
-        self.returned.extend(confirm.returned);
+        self.unconfirmed -= 1;
+        entry.state = if is_ack { State::Acked } else { State::Nacked };
+        self.has_nack |= !is_ack;
     }
 
-    /// The whole window is polled from here on: confirms taken in until now were seen before.
-    pub fn begin_pass(&mut self) {
-        self.pass += 1;
-    }
-
-    /// Every message in flight has been polled since [`begin_pass`](Self::begin_pass): settles
-    /// what that proves, the oldest first.
-    pub fn end_pass(&mut self, mut settled: impl FnMut(T, Outcome)) {
+    /// Settles what the answers so far prove, the oldest first.
+    pub fn settle(&mut self, mut settled: impl FnMut(T, Outcome)) {
         if self.must_empty() {
-            if self.unresolved == 0 {
+            if self.unconfirmed == 0 {
                 self.settle_all(settled);
             }
             return;
         }
-        while matches!(self.entries.front(), Some(entry) if entry.was_acked_before(self.pass)) {
+        while matches!(self.entries.front(), Some(entry) if entry.state == State::Acked) {
             let Some(entry) = self.entries.pop_front() else { return };
             self.first += 1;
             self.bytes -= entry.item.bytes();
@@ -204,24 +187,7 @@ impl<T: InFlight> Window<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::{BTreeSet, HashSet};
-
-    /// lapin as read in its source: a queue of returns without tags, confirms that each take
-    /// the oldest one along, and acks that resolve a batch in any order.
-    struct Lapin {
-        open: BTreeSet<u64>,
-        waiting: VecDeque<Return>,
-        resolved: Vec<(u64, Confirm)>,
-    }
-
-    impl Lapin {
-        fn settle(&mut self, number: u64, is_ack: bool) {
-            if self.open.remove(&number) {
-                self.resolved
-                    .push((number, Confirm { is_ack, returned: self.waiting.pop_front() }));
-            }
-        }
-    }
+    use std::collections::HashSet;
 
     #[derive(Debug, Clone)]
     enum Step {
@@ -229,16 +195,18 @@ mod tests {
             is_routable: bool,
             is_nacked: bool,
         },
-        /// The broker settles this many of the oldest, in an order given by the seed.
-        Ack {
+        /// The broker looks at this many more.
+        Route {
+            count: usize,
+        },
+        /// It confirms this many of those, in an order given by the seed.
+        Confirm {
             count: usize,
             seed: u64,
         },
-        /// The relay looks: it sees some of what resolved, then polls the whole window, while
-        /// the last `during` of the resolutions are being made.
-        Look {
-            during: usize,
-            mask: u64,
+        /// The relay takes this many answers in.
+        Take {
+            count: usize,
         },
     }
 
@@ -246,8 +214,9 @@ mod tests {
         prop_oneof![
             4 => (prop::bool::weighted(0.9), prop::bool::weighted(0.05))
                 .prop_map(|(is_routable, is_nacked)| Step::Publish { is_routable, is_nacked }),
-            2 => (1..12usize, any::<u64>()).prop_map(|(count, seed)| Step::Ack { count, seed }),
-            3 => (0..6usize, any::<u64>()).prop_map(|(during, mask)| Step::Look { during, mask }),
+            2 => (1..12usize).prop_map(|count| Step::Route { count }),
+            2 => (1..12usize, any::<u64>()).prop_map(|(count, seed)| Step::Confirm { count, seed }),
+            3 => (0..12usize).prop_map(|count| Step::Take { count }),
         ]
     }
 
@@ -271,61 +240,46 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
         #[test]
-        fn nothing_is_settled_wrongly_whatever_confirm_a_return_hangs_on(
-            steps in prop::collection::vec(step(), 1..200)
-        ) {
+        fn nothing_is_settled_wrongly(steps in prop::collection::vec(step(), 1..200)) {
             let mut window = Window::default();
-            let mut lapin = Lapin { open: BTreeSet::new(), waiting: VecDeque::new(), resolved: Vec::new() };
             let (mut unroutable, mut nacked) = (HashSet::new(), HashSet::new());
-            let mut published = 0;
+            let (mut published, mut routed) = (0, 0);
+            let mut unconfirmed = Vec::new();
+            let mut wire = VecDeque::new();
             let mut settled = Vec::new();
-            let mut unseen = Vec::new();
             // Enough at the end to settle everything.
-            let look = Step::Look { during: 0, mask: u64::MAX };
-            let end = [Step::Ack { count: usize::MAX, seed: 7 }, look.clone(), look];
+            let all = usize::MAX;
+            let end = [Step::Route { count: all }, Step::Confirm { count: all, seed: 7 }, Step::Take { count: all }];
             for step in steps.into_iter().chain(end) {
                 match step {
                     Step::Publish { .. } if window.must_empty() => {}
                     Step::Publish { is_routable, is_nacked } => {
                         window.push(Numbered(published, id(published)));
-                        lapin.open.insert(published);
                         if !is_routable {
                             unroutable.insert(published);
-                            lapin.waiting.push_back(Return { message_id: id(published), why: String::new() });
                         } else if is_nacked {
                             nacked.insert(published);
                         }
                         published += 1;
                     }
-                    Step::Ack { count, seed } => {
-                        let mut batch: Vec<_> = lapin.open.iter().copied().take(count).collect();
-                        fastrand::Rng::with_seed(seed).shuffle(&mut batch);
-                        for number in batch {
-                            lapin.settle(number, !nacked.contains(&number));
+                    Step::Route { count } => {
+                        for number in (routed..published).take(count) {
+                            if unroutable.contains(&number) {
+                                wire.push_back(Answer::Return(Return { message_id: id(number), why: String::new() }));
+                            }
+                            unconfirmed.push(number);
+                            routed = number + 1;
                         }
                     }
-                    Step::Look { during, mask } => {
-                        let mut random = fastrand::Rng::with_seed(mask);
-                        let mut see = |from: &mut Vec<(u64, Confirm)>, window: &mut Window<Numbered>| {
-                            from.retain(|(number, confirm)| {
-                                let is_seen = random.bool();
-                                if is_seen {
-                                    window.resolve(*number, confirm.clone());
-                                }
-                                !is_seen
-                            });
-                        };
-                        let tail = lapin.resolved.len().saturating_sub(during);
-                        let mut late = lapin.resolved.split_off(tail);
-                        unseen.append(&mut lapin.resolved);
-                        see(&mut unseen, &mut window);
-                        window.begin_pass();
-                        // The pass sees all that resolved before it began …
-                        unseen.drain(..).for_each(|(number, confirm)| window.resolve(number, confirm));
-                        // … and some of what resolves while it runs.
-                        see(&mut late, &mut window);
-                        unseen = late;
-                        window.end_pass(|message, outcome| settled.push((message.0, outcome)));
+                    Step::Confirm { count, seed } => {
+                        fastrand::Rng::with_seed(seed).shuffle(&mut unconfirmed);
+                        for number in unconfirmed.drain(..count.min(unconfirmed.len())) {
+                            wire.push_back(Answer::Confirm { number, is_ack: !nacked.contains(&number) });
+                        }
+                    }
+                    Step::Take { count } => {
+                        wire.drain(..count.min(wire.len())).for_each(|answer| window.take(answer));
+                        window.settle(|message, outcome| settled.push((message.0, outcome)));
                     }
                 }
             }

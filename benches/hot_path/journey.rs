@@ -29,7 +29,7 @@ use pgoutbox::message::Limits;
 use pgoutbox::parked::Looked;
 use pgoutbox::pgoutput::{Message, decode};
 use pgoutbox::relay::{Effect, Input, Memory, Relay, Rules};
-use pgoutbox::window::Confirm;
+use pgoutbox::window::Answer;
 use postgres_types::PgLsn;
 
 /// Bytes of each body.
@@ -284,11 +284,11 @@ impl Journey {
 
     fn confirm(&mut self) {
         let until = self.confirmed + u64::try_from(self.in_flight).unwrap();
-        let ack = |number| (number, Confirm { is_ack: true, returned: None });
-        let seen = (self.confirmed..until).map(ack).collect();
+        let ack = |number| Answer::Confirm { number, is_ack: true };
+        let answers = (self.confirmed..until).map(ack).collect();
         self.confirmed = until;
         self.in_flight = 0;
-        self.take_in(Input::Confirms { seen, polled: Vec::new() });
+        self.take_in(Input::Answers(answers));
         assert_eq!(self.relay.in_flight().0, 0, "all of them are settled");
     }
 

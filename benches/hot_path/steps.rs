@@ -6,7 +6,7 @@ use pgoutbox::event::{Event, Position, Row};
 use pgoutbox::message::Message;
 use pgoutbox::pgoutput::{self, RelationMessage, Tuple};
 use pgoutbox::relation::Mapping;
-use pgoutbox::window::{Confirm, InFlight, Window};
+use pgoutbox::window::{Answer, InFlight, Window};
 use postgres_types::PgLsn;
 
 use crate::journey::{LIMITS, insert, relation, table};
@@ -89,10 +89,9 @@ fn push_and_settle_in_a_window_of(bencher: Bencher<'_, '_>, in_flight: u64) {
             return;
         }
         for number in settled..pushed {
-            window.resolve(number, Confirm { is_ack: true, returned: None });
+            window.take(Answer::Confirm { number, is_ack: true });
         }
-        window.begin_pass();
-        window.end_pass(|item, outcome| {
+        window.settle(|item, outcome| {
             settled += 1;
             black_box((item, outcome));
         });

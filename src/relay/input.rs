@@ -14,7 +14,7 @@ use crate::message::{Limits, Message};
 use crate::parked::{Aggregate, Looked, ParkedRow};
 use crate::pgoutput::{self, StoredRow};
 use crate::retry::Budget;
-use crate::window::Confirm;
+use crate::window::Answer;
 
 /// What a session is held to.
 #[derive(Debug, Clone)]
@@ -97,14 +97,8 @@ pub enum Input {
         /// It wants an answer at once, which [`wal`](crate::wal) gives.
         is_reply_requested: bool,
     },
-    /// Confirms, by the message's number: `seen` resolved before, `polled` while the whole
-    /// window was polled.
-    Confirms {
-        /// Seen before the window was polled.
-        seen: Vec<(u64, Confirm)>,
-        /// Seen while it was.
-        polled: Vec<(u64, Confirm)>,
-    },
+    /// What the broker says of messages, in its order.
+    Answers(Vec<Answer>),
     /// The broker blocks the connection, or no longer does.
     Blocked(bool),
     /// The broker closed the channel or the connection over something published; its words.

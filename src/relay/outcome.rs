@@ -11,7 +11,7 @@ use crate::event::{Position, Refusal};
 use crate::marks::Mark;
 use crate::parked::{Aggregate, Attempt, Park, State, Tried};
 use crate::retry::after_tries;
-use crate::window::{Confirm, Outcome};
+use crate::window::{Answer, Outcome};
 
 /// Number of an event that no LSN waits for.
 const NO_NUMBER: u64 = u64::MAX;
@@ -31,22 +31,15 @@ pub(super) struct Try {
 }
 
 impl Relay {
-    pub(super) fn confirms(
+    pub(super) fn answers(
         &mut self,
         now: Duration,
-        seen: Vec<(u64, Confirm)>,
-        polled: Vec<(u64, Confirm)>,
+        answers: Vec<Answer>,
         effects: &mut Vec<Effect>,
     ) {
-        for (number, confirm) in seen {
-            self.window.resolve(number, confirm);
-        }
-        self.window.begin_pass();
-        for (number, confirm) in polled {
-            self.window.resolve(number, confirm);
-        }
         let mut window = std::mem::take(&mut self.window);
-        window.end_pass(|published, outcome| self.outcome(now, published, outcome, effects));
+        answers.into_iter().for_each(|answer| window.take(answer));
+        window.settle(|published, outcome| self.outcome(now, published, outcome, effects));
         self.window = window;
     }
 

@@ -1,6 +1,6 @@
-//! Returns and confirms as the real broker and the real client pair them: which is often
-//! wrongly, so the window's rule has to be right all the same.
+//! Returns and confirms as the real broker sends them: the window's rule rests on their order.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -9,7 +9,7 @@ use lapin::BasicProperties;
 use pgoutbox::config::{Config, Needs, Sources};
 use pgoutbox::message::Message;
 use pgoutbox::publisher::{Publisher, Signal};
-use pgoutbox::window::{Confirm, InFlight, Outcome, Window};
+use pgoutbox::window::{Answer, InFlight, Outcome, Window};
 
 use crate::setting::Setting;
 
@@ -37,8 +37,8 @@ struct Tally {
     delivered: u64,
     returned: u64,
     settled_wrongly: u64,
-    /// Returns that hung on another message's confirm: what the rule is there for.
-    on_a_stranger: u64,
+    /// Returns whose message was acked before: there must be none.
+    too_late: u64,
 }
 
 async fn publisher(amqp_url: &str) -> Result<Publisher> {
@@ -70,33 +70,35 @@ async fn run(
     // Its numbers go on from those of the publisher, which has been used before.
     let mut tally = Tally::default();
     let mut window: Window<Sent> = Window::default();
+    let mut confirmed = HashSet::new();
     let mut sent = 0;
     while tally.delivered + tally.returned < MESSAGES {
         while sent < MESSAGES && window.len() < window_size && !window.must_empty() {
             let is_routable = fastrand::u64(..one_in) != 0;
             let one = Sent { id: sent.to_string(), is_routable };
-            publisher.publish(message(&one));
+            publisher.publish(&message(&one));
             window.push(one);
             sent += 1;
         }
-        let (seen, polled) = match publisher.next().await {
-            Ok(Signal::Confirms { seen, polled }) => (seen, polled),
+        let answers = match publisher.next().await {
+            Ok(Signal::Answers(answers)) => answers,
             Ok(Signal::Blocked(_)) => continue,
             Err(closure) => anyhow::bail!("{closure:?}"),
         };
-        let mut resolve = |window: &mut Window<Sent>, confirms: Vec<(u64, Confirm)>| {
-            for (number, confirm) in confirms {
-                let number = number - base;
-                let stranger = confirm.returned.as_ref().map(|it| it.message_id.as_str());
-                tally.on_a_stranger +=
-                    u64::from(stranger.is_some_and(|id| id != number.to_string()));
-                window.resolve(number, confirm);
+        for mut answer in answers {
+            match &mut answer {
+                Answer::Return(returned) => {
+                    let is_late = confirmed.contains(&returned.message_id.parse()?);
+                    tally.too_late += u64::from(is_late);
+                }
+                Answer::Confirm { number, .. } => {
+                    *number -= base;
+                    confirmed.insert(*number);
+                }
             }
-        };
-        resolve(&mut window, seen);
-        window.begin_pass();
-        resolve(&mut window, polled);
-        window.end_pass(|one, outcome| {
+            window.take(answer);
+        }
+        window.settle(|one, outcome| {
             let is_delivered = outcome == Outcome::Delivered;
             tally.delivered += u64::from(is_delivered);
             tally.returned += u64::from(!is_delivered);
@@ -120,6 +122,7 @@ async fn none_is_settled_wrongly(queue_type: QueueType) -> Result<()> {
             started.elapsed()
         );
         assert_eq!(tally.settled_wrongly, 0, "{tally:?}");
+        assert_eq!(tally.too_late, 0, "{tally:?}");
         assert!(tally.returned > 0 && tally.delivered > tally.returned, "{tally:?}");
     }
     publisher.close().await;

@@ -1,6 +1,5 @@
-//! A broker that breaks the protocol. Nobody can say what such an ack means: lapin closes the
-//! channel over it (406), the session ends, and what was not settled before is published again.
-//! No event may be settled by it.
+//! A broker that breaks the protocol. Nobody can say what such an ack means: the session ends over
+//! it, and what was not settled before is published again. No event may be settled by it.
 
 use anyhow::{Result, ensure};
 use harness::fake_broker::{Answers, Publish};
@@ -77,7 +76,7 @@ async fn a_nack_of_what_was_acked_settles_no_other_message() -> Result<()> {
     Ok(())
 }
 
-/// The 406 is lapin's, and looks like one of the broker over the only message in flight.
+/// The broker closed nothing: no message did it.
 #[tokio::test]
 async fn a_message_alone_in_flight_is_not_blamed() -> Result<()> {
     let script = |publish: &Publish<'_>, answers: &mut Answers| {

@@ -1,8 +1,8 @@
-//! A model of RabbitMQ, and of lapin in front of it.
+//! A model of RabbitMQ.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use pgoutbox::window::{Confirm, Return};
+use pgoutbox::window::{Answer, Return};
 
 use crate::script::Script;
 
@@ -21,12 +21,6 @@ pub(crate) struct Sent {
     pub(crate) routing_key: String,
 }
 
-#[derive(Debug)]
-enum Frame {
-    Return(Return),
-    Resolved { number: u64, is_ack: bool },
-}
-
 /// What a queue took.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Copy {
@@ -34,7 +28,7 @@ pub(crate) struct Copy {
     pub(crate) connection: usize,
 }
 
-/// A connection of the relay, as the broker and lapin see it.
+/// A connection of the relay, as the broker sees it.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) number: usize,
@@ -42,16 +36,13 @@ pub(crate) struct Connection {
     pub(crate) sent: VecDeque<Sent>,
     /// Looked at; `true`: it will be acked.
     unconfirmed: BTreeMap<u64, bool>,
-    wire: VecDeque<Frame>,
+    /// Written by the broker, not yet read by the relay.
+    wire: VecDeque<Answer>,
     pub(crate) is_blocked: bool,
     pub(crate) closed: Option<String>,
     /// Queues that refused something of this channel and never tell it that they have room
     /// again: a quorum queue whose limit is taken away does that.
     refuses_for_ever: BTreeSet<String>,
-    /// lapin: returns that wait for a confirm to take them along.
-    waiting: VecDeque<Return>,
-    /// lapin: confirms that resolved and were not polled.
-    resolved: Vec<(u64, Confirm)>,
 }
 
 /// The broker.
@@ -89,8 +80,6 @@ impl Broker {
             is_blocked: false,
             closed: None,
             refuses_for_ever: BTreeSet::new(),
-            waiting: VecDeque::new(),
-            resolved: Vec::new(),
         }
     }
 
@@ -119,7 +108,7 @@ impl Broker {
         if is_unroutable {
             let why = "312 NO_ROUTE".to_owned();
             let message_id = sent.id.clone();
-            connection.wire.push_back(Frame::Return(Return { message_id, why }));
+            connection.wire.push_back(Answer::Return(Return { message_id, why }));
         }
         if is_dead && !is_unroutable {
             self.dead.insert(sent.place);
@@ -155,8 +144,7 @@ impl Broker {
 }
 
 impl Connection {
-    /// The broker confirms some of what it looked at, in an order of its own: one message, or
-    /// with `multiple` all up to one, which lapin resolves in no order.
+    /// The broker confirms some of what it looked at, in an order of its own.
     pub(crate) fn confirm(&mut self, script: &Script, is_everything: bool) {
         let numbers: Vec<u64> = self.unconfirmed.keys().copied().collect();
         if numbers.is_empty() {
@@ -171,54 +159,19 @@ impl Connection {
         script.shuffle(&mut batch);
         for number in batch {
             let Some(is_ack) = self.unconfirmed.remove(&number) else { continue };
-            self.wire.push_back(Frame::Resolved { number, is_ack });
+            self.wire.push_back(Answer::Confirm { number, is_ack });
         }
     }
 
-    /// lapin reads this many of the frames that the broker wrote.
-    fn read(&mut self, count: usize) {
-        let count = count.min(self.wire.len());
-        for frame in self.wire.drain(..count) {
-            match frame {
-                Frame::Return(returned) => self.waiting.push_back(returned),
-                Frame::Resolved { number, is_ack } => {
-                    let returned = self.waiting.pop_front();
-                    self.resolved.push((number, Confirm { is_ack, returned }));
-                }
-            }
-        }
-    }
-
-    /// How much lapin reads while the relay does something else.
-    fn part(&self, script: &Script) -> usize {
+    /// The relay reads some of what the broker wrote.
+    pub(crate) fn look(&mut self, script: &Script) -> Vec<Answer> {
         let len = self.wire.len();
-        script.pick(&[0, 0, script.up_to(len), len])
+        let count = script.pick(&[0, script.up_to(len), len, len]);
+        self.wire.drain(..count).collect()
     }
 
-    /// The relay polls: it sees some of what resolved, then polls the whole window, while
-    /// lapin reads on.
-    #[expect(clippy::type_complexity, reason = "it is what `Input::Confirms` holds")]
-    pub(crate) fn look(&mut self, script: &Script) -> (Vec<(u64, Confirm)>, Vec<(u64, Confirm)>) {
-        // Now and then everything happens while the window is being polled.
-        let is_late = script.one_in(3);
-        if !is_late {
-            self.read(self.part(script));
-        }
-        let seen = script.take_some(&mut self.resolved);
-        if !is_late {
-            self.read(self.part(script));
-        }
-        // What resolved before the pass is seen by it …
-        let mut polled = std::mem::take(&mut self.resolved);
-        self.read(if is_late { self.wire.len() } else { self.part(script) });
-        // … and some of what resolves during it.
-        polled.extend(script.take_some(&mut self.resolved));
-        polled.sort_by_key(|(number, _)| *number);
-        (seen, polled)
-    }
-
-    /// Something waits to be polled.
+    /// Something waits to be read.
     pub(crate) fn has_news(&self) -> bool {
-        !self.wire.is_empty() || !self.resolved.is_empty()
+        !self.wire.is_empty()
     }
 }

@@ -87,11 +87,6 @@ impl Script {
         self.random.borrow_mut().shuffle(items);
     }
 
-    /// Takes each item with even odds; what is left stays in its order.
-    pub(crate) fn take_some<T>(&self, items: &mut Vec<T>) -> Vec<T> {
-        items.extract_if(.., |_| self.is_heads()).collect()
-    }
-
     pub(crate) fn note(&self, line: impl Display) {
         self.lines.borrow_mut().push(line.to_string());
     }

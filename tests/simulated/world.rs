@@ -17,7 +17,7 @@ use pgoutbox::parked::{Aggregate, Looked, ParkedRow};
 use pgoutbox::pgoutput;
 use pgoutbox::pgoutput::StoredRow;
 use pgoutbox::relay::{CatchUp, Effect, End, Input, Memory, Relay, Resolution, Rules};
-use pgoutbox::window::Confirm;
+use pgoutbox::window::Answer;
 
 use crate::broker::{Broker, Connection, DEAD, Sent};
 use crate::postgres::{Frame, Marking, MarksWritten, Postgres, Row, Table, Walsender, What};
@@ -134,7 +134,6 @@ struct Session {
     acks: VecDeque<u64>,
     connection: Connection,
     body_limit: usize,
-    needs_pass: bool,
     /// How many messages were in flight when the broker closed the channel.
     closed_with: Option<usize>,
     blocked_told: bool,
@@ -693,42 +692,38 @@ impl World {
         }
         let is_closed = session.connection.closed.is_some();
         if session.connection.has_news() && !(is_closed && self.script.is_heads()) {
-            let (seen, polled) = session.connection.look(&self.script);
-            return self.confirms(seen, polled);
+            let answers = session.connection.look(&self.script);
+            return self.answers(answers);
         }
         if let Some(why) = session.connection.closed.clone() {
             self.tally.channels_closed += 1;
             session.closed_with = Some(session.relay.in_flight().0);
             self.say(format_args!("the broker closed the channel"));
-            return self.handle(Input::Closed(why));
-        }
-        if session.needs_pass {
-            self.confirms(Vec::new(), Vec::new());
+            self.handle(Input::Closed(why));
         }
     }
 
-    fn confirms(&mut self, seen: Vec<(u64, Confirm)>, polled: Vec<(u64, Confirm)>) {
+    fn answers(&mut self, answers: Vec<Answer>) {
         let Some(session) = &mut self.session else { return };
-        let must_look = std::mem::replace(&mut session.needs_pass, !polled.is_empty());
-        if seen.is_empty() && polled.is_empty() && !must_look {
+        if answers.is_empty() {
             return;
         }
-        for (number, confirm) in seen.iter().chain(&polled) {
-            session.watch.unconfirmed.remove(number);
-            session.watch.has_seen_refusal |= !confirm.is_ack || confirm.returned.is_some();
+        for answer in &answers {
+            match answer {
+                Answer::Return(_) => session.watch.has_seen_refusal = true,
+                Answer::Confirm { number, is_ack } => {
+                    session.watch.unconfirmed.remove(number);
+                    session.watch.has_seen_refusal |= !is_ack;
+                }
+            }
         }
-        let short = |confirms: &[(u64, Confirm)]| -> Vec<String> {
-            let short = confirms.iter().map(|(number, confirm)| {
-                let kind = if confirm.is_ack { "" } else { " nack" };
-                let returned = confirm.returned.as_ref();
-                let returned =
-                    returned.map_or(String::new(), |it| format!(" return {}", it.message_id));
-                format!("{number}{kind}{returned}")
-            });
-            short.collect()
+        let short = |answer: &Answer| match answer {
+            Answer::Return(returned) => format!("return {}", returned.message_id),
+            Answer::Confirm { number, is_ack: true } => number.to_string(),
+            Answer::Confirm { number, is_ack: false } => format!("{number} nack"),
         };
-        self.say(format_args!("confirms: seen {:?}, polled {:?}", short(&seen), short(&polled)));
-        self.handle(Input::Confirms { seen, polled });
+        self.say(format_args!("answers: {:?}", answers.iter().map(short).collect::<Vec<_>>()));
+        self.handle(Input::Answers(answers));
     }
 
     // Sessions
@@ -763,7 +758,6 @@ impl World {
             acks: VecDeque::new(),
             connection: self.broker.connect(),
             body_limit: self.body_limit,
-            needs_pass: false,
             closed_with: None,
             blocked_told: false,
             marks: None,
@@ -1129,10 +1123,9 @@ impl World {
         // What is parked and not on disk may have to be parked again.
         let is_forgotten = delivered < watch.recorded && watch.parking.is_empty();
         assert!(!is_forgotten || self.mode.is_parking, "recorded, and forgotten");
-        if watch.has_seen_refusal || session.needs_pass || self.mode.is_parking {
+        if watch.has_seen_refusal || self.mode.is_parking {
             return;
         }
-        // Every confirm was seen, and the window was polled since.
         let known = watch
             .unconfirmed
             .first_key_value()
