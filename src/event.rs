@@ -190,7 +190,7 @@ fn timestamp(mapping: &Mapping, row: Row<'_>, commit_time: i64) -> Result<u64, R
     Ok(seconds.and_then(at_least_1970).or_else(|| at_least_1970(committed())).unwrap_or(0))
 }
 
-/// Writes the first alternative of a pattern whose columns are all set, into `out`.
+/// Writes the first alternative of a pattern whose columns are all set, behind what `out` holds.
 ///
 /// # Errors
 /// No alternative has all its columns set.
@@ -198,11 +198,12 @@ pub fn expand(
     setting: &'static str,
     pattern: &Pattern,
     row: Row<'_>,
-    out: &mut String,
+    out: &mut Vec<u8>,
 ) -> Result<(), Refusal> {
+    let start = out.len();
     for alternative in &pattern.0 {
-        out.clear();
-        if write_alternative(setting, alternative, row, out)? && !out.is_empty() {
+        out.truncate(start);
+        if write_alternative(setting, alternative, row, out)? && out.len() > start {
             return Ok(());
         }
     }
@@ -213,13 +214,13 @@ fn write_alternative(
     setting: &'static str,
     pieces: &[PatternPiece],
     row: Row<'_>,
-    out: &mut String,
+    out: &mut Vec<u8>,
 ) -> Result<bool, Refusal> {
     for piece in pieces {
         match piece {
-            PatternPiece::Text(text) => out.push_str(text),
+            PatternPiece::Text(text) => out.extend_from_slice(text.as_bytes()),
             PatternPiece::Column(column) => match row.text(setting, *column)? {
-                Some(text) if !text.is_empty() => out.push_str(text),
+                Some(text) if !text.is_empty() => out.extend_from_slice(text.as_bytes()),
                 _ => return Ok(false),
             },
         }

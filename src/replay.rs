@@ -277,7 +277,7 @@ impl<'a> Replay<'a> {
     }
 
     async fn one(&mut self, item: Item, built: Result<Built, Refusal>) -> Result<(), Fault> {
-        let message = built.map(|built| built.message.replayed());
+        let message = built.and_then(|built| built.message.replayed());
         match (&mut self.resender, message) {
             (Some(resender), Ok(message)) => resender.send(item, message).await?,
             (Some(resender), Err(refusal)) => resender.refuse(item, refusal),

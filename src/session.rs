@@ -418,9 +418,13 @@ impl<'a> Session<'a> {
                 _ => self.relay.handle(now, input, &mut self.effects),
             };
             // What came before the end is still to be done.
-            self.perform();
+            let has_published = self.perform();
             outcome?;
             self.tell();
+            if has_published {
+                // The publisher's task writes it: now, not once the stream has nothing more to say.
+                tokio::task::yield_now().await;
+            }
         }
     }
 
@@ -461,11 +465,16 @@ impl<'a> Session<'a> {
         })
     }
 
-    fn perform(&mut self) {
+    /// Performs the effects; tells whether something was published.
+    fn perform(&mut self) -> bool {
+        let mut has_published = false;
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
             match effect {
-                Effect::Publish(message) => self.publisher.publish(&message),
+                Effect::Publish(message) => {
+                    self.publisher.publish(&message);
+                    has_published = true;
+                }
                 Effect::Acknowledge(lsn) => self.wal.acknowledge(lsn),
                 Effect::Mark(batch) => {
                     self.marker.parking().log(self.config, &batch.parking);
@@ -515,6 +524,7 @@ impl<'a> Session<'a> {
             }
         }
         self.effects = effects;
+        has_published
     }
 }
 

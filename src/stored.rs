@@ -77,5 +77,5 @@ pub fn build(
 
 /// The headers of a message.
 pub fn headers(message: &Message) -> FieldTable {
-    message.properties.headers().clone().unwrap_or_default()
+    message.properties().headers().clone().unwrap_or_default()
 }

@@ -13,15 +13,13 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// What lapin takes by value, for an event without headers of its own: exchange, routing key and
-/// three properties; the names of four headers, three of their values, and the node of the table.
-const TAKEN: f64 = 13.0;
-/// Likewise for each header: its name and its value, and now and then a node.
-const TAKEN_PER_HEADER: f64 = 2.3;
-/// Allocations of our own per event, from the stream's bytes to the message and from its confirm
-/// to the batch of marks: the id of the row, which its mark needs when all else is gone.
-const BOUND: f64 = TAKEN + 1.0;
-const BOUND_PER_HEADER: f64 = TAKEN_PER_HEADER;
+/// Allocations per event, from the stream's bytes to the message and from its confirm to the batch
+/// of marks: the message's names and properties, and the id of the row, which its mark needs when
+/// all else is gone.
+const BOUND: f64 = 2.0;
+/// Likewise for each header of the row's own: its name and its value, and now and then a node of
+/// the table that tells which of two with the same name counts.
+const BOUND_PER_HEADER: f64 = 2.3;
 /// On top of that come those of a whole batch of confirms or marks, divided among its events.
 const OF_BATCHES: f64 = 0.05;
 

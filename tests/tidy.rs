@@ -99,6 +99,7 @@ fn pure_files_know_no_socket_clock_or_task() {
 fn each_client_library_lives_in_one_place() {
     let places = [
         ("lapin::", &["src/publisher.rs", "src/publisher/", "src/declare.rs"][..]),
+        ("async_rs", &["src/publisher/runtime.rs"]),
         ("pgwire_replication", &["src/wal.rs", "src/wal/"]),
     ];
     for (library, homes) in places {

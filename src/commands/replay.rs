@@ -437,8 +437,8 @@ fn would_send(item: &Item, message: &Message) -> String {
         "would send {}{}: exchange {}, routing key {}, {} bytes",
         item.id,
         aggregate.unwrap_or_default(),
-        message.exchange,
-        message.routing_key,
+        message.exchange(),
+        message.routing_key(),
         message.body.len()
     )
 }

@@ -7,7 +7,6 @@
 //! The layout is that of AMQP 0-9-1, 2.3.5 and 4.2: type, channel, size, payload, end.
 
 use amq_protocol::frame::{AMQPFrame, parse_frame};
-use amq_protocol::protocol::basic::{AMQPProperties, gen_properties};
 use amq_protocol::protocol::{AMQPClass, AMQPError, basic, channel, connection};
 
 use crate::message::Message;
@@ -42,9 +41,9 @@ const NACK: (u16, u16) = (BASIC, 120);
 /// A heartbeat.
 pub(super) const HEARTBEAT: [u8; OVERHEAD] = [HEARTBEAT_TYPE, 0, 0, 0, 0, 0, 0, END];
 
-/// Why a message has no bytes; none that [`Message::build`] makes is such.
+/// A frame cannot be so large. None of a [`Message`] is: its limits come from `frame_max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Unwritable;
+pub(super) struct TooLarge;
 
 /// Writes the frames of a publish, `mandatory`, behind what is there.
 ///
@@ -55,7 +54,7 @@ pub(super) fn publish(
     channel: u16,
     message: &Message,
     frame_max: usize,
-) -> Result<(), Unwritable> {
+) -> Result<(), TooLarge> {
     let start = out.len();
     let outcome = write(out, channel, message, frame_max);
     if outcome.is_err() {
@@ -69,68 +68,32 @@ fn write(
     channel: u16,
     message: &Message,
     frame_max: usize,
-) -> Result<(), Unwritable> {
-    let Message { exchange, routing_key, properties, body } = message;
-    frame(out, METHOD, channel, |out| {
-        put(out, PUBLISH.0);
-        put(out, PUBLISH.1);
-        // Reserved; was an access ticket.
-        put(out, 0);
-        short(out, exchange.as_str())?;
-        short(out, routing_key.as_str())?;
-        let mandatory = 1;
-        out.push(mandatory);
-        Ok(())
-    })?;
-    frame(out, HEADER, channel, |out| {
-        put(out, BASIC);
-        let weight = 0;
-        put(out, weight);
-        out.extend_from_slice(&(body.len() as u64).to_be_bytes());
-        append(out, properties)
-    })?;
-    for chunk in body.chunks(frame_max.saturating_sub(OVERHEAD).max(1)) {
-        frame(out, BODY, channel, |out| {
-            out.extend_from_slice(chunk);
-            Ok(())
-        })?;
+) -> Result<(), TooLarge> {
+    let [class, method] = [PUBLISH.0, PUBLISH.1].map(u16::to_be_bytes);
+    // Was an access ticket.
+    let reserved = [0; 2];
+    let mandatory = [1];
+    let parts = [&class[..], &method, &reserved, message.names_bytes(), &mandatory];
+    frame(out, METHOD, channel, &parts)?;
+    let weight = [0; 2];
+    let size = (message.body.len() as u64).to_be_bytes();
+    let parts = [&class[..], &weight, &size, message.properties_bytes()];
+    frame(out, HEADER, channel, &parts)?;
+    for chunk in message.body.chunks(frame_max.saturating_sub(OVERHEAD).max(1)) {
+        frame(out, BODY, channel, &[chunk])?;
     }
     Ok(())
 }
 
-fn append(out: &mut Vec<u8>, properties: &AMQPProperties) -> Result<(), Unwritable> {
-    let written = gen_properties(properties)(std::mem::take(out).into());
-    *out = written.map_err(|_| Unwritable)?.into_inner().0;
-    Ok(())
-}
-
-/// A frame around what is written within.
-fn frame(
-    out: &mut Vec<u8>,
-    kind: u8,
-    channel: u16,
-    payload: impl FnOnce(&mut Vec<u8>) -> Result<(), Unwritable>,
-) -> Result<(), Unwritable> {
+/// A frame around a payload of these parts.
+fn frame(out: &mut Vec<u8>, kind: u8, channel: u16, parts: &[&[u8]]) -> Result<(), TooLarge> {
+    let size: usize = parts.iter().map(|part| part.len()).sum();
+    let size = u32::try_from(size).map_err(|_| TooLarge)?;
     out.push(kind);
-    put(out, channel);
-    let size_at = out.len();
-    out.extend_from_slice(&[0; 4]);
-    payload(out)?;
-    let size = out.len() - size_at - 4;
-    let size = u32::try_from(size).map_err(|_| Unwritable)?;
-    let place = out.get_mut(size_at..size_at + 4).ok_or(Unwritable)?;
-    place.copy_from_slice(&size.to_be_bytes());
+    out.extend_from_slice(&channel.to_be_bytes());
+    out.extend_from_slice(&size.to_be_bytes());
+    parts.iter().for_each(|part| out.extend_from_slice(part));
     out.push(END);
-    Ok(())
-}
-
-fn put(out: &mut Vec<u8>, number: u16) {
-    out.extend_from_slice(&number.to_be_bytes());
-}
-
-fn short(out: &mut Vec<u8>, text: &str) -> Result<(), Unwritable> {
-    out.push(u8::try_from(text.len()).map_err(|_| Unwritable)?);
-    out.extend_from_slice(text.as_bytes());
     Ok(())
 }
 
@@ -141,7 +104,7 @@ pub(super) fn whole(bytes: &[u8]) -> usize {
     while let Some(rest) = bytes.get(at..)
         && !rest.is_empty()
     {
-        let len = if rest.starts_with(GREETING) {
+        let len = if rest.starts_with(GREETING) || GREETING.starts_with(rest) {
             Some(GREETING_BYTES)
         } else {
             match Frame::first(rest) {
@@ -357,6 +320,7 @@ fn closing(frame: AMQPFrame) -> Option<Closing> {
 mod tests {
     use super::*;
     use amq_protocol::frame::gen_frame;
+    use amq_protocol::protocol::basic::AMQPProperties;
     use amq_protocol::types::{AMQPValue, FieldTable};
     use bytes::Bytes;
     use proptest::prelude::*;
@@ -549,12 +513,8 @@ mod tests {
             .with_delivery_mode(2)
             .with_headers(headers);
         for size in [0, 1, 92, 93, 500] {
-            let message = Message {
-                exchange: "outbox".into(),
-                routing_key: "order.paid".into(),
-                properties: properties.clone(),
-                body: Bytes::from(vec![7; size]),
-            };
+            let body = Bytes::from(vec![7; size]);
+            let message = Message::new("outbox", "order.paid", &properties, body).unwrap();
             let mut out = b"before".to_vec();
             publish(&mut out, 9, &message, 100).unwrap();
             let publish = basic::Publish {

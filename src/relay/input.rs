@@ -154,7 +154,6 @@ pub enum Resolution {
 
 /// What the session is to do.
 #[derive(Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "nearly all of them are the large one")]
 pub enum Effect {
     /// Publish the next message.
     Publish(Message),

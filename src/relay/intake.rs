@@ -242,7 +242,7 @@ impl Relay {
         if matches!(arrival.source, Source::Stream(_)) {
             self.tally.to_publish.observe(self.age(now, arrival.commit_time));
         }
-        arrival.seconds = *message.properties.timestamp();
+        arrival.seconds = message.timestamp();
         let bytes = message.body.len();
         self.window.push(Published { arrival, letter, is_alone, bytes, at: now });
         effects.push(Effect::Publish(message));

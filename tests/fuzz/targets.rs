@@ -156,11 +156,13 @@ pub fn mapping(bytes: &[u8]) {
         return;
     };
     assert!(message.body.len() <= limits.body);
-    assert!(message.exchange.as_str().len() <= 255 && message.routing_key.as_str().len() <= 255);
+    assert!(!message.exchange().is_empty() && !message.routing_key().is_empty());
     // What goes over the wire is what was reckoned with.
     let mut wire = vec![0; limits.header_frame + 256];
     let cursor = std::io::Cursor::new(wire.as_mut_slice());
-    let (_, size) = cookie_factory::r#gen(gen_properties(&message.properties), cursor).unwrap();
+    let properties = message.properties();
+    let (_, size) = cookie_factory::r#gen(gen_properties(&properties), cursor).unwrap();
+    assert_eq!(size, message.properties_bytes().len() as u64, "{properties:?}");
     assert!(size + 12 <= limits.header_frame as u64, "{size} of {}", limits.header_frame);
 }
 

@@ -51,13 +51,11 @@ async fn publisher(amqp_url: &str) -> Result<Publisher> {
     Ok(Publisher::connect(broker, &config.amqp).await?)
 }
 
-fn message(sent: &Sent) -> Message {
-    Message {
-        exchange: "outbox".into(),
-        routing_key: if sent.is_routable { "good".into() } else { "nobody".into() },
-        properties: BasicProperties::default().with_message_id(sent.id.as_str().into()),
-        body: bytes::Bytes::from_static(b"x"),
-    }
+fn message(sent: &Sent) -> Result<Message> {
+    let routing_key = if sent.is_routable { "good" } else { "nobody" };
+    let properties = BasicProperties::default().with_message_id(sent.id.as_str().into());
+    let body = bytes::Bytes::from_static(b"x");
+    Message::new("outbox", routing_key, &properties, body).map_err(anyhow::Error::msg)
 }
 
 /// Publishes with a rolling window; about one in `one_in` is unroutable.
@@ -76,7 +74,7 @@ async fn run(
         while sent < MESSAGES && window.len() < window_size && !window.must_empty() {
             let is_routable = fastrand::u64(..one_in) != 0;
             let one = Sent { id: sent.to_string(), is_routable };
-            publisher.publish(&message(&one));
+            publisher.publish(&message(&one)?);
             window.push(one);
             sent += 1;
         }

@@ -163,21 +163,22 @@ impl Ledger {
 
     /// Rule: copies of a message are the same, and tell the event's place.
     pub(crate) fn check_message(&mut self, postgres: &Postgres, message: &Message) -> usize {
-        let id = message.properties.message_id().as_ref().expect("a message_id").as_str();
+        let properties = message.properties();
+        let id = properties.message_id().as_ref().expect("a message_id").as_str();
         let place = postgres.place(id).unwrap_or_else(|| panic!("{id} was never committed"));
         let event = &postgres.events[place];
-        let headers = message.properties.headers().as_ref().expect("headers").inner();
+        let headers = properties.headers().as_ref().expect("headers").inner();
         let lsn = format!("{:08X}/{:08X}", event.commit_lsn >> 32, event.commit_lsn & 0xFFFF_FFFF);
         assert_eq!(headers.get(COMMIT_LSN_HEADER), Some(&AMQPValue::LongString(lsn.into())));
         let index = i64::try_from(event.index).unwrap();
         assert_eq!(headers.get(INDEX_HEADER), Some(&AMQPValue::LongLongInt(index)));
         let aggregate = AMQPValue::LongString(event.aggregate.to_string().into());
         assert_eq!(headers.get("aggregate_id"), Some(&aggregate));
-        if message.exchange.as_str() == DEAD {
+        if message.exchange() == DEAD {
             return place;
         }
-        assert_eq!(message.routing_key.as_str(), event.routing_key);
-        assert_eq!(message.exchange.as_str(), event.exchange);
+        assert_eq!(message.routing_key(), event.routing_key);
+        assert_eq!(message.exchange(), event.exchange);
         assert_eq!(message.body, event.body.as_bytes());
         let first = self.messages.entry(place).or_insert_with(|| message.clone());
         assert_eq!(first, message, "copies of a message differ");

@@ -915,7 +915,7 @@ impl World {
 
     fn publish(&mut self, message: Message) {
         let place = self.ledger.check_message(&self.postgres, &message);
-        self.say(format_args!("publish event {place} to {}", message.routing_key.as_str()));
+        self.say(format_args!("publish event {place} to {}", message.routing_key()));
         let bound = if self.mode.is_parking {
             usize::MAX
         } else {
@@ -974,8 +974,8 @@ impl World {
             number,
             place,
             id: self.postgres.events[place].id.clone(),
-            exchange: message.exchange.as_str().to_owned(),
-            routing_key: message.routing_key.as_str().to_owned(),
+            exchange: message.exchange().to_owned(),
+            routing_key: message.routing_key().to_owned(),
         });
     }
 

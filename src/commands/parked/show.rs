@@ -132,8 +132,8 @@ fn state(event: &Parked) -> String {
 fn print_message(message: &Message) {
     say("message");
     let line = |name: &str, value: &str| say(format_args!("  {name:<24}{value}"));
-    line("exchange", message.exchange.as_str());
-    line("routing key", message.routing_key.as_str());
+    line("exchange", message.exchange());
+    line("routing key", message.routing_key());
     for (name, value) in properties(message) {
         line(name, &text(&value));
     }
@@ -156,7 +156,7 @@ fn body_text(message: &Message) -> String {
 }
 
 fn properties(message: &Message) -> Vec<(&'static str, Value)> {
-    let of = &message.properties;
+    let of = message.properties();
     let short = |value: &Option<amq_protocol::types::ShortString>| {
         value.as_ref().map(|value| json!(value.as_str()))
     };
@@ -201,8 +201,8 @@ fn as_json(event: &Parked, neighbours: Neighbours, message: &Result<Message, Ref
             properties.insert("headers".to_owned(), object(&stored::headers(message)));
             let is_text = std::str::from_utf8(&message.body).is_ok();
             json!({
-                "exchange": message.exchange.as_str(),
-                "routing_key": message.routing_key.as_str(),
+                "exchange": message.exchange(),
+                "routing_key": message.routing_key(),
                 "properties": properties,
                 "body_encoding": if is_text { "text" } else { "hex" },
                 "body": body_text(message),
