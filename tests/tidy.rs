@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files that know no socket, clock or task.
-const PURE: [&str; 28] = [
+const PURE: [&str; 31] = [
     "pgoutput.rs",
     "relation.rs",
     "event.rs",
@@ -32,11 +32,14 @@ const PURE: [&str; 28] = [
     "relay/lanes.rs",
     "relay/outcome.rs",
     "relay/parked.rs",
+    "relay/spans.rs",
     "relay/stream.rs",
     "relay/view.rs",
     "relay/watch.rs",
     "partition.rs",
     "guard.rs",
+    "otlp/context.rs",
+    "otlp/span.rs",
     "metrics/encode.rs",
     "http/guest.rs",
     "http/ready.rs",
@@ -98,6 +101,7 @@ fn each_client_library_lives_in_one_place() {
     let places = [
         ("lapin::", &["src/publisher.rs", "src/publisher/", "src/declare.rs"][..]),
         ("pgwire_replication", &["src/wal.rs", "src/wal/"]),
+        ("opentelemetry_proto", &["src/otlp/"]),
     ];
     for (library, homes) in places {
         for path in files("src", "rs") {
