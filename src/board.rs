@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::error::{Class, Fault, Side};
 use crate::guard::{Level, Verdict};
+use crate::otlp::{Counters, Counts};
 use crate::relay::View;
 use crate::tally::Tally;
 
@@ -230,6 +231,8 @@ pub struct Shown {
     pub catch_up: Option<(u64, u64)>,
     /// What Postgres was seen to hold, and when.
     pub seen: Option<(Instant, Seen)>,
+    /// What became of spans.
+    pub spans: Counts,
     /// The last changes of the state, the oldest first.
     pub changes: VecDeque<Change>,
 }
@@ -237,6 +240,7 @@ pub struct Shown {
 #[derive(Debug)]
 struct Inner {
     shown: Mutex<Kept>,
+    spans: Arc<Counters>,
     asked: Notify,
     /// Rises when the relay was looked at.
     looks: watch::Sender<u64>,
@@ -278,10 +282,12 @@ impl Board {
             ends: BTreeMap::new(),
             catch_up: None,
             seen: None,
+            spans: Counts::default(),
             changes: VecDeque::new(),
         };
         Self(Arc::new(Inner {
             shown: Mutex::new(Kept { shown, past: Tally::default() }),
+            spans: Arc::default(),
             asked: Notify::new(),
             looks: watch::Sender::new(0),
             changes: watch::Sender::new(0),
@@ -395,7 +401,12 @@ impl Board {
 
     /// All of it as it was last shown.
     pub fn shown(&self) -> Shown {
-        self.kept().shown.clone()
+        Shown { spans: self.0.spans.counts(), ..self.kept().shown.clone() }
+    }
+
+    /// Where it is counted what became of spans.
+    pub fn spans(&self) -> Arc<Counters> {
+        Arc::clone(&self.0.spans)
     }
 
     /// Tells of each change of the state.

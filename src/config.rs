@@ -1,6 +1,6 @@
 //! The settings, parsed and checked before anything connects.
 //!
-//! Later wins: defaults, variables that other programs read too (`DATABASE_URL`, `AMQP_URL`),
+//! Later wins: defaults, variables that other programs read too (`DATABASE_URL`, `AMQP_URL`, `OTEL_…`),
 //! the file, `PGOUTBOX_SECTION__KEY`, flags. The file beats the shared variables because it
 //! was written for pgoutbox, while they may be there for a neighbour. `PG*` fill only what
 //! the database's URL leaves out. A setting of its own (`postgres.password`,
@@ -16,7 +16,7 @@
 //! # Layout
 //! `settings` is the table of all settings; `flags`, `file` and `source` find what was
 //! written, `value` reads it (`postgres_url`, `amqp_url`, `template`), `values` holds what
-//! won; `postgres`, `amqp` and `tables` put the sections together, `contradiction` checks
+//! won; `postgres`, `amqp`, `otlp` and `tables` put the sections together, `contradiction` checks
 //! them against each other; `explain` and `docs` show them.
 
 mod settings;
@@ -35,6 +35,7 @@ mod values;
 mod amqp;
 mod contradiction;
 mod load;
+mod otlp;
 mod postgres;
 mod problem;
 mod shown;
@@ -106,6 +107,8 @@ pub struct Config {
     pub guard: Guard,
     /// Metrics, probes and the console.
     pub http: Http,
+    /// Where spans go. Default `None`: there are none.
+    pub otlp: Option<Otlp>,
     /// Logging.
     pub log: Log,
     /// What `init --declare` declares.
@@ -490,6 +493,25 @@ pub struct Http {
     pub address: Option<SocketAddr>,
     /// What a request has to show, save for the probes. Default none.
     pub token: Option<Secret>,
+}
+
+/// Where spans go: `[otlp]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Otlp {
+    /// Host name or IP address, without brackets.
+    pub host: String,
+    /// Port; by default that of the scheme.
+    pub port: u16,
+    /// Path, as it is requested.
+    pub path: String,
+    /// TLS; [`TlsMode::Disable`] for `http://`.
+    pub tls: Tls,
+    /// Headers of each request.
+    pub headers: Vec<(String, Secret)>,
+    /// Bound on one request. Default 10 s.
+    pub timeout: Duration,
+    /// `service.name` of the spans. Default `pgoutbox`.
+    pub service_name: String,
 }
 
 /// Logging: `[log]`.

@@ -1,5 +1,6 @@
 //! One outbox row, decoded: borrowed from the tuple it came in.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -80,6 +81,22 @@ impl<'a> Row<'a> {
     /// The id of its aggregate, where it can be read.
     pub fn aggregate_id(&self, mapping: &Mapping) -> Option<&'a str> {
         self.optional("aggregate_id", mapping.aggregate_id).ok().flatten()
+    }
+
+    /// The `traceparent` and `tracestate` that its message has, where they are text: those of its
+    /// headers go before the columns.
+    pub fn trace(&self, mapping: &Mapping) -> [Option<Cow<'a, str>>; 2] {
+        let headers = self.optional("headers", mapping.headers).ok().flatten();
+        // Hardly any row has them there, and the object need not be read for it.
+        let headers = headers.filter(|json| json.contains("\"trace"));
+        let headers: serde_json::Map<String, serde_json::Value> =
+            headers.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+        [("traceparent", mapping.traceparent), ("tracestate", mapping.tracestate)].map(
+            |(name, column)| match headers.get(name) {
+                Some(header) => header.as_str().map(|text| Cow::Owned(text.to_owned())),
+                None => self.optional(name, column).ok().flatten().map(Cow::Borrowed),
+            },
+        )
     }
 }
 

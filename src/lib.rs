@@ -68,6 +68,7 @@
 //! pure [`guard`]) and [`reconcile`] (rows that were missed), on connections of their own. All of
 //! them write what they know on the [`board`], for whoever asks how it stands; [`tally`] is its pure
 //! part. [`http`] serves a [`snapshot`] of it on a thread of its own, to programs as [`metrics`].
+//! [`otlp`] sends spans to a collector, from a thread of its own too.
 //! [`commands`] has a file for each verb; what only `check` looks at is below `commands/check/`, what
 //! every session looks at first below `slot/`.
 //!
@@ -131,6 +132,7 @@ pub mod resend;
 pub mod replay;
 pub mod reconcile;
 pub mod ledger;
+pub mod otlp;
 pub mod board;
 pub mod snapshot;
 pub mod metrics;

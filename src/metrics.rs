@@ -250,6 +250,14 @@ pub const METRICS: &[Metric] = &[
     gauge("pgoutbox_observed_age_seconds", "", "Age of the slot's and the parked events' figures.",
         "above a few `guard.interval`: Postgres cannot be asked, and they are out of date",
         |it, out| if let Some(ago) = it.snapshot.seen_ago { out.only(ago) }),
+    counter("pgoutbox_spans_total", "outcome: exported, dropped, failed", "Spans of tries to publish, where `otlp.endpoint` is set: taken by the collector, dropped because the queue was full, or failed.",
+        "`dropped`: the collector is too slow or away; `failed`: it refuses them or is away, the log says why. Events are not touched by it",
+        |it, out| {
+            let spans = &it.snapshot.shown.spans;
+            for (outcome, count) in [("exported", spans.exported), ("dropped", spans.dropped), ("failed", spans.failed)] {
+                out.put(&[("outcome", outcome)], count);
+            }
+        }),
     counter("process_cpu_seconds_total", "", "CPU time of the process.",
         "one core is the most that the relay itself uses",
         |it, out| if let Some(cpu) = it.process.cpu { out.only(cpu) }),

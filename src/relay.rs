@@ -5,7 +5,7 @@
 //! `input` holds what goes in and out. `stream` reads the stream, `intake` takes in events,
 //! whatever way they come, and sends them off; `outcome` says what became of them; `lanes`
 //! knows who has to wait for whom; `parked` follows what stands in the parking; `watch` keeps
-//! the deadlines; `view` shows how it all stands.
+//! the deadlines; `view` shows how it all stands, `spans` what became of each try.
 
 mod arrival;
 mod input;
@@ -13,6 +13,7 @@ mod intake;
 mod lanes;
 mod outcome;
 mod parked;
+mod spans;
 mod stream;
 mod view;
 mod watch;
@@ -35,6 +36,7 @@ use watch::Watch;
 
 use crate::event::Position;
 use crate::marks::{Batch, Marks, Patience, Written};
+use crate::otlp::Span;
 use crate::parked::{Aggregate, Parking, Unwritten};
 use crate::pgoutput::{Cell, RelationMessage};
 use crate::progress::Progress;
@@ -87,6 +89,8 @@ pub struct Relay {
     /// Intake is stopped; how the session ends once nothing is in flight.
     ending: Option<End>,
     tally: Tally,
+    /// Of tries that have ended; `None` where nobody wants them.
+    spans: Option<Vec<Span>>,
     cells: Vec<Cell>,
     key: String,
 }
@@ -119,6 +123,7 @@ impl Relay {
             watch: Watch::default(),
             ending: None,
             tally: Tally::default(),
+            spans: None,
             cells: Vec::new(),
             key: String::new(),
             began_micros: 0,

@@ -26,6 +26,7 @@ use crate::catch_up::{self, CatchUp, Chunk};
 use crate::config::Config;
 use crate::error::{Fault, Side};
 use crate::marker::{self, Marker};
+use crate::otlp;
 use crate::parking;
 use crate::postgres::{self, classify};
 use crate::publisher::{Closure, Publisher, Signal};
@@ -60,6 +61,8 @@ pub struct Past {
     fault: Option<String>,
     /// Has the outbox tables looked through for rows that were missed.
     pub reconcile: Option<Trigger>,
+    /// Where spans go; `None` where nobody wants them.
+    pub spans: Option<otlp::Queue>,
     warned: BTreeSet<String>,
 }
 
@@ -190,6 +193,8 @@ struct Session<'a> {
     notified: Arc<Notify>,
     coverage: Arc<Coverage>,
     outboxes: Arc<[Outbox]>,
+    /// Where spans go, and the broker that they are about.
+    spans: Option<(otlp::Queue, Arc<otlp::Server>)>,
     /// What is published before the stream.
     catch_up: Option<CatchUp>,
     identity: Identity,
@@ -282,6 +287,11 @@ impl<'a> Session<'a> {
         let listed = catch_up.as_ref().map(|it| relay::CatchUp::new(it.consistent_lsn));
         let mut relay = Relay::new(rules, memory, listed);
         relay.set_clock(postgres::now_micros());
+        let spans = past.spans.clone().map(|queue| {
+            relay.make_spans();
+            let server = otlp::Server { address: broker.host.clone(), port: broker.port };
+            (queue, Arc::new(server))
+        });
         let mut session = Self {
             config,
             board: board.clone(),
@@ -293,6 +303,7 @@ impl<'a> Session<'a> {
             notified: Arc::clone(&audit.notified),
             coverage: Arc::new(coverage),
             outboxes: tables.into(),
+            spans,
             catch_up,
             identity,
             jobs: FuturesUnordered::new(),
@@ -524,6 +535,9 @@ impl<'a> Session<'a> {
             }
         }
         self.effects = effects;
+        if let Some((queue, server)) = &self.spans {
+            queue.put(server, self.relay.take_spans());
+        }
         has_published
     }
 }

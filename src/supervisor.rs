@@ -8,6 +8,7 @@ use tracing::{error, info, warn};
 use crate::board::{Board, State};
 use crate::config::Config;
 use crate::error::{Class, Fault};
+use crate::otlp::Queue;
 use crate::reconcile::Trigger;
 use crate::relay::End;
 use crate::session::{self, Past, Shutdown};
@@ -20,11 +21,13 @@ pub async fn run(
     config: Config,
     mut shutdown: Shutdown,
     reconcile: Trigger,
+    spans: Option<Queue>,
     board: &Board,
 ) -> Result<(), Fault> {
     let config = Arc::new(config);
     let mut past = Past::default();
     past.reconcile = Some(reconcile);
+    past.spans = spans;
     for broker in 0.. {
         let end = session::run(&config, &mut past, &mut shutdown, broker, board).await;
         let fault = match end {

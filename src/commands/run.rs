@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 use crate::board::Board;
 use crate::config::{Config, Needs, Sources};
 use crate::error::{Class, Fault};
+use crate::otlp::{Exporter, Queue};
 use crate::session::Shutdown;
 use crate::{http, prune, reconcile, service, supervisor};
 use asked::{Asked, Signals};
@@ -75,7 +76,13 @@ async fn relay_with(
     board: &Board,
 ) -> Ended {
     let (ask, asked) = watch::channel(false);
-    let relaying = with_upkeep(config, ask.clone(), Shutdown::new(asked), board);
+    let exporter = config.otlp.as_ref().and_then(|otlp| {
+        let started = Exporter::start(otlp, board.spans());
+        // Events go on without spans.
+        started.inspect_err(|fault| warn!(mend = fault.mend, "no spans: {}", fault.what)).ok()
+    });
+    let spans = exporter.as_ref().map(Exporter::queue);
+    let relaying = with_upkeep(config, ask.clone(), Shutdown::new(asked), spans, board);
     tokio::pin!(relaying);
     let mut next: Option<Box<Config>> = None;
     let mut is_stopping = false;
@@ -110,7 +117,7 @@ async fn relay_with(
             }
         }
     };
-    match (end, next) {
+    let ended = match (end, next) {
         (end, _) if is_stopping => Ended::Stopped(end),
         (Ok(()), Some(next)) => Ended::Reload(next),
         // What was not drained is published again by the next session, as after any other end.
@@ -119,7 +126,12 @@ async fn relay_with(
             Ended::Reload(next)
         }
         (end, _) => Ended::Stopped(end),
+    };
+    // With another configuration it sends what is left by itself.
+    if let (Ended::Stopped(_), Some(exporter)) = (&ended, exporter) {
+        exporter.finish().await;
     }
+    ended
 }
 
 /// The configuration as it is now, if it is another one that asks for new sessions. A wrong one
@@ -163,6 +175,7 @@ async fn with_upkeep(
     config: &Config,
     stop: watch::Sender<bool>,
     shutdown: Shutdown,
+    spans: Option<Queue>,
     board: &Board,
 ) -> Result<(), Fault> {
     let (pruning, upkeep) = (shutdown.clone(), config.clone());
@@ -170,7 +183,7 @@ async fn with_upkeep(
     // Ends with this function.
     let reconciler = reconcile::spawn(config);
     let guarding = shutdown.clone();
-    let relaying = supervisor::run(config.clone(), shutdown, reconciler.trigger(), board);
+    let relaying = supervisor::run(config.clone(), shutdown, reconciler.trigger(), spans, board);
     tokio::pin!(relaying);
     tokio::select! {
         biased;

@@ -3,6 +3,7 @@
 use super::amqp::amqp;
 use super::contradiction;
 use super::explain::Explained;
+use super::otlp::otlp;
 use super::postgres::Assembly;
 use super::problem::Problems;
 use super::shown::Shown;
@@ -117,6 +118,7 @@ fn assemble(
             address: values.text("http.address").and_then(|address| address.parse().ok()),
             token: values.text("http.token").map(Secret::new),
         },
+        otlp: otlp(values, problems),
         log: Log { level: text("log.level"), is_json: text("log.format") == "json" },
         declare: Declare {
             exchange_type: text("declare.exchange_type"),

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use Kind::{
-    AmqpUrl, Choice, Column, Count, ExchangeType, File, Flag, List, Listen, LogFilter, Name,
-    PostgresUrl, Secret, Size, SlotName, Span, SslMode, Template, Text,
+    AmqpUrl, Choice, Column, Count, ExchangeType, File, Flag, HttpUrl, List, Listen, LogFilter,
+    Name, PostgresUrl, Secret, Size, SlotName, Span, SslMode, Template, Text,
 };
 use Preset::{Derived, Unset, Value};
 
@@ -52,6 +52,8 @@ pub(crate) enum Kind {
     PostgresUrl,
     /// AMQP URLs, comma-separated or as a list.
     AmqpUrl,
+    /// An HTTP URL without login or query, or `off`.
+    HttpUrl,
 }
 
 impl Kind {
@@ -89,6 +91,7 @@ impl Kind {
             List => "list; comma-separated outside the file".to_owned(),
             PostgresUrl => "`postgres://…`".to_owned(),
             AmqpUrl => "`amqp://…`, `amqps://…`".to_owned(),
+            HttpUrl => "`http://…`, `https://…`, or `off`".to_owned(),
         }
     }
 }
@@ -283,6 +286,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
 
     setting("http.address", Listen, Value("127.0.0.1:8976"), "where metrics, probes and the console are served; port 0 takes a free one, which the log names"),
     setting("http.token", Secret, Unset, "what metrics, status and console ask for as `Authorization: Bearer …`; without one they are open to whoever reaches the address, and the console's actions are off"),
+
+    setting("otlp.endpoint", HttpUrl, Unset, "collector that takes spans by OTLP over HTTP, usually on port 4318; `/v1/traces` is put behind it; unset or `off`: no spans").shared_env("OTEL_EXPORTER_OTLP_ENDPOINT"),
+    setting("otlp.traces_endpoint", HttpUrl, Derived("`otlp.endpoint` with `/v1/traces`"), "the whole URL for spans, taken as it stands; goes before `otlp.endpoint`").shared_env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+    setting("otlp.headers", Secret, Unset, "headers of each request, such as `api-key=…,tenant=…`; values percent-encoded where they hold a comma").shared_env("OTEL_EXPORTER_OTLP_HEADERS"),
+    setting("otlp.timeout", Span { min: ms(100), max: mins(1) }, Value("10s"), "bound on one request, connect and TLS included"),
+    setting("otlp.ca_file", File, Derived("the system's"), "authorities to trust; needs `https://`").shared_env("OTEL_EXPORTER_OTLP_CERTIFICATE"),
+    setting("otlp.service_name", Text(255), Value("pgoutbox"), "`service.name` of the spans").shared_env("OTEL_SERVICE_NAME"),
 
     setting("log.level", LogFilter, Value("info"), "how much is logged").flag("--log-level"),
     setting("log.format", Choice(&["text", "json"]), Value("text"), "form of a log line").flag("--log-format"),

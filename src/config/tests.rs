@@ -86,5 +86,11 @@ fn fingerprint(config: &Config) -> String {
     let [audit, stream] =
         [&config.postgres.audit, &config.postgres.stream].map(|server| &server.password);
     let brokers: Vec<&str> = config.amqp.brokers.iter().map(|b| b.password.expose()).collect();
-    format!("{config:?} {} {} {brokers:?}", audit.expose(), stream.expose())
+    let headers: Vec<&str> = config
+        .otlp
+        .iter()
+        .flat_map(|otlp| &otlp.headers)
+        .map(|(_, value)| value.expose())
+        .collect();
+    format!("{config:?} {} {} {brokers:?} {headers:?}", audit.expose(), stream.expose())
 }

@@ -99,6 +99,7 @@ fn parse_text(kind: Kind, text: &str) -> Result<Value, Wrong> {
         Kind::SslMode => ssl_mode(text).map(Value::SslMode),
         Kind::LogFilter => log_filter(text),
         Kind::Listen => listen(text),
+        Kind::HttpUrl => super::otlp::http_url(text),
         Kind::Template => Template::parse(text).map(Value::Template).map_err(|what| {
             let what = format!("{} is not a template: {what}", quote(text));
             Wrong::new(what, "write it like `{topic} | {aggregate_type}.{event_type}`")

@@ -94,6 +94,9 @@ impl Relay {
         letter: Option<Refusal>,
         effects: &mut Vec<Effect>,
     ) {
+        if letter.is_none() {
+            self.span(now, &arrival, None);
+        }
         let lane = arrival.lane.take();
         let seq = match arrival.source {
             Source::Stream(_) => None,
@@ -145,6 +148,9 @@ impl Relay {
         letter: Option<Refusal>,
         refusal: Refusal,
     ) {
+        if letter.is_none() {
+            self.span(now, &arrival, Some(&refusal));
+        }
         self.count_refused(&refusal);
         let table = self.rules.tables.get(arrival.mapping.table);
         let on_failure = table.map_or(&OnFailure::Park, |table| &table.on_failure);

@@ -42,6 +42,7 @@ mod roles;
 mod secrets;
 mod service;
 mod setting;
+mod spans;
 mod standby;
 mod tables;
 mod tls;

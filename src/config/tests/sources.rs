@@ -46,6 +46,7 @@ fn sample(setting: &Setting, certificate: &str) -> String {
         Kind::Text(_) | Kind::Name | Kind::SlotName | Kind::Column | Kind::Template => {
             "sample".to_owned()
         }
+        Kind::Secret if setting.key == "otlp.headers" => "key=other%20secret".to_owned(),
         Kind::Secret => "other secret".to_owned(),
         // Below the share at which the guard acts.
         Kind::Count { min, .. } if setting.key == "guard.warn_percent" => min.to_string(),
@@ -64,6 +65,7 @@ fn sample(setting: &Setting, certificate: &str) -> String {
         Kind::List => "a, b".to_owned(),
         Kind::PostgresUrl => "postgres://other@elsewhere/app".to_owned(),
         Kind::AmqpUrl => "amqp://other@elsewhere".to_owned(),
+        Kind::HttpUrl => "https://other.example/spans".to_owned(),
         Kind::Flag => (setting.preset != super::super::settings::Preset::Value("true")).to_string(),
     }
 }
@@ -91,6 +93,9 @@ fn companions(setting: &Setting, certificate: &str) -> Vec<(String, String)> {
     }
     if setting.key.starts_with("amqp.") && setting.key != "amqp.url" {
         all.push(("AMQP_URL".to_owned(), "amqps://app:mqpw@mq.example".to_owned()));
+    }
+    if setting.key.starts_with("otlp.") && !setting.key.ends_with("endpoint") {
+        all.push((env_name("otlp.endpoint"), "https://collector.example".to_owned()));
     }
     if setting.key.starts_with("declare.queues.") && !setting.key.ends_with(".name") {
         all.push((env_name("declare.queues.0.name"), "q".to_owned()));
@@ -344,4 +349,35 @@ fn a_stream_of_another_role() {
     let config = Try::both().env(&[("PGOUTBOX_POSTGRES__STREAM_PASSWORD", "s")]).load();
     assert_eq!(config.postgres.stream.password.expose(), "s");
     assert_eq!(config.postgres.audit.password.expose(), "dbpw");
+}
+
+#[test]
+fn where_spans_go() {
+    let to = |tried: &Try| {
+        let otlp = tried.load().otlp?;
+        let scheme = if otlp.tls.mode == TlsMode::Disable { "http" } else { "https" };
+        Some(format!("{scheme}://{}:{}{}", otlp.host, otlp.port, otlp.path))
+    };
+    let both = Try::both();
+    assert_eq!(to(&both), None, "off by default");
+    let shared = both.clone().env(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://shared:4318/")]);
+    assert_eq!(to(&shared).unwrap(), "http://shared:4318/v1/traces");
+    let traces = [("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://traces.example/spans")];
+    assert_eq!(to(&shared.clone().env(&traces)).unwrap(), "https://traces.example:443/spans");
+    let file = both.clone().env(&traces).file("[otlp]\nendpoint = \"http://[::1]\"\n");
+    assert_eq!(to(&file).unwrap(), "http://::1:80/v1/traces", "what is meant for pgoutbox wins");
+    for key in ["otlp.endpoint=off", "otlp.traces_endpoint=off"] {
+        assert_eq!(to(&shared.clone().env(&traces).set(key)), None, "{key}");
+    }
+    let headers =
+        [("OTEL_EXPORTER_OTLP_HEADERS", "Api-Key=a%2Cb, tenant=t"), ("OTEL_SERVICE_NAME", "shop")];
+    let otlp = shared.clone().env(&headers).load().otlp.unwrap();
+    let read: Vec<_> =
+        otlp.headers.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
+    assert_eq!(read, [("api-key", "a,b"), ("tenant", "t")]);
+    assert_eq!(otlp.service_name, "shop");
+    let fault = shared.env(&[("OTEL_EXPORTER_OTLP_HEADERS", "a=b,hunter2")]).fault();
+    assert!(fault.contains("number 2") && !fault.contains("hunter2"), "{fault}");
+    // Of no concern to a relay that makes no spans.
+    assert_eq!(to(&both.env(&[("OTEL_EXPORTER_OTLP_HEADERS", "hunter2")])), None);
 }

@@ -20,6 +20,7 @@
 pub mod browser;
 pub mod certs;
 pub mod checker;
+pub mod collector;
 pub mod consumer;
 pub mod fake_broker;
 pub mod http;

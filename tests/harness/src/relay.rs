@@ -73,7 +73,7 @@ impl Pgoutbox {
         let mut command = Command::new(&self.binary);
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
-            let ours = ["PG", "PGOUTBOX_", "DATABASE_URL", "AMQP_URL", "RUST_LOG"];
+            let ours = ["PG", "PGOUTBOX_", "DATABASE_URL", "AMQP_URL", "OTEL_", "RUST_LOG"];
             if ours.iter().any(|prefix| text.starts_with(prefix)) {
                 command.env_remove(&name);
             }
