@@ -65,6 +65,13 @@ pub(super) struct Answer {
     column_list: Option<String>,
 }
 
+impl Answer {
+    /// A table that can be in a publication.
+    pub(super) fn is_outbox(&self) -> bool {
+        self.relation.is_some() && self.is_table && !self.is_temporary
+    }
+}
+
 const SEE_UNMARKED: &str = "events committed in between may not be in the stream: the rows with \
     relayed_at IS NULL show them";
 

@@ -89,7 +89,10 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
     let mut answers = coverage::ask(client, config).await?;
     elsewhere(client, config, &mut answers).await?;
     findings.extend(coverage::findings(config, &answers));
-    findings.extend(strangers(client, config, &answers).await?);
+    // Where an outbox is none, what is there instead may well be meant.
+    if answers.iter().all(Answer::is_outbox) {
+        findings.extend(strangers(client, config, &answers).await?);
+    }
     let mut tables = Vec::new();
     let is_catching_up = verdict::is_table_read(config, slot.as_ref(), history);
     for (number, table) in config.tables.iter().enumerate() {

@@ -70,7 +70,7 @@ pub(super) async fn look(
 ) -> Result<(Vec<Finding>, Option<Outbox>), Fault> {
     let Some(shape) = shape(client, table).await? else { return Ok((Vec::new(), None)) };
     // What it is instead stands with the publication.
-    if !matches!(shape.kind.as_str(), "r" | "p") {
+    if !matches!(shape.kind.as_str(), "r" | "p") || shape.persistence == "t" {
         return Ok((Vec::new(), None));
     }
     let mut findings: Vec<_> = persistence(table, &shape).into_iter().collect();
