@@ -1,6 +1,12 @@
 -- What the connected role may do to one table, and to pgoutbox's own. Null: not there to ask of.
 --   psql -v relation=16389 -v id=id -v relayed_at=relayed_at -v occurred_at=occurred_at -v attempt=attempt \
 --        -v last_error=last_error -v failed_at=failed_at -f check_privileges.sql
+WITH own_policies AS (
+    SELECT policy.* FROM pg_policy AS policy
+     WHERE policy.polrelid = :'relation'::oid
+       AND EXISTS (SELECT FROM unnest(policy.polroles) AS role (oid)
+                    WHERE role.oid = 0 OR pg_has_role(role.oid, 'USAGE'))
+)
 SELECT has_schema_privilege(relation.relnamespace, 'USAGE') AS usage,
        (SELECT has_column_privilege(relation.oid, attnum, 'SELECT') FROM pg_attribute
          WHERE attrelid = relation.oid AND attname = :'id') AS select_id,
@@ -21,6 +27,14 @@ SELECT has_schema_privilege(relation.relnamespace, 'USAGE') AS usage,
            AND attname IN (:'attempt', :'last_error', :'failed_at')
            AND NOT (has_column_privilege(relation.oid, attnum, 'SELECT')
                     AND has_column_privilege(relation.oid, attnum, 'UPDATE'))) AS unwritable,
-       row_security_active(relation.oid) AS has_row_security
+       -- Where no policy shows this role every row, or one takes some away.
+       row_security_active(relation.oid)
+           AND NOT (EXISTS (SELECT FROM own_policies AS policy
+                             WHERE policy.polpermissive AND policy.polcmd = '*'
+                               AND pg_get_expr(policy.polqual, policy.polrelid) = 'true'
+                               AND coalesce(pg_get_expr(policy.polwithcheck, policy.polrelid), 'true') = 'true')
+                    AND NOT EXISTS (SELECT FROM own_policies AS policy WHERE NOT policy.polpermissive))
+           AS has_row_security,
+       EXISTS (SELECT FROM own_policies AS policy WHERE NOT policy.polpermissive) AS has_restrictive_policy
   FROM pg_class AS relation
  WHERE relation.oid = :'relation'::oid;

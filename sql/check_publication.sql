@@ -10,10 +10,12 @@ SELECT (wanted.number - 1)::integer AS number,
        publication.pubdelete AS deletes,
        publication.pubtruncate AS truncates,
        publication.pubviaroot AS is_via_root,
-       coalesce(to_jsonb(publication) ->> 'pubgencols', 'n') = 's' AS has_generated, -- from 18 on
+       to_jsonb(publication) ->> 'pubgencols' = 's' AS has_generated,                -- from 18 on
        relation.oid AS relation,
        relation.relkind = 'p' AS is_partitioned,
        relation.relispartition AS is_partition,
+       relation.relkind IN ('r', 'p') AS is_table,
+       relation.relpersistence = 't' AS is_temporary,
        -- What puts the table in: an entry of its own, its schema's, or all tables.
        member.oid AS member,
        (SELECT entry.objid FROM pg_depend AS entry, pg_depend AS its_publication

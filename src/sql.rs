@@ -44,7 +44,9 @@ files! {
     SERVER = "server.sql", "What of the server matters.";
     SLOT_STATE = "slot_state.sql", "The slot as the server sees it.";
     CHECK_PUBLICATION = "check_publication.sql", "Whether the publication covers the tables.";
+    CHECK_ELSEWHERE = "check_elsewhere.sql", "Tables of the same name in other schemas.";
     CHECK_TABLE = "check_table.sql", "One table's kind and what makes its marks dear.";
+    CHECK_ID_INDEX = "check_id_index.sql", "Whether marks find their rows by an index.";
     CHECK_COLUMNS = "check_columns.sql", "A table's columns as the stream shows them.";
     CHECK_PRIVILEGES = "check_privileges.sql", "What the connected role may do to a table.";
     CHECK_SCHEMA = "check_schema.sql", "Whether pgoutbox's own tables are there.";

@@ -175,6 +175,52 @@ fn the_readme_has_the_name_of_every_finding() {
     }
 }
 
+/// What `Finding::error(`, `warning(` or `unknown(` is called with, as (name, severity): written out,
+/// or by a constant or variable of the file.
+fn findings_made(text: &str) -> BTreeSet<(String, &'static str)> {
+    let mut made = BTreeSet::new();
+    for severity in ["error", "warning", "unknown"] {
+        for call in text.split(&format!("Finding::{severity}(")).skip(1) {
+            let first = call.split(',').next().unwrap_or_default().trim();
+            let names: Vec<&str> = match first.strip_prefix('"') {
+                Some(name) => vec![name.trim_end_matches('"')],
+                None => {
+                    let defined = [format!("let {first} = "), format!("const {first}: &str = ")];
+                    let values = defined.iter().flat_map(|start| text.split(start).skip(1));
+                    let values = values.filter_map(|rest| rest.split(';').next());
+                    values.flat_map(|value| value.split('"').skip(1).step_by(2)).collect()
+                }
+            };
+            let names = names.into_iter().filter(|name| pgoutbox::slot::NAMES.contains(name));
+            made.extend(names.map(|name| (name.to_owned(), severity)));
+        }
+    }
+    made
+}
+
+/// A finding that nobody has seen may be none: each is had on a real server, as grave as it is.
+#[test]
+fn each_finding_is_seen_by_a_test() {
+    let tests: String = files("tests/real", "rs")
+        .iter()
+        .map(|path| code(&fs::read_to_string(path).expect("readable")))
+        .collect();
+    let words: String = tests.split_whitespace().collect();
+    let mut made = BTreeSet::new();
+    for path in files("src", "rs") {
+        made.extend(findings_made(&code(&fs::read_to_string(path).expect("readable"))));
+    }
+    for name in pgoutbox::slot::NAMES {
+        // In a list of names, or with how grave it is: not only as one that is not there.
+        assert!(words.contains(&format!("\"{name}\",")), "no test sees {name}");
+    }
+    let unseen: Vec<_> = made
+        .iter()
+        .filter(|(name, severity)| !words.contains(&format!("\"{name}\",\"{severity}\"")))
+        .collect();
+    assert!(unseen.is_empty(), "no test has these, by name and severity: {unseen:?}");
+}
+
 #[test]
 fn the_readme_has_every_metric_as_it_is() {
     assert_eq!(

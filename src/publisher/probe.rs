@@ -1,8 +1,11 @@
 //! What a broker would say to a publish, asked without one that arrives.
 
+use std::pin::pin;
+
+use futures_util::{Stream, StreamExt};
 use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Error};
+use lapin::{BasicProperties, Error, ErrorKind, Event};
 use tokio::time::timeout;
 
 use super::{Publisher, protocol_error};
@@ -29,6 +32,7 @@ impl Publisher {
     /// transaction that is rolled back, so nobody gets it. (A passive declare needs the right to
     /// `configure` from RabbitMQ 4.3 on, and says nothing about the right to write.)
     pub(crate) async fn takes(&self, exchange: &str, amqp: &Amqp) -> Answer {
+        let events = self.connection.events_listener();
         let asked = async {
             // Of its own: a refusal closes the channel.
             let channel = self.connection.create_channel().await?;
@@ -39,6 +43,12 @@ impl Publisher {
             channel.basic_publish(exchange.into(), key, options, &[], properties).await?;
             channel.tx_rollback().await?;
             channel.close(200, "done".into()).await
+        };
+        let asked = async {
+            match asked.await {
+                Err(error) if is_closed(&error) => Err(refusal(events).await.unwrap_or(error)),
+                outcome => outcome,
+            }
         };
         answer(timeout(amqp.connect_timeout, asked).await.ok())
     }
@@ -53,6 +63,19 @@ impl Publisher {
         };
         answer(timeout(amqp.connect_timeout, asked).await.ok())
     }
+}
+
+/// A refusal that came between two calls: the second hears of a closed channel, not why.
+fn is_closed(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidChannelState(..))
+}
+
+async fn refusal(events: impl Stream<Item = Event>) -> Option<Error> {
+    let mut refusals = pin!(events.filter_map(async |event| match event {
+        Event::Error(error) => Some(error),
+        _ => None,
+    }));
+    refusals.next().await
 }
 
 fn answer(outcome: Option<Result<(), Error>>) -> Answer {

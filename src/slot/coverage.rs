@@ -47,16 +47,29 @@ pub(super) struct Answer {
     is_insert: bool,
     is_insert_only: bool,
     is_via_root: bool,
-    pub(super) has_generated: bool,
-    relation: Option<u32>,
+    /// Whether it sends stored generated columns; `None` before Postgres 18, which cannot.
+    pub(super) has_generated: Option<bool>,
+    pub(super) relation: Option<u32>,
     is_covered: bool,
     is_partitioned: bool,
     is_partition: bool,
+    is_table: bool,
+    is_temporary: bool,
+    pub(super) is_all_tables: bool,
+    /// Where else there is a table of the name; looked up by whoever tells of it.
+    pub(super) elsewhere: Vec<String>,
     pub(super) member: Option<u32>,
     member_schema: Option<u32>,
     is_filtered: bool,
     row_filter: Option<String>,
     column_list: Option<String>,
+}
+
+impl Answer {
+    /// A table that can be in a publication.
+    pub(super) fn is_outbox(&self) -> bool {
+        self.relation.is_some() && self.is_table && !self.is_temporary
+    }
 }
 
 const SEE_UNMARKED: &str = "events committed in between may not be in the stream: the rows with \
@@ -143,11 +156,15 @@ pub(super) async fn ask(client: &Client, config: &Config) -> Result<Vec<Answer>,
                 is_insert: is("inserts")?,
                 is_insert_only: !(is("updates")? || is("deletes")? || is("truncates")?),
                 is_via_root: is("is_via_root")?,
-                has_generated: is("has_generated")?,
+                has_generated: column(row, "has_generated")?,
                 relation: column(row, "relation")?,
                 is_covered: is("is_covered")?,
                 is_partitioned: is("is_partitioned")?,
                 is_partition: is("is_partition")?,
+                is_table: is("is_table")?,
+                is_temporary: is("is_temporary")?,
+                is_all_tables: is("is_all_tables")?,
+                elsewhere: Vec::new(),
                 member: column(row, "member")?,
                 member_schema: column(row, "member_schema")?,
                 is_filtered: is("is_filtered")?,
@@ -258,6 +275,19 @@ fn table_finding(config: &Config, table: &Table, answer: &Answer) -> Option<Find
     if let Some(missing) = table_missing(table, answer) {
         return Some(missing);
     }
+    // These cannot be in a publication: to say that they are not there would mend nothing.
+    if !answer.is_table {
+        let what = format!("{}.{} is no table", table.schema, table.name);
+        let mend = "name a table in the configuration: only tables are in the WAL";
+        return Some(Finding::error("table-kind", what, mend));
+    }
+    if answer.is_temporary {
+        return Some(Finding::error(
+            "table-temporary",
+            format!("{}.{} is temporary: its rows are not in the WAL", table.schema, table.name),
+            "name an ordinary table in the configuration: [[tables]]",
+        ));
+    }
     if !answer.is_covered && answer.is_partition && answer.is_via_root {
         return Some(Finding::error(
             "publication-partition-root",
@@ -287,11 +317,21 @@ pub(super) fn set_tables(config: &Config) -> String {
 }
 
 fn table_missing(table: &Table, answer: &Answer) -> Option<Finding> {
-    answer.relation.is_none().then(|| {
-        Finding::error(
+    if answer.relation.is_some() {
+        return None;
+    }
+    let what = format!("table {}.{} does not exist", table.schema, table.name);
+    // `init` would make another one beside it.
+    Some(match answer.elsewhere.first() {
+        Some(first) => Finding::error(
             "table-missing",
-            format!("table {}.{} does not exist", table.schema, table.name),
+            format!("{what}; there is {}", answer.elsewhere.join(", ")),
+            format!("[[tables]] name = \"{first}\"  -- or make a new one: pgoutbox init"),
+        ),
+        None => Finding::error(
+            "table-missing",
+            what,
             "pgoutbox init  -- or name your table in the configuration: [[tables]]",
-        )
+        ),
     })
 }

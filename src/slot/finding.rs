@@ -17,7 +17,7 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 91] = [
+pub const NAMES: [&str; 92] = [
     "broker",
     "broker-connection",
     "broker-login",
@@ -46,6 +46,7 @@ pub const NAMES: [&str; 91] = [
     "grant-reconcile",
     "grant-relayed",
     "grant-republish",
+    "id-index",
     "idle-replication-slot-timeout",
     "mark-index",
     "max-connections",

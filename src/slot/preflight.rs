@@ -10,6 +10,9 @@ use crate::error::Fault;
 use crate::postgres::{column, query};
 use crate::sql;
 
+/// How many tables that do not belong are named.
+const SHOWN: usize = 10;
+
 /// All that was found.
 #[derive(Debug, Clone)]
 pub struct Preflight {
@@ -83,13 +86,17 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
     let own = own::look(client, config).await?;
     let history = verdict::history(client, config, own.has_catch_up).await?;
     findings.extend(verdict::findings(row, slot.as_ref(), history, config)?);
-    let answers = coverage::ask(client, config).await?;
+    let mut answers = coverage::ask(client, config).await?;
+    elsewhere(client, config, &mut answers).await?;
     findings.extend(coverage::findings(config, &answers));
-    findings.extend(strangers(client, config, &answers).await?);
+    // Where an outbox is none, what is there instead may well be meant.
+    if answers.iter().all(Answer::is_outbox) {
+        findings.extend(strangers(client, config, &answers).await?);
+    }
     let mut tables = Vec::new();
     let is_catching_up = verdict::is_table_read(config, slot.as_ref(), history);
     for (number, table) in config.tables.iter().enumerate() {
-        let has_generated = answers.get(number).is_some_and(|answer| answer.has_generated);
+        let has_generated = answers.get(number).and_then(|answer| answer.has_generated);
         let (found, outbox) =
             table::look(client, config, (number, table), has_generated, is_catching_up).await?;
         findings.extend(found);
@@ -107,6 +114,17 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
     })
 }
 
+/// Where else tables of these names are, for those that are not where they should be.
+async fn elsewhere(client: &Client, config: &Config, answers: &mut [Answer]) -> Result<(), Fault> {
+    let missing = config.tables.iter().zip(answers).filter(|(_, answer)| answer.relation.is_none());
+    for (table, answer) in missing {
+        let variables = [("schema", table.schema.as_str()), ("table", &table.name)];
+        let rows = query(client, &sql::render(sql::CHECK_ELSEWHERE, &variables)?).await?;
+        answer.elsewhere = rows.iter().map(|row| column(row, "name")).collect::<Result<_, _>>()?;
+    }
+    Ok(())
+}
+
 async fn strangers(
     client: &Client,
     config: &Config,
@@ -117,16 +135,38 @@ async fn strangers(
     let variables = [("publication", publication.as_str()), ("tables", &tables)];
     let rows = query(client, &sql::render(sql::OTHER_TABLES, &variables)?).await?;
     let names = rows.iter().map(|row| column(row, "name")).collect::<Result<Vec<String>, _>>()?;
-    let Some(first) = names.first() else { return Ok(None) };
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = if names.len() > SHOWN { ", …" } else { "" };
     let what = format!(
-        "publication \"{publication}\" has other tables too, whose rows are sent and passed over: {}",
-        names.join(", ")
+        "publication \"{publication}\" has other tables too, whose rows are sent and passed over: \
+         {shown}{more}"
     );
-    // Tables that came with their schema, or with all, cannot be taken out one by one.
-    let mend = if answers.iter().all(|answer| answer.member.is_some()) {
-        format!("ALTER PUBLICATION {} DROP TABLE {first};", sql::identifier(publication))
+    let are_members = rows.iter().map(|row| column(row, "is_member"));
+    let are_members = are_members.collect::<Result<Vec<bool>, _>>()?.into_iter().all(|is| is);
+    let mend = if answers.iter().any(|answer| answer.is_all_tables) {
+        own_publication(config)
+    } else if are_members && answers.iter().all(|answer| answer.member.is_some()) {
+        let names = names.join(", ");
+        format!("ALTER PUBLICATION {} DROP TABLE {names};", sql::identifier(publication))
     } else {
-        "make a publication FOR TABLE of the outbox alone, with a slot of its own".to_owned()
+        format!("{}  -- relay stopped", coverage::set_tables(config))
     };
     Ok(Some(Finding::warning("publication-other-tables", what, mend)))
+}
+
+/// One for all tables cannot be made smaller.
+fn own_publication(config: &Config) -> String {
+    let (slot, publication) = (&config.postgres.slot, &config.postgres.publication);
+    // Names of slots have at most 63 bytes, all of them ASCII.
+    let name = format!("{}_outbox", slot.chars().take(56).collect::<String>());
+    format!(
+        "pgoutbox init --publication {name} --slot {name}  -- relay stopped; then say so in \
+         postgres.publication and postgres.slot, and: SELECT pg_drop_replication_slot({}); DROP \
+         PUBLICATION {};",
+        sql::literal(slot),
+        sql::identifier(publication)
+    )
 }

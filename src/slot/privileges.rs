@@ -65,13 +65,20 @@ pub(super) async fn look(
     }
     findings.extend(beside(config, table, row)?);
     if may("has_row_security")? {
+        let quoted = sql::identifier(role);
+        let bypass = format!("ALTER ROLE {quoted} BYPASSRLS;");
+        // Where one takes rows away, no other gives them back.
+        let mend = match may("has_restrictive_policy")? {
+            true => bypass,
+            false => format!(
+                "CREATE POLICY {quoted} ON {} TO {quoted} USING (true);  -- or {bypass}",
+                sql::qualified(&table.schema, &table.name)
+            ),
+        };
         findings.push(Finding::warning(
             "row-level-security",
             format!("row level security may hide rows of {} from role \"{role}\"", title(table)),
-            format!(
-                "add a policy that lets it mark every row, or ALTER ROLE {} BYPASSRLS;",
-                sql::identifier(role)
-            ),
+            mend,
         ));
     }
     Ok(findings)

@@ -6,6 +6,7 @@ use super::Finding;
 use crate::config::Config;
 use crate::error::Fault;
 use crate::postgres::column;
+use crate::sql;
 
 /// From the row of `server.sql`.
 pub(super) fn findings(server: &Row, config: &Config) -> Result<Vec<Finding>, Fault> {
@@ -56,7 +57,13 @@ pub(super) fn findings(server: &Row, config: &Config) -> Result<Vec<Finding>, Fa
         findings.push(Finding::warning(
             "synchronous-standby-names",
             format!("synchronous_standby_names = '{synchronous}' counts the relay as a standby: commits wait for RabbitMQ's confirms"),
-            "ALTER SYSTEM SET synchronous_standby_names = 'standby1'; SELECT pg_reload_conf();  -- the names of your standbys",
+            match without(&synchronous, &config.postgres.application_name) {
+                Some(others) => format!(
+                    "ALTER SYSTEM SET synchronous_standby_names = {}; SELECT pg_reload_conf();",
+                    sql::literal(&others)
+                ),
+                None => "ALTER SYSTEM SET synchronous_standby_names = 'standby1'; SELECT pg_reload_conf();  -- first put the names of your standbys there, or none: commits wait for one that is missing".to_owned(),
+            },
         ));
     }
     if column::<i64>(server, "keep_mb")? < 0 {
@@ -83,12 +90,39 @@ fn minor_with_loss(version: i32) -> Option<&'static str> {
 /// Whether the list of synchronous standbys has this name in it. `FIRST 1 (a, b)`,
 /// `ANY 2 (*)` or `a, b`; names compare without case, `*` is every name.
 fn matches_synchronous(list: &str, name: &str) -> bool {
-    let inner =
-        list.split_once('(').map_or(list, |(_, inner)| inner.trim_end().trim_end_matches(')'));
-    inner
-        .split(',')
-        .map(|entry| entry.trim().trim_matches('"'))
-        .any(|entry| entry == "*" || (!entry.is_empty() && entry.eq_ignore_ascii_case(name)))
+    names(list).1.any(|entry| is_every(entry) || is_name(entry, name))
+}
+
+/// What stands before the parentheses, where there are any, and the names as they are written.
+fn names(list: &str) -> (Option<&str>, impl Iterator<Item = &str>) {
+    let (head, inner) = match list.split_once('(') {
+        Some((head, inner)) => (Some(head.trim()), inner.trim_end().trim_end_matches(')')),
+        None => (None, list),
+    };
+    (head, inner.split(',').map(str::trim))
+}
+
+fn is_every(entry: &str) -> bool {
+    entry.trim_matches('"') == "*"
+}
+
+fn is_name(entry: &str, name: &str) -> bool {
+    let entry = entry.trim_matches('"');
+    !entry.is_empty() && entry.eq_ignore_ascii_case(name)
+}
+
+/// The list without this name; `None` where it means every name.
+fn without(list: &str, name: &str) -> Option<String> {
+    let (head, entries) = names(list);
+    let entries: Vec<_> = entries.filter(|entry| !is_name(entry, name)).collect();
+    if entries.iter().any(|entry| is_every(entry)) {
+        return None;
+    }
+    let Some(head) = head.filter(|_| !entries.is_empty()) else { return Some(entries.join(", ")) };
+    // Commits would wait for more than there are.
+    let (kind, count) = head.rsplit_once(' ').unwrap_or(("", head));
+    let count = count.parse::<usize>().map_or(1, |count| count.min(entries.len()));
+    Some(format!("{kind} {count} ({})", entries.join(", ")).trim_start().to_owned())
 }
 
 #[cfg(test)]
@@ -106,6 +140,19 @@ mod tests {
             ("2 (pgoutbox)", false),
         ] {
             assert_eq!(matches_synchronous(list, "pgoutbox/p"), is_match, "{list}");
+        }
+    }
+
+    #[test]
+    fn takes_the_relay_out_of_the_list() {
+        for (list, left) in [
+            ("ANY 1 (*)", None),
+            ("pgoutbox/p", Some("")),
+            ("a, \"pgoutbox/P\", b", Some("a, b")),
+            ("FIRST 2 (a, \"pgoutbox/p\")", Some("FIRST 1 (a)")),
+            ("2 (\"pgoutbox/p\", a, b)", Some("2 (a, b)")),
+        ] {
+            assert_eq!(without(list, "pgoutbox/p").as_deref(), left, "{list}");
         }
     }
 

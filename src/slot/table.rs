@@ -65,20 +65,20 @@ pub(super) async fn look(
     client: &Client,
     config: &Config,
     (number, table): (usize, &Table),
-    has_generated: bool,
+    has_generated: Option<bool>,
     is_catching_up: bool,
 ) -> Result<(Vec<Finding>, Option<Outbox>), Fault> {
     let Some(shape) = shape(client, table).await? else { return Ok((Vec::new(), None)) };
-    if !matches!(shape.kind.as_str(), "r" | "p") {
-        let what = format!("{} is no table", title(table));
-        let mend = "name a table in the configuration: only tables are in the WAL";
-        return Ok((vec![Finding::error("table-kind", what, mend)], None));
+    // What it is instead stands with the publication.
+    if !matches!(shape.kind.as_str(), "r" | "p") || shape.persistence == "t" {
+        return Ok((Vec::new(), None));
     }
     let mut findings: Vec<_> = persistence(table, &shape).into_iter().collect();
     let attributes = attributes(client, config, shape.oid, has_generated).await?;
-    findings.extend(columns(config, number, table, &attributes));
+    findings.extend(columns(config, (number, table), &attributes, has_generated.is_some()));
     findings.extend(partition(table, &shape));
     findings.extend(partition_key(config, table, &shape));
+    findings.extend(id_index(client, config, table, &shape).await?);
     findings.extend(marks(config, table, &shape));
     findings.extend(privileges::look(client, config, table, shape.oid, is_catching_up).await?);
     let named = |name: &str| attributes.iter().find(|attribute| attribute.name == name);
@@ -147,7 +147,7 @@ async fn attributes(
     client: &Client,
     config: &Config,
     oid: u32,
-    has_generated: bool,
+    has_generated: Option<bool>,
 ) -> Result<Vec<Attribute>, Fault> {
     let relation = oid.to_string();
     let variables =
@@ -161,8 +161,9 @@ async fn attributes(
                 name: column(row, "name")?,
                 type_oid: column(row, "type_oid")?,
                 type_name: column(row, "type_name")?,
-                is_streamed: is_listed
-                    .unwrap_or(generated.is_empty() || (generated == "s" && has_generated)),
+                is_streamed: is_listed.unwrap_or(
+                    generated.is_empty() || (generated == "s" && has_generated == Some(true)),
+                ),
                 is_listed: is_listed.unwrap_or(true),
                 is_readable: column(row, "is_readable")?,
             })
@@ -177,26 +178,20 @@ pub(super) fn title(table: &Table) -> String {
 fn persistence(table: &Table, shape: &Shape) -> Option<Finding> {
     let name = title(table);
     let quoted = sql::qualified(&table.schema, &table.name);
-    match shape.persistence.as_str() {
-        "p" => None,
-        "u" => Some(Finding::error(
+    (shape.persistence == "u").then(|| {
+        Finding::error(
             "table-unlogged",
             format!("{name} is unlogged: its rows are not in the WAL"),
             format!("ALTER TABLE {quoted} SET LOGGED;"),
-        )),
-        _ => Some(Finding::error(
-            "table-temporary",
-            format!("{name} is temporary: its rows are not in the WAL"),
-            "use an ordinary table",
-        )),
-    }
+        )
+    })
 }
 
 fn columns(
     config: &Config,
-    number: usize,
-    table: &Table,
+    (number, table): (usize, &Table),
     attributes: &[Attribute],
+    can_send: bool,
 ) -> Vec<Finding> {
     let needs_mark = config.audit.mode == AuditMode::Update;
     let all = Mapping::compile(number, table, &shown(attributes, |_| true), needs_mark);
@@ -206,12 +201,13 @@ fn columns(
     let streamed = Mapping::compile(number, table, &streamed, false);
     match (&all, &streamed) {
         (Ok(_), Err(errors)) => {
-            findings.extend(errors.iter().map(|error| hidden(config, attributes, error)))
+            findings.extend(errors.iter().map(|error| hidden(config, attributes, can_send, error)))
         }
         (Ok(all), Ok(streamed)) if set_fields(all) != set_fields(streamed) => {
             findings.push(hidden(
                 config,
                 attributes,
+                can_send,
                 &format!("columns of {} that have a meaning do not come", title(table)),
             ));
         }
@@ -271,7 +267,7 @@ fn mapping_errors(
     errors.into_iter().flatten().map(finding).collect()
 }
 
-fn hidden(config: &Config, attributes: &[Attribute], error: &str) -> Finding {
+fn hidden(config: &Config, attributes: &[Attribute], can_send: bool, error: &str) -> Finding {
     let publication = sql::identifier(&config.postgres.publication);
     if attributes.iter().any(|attribute| !attribute.is_listed) {
         return Finding::error(
@@ -283,13 +279,16 @@ fn hidden(config: &Config, attributes: &[Attribute], error: &str) -> Finding {
             ),
         );
     }
-    Finding::error(
-        "column-generated",
-        format!("{error} in the stream: generated columns are not sent"),
-        format!(
-            "map ordinary columns, or from Postgres 18 on: ALTER PUBLICATION {publication} SET (publish_generated_columns = stored);"
+    let what = format!("{error} in the stream: generated columns are not sent");
+    let map = "map ordinary columns under [tables.columns]";
+    let mend = match can_send {
+        true => format!(
+            "ALTER PUBLICATION {publication} SET (publish_generated_columns = stored);  -- relay \
+             stopped; or {map}"
         ),
-    )
+        false => format!("{map}: only Postgres 18 and newer can send generated ones"),
+    };
+    Finding::error("column-generated", what, mend)
 }
 
 fn partition(table: &Table, shape: &Shape) -> Option<Finding> {
@@ -323,6 +322,34 @@ fn partition_key(config: &Config, table: &Table, shape: &Shape) -> Option<Findin
     }
     let likely = LIKELY_WRITTEN.into_iter().find(|name| has(name))?;
     Some(Finding::warning("partition-key", what(likely), mend))
+}
+
+/// Marks find their rows by the id.
+async fn id_index(
+    client: &Client,
+    config: &Config,
+    table: &Table,
+    shape: &Shape,
+) -> Result<Option<Finding>, Fault> {
+    let looks_up = matches!(config.audit.mode, AuditMode::Update | AuditMode::Delete);
+    if !looks_up {
+        return Ok(None);
+    }
+    let (id, relation) = (&table.columns.id.name, shape.oid.to_string());
+    let variables = [("relation", relation.as_str()), ("id", id)];
+    let rows = query(client, &sql::render(sql::CHECK_ID_INDEX, &variables)?).await?;
+    let has_index = rows.first().map(|row| column(row, "has_id_index")).transpose()?;
+    if has_index.unwrap_or(true) {
+        return Ok(None);
+    }
+    let place = format!("{} ({})", sql::qualified(&table.schema, &table.name), sql::identifier(id));
+    // Of a partitioned table it could not be unique by the id alone, nor be made concurrently.
+    let mend = match shape.kind.as_str() {
+        "p" => format!("CREATE INDEX ON {place};  -- locks the table against writes meanwhile"),
+        _ => format!("CREATE UNIQUE INDEX CONCURRENTLY ON {place};"),
+    };
+    let what = format!("no index of {} begins with {id}: every mark reads all of it", title(table));
+    Ok(Some(Finding::warning("id-index", what, mend)))
 }
 
 fn marks(config: &Config, table: &Table, shape: &Shape) -> Vec<Finding> {

@@ -105,7 +105,7 @@ pub(super) fn findings(
         findings.push(Finding::warning(
             "slot-unreserved",
             format!("slot \"{name}\" is about to be lost: it needs WAL beyond max_slot_wal_keep_size"),
-            "start the relay, or raise max_slot_wal_keep_size: ALTER SYSTEM SET max_slot_wal_keep_size = '100GB'; SELECT pg_reload_conf();",
+            "ALTER SYSTEM SET max_slot_wal_keep_size = '100GB'; SELECT pg_reload_conf();  -- what you can spare; and start the relay: pgoutbox run",
         ));
     }
     if config.postgres.is_failover && slot.is_failover == Some(false) {

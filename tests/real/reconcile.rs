@@ -49,7 +49,11 @@ impl Setting {
     }
 
     async fn verify(&self, code: i32) -> Result<Value> {
-        let output = self.program.output(&["verify", "--json"]).await?;
+        self.verify_within("15s", code).await
+    }
+
+    async fn verify_within(&self, wait: &str, code: i32) -> Result<Value> {
+        let output = self.program.output(&["verify", "--json", "--wait", wait]).await?;
         let told = String::from_utf8_lossy(&output.stdout).into_owned();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{told}{said}");
@@ -176,8 +180,52 @@ async fn what_may_be_on_its_way_is_not_missing() -> Result<()> {
     assert!(table["waiting"]["age_seconds"].as_f64().is_some_and(|age| age > 3_500.0), "{ledger}");
     let what = ledger["findings"][0]["what"].as_str().unwrap_or_default();
     assert!(what.contains("nobody reads slot"), "{ledger}");
+    assert!(has(&ledger, "slot-unread", "error"), "{ledger}");
     assert_eq!(ledger["findings"][0]["mend"], "pgoutbox run");
     Ok(())
+}
+
+/// Whether the ledger has this finding.
+fn has(ledger: &Value, name: &str, severity: &str) -> bool {
+    let findings = ledger["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
+    findings.iter().any(|finding| finding["name"] == name && finding["severity"] == severity)
+}
+
+#[tokio::test]
+async fn verify_tells_a_relay_that_is_behind_from_one_that_is_stuck() -> Result<()> {
+    let setting = setting().await?.set("reconcile.interval", "1h");
+    let _queue = setting.bound("#").await?;
+    let relay = setting.run()?;
+    setting.insert(1).await?;
+    setting.all_marked().await?;
+    setting.program.succeed(&["pause"]).await?;
+    relay.wait_for_log("paused by", PATIENCE).await?;
+    setting.sql("INSERT INTO outbox_messages (topic, payload) VALUES ('good', '{}')").await?;
+    let ledger = setting.verify_within("1s", 0).await?;
+    assert!(has(&ledger, "relay-behind", "warning"), "{ledger}");
+    setting.program.succeed(&["resume"]).await?;
+    setting.all_marked().await?;
+    let ledger = setting.verify(0).await?;
+    assert!(!has(&ledger, "relay-behind", "warning"), "{ledger}");
+    relay.drain(PATIENCE).await?;
+
+    let stuck = setting
+        .clone()
+        .set("tables.0.exchange", "absent")
+        .set("tables.0.on_failure", "block")
+        .set("session.backoff_max", "1s");
+    let relay = stuck.run()?;
+    setting.sql("INSERT INTO outbox_messages (topic, payload) VALUES ('good', '{}')").await?;
+    let is_stuck = "SELECT count(*) = 1 FROM pgoutbox.progress WHERE fault IS NOT NULL";
+    setting.until("the relay to say that it is stuck", is_stuck).await?;
+    let ledger = stuck.verify_within("1s", 1).await?;
+    assert!(has(&ledger, "relay-stuck", "error"), "{ledger}");
+    relay.drain(PATIENCE).await?;
+    let relay = setting.run()?;
+    setting.all_marked().await?;
+    let ledger = setting.verify(0).await?;
+    assert!(!has(&ledger, "relay-stuck", "error"), "{ledger}");
+    relay.drain(PATIENCE).await
 }
 
 #[tokio::test]
@@ -199,6 +247,7 @@ async fn verify_adds_up_and_exits_by_what_is_wrong() -> Result<()> {
     let ledger = setting.verify(1).await?;
     assert_eq!(all(&ledger), [30, 27, 1, 0, 2].map(Some), "{ledger}");
     assert_eq!(ledger["parking"][0]["state"], "parked");
+    assert!(has(&ledger, "rows-unmarked", "error"), "{ledger}");
     let mend = ledger["findings"][0]["mend"].as_str().unwrap_or_default();
     assert!(
         mend.starts_with("pgoutbox replay --table public.outbox_messages --only unrelayed"),
@@ -219,6 +268,7 @@ async fn verify_adds_up_and_exits_by_what_is_wrong() -> Result<()> {
     let ledger = setting.verify(1).await?;
     let mend = ledger["findings"][0]["mend"].as_str().unwrap_or_default();
     assert!(mend.contains("pgoutbox parked retry --state failed"), "{ledger}");
+    assert!(has(&ledger, "events-failed", "error"), "{ledger}");
     // Given up: on the record, and nothing is wrong any more.
     setting.sql("UPDATE pgoutbox.parked SET state = 'discarded'").await?;
     let ledger = setting.verify(0).await?;
@@ -227,6 +277,7 @@ async fn verify_adds_up_and_exits_by_what_is_wrong() -> Result<()> {
     setting.sql("SELECT pg_drop_replication_slot(current_database())").await?;
     let ledger = setting.verify(1).await?;
     assert_eq!(ledger["findings"][0]["mend"], "pgoutbox init", "{ledger}");
+    assert!(has(&ledger, "slot-missing", "error"), "{ledger}");
     Ok(())
 }
 

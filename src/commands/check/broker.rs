@@ -11,8 +11,9 @@ use crate::publisher::probe::Answer;
 use crate::slot::{Finding, Severity};
 
 /// `max_message_size` where nobody has set it, by the first number of the version.
-const LIMITS: [(u32, usize); 2] = [(3, 128 * 1024 * 1024), (4, SMALLEST)];
-const SMALLEST: usize = 16 * 1024 * 1024;
+const LIMITS: [(u32, usize); 2] = [(3, 128 * MIB), (4, SMALLEST)];
+const SMALLEST: usize = 16 * MIB;
+const MIB: usize = 1024 * 1024;
 
 /// What stands with all brokers. To reach one of them is enough to run.
 pub(super) async fn look(config: &Config) -> Vec<Finding> {
@@ -67,11 +68,17 @@ fn refused(broker: &Broker, fault: Fault) -> Finding {
         return Finding::error("broker-vhost-permission", what, mend);
     }
     if what.contains("vhost") {
-        let mend = format!("rabbitmqctl add_vhost {vhost}; or mend the end of amqp.url");
+        let mend = format!("rabbitmqctl add_vhost {vhost}  -- or mend the end of amqp.url");
         return Finding::error("broker-vhost", what, mend);
     }
     if what.contains("ACCESS_REFUSED") || what.contains("ACCESS-REFUSED") {
-        return Finding::error("broker-login", what, fault.mend);
+        let mend = format!(
+            "rabbitmqctl change_password {user} 'PASSWORD'  -- the one of amqp.url; where \
+             `rabbitmqctl list_users` does not show the user: rabbitmqctl add_user {user} 'PASSWORD'; \
+             and \"guest\" may log in from the broker's own machine alone",
+            user = quoted(user)
+        );
+        return Finding::error("broker-login", what, mend);
     }
     Finding::error("broker-connection", what, fault.mend)
 }
@@ -104,7 +111,8 @@ fn size(place: &str, amqp: &Amqp, greeting: &Greeting) -> Option<Finding> {
             amqp.max_message_bytes
         ),
         format!(
-            "set amqp.max_message_bytes = {limit}; or max_message_size = {} in rabbitmq.conf",
+            "set amqp.max_message_bytes = \"{}MiB\"; or max_message_size = {} in rabbitmq.conf",
+            limit / MIB,
             amqp.max_message_bytes
         ),
     ))

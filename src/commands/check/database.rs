@@ -16,6 +16,7 @@ use crate::sql;
 
 /// How long one question may take.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+const LOCKED: &str = "SELECT pid, state, query FROM pg_stat_activity WHERE pid IN (SELECT pid FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock');  -- end who holds the lock, or wait for it; then: pgoutbox check";
 const NEW: &str = "publication-after-slot";
 /// Below this a server that decodes a large transaction loses its clients.
 const SHORT: i64 = 5_000;
@@ -37,7 +38,8 @@ pub(super) async fn look(config: &Config) -> Database {
     let client = match connect(config, "first").await {
         Ok(client) => client,
         Err(fault) => {
-            let findings = vec![refused::finding(server, fault)];
+            let streams = server.user == config.postgres.stream.user;
+            let findings = vec![refused::finding(server, streams, fault)];
             return Database { findings, ..Database::default() };
         }
     };
@@ -47,18 +49,41 @@ pub(super) async fn look(config: &Config) -> Database {
             database.findings = flight.findings;
             database.is_slot_active = flight.slot.is_some_and(|slot| slot.is_active);
         }
-        Err(fault) => database.findings.push(unasked(fault)),
+        Err(fault) => database.findings.push(unasked(&config.postgres.audit.user, fault)),
     }
     if let Err(fault) = more(&client, config, &mut database).await {
-        database.findings.push(unasked(fault));
+        database.findings.push(unasked(&config.postgres.audit.user, fault));
     }
     database
 }
 
 /// A standby, or a question that failed.
-fn unasked(fault: Fault) -> Finding {
-    let name = if fault.what.contains("is a standby") { "standby" } else { "postgres-question" };
-    Finding::error(name, fault.what, fault.mend)
+fn unasked(role: &str, fault: Fault) -> Finding {
+    let Fault { what, mend, .. } = fault;
+    if what.contains("is a standby") {
+        return Finding::error("standby", what, mend);
+    }
+    let mend = match refused::code(&what) {
+        Some("42501") => may_ask(&what, role),
+        Some("55P03" | "57014") => LOCKED.to_owned(),
+        _ if mend.is_empty() || mend.contains("pgoutbox check") => {
+            "look into Postgres' log for why, and run `pgoutbox check` again".to_owned()
+        }
+        _ => mend,
+    };
+    Finding::error("postgres-question", what, mend)
+}
+
+/// The catalog is everybody's, unless somebody has closed it.
+fn may_ask(what: &str, role: &str) -> String {
+    let role = sql::identifier(role);
+    let refused = what.split_once("permission denied for ").map(|(_, rest)| rest);
+    let mut words = refused.unwrap_or_default().split(' ');
+    match (words.next(), words.next()) {
+        (Some("table" | "view"), Some(name)) => format!("GRANT SELECT ON {name} TO {role};"),
+        (Some("function"), Some(name)) => format!("GRANT EXECUTE ON FUNCTION {name} TO {role};"),
+        _ => format!("GRANT to role {role} what Postgres' message names"),
+    }
 }
 
 /// With a word that only a pooler keeps from arriving.

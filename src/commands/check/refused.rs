@@ -8,10 +8,11 @@ use crate::sql;
 /// What is said of a pooler in between.
 pub(super) const POOLER: &str = "pooler";
 
-/// By the SQLSTATE, since messages may be in any language. A pooler's are always in English.
-pub(super) fn finding(server: &Server, fault: Fault) -> Finding {
+/// By the SQLSTATE, since messages may be in any language; what one code alone does not tell, by
+/// words where they are English. A pooler's always are. `streams`: whether it is the stream's role.
+pub(super) fn finding(server: &Server, streams: bool, fault: Fault) -> Finding {
     let Fault { what, mend, .. } = fault;
-    let role = sql::identifier(&server.user);
+    let (role, database) = (sql::identifier(&server.user), sql::identifier(&server.database));
     if what.contains("unsupported startup parameter") {
         return Finding::error(
             POOLER,
@@ -20,6 +21,17 @@ pub(super) fn finding(server: &Server, fault: Fault) -> Finding {
         );
     }
     match code(&what) {
+        Some("28000") if what.contains("does not exist") => {
+            let more = if streams { " REPLICATION" } else { "" };
+            let mend = format!(
+                "CREATE ROLE {role} LOGIN{more};  -- and its password: \\password {role}; then its \
+                 grants: pgoutbox init --stream-role NAME --audit-role NAME"
+            );
+            Finding::error("role-missing", what, mend)
+        }
+        Some("28000") if what.contains("not permitted to log in") => {
+            Finding::error("role-login", what, format!("ALTER ROLE {role} LOGIN;"))
+        }
         Some("28000") => {
             let line = hba_line(server, &what);
             let mend = format!(
@@ -27,8 +39,24 @@ pub(super) fn finding(server: &Server, fault: Fault) -> Finding {
             );
             Finding::error("pg-hba", what, mend)
         }
-        Some("28P01") => Finding::error("postgres-login", what, mend),
-        Some("3D000") => Finding::error("postgres-database", what, mend),
+        // The server says the same of a role that it does not have.
+        Some("28P01") => Finding::error(
+            "postgres-login",
+            what,
+            format!(
+                "\\password {role}  -- in psql, where the role is there; or mend user and password in \
+                 the configuration"
+            ),
+        ),
+        Some("3D000") => {
+            let mend =
+                format!("CREATE DATABASE {database};  -- or mend its name in the configuration");
+            Finding::error("postgres-database", what, mend)
+        }
+        Some("55000") if what.contains("accepting connections") => {
+            let mend = format!("ALTER DATABASE {database} ALLOW_CONNECTIONS true;");
+            Finding::error("postgres-database", what, mend)
+        }
         Some("42501") if ["walsender", "WAL sender"].iter().any(|word| what.contains(word)) => {
             Finding::error(
                 "role-replication",
@@ -37,29 +65,39 @@ pub(super) fn finding(server: &Server, fault: Fault) -> Finding {
             )
         }
         Some("42501") => {
-            let database = sql::identifier(&server.database);
             let mend = format!("GRANT CONNECT ON DATABASE {database} TO {role};");
             Finding::error("role-connect", what, mend)
         }
         Some("53300") if what.contains("max_wal_senders") => Finding::error(
             "max-wal-senders",
             what,
-            "end a walsender that nobody needs: SELECT pid, application_name FROM pg_stat_replication; or ALTER SYSTEM SET max_wal_senders = 20;  -- then restart Postgres",
+            "ALTER SYSTEM SET max_wal_senders = 20;  -- then restart Postgres; or end one that nobody needs: SELECT pid, application_name FROM pg_stat_replication;",
         ),
-        Some("53300") => Finding::error("max-connections", what, mend),
+        Some("53300") => {
+            let mend = if what.contains("for role \"") {
+                format!("ALTER ROLE {role} CONNECTION LIMIT -1;")
+            } else if what.contains("for database \"") {
+                format!("ALTER DATABASE {database} CONNECTION LIMIT -1;")
+            } else {
+                "ALTER SYSTEM SET max_connections = 200;  -- or more than there are, then restart Postgres; or end those that nobody needs: SELECT pid, usename, application_name, state FROM pg_stat_activity;".to_owned()
+            };
+            Finding::error("max-connections", what, mend)
+        }
         _ if what.contains("asks for a password") || what.contains("password missing") => {
             Finding::error("postgres-login", what, mend)
         }
         _ => {
             let reach =
                 "check host and port, and that Postgres runs there and is not behind a firewall";
-            let mend = if mend.is_empty() { reach.to_owned() } else { mend };
+            // A fault sends whoever runs a relay to this very command.
+            let says = !mend.is_empty() && !mend.contains("pgoutbox check");
+            let mend = if says { mend } else { reach.to_owned() };
             Finding::error("postgres-connection", what, mend)
         }
     }
 }
 
-fn code(what: &str) -> Option<&str> {
+pub(super) fn code(what: &str) -> Option<&str> {
     what.rsplit_once("(SQLSTATE ")?.1.split(')').next()
 }
 
@@ -102,8 +140,11 @@ mod tests {
     fn codes_name_the_finding() {
         for (what, name) in [
             ("x (SQLSTATE 28000)", "pg-hba"),
+            ("role \"x\" does not exist (SQLSTATE 28000)", "role-missing"),
+            ("role \"x\" is not permitted to log in (SQLSTATE 28000)", "role-login"),
             ("x (SQLSTATE 28P01)", "postgres-login"),
             ("x (SQLSTATE 3D000)", "postgres-database"),
+            ("x is not currently accepting connections (SQLSTATE 55000)", "postgres-database"),
             (
                 "must be superuser or replication role to start walsender (SQLSTATE 42501)",
                 "role-replication",
@@ -114,7 +155,7 @@ mod tests {
             ("unsupported startup parameter: replication (SQLSTATE 08P01)", "pooler"),
             ("connection refused", "postgres-connection"),
         ] {
-            assert_eq!(finding(&server(), Fault::transient(what)).name, name, "{what}");
+            assert_eq!(finding(&server(), false, Fault::transient(what)).name, name, "{what}");
         }
     }
 

@@ -6,7 +6,7 @@ use super::database::Database;
 use super::refused::{self, POOLER};
 use crate::config::Config;
 use crate::error::Fault;
-use crate::postgres::{self, column, query};
+use crate::postgres::{column, query};
 use crate::slot::{Finding, Severity};
 use crate::sql;
 use crate::wal::Wal;
@@ -19,7 +19,7 @@ pub(super) async fn look(config: &Config) -> Finding {
             let role = &server.user;
             Finding::good("stream", format!("Postgres takes role \"{role}\" in replication mode"))
         }
-        Err(fault) => refused::finding(server, fault),
+        Err(fault) => refused::finding(server, true, fault),
     };
     if finding.name == POOLER {
         finding.mend = "connect the stream to Postgres itself: postgres.stream_url".to_owned();
@@ -27,35 +27,15 @@ pub(super) async fn look(config: &Config) -> Finding {
     finding
 }
 
-/// Who reads the slot, where that is no relay of its own: `run` would only wait. A role sees its
-/// own sessions, so the stream's role is asked.
+/// Who reads the slot, where that is no relay of its own: `run` would only wait.
 ///
 /// # Errors
 /// The connection's.
 pub(super) async fn user(config: &Config, client: &Client) -> Result<Option<Finding>, Fault> {
     let (slot, own) = (&config.postgres.slot, &config.postgres.application_name);
-    let asked = sql::render(sql::CHECK_SLOT_USER, &[("slot", slot)])?;
-    let server = &config.postgres.stream;
-    let rows = if *server == config.postgres.audit {
-        query(client, &asked).await?
-    } else {
-        let timeout = config.postgres.connect_timeout;
-        // What keeps it from logging in is said of its replication connection.
-        let Ok((client, _driver)) = postgres::connect(server, "pgoutbox", timeout, "").await else {
-            return Ok(None);
-        };
-        query(&client, &asked).await?
-    };
+    let rows = query(client, &sql::render(sql::CHECK_SLOT_USER, &[("slot", slot)])?).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let pid: i32 = column(row, "pid")?;
-    let Some(name) = column::<Option<String>>(row, "application_name")? else {
-        let role = sql::identifier(&server.user);
-        return Ok(Some(Finding::unknown(
-            "slot-in-use",
-            format!("slot \"{slot}\" is in use by pid {pid}, whose name role {role} may not see"),
-            format!("GRANT pg_read_all_stats TO {role};"),
-        )));
-    };
+    let (pid, name): (i32, String) = (column(row, "pid")?, column(row, "application_name")?);
     if name == *own {
         return Ok(None);
     }
@@ -66,7 +46,9 @@ pub(super) async fn user(config: &Config, client: &Client) -> Result<Option<Find
             "slot \"{slot}\" is in use by \"{name}\" (role {role}, {address}, pid {pid}), which is no \
              relay of this name: `pgoutbox run` waits until it ends"
         ),
-        format!("end it where it runs, or: SELECT pg_terminate_backend({pid});"),
+        format!(
+            "SELECT pg_terminate_backend({pid});  -- or end it where it runs, lest it comes again"
+        ),
     )))
 }
 
@@ -85,7 +67,7 @@ pub(super) fn in_context(
         "max-wal-senders" if database.is_slot_active => {
             Some(finding.as_grave_as(Severity::Warning))
         }
-        // Postgres has one code for all who may not log in.
+        // Postgres has one code for all who may not log in, and tells them apart in words alone.
         "pg-hba" if database.is_role_missing => Some(Finding::error(
             "role-missing",
             finding.what,
@@ -94,7 +76,7 @@ pub(super) fn in_context(
             ),
         )),
         // And one for each right that is missing: which, stands there with its own name.
-        "pg-hba" | "role-replication" | "role-connect" if has_role_error => None,
+        "pg-hba" | "role-replication" | "role-connect" | "role-login" if has_role_error => None,
         _ => Some(finding),
     }
 }

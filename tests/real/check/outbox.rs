@@ -1,0 +1,106 @@
+//! Tables that are none, are elsewhere or are not alone.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+use harness::shared;
+
+use super::{mend, paste};
+use crate::setting::Setting;
+
+#[tokio::test]
+async fn what_is_no_table_in_the_wal() -> Result<()> {
+    let setting = Setting::shared().await?;
+    setting
+        .sql(
+            "CREATE VIEW shown AS SELECT * FROM outbox_messages;
+             CREATE MATERIALIZED VIEW kept AS SELECT * FROM outbox_messages",
+        )
+        .await?;
+    for name in ["shown", "kept"] {
+        let checked = setting.clone().set("tables.0.name", name).check().await?;
+        // Not that it is missing in the publication: it cannot be added to one.
+        assert_eq!(checked.errors(), BTreeSet::from(["table-kind"]), "{checked}");
+        checked.has("table-kind", "error");
+    }
+    let session = setting.client().await?;
+    session.batch_execute("CREATE TEMPORARY TABLE outbox (LIKE outbox_messages)").await?;
+    let schema = "SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = 'outbox' AND relpersistence = 't'";
+    let schema: String = session.query_one(schema, &[]).await?.try_get(0)?;
+    let temporary = setting.clone().set("tables.0.name", &format!("{schema}.outbox"));
+    let checked = temporary.check().await?;
+    assert_eq!(checked.errors(), BTreeSet::from(["table-temporary"]), "{checked}");
+    checked.has("table-temporary", "error");
+    // What is said besides would be about another table.
+    checked.has_not("publication-other-tables");
+    checked.has_not("id-index");
+    // Each is mended in the configuration.
+    assert_eq!(setting.check().await?.code, Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_table_that_is_elsewhere() -> Result<()> {
+    let setting = Setting::shared().await?;
+    setting.sql("CREATE SCHEMA shop; ALTER TABLE outbox_messages SET SCHEMA shop").await?;
+    let checked = setting.check().await?;
+    assert_eq!(checked.errors(), BTreeSet::from(["table-missing"]), "{checked}");
+    checked.has_not("publication-other-tables");
+    let line = mend(checked.has("table-missing", "error")).split("  -- ").next();
+    let name = line.and_then(|line| line.strip_prefix("[[tables]] name = \""));
+    let name = name.context("no line")?.trim_end_matches('"');
+    assert_eq!(name, "shop.outbox_messages");
+    let checked = setting.clone().set("tables.0.name", name).check().await?;
+    assert_eq!(checked.code, Some(0), "{checked}");
+    checked.has_not("publication-other-tables");
+    Ok(())
+}
+
+#[tokio::test]
+async fn marks_that_find_no_index() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let drop = "ALTER TABLE outbox_messages DROP CONSTRAINT outbox_messages_pkey";
+    setting.mends("id-index", "warning", drop).await?;
+    let index = "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'outbox_messages'::regclass";
+    let index: String = setting.ask(index).await?;
+    // One that holds some rows only is not looked into, nor one that begins with something else.
+    for instead in ["(id) WHERE relayed_at IS NOT NULL", "(topic, id)"] {
+        setting.sql(&format!("DROP INDEX {index}")).await?;
+        setting.sql(&format!("CREATE INDEX {index} ON outbox_messages {instead}")).await?;
+        setting.check().await?.has("id-index", "warning");
+    }
+    // Nothing is looked up where nothing is marked.
+    setting.clone().set("audit.mode", "none").check().await?.has_not("id-index");
+    Ok(())
+}
+
+/// Of all tables, and of a schema's.
+#[tokio::test]
+async fn publications_of_more_than_the_outbox() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let name = "publication-other-tables";
+    if shared::postgres().await?.version() >= 15 {
+        let schema = "CREATE TABLE stranger (n int);
+             DROP PUBLICATION pgoutbox;
+             CREATE PUBLICATION pgoutbox FOR TABLES IN SCHEMA public WITH (publish = 'insert')";
+        setting.mends(name, "warning", schema).await?;
+    }
+    setting
+        .sql(
+            "DROP PUBLICATION pgoutbox;
+             CREATE PUBLICATION pgoutbox FOR ALL TABLES WITH (publish = 'insert')",
+        )
+        .await?;
+    let checked = setting.check().await?;
+    let found = checked.has(name, "warning");
+    setting.carry_out(found).await?;
+    let its_own = format!("{}_outbox", setting.database);
+    assert!(mend(found).contains(&format!("--publication {its_own} --slot {its_own}")), "{found}");
+    let rest = mend(found).split("postgres.slot, and: ").nth(1).context("no SQL")?;
+    paste(&setting.database_url, rest).await?;
+    let moved = setting.set("postgres.publication", &its_own).set("postgres.slot", &its_own);
+    let checked = moved.check().await?;
+    assert_eq!(checked.code, Some(0), "{checked}");
+    checked.has_not(name);
+    Ok(())
+}
