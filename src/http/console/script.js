@@ -454,9 +454,10 @@ async function listen() {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
   for (;;) {
-    // Silence for long is no link, whatever the browser thinks of it.
+    // Silence for long is no link, whatever the browser thinks of it. In this order: a read that is
+    // cancelled first looks like the end of the stream, and the silence would not be shown.
     let timer;
-    const silence = new Promise((_, reject) => { timer = setTimeout(() => { reader.cancel(); reject(new Error('silence')); }, 15000); });
+    const silence = new Promise((_, reject) => { timer = setTimeout(() => { reject(new Error('silence')); reader.cancel(); }, 15000); });
     const { value, done } = await Promise.race([reader.read(), silence]).finally(() => clearTimeout(timer));
     if (done) return;
     const all = (rest + value).split('\n\n');
