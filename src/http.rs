@@ -28,6 +28,7 @@ mod ready;
 mod status;
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io::{Error, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
@@ -53,6 +55,9 @@ const HEADERS: Duration = Duration::from_secs(5);
 const LIFE: Duration = Duration::from_secs(15);
 /// How long one that listens to events may live, the browser asks anew then.
 const LONG_LIFE: Duration = Duration::from_secs(600);
+/// How long what a client still sends is read after its answer, and how much of it.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: u64 = 16 << 20;
 /// The most that is read of a request's line and headers.
 const HEADER_BYTES: usize = 16 << 10;
 /// Pause after a connection could not be accepted: there are no file descriptors left, say.
@@ -157,26 +162,36 @@ async fn attend(stream: TcpStream, remote: SocketAddr, visit: Arc<Visit>, desk: 
     let answer = |request| {
         visit.asks();
         let (desk, is_long) = (desk.clone(), &is_long);
-        async move {
+        Box::pin(async move {
             let answer = desk.answer(request, remote).await?;
             is_long.store(answer.extensions().get::<Lasting>().is_some(), Ordering::Relaxed);
             Ok::<_, Infallible>(answer)
-        }
+        })
     };
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
         .max_buf_size(HEADER_BYTES)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service_fn(answer));
-    tokio::pin!(connection);
-    let mut outcome = timeout(LIFE, &mut connection).await;
+    let mut served = poll_fn(|context| connection.poll_without_shutdown(context));
+    let mut outcome = timeout(LIFE, &mut served).await;
     if outcome.is_err() && is_long.load(Ordering::Relaxed) {
-        outcome = timeout(LONG_LIFE, connection).await;
+        outcome = timeout(LONG_LIFE, &mut served).await;
     }
     match outcome {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%remote, "an HTTP connection ended: {error}"),
-        Err(_) => debug!(%remote, "an HTTP connection was too slow"),
+        Err(_) => return debug!(%remote, "an HTTP connection was too slow"),
+    }
+    linger(connection.into_parts().io.into_inner()).await;
+}
+
+/// Closes so that the answer is read: where bytes are left unread, the client's system is told of
+/// a reset connection, and throws the answer away.
+async fn linger(mut stream: TcpStream) {
+    if stream.shutdown().await.is_ok() {
+        let mut rest = stream.take(LINGER_BYTES);
+        let _ = timeout(LINGER, copy(&mut rest, &mut sink())).await;
     }
 }

@@ -111,6 +111,22 @@ mod tests {
     }
 
     #[test]
+    fn readings_of_the_clock_become_ages() {
+        let mut shown = crate::board::Board::new().shown();
+        let began = shown.since;
+        (shown.viewed_at, shown.again_at) = (Some(began + secs(2)), Some(began + secs(9)));
+        shown.tally.delivered = 3;
+        shown.tally.parked = 4;
+        let facts = Facts { slot: String::new(), window_messages: 1, window_bytes: 1 };
+        let snapshot = Snapshot::new(facts, shown, began + secs(5));
+        assert_eq!(snapshot.state_for, secs(5));
+        assert_eq!(snapshot.viewed_ago, Some(secs(3)));
+        assert_eq!(snapshot.again_in, Some(secs(4)));
+        assert_eq!((snapshot.seen_ago, snapshot.settled()), (None, 7));
+        assert!(!snapshot.is_waiting(), "no session");
+    }
+
+    #[test]
     fn only_events_that_wait_stall() {
         let mut stall = Stall::default();
         assert_eq!(stall.observe(secs(0), 0, false), secs(0));

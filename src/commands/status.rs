@@ -1,9 +1,11 @@
 //! `pgoutbox status`: how far the relay is, and what holds it up.
 
 mod live;
+mod page;
 mod watch;
 
 use live::Live;
+use page::Page;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -68,7 +70,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     if args.json {
         say(format_args!("{:#}", facts.json(&config, &unmarked)));
     } else {
-        facts.print(&config, &unmarked);
+        facts.page(&config, &unmarked).print();
     }
     Ok(facts.is_well())
 }
@@ -120,13 +122,15 @@ impl Facts {
         json
     }
 
-    fn print(&self, config: &Config, unmarked: &[Unmarked]) {
-        self.live.print();
+    fn page(&self, config: &Config, unmarked: &[Unmarked]) -> Page {
+        let mut page = Page::default();
+        self.live.print(&mut page);
         let (slot, progress) = (self.slot.as_ref(), self.progress.as_ref());
-        print(config, slot, progress, self.catch_up.as_ref(), unmarked);
-        self.paused.iter().for_each(print_paused);
-        self.guard.iter().for_each(print_guard);
-        self.parked.iter().for_each(print_parked);
+        print(&mut page, config, slot, progress, self.catch_up.as_ref(), unmarked);
+        self.paused.iter().for_each(|paused| print_paused(&mut page, paused));
+        self.guard.iter().for_each(|guard| print_guard(&mut page, guard));
+        self.parked.iter().for_each(|parked| print_parked(&mut page, parked));
+        page
     }
 }
 
@@ -293,6 +297,7 @@ pub(super) fn bytes(bytes: Option<i64>) -> String {
 }
 
 fn print(
+    page: &mut Page,
     config: &Config,
     slot: Option<&SlotState>,
     progress: Option<&Progress>,
@@ -301,31 +306,31 @@ fn print(
 ) {
     let name = &config.postgres.slot;
     match slot {
-        None => say(format_args!(
+        None => page.say(format_args!(
             "slot      {name} does not exist\n          mend: see `pgoutbox check`"
         )),
-        Some(slot) => print_slot(name, slot),
+        Some(slot) => print_slot(page, name, slot),
     }
     match progress {
-        None => say("progress  none yet"),
+        None => page.say("progress  none yet"),
         Some(progress) => {
-            say(format_args!(
+            page.say(format_args!(
                 "progress  settled to {}, written {}",
                 progress.end_lsn, progress.updated_at
             ));
-            print_fault(progress);
+            print_fault(page, progress);
         }
     }
     if let Some(report) = catch_up {
-        print_catch_up(report);
+        print_catch_up(page, report);
     }
     for one in unmarked {
         match (one.rows, &one.why_not) {
             (Some(rows), _) => {
                 let about = if one.is_estimate { "about " } else { "" };
-                say(format_args!("unmarked  {about}{rows} rows of {}", one.table));
+                page.say(format_args!("unmarked  {about}{rows} rows of {}", one.table));
             }
-            (None, why) => say(format_args!(
+            (None, why) => page.say(format_args!(
                 "unmarked  unknown for {}: {}",
                 one.table,
                 why.as_deref().unwrap_or_default()
@@ -334,13 +339,13 @@ fn print(
     }
 }
 
-fn print_catch_up(report: &Report) {
+fn print_catch_up(page: &mut Page, report: &Report) {
     if report.is_listed {
-        say(format_args!("catch-up  {} of {} rows are published", report.done, report.total));
+        page.say(format_args!("catch-up  {} of {} rows are published", report.done, report.total));
     } else {
-        say("catch-up  the slot is to be made anew, and the rows that wait to be listed");
+        page.say("catch-up  the slot is to be made anew, and the rows that wait to be listed");
     }
-    say(format_args!("          since {}: {}", report.begun_at, report.why));
+    page.say(format_args!("          since {}: {}", report.begun_at, report.why));
 }
 
 fn parked_json(parked: &Parked) -> Value {
@@ -352,42 +357,42 @@ fn parked_json(parked: &Parked) -> Value {
     })
 }
 
-fn print_parked(parked: &Parked) {
+fn print_parked(page: &mut Page, parked: &Parked) {
     let Parked { table, state, events, oldest, .. } = parked;
-    say(format_args!("parked    {events} {state} of {table}, the oldest since {oldest}"));
+    page.say(format_args!("parked    {events} {state} of {table}, the oldest since {oldest}"));
     if state == "failed" {
-        say("          mend: pgoutbox parked list --state failed; then retry or discard");
+        page.say("          mend: pgoutbox parked list --state failed; then retry or discard");
     }
 }
 
-fn print_paused(paused: &Value) {
+fn print_paused(page: &mut Page, paused: &Value) {
     let text = |key: &str| paused.get(key).and_then(Value::as_str).unwrap_or_default();
     let note = match text("note") {
         "" => String::new(),
         note => format!(": {note}"),
     };
-    say(format_args!("paused    since {} by {}{note}", text("at"), text("by")));
-    say("          nothing is published, WAL is kept\n          mend: pgoutbox resume");
+    page.say(format_args!("paused    since {} by {}{note}", text("at"), text("by")));
+    page.say("          nothing is published, WAL is kept\n          mend: pgoutbox resume");
 }
 
-fn print_guard(guard: &Value) {
+fn print_guard(page: &mut Page, guard: &Value) {
     let text = |key: &str| guard.get(key).and_then(Value::as_str).unwrap_or_default();
     let level = text("level");
     if level == "calm" {
         return;
     }
-    say(format_args!("guard     {level} since {}, seen {}", text("since"), text("seen_at")));
-    say(format_args!("          {}", text("what")));
-    say(format_args!("          mend: {}", text("mend")));
+    page.say(format_args!("guard     {level} since {}, seen {}", text("since"), text("seen_at")));
+    page.say(format_args!("          {}", text("what")));
+    page.say(format_args!("          mend: {}", text("mend")));
 }
 
-fn print_slot(name: &str, slot: &SlotState) {
+fn print_slot(page: &mut Page, name: &str, slot: &SlotState) {
     let usage = match slot.active_pid {
         Some(pid) => format!("in use by pid {pid}"),
         None => "not in use".to_owned(),
     };
-    say(format_args!("slot      {name}, {usage}"));
-    say(format_args!(
+    page.say(format_args!("slot      {name}, {usage}"));
+    page.say(format_args!(
         "lag       {} not acknowledged, {} of WAL kept on disk",
         bytes(slot.confirmed_lag_bytes),
         bytes(slot.retained_wal_bytes)
@@ -395,29 +400,29 @@ fn print_slot(name: &str, slot: &SlotState) {
     let status = slot.wal_status.as_deref().unwrap_or("unknown");
     if status == "lost" {
         let reason = slot.invalidation_reason.as_deref().unwrap_or("WAL it needs was removed");
-        say(format_args!("wal       lost ({reason})\n          mend: see `pgoutbox check`"));
+        page.say(format_args!("wal       lost ({reason})\n          mend: see `pgoutbox check`"));
         return;
     }
     let limit = match slot.safe_wal_size {
         Some(size) => format!("{} until it may be lost", bytes(Some(size.max(0)))),
         None => "kept without limit (max_slot_wal_keep_size is -1)".to_owned(),
     };
-    say(format_args!("wal       {status}, {limit}"));
+    page.say(format_args!("wal       {status}, {limit}"));
 }
 
-fn print_fault(progress: &Progress) {
+fn print_fault(page: &mut Page, progress: &Progress) {
     let Some(fault) = &progress.fault else { return };
     let text = |key: &str| fault.get(key).and_then(Value::as_str);
-    say(format_args!("stuck     {}", text("what").unwrap_or("for an unknown reason")));
+    page.say(format_args!("stuck     {}", text("what").unwrap_or("for an unknown reason")));
     if let Some(event) = text("event_id") {
-        say(format_args!(
+        page.say(format_args!(
             "          event {event} of {}",
             text("table").unwrap_or("an unknown table")
         ));
     }
     let since = text("since").or(progress.fault_at.as_deref());
-    say(format_args!("          since {}", since.unwrap_or("unknown")));
+    page.say(format_args!("          since {}", since.unwrap_or("unknown")));
     if let Some(mend) = text("mend").filter(|mend| !mend.is_empty()) {
-        say(format_args!("          mend: {mend}"));
+        page.say(format_args!("          mend: {mend}"));
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Duration, timeout};
 use tracing::{info, warn};
 
-use super::guest::{Rules, is_foreign};
+use super::guest::{Rules, has_two_hosts, is_foreign};
 use super::history::{History, STEP};
 use super::look::Looker;
 use super::parked::{self, Action, Parking, Which};
@@ -95,7 +95,10 @@ impl Desk {
         remote: SocketAddr,
     ) -> Result<Answer, Infallible> {
         let headers = request.headers();
-        if !self.rules.takes_host(headers) {
+        if has_two_hosts(headers) {
+            return Ok(answer(StatusCode::BAD_REQUEST, TEXT, "name one host\n"));
+        }
+        if !self.rules.takes_host(headers, request.uri().host()) {
             let text = "this host name is not taken without http.token: ask 127.0.0.1\n";
             return Ok(answer(StatusCode::FORBIDDEN, TEXT, text));
         }
@@ -172,7 +175,11 @@ impl Desk {
 
     fn events(&self) -> Answer {
         let Ok(place) = self.listeners.clone().try_acquire_owned() else {
-            return answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "too many listen already\n");
+            let text = format!(
+                "{} listen already, and no more can: /status says the same once\n",
+                events::LISTENERS
+            );
+            return answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, text);
         };
         let told = events::stream(self.looker.clone(), self.history.clone(), place);
         let mut lasting = answer(StatusCode::OK, EVENTS, "");
@@ -222,8 +229,12 @@ impl Desk {
             return Err(not_allowed("POST"));
         }
         let headers = request.headers();
-        if !self.rules.has_token() || is_foreign(headers) {
+        if !self.rules.has_token() {
             let text = "nothing can be changed from here without http.token\n";
+            return Err(answer(StatusCode::FORBIDDEN, TEXT, text));
+        }
+        if is_foreign(headers) {
+            let text = "a page of another origin asks: nothing can be changed from there\n";
             return Err(answer(StatusCode::FORBIDDEN, TEXT, text));
         }
         if !self.rules.may_act(headers) {

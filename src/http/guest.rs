@@ -51,13 +51,19 @@ impl Rules {
     /// It names a host that it can mean. A page elsewhere may have its own name point to
     /// 127.0.0.1, and read what a browser on this machine can: such a name is not taken where
     /// only this machine can ask, and no token is asked for.
-    pub(super) fn takes_host(&self, headers: &HeaderMap) -> bool {
+    /// `in_target` is the host of a request's target, where it is a whole URI.
+    pub(super) fn takes_host(&self, headers: &HeaderMap, in_target: Option<&str>) -> bool {
         if !self.is_loopback || self.token.is_some() {
             return true;
         }
-        let Some(host) = headers.get(HOST) else { return true };
-        host.to_str().is_ok_and(is_local)
+        let named = headers.get(HOST).is_none_or(|host| host.to_str().is_ok_and(is_local));
+        named && in_target.is_none_or(is_local)
     }
+}
+
+/// It leaves open which host it means, and each one between here and there may take another.
+pub(super) fn has_two_hosts(headers: &HeaderMap) -> bool {
+    headers.get_all(HOST).iter().count() > 1
 }
 
 /// `localhost` or an address, with or without a port.
@@ -142,11 +148,19 @@ mod tests {
             ("127.0.0.1.evil.example", false),
             ("", false),
         ] {
-            assert_eq!(open.takes_host(&host(name)), is_taken, "{name}");
+            assert_eq!(open.takes_host(&host(name), None), is_taken, "{name}");
         }
-        assert!(open.takes_host(&HeaderMap::new()), "HTTP/1.0 names none");
-        assert!(rules(None, "0.0.0.0:1").takes_host(&host("pgoutbox:8976")));
-        assert!(rules(Some("t"), "127.0.0.1:1").takes_host(&host("pgoutbox.example")));
+        assert!(open.takes_host(&HeaderMap::new(), None), "HTTP/1.0 names none");
+        assert!(open.takes_host(&host("localhost"), Some("[::1]")));
+        assert!(!open.takes_host(&host("localhost"), Some("evil.example")));
+        assert!(rules(None, "0.0.0.0:1").takes_host(&host("pgoutbox:8976"), None));
+        assert!(rules(Some("t"), "127.0.0.1:1").takes_host(&host("pgoutbox.example"), None));
+    }
+
+    #[test]
+    fn one_host_is_named() {
+        assert!(!has_two_hosts(&headers(&[("host", "localhost")])));
+        assert!(has_two_hosts(&headers(&[("host", "localhost"), ("host", "evil.example")])));
     }
 
     #[test]

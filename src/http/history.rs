@@ -140,14 +140,19 @@ mod tests {
     #[test]
     fn holds_an_hour_of_rates() {
         let history = History::default();
+        // Ten a second, and twenty in the last step.
         for n in 0..1_000_u64 {
-            history.take(STEP * u32::try_from(n).unwrap(), &snapshot(n * 50));
+            let delivered = n * 50 + if n == 999 { 50 } else { 0 };
+            history.take(STEP * u32::try_from(n).unwrap(), &snapshot(delivered));
         }
         let told = history.json(STEP * 1_000);
         let points = told["points"].as_array().unwrap();
         assert_eq!(points.len(), POINTS);
         assert_eq!(points[0][0], 3600.0, "an hour ago");
-        assert!(points.iter().all(|point| point[1] == 10.0 && point[2].is_null()));
+        let (last, before) = points.split_last().unwrap();
+        assert!(before.iter().all(|point| point[1] == 10.0 && point[2].is_null()));
+        assert_eq!(last[1], 20.0, "of its own step");
+        assert_eq!(history.recent()["delivered_per_second"], 20.0);
         assert_eq!(history.taken(), 999);
     }
 }

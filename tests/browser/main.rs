@@ -12,6 +12,7 @@
 mod bare;
 #[path = "../real/setting.rs"]
 mod setting;
+mod states;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -63,11 +64,18 @@ async fn shows_what_the_relay_does_and_stays_live() -> Result<()> {
     page.until("document.getElementById('link').textContent === 'live'").await?;
     assert!(page.text("slot-name").await?.starts_with(&setting.database));
     assert_eq!(page.text("why").await?, "reads the stream");
-    page.until("document.getElementById('window').textContent.endsWith(' of 1,000')").await?;
+    page.until("document.getElementById('window-of').textContent.startsWith('of 1,000 ')").await?;
     page.until("document.getElementById('headroom').textContent.startsWith('slot reserved')")
         .await?;
     assert_eq!(page.ask("document.querySelectorAll('#changes li').length").await?, 2);
-    // Without being loaded anew.
+    // Without being loaded anew, and told by the stream: after a silence the page connects again,
+    // and would be told that way too.
+    page.ask(
+        "(() => { window.links = []; const link = document.getElementById('link'); \
+         new MutationObserver(() => window.links.push(link.textContent)) \
+         .observe(link, { childList: true, characterData: true, subtree: true }); })()",
+    )
+    .await?;
     let before = number(&page, "delivered").await?;
     page.ask("window.isTheSame = true").await?;
     page.until(&format!(
@@ -75,6 +83,7 @@ async fn shows_what_the_relay_does_and_stays_live() -> Result<()> {
     ))
     .await?;
     assert_eq!(page.ask("window.isTheSame").await?, true);
+    assert_eq!(page.ask("window.links.join()").await?, "", "the stream went on");
     for plot in ["plot-rate", "plot-latency", "plot-lag"] {
         page.until(&format!("document.querySelectorAll('#{plot} polyline').length > 0")).await?;
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::commands::say;
+use super::page::Page;
 use crate::config::Config;
 use crate::http::client;
 
@@ -44,44 +44,44 @@ impl Live {
         }
     }
 
-    pub(super) fn print(&self) {
+    pub(super) fn print(&self, page: &mut Page) {
         match self {
-            Self::Told(told) => tell(told),
-            Self::Closed => say("relay     runs here, and wants http.token to say more"),
+            Self::Told(told) => tell(page, told),
+            Self::Closed => page.say("relay     runs here, and wants http.token to say more"),
             Self::None => {}
         }
     }
 }
 
-fn tell(told: &Value) {
+fn tell(page: &mut Page, told: &Value) {
     let at = |path: &str| told.pointer(path).filter(|value| !value.is_null());
     let text = |path: &str| at(path).and_then(Value::as_str).unwrap_or_default();
     let number = |path: &str| at(path).and_then(Value::as_f64);
     let count = |path: &str| at(path).and_then(Value::as_u64).unwrap_or(0);
     let since = number("/state_seconds").unwrap_or(0.0).floor();
-    say(format_args!("relay     {} for {}: {}", text("/state"), span(since), text("/why")));
+    page.say(format_args!("relay     {} for {}: {}", text("/state"), span(since), text("/why")));
     for list in ["/reasons", "/degraded"] {
         for reason in at(list).and_then(Value::as_array).into_iter().flatten() {
             let part = |name: &str| reason.get(name).and_then(Value::as_str).unwrap_or_default();
             // What the line above says already.
             if part("what") != text("/why") {
-                say(format_args!("          {}", part("what")));
+                page.say(format_args!("          {}", part("what")));
             }
             if !part("mend").is_empty() {
-                say(format_args!("          mend: {}", part("mend")));
+                page.say(format_args!("          mend: {}", part("mend")));
             }
         }
     }
     let rate = number("/recent/delivered_per_second");
     let rate = rate.map(|rate| format!("{rate:.1} events/s now, ")).unwrap_or_default();
-    say(format_args!("events    {rate}{} delivered in all", count("/events/delivered")));
+    page.say(format_args!("events    {rate}{} delivered in all", count("/events/delivered")));
     let recent = ("/recent/p50_seconds", "/recent/p99_seconds", "now");
     let all =
         ("/commit_to_confirm/p50_seconds", "/commit_to_confirm/p99_seconds", "since the start");
     let known = [recent, all].into_iter().find(|(median, ..)| at(median).is_some());
     if let Some((median, most, when)) = known {
         let seconds = |path: &str| number(path).map_or_else(|| "unknown".to_owned(), span);
-        say(format_args!(
+        page.say(format_args!(
             "latency   commit to confirm {when}: median {}, 99 % {}",
             seconds(median),
             seconds(most)
@@ -90,7 +90,7 @@ fn tell(told: &Value) {
     if at("/relay").is_some() {
         let oldest = number("/relay/unsettled_seconds");
         let oldest = oldest.map(|oldest| format!(", the oldest {} old", span(oldest)));
-        say(format_args!(
+        page.say(format_args!(
             "window    {} of {} messages, {} of {}{}",
             count("/relay/window_messages"),
             count("/window/limit_messages"),

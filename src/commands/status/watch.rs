@@ -1,11 +1,15 @@
 //! `pgoutbox status --watch`: the same, each second, in place.
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
+use terminal_size::{Height, Width};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
+use super::page::Page;
 use super::{Facts, Unmarked, unmarked};
 use crate::commands::{connect, say};
 use crate::config::Config;
@@ -14,8 +18,13 @@ use crate::error::{Class, Fault};
 const PERIOD: Duration = Duration::from_secs(1);
 /// Rows without a mark are not cheap to count.
 const COUNT_PERIOD: Duration = Duration::from_secs(30);
-/// Clears the screen and what was scrolled off it, and goes to its top.
-const CLEAR: &str = "\x1b[2J\x1b[3J\x1b[H";
+/// A screen besides the one with what the operator did before, and no cursor on it.
+const ENTER: &str = "\x1b[?1049h\x1b[?25l";
+const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+const HOME: &str = "\x1b[H";
+/// What stands in the rest of the line, and of the screen.
+const CLEAR_RIGHT: &str = "\x1b[K";
+const CLEAR_BELOW: &str = "\x1b[J";
 
 /// Prints until Ctrl-C, and says whether all was well at last. A server that goes away is said
 /// and tried again.
@@ -23,27 +32,42 @@ const CLEAR: &str = "\x1b[2J\x1b[3J\x1b[H";
 /// # Errors
 /// The settings are wrong for this server.
 pub(super) async fn run(config: &Config) -> Result<bool, Fault> {
-    let is_terminal = std::io::stdout().is_terminal();
     let mut watch = Watch { client: None, counted: None, is_well: false };
-    let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
+    let mut screen = Screen::open();
+    let mut stop = std::pin::pin!(stopped());
     loop {
         tokio::select! {
             biased;
-            _ = &mut stop => return Ok(watch.is_well),
-            outcome = watch.look(config, is_terminal) => match outcome {
+            () = &mut stop => return Ok(watch.is_well),
+            outcome = watch.look(config) => match outcome {
                 Err(fault) if fault.class == Class::Transient => {
                     watch.client = None;
-                    begin(is_terminal);
-                    say(format_args!("postgres  {fault}"));
+                    let mut page = Page::default();
+                    page.say(format_args!("postgres  {fault}"));
+                    screen.show(page);
                 }
-                outcome => outcome?,
+                outcome => screen.show(outcome?),
             },
         }
         tokio::select! {
             biased;
-            _ = &mut stop => return Ok(watch.is_well),
+            () = &mut stop => return Ok(watch.is_well),
             () = sleep(PERIOD) => {}
         }
+    }
+}
+
+/// Ctrl-C, or SIGTERM: the terminal is to be left as it was found.
+async fn stopped() {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
     }
 }
 
@@ -54,7 +78,7 @@ struct Watch {
 }
 
 impl Watch {
-    async fn look(&mut self, config: &Config, is_terminal: bool) -> Result<(), Fault> {
+    async fn look(&mut self, config: &Config) -> Result<Page, Fault> {
         self.is_well = false;
         let client = match self.client.take() {
             Some(client) if !client.is_closed() => client,
@@ -65,23 +89,83 @@ impl Watch {
             Some((at, counted)) if at.elapsed() < COUNT_PERIOD => (at, counted),
             _ => (Instant::now(), unmarked(&client, config).await?),
         };
-        begin(is_terminal);
-        facts.print(config, &counted.1);
+        let page = facts.page(config, &counted.1);
         self.is_well = facts.is_well();
         (self.client, self.counted) = (Some(client), Some(counted));
-        Ok(())
+        Ok(page)
     }
 }
 
-/// In place on a terminal, one below the other in a file.
-fn begin(is_terminal: bool) {
+/// In place on a terminal, one below the other in a file or where a terminal can do no more.
+struct Screen {
+    is_terminal: bool,
+    last: Option<Page>,
+}
+
+impl Screen {
+    fn open() -> Self {
+        let can_move =
+            std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
+        let is_terminal = std::io::stdout().is_terminal() && can_move;
+        if is_terminal {
+            write(ENTER);
+        }
+        Self { is_terminal, last: None }
+    }
+
+    fn show(&mut self, page: Page) {
+        if self.is_terminal {
+            let size = terminal_size::terminal_size();
+            let (Width(columns), Height(rows)) = size.unwrap_or((Width(80), Height(24)));
+            write(&frame(&page, columns.into(), rows.into()));
+        } else {
+            say("");
+            page.print();
+        }
+        self.last = Some(page);
+    }
+}
+
+impl Drop for Screen {
+    /// What was seen last stays.
+    fn drop(&mut self) {
+        if self.is_terminal {
+            write(LEAVE);
+            self.last.iter().for_each(Page::print);
+        }
+    }
+}
+
+/// In one piece: what is written over is not cleared before, so nothing flickers.
+fn frame(page: &Page, columns: usize, rows: usize) -> String {
+    let now = jiff::Timestamp::now().strftime("%H:%M:%S UTC");
+    let mut frame = format!("{HOME}pgoutbox  {now}, Ctrl-C ends{CLEAR_RIGHT}\r\n{CLEAR_RIGHT}");
+    let lines = page.fitted(columns, rows.saturating_sub(2));
+    for (at, line) in lines.iter().enumerate() {
+        let clear = if at + 1 == lines.len() { CLEAR_BELOW } else { CLEAR_RIGHT };
+        // Before it: after a line as wide as the screen it would clear its last letter.
+        let _ = write!(frame, "\r\n{clear}{line}");
+    }
+    frame
+}
+
+fn write(text: &str) {
     let mut out = std::io::stdout();
-    let _ = if is_terminal { write!(out, "{CLEAR}") } else { writeln!(out) };
-    let _ = out.flush();
-    if is_terminal {
-        say(format_args!(
-            "pgoutbox  {}, Ctrl-C ends\n",
-            jiff::Timestamp::now().strftime("%H:%M:%S UTC")
-        ));
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_clears_what_it_does_not_write_over() {
+        let mut page = Page::default();
+        page.say("slot      shop\nlag       0 B");
+        let frame = frame(&page, 80, 24);
+        assert!(frame.starts_with(HOME), "{frame:?}");
+        assert!(frame.ends_with("\r\n\x1b[Kslot      shop\r\n\x1b[Jlag       0 B"), "{frame:?}");
+        assert!(!frame.contains("\x1b[2J") && !frame.contains("\x1b[3J"), "{frame:?}");
+        assert_eq!(frame.matches('\n').count(), 3, "the last line does not scroll");
     }
 }

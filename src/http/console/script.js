@@ -9,6 +9,7 @@ let points = [];
 let taken = -1;
 let parkedKey = null;
 let parkedAt = 0;
+let parkedSum = 0;
 const chosen = new Set();
 
 const STATES = {
@@ -38,7 +39,7 @@ function span(s) {
   if (s === null || s === undefined) return '–';
   if (s === 0) return '0 s';
   if (s < 0.001) return Math.round(s * 1e6) + ' µs';
-  if (s < 1) return (s < 0.0995 ? (s * 1e3).toFixed(1) : Math.round(s * 1e3)) + ' ms';
+  if (s < 1) return (s < 0.0995 && (s * 1e3) % 1 > 1e-6 ? (s * 1e3).toFixed(1) : Math.round(s * 1e3)) + ' ms';
   if (s < 60) return (s < 10 && !Number.isInteger(s) ? s.toFixed(1) : Math.round(s)) + ' s';
   const whole = Math.round(s);
   const parts = [[86400, 'd'], [3600, 'h'], [60, 'min'], [1, 's']];
@@ -54,6 +55,13 @@ function span(s) {
 function count(n) {
   if (n === null || n === undefined) return '–';
   return n >= 100 || Number.isInteger(n) ? Math.round(n).toLocaleString('en') : n.toFixed(1);
+}
+
+// As people write it everywhere, in the zone of this browser.
+function clock(at) {
+  const two = (n) => String(n).padStart(2, '0');
+  return [at.getFullYear(), two(at.getMonth() + 1), two(at.getDate())].join('-') + ' '
+    + [at.getHours(), at.getMinutes(), at.getSeconds()].map(two).join(':');
 }
 
 function headers() { return token ? { Authorization: 'Bearer ' + token } : {}; }
@@ -85,11 +93,24 @@ $('gate-token').addEventListener('keydown', (event) => { if (event.key === 'Ente
 
 // What it is at.
 
-function reason(of, isGrave) {
-  const it = make('li', null, isGrave ? 'grave' : '');
-  it.append(make('div', of.what || of.code));
-  if (of.mend) { const line = make('div', 'Mend: ', 'quiet'); line.append(make('code', of.mend)); it.append(line); }
-  return it;
+function mend(text) { const line = make('div', 'Mend: ', 'quiet'); line.append(make('code', text)); return line; }
+
+// What the state says already is not said twice.
+function reasons(all, why, isGrave) {
+  return all.filter((of) => of.mend || of.what !== why).map((of) => {
+    const it = make('li', null, isGrave ? 'grave' : '');
+    if (of.what !== why) it.append(make('div', of.what || of.code));
+    if (of.mend) it.append(mend(of.mend));
+    return it;
+  });
+}
+
+function behind(status) {
+  const relay = status.relay;
+  if (status.state === 'paused') return 'not read while paused';
+  if (status.state === 'standby') return 'by the relay that holds the slot';
+  if (!relay) return 'nothing is published now';
+  return relay.unsettled_seconds === null ? 'no event waits here' : 'the oldest event here: ' + span(relay.unsettled_seconds);
 }
 
 function trend() {
@@ -98,7 +119,7 @@ function trend() {
   if (last.length < 3) return '';
   const change = last[last.length - 1][lag] - last[0][lag];
   const floor = Math.max(1 << 20, last[0][lag] * 0.1);
-  return change > floor ? '↑ growing' : change < -floor ? '↓ shrinking' : '→ steady';
+  return change > floor ? '↑\u00a0growing' : change < -floor ? '↓\u00a0shrinking' : '→\u00a0steady';
 }
 
 function show(status) {
@@ -112,44 +133,73 @@ function show(status) {
   const again = status.again_in_seconds;
   put('why', status.why + (again === null ? '' : '; tried again in ' + span(Math.ceil(again))));
   $('reasons').replaceChildren(
-    ...status.reasons.map((one) => reason(one, true)), ...status.degraded.map((one) => reason(one, false)));
+    ...reasons(status.reasons, status.why, true), ...reasons(status.degraded, status.why, false));
+  const rows = status.state === 'catching_up' ? status.catch_up : null;
+  $('catch-up').hidden = !rows;
+  if (rows) {
+    $('catch-up-meter').max = Math.max(1, rows.rows); $('catch-up-meter').value = rows.done;
+    put('catch-up-rows', count(rows.done) + ' of ' + count(rows.rows) + ' rows are published; then comes the stream');
+  }
 
   $('pause-tools').hidden = !hasActions;
   $('pause').hidden = status.state === 'paused'; $('resume').hidden = !$('pause').hidden;
 
   const slot = status.slot; const relay = status.relay;
   put('behind-bytes', slot ? bytes(slot.confirmed_lag_bytes) : '–');
-  put('behind-seconds', relay && relay.unsettled_seconds !== null ? 'oldest event ' + span(relay.unsettled_seconds) : relay ? 'nothing waits' : 'no session');
+  put('behind-seconds', behind(status));
   put('trend', trend());
-  put('delivered', count(status.events.delivered) + ' in all');
+  put('delivered', count(status.events.delivered) + ' since this process began');
   const all = status.commit_to_confirm;
   put('latency-all', all.count ? 'since the start: ' + span(all.p50_seconds) + ', 99 % ' + span(all.p99_seconds) : '');
   const limit = status.window;
-  put('window', relay ? count(relay.window_messages) + ' of ' + count(limit.limit_messages) : '–');
+  put('window', relay ? count(relay.window_messages) : '–');
+  put('window-of', relay ? 'of ' + count(limit.limit_messages) + ' messages in flight' : 'no session');
+  $('window-meter').hidden = !relay;
   $('window-meter').value = relay ? Math.max(relay.window_messages / limit.limit_messages, relay.window_bytes / limit.limit_bytes) : 0;
-  put('window-bytes', relay ? bytes(relay.window_bytes) + ' of ' + bytes(limit.limit_bytes) + (relay.waiting ? '; ' + count(relay.waiting) + ' wait' : '') : '');
+  put('window-bytes', relay ? bytes(relay.window_bytes) + ' of ' + bytes(limit.limit_bytes) + (relay.waiting ? '; ' + count(relay.waiting) + ' more wait' : '') : '');
   put('retained', slot ? bytes(slot.retained_wal_bytes) : '–');
+  $('wal-meter').hidden = !slot || slot.used_percent === null;
   $('wal-meter').value = slot && slot.used_percent !== null ? slot.used_percent : 0;
   let room = 'not seen yet';
   if (slot) {
     room = 'slot ' + slot.wal_status;
-    room += slot.left_bytes === null ? ', no limit' : ', ' + bytes(slot.left_bytes) + ' left of ' + slot.limit;
+    room += slot.left_bytes === null ? ', no limit is set' : ', ' + bytes(slot.left_bytes) + ' left of ' + slot.limit;
     room += slot.full_in_seconds === null ? '' : '; full in ' + span(slot.full_in_seconds);
   }
-  put('headroom', room);
+  // Names of settings are longer than a card is wide.
+  if ($('headroom').textContent !== room) $('headroom').replaceChildren(...room.split(/(?<=_)/).flatMap((part) => [part, make('wbr')]));
 
   if (status.changes) changes(status.changes);
   groups(status.parked, status.held_aggregates);
-  if (status.points_taken !== taken) { taken = status.points_taken; history(); }
+  if (status.points_taken === undefined || status.points_taken !== taken) { taken = status.points_taken; history(); }
+}
+
+// What is tried over and over is one line for each step of it, with how often and since when.
+function folded(all) {
+  const out = [];
+  for (const change of all) {
+    out.push({ ...change, times: 1, since: change.at, key: change.state + ' ' + change.what });
+    for (const steps of [1, 2, 3]) {
+      const [older, newer] = [out.slice(-2 * steps, -steps), out.slice(-steps)];
+      if (older.length === steps && older.every((one, at) => one.key === newer[at].key)) {
+        newer.forEach((one, at) => { one.times += older[at].times; one.since = older[at].since; });
+        out.splice(-2 * steps, steps);
+        break;
+      }
+    }
+  }
+  return out;
 }
 
 function changes(all) {
-  $('changes').replaceChildren(...all.slice().reverse().map((change) => {
+  put('zone', 'in the time of this browser, ' + Intl.DateTimeFormat().resolvedOptions().timeZone);
+  $('changes').replaceChildren(...folded(all).reverse().map((change) => {
     const it = make('li');
-    const at = make('time', new Date(change.at).toLocaleString(), 'quiet');
+    const at = make('time', clock(new Date(change.at)), 'quiet');
     at.dateTime = change.at;
     const what = make('div', change.what);
-    if (change.mend) { const line = make('div', 'Mend: ', 'quiet'); line.append(make('code', change.mend)); what.append(line); }
+    if (change.times > 1) what.append(make('div', count(change.times) + ' times since ' + clock(new Date(change.since)), 'quiet'));
+    if (change.mend) what.append(mend(change.mend));
     it.append(at, make('strong', (STATES[change.state] || [change.state])[0]), what);
     return it;
   }));
@@ -160,6 +210,7 @@ function changes(all) {
 function groups(parked, held) {
   const all = parked || [];
   const sum = all.reduce((sum, one) => sum + one.events, 0);
+  parkedSum = sum;
   put('parked-count', parked ? count(sum) : '–');
   const oldest = Math.max(0, ...all.map((one) => one.oldest_seconds));
   put('parked-note', sum ? 'oldest ' + span(oldest) + (held ? '; ' + count(held) + ' aggregates held' : '') : parked ? 'none' : 'not seen yet');
@@ -175,7 +226,7 @@ async function list() {
   try {
     const { events } = await fetched('parked');
     rows(events);
-    put('parked-said', events.length === 100 ? 'The first 100 are shown.' : events.length ? '' : 'None.');
+    put('parked-said', events.length < parkedSum ? 'The oldest ' + count(events.length) + ' of ' + count(parkedSum) + ' are shown; pgoutbox parked list has all.' : events.length ? '' : 'None.');
   } catch (error) { put('parked-said', 'They cannot be listed: ' + error.message); parkedKey = null; }
 }
 
@@ -196,7 +247,7 @@ function rows(events) {
     id.append(make('div', 'seq ' + event.seq + ', ' + event.table, 'quiet'));
     const why = make('td', event.reason || (event.state === 'queued' ? 'waits behind another of its aggregate' : '–'));
     if (event.last_error) why.append(make('div', event.last_error, 'quiet'));
-    if (event.mend) { const line = make('div', 'Mend: ', 'quiet'); line.append(make('code', event.mend)); why.append(line); }
+    if (event.mend) why.append(mend(event.mend));
     const next = event.next_in_seconds === null || event.state !== 'parked' ? '' : ', next in ' + span(Math.max(0, Math.ceil(event.next_in_seconds)));
     row.append(first, id, make('td', event.aggregate || '–'), make('td', event.state, 'narrow'), why,
       make('td', event.attempts + next), make('td', span(Math.floor(event.age_seconds)), 'narrow'));
@@ -207,6 +258,7 @@ function rows(events) {
 
 function choice() {
   $('retry').disabled = $('discard').disabled = !chosen.size;
+  $('choose-all').checked = chosen.size > 0 && chosen.size === $('parked-rows').rows.length;
   put('chosen', chosen.size ? count(chosen.size) + ' chosen' : '');
 }
 $('choose-all').addEventListener('change', (event) => {
@@ -288,20 +340,38 @@ function round(n) {
 // Bytes are told in steps of 1024, and so are round in them.
 function roundBytes(n) { let most = 1024; while (most < n) most *= 2; return most; }
 
+// Ten times as much a step: what is usual is seen beside what is rare.
+function decades(values) {
+  const known = values.some((value) => value > 0) ? values.filter((value) => value > 0) : [0.001, 1];
+  const low = Math.floor(Math.log10(Math.min(...known, 1)));
+  const most = Math.max(low + 1, Math.ceil(Math.log10(Math.max(...known, 10 ** low)) - 1e-9));
+  const step = Math.ceil((most - low) / 4);
+  const high = low + step * Math.ceil((most - low) / step);
+  const ticks = [];
+  for (let at = high; at >= low; at -= step) ticks.push(10 ** at);
+  return { ticks, share: (value) => Math.max(0, (Math.log10(Math.max(value, 10 ** low)) - low) / (high - low)) };
+}
+
+function even(values, round) {
+  const most = round(Math.max(0, ...values));
+  return { ticks: [0, most / 2, most], share: (value) => value / most };
+}
+
 function plot(id, names, format) {
   const svg = $(id);
   const width = svg.clientWidth || 320; const height = svg.clientHeight || 150;
   const left = 52; const bottom = 18; const top = 8;
   const values = points.flatMap((point) => names.map((name) => point[columns[name]])).filter((value) => value !== null);
-  const most = (format === bytes ? roundBytes : round)(Math.max(0, ...values));
+  const scale = format === span ? decades(values) : even(values, format === bytes ? roundBytes : round);
   // A young process has no hour to show.
   const whole = points.length ? [300, 900, 1800].find((most) => points[0][0] <= most) || 3600 : 3600;
   const x = (ago) => left + (width - left - 4) * (1 - Math.min(1, ago / whole));
-  const y = (value) => top + (height - top - bottom) * (1 - value / most);
+  const y = (value) => top + (height - top - bottom) * (1 - scale.share(value));
   const parts = [];
-  for (const share of [0, 0.5, 1]) {
-    parts.push(draw('line', { class: 'grid', x1: left, x2: width - 4, y1: y(most * share), y2: y(most * share) }));
-    parts.push(draw('text', { x: left - 6, y: y(most * share) + 4, 'text-anchor': 'end' }, format(most * share)));
+  const label = format === span ? (tick) => tick < 1 ? span(tick) : count(tick) + ' s' : format;
+  for (const tick of scale.ticks) {
+    parts.push(draw('line', { class: 'grid', x1: left, x2: width - 4, y1: y(tick), y2: y(tick) }));
+    parts.push(draw('text', { x: left - 6, y: y(tick) + 4, 'text-anchor': 'end' }, label(tick)));
   }
   for (const [ago, text, anchor] of [[whole, span(whole) + ' ago', 'start'], [whole / 2, span(whole / 2), 'middle'], [0, 'now', 'end']]) {
     parts.push(draw('text', { x: x(ago), y: height - 4, 'text-anchor': anchor }, text));
@@ -361,30 +431,44 @@ addEventListener('resize', () => { if (points.length) plots(); });
 
 // Live.
 
-function link(text, isLost) { put('link', text); $('link').className = isLost ? 'offline' : 'quiet'; }
+let heardAt = null;
+function link(text, isLost) {
+  put('link', text); $('link').className = isLost ? 'offline' : 'quiet';
+  document.body.classList.toggle('stale', isLost);
+  if (isLost) document.title = 'No answer · pgoutbox';
+}
+function lost() { link(heardAt ? 'no answer: this is how it stood at ' + clock(heardAt) : 'no answer', true); }
+function heard(status) { heardAt = new Date(); show(status); }
 
 async function listen() {
   const answer = await fetch('events', { headers: headers(), cache: 'no-store' });
   if (answer.status === 401) { shut(); await wait(); return; }
+  if (answer.status === 503) {
+    heard(await fetched('status'));
+    link('too many pages listen: this one asks every few seconds', false);
+    await new Promise((resolve) => setTimeout(resolve, 4000));
+    return;
+  }
   if (!answer.ok) throw new Error(await answer.text());
   link('live', false);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
   for (;;) {
-    // Silence for long is no link, whatever the browser thinks of it.
+    // Silence for long is no link, whatever the browser thinks of it. In this order: a read that is
+    // cancelled first looks like the end of the stream, and the silence would not be shown.
     let timer;
-    const silence = new Promise((_, reject) => { timer = setTimeout(() => { reader.cancel(); reject(new Error('silence')); }, 15000); });
+    const silence = new Promise((_, reject) => { timer = setTimeout(() => { reject(new Error('silence')); reader.cancel(); }, 15000); });
     const { value, done } = await Promise.race([reader.read(), silence]).finally(() => clearTimeout(timer));
     if (done) return;
     const all = (rest + value).split('\n\n');
     rest = all.pop();
-    for (const one of all) if (one.startsWith('data: ')) show(JSON.parse(one.slice(6)));
+    for (const one of all) if (one.startsWith('data: ')) heard(JSON.parse(one.slice(6)));
   }
 }
 
 (async () => {
   for (;;) {
-    try { await listen(); } catch { link('no answer: what stands here is old', true); }
+    try { await listen(); } catch { lost(); }
     await new Promise((resolve) => setTimeout(resolve, token ? 500 : 1500));
   }
 })();

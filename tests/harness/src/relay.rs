@@ -69,6 +69,14 @@ impl Pgoutbox {
         Ok(Relay { process: Process::spawn(command, Kind::Process, &log)?, log })
     }
 
+    /// Like [`Pgoutbox::spawn`], but its log goes into this pipe, which somebody reads.
+    pub fn spawn_into_pipe(&self, args: &[&str], pipe: &Path) -> Result<Relay> {
+        let shell = Pgoutbox { binary: "sh".into(), env: self.env.clone() };
+        let (pipe, binary) = (pipe.to_str(), self.binary.to_str());
+        let (pipe, binary) = pipe.zip(binary).context("a path is not UTF-8")?;
+        shell.spawn(&[&["-c", "exec \"$@\" 2>\"$0\"", pipe, binary], args].concat())
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         for (name, _) in std::env::vars_os() {
