@@ -68,7 +68,7 @@ give_up() {
     cat >&2 <<TEXT
 setup: $1
 setup: please install: $packages
-  Debian, Ubuntu:  apt-get install $packages
+  Debian, Ubuntu:  apt-get install $packages   (Ubuntu: Google Chrome instead of chromium)
   Fedora:          dnf install postgresql-server rabbitmq-server pgbouncer golang-github-prometheus chromium
   macOS:           brew install postgresql@17 rabbitmq pgbouncer prometheus chromium
 or set PGOUTBOX_TEST_POSTGRES (a bin directory with postgres and initdb, $oldest or newer)
