@@ -68,7 +68,7 @@ give_up() {
     cat >&2 <<TEXT
 setup: $1
 setup: please install: $packages
-  Debian, Ubuntu:  apt-get install $packages
+  Debian, Ubuntu:  apt-get install $packages   (Ubuntu: Google Chrome instead of chromium)
   Fedora:          dnf install postgresql-server rabbitmq-server pgbouncer golang-github-prometheus chromium
   macOS:           brew install postgresql@17 rabbitmq pgbouncer prometheus chromium
 or set PGOUTBOX_TEST_POSTGRES (a bin directory with postgres and initdb, $oldest or newer)
@@ -102,13 +102,27 @@ install() {
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >&2
 }
 
-# Debian starts a service when its package is installed, and makes a default cluster: neither is wanted here.
+# Debian starts a service when its package is installed and at each boot, and makes a default cluster: none of it is
+# wanted here. A service that was enabled before is somebody else's.
 policy=/usr/sbin/policy-rc.d
 cluster=/etc/postgresql-common/createcluster.conf
+enabled() {
+    command -v systemctl >/dev/null || return 0
+    for unit in rabbitmq-server.service epmd.service epmd.socket pgbouncer.service prometheus.service; do
+        ! systemctl is-enabled --quiet "$unit" 2>/dev/null || printf '%s ' "$unit"
+    done
+}
 undo() {
+    for unit in $(enabled); do
+        case " $before" in
+        *" $unit "*) ;;
+        *) $as_root systemctl --quiet disable "$unit" >&2 || true ;;
+        esac
+    done
     [ -z "${made_policy:-}" ] || $as_root rm -f "$policy"
     [ -z "${kept_cluster:-}" ] || $as_root mv -f "$kept_cluster" "$cluster"
 }
+before=$(enabled)
 trap undo EXIT
 trap 'exit 1' INT TERM HUP
 

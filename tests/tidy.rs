@@ -269,6 +269,24 @@ fn rules_and_dashboards_name_metrics_that_there_are() {
 }
 
 #[test]
+fn each_dependency_has_its_reason_and_no_other() {
+    let manifest = read("Cargo.toml");
+    let listed = manifest.split("[dependencies]").nth(1).and_then(|rest| rest.split("\n[").next());
+    let listed = listed.unwrap_or_default().lines().filter(|line| !line.starts_with('#'));
+    let named: BTreeSet<_> =
+        listed.filter_map(|line| line.split(" =").next()).map(str::trim).collect();
+    let text = read("src/lib.rs");
+    let section = text.split("# What it depends on, and why").nth(1).unwrap_or_default();
+    let section = section.split("//! # ").next().unwrap_or_default();
+    // Between backticks stands every second part; [`http`] and the like are not crates.
+    let argued = section.split('`').skip(1).step_by(2);
+    let argued: BTreeSet<_> =
+        argued.filter(|name| !["Cargo.toml", "check", "http", "main"].contains(name)).collect();
+    let named: BTreeSet<_> = named.into_iter().filter(|name| !name.is_empty()).collect();
+    assert_eq!(named, argued, "Cargo.toml's [dependencies] beside their reasons in src/lib.rs");
+}
+
+#[test]
 fn the_changelog_has_this_version() {
     let heading = format!("## {}", env!("CARGO_PKG_VERSION"));
     assert!(read("CHANGELOG.md").lines().any(|line| line.starts_with(&heading)), "{heading}");

@@ -246,7 +246,15 @@ impl Maker<'_> {
         let what = format!(
             "roles {stream} and {audit}, with their grants; without passwords: use \\password"
         );
-        self.make(&what, &schema::roles(config, stream, audit)?.join("\n")).await
+        let made = self.make(&what, &schema::roles(config, stream, audit)?.join("\n")).await;
+        made.map_err(|fault| match fault.what.contains("SQLSTATE 42501") {
+            // Managed servers have no superuser, and before Postgres 16 nobody else makes the first.
+            true => fault.mend(format!(
+                "as the server's administrator: CREATE ROLE {stream} LOGIN REPLICATION; CREATE ROLE {audit} LOGIN;  \
+                 -- Amazon RDS: CREATE ROLE {stream} LOGIN; GRANT rds_replication TO {stream}; then run this again, as the owner of the table"
+            )),
+            false => fault,
+        })
     }
 
     async fn slot(&self, config: &Config, found: &Found, timeout: Duration) -> Result<(), Fault> {

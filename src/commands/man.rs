@@ -13,7 +13,7 @@ use crate::error::Fault;
     pgoutbox man | man -l -\n  \
     pgoutbox man --out /usr/local/share/man/man1")]
 pub struct Args {
-    /// Write pgoutbox.1, pgoutbox-run.1 and so on into this directory
+    /// Write pgoutbox.1, pgoutbox-run.1 and so on into this directory, which is made where it is missing
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
@@ -29,9 +29,12 @@ pub fn run(args: &Args, command: Command) -> Result<String, Fault> {
         rendered.map_err(|error| Fault::transient(format!("no page: {error}")))?;
         return Ok(String::from_utf8_lossy(&page).into_owned());
     };
-    clap_mangen::generate_to(command, directory).map_err(|error| {
+    // A fresh machine has no /usr/local/share/man/man1.
+    let written = std::fs::create_dir_all(directory)
+        .and_then(|()| clap_mangen::generate_to(command, directory));
+    written.map_err(|error| {
         let path = directory.display();
-        Fault::definite(format!("{path}: {error}"), format!("mkdir -p {path}"))
+        Fault::definite(format!("{path}: {error}"), "name a directory that may be written to")
     })?;
     Ok(String::new())
 }

@@ -41,15 +41,41 @@ fn shells_take_the_completions() -> Result<()> {
     Ok(())
 }
 
+/// What the shell itself would offer; zsh asks for a terminal, so it is left out.
+#[test]
+fn shells_complete_commands_and_options() -> Result<()> {
+    let bash = r#"
+        source /dev/stdin
+        offer() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _pgoutbox pgoutbox "${@: -1}" "${@: -2:1}"
+                  printf '%s\n' "${COMPREPLY[@]}"; }
+        offer pgoutbox pa; offer pgoutbox parked retry --agg; offer pgoutbox completions zs"#;
+    let fish = r"
+        source -
+        complete -C 'pgoutbox pa'; complete -C 'pgoutbox parked retry --agg'";
+    for (shell, asks) in [("bash", bash), ("fish", fish)] {
+        let script = pgoutbox(&["completions", shell])?;
+        let Some(offered) = reads(shell, &["-c", asks], &script)? else {
+            println!("{shell} is not installed: not asked");
+            continue;
+        };
+        assert!(offered.status.success() && offered.stderr.is_empty(), "{shell}: {offered:?}");
+        let offered = String::from_utf8(offered.stdout)?;
+        let words = offered.lines().filter_map(|line| line.split('\t').next());
+        let words: Vec<_> = words.filter(|word| !word.is_empty() && *word != "zsh").collect();
+        assert_eq!(words, ["parked", "pause", "--aggregate", "--aggregate-id"], "{shell}");
+    }
+    Ok(())
+}
+
 #[test]
 fn each_command_has_a_page_without_warnings() -> Result<()> {
     let page = String::from_utf8(pgoutbox(&["man"])?)?;
     assert!(page.contains("in commit order") && page.contains("Exit codes"), "{page:.600}");
     let directory = tempfile::tempdir()?;
-    let out = directory.path().to_str().context("UTF-8")?;
-    assert!(pgoutbox(&["man", "--out", out])?.is_empty());
+    let out = directory.path().join("man/man1");
+    assert!(pgoutbox(&["man", "--out", out.to_str().context("UTF-8")?])?.is_empty());
     let mut pages = Vec::new();
-    for entry in std::fs::read_dir(directory.path())? {
+    for entry in std::fs::read_dir(&out)? {
         let path = entry?.path();
         let text = std::fs::read(&path)?;
         let name = path.file_name().context("a name")?.to_string_lossy().into_owned();

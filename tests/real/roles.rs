@@ -56,6 +56,30 @@ async fn two_roles_and_a_user_that_may_only_publish() -> Result<()> {
     Ok(())
 }
 
+/// As on a managed server: an owner who is no superuser, and an administrator who makes roles beforehand.
+#[tokio::test]
+async fn an_owner_who_is_no_superuser_makes_do_with_roles_that_are_there() -> Result<()> {
+    let mut setting = Setting::bare().await?;
+    let (postgres, database) = (shared::postgres().await?, setting.database.clone());
+    let [owner, stream, audit] =
+        ["owner", "stream", "audit"].map(|name| format!("{database}_{name}"));
+    let admin = setting.client().await?;
+    let owns = format!(
+        "CREATE ROLE {owner} LOGIN REPLICATION; ALTER DATABASE {database} OWNER TO {owner}; ALTER SCHEMA public OWNER TO {owner}"
+    );
+    admin.batch_execute(&owns).await?;
+    setting.env("DATABASE_URL", &postgres.url_as(&owner, postgres.port(), &database));
+    let init = ["init", "--stream-role", &stream, "--audit-role", &audit];
+    let refused = setting.program.output(&init).await?;
+    let told = String::from_utf8_lossy(&refused.stderr);
+    let mend = format!("CREATE ROLE {stream} LOGIN REPLICATION; CREATE ROLE {audit} LOGIN;");
+    assert!(refused.status.code() == Some(1) && told.contains(&mend), "{told}");
+    admin.batch_execute(&mend).await?;
+    let made = setting.program.succeed(&init).await?;
+    assert!(made.contains("made    slot"), "{made}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_two_roles_make_up_for_a_lost_slot() -> Result<()> {
     let setting = Setting::shared().await?;
