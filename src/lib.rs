@@ -77,17 +77,18 @@
 //! Each crate in `Cargo.toml` stands here with what would have to be written without it.
 //!
 //! - The servers' protocols: `lapin` with `amq-protocol` (AMQP, and its types in messages),
-//!   `async-compat` (lapin on our runtime), `pgwire-replication` and `postgres-protocol` (the
-//!   stream's messages and login), `tokio-postgres` with `postgres-types` (ordinary SQL).
-//! - The runtime: `tokio`, `tokio-util` (a future that reuses its memory), `futures-util`, `bytes`,
+//!   `async-rs` and `async-compat` (what lapin calls a socket and a runtime), `pgwire-replication`
+//!   and `postgres-protocol` (the stream's messages and login), `tokio-postgres` with
+//!   `postgres-types` (ordinary SQL), `opentelemetry-proto` and `prost` (spans for a collector).
+//! - The runtime: `tokio`, `futures-util`, `bytes`,
 //!   `socket2` (keepalives of TCP, which decide how soon a dead server is noticed).
-//! - TLS, by one library without a system's: `rustls`, `tokio-postgres-rustls`,
+//! - TLS, by one library without a system's: `rustls`, `tokio-rustls`, `tokio-postgres-rustls`,
 //!   `rustls-native-certs` (the system's authorities), `x509-cert` (`check` reads a chain).
 //! - HTTP: `hyper`, `hyper-util`, `http-body-util`, without a framework: see [`http`]. `subtle`
 //!   compares the token in constant time.
 //! - Arguments, settings and what is shown: `clap`, `clap_complete`, `clap_mangen`, `toml_edit` (it
 //!   knows the line of an error), `humantime`, `bytesize`, `jiff` (calendar), `strsim` (the setting
-//!   that was meant), `percent-encoding` (URLs), `serde` and `serde_json`.
+//!   that was meant), `percent-encoding` (URLs), `terminal_size`, `serde` and `serde_json`.
 //! - `thiserror`, `tracing` and `tracing-subscriber` (the log), `sd-notify` (systemd's protocol),
 //!   `fastrand` (jitter), `tikv-jemallocator` (three microseconds less an event: see `main`).
 //!
