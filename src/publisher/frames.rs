@@ -32,6 +32,8 @@ const CONNECTION: u16 = 10;
 const CHANNEL: u16 = 20;
 const BASIC: u16 = 60;
 const CONNECTION_CLOSE: (u16, u16) = (CONNECTION, 50);
+const CONNECTION_BLOCKED: (u16, u16) = (CONNECTION, 60);
+const CONNECTION_UNBLOCKED: (u16, u16) = (CONNECTION, 61);
 const CHANNEL_CLOSE: (u16, u16) = (CHANNEL, 40);
 const PUBLISH: (u16, u16) = (BASIC, 40);
 const RETURN: (u16, u16) = (BASIC, 50);
@@ -215,6 +217,8 @@ pub(super) struct Sorted {
     pub(super) other: Vec<u8>,
     /// The broker closed our channel, or the connection. It is lapin that answers.
     pub(super) closing: Option<Closing>,
+    /// The broker reads nothing more for now, and has said so.
+    pub(super) is_blocked: bool,
 }
 
 impl Sorter {
@@ -253,6 +257,12 @@ impl Sorter {
         match frame.method() {
             Some((CONNECTION_CLOSE, _)) if frame.channel == 0 => {
                 sorted.closing = frame.parsed().and_then(closing);
+                false
+            }
+            Some((method @ (CONNECTION_BLOCKED | CONNECTION_UNBLOCKED), _))
+                if frame.channel == 0 =>
+            {
+                sorted.is_blocked = method == CONNECTION_BLOCKED;
                 false
             }
             _ if !is_on_channel => false,
@@ -501,6 +511,20 @@ mod tests {
         let frame = AMQPClass::Connection(connection::AMQPMethod::Close(forced));
         let out = sorted(&bytes_of(&AMQPFrame::Method(0, frame)), &[]);
         assert_eq!(out.closing.unwrap().unwrap().get_id(), 320);
+    }
+
+    #[test]
+    fn a_blocked_connection_is_seen_and_told_lapin() {
+        let blocked = connection::AMQPMethod::Blocked(connection::Blocked { reason: "low".into() });
+        let unblocked = connection::AMQPMethod::Unblocked(connection::Unblocked {});
+        let [blocked, unblocked] = [blocked, unblocked]
+            .map(|method| bytes_of(&AMQPFrame::Method(0, AMQPClass::Connection(method))));
+        let (mut sorter, mut out) = (sorter(), Sorted::default());
+        for (bytes, is_blocked) in [(&blocked, true), (&unblocked, false)] {
+            sorter.sort(bytes, &mut out);
+            assert_eq!(out.is_blocked, is_blocked);
+        }
+        assert_eq!(out.other, [blocked, unblocked].concat());
     }
 
     #[test]

@@ -22,7 +22,7 @@ const READ_BYTES: usize = 64 << 10;
 const KEPT_BYTES: usize = 1 << 20;
 /// lapin, which does not see the confirms, is told this often that something came: it gives a
 /// silent broker up.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+const SIGN_OF_LIFE: Duration = Duration::from_millis(100);
 
 /// What the task, lapin and the publisher share.
 #[derive(Default)]
@@ -222,14 +222,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Mover<S> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.link.mover.register(cx.waker());
+        let was_blocked = self.is_blocked();
         // What cannot be written any more is no reason not to read why.
-        let written = self.write(cx);
+        let written = if was_blocked { Poll::Pending } else { self.write(cx) };
         if self.read(cx)?.is_ready() {
             let why = "the broker hung up";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, why)));
         }
+        if was_blocked && !self.is_blocked() {
+            cx.waker().wake_by_ref();
+        }
         ready!(written)?;
         if self.is_done() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// What a broker that has blocked the connection does not read would fill the socket, which
+    /// would be given up after its timeout: the broker looks dead to it. lapin writes nothing then
+    /// either.
+    fn is_blocked(&self) -> bool {
+        self.link.held().sorted.is_blocked
     }
 
     fn is_done(&self) -> bool {
