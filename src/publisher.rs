@@ -87,7 +87,6 @@ pub struct Publisher {
     /// Used again and again.
     said: Vec<Said>,
     limits: Limits,
-    frame_max: usize,
 }
 
 impl Publisher {
@@ -167,15 +166,14 @@ impl Publisher {
         let channel = connection.create_channel().await.map_err(|error| refused(&error))?;
         let options = ConfirmSelectOptions::default();
         channel.confirm_select(options).await.map_err(|error| refused(&error))?;
-        link.take_over(channel.id());
         let frame_max =
             usize::try_from(connection.configuration().frame_max()).unwrap_or(usize::MAX);
+        link.take_over(channel.id(), frame_max);
         Ok(Self {
             limits: Limits {
                 body: amqp.max_message_bytes,
                 header_frame: frame_max.saturating_sub(frames::OVERHEAD),
             },
-            frame_max,
             connection,
             channel,
             events,
@@ -202,13 +200,9 @@ impl Publisher {
     /// Queues a message; messages are numbered from 0. It is written together with those that
     /// are queued before the task yields.
     /// Where the channel is closed, [`next`](Self::next) says why.
-    pub fn publish(&mut self, message: &Message) {
+    pub fn publish(&mut self, message: Message) {
         self.tags.publish();
-        let (channel, frame_max) = (self.channel.id(), self.frame_max);
-        let written = self.link.write(|out| frames::publish(out, channel, message, frame_max));
-        if written.is_err() {
-            self.broken = Some("a message has no form in AMQP".to_owned());
-        }
+        self.link.publish(message);
     }
 
     /// Waits for what comes back. Nothing is lost if the future is dropped.

@@ -182,7 +182,7 @@ impl<'a> Resender<'a> {
     }
 
     fn publish(&mut self, sent: Sent) {
-        self.publisher.publish(&sent.message);
+        self.publisher.publish(sent.message.clone());
         self.window.push(sent);
     }
 

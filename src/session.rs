@@ -483,7 +483,7 @@ impl<'a> Session<'a> {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Publish(message) => {
-                    self.publisher.publish(&message);
+                    self.publisher.publish(message);
                     has_published = true;
                 }
                 Effect::Acknowledge(lsn) => self.wal.acknowledge(lsn),

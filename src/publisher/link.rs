@@ -5,6 +5,7 @@
 //! messages; what comes in is sorted, and all that does not answer a message goes to lapin.
 //! A task moves the bytes, so that lapin is served whatever the session is at.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,10 +15,13 @@ use std::time::{Duration, Instant};
 use futures_util::io::{AsyncRead, AsyncWrite};
 use futures_util::task::AtomicWaker;
 
-use super::frames::{Closing, HEARTBEAT, Said, Sorted, Sorter, whole};
+use super::frames::{self, Closing, HEARTBEAT, Said, Sorted, Sorter, whole};
+use crate::message::Message;
 
 /// Read at once, at most.
 const READ_BYTES: usize = 64 << 10;
+/// Written at once, about: what more waits, waits as messages, whose bodies are the stream's memory.
+const WRITE_BYTES: usize = 256 << 10;
 /// A buffer that was larger is given back once it is empty.
 const KEPT_BYTES: usize = 1 << 20;
 /// lapin, which does not see the confirms, is told this often that something came: it gives a
@@ -36,8 +40,12 @@ pub(super) struct Link {
 
 #[derive(Default)]
 pub(super) struct Held {
-    /// Whole frames for the socket.
+    /// Whole frames of lapin's for the socket.
     out: Vec<u8>,
+    /// Messages for it.
+    waiting: VecDeque<Message>,
+    channel: u16,
+    frame_max: usize,
     /// Written by lapin, not yet a whole frame.
     from_lapin: Vec<u8>,
     /// Sorted: answers for the publisher, bytes for lapin, the broker's last word.
@@ -57,28 +65,26 @@ impl Link {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes whole frames, after those that are there. Nothing once the broker has closed the
-    /// channel: what is published on a closed one ends the connection.
-    pub(super) fn write<E>(
-        &self,
-        frames: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-    ) -> Result<(), E> {
+    /// Has a message written, after those before it. Not once the broker has closed the channel:
+    /// what is published on a closed one ends the connection.
+    pub(super) fn publish(&self, message: Message) {
         let mut held = self.held();
         if held.ended.is_some() || held.sorted.closing.is_some() {
-            return Ok(());
+            return;
         }
-        let was_empty = held.out.is_empty();
-        frames(&mut held.out)?;
+        let was_empty = held.waiting.is_empty();
+        held.waiting.push_back(message);
         drop(held);
         if was_empty {
             self.mover.wake();
         }
-        Ok(())
     }
 
     /// From here on the answers on this channel are the publisher's.
-    pub(super) fn take_over(&self, channel: u16) {
-        self.held().sorter.take_over(channel);
+    pub(super) fn take_over(&self, channel: u16, frame_max: usize) {
+        let mut held = self.held();
+        held.sorter.take_over(channel);
+        (held.channel, held.frame_max) = (channel, frame_max);
     }
 
     /// Takes the answers into an empty list, which is given back for the next ones.
@@ -245,7 +251,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Mover<S> {
 
     fn is_done(&self) -> bool {
         let held = self.link.held();
-        held.is_lapin_gone && held.out.is_empty()
+        held.is_lapin_gone && held.out.is_empty() && held.waiting.is_empty()
     }
 
     /// Ready once nothing is left to write.
@@ -254,7 +260,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Mover<S> {
             if self.written == self.out.len() {
                 self.written = 0;
                 empty(&mut self.out);
-                std::mem::swap(&mut self.link.held().out, &mut self.out);
+                self.fill()?;
                 if self.out.is_empty() {
                     break;
                 }
@@ -272,6 +278,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Mover<S> {
             self.is_flushed = true;
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn fill(&mut self) -> io::Result<()> {
+        let mut held = self.link.held();
+        let held = &mut *held;
+        std::mem::swap(&mut held.out, &mut self.out);
+        if held.sorted.closing.is_some() {
+            held.waiting.clear();
+        }
+        while self.out.len() < WRITE_BYTES
+            && let Some(message) = held.waiting.pop_front()
+        {
+            let written = frames::publish(&mut self.out, held.channel, &message, held.frame_max);
+            written.map_err(|_| io::Error::other("a message has no form in AMQP"))?;
+        }
+        Ok(())
     }
 
     /// Ready once the socket has ended.

@@ -74,7 +74,7 @@ async fn run(
         while sent < MESSAGES && window.len() < window_size && !window.must_empty() {
             let is_routable = fastrand::u64(..one_in) != 0;
             let one = Sent { id: sent.to_string(), is_routable };
-            publisher.publish(&message(&one)?);
+            publisher.publish(message(&one)?);
             window.push(one);
             sent += 1;
         }
