@@ -254,11 +254,12 @@ impl Publisher {
     fn answers(&mut self) -> Vec<Answer> {
         let mut answers = Vec::with_capacity(self.said.len());
         for said in self.said.drain(..) {
-            let Said::Confirm { tag, is_multiple, is_ack } = said else {
-                if let Said::Return(returned) = said {
+            let (tag, is_multiple, is_ack) = match said {
+                Said::Confirm { tag, is_multiple, is_ack } => (tag, is_multiple, is_ack),
+                Said::Return(returned) => {
                     answers.push(Answer::Return(returned));
+                    continue;
                 }
-                continue;
             };
             let tell = |number| answers.push(Answer::Confirm { number, is_ack });
             if self.tags.confirm(tag, is_multiple, tell).is_err() {
@@ -268,7 +269,6 @@ impl Publisher {
                 break;
             }
         }
-        self.said.clear();
         answers
     }
 

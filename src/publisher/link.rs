@@ -39,7 +39,7 @@ pub(super) struct Link {
 }
 
 #[derive(Default)]
-pub(super) struct Held {
+struct Held {
     /// Whole frames of lapin's for the socket.
     out: Vec<u8>,
     /// Messages for it.
@@ -61,7 +61,7 @@ pub(super) struct Held {
 }
 
 impl Link {
-    pub(super) fn held(&self) -> MutexGuard<'_, Held> {
+    fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
