@@ -80,8 +80,8 @@
 //!   `async-rs` and `async-compat` (what lapin calls a socket and a runtime), `pgwire-replication`
 //!   and `postgres-protocol` (the stream's messages and login), `tokio-postgres` with
 //!   `postgres-types` (ordinary SQL), `opentelemetry-proto` and `prost` (spans for a collector).
-//! - The runtime: `tokio`, `futures-util`, `bytes`,
-//!   `socket2` (keepalives of TCP, which decide how soon a dead server is noticed).
+//! - The runtime: `tokio`, `futures-util`, `bytes`, `smallvec` (lists that need no memory of their
+//!   own: a row's headers), `socket2` (keepalives of TCP, which decide how soon a dead server is noticed).
 //! - TLS, by one library without a system's: `rustls`, `tokio-rustls`, `tokio-postgres-rustls`,
 //!   `rustls-native-certs` (the system's authorities), `x509-cert` (`check` reads a chain).
 //! - HTTP: `hyper`, `hyper-util`, `http-body-util`, without a framework: see [`http`]. `subtle`

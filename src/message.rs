@@ -7,7 +7,9 @@
 //! the wire, one after the other in one piece of memory. Each as a value of its own would cost
 //! an event a dozen allocations.
 
+mod fields;
 mod headers;
+mod json;
 
 use amq_protocol::protocol::basic::{AMQPProperties, gen_properties, parse_properties};
 use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
@@ -46,7 +48,7 @@ pub const ROUTING_KEY_HEADER: &str = "pgoutbox-routing-key";
 const PERSISTENT: u8 = 2;
 /// What a content header frame holds besides the properties: class, weight, body size.
 const CONTENT_HEADER_BYTES: usize = 12;
-/// What most messages need besides their body.
+/// What most messages need besides their body and the row's own headers.
 const HEAD_BYTES: usize = 256;
 
 /// Which properties there are: AMQP 0-9-1, 4.2.6.1, in the order in which they are written.
@@ -98,7 +100,9 @@ impl Message {
         if event.payload.len() > limits.body {
             return Err(Refusal::BodyTooLarge { bytes: event.payload.len(), limit: limits.body });
         }
-        let mut head = Vec::with_capacity(HEAD_BYTES);
+        // JSON takes hardly less than the table that is made of it.
+        let headers = event.headers.map_or(0, str::len);
+        let mut head = Vec::with_capacity(HEAD_BYTES + headers);
         name(&mut head, "exchange", &mapping.exchange, row)?;
         name(&mut head, "routing_key", &mapping.routing_key, row)?;
         let properties_at = head.len();
@@ -231,7 +235,7 @@ impl Message {
                     properties = properties.with_message_id(id);
                 }
                 let mut headers = FieldTable::default();
-                add_position(&mut headers, letter.position)?;
+                add_position(&mut headers, letter.position);
                 (properties.with_headers(headers), letter.body)
             }
         };
