@@ -8,7 +8,7 @@ mod remembered;
 mod standby;
 
 use std::collections::BTreeSet;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -394,10 +394,16 @@ impl<'a> Session<'a> {
 
     async fn work(&mut self, shutdown: &mut Shutdown) -> Result<std::convert::Infallible, End> {
         let mut drain_ends: Option<Instant> = None;
+        // One for the whole session: a new timer that ends before all others wakes the runtime's
+        // thread by a write and a read of its own, in each round.
+        let mut alarm = pin!(sleep_until(far()));
         loop {
             let now = self.began.elapsed();
             let deadline = self.relay.deadline(now).map(|at| self.began + at);
-            let deadline = deadline.into_iter().chain(drain_ends).min();
+            let deadline = deadline.into_iter().chain(drain_ends).min().unwrap_or_else(far);
+            if deadline != alarm.deadline() {
+                alarm.as_mut().reset(deadline);
+            }
             let input = tokio::select! {
                 biased;
                 () = shutdown.wait(), if drain_ends.is_none() => {
@@ -414,7 +420,7 @@ impl<'a> Session<'a> {
                     continue;
                 }
                 frame = self.wal.next(), if self.relay.is_reading() => frame.map_err(stream)?,
-                () = sleep_until(deadline.unwrap_or_else(far)) => Input::Tick,
+                () = &mut alarm => Input::Tick,
             };
             if drain_ends.is_some_and(|at| at <= Instant::now()) {
                 let (messages, _) = self.relay.in_flight();

@@ -1,9 +1,10 @@
 //! How fast the relay is where the broker is not the limit: a real Postgres, the real program,
 //! and a broker that acks everything that came, at once and together.
 //!
-//! `cargo bench --bench own_ceiling`, or `… -- EVENTS` for another backlog than 100,000. The
-//! CPU time of the relay is the figure to compare: the rate is that of the slowest of the
-//! relay, the walsender and the marks on the cores that there are.
+//! `cargo bench --bench own_ceiling`, or `… -- EVENTS` for another backlog than 100,000, or
+//! `… -- EVENTS RELAY` for another program than the one built with the bench. The CPU time of the
+//! relay is the figure to compare: the rate is that of the slowest of the relay, the walsender and
+//! the marks on the cores that there are.
 
 #![allow(missing_docs, unreachable_pub, reason = "a bench has no readers of its API")]
 
@@ -32,6 +33,7 @@ async fn main() -> Result<()> {
         Some(text) => text.parse().with_context(|| format!("no number of events: {text}"))?,
         None => EVENTS,
     };
+    let relay = arguments.get(1).map_or(env!("CARGO_BIN_EXE_pgoutbox"), String::as_str);
     let conf = CONF.map(str::to_owned).to_vec();
     let postgres = Postgres::start(Options { conf, ..Options::default() }).await?;
     println!("{events} events of {PAYLOAD_BYTES} B, Postgres {}", postgres.version());
@@ -46,7 +48,7 @@ async fn main() -> Result<()> {
     for audit in ["update", "none"] {
         for rows in [1, 100] {
             let case = Case { events, rows, audit };
-            let figures = measure(&postgres, env!("CARGO_BIN_EXE_pgoutbox"), case).await?;
+            let figures = measure(&postgres, relay, case).await?;
             println!("{rows:>16} {audit:>10} {figures}");
         }
     }
