@@ -1,5 +1,5 @@
-//! Looks at the board for all who ask, at most a few times a second: a flood of requests asks
-//! the loop no more often than one.
+//! Looks at the board for all who ask, at most a few times a second and whenever its state has
+//! changed: a flood of requests asks the loop no more often than one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,16 @@ pub(super) struct Looker {
 
 #[derive(Debug, Default)]
 struct Kept {
-    last: Option<(Instant, Arc<Snapshot>)>,
+    last: Option<Looked>,
     stall: Stall,
+}
+
+#[derive(Debug)]
+struct Looked {
+    at: Instant,
+    /// Changes of the state until then.
+    changes: u64,
+    snapshot: Arc<Snapshot>,
 }
 
 impl Looker {
@@ -45,14 +53,17 @@ impl Looker {
         self.began.elapsed()
     }
 
-    /// The board, at most [`FRESH`] old. Who asks while another waits for the loop is given
-    /// the same answer.
+    /// The board, at most [`FRESH`] old, and of the state that it is in. Who asks while another
+    /// waits for the loop is given the same answer.
     pub(super) async fn look(&self) -> Arc<Snapshot> {
         let mut kept = self.kept.lock().await;
-        if let Some((at, snapshot)) = &kept.last
-            && at.elapsed() < FRESH
+        // Before the look: a change in between has the next one look again.
+        let changes = *self.changes().borrow();
+        if let Some(last) = &kept.last
+            && last.changes == changes
+            && last.at.elapsed() < FRESH
         {
-            return snapshot.clone();
+            return last.snapshot.clone();
         }
         let shown = self.board.look(PATIENCE).await;
         let now = Instant::now();
@@ -60,7 +71,25 @@ impl Looker {
         snapshot.stalled_for =
             kept.stall.observe(now - self.began, snapshot.settled(), snapshot.is_waiting());
         let snapshot = Arc::new(snapshot);
-        kept.last = Some((now, snapshot.clone()));
+        kept.last = Some(Looked { at: now, changes, snapshot: snapshot.clone() });
         snapshot
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::board::State;
+
+    #[tokio::test]
+    async fn an_answer_holds_until_the_state_is_another_one() {
+        let board = Board::new();
+        let facts = Facts { slot: String::new(), window_messages: 1, window_bytes: 1 };
+        let looker = Looker::new(board.clone(), facts);
+        board.enter(State::Connecting, "connects");
+        let first = looker.look().await;
+        assert!(Arc::ptr_eq(&first, &looker.look().await), "asked again at once");
+        board.enter(State::Standby, "another relay has the slot");
+        assert_eq!(looker.look().await.shown.state, State::Standby);
     }
 }

@@ -447,9 +447,15 @@ async fn status_asks_the_running_process() -> Result<()> {
     setting.sql("INSERT INTO outbox_messages (topic, payload) VALUES ('t', '1')").await?;
     arrived(&consumer, 1).await?;
     setting.all_marked().await?;
+    // Figures may be some milliseconds old; the state is not.
     let both = setting.status().await?;
     assert_eq!(both["live"]["state"], "running", "{both}");
-    assert_eq!(both["live"]["events"]["delivered"], 1, "{both}");
+    wait_for("the event among the figures", PATIENCE, async || {
+        let both = setting.status().await?;
+        anyhow::ensure!(both["live"]["events"]["delivered"] == 1, "{both}");
+        Ok(Some(()))
+    })
+    .await?;
     let told = setting.program.succeed(&["status"]).await?;
     for part in [
         "relay     running for ",
