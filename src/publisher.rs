@@ -290,8 +290,8 @@ fn prepare(stream: &TcpStream, amqp: &Amqp) -> std::io::Result<socket2::Socket> 
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(amqp.heartbeat))?;
-    // Bytes that the broker's host does not take: the heartbeat sees only its silence.
-    socket.set_tcp_user_timeout(Some(amqp.heartbeat * 3))?;
+    // No bound on how long the broker may leave bytes where they are: with an alarm it reads
+    // nothing for as long as that lasts. A host that is gone sends no heartbeat either.
     socket.try_clone()
 }
 

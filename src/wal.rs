@@ -267,13 +267,17 @@ fn identity(rows: &[TextRow]) -> Result<Identity, Fault> {
     }
 }
 
-/// The session's settings. Values are rendered by them, and a role may have others. The TCP ones
-/// let the server notice a client whose host is gone.
+/// The session's settings. Values are rendered by them, and a role may have others.
+///
+/// `tcp_user_timeout` is the kernel's own, whatever a role has: it would also end the connection
+/// of a client that is there and just does not read for so long (Linux counts a closed window,
+/// `tcp_probe_timer`), which a paused relay does, or one whose broker has an alarm. The walsender
+/// notices by itself who is gone, also while it waits to write (`WalSndCheckTimeOut`).
 fn options(wal_sender_timeout: Duration) -> String {
     let timeout = wal_sender_timeout.as_millis();
     format!(
         "-c datestyle=ISO -c timezone=UTC -c intervalstyle=iso_8601 -c bytea_output=hex \
          -c extra_float_digits=1 -c wal_sender_timeout={timeout}ms \
-         -c tcp_user_timeout={timeout} -c tcp_keepalives_idle=10"
+         -c tcp_user_timeout=0 -c tcp_keepalives_idle=10"
     )
 }

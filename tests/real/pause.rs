@@ -60,6 +60,44 @@ async fn a_paused_relay_publishes_nothing_until_it_is_resumed() -> Result<()> {
     relay.drain(PATIENCE).await
 }
 
+/// Longer than the server waits for a client that is silent, and with more to send than sockets
+/// hold: the stream has to live on, or what is in flight after the resume is sent twice.
+#[tokio::test]
+async fn a_long_pause_with_much_to_read_ends_no_session() -> Result<()> {
+    const EVENTS: usize = 20_000;
+    let setting = Setting::bare().await?.set("postgres.wal_sender_timeout", "1s");
+    setting.init().await?;
+    let consumer = setting.bound("#").await?;
+    setting.program.succeed(&["pause"]).await?;
+    let relay = setting.run()?;
+    relay.wait_for_log("paused by", PATIENCE).await?;
+    // It does not shrink: each row is some kilobytes in the WAL.
+    let fill = format!(
+        "INSERT INTO outbox_messages (aggregate_type, aggregate_id, topic, payload)
+         SELECT 'order', 'a', 'good', to_jsonb(repeat(md5(n::text), 32)) FROM generate_series(1, {EVENTS}) AS n"
+    );
+    setting.sql(&fill).await?;
+    let walsender =
+        "SELECT pid FROM pg_stat_replication JOIN pg_replication_slots ON pid = active_pid
+         WHERE database = current_database()";
+    let before: i32 = setting.ask(walsender).await?;
+    let filled_at: std::time::SystemTime = setting.ask("SELECT clock_timestamp()").await?;
+    let client = setting.client().await?;
+    wait_until("the server's patience", PATIENCE, async || {
+        let sql = "SELECT clock_timestamp() > $1::timestamptz + interval '5 s'";
+        Ok(client.query_one(sql, &[&filled_at]).await?.get(0))
+    })
+    .await?;
+    assert_eq!(setting.ask::<i32>(walsender).await?, before, "{}", relay.log());
+    setting.program.succeed(&["resume"]).await?;
+    arrived(&consumer, EVENTS).await?;
+    setting.all_marked().await?;
+    assert_eq!(relay.log().matches("running").count(), 1, "{}", relay.log());
+    relay.drain(PATIENCE).await?;
+    assert_eq!(consumer.total(), EVENTS, "none twice");
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_console_pauses_and_resumes_for_whoever_has_the_token() -> Result<()> {
     const PATH: &str = "/pause";

@@ -96,6 +96,36 @@ async fn the_broker_raises_its_memory_alarm() -> Result<()> {
     Ok(())
 }
 
+/// More is on its way than sockets hold: the broker's window stays closed for as long as it
+/// has an alarm. It still sends heartbeats.
+#[tokio::test]
+async fn the_broker_raises_its_memory_alarm_in_the_middle_of_large_messages() -> Result<()> {
+    const EVENTS: usize = 40;
+    let (rabbitmq, mut setting) = Setting::own_rabbitmq().await?;
+    setting.env("PGOUTBOX_AMQP__HEARTBEAT", "1s");
+    let consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    relay.wait_for_log("running", PATIENCE).await?;
+    rabbitmq.memory_alarm(true).await?;
+    let sql = format!(
+        "INSERT INTO outbox_messages (aggregate_type, aggregate_id, event_type, payload)
+         SELECT 'order', 'a', 'paid', to_jsonb(repeat('x', 1 << 20)) FROM generate_series(1, {EVENTS})"
+    );
+    setting.sql(&sql).await?;
+    relay.wait_for_log("blocks the connection", PATIENCE).await?;
+    let since = std::time::Instant::now();
+    wait_until("six heartbeats", PATIENCE, async || Ok(since.elapsed() > Duration::from_secs(6)))
+        .await?;
+    rabbitmq.memory_alarm(false).await?;
+    setting.all_marked().await?;
+    let sessions = relay.log().matches(" running ").count();
+    assert_eq!(sessions, 1, "it connected again:\n{}", relay.log());
+    relay.drain(PATIENCE).await?;
+    consumer.wait_distinct(EVENTS, PATIENCE).await?;
+    assert_eq!(consumer.total(), EVENTS, "each once");
+    Ok(())
+}
+
 async fn more_is_committed(load: &Workload) -> Result<()> {
     let before = load.committed();
     wait_until("more events", PATIENCE, async || Ok(load.committed() > before + 300)).await
