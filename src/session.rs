@@ -380,6 +380,9 @@ impl<'a> Session<'a> {
         if tally.delivered > 0 {
             past.failures = 0;
         }
+        // The connection hands over no further answer while one of these leaves its own unread.
+        // What they asked is on its way all the same.
+        self.jobs.clear();
         if let Some(batch) = self.relay.unrecorded_progress() {
             // Best effort: what is not recorded is published again, and known by its id.
             let _ = timeout(STOP_TIMEOUT, self.marker.write(&self.client, batch)).await;

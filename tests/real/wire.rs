@@ -1,5 +1,7 @@
 //! Each connection cut, stalled and refused, in the middle of whatever it is doing.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use harness::consumer::Consumer;
 use harness::proxy::{Cut, Direction, Proxy};
@@ -208,4 +210,47 @@ async fn the_audit_connection_falls_silent() -> Result<()> {
 #[tokio::test]
 async fn the_connection_to_the_broker_falls_silent() -> Result<()> {
     silences(Wire::Amqp).await
+}
+
+/// With marks on their way, whose answers nobody reads any more: what the session has to record
+/// at its end must not wait behind them.
+#[tokio::test]
+async fn a_session_that_ends_amid_marks_ends_at_once() -> Result<()> {
+    const EVENTS: usize = 60_000;
+    /// Less than one write at the end may take.
+    const AT_ONCE: Duration = Duration::from_secs(2);
+    let mut setting = Setting::shared().await?;
+    setting.env("PGOUTBOX_SESSION__BACKOFF_MIN", "20ms");
+    setting.env("PGOUTBOX_SESSION__BACKOFF_MAX", "100ms");
+    let fill = format!(
+        "INSERT INTO outbox_messages (aggregate_type, aggregate_id, event_type, payload)
+         SELECT 'order', n % 100, 'paid', '{{}}' FROM generate_series(1, {EVENTS}) AS n"
+    );
+    setting.sql(&fill).await?;
+    let consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    for cut in 1..=4 {
+        consumer.wait_distinct(consumer.distinct() + EVENTS / 20, PATIENCE).await?;
+        let sql = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = current_database()";
+        setting.sql(sql).await?;
+        let again = || Ok(relay.log().matches("again_in").count() >= cut);
+        wait_until("the end of the session", PATIENCE, async || again())
+            .await
+            .with_context(|| relay.log())?;
+    }
+    let log = relay.log();
+    let time = |line: &str| {
+        let stamp = line.split_whitespace().next().unwrap_or_default();
+        humantime::parse_rfc3339(stamp).with_context(|| line.to_owned())
+    };
+    let lines: Vec<&str> = log.lines().collect();
+    for (ended, told) in lines.iter().zip(lines.iter().skip(1)) {
+        if ended.contains("session ended") {
+            let took = time(told)?.duration_since(time(ended)?)?;
+            assert!(took < AT_ONCE, "{took:?}\n{log}");
+        }
+    }
+    consumer.wait_distinct(EVENTS, PATIENCE).await?;
+    setting.all_marked().await?;
+    relay.drain(PATIENCE).await
 }
