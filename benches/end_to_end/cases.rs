@@ -149,11 +149,11 @@ impl Case {
                 drain::run(servers, &Plan { events, pairs, ..plan.clone() }).await
             }
             Kind::FlatBacklog { events } => {
-                let plan = Plan { ceilings: &[], ..PLAN };
+                let plan = Plan { ceilings: &[], pairs: arguments.pairs(10), ..PLAN };
                 flat::backlog(servers, &plan, arguments.scaled(*events), 32.0).await
             }
             Kind::FlatTable { rows } => {
-                let (events, pairs) = (arguments.events(), arguments.pairs(3));
+                let (events, pairs) = (arguments.events(), arguments.pairs(5));
                 let plan = Plan { ceilings: &[], events, pairs, ..PLAN };
                 flat::table(servers, &plan, arguments.scaled(*rows)).await
             }

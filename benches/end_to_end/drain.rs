@@ -18,7 +18,7 @@ use crate::meter::Who;
 use crate::queue::Queue;
 use crate::report::{
     Bound, EVENTS, FLOW_CPU, INSERT_WAL, MARK_WAL, MARKED_RATE, MARKER_CPU, Outcome, RATE,
-    RELAY_CPU, RSS, Run, START, median,
+    RELAY_CPU, RSS, Run, START, WHOLE, median,
 };
 use crate::servers::Servers;
 
@@ -129,7 +129,7 @@ fn slot(number: usize) -> String {
     format!("bench_{number}")
 }
 
-fn settings(plan: &Plan, audit: &str) -> Vec<String> {
+pub fn settings(plan: &Plan, audit: &str) -> Vec<String> {
     let mode = format!("audit.mode={audit}");
     plan.settings.iter().map(|setting| (*setting).to_owned()).chain([mode]).collect()
 }
@@ -167,8 +167,12 @@ async fn relay(
     };
     follow.until(Some(&mut *queue), alive).await.with_context(|| relay.log())?;
     let first = follow.first.context("nothing came")?;
-    run.set(RATE, follow.rate().context("nothing came")?);
+    if let (Some(rate), Some(flow)) = (follow.rate(), follow.flow()) {
+        run.set(RATE, rate);
+        run.set(FLOW_CPU, flow);
+    }
     run.set(START, (first.at - since).as_secs_f64() * 1e3);
+    run.set(WHOLE, (follow.end - since).as_secs_f64() * 1e3);
     // Until here: afterwards the walsender reads the marks, which it sends to nobody.
     follow.tell_servers(run);
     let marked = wait_for_marks(&follow, backlog, audit).await?;
@@ -179,8 +183,6 @@ async fn relay(
     }
     follow.tell(run, Who::Relay, RELAY_CPU);
     follow.tell(run, Who::Marker, MARKER_CPU);
-    let flow = follow.meter.used(Who::Relay).unwrap_or_default().saturating_sub(first.relay);
-    run.set(FLOW_CPU, follow.per_event(flow));
     run.set(RSS, relay.peak_rss_bytes()? as f64 / f64::from(1 << 20));
     let wal = u64::from(fill::wal_end(follow.client()).await?) - u64::from(wal_before);
     run.set(MARK_WAL, wal as f64 / backlog.events as f64);

@@ -85,10 +85,9 @@ pub async fn fill(servers: &Servers, events: u64, shape: Shape) -> Result<Backlo
     prepare(&client, shape.payload).await?;
     let before = wal_end(&client).await?;
     let transactions = events.saturating_sub(1).div_ceil(shape.rows);
-    call(&client, transactions, shape, false).await?;
+    write(servers, transactions, shape, false).await?;
     let end = wal_end(&client).await?;
     // Once its WAL is on disk, all before is too, and may be sent.
-    client.batch_execute("SET synchronous_commit = on").await?;
     let last_id = client.query_one(LAST, &[]).await?.get(0);
     let filled = transactions * shape.rows;
     let wal_bytes = (u64::from(end) - u64::from(before)) as f64 / filled.max(1) as f64;
@@ -100,7 +99,7 @@ pub async fn fill_relayed(servers: &Servers, rows: u64) -> Result<()> {
     let client = servers.client().await?;
     let shape = Shape { rows: 10_000, payload: 100, aggregates: 1_000 };
     prepare(&client, shape.payload).await?;
-    call(&client, rows.div_ceil(shape.rows), shape, true).await?;
+    write(servers, rows.div_ceil(shape.rows), shape, true).await?;
     Ok(client.batch_execute("VACUUM (ANALYZE) public.outbox_messages").await?)
 }
 
@@ -110,7 +109,7 @@ pub async fn wal_end(client: &Client) -> Result<PgLsn> {
 
 async fn prepare(client: &Client, bytes: usize) -> Result<()> {
     client.batch_execute(SETUP).await?;
-    client.batch_execute("TRUNCATE bench.payloads; SET synchronous_commit = off").await?;
+    client.batch_execute("TRUNCATE bench.payloads").await?;
     for _ in 0..(READY_BYTES / bytes.max(1)).clamp(2, 64) {
         let payload = payload(0, bytes);
         let sql = "INSERT INTO bench.payloads SELECT $1::text::jsonb";
@@ -119,7 +118,17 @@ async fn prepare(client: &Client, bytes: usize) -> Result<()> {
     Ok(())
 }
 
-async fn call(client: &Client, transactions: u64, shape: Shape, is_relayed: bool) -> Result<()> {
+/// Two at once: each is one core's work.
+async fn write(servers: &Servers, transactions: u64, shape: Shape, is_relayed: bool) -> Result<()> {
+    let half = transactions / 2;
+    let of = |transactions| call(servers, transactions, shape, is_relayed);
+    tokio::try_join!(of(half), of(transactions - half))?;
+    Ok(())
+}
+
+async fn call(servers: &Servers, transactions: u64, shape: Shape, is_relayed: bool) -> Result<()> {
+    let client = servers.client().await?;
+    client.batch_execute("SET synchronous_commit = off").await?;
     let Shape { rows, aggregates, .. } = shape;
     let sql = format!("CALL bench.fill({transactions}, {rows}, {aggregates}, {is_relayed})");
     Ok(client.batch_execute(&sql).await?)

@@ -32,6 +32,8 @@ pub struct Follow {
     /// When the last event had come.
     pub end: Instant,
     events: u64,
+    /// Events that had come by then, where a queue counts them.
+    pub came: u64,
 }
 
 impl Follow {
@@ -41,7 +43,7 @@ impl Follow {
         meter.add_old(Who::Broker, servers.beam)?;
         let client = servers.client().await?;
         let slot = slot.to_owned();
-        Ok(Self { client, slot, meter, first: None, end: Instant::now(), events })
+        Ok(Self { client, slot, meter, first: None, end: Instant::now(), events, came: events })
     }
 
     /// Until all events are in the queue, if there is one, and the others are done.
@@ -90,14 +92,27 @@ impl Follow {
             let relay = self.meter.used(Who::Relay).unwrap_or_default();
             self.first = Some(First { at: Instant::now(), count, relay });
         }
+        self.came = count;
         Ok(count >= self.events)
     }
 
-    /// Events per second from the first that came on: start-up is told apart.
+    /// Events per second from the first that came on: start-up is told apart. Of a single one
+    /// there is none.
     pub fn rate(&self) -> Option<f64> {
+        let (first, more) = self.after_first()?;
+        Some(more as f64 / (self.end - first.at).as_secs_f64())
+    }
+
+    /// The relay's CPU from the first that came to the last, in microseconds for each of them.
+    pub fn flow(&self) -> Option<f64> {
+        let (first, more) = self.after_first()?;
+        let used = self.meter.used(Who::Relay)?.saturating_sub(first.relay);
+        Some(used.as_secs_f64() * 1e6 / more as f64)
+    }
+
+    fn after_first(&self) -> Option<(First, u64)> {
         let first = self.first?;
-        let events = self.events.saturating_sub(first.count);
-        Some(events as f64 / (self.end - first.at).as_secs_f64())
+        Some((first, self.came.saturating_sub(first.count))).filter(|(_, more)| *more > 0)
     }
 
     /// Microseconds of CPU per event.
@@ -113,7 +128,7 @@ impl Follow {
     }
 
     pub fn per_event(&self, used: Duration) -> f64 {
-        used.as_secs_f64() * 1e6 / self.events as f64
+        used.as_secs_f64() * 1e6 / self.came as f64
     }
 
     pub fn client(&self) -> &Client {

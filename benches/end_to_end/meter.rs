@@ -49,10 +49,10 @@ impl Meter {
         self.readings.keys().any(|(known, _)| *known == who)
     }
 
-    /// Looks for the relay's backends. They come and go.
+    /// Looks for the relay's backends in the client's database. They come and go.
     pub async fn find_backends(&mut self, client: &Client, slot: &str) -> Result<()> {
         let sql = "SELECT pid, true
-              FROM pg_stat_activity WHERE application_name LIKE 'pgoutbox/%' AND backend_type = 'client backend'
+              FROM pg_stat_activity WHERE application_name LIKE 'pgoutbox/%' AND backend_type = 'client backend' AND datname = current_database()
             UNION ALL
             SELECT active_pid, false FROM pg_replication_slots WHERE slot_name = $1 AND active_pid IS NOT NULL";
         for row in client.query(sql, &[&slot]).await? {

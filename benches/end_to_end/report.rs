@@ -20,6 +20,7 @@ pub const EVENTS: Metric = metric("events", "events", 0);
 pub const RATE: Metric = metric("events_per_s", "events/s", 0);
 pub const MARKED_RATE: Metric = metric("marked_per_s", "marked/s", 0);
 pub const START: Metric = metric("start_ms", "start ms", 0);
+pub const WHOLE: Metric = metric("whole_ms", "whole ms", 0);
 pub const RELAY_CPU: Metric = metric("relay_cpu_us", "relay us", 2);
 pub const FLOW_CPU: Metric = metric("relay_flow_cpu_us", "its flow", 2);
 pub const WALSENDER_CPU: Metric = metric("walsender_cpu_us", "walsnd us", 2);
@@ -42,11 +43,12 @@ pub const CONNECTIONS: Metric = metric("connections", "connections", 0);
 pub const PACKETS: Metric = metric("packets_per_s_per_connection", "pkt/s/conn", 2);
 
 /// In the order in which they are shown.
-pub const METRICS: [Metric; 24] = [
+pub const METRICS: [Metric; 25] = [
     EVENTS,
     RATE,
     MARKED_RATE,
     START,
+    WHOLE,
     RELAY_CPU,
     FLOW_CPU,
     WALSENDER_CPU,

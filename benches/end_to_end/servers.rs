@@ -1,6 +1,7 @@
 //! The private servers, and what the relay needs in them.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -17,9 +18,10 @@ pub const EXCHANGE: &str = "outbox";
 /// What is quiet: less than this share of a core, for a while.
 const QUIET: f64 = 0.1;
 
+#[derive(Clone)]
 pub struct Servers {
-    pub postgres: Postgres,
-    pub rabbitmq: RabbitMq,
+    pub postgres: Rc<Postgres>,
+    pub rabbitmq: Rc<RabbitMq>,
     pub database: String,
     pub vhost: String,
     /// The broker's process.
@@ -38,16 +40,32 @@ impl Servers {
         let rabbitmq = rabbitmq::Options { spare_vhosts: 1, ..Default::default() };
         let (postgres, rabbitmq) =
             tokio::try_join!(Postgres::start(options), RabbitMq::start(rabbitmq))?;
-        let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);
+        let vhost = rabbitmq.add_vhost().await?;
         let beam = beam(&rabbitmq).await?;
         let built = PathBuf::from(env!("CARGO_BIN_EXE_pgoutbox"));
         let binary = arguments.relay.clone().unwrap_or(built);
         let binary = binary.canonicalize().with_context(|| binary.display().to_string())?;
         let settings = arguments.settings.clone();
-        let servers = Self { postgres, rabbitmq, database, vhost, beam, binary, settings };
+        let (postgres, rabbitmq) = (Rc::new(postgres), Rc::new(rabbitmq));
+        let nowhere = String::new();
+        let servers = Self { postgres, rabbitmq, database: nowhere, vhost, beam, binary, settings };
+        servers.beside().await
+    }
+
+    /// Another database with an outbox of its own, on the same servers.
+    pub async fn beside(&self) -> Result<Self> {
+        let database = self.postgres.create_database().await?;
+        let servers = Self { database, ..self.clone() };
         servers.program("bench_init", &[]).succeed(&["init", "--declare"]).await?;
         servers.drop_slots().await?;
         Ok(servers)
+    }
+
+    /// Gives the disk back what is in it.
+    pub async fn remove(self) -> Result<()> {
+        self.drop_slots().await?;
+        let sql = format!("DROP DATABASE {} WITH (FORCE)", self.database);
+        Ok(self.postgres.connect("postgres").await?.batch_execute(&sql).await?)
     }
 
     /// The broker's process is another after a restart.
@@ -98,16 +116,16 @@ impl Servers {
         Ok(())
     }
 
-    /// All slots, once their readers are gone, and what the relay knows of them.
+    /// All slots of the database, once their readers are gone, and what the relay knows of them.
     pub async fn drop_slots(&self) -> Result<()> {
         let client = self.client().await?;
         let patience = Duration::from_secs(30);
         harness::wait_until("the slots to be free", patience, async || {
-            let sql = "SELECT count(*) FROM pg_replication_slots WHERE active";
+            let sql = "SELECT count(*) FROM pg_replication_slots WHERE active AND database = current_database()";
             Ok(client.query_one(sql, &[]).await?.get::<_, i64>(0) == 0)
         })
         .await?;
-        let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots;
+        let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database();
             DELETE FROM pgoutbox.progress";
         Ok(client.batch_execute(sql).await?)
     }
