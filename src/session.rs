@@ -381,7 +381,8 @@ impl<'a> Session<'a> {
             past.failures = 0;
         }
         // The connection hands over no further answer while one of these leaves its own unread.
-        // What they asked is on its way all the same.
+        // What they asked is on its way all the same, and a mark that was not asked for yet comes
+        // again with its event: nothing is acknowledged before its mark is written.
         self.jobs.clear();
         if let Some(batch) = self.relay.unrecorded_progress() {
             // Best effort: what is not recorded is published again, and known by its id.

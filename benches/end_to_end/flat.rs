@@ -3,7 +3,7 @@
 //! What is compared is measured in turns, in two databases of one server: a machine that is
 //! shared changes from minute to minute by more than what is looked for.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::relay::{Pgoutbox, Relay};
@@ -24,9 +24,8 @@ const TEN_THOUSAND: &str = "relay, backlog of 10,000";
 const MARGINAL: &str = "relay, 10,000 less the start";
 const PATIENCE: Duration = Duration::from_secs(120);
 const SLOT: &str = "bench_large";
-/// Equal counts one after another by which the queue of a paused relay has all it gets.
-const SETTLED: u32 = 5;
-const LOOK: Duration = Duration::from_millis(100);
+/// For how long nothing comes before the queue of a paused relay has all it gets.
+const SETTLED: Duration = Duration::from_millis(500);
 
 /// A small backlog against one of so many events, which one relay drains in as many parts as the
 /// small one has rounds: it is paused while a round of the small one is measured.
@@ -165,16 +164,16 @@ impl Drain {
 
 /// What came in all, once nothing comes any more.
 async fn settled(queue: &mut Queue) -> Result<u64> {
-    let (mut before, mut equal) = (queue.count().await?, 0);
+    let (mut came, mut since) = (0, Instant::now());
     harness::wait_until("what is in flight", PATIENCE, async || {
-        tokio::time::sleep(LOOK).await;
         let count = queue.count().await?;
-        equal = if count == before { equal + 1 } else { 0 };
-        before = count;
-        Ok(equal == SETTLED)
+        if count != came {
+            (came, since) = (count, Instant::now());
+        }
+        Ok(since.elapsed() >= SETTLED)
     })
     .await?;
-    Ok(before)
+    Ok(came)
 }
 
 /// The relay's runs, under another name.

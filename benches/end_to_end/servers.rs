@@ -40,25 +40,29 @@ impl Servers {
         let rabbitmq = rabbitmq::Options { spare_vhosts: 1, ..Default::default() };
         let (postgres, rabbitmq) =
             tokio::try_join!(Postgres::start(options), RabbitMq::start(rabbitmq))?;
-        let vhost = rabbitmq.add_vhost().await?;
+        let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);
         let beam = beam(&rabbitmq).await?;
         let built = PathBuf::from(env!("CARGO_BIN_EXE_pgoutbox"));
         let binary = arguments.relay.clone().unwrap_or(built);
         let binary = binary.canonicalize().with_context(|| binary.display().to_string())?;
         let settings = arguments.settings.clone();
         let (postgres, rabbitmq) = (Rc::new(postgres), Rc::new(rabbitmq));
-        let nowhere = String::new();
-        let servers = Self { postgres, rabbitmq, database: nowhere, vhost, beam, binary, settings };
-        servers.beside().await
+        let servers = Self { postgres, rabbitmq, database, vhost, beam, binary, settings };
+        servers.make_outbox().await?;
+        Ok(servers)
     }
 
     /// Another database with an outbox of its own, on the same servers.
     pub async fn beside(&self) -> Result<Self> {
         let database = self.postgres.create_database().await?;
         let servers = Self { database, ..self.clone() };
-        servers.program("bench_init", &[]).succeed(&["init", "--declare"]).await?;
-        servers.drop_slots().await?;
+        servers.make_outbox().await?;
         Ok(servers)
+    }
+
+    async fn make_outbox(&self) -> Result<()> {
+        self.program("bench_init", &[]).succeed(&["init", "--declare"]).await?;
+        self.drop_slots().await
     }
 
     /// Gives the disk back what is in it.

@@ -71,7 +71,7 @@ async fn a_long_pause_with_much_to_read_ends_no_session() -> Result<()> {
     setting.program.succeed(&["pause"]).await?;
     let relay = setting.run()?;
     relay.wait_for_log("paused by", PATIENCE).await?;
-    // It does not shrink: each row is some kilobytes in the WAL.
+    // Too short to be compressed, each: some 20 MB in all.
     let fill = format!(
         "INSERT INTO outbox_messages (aggregate_type, aggregate_id, topic, payload)
          SELECT 'order', 'a', 'good', to_jsonb(repeat(md5(n::text), 32)) FROM generate_series(1, {EVENTS}) AS n"

@@ -216,27 +216,33 @@ async fn the_connection_to_the_broker_falls_silent() -> Result<()> {
 /// at its end must not wait behind them.
 #[tokio::test]
 async fn a_session_that_ends_amid_marks_ends_at_once() -> Result<()> {
-    const EVENTS: usize = 60_000;
+    const EVENTS: usize = 20_000;
+    const CUTS: usize = 4;
     /// Less than one write at the end may take.
     const AT_ONCE: Duration = Duration::from_secs(2);
     let mut setting = Setting::shared().await?;
     setting.env("PGOUTBOX_SESSION__BACKOFF_MIN", "20ms");
     setting.env("PGOUTBOX_SESSION__BACKOFF_MAX", "100ms");
-    let fill = format!(
-        "INSERT INTO outbox_messages (aggregate_type, aggregate_id, event_type, payload)
-         SELECT 'order', n % 100, 'paid', '{{}}' FROM generate_series(1, {EVENTS}) AS n"
-    );
-    setting.sql(&fill).await?;
+    let client = setting.client().await?;
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    for cut in 1..=4 {
-        consumer.wait_distinct(consumer.distinct() + EVENTS / 20, PATIENCE).await?;
+    for cut in 0..CUTS {
+        let sessions = async || Ok(relay.log().matches(" running ").count() > cut);
+        wait_until("the session", PATIENCE, sessions).await?;
+        let fill = format!(
+            "INSERT INTO outbox_messages (aggregate_type, aggregate_id, event_type, payload)
+             SELECT 'order', n % 100, 'paid', '{{}}' FROM generate_series(1, {EVENTS}) AS n"
+        );
+        setting.sql(&fill).await?;
+        let marked = format!("SELECT count(relayed_at) > {} FROM outbox_messages", cut * EVENTS);
+        let is_amid = async || Ok(client.query_one(&marked, &[]).await?.get(0));
+        wait_until("the first marks", PATIENCE, is_amid).await.with_context(|| relay.log())?;
         let sql = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = current_database()";
         setting.sql(sql).await?;
-        let again = || Ok(relay.log().matches("again_in").count() >= cut);
-        wait_until("the end of the session", PATIENCE, async || again())
-            .await
-            .with_context(|| relay.log())?;
+        let ends = async || Ok(relay.log().matches("again_in").count() > cut);
+        wait_until("its end", PATIENCE, ends).await.with_context(|| relay.log())?;
+        // All of it, so that the next marks are the next events'.
+        setting.all_marked().await?;
     }
     let log = relay.log();
     let time = |line: &str| {
@@ -250,7 +256,6 @@ async fn a_session_that_ends_amid_marks_ends_at_once() -> Result<()> {
             assert!(took < AT_ONCE, "{took:?}\n{log}");
         }
     }
-    consumer.wait_distinct(EVENTS, PATIENCE).await?;
-    setting.all_marked().await?;
+    consumer.wait_distinct(CUTS * EVENTS, PATIENCE).await?;
     relay.drain(PATIENCE).await
 }
