@@ -25,12 +25,13 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND has_table_privilege(relayed.oid, 'UPDATE')
            AND has_table_privilege(parked.oid, 'SELECT') AND has_table_privilege(parked.oid, 'DELETE')
            AND has_table_privilege(parked.oid, 'UPDATE') AS can_prune,
-       -- In the order in which schema.sql makes them.
+       -- In the order in which schema.sql makes them; an index where its table is there.
        (SELECT coalesce(array_agg(wanted.name ORDER BY wanted.number), '{}')
-          FROM unnest('{progress,relayed,parked,catch_up,catch_up_rows,pause,guard}'::text[])
+          FROM unnest('{progress,relayed,parked,parked_place,parked_id,parked_waiting,catch_up,catch_up_rows,pause,guard}'::text[])
                WITH ORDINALITY AS wanted (name, number)
          WHERE NOT EXISTS (SELECT FROM pg_class AS own
-                            WHERE own.relnamespace = namespace.oid AND own.relname = wanted.name)) AS missing,
+                            WHERE own.relnamespace = namespace.oid AND own.relname = wanted.name)
+           AND (wanted.name NOT LIKE 'parked\_%' OR parked.oid IS NOT NULL)) AS missing,
        enqueue.oid IS NOT NULL AS has_enqueue
   FROM (SELECT) AS one
   LEFT JOIN pg_namespace AS namespace ON namespace.nspname = 'pgoutbox'

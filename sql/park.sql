@@ -11,4 +11,4 @@ VALUES ($1, $2::oid::regclass, $3, $4, $5, $6, $7,
         timestamptz '2000-01-01 00:00:00+00' + $8::bigint * interval '1 microsecond',
         $9, $10, $11, $12, $13, $14, now() + $15::bigint * interval '1 millisecond',
         $16::text::jsonb, $17)
-ON CONFLICT (outbox, event_id) DO NOTHING;
+ON CONFLICT DO NOTHING;

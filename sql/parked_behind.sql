@@ -8,7 +8,8 @@ SELECT seq, outbox, event_id, aggregate_type, aggregate_id, commit_lsn, index, c
                columns::text AS columns, cells, pg_column_size(cells) AS size,
                sum(pg_column_size(cells)) OVER (ORDER BY seq) AS size_until
           FROM (SELECT * FROM pgoutbox.parked
-                 WHERE slot = $1 AND aggregate_id = $3 AND aggregate_type IS NOT DISTINCT FROM $2
+                 WHERE slot = $1 AND hashtextextended(aggregate_id, 0) = hashtextextended($3, 0)
+                   AND aggregate_id = $3 AND aggregate_type IS NOT DISTINCT FROM $2
                    AND seq > $4 AND state = 'queued'
                  ORDER BY seq LIMIT 64) AS first) AS sized
  WHERE size_until - size < 8388608

@@ -56,12 +56,31 @@ CREATE TABLE IF NOT EXISTS pgoutbox.parked (
     columns         jsonb       NOT NULL, -- [{"name": …, "type_oid": …}, …]
     cells           bytea[]     NOT NULL  -- their texts
 );
--- An event is parked once, however often the stream brings it.
-CREATE UNIQUE INDEX IF NOT EXISTS parked_event ON pgoutbox.parked (outbox, event_id);
+-- No index here holds a text of the event's own: a B-tree takes no key of more than some 2,700
+-- bytes, and an event with a longer id could not be parked at all. Those of before did.
+DROP INDEX IF EXISTS pgoutbox.parked_event;
+DROP INDEX IF EXISTS pgoutbox.parked_behind;
+-- An event is parked once, however often the stream brings it. Its place tells it from others.
+-- Before, one whose id cannot be read came once more each time.
+DO $$
+BEGIN
+    IF to_regclass('pgoutbox.parked_place') IS NULL THEN
+        DELETE FROM pgoutbox.parked AS again USING pgoutbox.parked AS first
+         WHERE again.slot = first.slot AND again.outbox = first.outbox
+           AND again.commit_lsn = first.commit_lsn AND again.index = first.index
+           AND again.event_id IS NULL AND again.seq > first.seq;
+    END IF;
+END
+$$;
+CREATE UNIQUE INDEX IF NOT EXISTS parked_place
+    ON pgoutbox.parked (slot, outbox, commit_lsn, index);
+-- A hash index holds a hash only, and serves "=".
+CREATE INDEX IF NOT EXISTS parked_id ON pgoutbox.parked USING hash (event_id);
 -- The first of each aggregate, and how many wait for anything.
 CREATE INDEX IF NOT EXISTS parked_due ON pgoutbox.parked (slot, next_attempt_at)
  WHERE state IN ('parked', 'failed');
-CREATE INDEX IF NOT EXISTS parked_behind ON pgoutbox.parked (slot, aggregate_id, seq)
+CREATE INDEX IF NOT EXISTS parked_waiting
+    ON pgoutbox.parked (slot, hashtextextended(aggregate_id, 0), seq)
  WHERE state IN ('parked', 'queued', 'failed');
 -- What the rows in the outbox are to show.
 CREATE INDEX IF NOT EXISTS parked_changed ON pgoutbox.parked (changed_at) WHERE state <> 'queued';

@@ -12,6 +12,9 @@ use crate::relation::{Mapping, Pattern, PatternPiece, PayloadKind, TimeKind};
 /// Microseconds from 1970 to 2000, where Postgres' time starts.
 pub const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
+/// The last second of the year 9999. Clients that are told a later one give the connection up.
+const LAST_SECOND: u64 = 253_402_300_799;
+
 /// The place of an event in commit order; also "everything before here", as a bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
@@ -193,7 +196,8 @@ fn unhex(text: &[u8]) -> Option<Bytes> {
 
 fn timestamp(mapping: &Mapping, row: Row<'_>, commit_time: i64) -> Result<u64, Refusal> {
     let text = row.optional("occurred_at", mapping.occurred_at)?;
-    // What AMQP cannot say (infinity, before 1970) is told by the time of the commit instead.
+    // What AMQP cannot say (infinity, before 1970), and what consumers' clocks cannot (beyond the
+    // year 9999: a number of microseconds, say), is told by the time of the commit instead.
     let seconds = text.and_then(|text| match mapping.time_kind {
         TimeKind::Timestamptz => text.parse().ok().map(|at: jiff::Timestamp| at.as_second()),
         TimeKind::Timestamp => {
@@ -203,8 +207,8 @@ fn timestamp(mapping: &Mapping, row: Row<'_>, commit_time: i64) -> Result<u64, R
         TimeKind::EpochMillis => text.parse().ok().map(|millis: i64| millis.div_euclid(1_000)),
     });
     let committed = || commit_time.saturating_add(POSTGRES_EPOCH_MICROS).div_euclid(1_000_000);
-    let at_least_1970 = |seconds: i64| u64::try_from(seconds).ok();
-    Ok(seconds.and_then(at_least_1970).or_else(|| at_least_1970(committed())).unwrap_or(0))
+    let told = |seconds: i64| u64::try_from(seconds).ok().filter(|at| *at <= LAST_SECOND);
+    Ok(seconds.and_then(told).or_else(|| told(committed())).unwrap_or(0))
 }
 
 /// Writes the first alternative of a pattern whose columns are all set, behind what `out` holds.

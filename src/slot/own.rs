@@ -24,7 +24,10 @@ pub(super) async fn look(client: &Client, config: &Config) -> Result<Own, Fault>
     let uses_relayed = config.audit.mode == AuditMode::SideTable;
     let has_all = is("has_progress")? && is("has_catch_up")? && is("has_parked")?;
     let missing: Vec<String> = column(row, "missing")?;
-    let what = format!("schema pgoutbox lacks tables of the relay's own: {}", missing.join(", "));
+    let what = format!(
+        "schema pgoutbox lacks tables or indexes of the relay's own: {}",
+        missing.join(", ")
+    );
     if !has_all || (uses_relayed && !is("has_relayed")?) {
         let findings = vec![Finding::error("schema-missing", what, "pgoutbox init")];
         return Ok(Own { findings, has_catch_up: false });

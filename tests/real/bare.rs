@@ -66,7 +66,7 @@ impl Setting {
     pub async fn put_aside(&self, number: u32, state: &str) -> Result<()> {
         self.sql(&format!(
             "INSERT INTO pgoutbox.parked (slot, outbox, event_id, commit_lsn, index, commit_time, state, is_holding, columns, cells)
-             VALUES (current_database(), 'outbox_messages', '{}', '0/1', 0, now(), '{state}', false, '[]', '{{}}')",
+             VALUES (current_database(), 'outbox_messages', '{}', '0/1', {number}, now(), '{state}', false, '[]', '{{}}')",
             uuid(number)
         ))
         .await

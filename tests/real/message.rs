@@ -80,6 +80,67 @@ async fn bodies_are_byte_for_byte_what_postgres_renders() -> Result<()> {
     relay.drain(PATIENCE).await
 }
 
+/// Times that a message cannot carry, or that nobody who gets it can read: the commit's instead.
+#[tokio::test]
+async fn a_time_that_cannot_be_told_is_the_commits() -> Result<()> {
+    let times = [
+        (
+            "bigint",
+            &[
+                "(extract(epoch FROM now()) * 1000000)::bigint",
+                "(extract(epoch FROM now()) * 1000000000)::bigint",
+                "253402300800000",
+                "9223372036854775807",
+                "(-9223372036854775808)::bigint",
+                "-1",
+                "NULL",
+            ][..],
+        ),
+        (
+            "timestamptz",
+            &["'infinity'", "'-infinity'", "'4713-01-01 BC'", "'294276-12-31'", "'1969-12-31'"],
+        ),
+        (
+            "timestamp",
+            &["'infinity'", "'-infinity'", "'4713-01-01 BC'", "'294276-12-31'", "'10000-01-01'"],
+        ),
+    ];
+    let mut setting = Setting::bare().await?;
+    for (number, (kind, _)) in times.iter().enumerate() {
+        let name = format!("outbox_{kind}");
+        setting = setting.set(&format!("tables.{number}.name"), &name);
+        let create = format!(
+            "id uuid PRIMARY KEY DEFAULT gen_random_uuid(), topic text DEFAULT 't', payload jsonb DEFAULT '1',
+             occurred_at {kind}, relayed_at timestamptz"
+        );
+        setting.sql(&format!("CREATE TABLE {name} ({create})")).await?;
+    }
+    setting.init().await?;
+    let consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    let now: i64 = setting.ask("SELECT extract(epoch FROM now())::bigint").await?;
+    let mut count = 0;
+    for (kind, values) in times {
+        for value in values {
+            setting
+                .sql(&format!("INSERT INTO outbox_{kind} (occurred_at) VALUES ({value})"))
+                .await?;
+            count += 1;
+            let came = arrived(&consumer, count).await.with_context(|| relay.log())?;
+            let at =
+                came.last().and_then(|last| *last.properties.timestamp()).context("no time")?;
+            let late = i64::try_from(at)? - now;
+            assert!((-1..60).contains(&late), "{kind} {value}: {at}, {late} s after the start");
+        }
+    }
+    // As they are marked, where the time tells the partition or not.
+    let unmarked = "SELECT count(*) = 0 FROM (SELECT relayed_at FROM outbox_bigint UNION ALL
+        SELECT relayed_at FROM outbox_timestamptz UNION ALL SELECT relayed_at FROM outbox_timestamp) AS rows
+        WHERE relayed_at IS NULL";
+    setting.until("the marks", unmarked).await.with_context(|| relay.log())?;
+    relay.drain(PATIENCE).await
+}
+
 #[tokio::test]
 async fn properties_come_from_the_columns() -> Result<()> {
     let setting = Setting::bare()

@@ -347,3 +347,74 @@ async fn strict_ordering_lets_nothing_pass_a_nack() -> Result<()> {
     relay.drain(PATIENCE).await?;
     Ok(())
 }
+
+/// Incompressible text of so many characters: what no B-tree takes as a key beyond some 2,700 bytes.
+const NOISE: &str =
+    "(SELECT string_agg(md5(n::text || '{seed}'), '') FROM generate_series(1, {count}) AS n)";
+
+fn noise(seed: &str, characters: usize) -> String {
+    NOISE.replace("{seed}", seed).replace("{count}", &(characters / 32).to_string())
+}
+
+/// Whatever the size of its id or its aggregate's, an event that is refused is parked, and holds up
+/// nobody; also where the tables were made by an older pgoutbox.
+#[tokio::test]
+async fn ids_of_any_size_are_parked() -> Result<()> {
+    let setting =
+        Setting::bare().await?.set("parking.backoff_min", "1h").set("parking.backoff_max", "1h");
+    // As an older pgoutbox made them.
+    setting
+        .sql(
+            "CREATE TABLE outbox_messages (id text PRIMARY KEY, topic text, payload jsonb, aggregate_type text,
+                 aggregate_id text, occurred_at timestamptz DEFAULT now(), relayed_at timestamptz);
+             ALTER TABLE outbox_messages DROP CONSTRAINT outbox_messages_pkey;
+             ALTER TABLE outbox_messages REPLICA IDENTITY FULL",
+        )
+        .await?;
+    setting.init().await?;
+    setting
+        .sql(
+            "DROP INDEX pgoutbox.parked_place, pgoutbox.parked_id, pgoutbox.parked_waiting;
+             CREATE UNIQUE INDEX parked_event ON pgoutbox.parked (outbox, event_id);
+             CREATE INDEX parked_behind ON pgoutbox.parked (slot, aggregate_id, seq)
+              WHERE state IN ('parked', 'queued', 'failed');
+             INSERT INTO pgoutbox.parked (slot, outbox, commit_lsn, index, commit_time, state, is_holding, columns, cells)
+             SELECT 'other', 'outbox_messages', '0/1', 0, now(), 'failed', false, '[]', '{}'
+               FROM generate_series(1, 2)",
+        )
+        .await?;
+    let told = setting.init().await?;
+    assert!(told.contains("parked_place, parked_id, parked_waiting"), "{told}");
+    let twice: i64 = setting.ask("SELECT count(*) FROM pgoutbox.parked").await?;
+    assert_eq!(twice, 1, "one event that had been parked twice");
+    setting.sql("DELETE FROM pgoutbox.parked").await?;
+    let consumer = setting.bound("good").await?;
+    let relay = setting.run()?;
+    let (huge, larger) = (noise("a", 3_200), noise("b", 1 << 20));
+    let rows = [
+        ("'1'", huge.as_str(), "'nobody'"),
+        (&noise("id", 3_200), "'x'", "'nobody'"),
+        (&noise("other", 1 << 20), &larger, "'nobody'"),
+        ("'2'", huge.as_str(), "'good'"),
+        ("'3'", "'free'", "'good'"),
+    ];
+    for (id, aggregate, topic) in rows {
+        setting
+            .sql(&format!(
+                "INSERT INTO outbox_messages (id, aggregate_id, topic, payload) VALUES ({id}, {aggregate}, {topic}, '{{}}')"
+            ))
+            .await?;
+    }
+    let states =
+        "SELECT coalesce(string_agg(state, ' ' ORDER BY seq), '') = 'parked parked parked queued'
+                    FROM pgoutbox.parked";
+    setting.until("all to be parked", states).await.with_context(|| relay.log())?;
+    assert_eq!(ids(&arrived(&consumer, 1).await?), ["3"]);
+    is_acknowledged(&setting, &relay).await?;
+    assert_eq!(relay.log().matches(" running ").count(), 1, "{}", relay.log());
+    // The place is found again by the index: each is parked once.
+    bind(&setting, "nobody").await?;
+    setting.program.succeed(&["parked", "retry", "--all"]).await?;
+    arrived(&consumer, 3).await.with_context(|| relay.log())?;
+    relay.drain(PATIENCE).await
+}

@@ -45,7 +45,7 @@ async fn write(setting: &Setting, mode: &str, occurred_at: &str) -> Result<()> {
             false => format!(
                 "INSERT INTO pgoutbox.parked (slot, outbox, event_id, commit_lsn, index, commit_time, state,
                      is_holding, changed_at, columns, cells)
-                 VALUES ('{}', 'outbox_messages'::regclass, '{id}', '0/1', 0, now(), '{state}', true,
+                 VALUES ('{}', 'outbox_messages'::regclass, '{id}', '0/1', {number}, now(), '{state}', true,
                      now() - interval '2 hours', '[]', '{{}}');",
                 setting.database
             ),
@@ -229,7 +229,7 @@ async fn drops_old_partitions(has_default: bool) -> Result<()> {
              UPDATE {unrelayed} SET relayed_at = NULL;
              INSERT INTO pgoutbox.parked (slot, outbox, event_id, commit_lsn, index, commit_time, state,
                      is_holding, columns, cells)
-                 SELECT 's', 'outbox_messages'::regclass, id::text, '0/1', 0, now(), 'queued', true, '[]', '{{}}'
+                 SELECT 's', 'outbox_messages'::regclass, id::text, '0/1', row_number() OVER (), now(), 'queued', true, '[]', '{{}}'
                    FROM {parked}"
         ))
         .await?;

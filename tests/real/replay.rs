@@ -24,7 +24,7 @@ impl Setting {
     pub async fn put_row_aside(&self, number: u32, state: &str, lsn: &str, at: &str) -> Result<()> {
         self.sql(&format!(
             r#"INSERT INTO pgoutbox.parked (slot, outbox, event_id, commit_lsn, index, commit_time, state, is_holding, note, columns, cells)
-               VALUES (current_database(), 'outbox_messages', '{id}', '{lsn}', 0, '{at}', '{state}', false, 'TICKET-1',
+               VALUES (current_database(), 'outbox_messages', '{id}', '{lsn}', {number}, '{at}', '{state}', false, 'TICKET-1',
                    '[{{"name": "id", "type_oid": 2950}}, {{"name": "topic", "type_oid": 25}}, {{"name": "payload", "type_oid": 3802}}]',
                    ARRAY['{id}', 'good', '{{}}']::bytea[])"#,
             id = uuid(number)
