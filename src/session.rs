@@ -56,14 +56,29 @@ const CATCH_UP_ROWS: u64 = 500;
 pub struct Past {
     memory: Option<(Identity, Memory)>,
     coverage: Option<Coverage>,
-    /// Failed sessions since the last that delivered something.
+    /// Failed sessions in a row that brought nothing on.
     pub failures: u32,
+    /// Something was acknowledged in the last session, or it stood for longer than the longest
+    /// pause. What it delivered does not count: it may be the same events again and again.
+    brought_on: bool,
     fault: Option<String>,
     /// Has the outbox tables looked through for rows that were missed.
     pub reconcile: Option<Trigger>,
     /// Where spans go; `None` where nobody wants them.
     pub spans: Option<otlp::Queue>,
     warned: BTreeSet<String>,
+}
+
+impl Past {
+    /// A session has failed; returns how many did in a row without bringing anything on, this
+    /// one included.
+    pub fn failed(&mut self) -> u32 {
+        if std::mem::take(&mut self.brought_on) {
+            self.failures = 0;
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.failures
+    }
 }
 
 /// What the process is asked to do.
@@ -198,6 +213,8 @@ struct Session<'a> {
     /// What is published before the stream.
     catch_up: Option<CatchUp>,
     identity: Identity,
+    /// Where the slot stood before it was taken.
+    start_lsn: PgLsn,
     jobs: FuturesUnordered<Job>,
     began: Instant,
     effects: Vec<Effect>,
@@ -218,6 +235,7 @@ impl<'a> Session<'a> {
         let client = Arc::clone(&audit.client);
         let preflight = answered(config, slot::preflight(&client, config)).await?;
         let start = preflight.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn.clone());
+        let start_lsn = start.as_ref().and_then(|lsn| lsn.parse().ok()).unwrap_or(PgLsn::from(0));
         let Ready { tables, coverage, warnings, .. } = preflight.ready(config)?;
         for warning in warnings {
             // Once for each process: they do not change from session to session.
@@ -239,7 +257,7 @@ impl<'a> Session<'a> {
         if let Some(why) = catch_up::ensure_slot(config, &client, &tables).await? {
             warn!(why, "the slot was made anew: rows without a mark are published first");
         }
-        let (wal, identity) = match take_slot(config, &client, board).await {
+        let (wal, identity) = match take_slot(config, past, &client, board).await {
             Ok(taken) => taken,
             Err(fault) => return Err(catch_up::soften(config, &client, fault).await),
         };
@@ -306,6 +324,7 @@ impl<'a> Session<'a> {
             spans,
             catch_up,
             identity,
+            start_lsn,
             jobs: FuturesUnordered::new(),
             began: Instant::now(),
             effects: Vec::new(),
@@ -377,9 +396,8 @@ impl<'a> Session<'a> {
             acknowledged = %self.relay.acknowledged(),
             "session ended"
         );
-        if tally.delivered > 0 {
-            past.failures = 0;
-        }
+        let stood = self.began.elapsed() >= self.config.session.backoff_max;
+        past.brought_on |= stood || self.relay.acknowledged() > self.start_lsn;
         // The connection hands over no further answer while one of these leaves its own unread.
         // What they asked is on its way all the same, and a mark that was not asked for yet comes
         // again with its event: nothing is acknowledged before its mark is written.

@@ -46,8 +46,7 @@ pub async fn run(
             board.stop(&fault);
             return Err(fault);
         }
-        past.failures = past.failures.saturating_add(1);
-        let pause = backoff(&config, past.failures);
+        let pause = backoff(&config, past.failed());
         board.wait(&fault, pause);
         let again_in = humantime::format_duration(pause).to_string();
         if fault.class == Class::Event {

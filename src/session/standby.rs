@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_postgres::Client;
 use tracing::info;
 
-use super::answered;
+use super::{Past, answered};
 use crate::board::{Board, State};
 use crate::config::Config;
 use crate::error::{Fault, Side};
@@ -20,10 +21,12 @@ const SLOT_IN_USE: &str = "SQLSTATE 55006";
 /// Waits for the slot, as its standby where another holds it, and takes it.
 pub(super) async fn take_slot(
     config: &Config,
+    past: &mut Past,
     client: &Client,
     board: &Board,
 ) -> Result<(WalStream, Identity), Fault> {
     let postgres = &config.postgres;
+    let began = Instant::now();
     let mut is_standby = false;
     loop {
         let connected = Wal::connect(postgres).await;
@@ -46,6 +49,8 @@ pub(super) async fn take_slot(
         loop {
             let pause = fastrand::u64(STANDBY_POLL_MS.0..=STANDBY_POLL_MS.1);
             tokio::time::sleep(Duration::from_millis(pause)).await;
+            // A standby does nothing but stand.
+            past.brought_on |= began.elapsed() >= config.session.backoff_max;
             let state = answered(config, slot::state(client, &postgres.slot)).await?;
             if !state.is_some_and(|slot| slot.is_active) {
                 break;

@@ -8,6 +8,7 @@
 )]
 
 mod audit;
+mod backoff;
 mod bare;
 mod catch_up;
 mod caught_up;
