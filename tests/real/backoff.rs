@@ -56,9 +56,7 @@ async fn the_pause_grows_while_nothing_is_acknowledged() -> Result<()> {
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
     for times in 1..=5 {
-        setting
-            .sql("INSERT INTO outbox_messages (topic, payload) VALUES ('t', '{}')")
-            .await?;
+        setting.sql("INSERT INTO outbox_messages (topic, payload) VALUES ('t', '{}')").await?;
         failed(&relay, times).await?;
     }
     let all = failed(&relay, 5).await?;
