@@ -2,7 +2,7 @@
 -- meanwhile waits, so not for long. The comment tells the next pass what this table was, should
 -- this one be cut short.
 --   psql -v schema=public -v table=outbox_messages -v partition=outbox_messages_d20260101 \
---        -v comment='…' -f partition_detach.sql
+--        -v comment='...' -f partition_detach.sql
 BEGIN;
 SET LOCAL lock_timeout = '100ms';
 ALTER TABLE :"schema".:"table" DETACH PARTITION :"schema".:"partition";

@@ -1,13 +1,13 @@
--- One batch of the records of events that are done with, dead-lettered or discarded long ago,
--- together with their rows: a row that outlived its record would look like one never relayed.
---   $1 bigint: most rows, $2 float8: age in seconds
+-- Records of events that are done with, dead-lettered or discarded long ago, together with their
+-- rows: a row that outlived its record would look like one never relayed.
+--   $1 bigint[]: which records, $2 float8: age in seconds
 WITH old AS MATERIALIZED (
     SELECT parked.seq, parked.event_id
       FROM pgoutbox.parked
-     WHERE parked.outbox = :'relation'::oid::regclass
+     WHERE parked.seq = ANY ($1::bigint[])
+       AND parked.outbox = :'relation'::oid::regclass
        AND parked.state IN ('dead_lettered', 'discarded')
        AND parked.changed_at < now() - $2::float8 * interval '1 second'
-     LIMIT $1
        FOR UPDATE OF parked SKIP LOCKED
 ), mark_gone AS (
     DELETE FROM pgoutbox.relayed

@@ -1,23 +1,25 @@
 -- One batch of pruning where audit.mode is side_table: marks made long ago, in a range of blocks
 -- of pgoutbox.relayed, and the rows that they belong to. Marks that somebody has locked, and
 -- events that are parked, are left. Rows in partitions that will be dropped whole are left to that:
--- default_partition is 0 where there are none such, else the partition whose rows go one by one.
+-- `whole` lists those, as '{16390,16396}'.
 -- One row: how many marks went, and the last block that one was in.
---   $1 text: first tid, $2 text: tid to stop before, $3 bigint: most rows, $4 float8: age in seconds
+--   $1 text: first tid, $2 text: tid to stop before, $3 bigint: most rows, $4 float8: age in seconds,
+--   $5 text[]: tids that are passed over
 WITH old AS MATERIALIZED (
     SELECT relayed.ctid AS place, relayed.id
       FROM pgoutbox.relayed
      WHERE relayed.ctid >= $1::text::tid AND relayed.ctid < $2::text::tid
+       AND relayed.ctid <> ALL ($5::text[]::tid[])
        AND relayed.outbox = :'relation'::oid::regclass
        AND relayed.relayed_at < now() - $4::float8 * interval '1 second'
        AND NOT EXISTS (SELECT FROM pgoutbox.parked
                         WHERE parked.outbox = relayed.outbox
                           AND parked.event_id = relayed.id
                           AND parked.state IN ('parked', 'queued', 'failed'))
-       AND (:'default_partition'::oid = 0
+       AND (:'whole'::text = '{}'
             OR NOT EXISTS (SELECT FROM :"schema".:"table" AS outbox
                             WHERE outbox.:"id" = relayed.id:::"id_schema".:"id_type"
-                              AND outbox.tableoid <> :'default_partition'::oid))
+                              AND outbox.tableoid = ANY (:'whole'::oid[])))
      LIMIT $3
        FOR UPDATE OF relayed SKIP LOCKED
 ), row_gone AS (

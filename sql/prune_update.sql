@@ -1,11 +1,13 @@
 -- One batch of pruning where audit.mode is update: rows marked long ago, in a range of blocks,
 -- so that no statement reads what another has read. Rows that somebody has locked, and events
 -- that are parked, are left. One row: how many went, and the last block that one was in.
---   $1 text: first tid, $2 text: tid to stop before, $3 bigint: most rows, $4 float8: age in seconds
+--   $1 text: first tid, $2 text: tid to stop before, $3 bigint: most rows, $4 float8: age in seconds,
+--   $5 text[]: tids that are passed over
 WITH old AS MATERIALIZED (
     SELECT outbox.ctid AS place
       FROM ONLY :"schema".:"table" AS outbox
      WHERE outbox.ctid >= $1::text::tid AND outbox.ctid < $2::text::tid
+       AND outbox.ctid <> ALL ($5::text[]::tid[])
        AND outbox.:"relayed_at" < now() - $4::float8 * interval '1 second'
        AND NOT EXISTS (SELECT FROM pgoutbox.parked
                         WHERE parked.outbox = :'relation'::oid::regclass

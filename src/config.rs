@@ -440,8 +440,8 @@ pub struct Prune {
     pub pause: Duration,
     /// How many partitions are made ahead of the present one. Default 3.
     pub partitions_ahead: usize,
-    /// How much time a partition holds. `None`: as the partitions' names say; where none has
-    /// a name that pgoutbox gave it, partitions are somebody else's business.
+    /// How much time a partition holds. `None`: as the names of those that pgoutbox made say; where
+    /// it made none, partitions are somebody else's business.
     pub partition_span: Option<PartitionSpan>,
 }
 

@@ -64,7 +64,7 @@
 //! [`marker`], [`parking`] and [`slot`] use the one ordinary connection. [`catch_up`] makes a slot anew and lists the
 //! rows that it does not hold. What operators do: [`operator`] (parked events), [`replay`],
 //! [`ledger`], with [`resend`] to publish outside of the stream. Beside the relay run [`prune`]
-//! (rows and partitions; [`partition`] is its pure calendar), [`watch`] (looks at the WAL for the
+//! (rows and partitions; [`partition`] is its pure calendar; [`turn`] lets one process at a time), [`watch`] (looks at the WAL for the
 //! pure [`guard`]) and [`reconcile`] (rows that were missed), on connections of their own. All of
 //! them write what they know on the [`board`], for whoever asks how it stands; [`tally`] is its pure
 //! part. [`http`] serves a [`snapshot`] of it on a thread of its own, to programs as [`metrics`].
@@ -137,6 +137,7 @@ pub mod guard;
 pub mod sql;
 pub mod tls;
 pub mod postgres;
+pub mod turn;
 pub mod slot;
 pub mod wal;
 pub mod catch_up;

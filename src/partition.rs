@@ -9,6 +9,10 @@ use crate::config::PartitionSpan;
 /// From when on, and before when.
 pub type Bounds = (i64, i64);
 
+/// The comment that says that pgoutbox made a partition. A name says nothing: whoever made it may
+/// have chosen the same.
+pub const MADE: &str = "pgoutbox made this partition";
+
 /// Where the span that holds this moment begins.
 pub fn floor(span: PartitionSpan, at: i64) -> i64 {
     let time = civil(at);

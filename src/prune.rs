@@ -6,25 +6,31 @@
 
 mod partitions;
 mod rows;
+mod stuck;
 mod target;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tracing::{debug, info, warn};
 
-use crate::config::{AuditMode, Config};
+use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
-use crate::postgres::{self, column, query};
+use crate::postgres::{self, execute};
 use crate::session::Shutdown;
-use crate::sql;
+use crate::turn::Turn;
+pub use stuck::Known;
 use target::Target;
 
 /// What the server's command line is for a pass. Rows that come back after a crash are marked
 /// still; times are read as UTC; and nobody waits long for a lock held here, or here for one.
 const OPTIONS: &str = "-c synchronous_commit=off -c lock_timeout=1s -c statement_timeout=10min \
     -c timezone=UTC -c datestyle=ISO -c client_min_messages=warning";
+
+/// How long rows that could not be deleted are left alone, and what was said is not said again.
+const RETRY: Duration = Duration::from_secs(3600);
 
 /// What a pass is to do.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +39,21 @@ pub struct Order {
     pub keep: Option<Duration>,
     /// Only look.
     pub is_dry: bool,
+}
+
+/// What stood in the way of one thing. The rest went on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// The thing and what was wrong with it, without what changes from pass to pass: said once.
+    key: String,
+    /// In words.
+    pub fault: Fault,
+}
+
+impl Trouble {
+    fn new(key: impl Into<String>, fault: Fault) -> Self {
+        Self { key: key.into(), fault }
+    }
 }
 
 /// What a pass did.
@@ -60,7 +81,9 @@ pub struct TableReport {
     /// Partitions old enough that stay for a row in them.
     pub kept: Vec<String>,
     /// What could not be done.
-    pub troubles: Vec<Fault>,
+    pub troubles: Vec<Trouble>,
+    /// What is left to others, and why.
+    pub notes: Vec<Trouble>,
     /// Whether its partitions are pgoutbox's to make and drop.
     pub is_managed: bool,
 }
@@ -78,18 +101,24 @@ impl Report {
 pub async fn run(config: &Config, mut shutdown: Shutdown) {
     let order = Order { keep: config.prune.keep, is_dry: false };
     let mut failures = 0_u32;
-    let mut said: Vec<String> = Vec::new();
+    let (mut said, mut known, mut since) = (BTreeSet::new(), Known::default(), Instant::now());
     loop {
+        let mut report = Report::default();
+        let is_whole = since.elapsed() >= RETRY;
+        if is_whole {
+            (known, since) = (Known::default(), Instant::now());
+        }
         let outcome = tokio::select! {
             biased;
             () = shutdown.wait() => return,
-            outcome = pass(config, order) => outcome,
+            outcome = pass(config, order, &mut known, &mut report) => outcome,
         };
+        tell(&report, &mut said, is_whole);
         let rest = match outcome {
-            Ok(report) => {
+            Ok(()) => {
                 failures = 0;
-                tell(&report, &mut said);
-                let is_idle = report.tables.iter().all(|table| !table.is_managed);
+                let is_idle = |t: &TableReport| !t.is_managed && t.troubles.is_empty();
+                let is_idle = report.tables.iter().all(is_idle);
                 if order.keep.is_none() && is_idle && !report.is_busy {
                     debug!("prune.keep is not set, and no partitions are to be made");
                     return;
@@ -113,7 +142,7 @@ pub async fn run(config: &Config, mut shutdown: Shutdown) {
     }
 }
 
-fn tell(report: &Report, said: &mut Vec<String>) {
+fn tell(report: &Report, said: &mut BTreeSet<String>, is_whole: bool) {
     if report.has_done_something() {
         for table in &report.tables {
             info!(
@@ -127,60 +156,99 @@ fn tell(report: &Report, said: &mut Vec<String>) {
         }
     }
     // Once each, as long as it lasts: a pass a minute would fill the log.
-    let troubles: Vec<&Fault> = report.tables.iter().flat_map(|table| &table.troubles).collect();
-    for fault in troubles.iter().filter(|fault| !said.contains(&fault.what)) {
-        warn!(mend = fault.mend, "pruning: {}", fault.what);
+    let mut lasting = BTreeSet::new();
+    for table in &report.tables {
+        for trouble in &table.troubles {
+            if lasting.insert(trouble.key.clone()) && !said.contains(&trouble.key) {
+                warn!(mend = trouble.fault.mend, "pruning: {}", trouble.fault.what);
+            }
+        }
+        for note in &table.notes {
+            if lasting.insert(note.key.clone()) && !said.contains(&note.key) {
+                info!(mend = note.fault.mend, "pruning: {}", note.fault.what);
+            }
+        }
     }
-    *said = troubles.iter().map(|fault| fault.what.clone()).collect();
+    // Only a pass that tried everything, and was not another relay's, says what has ended.
+    if is_whole && !report.is_busy {
+        said.clear();
+    }
+    said.extend(lasting);
 }
 
-/// One pass over all tables. Stopping it in the middle, by dropping it, is safe.
+/// One pass over all tables; `known` outlives it, and `report` grows as it
+/// goes. Stopping it in the middle, by dropping it,
+/// is safe. What stands in the way of a row, a partition or a table is in the report, and does not
+/// end the pass.
 ///
 /// # Errors
-/// The connection's, and a right that is missing.
-pub async fn pass(config: &Config, order: Order) -> Result<Report, Fault> {
-    let client = connect(config).await?;
-    let lock = sql::render(sql::PRUNE_LOCK, &[("slot", &config.postgres.slot)])?;
-    let rows = query(&client, &lock).await?;
-    if !rows.first().map_or(Ok(false), |row| column(row, "is_free"))? {
-        return Ok(Report { is_busy: true, tables: Vec::new() });
-    }
-    let mut report = Report::default();
-    for table in &config.tables {
-        let Some(target) = Target::find(&client, table).await? else { continue };
-        report.tables.push(one_table(&client, config, &target, order).await?);
-    }
-    Ok(report)
-}
-
-async fn one_table(
-    client: &Client,
+/// The connection's, and a setting that leaves nothing to prune by.
+pub async fn pass(
     config: &Config,
-    target: &Target,
     order: Order,
-) -> Result<TableReport, Fault> {
-    let mut report = TableReport { table: target.title(), ..TableReport::default() };
-    let parts = partitions::list(client, config, target).await?;
-    report.is_managed = parts.span.is_some();
-    partitions::make(client, config, target, &parts, order, &mut report).await?;
-    let Some(keep) = order.keep else { return Ok(report) };
-    if config.audit.mode == AuditMode::None {
+    known: &mut Known,
+    report: &mut Report,
+) -> Result<(), Fault> {
+    if order.keep.is_some() && config.audit.mode == AuditMode::None {
         return Err(Fault::usage(
             "audit.mode none leaves nothing that says which rows were relayed",
             "choose another audit.mode",
         ));
     }
-    let work = rows::Work { client, prune: &config.prune, target, keep, is_dry: order.is_dry };
-    report.parked = work.parked().await?;
-    if report.is_managed {
-        partitions::drop_old(client, config, target, &parts, order, keep, &mut report).await?;
-    }
-    report.rows = match config.audit.mode {
-        AuditMode::Update => work.marked(&parts).await?,
-        AuditMode::SideTable => work.marked_beside(&parts).await?,
-        AuditMode::Delete | AuditMode::None => 0,
+    let Some(_turn) = Turn::take(config, "prune").await? else {
+        report.is_busy = true;
+        return Ok(());
     };
-    Ok(report)
+    let client = connect(config).await?;
+    for table in &config.tables {
+        let title = format!("{}.{}", table.schema, table.name);
+        report.tables.push(TableReport { table: title.clone(), ..TableReport::default() });
+        let Some(of_table) = report.tables.last_mut() else { continue };
+        match one_table(&client, config, table, order, known, of_table).await {
+            Ok(true) => {}
+            Ok(false) => {
+                report.tables.pop();
+            }
+            Err(fault) if client.is_closed() => return Err(fault),
+            Err(fault) => {
+                // Of a transaction that was under way.
+                execute(&client, "ROLLBACK").await?;
+                let key = format!("{title}: {}", fault.what);
+                let what = format!("{title}: {}", fault.what);
+                of_table.troubles.push(Trouble::new(key, Fault { what, ..fault }));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `false` where there is no such table: that it is missing, others say.
+async fn one_table(
+    client: &Client,
+    config: &Config,
+    table: &Table,
+    order: Order,
+    known: &mut Known,
+    report: &mut TableReport,
+) -> Result<bool, Fault> {
+    let Some(target) = Target::find(client, table).await? else { return Ok(false) };
+    let target = &target;
+    let parts = partitions::list(client, config, target).await?;
+    report.is_managed = parts.span.is_some();
+    partitions::make(client, config, target, &parts, order, report).await?;
+    let Some(keep) = order.keep else { return Ok(true) };
+    report.notes.extend(parts.unmarked(target));
+    let mut work = rows::Work::new(client, &config.prune, target, keep, order.is_dry, known);
+    work.parked(report).await?;
+    if parts.has_ours() {
+        partitions::drop_old(client, config, target, &parts, order, keep, report).await?;
+    }
+    match config.audit.mode {
+        AuditMode::Update => work.marked(&parts, report).await?,
+        AuditMode::SideTable => work.marked_beside(&parts, report).await?,
+        AuditMode::Delete | AuditMode::None => {}
+    }
+    Ok(true)
 }
 
 /// A connection for a pass: never the relay's, whose marks should wait for nothing.

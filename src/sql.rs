@@ -115,10 +115,13 @@ files! {
     OUTBOX_PARTITIONED = "outbox_partitioned.sql", "The default outbox table, in partitions.";
     HEAP = "heap.sql", "The tables that hold the rows.";
     GRANTS_PRUNE = "grants_prune.sql", "What pruning needs.";
-    PRUNE_LOCK = "prune_lock.sql", "One pass of pruning at a time.";
+    TURN = "turn.sql", "A turn that only one process may have at a time.";
     PRUNE_UPDATE = "prune_update.sql", "A batch of rows marked long ago.";
     PRUNE_SIDE_TABLE = "prune_side_table.sql", "A batch of marks made long ago, and their rows.";
-    PRUNE_PARKED = "prune_parked.sql", "A batch of events done with long ago.";
+    PRUNE_PARKED = "prune_parked.sql", "Records of events done with long ago.";
+    PRUNE_PARKED_LIST = "prune_parked_list.sql", "Which records of events are done with long ago.";
+    PRUNE_ROW = "prune_row.sql", "The id of the row at a place.";
+    PRUNE_CONSTRAINT = "prune_constraint.sql", "A constraint's definition.";
     PARTITIONS = "partitions.sql", "A table's partitions with their bounds.";
     PARTITION_CREATE = "partition_create.sql", "One partition.";
     PARTITION_KEPT = "partition_kept.sql", "Whether a partition holds a row that must stay.";

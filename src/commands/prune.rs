@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::say;
 use crate::config::{Config, Needs, Sources};
 use crate::error::Fault;
-use crate::prune::{self, Order, Report, TableReport};
+use crate::prune::{self, Known, Order, Report, TableReport, Trouble};
 
 /// Deletes rows relayed long ago, drops old partitions and makes new ones: what `run` does every
 /// prune.interval. Rows that are not relayed, parked or failed stay.
@@ -34,19 +35,27 @@ pub struct Args {
 pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let config = Config::load(sources, Needs::POSTGRES)?;
     let order = Order { keep: args.keep.or(config.prune.keep), is_dry: args.dry_run };
-    let report = prune::pass(&config, order).await?;
+    let (mut report, mut known) = (Report::default(), Known::default());
+    let outcome = tokio::select! {
+        biased;
+        name = interrupted() => Err(Fault::transient(format!(
+            "{name}: the pass has ended before it was done; what is said above was done"
+        ))),
+        outcome = prune::pass(&config, order, &mut known, &mut report) => outcome,
+    };
     if args.json {
         say(format_args!("{:#}", as_json(&report, order)));
     } else {
         print(&report, order);
     }
+    outcome?;
     Ok(!report.is_busy && report.tables.iter().all(|table| table.troubles.is_empty()))
 }
 
 fn as_json(report: &Report, order: Order) -> Value {
     let table = |table: &TableReport| {
-        let troubles: Vec<_> =
-            table.troubles.iter().map(|f| json!({ "what": f.what, "mend": f.mend })).collect();
+        let troubles = listed(&table.troubles);
+        let notes = listed(&table.notes);
         json!({
             "table": table.table,
             "rows": table.rows,
@@ -55,6 +64,7 @@ fn as_json(report: &Report, order: Order) -> Value {
             "partitions_dropped": table.dropped,
             "partitions_kept": table.kept,
             "troubles": troubles,
+            "notes": notes,
         })
     };
     json!({
@@ -63,6 +73,23 @@ fn as_json(report: &Report, order: Order) -> Value {
         "is_busy": report.is_busy,
         "tables": report.tables.iter().map(table).collect::<Vec<_>>(),
     })
+}
+
+fn listed(troubles: &[Trouble]) -> Vec<Value> {
+    let one = |it: &Trouble| json!({ "what": it.fault.what, "mend": it.fault.mend });
+    troubles.iter().map(one).collect()
+}
+
+/// By a signal: what was done until then is to be said.
+async fn interrupted() -> &'static str {
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
 }
 
 fn print(report: &Report, order: Order) {
@@ -92,8 +119,11 @@ fn print(report: &Report, order: Order) {
         for partition in &table.kept {
             say(format_args!("{name}: partition {partition} stays: a row in it must"));
         }
-        for fault in &table.troubles {
+        for Trouble { fault, .. } in &table.troubles {
             say(format_args!("warning {}\n        mend: {}", fault.what, fault.mend));
+        }
+        for Trouble { fault, .. } in &table.notes {
+            say(format_args!("note    {}\n        mend: {}", fault.what, fault.mend));
         }
     }
 }

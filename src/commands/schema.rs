@@ -78,7 +78,11 @@ pub(super) fn outbox(
         let name = partition::name(&table.name, span, lower);
         let (lower, upper) = (partition::bound(lower), partition::bound(upper));
         let bounds = [("partition", name.as_str()), ("lower", &lower), ("upper", &upper)];
-        let names = [("schema", table.schema.as_str()), ("table", &table.name)];
+        let names = [
+            ("schema", table.schema.as_str()),
+            ("table", &table.name),
+            ("comment", partition::MADE),
+        ];
         out.push_str(&sql::render(sql::PARTITION_CREATE, &[names.as_slice(), &bounds].concat())?);
     }
     Ok(out)

@@ -275,7 +275,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("prune.batch", Count { min: 1, max: 100_000 }, Value("1000"), "most rows that one statement deletes"),
     setting("prune.pause", Span { min: ms(0), max: mins(1) }, Value("50ms"), "pause between two such statements"),
     setting("prune.partitions_ahead", Count { min: 0, max: 1000 }, Value("3"), "how many partitions are made ahead of the present one"),
-    setting("prune.partition_span", Choice(&PARTITION_SPANS), Derived("as pgoutbox named the partitions that are there; without such names they are left alone"), "how much time a new partition holds, by the UTC calendar"),
+    setting("prune.partition_span", Choice(&PARTITION_SPANS), Derived("as in the partitions that pgoutbox made; where it made none, none are made"), "how much time a new partition holds, by the UTC calendar"),
 
     setting("guard.policy", Choice(&GUARD_POLICIES), Value("alert"), "what happens before retained WAL fills its limit: a line in the log, an exit, or the slot is dropped and the table is caught up from later"),
     setting("guard.interval", Span { min: ms(100), max: mins(10) }, Value("10s"), "how often the guard looks"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use super::target::Target;
-use super::{Order, TableReport};
+use super::{Order, TableReport, Trouble};
 use crate::config::{AuditMode, Config, PartitionSpan};
 use crate::error::Fault;
 use crate::partition::{self, Bounds};
@@ -24,7 +24,10 @@ struct Part {
     is_detaching: bool,
     lower: Option<i64>,
     upper: Option<i64>,
+    /// This role may drop it.
     is_ours: bool,
+    /// pgoutbox made it, so it may go.
+    is_marked: bool,
 }
 
 /// A table's partitions; none, where it is no table partitioned by time.
@@ -38,17 +41,52 @@ pub(super) struct Parts {
 impl Parts {
     /// Whether its rows go with the whole of it, and not one by one.
     pub(super) fn is_dropped_whole(&self, schema: &str, name: &str) -> bool {
-        let is_it = |part: &&Part| part.schema == schema && part.name == name;
-        self.span.is_some() && self.all.iter().find(is_it).is_some_and(|part| !part.is_default)
+        self.whole().any(|part| part.schema == schema && part.name == name)
     }
 
-    /// As `prune_side_table.sql` wants it.
-    pub(super) fn default_partition(&self) -> u32 {
-        if self.span.is_none() {
-            return 0;
-        }
-        // 1 is an oid that no partition has.
-        self.all.iter().find(|part| part.is_default).map_or(1, |part| part.oid)
+    /// The same partitions, as `prune_side_table.sql` wants them.
+    pub(super) fn dropped_whole(&self) -> String {
+        let oids: Vec<String> = self.whole().map(|part| part.oid.to_string()).collect();
+        format!("{{{}}}", oids.join(","))
+    }
+
+    fn whole(&self) -> impl Iterator<Item = &Part> {
+        self.all.iter().filter(|part| part.is_marked && part.is_leaf && !part.is_default)
+    }
+
+    /// Whether there is one that may be dropped, or was detached for it.
+    pub(super) fn has_ours(&self) -> bool {
+        self.span.is_some()
+    }
+
+    /// Partitions that look as if pgoutbox had made them, without its mark: left alone, which
+    /// whoever gave them these names may not expect.
+    pub(super) fn unmarked(&self, target: &Target) -> Option<Trouble> {
+        let is_like = |part: &&Part| {
+            let span = partition::span_of(&target.table, &part.name);
+            let bounds = part.lower.zip(part.upper);
+            !part.is_marked
+                && part.is_leaf
+                && span.zip(bounds).is_some_and(|(span, (lower, upper))| {
+                    partition::name(&target.table, span, lower) == part.name
+                        && partition::ceiling(span, lower) == upper
+                })
+        };
+        let like: Vec<&Part> = self.all.iter().filter(is_like).collect();
+        let names: Vec<&str> = like.iter().map(|part| part.name.as_str()).collect();
+        let title = target.title();
+        let what = format!(
+            "partitions of {title} that pgoutbox did not make are not dropped whole, their rows go one by one: {}",
+            names.join(", ")
+        );
+        let sql = |part: &&Part| {
+            let (schema, name) = (sql::identifier(&part.schema), sql::identifier(&part.name));
+            format!("COMMENT ON TABLE {schema}.{name} IS {};", sql::literal(partition::MADE))
+        };
+        let hint: Vec<String> = like.iter().map(sql).collect();
+        let hint = format!("to have them dropped: {}", hint.join(" "));
+        let key = format!("{title} unmarked {}", names.join(","));
+        (!like.is_empty()).then(|| Trouble::new(key, Fault::definite(what, hint)))
     }
 
     fn has_default(&self) -> bool {
@@ -75,9 +113,19 @@ pub(super) async fn list(
             lower: column(row, "lower")?,
             upper: column(row, "upper")?,
             is_ours: column(row, "is_ours")?,
+            is_marked: {
+                let comment: Option<String> = column(row, "comment")?;
+                comment.is_some_and(|text| {
+                    text.starts_with(partition::MADE) || text.starts_with(DETACHED)
+                })
+            },
         });
     }
-    let named = || all.iter().rev().find_map(|part| partition::span_of(&target.table, &part.name));
+    let made = |part: &&Part| part.is_marked;
+    let named = || {
+        let mut made = all.iter().rev().filter(made);
+        made.find_map(|part| partition::span_of(&target.table, &part.name))
+    };
     let span = if all.is_empty() { None } else { config.prune.partition_span.or_else(named) };
     let clock = query(client, "SELECT extract(epoch FROM now())::bigint AS now").await?;
     let now = clock.first().map_or(Ok(0), |row| column(row, "now"))?;
@@ -105,7 +153,7 @@ pub(super) async fn make(
         if !order.is_dry
             && let Err(fault) = create(client, target, &name, bounds).await?
         {
-            report.troubles.push(fault);
+            report.troubles.push(Trouble::new(format!("{} {name}", target.title()), fault));
             continue;
         }
         report.made.push(name);
@@ -122,7 +170,12 @@ async fn create(
     bounds: Bounds,
 ) -> Result<Result<(), Fault>, Fault> {
     let (lower, upper) = (partition::bound(bounds.0), partition::bound(bounds.1));
-    let names = [("partition", name), ("lower", lower.as_str()), ("upper", &upper)];
+    let names = [
+        ("partition", name),
+        ("lower", lower.as_str()),
+        ("upper", &upper),
+        ("comment", partition::MADE),
+    ];
     let sql = target.render(sql::PARTITION_CREATE, &names)?;
     let Err(error) = execute(client, &sql).await else { return Ok(Ok(())) };
     execute(client, "ROLLBACK").await?;
@@ -152,28 +205,20 @@ pub(super) async fn drop_old(
         work.finish_earlier(report).await?;
     }
     let cutoff = parts.now.saturating_sub(i64::try_from(keep.as_secs()).unwrap_or(i64::MAX));
-    for part in &parts.all {
+    for part in parts.whole() {
         let (Some(lower), Some(upper)) = (part.lower, part.upper) else { continue };
-        if part.is_default || !part.is_leaf || part.schema != target.schema || upper > cutoff {
+        if part.schema != target.schema || upper > cutoff {
             continue;
         }
-        // A look that holds up nobody: most partitions that must stay are found here.
-        if !part.is_detaching && work.is_kept(&part.name).await? {
-            report.kept.push(part.name.clone());
-        } else if !part.is_ours {
-            report.troubles.push(not_owner(target, &part.name));
-        } else if order.is_dry {
-            report.dropped.push(part.name.clone());
-        } else {
-            work.drop_one(part, (lower, upper), report).await?;
-        }
+        let outcome = work.one(part, (lower, upper), order, report).await;
+        work.part(&part.name, outcome, report).await?;
     }
     Ok(())
 }
 
-fn not_owner(target: &Target, name: &str) -> Fault {
+fn not_owner() -> Fault {
     Fault::definite(
-        format!("partition {name} of {} is not this role's to drop", target.title()),
+        "it is not this role's to drop",
         "run `pgoutbox prune` as the table's owner from time to time, or GRANT that role to this one",
     )
 }
@@ -187,6 +232,47 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// What one partition stands in the way of itself with: the others go on.
+    async fn part(
+        &self,
+        name: &str,
+        outcome: Result<(), Fault>,
+        report: &mut TableReport,
+    ) -> Result<(), Fault> {
+        let Err(mut fault) = outcome else { return Ok(()) };
+        if self.client.is_closed() {
+            return Err(fault);
+        }
+        execute(self.client, "ROLLBACK").await?;
+        let key = format!("{}.{name}: {}", self.target.schema, fault.what);
+        fault.what = format!("partition {name} of {}: {}", self.target.title(), fault.what);
+        if fault.mend.is_empty() {
+            "it is tried again at the next pass".clone_into(&mut fault.mend);
+        }
+        report.troubles.push(Trouble::new(key, fault));
+        Ok(())
+    }
+
+    async fn one(
+        &self,
+        part: &Part,
+        bounds: Bounds,
+        order: Order,
+        report: &mut TableReport,
+    ) -> Result<(), Fault> {
+        // A look that holds up nobody: most partitions that must stay are found here.
+        if !part.is_detaching && self.is_kept(&part.name).await? {
+            report.kept.push(part.name.clone());
+        } else if !part.is_ours {
+            return Err(not_owner());
+        } else if order.is_dry {
+            report.dropped.push(part.name.clone());
+        } else {
+            self.drop_one(part, bounds, report).await?;
+        }
+        Ok(())
+    }
+
     async fn is_kept(&self, name: &str) -> Result<bool, Fault> {
         let seconds = self.keep.as_secs_f64().to_string();
         let sql = match self.config.audit.mode {
@@ -220,13 +306,10 @@ impl Work<'_> {
         };
         for step in steps {
             let outcome = execute(self.client, &self.target.render(step, &names)?).await;
-            if let Err(fault) = outcome {
-                execute(self.client, "ROLLBACK").await?;
-                let what = format!("partition {} could not be detached: {}", part.name, fault.what);
-                let mend = "somebody uses the table in a long transaction; it is tried again at the next pass";
-                report.troubles.push(Fault::new(fault.class, what, mend));
-                return Ok(());
-            }
+            outcome.map_err(|fault| {
+                let what = format!("it could not be detached: {}", fault.what);
+                Fault::new(fault.class, what, detach_hint(&fault))
+            })?;
         }
         self.finish(&part.name, bounds, report).await
     }
@@ -241,7 +324,8 @@ impl Work<'_> {
                 (column(&row, "name")?, column(&row, "comment")?);
             let mut numbers = comment.trim_start_matches(&prefix).split(' ').map(str::parse);
             if let (Some(Ok(lower)), Some(Ok(upper))) = (numbers.next(), numbers.next()) {
-                self.finish(&name, (lower, upper), report).await?;
+                let outcome = self.finish(&name, (lower, upper), report).await;
+                self.part(&name, outcome, report).await?;
             }
         }
         Ok(())
@@ -255,30 +339,51 @@ impl Work<'_> {
     ) -> Result<(), Fault> {
         let names = [("partition", name)];
         execute(self.client, "BEGIN").await?;
-        let outcome = async {
-            execute(self.client, &self.target.render(sql::PARTITION_LOCK, &names)?).await?;
-            let is_kept = self.is_kept(name).await?;
-            if !is_kept {
-                execute(self.client, &self.target.render(sql::PARTITION_DROP, &names)?).await?;
-            }
-            execute(self.client, "COMMIT").await?;
-            Ok(is_kept)
-        };
-        let is_kept = match outcome.await {
-            Ok(is_kept) => is_kept,
-            Err(fault) => {
-                execute(self.client, "ROLLBACK").await?;
-                return Err(fault);
-            }
-        };
+        execute(self.client, &self.target.render(sql::PARTITION_LOCK, &names)?).await?;
+        let is_kept = self.is_kept(name).await?;
+        if !is_kept {
+            execute(self.client, &self.target.render(sql::PARTITION_DROP, &names)?).await?;
+        }
+        execute(self.client, "COMMIT").await?;
         if !is_kept {
             report.dropped.push(name.to_owned());
             return Ok(());
         }
-        let (lower, upper) = (partition::bound(bounds.0), partition::bound(bounds.1));
-        let names = [("partition", name), ("lower", lower.as_str()), ("upper", &upper)];
-        execute(self.client, &self.target.render(sql::PARTITION_ATTACH, &names)?).await?;
+        self.attach(name, bounds).await?;
         report.kept.push(name.to_owned());
         Ok(())
+    }
+
+    async fn attach(&self, name: &str, bounds: Bounds) -> Result<(), Fault> {
+        let (lower, upper) = (partition::bound(bounds.0), partition::bound(bounds.1));
+        let names = [
+            ("partition", name),
+            ("lower", lower.as_str()),
+            ("upper", &upper),
+            ("comment", partition::MADE),
+        ];
+        let attached =
+            execute(self.client, &self.target.render(sql::PARTITION_ATTACH, &names)?).await;
+        attached.map_err(|fault| {
+            let [schema, table, name] =
+                [&self.target.schema, &self.target.table, name].map(sql::identifier);
+            let what = format!(
+                "it was detached, holds rows that must stay, and cannot be attached again: {}",
+                fault.what
+            );
+            let hint = format!(
+                "make it as its table is, and attach it: ALTER TABLE {schema}.{table} ATTACH PARTITION {schema}.{name} FOR VALUES FROM ('{lower}') TO ('{upper}'); or move its rows: INSERT INTO {schema}.{table} SELECT * FROM {schema}.{name}; rows that come in with relayed_at set are not published again"
+            );
+            Fault::new(fault.class, what, hint)
+        })
+    }
+}
+
+fn detach_hint(fault: &Fault) -> String {
+    if fault.mend.is_empty() {
+        "somebody uses the table in a long transaction; it is tried again at the next pass"
+            .to_owned()
+    } else {
+        fault.mend.clone()
     }
 }

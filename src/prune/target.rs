@@ -13,7 +13,7 @@ pub(super) struct Target {
     pub(super) table: String,
     pub(super) relation: u32,
     relation_text: String,
-    id: String,
+    pub(super) id: String,
     id_schema: String,
     id_type: String,
     relayed_at: String,
