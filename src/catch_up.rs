@@ -19,7 +19,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 use tracing::{info, warn};
 
 use crate::config::{AuditMode, Config, Table};
-use crate::error::Fault;
+use crate::error::{Fault, codes};
 use crate::pgoutput::{StoredRow, Tuple};
 use crate::postgres::{self, classify, column, query};
 use crate::slot::{self, Outbox, SlotState};
@@ -33,8 +33,6 @@ const CHUNK_BYTES: u64 = 8 << 20;
 const META: usize = 6;
 /// How often it is said whom a new slot waits for.
 const NOTICE: Duration = Duration::from_secs(30);
-/// SQLSTATE `lock_not_available`.
-const TOOK_TOO_LONG: &str = "SQLSTATE 55P03";
 
 /// How long the making of a slot may wait for transactions that are writing.
 #[derive(Debug, Clone, Copy)]
@@ -313,7 +311,7 @@ async fn create(
         }
     };
     match outcome {
-        Err(fault) if fault.what.contains(TOOK_TOO_LONG) => {
+        Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => {
             let mut fault = slot::blocked(client, slot, patience.each).await?;
             if patience.is_retried {
                 fault.class = crate::error::Class::Transient;

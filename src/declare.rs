@@ -8,8 +8,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
 use crate::config::{Config, Queue, Table};
-use crate::error::Fault;
-use crate::publisher::Publisher;
+use crate::error::{Fault, Kind};
+use crate::publisher::{self, Publisher};
 
 /// Declares the exchanges of the tables, then the configured queues and their bindings; all
 /// durable. What exists with other properties is an error, and is not changed. Returns a
@@ -127,18 +127,12 @@ async fn declare_queue(channel: &Channel, queue: &Queue, exchange: &str) -> Resu
 }
 
 fn refused(what: &str, error: &lapin::Error) -> Fault {
-    let what = format!("{what} could not be declared: {error}");
-    if what.contains("PRECONDITION_FAILED") || what.contains("PRECONDITION-FAILED") {
-        return Fault::definite(
-            what,
-            "it exists with other properties: bring the configuration in line with it, or delete it",
-        );
-    }
-    if what.contains("ACCESS_REFUSED") || what.contains("ACCESS-REFUSED") {
-        return Fault::definite(
-            what,
-            "declare as a user who may configure it: rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*'",
-        );
-    }
-    Fault::definite(what, "see the broker's log")
+    let fault = publisher::classify(error);
+    let mend = match fault.kind {
+        Kind::Amqp(403, _) => {
+            "declare as a user who may configure it: rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*'"
+        }
+        _ => fault.mend.as_str(),
+    };
+    Fault::definite(format!("{what} could not be declared: {error}"), mend).kind(fault.kind)
 }

@@ -1,6 +1,15 @@
 //! What can go wrong, in the classes that decide what happens next.
+//!
+//! A fault says as data what it is of ([`Kind`]: a server's code, a handshake, a silence), so that
+//! nobody has to look into its text; what each kind means and what helps stands in one table
+//! ([`table`]).
+
+pub mod codes;
+pub mod table;
 
 use std::fmt;
+use std::io;
+use std::sync::Arc;
 
 /// Decides what the relay does about a [`Fault`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +39,137 @@ pub enum Side {
     Broker,
 }
 
+/// Whom a connection is with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// A Postgres server, or a pooler in front of one.
+    Postgres,
+    /// A RabbitMQ broker.
+    RabbitMq,
+}
+
+/// What a fault is of, as data.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// Found out by pgoutbox itself.
+    #[default]
+    Own,
+    /// An error of Postgres.
+    Sql(SqlState),
+    /// An error of RabbitMQ: its reply code, and what it is about where the code does not tell.
+    Amqp(u16, About),
+    /// A TLS handshake.
+    Tls(Handshake),
+    /// The network or the operating system.
+    Io(io::ErrorKind),
+    /// No answer in time.
+    Timeout,
+    /// The connection was closed by the other side, or lost.
+    Closed,
+    /// There is no way to log in: no password is set, or the server asks for a method that is not
+    /// supported.
+    Login,
+    /// What the other side sent cannot be understood.
+    Protocol,
+    /// The server is a standby: it takes no writes.
+    Standby,
+}
+
+/// What a refusal of RabbitMQ is about, where one reply code stands for several things.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum About {
+    /// The code says it all.
+    #[default]
+    Code,
+    /// User and password.
+    Login,
+    /// The vhost does not exist.
+    VhostMissing,
+    /// The user has no permissions on the vhost.
+    VhostForbidden,
+    /// The vhost is not running on this node.
+    VhostDown,
+    /// As many connections as the vhost may have.
+    VhostLimit,
+    /// As many connections as the user may have.
+    UserLimit,
+    /// As many connections as the node may have.
+    NodeLimit,
+}
+
+/// What a TLS handshake failed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handshake {
+    /// The other side does not speak TLS on this port.
+    NotTls,
+    /// The server says that it has none.
+    Unsupported,
+    /// Its certificate is of no authority that is trusted here.
+    Untrusted,
+    /// Its certificate is for another name.
+    Name,
+    /// Its certificate is no longer, or not yet, valid.
+    Expired,
+    /// Its certificate cannot be used: of an old version, or broken.
+    Unusable,
+    /// It did not accept our certificate, or asks for one.
+    Refused,
+    /// No version or cipher in common.
+    Mismatch,
+    /// A file of ours cannot be read or used.
+    File,
+    /// Anything else.
+    Other,
+}
+
+/// A five-character code of Postgres.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SqlState([u8; 5]);
+
+impl SqlState {
+    /// Reads a code; what is no code becomes `XX000`.
+    pub fn new(code: &str) -> Self {
+        match <[u8; 5]>::try_from(code.as_bytes()) {
+            Ok(bytes) if bytes.is_ascii() => Self(bytes),
+            _ => Self(*b"XX000"),
+        }
+    }
+
+    /// The code.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or("XX000")
+    }
+
+    /// The two characters that stand for a class of codes.
+    pub fn class(&self) -> &str {
+        self.as_str().get(..2).unwrap_or("XX")
+    }
+}
+
+impl fmt::Debug for SqlState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for SqlState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The error below a fault. Two are equal if they say the same.
+#[derive(Debug, Clone)]
+struct Source(Arc<dyn std::error::Error + Send + Sync>);
+
+impl PartialEq for Source {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.to_string() == other.0.to_string()
+    }
+}
+
+impl Eq for Source {}
+
 /// A fault as an operator reads it: what is wrong, and what mends it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -37,10 +177,14 @@ pub struct Fault {
     pub class: Class,
     /// On which connection it was.
     pub side: Side,
+    /// What it is of.
+    pub kind: Kind,
     /// What is wrong, naming the thing. Never holds a secret or a payload.
     pub what: String,
-    /// The command, SQL or setting that mends it. May be empty when nothing needs doing.
+    /// The command, SQL or setting that mends it. Never empty, but for settings, whose hints stand
+    /// beside each in `what`.
     pub mend: String,
+    source: Option<Source>,
 }
 
 impl Fault {
@@ -59,9 +203,25 @@ impl Fault {
         Self::new(Class::Usage, what, mend)
     }
 
-    /// A fault of the given class.
+    /// A fault of the given class. Without a hint of its own it gets the table's.
     pub fn new(class: Class, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { class, side: Side::None, what: what.into(), mend: mend.into() }
+        let fault = Self {
+            class,
+            side: Side::None,
+            kind: Kind::Own,
+            what: what.into(),
+            mend: String::new(),
+            source: None,
+        };
+        fault.mend(mend)
+    }
+
+    /// A fault of a connection: class and hint as the table has them.
+    pub fn of(kind: Kind, peer: Peer, what: impl Into<String>) -> Self {
+        let entry = table::entry(kind, peer);
+        let mut fault = Self::new(entry.class(), what, entry.hint);
+        fault.kind = kind;
+        fault
     }
 
     /// Says on which connection it was.
@@ -71,11 +231,53 @@ impl Fault {
         self
     }
 
-    /// Adds what mends it.
+    /// Says what mends it; an empty text leaves what the table says.
     #[must_use]
     pub fn mend(mut self, mend: impl Into<String>) -> Self {
         self.mend = mend.into();
+        if self.mend.is_empty() {
+            self.mend = match self.class {
+                // A list of wrong settings has a hint for each.
+                Class::Usage => "",
+                Class::Definite => table::CHECK,
+                Class::Transient | Class::Event => table::AGAIN,
+            }
+            .to_owned();
+        }
         self
+    }
+
+    /// Says what it is of.
+    #[must_use]
+    pub fn kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// Keeps the error below it.
+    #[must_use]
+    pub fn because(mut self, error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.source = Some(Source(Arc::new(error)));
+        self
+    }
+
+    /// Postgres' code, if it is an error of Postgres.
+    pub fn code(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Sql(code) => Some(code.as_str()),
+            _ => None,
+        }
+    }
+
+    /// Whether it is this error of Postgres.
+    pub fn is_code(&self, code: &str) -> bool {
+        self.code() == Some(code)
+    }
+
+    /// Whether its hint sends the reader to `pgoutbox check`, or is a general one: no use to who
+    /// runs just that.
+    pub fn has_general_hint(&self) -> bool {
+        [table::AGAIN, table::CHECK, table::GRANT].contains(&self.mend.as_str())
     }
 
     /// The process exit code: 1 definite, 64 usage (`EX_USAGE`), 69 a server could not be
@@ -99,4 +301,46 @@ impl fmt::Display for Fault {
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for Fault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        let source = self.source.as_ref()?;
+        Some(source.0.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    #[test]
+    fn a_fault_keeps_its_code_and_its_source() {
+        let fault = Fault::of(Kind::Sql(SqlState::new("42501")), Peer::Postgres, "no")
+            .because(io::Error::other("below"));
+        assert_eq!(fault.code(), Some("42501"));
+        assert!(fault.is_code(codes::INSUFFICIENT_PRIVILEGE) && !fault.is_code("42P01"));
+        assert_eq!(fault.source().map(ToString::to_string).as_deref(), Some("below"));
+        assert_eq!(fault.clone(), fault);
+    }
+
+    #[test]
+    fn a_text_that_holds_a_code_is_no_code() {
+        assert_eq!(Fault::transient("row 42501 (SQLSTATE 42501)").code(), None);
+    }
+
+    #[test]
+    fn no_fault_is_without_a_hint() {
+        for fault in
+            [Fault::transient("x"), Fault::definite("x", ""), Fault::transient("x").mend("")]
+        {
+            assert!(!fault.mend.is_empty(), "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_code_is_an_internal_error() {
+        assert_eq!(SqlState::new("").as_str(), "XX000");
+        assert_eq!(SqlState::new("äää").as_str(), "XX000");
+        assert_eq!(SqlState::new("23505").class(), "23");
+    }
+}

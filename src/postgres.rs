@@ -1,19 +1,21 @@
 //! One ordinary Postgres connection, and what its errors mean.
 
 use std::error::Error as _;
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
+use tokio_postgres::error::DbError;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Notification, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::debug;
 
 use crate::config::{Server, TlsMode};
-use crate::error::Fault;
+use crate::error::{Class, Fault, Handshake, Kind, Peer, SqlState, codes, table};
 use crate::event::POSTGRES_EPOCH_MICROS;
-use crate::tls;
+use crate::{sql, tls};
 
 /// What tokio-postgres may log: not the parameters of its statements, among which are the rows of
 /// parked events.
@@ -61,16 +63,8 @@ pub async fn connect_and_hear(
         Ok((client, tokio::spawn(drive(connection, notified))))
     };
     let outcome = tokio::time::timeout(connect_timeout, connecting).await;
-    let outcome = outcome.unwrap_or_else(|_| {
-        Err(Fault::transient(format!(
-            "no answer within {}",
-            humantime::format_duration(connect_timeout)
-        )))
-    });
-    outcome.map_err(|mut fault| {
-        fault.what = format!("Postgres at {}: {}", address(server), fault.what);
-        fault
-    })
+    let outcome = outcome.unwrap_or_else(|_| Err(no_answer(connect_timeout)));
+    outcome.map_err(|fault| not_in(server, false, fault))
 }
 
 async fn drive<S, T>(
@@ -161,120 +155,392 @@ pub async fn execute(client: &Client, sql: &str) -> Result<(), Fault> {
 /// # Errors
 /// The column is missing or of another type.
 pub fn column<'a, T: postgres_types::FromSql<'a>>(row: &'a Row, name: &str) -> Result<T, Fault> {
-    row.try_get(name).map_err(|error| {
-        Fault::definite(
-            format!("catalog query: {error}"),
-            "this is a defect of pgoutbox: please report it",
-        )
-    })
+    row.try_get(name)
+        .map_err(|error| Fault::definite(format!("catalog query: {error}"), table::DEFECT))
+}
+
+/// What a server says in an error, as data. Its DETAIL and CONTEXT may hold a row's values: they are
+/// kept for deciding, and shown to nobody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerError {
+    /// The SQLSTATE.
+    pub code: SqlState,
+    /// In the server's language.
+    pub message: String,
+    /// The function of the server's source that reports it; a pooler has none.
+    pub routine: Option<String>,
+    /// The table that it is about.
+    pub table: Option<String>,
+    /// The column that it is about.
+    pub column: Option<String>,
+    /// The constraint that it is about.
+    pub constraint: Option<String>,
+    /// Whether it was raised within a function or trigger of the database.
+    pub is_within_function: bool,
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (SQLSTATE {})", self.message, self.code)
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+impl ServerError {
+    /// Reads the body of an ErrorResponse: a letter and a text for each field.
+    pub(crate) fn parse(mut body: &[u8]) -> Self {
+        let mut error = Self {
+            code: SqlState::new(""),
+            message: String::new(),
+            routine: None,
+            table: None,
+            column: None,
+            constraint: None,
+            is_within_function: false,
+        };
+        while let Some((&field, rest)) = body.split_first() {
+            let length = rest.iter().position(|byte| *byte == 0);
+            let (Some(length), true) = (length, field != 0) else { break };
+            let (text, after) = rest.split_at(length);
+            let text = String::from_utf8_lossy(text).into_owned();
+            match field {
+                b'C' => error.code = SqlState::new(&text),
+                b'M' => error.message = text,
+                b'R' => error.routine = Some(text),
+                b't' => error.table = Some(text),
+                b'c' => error.column = Some(text),
+                b'n' => error.constraint = Some(text),
+                b'W' => error.is_within_function = true,
+                _ => {}
+            }
+            body = after.get(1..).unwrap_or_default();
+        }
+        error
+    }
+
+    fn of(db: &DbError) -> Self {
+        let text = |text: Option<&str>| text.map(ToOwned::to_owned);
+        Self {
+            code: SqlState::new(db.code().code()),
+            message: db.message().to_owned(),
+            routine: text(db.routine()),
+            table: text(db.table()),
+            column: text(db.column()),
+            constraint: text(db.constraint()),
+            is_within_function: db.where_().is_some(),
+        }
+    }
+
+    /// What it means.
+    pub(crate) fn fault(self) -> Fault {
+        let mut fault = Fault::of(Kind::Sql(self.code), Peer::Postgres, self.to_string());
+        // What the database's own code raises says nothing of the statement's tables and rights.
+        if self.is_within_function && fault.class == Class::Definite {
+            fault.class = Class::Transient;
+            fault = fault.mend(table::TRIGGER);
+        }
+        fault.because(self)
+    }
+}
+
+/// What the server said, if a fault is an error of Postgres.
+pub fn server_error(fault: &Fault) -> Option<&ServerError> {
+    std::error::Error::source(fault)?.downcast_ref()
 }
 
 /// What an error of the connection means.
 pub fn classify(error: &tokio_postgres::Error) -> Fault {
     if let Some(db) = error.as_db_error() {
-        return classify_sqlstate(db.code().code(), db.message());
+        return ServerError::of(db).fault();
     }
-    let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-    let what = format!("{error}");
-    let what = if what.contains(source.trim_start_matches(": ")) { what } else { what + &source };
-    let fault = Fault::transient(what.clone());
-    // The server asked for a password where none is set, or for a method that is not built in.
-    if what.contains("password") || what.contains("authentication") {
-        return fault.mend(MEND_LOGIN);
+    let mut what = error.to_string();
+    // Some say what is below them, some do not.
+    if let Some(source) =
+        error.source().map(ToString::to_string).filter(|source| !what.ends_with(source))
+    {
+        what = format!("{what}: {source}");
     }
-    match tls::mend(&what) {
-        Some(mend) => fault.mend(mend),
-        None => fault,
-    }
+    Fault::of(kind(error), Peer::Postgres, what)
 }
 
-/// What a server's error means, from the text in which pgwire-replication hands it on:
-/// `message (SQLSTATE 42704)`.
-pub fn classify_text(text: &str) -> Fault {
-    let parts = text.trim_end().strip_suffix(')').and_then(|text| text.rsplit_once(" (SQLSTATE "));
-    match parts {
-        Some((message, code)) => classify_sqlstate(code, message),
-        None => Fault::transient(text),
+/// The library keeps its own kinds to itself, but for a few.
+fn kind(error: &tokio_postgres::Error) -> Kind {
+    if error.is_closed() {
+        return Kind::Closed;
     }
-}
-
-/// What mends a login that the server refused.
-pub(crate) const MEND_LOGIN: &str = "check user and password in DATABASE_URL, and the server's pg_hba.conf; it is tried again until then";
-const MEND_CHECK: &str = "run `pgoutbox check`: it names what is wrong, and the SQL that mends it";
-
-/// What a server's error means. Messages may be in any language, so the code alone decides.
-/// Transient unless proven otherwise: a relay that gives up is worse than one that tries.
-pub fn classify_sqlstate(code: &str, message: &str) -> Fault {
-    let what = format!("{message} (SQLSTATE {code})");
-    match code {
-        // A password may be in the middle of its rotation: said, and tried again.
-        "28P01" | "28000" => Fault::transient(what).mend(MEND_LOGIN),
-        "55006" => Fault::transient(what)
-            .mend("another pgoutbox holds the slot; this one waits as its standby"),
-        "53300" => Fault::transient(what).mend("raise max_connections, or use fewer"),
-        "53400" => Fault::definite(
-            what,
-            "ALTER SYSTEM SET max_replication_slots = 20;  -- then restart Postgres; or drop a slot that nobody uses",
-        ),
-        "3D000" => Fault::definite(what, "create the database, or mend its name in DATABASE_URL"),
-        // Publication, slot or plugin's option. Which one, `check` finds out.
-        "42704" | "55000" => Fault::definite(what, MEND_CHECK),
-        "42501" => Fault::definite(
-            what,
-            "run `pgoutbox check` for the GRANT that is missing; `pgoutbox schema --stream-role NAME --audit-role NAME` shows them all",
-        ),
-        "58P01" => Fault::definite(
-            what,
-            "a file of the server's is missing: the pgoutput plugin (part of Postgres itself), or WAL that was removed by hand",
-        ),
-        // Schema, table, column or function.
-        "3F000" | "42P01" | "42703" | "42883" => Fault::definite(what, MEND_CHECK),
-        "42601" | "42P02" => {
-            Fault::definite(what, "this is a defect of pgoutbox: please report it")
+    if let Some(trouble) = tls::trouble(error) {
+        return Kind::Tls(trouble);
+    }
+    let mut below = error.source();
+    while let Some(error) = below {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return Kind::Io(error.kind());
         }
-        _ => Fault::transient(what),
+        below = error.source();
     }
+    // Its words, in English always: the kinds have no other face.
+    let text = error.to_string();
+    let is = |kind: &str| text.starts_with(kind);
+    if is("error performing TLS handshake") {
+        // The server said N.
+        Kind::Tls(Handshake::Unsupported)
+    } else if is("invalid configuration") || is("authentication error") {
+        // No password where one is asked for, or a method that is not supported.
+        Kind::Login
+    } else if is("timeout") {
+        Kind::Timeout
+    } else if is("unexpected message") || is("error parsing response") {
+        Kind::Protocol
+    } else {
+        Kind::Own
+    }
+}
+
+/// Why a server did not let a connection in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denied {
+    /// A pooler does not know a parameter of the connection.
+    Pooler,
+    /// The role does not exist.
+    RoleMissing,
+    /// The role may not log in.
+    RoleLogin,
+    /// One of the two: the server's language does not tell.
+    Role,
+    /// No line of `pg_hba.conf` lets it in.
+    Hba,
+    /// Wrong password, or a role that does not exist.
+    Password,
+    /// The database does not exist.
+    DatabaseMissing,
+    /// The database takes no connections.
+    DatabaseClosed,
+    /// The role may not stream.
+    Replication,
+    /// The role may not connect to the database.
+    Connect,
+    /// All walsenders are in use.
+    WalSenders,
+    /// The role has as many connections as it may.
+    RoleLimit,
+    /// The database has as many connections as it may.
+    DatabaseLimit,
+    /// The server has as many connections as it may.
+    Connections,
+}
+
+impl Denied {
+    /// Of an error while connecting. One code stands for several things, so the reporting function
+    /// tells them apart, which no language changes; of two things that one function reports under
+    /// one code, the words, where they are English.
+    pub fn of(error: &ServerError, streams: bool) -> Option<Self> {
+        let routine = error.routine.as_deref();
+        Some(match (error.code.as_str(), routine) {
+            (codes::PROTOCOL_VIOLATION, None) => Self::Pooler,
+            (codes::INVALID_AUTHORIZATION_SPECIFICATION, Some("InitializeSessionUserId")) => {
+                Self::of_role(&error.message)
+            }
+            (codes::INVALID_AUTHORIZATION_SPECIFICATION, _) => Self::Hba,
+            (codes::INVALID_PASSWORD, _) => Self::Password,
+            (codes::INVALID_CATALOG_NAME, _) => Self::DatabaseMissing,
+            (codes::OBJECT_NOT_IN_PREREQUISITE_STATE, Some("CheckMyDatabase" | "InitPostgres")) => {
+                Self::DatabaseClosed
+            }
+            (codes::INSUFFICIENT_PRIVILEGE, Some("InitPostgres")) if streams => Self::Replication,
+            (codes::INSUFFICIENT_PRIVILEGE, Some("CheckMyDatabase")) => Self::Connect,
+            (codes::TOO_MANY_CONNECTIONS, Some("InitializeSessionUserId")) => Self::RoleLimit,
+            (codes::TOO_MANY_CONNECTIONS, Some("CheckMyDatabase")) => Self::DatabaseLimit,
+            // Walsenders have places of their own.
+            (codes::TOO_MANY_CONNECTIONS, Some("InitProcess")) if streams => Self::WalSenders,
+            (codes::TOO_MANY_CONNECTIONS, _) => Self::Connections,
+            _ => return None,
+        })
+    }
+
+    fn of_role(message: &str) -> Self {
+        if message.ends_with("does not exist") {
+            Self::RoleMissing
+        } else if message.ends_with("is not permitted to log in") {
+            Self::RoleLogin
+        } else {
+            Self::Role
+        }
+    }
+
+    /// What lets it in.
+    pub fn hint(self, server: &Server, message: &str, streams: bool) -> String {
+        let (role, database) = (sql::identifier(&server.user), sql::identifier(&server.database));
+        let login = if streams { "LOGIN REPLICATION" } else { "LOGIN" };
+        match self {
+            Self::Pooler => "connect to Postgres itself: postgres.url and postgres.stream_url".to_owned(),
+            Self::RoleMissing => format!(
+                "CREATE ROLE {role} {login};  -- and its password: \\password {role}; then its \
+                 grants: pgoutbox init --stream-role NAME --audit-role NAME"
+            ),
+            Self::RoleLogin => format!("ALTER ROLE {role} LOGIN;"),
+            Self::Role => format!("CREATE ROLE {role} {login};  -- where it is there: ALTER ROLE {role} LOGIN;"),
+            Self::Hba => format!(
+                "put this line into pg_hba.conf, before the one that refuses: {}  -- then: SELECT pg_reload_conf();",
+                hba_line(server, message)
+            ),
+            // The server says the same of a role that it does not have.
+            Self::Password => format!(
+                "\\password {role}  -- in psql, where the role is there; or check user and password in DATABASE_URL"
+            ),
+            Self::DatabaseMissing => {
+                format!("CREATE DATABASE {database};  -- or mend its name in the configuration")
+            }
+            Self::DatabaseClosed => format!("ALTER DATABASE {database} ALLOW_CONNECTIONS true;"),
+            Self::Replication => {
+                format!("ALTER ROLE {role} REPLICATION;  -- RDS: GRANT rds_replication TO {role};")
+            }
+            Self::Connect => format!("GRANT CONNECT ON DATABASE {database} TO {role};"),
+            Self::WalSenders => "ALTER SYSTEM SET max_wal_senders = 20;  -- then restart Postgres; or end one that nobody needs: SELECT pid, application_name FROM pg_stat_replication;".to_owned(),
+            Self::RoleLimit => format!("ALTER ROLE {role} CONNECTION LIMIT -1;"),
+            Self::DatabaseLimit => format!("ALTER DATABASE {database} CONNECTION LIMIT -1;"),
+            Self::Connections => table::entry(
+                Kind::Sql(SqlState::new(codes::TOO_MANY_CONNECTIONS)),
+                Peer::Postgres,
+            )
+            .hint
+            .to_owned(),
+        }
+    }
+}
+
+/// The server names the address that it saw us come from.
+fn hba_line(server: &Server, message: &str) -> String {
+    let (database, role) = (hba_name(&server.database), hba_name(&server.user));
+    if server.host.starts_with('/') {
+        return format!("local {database} {role} scram-sha-256");
+    }
+    let seen = message.split_once("host \"").and_then(|(_, rest)| rest.split('"').next());
+    let address = match seen {
+        Some(seen) if seen.contains(':') => format!("{seen}/128"),
+        Some(seen) if seen.contains('.') => format!("{seen}/32"),
+        _ => "ADDRESS/32".to_owned(),
+    };
+    format!("host {database} {role} {address} scram-sha-256")
+}
+
+/// As `pg_hba.conf` reads names.
+fn hba_name(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// What is said of a connection that did not come about: where to, and what lets it in.
+pub(crate) fn not_in(server: &Server, streams: bool, mut fault: Fault) -> Fault {
+    let denied = server_error(&fault)
+        .and_then(|error| Some((Denied::of(error, streams)?, error.message.clone())));
+    if let Some((denied, message)) = denied {
+        fault = fault.mend(denied.hint(server, &message, streams));
+    }
+    let stream = if streams { " (stream)" } else { "" };
+    fault.what = format!("Postgres at {}{stream}: {}", address(server), fault.what);
+    fault
+}
+
+/// No answer, of an ordinary connection or of the stream's.
+pub(crate) fn no_answer(bound: Duration) -> Fault {
+    let what = format!("no answer within {}", humantime::format_duration(bound));
+    Fault::of(Kind::Timeout, Peer::Postgres, what)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Class;
+
+    fn server() -> Server {
+        Server {
+            host: "db".to_owned(),
+            port: 5432,
+            user: "relay".to_owned(),
+            password: crate::config::Secret::default(),
+            database: "app".to_owned(),
+            tls: crate::config::Tls::default(),
+        }
+    }
+
+    fn body(fields: &[(u8, &str)]) -> Vec<u8> {
+        let mut body = Vec::new();
+        for (field, text) in fields {
+            body.push(*field);
+            body.extend_from_slice(text.as_bytes());
+            body.push(0);
+        }
+        body.push(0);
+        body
+    }
 
     #[test]
-    fn codes_decide() {
-        for (code, class) in [
-            ("57P01", Class::Transient),
-            ("57P03", Class::Transient),
-            ("55006", Class::Transient),
-            ("28P01", Class::Transient),
-            ("28000", Class::Transient),
-            ("40001", Class::Transient),
-            ("XX000", Class::Transient),
-            ("3D000", Class::Definite),
-            ("42704", Class::Definite),
-            ("55000", Class::Definite),
-            ("58P01", Class::Definite),
-            ("42501", Class::Definite),
-            ("42P01", Class::Definite),
-        ] {
-            assert_eq!(classify_sqlstate(code, "m").class, class, "{code}");
+    fn reads_an_error_response() {
+        let error = ServerError::parse(&body(&[
+            (b'S', "FEHLER"),
+            (b'V', "ERROR"),
+            (b'C', "42704"),
+            (b'M', "publication \"p (SQLSTATE 42501)\" does not exist"),
+            (b'R', "get_publication_oid"),
+        ]));
+        assert_eq!(error.routine.as_deref(), Some("get_publication_oid"));
+        let fault = error.fault();
+        assert_eq!((fault.class, fault.code()), (Class::Definite, Some("42704")));
+        assert_eq!(server_error(&fault).map(|error| error.is_within_function), Some(false));
+        for broken in [&b""[..], b"M", b"Mx", b"C42", b"\0\0", b"C42704\0M"] {
+            assert!(!ServerError::parse(broken).fault().mend.is_empty());
         }
     }
 
     #[test]
-    fn whatever_a_person_must_mend_says_how() {
-        for code in ["28P01", "28000", "3D000", "42704", "55000", "58P01", "42501", "53400"] {
-            assert!(!classify_sqlstate(code, "m").mend.is_empty(), "{code}");
+    fn what_a_function_raises_waits_for_nobody() {
+        for code in ["42501", "42P01", "55000", "3D000", "42601", "58P01"] {
+            let raised = body(&[(b'C', code), (b'M', "m"), (b'W', "PL/pgSQL function f() line 1")]);
+            let fault = ServerError::parse(&raised).fault();
+            assert_eq!((fault.class, fault.mend.as_str()), (Class::Transient, table::TRIGGER));
         }
     }
 
     #[test]
-    fn reads_the_code_out_of_text() {
-        let fault = classify_text("publication \"p (x)\" does not exist (SQLSTATE 42704)");
-        assert_eq!(fault.class, Class::Definite);
-        assert_eq!(fault.what, "publication \"p (x)\" does not exist (SQLSTATE 42704)");
-        assert_eq!(classify_text("connection reset").class, Class::Transient);
-        assert_eq!(classify_text(")").class, Class::Transient);
+    fn a_code_of_a_connection_is_told_apart_by_who_reports_it() {
+        let routines = [
+            ("28000", "InitializeSessionUserId", "role \"x\" does not exist", Denied::RoleMissing),
+            (
+                "28000",
+                "InitializeSessionUserId",
+                "role \"x\" is not permitted to log in",
+                Denied::RoleLogin,
+            ),
+            ("28000", "InitializeSessionUserId", "Rolle »x« existiert nicht", Denied::Role),
+            ("28000", "ClientAuthentication", "kein Eintrag für Host »::1«", Denied::Hba),
+            ("28P01", "auth_failed", "m", Denied::Password),
+            ("3D000", "InitPostgres", "m", Denied::DatabaseMissing),
+            ("55000", "CheckMyDatabase", "m", Denied::DatabaseClosed),
+            ("42501", "InitPostgres", "m", Denied::Replication),
+            ("42501", "CheckMyDatabase", "m", Denied::Connect),
+            ("53300", "InitProcess", "m", Denied::WalSenders),
+            ("53300", "InitializeSessionUserId", "m", Denied::RoleLimit),
+            ("53300", "CheckMyDatabase", "m", Denied::DatabaseLimit),
+            ("53300", "InitPostgres", "m", Denied::Connections),
+        ];
+        for (code, routine, message, denied) in routines {
+            let error =
+                ServerError::parse(&body(&[(b'C', code), (b'M', message), (b'R', routine)]));
+            assert_eq!(Denied::of(&error, true), Some(denied), "{code} {routine}");
+            assert!(!denied.hint(&server(), message, true).is_empty());
+        }
+        let pooler = ServerError::parse(&body(&[
+            (b'C', "08P01"),
+            (b'M', "unsupported startup parameter: options"),
+        ]));
+        assert_eq!(Denied::of(&pooler, false), Some(Denied::Pooler));
+    }
+
+    #[test]
+    fn the_line_for_pg_hba_has_the_address_that_the_server_saw() {
+        let what = "no pg_hba.conf entry for host \"10.0.0.7\", user \"relay\"";
+        let line = "host \"app\" \"relay\" 10.0.0.7/32 scram-sha-256";
+        assert_eq!(hba_line(&server(), what), line);
+        assert!(hba_line(&server(), "kein Eintrag für Host »::1«").contains("ADDRESS"));
+        assert!(hba_line(&server(), "host \"fe80::1\"").contains("fe80::1/128"));
     }
 }

@@ -40,7 +40,7 @@ use link::{End, LapinEnd, Link, Mover};
 use tags::Tags;
 
 use crate::config::{Amqp, Broker, TlsMode};
-use crate::error::Fault;
+use crate::error::{About, Fault, Kind, Peer, table};
 use crate::message::{Limits, Message};
 use crate::tls;
 use crate::window::Answer;
@@ -103,10 +103,11 @@ impl Publisher {
         let connecting = Self::connect_within(broker, amqp, Arc::clone(&kill));
         let outcome = match timeout(amqp.connect_timeout, connecting).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Fault::transient(format!(
-                "no answer within {}",
-                humantime::format_duration(amqp.connect_timeout)
-            ))),
+            Err(_) => {
+                let bound = humantime::format_duration(amqp.connect_timeout);
+                let what = format!("no answer within {bound}");
+                Err(Fault::of(Kind::Timeout, Peer::RabbitMq, what))
+            }
         };
         outcome.map_err(|mut fault| {
             if let Some(socket) = kill.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -114,7 +115,7 @@ impl Publisher {
             }
             // It says so by an alert, which the reset that follows may overtake.
             let is_certless = broker.tls.mode != TlsMode::Disable && broker.tls.cert_file.is_none();
-            if is_certless && fault.what.contains("reset") {
+            if is_certless && fault.kind == Kind::Io(std::io::ErrorKind::ConnectionReset) {
                 fault.mend = MEND_CERTLESS.to_owned();
             }
             fault.what = format!("{place}: {}", fault.what);
@@ -129,9 +130,9 @@ impl Publisher {
     ) -> Result<Self, Fault> {
         let stream = TcpStream::connect((broker.host.as_str(), broker.port))
             .await
-            .map_err(|error| Fault::transient(error.to_string()).mend(MEND_REACH))?;
-        let socket = prepare(&stream, amqp).map_err(|error| Fault::transient(error.to_string()))?;
-        let handle = socket.try_clone().map_err(|error| Fault::transient(error.to_string()))?;
+            .map_err(|error| unreachable(&error))?;
+        let socket = prepare(&stream, amqp).map_err(|error| unreachable(&error))?;
+        let handle = socket.try_clone().map_err(|error| unreachable(&error))?;
         *kill.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
 
         let stream = AsyncTcpStream::Plain(stream.compat());
@@ -320,29 +321,63 @@ fn uri(broker: &Broker, amqp: &Amqp) -> AMQPUri {
     }
 }
 
-const MEND_REACH: &str = "check amqp.url and that RabbitMQ runs; it is tried again until then";
-
 /// For a broker that hangs up on a client without a certificate.
 const MEND_CERTLESS: &str = "check the client certificate: none is set (amqp.cert_file, amqp.key_file), and a broker that asks for one hangs up";
 
-fn refused(error: &lapin::Error) -> Fault {
-    let fault = Fault::transient(error.to_string());
-    match protocol_error(error).map(AMQPError::get_id) {
-        Some(403) => fault.mend(
-            "check user and password of amqp.url, and the user's permissions on the vhost: rabbitmqctl list_permissions; it is tried again until then",
-        ),
-        Some(530) => fault.mend(
-            "check the vhost of amqp.url: rabbitmqctl list_vhosts; it is tried again until then",
-        ),
-        _ => {
-            let mend = tls::mend(&fault.what).unwrap_or(MEND_REACH);
-            fault.mend(mend)
+fn unreachable(error: &std::io::Error) -> Fault {
+    Fault::of(Kind::Io(error.kind()), Peer::RabbitMq, error.to_string())
+}
+
+/// What an error of lapin means.
+pub(crate) fn classify(error: &lapin::Error) -> Fault {
+    Fault::of(kind(error), Peer::RabbitMq, error.to_string()).because(error.clone())
+}
+
+fn kind(error: &lapin::Error) -> Kind {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => {
+            Kind::Amqp(error.get_id(), about(error.get_id(), error.get_message().as_str()))
         }
+        ErrorKind::IOError(error) => {
+            tls::trouble(error.as_ref()).map_or(Kind::Io(error.kind()), Kind::Tls)
+        }
+        ErrorKind::MissingHeartbeatError => Kind::Timeout,
+        ErrorKind::InvalidConnectionState(_) | ErrorKind::InvalidChannelState(..) => Kind::Closed,
+        ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => Kind::Protocol,
+        _ => Kind::Own,
+    }
+}
+
+/// The broker has one code for all that has to do with a vhost, and tells them apart by its words,
+/// which are English always.
+fn about(code: u16, message: &str) -> About {
+    let says = |words: &str| message.contains(words);
+    match code {
+        530 if says("user connection limit") => About::UserLimit,
+        530 if says("node connection limit") => About::NodeLimit,
+        530 if says("connection limit") => About::VhostLimit,
+        530 if says("access to vhost") => About::VhostForbidden,
+        530 if says("vhost") && says("not found") => About::VhostMissing,
+        530 if says("vhost") && says("down") => About::VhostDown,
+        _ => About::Code,
+    }
+}
+
+/// While connecting: what is refused then is the login.
+fn refused(error: &lapin::Error) -> Fault {
+    let fault = classify(error);
+    match fault.kind {
+        Kind::Amqp(403, _) => {
+            let kind = Kind::Amqp(403, About::Login);
+            fault.kind(kind).mend(table::entry(kind, Peer::RabbitMq).hint)
+        }
+        _ => fault,
     }
 }
 
 fn lost(why: impl std::fmt::Display) -> Closure {
-    Closure::Lost(Fault::transient(format!("the connection to RabbitMQ was lost: {why}")))
+    let what = format!("the connection to RabbitMQ was lost: {why}");
+    Closure::Lost(Fault::of(Kind::Closed, Peer::RabbitMq, what))
 }
 
 fn protocol_error(error: &lapin::Error) -> Option<&AMQPError> {

@@ -16,7 +16,7 @@ use tokio_postgres::Client;
 use tracing::{debug, info, warn};
 
 use crate::config::{AuditMode, Config, Table};
-use crate::error::Fault;
+use crate::error::{Fault, codes};
 use crate::horizon::{self, Reached};
 use crate::outbox::Outbox;
 use crate::postgres::{self, column, query};
@@ -252,7 +252,7 @@ impl Missing {
 }
 
 fn with_grant(fault: Fault, config: &Config, table: &Table) -> Fault {
-    if !fault.what.contains("42501") {
+    if !fault.is_code(codes::INSUFFICIENT_PRIVILEGE) {
         return fault;
     }
     let role = &config.postgres.audit.user;

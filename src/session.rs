@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use crate::board::{Board, Reason, State};
 use crate::catch_up::{self, CatchUp, Chunk};
 use crate::config::Config;
-use crate::error::{Fault, Side};
+use crate::error::{Fault, Kind, Peer, Side};
 use crate::marker::{self, Marker};
 use crate::otlp;
 use crate::parking;
@@ -118,7 +118,9 @@ impl Audit {
     async fn ended(connection: JoinHandle<Result<(), Fault>>) -> Result<Input, Fault> {
         Err(match connection.await {
             Ok(Err(fault)) => fault,
-            Ok(Ok(())) | Err(_) => Fault::transient("the audit connection has ended"),
+            Ok(Ok(())) | Err(_) => {
+                Fault::of(Kind::Closed, Peer::Postgres, "the audit connection has ended")
+            }
         }
         .on(Side::Audit))
     }
@@ -603,11 +605,10 @@ async fn answered<T>(
 ) -> Result<T, Fault> {
     let patience = silence(config);
     timeout(patience, asked).await.unwrap_or_else(|_| {
-        Err(Fault::transient(format!(
-            "no answer on the audit connection within {}: it is taken for dead",
-            humantime::format_duration(patience)
-        ))
-        .on(Side::Audit))
+        let patience = humantime::format_duration(patience);
+        let what =
+            format!("no answer on the audit connection within {patience}: it is taken for dead");
+        Err(Fault::of(Kind::Timeout, Peer::Postgres, what).on(Side::Audit))
     })
 }
 

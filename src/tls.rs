@@ -2,6 +2,7 @@
 
 pub mod chain;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,11 +12,12 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme,
 };
 
 use crate::config::{Tls, TlsMode};
-use crate::error::Fault;
+use crate::error::{Fault, Handshake, Kind, Peer, table};
 
 /// Installs the one crypto provider of the process. Two are compiled in by way of
 /// dependencies, and rustls refuses to choose.
@@ -24,19 +26,56 @@ pub fn install_provider() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// What mends an error of a handshake, if it is one: the server's certificate did not please
-/// us, or ours did not please the server, which says so by an alert.
-pub fn mend(error: &str) -> Option<&'static str> {
-    if error.contains("fatal alert") {
-        Some(
-            "check the client certificate (cert_file, key_file): the server asks for one of an authority that it trusts",
-        )
-    } else if error.contains("certificate") || error.to_ascii_lowercase().contains("tls") {
-        Some(
-            "check the CA file, the server's certificate and that its name is the host connected to",
-        )
-    } else {
-        None
+/// What a handshake failed over, if that is what an error is of: the errors below it are looked
+/// through for what rustls says.
+pub fn trouble(error: &(dyn std::error::Error + 'static)) -> Option<Handshake> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<Error>() {
+            return Some(handshake(error));
+        }
+        // What an IO error wraps is not what it calls its source.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = match wrapped {
+            Some(wrapped) => Some(wrapped as &(dyn std::error::Error + 'static)),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+fn handshake(error: &Error) -> Handshake {
+    match error {
+        Error::InvalidCertificate(error) => certificate(error),
+        // The server's first bytes are of another protocol.
+        Error::InvalidMessage(_) | Error::InappropriateMessage { .. } => Handshake::NotTls,
+        Error::AlertReceived(alert) => match alert {
+            AlertDescription::ProtocolVersion
+            | AlertDescription::HandshakeFailure
+            | AlertDescription::InsufficientSecurity => Handshake::Mismatch,
+            AlertDescription::UnrecognisedName => Handshake::Name,
+            _ => Handshake::Refused,
+        },
+        Error::PeerIncompatible(_) => Handshake::Mismatch,
+        _ => Handshake::Other,
+    }
+}
+
+fn certificate(error: &CertificateError) -> Handshake {
+    match error {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => Handshake::Untrusted,
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            Handshake::Name
+        }
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => Handshake::Expired,
+        CertificateError::BadEncoding
+        | CertificateError::InvalidPurpose
+        | CertificateError::InvalidPurposeContext { .. }
+        | CertificateError::Other(_) => Handshake::Unusable,
+        _ => Handshake::Other,
     }
 }
 
@@ -112,7 +151,9 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Fault> {
 
 /// Transient: the files were good when the settings were read, so this one is being renewed.
 fn bad_file(path: &Path, what: &str) -> Fault {
-    Fault::transient(format!("TLS file {} {what}", path.display())).mend("give a readable PEM file")
+    Fault::transient(format!("TLS file {} {what}", path.display()))
+        .kind(Kind::Tls(Handshake::File))
+        .mend(table::entry(Kind::Tls(Handshake::File), Peer::Postgres).hint)
 }
 
 /// Verifies less than rustls likes to: the chain without the name (`verify-ca`), or nothing

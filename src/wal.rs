@@ -25,7 +25,7 @@ use frames::{Frame, Frames, ended};
 use status::Told;
 
 use crate::config::Postgres;
-use crate::error::Fault;
+use crate::error::{Fault, Kind, Peer};
 use crate::relay::Input;
 use crate::{pgoutput, postgres};
 
@@ -72,7 +72,7 @@ impl Wal {
     /// Connects, and asks the server who it is.
     ///
     /// # Errors
-    /// As [`postgres::classify_sqlstate`].
+    /// As [`postgres::classify`].
     pub async fn connect(config: &Postgres) -> Result<(Self, Identity), Fault> {
         let connecting = async {
             let options = options(config.wal_sender_timeout);
@@ -81,12 +81,9 @@ impl Wal {
             let rows = connection.query("IDENTIFY_SYSTEM").await?;
             Ok((connection, identity(&rows)?))
         };
-        let (connection, identity) =
-            within(config.connect_timeout, connecting).await.map_err(|mut fault| {
-                let address = postgres::address(&config.stream);
-                fault.what = format!("Postgres at {address} (stream): {}", fault.what);
-                fault
-            })?;
+        let (connection, identity) = within(config.connect_timeout, connecting)
+            .await
+            .map_err(|fault| postgres::not_in(&config.stream, true, fault))?;
         let wal = Self {
             connection,
             slot: config.slot.clone(),
@@ -102,7 +99,7 @@ impl Wal {
     /// replication commands.)
     ///
     /// # Errors
-    /// As [`postgres::classify_sqlstate`]; SQLSTATE 55P03 where a transaction took too long,
+    /// As [`postgres::classify`]; SQLSTATE 55P03 where a transaction took too long,
     /// and no slot is left behind then.
     pub async fn create_slot(
         &mut self,
@@ -136,7 +133,7 @@ impl Wal {
     /// Drops a slot that nobody reads.
     ///
     /// # Errors
-    /// As [`postgres::classify_sqlstate`]; SQLSTATE 55006 where another holds it.
+    /// As [`postgres::classify`]; SQLSTATE 55006 where another holds it.
     pub async fn drop_slot(&mut self, slot: &str, bound: Duration) -> Result<(), Fault> {
         let name = postgres_protocol::escape::escape_identifier(slot);
         let drop = format!("DROP_REPLICATION_SLOT {name}");
@@ -148,7 +145,7 @@ impl Wal {
     /// on a server that is behind it would skip what is written next.
     ///
     /// # Errors
-    /// As [`postgres::classify_sqlstate`]; SQLSTATE 55006 where another holds the slot.
+    /// As [`postgres::classify`]; SQLSTATE 55006 where another holds the slot.
     pub async fn start(self, bound: Duration) -> Result<WalStream, Fault> {
         let Self { connection, slot, publication, wal_sender_timeout } = self;
         // The server parses the names as identifiers: unquoted, MyPub would be folded to mypub.
@@ -215,7 +212,10 @@ impl WalStream {
         match frame.tag {
             b'd' => {}
             b'E' => return Err(server_fault(&frame.body)),
-            b'c' => return Err(Fault::transient("Postgres has ended the replication stream")),
+            b'c' => {
+                let what = "Postgres has ended the replication stream";
+                return Err(Fault::of(Kind::Closed, Peer::Postgres, what));
+            }
             // A notice, or a parameter that has changed.
             _ => return Ok(None),
         }
@@ -229,7 +229,8 @@ impl WalStream {
             }
             ReplicationCopyData::XLogData { data, .. } => {
                 Input::Stream(pgoutput::decode(&data).map_err(|error| {
-                    Fault::transient(format!("the stream makes no sense: {error}"))
+                    let what = format!("the stream makes no sense: {error}");
+                    Fault::of(Kind::Protocol, Peer::Postgres, what)
                 })?)
             }
         }))
@@ -248,9 +249,7 @@ async fn within<T>(
     bound: Duration,
     asked: impl Future<Output = Result<T, Fault>>,
 ) -> Result<T, Fault> {
-    timeout(bound, asked).await.unwrap_or_else(|_| {
-        Err(Fault::transient(format!("no answer within {}", humantime::format_duration(bound))))
-    })
+    timeout(bound, asked).await.unwrap_or_else(|_| Err(postgres::no_answer(bound)))
 }
 
 fn cell(rows: &[TextRow], number: usize) -> Option<&str> {

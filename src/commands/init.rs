@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use super::{Roles, connect, say, schema};
 use crate::catch_up::{self, Patience};
 use crate::config::{AuditMode, Config, Needs, PartitionSpan, Sources, Table};
-use crate::error::Fault;
+use crate::error::{Fault, codes};
 use crate::postgres::{self, column, query};
 use crate::slot::{self, Finding, Severity};
 use crate::{declare, sql};
@@ -190,7 +190,7 @@ impl Maker<'_> {
         let outcome =
             self.make(&what, &schema::outbox(config, table, found.server_version, span)?).await;
         outcome.map_err(|fault| {
-            if fault.what.contains("3F000") {
+            if fault.is_code(codes::INVALID_SCHEMA_NAME) {
                 return fault.mend(format!("CREATE SCHEMA {};", sql::identifier(&table.schema)));
             }
             fault
@@ -247,7 +247,7 @@ impl Maker<'_> {
             "roles {stream} and {audit}, with their grants; without passwords: use \\password"
         );
         let made = self.make(&what, &schema::roles(config, stream, audit)?.join("\n")).await;
-        made.map_err(|fault| match fault.what.contains("SQLSTATE 42501") {
+        made.map_err(|fault| match fault.is_code(codes::INSUFFICIENT_PRIVILEGE) {
             // Managed servers have no superuser, and before Postgres 16 nobody else makes the first.
             true => fault.mend(format!(
                 "as the server's administrator: CREATE ROLE {stream} LOGIN REPLICATION; CREATE ROLE {audit} LOGIN;  \

@@ -10,7 +10,7 @@ use super::parked::{events, span};
 use super::say;
 use super::status::{self, Progress, bytes};
 use crate::config::{Config, Needs, Sources};
-use crate::error::Fault;
+use crate::error::{Fault, codes};
 use crate::horizon::{self, Reached};
 use crate::ledger::{self, Count, Parked, Table};
 use crate::outbox::Outbox;
@@ -98,7 +98,7 @@ async fn look(args: &Args, client: &Client, config: &Config) -> Result<Ledger, F
 }
 
 fn with_grant(fault: Fault, config: &Config, outbox: &Outbox) -> Fault {
-    if !fault.what.contains("42501") {
+    if !fault.is_code(codes::INSUFFICIENT_PRIVILEGE) {
         return fault;
     }
     let grants = reconcile_grants(&outbox.table, &config.postgres.audit.user);

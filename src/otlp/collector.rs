@@ -18,7 +18,7 @@ use tracing::debug;
 
 use super::span::{self, Server, Span};
 use crate::config::{Otlp, TlsMode};
-use crate::error::Fault;
+use crate::error::{Fault, table};
 use crate::tls;
 
 /// The most that is read of an answer.
@@ -138,12 +138,15 @@ impl Collector {
             what = format!("{what}: {deeper}");
             cause = deeper.source();
         }
-        let mend = tls::mend(&what).map_or_else(
+        let mend = tls::trouble(error.as_ref()).map_or_else(
             || format!(
                 "start a collector that takes OTLP over HTTP at {} (port 4317 is usually gRPC's, 4318 HTTP's), or set otlp.endpoint to where it is, or to off",
                 self.authority()
             ),
-            |mend| mend.replace("the CA file", "otlp.ca_file"),
+            |failed| {
+                let hint = table::handshake(failed, None).hint;
+                hint.replace("the CA file", "otlp.ca_file")
+            },
         );
         Failure { what, mend, is_transient: true }
     }

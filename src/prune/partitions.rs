@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use super::target::Target;
 use super::{Order, TableReport, Trouble};
 use crate::config::{AuditMode, Config, PartitionSpan};
-use crate::error::Fault;
+use crate::error::{Fault, codes};
 use crate::partition::{self, Bounds};
 use crate::postgres::{column, execute, query};
 use crate::sql;
@@ -180,9 +180,9 @@ async fn create(
     let Err(error) = execute(client, &sql).await else { return Ok(Ok(())) };
     execute(client, "ROLLBACK").await?;
     let what = format!("partition {name} of {} could not be made: {}", target.title(), error.what);
-    let mend = if error.what.contains("42501") {
+    let mend = if error.is_code(codes::INSUFFICIENT_PRIVILEGE) {
         "run `pgoutbox prune` as the table's owner from time to time, or GRANT that role to this one"
-    } else if error.what.contains("23514") {
+    } else if error.is_code(codes::CHECK_VIOLATION) {
         "the default partition holds rows of that time: nothing is lost, they go one by one"
     } else {
         "it is tried again at the next pass; until then its rows go to the default partition, if there is one"

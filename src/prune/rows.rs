@@ -12,7 +12,7 @@ use super::partitions::Parts;
 use super::stuck::{Known, Stuck};
 use super::target::Target;
 use crate::config::Prune;
-use crate::error::Fault;
+use crate::error::{Fault, codes};
 use crate::postgres::{classify, column, execute, query};
 use crate::sql;
 
@@ -292,7 +292,7 @@ impl<'a> Work<'a> {
     }
 
     fn explain(&self, fault: Fault) -> Fault {
-        if !fault.what.contains("42501") {
+        if !fault.is_code(codes::INSUFFICIENT_PRIVILEGE) {
             return fault;
         }
         Fault::definite(

@@ -57,7 +57,7 @@ struct Held {
     /// lapin is done: what is written goes out, and that is all.
     is_lapin_gone: bool,
     /// The socket is, and why; of the kind `UnexpectedEof` where the broker ended it.
-    ended: Option<(io::ErrorKind, String)>,
+    ended: Option<Ended>,
 }
 
 impl Link {
@@ -99,18 +99,40 @@ impl Link {
             return Poll::Ready(Some(End::Closed(closing)));
         }
         match &held.ended {
-            Some((_, why)) => Poll::Ready(Some(End::Lost(why.clone()))),
+            Some(ended) => Poll::Ready(Some(End::Lost(ended.why.clone()))),
             None => Poll::Pending,
         }
     }
 
-    fn end(&self, kind: io::ErrorKind, why: String) {
+    fn end(&self, error: &io::Error) {
         let mut held = self.held();
-        held.ended.get_or_insert((kind, why));
+        held.ended.get_or_insert_with(|| Ended::of(error));
         let waker = held.lapin_waits.take();
         drop(held);
         waker.into_iter().for_each(Waker::wake);
         self.listener.wake();
+    }
+}
+
+/// Why a socket ended. An IO error cannot be cloned, and what it is of must not be lost: the broker
+/// refuses our certificate after the handshake.
+struct Ended {
+    kind: io::ErrorKind,
+    why: String,
+    tls: Option<rustls::Error>,
+}
+
+impl Ended {
+    fn of(error: &io::Error) -> Self {
+        let tls = error.get_ref().and_then(|below| below.downcast_ref()).cloned();
+        Self { kind: error.kind(), why: error.to_string(), tls }
+    }
+
+    fn error(&self) -> io::Error {
+        match &self.tls {
+            Some(error) => io::Error::new(self.kind, error.clone()),
+            None => io::Error::new(self.kind, self.why.clone()),
+        }
     }
 }
 
@@ -137,8 +159,12 @@ impl AsyncRead for LapinEnd {
         if waiting.is_empty() {
             match &held.ended {
                 None => {}
-                Some((io::ErrorKind::UnexpectedEof, _)) => return Poll::Ready(Ok(0)),
-                Some((kind, why)) => return Poll::Ready(Err(io::Error::new(*kind, why.clone()))),
+                Some(ended)
+                    if ended.kind == io::ErrorKind::UnexpectedEof && ended.tls.is_none() =>
+                {
+                    return Poll::Ready(Ok(0));
+                }
+                Some(ended) => return Poll::Ready(Err(ended.error())),
             }
             held.lapin_waits = Some(cx.waker().clone());
             return Poll::Pending;
@@ -163,8 +189,11 @@ impl AsyncWrite for LapinEnd {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let mut held = self.0.held();
-        if let Some((_, why)) = &held.ended {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, why.clone())));
+        if let Some(ended) = &held.ended {
+            return Poll::Ready(Err(match &ended.tls {
+                Some(_) => ended.error(),
+                None => io::Error::new(io::ErrorKind::BrokenPipe, ended.why.clone()),
+            }));
         }
         let held = &mut *held;
         held.from_lapin.extend_from_slice(bytes);
@@ -222,7 +251,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Mover<S> {
 
     pub(super) async fn run(mut self) {
         if let Err(error) = std::future::poll_fn(|cx| self.poll(cx)).await {
-            self.link.end(error.kind(), error.to_string());
+            self.link.end(&error);
         }
     }
 
@@ -345,7 +374,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Mover<S> {
 /// However it ends, nobody waits for it any longer.
 impl<S> Drop for Mover<S> {
     fn drop(&mut self) {
-        self.link.end(io::ErrorKind::UnexpectedEof, "it was ended".to_owned());
+        self.link.end(&io::Error::new(io::ErrorKind::UnexpectedEof, "it was ended"));
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use postgres_types::PgLsn;
 
 use super::{End, Relay};
-use crate::error::{Fault, Side};
+use crate::error::{Fault, Kind, Peer, Side};
 
 /// Keepalives that ask for a reply and bring no WAL, in one second, that mean a server which
 /// waits for us to let it shut down (`walsender.c`, `WalSndDone`).
@@ -53,11 +53,8 @@ impl Relay {
         }
         *count += u32::from(is_reply_requested);
         if *count > STORM {
-            return Err(Fault::transient(
-                "Postgres is shutting down and waits for the relay: it is let go",
-            )
-            .on(Side::Stream)
-            .into());
+            let what = "Postgres is shutting down and waits for the relay: it is let go";
+            return Err(Fault::of(Kind::Closed, Peer::Postgres, what).on(Side::Stream).into());
         }
         Ok(())
     }
@@ -70,12 +67,11 @@ impl Relay {
         }
         self.watch.was_not_reading = !is_reading;
         if self.silence_ends().is_some_and(|at| at <= now) {
-            return Err(Fault::transient(format!(
+            let what = format!(
                 "no word from the walsender for {:?}: it is taken for dead",
                 self.rules.silence
-            ))
-            .on(Side::Stream)
-            .into());
+            );
+            return Err(Fault::of(Kind::Timeout, Peer::Postgres, what).on(Side::Stream).into());
         }
         if self.block_ends().is_some_and(|at| at <= now) {
             return Err(Fault::transient(format!(

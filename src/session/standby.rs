@@ -9,14 +9,12 @@ use tracing::info;
 use super::{Past, answered};
 use crate::board::{Board, State};
 use crate::config::Config;
-use crate::error::{Fault, Side};
+use crate::error::{Fault, Side, codes};
 use crate::slot;
 use crate::wal::{Identity, Wal, WalStream};
 
 /// A standby looks after the slot this often, at least and at most, in milliseconds.
 const STANDBY_POLL_MS: (u64, u64) = (400, 800);
-/// `object_in_use`: the slot is active for another walsender.
-const SLOT_IN_USE: &str = "SQLSTATE 55006";
 
 /// Waits for the slot, as its standby where another holds it, and takes it.
 pub(super) async fn take_slot(
@@ -33,7 +31,7 @@ pub(super) async fn take_slot(
         let (wal, identity) = connected.map_err(|fault| fault.on(Side::Stream))?;
         match wal.start(postgres.connect_timeout).await {
             Ok(stream) => return Ok((stream, identity)),
-            Err(fault) if fault.what.contains(SLOT_IN_USE) => {
+            Err(fault) if fault.is_code(codes::OBJECT_IN_USE) => {
                 if !std::mem::replace(&mut is_standby, true) {
                     board.enter(State::Standby, "another relay holds the slot");
                     info!(

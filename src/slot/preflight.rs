@@ -6,7 +6,7 @@ use super::coverage::{self, Answer, Coverage};
 use super::table::{self, Outbox};
 use super::{Finding, Severity, SlotState, own, role, server, state, tables_json, verdict};
 use crate::config::Config;
-use crate::error::Fault;
+use crate::error::{Fault, Kind};
 use crate::postgres::{column, query};
 use crate::sql;
 
@@ -77,7 +77,8 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
     let rows = query(client, sql::SERVER).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
     if column(row, "is_standby")? {
-        return Err(Fault::transient("this Postgres is a standby: it cannot be written to").mend(
+        let what = "this Postgres is a standby: it cannot be written to";
+        return Err(Fault::transient(what).kind(Kind::Standby).mend(
             "connect to the primary: a name that follows it, or target_session_attrs of a pooler",
         ));
     }

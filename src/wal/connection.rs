@@ -7,7 +7,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use pgwire_replication::protocol::{parse_auth_request, parse_error_response};
+use pgwire_replication::protocol::parse_auth_request;
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::frontend;
@@ -19,8 +19,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::frames::{Frame, Frames, ended};
 use crate::config::{Server, TlsMode};
-use crate::error::Fault;
-use crate::{postgres, tls};
+use crate::error::{Fault, Handshake, Kind, Peer};
+use crate::postgres::ServerError;
+use crate::tls;
 
 /// A dead server shows within some 25 s, on an idle connection or a busy one.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
@@ -42,7 +43,7 @@ impl Connection {
     /// Connects and logs in. `options` are the server's command line.
     ///
     /// # Errors
-    /// As [`postgres::classify_sqlstate`]; transient where the server cannot be reached.
+    /// As [`ServerError::fault`]; transient where the server cannot be reached.
     pub(super) async fn open(
         server: &Server,
         application_name: &str,
@@ -67,7 +68,7 @@ impl Connection {
     /// Runs one command, and gives its rows.
     ///
     /// # Errors
-    /// As [`postgres::classify_sqlstate`]. The connection can be used on after an error of the
+    /// As [`ServerError::fault`]. The connection can be used on after an error of the
     /// server.
     pub(super) async fn query(&mut self, sql: &str) -> Result<Vec<TextRow>, Fault> {
         self.send_query(sql).await?;
@@ -203,7 +204,8 @@ impl Drop for Connection {
 }
 
 async fn reach(server: &Server) -> Result<Box<dyn Socket>, Fault> {
-    let failed = |error: io::Error| Fault::transient(error.to_string());
+    let failed =
+        |error: io::Error| Fault::of(Kind::Io(error.kind()), Peer::Postgres, error.to_string());
     if server.host.starts_with('/') {
         // libpq knows no TLS on a unix socket either.
         let path = format!("{}/.s.PGSQL.{}", server.host, server.port);
@@ -224,26 +226,22 @@ async fn reach(server: &Server) -> Result<Box<dyn Socket>, Fault> {
     socket.write_all(&request).await.map_err(failed)?;
     // Not a byte more: what follows an S belongs to TLS.
     if tokio::io::AsyncReadExt::read_u8(&mut socket).await.map_err(failed)? != b'S' {
-        return Err(Fault::transient("the server does not support TLS").mend(
-            "turn ssl on in the server's postgresql.conf, or set sslmode=disable on a network that is trusted",
-        ));
+        let kind = Kind::Tls(Handshake::Unsupported);
+        return Err(Fault::of(kind, Peer::Postgres, "the server does not support TLS"));
     }
     let mut make = MakeRustlsConnect::new(tls::client_config(&server.tls)?);
     let connector = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut make, &server.host)
         .map_err(|error| Fault::transient(error.to_string()))?;
     let socket = connector.connect(socket).await.map_err(|error| {
-        let fault = Fault::transient(format!("TLS handshake: {error}"));
-        match tls::mend(&fault.what) {
-            Some(mend) => fault.mend(mend),
-            None => fault,
-        }
+        let trouble = tls::trouble(&error).map_or(Kind::Io(error.kind()), Kind::Tls);
+        Fault::of(trouble, Peer::Postgres, format!("TLS handshake: {error}"))
     })?;
     Ok(Box::new(socket))
 }
 
 /// What the server says in an ErrorResponse.
 pub(super) fn server_fault(body: &[u8]) -> Fault {
-    postgres::classify_text(&parse_error_response(body))
+    ServerError::parse(body).fault()
 }
 
 fn request(body: &Bytes) -> Result<(i32, Bytes), Fault> {
@@ -252,7 +250,7 @@ fn request(body: &Bytes) -> Result<(i32, Bytes), Fault> {
 }
 
 fn refused(what: &str) -> Fault {
-    postgres::classify_sqlstate("28P01", what)
+    Fault::of(Kind::Login, Peer::Postgres, what)
 }
 
 fn unsendable(error: &io::Error) -> Fault {

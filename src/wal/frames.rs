@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::error::Fault;
+use crate::error::{Fault, Kind, Peer};
 
 /// Bytes read at once. A row stays in the memory of what was read with it for as long as it is
 /// in flight, so more is not better.
@@ -96,7 +96,8 @@ enum Taken {
 
 /// The connection cannot be read from any more.
 pub(super) fn ended(why: &impl std::fmt::Display) -> Fault {
-    Fault::transient(format!("the replication stream has ended: {why}"))
+    let what = format!("the replication stream has ended: {why}");
+    Fault::of(Kind::Closed, Peer::Postgres, what)
 }
 
 #[cfg(test)]

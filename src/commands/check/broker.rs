@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::certificates;
 use super::greeting::{Greeting, Kind, greet};
 use crate::config::{Amqp, Broker, Config, OnFailure};
-use crate::error::Fault;
+use crate::error::{self, About, Fault};
 use crate::publisher::Publisher;
 use crate::publisher::probe::Answer;
 use crate::slot::{Finding, Severity};
@@ -58,29 +58,44 @@ async fn look_at(broker: &Broker, config: &Config) -> (Vec<Finding>, bool) {
     (findings, true)
 }
 
-/// RabbitMQ tells a wrong vhost and a wrong password apart by its words alone.
 fn refused(broker: &Broker, fault: Fault) -> Finding {
-    let (what, user) = (fault.what, &broker.user);
+    let (what, user) = (fault.what, quoted(&broker.user));
     let vhost = quoted(&broker.vhost);
-    if what.contains("access to vhost") {
-        let mend =
-            format!("rabbitmqctl set_permissions -p {vhost} {} '^$' '.*' '^$'", quoted(user));
-        return Finding::error("broker-vhost-permission", what, mend);
-    }
-    if what.contains("vhost") {
-        let mend = format!("rabbitmqctl add_vhost {vhost}  -- or mend the end of amqp.url");
-        return Finding::error("broker-vhost", what, mend);
-    }
-    if what.contains("ACCESS_REFUSED") || what.contains("ACCESS-REFUSED") {
-        let mend = format!(
-            "rabbitmqctl change_password {user} 'PASSWORD'  -- the one of amqp.url; where \
-             `rabbitmqctl list_users` does not show the user: rabbitmqctl add_user {user} 'PASSWORD'; \
-             and \"guest\" may log in from the broker's own machine alone",
-            user = quoted(user)
-        );
-        return Finding::error("broker-login", what, mend);
-    }
-    Finding::error("broker-connection", what, fault.mend)
+    let (name, mend) = match fault.kind {
+        error::Kind::Amqp(_, About::VhostForbidden) => (
+            "broker-vhost-permission",
+            format!("rabbitmqctl set_permissions -p {vhost} {user} '^$' '.*' '^$'"),
+        ),
+        error::Kind::Amqp(_, About::VhostMissing) => (
+            "broker-vhost",
+            format!("rabbitmqctl add_vhost {vhost}  -- or mend the end of amqp.url"),
+        ),
+        error::Kind::Amqp(_, About::VhostDown) => {
+            ("broker-vhost", format!("rabbitmqctl restart_vhost -p {vhost}"))
+        }
+        error::Kind::Amqp(_, About::VhostLimit) => (
+            "broker-connection-limit",
+            format!(
+                "rabbitmqctl set_vhost_limits -p {vhost} '{{\"max-connections\": -1}}'  -- or end some of its connections: rabbitmqctl list_connections user vhost"
+            ),
+        ),
+        error::Kind::Amqp(_, About::UserLimit) => (
+            "broker-connection-limit",
+            format!(
+                "rabbitmqctl set_user_limits {user} '{{\"max-connections\": -1}}'  -- or end some of its connections: rabbitmqctl list_connections user vhost"
+            ),
+        ),
+        error::Kind::Amqp(403, _) => (
+            "broker-login",
+            format!(
+                "rabbitmqctl change_password {user} 'PASSWORD'  -- the one of amqp.url; where \
+                 `rabbitmqctl list_users` does not show the user: rabbitmqctl add_user {user} 'PASSWORD'; \
+                 and \"guest\" may log in from the broker's own machine alone"
+            ),
+        ),
+        _ => ("broker-connection", fault.mend),
+    };
+    Finding::error(name, what, mend)
 }
 
 /// As a shell reads it.

@@ -9,7 +9,7 @@ use super::broker::quoted;
 use super::refused::{self, POOLER};
 use super::{clock, stream};
 use crate::config::Config;
-use crate::error::Fault;
+use crate::error::{Fault, Kind, codes};
 use crate::postgres::{self, column, query};
 use crate::slot::{self, Finding};
 use crate::sql;
@@ -59,14 +59,19 @@ pub(super) async fn look(config: &Config) -> Database {
 
 /// A standby, or a question that failed.
 fn unasked(role: &str, fault: Fault) -> Finding {
-    let Fault { what, mend, .. } = fault;
-    if what.contains("is a standby") {
+    let is_general = fault.has_general_hint();
+    let Fault { what, mend, kind, .. } = fault;
+    if kind == Kind::Standby {
         return Finding::error("standby", what, mend);
     }
-    let mend = match refused::code(&what) {
-        Some("42501") => may_ask(&what, role),
-        Some("55P03" | "57014") => LOCKED.to_owned(),
-        _ if mend.is_empty() || mend.contains("pgoutbox check") => {
+    let mend = match kind {
+        Kind::Sql(code) if code.as_str() == codes::INSUFFICIENT_PRIVILEGE => may_ask(&what, role),
+        Kind::Sql(code)
+            if [codes::LOCK_NOT_AVAILABLE, codes::QUERY_CANCELED].contains(&code.as_str()) =>
+        {
+            LOCKED.to_owned()
+        }
+        _ if is_general => {
             "look into Postgres' log for why, and run `pgoutbox check` again".to_owned()
         }
         _ => mend,
