@@ -210,12 +210,11 @@ pub async fn pass(
                 report.tables.pop();
             }
             Err(fault) if client.is_closed() => return Err(fault),
-            Err(fault) => {
+            Err(mut fault) => {
                 // Of a transaction that was under way.
                 execute(&client, "ROLLBACK").await?;
-                let key = format!("{title}: {}", fault.what);
-                let what = format!("{title}: {}", fault.what);
-                of_table.troubles.push(Trouble::new(key, Fault { what, ..fault }));
+                fault.what = format!("{title}: {}", fault.what);
+                of_table.troubles.push(Trouble::new(fault.what.clone(), fault));
             }
         }
     }
