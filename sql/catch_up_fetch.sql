@@ -36,6 +36,7 @@ SELECT chunk.*
                                WHEN 'bigint' THEN to_timestamp(outbox.:"occurred_at"::text::float8 / 1000)
                           END,
                           (SELECT begun_at FROM pgoutbox.catch_up WHERE slot = :'slot')) AS pgoutbox_time,
+                      outbox.xmin::text AS pgoutbox_xid,
                       outbox.*
                  FROM :"schema".:"table" AS outbox
                 WHERE outbox.:"id" = listed.id:::"id_schema".:"id_type"

@@ -1,6 +1,6 @@
 -- The rows of one table that wait, and what orders them. Those that are parked do not wait: the
 -- parking has them.
---   psql -v schema=public -v table=outbox_messages -v relation=16389 -v mode=update -v id=id
+--   psql -v slot=pgoutbox -v schema=public -v table=outbox_messages -v relation=16389 -v mode=update -v id=id
 --        -v relayed_at=relayed_at -v occurred_at=occurred_at -v time=timestamptz -f catch_up_waiting.sql
 -- mode: audit.mode; in any but update relayed_at may be any column. time: the type of
 -- occurred_at, or none; then that may be any column.
@@ -26,5 +26,6 @@ SELECT :'relation'::oid::regclass AS outbox,
                         WHERE relayed.outbox = :'relation'::oid::regclass
                           AND relayed.id = outbox.:"id"::text))
    AND NOT EXISTS (SELECT FROM pgoutbox.parked AS parked
-                    WHERE parked.outbox = :'relation'::oid::regclass
-                      AND parked.event_id = outbox.:"id"::text);
+                    WHERE parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass
+                      AND coalesce(parked.event_id, '') = coalesce(outbox.:"id"::text, '')
+                      AND pgoutbox.is_record_of(parked, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END));

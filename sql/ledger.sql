@@ -2,7 +2,7 @@
 -- its pages where percent is below 100.
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
 --        -v time_schema=pg_catalog -v time_type=timestamptz -v relayed_at=relayed_at -v mode=update \
---        -v xmin=735 -v before= -v percent=100 -f ledger.sql
+--        -v slot=pgoutbox -v time=timestamptz -v xmin=735 -v before= -v percent=100 -f ledger.sql
 SELECT count(*) AS committed,
        count(*) FILTER (WHERE is_marked) AS delivered,
        count(*) FILTER (WHERE NOT is_marked AND is_parked) AS parked,
@@ -19,8 +19,9 @@ SELECT count(*) AS committed,
                         WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = outbox.:"id"::text)
                    ELSE false END AS is_marked,
                EXISTS (SELECT FROM pgoutbox.parked AS parked
-                        WHERE parked.outbox = :'relation'::oid::regclass
-                          AND parked.event_id = outbox.:"id"::text) AS is_parked,
+                        WHERE parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass
+                          AND coalesce(parked.event_id, '') = coalesce(outbox.:"id"::text, '')
+                          AND pgoutbox.is_record_of(parked, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END)) AS is_parked,
                -- Empty: the slot has not come so far, and nothing can be missing.
                (:'xmin' <> ''
                 AND (outbox.xmin::text::bigint - coalesce(nullif(:'xmin', ''), '0')::bigint + 8589934592) % 4294967296 >= 2147483648

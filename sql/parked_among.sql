@@ -1,3 +1,7 @@
--- Which of some events are parked, or were: they are not to be marked.
---   $1 oid: outbox, $2 text[]: ids
-SELECT event_id FROM pgoutbox.parked WHERE outbox = $1::oid::regclass AND event_id = ANY ($2);
+-- Which of some places have a record in the parking, of whatever state: the events there are not
+-- to be marked.
+--   $1 name: slot, $2 pg_lsn[], $3 bigint[]: the places
+SELECT DISTINCT parked.commit_lsn, parked.index
+  FROM unnest($2::pg_lsn[], $3::bigint[]) AS wanted (commit_lsn, index)
+  JOIN pgoutbox.parked AS parked
+    ON parked.slot = $1 AND parked.commit_lsn = wanted.commit_lsn AND parked.index = wanted.index;

@@ -1,10 +1,18 @@
 -- Rows of the outbox show of their parked events: attempt. Of those that changed lately, for the
--- row may not be visible yet when its event is parked.
+-- row may not be visible yet when its event is parked. The record keeps who wrote the row last.
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v id_schema=pg_catalog -v id_type=uuid -v attempt=attempt -f parked_row_attempt.sql
-UPDATE :"schema".:"table" AS outbox
-   SET :"attempt" = parked.attempts
-  FROM pgoutbox.parked AS parked
- WHERE parked.outbox = :'relation'::oid::regclass
-   AND parked.changed_at > now() - interval '1 minute' AND parked.state <> 'queued'
-   AND outbox.:"id" = parked.event_id:::"id_schema".:"id_type"
-   AND outbox.:"attempt" IS DISTINCT FROM parked.attempts;
+WITH shown AS (
+    UPDATE :"schema".:"table" AS outbox
+       SET :"attempt" = parked.attempts
+      FROM pgoutbox.parked AS parked
+     WHERE parked.outbox = :'relation'::oid::regclass
+       AND parked.changed_at > now() - interval '1 minute' AND parked.state <> 'queued'
+       AND outbox.:"id" = parked.event_id:::"id_schema".:"id_type"
+       -- Not of a row with a used id in a table that was truncated since.
+       AND (parked.filenode IS NULL OR parked.filenode = pg_relation_filenode(parked.outbox))
+       AND outbox.:"attempt" IS DISTINCT FROM parked.attempts
+    RETURNING parked.seq
+)
+UPDATE pgoutbox.parked
+   SET shown_xid = pg_current_xact_id()::text::bigint % 4294967296
+ WHERE seq IN (SELECT seq FROM shown);

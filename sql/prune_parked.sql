@@ -1,21 +1,30 @@
 -- Records of events that are done with, dead-lettered or discarded long ago, together with their
--- rows: a row that outlived its record would look like one never relayed.
+-- rows: a row that outlived its record would look like one never relayed. A row that only has the
+-- id of such a record stays.
 --   $1 bigint[]: which records, $2 float8: age in seconds
 WITH old AS MATERIALIZED (
-    SELECT parked.seq, parked.event_id
+    SELECT parked.seq, parked.event_id, parked AS record
       FROM pgoutbox.parked
      WHERE parked.seq = ANY ($1::bigint[])
        AND parked.outbox = :'relation'::oid::regclass
        AND parked.state IN ('dead_lettered', 'discarded')
        AND parked.changed_at < now() - $2::float8 * interval '1 second'
        FOR UPDATE OF parked SKIP LOCKED
+), row_gone AS (
+    DELETE FROM :"schema".:"table" AS outbox
+     USING old
+     WHERE outbox.:"id" = old.event_id:::"id_schema".:"id_type"
+       AND pgoutbox.is_record_of(old.record, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END)
+    RETURNING outbox.:"id"::text AS id
+), row_without_id_gone AS (
+    DELETE FROM :"schema".:"table" AS outbox
+     USING old
+     WHERE old.event_id IS NULL AND outbox.:"id" IS NULL
+       AND pgoutbox.is_record_of(old.record, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END)
 ), mark_gone AS (
     DELETE FROM pgoutbox.relayed
      WHERE relayed.outbox = :'relation'::oid::regclass
-       AND relayed.id = ANY (ARRAY(SELECT event_id FROM old))
-), row_gone AS (
-    DELETE FROM :"schema".:"table" AS outbox
-     WHERE outbox.:"id" = ANY (ARRAY(SELECT event_id FROM old WHERE event_id IS NOT NULL):::"id_schema".:"id_type"[])
+       AND relayed.id IN (SELECT id FROM row_gone)
 ), gone AS (
     DELETE FROM pgoutbox.parked
      WHERE parked.seq = ANY (ARRAY(SELECT seq FROM old))

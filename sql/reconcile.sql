@@ -1,7 +1,7 @@
 -- Rows of a range of pages that the relay has had its chance at, and that are neither marked nor
 -- parked. The range is read by a TID range scan: no index, and no more than asked for.
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
---        -v relayed_at=relayed_at -v mode=update -v xmin=735 -v from='(0,0)' -v to='(12800,0)' -f reconcile.sql
+--        -v slot=pgoutbox -v time=timestamptz -v relayed_at=relayed_at -v mode=update -v xmin=735 -v from='(0,0)' -v to='(12800,0)' -f reconcile.sql
 SELECT count(*) AS rows,
        min(missing.occurred_at COLLATE "C") AS oldest,
        (array_agg(missing.id ORDER BY missing.occurred_at COLLATE "C", missing.id))[1:1000] AS ids,
@@ -17,5 +17,7 @@ SELECT count(*) AS rows,
            -- Transaction ids go round: before is within the half circle behind.
            AND (outbox.xmin::text::bigint - :'xmin'::bigint + 8589934592) % 4294967296 >= 2147483648
            AND NOT EXISTS (SELECT FROM pgoutbox.parked AS parked
-                            WHERE parked.outbox = :'relation'::oid::regclass AND parked.event_id = outbox.:"id"::text)
+                            WHERE parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass
+                              AND coalesce(parked.event_id, '') = coalesce(outbox.:"id"::text, '')
+                              AND pgoutbox.is_record_of(parked, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END))
        ) AS missing;

@@ -2,7 +2,7 @@
 -- no client memory, and no snapshot kept open while they are sent. An empty variable asks for
 -- nothing; a column that the table lacks is named by its id, and then not asked for.
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
---        -v time_schema=pg_catalog -v time_type=timestamptz -v relayed_at=relayed_at -v mode=update \
+--        -v slot=pgoutbox -v time=timestamptz -v time_schema=pg_catalog -v time_type=timestamptz -v relayed_at=relayed_at -v mode=update \
 --        -v aggregate_type=aggregate_type -v aggregate_id=aggregate_id -v wanted_type= -v wanted_id= \
 --        -v ids='[]' -v since= -v until= -v committed_since= -v committed_until= -v relayed_since= -v relayed_until= \
 --        -v only=all -v xmin= -f replay_select.sql
@@ -36,7 +36,9 @@ SELECT outbox.:"id"::text
    -- Rows without a mark: not those that are parked, nor those that the relay has not come to.
    AND (:'only' <> 'unrelayed'
         OR NOT EXISTS (SELECT FROM pgoutbox.parked AS parked
-                        WHERE parked.outbox = :'relation'::oid::regclass AND parked.event_id = outbox.:"id"::text))
+                        WHERE parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass
+                          AND coalesce(parked.event_id, '') = coalesce(outbox.:"id"::text, '')
+                          AND pgoutbox.is_record_of(parked, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END)))
    -- Transaction ids go round: before is within the half circle behind.
    AND (:'xmin' = ''
         OR (outbox.xmin::text::bigint - coalesce(nullif(:'xmin', ''), '0')::bigint + 8589934592) % 4294967296 >= 2147483648)

@@ -56,11 +56,28 @@ CREATE TABLE IF NOT EXISTS pgoutbox.parked (
     columns         jsonb       NOT NULL, -- [{"name": …, "type_oid": …}, …]
     cells           bytea[]     NOT NULL  -- their texts
 );
+-- What tells the event from any other, and its row from any other row. Added to tables of older
+-- versions, whose records know nothing of these.
+ALTER TABLE pgoutbox.parked
+    ADD COLUMN IF NOT EXISTS digest      bytea,   -- of the cells
+    -- The row was written by a transaction from xid on (its own) and before xid_end (the first that
+    -- had not begun when the event was parked): its savepoints have transaction ids in between.
+    ADD COLUMN IF NOT EXISTS xid         bigint,
+    ADD COLUMN IF NOT EXISTS xid_end     bigint,
+    ADD COLUMN IF NOT EXISTS shown_xid   bigint,  -- the relay wrote attempt, last_error or failed_at of the row
+    ADD COLUMN IF NOT EXISTS occurred_at text,    -- when it happened, by the row's own account
+    ADD COLUMN IF NOT EXISTS filenode    oid;     -- the file of the table: TRUNCATE makes another
+UPDATE pgoutbox.parked
+   SET digest = (SELECT sha256(string_agg(coalesce(sha256(cell), '\x00'), ''::bytea ORDER BY number))
+                   FROM unnest(cells) WITH ORDINALITY AS one (cell, number))
+ WHERE digest IS NULL;
 -- No index here holds a text of the event's own: a B-tree takes no key of more than some 2,700
 -- bytes, and an event with a longer id could not be parked at all. Those of before did.
 DROP INDEX IF EXISTS pgoutbox.parked_event;
 DROP INDEX IF EXISTS pgoutbox.parked_behind;
--- An event is parked once, however often the stream brings it. Its place tells it from others.
+-- An event is parked once, however often the stream brings it. It is known by its place: an id may
+-- come again, of another row or after TRUNCATE ... RESTART IDENTITY. By its content as well, since
+-- a place may come again too: on a server that was restored, or promoted without the last commits.
 -- Before, one whose id cannot be read came once more each time.
 DO $$
 BEGIN
@@ -73,7 +90,7 @@ BEGIN
 END
 $$;
 CREATE UNIQUE INDEX IF NOT EXISTS parked_place
-    ON pgoutbox.parked (slot, outbox, commit_lsn, index);
+    ON pgoutbox.parked (slot, outbox, commit_lsn, index, digest);
 -- A hash index holds a hash only, and serves "=".
 CREATE INDEX IF NOT EXISTS parked_id ON pgoutbox.parked USING hash (event_id);
 -- The first of each aggregate, and how many wait for anything.
@@ -84,6 +101,30 @@ CREATE INDEX IF NOT EXISTS parked_waiting
  WHERE state IN ('parked', 'queued', 'failed');
 -- What the rows in the outbox are to show.
 CREATE INDEX IF NOT EXISTS parked_changed ON pgoutbox.parked (changed_at) WHERE state <> 'queued';
+
+-- Whether a record is that of a row of its table with the same id: all who ask which rows are
+-- parked, or were, ask here. The id alone does not tell: it may have been used again.
+-- 1. Where both say when the event happened, that tells.
+-- 2. Else the transaction that wrote the row does: the event's own, or the relay's, which shows
+--    there how often it was tried.
+-- 3. A row that somebody else has updated since is known by nothing. While the event is still to be
+--    delivered, the record counts as its own, unless the table was truncated. Once it is done with
+--    (discarded, say) it does not: better one row too many that is told of than one too few.
+-- Records of older versions know only the id.
+CREATE OR REPLACE FUNCTION pgoutbox.is_record_of(record pgoutbox.parked, row_xmin xid, row_occurred_at text)
+    RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN record.xid IS NULL THEN true
+        WHEN record.occurred_at IS NOT NULL AND row_occurred_at IS NOT NULL
+            THEN record.occurred_at = row_occurred_at
+        -- Transaction ids go round.
+        WHEN (row_xmin::text::bigint - record.xid + 4294967296) % 4294967296
+             < (record.xid_end - record.xid + 4294967296) % 4294967296 THEN true
+        WHEN row_xmin::text::bigint = record.shown_xid THEN true
+        ELSE record.state IN ('parked', 'queued', 'failed')
+             AND record.filenode IS NOT DISTINCT FROM pg_relation_filenode(record.outbox)
+    END;
+GRANT EXECUTE ON FUNCTION pgoutbox.is_record_of TO PUBLIC;
 
 -- A catch-up under way: rows that the slot does not hold, because it did not exist yet or was
 -- lost. One row per slot, from before the slot is made until the last of them is delivered.

@@ -29,8 +29,8 @@ use crate::wal::{Identity, NewSlot, Wal};
 /// Bytes of payload, as they are stored, in one chunk; one larger row alone still comes.
 const CHUNK_BYTES: u64 = 8 << 20;
 /// Columns of `catch_up_fetch.sql` before the table's own: number, last number, bytes before,
-/// time of the commit, bytes, time.
-const META: usize = 6;
+/// time of the commit, bytes, time, the transaction that wrote it.
+const META: usize = 7;
 /// How often it is said whom a new slot waits for.
 const NOTICE: Duration = Duration::from_secs(30);
 
@@ -348,7 +348,8 @@ fn waiting(config: &Config, table: &Table, outbox: &Outbox) -> Result<String, Fa
     sql::render(
         sql::CATCH_UP_WAITING,
         &[
-            ("schema", table.schema.as_str()),
+            ("slot", config.postgres.slot.as_str()),
+            ("schema", &table.schema),
             ("table", &table.name),
             ("relation", &outbox.relation.to_string()),
             ("mode", names.mode),
@@ -537,6 +538,7 @@ fn stored(
         columns: outbox.columns.clone(),
         tuple: tuple.map_err(|error| Fault::transient(error.to_string()))?,
         commit_time: meta(row, 3)?,
+        xid: Some(meta(row, 6)?),
     })
 }
 

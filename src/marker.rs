@@ -1,6 +1,6 @@
 //! Writes marks and progress: one transaction a batch, all of it in one round trip.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::{join_all, try_join_all};
@@ -154,7 +154,7 @@ impl Marker {
         let has_repeats = batch.marks.iter().any(|mark| mark.is_repeat);
         let parked = match has_repeats {
             true => self.parking.among(client, &batch.marks).await?,
-            false => HashSet::new(),
+            false => BTreeSet::new(),
         };
         let wanted = self.by_table(&batch.marks, &parked);
         let write = |choice| self.transaction(client, &batch, &wanted, choice);
@@ -192,11 +192,7 @@ impl Marker {
         Ok(Written { batch, missing, written_lsn, flushed_lsn })
     }
 
-    fn by_table<'a>(
-        &self,
-        marks: &'a [Mark],
-        parked: &HashSet<(usize, String)>,
-    ) -> Vec<Wanted<'a>> {
+    fn by_table<'a>(&self, marks: &'a [Mark], parked: &BTreeSet<Position>) -> Vec<Wanted<'a>> {
         let mut wanted = vec![Wanted::default(); self.tables.len()];
         for mark in marks.iter().filter(|mark| !is_put_aside(mark, parked)) {
             if let Some(wanted) = wanted.get_mut(mark.table) {
@@ -253,7 +249,7 @@ impl Marker {
         client: &Client,
         marks: &[Mark],
         found: &HashSet<(usize, String)>,
-        parked: &HashSet<(usize, String)>,
+        parked: &BTreeSet<Position>,
     ) -> Result<Vec<usize>, Fault> {
         let failed = |error| classify(&error);
         let is_missing = |mark: &Mark| {
@@ -284,8 +280,8 @@ impl Marker {
 
 /// The stream brought a parked event again: not to be marked. The mark of the same event that
 /// leaves the parking delivered may stand in the same batch, and is none of these.
-fn is_put_aside(mark: &Mark, parked: &HashSet<(usize, String)>) -> bool {
-    mark.is_repeat && !parked.is_empty() && parked.contains(&(mark.table, mark.id.clone()))
+fn is_put_aside(mark: &Mark, parked: &BTreeSet<Position>) -> bool {
+    mark.is_repeat && parked.contains(&mark.position)
 }
 
 /// Transaction ids are compared in a circle of 32 bits; `xmin` comes with its epoch.

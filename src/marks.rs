@@ -28,6 +28,8 @@ pub struct Mark {
     pub table: usize,
     /// Id of the row.
     pub id: String,
+    /// The event's place in commit order: what the parking knows it by.
+    pub position: Position,
     /// The transaction that inserted the row: once it has ended, a row that is not there is
     /// gone. `None`: it has ended long since.
     pub xid: Option<u32>,
@@ -47,6 +49,7 @@ impl Mark {
             number,
             table,
             id,
+            position: Position::start(),
             xid,
             is_repeat: false,
             seconds: None,
@@ -59,6 +62,12 @@ impl Mark {
     #[must_use]
     pub fn at(self, seconds: Option<u64>) -> Self {
         Self { seconds, ..self }
+    }
+
+    /// The mark of the event at this place.
+    #[must_use]
+    pub fn of(self, position: Position) -> Self {
+        Self { position, ..self }
     }
 
     /// The mark of an event that an earlier session settled.

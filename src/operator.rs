@@ -209,7 +209,7 @@ pub async fn row(
     let columns: Arc<[Column]> = columns.collect::<Option<_>>().ok_or_else(|| broken("columns"))?;
     let cells: Vec<Option<&[u8]>> = column(found, "cells")?;
     let tuple = Tuple::of_texts(cells.into_iter()).map_err(|_| broken("cells"))?;
-    Ok(Some(StoredRow { table, columns, tuple, commit_time: parked.commit_time }))
+    Ok(Some(StoredRow { table, columns, tuple, commit_time: parked.commit_time, xid: None }))
 }
 
 /// How a parked event stands among those of its aggregate.

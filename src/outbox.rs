@@ -28,6 +28,7 @@ pub struct Outbox {
     /// It has columns of these fields.
     pub has_aggregate: (bool, bool),
     mode: AuditMode,
+    slot: String,
     id_type: (String, String),
     time_type: (String, String),
 }
@@ -80,6 +81,7 @@ impl Outbox {
                 find(&table.columns.aggregate_id.name).is_some(),
             ),
             mode: config.audit.mode,
+            slot: config.postgres.slot.clone(),
             time_type: time_type.unwrap_or_else(|| id_type.clone()),
             id_type,
             columns,
@@ -120,6 +122,8 @@ impl Outbox {
             ("aggregate_type", &aggregate_type),
             ("aggregate_id", &aggregate_id),
             ("mode", mode(self.mode)),
+            ("slot", &self.slot),
+            ("time", self.time.map_or("none", time_name)),
         ];
         let is_used = |name: &str| {
             file.contains(&format!(":\"{name}\"")) || file.contains(&format!(":'{name}'"))
@@ -165,6 +169,14 @@ impl Outbox {
         let sql = self.render(file, &[])?;
         let rows = client.query_typed(&sql, &[(&ids, Type::TEXT_ARRAY)]).await;
         rows.map(|rows| rows.len()).map_err(|error| classify(&error))
+    }
+}
+
+fn time_name(kind: TimeKind) -> &'static str {
+    match kind {
+        TimeKind::Timestamptz => "timestamptz",
+        TimeKind::Timestamp => "timestamp",
+        TimeKind::EpochMillis => "bigint",
     }
 }
 

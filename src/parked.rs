@@ -107,6 +107,8 @@ pub struct Park {
     pub tuple: Tuple,
     /// When it was committed, in microseconds since 2000-01-01 UTC.
     pub commit_time: i64,
+    /// The transaction that wrote the row, where that is known.
+    pub xid: Option<u32>,
     /// Where it stands.
     pub state: State,
     /// Later events of its aggregate wait behind it.

@@ -1,6 +1,6 @@
 //! Events put aside: written in the transaction of the marks, and looked up when due.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -119,7 +119,7 @@ impl ParkingStore {
             Some((aggregate_type, id)) => (aggregate_type, Some(id)),
             None => (None, None),
         };
-        let index = i64::try_from(position.index).unwrap_or(i64::MAX);
+        let index = number_of(*position);
         let (state, next_ms) = told(park.state);
         let reason = park.refusal.as_ref().map(|refusal| refusal.reason());
         let error = park.refusal.as_ref().map(|refusal| refusal.to_string());
@@ -134,7 +134,10 @@ impl ParkingStore {
         // It was read before, so it can be.
         let _ = tuple.read_into(&mut cells);
         let cells: Vec<Option<&[u8]>> = cells.into_iter().map(|cell| tuple.text(cell)).collect();
-        let parameters: [&(dyn ToSql + Sync); 17] = [
+        let occurred_at = mapping.occurred_at.and_then(|at| cells.get(at).copied().flatten());
+        let occurred_at = occurred_at.and_then(|text| std::str::from_utf8(text).ok());
+        let xid = park.xid.map(i64::from);
+        let parameters: [&(dyn ToSql + Sync); 19] = [
             &self.slot,
             &outbox,
             id,
@@ -152,6 +155,8 @@ impl ParkingStore {
             &next_ms,
             &columns,
             &cells,
+            &xid,
+            &occurred_at,
         ];
         client.execute(&self.park, &parameters).await.map(|_| ())
     }
@@ -166,8 +171,8 @@ impl ParkingStore {
         client.execute(&self.refused, &parameters).await.map(|_| ())
     }
 
-    /// Of the marks of events that an earlier session settled, those of parked ones: they are
-    /// not to be written.
+    /// Of the marks of events that an earlier session settled, the places of parked ones: they
+    /// are not to be written.
     ///
     /// # Errors
     /// The connection's.
@@ -175,20 +180,12 @@ impl ParkingStore {
         &self,
         client: &Client,
         marks: &[Mark],
-    ) -> Result<HashSet<(usize, String)>, Fault> {
-        let mut parked = HashSet::new();
-        for (table, oid) in self.oids.iter().enumerate() {
-            let of_table = marks.iter().filter(|mark| mark.is_repeat && mark.table == table);
-            let ids: Vec<&str> = of_table.map(|mark| mark.id.as_str()).collect();
-            if ids.is_empty() {
-                continue;
-            }
-            let rows = client.query(&self.among, &[oid, &ids]).await;
-            for row in rows.map_err(|error| classify(&error))? {
-                parked.insert((table, column(&row, "event_id")?));
-            }
-        }
-        Ok(parked)
+    ) -> Result<BTreeSet<Position>, Fault> {
+        let repeated = marks.iter().filter(|mark| mark.is_repeat);
+        let (lsns, numbers): (Vec<PgLsn>, Vec<i64>) =
+            repeated.map(|mark| (mark.position.commit_lsn, number_of(mark.position))).unzip();
+        let rows = client.query(&self.among, &[&self.slot, &lsns, &numbers]).await;
+        rows.map_err(|error| classify(&error))?.iter().map(place).collect()
     }
 
     /// Looks at what is due, and who waits.
@@ -265,13 +262,10 @@ impl ParkingStore {
         let cells: Vec<Option<Vec<u8>>> = column(row, "cells")?;
         let tuple = Tuple::of_texts(cells.iter().map(Option::as_deref))
             .map_err(|error| Fault::transient(format!("pgoutbox.parked: {error}")))?;
-        let (index, attempts): (i64, i32) = (column(row, "index")?, column(row, "attempts")?);
+        let attempts: i32 = column(row, "attempts")?;
         Ok(ParkedRow {
             seq: column(row, "seq")?,
-            position: Position {
-                commit_lsn: column::<PgLsn>(row, "commit_lsn")?,
-                index: u64::try_from(index).unwrap_or(0),
-            },
+            position: place(row)?,
             id: column(row, "event_id")?,
             aggregate: aggregate(row)?,
             is_holding: column(row, "is_holding")?,
@@ -283,6 +277,7 @@ impl ParkingStore {
                 columns,
                 tuple,
                 commit_time: column(row, "commit_micros")?,
+                xid: None,
             },
         })
     }
@@ -428,6 +423,19 @@ fn told(state: State) -> (&'static str, Option<i64>) {
         State::Failed => ("failed", None),
         State::DeadLettered => ("dead_lettered", None),
     }
+}
+
+/// Its number among the events of its transaction, as SQL has it.
+fn number_of(position: Position) -> i64 {
+    i64::try_from(position.index).unwrap_or(i64::MAX)
+}
+
+fn place(row: &Row) -> Result<Position, Fault> {
+    let index: i64 = column(row, "index")?;
+    Ok(Position {
+        commit_lsn: column::<PgLsn>(row, "commit_lsn")?,
+        index: u64::try_from(index).unwrap_or(0),
+    })
 }
 
 fn aggregate(row: &Row) -> Result<Option<Aggregate>, Fault> {

@@ -89,6 +89,8 @@ pub struct StoredRow {
     pub tuple: Tuple,
     /// When it was committed, in microseconds since 2000-01-01 UTC; what is known of it.
     pub commit_time: i64,
+    /// The transaction that wrote it, where it was read from the table.
+    pub xid: Option<u32>,
 }
 
 /// The shape of a relation.

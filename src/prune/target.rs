@@ -17,6 +17,9 @@ pub(super) struct Target {
     id_schema: String,
     id_type: String,
     relayed_at: String,
+    /// The column of the time, or the id where there is none.
+    occurred_at: String,
+    time: &'static str,
 }
 
 impl Target {
@@ -33,6 +36,7 @@ impl Target {
         let id_type = sql::render(sql::ID_TYPE, &[("relation", &relation_text), ("id", id)])?;
         let rows = query(client, &id_type).await?;
         let Some(row) = rows.first() else { return Ok(None) };
+        let (occurred_at, time) = time(client, &relation_text, table).await?;
         Ok(Some(Self {
             schema: table.schema.clone(),
             table: table.name.clone(),
@@ -42,6 +46,8 @@ impl Target {
             id_schema: column(row, "schema")?,
             id_type: column(row, "name")?,
             relayed_at: mark.to_owned(),
+            occurred_at,
+            time,
         }))
     }
 
@@ -59,10 +65,28 @@ impl Target {
             ("id_schema", self.id_schema.as_str()),
             ("id_type", self.id_type.as_str()),
             ("relayed_at", self.relayed_at.as_str()),
+            ("occurred_at", self.occurred_at.as_str()),
+            ("time", self.time),
         ];
         let is_given = |name: &str| more.iter().any(|(given, _)| *given == name);
         let mut variables = more.to_vec();
         variables.extend(own.into_iter().filter(|(name, _)| !is_given(name)));
         sql::render_some(sql, &variables)
     }
+}
+
+async fn time(
+    client: &Client,
+    relation: &str,
+    table: &Table,
+) -> Result<(String, &'static str), Fault> {
+    let columns = sql::render(sql::CHECK_COLUMNS, &[("relation", relation), ("publication", "")])?;
+    let rows = query(client, &columns).await?;
+    let names = rows.iter().map(|row| column::<String>(row, "name"));
+    let names = names.collect::<Result<Vec<_>, Fault>>()?;
+    let wanted = &table.columns.occurred_at.name;
+    Ok(match names.contains(wanted) {
+        true => (wanted.clone(), "some"),
+        false => (table.columns.id.name.clone(), "none"),
+    })
 }

@@ -336,14 +336,15 @@ impl Relay {
             let mend = "correct [[tables]], so that it names the columns of today";
             End::Fault(Fault::definite(errors.join("; "), mend))
         })?;
-        let StoredRow { tuple, commit_time, .. } = row;
+        let StoredRow { tuple, commit_time, xid, .. } = row;
         let id = match self.read(&mapping, &tuple) {
             Ok(()) => self.id(&mapping, &tuple),
             Err(why) => return Err(Fault::transient(format!("a listed row: {why}")).into()),
         };
         let number = self.progress.receive(position);
         let source = Source::Stream(number);
-        let arrival = Arrival::new(source, position, id, mapping, tuple, commit_time);
+        let arrival =
+            Arrival { xid, ..Arrival::new(source, position, id, mapping, tuple, commit_time) };
         self.arrive(now, number, arrival, effects);
         Ok(())
     }

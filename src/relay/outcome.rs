@@ -296,6 +296,7 @@ impl Relay {
             mapping: arrival.mapping,
             tuple: arrival.tuple,
             commit_time: arrival.commit_time,
+            xid: arrival.xid,
             state,
             is_holding,
             refusal,
@@ -354,8 +355,8 @@ impl Relay {
     fn mark_of(&self, number: u64, arrival: Arrival) -> Option<Mark> {
         let is_marked = self.rules.audit.mode != AuditMode::None && !arrival.id.is_empty();
         is_marked.then(|| {
-            let Arrival { id, xid, seconds, mapping, .. } = arrival;
-            Mark::new(number, mapping.table, id, xid).at(seconds)
+            let Arrival { id, xid, seconds, mapping, position, .. } = arrival;
+            Mark::new(number, mapping.table, id, xid).at(seconds).of(position)
         })
     }
 

@@ -109,6 +109,14 @@ impl Relay {
         tuple: Tuple,
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
+        let Some(transaction) = &mut self.transaction else {
+            return Err(protocol("a row outside a transaction"));
+        };
+        let (position, xid, commit_time) =
+            (transaction.position, transaction.xid, transaction.commit_time);
+        // Counts rows of other tables too: the place of an event must not depend on which tables
+        // are configured today.
+        transaction.position.index += 1;
         let mapping = match self.relations.find(relation) {
             Some(Relation::Outbox(mapping)) => Arc::clone(mapping),
             Some(Relation::Other) => {
@@ -117,12 +125,6 @@ impl Relay {
             }
             None => return Err(protocol(format!("a row of relation {relation}, never announced"))),
         };
-        let Some(transaction) = &mut self.transaction else {
-            return Err(protocol("a row outside a transaction"));
-        };
-        let (position, xid, commit_time) =
-            (transaction.position, transaction.xid, transaction.commit_time);
-        transaction.position.index += 1;
         self.read(&mapping, &tuple).map_err(protocol)?;
         let id = self.id(&mapping, &tuple);
         let number = self.progress.receive(position);

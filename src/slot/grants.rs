@@ -52,6 +52,7 @@ pub fn prune_grants(table: &Table, role: &str) -> Result<String, Fault> {
         ("schema", table.schema.as_str()),
         ("table", &table.name),
         ("id", &table.columns.id.name),
+        ("occurred_at", &table.columns.occurred_at.name),
         ("audit_role", role),
     ];
     sql::render(sql::GRANTS_PRUNE, &variables)

@@ -25,7 +25,7 @@ pub(super) async fn look(client: &Client, config: &Config) -> Result<Own, Fault>
     let has_all = is("has_progress")? && is("has_catch_up")? && is("has_parked")?;
     let missing: Vec<String> = column(row, "missing")?;
     let what = format!(
-        "schema pgoutbox lacks tables or indexes of the relay's own: {}",
+        "schema pgoutbox lacks tables, indexes or functions of the relay's own: {}",
         missing.join(", ")
     );
     if !has_all || (uses_relayed && !is("has_relayed")?) {

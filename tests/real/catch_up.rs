@@ -81,7 +81,7 @@ impl Side {
                     let table = self.outboxes.iter().position(|table| table.relation == relation);
                     let columns = shapes.get(&relation).context("no shape")?.clone().into();
                     let table = table.context("another table's row")?;
-                    rows.push(StoredRow { table, columns, tuple, commit_time: 0 });
+                    rows.push(StoredRow { table, columns, tuple, commit_time: 0, xid: None });
                 }
                 _ => {}
             }

@@ -265,10 +265,12 @@ async fn init_adds_a_table_that_is_missing() -> Result<()> {
         ("catch_up_rows", "schema-missing", "error"),
         ("parked", "schema-missing", "error"),
     ] {
-        setting.sql(&format!("DROP TABLE pgoutbox.{table}")).await?;
+        setting.sql(&format!("DROP TABLE pgoutbox.{table} CASCADE")).await?;
         let checked = setting.check().await?;
         let found = checked.has(name, severity);
-        let what = format!("schema pgoutbox lacks tables or indexes of the relay's own: {table}");
+        let what = format!(
+            "schema pgoutbox lacks tables, indexes or functions of the relay's own: {table}"
+        );
         assert_eq!((&found["what"], mend(found)), (&what.into(), "pgoutbox init"));
         assert_eq!(checked.code, Some(if severity == "error" { 1 } else { 0 }), "{checked}");
         let told = setting.program.succeed(&["init"]).await?;

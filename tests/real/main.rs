@@ -30,6 +30,7 @@ mod message;
 mod paper;
 mod parking;
 mod parked;
+mod place;
 mod progress;
 mod pause;
 mod prune;

@@ -76,6 +76,7 @@ impl ParkingTable {
                     columns: park.mapping.columns.clone(),
                     tuple: park.tuple.clone(),
                     commit_time: park.commit_time,
+                    xid: None,
                 },
             };
             let (state, due) = (park.state, due(now, park.state));

@@ -230,7 +230,10 @@ impl Postgres {
                 let tuple = Tuple::of_texts(texts).unwrap();
                 let table = usize::from(row.table != Table::Known);
                 let commit_time = 700_000_000_000_000;
-                (*place as u64, StoredRow { table, columns: shape.into(), tuple, commit_time })
+                (
+                    *place as u64,
+                    StoredRow { table, columns: shape.into(), tuple, commit_time, xid: None },
+                )
             })
             .collect()
     }
@@ -289,6 +292,8 @@ impl Postgres {
             .map(|mut row| {
                 self.next_id += 1;
                 row.id = format!("e{}", self.next_id);
+                // Each row has a place, whether its table is configured or not.
+                index += 1;
                 if row.table == Table::Other {
                     return (None, row);
                 }
@@ -298,7 +303,7 @@ impl Postgres {
                     id: row.id.clone(),
                     aggregate: row.aggregate,
                     commit_lsn,
-                    index,
+                    index: index - 1,
                     end_lsn,
                     visible_at,
                     locked_until: 0,
@@ -308,7 +313,6 @@ impl Postgres {
                     exchange: row.exchange.unwrap_or("outbox"),
                     body: row.body.clone(),
                 });
-                index += 1;
                 self.places.insert(row.id.clone(), place);
                 (Some(place), row)
             })
