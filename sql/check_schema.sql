@@ -14,7 +14,7 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND has_table_privilege(rows.oid, 'SELECT') AND has_table_privilege(rows.oid, 'INSERT')
            AND has_table_privilege(rows.oid, 'DELETE')
            AND has_table_privilege(parked.oid, 'SELECT') AS can_catch_up,
-       parked.oid IS NOT NULL AND pause.oid IS NOT NULL AND is_record_of.oid IS NOT NULL AS has_parked,
+       parked.oid IS NOT NULL AND pause.oid IS NOT NULL AND claimed.oid IS NOT NULL AND is_record_of.oid IS NOT NULL AS has_parked,
        has_table_privilege(pause.oid, 'SELECT') AND has_table_privilege(parked.oid, 'SELECT') AND has_table_privilege(parked.oid, 'INSERT')
            AND has_table_privilege(parked.oid, 'UPDATE') AND has_table_privilege(parked.oid, 'DELETE')
            AS can_park,
@@ -27,7 +27,7 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND has_table_privilege(parked.oid, 'UPDATE') AS can_prune,
        -- In the order in which schema.sql makes them; an index or a function where its table is there.
        (SELECT coalesce(array_agg(wanted.name ORDER BY wanted.number), '{}')
-          FROM unnest('{progress,relayed,parked,parked_place,parked_id,parked_waiting,is_record_of,catch_up,catch_up_rows,pause,guard}'::text[])
+          FROM unnest('{progress,relayed,parked,parked_place,parked_id,parked_waiting,parked_claimed,is_record_of,catch_up,catch_up_rows,pause,guard}'::text[])
                WITH ORDINALITY AS wanted (name, number)
          WHERE NOT EXISTS (SELECT FROM pg_class AS own
                             WHERE own.relnamespace = namespace.oid AND own.relname = wanted.name)
@@ -46,6 +46,9 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
          ON rows.relnamespace = namespace.oid AND rows.relname = 'catch_up_rows'
   LEFT JOIN pg_class AS parked
          ON parked.relnamespace = namespace.oid AND parked.relname = 'parked'
+  -- Of parked, and the last that an earlier version did not make: with it all else is there.
+  LEFT JOIN pg_class AS claimed
+         ON claimed.relnamespace = namespace.oid AND claimed.relname = 'parked_claimed'
   LEFT JOIN pg_class AS pause
          ON pause.relnamespace = namespace.oid AND pause.relname = 'pause'
   LEFT JOIN pg_class AS guard

@@ -1,3 +1,4 @@
--- Parked events that were delivered after all.
+-- Parked events that were delivered after all. What an operator discarded meanwhile stays as a
+-- record: see park_noted.sql.
 --   $1 bigint[]: seq
-DELETE FROM pgoutbox.parked WHERE seq = ANY ($1);
+DELETE FROM pgoutbox.parked WHERE seq = ANY ($1) AND state IN ('parked', 'queued', 'failed');

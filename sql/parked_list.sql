@@ -1,7 +1,7 @@
 -- Parked events, the oldest first. A variable that is empty, [] or 0s asks for nothing.
 --   psql -v slot=pgoutbox -v states='{parked,queued,failed}' -v ids='[]' -v seqs='{}' -v table= \
 --        -v aggregate_type= -v aggregate_id= -v reason= -v older_than=0s -v limit=100 -f parked_list.sql
-SELECT parked.seq, parked.state, parked.is_holding, parked.reason, parked.last_error, parked.mend,
+SELECT parked.seq, place.state, place.head, parked.is_holding, parked.reason, parked.last_error, parked.mend,
        format('%s.%s', namespace.nspname, relation.relname) AS table,
        namespace.nspname::text AS table_schema, relation.relname::text AS table_name,
        parked.event_id, parked.aggregate_type, parked.aggregate_id,
@@ -14,10 +14,11 @@ SELECT parked.seq, parked.state, parked.is_holding, parked.reason, parked.last_e
        to_char(parked.changed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS changed_at,
        parked.changed_by, parked.note
   FROM pgoutbox.parked AS parked
+  JOIN pgoutbox.parked_places(:'slot') AS place ON place.seq = parked.seq
   LEFT JOIN pg_class AS relation ON relation.oid = parked.outbox
   LEFT JOIN pg_namespace AS namespace ON namespace.oid = relation.relnamespace
  WHERE parked.slot = :'slot'
-   AND parked.state = ANY (:'states'::text[])
+   AND place.state = ANY (:'states'::text[])
    AND (:'ids' = '[]' OR parked.event_id IN (SELECT jsonb_array_elements_text(:'ids'::jsonb)))
    AND (:'seqs' = '{}' OR parked.seq = ANY (:'seqs'::bigint[]))
    AND (:'table' = '' OR format('%s.%s', namespace.nspname, relation.relname) = :'table')

@@ -24,6 +24,8 @@ GRANT USAGE ON SCHEMA pgoutbox TO :"audit_role";
 -- To write there is for the console's actions only; the relay itself looks.
 GRANT SELECT, INSERT, UPDATE, DELETE ON pgoutbox.pause TO :"audit_role";
 GRANT SELECT, INSERT, UPDATE, DELETE ON pgoutbox.parked, pgoutbox.catch_up, pgoutbox.catch_up_rows TO :"audit_role";
+-- Everybody's, unless somebody altered the default privileges.
+GRANT EXECUTE ON FUNCTION pgoutbox.parked_queue(name, text, text), pgoutbox.parked_places(name) TO :"audit_role";
 GRANT SELECT, INSERT, UPDATE ON pgoutbox.progress, pgoutbox.guard TO :"audit_role";
 GRANT SELECT ON pgoutbox.relayed TO :"audit_role";
 COMMIT;

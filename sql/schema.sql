@@ -39,8 +39,10 @@ CREATE TABLE IF NOT EXISTS pgoutbox.parked (
     commit_lsn      pg_lsn      NOT NULL, -- where the commit record starts,
     index           bigint      NOT NULL, -- and the event's number in that transaction
     commit_time     timestamptz NOT NULL,
-    -- parked: waits for next_attempt_at. queued: waits behind an older one of its aggregate.
-    -- failed: waits for you. dead_lettered, discarded: done with; kept as a record.
+    -- As it was left: parked: tried, and waits for next_attempt_at. queued: never tried, since it
+    -- waited behind an older one of its aggregate. failed: waits for you. dead_lettered, discarded:
+    -- done with; kept as a record. Whose turn it is follows from the others of its aggregate:
+    -- see pgoutbox.parked_places.
     state           text        NOT NULL
                     CHECK (state IN ('parked', 'queued', 'failed', 'dead_lettered', 'discarded')),
     is_holding      boolean     NOT NULL, -- later events of its aggregate wait behind it
@@ -71,6 +73,9 @@ UPDATE pgoutbox.parked
    SET digest = (SELECT sha256(string_agg(coalesce(sha256(cell), '\x00'), ''::bytea ORDER BY number))
                    FROM unnest(cells) WITH ORDINALITY AS one (cell, number))
  WHERE digest IS NULL;
+-- When the relay took it to publish it, until the outcome is written: in flight. Who discards it
+-- meanwhile is told so. Its own line, for tables that an earlier version made.
+ALTER TABLE pgoutbox.parked ADD COLUMN IF NOT EXISTS claimed_at timestamptz;
 -- No index here holds a text of the event's own: a B-tree takes no key of more than some 2,700
 -- bytes, and an event with a longer id could not be parked at all. Those of before did.
 DROP INDEX IF EXISTS pgoutbox.parked_event;
@@ -99,6 +104,8 @@ CREATE INDEX IF NOT EXISTS parked_due ON pgoutbox.parked (slot, next_attempt_at)
 CREATE INDEX IF NOT EXISTS parked_waiting
     ON pgoutbox.parked (slot, hashtextextended(aggregate_id, 0), seq)
  WHERE state IN ('parked', 'queued', 'failed');
+-- What is in flight.
+CREATE INDEX IF NOT EXISTS parked_claimed ON pgoutbox.parked (slot) WHERE claimed_at IS NOT NULL;
 -- What the rows in the outbox are to show.
 CREATE INDEX IF NOT EXISTS parked_changed ON pgoutbox.parked (changed_at) WHERE state <> 'queued';
 
@@ -125,6 +132,33 @@ CREATE OR REPLACE FUNCTION pgoutbox.is_record_of(record pgoutbox.parked, row_xmi
              AND record.filenode IS NOT DISTINCT FROM pg_relation_filenode(record.outbox)
     END;
 GRANT EXECUTE ON FUNCTION pgoutbox.is_record_of TO PUBLIC;
+-- The events of an aggregate that wait for one another, whatever table they are of: this, and
+-- nothing else, is the order in which they go. The first of them is the one with the lowest seq.
+CREATE OR REPLACE FUNCTION pgoutbox.parked_queue(of_slot name, of_type text, of_id text)
+RETURNS TABLE (seq bigint) LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT parked.seq
+      FROM pgoutbox.parked
+     WHERE parked.slot = of_slot
+       AND hashtextextended(parked.aggregate_id, 0) = hashtextextended(of_id, 0)
+       AND parked.aggregate_id = of_id AND parked.aggregate_type IS NOT DISTINCT FROM of_type
+       AND parked.is_holding AND parked.state IN ('parked', 'queued', 'failed')
+$$;
+-- Where each parked event of a slot stands: behind which one, itself where it is the first or
+-- waits for none, null where it is done with; and its state as that makes it.
+CREATE OR REPLACE FUNCTION pgoutbox.parked_places(of_slot name)
+RETURNS TABLE (seq bigint, is_holding boolean, head bigint, state text) LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT parked.seq, parked.is_holding,
+           CASE WHEN parked.state IN ('parked', 'queued', 'failed') THEN coalesce(first.seq, parked.seq) END,
+           CASE WHEN first.seq < parked.seq THEN 'queued'
+                WHEN parked.state = 'queued' THEN 'parked'
+                ELSE parked.state END
+      FROM pgoutbox.parked
+      LEFT JOIN LATERAL (
+           SELECT min(queue.seq) AS seq
+             FROM pgoutbox.parked_queue(parked.slot, parked.aggregate_type, parked.aggregate_id) AS queue
+            WHERE parked.is_holding AND parked.state IN ('parked', 'queued', 'failed')) AS first ON true
+     WHERE parked.slot = of_slot
+$$;
 
 -- A catch-up under way: rows that the slot does not hold, because it did not exist yet or was
 -- lost. One row per slot, from before the slot is made until the last of them is delivered.

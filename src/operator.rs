@@ -48,6 +48,8 @@ pub struct Parked {
     pub seq: i64,
     /// `parked`, `queued`, `failed`, `dead_lettered` or `discarded`.
     pub state: String,
+    /// The first of its aggregate, where it waits behind that.
+    pub behind: Option<i64>,
     /// Later events of its aggregate wait behind it.
     pub is_holding: bool,
     /// Its table, schema and name; `None` where it was dropped.
@@ -142,8 +144,10 @@ fn parked(row: &Row) -> Result<Parked, Fault> {
     let name: Option<String> = column(row, "table_name")?;
     let commit_lsn: String = column(row, "commit_lsn")?;
     let index: i64 = column(row, "index")?;
+    let seq: i64 = column(row, "seq")?;
     Ok(Parked {
-        seq: column(row, "seq")?,
+        seq,
+        behind: column::<Option<i64>>(row, "head")?.filter(|head| *head != seq),
         state: column(row, "state")?,
         is_holding: column(row, "is_holding")?,
         table: schema.zip(name),
@@ -238,12 +242,14 @@ pub async fn neighbours(client: &Client, seq: i64) -> Result<Neighbours, Fault> 
 /// The connection's.
 pub async fn retry(
     client: &Client,
+    slot: &str,
     seqs: &[i64],
     resets_attempts: bool,
     note: &str,
 ) -> Result<i64, Fault> {
     let (seqs, reset) = (array(seqs), resets_attempts.to_string());
-    let variables = [("seqs", seqs.as_str()), ("reset_attempts", &reset), ("note", note)];
+    let variables =
+        [("slot", slot), ("seqs", seqs.as_str()), ("reset_attempts", &reset), ("note", note)];
     let rows = query(client, &sql::render(sql::PARKED_RETRY, &variables)?).await?;
     rows.first().map_or(Ok(0), |row| column(row, "events"))
 }
@@ -253,20 +259,28 @@ pub async fn retry(
 pub struct Discarded {
     /// Events given up.
     pub events: i64,
-    /// Events that waited behind them and are tried now.
+    /// Aggregates whose next event is tried now.
     pub freed: i64,
+    /// Events that were in flight: their records say what becomes of them.
+    pub in_flight: i64,
 }
 
 /// Gives events up, and lets the aggregates go on that they held.
 ///
 /// # Errors
 /// The connection's.
-pub async fn discard(client: &Client, seqs: &[i64], note: &str) -> Result<Discarded, Fault> {
-    let variables = [("seqs", array(seqs)), ("note", note.to_owned())];
-    let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+pub async fn discard(
+    client: &Client,
+    slot: &str,
+    seqs: &[i64],
+    note: &str,
+) -> Result<Discarded, Fault> {
+    let seqs = array(seqs);
+    let variables = [("slot", slot), ("seqs", seqs.as_str()), ("note", note)];
     let rows = query(client, &sql::render(sql::PARKED_DISCARD, &variables)?).await?;
     let Some(row) = rows.first() else { return Ok(Discarded::default()) };
-    Ok(Discarded { events: column(row, "events")?, freed: column(row, "freed")? })
+    let (events, freed) = (column(row, "events")?, column(row, "freed")?);
+    Ok(Discarded { events, freed, in_flight: column(row, "in_flight")? })
 }
 
 /// Notes on discarded and dead-lettered events that they were replayed after all.

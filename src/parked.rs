@@ -1,6 +1,7 @@
 //! What is put aside, and what becomes of it: the words that the relay and the parking have
 //! in common.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -143,6 +144,8 @@ pub struct Attempt {
 pub enum Tried {
     /// A queue took it.
     Delivered,
+    /// It was claimed, and not sent.
+    Withdrawn,
     /// It was refused again.
     Refused {
         /// Tries so far.
@@ -175,19 +178,68 @@ pub struct ParkedRow {
     pub row: StoredRow,
 }
 
+/// The next event of an aggregate, as the parking says when it is asked for it to be tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Head {
+    /// It is marked as taken.
+    Claimed {
+        /// The event.
+        row: Box<ParkedRow>,
+        /// Few are behind it.
+        is_tail: bool,
+    },
+    /// There is one, and it waits for its time or for an operator.
+    Waits,
+    /// There is none.
+    None,
+}
+
+/// A parked event whose time has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// Its number in the parking.
+    pub seq: i64,
+    /// The aggregate that waits for it, if one does.
+    pub aggregate: Option<Aggregate>,
+    /// The broker closed the channel over it: nothing else should be in flight at its next try.
+    pub is_alone: bool,
+}
+
 /// What a look at the parking found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Looked {
     /// Events whose time has come, the oldest first; not all of them, where there are many.
-    pub due: Vec<ParkedRow>,
-    /// Every aggregate that waits behind a parked or failed event.
+    pub due: Vec<Due>,
+    /// Every aggregate whose first event was tried, and waits for its time or for an operator.
     pub held: Vec<Aggregate>,
     /// Every aggregate of which anything waits; told by the first look of a session only.
-    pub queued: Vec<Aggregate>,
+    pub waiting: Vec<Aggregate>,
     /// Until the next event is due.
     pub next_due: Option<Duration>,
     /// Who paused the relay, and their note; `None` where nobody did.
     pub paused_by: Option<String>,
+    /// Events that the stream brings again; told by the first look of a session only.
+    pub ahead: Ahead,
+}
+
+/// Events that were put aside, in whatever state they are now, and lie ahead in the stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ahead {
+    /// By their places: which of the configured tables each is of, and its id.
+    pub events: BTreeMap<Position, (usize, Option<String>)>,
+    /// The WAL was written up to here when they were read.
+    pub written_lsn: Option<PgLsn>,
+}
+
+impl Ahead {
+    /// The event at this place is one of them. Its id is asked as well: in a database that was
+    /// moved to another server, LSNs begin anew.
+    pub fn take(&mut self, position: Position, table: usize, id: &str) -> Option<PgLsn> {
+        let (of, known) = self.events.get(&position)?;
+        let is_it = *of == table && known.as_deref().unwrap_or_default() == id;
+        self.events.remove(&position);
+        self.written_lsn.filter(|_| is_it)
+    }
 }
 
 /// Everything that is written about parked events in one transaction.
@@ -230,6 +282,12 @@ impl Unwritten {
         self.next.parks.push(park);
         self.pushed += 1;
         self.pushed
+    }
+
+    /// An event that an earlier session put aside came again. That is known from this place of
+    /// the WAL, and may be lost in a crash as what this session writes may be.
+    pub fn parked_before(&mut self, number: u64, position: Position, written_lsn: PgLsn) {
+        self.open.push(Unsafe { number, position, written: Some(written_lsn) });
     }
 
     /// A parked event was tried; returns how much is to be written until here.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join};
 use postgres_types::{PgLsn, ToSql};
 use serde_json::json;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Row, Statement};
 use tracing::{debug, info, warn};
 
@@ -15,7 +15,9 @@ use crate::config::Config;
 use crate::error::Fault;
 use crate::event::Position;
 use crate::marks::Mark;
-use crate::parked::{Aggregate, Attempt, Looked, Park, ParkedRow, Parking, State, Tried};
+use crate::parked::{
+    Aggregate, Ahead, Attempt, Due, Head, Looked, Park, ParkedRow, Parking, State, Tried,
+};
 use crate::pgoutput::{Column, StoredRow, Tuple};
 use crate::postgres::{classify, column, query};
 use crate::slot::Outbox;
@@ -39,11 +41,15 @@ pub struct ParkingStore {
     park: Statement,
     delivered: Statement,
     refused: Statement,
+    noted: Statement,
+    withdrawn: Statement,
     due: Statement,
-    behind: Statement,
+    claim: Statement,
+    claim_alone: Statement,
+    unclaimed: Statement,
     held: Statement,
-    queued: Statement,
-    has_looked: AtomicBool,
+    waiting: Statement,
+    ahead: Statement,
     next: Statement,
     among: Statement,
 }
@@ -77,10 +83,14 @@ impl ParkingStore {
             delivered: prepare(sql::PARK_DELIVERED).await?,
             refused: prepare(sql::PARK_REFUSED).await?,
             due: prepare(sql::PARKED_DUE).await?,
-            behind: prepare(sql::PARKED_BEHIND).await?,
+            noted: prepare(sql::PARK_NOTED).await?,
+            withdrawn: prepare(sql::PARK_WITHDRAWN).await?,
+            claim: prepare(sql::PARKED_CLAIM).await?,
+            claim_alone: prepare(sql::PARKED_CLAIM_ALONE).await?,
+            unclaimed: prepare(sql::PARKED_UNCLAIMED).await?,
             held: prepare(sql::PARKED_HELD).await?,
-            queued: prepare(sql::PARKED_QUEUED).await?,
-            has_looked: AtomicBool::new(false),
+            waiting: prepare(sql::PARKED_WAITING).await?,
+            ahead: prepare(sql::PARKED_AHEAD).await?,
             next: prepare(sql::PARKED_NEXT).await?,
             among: prepare(sql::PARKED_AMONG).await?,
         })
@@ -95,21 +105,27 @@ impl ParkingStore {
         let parks = join_all(parking.parks.iter().map(|park| self.park(client, park)));
         let attempts = parking.attempts.iter();
         let refused = join_all(attempts.clone().map(|attempt| self.refused(client, attempt)));
-        let delivered: Vec<i64> = attempts
-            .filter(|attempt| attempt.outcome == Tried::Delivered)
-            .map(|attempt| attempt.seq)
-            .collect();
-        let deleted = async {
-            match delivered.is_empty() {
-                true => Ok(0),
-                false => client.execute(&self.delivered, &[&delivered]).await,
-            }
+        let those = |wanted: Tried| -> Vec<i64> {
+            let those = attempts.clone().filter(|attempt| attempt.outcome == wanted);
+            those.map(|attempt| attempt.seq).collect()
         };
-        let (parks, refused, deleted) = tokio::join!(biased; parks, refused, deleted);
+        let (delivered, withdrawn) = (those(Tried::Delivered), those(Tried::Withdrawn));
+        let execute = async |statement, seqs: &Vec<i64>| match seqs.is_empty() {
+            true => Ok(0),
+            false => client.execute(statement, &[seqs]).await,
+        };
+        let (parks, refused, deleted, noted, withdrawn) = tokio::join!(
+            biased;
+            parks,
+            refused,
+            execute(&self.delivered, &delivered),
+            execute(&self.noted, &delivered),
+            execute(&self.withdrawn, &withdrawn),
+        );
         for outcome in parks.into_iter().chain(refused) {
             outcome?;
         }
-        deleted.map(|_| ())
+        deleted.and(noted).and(withdrawn).map(|_| ())
     }
 
     async fn park(&self, client: &Client, park: &Park) -> Result<(), Error> {
@@ -188,22 +204,27 @@ impl ParkingStore {
         rows.map_err(|error| classify(&error))?.iter().map(place).collect()
     }
 
-    /// Looks at what is due, and who waits.
+    /// Looks at what is due, and who waits; the first time, from a place of the stream on.
     ///
     /// # Errors
     /// The connection's.
-    pub async fn look(&self, client: &Client) -> Result<Looked, Fault> {
+    pub async fn look(&self, client: &Client, from: Option<Position>) -> Result<Looked, Fault> {
         self.follow(client).await;
         let slot: [&(dyn ToSql + Sync); 1] = [&self.slot];
+        let failed = |error| classify(&error);
+        let (waiting, ahead) = match from {
+            None => (Vec::new(), Ahead::default()),
+            Some(from) => {
+                client.execute(&self.unclaimed, &slot).await.map_err(failed)?;
+                let waiting = client.query(&self.waiting, &slot).await.map_err(failed)?;
+                (waiting, self.ahead(client, from).await?)
+            }
+        };
         let due = client.query(&self.due, &slot);
         let rest = try_join(client.query(&self.held, &slot), client.query_one(&self.next, &slot));
-        let (due, (held, next)) = try_join(due, rest).await.map_err(|error| classify(&error))?;
+        let (due, (held, next)) = try_join(due, rest).await.map_err(failed)?;
         let next_ms: Option<i64> = column(&next, "next_ms")?;
         let paused_by: Option<String> = column(&next, "paused_by")?;
-        let queued = match self.has_looked.swap(true, Ordering::Relaxed) {
-            true => Vec::new(),
-            false => client.query(&self.queued, &slot).await.map_err(|error| classify(&error))?,
-        };
         let aggregates = |rows: &[Row]| -> Result<Vec<Aggregate>, Fault> {
             Ok(rows
                 .iter()
@@ -213,30 +234,84 @@ impl ParkingStore {
                 .flatten()
                 .collect())
         };
+        let due = due.iter().map(|row| {
+            let is_holding: bool = column(row, "is_holding")?;
+            Ok(Due {
+                seq: column(row, "seq")?,
+                aggregate: aggregate(row)?.filter(|_| is_holding),
+                is_alone: column(row, "is_closed")?,
+            })
+        });
         Ok(Looked {
-            due: self.rows(&due)?,
+            due: due.collect::<Result<_, Fault>>()?,
             held: aggregates(&held)?,
-            queued: aggregates(&queued)?,
+            waiting: aggregates(&waiting)?,
             next_due: next_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))),
             paused_by,
+            ahead,
         })
     }
 
-    /// Fetches what waits behind a row of an aggregate.
+    async fn ahead(&self, client: &Client, from: Position) -> Result<Ahead, Fault> {
+        let index = number_of(from);
+        let rows = client.query(&self.ahead, &[&self.slot, &from.commit_lsn, &index]).await;
+        let mut ahead = Ahead::default();
+        for row in rows.map_err(|error| classify(&error))? {
+            let event = (self.table(column(&row, "outbox")?), column(&row, "event_id")?);
+            ahead.events.insert(place(&row)?, event);
+            ahead.written_lsn = Some(column(&row, "written_lsn")?);
+        }
+        Ok(ahead)
+    }
+
+    /// Which of the configured tables it is: of one that is configured no longer its try says so.
+    fn table(&self, outbox: u32) -> usize {
+        self.oids.iter().position(|oid| *oid == outbox).unwrap_or(usize::MAX)
+    }
+
+    /// Takes the next event of an aggregate behind a row.
     ///
     /// # Errors
     /// The connection's.
-    pub async fn behind(
+    pub async fn claim(
         &self,
         client: &Client,
         aggregate: &Aggregate,
         after: i64,
-    ) -> Result<Vec<ParkedRow>, Fault> {
+    ) -> Result<Head, Fault> {
         let (aggregate_type, aggregate_id) = aggregate.parts();
         let parameters: [&(dyn ToSql + Sync); 4] =
             [&self.slot, &aggregate_type, &aggregate_id, &after];
-        let rows = client.query(&self.behind, &parameters).await;
-        self.rows(&rows.map_err(|error| classify(&error))?)
+        let rows = match client.query(&self.claim, &parameters).await {
+            // Somebody holds a lock on it: its turn has not come.
+            Err(error) if is_locked(&error) => return Ok(Head::Waits),
+            rows => rows.map_err(|error| classify(&error))?,
+        };
+        let Some(row) = rows.first() else { return Ok(Head::None) };
+        if column::<Option<i64>>(row, "seq")?.is_none() {
+            return Ok(Head::Waits);
+        }
+        let is_tail = column(row, "is_tail")?;
+        let row = self.row(row, columns_of(&column::<String>(row, "columns")?)?)?;
+        Ok(Head::Claimed { row: Box::new(row), is_tail })
+    }
+
+    /// Takes events that nobody waits for; those that were taken out are missing in the answer.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn claim_alone(
+        &self,
+        client: &Client,
+        seqs: &[i64],
+    ) -> Result<Vec<ParkedRow>, Fault> {
+        let rows = match client.query(&self.claim_alone, &[&self.slot, &seqs]).await {
+            Err(error) if is_locked(&error) => return Ok(Vec::new()),
+            rows => rows.map_err(|error| classify(&error))?,
+        };
+        let mut rows = self.rows(&rows)?;
+        rows.sort_by_key(|row| row.seq);
+        Ok(rows)
     }
 
     fn rows(&self, rows: &[Row]) -> Result<Vec<ParkedRow>, Fault> {
@@ -272,8 +347,7 @@ impl ParkingStore {
             attempts: u32::try_from(attempts).unwrap_or(0),
             is_alone: column(row, "is_closed")?,
             row: StoredRow {
-                // Of a table that is configured no longer: its try says so.
-                table: self.oids.iter().position(|oid| *oid == outbox).unwrap_or(usize::MAX),
+                table: self.table(outbox),
                 columns,
                 tuple,
                 commit_time: column(row, "commit_micros")?,
@@ -436,6 +510,10 @@ fn place(row: &Row) -> Result<Position, Fault> {
         commit_lsn: column::<PgLsn>(row, "commit_lsn")?,
         index: u64::try_from(index).unwrap_or(0),
     })
+}
+
+fn is_locked(error: &Error) -> bool {
+    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }
 
 fn aggregate(row: &Row) -> Result<Option<Aggregate>, Fault> {

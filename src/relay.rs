@@ -27,7 +27,7 @@ pub use input::{Effect, End, Input, Memory, Resolution, Rules, Stuck};
 pub use intake::CatchUp;
 pub use view::{Doing, View};
 
-use arrival::{Published, Ready, Source};
+use arrival::{Published, Ready};
 use intake::Shapes;
 use lanes::Lanes;
 use parked::Attention;
@@ -37,7 +37,7 @@ use watch::Watch;
 use crate::event::Position;
 use crate::marks::{Batch, Marks, Patience, Written};
 use crate::otlp::Span;
-use crate::parked::{Aggregate, Parking, Unwritten};
+use crate::parked::{Aggregate, Ahead, Parking, Unwritten};
 use crate::pgoutput::{Cell, RelationMessage};
 use crate::progress::Progress;
 use crate::relation::Relations;
@@ -73,6 +73,7 @@ pub struct Relay {
     /// Aggregates whose next event may go.
     freed: Vec<Aggregate>,
     attention: Attention,
+    ahead: Ahead,
     window: Window<Published>,
     progress: Progress,
     marks: Marks,
@@ -110,6 +111,7 @@ impl Relay {
             lanes: Lanes::default(),
             freed: Vec::new(),
             attention: Attention::default(),
+            ahead: Ahead::default(),
             window: Window::default(),
             progress: Progress::new(memory.delivered),
             marks: Marks::new(patience),
@@ -272,7 +274,8 @@ impl Relay {
             }
             Input::Resolved(resolution) => self.resolved(resolution)?,
             Input::Looked(looked) => self.looked(now, looked, effects),
-            Input::Behind { aggregate, rows } => self.behind(now, &aggregate, rows, effects),
+            Input::Claimed { aggregate, head } => self.claimed(now, &aggregate, head, effects),
+            Input::ClaimedAlone { asked, rows } => self.claimed_alone(now, asked, rows),
             Input::Notified => self.attention.notified(now),
             Input::CatchUp { rows, next, is_last } => self.caught(rows, next, is_last),
             Input::CaughtUp => self.catch_up = None,
@@ -289,7 +292,6 @@ impl Relay {
             return;
         }
         self.ending = Some(End::Drained);
-        self.ready.retain(|ready| matches!(ready.arrival.source, Source::Stream(_)));
         for aggregate in self.lanes.held_in_memory() {
             self.park_waiting(now, &aggregate);
         }
@@ -306,11 +308,11 @@ impl Relay {
     /// The session has ended.
     pub fn follow_up(&mut self, now: Duration, effects: &mut Vec<Effect>) -> Result<(), End> {
         self.watch(now)?;
+        if self.ending.is_some() || self.paused_by.is_some() {
+            self.withdraw_ready(now);
+        }
         for aggregate in std::mem::take(&mut self.freed) {
-            if let Some(lane) = self.lanes.find(std::borrow::Borrow::borrow(&aggregate)) {
-                lane.is_busy = false;
-            }
-            self.advance(now, &aggregate, effects);
+            self.advance(&aggregate, effects);
         }
         self.send_ready(now, effects);
         self.catch_up(now, effects)?;
@@ -326,7 +328,8 @@ impl Relay {
             effects.push(Effect::Mark(batch));
         }
         if self.ending.is_none() && self.attention.look_if_due(now, self.unwritten.written()) {
-            effects.push(Effect::Look);
+            let from = (!self.attention.has_looked()).then_some(self.memory.delivered);
+            effects.push(Effect::Look { from });
         }
         if self.is_check_due(now) {
             self.checks_begun += 1;
@@ -346,6 +349,7 @@ impl Relay {
             && self.marks.is_idle(now)
             && self.unwritten.is_empty()
             && !self.unwritten.is_unflushed()
+            && !self.attention.is_claiming()
             && self.is_recorded()
             && !self.progress.is_settled_point_waiting();
         match &self.ending {
@@ -371,7 +375,7 @@ impl Relay {
         self.unwritten.flushed(written.flushed_lsn);
         self.marks.written(now, written);
         for aggregate in self.lanes.take_unwritten() {
-            self.advance(now, &aggregate, effects);
+            self.advance(&aggregate, effects);
         }
     }
 

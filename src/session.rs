@@ -530,12 +530,16 @@ impl<'a> Session<'a> {
                     let before = Arc::clone(&self.coverage);
                     self.jobs.push(Box::pin(check(client, config, before)));
                 }
-                Effect::Look => self.ask(async |marker, client| {
-                    marker.parking().look(client).await.map(Input::Looked)
+                Effect::Look { from } => self.ask(async move |marker, client| {
+                    marker.parking().look(client, from).await.map(Input::Looked)
                 }),
-                Effect::Behind { aggregate, after } => self.ask(async move |marker, client| {
-                    let rows = marker.parking().behind(client, &aggregate, after).await?;
-                    Ok(Input::Behind { aggregate, rows })
+                Effect::Claim { aggregate, after } => self.ask(async move |marker, client| {
+                    let head = marker.parking().claim(client, &aggregate, after).await?;
+                    Ok(Input::Claimed { aggregate, head })
+                }),
+                Effect::ClaimAlone(asked) => self.ask(async move |marker, client| {
+                    let rows = marker.parking().claim_alone(client, &asked).await?;
+                    Ok(Input::ClaimedAlone { asked, rows })
                 }),
                 Effect::CatchUp(from) => {
                     let (config, outboxes) = (Arc::clone(self.config), Arc::clone(&self.outboxes));

@@ -26,7 +26,7 @@ use pgoutbox::config::{
 };
 use pgoutbox::marks::Written;
 use pgoutbox::message::Limits;
-use pgoutbox::parked::Looked;
+use pgoutbox::parked::{Ahead, Looked};
 use pgoutbox::pgoutput::{Message, decode};
 use pgoutbox::relay::{Effect, Input, Memory, Relay, Rules};
 use pgoutbox::window::Answer;
@@ -311,12 +311,13 @@ impl Journey {
                         self.answers.push_back(Input::Written(written));
                     }
                     Effect::Check => self.answers.push_back(Input::Checked { flushed_lsn: far }),
-                    Effect::Look => self.answers.push_back(Input::Looked(Looked {
+                    Effect::Look { .. } => self.answers.push_back(Input::Looked(Looked {
                         due: Vec::new(),
                         held: Vec::new(),
-                        queued: Vec::new(),
+                        waiting: Vec::new(),
                         next_due: None,
                         paused_by: None,
+                        ahead: Ahead::default(),
                     })),
                     Effect::Acknowledge(lsn) => {
                         black_box(lsn);

@@ -179,7 +179,9 @@ async fn retry(args: &Retry, config: &Config) -> Result<bool, Fault> {
     let client = connect(config).await?;
     let found = operator::list(&client, &config.postgres.slot, &args.which.filter(None)).await?;
     let seqs: Vec<i64> = found.iter().map(|event| event.seq).collect();
-    let retried = operator::retry(&client, &seqs, args.reset_attempts, &args.note).await?;
+    let retried =
+        operator::retry(&client, &config.postgres.slot, &seqs, args.reset_attempts, &args.note)
+            .await?;
     say(format_args!("{} tried again now", events(retried)));
     if args.which.names_events() {
         for event in &found {
@@ -235,10 +237,16 @@ async fn discard(args: &Discard, config: &Config) -> Result<bool, Fault> {
         return Ok(false);
     }
     // Those that were counted, and no other.
-    let done = operator::discard(&client, &seqs, &args.note).await?;
+    let done = operator::discard(&client, &config.postgres.slot, &seqs, &args.note).await?;
     say(format_args!("{} discarded", events(done.events)));
     if done.freed > 0 {
         say(format_args!("{} that waited behind tried now", events(done.freed)));
+    }
+    if done.in_flight > 0 {
+        say(format_args!(
+            "{} in flight at that moment: pgoutbox parked show says in the note what became of it",
+            events(done.in_flight)
+        ));
     }
     Ok(done.events > 0)
 }

@@ -105,11 +105,12 @@ impl Parking {
         let seqs: Vec<i64> = found.iter().map(|event| event.seq).collect();
         let done = match action {
             Action::Retry => {
-                json!({"events": operator::retry(&client, &seqs, false, &which.note).await?})
+                json!({"events": operator::retry(&client, &config.postgres.slot, &seqs, false, &which.note).await?})
             }
             Action::Discard => {
-                let done = operator::discard(&client, &seqs, &which.note).await?;
-                json!({"events": done.events, "freed": done.freed})
+                let done =
+                    operator::discard(&client, &config.postgres.slot, &seqs, &which.note).await?;
+                json!({"events": done.events, "freed": done.freed, "in_flight": done.in_flight})
             }
         };
         *self.listed.lock().await = None;

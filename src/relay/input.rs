@@ -11,7 +11,7 @@ use crate::error::{Class, Fault};
 use crate::event::{Position, Refusal};
 use crate::marks::{Batch, Written};
 use crate::message::{Limits, Message};
-use crate::parked::{Aggregate, Looked, ParkedRow};
+use crate::parked::{Aggregate, Head, Looked, ParkedRow};
 use crate::pgoutput::{self, StoredRow};
 use crate::retry::Budget;
 use crate::window::Answer;
@@ -114,12 +114,18 @@ pub enum Input {
     Resolved(Resolution),
     /// The parking was looked at.
     Looked(Looked),
-    /// What waits in the parking behind a row of an aggregate, in order; not all of it, where
-    /// there is much.
-    Behind {
+    /// The parking answered for the next event of an aggregate.
+    Claimed {
         /// The aggregate.
         aggregate: Aggregate,
-        /// The rows; none where there are no more.
+        /// The event.
+        head: Head,
+    },
+    /// The parking answered for events that nobody waits for.
+    ClaimedAlone {
+        /// Which were asked for.
+        asked: Vec<i64>,
+        /// Those that are to be tried.
         rows: Vec<ParkedRow>,
     },
     /// Somebody changed the parking.
@@ -164,14 +170,20 @@ pub enum Effect {
     /// Find out what this relation is.
     Resolve(u32),
     /// Look at the parking: what is due, and who waits.
-    Look,
-    /// Fetch what waits in the parking behind this row of an aggregate.
-    Behind {
+    Look {
+        /// The first look of a session: what was put aside from this place of the stream on is
+        /// told as well, and what an earlier session had taken is open again.
+        from: Option<Position>,
+    },
+    /// Take the next event of an aggregate out of the parking, behind this row, to be tried.
+    Claim {
         /// The aggregate.
         aggregate: Aggregate,
-        /// The row's `seq`.
+        /// The row's `seq`; before all of them where it is 0.
         after: i64,
     },
+    /// Take these events out of the parking to be tried: nobody waits for them.
+    ClaimAlone(Vec<i64>),
     /// Fetch rows of the catch-up's list, from this number on.
     CatchUp(u64),
     /// All of the catch-up's list is settled and recorded: remove it.

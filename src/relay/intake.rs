@@ -99,6 +99,17 @@ impl Relay {
             self.mark(number, arrival, true);
             return;
         }
+        // An earlier session put it aside, and could not record so much. Whatever an operator has
+        // done to it since then holds.
+        if !self.ahead.events.is_empty()
+            && let Some(lsn) = self.ahead.take(arrival.position, arrival.mapping.table, &arrival.id)
+        {
+            self.tally.repeated += 1;
+            self.unwritten.parked_before(number, arrival.position, lsn);
+            self.settle(now, number);
+            self.mark(number, arrival, true);
+            return;
+        }
         if self.memory.cautious_through.is_some_and(|through| arrival.position > through) {
             self.memory.cautious_through = None;
         }
@@ -135,39 +146,35 @@ impl Relay {
         key: &str,
         effects: &mut Vec<Effect>,
     ) {
-        match self.lanes.find(key) {
-            None if self.rules.is_strict => {
+        if !self.lanes.has(key) {
+            if self.rules.is_strict {
                 let aggregate = Aggregate::written(key);
-                self.lanes.enter(aggregate.clone()).is_busy = true;
+                self.lanes.set_busy(&aggregate);
                 arrival.lane = Some(aggregate);
-                self.send_arrived(now, arrival, effects);
             }
-            None => self.send_arrived(now, arrival, effects),
-            Some(lane) if lane.waits_in_memory() => self.lanes.wait(key, arrival),
-            Some(_) => self.park(now, arrival, State::Queued, None),
+            self.send_arrived(now, arrival, effects);
+        } else if self.lanes.waits_in_memory(key) {
+            self.lanes.wait(key, arrival);
+        } else {
+            self.park(now, arrival, State::Queued, None);
         }
     }
 
     /// Something was delivered or written that an aggregate waited for.
-    pub(super) fn advance(
-        &mut self,
-        now: Duration,
-        aggregate: &Aggregate,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(super) fn advance(&mut self, aggregate: &Aggregate, effects: &mut Vec<Effect>) {
         let key: &str = std::borrow::Borrow::borrow(aggregate);
         loop {
             match self.lanes.next(key, self.unwritten.written()) {
                 Next::Wait | Next::WaitForWrite | Next::Free => return,
-                Next::Fetch(after) => {
-                    effects.push(Effect::Behind { aggregate: aggregate.clone(), after });
-                    return;
+                Next::Claim(after) if self.ending.is_none() && self.paused_by.is_none() => {
+                    return self.claim(aggregate, after, effects);
                 }
-                Next::Parked(row) => return self.retry(now, row),
+                // The first look after the pause finds it again.
+                Next::Claim(_) => return self.lanes.let_rest(key),
                 Next::Arrival(mut arrival) => {
                     let is_strict = self.rules.is_strict;
-                    if let Some(lane) = self.lanes.find(key).filter(|_| is_strict) {
-                        lane.is_busy = true;
+                    if is_strict {
+                        self.lanes.set_busy(aggregate);
                         arrival.lane = Some(aggregate.clone());
                     }
                     self.ready.push_back(Ready { arrival, letter: None, is_alone: false });

@@ -1,39 +1,67 @@
 //! Who has to wait for whom: the aggregates that do not flow freely, because one of their
 //! events is parked, or because the ordering is strict and one of their messages is in flight.
+//!
+//! Which parked event of an aggregate is the next one is never remembered here. The parking says
+//! so each time, and marks the event as taken in the same statement: what an operator did to it
+//! before that, holds.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::arrival::Arrival;
-use crate::parked::{Aggregate, ParkedRow};
+use crate::parked::{Aggregate, Head, ParkedRow};
 
 /// One aggregate that does not flow freely.
 #[derive(Debug, Default)]
-pub(super) struct Lane {
-    /// Some of its events are parked.
-    pub(super) hold: Option<Hold>,
-    /// One of its messages is in flight, and the next has to wait for it.
-    pub(super) is_busy: bool,
+struct Lane {
+    stand: Stand,
     /// Events received that wait in memory, unsettled.
     waiting: VecDeque<Arrival>,
+}
+
+/// What an aggregate waits for.
+#[derive(Debug, Default)]
+enum Stand {
+    /// For nothing: its next event may go.
+    #[default]
+    Free,
+    /// For an event that is in flight.
+    Busy,
+    /// Some of its events stand in the parking.
+    Held(Hold),
 }
 
 /// Events of an aggregate stand in the parking. Those that arrive meanwhile go behind them;
 /// once the first is delivered, the others follow one by one, and the hold is lifted when the
 /// parking has no more of them.
 #[derive(Debug, Default)]
-pub(super) struct Hold {
+struct Hold {
+    turn: Turn,
+    /// The outcome of the last that was tried, or the first that was parked: until so much is
+    /// written, the parking shows an earlier state of the first.
+    head_op: u64,
     /// The last that was put behind: until it is written, the parking does not show it.
-    pub(super) last_op: u64,
-    /// What stands in the parking is being delivered.
-    pub(super) is_releasing: bool,
+    last_op: u64,
     /// Few are left: what arrives now waits in memory. Where it went on to be parked, an
     /// aggregate that never rests would never be free again.
     is_tail: bool,
-    /// The last parked row that was fetched.
-    after: i64,
-    rows: VecDeque<ParkedRow>,
-    /// Rows were asked for; what `last_op` was then.
-    asked: Option<u64>,
+}
+
+/// Whose turn it is in a held aggregate.
+#[derive(Debug, Default)]
+enum Turn {
+    /// The first waits for its time, or for an operator.
+    #[default]
+    Rests,
+    /// An event that left before the hold was known is still in flight.
+    Leaving,
+    /// The next one behind this row.
+    Next(i64),
+    /// The next one behind this row was asked for, with so much written.
+    Asked { after: i64, written: u64 },
+    /// There was none, with so much written, and there is more to be written.
+    Unwritten { after: i64, written: u64 },
+    /// A parked event is being tried.
+    Tried,
 }
 
 /// What an aggregate does next.
@@ -43,60 +71,36 @@ pub(super) enum Next {
     Wait,
     /// It waits until what was put behind is written.
     WaitForWrite,
-    /// Publish this parked row.
-    Parked(ParkedRow),
     /// Publish this event.
     Arrival(Arrival),
-    /// Fetch what stands behind this row in the parking.
-    Fetch(i64),
+    /// Ask the parking for the next behind this row.
+    Claim(i64),
     /// It flows freely.
     Free,
 }
 
-impl Hold {
-    /// The first of the parking is delivered or taken out: the others follow.
-    pub(super) fn release(&mut self, after: i64) {
-        self.is_releasing = true;
-        self.after = self.after.max(after);
-    }
-}
-
 impl Lane {
-    /// Whether an event that arrives now waits in memory, not in the parking.
-    pub(super) fn waits_in_memory(&self) -> bool {
-        self.hold.as_ref().is_none_or(|hold| hold.is_tail)
-    }
-
     fn next(&mut self, written: u64) -> Next {
-        if self.is_busy {
-            return Next::Wait;
-        }
-        let Some(hold) = &mut self.hold else {
-            return self.waiting.pop_front().map_or(Next::Free, Next::Arrival);
+        let hold = match &mut self.stand {
+            Stand::Free => return self.waiting.pop_front().map_or(Next::Free, Next::Arrival),
+            Stand::Busy => return Next::Wait,
+            Stand::Held(hold) => hold,
         };
-        if !hold.is_releasing || hold.asked.is_some() {
-            return Next::Wait;
+        match hold.turn {
+            Turn::Rests | Turn::Leaving | Turn::Asked { .. } | Turn::Tried => Next::Wait,
+            Turn::Unwritten { written: before, .. } if before >= written => Next::WaitForWrite,
+            Turn::Next(after) | Turn::Unwritten { after, .. } => {
+                hold.turn = Turn::Asked { after, written };
+                Next::Claim(after)
+            }
         }
-        if let Some(row) = hold.rows.pop_front() {
-            return Next::Parked(row);
-        }
-        if hold.last_op > written {
-            return Next::WaitForWrite;
-        }
-        hold.asked = Some(hold.last_op);
-        Next::Fetch(hold.after)
     }
 
-    fn fetched(&mut self, rows: Vec<ParkedRow>, limit: usize) {
-        let Some(hold) = &mut self.hold else { return };
-        let asked = hold.asked.take();
-        hold.is_tail |= rows.len() < limit;
-        if rows.is_empty() && asked == Some(hold.last_op) {
-            self.hold = None;
-            return;
+    fn hold(&mut self) -> Option<&mut Hold> {
+        match &mut self.stand {
+            Stand::Held(hold) => Some(hold),
+            Stand::Free | Stand::Busy => None,
         }
-        hold.after = rows.last().map_or(hold.after, |row| row.seq);
-        hold.rows.extend(rows);
     }
 }
 
@@ -131,14 +135,131 @@ impl Lanes {
         self.bytes
     }
 
-    /// An aggregate that does not flow freely.
-    pub(super) fn find(&mut self, key: &str) -> Option<&mut Lane> {
-        self.lanes.get_mut(key)
+    /// It does not flow freely.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.lanes.contains_key(key)
     }
 
-    /// An aggregate, which does not flow freely from now on.
-    pub(super) fn enter(&mut self, aggregate: Aggregate) -> &mut Lane {
-        self.lanes.entry(aggregate).or_default()
+    /// Some of its events stand in the parking.
+    pub(super) fn is_held(&self, key: &str) -> bool {
+        self.lanes.get(key).is_some_and(|lane| matches!(lane.stand, Stand::Held(_)))
+    }
+
+    /// Whether an event that arrives now waits in memory, not in the parking.
+    pub(super) fn waits_in_memory(&self, key: &str) -> bool {
+        self.lanes.get(key).is_some_and(|lane| match &lane.stand {
+            Stand::Free | Stand::Busy => true,
+            Stand::Held(hold) => hold.is_tail,
+        })
+    }
+
+    /// An event of it is on its way, and the next waits for that; `false` where that cannot be,
+    /// since another one is on its way, or parked.
+    pub(super) fn set_busy(&mut self, aggregate: &Aggregate) -> bool {
+        let lane = self.lanes.entry(aggregate.clone()).or_default();
+        let is_free = matches!(lane.stand, Stand::Free);
+        if is_free {
+            lane.stand = Stand::Busy;
+        }
+        is_free
+    }
+
+    /// The event for which [`set_busy`](Self::set_busy) was called is settled, whatever became
+    /// of it.
+    pub(super) fn set_free(&mut self, key: &str) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        match &mut lane.stand {
+            Stand::Busy => lane.stand = Stand::Free,
+            Stand::Held(Hold { turn: turn @ Turn::Leaving, .. }) => *turn = Turn::Rests,
+            Stand::Free | Stand::Held(_) => {}
+        }
+    }
+
+    /// The parking holds events of it: it was said by a look.
+    pub(super) fn hold_as_seen(&mut self, aggregate: Aggregate) {
+        let lane = self.lanes.entry(aggregate).or_default();
+        let turn = match lane.stand {
+            Stand::Free => Turn::Rests,
+            Stand::Busy => Turn::Leaving,
+            Stand::Held(_) => return,
+        };
+        lane.stand = Stand::Held(Hold { turn, ..Hold::default() });
+    }
+
+    /// Its first event was parked, or tried and refused, which is to be written as `op`: it
+    /// waits for its time. What waits in memory is to be parked by the caller.
+    pub(super) fn rest(&mut self, aggregate: &Aggregate, op: u64) {
+        let lane = self.lanes.entry(aggregate.clone()).or_default();
+        lane.stand = Stand::Held(Hold { head_op: op, last_op: op, ..Hold::default() });
+    }
+
+    /// An event was put behind others in the parking, which is to be written as `op`.
+    pub(super) fn put_behind(&mut self, key: &str, op: u64) {
+        if let Some(hold) = self.lanes.get_mut(key).and_then(Lane::hold) {
+            hold.last_op = op;
+        }
+    }
+
+    /// A parked event of it is done with, which is to be written as `op`: the next behind it
+    /// may go.
+    pub(super) fn done(&mut self, key: &str, seq: i64, op: u64) {
+        if let Some(hold) = self.lanes.get_mut(key).and_then(Lane::hold) {
+            hold.turn = Turn::Next(seq);
+            hold.head_op = op;
+        }
+    }
+
+    /// A parked event of it is not tried now, which is to be written as `op`: the next look
+    /// finds it again.
+    pub(super) fn withdraw(&mut self, key: &str, op: u64) {
+        if let Some(hold) = self.lanes.get_mut(key).and_then(Lane::hold) {
+            hold.turn = Turn::Rests;
+            hold.head_op = op;
+        }
+    }
+
+    /// The next one is not asked for after all: the next look finds it again.
+    pub(super) fn let_rest(&mut self, key: &str) {
+        if let Some(hold) = self.lanes.get_mut(key).and_then(Lane::hold) {
+            hold.turn = Turn::Rests;
+        }
+    }
+
+    /// The first of it is to be looked for, by a look that showed all that was written until
+    /// `seen`; `false` where the look came too early, or it is on its way already.
+    pub(super) fn look_for_first(&mut self, key: &str, seen: u64) -> bool {
+        let Some(hold) = self.lanes.get_mut(key).and_then(Lane::hold) else { return false };
+        let is_due = matches!(hold.turn, Turn::Rests) && hold.head_op <= seen;
+        if is_due {
+            hold.turn = Turn::Next(0);
+        }
+        is_due
+    }
+
+    /// The parking answered for the next one. Returns the row to be tried; one that nobody waits
+    /// for any more is given back as the error.
+    pub(super) fn claimed(
+        &mut self,
+        key: &str,
+        head: Head,
+    ) -> Result<Option<ParkedRow>, Box<ParkedRow>> {
+        let Some(lane) = self.lanes.get_mut(key) else { return unexpected(head) };
+        let Stand::Held(hold) = &mut lane.stand else { return unexpected(head) };
+        let Turn::Asked { after, written } = hold.turn else { return unexpected(head) };
+        match head {
+            Head::Claimed { row, is_tail } => {
+                hold.turn = Turn::Tried;
+                hold.is_tail |= is_tail;
+                return Ok(Some(*row));
+            }
+            Head::Waits => hold.turn = Turn::Rests,
+            Head::None if hold.last_op > written => {
+                hold.is_tail = true;
+                hold.turn = Turn::Unwritten { after, written };
+            }
+            Head::None => lane.stand = Stand::Free,
+        }
+        Ok(None)
     }
 
     /// An event waits behind others of its aggregate.
@@ -152,16 +273,18 @@ impl Lanes {
 
     /// Aggregates of which events wait in memory for the parking.
     pub(super) fn held_in_memory(&self) -> Vec<Aggregate> {
-        let is_held = |lane: &Lane| lane.hold.is_some() && !lane.waiting.is_empty();
+        let is_held =
+            |lane: &Lane| matches!(lane.stand, Stand::Held(_)) && !lane.waiting.is_empty();
         let held = self.lanes.iter().filter(|(_, lane)| is_held(lane));
         held.map(|(aggregate, _)| aggregate.clone()).collect()
     }
 
-    /// Takes what waits in memory, since it goes into the parking. The hold begins anew.
+    /// Takes what waits in memory, since it goes into the parking.
     pub(super) fn park_waiting(&mut self, key: &str) -> VecDeque<Arrival> {
         let Some(lane) = self.lanes.get_mut(key) else { return VecDeque::new() };
-        let hold = lane.hold.get_or_insert_default();
-        *hold = Hold { last_op: hold.last_op, ..Hold::default() };
+        if let Some(hold) = lane.hold() {
+            hold.is_tail = false;
+        }
         let waiting = std::mem::take(&mut lane.waiting);
         self.waiting -= waiting.len();
         self.bytes -= waiting.iter().map(|arrival| arrival.tuple.len()).sum::<usize>();
@@ -183,16 +306,9 @@ impl Lanes {
             Next::WaitForWrite => {
                 self.unwritten.insert(Aggregate::written(key));
             }
-            Next::Wait | Next::Parked(_) | Next::Fetch(_) => {}
+            Next::Wait | Next::Claim(_) => {}
         }
         next
-    }
-
-    /// What was asked for came: fewer than `limit` where there are no more.
-    pub(super) fn fetched(&mut self, key: &str, rows: Vec<ParkedRow>, limit: usize) {
-        if let Some(lane) = self.lanes.get_mut(key) {
-            lane.fetched(rows, limit);
-        }
     }
 
     /// A batch was written: those who waited for one.
@@ -200,16 +316,20 @@ impl Lanes {
         std::mem::take(&mut self.unwritten)
     }
 
-    /// Aggregates whose hold rests on nothing in the parking, by a look that showed all that
-    /// was written until `seen`: somebody took the parked event out.
-    pub(super) fn without_head(&self, held: &BTreeSet<Aggregate>, seen: u64) -> Vec<Aggregate> {
-        let rests_on_nothing = |(aggregate, lane): &(&Aggregate, &Lane)| {
-            let is_at_rest = |hold: &Hold| !hold.is_releasing && hold.last_op <= seen;
-            !lane.is_busy
-                && lane.hold.as_ref().is_some_and(is_at_rest)
-                && !held.contains(*aggregate)
-        };
-        let without = self.lanes.iter().filter(rests_on_nothing);
+    /// Aggregates that rest, and whose first event was never tried or is gone, by a look that
+    /// told whose first waits for its time: somebody took out what they waited for.
+    pub(super) fn without_first(&self, held: &BTreeSet<Aggregate>) -> Vec<Aggregate> {
+        let is_at_rest = |lane: &Lane| matches!(&lane.stand, Stand::Held(hold) if matches!(hold.turn, Turn::Rests));
+        let without = self.lanes.iter();
+        let without =
+            without.filter(|(aggregate, lane)| is_at_rest(lane) && !held.contains(*aggregate));
         without.map(|(aggregate, _)| aggregate.clone()).collect()
+    }
+}
+
+fn unexpected(head: Head) -> Result<Option<ParkedRow>, Box<ParkedRow>> {
+    match head {
+        Head::Claimed { row, .. } => Err(row),
+        Head::Waits | Head::None => Ok(None),
     }
 }

@@ -1,5 +1,6 @@
 //! What became of a message, and what follows for its event and those behind it.
 
+use std::borrow::Borrow;
 use std::time::Duration;
 
 use super::arrival::{Arrival, Published, Ready, Source};
@@ -98,46 +99,45 @@ impl Relay {
             self.span(now, &arrival, None);
         }
         let lane = arrival.lane.take();
-        let seq = match arrival.source {
-            Source::Stream(_) => None,
-            Source::Parked { seq, .. } => Some(seq),
-        };
-        match (letter, arrival.source.clone()) {
+        let done = match (letter, arrival.source.clone()) {
             (None, Source::Stream(number)) => {
                 self.tally.delivered += 1;
                 self.tally.to_confirm.observe(self.age(now, arrival.commit_time));
                 self.memory.budget.renew();
                 self.settle(now, number);
                 self.mark(number, arrival, false);
+                None
             }
             (None, Source::Parked { seq, .. }) => {
                 self.tally.delivered += 1;
                 self.memory.nack_patience = NACK_PATIENCE;
                 self.memory.budget.renew();
-                self.attempted(now, seq, arrival.mapping.table, &arrival.id, Tried::Delivered);
+                let outcome = Tried::Delivered;
+                let op = self.attempted(now, seq, arrival.mapping.table, &arrival.id, outcome);
                 if let Some(mark) = self.mark_of(NO_NUMBER, arrival) {
                     self.marks.push_urgent(mark);
                 }
+                Some((seq, op))
             }
             (Some(refusal), Source::Stream(_)) => {
                 self.tally.dead_lettered += 1;
                 self.park(now, arrival, State::DeadLettered, Some(refusal));
+                None
             }
             (Some(refusal), Source::Parked { seq, attempts }) => {
                 self.tally.dead_lettered += 1;
                 let state = State::DeadLettered;
                 let outcome = Tried::Refused { attempts: attempts + 1, state, refusal };
-                self.attempted(now, seq, arrival.mapping.table, &arrival.id, outcome);
+                let op = self.attempted(now, seq, arrival.mapping.table, &arrival.id, outcome);
+                Some((seq, op))
             }
-        }
+        };
         let Some(aggregate) = lane else { return };
-        if let Some(lane) = self.lanes.find(std::borrow::Borrow::borrow(&aggregate)) {
-            lane.is_busy = false;
-            if let (Some(hold), Some(seq)) = (&mut lane.hold, seq) {
-                hold.release(seq);
-            }
+        match done {
+            Some((seq, op)) => self.lanes.done(aggregate.borrow(), seq, op),
+            None => self.lanes.set_free(aggregate.borrow()),
         }
-        self.advance(now, &aggregate, effects);
+        self.advance(&aggregate, effects);
     }
 
     /// An event could not be delivered, or its dead letter could not.
@@ -214,12 +214,11 @@ impl Relay {
             return Some(arrival);
         }
         let Some(aggregate) = self.aggregate_of(&arrival) else { return Some(arrival) };
-        let lane = self.lanes.enter(aggregate.clone());
-        if lane.hold.is_some() {
+        if self.lanes.is_held(aggregate.borrow()) {
             return Some(arrival);
         }
-        if std::mem::replace(&mut lane.is_busy, true) {
-            self.lanes.wait(std::borrow::Borrow::borrow(&aggregate), arrival);
+        if !self.lanes.set_busy(&aggregate) {
+            self.lanes.wait(aggregate.borrow(), arrival);
             return None;
         }
         arrival.lane = Some(aggregate);
@@ -237,10 +236,9 @@ impl Relay {
     fn is_held(&mut self, arrival: &Arrival) -> bool {
         let table = self.rules.tables.get(arrival.mapping.table);
         table.is_some_and(|table| table.is_holding)
-            && self.aggregate_of(arrival).is_some_and(|aggregate| {
-                let key: &str = std::borrow::Borrow::borrow(&aggregate);
-                self.lanes.find(key).is_some_and(|lane| lane.hold.is_some())
-            })
+            && self
+                .aggregate_of(arrival)
+                .is_some_and(|aggregate| self.lanes.is_held(aggregate.borrow()))
     }
 
     /// A try of a parked event failed.
@@ -253,7 +251,7 @@ impl Relay {
         let outcome = Tried::Refused { attempts, state, refusal };
         let op = self.attempted(now, tried.seq, tried.table, &tried.id, outcome);
         if let Some(aggregate) = tried.lane {
-            self.hold(now, &aggregate, op);
+            self.rest(now, &aggregate, op);
         }
     }
 
@@ -272,10 +270,7 @@ impl Relay {
         let is_holding = is_open && aggregate.is_some() && table.is_some_and(|t| t.is_holding);
         // Behind one that is parked already, refused itself or not.
         let is_behind = is_holding
-            && aggregate.as_ref().is_some_and(|aggregate| {
-                let key: &str = std::borrow::Borrow::borrow(aggregate);
-                self.lanes.find(key).is_some_and(|lane| lane.hold.is_some())
-            });
+            && aggregate.as_ref().is_some_and(|aggregate| self.lanes.is_held(aggregate.borrow()));
         let state = if is_behind { State::Queued } else { state };
         match state {
             State::Queued => self.tally.queued += 1,
@@ -286,8 +281,11 @@ impl Relay {
             }
             State::Failed => self.tally.parked += 1,
         }
-        // Where nobody waits for what is parked, the next of its aggregate may go.
-        self.freed.extend(arrival.lane.take().filter(|_| !is_holding));
+        // It is in flight no more, whatever follows; who waits for it goes on below, or here.
+        if let Some(lane) = arrival.lane.take() {
+            self.lanes.set_free(lane.borrow());
+            self.freed.push(lane);
+        }
         let op = self.unwritten.park(Park {
             number,
             position: arrival.position,
@@ -303,25 +301,20 @@ impl Relay {
         });
         self.settle(now, number);
         match aggregate {
-            Some(aggregate) if is_behind => {
-                let lane = self.lanes.enter(aggregate);
-                lane.hold.get_or_insert_default().last_op = op;
-            }
-            Some(aggregate) if is_holding => self.hold(now, &aggregate, op),
+            Some(aggregate) if is_behind => self.lanes.put_behind(aggregate.borrow(), op),
+            Some(aggregate) if is_holding => self.rest(now, &aggregate, op),
             _ => {}
         }
     }
 
     /// An aggregate waits behind a parked event: what waited in memory goes there too.
-    fn hold(&mut self, now: Duration, aggregate: &Aggregate, op: u64) {
-        let lane = self.lanes.enter(aggregate.clone());
-        lane.is_busy = false;
-        lane.hold.get_or_insert_default().last_op = op;
+    fn rest(&mut self, now: Duration, aggregate: &Aggregate, op: u64) {
+        self.lanes.rest(aggregate, op);
         self.park_waiting(now, aggregate);
     }
 
     pub(super) fn park_waiting(&mut self, now: Duration, aggregate: &Aggregate) {
-        for arrival in self.lanes.park_waiting(std::borrow::Borrow::borrow(aggregate)) {
+        for arrival in self.lanes.park_waiting(aggregate.borrow()) {
             self.park(now, arrival, State::Queued, None);
         }
     }

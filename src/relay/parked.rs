@@ -1,5 +1,6 @@
 //! What stands in the parking, and when to look at it.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -7,12 +8,9 @@ use super::arrival::{Arrival, Ready, Source};
 use super::outcome::Try;
 use super::{Effect, Relay};
 use crate::event::Refusal;
-use crate::parked::{Aggregate, Looked, ParkedRow};
+use crate::parked::{Aggregate, Attempt, Due, Head, Looked, ParkedRow, Tried};
 use crate::pgoutput::StoredRow;
 
-/// Rows that are fetched at once behind a parked event. One fetch that brings fewer shows
-/// that the parking has no more.
-pub(super) const BEHIND: usize = 64;
 /// Shortest pause between looks: what is due may be on its way already.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -32,6 +30,8 @@ pub(super) struct Attention {
     /// Parked events that are being tried, or whose outcome is to be written, and until where.
     /// The parking still shows them as they were.
     busy: BTreeMap<i64, Option<u64>>,
+    /// Claims that were not answered yet.
+    claims: usize,
 }
 
 impl Attention {
@@ -67,6 +67,11 @@ impl Attention {
         is_due
     }
 
+    /// The parking is asked for events to be tried.
+    pub(super) fn is_claiming(&self) -> bool {
+        self.claims > 0
+    }
+
     /// The outcome of a try is to be written, as so much.
     pub(super) fn tried(&mut self, seq: i64, op: u64) {
         self.busy.insert(seq, Some(op));
@@ -84,7 +89,7 @@ impl Attention {
 impl Relay {
     /// The parking was looked at.
     pub(super) fn looked(&mut self, now: Duration, looked: Looked, effects: &mut Vec<Effect>) {
-        let Looked { due, held, queued, next_due, paused_by } = looked;
+        let Looked { due, held, waiting, next_due, paused_by, ahead } = looked;
         self.paused_by = paused_by;
         // While it is paused, what is due stays due: the look after the pause finds it.
         let next_due = next_due.filter(|_| self.paused_by.is_none());
@@ -92,72 +97,111 @@ impl Relay {
         let is_first = self.attention.looked(now, next_due.map_or(poll, |due| due.min(poll)));
         let held: BTreeSet<Aggregate> = held.into_iter().collect();
         if is_first {
-            for aggregate in held.iter().cloned().chain(queued) {
-                self.lanes.enter(aggregate).hold.get_or_insert_default();
+            self.ahead = ahead;
+            for aggregate in held.iter().cloned().chain(waiting) {
+                self.lanes.hold_as_seen(aggregate);
             }
         }
-        let due = if self.paused_by.is_none() { due } else { Vec::new() };
-        for row in due {
-            if !self.attention.busy.contains_key(&row.seq) {
-                self.retry_head(now, row);
-            }
+        if self.paused_by.is_some() {
+            return;
         }
-        // Somebody took out what an aggregate waited for.
-        for aggregate in self.lanes.without_head(&held, self.attention.written) {
-            let key: &str = std::borrow::Borrow::borrow(&aggregate);
-            if let Some(hold) = self.lanes.find(key).and_then(|lane| lane.hold.as_mut()) {
-                hold.release(0);
-            }
-            self.advance(now, &aggregate, effects);
+        self.due(now, due, effects);
+        // Somebody took out what an aggregate waited for, or an earlier session ended between two
+        // of its events.
+        for aggregate in self.lanes.without_first(&held) {
+            self.look_for_first(now, &aggregate, effects);
         }
     }
 
-    /// What was asked for came.
-    pub(super) fn behind(
+    /// The time of parked events has come.
+    fn due(&mut self, now: Duration, due: Vec<Due>, effects: &mut Vec<Effect>) {
+        let mut alone = Vec::new();
+        for Due { seq, aggregate, is_alone } in due {
+            match self.attention.busy.get(&seq) {
+                Some(None) => continue,
+                // The look does not show its outcome yet.
+                Some(Some(_)) => {
+                    self.attention.due(now + PAUSE);
+                    continue;
+                }
+                None => {}
+            }
+            if now < ALONE_AFTER && (is_alone || self.memory.suspects.contains(&seq)) {
+                self.attention.due(ALONE_AFTER);
+                continue;
+            }
+            match aggregate {
+                Some(aggregate) => {
+                    self.lanes.hold_as_seen(aggregate.clone());
+                    self.look_for_first(now, &aggregate, effects);
+                }
+                None => alone.push(seq),
+            }
+        }
+        if !alone.is_empty() && self.ending.is_none() {
+            self.attention.busy.extend(alone.iter().map(|seq| (*seq, None)));
+            self.attention.claims += 1;
+            effects.push(Effect::ClaimAlone(alone));
+        }
+    }
+
+    fn look_for_first(&mut self, now: Duration, aggregate: &Aggregate, effects: &mut Vec<Effect>) {
+        let seen = self.attention.written;
+        match self.lanes.look_for_first(aggregate.borrow(), seen) {
+            true => self.advance(aggregate, effects),
+            // The look was too early, for one: the next is not.
+            false => self.attention.due(now + PAUSE),
+        }
+    }
+
+    /// Asks the parking for the next event of an aggregate, which it marks as taken. From here on
+    /// it is in flight, so it is only asked for where it can go.
+    pub(super) fn claim(&mut self, aggregate: &Aggregate, after: i64, effects: &mut Vec<Effect>) {
+        self.attention.claims += 1;
+        effects.push(Effect::Claim { aggregate: aggregate.clone(), after });
+    }
+
+    /// The parking answered for the next event of an aggregate.
+    pub(super) fn claimed(
         &mut self,
         now: Duration,
         aggregate: &Aggregate,
-        rows: Vec<ParkedRow>,
+        head: Head,
         effects: &mut Vec<Effect>,
     ) {
-        self.lanes.fetched(std::borrow::Borrow::borrow(aggregate), rows, BEHIND);
-        self.advance(now, aggregate, effects);
+        self.attention.claims = self.attention.claims.saturating_sub(1);
+        match self.lanes.claimed(aggregate.borrow(), head) {
+            Ok(None) => self.advance(aggregate, effects),
+            Ok(Some(row)) => self.retry(now, row),
+            // It stopped to be asked for.
+            Err(row) => self.withdraw(now, &row),
+        }
+    }
+
+    /// The parking answered for events that nobody waits for: some may have been taken out.
+    pub(super) fn claimed_alone(&mut self, now: Duration, asked: Vec<i64>, rows: Vec<ParkedRow>) {
+        self.attention.claims = self.attention.claims.saturating_sub(1);
+        for seq in asked {
+            self.attention.busy.remove(&seq);
+        }
+        for row in rows {
+            self.retry(now, row);
+        }
     }
 
     fn is_to_be_alone(&self, row: &ParkedRow) -> bool {
         row.is_alone || self.memory.suspects.contains(&row.seq)
     }
 
-    /// The time of a parked event has come.
-    fn retry_head(&mut self, now: Duration, row: ParkedRow) {
-        if now < ALONE_AFTER && self.is_to_be_alone(&row) {
-            self.attention.due(ALONE_AFTER);
-            return;
-        }
-        if row.is_holding
-            && let Some(aggregate) = &row.aggregate
-        {
-            let lane = self.lanes.enter(aggregate.clone());
-            let hold = lane.hold.get_or_insert_default();
-            if lane.is_busy || hold.is_releasing {
-                return;
-            }
-        }
-        self.retry(now, row);
-    }
-
-    /// Tries a parked event.
-    pub(super) fn retry(&mut self, now: Duration, row: ParkedRow) {
-        if self.ending.is_some() {
-            return;
+    /// Tries a parked event that was claimed.
+    fn retry(&mut self, now: Duration, row: ParkedRow) {
+        if self.ending.is_some() || self.paused_by.is_some() {
+            return self.withdraw(now, &row);
         }
         self.tally.retried += 1;
         self.attention.busy.insert(row.seq, None);
         let is_alone = self.is_to_be_alone(&row);
         let lane = row.aggregate.filter(|_| row.is_holding);
-        if let Some(aggregate) = &lane {
-            self.lanes.enter(aggregate.clone()).is_busy = true;
-        }
         let ParkedRow { seq, attempts, position, id, row, .. } = row;
         let id = id.unwrap_or_default();
         let mapping = match self.shape(&row) {
@@ -173,5 +217,45 @@ impl Relay {
         let arrival =
             Arrival { lane, ..Arrival::new(source, position, id, mapping, tuple, commit_time) };
         self.ready.push_back(Ready { arrival, letter: None, is_alone });
+    }
+
+    /// A parked event that was claimed is not tried now.
+    fn withdraw(&mut self, now: Duration, row: &ParkedRow) {
+        let lane = row.aggregate.as_ref().filter(|_| row.is_holding);
+        self.withdrawn(now, row.seq, row.row.table, row.id.clone(), lane);
+    }
+
+    fn withdrawn(
+        &mut self,
+        now: Duration,
+        seq: i64,
+        table: usize,
+        id: Option<String>,
+        lane: Option<&Aggregate>,
+    ) {
+        self.unrecorded_since.get_or_insert(now);
+        let outcome = Tried::Withdrawn;
+        let op = self.unwritten.attempt(Attempt { seq, table, id, outcome });
+        self.attention.tried(seq, op);
+        if let Some(aggregate) = lane {
+            self.lanes.withdraw(aggregate.borrow(), op);
+        }
+    }
+
+    /// Parked events that were claimed and have not gone are not sent any more: the relay is
+    /// paused, or about to end, and what an operator does meanwhile is to count.
+    pub(super) fn withdraw_ready(&mut self, now: Duration) {
+        if self.ready.is_empty() {
+            return;
+        }
+        let (parked, kept): (Vec<Ready>, Vec<Ready>) = std::mem::take(&mut self.ready)
+            .into_iter()
+            .partition(|ready| matches!(ready.arrival.source, Source::Parked { .. }));
+        self.ready = kept.into();
+        for Ready { arrival, .. } in parked {
+            let Source::Parked { seq, .. } = arrival.source else { continue };
+            let id = Some(arrival.id).filter(|id| !id.is_empty());
+            self.withdrawn(now, seq, arrival.mapping.table, id, arrival.lane.as_ref());
+        }
     }
 }

@@ -27,6 +27,7 @@ mod kill;
 mod mark;
 mod mark_partition;
 mod message;
+mod operator;
 mod paper;
 mod parking;
 mod parked;

@@ -52,8 +52,11 @@ impl Setting {
     }
 
     async fn states(&self) -> Result<String> {
-        self.ask("SELECT string_agg(index || ' ' || state, ', ' ORDER BY seq) FROM pgoutbox.parked")
-            .await
+        self.ask(
+            "SELECT string_agg(index || ' ' || place.state, ', ' ORDER BY seq)
+               FROM pgoutbox.parked JOIN pgoutbox.parked_places(current_database()) AS place USING (seq)",
+        )
+        .await
     }
 
     async fn parked(&self, code: i32, args: &[&str]) -> Result<String> {
@@ -267,9 +270,8 @@ async fn discard_asks_keeps_a_trail_and_lets_the_aggregate_go_on() -> Result<()>
     assert!(told.contains("2 events discarded") && told.contains("1 event that waited"), "{told}");
     assert_eq!(heard(&mut listener).await?, setting.database);
     assert_eq!(setting.states().await?, "1 discarded, 2 discarded, 3 parked, 4 parked, 5 queued");
-    let is_due: bool =
-        setting.ask("SELECT next_attempt_at <= now() FROM pgoutbox.parked WHERE seq = 3").await?;
-    assert!(is_due);
+    let told = setting.parked(0, &["show", "--seq", "3"]).await?;
+    assert!(told.contains("parked, 3 tries, the next is due"), "{told}");
     let trail: i64 = setting
         .ask(
             "SELECT count(*) FROM pgoutbox.parked WHERE state = 'discarded' AND note = 'TICKET-1'

@@ -1,52 +1,115 @@
 //! A model of the table of parked events: what it holds follows from what was written, so that
-//! a crash can take the last of it back.
+//! a crash can take the last of it back. `tests/real/conformance.rs` holds it against Postgres.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pgoutbox::parked::{Aggregate, Looked, ParkedRow, Parking, State, Tried};
+use pgoutbox::event::Position;
+use pgoutbox::parked::{Aggregate, Ahead, Due, Head, Looked, ParkedRow, Parking, State, Tried};
 use pgoutbox::pgoutput::StoredRow;
 
-/// Rows that a look brings at most.
-const DUE: usize = 4;
-/// Rows that are fetched at once behind a parked event.
-const BEHIND: usize = 64;
+/// Fewer behind the one that is taken are few.
+const TAIL: usize = 16;
+
+/// What a record says of an event that was in flight when it was discarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Note {
+    Delivered,
+    Refused,
+    DeadLettered,
+    Withdrawn,
+    Unknown,
+}
 
 #[derive(Debug, Clone)]
-struct Row {
-    place: usize,
-    state: State,
-    due: u64,
-    is_discarded: bool,
-    row: ParkedRow,
+pub(crate) struct Row {
+    pub(crate) place: usize,
+    pub(crate) state: State,
+    /// When it is tried; `None` where that is not said.
+    pub(crate) due: Option<u64>,
+    pub(crate) is_discarded: bool,
+    /// The relay took it, and has not written what became of it.
+    pub(crate) is_claimed: bool,
+    /// It was taken when it was discarded.
+    was_in_flight: bool,
+    pub(crate) notes: Vec<Note>,
+    pub(crate) row: ParkedRow,
 }
 
 #[derive(Debug, Clone)]
 enum Op {
     Park(Box<Row>),
+    Claimed(Vec<i64>),
+    /// A session begins.
+    Unclaimed,
     Delivered(i64),
-    Refused { seq: i64, attempts: u32, state: State, due: u64, is_closed: bool },
+    Withdrawn(i64),
+    Refused {
+        seq: i64,
+        attempts: u32,
+        state: State,
+        due: Option<u64>,
+        is_closed: bool,
+    },
     Discarded(i64),
+    Retried {
+        seq: i64,
+        now: u64,
+        is_reset: bool,
+    },
+}
+
+/// What a discard did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Discarded {
+    /// Places of events given up.
+    pub(crate) places: Vec<usize>,
+    /// Aggregates whose next event is the first now.
+    pub(crate) freed: usize,
+    /// Events that were in flight.
+    pub(crate) in_flight: usize,
 }
 
 /// The table.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ParkingTable {
     rows: BTreeMap<i64, Row>,
     log: Vec<(u64, Op)>,
     seq: i64,
+    /// Rows that a look brings at most.
+    due_limit: usize,
     /// An operator paused the relay.
     pub(crate) is_paused: bool,
 }
 
-fn due(now: u64, state: State) -> u64 {
+fn due(now: u64, state: State) -> Option<u64> {
     match state {
-        State::Parked(pause) => now + u64::try_from(pause.as_millis()).unwrap(),
-        _ => u64::MAX,
+        State::Parked(pause) => Some(now + u64::try_from(pause.as_millis()).unwrap()),
+        _ => None,
+    }
+}
+
+impl Row {
+    pub(crate) fn is_open(&self) -> bool {
+        !self.is_discarded && self.state != State::DeadLettered
+    }
+
+    /// Its aggregate, where others of it wait for it or it for them.
+    fn queue(&self) -> Option<&Aggregate> {
+        self.row.aggregate.as_ref().filter(|_| self.row.is_holding && self.is_open())
+    }
+
+    fn is_due(&self, now: u64) -> bool {
+        matches!(self.state, State::Parked(_) | State::Queued)
+            && self.due.is_none_or(|due| due <= now)
     }
 }
 
 impl ParkingTable {
+    pub(crate) fn new(due_limit: usize) -> Self {
+        Self { rows: BTreeMap::new(), log: Vec::new(), seq: 0, due_limit, is_paused: false }
+    }
+
     /// A transaction writes it, at this place of the WAL.
     pub(crate) fn write(
         &mut self,
@@ -59,10 +122,10 @@ impl ParkingTable {
             let id = park.id.as_deref().expect("every id can be read");
             // The server took back what it was parked for.
             let Some(place) = place(id) else { continue };
+            self.seq += 1;
             if self.rows.values().any(|row| row.place == place) {
                 continue;
             }
-            self.seq += 1;
             let row = ParkedRow {
                 seq: self.seq,
                 position: park.position,
@@ -79,13 +142,23 @@ impl ParkingTable {
                     xid: None,
                 },
             };
-            let (state, due) = (park.state, due(now, park.state));
-            self.push(lsn, Op::Park(Box::new(Row { place, state, due, is_discarded: false, row })));
+            let row = Row {
+                place,
+                state: park.state,
+                due: due(now, park.state),
+                is_discarded: false,
+                is_claimed: false,
+                was_in_flight: false,
+                notes: Vec::new(),
+                row,
+            };
+            self.push(lsn, Op::Park(Box::new(row)));
         }
         for attempt in &parking.attempts {
             let seq = attempt.seq;
             let op = match &attempt.outcome {
                 Tried::Delivered => Op::Delivered(seq),
+                Tried::Withdrawn => Op::Withdrawn(seq),
                 Tried::Refused { attempts, state, refusal } => Op::Refused {
                     seq,
                     attempts: *attempts,
@@ -108,20 +181,57 @@ impl ParkingTable {
             Op::Park(row) => {
                 self.rows.insert(row.row.seq, (**row).clone());
             }
-            Op::Delivered(seq) => {
-                self.rows.remove(seq);
-            }
-            Op::Refused { seq, attempts, state, due, is_closed } => {
-                if let Some(row) = self.rows.get_mut(seq).filter(|row| !row.is_discarded) {
-                    (row.row.attempts, row.state, row.due) = (*attempts, *state, *due);
-                    row.row.is_alone = *is_closed;
+            Op::Claimed(seqs) => {
+                for seq in seqs {
+                    self.rows.get_mut(seq).expect("it was found").is_claimed = true;
                 }
+            }
+            Op::Unclaimed => {
+                let seqs: Vec<i64> = self.rows.keys().copied().collect();
+                seqs.into_iter().for_each(|seq| self.settled(seq, Note::Unknown));
+            }
+            Op::Delivered(seq) => {
+                if self.rows.get(seq).is_some_and(Row::is_open) {
+                    self.rows.remove(seq);
+                }
+                self.settled(*seq, Note::Delivered);
+            }
+            Op::Withdrawn(seq) => self.settled(*seq, Note::Withdrawn),
+            Op::Refused { seq, attempts, state, due, is_closed } => {
+                let is_letter = *state == State::DeadLettered;
+                if let Some(row) =
+                    self.rows.get_mut(seq).filter(|row| row.is_open() || row.is_claimed)
+                {
+                    (row.row.attempts, row.row.is_alone) = (*attempts, *is_closed);
+                    if !row.is_discarded {
+                        (row.state, row.due) = (*state, *due);
+                    }
+                }
+                self.settled(*seq, if is_letter { Note::DeadLettered } else { Note::Refused });
             }
             Op::Discarded(seq) => {
                 if let Some(row) = self.rows.get_mut(seq) {
                     row.is_discarded = true;
+                    row.was_in_flight = row.is_claimed;
+                    row.due = None;
                 }
             }
+            Op::Retried { seq, now, is_reset } => {
+                if let Some(row) = self.rows.get_mut(seq) {
+                    (row.state, row.due) = (State::Parked(Duration::ZERO), Some(*now));
+                    row.row.attempts *= u32::from(!is_reset);
+                }
+            }
+        }
+    }
+
+    /// It is in flight no more.
+    fn settled(&mut self, seq: i64, note: Note) {
+        if let Some(row) = self.rows.get_mut(&seq)
+            && std::mem::replace(&mut row.is_claimed, false)
+            && row.is_discarded
+        {
+            row.notes.push(note);
         }
     }
 
@@ -135,83 +245,155 @@ impl ParkingTable {
         }
     }
 
-    fn is_open(row: &Row) -> bool {
-        !row.is_discarded && row.state != State::DeadLettered
+    /// The first of the same aggregate that is not done with; itself where it waits for none.
+    pub(crate) fn head(&self, row: &Row) -> i64 {
+        let first = |queue| self.rows.values().find(|other| other.queue() == Some(queue));
+        row.queue().and_then(first).unwrap_or(row).row.seq
     }
 
-    fn is_head(row: &Row) -> bool {
-        Self::is_open(row) && row.state != State::Queued
+    fn is_head(&self, row: &Row) -> bool {
+        row.is_open() && self.head(row) == row.row.seq
     }
 
-    fn held(&self) -> BTreeSet<Aggregate> {
-        let heads = self.rows.values().filter(|row| Self::is_head(row) && row.row.is_holding);
-        heads.filter_map(|row| row.row.aggregate.clone()).collect()
-    }
-
-    fn queued(&self) -> Vec<Aggregate> {
-        let queued =
-            self.rows.values().filter(|row| Self::is_open(row) && row.state == State::Queued);
-        queued.filter_map(|row| row.row.aggregate.clone()).collect()
+    /// All that the table holds.
+    #[allow(dead_code, reason = "for the test against Postgres")]
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.rows.values()
     }
 
     /// A look.
-    pub(crate) fn look(&self, now: u64, is_first: bool) -> Looked {
-        let parked = self
-            .rows
-            .values()
-            .filter(|row| Self::is_head(row) && matches!(row.state, State::Parked(_)));
-        let due = parked.clone().filter(|row| row.due <= now).take(DUE);
+    pub(crate) fn look(&mut self, now: u64, lsn: u64, from: Option<Position>) -> Looked {
+        let is_first = from.is_some();
+        if is_first && self.rows.values().any(|row| row.is_claimed) {
+            self.push(lsn, Op::Unclaimed);
+        }
+        let is_tried = |row: &&Row| matches!(row.state, State::Parked(_) | State::Failed);
+        let heads = || self.rows.values().filter(|row| self.is_head(row));
+        let aggregates = |rows: Vec<&Row>| -> Vec<Aggregate> {
+            let aggregates: BTreeSet<&Aggregate> =
+                rows.iter().filter_map(|row| row.queue()).collect();
+            aggregates.into_iter().cloned().collect()
+        };
+        let parked = || heads().filter(|row| matches!(row.state, State::Parked(_)));
+        let due = parked().filter(|row| row.is_due(now)).take(self.due_limit).map(|row| Due {
+            seq: row.row.seq,
+            aggregate: row.queue().cloned(),
+            is_alone: row.row.is_alone,
+        });
+        let waits = |row: &Row| row.due.expect("it has a time").saturating_sub(now);
         Looked {
-            due: due.map(|row| row.row.clone()).collect(),
-            held: self.held().into_iter().collect(),
-            queued: if is_first { self.queued() } else { Vec::new() },
-            next_due: parked.map(|row| Duration::from_millis(row.due.saturating_sub(now))).min(),
+            due: due.collect(),
+            held: aggregates(heads().filter(is_tried).collect()),
+            waiting: if is_first { aggregates(self.rows.values().collect()) } else { Vec::new() },
+            next_due: parked().map(|row| Duration::from_millis(waits(row))).min(),
             paused_by: self.is_paused.then(|| "an operator".to_owned()),
+            ahead: Ahead {
+                events: from.map_or_else(BTreeMap::new, |from| self.ahead(from)),
+                written_lsn: is_first.then_some(lsn.into()),
+            },
         }
     }
 
-    /// What waits behind a row of an aggregate.
-    pub(crate) fn behind(&self, aggregate: &Aggregate, after: i64) -> Vec<ParkedRow> {
-        let rows = self.rows.range(after + 1..).map(|(_, row)| row);
-        rows.filter(|row| {
-            Self::is_open(row)
-                && row.state == State::Queued
-                && row.row.aggregate.as_ref() == Some(aggregate)
-        })
-        .take(BEHIND)
-        .map(|row| row.row.clone())
-        .collect()
+    fn ahead(&self, from: Position) -> BTreeMap<Position, (usize, Option<String>)> {
+        let rows = self.rows.values().map(|row| &row.row);
+        let ahead = rows.filter(|row| row.position >= from);
+        ahead.map(|row| (row.position, (row.row.table, row.id.clone()))).collect()
     }
 
-    /// An operator discards the head of an aggregate, by hand.
-    pub(crate) fn discard_head(&mut self, nth: usize, lsn: u64) -> Option<usize> {
-        let heads: Vec<(i64, usize)> = self
+    /// The relay takes the next of an aggregate.
+    pub(crate) fn claim(&mut self, now: u64, lsn: u64, aggregate: &Aggregate, after: i64) -> Head {
+        let behind: Vec<&Row> = self
             .rows
-            .iter()
-            .filter(|(_, row)| Self::is_head(row))
-            .map(|(seq, row)| (*seq, row.place))
+            .range(after + 1..)
+            .map(|(_, row)| row)
+            .filter(|row| row.queue() == Some(aggregate))
             .collect();
-        let (seq, place) = *heads.get(nth % heads.len().max(1))?;
-        self.push(lsn, Op::Discarded(seq));
-        Some(place)
+        let is_tail = behind.len() <= TAIL;
+        let Some(first) = behind.first() else { return Head::None };
+        if !first.is_due(now) {
+            return Head::Waits;
+        }
+        let row = Box::new(first.row.clone());
+        self.push(lsn, Op::Claimed(vec![row.seq]));
+        Head::Claimed { row, is_tail }
     }
 
-    pub(crate) fn heads(&self) -> usize {
-        self.rows.values().filter(|row| Self::is_head(row)).count()
+    /// The relay takes some that nobody waits for.
+    pub(crate) fn claim_alone(&mut self, now: u64, lsn: u64, seqs: &[i64]) -> Vec<ParkedRow> {
+        let rows = self.rows.values().filter(|row| seqs.contains(&row.row.seq));
+        let rows = rows.filter(|row| row.is_open() && row.is_due(now));
+        let rows: Vec<ParkedRow> = rows.map(|row| row.row.clone()).collect();
+        self.push(lsn, Op::Claimed(rows.iter().map(|row| row.seq).collect()));
+        rows
+    }
+
+    /// An operator gives events up.
+    pub(crate) fn discard(&mut self, lsn: u64, seqs: &[i64]) -> Discarded {
+        let open = self.rows.values().filter(|row| row.is_open() && seqs.contains(&row.row.seq));
+        let open: Vec<Row> = open.cloned().collect();
+        let firsts: BTreeSet<&Aggregate> =
+            open.iter().filter(|row| self.is_head(row)).filter_map(Row::queue).collect();
+        let done = Discarded {
+            places: open.iter().map(|row| row.place).collect(),
+            in_flight: open.iter().filter(|row| row.is_claimed).count(),
+            freed: firsts
+                .into_iter()
+                .filter(|aggregate| {
+                    let mut rows = self.rows.values();
+                    rows.any(|row| row.queue() == Some(aggregate) && !seqs.contains(&row.row.seq))
+                })
+                .count(),
+        };
+        for row in open {
+            self.push(lsn, Op::Discarded(row.row.seq));
+        }
+        done
+    }
+
+    /// An operator has events tried at once: those that wait for no other. Returns how many.
+    pub(crate) fn retry(&mut self, now: u64, lsn: u64, seqs: &[i64], is_reset: bool) -> usize {
+        let heads = self.rows.values().filter(|row| self.is_head(row));
+        let heads = heads.filter(|row| seqs.contains(&row.row.seq));
+        let heads: Vec<i64> = heads.map(|row| row.row.seq).collect();
+        for seq in &heads {
+            self.push(lsn, Op::Retried { seq: *seq, now, is_reset });
+        }
+        heads.len()
+    }
+
+    /// Numbers of the rows that are not done with.
+    pub(crate) fn open(&self) -> Vec<i64> {
+        self.rows.iter().filter(|(_, row)| row.is_open()).map(|(seq, _)| *seq).collect()
+    }
+
+    /// Places of records that can be replayed.
+    #[allow(dead_code, reason = "for the simulated world")]
+    pub(crate) fn records(&self) -> Vec<usize> {
+        self.rows.values().filter(|row| !row.is_open()).map(|row| row.place).collect()
+    }
+
+    /// Places of events that were discarded before they were handed out.
+    #[allow(dead_code, reason = "for the simulated world")]
+    pub(crate) fn given_up(&self) -> BTreeSet<usize> {
+        let given_up = self.rows.values().filter(|row| row.is_discarded && !row.was_in_flight);
+        given_up.map(|row| row.place).collect()
     }
 
     /// Places of events that are parked, in whatever state.
+    #[allow(dead_code, reason = "for the simulated world")]
     pub(crate) fn places(&self) -> BTreeSet<usize> {
         self.rows.values().map(|row| row.place).collect()
     }
 
     /// Places of events that later ones of their aggregate wait for.
+    #[allow(dead_code, reason = "for the simulated world")]
     pub(crate) fn holding(&self) -> BTreeSet<usize> {
-        let open = self.rows.values().filter(|row| Self::is_open(row) && row.row.is_holding);
+        let open = self.rows.values().filter(|row| row.is_open() && row.row.is_holding);
         open.map(|row| row.place).collect()
     }
 
     /// Places that a crash now would not take back.
+    #[allow(dead_code, reason = "for the simulated world")]
     pub(crate) fn on_disk(&self, flushed: u64) -> BTreeSet<usize> {
         let parks = self.log.iter().filter(|(lsn, _)| *lsn <= flushed);
         parks

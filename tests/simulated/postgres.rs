@@ -243,10 +243,13 @@ impl Postgres {
         self.list_removed = Some(self.end);
     }
 
-    /// A transaction of an operator's.
-    pub(crate) fn discard_head(&mut self, nth: usize) -> Option<usize> {
+    /// A transaction of its own, on disk where it waits for that. Returns where it is in the WAL.
+    pub(crate) fn transaction(&mut self, is_synchronous: bool) -> u64 {
         self.end += 40;
-        self.parking.discard_head(nth, self.end)
+        if is_synchronous {
+            self.flush();
+        }
+        self.end
     }
 
     pub(crate) fn new(marking: Marking, sends_empty: bool) -> Self {
@@ -265,7 +268,7 @@ impl Postgres {
             is_publication_broken: false,
             next_id: 0,
             xid: 700,
-            parking: ParkingTable::default(),
+            parking: ParkingTable::new(4),
             listed: Vec::new(),
             list_removed: None,
         }

@@ -123,6 +123,13 @@ impl Ledger {
             || broker.refused.iter().any(|(_, refused)| *refused == place)
     }
 
+    /// Rule: what was discarded before it was handed out is not published, however often the
+    /// relay had read of it by then.
+    pub(crate) fn check_given_up(&self, place: usize, postgres: &Postgres) {
+        let is_given_up = postgres.parking.given_up().contains(&place);
+        assert!(!is_given_up, "event {place} was discarded, and is published after that");
+    }
+
     /// An operator took an event out.
     pub(crate) fn discarded(&mut self, place: usize) {
         self.unaccepted.remove(&place);
@@ -249,7 +256,7 @@ impl Ledger {
     pub(crate) fn is_complete(&self, postgres: &Postgres) -> bool {
         let mut places = 0..postgres.events.len();
         self.unaccepted.is_empty()
-            && postgres.parking.heads() == 0
+            && postgres.parking.open().is_empty()
             && places.all(|place| {
                 postgres.is_mark_safe(place)
                     || self.unmarkable.contains(&place)

@@ -13,7 +13,7 @@ use pgoutbox::event::{Position, Refusal};
 
 use pgoutbox::marks::{Batch, Written};
 use pgoutbox::message::{Limits, Message};
-use pgoutbox::parked::{Aggregate, Looked, ParkedRow};
+use pgoutbox::parked::{Aggregate, Head, Looked, ParkedRow};
 use pgoutbox::pgoutput;
 use pgoutbox::pgoutput::StoredRow;
 use pgoutbox::relay::{CatchUp, Effect, End, Input, Memory, Relay, Resolution, Rules};
@@ -52,6 +52,10 @@ pub(crate) struct Tally {
     queued: u64,
     retried: u64,
     discarded: u64,
+    discarded_in_flight: u64,
+    freed: u64,
+    asked_for: u64,
+    replayed: u64,
     listed: u64,
     pauses: u64,
 }
@@ -79,6 +83,10 @@ impl AddAssign for Tally {
         self.queued += other.queued;
         self.retried += other.retried;
         self.discarded += other.discarded;
+        self.discarded_in_flight += other.discarded_in_flight;
+        self.freed += other.freed;
+        self.asked_for += other.asked_for;
+        self.replayed += other.replayed;
         self.listed += other.listed;
         self.pauses += other.pauses;
     }
@@ -103,6 +111,10 @@ impl Tally {
             self.queued,
             self.retried,
             self.discarded,
+            self.discarded_in_flight,
+            self.freed,
+            self.asked_for,
+            self.replayed,
             self.listed,
             self.pauses,
         ];
@@ -141,9 +153,9 @@ struct Session {
     check: Option<Check>,
     resolving: Option<u32>,
     /// The look that is under way: not answered, then with what the server says.
-    look: Option<Option<Looked>>,
-    has_looked: bool,
-    behind: Vec<(Aggregate, i64, Option<Vec<ParkedRow>>)>,
+    look: Option<(Option<Position>, Option<Looked>)>,
+    claims: Vec<(Aggregate, i64, Option<Head>)>,
+    claims_alone: Vec<(Vec<i64>, Option<Vec<ParkedRow>>)>,
     catching_up: Option<(u64, Option<Listed>)>,
     /// The list is to be removed; it was.
     finishing: Option<bool>,
@@ -188,6 +200,8 @@ enum Act {
     Storm,
     Drain,
     Discard,
+    Retry,
+    Replay,
     Pause,
     Resume,
     UnbindDead,
@@ -325,6 +339,8 @@ impl World {
             Act::Storm => self.storm(),
             Act::Drain => self.drain(),
             Act::Discard => self.discard(),
+            Act::Retry => self.retry(),
+            Act::Replay => self.replay(),
             Act::Pause => self.pause(true),
             Act::Resume => self.pause(false),
             Act::UnbindDead => self.broker.is_dead_unbound = true,
@@ -430,12 +446,19 @@ impl World {
             };
             check.answer.get_or_insert(answer);
         }
-        if let Some(look @ None) = &mut session.look {
-            let is_first = !std::mem::replace(&mut session.has_looked, true);
-            *look = Some(self.postgres.parking.look(self.now, is_first));
+        if let Some((from, look @ None)) = &mut session.look {
+            let lsn = self.postgres.transaction(false);
+            *look = Some(self.postgres.parking.look(self.now, lsn, *from));
         }
-        for (aggregate, after, rows) in &mut session.behind {
-            rows.get_or_insert_with(|| self.postgres.parking.behind(aggregate, *after));
+        for (aggregate, after, head) in &mut session.claims {
+            let lsn = self.postgres.transaction(false);
+            let parking = &mut self.postgres.parking;
+            head.get_or_insert_with(|| parking.claim(self.now, lsn, aggregate, *after));
+        }
+        for (seqs, rows) in &mut session.claims_alone {
+            let lsn = self.postgres.transaction(false);
+            let parking = &mut self.postgres.parking;
+            rows.get_or_insert_with(|| parking.claim_alone(self.now, lsn, seqs));
         }
         if let Some((from, rows @ None)) = &mut session.catching_up {
             *rows = Some(self.postgres.listed(*from, 3));
@@ -462,14 +485,19 @@ impl World {
 
     fn answer(&mut self) {
         let Some(session) = &mut self.session else { return };
-        if let Some(Some(looked)) = session.look.take_if(|look| look.is_some()) {
+        let is_looked = |look: &mut (Option<Position>, Option<Looked>)| look.1.is_some();
+        if let Some((_, Some(looked))) = session.look.take_if(is_looked) {
             session.watch.is_paused = looked.paused_by.is_some();
             return self.handle(Input::Looked(looked));
         }
-        let answered = session.behind.iter().position(|(_, _, rows)| rows.is_some());
-        if let Some((aggregate, _, Some(rows))) = answered.map(|at| session.behind.swap_remove(at))
+        let answered = session.claims.iter().position(|(_, _, head)| head.is_some());
+        if let Some((aggregate, _, Some(head))) = answered.map(|at| session.claims.swap_remove(at))
         {
-            return self.handle(Input::Behind { aggregate, rows });
+            return self.handle(Input::Claimed { aggregate, head });
+        }
+        let answered = session.claims_alone.iter().position(|(_, rows)| rows.is_some());
+        if let Some((asked, Some(rows))) = answered.map(|at| session.claims_alone.swap_remove(at)) {
+            return self.handle(Input::ClaimedAlone { asked, rows });
         }
         let is_listed = |it: &mut (u64, Option<Vec<_>>)| it.1.is_some();
         if let Some((_, Some(rows))) = session.catching_up.take_if(is_listed) {
@@ -644,21 +672,55 @@ impl World {
         }
         self.tally.pauses += u64::from(is_paused);
         self.say(format_args!("paused: {is_paused}"));
-        if self.script.is_heads() {
-            self.handle(Input::Notified);
-        }
+        self.hears();
     }
 
-    /// An operator takes out a parked event; what waits behind it goes on.
+    /// Some of the parked events, in whatever place of their aggregates.
+    fn some_parked(&self) -> Vec<i64> {
+        let open = self.postgres.parking.open();
+        let count = self.script.pick(&[1, 1, 1, 2, 3, open.len()]).min(open.len());
+        (0..count).map(|_| open[self.script.up_to(open.len() - 1)]).collect()
+    }
+
+    /// An operator takes out parked events; what waits behind them goes on.
     fn discard(&mut self) {
-        let nth = self.script.up_to(8);
-        if let Some(place) = self.postgres.discard_head(nth) {
-            self.say(format_args!("event {place} is discarded"));
+        let seqs = self.some_parked();
+        let lsn = self.postgres.transaction(self.script.is_heads());
+        let done = self.postgres.parking.discard(lsn, &seqs);
+        self.say(format_args!("{seqs:?} are discarded: {done:?}"));
+        for place in done.places {
             self.ledger.discarded(place);
             self.tally.discarded += 1;
-            if self.script.is_heads() {
-                self.handle(Input::Notified);
-            }
+        }
+        self.tally.discarded_in_flight += done.in_flight as u64;
+        self.tally.freed += done.freed as u64;
+        self.hears();
+    }
+
+    /// An operator has parked events tried at once.
+    fn retry(&mut self) {
+        let seqs = self.some_parked();
+        let lsn = self.postgres.transaction(self.script.is_heads());
+        let is_reset = self.script.is_heads();
+        let count = self.postgres.parking.retry(self.now, lsn, &seqs, is_reset);
+        self.say(format_args!("of {seqs:?} {count} are to be tried at once"));
+        self.tally.asked_for += count as u64;
+        self.hears();
+    }
+
+    /// An operator sends an event that was done with once more, beside the relay.
+    fn replay(&mut self) {
+        let records = self.postgres.parking.records();
+        let Some(place) = records.get(self.script.up_to(records.len().max(1) - 1)) else { return };
+        self.say(format_args!("event {place} is replayed"));
+        self.broker.queue.push(crate::broker::Copy { place: *place, connection: usize::MAX });
+        self.tally.replayed += 1;
+    }
+
+    /// The relay hears of what an operator did, or finds it out.
+    fn hears(&mut self) {
+        if self.script.is_heads() {
+            self.handle(Input::Notified);
         }
     }
 
@@ -764,8 +826,8 @@ impl World {
             check: None,
             resolving: None,
             look: None,
-            has_looked: false,
-            behind: Vec::new(),
+            claims: Vec::new(),
+            claims_alone: Vec::new(),
             catching_up: None,
             finishing: None,
             last_frame: self.now,
@@ -875,15 +937,20 @@ impl World {
                 assert!(session.resolving.is_none(), "one relation at a time");
                 session.resolving = Some(oid);
             }
-            Effect::Look => {
+            Effect::Look { from } => {
                 let Some(session) = &mut self.session else { return };
                 assert!(session.look.is_none(), "one look at a time");
-                session.look = Some(None);
+                session.look = Some((from, None));
             }
-            Effect::Behind { aggregate, after } => {
-                self.say(format_args!("fetch what is behind {after} of {aggregate}"));
+            Effect::Claim { aggregate, after } => {
+                self.say(format_args!("claim what is behind {after} of {aggregate}"));
                 let Some(session) = &mut self.session else { return };
-                session.behind.push((aggregate, after, None));
+                session.claims.push((aggregate, after, None));
+            }
+            Effect::ClaimAlone(seqs) => {
+                self.say(format_args!("claim {seqs:?}"));
+                let Some(session) = &mut self.session else { return };
+                session.claims_alone.push((seqs, None));
             }
             Effect::CatchUp(from) => {
                 let Some(session) = &mut self.session else { return };
@@ -922,6 +989,7 @@ impl World {
             self.rules.window_messages + self.rules.audit.batch
         };
         self.ledger.published(place, &self.postgres, bound);
+        self.ledger.check_given_up(place, &self.postgres);
         let Some(session) = &mut self.session else { return };
         let watch = &mut session.watch;
         assert!(!watch.is_paused || watch.is_draining, "published while paused");
@@ -1335,8 +1403,11 @@ fn weights(script: &Script, largest_transaction: u64, mode: Mode) -> Vec<(u32, A
     }
     if mode.is_parking {
         weights.push((3, Act::Notify));
-        if script.one_in(3) {
-            weights.push((3, Act::Discard));
+        if script.one_in(2) {
+            weights.extend([(script.pick(&[3, 12]), Act::Discard), (1, Act::Replay)]);
+        }
+        if script.one_in(2) {
+            weights.push((script.pick(&[3, 12]), Act::Retry));
         }
     }
     if script.one_in(3) {

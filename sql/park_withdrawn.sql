@@ -1,0 +1,7 @@
+-- Parked events that were taken and not sent after all: the relay was paused, or ended.
+--   $1 bigint[]: seq
+UPDATE pgoutbox.parked
+   SET claimed_at = NULL,
+       note = CASE WHEN state IN ('parked', 'queued', 'failed') THEN note
+                   ELSE concat_ws('; ', note, 'it was about to be published then, and was not') END
+ WHERE seq = ANY ($1) AND claimed_at IS NOT NULL;

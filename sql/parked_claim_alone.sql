@@ -1,0 +1,12 @@
+-- Takes events that no other waits for, which are to be tried: as parked_claim.sql does it. Those
+-- that were discarded before are left out.
+--   $1 name: slot, $2 bigint[]: seq
+UPDATE pgoutbox.parked AS parked
+   SET claimed_at = now()
+ WHERE parked.slot = $1 AND parked.seq = ANY ($2) AND parked.state IN ('parked', 'queued')
+   AND coalesce(parked.next_attempt_at <= now(), true)
+RETURNING parked.seq, parked.outbox::oid AS outbox, parked.event_id, parked.aggregate_type,
+          parked.aggregate_id, parked.commit_lsn, parked.index,
+          (extract(epoch FROM parked.commit_time) * 1000000)::bigint - 946684800000000 AS commit_micros,
+          parked.is_holding, parked.attempts, coalesce(parked.reason = 'closed', false) AS is_closed,
+          parked.columns::text AS columns, parked.cells;
