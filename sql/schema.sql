@@ -154,9 +154,11 @@ RETURNS TABLE (seq bigint, is_holding boolean, head bigint, state text) LANGUAGE
                 ELSE parked.state END
       FROM pgoutbox.parked
       LEFT JOIN LATERAL (
-           SELECT min(queue.seq) AS seq
+           -- The first by the index. min() would read the whole queue for each event that waits in it.
+           SELECT queue.seq
              FROM pgoutbox.parked_queue(parked.slot, parked.aggregate_type, parked.aggregate_id) AS queue
-            WHERE parked.is_holding AND parked.state IN ('parked', 'queued', 'failed')) AS first ON true
+            WHERE parked.is_holding AND parked.state IN ('parked', 'queued', 'failed')
+            ORDER BY queue.seq LIMIT 1) AS first ON true
      WHERE parked.slot = of_slot
 $$;
 
