@@ -1,5 +1,4 @@
--- A session begins: what is known of the slot's progress, and what kept the relay from running
--- is over. An event that it is stuck on is not over before it is passed.
+-- A session begins: what is known of the slot's progress, and since when nothing is delivered.
 -- An update, in a transaction that waits for the disk, and not a look: a row that is visible may
 -- still be lost in a crash of the server (marks and parked events are written with
 -- synchronous_commit = off), and then the relay would remember as settled what is parked
@@ -8,8 +7,8 @@
 --   psql -v slot=pgoutbox -f recall_progress.sql
 --   COMMIT;
 UPDATE pgoutbox.progress
-   SET fault = CASE WHEN fault ->> 'class' = 'event' THEN fault END,
-       fault_at = CASE WHEN fault ->> 'class' = 'event' THEN fault_at END
+   SET fault = fault
  WHERE slot = :'slot'
 RETURNING system_identifier, timeline, end_lsn::text AS end_lsn, commit_lsn::text AS commit_lsn,
-          settled;
+          settled, fault::text AS fault,
+          extract(epoch FROM now() - coalesce(fault_at, now()))::float8 AS fault_seconds;

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use crate::error::{Class, Fault, Side};
 use crate::guard::{Level, Verdict};
 use crate::otlp::{Counters, Counts};
+use crate::outage::{News, Outage};
 use crate::relay::View;
 use crate::tally::Tally;
 
@@ -213,8 +214,10 @@ pub struct Shown {
     pub since: Instant,
     /// What led to the state.
     pub why: String,
-    /// The fault that ended the last session, and when; none once a session runs again.
-    pub fault: Option<(SystemTime, Fault)>,
+    /// What keeps events from being delivered, through all failed sessions until one gets on.
+    pub outage: Option<Outage>,
+    /// How old the oldest unsettled event was when a session of the outage ended, and when.
+    pub left_unsettled: Option<(Instant, Duration)>,
     /// When it is tried again.
     pub again_at: Option<Instant>,
     /// What all sessions have done, the one that runs included.
@@ -255,6 +258,11 @@ struct Kept {
     past: Tally,
 }
 
+fn fail(shown: &mut Shown, fault: &Fault) -> News {
+    let outage = shown.outage.get_or_insert_with(|| Outage::new(fault.clone(), Duration::ZERO));
+    outage.fail(fault, Instant::now())
+}
+
 /// What the process shows of itself.
 #[derive(Debug, Clone)]
 pub struct Board(Arc<Inner>);
@@ -273,7 +281,8 @@ impl Board {
             state: State::Connecting,
             since: Instant::now(),
             why: String::new(),
-            fault: None,
+            outage: None,
+            left_unsettled: None,
             again_at: None,
             tally: Tally::default(),
             view: None,
@@ -300,39 +309,86 @@ impl Board {
 
     /// The state is another one, or another thing led to it.
     pub fn enter(&self, state: State, why: impl Into<String>) {
-        self.change(state, why.into(), String::new(), |_| {});
+        self.change(state, why.into(), String::new(), |shown| {
+            // Connecting again is no news while nothing gets on.
+            state != State::Connecting || shown.outage.is_none()
+        });
     }
 
     /// Somebody paused the relay.
     pub fn pause(&self, by: &str) {
         let (what, mend) = (format!("paused by {by}"), "pgoutbox resume".to_owned());
-        self.change(State::Paused, what, mend, |_| {});
+        self.change(State::Paused, what, mend, |_| true);
     }
 
-    /// A session has failed; it is tried again after `pause`.
-    pub fn wait(&self, fault: &Fault, pause: Duration) {
+    /// A session has failed; it is tried again after `pause`. Says how much of that is news.
+    pub fn wait(&self, fault: &Fault, pause: Duration) -> News {
+        let mut news = News::None;
         self.change(State::Waiting, fault.what.clone(), fault.mend.clone(), |shown| {
-            shown.fault = Some((SystemTime::now(), fault.clone()));
+            news = fail(shown, fault);
             shown.again_at = Some(Instant::now() + pause);
+            news != News::None
         });
+        news
+    }
+
+    /// Nothing is delivered, in whatever state: an alarm of the broker, say. Says how much of
+    /// that is news.
+    pub fn hinder(&self, fault: &Fault) -> News {
+        let news = fail(&mut self.kept().shown, fault);
+        self.0.changes.send_modify(|changes| *changes += 1);
+        news
+    }
+
+    /// An earlier process left the outage behind, which began so long ago.
+    pub fn inherit(&self, fault: Fault, before: Duration) {
+        self.kept().shown.outage.get_or_insert_with(|| Outage::new(fault, before));
+    }
+
+    /// Something keeps events from being delivered.
+    pub fn outage(&self) -> Option<Outage> {
+        self.kept().shown.outage.clone()
+    }
+
+    /// A session runs; whether an earlier one did within the same outage.
+    pub fn runs_again(&self) -> bool {
+        self.kept().shown.outage.as_mut().is_some_and(Outage::run)
+    }
+
+    /// The outage is over: what it was.
+    pub fn recover(&self) -> Option<Outage> {
+        let outage = {
+            let shown = &mut self.kept().shown;
+            shown.left_unsettled = None;
+            shown.outage.take()
+        };
+        if outage.is_some() {
+            self.0.changes.send_modify(|changes| *changes += 1);
+        }
+        outage
     }
 
     /// Only a person can mend it: the process ends.
     pub fn stop(&self, fault: &Fault) {
         self.change(State::Stopped, fault.what.clone(), fault.mend.clone(), |shown| {
-            shown.fault = Some((SystemTime::now(), fault.clone()));
+            fail(shown, fault);
+            true
         });
     }
 
-    fn change(&self, state: State, what: String, mend: String, also: impl FnOnce(&mut Shown)) {
+    /// `also` says whether the change is to be remembered.
+    fn change(
+        &self,
+        state: State,
+        what: String,
+        mend: String,
+        also: impl FnOnce(&mut Shown) -> bool,
+    ) {
         {
             let mut kept = self.kept();
             let shown = &mut kept.shown;
-            if matches!(state, State::Running | State::CatchingUp | State::Standby) {
-                shown.fault = None;
-            }
             shown.again_at = None;
-            also(shown);
+            let is_news = also(shown);
             if shown.state == state && shown.why == what && !shown.changes.is_empty() {
                 return;
             }
@@ -340,10 +396,12 @@ impl Board {
                 shown.since = Instant::now();
             }
             (shown.state, shown.why) = (state, what.clone());
-            if shown.changes.len() == CHANGES {
-                shown.changes.pop_front();
+            if is_news {
+                if shown.changes.len() == CHANGES {
+                    shown.changes.pop_front();
+                }
+                shown.changes.push_back(Change { at: SystemTime::now(), state, what, mend });
             }
-            shown.changes.push_back(Change { at: SystemTime::now(), state, what, mend });
         }
         self.0.changes.send_modify(|changes| *changes += 1);
     }
@@ -353,14 +411,17 @@ impl Board {
         self.kept().shown.sessions += 1;
     }
 
-    /// A session has ended, having done so much.
-    pub fn session_ends(&self, reason: Reason, done: Option<&Tally>) {
+    /// A session has ended, having done so much, with an oldest unsettled event of this age.
+    pub fn session_ends(&self, reason: Reason, done: Option<&Tally>, unsettled: Option<Duration>) {
         let mut kept = self.kept();
         *kept.shown.ends.entry(reason).or_default() += 1;
         if let Some(done) = done {
             kept.past.add(done);
         }
         kept.shown.tally = kept.past;
+        if let Some(unsettled) = unsettled {
+            kept.shown.left_unsettled = Some((Instant::now(), unsettled));
+        }
         (kept.shown.view, kept.shown.viewed_at, kept.shown.catch_up) = (None, None, None);
     }
 

@@ -24,7 +24,7 @@ mod guest;
 mod history;
 mod look;
 mod parked;
-mod ready;
+pub(crate) mod ready;
 mod status;
 
 use std::convert::Infallible;

@@ -118,6 +118,7 @@
 pub mod commands;
 pub mod config;
 pub mod error;
+pub mod text;
 
 pub mod pgoutput;
 pub mod relation;
@@ -154,6 +155,7 @@ pub mod replay;
 pub mod reconcile;
 pub mod ledger;
 pub mod otlp;
+pub mod outage;
 pub mod board;
 pub mod snapshot;
 pub mod metrics;

@@ -16,6 +16,7 @@ pub use process::Process;
 
 use crate::board::{Reason, Seen, State};
 use crate::guard::Level;
+use crate::http::ready::{CODES, Readiness};
 use crate::relay::View;
 use crate::snapshot::Snapshot;
 
@@ -102,6 +103,15 @@ pub const METRICS: &[Metric] = &[
         |it, out| for state in State::ALL {
             out.put(&[("state", state.name())], state == it.snapshot.shown.state);
         }),
+    gauge("pgoutbox_blocked_seconds", "reason: connecting, fault, draining, stopped, loop_silent, broker_blocked, postgres_silent, stalled, slot_lost", "How long nothing has been delivered for this reason, which is the code of `/readyz`, through all failed sessions and restarts; 0 for all others, and for all where nothing is wrong.",
+        "above 0 for minutes: `pgoutbox status` names the fault, since when it lasts and what to do",
+        |it, out| {
+            let blocked = Readiness::blocked(it.snapshot);
+            for code in CODES {
+                let lasted = blocked.filter(|(blocked, _)| *blocked == code).map(|(_, lasted)| lasted);
+                out.put(&[("reason", code)], lasted.unwrap_or_default());
+            }
+        }),
     counter("pgoutbox_sessions_total", "", "Sessions begun.",
         "it rises steadily: see `pgoutbox_session_ends_total` for the side that fails",
         |it, out| out.only(it.snapshot.shown.sessions)),
@@ -166,9 +176,9 @@ pub const METRICS: &[Metric] = &[
     gauge("pgoutbox_waiting_messages", "", "Events taken in that wait behind others of their aggregate, or for room.",
         "it stays high with `strict` ordering: few aggregates have most of the events",
         |it, out| if let Some(view) = it.view() { out.only(view.waiting) }),
-    gauge("pgoutbox_unsettled_seconds", "", "Age since its commit of the oldest event taken in and not settled; 0 where there is none.",
+    gauge("pgoutbox_unsettled_seconds", "", "Age since its commit of the oldest event taken in and not settled, through the sessions of an outage; 0 where there is none.",
         "it grows: nothing is confirmed; `/readyz` says why",
-        |it, out| if let Some(view) = it.view() { out.only(view.unsettled.unwrap_or_default()) }),
+        |it, out| if let Some(unsettled) = it.snapshot.unsettled { out.only(unsettled) }),
     gauge("pgoutbox_broker_is_blocked", "", "1 while RabbitMQ blocks the connection.",
         "clear the alarm: `rabbitmq-diagnostics alarms`; nothing is published meanwhile, and WAL is kept",
         |it, out| if let Some(view) = it.view() { out.only(view.is_blocked) }),

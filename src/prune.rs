@@ -20,6 +20,7 @@ use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
 use crate::postgres::{self, execute};
 use crate::session::Shutdown;
+use crate::text::span;
 use crate::turn::Turn;
 pub use stuck::Known;
 use target::Target;
@@ -129,7 +130,7 @@ pub async fn run(config: &Config, mut shutdown: Shutdown) {
                 failures = failures.saturating_add(1);
                 let rest =
                     config.prune.interval.saturating_mul(2_u32.saturating_pow(failures.min(4)));
-                let again_in = humantime::format_duration(rest).to_string();
+                let again_in = span(rest);
                 warn!(mend = fault.mend, again_in, "pruning: {}", fault.what);
                 rest
             }

@@ -1,9 +1,10 @@
 //! One life from connect to error: it connects, turns what happens into inputs of the
 //! [`Relay`] and does what the relay says. It decides nothing itself.
 //!
-//! `remembered` is what the progress row holds from session to session; `standby` takes the slot,
+//! `recovery` tells when an outage is over; `remembered` is what the progress row holds from session to session; `standby` takes the slot,
 //! once nobody else has it.
 
+mod recovery;
 mod remembered;
 mod standby;
 
@@ -27,6 +28,7 @@ use crate::config::Config;
 use crate::error::{Fault, Kind, Peer, Side};
 use crate::marker::{self, Marker};
 use crate::otlp;
+use crate::outage::News;
 use crate::parking;
 use crate::postgres::{self, classify};
 use crate::publisher::{Closure, Publisher, Signal};
@@ -35,8 +37,10 @@ use crate::relay::{self, Doing, Effect, End, Input, Memory, Relay, Rules};
 use crate::slot::{self, Coverage, Outbox, Ready};
 use crate::sql;
 use crate::tally::Tally;
+use crate::text::span;
 use crate::wal::{Identity, WalStream};
-use remembered::{recall, record_fault};
+use recovery::Recovery;
+use remembered::{clear_fault, recall, record_fault};
 use standby::take_slot;
 
 /// Frames taken from the stream before the messages they made are handed to the broker: a
@@ -61,7 +65,8 @@ pub struct Past {
     /// Something was acknowledged in the last session, or it stood for longer than the longest
     /// pause. What it delivered does not count: it may be the same events again and again.
     brought_on: bool,
-    fault: Option<String>,
+    /// The walsender of the last stream: the server may not have noticed yet that it is gone.
+    pub(crate) walsender: Option<i32>,
     /// Has the outbox tables looked through for rows that were missed.
     pub reconcile: Option<Trigger>,
     /// Where spans go; `None` where nobody wants them.
@@ -138,15 +143,19 @@ pub async fn run(
 ) -> End {
     board.session_begins();
     board.enter(State::Connecting, "connects to Postgres and RabbitMQ");
-    let (end, tally) = begin_and_run(config, past, shutdown, broker, board).await;
+    let (end, ended) = begin_and_run(config, past, shutdown, broker, board).await;
     let reason = match &end {
         End::Drained => Reason::Drained,
         End::Fault(fault) => Reason::of(fault),
         End::Stuck(_) => Reason::Event,
     };
-    board.session_ends(reason, tally.as_ref());
+    let (tally, unsettled) = ended.unzip();
+    board.session_ends(reason, tally.as_ref(), unsettled.flatten());
     end
 }
+
+/// What a session has done, and the age of its oldest unsettled event.
+type Ended = (Tally, Option<Duration>);
 
 async fn begin_and_run(
     config: &Arc<Config>,
@@ -154,7 +163,7 @@ async fn begin_and_run(
     shutdown: &mut Shutdown,
     broker: usize,
     board: &Board,
-) -> (End, Option<Tally>) {
+) -> (End, Option<Ended>) {
     let audit = tokio::select! {
         biased;
         () = shutdown.wait() => return (End::Drained, None),
@@ -169,13 +178,12 @@ async fn begin_and_run(
         session = Session::begin(config, past, &audit, broker, board) => match session {
             Err(fault) => fault.into(),
             Ok(session) => {
-                past.fault = None;
-                let (end, tally) = session.run_to_end(past, shutdown, audit).await;
-                return (end, Some(tally));
+                let (end, ended) = session.run_to_end(past, shutdown, audit).await;
+                return (end, Some(ended));
             }
         },
     };
-    record_fault(config, past, &audit.client, &end).await;
+    record_fault(config, past, board, &audit.client, &end).await;
     (end, None)
 }
 
@@ -224,6 +232,10 @@ struct Session<'a> {
     is_broker_gone: bool,
     /// What the board says it is at.
     told: Option<Doing>,
+    /// What tells that an outage is over; `None` where there is none.
+    recovery: Option<Recovery>,
+    /// Earlier sessions of the outage came as far: they have said all there is to say.
+    is_quiet: bool,
 }
 
 impl<'a> Session<'a> {
@@ -263,12 +275,14 @@ impl<'a> Session<'a> {
             Ok(taken) => taken,
             Err(fault) => return Err(catch_up::soften(config, &client, fault).await),
         };
+        past.walsender = wal.pid();
         if past.memory.as_ref().is_some_and(|(of, _)| *of != identity) {
             // Another server may lack what this one delivered, or hold what nobody saw.
             past.reconcile.as_ref().map(Trigger::now);
         }
         // Only now: whoever held the slot before wrote its progress until then.
-        let memory = answered(config, recall(config, past, &client, &identity)).await?;
+        let memory = answered(config, recall(config, past, board, &client, &identity)).await?;
+        let is_quiet = board.runs_again();
         past.memory = Some((identity.clone(), memory.clone()));
         let listed = catch_up::pending(&client, &config.postgres.slot);
         let catch_up = answered(config, listed).await?;
@@ -291,19 +305,21 @@ impl<'a> Session<'a> {
             check_interval: config.postgres.check_interval,
             silence: silence(config),
         };
-        info!(
-            slot = config.postgres.slot,
-            publication = config.postgres.publication,
-            tables = config.tables.iter().map(|table| format!("{}.{}", table.schema, table.name)).collect::<Vec<_>>().join(", "),
-            exchanges = config.tables.iter().map(|table| table.exchange.to_string()).collect::<Vec<_>>().join(", "),
-            broker = format!("{}:{}{}", broker.host, broker.port, broker.vhost),
-            start_lsn = start.unwrap_or_default(),
-            delivered_before = %memory.delivered,
-            timeline = identity.timeline,
-            window_messages = config.window.messages,
-            window_bytes = config.window.bytes,
-            "running"
-        );
+        if !is_quiet {
+            info!(
+                slot = config.postgres.slot,
+                publication = config.postgres.publication,
+                tables = config.tables.iter().map(|table| format!("{}.{}", table.schema, table.name)).collect::<Vec<_>>().join(", "),
+                exchanges = config.tables.iter().map(|table| table.exchange.to_string()).collect::<Vec<_>>().join(", "),
+                broker = format!("{}:{}{}", broker.host, broker.port, broker.vhost),
+                start_lsn = start.unwrap_or_default(),
+                delivered_before = %memory.delivered,
+                timeline = identity.timeline,
+                window_messages = config.window.messages,
+                window_bytes = config.window.bytes,
+                "running"
+            );
+        }
         let listed = catch_up.as_ref().map(|it| relay::CatchUp::new(it.consistent_lsn));
         let mut relay = Relay::new(rules, memory, listed);
         relay.set_clock(postgres::now_micros());
@@ -332,6 +348,8 @@ impl<'a> Session<'a> {
             effects: Vec::new(),
             is_broker_gone: false,
             told: None,
+            recovery: board.outage().map(|_| Recovery::new(start_lsn)),
+            is_quiet,
         };
         session.tell();
         Ok(session)
@@ -379,25 +397,28 @@ impl<'a> Session<'a> {
         past: &mut Past,
         shutdown: &mut Shutdown,
         audit: Audit,
-    ) -> (End, Tally) {
+    ) -> (End, Ended) {
         self.jobs.push(Box::pin(Audit::ended(audit.connection)));
         let end = match self.work(shutdown).await {
             Ok(never) => match never {},
             Err(end) => end,
         };
         let tally = self.relay.tally();
+        let unsettled = self.relay.view(self.began.elapsed()).unsettled;
         past.memory =
             Some((self.identity.clone(), self.relay.remember(self.began.elapsed(), &end)));
-        info!(
-            published = tally.published,
-            delivered = tally.delivered,
-            delivered_before = tally.repeated,
-            marked = tally.marked,
-            marks_given_up = tally.unmarked,
-            ignored = tally.ignored,
-            acknowledged = %self.relay.acknowledged(),
-            "session ended"
-        );
+        if !self.is_quiet {
+            info!(
+                published = tally.published,
+                delivered = tally.delivered,
+                delivered_before = tally.repeated,
+                marked = tally.marked,
+                marks_given_up = tally.unmarked,
+                ignored = tally.ignored,
+                acknowledged = %self.relay.acknowledged(),
+                "session ended"
+            );
+        }
         let stood = self.began.elapsed() >= self.config.session.backoff_max;
         past.brought_on |= stood || self.relay.acknowledged() > self.start_lsn;
         // The connection hands over no further answer while one of these leaves its own unread.
@@ -408,12 +429,12 @@ impl<'a> Session<'a> {
             // Best effort: what is not recorded is published again, and known by its id.
             let _ = timeout(STOP_TIMEOUT, self.marker.write(&self.client, batch)).await;
         }
-        record_fault(self.config, past, &self.client, &end).await;
+        record_fault(self.config, past, &self.board, &self.client, &end).await;
         if matches!(end, End::Drained | End::Stuck(_)) {
             let wal = self.wal.stop(STOP_TIMEOUT);
             tokio::join!(wal, self.publisher.close());
         }
-        (end, tally)
+        (end, (tally, unsettled))
     }
 
     async fn work(&mut self, shutdown: &mut Shutdown) -> Result<std::convert::Infallible, End> {
@@ -424,7 +445,10 @@ impl<'a> Session<'a> {
         loop {
             let now = self.began.elapsed();
             let deadline = self.relay.deadline(now).map(|at| self.began + at);
-            let deadline = deadline.into_iter().chain(drain_ends).min().unwrap_or_else(far);
+            let over = self.recovery.as_ref().and_then(Recovery::deadline);
+            let over = over.map(|at| self.began + at);
+            let deadline =
+                deadline.into_iter().chain(drain_ends).chain(over).min().unwrap_or_else(far);
             if deadline != alarm.deadline() {
                 alarm.as_mut().reset(deadline);
             }
@@ -462,6 +486,7 @@ impl<'a> Session<'a> {
             let has_published = self.perform();
             outcome?;
             self.tell();
+            self.recover(now);
             if has_published {
                 // The publisher's task writes it: now, not once the stream has nothing more to say.
                 tokio::task::yield_now().await;
@@ -487,11 +512,7 @@ impl<'a> Session<'a> {
         Ok(match signal {
             Ok(Signal::Answers(answers)) => Input::Answers(answers),
             Ok(Signal::Blocked(Some(why))) => {
-                warn!(
-                    why,
-                    mend = "clear its memory or disk alarm: rabbitmq-diagnostics alarms",
-                    "RabbitMQ blocks the connection: nothing is published, WAL is kept"
-                );
+                self.hindered(&blocked(&why));
                 Input::Blocked(true)
             }
             Ok(Signal::Blocked(None)) => {
@@ -577,6 +598,41 @@ impl<'a> Session<'a> {
 }
 
 impl Session<'_> {
+    /// Nothing is delivered, and the session lives: said, and recorded for `pgoutbox status`.
+    fn hindered(&mut self, fault: &Fault) {
+        if self.board.hinder(fault) != News::None {
+            warn!(mend = fault.mend, "{}", fault.what);
+        }
+        let now = self.relay.acknowledged();
+        self.recovery.get_or_insert_with(|| Recovery::new(now));
+        let (config, board, fault) = (Arc::clone(self.config), self.board.clone(), fault.clone());
+        let walsender = self.wal.pid();
+        self.ask(async move |_, client| {
+            let end = End::Fault(fault);
+            remembered::record(&config, walsender, &board, client, &end).await;
+            Ok(Input::Tick)
+        });
+    }
+
+    /// Says that the outage is over, once it is.
+    fn recover(&mut self, now: Duration) {
+        let Some(recovery) = &mut self.recovery else { return };
+        if !recovery.is_over(now, &self.relay) {
+            return;
+        }
+        self.recovery = None;
+        self.is_quiet = false;
+        if let Some(outage) = self.board.recover() {
+            let lasted = span(outage.lasted(Instant::now()));
+            info!(lasted, failures = outage.failures, "events are delivered again");
+        }
+        let config = Arc::clone(self.config);
+        self.ask(async move |_, client| {
+            clear_fault(&config, client).await?;
+            Ok(Input::Tick)
+        });
+    }
+
     /// Asks the audit connection something, within bounds.
     fn ask<F>(&mut self, asked: F)
     where
@@ -590,6 +646,13 @@ impl Session<'_> {
 
 fn stream(fault: Fault) -> Fault {
     fault.on(Side::Stream)
+}
+
+fn blocked(why: &str) -> Fault {
+    let what = format!("RabbitMQ blocks the connection ({why}): nothing is published, WAL is kept");
+    Fault::transient(what)
+        .on(Side::Broker)
+        .mend("clear its memory or disk alarm: rabbitmq-diagnostics alarms")
 }
 
 fn far() -> Instant {

@@ -43,6 +43,10 @@ pub struct Snapshot {
     pub viewed_ago: Option<Duration>,
     /// How long ago Postgres was looked at.
     pub seen_ago: Option<Duration>,
+    /// How long the outage has lasted.
+    pub outage_for: Option<Duration>,
+    /// Age of the oldest event taken in and not settled, through the failed sessions of an outage.
+    pub unsettled: Option<Duration>,
     /// How long until a failed session is tried again.
     pub again_in: Option<Duration>,
     /// How long events have waited while none was settled.
@@ -53,7 +57,12 @@ impl Snapshot {
     /// The board as it was shown, at `now`.
     pub fn new(facts: Facts, shown: Shown, now: Instant) -> Self {
         let ago = |at: Instant| now.saturating_duration_since(at);
+        let left = shown.left_unsettled.filter(|_| shown.outage.is_some());
+        let left = left.map(|(at, age)| age + ago(at));
+        let taken_in = shown.view.as_ref().map(|view| view.unsettled.unwrap_or_default());
         Self {
+            outage_for: shown.outage.as_ref().map(|outage| outage.lasted(now)),
+            unsettled: taken_in.max(left),
             state_for: ago(shown.since),
             viewed_ago: shown.viewed_at.map(ago),
             seen_ago: shown.seen.as_ref().map(|(at, _)| ago(*at)),

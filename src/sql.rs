@@ -72,7 +72,8 @@ files! {
     STILL_THERE = "still_there.sql", "Rows that wait to be removed.";
     RECORD_PROGRESS = "record_progress.sql", "Writes how far the events are settled.";
     RECORD_FAULT = "record_fault.sql", "Says what the relay waits for.";
-    RECALL_PROGRESS = "recall_progress.sql", "How far the slot is settled, on disk; what it waited for is over.";
+    CLEAR_FAULT = "clear_fault.sql", "Events are delivered again.";
+    RECALL_PROGRESS = "recall_progress.sql", "How far the slot is settled, on disk, and what it waits for.";
     PARK = "park.sql", "Puts an event aside.";
     PARK_DELIVERED = "park_delivered.sql", "Parked events that were delivered.";
     PARK_NOTED = "park_noted.sql", "Those of them that had been discarded meanwhile.";

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{error, info, warn};
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
 
 use crate::board::{Board, State};
 use crate::config::Config;
 use crate::error::{Class, Fault};
 use crate::otlp::Queue;
+use crate::outage::News;
 use crate::reconcile::Trigger;
 use crate::relay::End;
 use crate::session::{self, Past, Shutdown};
+use crate::text::span;
 
 /// Runs sessions until one is drained.
 ///
@@ -47,19 +50,8 @@ pub async fn run(
             return Err(fault);
         }
         let pause = backoff(&config, past.failed());
-        board.wait(&fault, pause);
-        let again_in = humantime::format_duration(pause).to_string();
-        if fault.class == Class::Event {
-            error!(
-                mend = fault.mend,
-                again_in,
-                failures = past.failures,
-                "{}: nothing behind it is published, WAL is kept",
-                fault.what
-            );
-        } else {
-            warn!(mend = fault.mend, again_in, failures = past.failures, "{}", fault.what);
-        }
+        let news = board.wait(&fault, pause);
+        log(&fault, news, pause, board);
         tokio::select! {
             biased;
             () = shutdown.wait() => {
@@ -71,6 +63,28 @@ pub async fn run(
         }
     }
     Ok(())
+}
+
+/// One line for what is new of it: an outage of hours is no reason for thousands.
+fn log(fault: &Fault, news: News, pause: Duration, board: &Board) {
+    let (mend, again_in) = (&fault.mend, span(pause));
+    let failures = board.outage().map_or(1, |outage| outage.failures);
+    if news == News::None {
+        return debug!(mend, again_in, failures, "still: {}", fault.what);
+    }
+    let lasted = match news {
+        News::First => None,
+        _ => board.outage().map(|outage| span(outage.lasted(Instant::now()))),
+    };
+    if fault.class == Class::Event {
+        let what = &fault.what;
+        error!(
+            mend,
+            again_in, failures, lasted, "{what}: nothing behind it is published, WAL is kept"
+        );
+    } else {
+        warn!(mend, again_in, failures, lasted, "{}", fault.what);
+    }
 }
 
 /// Doubles with each failure, up to the maximum, less a random part of up to half: relays

@@ -66,6 +66,7 @@ pub struct WalStream {
     acknowledged: watch::Sender<u64>,
     told: Told,
     reporting: JoinHandle<Option<WriteHalf<Box<dyn Socket>>>>,
+    pid: Option<i32>,
 }
 
 impl Wal {
@@ -155,6 +156,7 @@ impl Wal {
             "START_REPLICATION SLOT {slot} LOGICAL 0/0 (proto_version '1', publication_names '{}')",
             publication.replace('\'', "''")
         );
+        let pid = connection.pid();
         let (socket, read) = within(bound, connection.begin_stream(&start)).await?.into_parts();
         let (reader, writer) = tokio::io::split(socket);
         let (acknowledged, receiver) = watch::channel(0);
@@ -162,11 +164,16 @@ impl Wal {
         let ping = wal_sender_timeout / PINGS;
         let reporting = tokio::spawn(status::report(writer, receiver, told.clone(), ping));
         let frames = Frames::of_parts(reader, read);
-        Ok(WalStream { frames, acknowledged, told, reporting })
+        Ok(WalStream { frames, acknowledged, told, reporting, pid })
     }
 }
 
 impl WalStream {
+    /// The walsender's process, as the server told it.
+    pub fn pid(&self) -> Option<i32> {
+        self.pid
+    }
+
     /// Waits for what the server sends next. Nothing is lost if the future is dropped.
     ///
     /// # Errors

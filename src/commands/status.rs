@@ -18,10 +18,12 @@ use crate::operator;
 use crate::postgres::{column, query};
 use crate::slot::{self, SlotState};
 use crate::sql;
+use crate::text::span_seconds;
 
 /// Shows the slot, the progress, what the relay is stuck on, and how many rows have no mark.
 /// Where a process with the same http.address runs on this machine, also what it is at.
-/// Exit code 1 where the relay is stuck, or the slot is missing or lost.
+/// Exit code 1 where the relay is kept from delivering, no relay runs while events wait for it, or the
+/// slot is missing or lost.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(
     after_help = "Examples:\n  pgoutbox status\n  pgoutbox status --watch\n  pgoutbox status --json | jq .slot.retained_wal_bytes"
@@ -39,6 +41,9 @@ pub struct Args {
 /// many are picked at random, and the count is an estimate.
 const MOST_PAGES: i64 = 12_800;
 
+/// What starts a relay.
+const START: &str = "start pgoutbox run (systemctl start pgoutbox), and see the end of its log";
+
 struct Unmarked {
     table: String,
     rows: Option<i64>,
@@ -53,6 +58,7 @@ pub(super) struct Progress {
     pub(super) updated_at: String,
     pub(super) fault: Option<Value>,
     fault_at: Option<String>,
+    fault_seconds: Option<f64>,
 }
 
 /// Looks, prints, and says whether all is well.
@@ -72,7 +78,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     } else {
         facts.page(&config, &unmarked).print();
     }
-    Ok(facts.is_well())
+    Ok(facts.is_well(&unmarked))
 }
 
 /// What can be had at little cost.
@@ -100,9 +106,21 @@ impl Facts {
         })
     }
 
-    fn is_well(&self) -> bool {
+    fn is_well(&self, unmarked: &[Unmarked]) -> bool {
+        // Without marks nothing tells whether events are among what waits.
+        let has_events = unmarked.iter().any(|one| one.rows != Some(0));
         let is_slot_well = self.slot.as_ref().is_some_and(|slot| slot.why_lost().is_none());
-        is_slot_well && self.progress.as_ref().is_none_or(|progress| progress.fault.is_none())
+        let is_stuck = self.progress.as_ref().is_some_and(|progress| progress.fault.is_some());
+        is_slot_well
+            && !is_stuck
+            && self.live.is_ready()
+            && !(has_events && self.unread().is_some())
+    }
+
+    /// WAL that waits while no relay runs: none here says that it does, and none uses the slot.
+    fn unread(&self) -> Option<i64> {
+        let slot = self.slot.as_ref().filter(|slot| !slot.is_active && !self.live.runs())?;
+        slot.confirmed_lag_bytes.filter(|lag| *lag > 0)
     }
 
     fn json(&self, config: &Config, unmarked: &[Unmarked]) -> Value {
@@ -118,6 +136,10 @@ impl Facts {
         if let Some(json) = json.as_object_mut() {
             json.insert("paused".to_owned(), json!(self.paused));
             json.insert("live".to_owned(), self.live.json());
+            json.insert("is_well".to_owned(), json!(self.is_well(unmarked)));
+            let unread =
+                self.unread().map(|lag| json!({ "waiting_wal_bytes": lag, "mend": START }));
+            json.insert("no_relay_runs".to_owned(), json!(unread));
         }
         json
     }
@@ -127,6 +149,12 @@ impl Facts {
         self.live.print(&mut page);
         let (slot, progress) = (self.slot.as_ref(), self.progress.as_ref());
         print(&mut page, config, slot, progress, self.catch_up.as_ref(), unmarked);
+        if let Some(lag) = self.unread() {
+            page.say(format_args!(
+                "relay     no relay runs: {} of WAL wait, and the server keeps them on disk\n          mend: {START}",
+                bytes(Some(lag))
+            ));
+        }
         self.paused.iter().for_each(|paused| print_paused(&mut page, paused));
         self.guard.iter().for_each(|guard| print_guard(&mut page, guard));
         self.parked.iter().for_each(|parked| print_parked(&mut page, parked));
@@ -158,6 +186,7 @@ pub(super) async fn progress(client: &Client, config: &Config) -> Result<Option<
         updated_at: column(row, "updated_at")?,
         fault: fault.and_then(|fault| serde_json::from_str(&fault).ok()),
         fault_at: column(row, "fault_at")?,
+        fault_seconds: column(row, "fault_seconds")?,
     }))
 }
 
@@ -264,6 +293,8 @@ fn as_json(
             (fault.as_object_mut(), progress.and_then(|p| p.fault_at.as_deref()))
         {
             object.entry("since").or_insert_with(|| json!(at));
+            object
+                .insert("lasted_seconds".to_owned(), json!(progress.and_then(|p| p.fault_seconds)));
         }
         fault
     });
@@ -421,7 +452,12 @@ fn print_fault(page: &mut Page, progress: &Progress) {
         ));
     }
     let since = text("since").or(progress.fault_at.as_deref());
-    page.say(format_args!("          since {}", since.unwrap_or("unknown")));
+    let lasted = progress.fault_seconds.map(|seconds| format!(", for {}", span_seconds(seconds)));
+    page.say(format_args!(
+        "          since {}{}",
+        since.unwrap_or("unknown"),
+        lasted.unwrap_or_default()
+    ));
     if let Some(mend) = text("mend").filter(|mend| !mend.is_empty()) {
         page.say(format_args!("          mend: {mend}"));
     }

@@ -34,7 +34,7 @@ impl Point {
         let delivered = shown.tally.delivered.saturating_sub(before.1.delivered);
         let latency = shown.tally.to_confirm.since(&before.1.to_confirm);
         let slot = shown.seen.as_ref().map(|(_, seen)| &seen.slot);
-        let unsettled = shown.view.as_ref().map(|view| view.unsettled.unwrap_or_default());
+        let unsettled = snapshot.unsettled;
         #[allow(clippy::cast_precision_loss)] // a figure for people
         let delivered = delivered as f64;
         Self {

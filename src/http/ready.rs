@@ -7,34 +7,60 @@ use serde_json::{Value, json};
 use crate::board::State;
 use crate::guard::Level;
 use crate::snapshot::Snapshot;
+use crate::text::span;
 
 /// How long the loop may leave a question unanswered: sessions end and reconnect within it.
 pub(super) const SILENT: Duration = Duration::from_secs(30);
 /// How long events may wait while none is settled.
-pub(super) const STALLED: Duration = Duration::from_secs(30);
+pub(crate) const STALLED: Duration = Duration::from_secs(10);
 /// How old the slot's figures may be: longer than the guard usually takes between two looks.
 const STALE: Duration = Duration::from_secs(60);
 
+/// Codes of what keeps events from being delivered.
+pub(crate) const CODES: [&str; 9] = [
+    "connecting",
+    "fault",
+    "draining",
+    "stopped",
+    "loop_silent",
+    "broker_blocked",
+    "postgres_silent",
+    "stalled",
+    "slot_lost",
+];
+
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Reason {
+pub(crate) struct Reason {
     /// For programs.
-    pub(super) code: &'static str,
+    pub(crate) code: &'static str,
     /// For people.
     pub(super) what: String,
-    /// What mends it; may be empty.
+    /// What mends it.
     pub(super) mend: String,
+    /// How long it has lasted, where that is known.
+    pub(crate) lasted: Option<Duration>,
 }
 
 impl Reason {
     fn new(code: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { code, what: what.into(), mend: mend.into() }
+        Self { code, what: what.into(), mend: mend.into(), lasted: None }
+    }
+
+    fn for_as_long(mut self, lasted: Option<Duration>) -> Self {
+        self.lasted = lasted;
+        self
     }
 
     /// `is_open`: with the texts, which name hosts and roles.
     fn json(&self, is_open: bool) -> Value {
         match is_open {
-            true => json!({"code": self.code, "what": self.what, "mend": self.mend}),
+            true => json!({
+                "code": self.code,
+                "what": self.what,
+                "mend": self.mend,
+                "lasted_seconds": self.lasted.map(|lasted| lasted.as_secs_f64().round()),
+            }),
             false => json!({"code": self.code}),
         }
     }
@@ -53,28 +79,35 @@ pub(super) fn list(reasons: &[Reason], is_open: bool) -> Vec<Value> {
 
 /// How ready it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Readiness {
+pub(crate) struct Readiness {
     /// What it is at.
     pub(super) state: State,
     /// Why it is not ready; ready where there is none.
-    pub(super) reasons: Vec<Reason>,
+    pub(crate) reasons: Vec<Reason>,
     /// What is worth a look all the same.
     pub(super) degraded: Vec<Reason>,
 }
 
 impl Readiness {
     /// Judges.
-    pub(super) fn of(snapshot: &Snapshot) -> Self {
+    pub(crate) fn of(snapshot: &Snapshot) -> Self {
         let mut reasons = Vec::new();
         reasons.extend(of_state(snapshot));
         if let Some(ago) = silent(snapshot) {
-            let what = format!("the relay's loop has not answered for {} s", ago.as_secs());
+            let what = format!("the relay's loop has not answered for {}", span(whole(ago)));
             let mend = "the process hangs: restart it, and report what it was at";
-            reasons.push(Reason::new("loop_silent", what, mend));
+            reasons.push(Reason::new("loop_silent", what, mend).for_as_long(Some(ago)));
         }
         reasons.extend(of_relay(snapshot));
         reasons.extend(of_slot(snapshot));
         Self { state: snapshot.shown.state, reasons, degraded: degraded(snapshot) }
+    }
+
+    /// What keeps events from being delivered, and how long it has: the gravest of what readiness
+    /// says, so that metrics and probes agree.
+    pub(crate) fn blocked(snapshot: &Snapshot) -> Option<(&'static str, Duration)> {
+        let reason = Self::of(snapshot).reasons.into_iter().next()?;
+        Some((reason.code, reason.lasted.unwrap_or(snapshot.state_for)))
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -95,35 +128,64 @@ impl Readiness {
 fn of_state(snapshot: &Snapshot) -> Option<Reason> {
     let shown = &snapshot.shown;
     match shown.state {
-        State::Running | State::CatchingUp | State::Standby | State::Paused => None,
-        State::Connecting | State::Waiting => Some(match &shown.fault {
-            Some((_, fault)) => Reason::new("fault", &fault.what, &fault.mend),
-            None => Reason::new("connecting", &shown.why, ""),
-        }),
-        State::Draining => Some(Reason::new("draining", &shown.why, "")),
+        State::Standby => None,
+        State::Draining => {
+            let mend = "wait: it ends by itself, within session.drain_timeout";
+            Some(Reason::new("draining", &shown.why, mend))
+        }
         State::Stopped => {
-            let mend = shown.fault.as_ref().map_or("", |(_, fault)| &fault.mend);
+            let fault = shown.outage.as_ref().map(|outage| outage.fault.mend.as_str());
+            let mend = fault.filter(|mend| !mend.is_empty()).unwrap_or("pgoutbox run");
             Some(Reason::new("stopped", &shown.why, mend))
         }
+        // A session that runs after a failure has to show that it gets on.
+        _ => of_outage(snapshot).or_else(|| {
+            let mend =
+                "wait: each server has its connect_timeout to answer; pgoutbox check looks at both";
+            let is_new = matches!(shown.state, State::Connecting | State::Waiting);
+            is_new.then(|| Reason::new("connecting", &shown.why, mend))
+        }),
     }
+}
+
+fn of_outage(snapshot: &Snapshot) -> Option<Reason> {
+    let outage = snapshot.shown.outage.as_ref()?;
+    // That has a code of its own, below.
+    if snapshot.shown.view.as_ref().is_some_and(|view| view.is_blocked) {
+        return None;
+    }
+    let reason = Reason::new("fault", &outage.fault.what, &outage.fault.mend);
+    Some(reason.for_as_long(snapshot.outage_for))
 }
 
 fn of_relay(snapshot: &Snapshot) -> Option<Reason> {
     let view = snapshot.shown.view.as_ref()?;
     if view.is_blocked {
         let mend = "clear its memory or disk alarm: rabbitmq-diagnostics alarms";
-        return Some(Reason::new("broker_blocked", "RabbitMQ blocks the connection", mend));
+        let what = "RabbitMQ blocks the connection: nothing is published, WAL is kept";
+        let reason = Reason::new("broker_blocked", what, mend);
+        return Some(reason.for_as_long(snapshot.outage_for));
+    }
+    if let Some(silent) = view.silent {
+        let what = format!("the walsender has not answered for {}", span(whole(silent)));
+        let mend =
+            "look at the network to Postgres and at its process: SELECT * FROM pg_stat_replication";
+        return Some(Reason::new("postgres_silent", what, mend).for_as_long(Some(silent)));
     }
     let is_stalled = snapshot.stalled_for > STALLED && snapshot.shown.state != State::Paused;
     is_stalled.then(|| {
         let what = format!(
-            "none of {} events that wait was settled for {} s",
+            "none of {} events that wait was settled for {}",
             view.window_messages + view.waiting,
-            snapshot.stalled_for.as_secs()
+            span(whole(snapshot.stalled_for))
         );
         let mend = "look at the queues behind the exchange: a quorum queue without a majority confirms nothing";
-        Reason::new("stalled", what, mend)
+        Reason::new("stalled", what, mend).for_as_long(Some(snapshot.stalled_for))
     })
+}
+
+fn whole(duration: Duration) -> Duration {
+    Duration::from_secs(duration.as_secs())
 }
 
 /// What was seen before the state began is no news: a session makes a lost slot anew.
@@ -141,9 +203,17 @@ fn degraded(snapshot: &Snapshot) -> Vec<Reason> {
     let mut degraded = Vec::new();
     let shown = &snapshot.shown;
     match shown.state {
-        State::Standby => degraded.push(Reason::new("standby", &shown.why, "")),
+        State::Standby => degraded.push(Reason::new(
+            "standby",
+            &shown.why,
+            "nothing: it takes the slot once the other relay leaves it",
+        )),
         State::Paused => degraded.push(Reason::new("paused", &shown.why, "pgoutbox resume")),
-        State::CatchingUp => degraded.push(Reason::new("catching_up", &shown.why, "")),
+        State::CatchingUp => degraded.push(Reason::new(
+            "catching_up",
+            &shown.why,
+            "wait: the stream goes on after it",
+        )),
         _ => {}
     }
     let Some((_, seen)) = &shown.seen else { return degraded };
@@ -171,7 +241,7 @@ fn degraded(snapshot: &Snapshot) -> Vec<Reason> {
     }
     if snapshot.seen_ago.is_some_and(|ago| ago > STALE) {
         let what = "what Postgres holds could not be looked at for over a minute";
-        degraded.push(Reason::new("stale", what, ""));
+        degraded.push(Reason::new("stale", what, "look at the log: the guard's line says why"));
     }
     degraded
 }
@@ -182,6 +252,7 @@ mod tests {
     use crate::board::{Board, ParkedView, Seen, SlotView};
     use crate::error::Fault;
     use crate::guard::Verdict;
+    use crate::outage::Outage;
     use crate::relay::{Doing, View};
     use crate::snapshot::Facts;
     use crate::tally::Tally;
@@ -203,6 +274,8 @@ mod tests {
             viewed_ago: shown.view.as_ref().map(|_| SECOND),
             seen_ago: Some(SECOND),
             again_in: None,
+            outage_for: None,
+            unsettled: None,
             stalled_for: Duration::ZERO,
             shown,
         }
@@ -219,6 +292,7 @@ mod tests {
             lanes: 0,
             marks_pending: 0,
             is_blocked: false,
+            silent: None,
             received_lsn: 0.into(),
             acknowledged_lsn: 0.into(),
         }
@@ -254,6 +328,12 @@ mod tests {
         ("nobody is there to answer", State::Standby, |s| s.viewed_ago = None, &[], &["standby"]),
         ("events wait a little", State::Running, |s| s.stalled_for = STALLED, &[], &[]),
         ("nothing is settled", State::Running, |s| s.stalled_for = STALLED + SECOND, &["stalled"], &[]),
+        ("it runs, and has not got on yet", State::Running, fault, &["fault"], &[]),
+        ("paused, and has not got on yet", State::Paused, fault, &["fault"], &["paused"]),
+        ("a fault of a relay that another has replaced", State::Standby, fault, &[], &["standby"]),
+        ("stopped by a fault", State::Stopped, fault, &["stopped"], &[]),
+        ("the walsender is silent", State::Running, |s| silence(s, SECOND), &["postgres_silent"], &[]),
+        ("the broker blocks after a fault", State::Running, |s| { fault(s); blocked(s); }, &["broker_blocked"], &[]),
         ("the broker blocks", State::Running, blocked, &["broker_blocked"], &[]),
         ("it blocks, and nothing is settled", State::Running, |s| { blocked(s); s.stalled_for = 99 * SECOND; }, &["broker_blocked"], &[]),
         ("the slot is lost", State::Running, |s| lose(s, SECOND), &["slot_lost"], &[]),
@@ -266,11 +346,16 @@ mod tests {
 
     fn fault(snapshot: &mut Snapshot) {
         let fault = Fault::transient("RabbitMQ is down").mend("start it");
-        snapshot.shown.fault = Some((snapshot.shown.began, fault));
+        snapshot.shown.outage = Some(Outage::new(fault, Duration::ZERO));
+        snapshot.outage_for = Some(SECOND);
     }
 
     fn blocked(snapshot: &mut Snapshot) {
         snapshot.shown.view.as_mut().unwrap().is_blocked = true;
+    }
+
+    fn silence(snapshot: &mut Snapshot, silent: Duration) {
+        snapshot.shown.view.as_mut().unwrap().silent = Some(silent);
     }
 
     fn lose(snapshot: &mut Snapshot, ago: Duration) {
@@ -309,6 +394,12 @@ mod tests {
             assert_eq!(codes(&ready.reasons), *against, "{name}");
             assert_eq!(codes(&ready.degraded), *worth, "{name}");
             assert_eq!(ready.is_ready(), against.is_empty(), "{name}");
+            for reason in ready.reasons.iter().chain(&ready.degraded) {
+                assert!(!reason.mend.is_empty(), "{name}: {} says not what to do", reason.code);
+            }
+            assert!(against.iter().all(|code| CODES.contains(code)), "{name}");
+            let blocked = Readiness::blocked(&snapshot);
+            assert_eq!(blocked.map(|(code, _)| code), against.first().copied(), "{name}");
         }
     }
 

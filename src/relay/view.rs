@@ -28,6 +28,8 @@ pub struct View {
     pub marks_pending: usize,
     /// The broker blocks the connection.
     pub is_blocked: bool,
+    /// How long the walsender has said nothing, where that is unusual.
+    pub silent: Option<Duration>,
     /// The last LSN received that may be acknowledged at all.
     pub received_lsn: PgLsn,
     /// The last LSN acknowledged; 0/0 before the first.
@@ -64,6 +66,7 @@ impl Relay {
             lanes: self.lanes.len(),
             marks_pending: self.marks.pending(),
             is_blocked: self.is_blocked(),
+            silent: self.silent(now),
             received_lsn: self.progress.received_lsn(),
             acknowledged_lsn: self.progress.acknowledged(),
         }
@@ -78,6 +81,19 @@ impl Relay {
             None if self.catch_up.is_some() => Doing::CatchingUp,
             None => Doing::Streaming,
         }
+    }
+
+    /// Nothing that was taken in waits for anything.
+    pub fn is_idle(&self) -> bool {
+        self.window.is_empty()
+            && self.ready.is_empty()
+            && self.lanes.waiting() == 0
+            && self.marks.pending() == 0
+    }
+
+    /// The broker takes nothing.
+    pub fn is_hindered(&self) -> bool {
+        self.is_blocked()
     }
 
     /// Rows of a catch-up's list that were taken in.

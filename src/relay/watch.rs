@@ -11,6 +11,9 @@ use crate::error::{Fault, Kind, Peer, Side};
 /// waits for us to let it shut down (`walsender.c`, `WalSndDone`).
 const STORM: u32 = 20;
 
+/// Which part of the silence that ends a session is told.
+const UNUSUAL: (u32, u32) = (8, 15);
+
 /// When something was last heard of the servers.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
@@ -96,6 +99,14 @@ impl Relay {
 
     pub(super) fn is_blocked(&self) -> bool {
         self.watch.blocked_since.is_some()
+    }
+
+    /// How long the walsender has said nothing, where that is longer than it ever takes: it is
+    /// asked to answer several times within it.
+    pub(super) fn silent(&self, now: Duration) -> Option<Duration> {
+        let silent = now.saturating_sub(self.watch.last_frame_at);
+        let is_long = silent > self.rules.silence * UNUSUAL.0 / UNUSUAL.1;
+        (is_long && !self.watch.was_not_reading).then_some(silent)
     }
 
     fn silence_ends(&self) -> Option<Duration> {

@@ -1,12 +1,15 @@
 //! What the progress row holds from session to session: how far the slot is settled, and why the
 //! relay does not run.
 
+use std::time::Duration;
+
 use postgres_types::PgLsn;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_postgres::Client;
 use tracing::{debug, warn};
 
 use super::{Past, STOP_TIMEOUT};
+use crate::board::Board;
 use crate::config::Config;
 use crate::error::Fault;
 use crate::event::Position;
@@ -15,9 +18,27 @@ use crate::relay::{End, Memory};
 use crate::sql;
 use crate::wal::Identity;
 
-/// Says in the progress row why the relay does not run, for `pgoutbox status`. Written only
-/// where it changes.
-pub(super) async fn record_fault(config: &Config, past: &mut Past, client: &Client, end: &End) {
+/// Says in the progress row why nothing is delivered and since when, for `pgoutbox status`. It
+/// stands there until something is delivered ([`clear_fault`]). Not where another relay holds the
+/// slot: the row is about that one.
+pub(super) async fn record_fault(
+    config: &Config,
+    past: &Past,
+    board: &Board,
+    client: &Client,
+    end: &End,
+) {
+    record(config, past.walsender, board, client, end).await;
+}
+
+/// As [`record_fault`]; `walsender` is our own.
+pub(super) async fn record(
+    config: &Config,
+    walsender: Option<i32>,
+    board: &Board,
+    client: &Client,
+    end: &End,
+) {
     let (fault, position) = match end {
         End::Drained => return,
         End::Fault(fault) => (fault.clone(), None),
@@ -35,24 +56,25 @@ pub(super) async fn record_fault(config: &Config, past: &mut Past, client: &Clie
         json.insert("index".into(), stuck.position.index.into());
     }
     let text = json.to_string();
-    if past.fault.as_ref() == Some(&text) {
-        return;
-    }
-    let (system_identifier, timeline) = match &past.memory {
-        Some((identity, _)) => (identity.system_identifier.as_str(), identity.timeline),
-        None => ("", 0),
-    };
+    let lasted = board.outage().map_or(Duration::ZERO, |outage| outage.lasted(Instant::now()));
     let write = async {
         let statement = client.prepare(sql::RECORD_FAULT).await?;
         let slot = &config.postgres.slot;
-        client.execute(&statement, &[slot, &system_identifier, &timeline, &text]).await
+        let lasted = lasted.as_secs_f64();
+        client.execute(&statement, &[slot, &text, &lasted, &walsender]).await
     };
     // Best effort: the log has it too.
     match timeout(STOP_TIMEOUT, write).await {
-        Ok(Ok(_)) => past.fault = Some(text),
+        Ok(Ok(_)) => {}
         Ok(Err(error)) => debug!("the fault was not recorded: {}", classify(&error)),
         Err(_) => debug!("the fault was not recorded: no answer"),
     }
+}
+
+/// The outage is over.
+pub(super) async fn clear_fault(config: &Config, client: &Client) -> Result<(), Fault> {
+    let sql = sql::render(sql::CLEAR_FAULT, &[("slot", config.postgres.slot.as_str())])?;
+    query(client, &sql).await.map(drop)
 }
 
 /// What is known to be delivered on this server and timeline: from the progress row, and from
@@ -60,6 +82,7 @@ pub(super) async fn record_fault(config: &Config, past: &mut Past, client: &Clie
 pub(super) async fn recall(
     config: &Config,
     past: &Past,
+    board: &Board,
     client: &Client,
     identity: &Identity,
 ) -> Result<Memory, Fault> {
@@ -76,6 +99,7 @@ pub(super) async fn recall(
     let rows = query(client, &recall).await?;
     postgres::execute(client, "COMMIT").await?;
     for row in rows {
+        inherit(board, &row)?;
         let of = Identity {
             system_identifier: column(&row, "system_identifier")?,
             timeline: column(&row, "timeline")?,
@@ -85,6 +109,18 @@ pub(super) async fn recall(
         }
     }
     Ok(memory)
+}
+
+/// What an earlier process could not deliver either has lasted since then.
+fn inherit(board: &Board, row: &tokio_postgres::Row) -> Result<(), Fault> {
+    let fault: Option<String> = column(row, "fault")?;
+    let fault = fault.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
+    let Some(fault) = fault else { return Ok(()) };
+    let text = |key: &str| fault.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
+    let seconds: f64 = column(row, "fault_seconds")?;
+    let lasted = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    board.inherit(Fault::transient(text("what")).mend(text("mend")), lasted);
+    Ok(())
 }
 
 fn position(row: &tokio_postgres::Row) -> Result<Position, Fault> {

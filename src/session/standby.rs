@@ -4,17 +4,36 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_postgres::Client;
-use tracing::info;
+use tracing::{info, warn};
 
+use super::remembered::record_fault;
 use super::{Past, answered};
 use crate::board::{Board, State};
 use crate::config::Config;
 use crate::error::{Fault, Side, codes};
+use crate::outage::News;
+use crate::relay::End;
 use crate::slot;
+use crate::text::span;
 use crate::wal::{Identity, Wal, WalStream};
 
 /// A standby looks after the slot this often, at least and at most, in milliseconds.
 const STANDBY_POLL_MS: (u64, u64) = (400, 800);
+
+/// Our own previous walsender has the slot: the server has not noticed yet that we are gone, or
+/// hangs. Then nobody else delivers.
+async fn own(config: &Config, past: &Past, client: &Client) -> Result<Option<Fault>, Fault> {
+    let state = answered(config, slot::state(client, &config.postgres.slot)).await?;
+    let holder = state.and_then(|slot| slot.active_pid);
+    let Some(pid) = holder.filter(|pid| past.walsender == Some(*pid)) else { return Ok(None) };
+    let limit = span(config.postgres.wal_sender_timeout);
+    let what = format!(
+        "our own previous connection (walsender pid {pid}) still holds slot \"{}\": Postgres ends it after wal_sender_timeout ({limit}), unless it hangs",
+        config.postgres.slot
+    );
+    let mend = format!("SELECT pg_terminate_backend({pid});  -- or wait for {limit}");
+    Ok(Some(Fault::transient(what).on(Side::Stream).mend(mend)))
+}
 
 /// Waits for the slot, as its standby where another holds it, and takes it.
 pub(super) async fn take_slot(
@@ -32,13 +51,23 @@ pub(super) async fn take_slot(
         match wal.start(postgres.connect_timeout).await {
             Ok(stream) => return Ok((stream, identity)),
             Err(fault) if fault.is_code(codes::OBJECT_IN_USE) => {
-                if !std::mem::replace(&mut is_standby, true) {
-                    board.enter(State::Standby, "another relay holds the slot");
-                    info!(
-                        slot = postgres.slot,
-                        why = fault.what,
-                        "standby: another holds the slot"
-                    );
+                match own(config, past, client).await? {
+                    Some(fault) if board.hinder(&fault) != News::None => {
+                        warn!(mend = fault.mend, "{}", fault.what);
+                        let end = End::Fault(fault);
+                        record_fault(config, past, board, client, &end).await;
+                    }
+                    None if !std::mem::replace(&mut is_standby, true) => {
+                        board.enter(State::Standby, "another relay holds the slot");
+                        // It is that one's events: our own failures do not keep them.
+                        board.recover();
+                        info!(
+                            slot = postgres.slot,
+                            why = fault.what,
+                            "standby: another holds the slot"
+                        );
+                    }
+                    _ => {}
                 }
             }
             Err(fault) => return Err(fault.on(Side::Stream)),

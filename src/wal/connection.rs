@@ -37,6 +37,7 @@ pub(super) type TextRow = Vec<Option<String>>;
 /// A connection that waits for commands.
 pub(super) struct Connection {
     frames: Frames<Box<dyn Socket>>,
+    pid: Option<i32>,
 }
 
 impl Connection {
@@ -49,7 +50,7 @@ impl Connection {
         application_name: &str,
         options: &str,
     ) -> Result<Self, Fault> {
-        let mut connection = Self { frames: Frames::new(reach(server).await?) };
+        let mut connection = Self { frames: Frames::new(reach(server).await?), pid: None };
         let parameters = [
             ("user", server.user.as_str()),
             ("database", &server.database),
@@ -63,6 +64,11 @@ impl Connection {
         connection.send(&startup).await?;
         connection.log_in(server).await?;
         Ok(connection)
+    }
+
+    /// The server's process for it.
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.pid
     }
 
     /// Runs one command, and gives its rows.
@@ -123,6 +129,7 @@ impl Connection {
             let frame = self.frames.next().await?;
             match frame.tag {
                 b'R' => self.authenticate(server, &frame).await?,
+                b'K' => self.pid = frame.body.clone().try_get_i32().ok(),
                 b'E' => return Err(server_fault(&frame.body)),
                 b'Z' => return Ok(()),
                 _ => {}

@@ -29,6 +29,7 @@ mod mark_partition;
 mod message;
 mod operator;
 mod paper;
+mod outage;
 mod parking;
 mod parked;
 mod place;

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::page::Page;
 use crate::config::Config;
 use crate::http::client;
+use crate::text::span_seconds;
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -33,6 +34,23 @@ impl Live {
             },
             Ok((401, _)) => Self::Closed,
             _ => Self::None,
+        }
+    }
+
+    /// A relay of our slot runs here.
+    pub(super) fn runs(&self) -> bool {
+        match self {
+            Self::Told(told) => told.get("state").and_then(Value::as_str) != Some("stopped"),
+            Self::Closed => true,
+            Self::None => false,
+        }
+    }
+
+    /// It does not say that anything keeps it from delivering.
+    pub(super) fn is_ready(&self) -> bool {
+        match self {
+            Self::Told(told) => told.get("is_ready").and_then(Value::as_bool) != Some(false),
+            Self::Closed | Self::None => true,
         }
     }
 
@@ -66,6 +84,9 @@ fn tell(page: &mut Page, told: &Value) {
             // What the line above says already.
             if part("what") != text("/why") {
                 page.say(format_args!("          {}", part("what")));
+            }
+            if let Some(lasted) = reason.get("lasted_seconds").and_then(Value::as_f64) {
+                page.say(format_args!("          for {}", span_seconds(lasted)));
             }
             if !part("mend").is_empty() {
                 page.say(format_args!("          mend: {}", part("mend")));

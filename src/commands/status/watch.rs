@@ -90,7 +90,7 @@ impl Watch {
             _ => (Instant::now(), unmarked(&client, config).await?),
         };
         let page = facts.page(config, &counted.1);
-        self.is_well = facts.is_well();
+        self.is_well = facts.is_well(&counted.1);
         (self.client, self.counted) = (Some(client), Some(counted));
         Ok(page)
     }

@@ -47,7 +47,7 @@ impl RabbitMq {
 
     /// `CONNECTION_FORCED`, as an operator does it.
     pub async fn close_all_connections(&self) -> Result<()> {
-        self.ctl(&["close_all_connections", "closed by a test"]).await?;
+        self.ctl(&["close_all_connections", "--global", "closed by a test"]).await?;
         Ok(())
     }
 
