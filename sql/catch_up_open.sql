@@ -1,7 +1,7 @@
 -- Sees the tables as they were where the stream of the new slot begins: what was committed
 -- before is here, what was committed later is there. REPEATABLE READ is also what tells two
 -- relays that do this at once from one another: the second to write fails.
---   :'snapshot': snapshot_name of CREATE_REPLICATION_SLOT … EXPORT_SNAPSHOT
+--   :'snapshot': snapshot_name of CREATE_REPLICATION_SLOT ... EXPORT_SNAPSHOT
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SET TRANSACTION SNAPSHOT :'snapshot';
 SET LOCAL statement_timeout = 0;

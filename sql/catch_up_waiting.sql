@@ -6,7 +6,7 @@
 -- occurred_at, or none; then that may be any column.
 SELECT :'relation'::oid::regclass AS outbox,
        outbox.:"id"::text AS id,
-       CASE WHEN outbox.:"id"::text ~ '^-?\d{1,38}$' THEN outbox.:"id"::text::numeric END AS number,
+       CASE WHEN outbox.:"id"::text COLLATE "C" ~ '^-?\d{1,38}$' THEN outbox.:"id"::text::numeric END AS number,
        -- Of the transaction that wrote this version of the row. Where the row was updated since,
        -- that is the update's: such rows come later than they would have. Null for rows older
        -- than what the server remembers.

@@ -1,7 +1,19 @@
 -- The columns of a table as the stream will show them.
 --   psql -v relation=16389 -v publication=pgoutbox -f check_columns.sql
 SELECT attribute.attname::text AS name,
-       attribute.atttypid AS type_oid,
+       -- Of a domain, the type at the bottom. Types of a user's own that are no single value are told
+       -- by their kind: record, anyrange, anyarray.
+       (WITH RECURSIVE chain AS (
+            SELECT type.oid, type.typbasetype, type.typtype, type.typcategory
+              FROM pg_type AS type WHERE type.oid = attribute.atttypid
+            UNION ALL
+            SELECT base.oid, base.typbasetype, base.typtype, base.typcategory
+              FROM chain JOIN pg_type AS base ON base.oid = chain.typbasetype)
+        SELECT CASE WHEN chain.typtype = 'c' THEN 'record'::regtype::oid
+                    WHEN chain.typtype IN ('r', 'm') THEN 'anyrange'::regtype::oid
+                    WHEN chain.typcategory = 'A' THEN 'anyarray'::regtype::oid
+                    ELSE chain.oid END
+          FROM chain WHERE chain.typbasetype = 0) AS type_oid,
        format_type(attribute.atttypid, attribute.atttypmod) AS type_name,
        attribute.attgenerated::text AS generated,
        has_column_privilege(attribute.attrelid, attribute.attnum, 'SELECT') AS is_readable,

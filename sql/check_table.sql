@@ -16,8 +16,12 @@ SELECT relation.oid,
              JOIN pg_partitioned_table AS partitioned ON partitioned.partrelid = part.relid
              JOIN pg_attribute AS attribute ON attribute.attrelid = part.relid AND attribute.attnum > 0
             WHERE attribute.attnum = ANY (partitioned.partattrs::int2[])
-               OR pg_get_partkeydef(part.relid) ~ ('\m' || attribute.attname || '\M')
-                  AND partitioned.partexprs IS NOT NULL) AS dependency), '{}') AS key_columns,
+               -- Columns of a key's expressions cannot be dropped without the table.
+               OR EXISTS (SELECT FROM pg_depend AS within
+                           WHERE within.classid = 'pg_class'::regclass AND within.objid = part.relid
+                             AND within.objsubid = attribute.attnum AND within.deptype = 'i'
+                             AND within.refclassid = 'pg_class'::regclass AND within.refobjid = part.relid
+                             AND within.refobjsubid = 0)) AS dependency), '{}') AS key_columns,
        -- Indexes that hold the column of the mark, as key, in an expression or as condition.
        coalesce((SELECT array_agg(DISTINCT index.indexrelid::regclass::text)
                    FROM pg_index AS index

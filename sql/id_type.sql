@@ -1,5 +1,6 @@
 -- The type of a table's id column, under which an index on it can be used; for a domain, the
--- type that it is made of.
+-- type that it is made of. Operators of a type that an extension brings are found by the search path
+-- only, so the schema of such a type is added to this session's.
 --   psql -v relation=16384 -v id=id -f id_type.sql
 WITH RECURSIVE type AS (
     SELECT type.typname, type.typbasetype, type.typnamespace
@@ -9,4 +10,9 @@ WITH RECURSIVE type AS (
     SELECT base.typname, base.typbasetype, base.typnamespace
       FROM type JOIN pg_type AS base ON base.oid = type.typbasetype
 )
-SELECT typname::text AS name, typnamespace::regnamespace::text AS schema FROM type WHERE typbasetype = 0;
+SELECT type.typname::text AS name, namespace.nspname::text AS schema,
+       CASE WHEN namespace.nspname <> ALL (current_schemas(true))
+            THEN set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''),
+                                                     quote_ident(namespace.nspname)), false) END AS search_path
+  FROM type JOIN pg_namespace AS namespace ON namespace.oid = type.typnamespace
+ WHERE type.typbasetype = 0;

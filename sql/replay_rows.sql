@@ -2,7 +2,7 @@
 -- writes them out, not cast to text: so the stream does it, and for char(n) and boolean the two
 -- differ.
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v id_schema=pg_catalog \
---        -v slot=pgoutbox -v time=timestamptz -v occurred_at=occurred_at -v id_type=uuid -v relayed_at=relayed_at -v mode=update -v only=all -v ids='["…"]' -f replay_rows.sql
+--        -v slot=pgoutbox -v time=timestamptz -v occurred_at=occurred_at -v id_type=uuid -v relayed_at=relayed_at -v mode=update -v only=all -v ids='["..."]' -f replay_rows.sql
 SELECT outbox.*
   FROM jsonb_array_elements_text(:'ids'::jsonb) WITH ORDINALITY AS wanted (id, number)
   JOIN :"schema".:"table" AS outbox ON outbox.:"id" = wanted.id:::"id_schema".:"id_type"

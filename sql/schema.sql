@@ -46,7 +46,7 @@ CREATE TABLE IF NOT EXISTS pgoutbox.parked (
     state           text        NOT NULL
                     CHECK (state IN ('parked', 'queued', 'failed', 'dead_lettered', 'discarded')),
     is_holding      boolean     NOT NULL, -- later events of its aggregate wait behind it
-    reason          text,                 -- returned, nacked, closed, unreadable, …
+    reason          text,                 -- returned, nacked, closed, unreadable, ...
     last_error      text,                 -- the same in full
     mend            text,                 -- and what to do about it
     attempts        integer     NOT NULL DEFAULT 0,
@@ -55,7 +55,7 @@ CREATE TABLE IF NOT EXISTS pgoutbox.parked (
     changed_at      timestamptz NOT NULL DEFAULT now(),
     changed_by      text,                 -- who retried or discarded it last
     note            text,                 -- and what they said
-    columns         jsonb       NOT NULL, -- [{"name": …, "type_oid": …}, …]
+    columns         jsonb       NOT NULL, -- [{"name": ..., "type_oid": ...}, ...]
     cells           bytea[]     NOT NULL  -- their texts
 );
 -- What tells the event from any other, and its row from any other row. Added to tables of older

@@ -9,5 +9,6 @@ SELECT current_setting('server_version_num')::integer AS version,
        (SELECT setting::bigint FROM pg_settings WHERE name = 'max_slot_wal_keep_size') AS keep_mb,
        current_setting('synchronous_standby_names') AS synchronous_names,
        current_setting('track_commit_timestamp')::boolean AS has_commit_times,
+       current_setting('server_encoding') AS encoding,
        current_database()::text AS database,
        current_user::text AS role;

@@ -171,6 +171,9 @@ fn payload(mapping: &Mapping, row: Row<'_>) -> Result<Bytes, Refusal> {
     }
     let text = row.tuple.bytes(cell).unwrap_or_default();
     match mapping.payload_kind {
+        PayloadKind::Text if std::str::from_utf8(&text).is_err() => {
+            Err(Refusal::unreadable("payload", "it is not UTF-8"))
+        }
         PayloadKind::Text => Ok(text),
         PayloadKind::Bytea => {
             unhex(&text).ok_or_else(|| Refusal::unreadable("payload", "it is no hexadecimal bytea"))

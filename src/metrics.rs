@@ -121,7 +121,7 @@ pub const METRICS: &[Metric] = &[
             let ends = it.snapshot.shown.ends.get(&reason).copied().unwrap_or(0);
             out.put(&[("reason", reason.name())], ends);
         }),
-    counter("pgoutbox_events_total", "outcome: delivered, parked, queued, dead_lettered, delivered_before, ignored", "Events by what became of them; delivered_before are those that an earlier session had settled, ignored are changes that are no inserts of an outbox table.",
+    counter("pgoutbox_events_total", "outcome: delivered, parked, queued, dead_lettered, delivered_before, came_marked, ignored", "Events by what became of them; delivered_before are those that an earlier session had settled, came_marked are rows inserted with their mark already set, ignored are changes that are no inserts of an outbox table.",
         "`delivered` stands still while the application writes: `/readyz`. `parked` rises: `pgoutbox parked list` says why",
         |it, out| {
             let tally = &it.snapshot.shown.tally;
@@ -131,6 +131,7 @@ pub const METRICS: &[Metric] = &[
                 ("queued", tally.queued),
                 ("dead_lettered", tally.dead_lettered),
                 ("delivered_before", tally.repeated),
+                ("came_marked", tally.came_marked),
                 ("ignored", tally.ignored),
             ] {
                 out.put(&[("outcome", outcome)], count);

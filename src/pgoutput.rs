@@ -37,10 +37,14 @@ pub enum Message {
     },
     /// The shape of a relation, sent before its first row and after each change of it.
     Relation(RelationMessage),
-    /// A type that is not built in.
+    /// A type that is not built in, sent before the shape of each relation that has it.
     Type {
         /// Its oid.
         oid: u32,
+        /// Schema of the type that it is made of: its own, unless it is a domain.
+        schema: String,
+        /// Name of that type.
+        name: String,
     },
     /// A row was inserted.
     Insert {
@@ -111,7 +115,7 @@ pub struct RelationMessage {
 pub struct Column {
     /// Its name.
     pub name: String,
-    /// Oid of its type.
+    /// Oid of its type; of a domain, once that is resolved, of the type that it is made of.
     pub type_oid: u32,
 }
 
@@ -208,6 +212,13 @@ impl Tuple {
         }
     }
 
+    /// The same cell without the spaces at its end.
+    pub fn without_padding(&self, cell: Cell) -> Cell {
+        let (Cell::Text { start, .. }, Some(text)) = (cell, self.text(cell)) else { return cell };
+        let filled = text.iter().rev().take_while(|byte| **byte == b' ').count();
+        Cell::Text { start, end: start + text.len() - filled }
+    }
+
     /// Likewise, sharing the allocation instead of borrowing.
     pub fn bytes(&self, cell: Cell) -> Option<Bytes> {
         self.text(cell).map(|text| self.0.slice_ref(text))
@@ -252,9 +263,8 @@ pub fn decode(bytes: &Bytes) -> Result<Message, DecodeError> {
         b'R' => Message::Relation(relation(&mut reader)?),
         b'Y' => {
             let oid = reader.u32("type oid")?;
-            reader.string("type schema")?;
-            reader.string("type name")?;
-            Message::Type { oid }
+            let schema = reader.schema("type schema")?;
+            Message::Type { oid, schema, name: reader.string("type name")? }
         }
         b'I' => {
             let relation = reader.u32("relation oid")?;
@@ -291,11 +301,7 @@ pub fn decode(bytes: &Bytes) -> Result<Message, DecodeError> {
 
 fn relation(reader: &mut Reader<'_>) -> Result<RelationMessage, DecodeError> {
     let oid = reader.u32("relation oid")?;
-    let mut schema = reader.string("schema")?;
-    if schema.is_empty() {
-        // The protocol's spelling of the system schema.
-        schema.push_str("pg_catalog");
-    }
+    let schema = reader.schema("schema")?;
     let name = reader.string("relation name")?;
     reader.u8("replica identity")?;
     let mut columns = Vec::new();
@@ -367,6 +373,15 @@ impl<'a> Reader<'a> {
             Ok(text) => Ok(text.to_owned()),
             Err(_) => Err(DecodeError::new(format!("{what} is not UTF-8"))),
         }
+    }
+
+    fn schema(&mut self, what: &str) -> Result<String, DecodeError> {
+        let mut schema = self.string(what)?;
+        if schema.is_empty() {
+            // The protocol's spelling of the system schema.
+            schema.push_str("pg_catalog");
+        }
+        Ok(schema)
     }
 
     /// The relation of an update or a delete, whose rows are counted and not read.

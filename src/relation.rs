@@ -9,10 +9,30 @@ use std::sync::Arc;
 use postgres_types::Type;
 
 use crate::config::{ColumnRef, Piece, Table, Template};
-use crate::pgoutput::{Column, RelationMessage};
+use crate::pgoutput::{Cell, Column, RelationMessage, Tuple};
 
 /// Oids below this one are built in; above are enums, domains and extension types.
 const FIRST_USER_OID: u32 = 16_384;
+
+/// The built-in types that a field may have. Domains are told by the type that they are made of,
+/// never by their own oid: a domain over bytea is no text.
+const READABLE: [Type; 15] = [
+    Type::TEXT,
+    Type::VARCHAR,
+    Type::BPCHAR,
+    Type::NAME,
+    Type::UUID,
+    Type::INT2,
+    Type::INT4,
+    Type::INT8,
+    Type::NUMERIC,
+    Type::JSONB,
+    Type::JSON,
+    Type::BYTEA,
+    Type::XML,
+    Type::TIMESTAMPTZ,
+    Type::TIMESTAMP,
+];
 
 /// How one shape of an outbox table is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +65,11 @@ pub struct Mapping {
     pub traceparent: Option<usize>,
     /// Column of the header `tracestate`.
     pub tracestate: Option<usize>,
+    /// Column of the mark, where it comes with the row.
+    pub relayed_at: Option<usize>,
+    /// Columns of type `char(n)` other than the payload: the spaces that fill them up are no part
+    /// of the value, and Postgres' own cast to text leaves them out.
+    padded: Vec<usize>,
     /// Exchange of the message.
     pub exchange: Pattern,
     /// Routing key of the message.
@@ -103,8 +128,14 @@ impl Accepts {
         let is = |types: &[Type]| types.iter().any(|accepted| accepted.oid() == oid);
         let is_text = is(&[Type::TEXT, Type::VARCHAR, Type::BPCHAR, Type::NAME]);
         match self {
-            Self::Text => is_text || is(&[Type::UUID, Type::INT2, Type::INT4, Type::INT8]),
-            Self::Payload => is_text || is(&[Type::JSONB, Type::JSON, Type::BYTEA, Type::XML]),
+            Self::Text => {
+                let numbers = [Type::INT2, Type::INT4, Type::INT8, Type::NUMERIC];
+                is_text || is(&[Type::UUID]) || is(&numbers)
+            }
+            Self::Payload => {
+                let written = [Type::JSONB, Type::JSON, Type::BYTEA, Type::XML];
+                is_text || is(&written) || is(&[Type::RECORD, Type::ANY_RANGE])
+            }
             Self::Headers => is_text || is(&[Type::JSONB, Type::JSON]),
             Self::Time => is(&[Type::TIMESTAMPTZ, Type::TIMESTAMP, Type::INT8]),
             Self::Mark => is(&[Type::TIMESTAMPTZ, Type::TIMESTAMP]),
@@ -113,7 +144,7 @@ impl Accepts {
 
     fn names(self) -> &'static str {
         match self {
-            Self::Text => "text, varchar, uuid, bigint, integer or an enum",
+            Self::Text => "text, varchar, uuid, bigint, integer, numeric or an enum",
             Self::Payload => "jsonb, json, text or bytea",
             Self::Headers => "jsonb, json or text",
             Self::Time => "timestamptz, timestamp or bigint (milliseconds)",
@@ -166,12 +197,38 @@ impl Mapping {
             content_type: finder.optional("content_type", &names.content_type, Accepts::Text),
             traceparent: finder.optional("traceparent", &names.traceparent, Accepts::Text),
             tracestate: finder.optional("tracestate", &names.tracestate, Accepts::Text),
+            relayed_at: finder.position(&names.relayed_at.name),
+            padded: padded(columns, payload),
             exchange: finder.pattern("exchange", &config.exchange),
             routing_key: finder.pattern("routing_key", &config.routing_key),
             columns: columns.into(),
         };
         if finder.errors.is_empty() { Ok(mapping) } else { Err(finder.errors) }
     }
+
+    /// Finds the values of a row of this shape.
+    ///
+    /// # Errors
+    /// Bytes that are no row of it.
+    pub fn read(&self, tuple: &Tuple, cells: &mut Vec<Cell>) -> Result<(), String> {
+        tuple.read_into(cells).map_err(|error| error.to_string())?;
+        let (columns, width) = (cells.len(), self.columns.len());
+        if columns != width {
+            return Err(format!("a row of {columns} columns in a relation of {width}"));
+        }
+        for column in &self.padded {
+            if let Some(cell) = cells.get_mut(*column) {
+                *cell = tuple.without_padding(*cell);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn padded(columns: &[Column], payload: usize) -> Vec<usize> {
+    let columns = columns.iter().enumerate();
+    let padded = columns.filter(|(_, column)| column.type_oid == Type::BPCHAR.oid());
+    padded.map(|(at, _)| at).filter(|at| *at != payload).collect()
 }
 
 struct Finder<'a> {
@@ -287,12 +344,35 @@ pub enum Relation {
 #[derive(Debug, Default)]
 pub struct Relations {
     known: HashMap<u32, Relation>,
+    /// Types that are not built in, and of what built-in type they are made.
+    bases: HashMap<u32, u32>,
 }
 
 impl Relations {
     /// The relation of a row, where it was announced.
     pub fn find(&self, oid: u32) -> Option<&Relation> {
         self.known.get(&oid)
+    }
+
+    /// Takes in what a type is made of, as the stream tells it before each relation that has it:
+    /// of a domain that is the type at the bottom, of any other type the type itself.
+    pub fn made_of(&mut self, oid: u32, schema: &str, name: &str) {
+        if schema != "pg_catalog" {
+            return;
+        }
+        let base = READABLE.iter().find(|base| base.name() == name);
+        // One that no field may have.
+        let base = base.map_or(Type::UNKNOWN.oid(), Type::oid);
+        self.bases.insert(oid, base);
+    }
+
+    /// Replaces the types of domains by those that they are made of.
+    pub fn resolve_types(&self, relation: &mut RelationMessage) {
+        for column in &mut relation.columns {
+            if let Some(base) = self.bases.get(&column.type_oid) {
+                column.type_oid = *base;
+            }
+        }
     }
 
     /// Takes in an announced shape; it replaces an earlier one of the same oid.

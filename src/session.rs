@@ -412,6 +412,7 @@ impl<'a> Session<'a> {
                 published = tally.published,
                 delivered = tally.delivered,
                 delivered_before = tally.repeated,
+                came_marked = tally.came_marked,
                 marked = tally.marked,
                 marks_given_up = tally.unmarked,
                 ignored = tally.ignored,

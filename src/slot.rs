@@ -8,6 +8,7 @@ mod coverage;
 mod finding;
 mod grants;
 mod own;
+mod pitfalls;
 mod preflight;
 mod privileges;
 mod role;

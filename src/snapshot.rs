@@ -78,6 +78,7 @@ impl Snapshot {
         let tally = &self.shown.tally;
         tally.delivered
             + tally.repeated
+            + tally.came_marked
             + tally.parked
             + tally.queued
             + tally.dead_lettered

@@ -48,6 +48,10 @@ files! {
     CHECK_TABLE = "check_table.sql", "One table's kind and what makes its marks dear.";
     CHECK_ID_INDEX = "check_id_index.sql", "Whether marks find their rows by an index.";
     CHECK_COLUMNS = "check_columns.sql", "A table's columns as the stream shows them.";
+    CHECK_PITFALLS = "check_pitfalls.sql", "What would keep rows out of the stream, or marks out of rows.";
+    CHECK_MARK_ROW = "check_mark_row.sql", "A row to try a mark on.";
+    CHECK_MARK_UPDATE = "check_mark_update.sql", "Tries a mark.";
+    CHECK_MARK_DELETE = "check_mark_delete.sql", "Tries to remove a row.";
     CHECK_PRIVILEGES = "check_privileges.sql", "What the connected role may do to a table.";
     CHECK_SCHEMA = "check_schema.sql", "Whether pgoutbox's own tables are there.";
     CHECK_SERVER = "check_server.sql", "What else `check` looks at.";

@@ -46,10 +46,7 @@ impl<'a> Reader<'a> {
         limits: Limits,
     ) -> Result<Built, Refusal> {
         let unreadable = |why: String| Refusal::unreadable("row", why);
-        tuple.read_into(&mut self.cells).map_err(|error| unreadable(error.to_string()))?;
-        if self.cells.len() != self.mapping.columns.len() {
-            return Err(unreadable("it has another number of columns than its table".to_owned()));
-        }
+        self.mapping.read(tuple, &mut self.cells).map_err(unreadable)?;
         let row = Row { tuple, cells: &self.cells };
         let event = Event::read(&self.mapping, row, commit_time)?;
         let message = Message::build(&event, row, position, &self.mapping, self.table, limits)?;

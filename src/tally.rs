@@ -93,6 +93,8 @@ pub struct Tally {
     pub delivered: u64,
     /// Events that an earlier session had settled.
     pub repeated: u64,
+    /// Rows inserted with their mark already set: settled without being published.
+    pub came_marked: u64,
     /// Messages that no queue took.
     pub returned: u64,
     /// Messages that the broker did not take.
@@ -129,6 +131,7 @@ impl Tally {
             (&mut self.published, other.published),
             (&mut self.delivered, other.delivered),
             (&mut self.repeated, other.repeated),
+            (&mut self.came_marked, other.came_marked),
             (&mut self.returned, other.returned),
             (&mut self.nacked, other.nacked),
             (&mut self.closed, other.closed),

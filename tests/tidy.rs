@@ -162,6 +162,17 @@ fn each_sql_file_is_used() {
     }
 }
 
+/// A database of another encoding than UTF-8 has not every character, not even in a comment.
+#[test]
+fn sql_is_ascii() {
+    for path in files("sql", "sql") {
+        let text = fs::read_to_string(&path).expect("readable");
+        for (number, line) in text.lines().enumerate() {
+            assert!(line.is_ascii(), "{}:{}: {line}", path.display(), number + 1);
+        }
+    }
+}
+
 /// What stands between two marks of the README.
 fn between(start: &str, end: &str) -> String {
     let readme = read("README.md");

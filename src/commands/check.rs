@@ -5,6 +5,7 @@ mod certificates;
 mod clock;
 mod database;
 mod greeting;
+pub(super) mod marks;
 mod refused;
 mod stream;
 
@@ -63,7 +64,8 @@ async fn look(config: &Config) -> Vec<Finding> {
         // One thing is often seen from two sides.
         let is_said = |said: &Finding| {
             said.name == finding.name
-                && (said.what == finding.what || said.mend == finding.mend)
+                && (said.what == finding.what
+                    || said.mend == finding.mend && !is_of_a_table(finding.name))
                 && said.severity == finding.severity
                 && finding.severity != Severity::Good
         };
@@ -73,6 +75,12 @@ async fn look(config: &Config) -> Vec<Finding> {
     }
     findings.sort_by_key(|finding| finding.severity);
     findings
+}
+
+/// There may be several tables of which the same is to be said.
+fn is_of_a_table(name: &str) -> bool {
+    let kinds = ["table-", "column-", "partition-", "publication-", "mark-", "id-", "replica-"];
+    kinds.iter().any(|kind| name.starts_with(kind))
 }
 
 async fn postgres(config: &Config) -> Vec<Finding> {

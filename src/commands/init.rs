@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use super::{Roles, connect, say, schema};
+use super::{Roles, check, connect, say, schema};
 use crate::catch_up::{self, Patience};
 use crate::config::{AuditMode, Config, Needs, PartitionSpan, Sources, Table};
 use crate::error::{Fault, codes};
@@ -88,6 +88,15 @@ async fn look(client: &Client, config: &Config) -> Result<Found, Fault> {
         let finding = flight.findings.iter().find(stands_against);
         let (what, mend) = finding.map_or(("wal_level is not logical", ""), |f| (&f.what, &f.mend));
         return Err(Fault::definite(what, mend));
+    }
+    // Of tables that are there: what is made beside them would serve nothing.
+    let is_of_table = |finding: &Finding| {
+        let kinds = ["table-", "column-", "partition-", "mark-", "replica-identity-"];
+        finding.name != "table-missing" && kinds.iter().any(|kind| finding.name.starts_with(kind))
+    };
+    let of_tables: Vec<_> = flight.findings.iter().filter(|f| is_of_table(f)).cloned().collect();
+    if let Some(fault) = Finding::fault(&of_tables) {
+        return Err(fault);
     }
     let schema = query(client, sql::CHECK_SCHEMA).await?;
     let own = schema.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
@@ -357,5 +366,8 @@ async fn verify(client: &Client, config: &Config) -> Result<(), Fault> {
     for finding in flight.findings.iter().filter(|f| f.severity == Severity::Warning) {
         say(format_args!("warning {}\n        mend: {}", finding.what, finding.mend));
     }
-    flight.ready(config).map(|_| ())
+    flight.ready(config)?;
+    // Of rows that were there before.
+    let tried = check::marks::look(client, config).await;
+    Finding::fault(&tried).map_or(Ok(()), Err)
 }

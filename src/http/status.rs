@@ -63,6 +63,7 @@ fn tally(tally: &Tally) -> Value {
         "published": tally.published,
         "delivered": tally.delivered,
         "delivered_before": tally.repeated,
+        "came_marked": tally.came_marked,
         "returned": tally.returned,
         "nacked": tally.nacked,
         "closed": tally.closed,

@@ -81,6 +81,23 @@ impl<'a> Fields<'a> {
         repeated
     }
 
+    /// The name of the field that was started last, where there is one.
+    pub(super) fn last_name(&self) -> Option<String> {
+        let start = self.starts.last()?;
+        Some(String::from_utf8_lossy(self.name_at(*start)).into_owned())
+    }
+
+    /// How far it is written.
+    pub(super) fn mark(&self) -> (usize, usize) {
+        (self.out.len(), self.starts.len())
+    }
+
+    /// Takes back what was written since.
+    pub(super) fn rewind(&mut self, (bytes, fields): (usize, usize)) {
+        self.out.truncate(bytes);
+        self.starts.truncate(fields);
+    }
+
     fn name_at(&self, start: usize) -> &[u8] {
         let (length, rest) =
             self.out.get(start..).unwrap_or_default().split_first().unwrap_or((&0, &[]));

@@ -58,7 +58,7 @@ impl Arrival {
 
     /// Its aggregate. Read anew: hardly any event is ever asked for it.
     pub(super) fn aggregate(&self, cells: &mut Vec<Cell>) -> Option<Aggregate> {
-        self.tuple.read_into(cells).ok()?;
+        self.mapping.read(&self.tuple, cells).ok()?;
         let row = Row { tuple: &self.tuple, cells };
         Aggregate::new(row.aggregate_type(&self.mapping), row.aggregate_id(&self.mapping))
     }

@@ -27,7 +27,7 @@ impl Relay {
     pub(super) fn span(&mut self, now: Duration, arrival: &Arrival, refusal: Option<&Refusal>) {
         let Some(spans) = &mut self.spans else { return };
         let mut cells = std::mem::take(&mut self.cells);
-        if arrival.tuple.read_into(&mut cells).is_ok() {
+        if arrival.mapping.read(&arrival.tuple, &mut cells).is_ok() {
             let row = Row { tuple: &arrival.tuple, cells: &cells };
             let ended =
                 self.began_micros.saturating_add(i64::try_from(now.as_micros()).unwrap_or(0));

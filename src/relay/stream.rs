@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::arrival::{Arrival, Source};
 use super::{Effect, End, Relay, Resolution};
+use crate::config::AuditMode;
 use crate::error::Fault;
 use crate::event::{Position, Row, event_id};
-use crate::pgoutput::{self, RelationMessage, Tuple};
+use crate::pgoutput::{self, Cell, RelationMessage, Tuple};
 use crate::relation::{Mapping, Relation, table_named};
 
 /// The transaction that is being read.
@@ -42,16 +43,20 @@ impl Relay {
             | pgoutput::Message::Delete { .. }
             | pgoutput::Message::Truncate { .. }
             | pgoutput::Message::Emitted { .. } => self.tally.ignored += 1,
-            pgoutput::Message::Origin { .. } | pgoutput::Message::Type { .. } => {}
+            pgoutput::Message::Type { oid, schema, name } => {
+                self.relations.made_of(oid, &schema, &name);
+            }
+            pgoutput::Message::Origin { .. } => {}
         }
         Ok(())
     }
 
     fn relation(
         &mut self,
-        relation: RelationMessage,
+        mut relation: RelationMessage,
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
+        self.relations.resolve_types(&mut relation);
         // By oid first: rows written before a rename come under the old name.
         let by_oid = self.rules.oids.iter().position(|oid| *oid == relation.oid);
         match by_oid.or_else(|| table_named(&self.rules.tables, &relation)) {
@@ -128,6 +133,11 @@ impl Relay {
         self.read(&mapping, &tuple).map_err(protocol)?;
         let id = self.id(&mapping, &tuple);
         let number = self.progress.receive(position);
+        if self.came_marked(&mapping) {
+            self.tally.came_marked += 1;
+            self.settle(now, number);
+            return Ok(());
+        }
         let source = Source::Stream(number);
         let xid = Some(xid);
         let arrival =
@@ -136,14 +146,17 @@ impl Relay {
         Ok(())
     }
 
+    /// The row in `cells` was inserted with its mark: it was relayed before, and is restored, copied
+    /// or moved to another partition.
+    fn came_marked(&self, mapping: &Mapping) -> bool {
+        let mark = mapping.relayed_at.filter(|_| self.rules.audit.mode == AuditMode::Update);
+        let cell = mark.and_then(|mark| self.cells.get(mark));
+        cell.is_some_and(|cell| *cell != Cell::Null)
+    }
+
     /// Reads a row into `cells`, where it stands until the next one is read.
     pub(super) fn read(&mut self, mapping: &Mapping, tuple: &Tuple) -> Result<(), String> {
-        tuple.read_into(&mut self.cells).map_err(|error| error.to_string())?;
-        let (columns, width) = (self.cells.len(), mapping.columns.len());
-        if columns == width {
-            return Ok(());
-        }
-        Err(format!("a row of {columns} columns in a relation of {width}"))
+        mapping.read(tuple, &mut self.cells)
     }
 
     /// The id of the row in `cells`; empty where it cannot be read.

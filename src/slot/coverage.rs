@@ -214,8 +214,8 @@ pub(super) fn findings(config: &Config, answers: &[Answer]) -> Vec<Finding> {
             ),
         );
         let tables = config.tables.iter().zip(answers);
-        let missing_tables = tables.filter_map(|(table, answer)| table_missing(table, answer));
-        return std::iter::once(missing).chain(missing_tables).collect();
+        let no_tables = tables.filter_map(|(table, answer)| no_table(table, answer));
+        return std::iter::once(missing).chain(no_tables).collect();
     };
     if !first.is_insert {
         findings.push(Finding::error(
@@ -272,21 +272,8 @@ fn table_finding(config: &Config, table: &Table, answer: &Answer) -> Option<Find
     let publication = &config.postgres.publication;
     let quoted = sql::identifier(publication);
     let name = sql::qualified(&table.schema, &table.name);
-    if let Some(missing) = table_missing(table, answer) {
-        return Some(missing);
-    }
-    // These cannot be in a publication: to say that they are not there would mend nothing.
-    if !answer.is_table {
-        let what = format!("{}.{} is no table", table.schema, table.name);
-        let mend = "name a table in the configuration: only tables are in the WAL";
-        return Some(Finding::error("table-kind", what, mend));
-    }
-    if answer.is_temporary {
-        return Some(Finding::error(
-            "table-temporary",
-            format!("{}.{} is temporary: its rows are not in the WAL", table.schema, table.name),
-            "name an ordinary table in the configuration: [[tables]]",
-        ));
+    if let Some(none) = no_table(table, answer) {
+        return Some(none);
     }
     if !answer.is_covered && answer.is_partition && answer.is_via_root {
         return Some(Finding::error(
@@ -307,6 +294,25 @@ fn table_finding(config: &Config, table: &Table, answer: &Answer) -> Option<Find
         ));
     }
     None
+}
+
+/// Not there, or nothing that can be in a publication: to say that it is not in ours would mend nothing.
+fn no_table(table: &Table, answer: &Answer) -> Option<Finding> {
+    if let Some(missing) = table_missing(table, answer) {
+        return Some(missing);
+    }
+    if !answer.is_table {
+        let what = format!("{}.{} is no table", table.schema, table.name);
+        let mend = "name a table in the configuration: only tables are in the WAL";
+        return Some(Finding::error("table-kind", what, mend));
+    }
+    answer.is_temporary.then(|| {
+        Finding::error(
+            "table-temporary",
+            format!("{}.{} is temporary: its rows are not in the WAL", table.schema, table.name),
+            "name an ordinary table in the configuration: [[tables]]",
+        )
+    })
 }
 
 /// The configured tables, whole: no row filter, no column list.

@@ -17,7 +17,7 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 92] = [
+pub const NAMES: [&str; 101] = [
     "broker",
     "broker-connection",
     "broker-login",
@@ -28,6 +28,7 @@ pub const NAMES: [&str; 92] = [
     "column-generated",
     "column-missing",
     "column-type",
+    "encoding",
     "events-failed",
     "exchange",
     "exchange-binding",
@@ -48,11 +49,16 @@ pub const NAMES: [&str; 92] = [
     "grant-republish",
     "id-index",
     "idle-replication-slot-timeout",
+    "mark-default",
+    "mark-fails",
     "mark-index",
+    "mark-swallowed",
+    "mark-untried",
     "max-connections",
     "max-replication-slots",
     "max-slot-wal-keep-size",
     "max-wal-senders",
+    "partition-foreign",
     "partition-key",
     "pg-hba",
     "pooler",
@@ -77,6 +83,7 @@ pub const NAMES: [&str; 92] = [
     "relay-behind",
     "relay-stuck",
     "replica-identity-full",
+    "replica-identity-missing",
     "role-connect",
     "role-login",
     "role-missing",
@@ -101,9 +108,11 @@ pub const NAMES: [&str; 92] = [
     "stream",
     "synchronous-standby-names",
     "table",
+    "table-children",
     "table-is-partition",
     "table-kind",
     "table-missing",
+    "table-referenced",
     "table-temporary",
     "table-unlogged",
     "tls-certificate",

@@ -38,6 +38,13 @@ pub(super) fn findings(server: &Row, config: &Config) -> Result<Vec<Finding>, Fa
             "ALTER SYSTEM SET wal_level = logical;  -- then restart Postgres (RDS: rds.logical_replication = 1, Cloud SQL: cloudsql.logical_decoding = on)",
         )
     });
+    if column::<String>(server, "encoding")? == "SQL_ASCII" {
+        findings.push(Finding::warning(
+            "encoding",
+            "the database's encoding is SQL_ASCII: Postgres takes any bytes for text, and an event with bytes that are no UTF-8 is parked",
+            "have the application write UTF-8, or move to a database of encoding UTF8: pg_dump --encoding=UTF8, createdb --encoding=UTF8 --template=template0, pg_restore",
+        ));
+    }
     if config.postgres.is_failover && version < 170_000 {
         findings.push(Finding::error(
             "failover-unsupported",

@@ -6,7 +6,7 @@ use postgres_types::Type;
 use tokio_postgres::Client;
 
 use super::coverage::set_tables;
-use super::{Finding, privileges};
+use super::{Finding, pitfalls, privileges};
 use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
 use crate::pgoutput::Column;
@@ -79,6 +79,7 @@ pub(super) async fn look(
     findings.extend(partition(table, &shape));
     findings.extend(partition_key(config, table, &shape));
     findings.extend(id_index(client, config, table, &shape).await?);
+    findings.extend(pitfalls::look(client, config, table, shape.oid).await?);
     findings.extend(marks(config, table, &shape));
     findings.extend(privileges::look(client, config, table, shape.oid, is_catching_up).await?);
     let named = |name: &str| attributes.iter().find(|attribute| attribute.name == name);

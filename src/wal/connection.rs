@@ -62,7 +62,10 @@ impl Connection {
         let mut startup = BytesMut::new();
         frontend::startup_message(parameters, &mut startup).map_err(|e| unsendable(&e))?;
         connection.send(&startup).await?;
-        connection.log_in(server).await?;
+        if connection.log_in(server).await? {
+            // It would end the stream at the first text that is no UTF-8; so its bytes come as they are.
+            connection.query("SET client_encoding = 'SQL_ASCII'").await?;
+        }
         Ok(connection)
     }
 
@@ -124,14 +127,17 @@ impl Connection {
         socket.flush().await.map_err(|error| ended(&error))
     }
 
-    async fn log_in(&mut self, server: &Server) -> Result<(), Fault> {
+    /// Whether the server's texts may be any bytes.
+    async fn log_in(&mut self, server: &Server) -> Result<bool, Fault> {
+        let mut is_of_any_bytes = false;
         loop {
             let frame = self.frames.next().await?;
             match frame.tag {
                 b'R' => self.authenticate(server, &frame).await?,
                 b'K' => self.pid = frame.body.clone().try_get_i32().ok(),
                 b'E' => return Err(server_fault(&frame.body)),
-                b'Z' => return Ok(()),
+                b'S' => is_of_any_bytes |= frame.body.starts_with(b"server_encoding\0SQL_ASCII\0"),
+                b'Z' => return Ok(is_of_any_bytes),
                 _ => {}
             }
         }

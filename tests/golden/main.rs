@@ -57,7 +57,7 @@ fn listing(capture: &str) -> String {
                 "commit".to_owned()
             }
             Message::Origin { name } => format!("  origin {name}"),
-            Message::Type { oid } => format!("  type, built in: {}", *oid < FIRST_USER_OID),
+            Message::Type { oid, .. } => format!("  type, built in: {}", *oid < FIRST_USER_OID),
             Message::Relation(relation) => {
                 let mut line = format!("  relation {}.{}:", relation.schema, relation.name);
                 for column in &relation.columns {

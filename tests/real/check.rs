@@ -41,6 +41,15 @@ impl Checked {
         found
     }
 
+    /// What is amiss under this name with what is named so.
+    pub fn of(&self, name: &str, severity: &str, title: &str) -> Option<&Value> {
+        let is_it = |finding: &&Value| {
+            let what = finding["what"].as_str().unwrap_or_default();
+            finding["name"] == name && finding["severity"] == severity && what.contains(title)
+        };
+        self.findings.iter().find(is_it)
+    }
+
     pub fn has_not(&self, name: &str) {
         assert!(self.find(name).is_none(), "{name} in {self}");
     }

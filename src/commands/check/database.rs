@@ -7,7 +7,7 @@ use tokio_postgres::{Client, Row};
 
 use super::broker::quoted;
 use super::refused::{self, POOLER};
-use super::{clock, stream};
+use super::{clock, marks, stream};
 use crate::config::Config;
 use crate::error::{Fault, Kind, codes};
 use crate::postgres::{self, column, query};
@@ -48,6 +48,8 @@ pub(super) async fn look(config: &Config) -> Database {
         Ok(flight) => {
             database.findings = flight.findings;
             database.is_slot_active = flight.slot.is_some_and(|slot| slot.is_active);
+            let tried = marks::look(&client, config).await;
+            database.findings.extend(tried);
         }
         Err(fault) => database.findings.push(unasked(&config.postgres.audit.user, fault)),
     }

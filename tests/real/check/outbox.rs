@@ -104,3 +104,67 @@ async fn publications_of_more_than_the_outbox() -> Result<()> {
     checked.has_not(name);
     Ok(())
 }
+
+const TRIGGER: &str = "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN";
+
+/// What keeps rows out of the stream, or marks out of rows.
+#[tokio::test]
+async fn rows_that_never_come_and_marks_that_never_stay() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let alter = "ALTER TABLE outbox_messages";
+    let default = format!("{alter} ALTER relayed_at SET DEFAULT now()");
+    setting.mends("mark-default", "error", &default).await?;
+    let required = format!("{alter} ALTER relayed_at SET NOT NULL");
+    setting.mends("mark-default", "error", &required).await?;
+    let child = "CREATE TABLE child () INHERITS (outbox_messages)";
+    setting.mends("table-children", "error", child).await?;
+    // It is known only with a row to try.
+    let before = format!(
+        "{TRIGGER} RETURN NULL; END $$;
+         CREATE TRIGGER \"stops it\" BEFORE UPDATE ON outbox_messages FOR EACH ROW EXECUTE FUNCTION stop()"
+    );
+    setting.sql(&before).await?;
+    let checked = setting.check().await?;
+    let found = checked.has("mark-untried", "unknown");
+    assert!(found["what"].to_string().contains("stops it"), "{found}");
+    assert_eq!(checked.code, Some(0), "{checked}");
+    setting
+        .sql("DROP FUNCTION stop CASCADE; INSERT INTO outbox_messages (topic, payload) VALUES ('t', '{}')")
+        .await?;
+    setting.mends("mark-swallowed", "error", &before).await?;
+    let raises = before.replace("RETURN NULL", "RAISE 'append only'").replace("stop()", "halt()");
+    setting.mends("mark-fails", "error", &raises.replace("\"stops it\"", "raises")).await?;
+    let rule = "CREATE RULE none AS ON UPDATE TO outbox_messages DO INSTEAD NOTHING";
+    setting.mends("mark-fails", "error", rule).await?;
+    let others = format!(
+        "{alter} DROP CONSTRAINT outbox_messages_pkey; CREATE PUBLICATION others FOR TABLE outbox_messages"
+    );
+    setting.mends("replica-identity-missing", "error", &others).await?;
+    let deleting = Setting::shared().await?.set("audit.mode", "delete");
+    let refers = "CREATE TABLE receipts (event uuid REFERENCES outbox_messages)";
+    deleting.mends("table-referenced", "warning", refers).await?;
+    let rows: i64 =
+        setting.ask("SELECT count(*) FROM outbox_messages WHERE relayed_at IS NULL").await?;
+    assert_eq!(rows, 1, "what was tried was taken back");
+    Ok(())
+}
+
+/// Partitions whose rows are not in the WAL.
+#[tokio::test]
+async fn partitions_that_are_not_in_the_stream() -> Result<()> {
+    let setting = Setting::bare().await?;
+    setting
+        .sql(
+            "CREATE TABLE outbox_messages (id int, topic text, payload jsonb, relayed_at timestamptz)
+                 PARTITION BY RANGE (id);
+             CREATE INDEX ON outbox_messages (id);
+             CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw",
+        )
+        .await?;
+    setting.init().await?;
+    let later =
+        "CREATE UNLOGGED TABLE \"Late r\" PARTITION OF outbox_messages FOR VALUES FROM (0) TO (9)";
+    setting.mends("table-unlogged", "error", later).await?;
+    let far = "CREATE FOREIGN TABLE far PARTITION OF outbox_messages DEFAULT SERVER files OPTIONS (filename '/dev/null')";
+    setting.mends("partition-foreign", "error", far).await
+}

@@ -1,0 +1,168 @@
+//! What about an outbox table would keep its rows out of the stream, or marks out of its rows.
+
+use tokio_postgres::{Client, Row};
+
+use super::Finding;
+use super::table::title;
+use crate::config::{AuditMode, Config, Table};
+use crate::error::Fault;
+use crate::postgres::{column, query};
+use crate::sql;
+
+/// Where Timescale keeps the pieces of its tables.
+const CHUNKS: &str = "_timescaledb_internal.";
+
+/// Looks at the table and all that it is made of.
+pub(super) async fn look(
+    client: &Client,
+    config: &Config,
+    table: &Table,
+    oid: u32,
+) -> Result<Vec<Finding>, Fault> {
+    let relation = oid.to_string();
+    let event = match config.audit.mode {
+        AuditMode::Update => "u",
+        AuditMode::Delete => "d",
+        AuditMode::SideTable | AuditMode::None => "-",
+    };
+    let mark = ("relayed_at", table.columns.relayed_at.name.as_str());
+    let variables = [("relation", relation.as_str()), mark, ("event", event)];
+    let rows = query(client, &sql::render(sql::CHECK_PITFALLS, &variables)?).await?;
+    let Some(row) = rows.first() else { return Ok(Vec::new()) };
+    let mut findings = Vec::new();
+    findings.extend(children(table, row)?);
+    findings.extend(leaves(table, row)?);
+    if config.audit.mode == AuditMode::Update {
+        findings.extend(mark_default(table, row)?);
+    }
+    findings.extend(unidentified(table, row)?);
+    findings.extend(references(table, row)?);
+    Ok(findings)
+}
+
+fn each(names: &[String], sql: impl Fn(&str) -> String) -> String {
+    names.iter().map(|name| sql(name)).collect::<Vec<_>>().join(" ")
+}
+
+fn children(table: &Table, row: &Row) -> Result<Option<Finding>, Fault> {
+    let children: Vec<String> = column(row, "children")?;
+    if children.is_empty() {
+        return Ok(None);
+    }
+    let quoted = sql::qualified(&table.schema, &table.name);
+    let what = format!(
+        "{} has tables that inherit from it ({}): rows in them come under those names, and would not be relayed",
+        title(table),
+        children.join(", ")
+    );
+    let mend = match children.iter().any(|child| child.starts_with(CHUNKS)) {
+        true => "use an ordinary table, or one that is partitioned (PARTITION BY RANGE), as the outbox: the rows of a hypertable are in its chunks".to_owned(),
+        false => format!(
+            "{}  -- relay stopped; then name those that hold events under [[tables]], or attach them to a partitioned table",
+            each(&children, |child| format!("ALTER TABLE {child} NO INHERIT {quoted};"))
+        ),
+    };
+    Ok(Some(Finding::error("table-children", what, mend)))
+}
+
+fn leaves(table: &Table, row: &Row) -> Result<Vec<Finding>, Fault> {
+    let (unlogged, foreign): (Vec<String>, Vec<String>) =
+        (column(row, "unlogged")?, column(row, "foreign_leaves")?);
+    let mut findings = Vec::new();
+    if !unlogged.is_empty() {
+        let names = unlogged.join(", ");
+        findings.push(Finding::error(
+            "table-unlogged",
+            format!(
+                "partitions of {} are unlogged ({names}): their rows are not in the WAL",
+                title(table)
+            ),
+            each(&unlogged, |name| format!("ALTER TABLE {name} SET LOGGED;")),
+        ));
+    }
+    if !foreign.is_empty() {
+        let quoted = sql::qualified(&table.schema, &table.name);
+        let names = foreign.join(", ");
+        findings.push(Finding::error(
+            "partition-foreign",
+            format!(
+                "partitions of {} are foreign tables ({names}): their rows are not in this server's WAL",
+                title(table)
+            ),
+            format!(
+                "{}  -- where it is a partition of a partition, detach it from that one",
+                each(&foreign, |name| format!("ALTER TABLE {quoted} DETACH PARTITION {name};"))
+            ),
+        ));
+    }
+    Ok(findings)
+}
+
+/// A row that comes with its mark is taken for one that was relayed.
+fn mark_default(table: &Table, row: &Row) -> Result<Option<Finding>, Fault> {
+    let default: Option<String> = column(row, "mark_default")?;
+    let is_required: bool = column(row, "is_mark_required")?;
+    let mark = &table.columns.relayed_at.name;
+    let why = match (&default, is_required) {
+        (Some(default), _) => format!("has the default {default}"),
+        (None, true) => "is NOT NULL".to_owned(),
+        (None, false) => return Ok(None),
+    };
+    let column = sql::identifier(mark);
+    let alter = match (default, is_required) {
+        (Some(_), false) => format!("ALTER {column} SET DEFAULT NULL"),
+        (None, true) => format!("ALTER {column} DROP NOT NULL"),
+        _ => format!("ALTER {column} SET DEFAULT NULL, ALTER {column} DROP NOT NULL"),
+    };
+    Ok(Some(Finding::error(
+        "mark-default",
+        format!(
+            "{mark} of {} {why}: each row is inserted with its mark, and would not be published",
+            title(table)
+        ),
+        format!(
+            "ALTER TABLE {} {alter};  -- where the column's type is a domain, its own default and NOT NULL too",
+            sql::qualified(&table.schema, &table.name)
+        ),
+    )))
+}
+
+fn unidentified(table: &Table, row: &Row) -> Result<Option<Finding>, Fault> {
+    let unidentified: Vec<String> = column(row, "unidentified")?;
+    if unidentified.is_empty() {
+        return Ok(None);
+    }
+    let publications = column::<Vec<String>>(row, "sent_by")?.join(", ");
+    let quoted = sql::qualified(&table.schema, &table.name);
+    let full = each(&unidentified, |name| format!("ALTER TABLE {name} REPLICA IDENTITY FULL;"));
+    let id = sql::identifier(&table.columns.id.name);
+    Ok(Some(Finding::error(
+        "replica-identity-missing",
+        format!(
+            "{} has no replica identity, and is in a publication that sends more than inserts ({publications}): Postgres refuses every mark",
+            title(table)
+        ),
+        format!("{full}  -- or, at less WAL: ALTER TABLE {quoted} ADD PRIMARY KEY ({id});"),
+    )))
+}
+
+fn references(table: &Table, row: &Row) -> Result<Option<Finding>, Fault> {
+    let references: Vec<String> = column(row, "references_to")?;
+    if references.is_empty() {
+        return Ok(None);
+    }
+    let named: Vec<_> = references.iter().filter_map(|name| name.rsplit_once(':')).collect();
+    let tables = named.iter().map(|(table, _)| *table).collect::<Vec<_>>().join(", ");
+    let drops = named.iter().map(|(of, name)| format!("ALTER TABLE {of} DROP CONSTRAINT {name};"));
+    Ok(Some(Finding::warning(
+        "table-referenced",
+        format!(
+            "rows of {tables} refer to rows of {}: those cannot be deleted as their mark (audit.mode = delete)",
+            title(table)
+        ),
+        format!(
+            "{}  -- or make it ON DELETE CASCADE or SET NULL, or choose another audit.mode",
+            drops.collect::<Vec<_>>().join(" ")
+        ),
+    )))
+}
