@@ -2,5 +2,7 @@
 -- of it. From Postgres 17 on.
 --   psql -v slot=pgoutbox -v timeout=30s -f slot_failover.sql
 SET statement_timeout = :'timeout';
+SET lock_timeout = 0;
 SELECT lsn::text AS lsn FROM pg_create_logical_replication_slot(:'slot', 'pgoutput', failover => true);
 RESET statement_timeout;
+RESET lock_timeout;

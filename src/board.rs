@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
+use crate::config::Config;
 use crate::error::{Class, Fault, Side};
 use crate::guard::{Level, Verdict};
 use crate::otlp::{Counters, Counts};
@@ -243,6 +244,7 @@ pub struct Shown {
 #[derive(Debug)]
 struct Inner {
     shown: Mutex<Kept>,
+    in_force: Mutex<Option<Arc<Config>>>,
     spans: Arc<Counters>,
     asked: Notify,
     /// Rises when the relay was looked at.
@@ -296,11 +298,30 @@ impl Board {
         };
         Self(Arc::new(Inner {
             shown: Mutex::new(Kept { shown, past: Tally::default() }),
+            in_force: Mutex::default(),
             spans: Arc::default(),
             asked: Notify::new(),
             looks: watch::Sender::new(0),
             changes: watch::Sender::new(0),
         }))
+    }
+
+    /// From now on this configuration is in force: what is shown and what is done from a console is
+    /// about its slot.
+    pub fn put_in_force(&self, config: &Config) {
+        {
+            let mut in_force = self.0.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+            *in_force = Some(Arc::new(config.clone()));
+            // It was another slot's, perhaps.
+            self.kept().shown.seen = None;
+        }
+        self.0.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// The configuration in force: nobody else keeps one, or it would be an earlier one after a
+    /// reload. `None` before the first.
+    pub fn in_force(&self) -> Option<Arc<Config>> {
+        self.0.in_force.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {

@@ -1,5 +1,6 @@
 //! One file per verb, and what they share.
 
+mod bounds;
 pub mod check;
 pub mod completions;
 pub mod config;

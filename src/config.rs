@@ -38,6 +38,7 @@ mod load;
 mod otlp;
 mod postgres;
 mod problem;
+mod reload;
 mod shown;
 mod tables;
 mod tls;
@@ -58,6 +59,7 @@ pub use docs::docs_markdown;
 pub use explain::Explained;
 pub use flags::Flags;
 pub use load::{Needs, load};
+pub use reload::{InForce, Plan, plan};
 pub use source::Sources;
 
 /// A value that never shows in a log, an error or `Debug`.

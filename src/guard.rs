@@ -13,11 +13,13 @@ const WINDOW: usize = 30;
 const SLACK_PERCENT: f64 = 5.0;
 /// So many calm samples in a row before the level falls.
 const CALM: u32 = 3;
-/// Samples without an acknowledgement before the policy is carried out: a relay that has just
-/// come back, and works off what piled up, is given its chance.
+/// Samples in which nothing is acknowledged or settled before the policy is carried out: a relay
+/// that works off what piled up is given its chance.
 const SILENT: usize = 3;
 /// From here on, in per cent, no chance is given.
 const LAST_PERCENT: f64 = 98.0;
+/// A transaction younger than this holds nothing up.
+pub const YOUNG: Duration = Duration::from_secs(10);
 /// As many bytes `restart_lsn` may lie behind what is acknowledged: a segment.
 const HELD_BYTES: u64 = 16 << 20;
 
@@ -32,6 +34,10 @@ pub struct Sample {
     pub restart: u64,
     /// What was acknowledged last.
     pub confirmed: u64,
+    /// How far events are settled, as the progress row has it: where, and how many of the
+    /// transaction there. It moves within a transaction and within a catch-up, while nothing can
+    /// be acknowledged, and whichever process it is that works.
+    pub settled: (u64, u64),
     /// Bytes that may be written before the slot may be lost; `None` without a limit.
     pub safe: Option<i64>,
     /// `max_slot_wal_keep_size` in bytes; `None` without a limit.
@@ -195,6 +201,7 @@ impl Guard {
     fn is_held(&self, now: Sample) -> bool {
         self.stuck.is_some_and(|(first, count)| {
             count >= STUCK
+                && now.at.saturating_sub(first.at) >= YOUNG
                 && now.confirmed > first.confirmed
                 && now.confirmed.saturating_sub(now.restart) > HELD_BYTES
         })
@@ -209,9 +216,13 @@ impl Guard {
         if room.bound == Bound::Disk && retained < now.on_disk / 2 {
             return false;
         }
-        let mut latest = self.seen.iter().rev().take(SILENT);
-        let is_silent = self.seen.len() >= SILENT && latest.all(|s| s.confirmed == now.confirmed);
-        is_silent || room.percent >= LAST_PERCENT
+        let lives = |s: &Sample| s.confirmed != now.confirmed || s.settled != now.settled;
+        let is_moving = self.seen.iter().rev().take(SILENT).any(lives);
+        let is_silent = self.seen.len() >= SILENT && !is_moving;
+        // The server drops what it keeps for the slot by itself, and not before it must: a relay
+        // that works may still be in time. A full disk stops everything.
+        let has_time = is_moving && room.bound == Bound::Slot;
+        is_silent || (room.percent >= LAST_PERCENT && !has_time)
     }
 
     /// Rises at once, and falls one step once it has been calm for a while.
@@ -311,6 +322,7 @@ mod tests {
             wal,
             restart,
             confirmed: restart,
+            settled: (0, 0),
             safe: keep.map(|keep| i64::try_from(keep).unwrap() - i64::try_from(retained).unwrap()),
             keep,
             on_disk: retained,
@@ -404,14 +416,21 @@ mod tests {
         let mut held = Vec::new();
         for n in 0..10_u64 {
             let wal = GIB + n * (8 << 20);
-            held.push(
-                guard.observe(Sample { confirmed: wal, ..sample(n, wal, GIB, None) }).is_held,
-            );
+            let sample = Sample { confirmed: wal, ..sample(n * 10, wal, GIB, None) };
+            held.push(guard.observe(sample).is_held);
         }
         assert_eq!(held.iter().position(|is_held| *is_held), Some(STUCK));
         // A relay that does not acknowledge is another matter.
         let mut guard = Guard::new(thresholds());
-        assert!((0..10).all(|n| !guard.observe(sample(n, GIB + n * (8 << 20), GIB, None)).is_held));
+        let at = |n: u64| sample(n * 10, GIB + n * (8 << 20), GIB, None);
+        assert!((0..10).all(|n| !guard.observe(at(n)).is_held));
+        // Nor is one of a few seconds.
+        let mut guard = Guard::new(thresholds());
+        let at = |n: u64| {
+            let wal = GIB + n * (8 << 20);
+            Sample { confirmed: wal, ..sample(n / 10, wal, GIB, None) }
+        };
+        assert!((0..99).all(|n| !guard.observe(at(n)).is_held));
     }
 
     #[test]
@@ -431,8 +450,25 @@ mod tests {
         let mut guard = Guard::new(thresholds());
         let due: Vec<_> = (0..4).map(|n| guard.observe(at(n, 1000 * GIB)).is_due).collect();
         assert_eq!(due, [false, false, true, true], "it does not");
+        // Within one transaction, or a catch-up, nothing is acknowledged.
+        let within = |n: u64| Sample { settled: (7, n), ..at(n, 1000 * GIB) };
+        let mut guard = Guard::new(thresholds());
+        assert!((0..9).all(|n| !guard.observe(within(n)).is_due), "it settles");
+        assert!(!guard.observe(within(8)).is_due && guard.observe(within(8)).is_due, "it stops");
         let full = sample(0, 1099 * GIB, 1000 * GIB, Some(100 * GIB));
         assert!(Guard::new(thresholds()).observe(full).is_due, "there is no time left");
+        // Who works is never the reason, where the server itself sees to the limit.
+        let mut guard = Guard::new(thresholds());
+        let full = |n: u64| Sample {
+            settled: (7, n),
+            ..sample(n, 1099 * GIB, 1000 * GIB, Some(100 * GIB))
+        };
+        guard.observe(full(0));
+        assert!((1..9).all(|n| !guard.observe(full(n)).is_due));
+        let disk = Thresholds { disk_limit: Some(100 * GIB), ..thresholds() };
+        let mut guard = Guard::new(disk);
+        guard.observe(Sample { safe: None, ..full(0) });
+        assert!(guard.observe(Sample { safe: None, ..full(1) }).is_due, "a full disk stops all");
     }
 
     #[test]

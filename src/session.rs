@@ -41,7 +41,7 @@ use crate::text::span;
 use crate::wal::{Identity, WalStream};
 use recovery::Recovery;
 use remembered::{clear_fault, recall, record_fault};
-use standby::take_slot;
+use standby::{Taken, take_slot};
 
 /// Frames taken from the stream before the messages they made are handed to the broker: a
 /// longer batch saves no more system calls, and the first of it should not wait.
@@ -230,6 +230,8 @@ struct Session<'a> {
     effects: Vec<Effect>,
     /// It closed the channel: the session ends, once what was delivered is marked.
     is_broker_gone: bool,
+    /// Why the broker has blocked the connection since before the slot was taken.
+    blocked: Option<String>,
     /// What the board says it is at.
     told: Option<Doing>,
     /// What tells that an outage is over; `None` where there is none.
@@ -267,12 +269,15 @@ impl<'a> Session<'a> {
             .get(broker % brokers.len().max(1))
             .ok_or_else(|| Fault::usage("no broker is configured", "set AMQP_URL"))?;
         let publisher = Publisher::connect(broker, &config.amqp).await;
-        let publisher = publisher.map_err(|fault| fault.on(Side::Broker))?;
+        let mut publisher = publisher.map_err(|fault| fault.on(Side::Broker))?;
         if let Some(why) = catch_up::ensure_slot(config, &client, &tables).await? {
             warn!(why, "the slot was made anew: rows without a mark are published first");
         }
-        let (wal, identity) = match take_slot(config, past, &client, board).await {
+        let taken = take_slot(config, past, &client, board, &mut publisher).await;
+        let Taken { wal, identity, blocked } = match taken {
             Ok(taken) => taken,
+            // Of the broker: the slot has nothing to do with it.
+            Err(fault) if fault.side == Side::Broker => return Err(fault),
             Err(fault) => return Err(catch_up::soften(config, &client, fault).await),
         };
         past.walsender = wal.pid();
@@ -347,6 +352,7 @@ impl<'a> Session<'a> {
             began: Instant::now(),
             effects: Vec::new(),
             is_broker_gone: false,
+            blocked,
             told: None,
             recovery: board.outage().map(|_| Recovery::new(start_lsn)),
             is_quiet,
@@ -443,6 +449,11 @@ impl<'a> Session<'a> {
         // One for the whole session: a new timer that ends before all others wakes the runtime's
         // thread by a write and a read of its own, in each round.
         let mut alarm = pin!(sleep_until(far()));
+        if let Some(why) = self.blocked.take() {
+            let input = self.signal(Ok(Signal::Blocked(Some(why))))?;
+            self.relay.handle(self.began.elapsed(), input, &mut self.effects)?;
+            self.perform();
+        }
         loop {
             let now = self.began.elapsed();
             let deadline = self.relay.deadline(now).map(|at| self.began + at);

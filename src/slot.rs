@@ -19,6 +19,7 @@ mod verdict;
 use std::time::Duration;
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 pub use coverage::{Coverage, Membership, coverage};
 pub use finding::{Finding, NAMES, Severity};
@@ -116,7 +117,7 @@ pub async fn create(client: &Client, config: &Config, timeout: Duration) -> Resu
     let outcome = client.batch_execute(&sql).await;
     match outcome {
         Ok(()) => {}
-        Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) => {
+        Err(error) if error.code().is_some_and(took_too_long) => {
             postgres::execute(client, "RESET statement_timeout; RESET lock_timeout").await?;
             return Err(blocked(client, slot, timeout).await?);
         }
@@ -128,6 +129,11 @@ pub async fn create(client: &Client, config: &Config, timeout: Duration) -> Resu
         Fault::transient(format!("slot \"{slot}\" was created and is gone again"))
             .mend("somebody else drops slots on this server; run `pgoutbox init` again")
     })
+}
+
+/// The server's own ways to say so: the statement's time was up, or that of one of its locks.
+fn took_too_long(code: &SqlState) -> bool {
+    [SqlState::QUERY_CANCELED, SqlState::LOCK_NOT_AVAILABLE].contains(code)
 }
 
 /// The SQL that makes the slot.
@@ -248,4 +254,23 @@ pub async fn partition_of(
 fn tables_json(config: &Config) -> String {
     let pairs = config.tables.iter().map(|table| serde_json::json!([table.schema, table.name]));
     serde_json::Value::Array(pairs.collect()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each waits for others in the same way, so that who it waited for is named in both.
+    #[test]
+    fn a_failover_slot_is_made_as_any_other() {
+        let code = |sql: &str| {
+            let is_code = |line: &&str| !line.starts_with("--");
+            sql.lines().filter(is_code).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let failover = code(sql::SLOT_FAILOVER);
+        assert!(failover.iter().any(|line| line.contains(", failover => true")));
+        let plain: Vec<_> =
+            failover.iter().map(|line| line.replace(", failover => true", "")).collect();
+        assert_eq!(plain, code(sql::SLOT));
+    }
 }

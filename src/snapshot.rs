@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use crate::board::Shown;
 use crate::config::Config;
 
-/// What does not change while the process lives.
-#[derive(Debug, Clone)]
+/// What a configuration says, as long as it is in force.
+#[derive(Debug, Clone, Default)]
 pub struct Facts {
     /// The slot's name.
     pub slot: String,
@@ -33,7 +33,7 @@ impl Facts {
 /// The board at one moment.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// What does not change.
+    /// What the configuration in force says.
     pub facts: Facts,
     /// What the board shows.
     pub shown: Shown,

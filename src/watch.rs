@@ -12,7 +12,7 @@ use tracing::{debug, error, info, warn};
 use crate::board::{Board, ParkedView, Seen, SlotView};
 use crate::config::{Config, GuardPolicy};
 use crate::error::Fault;
-use crate::guard::{Bound, Guard, Level, Sample, Thresholds, Verdict};
+use crate::guard::{Bound, Guard, Level, Sample, Thresholds, Verdict, YOUNG};
 use crate::postgres::{self, classify, column, query};
 use crate::session::Shutdown;
 use crate::sql;
@@ -124,7 +124,14 @@ impl<'a> Watch<'a> {
         self.tell(&client, sample, verdict).await?;
         self.say_who_holds(&client, verdict).await?;
         self.client = Some(client);
-        if verdict.is_due { self.act(sample, verdict).await } else { Ok(()) }
+        if !verdict.is_due || self.config.guard.policy == GuardPolicy::Alert {
+            return Ok(());
+        }
+        let pause = match &self.client {
+            Some(client) => self.pause(client).await,
+            None => None,
+        };
+        self.act(sample, verdict, pause.as_deref()).await
     }
 
     async fn sample(&mut self, client: &Client) -> Result<Option<(Sample, SlotView)>, Fault> {
@@ -144,6 +151,7 @@ impl<'a> Watch<'a> {
             wal,
             restart,
             confirmed: number("confirmed")?.unwrap_or(restart),
+            settled: (number("place")?.unwrap_or(0), number("settled")?.unwrap_or(0)),
             safe: column(row, "safe_wal_size")?,
             keep: number("keep")?,
             on_disk: on_disk.unwrap_or(wal.saturating_sub(restart)),
@@ -200,8 +208,9 @@ impl<'a> Watch<'a> {
             return Ok(());
         }
         self.said_at = Some(Instant::now());
-        let what = words(sample, verdict);
-        let mend = self.mend(verdict);
+        let pause = if is_calm { None } else { self.pause(client).await };
+        let what = words(sample, verdict, pause.as_deref());
+        let mend = self.mend(verdict, pause.is_some());
         let retained_wal_bytes = verdict.retained;
         match verdict.level {
             Level::Calm => info!(retained_wal_bytes, "{what}"),
@@ -235,20 +244,34 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn mend(&self, verdict: Verdict) -> String {
+    /// Who paused the relay, and when: a pause is the operator's own doing, and looks like a relay
+    /// that is stuck. Best effort: a schema of an earlier version has none.
+    async fn pause(&self, client: &Client) -> Option<String> {
+        let paused = sql::render(sql::PAUSED, &[("slot", &self.config.postgres.slot)]).ok()?;
+        let rows = query(client, &paused).await.ok()?;
+        let row = rows.first()?;
+        let [at, by] = ["paused_at", "paused_by"].map(|name| column::<String>(row, name));
+        Some(format!("the relay is paused since {} by {}", at.ok()?, by.ok()?))
+    }
+
+    fn mend(&self, verdict: Verdict, is_paused: bool) -> String {
         if verdict.level == Level::Calm {
             return String::new();
         }
+        let first = match is_paused {
+            true => "pgoutbox resume",
+            false => "see `pgoutbox status` for what holds the relay up, and mend it",
+        };
         let slot = sql::literal(&self.config.postgres.slot);
         let give_up = format!(
             "or give the slot up, and catch up from the rows with relayed_at IS NULL: SELECT pg_drop_replication_slot({slot});"
         );
         match verdict.room.map(|room| room.bound) {
             Some(Bound::Disk) => format!(
-                "see `pgoutbox status` for what holds the relay up, and mend it; or give the disk more room, and raise guard.disk_limit; {give_up}"
+                "{first}; or give the disk more room, and raise guard.disk_limit; {give_up}"
             ),
             _ => format!(
-                "see `pgoutbox status` for what holds the relay up, and mend it; or, with room on the disk: ALTER SYSTEM SET max_slot_wal_keep_size = '100GB'; SELECT pg_reload_conf(); {give_up}"
+                "{first}; or, with room on the disk: ALTER SYSTEM SET max_slot_wal_keep_size = '100GB'; SELECT pg_reload_conf(); {give_up}"
             ),
         }
     }
@@ -259,7 +282,11 @@ impl<'a> Watch<'a> {
             self.held_by.clear();
             return Ok(());
         }
-        let rows = query(client, sql::HOLDERS).await?;
+        let names = [
+            ("application_name", self.config.postgres.application_name.as_str()),
+            ("seconds", &YOUNG.as_secs().to_string()),
+        ];
+        let rows = query(client, &sql::render(sql::HOLDERS, &names)?).await?;
         let (mut who, mut mends) = (Vec::new(), Vec::new());
         for row in &rows {
             who.push(column::<String>(row, "who")?);
@@ -277,19 +304,25 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    async fn act(&self, sample: Sample, verdict: Verdict) -> Result<(), Ending> {
+    async fn act(
+        &self,
+        sample: Sample,
+        verdict: Verdict,
+        pause: Option<&str>,
+    ) -> Result<(), Ending> {
+        let words = words(sample, verdict, pause);
         match self.config.guard.policy {
             GuardPolicy::Alert => Ok(()),
             GuardPolicy::Stop => Err(Ending::Stop(Fault::definite(
-                format!("guard.policy stop: {}", words(sample, verdict)),
-                self.mend(verdict),
+                format!("guard.policy stop: {words}"),
+                self.mend(verdict, pause.is_some()),
             ))),
-            GuardPolicy::DropSlot => Ok(self.drop_slot(sample, verdict).await?),
+            GuardPolicy::DropSlot => Ok(self.drop_slot(&words).await?),
         }
     }
 
     /// With the stream's role: it may drop slots, and end its own walsender.
-    async fn drop_slot(&self, sample: Sample, verdict: Verdict) -> Result<(), Fault> {
+    async fn drop_slot(&self, words: &str) -> Result<(), Fault> {
         let postgres = &self.config.postgres;
         let client = connect(self.config, &postgres.stream).await?;
         let names = [
@@ -302,8 +335,7 @@ impl<'a> Watch<'a> {
             None => error!(
                 mend =
                     "none is needed where postgres.on_slot_loss is catch_up; else: pgoutbox init",
-                "guard.policy drop_slot_and_catch_up_later: slot \"{slot}\" was dropped: {}",
-                words(sample, verdict)
+                "guard.policy drop_slot_and_catch_up_later: slot \"{slot}\" was dropped: {words}"
             ),
             Some(state) => error!(
                 mend = format!("SELECT pg_drop_replication_slot({});", sql::literal(slot)),
@@ -356,7 +388,14 @@ fn size(bytes: u64) -> String {
 }
 
 /// How it stands, in a sentence.
-fn words(sample: Sample, verdict: Verdict) -> String {
+fn words(sample: Sample, verdict: Verdict, pause: Option<&str>) -> String {
+    match pause {
+        Some(pause) => format!("{}; {pause}", figures(sample, verdict)),
+        None => figures(sample, verdict),
+    }
+}
+
+fn figures(sample: Sample, verdict: Verdict) -> String {
     if sample.is_lost {
         return "the slot is lost: it needed WAL beyond max_slot_wal_keep_size".to_owned();
     }

@@ -347,3 +347,13 @@ fn nothing_waits_by_sleeping_and_nothing_is_ignored() {
     }
     assert!(found.is_empty(), "{found:?}");
 }
+
+/// Settings and arguments have bounds: a duration that nobody bounds overflows a clock.
+#[test]
+fn each_duration_has_bounds() {
+    for path in files("src", "rs") {
+        let text = code(&fs::read_to_string(&path).expect("a file"));
+        let is_one = path.ends_with("commands/bounds.rs") || path.ends_with("config/value.rs");
+        assert!(is_one || !text.contains("parse_duration"), "{}", path.display());
+    }
+}

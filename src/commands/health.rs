@@ -16,7 +16,7 @@ pub struct Args {
     #[arg(long)]
     pub ready: bool,
     /// How long it may take to answer
-    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = super::bounds::span)]
     pub timeout: Duration,
 }
 

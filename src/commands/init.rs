@@ -33,7 +33,7 @@ pub struct Args {
     #[command(flatten)]
     pub roles: Roles,
     /// How long the slot may wait for transactions that are writing
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = super::bounds::span)]
     pub slot_timeout: Duration,
 }
 

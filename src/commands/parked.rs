@@ -84,7 +84,7 @@ struct Which {
     #[arg(long, value_name = "REASON")]
     reason: Option<String>,
     /// Parked at least so long ago
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = super::bounds::span)]
     older_than: Option<Duration>,
     /// In this state; by default all that are not done with
     #[arg(long, value_name = "STATE",

@@ -18,7 +18,7 @@ use crate::prune::{self, Known, Order, Report, TableReport, Trouble};
     pgoutbox prune --keep 30days --json | jq .tables[].rows")]
 pub struct Args {
     /// Age of its mark after which a relayed row goes, instead of prune.keep
-    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "AGE", value_parser = super::bounds::span)]
     pub keep: Option<Duration>,
     /// Say what would go, and change nothing
     #[arg(long)]

@@ -105,7 +105,7 @@ pub struct Args {
     #[arg(long)]
     dry_run: bool,
     /// With --only unrelayed: how long the relay may take to come to what is committed now
-    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = super::bounds::span)]
     wait: Duration,
     /// Print what it came to as JSON
     #[arg(long)]
@@ -122,7 +122,7 @@ fn time(text: &str) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse::<jiff::civil::DateTime>() {
         return at.to_zoned(TimeZone::UTC).map(|at| at.timestamp()).map_err(|e| e.to_string());
     }
-    let ago = humantime::parse_duration(text)
+    let ago = super::bounds::span(text)
         .map_err(|_| "write 2026-11-22T10:00:00Z, 2026-11-22 (UTC), or 2h for two hours ago")?;
     Timestamp::now().checked_sub(ago).map_err(|error| error.to_string())
 }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::board::Board;
-use crate::config::{Config, Needs, Sources};
+use crate::config::{self, Config, InForce, Needs, Sources, load};
 use crate::error::{Class, Fault};
 use crate::otlp::{Exporter, Queue};
 use crate::session::Shutdown;
@@ -25,10 +25,12 @@ const EXIT_UNDRAINED: i32 = 69;
 /// What only a person can mend, or a drain that was not done in time. Where the log is JSON
 /// the fault is its last line, and the exit code the fault's.
 pub async fn run(sources: &Sources) -> Result<u8, Fault> {
-    let config = Config::load(sources, Needs::ALL)?;
+    let (config, explained) = load(sources, Needs::ALL)?;
     let log = Log::start(&config.log)?;
     let is_json = config.log.is_json;
-    let outcome = relay(config, sources, log).await;
+    let file = sources.file().map_or_else(|| "none".to_owned(), |path| path.display().to_string());
+    info!(version = env!("CARGO_PKG_VERSION"), configuration_file = file, "pgoutbox starts");
+    let outcome = relay(InForce { config, explained }, sources, log).await;
     if let Err(fault) = &outcome {
         service::ended(fault);
     }
@@ -42,21 +44,23 @@ pub async fn run(sources: &Sources) -> Result<u8, Fault> {
 }
 
 /// One configuration after another, until asked to stop.
-async fn relay(mut config: Config, sources: &Sources, mut log: Log) -> Result<(), Fault> {
+async fn relay(mut current: InForce, sources: &Sources, mut log: Log) -> Result<(), Fault> {
     // Before anything is connected to: two relays with one port are a slip.
-    let port = http::bind(&config.http)?;
+    let port = http::bind(&current.config.http)?;
     let mut signals = Signals::catch()?;
     let board = Board::new();
+    board.put_in_force(&current.config);
     if let Some(port) = port {
-        http::serve(port, &config, &board)?;
+        http::serve(port, &current.config, &board)?;
     }
     tokio::spawn(service::run(board.clone()));
     loop {
-        let end = relay_with(&config, sources, &mut log, &mut signals, &board).await;
+        let end = relay_with(&current, sources, &mut log, &mut signals, &board).await;
         match end {
             Ended::Stopped(outcome) => return outcome,
-            Ended::Reload(next) => config = *next,
+            Ended::Reload(next) => current = *next,
         }
+        board.put_in_force(&current.config);
         info!("the new configuration holds from here on");
     }
 }
@@ -65,16 +69,17 @@ async fn relay(mut config: Config, sources: &Sources, mut log: Log) -> Result<()
 enum Ended {
     Stopped(Result<(), Fault>),
     /// With this one it goes on.
-    Reload(Box<Config>),
+    Reload(Box<InForce>),
 }
 
 async fn relay_with(
-    config: &Config,
+    current: &InForce,
     sources: &Sources,
     log: &mut Log,
     signals: &mut Signals,
     board: &Board,
 ) -> Ended {
+    let config = &current.config;
     let (ask, asked) = watch::channel(false);
     let exporter = config.otlp.as_ref().and_then(|otlp| {
         let started = Exporter::start(otlp, board.spans());
@@ -84,7 +89,7 @@ async fn relay_with(
     let spans = exporter.as_ref().map(Exporter::queue);
     let relaying = with_upkeep(config, ask.clone(), Shutdown::new(asked), spans, board);
     tokio::pin!(relaying);
-    let mut next: Option<Box<Config>> = None;
+    let mut next: Option<Box<InForce>> = None;
     let mut is_stopping = false;
     let end = loop {
         let signal = tokio::select! {
@@ -109,7 +114,7 @@ async fn relay_with(
             Asked::Louder => log.toggle(),
             Asked::Reload if is_stopping => {}
             Asked::Reload => {
-                let current = next.as_deref().unwrap_or(config);
+                let current = next.as_deref().unwrap_or(current);
                 if let Some(read) = read_again(current, sources, log) {
                     next = Some(Box::new(read));
                     ask.send_replace(true);
@@ -136,37 +141,38 @@ async fn relay_with(
 
 /// The configuration as it is now, if it is another one that asks for new sessions. A wrong one
 /// changes nothing.
-fn read_again(current: &Config, sources: &Sources, log: &mut Log) -> Option<Config> {
+fn read_again(current: &InForce, sources: &Sources, log: &mut Log) -> Option<InForce> {
     service::reloading();
-    let mut read = match Config::load(sources, Needs::ALL) {
-        Ok(read) => read,
+    let loaded = load(sources, Needs::ALL);
+    service::reloaded();
+    let mut read = match loaded {
+        Ok((config, explained)) => InForce { config, explained },
         Err(fault) => {
-            service::reloaded();
             // A line for each of them is for a terminal.
             let what = fault.what.lines().map(str::trim).collect::<Vec<_>>().join("; ");
             error!(mend = fault.mend, "SIGHUP: the configuration stays as it was: {what}");
             return None;
         }
     };
-    if read.log.level != current.log.level {
-        log.set_level(&read.log.level);
-        info!(level = read.log.level, "SIGHUP: the log says as much as this from here on");
+    let plan = config::plan(current, &mut read);
+    if log.set_level(&read.config.log.level) {
+        info!(level = read.config.log.level, "SIGHUP: the log says as much as this from here on");
     }
-    if read.http != current.http || read.log.is_json != current.log.is_json {
-        warn!(
-            mend = "restart the process",
-            "SIGHUP: http.address, http.token and log.format stay as they were"
-        );
-        read.http.clone_from(&current.http);
-        read.log.is_json = current.log.is_json;
+    if !plan.restart.is_empty() {
+        let keys = plan.restart.join(", ");
+        warn!(mend = "restart the process", "SIGHUP: {keys}: stays as it was until a restart");
     }
-    service::reloaded();
-    let is_same = Config { log: current.log.clone(), ..read.clone() } == *current;
-    if is_same {
+    if !plan.of_init.is_empty() {
+        let keys = plan.of_init.join(", ");
+        info!("SIGHUP: {keys}: only `pgoutbox init --declare` reads it");
+    }
+    if current.is_same(&read) {
         info!("SIGHUP: no other setting has changed");
         return None;
     }
-    info!("SIGHUP: the configuration has changed: what is in flight is finished first");
+    let lines: Vec<String> = plan.sessions.iter().map(|key| read.explained.line(key)).collect();
+    let changed = if lines.is_empty() { "what a file holds".to_owned() } else { lines.join(", ") };
+    info!(changed, "SIGHUP: the configuration has changed: what is in flight is finished first");
     Some(read)
 }
 

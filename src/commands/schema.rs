@@ -15,7 +15,7 @@ use crate::{partition, sql};
     pgoutbox schema --stream-role pgoutbox_stream --audit-role pgoutbox_audit")]
 pub struct Args {
     /// Major version of the server: from 18 on, ids rise with time
-    #[arg(long, value_name = "MAJOR", default_value_t = 14)]
+    #[arg(long, value_name = "MAJOR", default_value_t = 14, value_parser = clap::value_parser!(i32).range(14..=99))]
     pub server_version: i32,
     /// The outbox in partitions by time, of an hour, day, week or month
     #[arg(long, value_name = "SPAN", num_args = 0..=1, default_missing_value = "day", value_parser = SPANS)]

@@ -35,7 +35,7 @@ pub struct Args {
     #[arg(long)]
     pub exact: bool,
     /// How long the relay may take to come to what is committed now
-    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = super::bounds::span)]
     pub wait: Duration,
     /// As JSON
     #[arg(long)]

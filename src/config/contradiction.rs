@@ -56,6 +56,20 @@ impl Check<'_> {
             let what = format!("audit.hold ({hold}) is above audit.give_up ({give_up})");
             self.clash(["audit.hold", "audit.give_up"], what, "lower hold or raise give_up");
         }
+        let parking = &config.parking;
+        if parking.backoff_min > parking.backoff_max {
+            let [min, max] = [parking.backoff_min, parking.backoff_max].map(span);
+            let what = format!("parking.backoff_min ({min}) is above parking.backoff_max ({max})");
+            let keys = ["parking.backoff_min", "parking.backoff_max"];
+            self.clash(keys, what, "lower backoff_min or raise backoff_max");
+        }
+        if audit.mode != AuditMode::None && config.reconcile.age < audit.give_up {
+            let [age, give_up] = [config.reconcile.age, audit.give_up].map(span);
+            let what = format!("reconcile.age ({age}) is below audit.give_up ({give_up})");
+            let mend = "a mark that is still tried would count as missing, and its event be sent \
+                once more: raise age or lower give_up";
+            self.clash(["reconcile.age", "audit.give_up"], what, mend);
+        }
         if session.backoff_min > session.backoff_max {
             let [min, max] = [session.backoff_min, session.backoff_max].map(span);
             let what = format!("session.backoff_min ({min}) is above session.backoff_max ({max})");
@@ -86,6 +100,12 @@ impl Check<'_> {
             let what = "drops the slot, but audit.mode none leaves nothing to catch up by";
             let mend = "choose another audit.mode, or guard.policy alert or stop";
             self.clash(["guard.policy", "audit.mode"], what, mend);
+        }
+        if has_no_marks && config.reconcile.republishes {
+            let what =
+                "is true, but audit.mode none leaves nothing that says which rows are missing";
+            let mend = "choose another audit.mode, or take reconcile.republish away";
+            self.clash(["reconcile.republish", "audit.mode"], what, mend);
         }
         let is_halting = config.postgres.on_slot_loss == OnSlotLoss::Halt;
         if is_halting && config.guard.policy == GuardPolicy::DropSlot {
@@ -138,8 +158,34 @@ impl Check<'_> {
             let keys = [column("relayed_at"), column(name)];
             self.clash([&keys[0], &keys[1]], what, "give the mark a column of its own");
         }
+        self.written(key, columns);
         self.template(&format!("{key}.exchange"), &table.exchange, columns);
         self.template(&format!("{key}.routing_key"), &table.routing_key, columns);
+    }
+
+    /// The tries of a parked event are written to columns of their own: anywhere else they would
+    /// pass for a mark, or change what is published.
+    fn written(&mut self, key: &str, columns: &Columns) {
+        let tries = [
+            ("attempt", &columns.attempt),
+            ("last_error", &columns.last_error),
+            ("failed_at", &columns.failed_at),
+        ];
+        let mut others: Vec<_> = fields(columns).to_vec();
+        for (name, column) in tries {
+            let same = others
+                .iter()
+                .find(|(_, other)| !column.name.is_empty() && other.name == column.name);
+            if let Some((other, _)) = same {
+                let what = format!(
+                    "is the same column as {other}: tries of parked events would overwrite it"
+                );
+                let keys = [format!("{key}.columns.{name}"), format!("{key}.columns.{other}")];
+                let mend = "give it a column of its own, or none: \"\"";
+                self.clash([&keys[0], &keys[1]], what, mend);
+            }
+            others.push((name, column));
+        }
     }
 
     /// A template none of whose alternatives can ever win.

@@ -81,6 +81,40 @@ impl Explained {
         text
     }
 
+    /// Keys of which another has another value, wherever that is written. Secrets are masked in
+    /// both, so not told apart.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let mut keys: Vec<String> = Vec::new();
+        for (one, another) in [(self, other), (other, self)] {
+            for entry in &one.0 {
+                let there = another.0.iter().find(|it| it.key == entry.key);
+                let is_other = there.is_none_or(|there| there.value != entry.value);
+                if is_other && !keys.contains(&entry.key) {
+                    keys.push(entry.key.clone());
+                }
+            }
+        }
+        keys
+    }
+
+    /// `key = value` as TOML says it; the key alone where it has no value.
+    pub fn line(&self, key: &str) -> String {
+        let value = self.0.iter().find(|entry| entry.key == key);
+        match value.and_then(|entry| entry.value.as_ref()) {
+            Some(value) => format!("{key} = {}", value.toml()),
+            None => format!("{key} is not set"),
+        }
+    }
+
+    /// Takes one value over from another.
+    pub fn take(&mut self, key: &str, other: &Self) {
+        let from = other.0.iter().find(|entry| entry.key == key);
+        let to = self.0.iter_mut().find(|entry| entry.key == key);
+        if let (Some(from), Some(to)) = (from, to) {
+            to.clone_from(from);
+        }
+    }
+
     /// An object with `value` and `origin` of each key; the value is `null` where none is set.
     pub fn json(&self) -> serde_json::Value {
         let entries = self.0.iter().map(|entry| {

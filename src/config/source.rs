@@ -37,6 +37,15 @@ impl Sources {
     }
 }
 
+impl Sources {
+    /// The configuration file that is read; `None` where there is none.
+    pub fn file(&self) -> Option<PathBuf> {
+        let texts = Environment::new(self);
+        // A variable that is not UTF-8 is reported by whoever reads it.
+        config_file(self, &texts, &mut Problems::default()).map(|(path, _)| path)
+    }
+}
+
 // By hand: the environment holds secrets.
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,6 +1,7 @@
 //! What the files of `config` promise together.
 
 mod properties;
+mod reload;
 mod shown;
 mod sources;
 mod tls;

@@ -26,7 +26,6 @@ use crate::board::Board;
 use crate::config::Config;
 use crate::error::Fault;
 use crate::metrics::{self, Process};
-use crate::snapshot::Facts;
 
 /// What is answered.
 pub(super) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
@@ -59,7 +58,7 @@ const PATIENCE: Duration = Duration::from_secs(12);
 #[derive(Debug)]
 pub(super) struct Desk {
     rules: Rules,
-    config: Config,
+    board: Board,
     looker: Arc<Looker>,
     history: Arc<History>,
     parking: Parking,
@@ -70,8 +69,8 @@ impl Desk {
     pub(super) fn new(config: &Config, board: &Board, address: SocketAddr) -> Self {
         Self {
             rules: Rules::new(config.http.token.clone(), address),
-            config: config.clone(),
-            looker: Arc::new(Looker::new(board.clone(), Facts::of(config))),
+            board: board.clone(),
+            looker: Arc::new(Looker::new(board.clone())),
             history: Arc::default(),
             parking: Parking::default(),
             listeners: Arc::new(Semaphore::new(events::LISTENERS)),
@@ -125,7 +124,12 @@ impl Desk {
             "/metrics" => self.metrics().await,
             "/status" => self.status().await,
             "/history" => json_answer(StatusCode::OK, &self.history.json(self.looker.elapsed())),
-            "/parked" => of_postgres(timeout(PATIENCE, self.parking.list(&self.config)).await.ok()),
+            "/parked" => match self.board.in_force() {
+                Some(config) => {
+                    of_postgres(timeout(PATIENCE, self.parking.list(&config)).await.ok())
+                }
+                None => of_postgres(None),
+            },
             "/events" => self.events(),
             _ => answer(StatusCode::NOT_FOUND, TEXT, "there is no such page\n"),
         })
@@ -198,7 +202,8 @@ impl Desk {
             return answer(StatusCode::BAD_REQUEST, TEXT, format!("{wrong}\n"));
         }
         which.note = noted(remote, &which.note);
-        let acted = timeout(PATIENCE, self.parking.act(&self.config, action, &which)).await.ok();
+        let Some(config) = self.board.in_force() else { return of_postgres(None) };
+        let acted = timeout(PATIENCE, self.parking.act(&config, action, &which)).await.ok();
         log(remote, &format!("{action:?} {:?}", which.seqs), acted.as_ref());
         of_postgres(acted)
     }
@@ -214,7 +219,8 @@ impl Desk {
             Err(refused) => return refused,
         };
         let note = noted(remote, &note);
-        let acted = timeout(PATIENCE, parked::pause(&self.config, is_paused, &note)).await.ok();
+        let Some(config) = self.board.in_force() else { return of_postgres(None) };
+        let acted = timeout(PATIENCE, parked::pause(&config, is_paused, &note)).await.ok();
         log(remote, if is_paused { "pause" } else { "resume" }, acted.as_ref());
         of_postgres(acted)
     }

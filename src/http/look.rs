@@ -19,7 +19,6 @@ const FRESH: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) struct Looker {
     board: Board,
-    facts: Facts,
     began: Instant,
     kept: Mutex<Kept>,
 }
@@ -39,8 +38,8 @@ struct Looked {
 }
 
 impl Looker {
-    pub(super) fn new(board: Board, facts: Facts) -> Self {
-        Self { board, facts, began: Instant::now(), kept: Mutex::default() }
+    pub(super) fn new(board: Board) -> Self {
+        Self { board, began: Instant::now(), kept: Mutex::default() }
     }
 
     /// Tells of each change of the state.
@@ -67,7 +66,8 @@ impl Looker {
         }
         let shown = self.board.look(PATIENCE).await;
         let now = Instant::now();
-        let mut snapshot = Snapshot::new(self.facts.clone(), shown, now);
+        let facts = self.board.in_force().map(|config| Facts::of(&config)).unwrap_or_default();
+        let mut snapshot = Snapshot::new(facts, shown, now);
         snapshot.stalled_for =
             kept.stall.observe(now - self.began, snapshot.settled(), snapshot.is_waiting());
         let snapshot = Arc::new(snapshot);
@@ -84,8 +84,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_holds_until_the_state_is_another_one() {
         let board = Board::new();
-        let facts = Facts { slot: String::new(), window_messages: 1, window_bytes: 1 };
-        let looker = Looker::new(board.clone(), facts);
+        let looker = Looker::new(board.clone());
         board.enter(State::Connecting, "connects");
         let first = looker.look().await;
         assert!(Arc::ptr_eq(&first, &looker.look().await), "asked again at once");

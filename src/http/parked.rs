@@ -1,6 +1,7 @@
 //! Parked events, for the console: read and changed on a connection of its own, that lives no
 //! longer than it is needed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -58,7 +59,7 @@ impl Which {
 #[derive(Debug, Default)]
 pub(super) struct Parking {
     /// One at a time: whoever waits is given what the one before was.
-    listed: Mutex<Option<(Instant, Value)>>,
+    listed: Mutex<Option<(Instant, Arc<Config>, Value)>>,
 }
 
 impl Parking {
@@ -66,10 +67,11 @@ impl Parking {
     ///
     /// # Errors
     /// The connection's.
-    pub(super) async fn list(&self, config: &Config) -> Result<Value, Fault> {
+    pub(super) async fn list(&self, config: &Arc<Config>) -> Result<Value, Fault> {
         let mut listed = self.listed.lock().await;
-        if let Some((at, value)) = &*listed
+        if let Some((at, of, value)) = &*listed
             && at.elapsed() < FRESH
+            && Arc::ptr_eq(of, config)
         {
             return Ok(value.clone());
         }
@@ -81,7 +83,7 @@ impl Parking {
         };
         let found = operator::list(&client, &config.postgres.slot, &filter).await?;
         let value = json!({"events": found.iter().map(event).collect::<Vec<_>>()});
-        *listed = Some((Instant::now(), value.clone()));
+        *listed = Some((Instant::now(), Arc::clone(config), value.clone()));
         Ok(value)
     }
 

@@ -1,5 +1,6 @@
 //! Takes the slot, and waits as a standby while another has it.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,6 +13,7 @@ use crate::board::{Board, State};
 use crate::config::Config;
 use crate::error::{Fault, Side, codes};
 use crate::outage::News;
+use crate::publisher::{Closure, Publisher, Signal};
 use crate::relay::End;
 use crate::slot;
 use crate::text::span;
@@ -35,8 +37,49 @@ async fn own(config: &Config, past: &Past, client: &Client) -> Result<Option<Fau
     Ok(Some(Fault::transient(what).on(Side::Stream).mend(mend)))
 }
 
-/// Waits for the slot, as its standby where another holds it, and takes it.
+/// The slot, and what was heard meanwhile.
+pub(super) struct Taken {
+    pub(super) wal: WalStream,
+    pub(super) identity: Identity,
+    /// Why the broker blocks the connection, where it does.
+    pub(super) blocked: Option<String>,
+}
+
+/// Waits for the slot, as its standby where another holds it, and takes it. That may take weeks,
+/// and a standby is to be able to publish at once: it hears of the broker all that time, and ends
+/// with that connection like a session that runs.
 pub(super) async fn take_slot(
+    config: &Config,
+    past: &mut Past,
+    client: &Client,
+    board: &Board,
+    publisher: &mut Publisher,
+) -> Result<Taken, Fault> {
+    let mut taking = pin!(take(config, past, client, board));
+    let mut blocked = None;
+    loop {
+        let signal = tokio::select! {
+            biased;
+            signal = publisher.next() => signal,
+            taken = &mut taking => {
+                let (wal, identity) = taken?;
+                return Ok(Taken { wal, identity, blocked });
+            }
+        };
+        match signal {
+            Ok(Signal::Blocked(why)) => blocked = why,
+            // Nothing was published.
+            Ok(Signal::Answers(_)) => {}
+            Err(Closure::Lost(fault)) => return Err(fault.on(Side::Broker)),
+            Err(Closure::Refused(why)) => {
+                let what = format!("RabbitMQ closed the channel: {why}");
+                return Err(Fault::transient(what).on(Side::Broker));
+            }
+        }
+    }
+}
+
+async fn take(
     config: &Config,
     past: &mut Past,
     client: &Client,

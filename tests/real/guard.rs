@@ -192,14 +192,27 @@ async fn names_the_transaction_that_holds_the_wal() -> Result<()> {
     let client = setting.client().await?;
     client.batch_execute("BEGIN; SELECT txid_current();").await?;
     let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+    // A relay's own, however old, and one that came when the WAL was held already.
+    let own = setting.client().await?;
+    own.batch_execute(&format!(
+        "SET application_name = 'pgoutbox/{}'; BEGIN; SELECT txid_current()",
+        setting.database
+    ))
+    .await?;
     setting.sql("BEGIN; SELECT txid_current(); PREPARE TRANSACTION 'forgotten'").await?;
+    let young = setting.client().await?;
+    let mut writes = 0;
     let said = wait_until("the guard to name them", PATIENCE, async || {
-        write(&setting, 1).await?;
+        write(&setting, i64::from(writes < 30)).await?;
         setting.sql("CHECKPOINT").await?;
-        Ok(relay.log().contains("open transactions keep the WAL"))
+        writes += 1;
+        if writes == 20 {
+            young.batch_execute("BEGIN; SELECT txid_current()").await?;
+        }
+        Ok(relay.log().contains("'forgotten'"))
     });
     said.await.with_context(|| relay.log())?;
-    let line = relay.wait_for_log("open transactions keep the WAL", PATIENCE).await?;
+    let line = relay.wait_for_log("'forgotten'", PATIENCE).await?;
     for part in [
         format!("pid {pid} "),
         format!("pg_terminate_backend({pid})"),
@@ -208,7 +221,67 @@ async fn names_the_transaction_that_holds_the_wal() -> Result<()> {
     ] {
         assert!(line.contains(&part), "no {part} in {line}");
     }
+    assert!(writes > 20, "the guard named them before there was a young one: {line}");
+    for other in [&own, &young] {
+        let pid: i32 = other.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+        assert!(!relay.log().contains(&format!("pid {pid} (")), "{pid} in {}", relay.log());
+    }
     client.batch_execute("ROLLBACK").await?;
     setting.sql("ROLLBACK PREPARED 'forgotten'").await?;
+    relay.drain(PATIENCE).await
+}
+
+/// 93 MiB of 96 are kept from the moment on that this transaction commits, and nothing can be
+/// acknowledged before all of its events are settled.
+const LARGE: &str = "BEGIN;
+    INSERT INTO outbox_messages (aggregate_type, aggregate_id, topic, payload)
+        SELECT 'a', '1', 't', '{}' FROM generate_series(1, 2500);
+    SELECT pg_logical_emit_message(false, 'test', repeat('x', 1024 * 1024)) FROM generate_series(1, 93);
+    COMMIT";
+
+/// Who works is let alone, within one transaction too: by its own guard, and by that of a standby.
+#[tokio::test]
+async fn a_relay_that_works_keeps_its_slot() -> Result<()> {
+    let rabbitmq = harness::shared::rabbitmq().await?;
+    let vhost = rabbitmq.add_vhost().await?;
+    let (_postgres, setting) = scene(&rabbitmq.url(&vhost)).await?;
+    setting.program.succeed(&["init", "--declare"]).await?;
+    // One event at a time, so that it takes many looks of the guard.
+    let setting = setting.set("window.ordering", "strict").set("guard.interval", "500ms");
+    let setting = setting.set("guard.policy", "drop_slot_and_catch_up_later");
+    let consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    relay.wait_for_log("running", PATIENCE).await?;
+    let standby = setting.run()?;
+    standby.wait_for_log("standby", PATIENCE).await?;
+    setting.sql(LARGE).await?;
+    relay.wait_for_log("\"ERROR\"", PATIENCE).await?;
+    arrived(&consumer, 2500).await.with_context(|| relay.log())?;
+    setting.all_marked().await.with_context(|| relay.log())?;
+    assert_eq!(consumer.total(), 2500, "{}", relay.log());
+    for log in [relay.log(), standby.log()] {
+        assert!(!log.contains("was dropped") && !log.contains("was to be dropped"), "{log}");
+    }
+    standby.drain(PATIENCE).await?;
+    relay.drain(PATIENCE).await
+}
+
+/// A pause is told from a relay that is stuck.
+#[tokio::test]
+async fn a_pause_is_called_a_pause() -> Result<()> {
+    let rabbitmq = harness::shared::rabbitmq().await?;
+    let vhost = rabbitmq.add_vhost().await?;
+    let (_postgres, setting) = scene(&rabbitmq.url(&vhost)).await?;
+    setting.program.succeed(&["init", "--declare"]).await?;
+    let relay = setting.run()?;
+    relay.wait_for_log("running", PATIENCE).await?;
+    setting.program.succeed(&["pause", "--note", "a migration"]).await?;
+    relay.wait_for_log("paused by", PATIENCE).await?;
+    let line = write_until(&setting, &relay, "the relay is paused since").await?;
+    let line: serde_json::Value = serde_json::from_str(&line)?;
+    assert!(
+        line["mend"].as_str().is_some_and(|mend| mend.starts_with("pgoutbox resume")),
+        "{line}"
+    );
     relay.drain(PATIENCE).await
 }

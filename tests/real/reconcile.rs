@@ -24,6 +24,8 @@ async fn setting() -> Result<Setting> {
         .set("postgres.wal_sender_timeout", "1s")
         .set("reconcile.interval", "1s")
         .set("reconcile.age", "1s")
+        .set("audit.hold", "1s")
+        .set("audit.give_up", "1s")
         .set("log.format", "json");
     setting.init().await?;
     Ok(setting)
@@ -289,6 +291,8 @@ async fn a_partitioned_table_is_searched_once_however_many_relays_stand_by() -> 
         .set("postgres.wal_sender_timeout", "1s")
         .set("reconcile.interval", "1s")
         .set("reconcile.age", "1s")
+        .set("audit.hold", "1s")
+        .set("audit.give_up", "1s")
         .set("reconcile.republish", "true")
         .set("log.format", "json");
     setting

@@ -3,6 +3,8 @@
 use std::io::Write;
 
 use anyhow::{Context, Result};
+use harness::http::request;
+use harness::relay::Pgoutbox;
 use harness::wait_until;
 use harness::workload::Workload;
 use tempfile::NamedTempFile;
@@ -38,7 +40,8 @@ async fn a_configuration_is_taken_over_under_load_without_a_repeat() -> Result<(
     relay.hangup()?;
     relay.wait_for_log("window_messages=60", PATIENCE).await?;
     let log = relay.log();
-    assert!(log.contains("http.token and log.format stay"), "{log}");
+    assert!(log.contains("http.token: stays as it was until a restart"), "{log}");
+    assert!(log.contains("changed=\"window.messages = 60\""), "{log}");
     let before = consumer.distinct();
     consumer.wait_distinct(before + 100, PATIENCE).await?;
     load.stop();
@@ -84,5 +87,63 @@ async fn the_log_says_more_and_less_at_run_time() -> Result<()> {
         .with_context(|| relay.log())?;
     let log = relay.log();
     assert!(!log.contains("as much as log.level has it") && !log.contains(" running "), "{log}");
+    // And down again: the warning is said after the level has changed, and at each signal.
+    let level = |level: &str| format!("[log]\nlevel = \"{level}\"\n[http]\ntoken = \"x\"\n");
+    write(&file, &level("warn"))?;
+    let said = |text: &str| relay.log().matches(text).count();
+    let before = said("SIGHUP: no other");
+    for count in 1..=2 {
+        relay.hangup()?;
+        let is_said = || said("http.token: stays as it was until a restart") == count;
+        wait_until("the warning", PATIENCE, async || Ok(is_said()))
+            .await
+            .with_context(|| relay.log())?;
+    }
+    assert_eq!(said("SIGHUP: no other"), before, "{}", relay.log());
+    write(&file, &level("debug"))?;
+    let before = said("SIGHUP: the log says");
+    relay.hangup()?;
+    let is_louder = || said("SIGHUP: the log says") > before;
+    wait_until("up again", PATIENCE, async || Ok(is_louder())).await?;
+    relay.drain(PATIENCE).await
+}
+
+/// What is shown and what is done from a console is about the slot in force.
+#[tokio::test]
+async fn another_slot_is_what_everything_is_about() -> Result<()> {
+    let file = NamedTempFile::with_suffix(".toml")?;
+    let mut setting = Setting::shared().await?;
+    let (first, second) = (setting.database.clone(), format!("{}_b", setting.database));
+    let slot = |name: &str| {
+        format!("[postgres]\nslot = \"{name}\"\n[http]\ntoken = \"t\"\n[window]\nmessages = 7\n")
+    };
+    write(&file, &slot(&first))?;
+    // The slot is the file's to say.
+    setting.program = Pgoutbox::at(env!("CARGO_BIN_EXE_pgoutbox"))
+        .env("DATABASE_URL", &setting.database_url)
+        .env("AMQP_URL", &setting.amqp_url)
+        .env("PGOUTBOX_GUARD__INTERVAL", "100ms")
+        .env("PGOUTBOX_CONFIG", file.path());
+    setting.program.succeed(&["init", "--slot", &second]).await?;
+    let relay = setting.run()?;
+    let address = relay.http(PATIENCE).await?;
+    let started = relay.wait_for_log("pgoutbox starts", PATIENCE).await?;
+    let path = file.path().display().to_string();
+    assert!(started.contains(env!("CARGO_PKG_VERSION")) && started.contains(&path), "{started}");
+    relay.wait_for_log(" running ", PATIENCE).await?;
+    write(&file, &slot(&second).replace("= 7", "= 8"))?;
+    relay.hangup()?;
+    relay.wait_for_log("window_messages=8", PATIENCE).await.with_context(|| relay.log())?;
+    let token = ("Authorization", "Bearer t");
+    wait_until("the second slot", PATIENCE, async || {
+        let status = request(address, "GET", "/status", &[token], "").await?.json()?;
+        Ok(status["slot_name"] == *second && status["window"]["limit_messages"] == 8)
+    })
+    .await?;
+    let headers = [token, ("Content-Type", "application/json")];
+    let paused = request(address, "POST", "/pause", &headers, "{\"note\": \"n\"}").await?;
+    assert_eq!(paused.code, 200, "{paused:?}");
+    assert_eq!(setting.ask::<String>("SELECT slot::text FROM pgoutbox.pause").await?, second);
+    relay.wait_for_log("paused by", PATIENCE).await?;
     relay.drain(PATIENCE).await
 }

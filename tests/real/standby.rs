@@ -2,9 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use harness::http::get;
+use harness::proxy::{Cut, Direction, Proxy};
+use harness::wait_until;
 use harness::workload::Workload;
 
+use crate::progress::through;
 use crate::setting::{PATIENCE, Setting, steady};
 
 const STANDBY: &str = "standby: another holds the slot";
@@ -66,4 +70,41 @@ async fn takes_over_from_a_frozen_leader() -> Result<()> {
     let verdict = setting.judge(&ledger, consumer, &standby, 2 * 1_500).await?;
     println!("took over from a frozen leader after {took:.2?}, {} repeats", verdict.repeated);
     Ok(())
+}
+
+/// A standby that could not publish is none: it notices when its broker goes, whether the
+/// connection is cut or falls silent, is not ready meanwhile, and comes back by itself.
+#[tokio::test]
+async fn a_standby_that_loses_its_broker_says_so_and_comes_back() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let leader = setting.run()?;
+    leader.wait_for_log("running", PATIENCE).await?;
+    let rabbitmq = harness::shared::rabbitmq().await?;
+    let proxy = Proxy::start(rabbitmq.port()).await?;
+    let behind = setting.clone().set("amqp.url", &through(&setting.amqp_url, &proxy));
+    let behind = behind.set("amqp.heartbeat", "1s").set("amqp.connect_timeout", "5s");
+    let standby = behind.run()?;
+    let address = standby.http(PATIENCE).await?;
+    let until = async |code: u16, count: usize| -> Result<()> {
+        let what = format!("/readyz to answer {code}, the standby after {count} tries");
+        let is_so = wait_until(&what, PATIENCE, async || {
+            let is_standby = standby.log().matches(STANDBY).count() == count;
+            Ok(get(address, "/readyz").await?.code == code && is_standby)
+        });
+        is_so.await.with_context(|| standby.log())
+    };
+    until(200, 1).await?;
+    proxy.refuse(true);
+    proxy.cut(Cut::Rst);
+    until(503, 1).await?;
+    proxy.refuse(false);
+    until(200, 2).await?;
+    // Nothing comes of it any more, and nothing says so.
+    proxy.stall(Direction::Down);
+    until(503, 2).await?;
+    proxy.resume(Direction::Down);
+    until(200, 3).await?;
+    leader.kill9().await?;
+    standby.wait_for_log("running", PATIENCE).await?;
+    standby.drain(PATIENCE).await
 }

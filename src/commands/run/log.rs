@@ -41,11 +41,16 @@ impl Log {
         Ok(Self { filter: handle, level: log.level.clone(), is_loud: false })
     }
 
-    /// From now on it says as much as this.
-    pub(super) fn set_level(&mut self, level: &str) {
+    /// From now on it says as much as this; tells whether that is news. The log is the only one to
+    /// know what it said until now: a configuration may never have come into force.
+    pub(super) fn set_level(&mut self, level: &str) -> bool {
+        if self.level == level {
+            return false;
+        }
         level.clone_into(&mut self.level);
         self.is_loud = false;
         self.apply();
+        true
     }
 
     /// Debug and back, for whoever has no file to change.

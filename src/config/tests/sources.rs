@@ -82,6 +82,9 @@ fn companions(setting: &Setting, certificate: &str) -> Vec<(String, String)> {
             all.push(of("dead_letter_exchange", "dead"));
         }
     }
+    if setting.key == "audit.give_up" {
+        all.push((env_name("reconcile.age"), "7days".to_owned()));
+    }
     if setting.key == "amqp.auth" {
         all.extend([of("amqp.cert_file"), of("amqp.key_file")]);
     }

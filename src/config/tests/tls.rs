@@ -10,7 +10,7 @@ pub(super) fn certificate() -> String {
 }
 
 /// With `good.pem`, `other.pem` (certificate and key), `key.pem`, `empty.pem`, `junk.pem`.
-fn with_files() -> Try {
+pub(super) fn with_files() -> Try {
     let mut tried = Try::both();
     let good = certificate();
     let key = good.split_once("-----BEGIN PRIVATE").unwrap().1;

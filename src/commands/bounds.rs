@@ -1,0 +1,49 @@
+//! Arguments within bounds, as settings are: what is added to a clock must not overflow it.
+
+use std::time::Duration;
+
+/// The longest duration that any argument takes: ten years.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// Reads a duration.
+///
+/// # Errors
+/// It is none, or longer than ten years.
+pub(super) fn span(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text.trim()) {
+        Ok(span) if span <= LONGEST => Ok(span),
+        Ok(_) => Err("the most is 3650days".to_owned()),
+        Err(_) => Err("write a number and a unit, such as 30s, 15m or 2h".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn bounds() {
+        assert_eq!(span("3650days"), Ok(LONGEST));
+        assert_eq!(span("0s"), Ok(Duration::ZERO));
+        for wrong in
+            ["3651days", "9999999999days", "99999999999999999999s", "1", "", "-1s", "1 day 1"]
+        {
+            assert!(span(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_overflows_a_clock(number in any::<u64>(), unit in "ns|us|ms|s|m|h|days|weeks|months|years|[a-z]{0,3}") {
+            for text in [format!("{number}{unit}"), format!("{number}{unit} {number}{unit}"), unit] {
+                if let Ok(span) = span(&text) {
+                    prop_assert!(span <= LONGEST);
+                    prop_assert!(Instant::now().checked_add(span * 2).is_some());
+                }
+            }
+        }
+    }
+}

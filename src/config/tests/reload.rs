@@ -1,0 +1,138 @@
+//! What SIGHUP changes is told of every setting.
+
+use super::super::settings::{Kind, Preset, SETTINGS, Setting};
+use super::super::{Explained, InForce, plan};
+use super::tls::with_files;
+use super::*;
+
+/// A value near the one that holds, so that nothing else has to change with it.
+fn another(setting: &Setting) -> String {
+    let preset = match setting.preset {
+        Preset::Value(text) => text,
+        Preset::Unset | Preset::Derived(_) => "",
+    };
+    let parse = |text: &str| humantime::parse_duration(text).unwrap();
+    let unlike = |words: &[&str]| words.iter().find(|word| **word != preset).unwrap().to_string();
+    match setting.kind {
+        Kind::Text(_) | Kind::Name | Kind::Column | Kind::SlotName => "other".to_owned(),
+        Kind::Secret => "name=another".to_owned(),
+        Kind::Count { .. } => (preset.parse::<u64>().unwrap() + 1).to_string(),
+        Kind::Size { .. } if preset.is_empty() => "1GiB".to_owned(),
+        Kind::Size { .. } => {
+            format!("{}KiB", preset.parse::<bytesize::ByteSize>().unwrap().0 / 1024 + 1)
+        }
+        Kind::Span { .. } | Kind::Seconds { .. } if preset.is_empty() => "30days".to_owned(),
+        Kind::Span { .. } => {
+            let longer = parse(preset) + std::time::Duration::from_millis(1);
+            humantime::format_duration(longer).to_string()
+        }
+        Kind::Seconds { .. } => "11s".to_owned(),
+        Kind::Choice(words) => unlike(words),
+        Kind::Flag => unlike(&["true", "false"]),
+        Kind::SslMode => "require".to_owned(),
+        Kind::ExchangeType => "direct".to_owned(),
+        Kind::File => "other.pem".to_owned(),
+        Kind::Template => "fixed".to_owned(),
+        Kind::LogFilter => "debug".to_owned(),
+        Kind::Listen => "127.0.0.1:1".to_owned(),
+        Kind::List => "a,b".to_owned(),
+        Kind::PostgresUrl => "postgres://other:dbpw@db.example/app".to_owned(),
+        Kind::AmqpUrl => "amqp://app:mqpw@other.example".to_owned(),
+        Kind::HttpUrl => "http://other.example:4318".to_owned(),
+    }
+}
+
+/// What a setting needs beside it; in the second list what goes with its other value.
+fn beside(key: &str) -> (&'static [&'static str], &'static [&'static str]) {
+    const AMQP_TLS: &[&str] = &["amqp.url=amqps://app:mqpw@mq.example"];
+    const AMQP_PAIR: &[&str] = &[
+        "amqp.url=amqps://app:mqpw@mq.example",
+        "amqp.cert_file=good.pem",
+        "amqp.key_file=good.pem",
+    ];
+    const PAIR: &[&str] = &["postgres.cert_file=good.pem", "postgres.key_file=good.pem"];
+    match key {
+        "amqp.ca_file" => (AMQP_TLS, &[]),
+        "amqp.auth" => (AMQP_PAIR, &["amqp.url=amqps://mq.example"]),
+        "amqp.cert_file" => (AMQP_PAIR, &["amqp.key_file=other.pem"]),
+        "amqp.key_file" => (AMQP_PAIR, &["amqp.cert_file=other.pem"]),
+        "postgres.cert_file" => (PAIR, &["postgres.key_file=other.pem"]),
+        "postgres.key_file" => (PAIR, &["postgres.cert_file=other.pem"]),
+        "postgres.stream_password" => {
+            (&["postgres.stream_url=postgres://stream:old@db.example/app"], &[])
+        }
+        "tables.0.on_failure" => (&[], &["tables.0.dead_letter_exchange=letters"]),
+        "tables.0.dead_letter_exchange" => {
+            (&["tables.0.on_failure=dead_letter", "tables.0.dead_letter_exchange=letters"], &[])
+        }
+        "tables.0.dead_letter_routing_key" => {
+            (&["tables.0.on_failure=dead_letter", "tables.0.dead_letter_exchange=letters"], &[])
+        }
+        "declare.queues.0.name"
+        | "declare.queues.0.queue_type"
+        | "declare.queues.0.bindings"
+        | "declare.queues.0.exchange" => (&["declare.queues.0.name=q"], &[]),
+        "audit.give_up" => (&["reconcile.age=1h"], &[]),
+        "otlp.ca_file" => (&["otlp.endpoint=https://c.example:4318"], &[]),
+        key if key.starts_with("otlp.") => (&["otlp.endpoint=http://c.example:4318"], &[]),
+        _ => (&[], &[]),
+    }
+}
+
+fn in_force(tried: &mut Try, pairs: &[String]) -> InForce {
+    let mut tried = tried.clone();
+    for pair in pairs {
+        // Files lie where the others do.
+        let pair = match pair.split_once('=') {
+            Some((key, name)) if name.ends_with(".pem") => {
+                format!("{key}={}", tried.path(name).display())
+            }
+            _ => pair.clone(),
+        };
+        tried = tried.set(&pair);
+    }
+    let (config, explained): (Config, Explained) =
+        load(&tried.sources, Needs::ALL).unwrap_or_else(|fault| panic!("{pairs:?}: {fault}"));
+    InForce { config, explained }
+}
+
+#[test]
+fn each_setting_is_taken_over_or_named() {
+    let mut tried = with_files();
+    for setting in SETTINGS {
+        let key = setting.key.replace('*', "0");
+        let (first, second) = beside(&key);
+        let owned = |pairs: &[&str]| pairs.iter().map(|pair| pair.to_string()).collect::<Vec<_>>();
+        let before = owned(first);
+        let mut after = [before.clone(), owned(second)].concat();
+        after.push(format!("{key}={}", another(setting)));
+        let current = in_force(&mut tried, &before);
+        let mut read = in_force(&mut tried, &after);
+        let plan = plan(&current, &mut read);
+        // A password of a URL is the setting beside it.
+        let is_it = |named: &String| *named == key;
+        let lists = [&plan.sessions, &plan.restart, &plan.of_init];
+        let named = lists.iter().filter(|list| list.iter().any(is_it)).count();
+        if key == "log.level" {
+            assert!(plan.has_level && current.is_same(&read), "{plan:?}");
+            continue;
+        }
+        assert_eq!(named, 1, "{key} -> {after:?}: {plan:?}");
+        let is_taken = plan.sessions.iter().any(is_it);
+        assert_eq!(!current.is_same(&read), is_taken, "{key}: {plan:?}");
+        // What a restart is needed for is named again by the next one.
+        if plan.restart.iter().any(is_it) {
+            let again = super::super::plan(&read.clone(), &mut in_force(&mut tried, &after));
+            assert_eq!(again.restart, plan.restart);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_named_where_nothing_changed() {
+    let mut tried = with_files();
+    let current = in_force(&mut tried, &["amqp.confirm_timeout=1m".to_owned()]);
+    let mut read = in_force(&mut tried, &["amqp.confirm_timeout=60s".to_owned()]);
+    plan(&current, &mut read);
+    assert!(current.is_same(&read), "another way to write the same");
+}
