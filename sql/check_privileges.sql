@@ -27,6 +27,22 @@ SELECT has_schema_privilege(relation.relnamespace, 'USAGE') AS usage,
            AND attname IN (:'attempt', :'last_error', :'failed_at')
            AND NOT (has_column_privilege(relation.oid, attnum, 'SELECT')
                     AND has_column_privilege(relation.oid, attnum, 'UPDATE'))) AS unwritable,
+       -- Partitions that reconciliation cannot read, and pruning cannot delete from: both go one by one.
+       ARRAY(SELECT leaf.oid::regclass::text
+               FROM pg_partition_tree(relation.oid) AS part
+               JOIN pg_class AS leaf ON leaf.oid = part.relid AND leaf.relkind = 'r'
+              WHERE leaf.oid <> relation.oid
+                AND (NOT has_schema_privilege(leaf.relnamespace, 'USAGE')
+                     OR EXISTS (SELECT FROM pg_attribute
+                                 WHERE attrelid = leaf.oid AND attname IN (:'id', :'occurred_at', 'xmin', 'ctid')
+                                   AND NOT has_column_privilege(leaf.oid, attnum, 'SELECT')))
+              ORDER BY 1) AS unreadable_leaves,
+       ARRAY(SELECT leaf.oid::regclass::text
+               FROM pg_partition_tree(relation.oid) AS part
+               JOIN pg_class AS leaf ON leaf.oid = part.relid AND leaf.relkind = 'r'
+              WHERE leaf.oid <> relation.oid
+                AND NOT (has_table_privilege(leaf.oid, 'DELETE') AND has_any_column_privilege(leaf.oid, 'UPDATE'))
+              ORDER BY 1) AS undeletable_leaves,
        -- Where no policy shows this role every row, or one takes some away.
        row_security_active(relation.oid)
            AND NOT (EXISTS (SELECT FROM own_policies AS policy

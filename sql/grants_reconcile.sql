@@ -1,17 +1,19 @@
 -- What reconciliation and `pgoutbox verify` read, beside what marks need: which transaction wrote
 -- a row, where it stands and, where the table says so, when it happened. No payload.
 BEGIN;
--- The column of the time may not be there, and psql does not look into the dollar quotes below.
-SELECT set_config('pgoutbox.grant', format('GRANT SELECT (%s) ON %I.%I TO %I',
-           string_agg(quote_ident(attname), ', ' ORDER BY attnum),
-           :'schema'::text, :'table'::text, :'audit_role'::text), true)
-  FROM pg_attribute
- WHERE attrelid = format('%I.%I', :'schema'::text, :'table'::text)::regclass
-   AND attname IN ('xmin', 'ctid', :'id', :'occurred_at');
+-- The column of the time may not be there, and psql does not look into the dollar quotes below. Partitions
+-- are read one by one, so each needs the grant too.
+SELECT set_config('pgoutbox.grant', string_agg(format(
+           'GRANT USAGE ON SCHEMA %4$s TO %3$I; GRANT SELECT (%1$s) ON %2$s TO %3$I;',
+           columns.names, part.oid::regclass, :'audit_role'::text, relation.relnamespace::regnamespace), ' '), true)
+  FROM (SELECT format('%I.%I', :'schema'::text, :'table'::text)::regclass::oid AS oid
+        UNION SELECT relid FROM pg_partition_tree(format('%I.%I', :'schema'::text, :'table'::text)::regclass)) AS part
+  JOIN pg_class AS relation ON relation.oid = part.oid AND relation.relkind IN ('r', 'p')
+ CROSS JOIN LATERAL (SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) AS names FROM pg_attribute
+                      WHERE attrelid = part.oid AND attname IN ('xmin', 'ctid', :'id', :'occurred_at')) AS columns;
 DO $do$
 BEGIN
     EXECUTE current_setting('pgoutbox.grant');
 END
 $do$;
-GRANT USAGE ON SCHEMA :"schema" TO :"audit_role";
 COMMIT;

@@ -13,5 +13,28 @@ CREATE TABLE :"schema".:"partition" (LIKE :"schema".:"table" INCLUDING DEFAULTS 
           autovacuum_vacuum_insert_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02);
 ALTER TABLE :"schema".:"table" ATTACH PARTITION :"schema".:"partition"
     FOR VALUES FROM (:'lower') TO (:'upper');
+-- Whoever may do something to the table may do it to the partition: some statements go to it directly.
+SELECT set_config('pgoutbox.outbox', format('%I.%I', :'schema'::text, :'table'::text), true),
+       set_config('pgoutbox.partition', format('%I.%I', :'schema'::text, :'partition'::text), true);
+DO $do$
+DECLARE
+    command text;
+BEGIN
+    FOR command IN
+        SELECT format('GRANT %s ON %s TO %s', granted.privilege_type, current_setting('pgoutbox.partition'),
+                      CASE granted.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(granted.grantee)) END)
+          FROM pg_class AS relation, aclexplode(relation.relacl) AS granted
+         WHERE relation.oid = current_setting('pgoutbox.outbox')::regclass AND granted.grantee <> relation.relowner
+        UNION ALL
+        SELECT format('GRANT %s (%I) ON %s TO %s', granted.privilege_type, attribute.attname,
+                      current_setting('pgoutbox.partition'),
+                      CASE granted.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(granted.grantee)) END)
+          FROM pg_attribute AS attribute, aclexplode(attribute.attacl) AS granted
+         WHERE attribute.attrelid = current_setting('pgoutbox.outbox')::regclass AND NOT attribute.attisdropped
+    LOOP
+        EXECUTE command;
+    END LOOP;
+END
+$do$;
 COMMENT ON TABLE :"schema".:"partition" IS :'comment';
 COMMIT;

@@ -192,7 +192,14 @@ async fn go_on(client: &Client, config: &Config, walk: &mut Walk) -> Result<(), 
                 let to = walk.block.saturating_add(STEP_PAGES);
                 let range = (walk.block, to);
                 let step = step(client, &outbox, (&schema, &name), range, &xmin).await;
-                let step = step.map_err(|fault| with_grant(fault, config, table))?;
+                let step = match step.map_err(|fault| with_grant(fault, config, table)) {
+                    Err(fault) if fault.is_code(codes::INSUFFICIENT_PRIVILEGE) => {
+                        // The others can be looked through all the same.
+                        warn!(mend = fault.mend, "reconciliation: {schema}.{name}: {}", fault.what);
+                        break;
+                    }
+                    step => step?,
+                };
                 if let Some(found) = walk.found.get_mut(walk.table) {
                     found.add(step);
                 }

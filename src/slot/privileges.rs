@@ -2,7 +2,7 @@
 
 use tokio_postgres::{Client, Row};
 
-use super::grants::{grants_for, prune_grants, replay_grants, statements};
+use super::grants::{grants_for, prune_grants, reconcile_grants, replay_grants, statements};
 use super::table::title;
 use super::{Finding, Severity};
 use crate::config::{AuditMode, Config, Table};
@@ -75,11 +75,15 @@ pub(super) async fn look(
                 sql::qualified(&table.schema, &table.name)
             ),
         };
-        findings.push(Finding::warning(
+        // A row that is hidden has no mark ever, and is missing in a catch-up.
+        let is_needed = config.audit.mode != AuditMode::SideTable || config.is_catching_up();
+        let finding = Finding::error(
             "row-level-security",
             format!("row level security may hide rows of {} from role \"{role}\"", title(table)),
             mend,
-        ));
+        );
+        let severity = if is_needed { Severity::Error } else { Severity::Warning };
+        findings.push(finding.as_grave_as(severity));
     }
     Ok(findings)
 }
@@ -100,6 +104,7 @@ fn beside(config: &Config, table: &Table, row: &Row) -> Result<Vec<Finding>, Fau
             grant(table, role, &[("SELECT", unreadable.clone())]),
         ));
     }
+    findings.extend(leaves(config, table, row)?);
     if config.reconcile.republishes && !may("select_all")? {
         findings.push(Finding::warning(
             "grant-republish",
@@ -121,6 +126,48 @@ fn beside(config: &Config, table: &Table, row: &Row) -> Result<Vec<Finding>, Fau
     }
     findings.extend(shown_columns(config, table, row)?);
     Ok(findings)
+}
+
+/// Partitions that somebody made without the grants that their table has.
+fn leaves(config: &Config, table: &Table, row: &Row) -> Result<Vec<Finding>, Fault> {
+    let role = &config.postgres.audit.user;
+    let (unreadable, undeletable): (Vec<String>, Vec<String>) =
+        (column(row, "unreadable_leaves")?, column(row, "undeletable_leaves")?);
+    let mut findings = Vec::new();
+    if !unreadable.is_empty() {
+        findings.push(Finding::warning(
+            "grant-reconcile",
+            format!(
+                "role \"{role}\" may not look for rows that were missed in partitions of {}: {}",
+                title(table),
+                few(&unreadable)
+            ),
+            statements(&reconcile_grants(table, role)?),
+        ));
+    }
+    let is_pruning = config.prune.keep.is_some() && config.audit.mode != AuditMode::Delete;
+    if is_pruning && !undeletable.is_empty() {
+        findings.push(Finding::warning(
+            "grant-prune",
+            format!(
+                "role \"{role}\" may not delete relayed rows in partitions of {} (prune.keep): {}",
+                title(table),
+                few(&undeletable)
+            ),
+            statements(&prune_grants(table, role)?),
+        ));
+    }
+    Ok(findings)
+}
+
+/// The first of many names.
+fn few(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown: Vec<_> = names.iter().take(SHOWN).map(String::as_str).collect();
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
 }
 
 /// The columns in which a row shows the tries of its event, where the relay may not write them.

@@ -603,7 +603,7 @@ async fn roles() -> Result<()> {
         ("grant-progress", "error", format!("REVOKE UPDATE ON pgoutbox.progress FROM {audit}")),
         (
             "row-level-security",
-            "warning",
+            "error",
             "ALTER TABLE outbox_messages ENABLE ROW LEVEL SECURITY".to_owned(),
         ),
     ] {
@@ -622,7 +622,7 @@ async fn roles() -> Result<()> {
     // A policy that takes rows away leaves one way only.
     let takes = "CREATE POLICY takes ON outbox_messages AS RESTRICTIVE USING (topic <> 'secret')";
     owner.sql(takes).await?;
-    owner.carry_out(setting.check().await?.has("row-level-security", "warning")).await?;
+    owner.carry_out(setting.check().await?.has("row-level-security", "error")).await?;
     setting.check().await?.has_not("row-level-security");
     let nobody = setting.clone().set("postgres.stream_url", &url("nobody_there")).check().await?;
     let found = nobody.has("role-missing", "error");

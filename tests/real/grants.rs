@@ -254,6 +254,45 @@ async fn of_a_table_with_names_of_its_own() -> Result<()> {
         .await
 }
 
+/// Reconciliation and pruning go to the partitions one by one: `init` grants of those that are there, what
+/// pgoutbox makes has them from the start, and what somebody else made without is found.
+#[tokio::test]
+async fn of_partitions() -> Result<()> {
+    let table = "CREATE TABLE outbox_messages (id int, occurred_at timestamptz, payload jsonb, topic text, relayed_at timestamptz)
+             PARTITION BY RANGE (occurred_at);
+         CREATE SCHEMA \"Leaves\";
+         CREATE TABLE \"Leaves\".\"of old\" PARTITION OF outbox_messages FOR VALUES FROM ('2020-01-01') TO ('2021-01-01')";
+    let settings = [
+        ("postgres.on_slot_loss", "halt"),
+        ("prune.keep", "30days"),
+        ("prune.partition_span", "day"),
+    ];
+    let audit = Audit::with(table, &settings).await?;
+    audit.owner.program.succeed(&["prune"]).await?;
+    let made: i64 = audit
+        .owner
+        .ask("SELECT count(*) FROM pg_inherits WHERE inhparent = 'outbox_messages'::regclass")
+        .await?;
+    assert!(made > 1, "pruning makes those of the days to come");
+    audit
+        .mends(&[
+            (
+                "grant-reconcile",
+                "warning",
+                "SELECT (xmin) ON \"Leaves\".\"of old\"",
+                "in partitions of public.outbox_messages: \"Leaves\".\"of old\"",
+            ),
+            ("grant-reconcile", "warning", "USAGE ON SCHEMA \"Leaves\"", "in partitions of"),
+            (
+                "grant-prune",
+                "warning",
+                "DELETE ON \"Leaves\".\"of old\"",
+                "may not delete relayed rows in partitions of",
+            ),
+        ])
+        .await
+}
+
 /// The schema of an older pgoutbox, before it had the table.
 #[tokio::test]
 async fn init_adds_a_table_that_is_missing() -> Result<()> {

@@ -391,3 +391,41 @@ async fn what_cannot_work_is_refused_by_name() -> Result<()> {
     }
     Ok(())
 }
+
+/// Restored, copied, or moved to another partition: the row was relayed before.
+#[tokio::test]
+async fn rows_that_come_with_their_mark_are_no_events() -> Result<()> {
+    let setting = Setting::bare().await?;
+    setting
+        .sql(
+            "CREATE TABLE outbox_messages (id int, k int, topic text, payload jsonb, relayed_at timestamptz)
+                 PARTITION BY LIST (k);
+             CREATE TABLE odd PARTITION OF outbox_messages FOR VALUES IN (1);
+             CREATE TABLE even PARTITION OF outbox_messages FOR VALUES IN (2)",
+        )
+        .await?;
+    setting.init().await?;
+    let consumer = setting.bound("here").await?;
+    let relay = setting.run()?;
+    setting
+        .sql(
+            "INSERT INTO outbox_messages VALUES (1, 1, 'here', '1', now()), (2, 1, 'here', '2', NULL);
+             INSERT INTO outbox_messages VALUES (3, 2, 'here', '3', 'infinity')",
+        )
+        .await?;
+    let marked = "SELECT count(relayed_at) = 3 FROM outbox_messages";
+    setting.until("the one to be marked", marked).await.with_context(|| relay.log())?;
+    setting.sql("UPDATE outbox_messages SET k = 2 WHERE k = 1").await?;
+    setting.sql("INSERT INTO outbox_messages VALUES (4, 1, 'here', '4', NULL)").await?;
+    let came = crate::bare::arrived(&consumer, 2).await.with_context(|| relay.log())?;
+    assert_eq!(crate::bare::ids(&came), ["2", "4"]);
+    relay.drain(PATIENCE).await?;
+    assert!(relay.log().contains("came_marked=4"), "{}", relay.log());
+    // In any other mode the column means nothing.
+    let beside = setting.clone().set("audit.mode", "side_table");
+    let relay = beside.run()?;
+    setting.sql("INSERT INTO outbox_messages VALUES (5, 1, 'here', '5', now())").await?;
+    let came = crate::bare::arrived(&consumer, 3).await.with_context(|| relay.log())?;
+    assert_eq!(crate::bare::ids(&came), ["2", "4", "5"]);
+    relay.drain(PATIENCE).await
+}
