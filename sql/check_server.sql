@@ -3,7 +3,6 @@
 SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS clock_micros,
        pg_backend_pid() AS backend_pid,
        -- Sent along at the start of the connection: a pooler drops it.
-       current_setting('pgoutbox.probe', true) AS probe,
        EXISTS (SELECT FROM pg_roles WHERE rolname = :'stream_role') AS has_stream_role,
        (SELECT count(*)::integer FROM pg_stat_get_wal_senders()) AS senders,
        current_setting('max_wal_senders')::integer AS max_senders,

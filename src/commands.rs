@@ -18,32 +18,21 @@ pub mod uninstall;
 pub mod verify;
 
 use std::io::Write;
-use std::time::Duration;
 
 use tokio_postgres::Client;
 
 use crate::config::Config;
 use crate::error::Fault;
-use crate::postgres;
-
-/// How long one statement of a command may take. Slot creation has a bound of its own.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+use crate::postgres::{self, Role};
 
 /// Prints a line. A reader that went away (`| head`) is no fault of ours.
 fn say(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// The database as the one-shot commands use it: patient with nobody's locks.
+/// The database as the one-shot commands use it.
 async fn connect(config: &Config) -> Result<Client, Fault> {
-    let options = format!(
-        "-c lock_timeout=10s -c statement_timeout={} -c client_min_messages=warning",
-        STATEMENT_TIMEOUT.as_millis()
-    );
-    let server = &config.postgres.audit;
-    let timeout = config.postgres.connect_timeout;
-    // Not the relay's own name: that one is looked for in synchronous_standby_names.
-    let (client, _driver) = postgres::connect(server, "pgoutbox", timeout, &options).await?;
+    let (client, _driver) = postgres::connect(Role::Command, &config.postgres).await?;
     Ok(client)
 }
 

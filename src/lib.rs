@@ -137,6 +137,7 @@ pub mod guard;
 
 pub mod sql;
 pub mod tls;
+mod net;
 pub mod postgres;
 pub mod turn;
 pub mod slot;

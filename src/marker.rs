@@ -19,12 +19,6 @@ use crate::slot::Outbox;
 use crate::sql;
 use crate::wal::Identity;
 
-/// The audit session's settings. A mark lost in a crash of the server is noticed, since the
-/// LSN waits until its mark is on disk: so nothing need wait for the disk here. A row that
-/// somebody locked must not hold up the marks of the others.
-pub const OPTIONS: &str = "-c synchronous_commit=off -c lock_timeout=250ms -c timezone=UTC \
-    -c datestyle=ISO -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s";
-
 struct Statements {
     mark: Statement,
     /// The same in the partitions of some time, where the table is partitioned by it: the id alone

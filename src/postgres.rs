@@ -1,40 +1,44 @@
 //! One ordinary Postgres connection, and what its errors mean.
 
+pub mod role;
+
 use std::error::Error as _;
 use std::fmt;
+use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::DbError;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{AsyncMessage, Client, NoTls, Notification, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::debug;
 
-use crate::config::{Server, TlsMode};
+pub use role::Role;
+
+use crate::config::{self, Server, TlsMode};
 use crate::error::{Class, Fault, Handshake, Kind, Peer, SqlState, codes, table};
 use crate::event::POSTGRES_EPOCH_MICROS;
-use crate::{sql, tls};
+use crate::{net, sql, tls};
 
 /// What tokio-postgres may log: not the parameters of its statements, among which are the rows of
 /// parked events.
 pub const LOG: [&str; 1] = ["tokio_postgres=info"];
 
-/// Connects and logs in, within the timeout. The task drives the connection; it ends with
-/// the fault that ended the connection, or without one once the client is dropped. `options`
-/// are the server's command line: `-c synchronous_commit=off`, a space within a value
-/// escaped by a backslash.
+/// A client, and the task that drives its connection: it ends with the fault that ended the
+/// connection, or without one once the client is dropped.
+pub type Connected = (Client, JoinHandle<Result<(), Fault>>);
+
+/// Connects and logs in, within the timeout, with the settings of the [`Role`].
 ///
 /// # Errors
 /// Transient, unless the server says that only a person can mend it.
-pub async fn connect(
-    server: &Server,
-    application_name: &str,
-    connect_timeout: Duration,
-    options: &str,
-) -> Result<(Client, JoinHandle<Result<(), Fault>>), Fault> {
-    connect_and_hear(server, application_name, connect_timeout, options, None).await
+pub async fn connect(role: Role, config: &config::Postgres) -> Result<Connected, Fault> {
+    connect_and_hear(role, config, None).await
 }
 
 /// What is done with a notification.
@@ -45,26 +49,112 @@ pub type Notified = Box<dyn Fn(&Notification) + Send>;
 /// # Errors
 /// As [`connect`].
 pub async fn connect_and_hear(
-    server: &Server,
-    application_name: &str,
-    connect_timeout: Duration,
-    options: &str,
+    role: Role,
+    config: &config::Postgres,
     notified: Option<Notified>,
-) -> Result<(Client, JoinHandle<Result<(), Fault>>), Fault> {
-    let config = client_config(server, application_name, connect_timeout, options);
-    let connecting = async {
-        // libpq knows no TLS on a unix socket either.
-        if server.tls.mode == TlsMode::Disable || server.host.starts_with('/') {
-            let (client, connection) = config.connect(NoTls).await.map_err(|e| classify(&e))?;
-            return Ok((client, tokio::spawn(drive(connection, notified))));
-        }
-        let tls = MakeRustlsConnect::new(tls::client_config(&server.tls)?);
-        let (client, connection) = config.connect(tls).await.map_err(|e| classify(&e))?;
-        Ok((client, tokio::spawn(drive(connection, notified))))
+) -> Result<Connected, Fault> {
+    let server = role.server(config);
+    let options = role::options(&role.settings(config));
+    let connected = match log_in(role, config, Some(&options)).await {
+        // A pooler that knows no options: they are set by statements.
+        Err(fault) if is_poolers(&fault) => log_in(role, config, None).await,
+        outcome => outcome,
     };
-    let outcome = tokio::time::timeout(connect_timeout, connecting).await;
-    let outcome = outcome.unwrap_or_else(|_| Err(no_answer(connect_timeout)));
-    outcome.map_err(|fault| not_in(server, false, fault))
+    let Link { client, version, is_applied, drive } =
+        connected.map_err(|fault| not_in(server, false, fault))?;
+    let driver = tokio::spawn(drive(notified));
+    let rest = role::statements(&role.rest(config, &version, is_applied))?;
+    if !rest.is_empty() {
+        let set = within(config.connect_timeout, execute(&client, &rest)).await;
+        set.map_err(|fault| not_in(server, false, fault))?;
+    }
+    Ok((client, driver))
+}
+
+/// "unsupported startup parameter": a server of Postgres' own names the function that reports.
+fn is_poolers(fault: &Fault) -> bool {
+    let denied = server_error(fault).and_then(|error| Denied::of(error, false));
+    denied == Some(Denied::Pooler)
+}
+
+type Driver = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send>>;
+
+/// A connection that is logged in, and what the server said of itself.
+struct Link {
+    client: Client,
+    version: String,
+    is_applied: bool,
+    drive: Box<dyn FnOnce(Option<Notified>) -> Driver + Send>,
+}
+
+async fn log_in(
+    role: Role,
+    config: &config::Postgres,
+    options: Option<&str>,
+) -> Result<Link, Fault> {
+    let (server, bound) = (role.server(config), config.connect_timeout);
+    let login = client_config(server, &role.application_name(config), options);
+    // libpq knows no TLS on a unix socket either.
+    if let Some(path) = socket_path(server) {
+        let stream = within(bound, async { UnixStream::connect(path).await.map_err(unreachable) });
+        return within(bound, start(&login, stream.await?, NoTls)).await;
+    }
+    let stream = net::dial(&server.host, server.port, bound).await.map_err(unreachable)?;
+    watch_over(&stream).map_err(unreachable)?;
+    if server.tls.mode == TlsMode::Disable {
+        return within(bound, start(&login, stream, NoTls)).await;
+    }
+    let mut tls = MakeRustlsConnect::new(tls::client_config(&server.tls)?);
+    let tls = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut tls, &server.host)
+        .map_err(|never| match never {})?;
+    within(bound, start(&login, stream, tls)).await
+}
+
+async fn start<S, T>(config: &tokio_postgres::Config, stream: S, tls: T) -> Result<Link, Fault>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: TlsConnect<S>,
+    T::Stream: Send + 'static,
+{
+    let (client, connection) =
+        config.connect_raw(stream, tls).await.map_err(|error| classify(&error))?;
+    let (name, value) = role::APPLIED;
+    let version = connection.parameter("server_version").unwrap_or_default().to_owned();
+    let is_applied = connection.parameter(name) == Some(value);
+    let drive = Box::new(|notified| Box::pin(drive(connection, notified)) as Driver);
+    Ok(Link { client, version, is_applied, drive })
+}
+
+/// Where a server's socket is, if it is one of this machine's.
+pub(crate) fn socket_path(server: &Server) -> Option<String> {
+    let is_socket = server.host.starts_with('/');
+    is_socket.then(|| format!("{}/.s.PGSQL.{}", server.host, server.port))
+}
+
+/// A dead server shows within some 25 s, on an idle connection or a busy one; the system's own
+/// defaults would take hours.
+pub(crate) fn watch_over(stream: &TcpStream) -> std::io::Result<()> {
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(10))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(3);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(20)))
+}
+
+/// A server that cannot be reached.
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+pub(crate) fn unreachable(error: std::io::Error) -> Fault {
+    Fault::of(Kind::Io(error.kind()), Peer::Postgres, error.to_string())
+}
+
+async fn within<T>(
+    bound: Duration,
+    asked: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    tokio::time::timeout(bound, asked).await.unwrap_or_else(|_| Err(no_answer(bound)))
 }
 
 async fn drive<S, T>(
@@ -93,31 +183,18 @@ pub fn address(server: &Server) -> String {
 fn client_config(
     server: &Server,
     application_name: &str,
-    connect_timeout: Duration,
-    options: &str,
+    options: Option<&str>,
 ) -> tokio_postgres::Config {
     let mut config = tokio_postgres::Config::new();
-    config
-        .host(&server.host)
-        .port(server.port)
-        .user(&server.user)
-        .dbname(&server.database)
-        .application_name(application_name)
-        .options(options)
-        .connect_timeout(connect_timeout)
-        // A dead server shows within some 25 s, on an idle connection or a busy one; the
-        // system's own defaults would take hours.
-        .keepalives_idle(Duration::from_secs(10))
-        .keepalives_interval(Duration::from_secs(5))
-        .keepalives_retries(3)
-        .tcp_user_timeout(Duration::from_secs(20))
-        // Verifying is the connector's part.
-        .ssl_mode(match server.tls.mode {
-            TlsMode::Disable => SslMode::Disable,
-            _ => SslMode::Require,
-        });
-    if server.host.starts_with('/') {
-        config.ssl_mode(SslMode::Disable);
+    config.user(&server.user).dbname(&server.database).application_name(application_name);
+    // Verifying is the connector's part.
+    config.ssl_mode(match server.tls.mode {
+        TlsMode::Disable => SslMode::Disable,
+        _ if socket_path(server).is_some() => SslMode::Disable,
+        _ => SslMode::Require,
+    });
+    if let Some(options) = options {
+        config.options(options);
     }
     let password = server.password.expose();
     if !password.is_empty() {
@@ -254,14 +331,14 @@ pub fn classify(error: &tokio_postgres::Error) -> Fault {
     if let Some(db) = error.as_db_error() {
         return ServerError::of(db).fault();
     }
-    let mut what = error.to_string();
+    let mut said = error.to_string();
     // Some say what is below them, some do not.
-    if let Some(source) =
-        error.source().map(ToString::to_string).filter(|source| !what.ends_with(source))
+    if let Some(below) = error.source().map(ToString::to_string)
+        && !said.ends_with(&below)
     {
-        what = format!("{what}: {source}");
+        said = format!("{said}: {below}");
     }
-    Fault::of(kind(error), Peer::Postgres, what)
+    Fault::of(kind(error), Peer::Postgres, said)
 }
 
 /// The library keeps its own kinds to itself, but for a few.
@@ -373,7 +450,7 @@ impl Denied {
         let (role, database) = (sql::identifier(&server.user), sql::identifier(&server.database));
         let login = if streams { "LOGIN REPLICATION" } else { "LOGIN" };
         match self {
-            Self::Pooler => "connect to Postgres itself: postgres.url and postgres.stream_url".to_owned(),
+            Self::Pooler => "a pooler in between refuses it, and its log says why; or connect to Postgres itself: postgres.url and postgres.stream_url".to_owned(),
             Self::RoleMissing => format!(
                 "CREATE ROLE {role} {login};  -- and its password: \\password {role}; then its \
                  grants: pgoutbox init --stream-role NAME --audit-role NAME"

@@ -18,17 +18,12 @@ use tracing::{debug, info, warn};
 
 use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
-use crate::postgres::{self, execute};
+use crate::postgres::{self, Role, execute};
 use crate::session::Shutdown;
 use crate::text::span;
 use crate::turn::Turn;
 pub use stuck::Known;
 use target::Target;
-
-/// What the server's command line is for a pass. Rows that come back after a crash are marked
-/// still; times are read as UTC; and nobody waits long for a lock held here, or here for one.
-const OPTIONS: &str = "-c synchronous_commit=off -c lock_timeout=1s -c statement_timeout=10min \
-    -c timezone=UTC -c datestyle=ISO -c client_min_messages=warning";
 
 /// How long rows that could not be deleted are left alone, and what was said is not said again.
 const RETRY: Duration = Duration::from_secs(3600);
@@ -253,9 +248,6 @@ async fn one_table(
 
 /// A connection for a pass: never the relay's, whose marks should wait for nothing.
 async fn connect(config: &Config) -> Result<Client, Fault> {
-    let postgres = &config.postgres;
-    let name: String = format!("{}/prune", postgres.application_name).chars().take(63).collect();
-    let timeout = postgres.connect_timeout;
-    let (client, _driver) = postgres::connect(&postgres.audit, &name, timeout, OPTIONS).await?;
+    let (client, _driver) = postgres::connect(Role::Prune, &config.postgres).await?;
     Ok(client)
 }

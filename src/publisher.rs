@@ -42,11 +42,15 @@ use tags::Tags;
 use crate::config::{Amqp, Broker, TlsMode};
 use crate::error::{About, Fault, Kind, Peer, table};
 use crate::message::{Limits, Message};
-use crate::tls;
 use crate::window::Answer;
+use crate::{net, tls};
 
 /// How long a farewell may take. A blocked connection cannot even say goodbye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The largest frame that is asked for, which is RabbitMQ's own default: lapin's buffers are 32 of
+/// them, and a broker without a limit would have it reserve gigabytes.
+const FRAME_MAX: u32 = 128 * 1024;
 
 /// What lapin may log: nothing. Its warning about a returned message holds the body, and each
 /// of its errors we tell ourselves, with what mends it.
@@ -97,10 +101,14 @@ impl Publisher {
     /// Transient, whatever it is: a wrong password may be in the middle of its rotation.
     pub async fn connect(broker: &Broker, amqp: &Amqp) -> Result<Self, Fault> {
         let place = format!("RabbitMQ at {}:{}", broker.host, broker.port);
-        // Kept outside, so that whatever lapin is doing when the time is up, its socket can
-        // be shut: only that ends its thread.
-        let kill = Arc::new(Mutex::new(None));
-        let connecting = Self::connect_within(broker, amqp, Arc::clone(&kill));
+        let dialled = net::dial(&broker.host, broker.port, amqp.connect_timeout).await;
+        let stream = dialled.map_err(|error| {
+            let mut fault = unreachable(&error);
+            fault.what = format!("{place}: {}", fault.what);
+            fault
+        })?;
+        let kill = Kill::default();
+        let connecting = Self::connect_within(broker, amqp, stream, &kill);
         let outcome = match timeout(amqp.connect_timeout, connecting).await {
             Ok(outcome) => outcome,
             Err(_) => {
@@ -110,9 +118,6 @@ impl Publisher {
             }
         };
         outcome.map_err(|mut fault| {
-            if let Some(socket) = kill.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                let _ = socket2::Socket::shutdown(&socket, Shutdown::Both);
-            }
             // It says so by an alert, which the reset that follows may overtake.
             let is_certless = broker.tls.mode != TlsMode::Disable && broker.tls.cert_file.is_none();
             if is_certless && fault.kind == Kind::Io(std::io::ErrorKind::ConnectionReset) {
@@ -126,14 +131,12 @@ impl Publisher {
     async fn connect_within(
         broker: &Broker,
         amqp: &Amqp,
-        kill: Arc<Mutex<Option<socket2::Socket>>>,
+        stream: TcpStream,
+        kill: &Kill,
     ) -> Result<Self, Fault> {
-        let stream = TcpStream::connect((broker.host.as_str(), broker.port))
-            .await
-            .map_err(|error| unreachable(&error))?;
         let socket = prepare(&stream, amqp).map_err(|error| unreachable(&error))?;
         let handle = socket.try_clone().map_err(|error| unreachable(&error))?;
-        *kill.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
+        kill.arm(handle);
 
         let stream = AsyncTcpStream::Plain(stream.compat());
         let stream = match broker.tls.mode {
@@ -170,6 +173,7 @@ impl Publisher {
         let frame_max =
             usize::try_from(connection.configuration().frame_max()).unwrap_or(usize::MAX);
         link.take_over(channel.id(), frame_max);
+        kill.disarm();
         Ok(Self {
             limits: Limits {
                 body: amqp.max_message_bytes,
@@ -280,6 +284,30 @@ impl Publisher {
     }
 }
 
+/// The socket of a connection in the making. However that ends (the time is up, or it is dropped in
+/// the middle), the socket is shut: only that ends lapin's thread.
+#[derive(Default)]
+struct Kill(Mutex<Option<socket2::Socket>>);
+
+impl Kill {
+    fn arm(&self, socket: socket2::Socket) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
+    }
+
+    /// The connection is made: its owner shuts it.
+    fn disarm(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl Drop for Kill {
+    fn drop(&mut self) {
+        if let Some(socket) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
 impl Drop for Publisher {
     fn drop(&mut self) {
         let _ = self.socket.shutdown(Shutdown::Both);
@@ -316,6 +344,7 @@ fn uri(broker: &Broker, amqp: &Amqp) -> AMQPUri {
         query: AMQPQueryString {
             heartbeat: Some(heartbeat),
             auth_mechanism: Some(mechanism),
+            frame_max: Some(FRAME_MAX),
             ..AMQPQueryString::default()
         },
     }

@@ -19,8 +19,8 @@ use crate::config::{AuditMode, Config, Table};
 use crate::error::{Fault, codes};
 use crate::horizon::{self, Reached};
 use crate::outbox::Outbox;
-use crate::postgres::{self, column, query};
-use crate::replay::{self, Only, Replay};
+use crate::postgres::{self, Role, column, query};
+use crate::replay::{Only, Replay};
 use crate::resend::{Fate, Item, Resender};
 use crate::slot::{self, statements};
 use crate::sql;
@@ -115,10 +115,7 @@ async fn run(config: &Config, trigger: &Trigger) {
 
 async fn session(config: &Config, trigger: &Trigger, walk: &mut Walk) -> Result<(), Fault> {
     let postgres = &config.postgres;
-    let name = format!("{} reconcile", postgres.application_name);
-    let options = format!("{} -c statement_timeout=10min", replay::OPTIONS);
-    let (client, _driver) =
-        postgres::connect(&postgres.audit, &name, postgres.connect_timeout, &options).await?;
+    let (client, _driver) = postgres::connect(Role::Reconcile, postgres).await?;
     let lock = sql::render(sql::RECONCILE_LOCK, &[("slot", &postgres.slot)])?;
     loop {
         let rows = query(&client, &lock).await?;

@@ -19,12 +19,6 @@ use crate::resend::{Fate, Item, Resender};
 use crate::sql;
 use crate::stored::{self, Built, Reader};
 
-/// Settings of the connection that a replay reads with: texts as on the stream, and no bound on
-/// the one scan that finds the rows.
-pub const OPTIONS: &str = "-c datestyle=ISO -c timezone=UTC -c intervalstyle=iso_8601 \
-    -c bytea_output=hex -c extra_float_digits=1 -c lock_timeout=10s -c client_min_messages=warning \
-    -c synchronous_commit=local";
-
 /// Rows that are marked in one statement.
 const MARKS: usize = 500;
 

@@ -26,11 +26,11 @@ use crate::board::{Board, Reason, State};
 use crate::catch_up::{self, CatchUp, Chunk};
 use crate::config::Config;
 use crate::error::{Fault, Kind, Peer, Side};
-use crate::marker::{self, Marker};
+use crate::marker::Marker;
 use crate::otlp;
 use crate::outage::News;
 use crate::parking;
-use crate::postgres::{self, classify};
+use crate::postgres::{self, Role, classify};
 use crate::publisher::{Closure, Publisher, Signal};
 use crate::reconcile::Trigger;
 use crate::relay::{self, Doing, Effect, End, Input, Memory, Relay, Rules};
@@ -192,10 +192,8 @@ async fn connect_audit(config: &Config) -> Result<Audit, Fault> {
     let notified = Arc::new(Notify::new());
     let (slot, tell) = (postgres.slot.clone(), Arc::clone(&notified));
     let (client, connection) = postgres::connect_and_hear(
-        &postgres.audit,
-        &postgres.application_name,
-        postgres.connect_timeout,
-        marker::OPTIONS,
+        Role::Session,
+        postgres,
         Some(Box::new(move |notification| {
             let (channel, payload) = (notification.channel(), notification.payload());
             if channel == parking::CHANNEL && (payload.is_empty() || payload == slot) {

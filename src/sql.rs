@@ -91,6 +91,7 @@ files! {
     PARKED_OPEN = "parked_open.sql", "How many parked events there are, by state and reason.";
     PARKED_NEXT = "parked_next.sql", "Until the next parked event is due, and who paused the relay.";
     PAUSED = "paused.sql", "Who paused the relay.";
+    SET = "set.sql", "Sets something for the session.";
     PAUSE = "pause.sql", "Has the relay publish nothing more.";
     RESUME = "resume.sql", "Has the relay publish again.";
     PARKED_AHEAD = "parked_ahead.sql", "Parked events that the stream brings again.";

@@ -4,7 +4,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::config::Config;
 use crate::error::Fault;
-use crate::postgres::{self, classify};
+use crate::postgres::{self, Role, classify};
 use crate::sql;
 
 /// A turn that no other process has. It ends when this is dropped, and with the connection of its
@@ -18,13 +18,9 @@ impl Turn {
     ///
     /// # Errors
     /// The connection's.
-    pub async fn take(config: &Config, what: &str) -> Result<Option<Self>, Fault> {
+    pub async fn take(config: &Config, what: &'static str) -> Result<Option<Self>, Fault> {
         let postgres = &config.postgres;
-        let name: String =
-            format!("{}/{what} turn", postgres.application_name).chars().take(63).collect();
-        let timeout = postgres.connect_timeout;
-        let (client, _driver) =
-            postgres::connect(&postgres.audit, &name, timeout, "-c statement_timeout=10s").await?;
+        let (client, _driver) = postgres::connect(Role::Turn(what), postgres).await?;
         let turn = format!("pgoutbox {what} {}", postgres.slot);
         let sql = sql::render(sql::TURN, &[("turn", &turn)])?;
         let answers = client.simple_query(&sql).await.map_err(|error| classify(&error))?;

@@ -26,9 +26,11 @@ use status::Told;
 
 use crate::config::Postgres;
 use crate::error::{Fault, Kind, Peer};
+use crate::postgres::role::{self, Role};
 use crate::relay::Input;
 use crate::{pgoutput, postgres};
 
+const ROLE: Role = Role::Stream;
 /// The server is asked for a word this often in each `wal_sender_timeout`: twice it may get lost.
 const PINGS: u32 = 3;
 
@@ -75,16 +77,22 @@ impl Wal {
     /// # Errors
     /// As [`postgres::classify`].
     pub async fn connect(config: &Postgres) -> Result<(Self, Identity), Fault> {
+        let (server, bound) = (ROLE.server(config), config.connect_timeout);
+        let not_in = |fault| postgres::not_in(server, true, fault);
+        let reached = connection::reach(server, bound).await.map_err(not_in)?;
         let connecting = async {
-            let options = options(config.wal_sender_timeout);
-            let mut connection =
-                Connection::open(&config.stream, &config.application_name, &options).await?;
+            let options = role::options(&ROLE.settings(config));
+            let name = ROLE.application_name(config);
+            let mut connection = Connection::open(server, reached, &name, &options).await?;
+            let rest = ROLE.rest(config, &connection.version, connection.is_applied);
+            let set = role::statements(&rest)?;
+            if !set.is_empty() {
+                connection.query(&set).await?;
+            }
             let rows = connection.query("IDENTIFY_SYSTEM").await?;
             Ok((connection, identity(&rows)?))
         };
-        let (connection, identity) = within(config.connect_timeout, connecting)
-            .await
-            .map_err(|fault| postgres::not_in(&config.stream, true, fault))?;
+        let (connection, identity) = within(bound, connecting).await.map_err(not_in)?;
         let wal = Self {
             connection,
             slot: config.slot.clone(),
@@ -271,19 +279,4 @@ fn identity(rows: &[TextRow]) -> Result<Identity, Fault> {
         }
         _ => Err(Fault::transient("IDENTIFY_SYSTEM answered nothing that makes sense")),
     }
-}
-
-/// The session's settings. Values are rendered by them, and a role may have others.
-///
-/// `tcp_user_timeout` is the kernel's own, whatever a role has: it would also end the connection
-/// of a client that is there and just does not read for so long (Linux counts a closed window,
-/// `tcp_probe_timer`), which a paused relay does, or one whose broker has an alarm. The walsender
-/// notices by itself who is gone, also while it waits to write (`WalSndCheckTimeOut`).
-fn options(wal_sender_timeout: Duration) -> String {
-    let timeout = wal_sender_timeout.as_millis();
-    format!(
-        "-c datestyle=ISO -c timezone=UTC -c intervalstyle=iso_8601 -c bytea_output=hex \
-         -c extra_float_digits=1 -c wal_sender_timeout={timeout}ms \
-         -c tcp_user_timeout=0 -c tcp_keepalives_idle=10"
-    )
 }

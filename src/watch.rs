@@ -13,14 +13,12 @@ use crate::board::{Board, ParkedView, Seen, SlotView};
 use crate::config::{Config, GuardPolicy};
 use crate::error::Fault;
 use crate::guard::{Bound, Guard, Level, Sample, Thresholds, Verdict, YOUNG};
-use crate::postgres::{self, classify, column, query};
+use crate::postgres::{self, Role, classify, column, query};
 use crate::session::Shutdown;
 use crate::sql;
 
 /// How often what is not calm is said again.
 const REMIND: Duration = Duration::from_secs(600);
-/// No look should hang: a server that answers nobody is the session's to notice.
-const OPTIONS: &str = "-c statement_timeout=10s -c lock_timeout=1s -c synchronous_commit=off";
 
 /// Looks every `guard.interval`, until asked to stop.
 ///
@@ -108,7 +106,7 @@ impl<'a> Watch<'a> {
     async fn look(&mut self) -> Result<(), Ending> {
         let client = match self.client.take() {
             Some(client) if !client.is_closed() => client,
-            _ => connect(self.config, &self.config.postgres.audit).await?,
+            _ => connect(self.config, Role::Guard).await?,
         };
         let sample = self.sample(&client).await?;
         self.is_failing = false;
@@ -324,7 +322,7 @@ impl<'a> Watch<'a> {
     /// With the stream's role: it may drop slots, and end its own walsender.
     async fn drop_slot(&self, words: &str) -> Result<(), Fault> {
         let postgres = &self.config.postgres;
-        let client = connect(self.config, &postgres.stream).await?;
+        let client = connect(self.config, Role::Drop).await?;
         let names = [
             ("slot", postgres.slot.as_str()),
             ("application_name", postgres.application_name.as_str()),
@@ -364,11 +362,8 @@ async fn seen(client: &Client, config: &Config, slot: SlotView) -> Result<Seen, 
     Ok(Seen { slot, parked, held_aggregates })
 }
 
-async fn connect(config: &Config, server: &crate::config::Server) -> Result<Client, Fault> {
-    let postgres = &config.postgres;
-    let name: String = format!("{}/guard", postgres.application_name).chars().take(63).collect();
-    let (client, _driver) =
-        postgres::connect(server, &name, postgres.connect_timeout, OPTIONS).await?;
+async fn connect(config: &Config, role: Role) -> Result<Client, Fault> {
+    let (client, _driver) = postgres::connect(role, &config.postgres).await?;
     Ok(client)
 }
 

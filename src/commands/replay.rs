@@ -17,8 +17,8 @@ use crate::horizon::{self, Reached};
 use crate::message::Message;
 use crate::operator::{self, Parked};
 use crate::outbox::Outbox;
-use crate::postgres::{self, column, query};
-use crate::replay::{Filter, OPTIONS, Only, Replay, Tally};
+use crate::postgres::{self, Role, column, query};
+use crate::replay::{Filter, Only, Replay, Tally};
 use crate::resend::{Fate, Item, Resender};
 use crate::sql;
 
@@ -234,8 +234,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let config = Config::load(sources, needs)?;
     args.check(&config)?;
     let postgres = &config.postgres;
-    let (client, _driver) =
-        postgres::connect(&postgres.audit, "pgoutbox", postgres.connect_timeout, OPTIONS).await?;
+    let (client, _driver) = postgres::connect(Role::Replay, postgres).await?;
     let outboxes = outboxes(args, &client, &config).await?;
     if args.is_by_commit() && !args.wants_parked() {
         commit_times(&client).await?;

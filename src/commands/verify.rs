@@ -14,8 +14,7 @@ use crate::error::{Fault, codes};
 use crate::horizon::{self, Reached};
 use crate::ledger::{self, Count, Parked, Table};
 use crate::outbox::Outbox;
-use crate::postgres::{self, execute};
-use crate::replay::OPTIONS;
+use crate::postgres::{self, Role, execute};
 use crate::slot::{self, Finding, Severity, SlotState, reconcile_grants, statements};
 
 /// Prints the ledger: of every row that was committed, whether it was delivered, is parked or
@@ -58,8 +57,7 @@ struct Ledger {
 pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let config = Config::load(sources, Needs::POSTGRES)?;
     let postgres = &config.postgres;
-    let (client, _driver) =
-        postgres::connect(&postgres.audit, "pgoutbox", postgres.connect_timeout, OPTIONS).await?;
+    let (client, _driver) = postgres::connect(Role::Replay, postgres).await?;
     let ledger = look(args, &client, &config).await?;
     let findings = findings(&config, &ledger);
     if args.json {

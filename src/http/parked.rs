@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use crate::config::Config;
 use crate::error::Fault;
 use crate::operator::{self, Filter, OPEN, Parked};
-use crate::postgres;
+use crate::postgres::{self, Role};
 
 /// How many are listed.
 const LISTED: u64 = 100;
@@ -21,7 +21,6 @@ const LISTED: u64 = 100;
 const NAMED: usize = 1000;
 /// How long a list holds: however many look, Postgres is asked no more often.
 const FRESH: Duration = Duration::from_secs(2);
-const OPTIONS: &str = "-c statement_timeout=5s -c lock_timeout=2s -c client_min_messages=warning";
 
 /// What can be done to parked events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,10 +136,7 @@ pub(super) async fn pause(config: &Config, is_paused: bool, note: &str) -> Resul
 }
 
 async fn connect(config: &Config) -> Result<Client, Fault> {
-    let postgres = &config.postgres;
-    let name: String = format!("{}/console", postgres.application_name).chars().take(63).collect();
-    let (client, _driver) =
-        postgres::connect(&postgres.audit, &name, postgres.connect_timeout, OPTIONS).await?;
+    let (client, _driver) = postgres::connect(Role::Console, &config.postgres).await?;
     Ok(client)
 }
 

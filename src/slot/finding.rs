@@ -17,13 +17,14 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 101] = [
+pub const NAMES: [&str; 102] = [
     "broker",
     "broker-connection",
     "broker-login",
     "broker-max-message-size",
     "broker-vhost",
     "broker-vhost-permission",
+    "broker-connection-limit",
     "clock-skew",
     "column-generated",
     "column-missing",

@@ -11,7 +11,6 @@ use pgwire_replication::protocol::parse_auth_request;
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::frontend;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
@@ -20,12 +19,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::frames::{Frame, Frames, ended};
 use crate::config::{Server, TlsMode};
 use crate::error::{Fault, Handshake, Kind, Peer};
-use crate::postgres::ServerError;
-use crate::tls;
-
-/// A dead server shows within some 25 s, on an idle connection or a busy one.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
-const UNACKED: Duration = Duration::from_secs(20);
+use crate::postgres::role::APPLIED;
+use crate::postgres::{ServerError, no_answer, socket_path, unreachable, watch_over};
+use crate::{net, tls};
 
 /// The bytes of a connection, whatever carries them.
 pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -38,19 +34,25 @@ pub(super) type TextRow = Vec<Option<String>>;
 pub(super) struct Connection {
     frames: Frames<Box<dyn Socket>>,
     pid: Option<i32>,
+    /// The server's.
+    pub(super) version: String,
+    /// Whether the options came through.
+    pub(super) is_applied: bool,
 }
 
 impl Connection {
-    /// Connects and logs in. `options` are the server's command line.
+    /// Logs in on a socket. `options` are the server's command line.
     ///
     /// # Errors
     /// As [`ServerError::fault`]; transient where the server cannot be reached.
     pub(super) async fn open(
         server: &Server,
+        reached: Reached,
         application_name: &str,
         options: &str,
     ) -> Result<Self, Fault> {
-        let mut connection = Self { frames: Frames::new(reach(server).await?), pid: None };
+        let frames = Frames::new(secure(server, reached).await?);
+        let mut connection = Self { frames, pid: None, version: String::new(), is_applied: false };
         let parameters = [
             ("user", server.user.as_str()),
             ("database", &server.database),
@@ -136,10 +138,24 @@ impl Connection {
                 b'R' => self.authenticate(server, &frame).await?,
                 b'K' => self.pid = frame.body.clone().try_get_i32().ok(),
                 b'E' => return Err(server_fault(&frame.body)),
-                b'S' => is_of_any_bytes |= frame.body.starts_with(b"server_encoding\0SQL_ASCII\0"),
+                b'S' => {
+                    is_of_any_bytes |= frame.body.starts_with(b"server_encoding\0SQL_ASCII\0");
+                    self.learn(&frame.body);
+                }
                 b'Z' => return Ok(is_of_any_bytes),
                 _ => {}
             }
+        }
+    }
+
+    /// A parameter that the server reports.
+    fn learn(&mut self, body: &[u8]) {
+        let mut texts = body.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+        let (Some(name), Some(value)) = (texts.next(), texts.next()) else { return };
+        if name == "server_version" {
+            self.version = value.into_owned();
+        } else if name == APPLIED.0 {
+            self.is_applied = value == APPLIED.1;
         }
     }
 
@@ -216,21 +232,34 @@ impl Drop for Connection {
     }
 }
 
-async fn reach(server: &Server) -> Result<Box<dyn Socket>, Fault> {
-    let failed =
-        |error: io::Error| Fault::of(Kind::Io(error.kind()), Peer::Postgres, error.to_string());
-    if server.host.starts_with('/') {
-        // libpq knows no TLS on a unix socket either.
-        let path = format!("{}/.s.PGSQL.{}", server.host, server.port);
-        return Ok(Box::new(UnixStream::connect(path).await.map_err(failed)?));
+/// A socket, before TLS.
+pub(super) enum Reached {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+/// Reaches a server; each of its addresses has the bound.
+///
+/// # Errors
+/// Transient.
+pub(super) async fn reach(server: &Server, bound: Duration) -> Result<Reached, Fault> {
+    if let Some(path) = socket_path(server) {
+        let connecting = tokio::time::timeout(bound, UnixStream::connect(path)).await;
+        let stream = connecting.map_err(|_| no_answer(bound))?;
+        return Ok(Reached::Unix(stream.map_err(unreachable)?));
     }
-    let address = (server.host.as_str(), server.port);
-    let mut socket = TcpStream::connect(address).await.map_err(failed)?;
-    let options = SockRef::from(&socket);
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE.0).with_interval(KEEPALIVE.1);
-    options.set_tcp_nodelay(true).map_err(failed)?;
-    options.set_tcp_keepalive(&keepalive).map_err(failed)?;
-    options.set_tcp_user_timeout(Some(UNACKED)).map_err(failed)?;
+    let stream = net::dial(&server.host, server.port, bound).await.map_err(unreachable)?;
+    watch_over(&stream).map_err(unreachable)?;
+    Ok(Reached::Tcp(stream))
+}
+
+async fn secure(server: &Server, reached: Reached) -> Result<Box<dyn Socket>, Fault> {
+    let failed = unreachable;
+    let mut socket = match reached {
+        // libpq knows no TLS on a unix socket either.
+        Reached::Unix(socket) => return Ok(Box::new(socket)),
+        Reached::Tcp(socket) => socket,
+    };
     if server.tls.mode == TlsMode::Disable {
         return Ok(Box::new(socket));
     }

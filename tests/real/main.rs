@@ -16,6 +16,7 @@ mod check;
 mod commands;
 mod crowd;
 mod ddl;
+mod defaults;
 mod drain;
 mod encodings;
 mod flow;

@@ -61,41 +61,38 @@ async fn look_at(broker: &Broker, config: &Config) -> (Vec<Finding>, bool) {
 fn refused(broker: &Broker, fault: Fault) -> Finding {
     let (what, user) = (fault.what, quoted(&broker.user));
     let vhost = quoted(&broker.vhost);
-    let (name, mend) = match fault.kind {
-        error::Kind::Amqp(_, About::VhostForbidden) => (
-            "broker-vhost-permission",
-            format!("rabbitmqctl set_permissions -p {vhost} {user} '^$' '.*' '^$'"),
-        ),
-        error::Kind::Amqp(_, About::VhostMissing) => (
-            "broker-vhost",
-            format!("rabbitmqctl add_vhost {vhost}  -- or mend the end of amqp.url"),
-        ),
-        error::Kind::Amqp(_, About::VhostDown) => {
-            ("broker-vhost", format!("rabbitmqctl restart_vhost -p {vhost}"))
+    let refusal = match fault.kind {
+        error::Kind::Amqp(_, About::VhostForbidden) => "broker-vhost-permission",
+        error::Kind::Amqp(_, About::VhostMissing | About::VhostDown) => "broker-vhost",
+        error::Kind::Amqp(_, About::VhostLimit | About::UserLimit | About::NodeLimit) => {
+            "broker-connection-limit"
         }
-        error::Kind::Amqp(_, About::VhostLimit) => (
-            "broker-connection-limit",
-            format!(
-                "rabbitmqctl set_vhost_limits -p {vhost} '{{\"max-connections\": -1}}'  -- or end some of its connections: rabbitmqctl list_connections user vhost"
-            ),
-        ),
-        error::Kind::Amqp(_, About::UserLimit) => (
-            "broker-connection-limit",
-            format!(
-                "rabbitmqctl set_user_limits {user} '{{\"max-connections\": -1}}'  -- or end some of its connections: rabbitmqctl list_connections user vhost"
-            ),
-        ),
-        error::Kind::Amqp(403, _) => (
-            "broker-login",
-            format!(
-                "rabbitmqctl change_password {user} 'PASSWORD'  -- the one of amqp.url; where \
-                 `rabbitmqctl list_users` does not show the user: rabbitmqctl add_user {user} 'PASSWORD'; \
-                 and \"guest\" may log in from the broker's own machine alone"
-            ),
-        ),
-        _ => ("broker-connection", fault.mend),
+        error::Kind::Amqp(403, _) => "broker-login",
+        _ => "broker-connection",
     };
-    Finding::error(name, what, mend)
+    let ends = "or end some of its connections: rabbitmqctl list_connections pid user vhost";
+    let mend = match fault.kind {
+        error::Kind::Amqp(_, About::VhostForbidden) => {
+            format!("rabbitmqctl set_permissions -p {vhost} {user} '^$' '.*' '^$'")
+        }
+        error::Kind::Amqp(_, About::VhostMissing) => {
+            format!("rabbitmqctl add_vhost {vhost}  -- or mend the end of amqp.url")
+        }
+        error::Kind::Amqp(_, About::VhostDown) => format!("rabbitmqctl restart_vhost -p {vhost}"),
+        error::Kind::Amqp(_, About::VhostLimit) => format!(
+            "rabbitmqctl set_vhost_limits -p {vhost} '{{\"max-connections\": -1}}'  -- {ends}"
+        ),
+        error::Kind::Amqp(_, About::UserLimit) => {
+            format!("rabbitmqctl set_user_limits {user} '{{\"max-connections\": -1}}'  -- {ends}")
+        }
+        error::Kind::Amqp(403, _) => format!(
+            "rabbitmqctl change_password {user} 'PASSWORD'  -- the one of amqp.url; where \
+             `rabbitmqctl list_users` does not show the user: rabbitmqctl add_user {user} 'PASSWORD'; \
+             and \"guest\" may log in from the broker's own machine alone"
+        ),
+        _ => fault.mend,
+    };
+    Finding::error(refusal, what, mend)
 }
 
 /// As a shell reads it.

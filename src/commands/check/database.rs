@@ -1,21 +1,18 @@
 //! What Postgres says to the audit role.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use tokio_postgres::{Client, Row};
 
 use super::broker::quoted;
 use super::refused::{self, POOLER};
 use super::{clock, marks, stream};
+use crate::commands;
 use crate::config::Config;
 use crate::error::{Fault, Kind, codes};
-use crate::postgres::{self, column, query};
+use crate::postgres::{column, query};
 use crate::slot::{self, Finding};
 use crate::sql;
 
-/// How long one question may take.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 const LOCKED: &str = "SELECT pid, state, query FROM pg_stat_activity WHERE pid IN (SELECT pid FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock');  -- end who holds the lock, or wait for it; then: pgoutbox check";
 const NEW: &str = "publication-after-slot";
 /// Below this a server that decodes a large transaction loses its clients.
@@ -35,7 +32,7 @@ pub(super) struct Database {
 /// Looks at all of it. What cannot be asked is a finding too.
 pub(super) async fn look(config: &Config) -> Database {
     let server = &config.postgres.audit;
-    let client = match connect(config, "first").await {
+    let client = match commands::connect(config).await {
         Ok(client) => client,
         Err(fault) => {
             let streams = server.user == config.postgres.stream.user;
@@ -93,19 +90,6 @@ fn may_ask(what: &str, role: &str) -> String {
     }
 }
 
-/// With a word that only a pooler keeps from arriving.
-async fn connect(config: &Config, word: &str) -> Result<Client, Fault> {
-    let millis = STATEMENT_TIMEOUT.as_millis();
-    let options = format!(
-        "-c lock_timeout=10s -c statement_timeout={millis} -c client_min_messages=warning -c pgoutbox.probe={word}"
-    );
-    let server = &config.postgres.audit;
-    let timeout = config.postgres.connect_timeout;
-    // Not the relay's own name: that one is looked for in synchronous_standby_names.
-    let (client, _driver) = postgres::connect(server, "pgoutbox", timeout, &options).await?;
-    Ok(client)
-}
-
 async fn more(client: &Client, config: &Config, found: &mut Database) -> Result<(), Fault> {
     let role = ("stream_role", config.postgres.stream.user.as_str());
     let asked = sql::render(sql::CHECK_SERVER, &[role])?;
@@ -121,7 +105,7 @@ async fn more(client: &Client, config: &Config, found: &mut Database) -> Result<
     findings.extend(senders(row, found.is_slot_active)?);
     findings.extend(timeouts(row, config)?);
     findings.extend(too_new(client, config).await);
-    findings.extend(pooler(client, config, row).await?);
+    findings.extend(pooler(client, config).await?);
     findings.extend(stream::user(config, client).await?);
     findings.push(returned(client, config).await);
     Ok(())
@@ -212,10 +196,10 @@ async fn too_new(client: &Client, config: &Config) -> Option<Finding> {
     ))
 }
 
-/// By what a connection of its own would have: the options it was begun with, and a backend.
-async fn pooler(client: &Client, config: &Config, row: &Row) -> Result<Option<Finding>, Fault> {
+/// By what a connection of its own would have: a backend.
+async fn pooler(client: &Client, config: &Config) -> Result<Option<Finding>, Fault> {
     let mend = "connect to Postgres itself: postgres.url, and postgres.stream_url for the stream";
-    let other = connect(config, "second").await?;
+    let other = commands::connect(config).await?;
     let asked = |client| query(client, "SELECT pg_backend_pid() AS backend_pid");
     let (one, two) = (asked(client).await?, asked(&other).await?);
     let pid = |rows: &[Row]| rows.first().map(|row| column::<i32>(row, "backend_pid")).transpose();
@@ -226,14 +210,7 @@ async fn pooler(client: &Client, config: &Config, row: &Row) -> Result<Option<Fi
             mend,
         )));
     }
-    if column::<Option<String>>(row, "probe")?.as_deref() == Some("first") {
-        return Ok(None);
-    }
-    Ok(Some(Finding::warning(
-        POOLER,
-        "a pooler between here and Postgres drops the options that a connection is begun with: the relay's timeouts do not hold",
-        mend,
-    )))
+    Ok(None)
 }
 
 /// No queue that is bound is seen without a message that it gets. What came back tells.

@@ -19,11 +19,7 @@ pub(super) fn finding(server: &Server, streams: bool, fault: Fault) -> Finding {
         }
         _ => fault.what,
     };
-    Finding::error(name(denied), what, mend)
-}
-
-fn name(denied: Denied) -> &'static str {
-    match denied {
+    let reason = match denied {
         Denied::Pooler => POOLER,
         Denied::RoleMissing => "role-missing",
         Denied::RoleLogin | Denied::Role => "role-login",
@@ -34,7 +30,8 @@ fn name(denied: Denied) -> &'static str {
         Denied::Connect => "role-connect",
         Denied::WalSenders => "max-wal-senders",
         Denied::RoleLimit | Denied::DatabaseLimit | Denied::Connections => "max-connections",
-    }
+    };
+    Finding::error(reason, what, mend)
 }
 
 fn unreached(fault: Fault) -> Finding {

@@ -52,6 +52,18 @@ async fn what_the_broker_refuses() -> Result<()> {
     run_ctl(checked.has("broker-vhost-permission", "error")).await?;
     least.check().await?.has_not("broker-vhost-permission");
 
+    // Whose limit it is decides what raises it.
+    let none = "{\"max-connections\": 0}";
+    for limit in
+        [vec!["set_user_limits", &user, none], vec!["set_vhost_limits", "-p", &vhost, none]]
+    {
+        rabbitmq.ctl(&limit).await?;
+        let checked = least.check().await?;
+        assert_eq!(checked.errors(), BTreeSet::from(["broker-connection-limit"]), "{checked}");
+        run_ctl(checked.has("broker-connection-limit", "error")).await?;
+        least.check().await?.has_not("broker-connection-limit");
+    }
+
     let elsewhere = setting.clone().set("tables.0.exchange", "else.where");
     let checked = elsewhere.check().await?;
     assert_eq!(checked.errors(), BTreeSet::from(["exchange-missing"]), "{checked}");
