@@ -5,6 +5,11 @@
 --   psql -v publication=pgoutbox -v tables='[["public", "outbox_messages"]]' -f check_publication.sql
 SELECT (wanted.number - 1)::integer AS number,
        publication.oid AS publication,
+       -- Another with each change: one that was taken back leaves nothing else.
+       publication.xmin::text AS publication_version,
+       -- A table that comes with its schema leaves it without a trace in the publication.
+       CASE WHEN member.oid IS NULL AND NOT publication.puballtables THEN relation.xmin::text
+            ELSE member.xmin::text END AS member_version,
        publication.pubinsert AS inserts,
        publication.pubupdate AS updates,
        publication.pubdelete AS deletes,

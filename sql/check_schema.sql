@@ -32,7 +32,11 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
          WHERE NOT EXISTS (SELECT FROM pg_class AS own
                             WHERE own.relnamespace = namespace.oid AND own.relname = wanted.name)
            AND (wanted.name <> 'is_record_of' OR is_record_of.oid IS NULL)
-           AND (wanted.name !~ '^(parked_|is_record_of)' OR parked.oid IS NOT NULL)) AS missing,
+           AND (wanted.name !~ '^(parked_|is_record_of)' OR parked.oid IS NOT NULL))
+       || CASE WHEN progress.oid IS NOT NULL
+                AND NOT EXISTS (SELECT FROM pg_attribute AS own
+                                 WHERE own.attrelid = progress.oid AND own.attname = 'coverage')
+               THEN '{progress.coverage}'::text[] ELSE '{}' END AS missing,
        enqueue.oid IS NOT NULL AS has_enqueue
   FROM (SELECT) AS one
   LEFT JOIN pg_namespace AS namespace ON namespace.nspname = 'pgoutbox'

@@ -16,6 +16,10 @@ CREATE TABLE IF NOT EXISTS pgoutbox.progress (
     fault_at          timestamptz
 ) WITH (fillfactor = 10, autovacuum_vacuum_threshold = 1000);
 
+-- A digest of the publication and its tables, when they were last seen to be as they should; null:
+-- not known. 0: rows passed by the slot, and are still to be caught up with.
+ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS coverage bigint;
+
 -- The marks where audit.mode is side_table: a quarter of the WAL of a mark in the row itself.
 -- Made in any case: empty it costs nothing, and the mode can then change without DDL.
 -- regclass, so that a mark follows its table through a rename.

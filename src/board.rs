@@ -132,7 +132,7 @@ impl Reason {
     pub fn of(fault: &Fault) -> Self {
         match (fault.class, fault.side) {
             (Class::Event, _) => Self::Event,
-            (Class::Definite | Class::Usage, _) => Self::Definite,
+            (Class::Definite | Class::Halt | Class::Usage, _) => Self::Definite,
             (Class::Transient, Side::Stream) => Self::Stream,
             (Class::Transient, Side::Audit) => Self::Audit,
             (Class::Transient, Side::Broker) => Self::Broker,

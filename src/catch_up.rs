@@ -147,10 +147,7 @@ pub async fn ensure_slot(
     let name = &config.postgres.slot;
     let Some(why) = what_is_wrong(config, client).await? else { return Ok(None) };
     if !config.is_catching_up() {
-        return Err(Fault::definite(
-            format!("slot \"{name}\": {why}"),
-            slot::ways_out(config, false),
-        ));
+        return Err(Fault::halt(format!("slot \"{name}\": {why}"), slot::ways_out(config, false)));
     }
     warn!(slot = name, why, "the slot is made anew, and the rows that wait are listed");
     let total = prepare(config, client, outboxes, &why, Patience::RELAY).await?;

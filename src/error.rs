@@ -19,8 +19,11 @@ pub enum Class {
     Transient,
     /// One event cannot be delivered. Nothing after it is acknowledged.
     Event,
-    /// Only a person can mend it: stop without acknowledging.
+    /// Only a person can mend it, and the next session sees that they did: a command ends, a
+    /// running relay waits, not ready, and acknowledges nothing.
     Definite,
+    /// A policy says to stop: the relay ends without acknowledging.
+    Halt,
     /// The settings or the command line are wrong; nothing was connected to.
     Usage,
 }
@@ -198,6 +201,11 @@ impl Fault {
         Self::new(Class::Definite, what, mend)
     }
 
+    /// What a policy says to stop for, with the way out.
+    pub fn halt(what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self::new(Class::Halt, what, mend)
+    }
+
     /// A wrong setting or argument.
     pub fn usage(what: impl Into<String>, mend: impl Into<String>) -> Self {
         Self::new(Class::Usage, what, mend)
@@ -239,7 +247,7 @@ impl Fault {
             self.mend = match self.class {
                 // A list of wrong settings has a hint for each.
                 Class::Usage => "",
-                Class::Definite => table::CHECK,
+                Class::Definite | Class::Halt => table::CHECK,
                 Class::Transient | Class::Event => table::AGAIN,
             }
             .to_owned();
@@ -284,7 +292,7 @@ impl Fault {
     /// reached by a one-shot command (`EX_UNAVAILABLE`).
     pub fn exit_code(&self) -> u8 {
         match self.class {
-            Class::Definite | Class::Event => 1,
+            Class::Definite | Class::Halt | Class::Event => 1,
             Class::Usage => 64,
             Class::Transient => 69,
         }

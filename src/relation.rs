@@ -375,6 +375,11 @@ impl Relations {
         }
     }
 
+    /// The relation was announced in another shape, and is not known.
+    pub fn remove(&mut self, oid: u32) {
+        self.known.remove(&oid);
+    }
+
     /// Takes in an announced shape; it replaces an earlier one of the same oid.
     pub fn insert(&mut self, oid: u32, relation: Relation) {
         self.known.insert(oid, relation);

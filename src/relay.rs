@@ -18,7 +18,7 @@ mod stream;
 mod view;
 mod watch;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use postgres_types::PgLsn;
@@ -38,7 +38,7 @@ use crate::event::Position;
 use crate::marks::{Batch, Marks, Patience, Written};
 use crate::otlp::Span;
 use crate::parked::{Aggregate, Ahead, Parking, Unwritten};
-use crate::pgoutput::{Cell, RelationMessage};
+use crate::pgoutput::{Cell, RelationMessage, Tuple};
 use crate::progress::Progress;
 use crate::relation::Relations;
 use crate::tally::Tally;
@@ -62,7 +62,12 @@ pub struct Relay {
     relations: Relations,
     shapes: Shapes,
     transaction: Option<Transaction>,
-    unresolved: Option<RelationMessage>,
+    /// Relations that may be partitions, and of which no row has come yet.
+    announced: BTreeMap<u32, RelationMessage>,
+    /// A row of one of them, until it is known what that is.
+    unresolved: Option<(u32, Tuple)>,
+    /// Relations that hold today what their rows in the stream say.
+    partitions: BTreeSet<u32>,
     /// Who asked that nothing more is published; `None` where nobody did.
     paused_by: Option<String>,
     /// What is to be published before the stream; it is read no further until that is done.
@@ -85,6 +90,8 @@ pub struct Relay {
     unrecorded_since: Option<Duration>,
     checks_begun: u64,
     checks_passed: u64,
+    /// The stream is read on once this check has passed.
+    recheck: u64,
     checked_at: Option<Duration>,
     watch: Watch,
     /// Intake is stopped; how the session ends once nothing is in flight.
@@ -104,7 +111,9 @@ impl Relay {
             relations: Relations::default(),
             shapes: Shapes::default(),
             transaction: None,
+            announced: BTreeMap::new(),
             unresolved: None,
+            partitions: BTreeSet::new(),
             paused_by: None,
             catch_up,
             ready: VecDeque::new(),
@@ -121,6 +130,7 @@ impl Relay {
             unrecorded_since: None,
             checks_begun: 0,
             checks_passed: 0,
+            recheck: 0,
             checked_at: None,
             watch: Watch::default(),
             ending: None,
@@ -190,7 +200,10 @@ impl Relay {
     /// The stream is to be read. Where this is `false`, the server waits: that is the
     /// back-pressure.
     pub fn is_reading(&self) -> bool {
-        self.catch_up.is_none() && self.unresolved.is_none() && self.has_room()
+        self.catch_up.is_none()
+            && self.unresolved.is_none()
+            && self.checks_passed >= self.recheck
+            && self.has_room()
     }
 
     /// One more event may be taken in.
@@ -311,6 +324,7 @@ impl Relay {
         if self.ending.is_some() || self.paused_by.is_some() {
             self.withdraw_ready(now);
         }
+        self.take_held(now, effects)?;
         for aggregate in std::mem::take(&mut self.freed) {
             self.advance(&aggregate, effects);
         }
@@ -358,6 +372,15 @@ impl Relay {
         }
     }
 
+    /// Everything that was committed before this LSN was received, and is done with.
+    pub fn has_passed(&self, now: Duration, lsn: PgLsn) -> bool {
+        self.progress.received_lsn() >= lsn
+            && self.progress.settled() == self.progress.received()
+            && self.is_recorded()
+            && self.marks.is_idle(now)
+            && self.unwritten.is_empty()
+    }
+
     fn is_recorded(&self) -> bool {
         // An earlier session may have ended before it could record what was delivered. The next
         // process knows of that only what the row says.
@@ -403,6 +426,9 @@ impl Relay {
     }
 
     fn next_check(&self) -> Option<Duration> {
+        if self.checks_passed < self.recheck && self.ending.is_none() {
+            return Some(Duration::ZERO);
+        }
         let is_unflushed = self.marks.is_unflushed() || self.unwritten.is_unflushed();
         if !self.progress.is_settled_point_waiting() && !is_unflushed {
             return None;

@@ -1,9 +1,11 @@
 //! One life from connect to error: it connects, turns what happens into inputs of the
 //! [`Relay`] and does what the relay says. It decides nothing itself.
 //!
-//! `recovery` tells when an outage is over; `remembered` is what the progress row holds from session to session; `standby` takes the slot,
-//! once nobody else has it.
+//! `recovery` tells when an outage is over; `remembered` is what the progress row holds from session
+//! to session; `reach` is how far the slot may be acknowledged; `standby` takes the slot, once nobody
+//! else has it.
 
+mod reach;
 mod recovery;
 mod remembered;
 mod standby;
@@ -25,7 +27,7 @@ use tracing::{info, warn};
 use crate::board::{Board, Reason, State};
 use crate::catch_up::{self, CatchUp, Chunk};
 use crate::config::Config;
-use crate::error::{Fault, Kind, Peer, Side};
+use crate::error::{Fault, Kind, Peer, Side, codes};
 use crate::marker::Marker;
 use crate::otlp;
 use crate::outage::News;
@@ -33,14 +35,17 @@ use crate::parking;
 use crate::postgres::{self, Role, classify};
 use crate::publisher::{Closure, Publisher, Signal};
 use crate::reconcile::Trigger;
-use crate::relay::{self, Doing, Effect, End, Input, Memory, Relay, Rules};
+use crate::relay::{self, Doing, Effect, End, Input, Memory, Relay, Resolution, Rules};
 use crate::slot::{self, Coverage, Outbox, Ready};
 use crate::sql;
 use crate::tally::Tally;
 use crate::text::span;
 use crate::wal::{Identity, WalStream};
+use reach::Reach;
 use recovery::Recovery;
-use remembered::{clear_fault, recall, record_fault};
+use remembered::{
+    Gap, Recalled, begin_catch_up, clear_fault, pass_again, recall, record_fault, record_reach,
+};
 use standby::{Taken, take_slot};
 
 /// Frames taken from the stream before the messages they made are handed to the broker: a
@@ -51,14 +56,25 @@ const FRAMES: usize = 128;
 const SILENCE: (u32, u32) = (3, 2);
 /// How long an orderly end waits for the last acknowledgement to be on its way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// For how long, and how often, a relation that is not there is looked for.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(100));
 /// Rows of a catch-up's list that are fetched at once, at most; a session passes over those that
 /// are marked already.
 const CATCH_UP_ROWS: u64 = 500;
 
+/// What a session leaves to the next one on the same server.
+#[derive(Debug, Clone)]
+struct Remembered {
+    identity: Identity,
+    memory: Memory,
+    /// What the progress row was known to say, on disk.
+    recorded: PgLsn,
+}
+
 /// What outlives a session.
 #[derive(Debug, Default)]
 pub struct Past {
-    memory: Option<(Identity, Memory)>,
+    memory: Option<Remembered>,
     coverage: Option<Coverage>,
     /// Failed sessions in a row that brought nothing on.
     pub failures: u32,
@@ -131,6 +147,8 @@ impl Audit {
     }
 }
 
+/// What was written down, and where the WAL ends then; `None` where it could not be.
+type Recording = Pin<Box<dyn Future<Output = Option<(PgLsn, PgLsn)>>>>;
 type Job = Pin<Box<dyn Future<Output = Result<Input, Fault>>>>;
 
 /// Runs one session to its end, and says how it ended; [`End::Drained`] is the only good way.
@@ -220,6 +238,11 @@ struct Session<'a> {
     spans: Option<(otlp::Queue, Arc<otlp::Server>)>,
     /// What is published before the stream.
     catch_up: Option<CatchUp>,
+    /// Rows may have passed by the slot: its stream is passed, and the slot is made again.
+    gap: Option<Gap>,
+    reach: Reach,
+    /// What is settled is being written down.
+    recording: Option<Recording>,
     identity: Identity,
     /// Where the slot stood before it was taken.
     start_lsn: PgLsn,
@@ -257,10 +280,6 @@ impl<'a> Session<'a> {
                 warn!(mend = warning.mend, "{}", warning.what);
             }
         }
-        if let Some(earlier) = &past.coverage {
-            earlier.check_unchanged(&coverage)?;
-        }
-        past.coverage = Some(coverage.clone());
         // The broker before the slot: a relay that cannot publish need not keep a walsender busy.
         let brokers = &config.amqp.brokers;
         let broker = brokers
@@ -268,6 +287,7 @@ impl<'a> Session<'a> {
             .ok_or_else(|| Fault::usage("no broker is configured", "set AMQP_URL"))?;
         let publisher = Publisher::connect(broker, &config.amqp).await;
         let mut publisher = publisher.map_err(|fault| fault.on(Side::Broker))?;
+        answered(config, pass_again(config, &client, &coverage)).await?;
         if let Some(why) = catch_up::ensure_slot(config, &client, &tables).await? {
             warn!(why, "the slot was made anew: rows without a mark are published first");
         }
@@ -279,14 +299,26 @@ impl<'a> Session<'a> {
             Err(fault) => return Err(catch_up::soften(config, &client, fault).await),
         };
         past.walsender = wal.pid();
-        if past.memory.as_ref().is_some_and(|(of, _)| *of != identity) {
-            // Another server may lack what this one delivered, or hold what nobody saw.
-            past.reconcile.as_ref().map(Trigger::now);
+        // Only now: whoever held the slot before wrote its progress until then, and saw to what was
+        // changed meanwhile.
+        if answered(config, slot::coverage(&client, config)).await? != coverage {
+            return Err(Fault::transient("the publication was changed while the session began"));
         }
-        // Only now: whoever held the slot before wrote its progress until then.
-        let memory = answered(config, recall(config, past, board, &client, &identity)).await?;
+        let recalled = recall(config, past, board, &client, &identity, &coverage);
+        let Recalled { memory, durable, gap } = answered(config, recalled).await?;
+        past.memory = Some(Remembered {
+            identity: identity.clone(),
+            memory: memory.clone(),
+            recorded: durable,
+        });
+        if let Some(Gap { why, .. }) = &gap {
+            warn!(
+                why,
+                "rows may have passed by the slot: what is left of its stream is passed first, then \
+                 it is made again, and the rows that wait in the table are published before its stream"
+            );
+        }
         let is_quiet = board.runs_again();
-        past.memory = Some((identity.clone(), memory.clone()));
         let listed = catch_up::pending(&client, &config.postgres.slot);
         let catch_up = answered(config, listed).await?;
         if let Some(CatchUp { why, total, .. }) = &catch_up {
@@ -307,6 +339,8 @@ impl<'a> Session<'a> {
             blocked_timeout: config.amqp.blocked_timeout,
             check_interval: config.postgres.check_interval,
             silence: silence(config),
+            leaves: coverage.leaves(),
+            is_passing: gap.is_some(),
         };
         if !is_quiet {
             info!(
@@ -344,6 +378,9 @@ impl<'a> Session<'a> {
             outboxes: tables.into(),
             spans,
             catch_up,
+            gap,
+            reach: Reach::new(durable),
+            recording: None,
             identity,
             start_lsn,
             jobs: FuturesUnordered::new(),
@@ -409,8 +446,11 @@ impl<'a> Session<'a> {
         };
         let tally = self.relay.tally();
         let unsettled = self.relay.view(self.began.elapsed()).unsettled;
-        past.memory =
-            Some((self.identity.clone(), self.relay.remember(self.began.elapsed(), &end)));
+        past.memory = Some(Remembered {
+            identity: self.identity.clone(),
+            memory: self.relay.remember(self.began.elapsed(), &end),
+            recorded: self.reach.durable(),
+        });
         if !self.is_quiet {
             info!(
                 published = tally.published,
@@ -430,12 +470,20 @@ impl<'a> Session<'a> {
         // What they asked is on its way all the same, and a mark that was not asked for yet comes
         // again with its event: nothing is acknowledged before its mark is written.
         self.jobs.clear();
+        self.recording = None;
         if let Some(batch) = self.relay.unrecorded_progress() {
             // Best effort: what is not recorded is published again, and known by its id.
             let _ = timeout(STOP_TIMEOUT, self.marker.write(&self.client, batch)).await;
         }
         record_fault(self.config, past, &self.board, &self.client, &end).await;
+        if let Some(gap) = self.gap_passed(&end) {
+            let begun = begin_catch_up(self.config, &self.client, &gap, &self.coverage);
+            if timeout(STOP_TIMEOUT, begun).await.is_ok_and(|begun| begun.is_ok()) {
+                past.brought_on = true;
+            }
+        }
         if matches!(end, End::Drained | End::Stuck(_)) {
+            self.record_last().await;
             let wal = self.wal.stop(STOP_TIMEOUT);
             tokio::join!(wal, self.publisher.close());
         }
@@ -457,8 +505,8 @@ impl<'a> Session<'a> {
             let deadline = self.relay.deadline(now).map(|at| self.began + at);
             let over = self.recovery.as_ref().and_then(Recovery::deadline);
             let over = over.map(|at| self.began + at);
-            let deadline =
-                deadline.into_iter().chain(drain_ends).chain(over).min().unwrap_or_else(far);
+            let deadline = deadline.into_iter().chain(drain_ends).chain(over);
+            let deadline = deadline.chain(self.reach.next_write()).min().unwrap_or_else(far);
             if deadline != alarm.deadline() {
                 alarm.as_mut().reset(deadline);
             }
@@ -477,6 +525,12 @@ impl<'a> Session<'a> {
                     self.show();
                     continue;
                 }
+                written = recorded(&mut self.recording) => {
+                    self.recording = None;
+                    let lsn = self.reach.recorded(written);
+                    self.acknowledge(lsn);
+                    continue;
+                }
                 frame = self.wal.next(), if self.relay.is_reading() => frame.map_err(stream)?,
                 () = &mut alarm => Input::Tick,
             };
@@ -487,6 +541,7 @@ impl<'a> Session<'a> {
                 ))
                 .into());
             }
+            self.follow(&input);
             let now = self.began.elapsed();
             let outcome = match input {
                 Input::Stream(_) | Input::KeepAlive { .. } => self.frames(now, input),
@@ -495,6 +550,15 @@ impl<'a> Session<'a> {
             // What came before the end is still to be done.
             let has_published = self.perform();
             outcome?;
+            if self
+                .gap
+                .as_ref()
+                .is_some_and(|gap| self.relay.has_passed(self.began.elapsed(), gap.end))
+            {
+                return Err(
+                    Fault::transient("the slot is made again, for rows that passed by it").into()
+                );
+            }
             self.tell();
             self.recover(now);
             if has_published {
@@ -547,7 +611,10 @@ impl<'a> Session<'a> {
                     self.publisher.publish(message);
                     has_published = true;
                 }
-                Effect::Acknowledge(lsn) => self.wal.acknowledge(lsn),
+                Effect::Acknowledge(lsn) => {
+                    let lsn = self.reach.settled(lsn);
+                    self.acknowledge(lsn);
+                }
                 Effect::Mark(batch) => {
                     self.marker.parking().log(self.config, &batch.parking);
                     let (marker, client) = (Arc::clone(&self.marker), Arc::clone(&self.client));
@@ -593,9 +660,7 @@ impl<'a> Session<'a> {
                 }
                 Effect::Resolve(relation) => {
                     let (client, config) = (Arc::clone(&self.client), Arc::clone(self.config));
-                    self.jobs.push(Box::pin(async move {
-                        slot::partition_of(&client, relation, &config).await.map(Input::Resolved)
-                    }));
+                    self.jobs.push(Box::pin(resolve(client, config, relation)));
                 }
             }
         }
@@ -643,6 +708,64 @@ impl Session<'_> {
         });
     }
 
+    /// Learns from an input what is recorded, and records what is worth it.
+    fn follow(&mut self, input: &Input) {
+        let lsn = match input {
+            Input::Written(written) => {
+                let lsn = written.batch.position.commit_lsn;
+                self.reach.wrote(lsn, written.written_lsn, written.flushed_lsn)
+            }
+            Input::Checked { flushed_lsn } => self.reach.flushed(*flushed_lsn),
+            _ => None,
+        };
+        self.acknowledge(lsn);
+        let Some(lsn) = self.reach.begin_write(Instant::now()) else { return };
+        let (client, identity) = (Arc::clone(&self.client), self.identity.clone());
+        let config = Arc::clone(self.config);
+        self.recording = Some(Box::pin(async move {
+            let slot = &config.postgres.slot;
+            match answered(&config, record_reach(&client, slot, &identity, lsn)).await {
+                Ok(end) => Some((lsn, end)),
+                // Somebody has a lock on the row, say: it is tried again. Where the connection is
+                // gone, the session ends over that.
+                Err(fault) => {
+                    warn!(mend = fault.mend, "what is settled was not recorded: {}", fault.what);
+                    None
+                }
+            }
+        }));
+    }
+
+    fn acknowledge(&self, lsn: Option<PgLsn>) {
+        if let Some(lsn) = lsn {
+            self.wal.acknowledge(lsn);
+        }
+    }
+
+    /// The last of it is on disk before the slot is left.
+    async fn record_last(&mut self) {
+        let Some(lsn) = self.reach.unrecorded() else { return };
+        let slot = &self.config.postgres.slot;
+        let written = record_reach(&self.client, slot, &self.identity, lsn);
+        if let Ok(Ok(end)) = timeout(STOP_TIMEOUT, written).await {
+            let lsn = self.reach.recorded(Some((lsn, end)));
+            self.acknowledge(lsn);
+        }
+    }
+
+    /// What passed by the slot, where nothing more is to be had from it: all of it was passed, or it
+    /// cannot be read. Up to Postgres 17 a slot stops where the publication was missing, for ever.
+    fn gap_passed(&mut self, end: &End) -> Option<Gap> {
+        let is_unreadable = matches!(end, End::Fault(fault)
+            if fault.side == Side::Stream && fault.is_code(codes::UNDEFINED_OBJECT));
+        let (now, gap) = (self.began.elapsed(), self.gap.take());
+        if is_unreadable && self.config.is_catching_up() {
+            let why = || "the publication was missing where the slot stands".to_owned();
+            return gap.or_else(|| Some(Gap { why: why(), end: PgLsn::from(0) }));
+        }
+        gap.filter(|gap| self.relay.has_passed(now, gap.end))
+    }
+
     /// Asks the audit connection something, within bounds.
     fn ask<F>(&mut self, asked: F)
     where
@@ -651,6 +774,14 @@ impl Session<'_> {
         let (marker, client) = (Arc::clone(&self.marker), Arc::clone(&self.client));
         let config = Arc::clone(self.config);
         self.jobs.push(Box::pin(async move { answered(&config, asked(&marker, &client)).await }));
+    }
+}
+
+/// Never ends where nothing is being recorded.
+async fn recorded(recording: &mut Option<Recording>) -> Option<(PgLsn, PgLsn)> {
+    match recording {
+        Some(recording) => recording.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -689,13 +820,28 @@ async fn answered<T>(
     })
 }
 
+/// A relation that is not there may be one whose transaction is not seen by others yet: it is
+/// looked for again.
+async fn resolve(client: Arc<Client>, config: Arc<Config>, oid: u32) -> Result<Input, Fault> {
+    let began = Instant::now();
+    loop {
+        let found = answered(&config, slot::partition_of(&client, oid, &config)).await?;
+        if found != Resolution::Gone || began.elapsed() >= LOOK_AGAIN.0 {
+            return Ok(Input::Resolved(found));
+        }
+        tokio::time::sleep(LOOK_AGAIN.1).await;
+    }
+}
+
 async fn check(
     client: Arc<Client>,
     config: Arc<Config>,
     before: Arc<Coverage>,
 ) -> Result<Input, Fault> {
     let coverage = answered(&config, slot::coverage(&client, &config)).await?;
-    before.check_unchanged(&coverage)?;
+    if let Some(what) = before.change(&coverage) {
+        return Err(Fault::transient(format!("{what} while the relay was running")).on(Side::Audit));
+    }
     let asked =
         async { client.query_one(sql::WAL_POSITION, &[]).await.map_err(|error| classify(&error)) };
     let row = answered(&config, asked).await?;

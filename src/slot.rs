@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-pub use coverage::{Coverage, Membership, coverage};
+pub use coverage::{Coverage, Digest, Membership, coverage};
 pub use finding::{Finding, NAMES, Severity};
 pub use grants::{
     grants_for, parked_grants, prune_grants, reconcile_grants, replay_grants, statements,
@@ -200,6 +200,26 @@ pub(crate) fn ways_out(config: &Config, is_there: bool) -> String {
     )
 }
 
+/// What to do about rows that may have passed by a slot that is there, where the relay does not see
+/// to it itself.
+pub(crate) fn ways_past(config: &Config) -> String {
+    let slot = [("slot", config.postgres.slot.as_str())];
+    // A file of our own without its comments: it cannot fail.
+    let sql = sql::render(sql::FORGET_COVERAGE, &slot).unwrap_or_default();
+    let sql = sql.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join(" ");
+    let go_on = format!("{sql}  -- then start it again: it goes on with the stream");
+    if config.audit.mode == AuditMode::None {
+        return format!(
+            "with audit.mode none nothing tells which rows wait: publish what was committed \
+             meanwhile yourself, then: {go_on}"
+        );
+    }
+    format!(
+        "set postgres.on_slot_loss = \"catch_up\": run publishes the rows that wait first\n  \
+         or leave them: {go_on}"
+    )
+}
+
 /// A name that was never the slot of a relay of this database.
 pub(crate) fn never_there(config: &Config) -> Fault {
     Fault::definite(
@@ -213,7 +233,7 @@ pub(crate) fn never_there(config: &Config) -> Fault {
 
 /// Without marks every row of the table might wait, or none.
 pub(crate) fn nothing_tells(config: &Config) -> Fault {
-    Fault::definite(
+    Fault::halt(
         format!(
             "the rows that slot \"{}\" does not hold cannot be caught up with: with audit.mode \
              none nothing tells which were relayed",
@@ -234,12 +254,16 @@ pub async fn partition_of(
     config: &Config,
 ) -> Result<Resolution, Fault> {
     let relation = relation_oid.to_string();
-    let sql = sql::render(sql::PARTITION_ROOT, &[("relation", &relation)])?;
+    let variables =
+        [("relation", relation.as_str()), ("publication", &config.postgres.publication)];
+    let sql = sql::render(sql::PARTITION_ROOT, &variables)?;
     let rows = query(client, &sql).await?;
     if rows.is_empty() {
         return Ok(Resolution::Gone);
     }
+    let mut is_published = false;
     for row in &rows {
+        is_published |= column::<Option<bool>>(row, "is_published")?.unwrap_or(false);
         let schema: String = column(row, "schema")?;
         let name: String = column(row, "name")?;
         let is_it = |table: &Table| table.schema == schema && table.name == name;
@@ -247,7 +271,8 @@ pub async fn partition_of(
             return Ok(Resolution::Partition(table));
         }
     }
-    Ok(Resolution::Other)
+    // What is sent and is not in the publication was in it as a part of something.
+    Ok(if is_published { Resolution::Other } else { Resolution::Detached })
 }
 
 /// The configured tables as the SQL files want them: `[["schema", "name"], …]`.

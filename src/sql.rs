@@ -74,6 +74,11 @@ files! {
     MARK_SIDE_TABLE = "mark_side_table.sql", "Marks rows in `pgoutbox.relayed`.";
     STILL_UNMARKED = "still_unmarked.sql", "Rows that wait for their mark.";
     STILL_THERE = "still_there.sql", "Rows that wait to be removed.";
+    RECORD_REACH = "record_reach.sql", "Says how far the slot is settled where nothing else is written.";
+    COVERAGE = "coverage.sql", "By what the publication covered the tables.";
+    RECORD_COVERAGE = "record_coverage.sql", "Remembers by what the publication covers the tables.";
+    FORGET_COVERAGE = "forget_coverage.sql", "What passed by the slot is taken for published.";
+    FORGET_PROGRESS = "forget_progress.sql", "The row is of a history that is gone.";
     RECORD_PROGRESS = "record_progress.sql", "Writes how far the events are settled.";
     RECORD_FAULT = "record_fault.sql", "Says what the relay waits for.";
     CLEAR_FAULT = "clear_fault.sql", "Events are delivered again.";

@@ -19,7 +19,8 @@ use crate::text::span;
 /// Runs sessions until one is drained.
 ///
 /// # Errors
-/// Definite faults only: whatever may pass by itself is waited out.
+/// What a policy says to stop for, and what a setting of its own is wrong with: whatever may pass
+/// by itself, or be mended beside it, is waited out.
 pub async fn run(
     config: Config,
     mut shutdown: Shutdown,
@@ -45,7 +46,7 @@ pub async fn run(
         // A session that ends before a bad event has settled all else: it is drained, whether
         // it was asked to stop in its last moments or in the pause that follows.
         let is_undrained = shutdown.is_asked() && fault.class != Class::Event;
-        if matches!(fault.class, Class::Definite | Class::Usage) || is_undrained {
+        if matches!(fault.class, Class::Halt | Class::Usage) || is_undrained {
             board.stop(&fault);
             return Err(fault);
         }
@@ -82,6 +83,8 @@ fn log(fault: &Fault, news: News, pause: Duration, board: &Board) {
             mend,
             again_in, failures, lasted, "{what}: nothing behind it is published, WAL is kept"
         );
+    } else if fault.class == Class::Definite {
+        error!(mend, again_in, failures, lasted, "{}", fault.what);
     } else {
         warn!(mend, again_in, failures, lasted, "{}", fault.what);
     }

@@ -311,7 +311,7 @@ impl<'a> Watch<'a> {
         let words = words(sample, verdict, pause);
         match self.config.guard.policy {
             GuardPolicy::Alert => Ok(()),
-            GuardPolicy::Stop => Err(Ending::Stop(Fault::definite(
+            GuardPolicy::Stop => Err(Ending::Stop(Fault::halt(
                 format!("guard.policy stop: {words}"),
                 self.mend(verdict, pause.is_some()),
             ))),

@@ -284,6 +284,9 @@ impl Maker<'_> {
         }
         if !is_marking {
             let lsn = slot::create(self.client, config, timeout).await?;
+            // What was before it is not to be looked for: nothing tells.
+            postgres::execute(self.client, &sql::render(sql::FORGET_COVERAGE, &[("slot", slot)])?)
+                .await?;
             say(format_args!(
                 "made    slot {slot}: events committed from {lsn} on are in it; rows that are there \
                  already are not relayed, since with audit.mode none nothing tells which wait"

@@ -126,7 +126,7 @@ async fn relay_with(
         (end, _) if is_stopping => Ended::Stopped(end),
         (Ok(()), Some(next)) => Ended::Reload(next),
         // What was not drained is published again by the next session, as after any other end.
-        (Err(fault), Some(next)) if matches!(fault.class, Class::Transient | Class::Event) => {
+        (Err(fault), Some(next)) if !matches!(fault.class, Class::Halt | Class::Usage) => {
             warn!(mend = fault.mend, "{}", fault.what);
             Ended::Reload(next)
         }

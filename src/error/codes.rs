@@ -17,6 +17,8 @@ pub const INVALID_CATALOG_NAME: &str = "3D000";
 pub const INVALID_SCHEMA_NAME: &str = "3F000";
 /// 42501.
 pub const INSUFFICIENT_PRIVILEGE: &str = "42501";
+/// 42704: among others a publication that the stream needs.
+pub const UNDEFINED_OBJECT: &str = "42704";
 /// 53300.
 pub const TOO_MANY_CONNECTIONS: &str = "53300";
 /// 55000.

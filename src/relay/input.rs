@@ -43,6 +43,11 @@ pub struct Rules {
     pub check_interval: Duration,
     /// Silence of the server after which it is taken for dead.
     pub silence: Duration,
+    /// Tables whose partitions come under names and oids of their own.
+    pub leaves: Vec<usize>,
+    /// Rows may have passed by the slot: what is in the tables of today is left to the list that
+    /// is made once the stream is passed, and only what no table holds any more is published.
+    pub is_passing: bool,
 }
 
 /// A parked event that is nacked again by a channel so old may have a queue that has room:
@@ -154,6 +159,8 @@ pub enum Resolution {
     Partition(usize),
     /// A table that is none of ours.
     Other,
+    /// It exists, and is no longer a partition of anything that is published.
+    Detached,
     /// It no longer exists.
     Gone,
 }

@@ -35,7 +35,7 @@ impl Relay {
                 self.transaction = None;
                 self.progress.commit(end_lsn, self.checks_begun + 1);
             }
-            pgoutput::Message::Relation(relation) => self.relation(relation, effects)?,
+            pgoutput::Message::Relation(relation) => self.relation(relation)?,
             pgoutput::Message::Insert { relation, tuple } => {
                 self.insert(now, relation, tuple, effects)?;
             }
@@ -51,44 +51,90 @@ impl Relay {
         Ok(())
     }
 
-    fn relation(
-        &mut self,
-        mut relation: RelationMessage,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), End> {
+    fn relation(&mut self, mut relation: RelationMessage) -> Result<(), End> {
         self.relations.resolve_types(&mut relation);
+        let oid = relation.oid;
+        self.announced.remove(&oid);
+        if matches!(self.relations.find(oid), Some(Relation::Outbox(_))) {
+            // Announced again, since something about it or the publication was changed: what was
+            // committed in between may have passed by, and comes before what follows here.
+            self.recheck = self.checks_begun + 1;
+        }
         // By oid first: rows written before a rename come under the old name.
-        let by_oid = self.rules.oids.iter().position(|oid| *oid == relation.oid);
+        let by_oid = self.rules.oids.iter().position(|known| *known == oid);
         match by_oid.or_else(|| table_named(&self.rules.tables, &relation)) {
             Some(table) => self.map(table, &relation),
+            // Perhaps a partition: asked once a row of it comes. Where rows come under their root's
+            // name, leaves are announced as well, and it is no matter what became of them.
+            None if !self.rules.leaves.is_empty() => {
+                self.relations.remove(oid);
+                self.announced.insert(oid, relation);
+                Ok(())
+            }
             None => {
-                effects.push(Effect::Resolve(relation.oid));
-                self.unresolved = Some(relation);
+                self.relations.insert(oid, Relation::Other);
                 Ok(())
             }
         }
     }
 
+    /// It is known what the relation of the row is that waits.
     pub(super) fn resolved(&mut self, resolution: Resolution) -> Result<(), End> {
-        let Some(relation) = self.unresolved.take() else { return Ok(()) };
-        match resolution {
-            Resolution::Partition(table) => self.map(table, &relation),
-            Resolution::Other => {
-                self.relations.insert(relation.oid, Relation::Other);
+        let Some(oid) = self.unresolved.as_ref().map(|(oid, _)| *oid) else { return Ok(()) };
+        let Some(relation) = self.announced.remove(&oid) else { return Ok(()) };
+        let table = match resolution {
+            Resolution::Partition(table) => {
+                self.partitions.insert(oid);
+                Some(table)
+            }
+            Resolution::Other => None,
+            Resolution::Detached | Resolution::Gone => self.root_of_gone(&relation),
+        };
+        match table {
+            Some(table) => self.map(table, &relation),
+            None => {
+                self.relations.insert(oid, Relation::Other);
                 Ok(())
             }
-            Resolution::Gone => {
-                let name = format!("{}.{}", relation.schema, relation.name);
-                Err(Fault::definite(
-                    format!(
-                        "the WAL holds rows of {name} (oid {}), which no longer exists and is no configured table: they may be events of a dropped partition",
-                        relation.oid
-                    ),
-                    format!("add [[tables]] with name = \"{name}\" and the outbox's mapping to the configuration, to relay them"),
-                )
-                .into())
-            }
         }
+    }
+
+    /// Takes in the row that waited for its relation, once there is room for it.
+    pub(super) fn take_held(
+        &mut self,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), End> {
+        let is_known = |(oid, _): &mut (u32, Tuple)| !self.announced.contains_key(oid);
+        if !self.has_room() {
+            return Ok(());
+        }
+        match self.unresolved.take_if(is_known) {
+            Some((oid, tuple)) => self.insert(now, oid, tuple, effects),
+            None => Ok(()),
+        }
+    }
+
+    /// The table of which a relation that is gone or detached was a partition: one with the columns that are
+    /// mapped; of several the one that has most of its name.
+    fn root_of_gone(&self, gone: &RelationMessage) -> Option<usize> {
+        let fits = |number: &usize| {
+            let table = self.rules.tables.get(*number);
+            table
+                .is_some_and(|table| Mapping::compile(*number, table, &gone.columns, false).is_ok())
+        };
+        let alike = |number: &usize| {
+            let name = self.rules.tables.get(*number).map_or("", |table| table.name.as_str());
+            name.bytes().zip(gone.name.bytes()).take_while(|(a, b)| a == b).count()
+        };
+        self.rules.leaves.iter().copied().filter(fits).max_by_key(alike)
+    }
+
+    /// Whether a row is left to the list that is made once the stream is passed.
+    fn is_left(&self, position: Position, relation: u32) -> bool {
+        self.rules.is_passing
+            && position >= self.memory.delivered
+            && (self.rules.oids.contains(&relation) || self.partitions.contains(&relation))
     }
 
     fn map(&mut self, table: usize, relation: &RelationMessage) -> Result<(), End> {
@@ -114,6 +160,11 @@ impl Relay {
         tuple: Tuple,
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
+        if self.relations.find(relation).is_none() && self.announced.contains_key(&relation) {
+            self.unresolved = Some((relation, tuple));
+            effects.push(Effect::Resolve(relation));
+            return Ok(());
+        }
         let Some(transaction) = &mut self.transaction else {
             return Err(protocol("a row outside a transaction"));
         };
@@ -130,6 +181,11 @@ impl Relay {
             }
             None => return Err(protocol(format!("a row of relation {relation}, never announced"))),
         };
+        if self.is_left(position, relation) {
+            let number = self.progress.receive(position);
+            self.settle(now, number);
+            return Ok(());
+        }
         self.read(&mapping, &tuple).map_err(protocol)?;
         let id = self.id(&mapping, &tuple);
         let number = self.progress.receive(position);

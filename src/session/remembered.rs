@@ -8,13 +8,16 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::Client;
 use tracing::{debug, warn};
 
-use super::{Past, STOP_TIMEOUT};
+use super::{Past, Remembered, STOP_TIMEOUT};
 use crate::board::Board;
+use crate::catch_up;
 use crate::config::Config;
 use crate::error::Fault;
 use crate::event::Position;
 use crate::postgres::{self, classify, column, query};
+use crate::reconcile::Trigger;
 use crate::relay::{End, Memory};
+use crate::slot::{self, Coverage, Digest};
 use crate::sql;
 use crate::wal::Identity;
 
@@ -77,38 +80,239 @@ pub(super) async fn clear_fault(config: &Config, client: &Client) -> Result<(), 
     query(client, &sql).await.map(drop)
 }
 
-/// What is known to be delivered on this server and timeline: from the progress row, and from
-/// the sessions before. LSNs of another server or timeline say nothing here.
+/// What is known of the slot at the start of a session.
+pub(super) struct Recalled {
+    pub(super) memory: Memory,
+    /// Everything before is settled, as the progress row says on disk.
+    pub(super) durable: PgLsn,
+    /// Rows may have passed by the slot.
+    pub(super) gap: Option<Gap>,
+}
+
+/// Rows that the slot does not bring may wait in the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Gap {
+    pub(super) why: String,
+    /// Where the WAL ended when that was seen.
+    pub(super) end: PgLsn,
+}
+
+/// The progress row.
+#[derive(Debug, Clone)]
+struct Row {
+    identity: Identity,
+    position: Position,
+    /// `None` where an older version wrote it.
+    coverage: Option<i64>,
+}
+
+impl Row {
+    async fn read(board: &Board, client: &Client, slot: &str) -> Result<Option<Self>, Fault> {
+        let recall = sql::render(sql::RECALL_PROGRESS, &[("slot", slot)])?;
+        postgres::execute(client, "BEGIN; SET LOCAL synchronous_commit = local").await?;
+        let rows = query(client, &recall).await?;
+        postgres::execute(client, "COMMIT").await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        inherit(board, row)?;
+        let identity = Identity {
+            system_identifier: column(row, "system_identifier")?,
+            timeline: column(row, "timeline")?,
+        };
+        Ok(Some(Self { identity, position: position(row)?, coverage: column(row, "coverage")? }))
+    }
+}
+
+/// What is known to be settled on this server and timeline: from the progress row, and from the
+/// sessions before. To be asked once the slot is held. All of it is compared with the server, which
+/// may have been restored from a copy, and with the slot, which somebody may have made again.
 pub(super) async fn recall(
     config: &Config,
-    past: &Past,
+    past: &mut Past,
     board: &Board,
     client: &Client,
     identity: &Identity,
-) -> Result<Memory, Fault> {
-    let mut memory = match &past.memory {
-        Some((of, memory)) if of == identity => memory.clone(),
-        Some((of, _)) => {
-            warn!(before = ?of, now = ?identity, "another server or timeline: what was remembered does not count");
-            Memory::default()
-        }
-        None => Memory::default(),
+    coverage: &Coverage,
+) -> Result<Recalled, Fault> {
+    let slot = config.postgres.slot.as_str();
+    let state = slot::state(client, slot).await?;
+    let confirmed = state.and_then(|slot| slot.confirmed_flush_lsn?.parse().ok());
+    let confirmed = confirmed.unwrap_or(PgLsn::from(0));
+    let row = Row::read(board, client, slot).await?;
+    let row = row.filter(|row| row.identity.system_identifier == identity.system_identifier);
+    let end: PgLsn = {
+        let rows = query(client, sql::WAL_POSITION).await?;
+        let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+        row.try_get(0).map_err(|error| classify(&error))?
     };
-    let recall = sql::render(sql::RECALL_PROGRESS, &[("slot", config.postgres.slot.as_str())])?;
-    postgres::execute(client, "BEGIN; SET LOCAL synchronous_commit = local").await?;
-    let rows = query(client, &recall).await?;
-    postgres::execute(client, "COMMIT").await?;
-    for row in rows {
-        inherit(board, &row)?;
-        let of = Identity {
-            system_identifier: column(&row, "system_identifier")?,
-            timeline: column(&row, "timeline")?,
-        };
-        if of == *identity {
-            memory.delivered = memory.delivered.max(position(&row)?);
-        }
+    let mut same = row.as_ref().filter(|row| row.identity == *identity);
+    let mut memory = remembered(past, identity, same, end);
+    let is_ahead = same.is_some_and(|row| row.position.commit_lsn > end);
+    if is_ahead {
+        warn!(
+            %end,
+            "pgoutbox.progress is ahead of the server, which was restored from a copy: it does not count"
+        );
+        postgres::execute(client, &sql::render(sql::FORGET_PROGRESS, &[("slot", slot)])?).await?;
+        past.reconcile.as_ref().map(Trigger::now);
+        same = None;
     }
-    Ok(memory)
+    if let Some(row) = same {
+        memory.delivered = memory.delivered.max(row.position);
+    }
+    let mut durable = same.map_or(PgLsn::from(0), |row| row.position.commit_lsn);
+    let why = match row.as_ref().filter(|_| !is_ahead) {
+        Some(row) => why_gap(config, past, row, identity, confirmed, coverage),
+        None => past.coverage.as_ref().and_then(|earlier| earlier.change(coverage)),
+    };
+    let gap = why.map(|why| Gap { why, end });
+    past.coverage = Some(coverage.clone());
+    if let Some(Gap { why, .. }) = &gap
+        && !config.is_catching_up()
+    {
+        return Err(Fault::halt(
+            format!("rows may have passed by slot \"{slot}\": {why}"),
+            slot::ways_past(config),
+        ));
+    }
+    // Nobody is known to have moved it: an older version wrote the row, or there is none yet.
+    if gap.is_none() && confirmed > durable {
+        record_reach(client, slot, identity, confirmed).await?;
+        durable = confirmed;
+    }
+    remember_coverage(past, client, slot, gap.is_some()).await;
+    Ok(Recalled { memory, durable, gap })
+}
+
+/// What the sessions before remember, where the server's history still holds it.
+fn remembered(past: &Past, identity: &Identity, row: Option<&Row>, end: PgLsn) -> Memory {
+    let Some(Remembered { identity: of, memory, recorded }) = past.memory.clone() else {
+        return Memory::default();
+    };
+    let said = row.map_or(PgLsn::from(0), |row| row.position.commit_lsn);
+    if of != *identity {
+        warn!(before = ?of, now = ?identity, "another server or timeline: what was remembered does not count");
+    } else if said < recorded || memory.delivered.commit_lsn > end {
+        warn!(
+            remembered = %memory.delivered, recorded = %said, %end,
+            "Postgres was restored from a copy: what was remembered does not count"
+        );
+    } else {
+        return memory;
+    }
+    // The server may lack what was delivered, or hold what nobody saw.
+    past.reconcile.as_ref().map(Trigger::now);
+    Memory::default()
+}
+
+/// Why rows may have passed by the slot; `None` where they have not.
+fn why_gap(
+    config: &Config,
+    past: &Past,
+    row: &Row,
+    identity: &Identity,
+    confirmed: PgLsn,
+    coverage: &Coverage,
+) -> Option<String> {
+    let (slot, kept) = (&config.postgres.slot, row.coverage?);
+    let settled = row.position.commit_lsn;
+    // The list of a catch-up stands just before its slot. A row that a standby had not received in
+    // full is no proof where nobody could act upon it.
+    let is_known = row.identity == *identity || config.is_catching_up();
+    if is_known && u64::from(confirmed) > u64::from(settled) + 1 {
+        return Some(format!(
+            "slot \"{slot}\" stands at {confirmed}, and was acknowledged up to {settled} at most: \
+             somebody made it again, or advanced it"
+        ));
+    }
+    let (kept, now) = (Digest::of(kept), coverage.digest());
+    if let Some(change) = past.coverage.as_ref().and_then(|earlier| earlier.change(coverage)) {
+        return Some(change);
+    }
+    if kept.asked != now.asked {
+        let is_acted_upon = config.is_catching_up() || kept == Digest::of(0);
+        return is_acted_upon
+            .then(|| "other tables are asked for than when the slot was last read".to_owned());
+    }
+    (kept.covered != now.covered).then(|| {
+        let name = &coverage.name;
+        format!("publication \"{name}\" or a table of it was changed while no relay was running")
+    })
+}
+
+/// Keeps by what the tables are covered, or that rows are still to be caught up with.
+async fn remember_coverage(past: &mut Past, client: &Client, slot: &str, is_gap: bool) {
+    let digest = past.coverage.as_ref().map_or(0, |coverage| coverage.digest().number());
+    let outcome = record_coverage(client, slot, if is_gap { 0 } else { digest }).await;
+    if let Err(fault) = outcome
+        && past.warned.insert("progress.coverage".to_owned())
+    {
+        let mend = "pgoutbox init  -- adds what is missing";
+        warn!(mend, "how the tables are covered cannot be kept: {}", fault.what);
+    }
+}
+
+async fn record_coverage(client: &Client, slot: &str, coverage: i64) -> Result<(), Fault> {
+    let coverage = coverage.to_string();
+    let variables = [("slot", slot), ("coverage", coverage.as_str())];
+    postgres::execute(client, &sql::render(sql::RECORD_COVERAGE, &variables)?).await
+}
+
+/// Writes down that everything before `lsn` is settled, on disk; returns where the WAL ends then.
+pub(super) async fn record_reach(
+    client: &Client,
+    slot: &str,
+    identity: &Identity,
+    lsn: PgLsn,
+) -> Result<PgLsn, Fault> {
+    let Identity { system_identifier, timeline } = identity;
+    let (timeline, lsn) = (timeline.to_string(), lsn.to_string());
+    let variables = [
+        ("slot", slot),
+        ("system", system_identifier.as_str()),
+        ("timeline", timeline.as_str()),
+        ("lsn", lsn.as_str()),
+    ];
+    postgres::execute(client, &sql::render(sql::RECORD_REACH, &variables)?).await?;
+    let rows = query(client, sql::WAL_POSITION).await?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    row.try_get(0).map_err(|error| classify(&error))
+}
+
+/// The tables were changed again since the stream was passed: what was committed before that is
+/// perhaps only in the slot that is about to be made again, so it is passed once more.
+pub(super) async fn pass_again(
+    config: &Config,
+    client: &Client,
+    coverage: &Coverage,
+) -> Result<(), Fault> {
+    let slot = config.postgres.slot.as_str();
+    let report = catch_up::report(client, slot).await?;
+    let state = slot::state(client, slot).await?;
+    let is_readable = state.is_some_and(|slot| slot.why_lost().is_none());
+    if !is_readable || report.is_none_or(|report| report.is_listed) {
+        return Ok(());
+    }
+    let rows = query(client, &sql::render(sql::COVERAGE, &[("slot", slot)])?).await?;
+    let kept = rows.first().map_or(Ok(None), |row| column::<Option<i64>>(row, "coverage"))?;
+    if kept.is_none_or(|kept| kept == coverage.digest().number()) {
+        return Ok(());
+    }
+    record_coverage(client, slot, 0).await?;
+    postgres::execute(client, &sql::render(sql::CATCH_UP_FINISH, &[("slot", slot)])?).await
+}
+
+/// The stream was passed to where the gap was seen: from here on the slot is to be made again, and
+/// the rows that wait are to be listed, whatever befalls this process.
+pub(super) async fn begin_catch_up(
+    config: &Config,
+    client: &Client,
+    gap: &Gap,
+    coverage: &Coverage,
+) -> Result<(), Fault> {
+    let slot = config.postgres.slot.as_str();
+    let variables = [("slot", slot), ("why", gap.why.as_str())];
+    postgres::execute(client, &sql::render(sql::CATCH_UP_BEGIN, &variables)?).await?;
+    record_coverage(client, slot, coverage.digest().number()).await
 }
 
 /// What an earlier process could not deliver either has lasted since then.

@@ -14,6 +14,8 @@ use crate::sql;
 pub struct Coverage {
     /// Oid of the publication.
     pub publication: u32,
+    /// Another with each change of the publication: one that was taken back leaves nothing else.
+    pub version: Option<String>,
     /// Name of the publication, for the text of a fault.
     pub name: String,
     /// Rows of partitions come under the root's name and oid.
@@ -33,6 +35,8 @@ pub struct Membership {
     pub is_partitioned: bool,
     /// Its own entry (`pg_publication_rel`), where it has one.
     pub member: Option<u32>,
+    /// Another with each change of that entry; of the table, where it has none.
+    pub member_version: Option<String>,
     /// Its schema's entry (`pg_publication_namespace`), where that has one.
     pub member_schema: Option<u32>,
     /// A digest of the row filter.
@@ -44,6 +48,8 @@ pub struct Membership {
 /// What the server answers for one table.
 pub(super) struct Answer {
     pub(super) publication: Option<u32>,
+    version: Option<String>,
+    member_version: Option<String>,
     is_insert: bool,
     is_insert_only: bool,
     is_via_root: bool,
@@ -72,9 +78,6 @@ impl Answer {
     }
 }
 
-const SEE_UNMARKED: &str = "events committed in between may not be in the stream: the rows with \
-    relayed_at IS NULL show them";
-
 /// Asks whether the publication covers every configured table and publishes inserts: the one
 /// cheap question that a running relay repeats. Only a position that was received before the
 /// question was asked is proven by its answer.
@@ -86,46 +89,80 @@ pub async fn coverage(client: &Client, config: &Config) -> Result<Coverage, Faul
     let findings = findings(config, &answers);
     match (Finding::fault(&findings), compile(config, &answers)) {
         (None, Some(coverage)) => Ok(coverage),
-        (Some(mut fault), _) => {
-            fault.what = format!("{}\n  {SEE_UNMARKED}", fault.what);
-            Err(fault)
-        }
+        (Some(fault), _) => Err(fault),
         (None, None) => Err(Fault::transient("the catalog changed while it was read")),
     }
 }
 
 impl Coverage {
-    /// Compares with a later answer.
-    ///
-    /// # Errors
-    /// Something was dropped and made again, or covers other rows or columns than before.
-    pub fn check_unchanged(&self, later: &Self) -> Result<(), Fault> {
-        let changed = |what: String| {
-            Err(Fault::definite(
-                format!("{what} while the relay was running; {SEE_UNMARKED}"),
-                "look at those rows (`pgoutbox status` counts them), publish what is missing, then \
-                 start `pgoutbox run` again: it goes on with the publication as it is now",
-            ))
-        };
-        if self.publication != later.publication {
-            return changed(format!("publication \"{}\" was dropped and made again", self.name));
+    /// What is another in a later answer: rows may have passed by the slot in between.
+    pub fn change(&self, later: &Self) -> Option<String> {
+        let name = &self.name;
+        if self.name != later.name || self.publication != later.publication {
+            return Some(format!("publication \"{name}\" was dropped and made again"));
         }
         if self.is_via_root != later.is_via_root {
-            return changed(format!(
-                "publish_via_partition_root of publication \"{}\" changed",
-                self.name
-            ));
+            return Some(format!("publish_via_partition_root of publication \"{name}\" changed"));
         }
-        for (before, after) in self.tables.iter().zip(&later.tables) {
-            if let Some(what) = before.change(after) {
-                return changed(format!(
-                    "{}: {what} in publication \"{}\"",
-                    before.table, self.name
-                ));
-            }
+        let tables = self.tables.iter().zip(&later.tables);
+        let change = tables.filter_map(|(before, after)| Some((before, before.change(after)?)));
+        if let Some((before, what)) = change.into_iter().next() {
+            return Some(format!("{}: {what} in publication \"{name}\"", before.table));
         }
-        Ok(())
+        (self.version != later.version).then(|| format!("publication \"{name}\" was altered"))
     }
+
+    /// Tables whose partitions come under names and oids of their own.
+    pub fn leaves(&self) -> Vec<usize> {
+        let tables = self.tables.iter().enumerate();
+        let own = tables.filter(|(_, table)| table.is_partitioned && !self.is_via_root);
+        own.map(|(number, _)| number).collect()
+    }
+
+    /// The same in two numbers: which tables are asked for, and how they are covered.
+    pub fn digest(&self) -> Digest {
+        let mut tables: Vec<_> = self.tables.iter().collect();
+        tables.sort_by(|a, b| a.table.cmp(&b.table));
+        let asked = tables.iter().map(|table| table.table.as_str()).chain([self.name.as_str()]);
+        let covered = tables.iter().map(|table| {
+            let Membership { relation, member, member_schema, .. } = table;
+            let Membership { member_version, row_filter, column_list, .. } = table;
+            format!("{relation} {member:?} {member_version:?} {member_schema:?} {row_filter:?} {column_list:?}")
+        });
+        let of = format!("{} {:?} {}", self.publication, self.version, self.is_via_root);
+        let covered: Vec<_> = covered.chain([of]).collect();
+        Digest { asked: fnv(asked), covered: fnv(covered.iter().map(String::as_str)) }
+    }
+}
+
+/// A [`Coverage`] in a form that can be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Digest {
+    /// Of the names.
+    pub asked: u32,
+    /// Of what covers them.
+    pub covered: u32,
+}
+
+impl Digest {
+    /// As it is kept; never 0.
+    pub fn number(self) -> i64 {
+        let number = (u64::from(self.asked) << 32) | u64::from(self.covered);
+        number.max(1).cast_signed()
+    }
+
+    /// As it was kept.
+    pub fn of(number: i64) -> Self {
+        let half = |number: u64| u32::try_from(number & u64::from(u32::MAX)).unwrap_or(0);
+        let number = number.cast_unsigned();
+        Self { asked: half(number >> 32), covered: half(number) }
+    }
+}
+
+/// FNV-1a: the same in every version.
+fn fnv<'a>(texts: impl Iterator<Item = &'a str>) -> u32 {
+    let bytes = texts.flat_map(|text| text.bytes().chain([0]));
+    bytes.fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 impl Membership {
@@ -138,6 +175,8 @@ impl Membership {
             Some("has another row filter")
         } else if self.column_list != after.column_list {
             Some("has another column list")
+        } else if self.member_version != after.member_version {
+            Some("was altered")
         } else {
             None
         }
@@ -153,6 +192,8 @@ pub(super) async fn ask(client: &Client, config: &Config) -> Result<Vec<Answer>,
             let is = |name| Ok(column::<Option<bool>>(row, name)?.unwrap_or(false));
             Ok(Answer {
                 publication: column(row, "publication")?,
+                version: column(row, "publication_version")?,
+                member_version: column(row, "member_version")?,
                 is_insert: is("inserts")?,
                 is_insert_only: !(is("updates")? || is("deletes")? || is("truncates")?),
                 is_via_root: is("is_via_root")?,
@@ -184,6 +225,7 @@ pub(super) fn compile(config: &Config, answers: &[Answer]) -> Option<Coverage> {
             relation: answer.relation?,
             is_partitioned: answer.is_partitioned,
             member: answer.member,
+            member_version: answer.member_version.clone(),
             member_schema: answer.member_schema,
             row_filter: answer.row_filter.clone(),
             column_list: answer.column_list.clone(),
@@ -191,6 +233,7 @@ pub(super) fn compile(config: &Config, answers: &[Answer]) -> Option<Coverage> {
     };
     Some(Coverage {
         publication: first.publication?,
+        version: first.version.clone(),
         name: config.postgres.publication.clone(),
         is_via_root: first.is_via_root,
         tables: config.tables.iter().zip(answers).map(membership).collect::<Option<_>>()?,

@@ -6,7 +6,7 @@ use super::coverage::{self, Answer, Coverage};
 use super::table::{self, Outbox};
 use super::{Finding, Severity, SlotState, own, role, server, state, tables_json, verdict};
 use crate::config::Config;
-use crate::error::{Fault, Kind};
+use crate::error::{Class, Fault, Kind};
 use crate::postgres::{column, query};
 use crate::sql;
 
@@ -28,6 +28,8 @@ pub struct Preflight {
     pub coverage: Option<Coverage>,
     /// `server_version_num`.
     pub server_version: i32,
+    /// A slot that is gone or lost is to stop the relay.
+    pub is_halting: bool,
 }
 
 /// What a relay needs of it all, once nothing stands against starting.
@@ -49,7 +51,10 @@ impl Preflight {
     /// # Errors
     /// Everything that stands against it, with the SQL that mends it.
     pub fn ready(self, config: &Config) -> Result<Ready, Fault> {
-        if let Some(fault) = Finding::fault(&self.findings) {
+        if let Some(mut fault) = Finding::fault(&self.findings) {
+            if self.is_halting {
+                fault.class = Class::Halt;
+            }
             return Err(fault);
         }
         match self.coverage {
@@ -86,6 +91,7 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
     let slot = state(client, &config.postgres.slot).await?;
     let own = own::look(client, config).await?;
     let history = verdict::history(client, config, own.has_catch_up).await?;
+    let is_halting = verdict::is_halting(config, slot.as_ref(), history);
     findings.extend(verdict::findings(row, slot.as_ref(), history, config)?);
     let mut answers = coverage::ask(client, config).await?;
     elsewhere(client, config, &mut answers).await?;
@@ -112,6 +118,7 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
         tables,
         coverage: coverage::compile(config, &answers),
         server_version: column(row, "version")?,
+        is_halting,
     })
 }
 

@@ -46,6 +46,12 @@ pub(super) fn is_table_read(config: &Config, slot: Option<&SlotState>, history: 
     config.is_catching_up() && (is_remade || history == History::CatchUp)
 }
 
+/// The relay is to stop: its slot is gone or lost, and it is not to make a new one.
+pub(super) fn is_halting(config: &Config, slot: Option<&SlotState>, history: History) -> bool {
+    let is_gone = slot.is_none_or(|slot| slot.why_lost().is_some());
+    is_gone && (slot.is_some() || history != History::None) && !config.is_catching_up()
+}
+
 /// A slot that is gone, or lost for this reason.
 fn gone(config: &Config, reason: Option<&str>) -> Finding {
     let slot = &config.postgres.slot;

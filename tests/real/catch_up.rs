@@ -346,7 +346,7 @@ async fn a_lost_slot_is_made_anew_or_halts() -> Result<()> {
 
     let halting = Side::of(&setting, &[("postgres.on_slot_loss", "halt")]).await?;
     let fault = halting.ensure().await.unwrap_err();
-    assert!(fault.class == Class::Definite && fault.what.contains("lost"), "{fault}");
+    assert!(fault.class == Class::Halt && fault.what.contains("lost"), "{fault}");
     let told =
         setting.clone().set("postgres.on_slot_loss", "halt").program.output(&["check"]).await?;
     let told = String::from_utf8_lossy(&told.stdout).into_owned();
@@ -469,7 +469,7 @@ async fn init_lists_what_waits_and_a_name_that_never_was_is_no_loss() -> Result<
     let prepared =
         catch_up::prepare(&side.config, &side.client, &side.outboxes, "", Patience::RELAY);
     let fault = prepared.await.unwrap_err();
-    assert!(fault.class == Class::Definite && fault.what.contains("nothing tells"), "{fault}");
+    assert!(fault.class == Class::Halt && fault.what.contains("nothing tells"), "{fault}");
     Ok(())
 }
 

@@ -1,7 +1,14 @@
 //! The outbox table changes its shape in mid-stream.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
 use anyhow::{Context, Result};
+use harness::consumer::Consumer;
+use harness::http::get;
 use harness::workload::Workload;
+use harness::{shared, wait_until};
 
 use crate::setting::{PATIENCE, Setting, steady};
 
@@ -64,4 +71,217 @@ async fn the_table_changed_while_the_relay_was_away() -> Result<()> {
     assert_eq!(ledger.committed.len(), CHANGES.len());
     setting.judge(&ledger, consumer, &relay, 0).await?;
     Ok(())
+}
+
+/// Something that somebody does to the outbox while it is written to, and what undoes it.
+struct Step {
+    what: &'static str,
+    does: &'static str,
+    undoes: &'static str,
+    /// It is not at once seen to be undone: the relay waits for that, not ready.
+    waits: bool,
+}
+
+const fn step(what: &'static str, does: &'static str, undoes: &'static str, waits: bool) -> Step {
+    Step { what, does, undoes, waits }
+}
+
+const SWAP: &str = "CREATE TABLE next (LIKE outbox_messages INCLUDING ALL); ALTER TABLE next OWNER TO owner;
+    GRANT SELECT, UPDATE ON next TO audit; ALTER TABLE outbox_messages RENAME TO before; ALTER TABLE next RENAME TO outbox_messages;
+    ALTER TABLE before RENAME TO before_it";
+
+const STEPS: [Step; 14] = [
+    step(
+        "the table is renamed",
+        "ALTER TABLE outbox_messages RENAME TO away",
+        "ALTER TABLE away RENAME TO outbox_messages",
+        true,
+    ),
+    step(
+        "the table goes to another schema",
+        "CREATE SCHEMA IF NOT EXISTS other; ALTER TABLE outbox_messages SET SCHEMA other",
+        "ALTER TABLE other.outbox_messages SET SCHEMA public",
+        true,
+    ),
+    step(
+        "the marks are revoked",
+        "REVOKE UPDATE ON outbox_messages FROM audit; REVOKE UPDATE (relayed_at) ON outbox_messages FROM audit",
+        "GRANT UPDATE ON outbox_messages TO audit",
+        true,
+    ),
+    step(
+        "reading is revoked",
+        "REVOKE SELECT ON pgoutbox.progress FROM audit",
+        "GRANT SELECT ON pgoutbox.progress TO audit",
+        true,
+    ),
+    step(
+        "the schema is revoked",
+        "REVOKE USAGE ON SCHEMA pgoutbox FROM audit",
+        "GRANT USAGE ON SCHEMA pgoutbox TO audit",
+        true,
+    ),
+    step(
+        "the id has another type",
+        "ALTER TABLE outbox_messages ALTER COLUMN id DROP DEFAULT, ALTER COLUMN id TYPE text",
+        "ALTER TABLE outbox_messages ALTER COLUMN id TYPE uuid USING id::uuid",
+        false,
+    ),
+    step(
+        "the payload has another type",
+        "ALTER TABLE outbox_messages ALTER COLUMN payload TYPE text",
+        "ALTER TABLE outbox_messages ALTER COLUMN payload TYPE jsonb USING payload::jsonb",
+        false,
+    ),
+    step(
+        "a mapped column is dropped and made again",
+        "ALTER TABLE outbox_messages DROP COLUMN headers",
+        "ALTER TABLE outbox_messages ADD COLUMN headers jsonb",
+        false,
+    ),
+    step(
+        "the table leaves the publication",
+        "ALTER PUBLICATION pgoutbox DROP TABLE outbox_messages",
+        "ALTER PUBLICATION pgoutbox ADD TABLE outbox_messages",
+        true,
+    ),
+    step(
+        "the publication is of another table",
+        "CREATE TABLE IF NOT EXISTS another (id int PRIMARY KEY); ALTER PUBLICATION pgoutbox SET TABLE another",
+        "ALTER PUBLICATION pgoutbox SET TABLE outbox_messages",
+        true,
+    ),
+    step(
+        "inserts are not published",
+        "ALTER PUBLICATION pgoutbox SET (publish = 'delete')",
+        "ALTER PUBLICATION pgoutbox SET (publish = 'insert')",
+        true,
+    ),
+    step(
+        "the publication is dropped",
+        "DROP PUBLICATION pgoutbox",
+        "CREATE PUBLICATION pgoutbox FOR TABLE outbox_messages WITH (publish = 'insert')",
+        true,
+    ),
+    step(
+        "the table is swapped",
+        SWAP,
+        "ALTER PUBLICATION pgoutbox ADD TABLE outbox_messages",
+        true,
+    ),
+    step(
+        "the publication is renamed",
+        "ALTER PUBLICATION pgoutbox RENAME TO away",
+        "ALTER PUBLICATION away RENAME TO pgoutbox",
+        true,
+    ),
+];
+
+/// Events of one aggregate, one after the other, whatever stands in the way of one.
+async fn write(
+    url: &str,
+    aggregate: usize,
+    written: &AtomicUsize,
+    is_over: &AtomicBool,
+) -> Result<i64> {
+    let client = harness::postgres::connect(url).await?;
+    let mut n = 0_i64;
+    while !is_over.load(Ordering::Relaxed) {
+        let sql = format!(
+            "INSERT INTO public.outbox_messages (id, aggregate_type, aggregate_id, event_type, payload, occurred_at)
+             VALUES (gen_random_uuid(), 'order', '{aggregate}', 'placed',
+                     '{{\"aggregate\": {aggregate}, \"n\": {}}}', clock_timestamp())",
+            n + 1
+        );
+        match client.batch_execute(&sql).await {
+            Ok(()) => n += 1,
+            Err(error) if error.code().is_some() => {}
+            Err(error) => return Err(error.into()),
+        }
+        written.fetch_add(1, Ordering::Relaxed);
+        // Load, not synchronisation.
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+    Ok(n)
+}
+
+/// The last event of each aggregate that came, none missing before it.
+fn came(consumer: &Consumer) -> Result<BTreeMap<i64, i64>> {
+    consumer.deliveries(|all| {
+        let (mut last, mut seen) = (BTreeMap::new(), BTreeSet::new());
+        for delivery in all {
+            let told = delivery.json()?;
+            let number = |name: &str| told[name].as_i64().context("no number");
+            let (aggregate, n) = (number("aggregate")?, number("n")?);
+            if seen.insert((aggregate, n)) {
+                let before = last.insert(aggregate, n).unwrap_or(0);
+                anyhow::ensure!(n == before + 1, "{aggregate}: {n} after {before}");
+            }
+        }
+        Ok(last)
+    })
+}
+
+/// Whatever is undone again is waited out: no exit, nothing lost, in order.
+#[tokio::test]
+async fn what_is_undone_again_is_waited_out() -> Result<()> {
+    const WRITERS: usize = 3;
+    let owner = Setting::bare().await?;
+    let (audit, stream) = (format!("{}_a", owner.database), format!("{}_s", owner.database));
+    let init = ["init", "--declare", "--stream-role", &stream, "--audit-role", &audit];
+    owner.program.succeed(&init).await?;
+    let postgres = shared::postgres().await?;
+    let url = |role: &str| postgres.url_as(role, postgres.port(), &owner.database);
+    let setting = owner
+        .clone()
+        .set("postgres.url", &url(&audit))
+        .set("postgres.stream_url", &url(&stream))
+        .set("session.backoff_max", "300ms");
+    let consumer = owner.consumer().await?;
+    let relay = setting.run()?;
+    let address = relay.http(PATIENCE).await?;
+    let (written, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let writers = futures_util::future::try_join_all(
+        (0..WRITERS).map(|aggregate| write(&owner.database_url, aggregate, &written, &is_over)),
+    );
+    let more = async |count: usize| {
+        let before = written.load(Ordering::Relaxed);
+        let is_more = async || Ok(written.load(Ordering::Relaxed) >= before + count);
+        wait_until("more events", PATIENCE, is_more).await
+    };
+    let suite = async {
+        more(30).await?;
+        for Step { what, does, undoes, waits } in &STEPS {
+            let as_audit = |sql: &str| {
+                sql.replace("audit", &audit).replace("OWNER TO owner", "OWNER TO CURRENT_USER")
+            };
+            owner.sql(&as_audit(does)).await.context(*what)?;
+            more(45).await?;
+            if *waits {
+                let is_unready = async || Ok(get(address, "/readyz").await?.code == 503);
+                let waited = wait_until("it to be not ready", PATIENCE, is_unready).await;
+                waited.with_context(|| format!("{what}\n{}", relay.log()))?;
+            }
+            owner.sql(&as_audit(undoes)).await.context(*what)?;
+            more(45).await?;
+            let rows = "SELECT count(*) FROM outbox_messages WHERE occurred_at < now() - interval '300 ms' AND relayed_at IS NULL";
+            wait_until("all to be marked", PATIENCE, async || {
+                Ok(owner.ask::<i64>(rows).await? == 0)
+            })
+            .await
+            .with_context(|| format!("{what}: {:?}\n{}", came(&consumer), relay.log()))?;
+            came(&consumer).with_context(|| format!("{what}\n{}", relay.log()))?;
+            assert!(relay.is_running(), "{what}\n{}", relay.log());
+        }
+        is_over.store(true, Ordering::Relaxed);
+        Ok::<_, anyhow::Error>(())
+    };
+    let (last, ()) = tokio::try_join!(writers, suite)?;
+    let last: BTreeMap<i64, i64> = (0..).zip(last).collect();
+    wait_until("the last of each", PATIENCE, async || Ok(came(&consumer)? == last))
+        .await
+        .with_context(|| format!("{:?} of {last:?}\n{}", came(&consumer), relay.log()))?;
+    let repeated = consumer.total() - consumer.distinct();
+    println!("{} steps, {last:?} events, {repeated} repeated", STEPS.len());
+    relay.drain(PATIENCE).await
 }

@@ -20,6 +20,7 @@ mod defaults;
 mod drain;
 mod encodings;
 mod flow;
+mod gaps;
 mod grants;
 mod guard;
 mod health;

@@ -149,8 +149,11 @@ async fn a_json_log_is_json_line_by_line_to_its_end() -> Result<()> {
     let relay = setting.run()?;
     setting.sql("SELECT pgoutbox.enqueue('t', '{}')").await?;
     arrived(&consumer, 1).await?;
-    // It ends by itself, over something that only a person can mend.
-    setting.sql("DROP PUBLICATION pgoutbox; SELECT pgoutbox.enqueue('t', '{}')").await?;
+    // It ends by itself, over what a policy says to stop for.
+    relay.drain(PATIENCE).await?;
+    let slot = format!("SELECT pg_drop_replication_slot('{}')", setting.database);
+    setting.sql(&slot).await?;
+    let relay = setting.set("postgres.on_slot_loss", "halt").run()?;
     let status = relay.wait_exit(PATIENCE).await?;
     assert_eq!(status.code(), Some(1), "{}", relay.log());
     let log = relay.log();
@@ -162,7 +165,10 @@ async fn a_json_log_is_json_line_by_line_to_its_end() -> Result<()> {
         }
     }
     assert_eq!(last["level"], "ERROR", "{last}");
-    assert!(last["message"].as_str().is_some_and(|told| told.contains("publication")), "{last}");
+    assert!(
+        last["message"].as_str().is_some_and(|told| told.contains("does not exist any more")),
+        "{last}"
+    );
     assert!(last["mend"].as_str().is_some_and(|mend| !mend.is_empty()), "{last}");
     Ok(())
 }

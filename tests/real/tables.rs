@@ -145,6 +145,93 @@ async fn partitions_under_their_own_names() -> Result<()> {
     follows_partitions(&setting).await
 }
 
+/// What becomes of partitions while the relay runs, and while none does; whatever names their rows
+/// come under, none is lost and nothing ends.
+async fn partitions_come_and_go(setting: Setting) -> Result<()> {
+    let setting = setting.set("session.backoff_max", "300ms");
+    let consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    let of = |numbers: std::ops::Range<u32>, day: &str| {
+        let rows = numbers.map(|number| format!("('{}', '{day}')", uuid(number)));
+        format!(
+            "INSERT INTO outbox_messages (id, day) VALUES {};",
+            rows.collect::<Vec<_>>().join(", ")
+        )
+    };
+    let month = |name: &str, number: u32| {
+        format!(
+            "CREATE TABLE {name} PARTITION OF outbox_messages
+                 FOR VALUES FROM ('2027-{number:02}-01') TO ('2027-{:02}-01');",
+            number + 1
+        )
+    };
+    let mut last = 1;
+    // Made and filled in one transaction, with a row and with many.
+    for number in 1..=8 {
+        let next = last + if number % 2 == 0 { 1 } else { 200 };
+        let sql =
+            month(&format!("m{number}"), number) + &of(last..next, &format!("2027-{number:02}-03"));
+        setting.sql(&sql).await?;
+        last = next;
+    }
+    let rest = async |relay: &harness::relay::Relay, last: u32, what: &str| {
+        let count = usize::try_from(last)? - 1;
+        let came = consumer.wait_distinct(count, PATIENCE).await;
+        came.with_context(|| format!("{what}\n{}", relay.log()))
+    };
+    rest(&relay, last, "made and filled at once").await?;
+    setting.all_marked().await?;
+    relay.drain(PATIENCE).await?;
+    // While no relay runs: rows in partitions that are dropped, detached, detached and dropped,
+    // renamed, and made and dropped.
+    let sql = of(last..last + 2, "2027-01-05")
+        + &of(last + 2..last + 4, "2027-02-05")
+        + &of(last + 4..last + 6, "2027-03-05")
+        + &of(last + 6..last + 8, "2027-04-05")
+        + "DROP TABLE m1; ALTER TABLE outbox_messages DETACH PARTITION m2;
+           ALTER TABLE outbox_messages DETACH PARTITION m3; DROP TABLE m3; ALTER TABLE m4 RENAME TO four;"
+        + &month("m9", 9);
+    setting.sql(&sql).await?;
+    setting.sql(&of(last + 8..last + 9, "2027-09-05")).await?;
+    setting.sql("DROP TABLE m9").await?;
+    setting.sql(&of(last + 9..last + 10, "2027-05-05")).await?;
+    last += 10;
+    let relay = setting.run()?;
+    rest(&relay, last, "gone while no relay ran").await?;
+    // While it runs: the root is renamed and comes back; a table of its own shape is attached.
+    setting.sql("ALTER TABLE outbox_messages RENAME TO away").await?;
+    setting.sql("ALTER TABLE away RENAME TO outbox_messages").await?;
+    setting
+        .sql(&(of(last..last + 1, "2027-06-05")
+            + "CREATE TABLE ten (LIKE outbox_messages INCLUDING ALL);
+               ALTER TABLE outbox_messages ATTACH PARTITION ten FOR VALUES FROM ('2027-10-01') TO ('2027-11-01');"
+            + &of(last + 1..last + 2, "2027-10-05")))
+        .await?;
+    last += 2;
+    rest(&relay, last, "renamed and attached").await?;
+    let came = ids(&consumer.deliveries(<[Delivery]>::to_vec));
+    assert_eq!(came.len(), usize::try_from(last)? - 1, "none twice\n{}", relay.log());
+    relay.drain(PATIENCE).await
+}
+
+#[tokio::test]
+async fn partitions_come_and_go_under_the_name_of_their_root() -> Result<()> {
+    let setting = Setting::bare().await?;
+    setting.sql(PARTITIONED).await?;
+    setting.init().await?;
+    partitions_come_and_go(setting).await
+}
+
+#[tokio::test]
+async fn partitions_come_and_go_under_their_own_names() -> Result<()> {
+    let setting = Setting::bare().await?;
+    let publication = "CREATE PUBLICATION pgoutbox FOR TABLE outbox_messages
+         WITH (publish = 'insert', publish_via_partition_root = false)";
+    setting.sql(&format!("{PARTITIONED}; {publication}")).await?;
+    setting.init().await?;
+    partitions_come_and_go(setting).await
+}
+
 #[tokio::test]
 async fn names_that_need_quotes() -> Result<()> {
     let setting = Setting::bare()
@@ -212,23 +299,28 @@ async fn a_column_missing_or_of_a_wrong_type_is_named_at_the_start() -> Result<(
         ("routing_key", "{nonsense}", "names \"nonsense\", which is neither a field nor a column"),
     ] {
         let wrong = setting.clone().set(&format!("tables.0.{key}"), value);
-        for command in ["run", "check"] {
-            let program = wrong.program.spawn(&[command])?;
-            let status = program.wait_exit(PATIENCE).await?;
-            let all = program.log();
-            assert_eq!(status.code(), Some(1), "{command} {key}={value}: {all}");
-            assert!(all.contains(told), "{command} {key}={value}: {all}");
-        }
+        let check = wrong.program.spawn(&["check"])?;
+        let status = check.wait_exit(PATIENCE).await?;
+        let all = check.log();
+        assert_eq!(status.code(), Some(1), "{key}={value}: {all}");
+        assert!(all.contains(told), "{key}={value}: {all}");
+        let relay = wrong.run()?;
+        relay.wait_for_log("ERROR", PATIENCE).await?;
+        let all = relay.log().replace("\\\"", "\"");
+        assert!(all.contains(told), "{key}={value}: {all}");
+        relay.drain(PATIENCE).await?;
     }
     setting.sql("ALTER TABLE outbox_messages DROP COLUMN relayed_at").await?;
     let relay = setting.run()?;
-    let status = relay.wait_exit(PATIENCE).await?;
-    let told = relay.log();
-    assert_eq!(status.code(), Some(1), "{told}");
+    relay.wait_for_log("ERROR", PATIENCE).await?;
+    let told = relay.log().replace("\\\"", "\"");
     assert!(told.contains("has no column \"relayed_at\" for relayed_at"), "{told}");
     let mend = "ALTER TABLE public.outbox_messages ADD COLUMN relayed_at timestamptz;";
     assert!(told.replace('"', "").contains(mend), "{told}");
-    Ok(())
+    // Once that is done it goes on by itself.
+    setting.sql(mend).await?;
+    relay.wait_for_log("running", PATIENCE).await?;
+    relay.drain(PATIENCE).await
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use std::rc::Rc;
 use script::Script;
 use world::{Tally, World};
 
-const ROUNDS: u64 = 250;
+const ROUNDS: u64 = 300;
 /// Steps of a round, for the first and the last: short scripts first, so that the first one
 /// that fails is easy to read.
 const STEPS: (u64, u64) = (40, 1_500);

@@ -878,7 +878,9 @@ impl World {
             self.ledger.oversized.insert(place);
         }
         self.handle(Input::Stream(message));
-        let Some(session) = &self.session else { return };
+        // The row waits until it is known what its relation is.
+        let is_held = |session: &&Session| session.resolving.is_none();
+        let Some(session) = self.session.as_ref().filter(is_held) else { return };
         let published = &session.watch.published[before..];
         if self.mode.is_parking {
             assert!(
@@ -1506,6 +1508,8 @@ fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
         blocked_timeout: Duration::from_secs(script.pick(&[5, 600])),
         check_interval: Duration::from_millis(script.pick(&[100, 1_000])),
         silence: Duration::from_secs(15),
+        leaves: vec![1],
+        is_passing: false,
     }
 }
 
