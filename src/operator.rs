@@ -296,14 +296,28 @@ fn array(seqs: &[i64]) -> String {
     format!("{{{}}}", texts.join(","))
 }
 
-/// Pauses the relay of a slot; who paused it, and when. Where it is paused already, that stands.
+/// A pause of the relay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    /// Who paused it first.
+    pub by: String,
+    /// When.
+    pub at: String,
+    /// Their note, and what others said who paused it again.
+    pub note: Option<String>,
+    /// It was paused before.
+    pub was_paused: bool,
+}
+
+/// Pauses the relay of a slot. Where it is paused already, that stands, and the note is added.
 ///
 /// # Errors
 /// The connection's.
-pub async fn pause(client: &Client, slot: &str, note: &str) -> Result<(String, String), Fault> {
+pub async fn pause(client: &Client, slot: &str, note: &str) -> Result<Pause, Fault> {
     let rows = query(client, &sql::render(sql::PAUSE, &[("slot", slot), ("note", note)])?).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
-    paused(row)
+    let (by, at) = paused(row)?;
+    Ok(Pause { by, at, note: column(row, "note")?, was_paused: column(row, "was_paused")? })
 }
 
 /// Who paused the relay of a slot, when, and their note.

@@ -143,7 +143,10 @@ pub struct Attempt {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tried {
     /// A queue took it.
-    Delivered,
+    Delivered {
+        /// Tries that were refused before.
+        attempts: u32,
+    },
     /// It was claimed, and not sent.
     Withdrawn,
     /// It was refused again.

@@ -105,11 +105,12 @@ impl ParkingStore {
         let parks = join_all(parking.parks.iter().map(|park| self.park(client, park)));
         let attempts = parking.attempts.iter();
         let refused = join_all(attempts.clone().map(|attempt| self.refused(client, attempt)));
-        let those = |wanted: Tried| -> Vec<i64> {
-            let those = attempts.clone().filter(|attempt| attempt.outcome == wanted);
+        let those = |is_it: fn(&Tried) -> bool| -> Vec<i64> {
+            let those = attempts.clone().filter(|attempt| is_it(&attempt.outcome));
             those.map(|attempt| attempt.seq).collect()
         };
-        let (delivered, withdrawn) = (those(Tried::Delivered), those(Tried::Withdrawn));
+        let delivered = those(|outcome| matches!(outcome, Tried::Delivered { .. }));
+        let withdrawn = those(|outcome| matches!(outcome, Tried::Withdrawn));
         let execute = async |statement, seqs: &Vec<i64>| match seqs.is_empty() {
             true => Ok(0),
             false => client.execute(statement, &[seqs]).await,
@@ -373,10 +374,9 @@ impl ParkingStore {
     pub async fn clear_failed(&self, client: &Client, parking: &Parking) {
         for (table, shown) in self.shown.iter().enumerate() {
             let Some(statement) = &shown.clear_failed else { continue };
-            let of_table = parking
-                .attempts
-                .iter()
-                .filter(|attempt| attempt.table == table && attempt.outcome == Tried::Delivered);
+            let of_table = parking.attempts.iter().filter(|attempt| {
+                attempt.table == table && matches!(attempt.outcome, Tried::Delivered { .. })
+            });
             let ids: Vec<&str> = of_table.filter_map(|attempt| attempt.id.as_deref()).collect();
             if ids.is_empty() {
                 continue;
@@ -406,8 +406,19 @@ impl ParkingStore {
             );
         }
         for attempt in &parking.attempts {
-            let Tried::Refused { attempts, state, refusal } = &attempt.outcome else { continue };
             let id = attempt.id.as_deref().unwrap_or("without id");
+            let (attempts, state, refusal) = match &attempt.outcome {
+                Tried::Refused { attempts, state, refusal } => (attempts, state, refusal),
+                Tried::Delivered { attempts: 0 } => {
+                    debug!("event {id}, which waited behind a parked one, is delivered");
+                    continue;
+                }
+                Tried::Delivered { attempts } => {
+                    info!("parked event {id} is delivered, after {attempts} refused tries");
+                    continue;
+                }
+                Tried::Withdrawn => continue,
+            };
             match state {
                 State::Failed => warn!(
                     mend = refusal.mend(),

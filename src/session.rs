@@ -399,8 +399,12 @@ impl<'a> Session<'a> {
     /// Says on the board what it is at.
     fn tell(&mut self) {
         let doing = self.relay.doing();
-        if self.told.replace(doing) == Some(doing) {
+        let before = self.told.replace(doing);
+        if before == Some(doing) {
             return;
+        }
+        if before == Some(Doing::Paused) && self.relay.paused_by().is_none() {
+            info!("resumed: events are published again");
         }
         let (state, what) = match doing {
             Doing::CatchingUp => {

@@ -232,13 +232,15 @@ async fn discard(args: &Discard, config: &Config) -> Result<bool, Fault> {
         say("no event fits");
         return Ok(false);
     }
-    if !args.yes && !agreed(seqs.len()) {
+    // Who names all means the bad ones perhaps, and not what waits behind them.
+    let waiting = found.iter().filter(|event| event.state == "queued").count();
+    if !args.yes && !agreed(seqs.len(), waiting) {
         say("nothing was discarded");
         return Ok(false);
     }
     // Those that were counted, and no other.
     let done = operator::discard(&client, &config.postgres.slot, &seqs, &args.note).await?;
-    say(format_args!("{} discarded", events(done.events)));
+    say(format_args!("{} discarded{}", events(done.events), behind(waiting)));
     if done.freed > 0 {
         say(format_args!("{} that waited behind tried now", events(done.freed)));
     }
@@ -251,13 +253,26 @@ async fn discard(args: &Discard, config: &Config) -> Result<bool, Fault> {
     Ok(done.events > 0)
 }
 
-fn agreed(count: usize) -> bool {
+fn agreed(count: usize, waiting: usize) -> bool {
     let count = i64::try_from(count).unwrap_or(i64::MAX);
-    let _ = write!(std::io::stdout(), "discard {}? They are not delivered; [y/N] ", events(count));
+    let behind = behind(waiting);
+    let _ = write!(
+        std::io::stdout(),
+        "discard {}{behind}? They are not delivered; [y/N] ",
+        events(count)
+    );
     let _ = std::io::stdout().flush();
     let mut answer = String::new();
     let _ = std::io::stdin().read_line(&mut answer);
     matches!(answer.trim(), "y" | "Y" | "yes")
+}
+
+/// How many of them were never tried.
+fn behind(waiting: usize) -> String {
+    match waiting {
+        0 => String::new(),
+        _ => format!(", of which {waiting} only wait behind another and were never tried"),
+    }
 }
 
 pub(super) fn events(count: i64) -> String {

@@ -27,10 +27,15 @@ pub struct ResumeArgs {}
 pub async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
     let config = Config::load(sources, Needs::POSTGRES)?;
     let client = connect(&config).await?;
-    let (by, at) = operator::pause(&client, &config.postgres.slot, &args.note).await?;
+    let pause = operator::pause(&client, &config.postgres.slot, &args.note).await?;
+    let (at, by) = (&pause.at, &pause.by);
     say(format_args!(
         "paused since {at} by {by}: nothing more is published, and the slot keeps the WAL until: pgoutbox resume"
     ));
+    if pause.was_paused {
+        let note = pause.note.map_or_else(String::new, |note| format!("; the note: {note}"));
+        say(format_args!("it was paused before{note}"));
+    }
     Ok(())
 }
 

@@ -128,8 +128,8 @@ pub(super) async fn pause(config: &Config, is_paused: bool, note: &str) -> Resul
     let slot = &config.postgres.slot;
     Ok(match is_paused {
         true => {
-            let (by, at) = operator::pause(&client, slot, note).await?;
-            json!({"paused_by": by, "paused_at": at})
+            let pause = operator::pause(&client, slot, note).await?;
+            json!({"paused_by": pause.by, "paused_at": pause.at, "note": pause.note, "was_paused": pause.was_paused})
         }
         false => json!({"was_paused": operator::resume(&client, slot).await?.is_some()}),
     })

@@ -108,11 +108,11 @@ impl Relay {
                 self.mark(number, arrival, false);
                 None
             }
-            (None, Source::Parked { seq, .. }) => {
+            (None, Source::Parked { seq, attempts }) => {
                 self.tally.delivered += 1;
                 self.memory.nack_patience = NACK_PATIENCE;
                 self.memory.budget.renew();
-                let outcome = Tried::Delivered;
+                let outcome = Tried::Delivered { attempts };
                 let op = self.attempted(now, seq, arrival.mapping.table, &arrival.id, outcome);
                 if let Some(mark) = self.mark_of(NO_NUMBER, arrival) {
                     self.marks.push_urgent(mark);
@@ -412,9 +412,20 @@ impl Relay {
             // It is not settled: a drain has failed.
             self.ending = Some(End::Fault(fault));
             return;
-        } else {
-            self.refused(now, arrival, letter, Refusal::Closed { why: why.to_owned() });
         }
-        self.ending.get_or_insert(End::Fault(fault));
+        self.refused(now, arrival, letter, Refusal::Closed { why: why.to_owned() });
+        // What was taken in and not sent has no channel to go by: a drain that waited for it would
+        // not end.
+        if self.is_any_unsent() {
+            self.ending = Some(End::Fault(fault));
+        } else {
+            self.ending.get_or_insert(End::Fault(fault));
+        }
+    }
+
+    /// An event of the stream was taken in and waits to be sent.
+    fn is_any_unsent(&self) -> bool {
+        let is_new = |ready: &Ready| matches!(ready.arrival.source, Source::Stream(_));
+        self.lanes.waiting() > 0 || self.ready.iter().any(is_new)
     }
 }

@@ -176,6 +176,48 @@ async fn it_ends_at_once_where_nothing_can_be_reached() -> Result<()> {
     Ok(())
 }
 
+/// With strict ordering the second of an aggregate is taken in and waits for the first, over which
+/// the broker closes the channel during the drain.
+#[tokio::test]
+async fn a_closed_channel_does_not_hold_it() -> Result<()> {
+    let proxy = Proxy::start(shared::rabbitmq().await?.port()).await?;
+    let mut setting = Setting::bare()
+        .await?
+        .set("tables.0.exchange", "{event_type} | outbox")
+        .set("tables.0.hold_aggregate", "false")
+        .set("window.ordering", "strict")
+        .set("session.drain_timeout", "10m");
+    setting.init().await?;
+    let consumer = setting.bound("#").await?;
+    let amqp_url = setting.amqp_url.clone();
+    setting.env("AMQP_URL", &through(&amqp_url, &proxy));
+    let relay = setting.run()?;
+    relay.wait_for_log("running", PATIENCE).await?;
+    proxy.stall(Direction::Down);
+    let before = proxy.bytes(Direction::Up);
+    setting
+        .sql(
+            "INSERT INTO outbox_messages (aggregate_type, aggregate_id, event_type, topic, payload)
+             VALUES ('order', 'a', 'absent', 't', '1'), ('order', 'a', NULL, 't', '2')",
+        )
+        .await?;
+    wait_until("the first to be sent", PATIENCE, async || {
+        Ok(proxy.bytes(Direction::Up) > before + 40)
+    })
+    .await?;
+    relay.term()?;
+    relay.wait_for_log("draining", PATIENCE).await?;
+    proxy.resume(Direction::Down);
+    relay.wait_exit(GOODBYE + GOODBYE).await.with_context(|| relay.log())?;
+    // The second comes again.
+    setting.env("AMQP_URL", &amqp_url);
+    let relay = setting.run()?;
+    consumer.wait_distinct(1, PATIENCE).await.with_context(|| relay.log())?;
+    assert_eq!(consumer.deliveries(|all| all[0].body.clone()), b"2");
+    setting.until("the first is parked", "SELECT count(*) = 1 FROM pgoutbox.parked").await?;
+    relay.drain(PATIENCE).await
+}
+
 async fn more_is_committed(load: &Workload) -> Result<()> {
     let before = load.committed();
     wait_until("more events", PATIENCE, async || Ok(load.committed() > before + 200)).await

@@ -14,6 +14,7 @@ mod catch_up;
 mod caught_up;
 mod check;
 mod commands;
+mod conformance;
 mod crowd;
 mod ddl;
 mod defaults;

@@ -297,13 +297,22 @@ async fn discard_asks_keeps_a_trail_and_lets_the_aggregate_go_on() -> Result<()>
 #[tokio::test]
 async fn discard_takes_yes_and_no_from_a_terminal() -> Result<()> {
     let setting = setting().await?;
-    setting.park(&[row(1, "failed", "7")]).await?;
-    for (answer, expected) in [("n", "1 failed"), ("y", "1 discarded")] {
+    setting.park(&[row(1, "failed", "7"), row(2, "queued", "7"), row(3, "queued", "7")]).await?;
+    for (seq, question, answer, expected) in [
+        (
+            "--all",
+            "discard 3 events, of which 2 only wait behind another and were never tried?",
+            "n",
+            "1 failed, 2 queued, 3 queued",
+        ),
+        ("--seq=1", "discard 1 event?", "n", "1 failed, 2 queued, 3 queued"),
+        ("--seq=1", "discard 1 event?", "y", "1 discarded, 2 parked, 3 queued"),
+    ] {
         let mut command = std::process::Command::new("script");
         command
             .args([
                 "-qec",
-                &format!("{} parked discard --seq 1", env!("CARGO_BIN_EXE_pgoutbox")),
+                &format!("{} parked discard {seq}", env!("CARGO_BIN_EXE_pgoutbox")),
                 "/dev/null",
             ])
             .env("DATABASE_URL", &setting.database_url)
@@ -317,7 +326,10 @@ async fn discard_takes_yes_and_no_from_a_terminal() -> Result<()> {
         )?;
         let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await??;
         let told = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(told.contains("discard 1 event? They are not delivered; [y/N]"), "{told}");
+        assert!(
+            told.contains(question) && told.contains("? They are not delivered; [y/N]"),
+            "{told}"
+        );
         assert_eq!(setting.states().await?, expected, "{told}");
     }
     Ok(())

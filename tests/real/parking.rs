@@ -102,6 +102,9 @@ async fn an_aggregate_waits_and_follows_in_order_while_others_flow() -> Result<(
     bind(&setting, "late").await?;
     setting.all_marked().await.with_context(|| relay.log())?;
     parked(&setting, &relay, "").await?;
+    let line = format!("parked event {} is delivered, after ", uuid(2));
+    let log = relay.wait_for_log(&line, PATIENCE).await?;
+    assert_eq!(log.matches("is delivered, after").count(), 1, "the one that was refused: {log}");
     insert(&setting, 6, "a", "good").await?;
     let came = ids(&arrived(&consumer, 6).await?);
     assert_eq!(came, [1, 4, 2, 3, 5, 6].map(uuid), "in the order of their commits");

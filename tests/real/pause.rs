@@ -45,15 +45,24 @@ async fn a_paused_relay_publishes_nothing_until_it_is_resumed() -> Result<()> {
     let told = String::from_utf8(told.stdout)?;
     assert!(told.contains("paused    since") && told.contains(": migration"), "{told}");
     assert_eq!(setting.status().await?["paused"]["note"], "migration");
-    // Again changes nothing, not even whose it is.
-    setting.program.succeed(&["pause", "--note", "another"]).await?;
-    assert_eq!(setting.ask::<String>("SELECT note FROM pgoutbox.pause").await?, "migration");
+    // Whose it is does not change; a further note is added, once.
+    let by: String = setting.ask("SELECT paused_by || paused_at FROM pgoutbox.pause").await?;
+    for note in ["another", "another", ""] {
+        let said = setting.program.succeed(&["pause", "--note", note]).await?;
+        assert!(said.contains("paused before; the note: migration; "), "{said}");
+    }
+    let note: String = setting.ask("SELECT note FROM pgoutbox.pause").await?;
+    assert!(note.starts_with("migration; ") && note.ends_with(": another"), "{note}");
+    assert_eq!(note.matches("another").count(), 1, "{note}");
+    let told: String = setting.ask("SELECT paused_by || paused_at FROM pgoutbox.pause").await?;
+    assert_eq!(told, by);
     assert_eq!(consumer.total(), 1, "{}", relay.log());
 
     let said = setting.program.succeed(&["resume"]).await?;
     assert!(said.contains("resumed"), "{said}");
     let came = ids(&arrived(&consumer, 3).await?);
     assert_eq!(came, [1, 2, 3].map(uuid), "each once, in order");
+    relay.wait_for_log("resumed", PATIENCE).await?;
     setting.all_marked().await?;
     let said = setting.program.succeed(&["resume"]).await?;
     assert!(said.contains("not paused"), "{said}");

@@ -157,7 +157,7 @@ impl ParkingTable {
         for attempt in &parking.attempts {
             let seq = attempt.seq;
             let op = match &attempt.outcome {
-                Tried::Delivered => Op::Delivered(seq),
+                Tried::Delivered { .. } => Op::Delivered(seq),
                 Tried::Withdrawn => Op::Withdrawn(seq),
                 Tried::Refused { attempts, state, refusal } => Op::Refused {
                     seq,
@@ -367,33 +367,28 @@ impl ParkingTable {
     }
 
     /// Places of records that can be replayed.
-    #[allow(dead_code, reason = "for the simulated world")]
     pub(crate) fn records(&self) -> Vec<usize> {
         self.rows.values().filter(|row| !row.is_open()).map(|row| row.place).collect()
     }
 
     /// Places of events that were discarded before they were handed out.
-    #[allow(dead_code, reason = "for the simulated world")]
     pub(crate) fn given_up(&self) -> BTreeSet<usize> {
         let given_up = self.rows.values().filter(|row| row.is_discarded && !row.was_in_flight);
         given_up.map(|row| row.place).collect()
     }
 
     /// Places of events that are parked, in whatever state.
-    #[allow(dead_code, reason = "for the simulated world")]
     pub(crate) fn places(&self) -> BTreeSet<usize> {
         self.rows.values().map(|row| row.place).collect()
     }
 
     /// Places of events that later ones of their aggregate wait for.
-    #[allow(dead_code, reason = "for the simulated world")]
     pub(crate) fn holding(&self) -> BTreeSet<usize> {
         let open = self.rows.values().filter(|row| row.is_open() && row.row.is_holding);
         open.map(|row| row.place).collect()
     }
 
     /// Places that a crash now would not take back.
-    #[allow(dead_code, reason = "for the simulated world")]
     pub(crate) fn on_disk(&self, flushed: u64) -> BTreeSet<usize> {
         let parks = self.log.iter().filter(|(lsn, _)| *lsn <= flushed);
         parks

@@ -1,0 +1,444 @@
+//! The model of the parking in the simulated world does what Postgres does: one random script of
+//! operations runs on both, by the very statements of the program, and after each step the tables
+//! are compared.
+//!
+//! - `PGOUTBOX_SEED=n` replays one script.
+
+#[path = "../simulated/parking.rs"]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "the simulated world uses the rest, and fails by panicking"
+)]
+mod model;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use model::{Note, ParkingTable, Row};
+use pgoutbox::config::{Config, Needs, Sources};
+use pgoutbox::event::{Position, Refusal};
+use pgoutbox::operator;
+use pgoutbox::parked::{Aggregate, Attempt, Head, Looked, Park, Parking, State, Tried};
+use pgoutbox::parking::ParkingStore;
+use pgoutbox::pgoutput::{Column, Tuple};
+use pgoutbox::relation::Mapping;
+use pgoutbox::slot;
+use tokio_postgres::Client;
+
+use crate::bare::uuid;
+use crate::setting::Setting;
+
+const SCRIPTS: u64 = 6;
+const STEPS: usize = 120;
+/// Long enough for a script, whatever the machine does meanwhile.
+const HOUR_MS: u64 = 3_600_000;
+const DUE: usize = 64;
+
+/// Both of them, and what the relay knows.
+struct Pair<'a> {
+    random: fastrand::Rng,
+    client: &'a Client,
+    store: &'a ParkingStore,
+    slot: &'a str,
+    mappings: Vec<Arc<Mapping>>,
+    model: ParkingTable,
+    /// By the model's clock. Time passes by steps of an hour: in Postgres the rows are moved.
+    now: u64,
+    lsn: u64,
+    events: u32,
+    /// Postgres' numbers, by the model's.
+    seqs: BTreeMap<i64, i64>,
+    script: String,
+}
+
+fn refusal(random: &mut fastrand::Rng) -> Refusal {
+    match random.u8(0..3) {
+        0 => Refusal::Nacked,
+        1 => Refusal::Returned { why: "312 NO_ROUTE".to_owned() },
+        _ => Refusal::Closed { why: "404".to_owned() },
+    }
+}
+
+impl Pair<'_> {
+    fn state(&mut self) -> State {
+        match self.random.u8(0..6) {
+            0 => State::Failed,
+            1 => State::DeadLettered,
+            2 => State::Queued,
+            3 => State::Parked(Duration::ZERO),
+            _ => State::Parked(Duration::from_millis(HOUR_MS - 60_000)),
+        }
+    }
+
+    fn park(&mut self) -> Result<Park> {
+        self.events += 1;
+        let kinds = [None, Some("order"), Some("Order")];
+        let kind = kinds[self.random.usize(0..3)];
+        let id = ["7", "8"][self.random.usize(0..2)];
+        let aggregate =
+            Aggregate::new(kind, (!self.random.bool() || self.random.bool()).then_some(id));
+        let state = self.state();
+        let is_holding =
+            aggregate.is_some() && state != State::DeadLettered && self.random.u8(0..5) > 0;
+        let state = if is_holding || state != State::Queued { state } else { State::Failed };
+        let id = uuid(self.events);
+        Ok(Park {
+            number: self.events.into(),
+            position: Position { commit_lsn: u64::from(self.events).into(), index: 0 },
+            id: Some(id.clone()),
+            aggregate,
+            mapping: Arc::clone(&self.mappings[self.random.usize(0..2)]),
+            tuple: Tuple::of_texts([Some(id.as_bytes()), Some(&b"{}"[..])].into_iter())?,
+            commit_time: 700_000_000_000_000,
+            xid: None,
+            state,
+            is_holding,
+            refusal: (state != State::Queued).then(|| refusal(&mut self.random)),
+        })
+    }
+
+    /// Some of all rows, by the model's numbers.
+    fn some(&mut self) -> Vec<i64> {
+        let all: Vec<i64> = self.model.rows().map(|row| row.row.seq).collect();
+        let count = self.random.usize(0..4).min(all.len());
+        (0..count).map(|_| all[self.random.usize(0..all.len())]).collect()
+    }
+
+    fn theirs(&self, seqs: &[i64]) -> Vec<i64> {
+        seqs.iter().filter_map(|seq| self.seqs.get(seq)).copied().collect()
+    }
+
+    fn say(&mut self, line: std::fmt::Arguments<'_>) {
+        let _ = writeln!(self.script, "  {line}");
+    }
+
+    async fn step(&mut self) -> Result<()> {
+        self.lsn += 1;
+        match self.random.u8(0..16) {
+            0..=3 => self.write_parks().await,
+            4..=6 => self.claim().await,
+            7 => self.claim_alone().await,
+            8..=9 => self.attempts().await,
+            10 => self.discard().await,
+            11 => self.retry().await,
+            12..=13 => self.look().await,
+            14 => self.pause().await,
+            _ => self.pass().await,
+        }
+    }
+
+    async fn write(&mut self, parking: &Parking) -> Result<()> {
+        let mut of_model = Parking { parks: parking.parks.clone(), ..Parking::default() };
+        of_model.attempts.clone_from(&parking.attempts);
+        self.model.write(self.now, self.lsn, &of_model, |id| {
+            id.rsplit('-').next().and_then(|number| number.parse().ok())
+        });
+        let mut theirs = Parking { parks: parking.parks.clone(), ..Parking::default() };
+        theirs.attempts = parking.attempts.clone();
+        for attempt in &mut theirs.attempts {
+            attempt.seq = self.seqs.get(&attempt.seq).copied().unwrap_or(-1);
+        }
+        self.store.write(self.client, &theirs).await?;
+        Ok(())
+    }
+
+    async fn write_parks(&mut self) -> Result<()> {
+        let parks: Vec<Park> =
+            (0..self.random.usize(1..4)).map(|_| self.park()).collect::<Result<_>>()?;
+        // The stream brings them again.
+        let again = if self.random.u8(0..4) == 0 { 2 } else { 1 };
+        for _ in 0..again {
+            let states: Vec<_> = parks.iter().map(|park| (park.number, park.state)).collect();
+            self.say(format_args!("park {states:?}"));
+            self.write(&Parking { parks: parks.clone(), ..Parking::default() }).await?;
+        }
+        let sql = "SELECT event_id, seq FROM pgoutbox.parked";
+        let theirs: BTreeMap<String, i64> =
+            self.client.query(sql, &[]).await?.iter().map(|row| (row.get(0), row.get(1))).collect();
+        for row in self.model.rows() {
+            let id = row.row.id.clone().unwrap_or_default();
+            let seq = theirs.get(&id).with_context(|| format!("{id} is not parked"))?;
+            self.seqs.insert(row.row.seq, *seq);
+        }
+        Ok(())
+    }
+
+    async fn claim(&mut self) -> Result<()> {
+        let kinds = [None, Some("order"), Some("Order")];
+        let kind = kinds[self.random.usize(0..3)];
+        let id = ["7", "8"][self.random.usize(0..2)];
+        let aggregate = Aggregate::new(kind, Some(id)).context("an aggregate")?;
+        let after = match self.random.bool() {
+            true => 0,
+            false => self.some().first().copied().unwrap_or(0),
+        };
+        let their_after = self.seqs.get(&after).copied().unwrap_or(0);
+        let ours = self.model.claim(self.now, self.lsn, &aggregate, after);
+        let theirs = self.store.claim(self.client, &aggregate, their_after).await?;
+        self.say(format_args!("claim behind {after} of {aggregate}"));
+        match (ours, theirs) {
+            (Head::Waits, Head::Waits) | (Head::None, Head::None) => {}
+            (
+                Head::Claimed { row, is_tail },
+                Head::Claimed { row: theirs, is_tail: their_tail },
+            ) => {
+                ensure!(is_tail == their_tail, "{row:?}: the tail");
+                self.same(&row, &theirs)?;
+            }
+            (ours, theirs) => anyhow::bail!("{ours:?} against {theirs:?}"),
+        }
+        Ok(())
+    }
+
+    fn same(
+        &self,
+        ours: &pgoutbox::parked::ParkedRow,
+        theirs: &pgoutbox::parked::ParkedRow,
+    ) -> Result<()> {
+        let mut ours = ours.clone();
+        ours.seq = self.seqs.get(&ours.seq).copied().unwrap_or(-1);
+        ensure!(ours == *theirs, "{ours:?}\n{theirs:?}");
+        Ok(())
+    }
+
+    async fn claim_alone(&mut self) -> Result<()> {
+        let seqs = self.some();
+        self.say(format_args!("claim {seqs:?}"));
+        let ours = self.model.claim_alone(self.now, self.lsn, &seqs);
+        let theirs = self.store.claim_alone(self.client, &self.theirs(&seqs)).await?;
+        ensure!(ours.len() == theirs.len(), "{ours:?}\n{theirs:?}");
+        ours.iter().zip(&theirs).try_for_each(|(ours, theirs)| self.same(ours, theirs))
+    }
+
+    /// Of some that are claimed, and of others: the answer to a discard may come late.
+    async fn attempts(&mut self) -> Result<()> {
+        let claimed = self.model.rows().filter(|row| row.is_claimed).map(|row| row.row.seq);
+        let mut seqs: Vec<i64> = claimed.collect();
+        seqs.extend(self.some().first());
+        seqs.sort_unstable();
+        seqs.dedup();
+        let seqs: Vec<i64> = seqs.into_iter().filter(|_| self.random.bool()).collect();
+        let mut attempts = Vec::new();
+        for seq in seqs {
+            let outcome = match self.random.u8(0..4) {
+                0 | 1 => Tried::Delivered { attempts: 1 },
+                2 => Tried::Withdrawn,
+                _ => {
+                    let mut state = self.state();
+                    if state == State::Queued {
+                        state = State::Failed;
+                    }
+                    let refusal = refusal(&mut self.random);
+                    Tried::Refused { attempts: self.random.u32(2..20), state, refusal }
+                }
+            };
+            self.say(format_args!("{seq} was tried: {outcome:?}"));
+            attempts.push(Attempt { seq, table: 0, id: None, outcome });
+        }
+        self.write(&Parking { attempts, ..Parking::default() }).await
+    }
+
+    async fn discard(&mut self) -> Result<()> {
+        let seqs = self.some();
+        self.say(format_args!("discard {seqs:?}"));
+        let ours = self.model.discard(self.lsn, &seqs);
+        let theirs = operator::discard(self.client, self.slot, &self.theirs(&seqs), "").await?;
+        let expected = operator::Discarded {
+            events: i64::try_from(ours.places.len())?,
+            freed: i64::try_from(ours.freed)?,
+            in_flight: i64::try_from(ours.in_flight)?,
+        };
+        ensure!(theirs == expected, "{ours:?} against {theirs:?}");
+        Ok(())
+    }
+
+    async fn retry(&mut self) -> Result<()> {
+        let (seqs, is_reset) = (self.some(), self.random.bool());
+        self.say(format_args!("retry {seqs:?}"));
+        let ours = self.model.retry(self.now, self.lsn, &seqs, is_reset);
+        let theirs = self.theirs(&seqs);
+        let theirs = operator::retry(self.client, self.slot, &theirs, is_reset, "").await?;
+        ensure!(i64::try_from(ours)? == theirs, "{ours} against {theirs}");
+        Ok(())
+    }
+
+    async fn look(&mut self) -> Result<()> {
+        let from = Position { commit_lsn: self.random.u64(0..60).into(), index: 0 };
+        let from = self.random.bool().then_some(from);
+        self.say(format_args!("look from {from:?}"));
+        let ours = self.model.look(self.now, self.lsn, from);
+        let theirs = self.store.look(self.client, from).await?;
+        let sorted = |looked: Looked| {
+            let Looked { mut due, mut held, mut waiting, paused_by, ahead, .. } = looked;
+            due.iter_mut().for_each(|due| due.seq = 0);
+            held.sort();
+            waiting.sort();
+            (due, held, waiting, paused_by.is_some(), ahead.events)
+        };
+        let due = |looked: &Looked| looked.due.iter().map(|due| due.seq).collect::<Vec<_>>();
+        ensure!(self.theirs(&due(&ours)) == due(&theirs), "{ours:?}\n{theirs:?}");
+        // Of the next one only whether it is within the step of an hour.
+        let hours = |looked: &Looked| looked.next_due.map(|due| due > Duration::from_secs(600));
+        ensure!(hours(&ours) == hours(&theirs), "{ours:?}\n{theirs:?}");
+        let (ours, theirs) = (sorted(ours), sorted(theirs));
+        ensure!(ours == theirs, "{ours:?}\n{theirs:?}");
+        Ok(())
+    }
+
+    async fn pause(&mut self) -> Result<()> {
+        self.model.is_paused = !self.model.is_paused;
+        let is_paused = self.model.is_paused;
+        self.say(format_args!("paused: {is_paused}"));
+        match is_paused {
+            true => operator::pause(self.client, self.slot, "").await.map(drop)?,
+            false => operator::resume(self.client, self.slot).await.map(drop)?,
+        }
+        Ok(())
+    }
+
+    async fn pass(&mut self) -> Result<()> {
+        self.say(format_args!("an hour passes"));
+        self.now += HOUR_MS;
+        let sql =
+            "UPDATE pgoutbox.parked SET next_attempt_at = next_attempt_at - interval '1 hour'";
+        self.client.batch_execute(sql).await?;
+        Ok(())
+    }
+
+    /// Every row, as anybody sees it.
+    async fn compare(&self) -> Result<()> {
+        let ours: Vec<String> = self.model.rows().map(|row| self.shown(row)).collect();
+        let sql = "SELECT concat_ws(' ', parked.seq, event_id, parked.state, place.state, place.head, attempts,
+                          coalesce(next_attempt_at <= now(), false), next_attempt_at IS NULL,
+                          claimed_at IS NOT NULL, coalesce(reason = 'closed', false)),
+                          coalesce(note, '')
+                     FROM pgoutbox.parked JOIN pgoutbox.parked_places($1) AS place ON place.seq = parked.seq
+                    WHERE slot = $1 ORDER BY parked.seq";
+        let rows = self.client.query(sql, &[&self.slot]).await?;
+        let theirs: Vec<String> = rows
+            .iter()
+            .map(|row| {
+                let (row, note): (String, String) = (row.get(0), row.get(1));
+                format!("{row} {:?}", notes(&note))
+            })
+            .collect();
+        ensure!(ours == theirs, "the model\n{ours:#?}\nPostgres\n{theirs:#?}");
+        Ok(())
+    }
+
+    fn shown(&self, row: &Row) -> String {
+        let state = |state: State| match state {
+            State::Parked(_) => "parked",
+            State::Queued => "queued",
+            State::Failed => "failed",
+            State::DeadLettered => "dead_lettered",
+        };
+        let head = self.model.head(row);
+        let stored = if row.is_discarded { "discarded" } else { state(row.state) };
+        let stands = match stored {
+            _ if !row.is_open() => stored,
+            _ if head != row.row.seq => "queued",
+            "queued" => "parked",
+            other => other,
+        };
+        let seq = |seq: i64| self.seqs.get(&seq).copied().unwrap_or(-1);
+        let head = if row.is_open() { format!("{} ", seq(head)) } else { String::new() };
+        let flag = |is: bool| if is { "t" } else { "f" };
+        format!(
+            "{} {} {stored} {stands} {head}{} {} {} {} {} {:?}",
+            seq(row.row.seq),
+            row.row.id.as_deref().unwrap_or_default(),
+            row.row.attempts,
+            flag(row.due.is_some_and(|due| due <= self.now)),
+            flag(row.due.is_none()),
+            flag(row.is_claimed),
+            flag(row.row.is_alone),
+            row.notes
+        )
+    }
+}
+
+/// What a note says of an event that was in flight.
+fn notes(note: &str) -> Vec<Note> {
+    let of = |part: &str| {
+        Some(match part {
+            _ if part.contains("may have been delivered") => Note::Unknown,
+            _ if part.contains("was delivered") => Note::Delivered,
+            _ if part.contains("was refused") => Note::Refused,
+            _ if part.contains("dead-letter exchange took it") => Note::DeadLettered,
+            _ if part.contains("and was not") => Note::Withdrawn,
+            _ => return None,
+        })
+    };
+    note.split("; ").filter_map(of).collect()
+}
+
+#[tokio::test]
+async fn the_model_of_the_parking_is_postgres() -> Result<()> {
+    let setting = Setting::bare().await?.set("tables.0.name", "a").set("tables.1.name", "b");
+    for table in ["a", "b"] {
+        setting
+            .sql(&format!(
+                "CREATE TABLE {table} (id uuid PRIMARY KEY, payload jsonb, relayed_at timestamptz)"
+            ))
+            .await?;
+    }
+    setting.init().await?;
+    let variables = [
+        ("DATABASE_URL", setting.database_url.as_str()),
+        ("AMQP_URL", &setting.amqp_url),
+        ("PGOUTBOX_POSTGRES__SLOT", &setting.database),
+        ("PGOUTBOX_TABLES__0__NAME", "a"),
+        ("PGOUTBOX_TABLES__1__NAME", "b"),
+    ];
+    let sources = Sources {
+        env: variables.map(|(name, value)| (name.into(), value.into())).into(),
+        ..Sources::default()
+    };
+    let config = Config::load(&sources, Needs::POSTGRES)?;
+    let client = setting.client().await?;
+    let outboxes = slot::preflight(&client, &config).await?.tables;
+    let store = ParkingStore::prepare(&client, &config, &outboxes).await?;
+    let columns = ["id", "payload"].map(|name| Column { name: name.to_owned(), type_oid: 25 });
+    let mapping = |table: usize| {
+        let mapping = Mapping::compile(table, &config.tables[table], &columns, false);
+        mapping.map(Arc::new).map_err(|errors| anyhow::anyhow!("{errors:?}"))
+    };
+    let seed = std::env::var("PGOUTBOX_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
+    let today =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() / 86_400;
+    // The first are the same for ever, the others are of the day.
+    let seeds: Vec<u64> = match seed {
+        Some(seed) => vec![seed],
+        None => (0..SCRIPTS / 2).chain((0..SCRIPTS / 2).map(|n| today * 1_000 + n)).collect(),
+    };
+    for seed in seeds {
+        client.batch_execute("DELETE FROM pgoutbox.parked; DELETE FROM pgoutbox.pause").await?;
+        let mut pair = Pair {
+            random: fastrand::Rng::with_seed(seed),
+            client: &client,
+            store: &store,
+            slot: &setting.database,
+            mappings: vec![mapping(0)?, mapping(1)?],
+            model: ParkingTable::new(DUE),
+            now: HOUR_MS,
+            lsn: 0,
+            events: 0,
+            seqs: BTreeMap::new(),
+            script: String::new(),
+        };
+        for _ in 0..STEPS {
+            let mut outcome = pair.step().await;
+            if outcome.is_ok() {
+                outcome = pair.compare().await;
+            }
+            outcome.with_context(|| format!("PGOUTBOX_SEED={seed}\n{}", pair.script))?;
+        }
+    }
+    Ok(())
+}
