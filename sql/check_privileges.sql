@@ -27,6 +27,15 @@ SELECT has_schema_privilege(relation.relnamespace, 'USAGE') AS usage,
            AND attname IN (:'attempt', :'last_error', :'failed_at')
            AND NOT (has_column_privilege(relation.oid, attnum, 'SELECT')
                     AND has_column_privilege(relation.oid, attnum, 'UPDATE'))) AS unwritable,
+       -- The schema of the id's type, where the role may not look into it.
+       (WITH RECURSIVE type AS (
+            SELECT type.typbasetype, type.typnamespace
+              FROM pg_attribute AS attribute JOIN pg_type AS type ON type.oid = attribute.atttypid
+             WHERE attribute.attrelid = relation.oid AND attribute.attname = :'id'
+            UNION ALL
+            SELECT base.typbasetype, base.typnamespace FROM type JOIN pg_type AS base ON base.oid = type.typbasetype)
+        SELECT typnamespace::regnamespace::text FROM type
+         WHERE typbasetype = 0 AND NOT has_schema_privilege(typnamespace, 'USAGE')) AS closed_type_schema,
        -- Partitions that reconciliation cannot read, and pruning cannot delete from: both go one by one.
        ARRAY(SELECT leaf.oid::regclass::text
                FROM pg_partition_tree(relation.oid) AS part

@@ -25,6 +25,7 @@ pub use coverage::{Coverage, Digest, Membership, coverage};
 pub use finding::{Finding, NAMES, Severity};
 pub use grants::{
     grants_for, parked_grants, prune_grants, reconcile_grants, replay_grants, statements,
+    type_grants,
 };
 pub use preflight::{Preflight, Ready, preflight};
 pub use table::Outbox;

@@ -39,6 +39,7 @@ files! {
     GRANTS_DELETE = "grants_delete.sql", "What a mark by DELETE needs.";
     GRANTS_SIDE_TABLE = "grants_side_table.sql", "What a mark in `pgoutbox.relayed` needs.";
     GRANTS_CATCH_UP = "grants_catch_up.sql", "What reading rows from the table needs.";
+    GRANTS_TYPE = "grants_type.sql", "What casting an id to its type needs.";
     GRANTS_PARKED = "grants_parked.sql", "What showing the tries of parked events needs.";
     UNINSTALL = "uninstall.sql", "Drops slot, publication and schema.";
     SERVER = "server.sql", "What of the server matters.";

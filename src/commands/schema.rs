@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::Roles;
 use crate::config::{AuditMode, Config, Needs, PartitionSpan, Sources, Table};
 use crate::error::Fault;
-use crate::slot::{self, grants_for, parked_grants, prune_grants, reconcile_grants, replay_grants};
+use crate::slot::{
+    self, grants_for, parked_grants, prune_grants, reconcile_grants, replay_grants, type_grants,
+};
 use crate::{partition, sql};
 
 /// Prints the SQL of the outbox, the publication, the slot and the roles. Connects to nothing.
@@ -116,6 +118,7 @@ pub(super) fn roles(config: &Config, stream: &str, audit: &str) -> Result<Vec<St
     let mode = config.audit.mode;
     for table in &config.tables {
         parts.push(parked_grants(table, audit)?);
+        parts.push(type_grants(table, audit)?);
     }
     let grants = match mode {
         AuditMode::Update => sql::GRANTS_UPDATE,

@@ -17,7 +17,7 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 102] = [
+pub const NAMES: [&str; 103] = [
     "broker",
     "broker-connection",
     "broker-login",
@@ -48,6 +48,7 @@ pub const NAMES: [&str; 102] = [
     "grant-reconcile",
     "grant-relayed",
     "grant-republish",
+    "grant-type",
     "id-index",
     "idle-replication-slot-timeout",
     "mark-default",

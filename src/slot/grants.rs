@@ -76,6 +76,20 @@ pub fn parked_grants(table: &Table, role: &str) -> Result<String, Fault> {
     sql::render(sql::GRANTS_PARKED, &variables)
 }
 
+/// What casting an id to its type needs.
+///
+/// # Errors
+/// None but a defect of the files.
+pub fn type_grants(table: &Table, role: &str) -> Result<String, Fault> {
+    let variables = [
+        ("schema", table.schema.as_str()),
+        ("table", &table.name),
+        ("id", &table.columns.id.name),
+        ("audit_role", role),
+    ];
+    sql::render(sql::GRANTS_TYPE, &variables)
+}
+
 /// What a replay reads of a table.
 ///
 /// # Errors

@@ -63,6 +63,17 @@ pub(super) async fn look(
             statements(&grants_for(grants, config.audit.mode, table, role)?),
         ));
     }
+    if let Some(schema) = column::<Option<String>>(row, "closed_type_schema")? {
+        findings.push(Finding::error(
+            "grant-type",
+            format!(
+                "role \"{role}\" may not use schema {schema}, which has the type of {}'s {}: no id can be cast to it",
+                title(table),
+                table.columns.id.name
+            ),
+            format!("GRANT USAGE ON SCHEMA {schema} TO {};", sql::identifier(role)),
+        ));
+    }
     findings.extend(beside(config, table, row)?);
     if may("has_row_security")? {
         let quoted = sql::identifier(role);

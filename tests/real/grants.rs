@@ -221,6 +221,23 @@ async fn of_the_other_kinds_of_marks() -> Result<()> {
         .await
 }
 
+/// An id of an extension's type, in a schema that needs its quotes and that not everybody may look into.
+#[tokio::test]
+async fn of_the_schema_of_a_type() -> Result<()> {
+    let table = "CREATE SCHEMA \"My-Types\"; CREATE EXTENSION citext SCHEMA \"My-Types\";
+         CREATE DOMAIN key AS \"My-Types\".citext;
+         CREATE TABLE outbox_messages (id key PRIMARY KEY, topic text, payload jsonb, relayed_at timestamptz)";
+    let audit = Audit::with(table, &[("postgres.on_slot_loss", "halt")]).await?;
+    audit
+        .mends(&[(
+            "grant-type",
+            "error",
+            "USAGE ON SCHEMA \"My-Types\"",
+            "may not use schema \"My-Types\"",
+        )])
+        .await
+}
+
 /// A name that needs its quotes, and a schema that nobody else may use.
 #[tokio::test]
 async fn of_a_table_with_names_of_its_own() -> Result<()> {
