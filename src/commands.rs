@@ -17,17 +17,16 @@ pub mod status;
 pub mod uninstall;
 pub mod verify;
 
-use std::io::Write;
-
 use tokio_postgres::Client;
 
 use crate::config::Config;
 use crate::error::Fault;
+use crate::output;
 use crate::postgres::{self, Role};
 
-/// Prints a line. A reader that went away (`| head`) is no fault of ours.
+/// Prints a line.
 fn say(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    output::out(format!("{line}\n").as_bytes());
 }
 
 /// The database as the one-shot commands use it.

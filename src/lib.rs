@@ -69,6 +69,7 @@
 //! them write what they know on the [`board`], for whoever asks how it stands; [`tally`] is its pure
 //! part. [`http`] serves a [`snapshot`] of it on a thread of its own, to programs as [`metrics`].
 //! [`otlp`] sends spans to a collector, from a thread of its own too.
+//! Only [`output`] writes to standard output and error; the log goes through a thread of its own.
 //! [`commands`] has a file for each verb; what only `check` looks at is below `commands/check/`, what
 //! every session looks at first below `slot/`.
 //!
@@ -118,6 +119,7 @@
 pub mod commands;
 pub mod config;
 pub mod error;
+pub mod output;
 pub mod text;
 
 pub mod pgoutput;

@@ -9,6 +9,7 @@ use pgoutbox::commands::{
 };
 use pgoutbox::config::{Flags, Sources};
 use pgoutbox::error::Fault;
+use pgoutbox::output;
 
 /// Much of what an event allocates is freed by lapin's thread, which the system's allocator is
 /// slow at: it took three microseconds more of each event.
@@ -34,7 +35,8 @@ Exit codes:
   0   done; for run: told to stop, and everything in flight is settled
   1   only a person can mend it: the message says how
   64  wrong arguments or settings
-  69  a server is not available (run waits instead); for run: told to stop, and not drained in time";
+  69  a server is not available (run waits instead); for run: told to stop, and not drained in time
+  74  standard output cannot be written";
 
 #[derive(Subcommand)]
 enum Command {
@@ -64,8 +66,12 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
+            let printed = error.print();
+            if error.use_stderr() {
+                return ExitCode::from(64);
+            }
+            output::keep(printed);
+            return end(ExitCode::SUCCESS);
         }
     };
     pgoutbox::tls::install_provider();
@@ -75,12 +81,20 @@ fn main() -> ExitCode {
         .map_err(|error| Fault::definite(format!("no runtime: {error}"), ""))
         .and_then(|runtime| runtime.block_on(carry_out(cli)));
     match outcome {
-        Ok(code) => code,
+        Ok(code) => end(code),
         Err(fault) => {
-            eprintln!("error: {fault}");
+            output::err(format_args!("error: {fault}"));
             ExitCode::from(fault.exit_code())
         }
     }
+}
+
+/// An answer that nobody can read is none, whatever it was.
+fn end(code: ExitCode) -> ExitCode {
+    output::out(b"");
+    let Some(why) = output::failure() else { return code };
+    output::err(format_args!("error: standard output cannot be written: {why}"));
+    ExitCode::from(output::EXIT_UNWRITTEN)
 }
 
 async fn carry_out(cli: Cli) -> Result<ExitCode, Fault> {
@@ -108,9 +122,7 @@ async fn carry_out(cli: Cli) -> Result<ExitCode, Fault> {
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A reader that went away (`| head`) is no fault of ours.
 fn print(text: &str) -> Result<bool, Fault> {
-    use std::io::Write;
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    output::out(text.as_bytes());
     Ok(true)
 }

@@ -269,6 +269,9 @@ pub const METRICS: &[Metric] = &[
                 out.put(&[("outcome", outcome)], count);
             }
         }),
+    counter("pgoutbox_log_lines_lost_total", "", "Lines of the log that could not be written: nobody reads standard error, or its disk is full.",
+        "read the log, or make room; events go on, and the log says so once it can",
+        |it, out| out.only(it.process.lost_log_lines)),
     counter("process_cpu_seconds_total", "", "CPU time of the process.",
         "one core is the most that the relay itself uses",
         |it, out| if let Some(cpu) = it.process.cpu { out.only(cpu) }),

@@ -18,6 +18,7 @@ files! {
     OUTBOX = "outbox.sql", "The default outbox table.";
     SCHEMA = "schema.sql", "pgoutbox's own tables.";
     ENQUEUE = "enqueue.sql", "The function `pgoutbox.enqueue`.";
+    ENQUEUE_KNOWN = "enqueue_known.sql", "Whether that function is there as it should be.";
     PUBLICATION = "publication.sql", "The publication, with its first table.";
     PUBLICATION_TABLE = "publication_table.sql", "One more table in the publication.";
     SLOT = "slot.sql", "The replication slot.";

@@ -353,7 +353,23 @@ fn nothing_waits_by_sleeping_and_nothing_is_ignored() {
 fn each_duration_has_bounds() {
     for path in files("src", "rs") {
         let text = code(&fs::read_to_string(&path).expect("a file"));
+        let is_test = path.components().any(|part| part.as_os_str() == "tests");
         let is_one = path.ends_with("commands/bounds.rs") || path.ends_with("config/value.rs");
-        assert!(is_one || !text.contains("parse_duration"), "{}", path.display());
+        assert!(is_one || is_test || !text.contains("parse_duration"), "{}", path.display());
+    }
+}
+
+/// A write that panics, or waits for a reader, ends or stops the relay.
+#[test]
+fn one_file_writes_to_the_outputs() {
+    for path in files("src", "rs") {
+        let text = code(&fs::read_to_string(&path).expect("a file"));
+        if path.ends_with("src/output.rs") {
+            continue;
+        }
+        for banned in ["println!", "print!(", "io::stderr", "io::stdout", " stdout()", " stderr()"]
+        {
+            assert!(!text.contains(banned), "{banned} in {}", path.display());
+        }
     }
 }

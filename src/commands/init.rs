@@ -13,7 +13,8 @@ use crate::slot::{self, Finding, Severity};
 use crate::{declare, sql};
 
 /// Makes the outbox table, the relay's own schema, the publication and the slot, where they
-/// are missing. What exists is checked, and never changed.
+/// are missing. What exists is checked, and never changed; only pgoutbox's own function is renewed
+/// by a newer version.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:\n  \
     DATABASE_URL=postgres://owner@localhost/app pgoutbox init\n  \
@@ -238,8 +239,21 @@ impl Maker<'_> {
                 return Ok(());
             }
         }
+        let what = "function pgoutbox.enqueue";
+        if found.enqueue && self.is_same_function(table).await? {
+            self.found(what);
+            return Ok(());
+        }
         let verb = if found.enqueue { "renewed" } else { "made" };
-        self.carry_out(verb, "function pgoutbox.enqueue", &schema::enqueue(table)?).await
+        self.carry_out(verb, what, &schema::enqueue(table)?).await
+    }
+
+    /// Whether the function is there as this version makes it for this table.
+    async fn is_same_function(&self, table: &Table) -> Result<bool, Fault> {
+        let body = sql::ENQUEUE.split("$enqueue$").nth(1).unwrap_or_default();
+        let variables = [("schema", table.schema.as_str()), ("table", &table.name), ("body", body)];
+        let rows = query(self.client, &sql::render(sql::ENQUEUE_KNOWN, &variables)?).await?;
+        rows.first().map_or(Ok(false), |row| column(row, "is_same"))
     }
 
     async fn publication(&self, config: &Config, found: &Found) -> Result<(), Fault> {

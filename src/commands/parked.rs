@@ -5,13 +5,14 @@ mod show;
 
 pub(super) use show::usual_limits;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use super::{connect, say};
 use crate::config::{Config, Needs, Sources};
 use crate::error::Fault;
 use crate::operator::{self, Filter, OPEN, Parked};
+use crate::output;
 
 /// Events that could not be delivered: lists them, shows one, has them tried again, or gives them
 /// up. A running relay acts on it at once.
@@ -255,13 +256,12 @@ async fn discard(args: &Discard, config: &Config) -> Result<bool, Fault> {
 
 fn agreed(count: usize, waiting: usize) -> bool {
     let count = i64::try_from(count).unwrap_or(i64::MAX);
-    let behind = behind(waiting);
-    let _ = write!(
-        std::io::stdout(),
-        "discard {}{behind}? They are not delivered; [y/N] ",
-        events(count)
+    let question = format!(
+        "discard {}{}? They are not delivered; [y/N] ",
+        events(count),
+        behind(waiting)
     );
-    let _ = std::io::stdout().flush();
+    output::out(question.as_bytes());
     let mut answer = String::new();
     let _ = std::io::stdin().read_line(&mut answer);
     matches!(answer.trim(), "y" | "Y" | "yes")

@@ -11,7 +11,7 @@ use crate::config::{self, Config, InForce, Needs, Sources, load};
 use crate::error::{Class, Fault};
 use crate::otlp::{Exporter, Queue};
 use crate::session::Shutdown;
-use crate::{http, prune, reconcile, service, supervisor};
+use crate::{http, output, prune, reconcile, service, supervisor};
 use asked::{Asked, Signals};
 use log::Log;
 
@@ -34,13 +34,15 @@ pub async fn run(sources: &Sources) -> Result<u8, Fault> {
     if let Err(fault) = &outcome {
         service::ended(fault);
     }
-    match outcome {
+    let outcome = match outcome {
         Err(fault) if is_json => {
             error!(mend = fault.mend, "{}", fault.what);
             Ok(fault.exit_code())
         }
         outcome => outcome.map(|()| 0),
-    }
+    };
+    output::flush();
+    outcome
 }
 
 /// One configuration after another, until asked to stop.
@@ -103,6 +105,7 @@ async fn relay_with(
                     signal = name,
                     "asked again: what is in flight is published again at the next start"
                 );
+                output::flush();
                 std::process::exit(EXIT_UNDRAINED);
             }
             Asked::Stop(name) => {

@@ -1,6 +1,6 @@
 //! `pgoutbox uninstall`: takes back what `init` made, save the outbox table.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use tokio_postgres::Client;
@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 use super::{connect, say, schema};
 use crate::config::{Config, Needs, Sources};
 use crate::error::Fault;
+use crate::output;
 use crate::postgres::{self, query};
 use crate::slot::{self, SlotState};
 use crate::sql;
@@ -86,15 +87,12 @@ fn confirm(config: &Config, slot: Option<&SlotState>) -> Result<bool, Fault> {
         ));
     }
     let lag = slot.and_then(|slot| slot.confirmed_lag_bytes).unwrap_or_default();
-    let _ = write!(
-        std::io::stdout(),
+    let question = format!(
         "This drops slot {} (with {lag} bytes of WAL not yet acknowledged), publication {} and \
          schema pgoutbox in database {}. Your tables stay. Type yes: ",
-        postgres.slot,
-        postgres.publication,
-        postgres.audit.database
+        postgres.slot, postgres.publication, postgres.audit.database
     );
-    let _ = std::io::stdout().flush();
+    output::out(question.as_bytes());
     let mut answer = String::new();
     let _ = stdin.read_line(&mut answer);
     Ok(answer.trim() == "yes")

@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
+use crate::output;
+
 /// A clock tick, as `/proc` counts them: fixed at 100 a second for all of Linux' programs.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -15,6 +17,8 @@ pub struct Process {
     pub resident_bytes: Option<u64>,
     /// Open file descriptors.
     pub open_fds: Option<usize>,
+    /// Lines of its log that could not be written.
+    pub lost_log_lines: u64,
 }
 
 impl Process {
@@ -25,6 +29,7 @@ impl Process {
             cpu: file("stat").and_then(|text| cpu(&text)),
             resident_bytes: file("status").and_then(|text| resident(&text)),
             open_fds: fs::read_dir("/proc/self/fd").ok().map(Iterator::count),
+            lost_log_lines: output::lost_lines(),
         }
     }
 }

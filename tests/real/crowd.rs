@@ -12,8 +12,6 @@ use harness::http::{Answer, get};
 use harness::{wait_for, wait_until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::unix::pipe::{self, Receiver};
-use tokio::time::timeout;
 
 use crate::setting::{PATIENCE, Setting};
 
@@ -27,44 +25,25 @@ async fn until_code(address: SocketAddr, path: &str, code: u16) -> Result<Answer
     .await
 }
 
-/// What can be read of a pipe without waiting.
-fn drained(pipe: &Receiver) -> String {
-    let (mut text, mut bytes) = (Vec::new(), [0; 4096]);
-    while let Ok(count @ 1..) = pipe.try_read(&mut bytes) {
-        text.extend_from_slice(&bytes[..count]);
-    }
-    String::from_utf8_lossy(&text).into_owned()
-}
-
-/// The log goes to a pipe that nobody reads, and is full: whatever writes a line to it hangs, and
-/// that is the relay's loop. The thread of HTTP goes on, and says so.
+/// The configuration is a pipe that nobody writes to: whoever reads it hangs, and that is the
+/// relay's loop. The thread of HTTP goes on, and says so.
 #[tokio::test]
 async fn a_loop_that_hangs_is_not_alive() -> Result<()> {
     let port = harness::free_port()?;
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let setting = Setting::shared().await?.set("http.address", &address.to_string());
     let home = tempfile::tempdir()?;
-    let path = home.path().join("log");
-    ensure!(Command::new("mkfifo").arg(&path).status()?.success(), "mkfifo");
-    let log = pipe::OpenOptions::new().open_receiver(&path)?;
-    let relay = setting.program.spawn_into_pipe(&["run"], &path)?;
-    let mut told = String::new();
-    wait_until("the relay to run", PATIENCE, async || {
-        told += &drained(&log);
-        Ok(told.contains(" running "))
-    })
-    .await
-    .with_context(|| told.clone())?;
+    let path = home.path().join("pgoutbox.toml");
+    std::fs::write(&path, "")?;
+    let mut setting = Setting::shared().await?.set("http.address", &address.to_string());
+    setting.env("PGOUTBOX_CONFIG", path.to_str().context("UTF-8")?);
+    let relay = setting.run()?;
+    relay.wait_for_log(" running ", PATIENCE).await?;
     // The log is a moment ahead of the state.
     until_code(address, "/readyz", 200).await?;
     assert_eq!(get(address, "/livez").await?.json()?["state"], "running");
 
-    let filler = pipe::OpenOptions::new().open_sender(&path)?;
-    while let Ok(room) = timeout(Duration::from_millis(500), filler.writable()).await {
-        room?;
-        let _ = filler.try_write(&[b'\n'; 4096]);
-    }
-    // It has something to say of that.
+    std::fs::remove_file(&path)?;
+    ensure!(Command::new("mkfifo").arg(&path).status()?.success(), "mkfifo");
     relay.hangup()?;
     let silent = until_code(address, "/livez", 503).await?.json()?;
     assert_eq!(silent["is_alive"], false, "{silent}");
@@ -73,20 +52,11 @@ async fn a_loop_that_hangs_is_not_alive() -> Result<()> {
     assert_eq!(ready.code, 503, "{ready:?}");
     assert_eq!(ready.json()?["reasons"][0]["code"], "loop_silent", "{ready:?}");
 
-    wait_until("the log to be read", PATIENCE, async || {
-        Ok(drained(&log).contains("SIGHUP: no other setting has changed"))
-    })
-    .await?;
+    let pipe = path.clone();
+    tokio::task::spawn_blocking(move || std::fs::write(pipe, "\n")).await??;
+    relay.wait_for_log("SIGHUP: no other setting has changed", PATIENCE).await?;
     until_code(address, "/livez", 200).await?;
-    let reading = tokio::spawn(async move {
-        loop {
-            drained(&log);
-            tokio::task::yield_now().await;
-        }
-    });
-    relay.drain(PATIENCE).await?;
-    reading.abort();
-    Ok(())
+    relay.drain(PATIENCE).await
 }
 
 /// One that listens, after what it is told first.

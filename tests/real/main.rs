@@ -32,6 +32,7 @@ mod mark;
 mod mark_partition;
 mod message;
 mod operator;
+mod output;
 mod paper;
 mod outage;
 mod parking;

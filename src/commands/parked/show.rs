@@ -1,7 +1,5 @@
 //! `pgoutbox parked show`.
 
-use std::io::Write;
-
 use amq_protocol::types::AMQPValue;
 use serde_json::{Value, json};
 
@@ -12,6 +10,7 @@ use crate::error::Fault;
 use crate::event::Refusal;
 use crate::message::{Limits, Message};
 use crate::operator::{self, Neighbours, Parked};
+use crate::output;
 use crate::stored;
 
 /// What RabbitMQ negotiates as the largest frame unless told otherwise, less the frame's own 8:
@@ -42,7 +41,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<bool, Fault> {
     let event = match found.as_slice() {
         [event] => event,
         [] => {
-            eprintln!("no parked event fits");
+            output::err("no parked event fits");
             return Ok(false);
         }
         _ => {
@@ -53,7 +52,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<bool, Fault> {
         }
     };
     let Some(row) = operator::row(&client, &config.tables, event).await? else {
-        eprintln!("{} has been delivered meanwhile", event.title());
+        output::err(format_args!("{} has been delivered meanwhile", event.title()));
         return Ok(false);
     };
     let neighbours = operator::neighbours(&client, event.seq).await?;
@@ -73,7 +72,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<bool, Fault> {
 fn body(message: Result<Message, Refusal>) -> Result<bool, Fault> {
     match message {
         Ok(message) => {
-            let _ = std::io::stdout().write_all(&message.body);
+            output::out(&message.body);
             Ok(true)
         }
         Err(refusal) => Err(Fault::definite(refusal.to_string(), refusal.mend())),

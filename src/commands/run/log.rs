@@ -7,6 +7,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::config;
 use crate::error::Fault;
+use crate::output::{self, LogWriter};
 use crate::{postgres, publisher};
 
 /// What SIGUSR1 adds.
@@ -27,13 +28,15 @@ impl Log {
     pub(super) fn start(log: &config::Log) -> Result<Self, Fault> {
         let (filter, handle) = reload::Layer::new(filter(&log.level)?);
         let registry = tracing_subscriber::registry().with(filter);
-        let writer = std::io::stderr;
+        output::start_log()
+            .map_err(|error| Fault::transient(format!("the log cannot be started: {error}")))?;
+        let writer = || LogWriter;
         let outcome = if log.is_json {
             let layer =
                 tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(writer);
             registry.with(layer.with_target(false)).try_init()
         } else {
-            let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            let is_terminal = output::is_log_terminal();
             let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(is_terminal);
             registry.with(layer.with_target(false)).try_init()
         };

@@ -1,7 +1,6 @@
 //! `pgoutbox status --watch`: the same, each second, in place.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use terminal_size::{Height, Width};
@@ -14,6 +13,7 @@ use super::{Facts, Unmarked, unmarked};
 use crate::commands::{connect, say};
 use crate::config::Config;
 use crate::error::{Class, Fault};
+use crate::output;
 
 const PERIOD: Duration = Duration::from_secs(1);
 /// Rows without a mark are not cheap to count.
@@ -106,7 +106,7 @@ impl Screen {
     fn open() -> Self {
         let can_move =
             std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
-        let is_terminal = std::io::stdout().is_terminal() && can_move;
+        let is_terminal = output::is_terminal() && can_move;
         if is_terminal {
             write(ENTER);
         }
@@ -150,8 +150,7 @@ fn frame(page: &Page, columns: usize, rows: usize) -> String {
 }
 
 fn write(text: &str) {
-    let mut out = std::io::stdout();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    output::out(text.as_bytes());
 }
 
 #[cfg(test)]

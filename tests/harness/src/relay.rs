@@ -77,6 +77,26 @@ impl Pgoutbox {
         shell.spawn(&[&["-c", "exec \"$@\" 2>\"$0\"", pipe, binary], args].concat())
     }
 
+    /// Runs a command to its end, its outputs redirected by the shell: `>/dev/full`, `2>&-`.
+    pub async fn output_redirected(&self, redirect: &str, args: &[&str]) -> Result<Output> {
+        let (shell, args) = self.redirected(redirect, args)?;
+        shell.output(&args.iter().map(String::as_str).collect::<Vec<_>>()).await
+    }
+
+    /// Starts one that stays in the same way.
+    pub fn spawn_redirected(&self, redirect: &str, args: &[&str]) -> Result<Relay> {
+        let (shell, args) = self.redirected(redirect, args)?;
+        shell.spawn(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn redirected(&self, redirect: &str, args: &[&str]) -> Result<(Pgoutbox, Vec<String>)> {
+        let shell = Pgoutbox { binary: "sh".into(), env: self.env.clone() };
+        let binary = self.binary.to_str().context("a path is not UTF-8")?;
+        let script = format!("exec \"$0\" \"$@\" {redirect}");
+        let all = ["-c", &script, binary].into_iter().chain(args.iter().copied());
+        Ok((shell, all.map(str::to_owned).collect()))
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         for (name, _) in std::env::vars_os() {
