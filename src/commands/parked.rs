@@ -256,11 +256,8 @@ async fn discard(args: &Discard, config: &Config) -> Result<bool, Fault> {
 
 fn agreed(count: usize, waiting: usize) -> bool {
     let count = i64::try_from(count).unwrap_or(i64::MAX);
-    let question = format!(
-        "discard {}{}? They are not delivered; [y/N] ",
-        events(count),
-        behind(waiting)
-    );
+    let question =
+        format!("discard {}{}? They are not delivered; [y/N] ", events(count), behind(waiting));
     output::out(question.as_bytes());
     let mut answer = String::new();
     let _ = std::io::stdin().read_line(&mut answer);
