@@ -138,8 +138,8 @@ mod tests {
 
     #[test]
     fn an_idle_relay_writes_nothing_and_a_busy_neighbour_is_followed() {
-        let now = Instant::now();
         let mut reach = Reach::new(lsn(1_000));
+        let now = Instant::now();
         reach.settled(lsn(1_100));
         let wanted = reach.begin_write(now).unwrap();
         assert_eq!(wanted, lsn(1_100));
