@@ -42,7 +42,6 @@ struct Kept {
     /// There are more: they were not looked for one by one.
     is_part: bool,
     message: String,
-    hint: String,
     /// Of the constraint: schema, table and its name.
     constraint: Option<(String, String, String)>,
 }
@@ -62,8 +61,7 @@ impl Stuck {
         let code = error.code().map(|code| code.code()).unwrap_or_default();
         let kept = self.0.entry(format!("{code} {constraint:?}")).or_default();
         if kept.message.is_empty() {
-            let fault = classify(error);
-            (kept.message, kept.hint, kept.constraint) = (fault.what, fault.mend, constraint);
+            (kept.message, kept.constraint) = (classify(error).what, constraint);
         }
         match id {
             None => kept.is_part = true,
@@ -105,10 +103,7 @@ impl Stuck {
             };
             let general =
                 "see what the table's triggers and rules do on DELETE; the other rows are pruned";
-            let hint = hint.unwrap_or_else(|| match kept.hint.is_empty() {
-                true => general.to_owned(),
-                false => kept.hint,
-            });
+            let hint = hint.unwrap_or_else(|| general.to_owned());
             let fault = Fault::definite(text, hint);
             troubles.push(Trouble::new(format!("{title} {what} {key}"), fault));
         }
