@@ -90,16 +90,108 @@ impl PostgresUrl {
                 return Err(Wrong::new("application_name has no or over 63 bytes", "shorten it"));
             }
             "connect_timeout" => self.connect_timeout = Some(seconds(value)?),
-            _ => {
-                return Err(Wrong::new(
-                    format!("has the parameter `{key}`, which pgoutbox does not know"),
-                    "leave it out; known are host, port, user, password, dbname, sslmode, \
-                     sslrootcert, sslcert, sslkey, application_name and connect_timeout",
-                ));
-            }
+            _ => return libpqs(key, value),
         }
         Ok(())
     }
+}
+
+/// A parameter of libpq's that changes nothing here: with a value that is what pgoutbox does anyway
+/// it is taken, so that the strings that services hand out can be used as they are; with another it
+/// is refused, since to pass over it would be less than what was asked for.
+fn libpqs(key: &str, value: &str) -> Result<(), Wrong> {
+    let (is_so, why, hint) = match key {
+        "target_session_attrs" => (
+            ["any", "read-write", "primary"].contains(&value),
+            "a relay reads the primary's slot, and writes marks",
+            "write read-write, or leave it out: a standby is refused anyway",
+        ),
+        "channel_binding" => (
+            ["prefer", "disable"].contains(&value),
+            "the replication connection has none",
+            "leave it out, and write sslmode=verify-full: that keeps out who stands in between, too",
+        ),
+        "sslnegotiation" => (
+            value == "postgres",
+            "TLS is asked for in Postgres' own way, which each server takes",
+            "leave it out",
+        ),
+        "gssencmode" => (
+            ["prefer", "disable"].contains(&value),
+            "GSSAPI is not built in",
+            "leave it out; TLS is asked for by sslmode",
+        ),
+        "sslsni" => {
+            (value == "1", "the host's name is always sent in a TLS handshake", "leave it out")
+        }
+        "sslcertmode" => (
+            value == "allow",
+            "a client certificate is shown where one is set and the server asks for it",
+            "leave it out; sslcert and sslkey name the certificate",
+        ),
+        "sslcompression" => (value == "0", "TLS is never compressed", "leave it out"),
+        "ssl_min_protocol_version" => (
+            ["TLSv1", "TLSv1.1", "TLSv1.2"].contains(&value),
+            "TLS 1.2 and 1.3 are what is spoken",
+            "leave it out, or set ssl_min_protocol_version at the server",
+        ),
+        "keepalives" => (value == "1", "a dead server would not be noticed", "leave it out"),
+        "keepalives_idle" | "keepalives_interval" | "keepalives_count" | "tcp_user_timeout" => (
+            value.parse::<u32>().is_ok(),
+            "it is not a number",
+            "leave it out: a dead server shows within 25 s here",
+        ),
+        "load_balance_hosts" => (value == "disable", "a slot lives on one server", "leave it out"),
+        "client_encoding" => (
+            ["utf8", "utf-8", "auto"].contains(&value.to_ascii_lowercase().as_str()),
+            "texts are published as UTF-8",
+            "leave it out",
+        ),
+        "fallback_application_name" => (true, "", ""),
+        "options" => (
+            false,
+            "pgoutbox sets what its connections need by itself",
+            "leave it out; for anything else: ALTER ROLE … SET",
+        ),
+        "hostaddr" => {
+            (false, "addresses are looked up by the host's name", "write the address as the host")
+        }
+        "passfile" | "service" | "servicefile" => (
+            false,
+            "files of libpq's are not read",
+            "write the connection out; a password may stand in postgres.password_file",
+        ),
+        "sslpassword" => (
+            false,
+            "keys with a password are not read",
+            "take the password off the key: openssl pkey -in KEY -out NEW; and see that nobody else can read it",
+        ),
+        "sslcrl" | "sslcrldir" => (
+            false,
+            "lists of revoked certificates are not read",
+            "leave it out, and let certificates live for a short time",
+        ),
+        "require_auth" | "requirepeer" => {
+            (false, "it cannot be promised", "leave it out, and write sslmode=verify-full")
+        }
+        "replication" => {
+            (false, "which connection replicates is pgoutbox's to say", "leave it out")
+        }
+        _ => {
+            return Err(Wrong::new(
+                format!("has the parameter `{key}`, which pgoutbox does not know"),
+                "leave it out; known are host, port, user, password, dbname, sslmode, \
+                 sslrootcert, sslcert, sslkey, application_name and connect_timeout",
+            ));
+        }
+    };
+    if is_so {
+        return Ok(());
+    }
+    Err(Wrong::new(
+        format!("has the parameter `{key}` with a value that cannot be honoured: {why}"),
+        hint,
+    ))
 }
 
 /// Reads a port.

@@ -80,10 +80,10 @@ fn refused(broker: &Broker, fault: Fault) -> Finding {
         }
         error::Kind::Amqp(_, About::VhostDown) => format!("rabbitmqctl restart_vhost -p {vhost}"),
         error::Kind::Amqp(_, About::VhostLimit) => format!(
-            "rabbitmqctl set_vhost_limits -p {vhost} '{{\"max-connections\": -1}}'  -- {ends}"
+            "rabbitmqctl set_vhost_limits -p {vhost} '{{\"max-connections\":-1}}'  -- {ends}"
         ),
         error::Kind::Amqp(_, About::UserLimit) => {
-            format!("rabbitmqctl set_user_limits {user} '{{\"max-connections\": -1}}'  -- {ends}")
+            format!("rabbitmqctl set_user_limits {user} '{{\"max-connections\":-1}}'  -- {ends}")
         }
         error::Kind::Amqp(403, _) => format!(
             "rabbitmqctl change_password {user} 'PASSWORD'  -- the one of amqp.url; where \

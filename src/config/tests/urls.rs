@@ -69,7 +69,7 @@ fn wrong_postgres_urls() {
         ("postgres://h/d?sslmode=allow", "falls back to plain text"),
         (
             "postgres://h/d?channel_binding=require",
-            "`channel_binding`, which pgoutbox does not know",
+            "`channel_binding` with a value that cannot be honoured: the replication connection has none",
         ),
         ("postgres://h/d?connect_timeout=0", "1 to 300 seconds"),
         ("postgres://h/d?sslmode", "percent-encoded"),
@@ -172,5 +172,54 @@ fn an_unescaped_password_is_not_taken_for_a_name() {
             assert!(fault.contains("percent-encoded"), "{login}: {fault}");
             assert!(!fault.contains("S3CRET"), "{login}: {fault}");
         }
+    }
+}
+
+/// As services hand them out.
+#[test]
+fn parameters_of_libpq_that_change_nothing_are_taken() {
+    for query in [
+        "sslmode=require&channel_binding=prefer",
+        "target_session_attrs=read-write&gssencmode=disable&sslsni=1",
+        "target_session_attrs=primary&load_balance_hosts=disable",
+        "keepalives=1&keepalives_idle=30&keepalives_interval=10&keepalives_count=3&tcp_user_timeout=0",
+        "sslnegotiation=postgres&sslcertmode=allow&sslcompression=0",
+        "ssl_min_protocol_version=TLSv1.2&client_encoding=UTF8&fallback_application_name=psql",
+    ] {
+        let url = format!("postgres://u@h/d?{query}");
+        assert!(crate::config::postgres_url::PostgresUrl::parse(&url).is_ok(), "{query}");
+    }
+}
+
+/// Each with the reason of this very parameter, and never passed over.
+#[test]
+fn parameters_of_libpq_that_cannot_be_honoured_are_refused_with_their_reason() {
+    for (query, why) in [
+        ("channel_binding=require", "the replication connection has none"),
+        ("target_session_attrs=standby", "the primary's slot"),
+        ("target_session_attrs=prefer-standby", "the primary's slot"),
+        ("sslnegotiation=direct", "Postgres' own way"),
+        ("gssencmode=require", "GSSAPI"),
+        ("sslsni=0", "always sent"),
+        ("sslcertmode=require", "client certificate"),
+        ("ssl_min_protocol_version=TLSv1.3", "TLS 1.2 and 1.3"),
+        ("keepalives=0", "dead server"),
+        ("keepalives_idle=x", "not a number"),
+        ("load_balance_hosts=random", "one server"),
+        ("client_encoding=latin1", "UTF-8"),
+        ("options=-csearch_path%3Dx", "sets what its connections need"),
+        ("hostaddr=10.0.0.1", "looked up"),
+        ("passfile=/x", "files of libpq's"),
+        ("service=x", "files of libpq's"),
+        ("sslcrl=/x", "revoked"),
+        ("sslpassword=x", "keys with a password"),
+        ("require_auth=scram-sha-256", "cannot be promised"),
+        ("replication=database", "pgoutbox's to say"),
+        ("nonsense=1", "does not know"),
+    ] {
+        let url = format!("postgres://u@h/d?{query}");
+        let wrong = crate::config::postgres_url::PostgresUrl::parse(&url).expect_err(query);
+        assert!(wrong.what.contains(why), "{query}: {wrong:?}");
+        assert!(!wrong.mend.is_empty(), "{query}");
     }
 }
