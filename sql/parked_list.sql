@@ -2,6 +2,11 @@
 --   psql -v slot=pgoutbox -v states='{parked,queued,failed}' -v ids='[]' -v seqs='{}' -v table= \
 --        -v aggregate_type= -v aggregate_id= -v reason= -v older_than=0s -v limit=100 -f parked_list.sql
 SELECT parked.seq, place.state, place.head, parked.is_holding, parked.reason, parked.last_error, parked.mend,
+       CASE WHEN place.head = parked.seq AND parked.is_holding
+            THEN (SELECT count(*)
+                    FROM pgoutbox.parked_queue(parked.slot, parked.aggregate_type, parked.aggregate_id) AS queue
+                   WHERE queue.seq > parked.seq)
+            ELSE 0 END AS followers,
        format('%s.%s', namespace.nspname, relation.relname) AS table,
        namespace.nspname::text AS table_schema, relation.relname::text AS table_name,
        parked.event_id, parked.aggregate_type, parked.aggregate_id,

@@ -23,10 +23,12 @@ use crate::config::Config;
 use crate::error::Fault;
 use crate::output;
 use crate::postgres::{self, Role};
+use crate::text::harmless;
 
-/// Prints a line.
+/// Prints a line. Nothing in it acts on a terminal, whatever events, servers and operators have
+/// written.
 fn say(line: impl std::fmt::Display) {
-    output::out(format!("{line}\n").as_bytes());
+    output::out(harmless(format_args!("{line}\n")).as_bytes());
 }
 
 /// The database as the one-shot commands use it.

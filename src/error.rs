@@ -277,6 +277,16 @@ impl Fault {
         }
     }
 
+    /// For programs.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::json!({ "fault": {
+            "class": format!("{:?}", self.class).to_lowercase(),
+            "code": self.code(),
+            "what": self.what,
+            "mend": self.mend,
+        }})
+    }
+
     /// Whether it is this error of Postgres.
     pub fn is_code(&self, code: &str) -> bool {
         self.code() == Some(code)

@@ -10,6 +10,7 @@ use pgoutbox::commands::{
 use pgoutbox::config::{Flags, Sources};
 use pgoutbox::error::Fault;
 use pgoutbox::output;
+use pgoutbox::text::harmless;
 
 /// Much of what an event allocates is freed by lapin's thread, which the system's allocator is
 /// slow at: it took three microseconds more of each event.
@@ -83,7 +84,11 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => end(code),
         Err(fault) => {
-            output::err(format_args!("error: {fault}"));
+            // A program that reads JSON is told what went wrong as JSON.
+            if std::env::args_os().any(|argument| argument == "--json") {
+                let _ = print(&format!("{:#}\n", fault.json()));
+            }
+            output::err(harmless(format_args!("error: {fault}")));
             ExitCode::from(fault.exit_code())
         }
     }
@@ -123,6 +128,6 @@ async fn carry_out(cli: Cli) -> Result<ExitCode, Fault> {
 }
 
 fn print(text: &str) -> Result<bool, Fault> {
-    output::out(text.as_bytes());
+    output::out(harmless(text).as_bytes());
     Ok(true)
 }

@@ -12,6 +12,7 @@ use crate::event::Position;
 use crate::pgoutput::{Column, StoredRow, Tuple};
 use crate::postgres::{column, query};
 use crate::sql;
+use crate::text::Shown;
 
 /// States of events that are not done with.
 pub const OPEN: [&str; 3] = ["parked", "queued", "failed"];
@@ -52,6 +53,8 @@ pub struct Parked {
     pub behind: Option<i64>,
     /// Later events of its aggregate wait behind it.
     pub is_holding: bool,
+    /// How many.
+    pub followers: i64,
     /// Its table, schema and name; `None` where it was dropped.
     pub table: Option<(String, String)>,
     /// Its id, where that can be read.
@@ -105,7 +108,7 @@ impl Parked {
     /// Its id for people.
     pub fn title(&self) -> String {
         let id = self.event_id.as_deref().unwrap_or("with an unreadable id");
-        format!("event {id} (seq {}, {})", self.seq, self.state)
+        format!("event {} (seq {}, {})", Shown(id), self.seq, self.state)
     }
 
     /// It is done with: neither tried again nor waited for.
@@ -150,6 +153,7 @@ fn parked(row: &Row) -> Result<Parked, Fault> {
         behind: column::<Option<i64>>(row, "head")?.filter(|head| *head != seq),
         state: column(row, "state")?,
         is_holding: column(row, "is_holding")?,
+        followers: column(row, "followers")?,
         table: schema.zip(name),
         event_id: column(row, "event_id")?,
         aggregate_type: column(row, "aggregate_type")?,

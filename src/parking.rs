@@ -425,7 +425,7 @@ impl ParkingStore {
                     "event {id} has failed after {attempts} tries: {refusal}. Once that is mended: pgoutbox parked retry --id {id}"
                 ),
                 State::Parked(pause) => info!(
-                    again_in = humantime::format_duration(*pause).to_string(),
+                    again_in = crate::text::span(*pause),
                     "try {attempts} of parked event {id}: {refusal}"
                 ),
                 State::DeadLettered => {

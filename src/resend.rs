@@ -199,9 +199,7 @@ impl<'a> Resender<'a> {
         };
         match timeout(limit, self.publisher.next()).await {
             Ok(signal) => self.take(signal).await,
-            Err(_) => {
-                Err(Fault::transient(format!("{what} for {}", humantime::format_duration(limit))))
-            }
+            Err(_) => Err(Fault::transient(format!("{what} for {}", crate::text::span(limit)))),
         }
     }
 

@@ -817,7 +817,7 @@ async fn answered<T>(
 ) -> Result<T, Fault> {
     let patience = silence(config);
     timeout(patience, asked).await.unwrap_or_else(|_| {
-        let patience = humantime::format_duration(patience);
+        let patience = crate::text::span(patience);
         let what =
             format!("no answer on the audit connection within {patience}: it is taken for dead");
         Err(Fault::of(Kind::Timeout, Peer::Postgres, what).on(Side::Audit))

@@ -166,7 +166,7 @@ pub(crate) async fn blocked(
     slot: &str,
     timeout: Duration,
 ) -> Result<Fault, Fault> {
-    let waited = humantime::format_duration(timeout);
+    let waited = crate::text::span(timeout);
     let what = format!(
         "slot \"{slot}\" could not be created within {waited}: \
         it must wait for every transaction that is writing, in any database"

@@ -110,6 +110,7 @@ files! {
     PARKED_ROW_FAILED_AT = "parked_row_failed_at.sql", "Rows show when they failed.";
     DELIVERED_ROW_FAILED_AT = "delivered_row_failed_at.sql", "Rows that failed no longer.";
     PARKED_LIST = "parked_list.sql", "Parked events, by what is asked for.";
+    OUTBOX_ROW = "outbox_row.sql", "Whether a row is there, and marked.";
     PARKED_ROW = "parked_row.sql", "The row of one parked event.";
     PARKED_NEIGHBOURS = "parked_neighbours.sql", "What of its aggregate one waits behind.";
     PARKED_RETRY = "parked_retry.sql", "Has parked events tried again.";

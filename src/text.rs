@@ -90,6 +90,19 @@ impl<W: Write> Write for Harmless<W> {
     }
 }
 
+/// What is written becomes part of a line.
+#[derive(Debug)]
+pub struct OneLine<W>(pub W);
+
+impl<W: Write> Write for OneLine<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if !text.contains(is_harmful) {
+            return self.0.write_str(text);
+        }
+        text.chars().try_for_each(|c| put(&mut self.0, c))
+    }
+}
+
 /// A text of ours that may hold others', for output: see [`Harmless`].
 pub fn harmless(text: impl Display) -> String {
     let mut out = Harmless(String::new());

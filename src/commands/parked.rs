@@ -2,6 +2,7 @@
 
 mod list;
 mod show;
+mod unparked;
 
 pub(super) use show::usual_limits;
 
@@ -119,6 +120,18 @@ impl Which {
             && self.older_than.is_none()
             && self.state.is_none()
             && self.table.is_none()
+    }
+
+    fn ids(&self) -> &[String] {
+        &self.ids
+    }
+
+    /// What waits behind another event of its aggregate is asked for.
+    fn wants_waiting(&self) -> bool {
+        self.names_events()
+            || self.aggregate.is_some()
+            || self.aggregate_id.is_some()
+            || self.state.is_some()
     }
 
     /// An event named by itself is looked for in whatever state it is.
@@ -272,15 +285,15 @@ fn behind(waiting: usize) -> String {
     }
 }
 
+fn waits(count: i64) -> String {
+    if count == 1 { "1 event waits".to_owned() } else { format!("{count} events wait") }
+}
+
 pub(super) fn events(count: i64) -> String {
     if count == 1 { "1 event".to_owned() } else { format!("{count} events") }
 }
 
-/// Seconds for people: `3m 20s`.
-pub(super) fn span(seconds: f64) -> String {
-    let seconds = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default();
-    humantime::format_duration(Duration::from_secs(seconds.as_secs())).to_string()
-}
+pub(super) use crate::text::span_seconds as span;
 
 #[cfg(test)]
 mod tests {

@@ -21,6 +21,7 @@ use crate::postgres::{self, Role, column, query};
 use crate::replay::{Filter, Only, Replay, Tally};
 use crate::resend::{Fate, Item, Resender};
 use crate::sql;
+use crate::text::Shown;
 
 /// Sends events once more: rows of the outbox table, or events that were discarded or
 /// dead-lettered. With their own ids and the header `pgoutbox-replayed` = true, without a position,
@@ -417,11 +418,12 @@ fn print(item: &Item, fate: &Fate, is_json: bool) {
     match fate {
         Fate::Delivered => {}
         Fate::Refused(refusal) => {
-            say(format_args!("refused  {}: {refusal}\n         mend: {}", item.id, refusal.mend()));
+            let (id, why) = (Shown(&item.id), refusal.to_string());
+            say(format_args!("refused  {id}: {}\n         mend: {}", Shown(&why), refusal.mend()));
         }
         Fate::Held => say(format_args!(
             "held     {}: an event before it of its aggregate was refused",
-            item.id
+            Shown(&item.id)
         )),
         Fate::Dry(message) => say(would_send(item, message)),
     }
@@ -434,10 +436,10 @@ fn would_send(item: &Item, message: &Message) -> String {
     });
     format!(
         "would send {}{}: exchange {}, routing key {}, {} bytes",
-        item.id,
-        aggregate.unwrap_or_default(),
-        message.exchange(),
-        message.routing_key(),
+        Shown(&item.id),
+        Shown(&aggregate.unwrap_or_default()),
+        Shown(message.exchange()),
+        Shown(message.routing_key()),
         message.body.len()
     )
 }

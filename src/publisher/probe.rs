@@ -23,6 +23,8 @@ pub(crate) enum Answer {
     Missing(String),
     /// This user may not.
     Forbidden(String),
+    /// An alarm: it takes no messages from anybody.
+    Blocked(String),
     /// Neither.
     Other(String),
 }
@@ -50,7 +52,12 @@ impl Publisher {
                 outcome => outcome,
             }
         };
-        answer(timeout(amqp.connect_timeout, asked).await.ok())
+        // A broker with an alarm says so once something is published, and answers nothing more.
+        let alarm = alarm(self.connection.events_listener());
+        tokio::select! {
+            why = alarm => Answer::Blocked(why),
+            outcome = timeout(amqp.connect_timeout, asked) => answer(outcome.ok()),
+        }
     }
 
     /// Whether a queue is there.
@@ -76,6 +83,17 @@ async fn refusal(events: impl Stream<Item = Event>) -> Option<Error> {
         _ => None,
     }));
     refusals.next().await
+}
+
+async fn alarm(events: impl Stream<Item = Event>) -> String {
+    let mut alarms = pin!(events.filter_map(async |event| match event {
+        Event::ConnectionBlocked(why) => Some(why),
+        _ => None,
+    }));
+    match alarms.next().await {
+        Some(why) => why,
+        None => std::future::pending().await,
+    }
 }
 
 fn answer(outcome: Option<Result<(), Error>>) -> Answer {

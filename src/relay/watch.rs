@@ -6,6 +6,7 @@ use postgres_types::PgLsn;
 
 use super::{End, Relay};
 use crate::error::{Fault, Kind, Peer, Side};
+use crate::text::span;
 
 /// Keepalives that ask for a reply and bring no WAL, in one second, that mean a server which
 /// waits for us to let it shut down (`walsender.c`, `WalSndDone`).
@@ -71,15 +72,15 @@ impl Relay {
         self.watch.was_not_reading = !is_reading;
         if self.silence_ends().is_some_and(|at| at <= now) {
             let what = format!(
-                "no word from the walsender for {:?}: it is taken for dead",
-                self.rules.silence
+                "no word from the walsender for {}: it is taken for dead",
+                span(self.rules.silence)
             );
             return Err(Fault::of(Kind::Timeout, Peer::Postgres, what).on(Side::Stream).into());
         }
         if self.block_ends().is_some_and(|at| at <= now) {
             return Err(Fault::transient(format!(
-                "RabbitMQ has blocked the connection for {:?}",
-                self.rules.blocked_timeout
+                "RabbitMQ has blocked the connection for {}",
+                span(self.rules.blocked_timeout)
             ))
             .on(Side::Broker)
             .mend("clear its memory or disk alarm: rabbitmq-diagnostics alarms")
@@ -87,8 +88,8 @@ impl Relay {
         }
         if self.confirm_ends().is_some_and(|at| at <= now) {
             return Err(Fault::transient(format!(
-                "RabbitMQ has not confirmed a message for {:?}",
-                self.rules.confirm_timeout
+                "RabbitMQ has not confirmed a message for {}",
+                span(self.rules.confirm_timeout)
             ))
             .on(Side::Broker)
             .mend("look at the queues behind the exchange: a quorum queue without a majority confirms nothing")

@@ -17,8 +17,9 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 103] = [
+pub const NAMES: [&str; 104] = [
     "broker",
+    "broker-blocked",
     "broker-connection",
     "broker-login",
     "broker-max-message-size",

@@ -19,6 +19,12 @@ pub(super) fn findings(server: &Row, config: &Config) -> Result<Vec<Finding>, Fa
             format!("Postgres {version_text} is too old"),
             "use Postgres 14 or newer",
         ));
+    } else if let Some(minor) = minor_that_stops(version) {
+        findings.push(Finding::warning(
+            "postgres-minor",
+            format!("Postgres {version_text} can stop the stream (\"invalid memory alloc request size\") when the schema changes beside many open transactions"),
+            format!("update to {minor} or newer"),
+        ));
     } else if let Some(minor) = minor_with_loss(version) {
         findings.push(Finding::warning(
             "postgres-minor",
@@ -83,13 +89,20 @@ pub(super) fn findings(server: &Row, config: &Config) -> Result<Vec<Finding>, Fa
     Ok(findings)
 }
 
-/// The first minor of a major that does not lose rows to DDL on a publication (May 2025).
+/// The first good minor, for the four that no longer lose rows, by a change that hands each
+/// transaction's invalidations on to all others, and theirs again.
+fn minor_that_stops(version: i32) -> Option<&'static str> {
+    matches!(version, 140_018 | 150_013 | 160_009 | 170_005)
+        .then(|| minor_with_loss(version - 1))?
+}
+
+/// What to update to from a minor that loses rows to DDL on a publication (until May 2025).
 fn minor_with_loss(version: i32) -> Option<&'static str> {
     match (version / 10_000, version % 10_000) {
-        (14, ..18) => Some("14.18"),
-        (15, ..13) => Some("15.13"),
-        (16, ..9) => Some("16.9"),
-        (17, ..5) => Some("17.5"),
+        (14, ..18) => Some("14.19"),
+        (15, ..13) => Some("15.14"),
+        (16, ..9) => Some("16.10"),
+        (17, ..5) => Some("17.6"),
         _ => None,
     }
 }
@@ -165,9 +178,17 @@ mod tests {
 
     #[test]
     fn knows_the_minors_that_lose_rows() {
-        assert_eq!(minor_with_loss(140_017), Some("14.18"));
+        assert_eq!(minor_with_loss(140_017), Some("14.19"));
         assert_eq!(minor_with_loss(140_018), None);
-        assert_eq!(minor_with_loss(170_004), Some("17.5"));
+        assert_eq!(minor_with_loss(170_004), Some("17.6"));
+        for (version, minor) in
+            [(140_018, "14.19"), (150_013, "15.14"), (160_009, "16.10"), (170_005, "17.6")]
+        {
+            assert_eq!(minor_with_loss(version), None);
+            assert_eq!(minor_that_stops(version), Some(minor));
+            assert_eq!(minor_that_stops(version + 1), None);
+            assert_eq!(minor_that_stops(version - 1), None);
+        }
         assert_eq!(minor_with_loss(180_000), None);
     }
 }

@@ -57,6 +57,7 @@ mod setting;
 mod spans;
 mod standby;
 mod tables;
+mod terminal;
 mod tls;
 mod transactions;
 mod wire;

@@ -250,6 +250,15 @@ async fn an_outage_of_the_broker_is_told_from_its_beginning_to_its_end() -> Resu
         let from = scene.relay.log().len();
         outage.begin(&rabbitmq, &proxy, &setting.vhost).await?;
         scene.commit().await?;
+        if matches!(outage, BrokerOutage::Alarm) {
+            let checked = setting.program.output(&["check", "--json"]).await?;
+            let told = String::from_utf8_lossy(&checked.stdout).into_owned();
+            let found: Value = serde_json::from_str(&told)?;
+            let found = found["findings"].as_array().context("no findings")?;
+            let wanted = ["broker-blocked", "error"];
+            let is_it = |one: &Value| wanted == [&one["name"], &one["severity"]];
+            ensure!(found.iter().any(is_it) && checked.status.code() == Some(1), "{told}");
+        }
         let told = match outage {
             // Before the heartbeats have ended the session, too.
             BrokerOutage::BlackHole => scene.until_down("stalled", "").await.map(drop),

@@ -132,7 +132,7 @@ async fn list_shows_what_is_asked_for() -> Result<()> {
     ] {
         assert_eq!(numbers(args).await?, expected, "{args:?}");
     }
-    let table = setting.parked(0, &["list"]).await?;
+    let table = setting.parked(0, &["list", "--waiting"]).await?;
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines[0].starts_with("SEQ") && lines.len() == 4, "{table}");
     assert!(lines[1].contains("failed") && lines[1].contains("1h 30m"), "{table}");
@@ -186,7 +186,12 @@ async fn show_builds_the_message_as_it_would_be_published_now() -> Result<()> {
     assert!(told.contains("mend: raise amqp.max_message_bytes"), "{told}");
     small.parked(1, &["show", "--seq", "1", "--body"]).await?;
     // No text: told in hex.
-    setting.sql("UPDATE pgoutbox.parked SET cells[3] = '\\xff00' WHERE seq = 2").await?;
+    setting
+        .sql(
+            "UPDATE pgoutbox.parked SET columns = jsonb_set(columns, '{2,type_oid}', '17'),
+                    cells[3] = convert_to('\\xff00', 'UTF8') WHERE seq = 2",
+        )
+        .await?;
     assert!(setting.parked(0, &["show", "--seq", "2"]).await?.contains("\nff00"));
     setting.parked(64, &["show", "--aggregate", "order/7"]).await?;
     assert!(setting.parked(1, &["show", "--seq", "99"]).await?.contains("no parked event fits"));

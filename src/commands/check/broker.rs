@@ -191,6 +191,11 @@ fn exchange(broker: &Broker, config: &Config, name: &str, answer: Answer) -> Fin
                 ),
             )
         }
+        Answer::Blocked(why) => Finding::error(
+            "broker-blocked",
+            format!("RabbitMQ takes no messages from anybody: it has an alarm ({why})"),
+            "clear its memory or disk alarm: rabbitmq-diagnostics alarms",
+        ),
         Answer::Other(why) => Finding::unknown(
             "exchange",
             format!("whether {called} takes messages cannot be seen: {why}"),
@@ -223,7 +228,7 @@ async fn queues(publisher: &Publisher, broker: &Broker, config: &Config) -> Vec<
                 format!("queue \"{name}\" of [[declare.queues]] does not exist in vhost {vhost}"),
                 "pgoutbox init --declare",
             ),
-            Answer::Forbidden(why) | Answer::Other(why) => Finding::unknown(
+            Answer::Forbidden(why) | Answer::Blocked(why) | Answer::Other(why) => Finding::unknown(
                 "queue",
                 format!("whether queue \"{name}\" is there cannot be seen: {why}"),
                 format!("rabbitmqctl list_queues -p {vhost} name"),

@@ -1,14 +1,18 @@
 //! `pgoutbox parked list`.
 
 use serde_json::{Value, json};
+use tokio_postgres::Client;
 
-use super::{Which, say, span};
+use super::show::usual_limits;
+use super::{Which, say, span, unparked};
 use crate::commands::connect;
 use crate::config::Config;
 use crate::error::Fault;
 use crate::operator::{self, Parked};
+use crate::stored;
+use crate::text::Shown;
 
-/// How much of an error a line shows.
+/// How much of a text a line shows.
 const SHORT: usize = 60;
 
 /// Lists parked events in commit order; by default all that are not done with.
@@ -19,56 +23,109 @@ pub(super) struct Args {
     /// At most so many
     #[arg(long, value_name = "COUNT", default_value_t = 100)]
     limit: u64,
-    /// As JSON
+    /// Also those that only wait behind another of their aggregate
+    #[arg(long)]
+    waiting: bool,
+    /// As JSON; those that wait are always in it
     #[arg(long)]
     json: bool,
 }
 
 pub(super) async fn run(args: &Args, config: &Config) -> Result<(), Fault> {
     let client = connect(config).await?;
+    // One bad event may hold many: those are counted at its side.
+    let is_folded = !args.waiting && !args.which.wants_waiting();
     // One more than asked for tells whether there are more.
-    let filter = args.which.filter(Some(args.limit.saturating_add(1)));
+    let mut filter = args.which.filter(Some(args.limit.saturating_add(1)));
+    if is_folded && !args.json {
+        filter.states.retain(|state| state != "queued");
+    }
     let mut found = operator::list(&client, &config.postgres.slot, &filter).await?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let has_more = found.len() > limit;
     found.truncate(limit);
     if args.json {
-        let found: Vec<Value> = found.iter().map(as_json).collect();
-        say(format_args!("{:#}", json!({ "events": found, "has_more": has_more })));
+        let mut events = Vec::new();
+        for event in &found {
+            let to = target(&client, config, event).await;
+            events.push(as_json(event, to.as_ref()));
+        }
+        say(format_args!("{:#}", json!({ "events": events, "has_more": has_more })));
         return Ok(());
     }
     if found.is_empty() {
-        say("no parked event fits");
+        say(unparked::told(&client, config, args.which.ids()).await);
         return Ok(());
     }
-    let header = ["SEQ", "STATE", "AGE", "TRIES", "NEXT", "REASON", "EVENT", "AGGREGATE", "ERROR"];
-    let rows: Vec<[String; 9]> =
-        std::iter::once(header.map(str::to_owned)).chain(found.iter().map(line)).collect();
+    let header = [
+        "SEQ",
+        "STATE",
+        "AGE",
+        "TRIES",
+        "NEXT",
+        "REASON",
+        "EVENT",
+        "AGGREGATE",
+        "WAITING",
+        "TO",
+        "ERROR",
+    ];
+    let mut rows = vec![header.map(str::to_owned)];
+    for event in &found {
+        let to = target(&client, config, event).await;
+        rows.push(line(event, to.as_ref()));
+    }
     print(&rows);
+    let waiting: i64 = found.iter().map(|event| event.followers).sum();
+    if is_folded && waiting > 0 {
+        say(format_args!("{} behind these: --waiting lists them", super::waits(waiting)));
+    }
     if has_more {
         say(format_args!("… and more: --limit {} shows the first {limit} only", args.limit));
     }
     Ok(())
 }
 
-fn line(event: &Parked) -> [String; 9] {
+/// Where the message would go now.
+pub(super) struct Target {
+    exchange: String,
+    routing_key: String,
+}
+
+/// `None` where no message can be made of the row, or it has gone.
+async fn target(client: &Client, config: &Config, event: &Parked) -> Option<Target> {
+    let row = operator::row(client, &config.tables, event).await.ok()??;
+    let built = stored::build(&config.tables, &row, event.position, usual_limits(config)).ok()?;
+    let (exchange, routing_key) = (built.message.exchange(), built.message.routing_key());
+    Some(Target { exchange: exchange.to_owned(), routing_key: routing_key.to_owned() })
+}
+
+fn line(event: &Parked, to: Option<&Target>) -> [String; 11] {
     let dash = || "-".to_owned();
     let next = match (event.state.as_str(), event.next_in_seconds) {
         ("parked", Some(seconds)) if seconds > 0.0 => span(seconds),
         ("parked", _) => "now".to_owned(),
         _ => dash(),
     };
-    let error: String = event.last_error.as_deref().unwrap_or("-").chars().take(SHORT).collect();
+    let short = |text: &str, most: usize| {
+        let cut: String = text.chars().take(most).collect();
+        let end = if cut.len() < text.len() { "…" } else { "" };
+        format!("{}{end}", Shown(&cut))
+    };
+    let or_dash = |text: Option<&str>, most| text.map_or_else(dash, |text| short(text, most));
+    let to = to.map(|to| format!("{}/{}", to.exchange, to.routing_key));
     [
         event.seq.to_string(),
         event.state.clone(),
         span(event.age_seconds),
         event.attempts.to_string(),
         next,
-        event.reason.clone().unwrap_or_else(dash),
-        event.event_id.clone().unwrap_or_else(dash),
-        event.aggregate().unwrap_or_else(dash),
-        error.replace(char::is_control, " "),
+        or_dash(event.reason.as_deref(), SHORT),
+        or_dash(event.event_id.as_deref(), SHORT),
+        or_dash(event.aggregate().as_deref(), SHORT),
+        event.followers.to_string(),
+        or_dash(to.as_deref(), SHORT),
+        or_dash(event.last_error.as_deref(), SHORT),
     ]
 }
 
@@ -87,7 +144,7 @@ fn print<const N: usize>(rows: &[[String; N]]) {
     }
 }
 
-pub(super) fn as_json(event: &Parked) -> Value {
+pub(super) fn as_json(event: &Parked, to: Option<&Target>) -> Value {
     json!({
         "seq": event.seq,
         "state": event.state,
@@ -96,6 +153,9 @@ pub(super) fn as_json(event: &Parked) -> Value {
         "aggregate_type": event.aggregate_type,
         "aggregate_id": event.aggregate_id,
         "is_holding": event.is_holding,
+        "waiting_behind_it": event.followers,
+        "exchange": to.map(|to| to.exchange.as_str()),
+        "routing_key": to.map(|to| to.routing_key.as_str()),
         "reason": event.reason,
         "last_error": event.last_error,
         "mend": event.mend,

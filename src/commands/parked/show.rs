@@ -3,7 +3,7 @@
 use amq_protocol::types::AMQPValue;
 use serde_json::{Value, json};
 
-use super::{Which, events, list, say, span};
+use super::{Which, events, list, say, span, unparked};
 use crate::commands::connect;
 use crate::config::Config;
 use crate::error::Fault;
@@ -12,6 +12,7 @@ use crate::message::{Limits, Message};
 use crate::operator::{self, Neighbours, Parked};
 use crate::output;
 use crate::stored;
+use crate::text::Shown;
 
 /// What RabbitMQ negotiates as the largest frame unless told otherwise, less the frame's own 8:
 /// no broker is asked here.
@@ -41,7 +42,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<bool, Fault> {
     let event = match found.as_slice() {
         [event] => event,
         [] => {
-            output::err("no parked event fits");
+            say(unparked::told(&client, config, args.which.ids()).await);
             return Ok(false);
         }
         _ => {
@@ -52,7 +53,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<bool, Fault> {
         }
     };
     let Some(row) = operator::row(&client, &config.tables, event).await? else {
-        output::err(format_args!("{} has been delivered meanwhile", event.title()));
+        say(format_args!("{} has been delivered meanwhile", event.title()));
         return Ok(false);
     };
     let neighbours = operator::neighbours(&client, event.seq).await?;
@@ -72,7 +73,11 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<bool, Fault> {
 fn body(message: Result<Message, Refusal>) -> Result<bool, Fault> {
     match message {
         Ok(message) => {
-            output::out(&message.body);
+            // A pipe gets the bytes, a terminal what they show.
+            match output::is_terminal() {
+                true => say(body_text(&message)),
+                false => output::out(&message.body),
+            }
             Ok(true)
         }
         Err(refusal) => Err(Fault::definite(refusal.to_string(), refusal.mend())),
@@ -80,7 +85,7 @@ fn body(message: Result<Message, Refusal>) -> Result<bool, Fault> {
 }
 
 fn print(event: &Parked, neighbours: Neighbours, message: &Result<Message, Refusal>) {
-    let line = |name: &str, value: &str| say(format_args!("{name:<12}{value}"));
+    let line = |name: &str, value: &str| say(format_args!("{name:<12}{}", Shown(value)));
     let optional = |name: &str, value: Option<&str>| {
         if let Some(value) = value {
             line(name, value);
@@ -130,7 +135,9 @@ fn state(event: &Parked) -> String {
 
 fn print_message(message: &Message) {
     say("message");
-    let line = |name: &str, value: &str| say(format_args!("  {name:<24}{value}"));
+    let line = |name: &str, value: &str| {
+        say(format_args!("  {:<24}{}", Shown(name).to_string(), Shown(value)))
+    };
     line("exchange", message.exchange());
     line("routing key", message.routing_key());
     for (name, value) in properties(message) {
@@ -190,7 +197,7 @@ fn object(table: &amq_protocol::types::FieldTable) -> Value {
 }
 
 fn as_json(event: &Parked, neighbours: Neighbours, message: &Result<Message, Refusal>) -> Value {
-    let mut shown = list::as_json(event);
+    let mut shown = list::as_json(event, None);
     let message = match message {
         Ok(message) => {
             let mut properties: serde_json::Map<String, Value> = properties(message)
@@ -210,6 +217,9 @@ fn as_json(event: &Parked, neighbours: Neighbours, message: &Result<Message, Ref
         Err(refusal) => json!({ "why_not": refusal.to_string(), "mend": refusal.mend() }),
     };
     if let Some(shown) = shown.as_object_mut() {
+        for key in ["exchange", "routing_key"] {
+            shown.insert(key.to_owned(), message.get(key).cloned().unwrap_or_default());
+        }
         shown.insert("waits_behind_seq".to_owned(), json!(neighbours.head));
         shown.insert("waiting_behind_it".to_owned(), json!(neighbours.behind));
         shown.insert("message".to_owned(), message);

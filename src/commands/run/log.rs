@@ -1,6 +1,12 @@
 //! The log, and how much it says.
 
+use std::fmt::{self, Debug, Write as _};
+use std::io;
+
+use tracing::field::Field;
 use tracing::{info, warn};
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -8,6 +14,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 use crate::config;
 use crate::error::Fault;
 use crate::output::{self, LogWriter};
+use crate::text::{OneLine, harmless};
 use crate::{postgres, publisher};
 
 /// What SIGUSR1 adds.
@@ -30,14 +37,15 @@ impl Log {
         let registry = tracing_subscriber::registry().with(filter);
         output::start_log()
             .map_err(|error| Fault::transient(format!("the log cannot be started: {error}")))?;
-        let writer = || LogWriter;
         let outcome = if log.is_json {
+            let writer = || Lines(LogWriter);
             let layer =
                 tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(writer);
             registry.with(layer.with_target(false)).try_init()
         } else {
             let is_terminal = output::is_log_terminal();
-            let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(is_terminal);
+            let layer = tracing_subscriber::fmt::layer().with_writer(|| LogWriter);
+            let layer = layer.with_ansi(is_terminal).fmt_fields(debug_fn(field).delimited(" "));
             registry.with(layer.with_target(false)).try_init()
         };
         outcome.map_err(|error| Fault::transient(format!("the log cannot be started: {error}")))?;
@@ -77,6 +85,31 @@ impl Log {
         if let Err(error) = outcome {
             warn!("the log goes on as it was: {error}");
         }
+    }
+}
+
+/// Writes a field as part of its line: what events, servers and operators have written neither
+/// acts on a terminal nor begins a line of its own.
+fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Result {
+    let mut line = OneLine(writer);
+    match field.name() {
+        "message" => write!(line, "{value:?}"),
+        name => write!(line, "{name}={value:?}"),
+    }
+}
+
+/// JSON in which nothing acts on a terminal: JSON's own escapes leave out some.
+struct Lines<W>(W);
+
+impl<W: io::Write> io::Write for Lines<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = harmless(String::from_utf8_lossy(bytes));
+        self.0.write_all(text.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 

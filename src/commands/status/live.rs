@@ -126,7 +126,7 @@ fn tell(page: &mut Page, told: &Value) {
 fn span(seconds: f64) -> String {
     if seconds >= 10.0 {
         let whole = Duration::try_from_secs_f64(seconds.round()).unwrap_or_default();
-        return humantime::format_duration(whole).to_string();
+        return crate::text::span(whole);
     }
     match seconds {
         0.0 => "0s".to_owned(),

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use crate::commands::say;
+use crate::text::harmless;
 
 /// Where what is said begins, right of its name.
 const INDENT: usize = 10;
@@ -14,7 +15,7 @@ pub(super) struct Page(Vec<String>);
 impl Page {
     /// One line more, or several.
     pub(super) fn say(&mut self, text: impl Display) {
-        self.0.extend(text.to_string().split('\n').map(str::to_owned));
+        self.0.extend(harmless(text).split('\n').map(str::to_owned));
     }
 
     /// Line by line, however long they are.

@@ -82,11 +82,13 @@ let opened = null;
 function shut() {
   $('data').hidden = true; $('gate').hidden = false;
   put('gate-said', token ? 'That is not the token.' : '');
+  link('waits for the token', false);
   token = '';
 }
 function wait() { return new Promise((resolve) => { opened = resolve; }); }
 $('gate-open').addEventListener('click', () => {
   token = $('gate-token').value.trim(); $('gate-token').value = '';
+  link('connecting …', false);
   if (opened) { opened(); opened = null; }
 });
 $('gate-token').addEventListener('keydown', (event) => { if (event.key === 'Enter') $('gate-open').click(); });
