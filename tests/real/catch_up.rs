@@ -451,7 +451,10 @@ async fn init_lists_what_waits_and_a_name_that_never_was_is_no_loss() -> Result<
     assert!(told.contains("3 rows that waited before are listed"), "{told}");
     let side = Side::of(&setting, &[]).await?;
     assert_eq!(ids(&side.listed(10).await?), [1, 2, 3].map(uuid));
-    assert!(setting.program.succeed(&["status"]).await?.contains("catch-up  0 of 3"));
+    let status = setting.program.output(&["status"]).await?;
+    let told = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert_eq!(status.status.code(), Some(1), "events wait, and no relay runs: {told}");
+    assert!(told.contains("catch-up  0 of 3"), "{told}");
 
     let strange = Side::of(&setting, &[]).await?;
     let mut config = strange.config.clone();

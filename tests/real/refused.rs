@@ -32,6 +32,8 @@ async fn setting() -> Result<Setting> {
         .set("tables.0.on_failure", "block")
         .set("session.backoff_min", "400ms")
         .set("session.backoff_max", "1600ms")
+        // Tries that say nothing new are told at debug.
+        .set("log.level", "info,pgoutbox=debug")
         .set("log.format", "json");
     setting.init().await?;
     Ok(setting)

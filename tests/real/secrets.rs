@@ -87,6 +87,7 @@ async fn no_secret_is_shown_whatever_fails() -> Result<()> {
     let mut said = Said::default();
     for key in ["postgres.password", "amqp.password"] {
         let wrong = setting.clone().set(key, "wrongsecret99");
+        let wrong = wrong.set("log.level", "info,pgoutbox=debug");
         let relay = wrong.run()?;
         let line = relay.wait_for_log("failures=2", PATIENCE).await?;
         let server = if key.starts_with("amqp") { "RabbitMQ at" } else { "Postgres at" };
