@@ -1,35 +1,38 @@
 //! Writes marks and progress: one transaction a batch, all of it in one round trip.
+//!
+//! That is the usual way. Where the server refuses something of a batch, the transaction is
+//! rolled back as a whole, and the batch is written in parts ([`parts`]), each a transaction of
+//! its own: a mark takes no other along, whether a trigger raises at it, a constraint is
+//! violated (also at commit), or its whole table takes none. Nothing is ever awaited inside an
+//! open transaction: whoever else uses the connection would find itself within it.
+
+mod parts;
+mod tables;
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use postgres_types::{PgLsn, ToSql};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{Client, Error, Row, Statement};
 
-use crate::config::{AuditMode, Config, Table};
-use crate::error::{Class, Fault};
+use crate::config::Config;
+use crate::error::Fault;
 use crate::event::Position;
-use crate::marks::{Batch, Mark, Written};
+use crate::marks::{Batch, Mark, Missed, Written};
 use crate::parking::ParkingStore;
-use crate::postgres::{classify, column, query};
+use crate::postgres::classify;
 use crate::relation::TimeKind;
 use crate::slot::Outbox;
 use crate::sql;
 use crate::wal::Identity;
+use parts::Parts;
+use tables::{Statements, Tables};
 
-struct Statements {
-    mark: Statement,
-    /// The same in the partitions of some time, where the table is partitioned by it: the id alone
-    /// does not tell the partition, and to ask the index of each takes ten times as long.
-    within: Option<(Statement, TimeKind)>,
-    /// For when a lock is in the way. By id alone, so that it also finds a row whose time is not
-    /// the one that came with its event.
-    unlocked: Statement,
-    /// Tells a row that waits from one that is gone.
-    still: Statement,
-}
+/// A row: its table and its id.
+type Key = (usize, String);
 
 /// Which statement of a table is used.
 #[derive(Clone, Copy)]
@@ -43,6 +46,8 @@ enum Choice {
 /// What is to be marked in one table.
 #[derive(Clone, Default)]
 struct Wanted<'a> {
+    /// `None` where it takes no marks.
+    statements: Option<Arc<Statements>>,
     ids: Vec<&'a str>,
     /// Of these, when the first and the last of those happened whose time is known.
     seconds: Option<(u64, u64)>,
@@ -65,7 +70,7 @@ impl<'a> Wanted<'a> {
         client: &Client,
         table: &Statements,
         choice: Choice,
-    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+    ) -> Result<Vec<Row>, Error> {
         let seconds = self.seconds.filter(|_| !self.is_timeless);
         match (choice, &table.within, seconds) {
             (Choice::Unlocked, _, _) => client.query(&table.unlocked, &[&self.ids]).await,
@@ -94,7 +99,7 @@ fn bound(kind: TimeKind, seconds: u64) -> Box<dyn ToSql + Sync + Send> {
 
 /// Writes marks and progress for one session.
 pub struct Marker {
-    tables: Vec<Statements>,
+    tables: Tables,
     record: Statement,
     wal_position: Statement,
     snapshot_xmin: Statement,
@@ -107,25 +112,16 @@ impl Marker {
     /// Prepares the statements.
     ///
     /// # Errors
-    /// The connection's.
+    /// The connection's. A table that takes no marks is none.
     pub async fn prepare(
         client: &Client,
         config: &Config,
         outboxes: &[Outbox],
         identity: Identity,
     ) -> Result<Self, Fault> {
-        let mode = config.audit.mode;
-        let tables = config.tables.iter().zip(outboxes);
-        let tables = match mode {
-            AuditMode::None => Vec::new(),
-            _ => {
-                try_join_all(tables.map(|(table, outbox)| statements(client, mode, table, outbox)))
-                    .await?
-            }
-        };
         let prepare = async |sql| client.prepare(sql).await.map_err(|error| classify(&error));
         Ok(Self {
-            tables,
+            tables: Tables::prepare(client, config, outboxes).await?,
             record: prepare(sql::RECORD_PROGRESS).await?,
             wal_position: prepare(sql::WAL_POSITION).await?,
             snapshot_xmin: prepare(sql::SNAPSHOT_XMIN).await?,
@@ -140,44 +136,43 @@ impl Marker {
         &self.parking
     }
 
+    /// Says in the log which marks are given up.
+    pub fn log_given_up(&self, marks: &[Mark]) {
+        self.tables.log_given_up(marks);
+    }
+
     /// Writes a batch.
     ///
     /// # Errors
     /// The connection's. A mark that cannot be written is none.
     pub async fn write(&self, client: &Client, batch: Batch) -> Result<Written, Fault> {
+        let failed = |error: Error| classify(&error);
         let has_repeats = batch.marks.iter().any(|mark| mark.is_repeat);
         let parked = match has_repeats {
             true => self.parking.among(client, &batch.marks).await?,
             false => BTreeSet::new(),
         };
-        let wanted = self.by_table(&batch.marks, &parked);
-        let write = |choice| self.transaction(client, &batch, &wanted, choice);
-        // What was missed before may be locked still: no need to wait for that again.
-        let is_retry = batch.marks.iter().any(Mark::is_retry);
-        let first = if is_retry { Choice::Unlocked } else { Choice::Usual };
-        let is_locked =
-            |error: &tokio_postgres::Error| error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE);
-        let outcome = match write(first).await {
-            Err(error) if is_locked(&error) => write(Choice::Unlocked).await,
-            outcome => outcome,
-        };
-        let (found, wal, is_table_locked) = match outcome {
-            // The whole table is, as CREATE INDEX does it: the progress goes without the marks.
-            Err(error) if is_locked(&error) => {
-                let progress = self.transaction(client, &batch, &[], Choice::Usual).await;
-                progress.map(|(found, wal)| (found, wal, true))
+        let mut parts = self.tables.parts(&batch.marks, &parked);
+        let usual = self.together(client, &batch, parts.wanted()).await.map_err(failed)?;
+        let (mut found, mut wal) = match usual {
+            Some((found, wal)) => {
+                self.tables.took(&parts);
+                (found, wal)
             }
-            outcome => outcome.map(|(found, wal)| (found, wal, false)),
+            None => {
+                parts.take_apart();
+                (HashSet::new(), self.without_marks(client, &batch).await.map_err(failed)?)
+            }
+        };
+        if parts.has_any() {
+            found.extend(self.tables.write_parts(client, &mut parts).await.map_err(failed)?);
+            wal = client.query_one(&self.wal_position, &[]).await.map_err(failed)?;
         }
-        .map_err(|error| classify(&error))?;
-        let lsn = |at: usize| wal.try_get(at).map_err(|error| classify(&error));
+        let lsn = |at: usize| wal.try_get(at).map_err(failed);
         let (written_lsn, flushed_lsn): (PgLsn, PgLsn) = (lsn(0)?, lsn(1)?);
-        let missing = if is_table_locked {
-            (0..batch.marks.len()).collect()
-        } else if found.len() < wanted.iter().map(|wanted| wanted.ids.len()).sum() {
-            self.missing(client, &batch.marks, &found, &parked).await?
-        } else {
-            Vec::new()
+        let missing = match parts.is_all_found(&found) {
+            true => Vec::new(),
+            false => self.missing(client, &batch.marks, &found, &parked, &parts).await?,
         };
         if !(batch.parking.parks.is_empty() && batch.parking.attempts.is_empty()) {
             self.parking.follow(client).await;
@@ -186,14 +181,47 @@ impl Marker {
         Ok(Written { batch, missing, written_lsn, flushed_lsn })
     }
 
-    fn by_table<'a>(&self, marks: &'a [Mark], parked: &BTreeSet<Position>) -> Vec<Wanted<'a>> {
-        let mut wanted = vec![Wanted::default(); self.tables.len()];
-        for mark in marks.iter().filter(|mark| !is_put_aside(mark, parked)) {
-            if let Some(wanted) = wanted.get_mut(mark.table) {
-                wanted.add(mark);
-            }
+    /// All in one transaction; `None` where the server refuses something of it, and nothing is
+    /// written.
+    async fn together(
+        &self,
+        client: &Client,
+        batch: &Batch,
+        wanted: &[Wanted<'_>],
+    ) -> Result<Option<(HashSet<Key>, Row)>, Error> {
+        // What was missed before may be locked still: no need to wait for that again.
+        let is_retry = batch.marks.iter().any(Mark::is_retry);
+        let first = if is_retry { Choice::Unlocked } else { Choice::Usual };
+        let write = |choice| self.transaction(client, batch, wanted, choice);
+        let outcome = match write(first).await {
+            Err(error) if is_locked(&error) && !is_retry => write(Choice::Unlocked).await,
+            outcome => outcome,
+        };
+        match outcome {
+            Err(error) if error.as_db_error().is_some() => Ok(None),
+            outcome => outcome.map(Some),
         }
-        wanted
+    }
+
+    /// Parking and progress. They are not to wait for the marks.
+    async fn without_marks(&self, client: &Client, batch: &Batch) -> Result<Row, Error> {
+        match self.transaction(client, batch, &[], Choice::Usual).await {
+            Err(error) if error.as_db_error().is_some() => {}
+            outcome => return outcome.map(|(_, wal)| wal),
+        }
+        // In this order: what is recorded as settled is not parked any more.
+        self.parking.write_each(client, &batch.parking).await?;
+        self.record(client, batch).await?;
+        client.query_one(&self.wal_position, &[]).await
+    }
+
+    async fn record(&self, client: &Client, batch: &Batch) -> Result<u64, Error> {
+        let Position { commit_lsn, index } = batch.position;
+        let settled = i64::try_from(index).unwrap_or(i64::MAX);
+        let Identity { system_identifier, timeline } = &self.identity;
+        let progress: [&(dyn ToSql + Sync); 5] =
+            [&self.slot, system_identifier, timeline, &commit_lsn, &settled];
+        client.execute(&self.record, &progress).await
     }
 
     async fn transaction(
@@ -202,26 +230,25 @@ impl Marker {
         batch: &Batch,
         wanted: &[Wanted<'_>],
         choice: Choice,
-    ) -> Result<(HashSet<(usize, String)>, Row), tokio_postgres::Error> {
-        let marks = self.tables.iter().zip(wanted).enumerate();
-        let marks = marks.filter(|(_, (_, wanted))| !wanted.ids.is_empty());
-        let marks = join_all(marks.map(async |(number, (table, wanted))| {
+    ) -> Result<(HashSet<Key>, Row), Error> {
+        let marks = wanted.iter().enumerate();
+        let marks = marks.filter_map(|(number, wanted)| {
+            let table = wanted.statements.as_ref().filter(|_| !wanted.ids.is_empty())?;
+            Some((number, table, wanted))
+        });
+        let marks = join_all(marks.map(async |(number, table, wanted)| {
             let rows = wanted.write(client, table, choice).await?;
             let found = rows.iter().map(|row| Ok((number, row.try_get(0)?)));
-            found.collect::<Result<Vec<(usize, String)>, tokio_postgres::Error>>()
+            found.collect::<Result<Vec<Key>, Error>>()
         }));
-        let Position { commit_lsn, index } = batch.position;
-        let settled = i64::try_from(index).unwrap_or(i64::MAX);
-        let Identity { system_identifier, timeline } = &self.identity;
-        let progress: [&(dyn ToSql + Sync); 5] =
-            [&self.slot, system_identifier, timeline, &commit_lsn, &settled];
-        // In this order onto the wire, without waiting for one another.
+        // In this order onto the wire, without waiting for one another. Where one of them fails,
+        // those behind it do, and COMMIT rolls back.
         let (begin, marks, parking, record, commit, wal) = tokio::join!(
             biased;
             client.batch_execute("BEGIN"),
             marks,
             self.parking.write(client, &batch.parking),
-            client.execute(&self.record, &progress),
+            self.record(client, batch),
             client.batch_execute("COMMIT"),
             client.query_one(&self.wal_position, &[]),
         );
@@ -236,40 +263,40 @@ impl Marker {
         Ok((found, wal?))
     }
 
-    /// Of the marks that found no row to write, those that are to be tried again: the row is
-    /// locked, or not visible yet. What is marked already, or was removed, is done.
+    /// Of the marks that found no row to write, those that are to be tried again: the server
+    /// refused them, the row is locked, or not visible yet. What is marked already, or was
+    /// removed, is done.
     async fn missing(
         &self,
         client: &Client,
         marks: &[Mark],
-        found: &HashSet<(usize, String)>,
+        found: &HashSet<Key>,
         parked: &BTreeSet<Position>,
-    ) -> Result<Vec<usize>, Fault> {
+        parts: &Parts<'_>,
+    ) -> Result<Vec<Missed>, Fault> {
         let failed = |error| classify(&error);
         let is_missing = |mark: &Mark| {
             !is_put_aside(mark, parked) && !found.contains(&(mark.table, mark.id.clone()))
         };
-        let missing: Vec<&Mark> = marks.iter().filter(|mark| is_missing(mark)).collect();
         // Before the rows are looked for: a transaction that has ended by now is seen by them.
         let xmin = client.query_one(&self.snapshot_xmin, &[]).await.map_err(failed)?;
         let xmin: i64 = xmin.try_get(0).map_err(failed)?;
-        let mut waiting = HashSet::new();
-        for (number, table) in self.tables.iter().enumerate() {
-            let of_table = missing.iter().filter(|mark| mark.table == number);
-            let ids: Vec<&str> = of_table.map(|mark| mark.id.as_str()).collect();
-            if ids.is_empty() {
-                continue;
+        let looked_for = marks.iter().filter(|mark| is_missing(mark) && !parts.is_known(mark));
+        let waiting = self.tables.still(client, looked_for).await.map_err(failed)?;
+        let missed = marks.iter().enumerate().filter(|(_, mark)| is_missing(mark));
+        let missed = missed.filter_map(|(place, mark)| {
+            if let Some(refused) = parts.refused(mark) {
+                return Some(Missed { place, refused });
             }
-            for row in client.query(&table.still, &[&ids]).await.map_err(failed)? {
-                waiting.insert((number, row.try_get::<_, String>(0).map_err(failed)?));
-            }
-        }
-        let places = marks.iter().enumerate().filter(|(_, mark)| {
-            is_missing(mark)
-                && (waiting.contains(&(mark.table, mark.id.clone())) || !has_ended(mark.xid, xmin))
+            let is_waiting = waiting.contains(&(mark.table, mark.id.clone()));
+            (is_waiting || !has_ended(mark.xid, xmin)).then(|| Missed::waits(place))
         });
-        Ok(places.map(|(place, _)| place).collect())
+        Ok(missed.collect())
     }
+}
+
+fn is_locked(error: &Error) -> bool {
+    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }
 
 /// The stream brought a parked event again: not to be marked. The mark of the same event that
@@ -284,63 +311,6 @@ fn has_ended(xid: Option<u32>, xmin: i64) -> bool {
     let Ok(xmin) = u32::try_from(xmin & i64::from(u32::MAX)) else { return false };
     let distance = xmin.wrapping_sub(xid);
     distance != 0 && distance < 1 << 31
-}
-
-async fn statements(
-    client: &Client,
-    mode: AuditMode,
-    table: &Table,
-    outbox: &Outbox,
-) -> Result<Statements, Fault> {
-    let relation = outbox.relation.to_string();
-    let id = table.columns.id.name.as_str();
-    let id_type = sql::render(sql::ID_TYPE, &[("relation", &relation), ("id", id)])?;
-    let rows = query(client, &id_type).await?;
-    let row = rows.first().ok_or_else(|| {
-        Fault::new(Class::Transient, format!("{}.{} is gone", table.schema, table.name), "")
-    })?;
-    let (id_schema, id_type): (String, String) = (column(row, "schema")?, column(row, "name")?);
-    let relayed_at = table.columns.relayed_at.name.as_str();
-    let variables = [
-        ("schema", table.schema.as_str()),
-        ("table", &table.name),
-        ("id", id),
-        ("id_schema", &id_schema),
-        ("id_type", &id_type),
-        ("relayed_at", relayed_at),
-        ("occurred_at", &table.columns.occurred_at.name),
-        ("relation", &relation),
-    ];
-    let prepare = async |sql: &str| {
-        let used = variables.iter().filter(|(name, _)| {
-            sql.contains(&format!(":\"{name}\"")) || sql.contains(&format!(":'{name}'"))
-        });
-        let used: Vec<_> = used.copied().collect();
-        client.prepare(&sql::render(sql, &used)?).await.map_err(|error| classify(&error))
-    };
-    let (mark, unlocked, still) = match mode {
-        AuditMode::Delete => (sql::MARK_DELETE, sql::MARK_DELETE_UNLOCKED, sql::STILL_THERE),
-        // It answers every id: nothing is ever asked of `still`.
-        AuditMode::SideTable => (sql::MARK_SIDE_TABLE, sql::MARK_SIDE_TABLE, sql::MARK_SIDE_TABLE),
-        AuditMode::Update | AuditMode::None => {
-            (sql::MARK_UPDATE, sql::MARK_UPDATE_UNLOCKED, sql::STILL_UNMARKED)
-        }
-    };
-    let within = match mode {
-        AuditMode::Update => Some(sql::MARK_UPDATE_WITHIN),
-        AuditMode::Delete => Some(sql::MARK_DELETE_WITHIN),
-        AuditMode::SideTable | AuditMode::None => None,
-    };
-    let within = match within.zip(outbox.partition_time) {
-        Some((sql, kind)) => Some((prepare(sql).await?, kind)),
-        None => None,
-    };
-    Ok(Statements {
-        mark: prepare(mark).await?,
-        within,
-        unlocked: prepare(unlocked).await?,
-        still: prepare(still).await?,
-    })
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! Which settled events still wait for their mark.
 //!
 //! A mark can be late: the row is not yet visible to others when its event arrives (the
-//! walsender may send a commit before the server ends it), or somebody holds a lock on it.
+//! walsender may send a commit before the server ends it), or somebody holds a lock on it. Or
+//! the server refuses it: a trigger raises, a constraint is violated, a right is gone.
 //! Such a mark is tried again, holds the LSN for a bounded time, and is counted when given up.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use postgres_types::PgLsn;
@@ -14,10 +16,23 @@ use crate::parked::Parking;
 
 /// Pauses before the tries of a mark that could not be written; the last one repeats.
 const PAUSES_MS: [u64; 5] = [10, 50, 250, 1_000, 5_000];
-/// Most marks that wait to be tried again; what comes on top is given up at once.
+/// The same for a mark that the server refused: hardly anything but a person ends that.
+const REFUSED_PAUSES_MS: [u64; 3] = [1_000, 5_000, 15_000];
+/// Most marks that wait to be tried again; of more, the oldest are given up.
 const MISSING_LIMIT: usize = 50_000;
-/// As many of them that no more events should come.
+/// So many of them are given up at once.
+const MISSING_EXCESS: usize = 5_000;
+/// As many of them that still hold the LSN that no more events should come.
 const MISSING_MANY: usize = 40_000;
+
+/// Why the server refused a mark.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MarkError {
+    /// The SQLSTATE.
+    pub code: String,
+    /// Its words.
+    pub message: String,
+}
 
 /// A mark to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +55,8 @@ pub struct Mark {
     tries: usize,
     /// When it could first not be written.
     missing_since: Option<Duration>,
+    /// Why the server refused it the last time.
+    refused: Option<Arc<MarkError>>,
 }
 
 impl Mark {
@@ -55,6 +72,7 @@ impl Mark {
             seconds: None,
             tries: 0,
             missing_since: None,
+            refused: None,
         }
     }
 
@@ -80,6 +98,12 @@ impl Mark {
     pub fn is_retry(&self) -> bool {
         self.tries > 0
     }
+
+    /// Why the server refused it the last time; `None` where it did not. One that was refused
+    /// would be again, and takes those along that are written in the same statement.
+    pub fn refused(&self) -> Option<&Arc<MarkError>> {
+        self.refused.as_ref()
+    }
 }
 
 /// Marks that are written in one transaction, with the progress row.
@@ -100,12 +124,28 @@ pub struct Batch {
 pub struct Written {
     /// The batch.
     pub batch: Batch,
-    /// Which of its marks could not be written, by their place in it, ascending.
-    pub missing: Vec<usize>,
+    /// Which of its marks could not be written, ascending.
+    pub missing: Vec<Missed>,
     /// Behind the batch in the WAL.
     pub written_lsn: PgLsn,
     /// The WAL is on disk up to here.
     pub flushed_lsn: PgLsn,
+}
+
+/// A mark that could not be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missed {
+    /// Its place in the batch.
+    pub place: usize,
+    /// Why the server refused it; `None` where its row is locked, or not visible yet.
+    pub refused: Option<Arc<MarkError>>,
+}
+
+impl Missed {
+    /// Its row is locked, or not visible yet.
+    pub fn waits(place: usize) -> Self {
+        Self { place, refused: None }
+    }
 }
 
 #[derive(Debug)]
@@ -139,6 +179,9 @@ pub struct Marks {
     /// (`synchronous_commit = off`). The lowest number of each batch.
     unflushed: Vec<(u64, PgLsn)>,
     given_up: u64,
+    /// Of these, those that nobody was told of yet.
+    untold: Vec<Mark>,
+    is_crowded: bool,
 }
 
 impl Marks {
@@ -153,6 +196,8 @@ impl Marks {
             missing: Vec::new(),
             unflushed: Vec::new(),
             given_up: 0,
+            untold: Vec::new(),
+            is_crowded: false,
         }
     }
 
@@ -192,14 +237,26 @@ impl Marks {
         self.given_up
     }
 
+    /// Marks that were given up since the last call.
+    pub fn take_given_up(&mut self) -> Vec<Mark> {
+        std::mem::take(&mut self.untold)
+    }
+
     /// Marks that could not be written yet.
     pub fn missing(&self) -> usize {
         self.missing.len()
     }
 
-    /// So many could not be written that more should not be settled: the next might be given up.
+    /// So many could not be written, and hold the LSN, that more should not be settled. Those
+    /// that hold it no longer stop nobody: a table that takes no marks is not to stop the others.
     pub fn is_crowded(&self) -> bool {
-        self.missing.len() >= MISSING_MANY
+        self.is_crowded
+    }
+
+    fn count_crowd(&mut self, now: Duration) {
+        let hold = self.patience.hold;
+        let held = self.missing.iter().filter(|missing| now < missing.since + hold).count();
+        self.is_crowded = held >= MISSING_MANY;
     }
 
     /// Nothing waits to be written, to be tried again or to reach the disk. What has been
@@ -228,11 +285,13 @@ impl Marks {
         releases.filter(|at| *at > now).min()
     }
 
-    /// Takes up to `limit` marks to be written now: those due again first, for they are older.
+    /// Takes up to `limit` marks to be written now: those due again first, for they are older,
+    /// but leaving half of the room to new ones.
     pub fn take(&mut self, now: Duration, limit: usize) -> Vec<Mark> {
         debug_assert!(self.in_flight.is_none(), "one batch at a time");
+        self.count_crowd(now);
         let due = self.missing.extract_if(.., |missing| missing.next_try <= now);
-        let due = due.take(limit).map(|missing| missing.mark);
+        let due = due.take(limit.div_ceil(2)).map(|missing| missing.mark);
         let mut marks: Vec<Mark> = self.urgent.drain(..).chain(due).collect();
         let room = limit.saturating_sub(marks.len());
         marks.extend(self.pending.drain(..room.min(self.pending.len())));
@@ -247,25 +306,43 @@ impl Marks {
             self.unflushed.push((lowest(&written.batch.marks), written.written_lsn));
         }
         let mut missing = written.missing.into_iter().peekable();
-        for (place, mark) in written.batch.marks.into_iter().enumerate() {
-            if missing.next_if_eq(&place).is_some() {
+        for (place, mut mark) in written.batch.marks.into_iter().enumerate() {
+            if let Some(missed) = missing.next_if(|missed| missed.place == place) {
+                mark.refused = missed.refused;
                 self.retry(now, mark);
             }
         }
+        self.make_room();
+        self.count_crowd(now);
         self.flushed(written.flushed_lsn);
     }
 
     fn retry(&mut self, now: Duration, mut mark: Mark) {
         let since = *mark.missing_since.get_or_insert(now);
-        if now.saturating_sub(since) >= self.patience.give_up || self.missing.len() >= MISSING_LIMIT
-        {
-            self.given_up += 1;
+        if now.saturating_sub(since) >= self.patience.give_up {
+            return self.give_up(mark);
+        }
+        let pauses = if mark.refused.is_some() { &REFUSED_PAUSES_MS[..] } else { &PAUSES_MS[..] };
+        let pause = pauses.get(mark.tries).or(pauses.last()).copied().unwrap_or_default();
+        // Not after its time is over: it would wait for nothing then.
+        let next_try = now + Duration::from_millis(pause);
+        let next_try = next_try.min(since + self.patience.give_up).max(now);
+        mark.tries += 1;
+        self.missing.push(Missing { mark, since, next_try });
+    }
+
+    fn give_up(&mut self, mark: Mark) {
+        self.given_up += 1;
+        self.untold.push(mark);
+    }
+
+    fn make_room(&mut self) {
+        if self.missing.len() <= MISSING_LIMIT {
             return;
         }
-        let [.., last] = PAUSES_MS;
-        let pause = PAUSES_MS.get(mark.tries).copied().unwrap_or(last);
-        mark.tries += 1;
-        self.missing.push(Missing { mark, since, next_try: now + Duration::from_millis(pause) });
+        self.missing.sort_by_key(|missing| missing.since);
+        let oldest: Vec<Missing> = self.missing.drain(..MISSING_EXCESS).collect();
+        oldest.into_iter().for_each(|missing| self.give_up(missing.mark));
     }
 
     /// The WAL is on disk up to here.
@@ -307,12 +384,68 @@ mod tests {
             position: Position::start(),
             settled: 1,
         };
-        let written = Written { batch, missing: vec![0], written_lsn: lsn, flushed_lsn: lsn };
+        let written =
+            Written { batch, missing: vec![Missed::waits(0)], written_lsn: lsn, flushed_lsn: lsn };
         marks.written(seconds(0), written);
         assert_eq!(marks.through(seconds(9)), 0, "it was missed, and holds the LSN");
         assert!(!marks.is_idle(seconds(9)));
         assert_eq!(marks.through(seconds(10)), u64::MAX);
         assert!(marks.is_idle(seconds(10)), "the end of a session does not wait for it either");
         assert_eq!((marks.missing(), marks.given_up()), (1, 0), "it is tried on");
+    }
+
+    fn refused(marks: &mut Marks, now: Duration, limit: usize) -> usize {
+        let batch = Batch {
+            marks: marks.take(now, limit),
+            parking: Parking::default(),
+            position: Position::start(),
+            settled: 1,
+        };
+        let why = Arc::new(MarkError { code: "P0001".into(), message: "no".into() });
+        let refused = |place| Missed { place, refused: Some(Arc::clone(&why)) };
+        let count = batch.marks.len();
+        let missing = (0..count).map(refused).collect();
+        let lsn = PgLsn::from(100);
+        marks.written(now, Written { batch, missing, written_lsn: lsn, flushed_lsn: lsn });
+        count
+    }
+
+    #[test]
+    fn a_table_that_takes_no_marks_stops_nobody_and_is_bounded() {
+        let seconds = Duration::from_secs;
+        let mut marks = Marks::new(Patience { hold: seconds(10), give_up: seconds(300) });
+        let mut number = 0;
+        for second in 0..200 {
+            for _ in 0..1_000 {
+                marks.push(Mark::new(number, 0, number.to_string(), None));
+                number += 1;
+            }
+            while marks.pending() > 0 {
+                let before = marks.pending();
+                refused(&mut marks, seconds(second), 500);
+                assert!(before - marks.pending() >= 250, "what is due again takes all the room");
+            }
+            assert!(!marks.is_crowded(), "at {second} s with {}", marks.missing());
+            assert!(marks.missing() <= MISSING_LIMIT);
+        }
+        let gone: Vec<u64> = marks.take_given_up().iter().map(|mark| mark.number).collect();
+        let all = number - u64::try_from(marks.missing()).unwrap_or(0);
+        assert_eq!(u64::try_from(gone.len()).unwrap_or(0), all, "each is missing or told of");
+        assert!(gone.iter().all(|number| *number < all + 1_000), "the oldest go first");
+    }
+
+    #[test]
+    fn many_that_hold_the_lsn_are_waited_for() {
+        let seconds = Duration::from_secs;
+        let mut marks = Marks::new(Patience { hold: seconds(10), give_up: seconds(300) });
+        for number in 0..40_000 {
+            marks.push(Mark::new(number, 0, number.to_string(), None));
+        }
+        while marks.pending() > 0 {
+            refused(&mut marks, seconds(0), 500);
+        }
+        assert!(marks.is_crowded());
+        refused(&mut marks, seconds(11), 500);
+        assert!(!marks.is_crowded());
     }
 }

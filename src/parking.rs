@@ -102,11 +102,21 @@ impl ParkingStore {
     /// # Errors
     /// The connection's.
     pub async fn write(&self, client: &Client, parking: &Parking) -> Result<(), Error> {
-        let parks = join_all(parking.parks.iter().map(|park| self.park(client, park)));
+        let parks = join_all(parking.parks.iter().map(|park| self.park(client, park, Form::Whole)));
         let attempts = parking.attempts.iter();
-        let refused = join_all(attempts.clone().map(|attempt| self.refused(client, attempt)));
+        let refused = join_all(attempts.map(|attempt| self.refused(client, attempt, Form::Whole)));
+        let done = self.done(client, parking);
+        let (parks, refused, done) = tokio::join!(biased; parks, refused, done);
+        for outcome in parks.into_iter().chain(refused) {
+            outcome?;
+        }
+        done
+    }
+
+    /// What became of tries that were not refused.
+    async fn done(&self, client: &Client, parking: &Parking) -> Result<(), Error> {
         let those = |is_it: fn(&Tried) -> bool| -> Vec<i64> {
-            let those = attempts.clone().filter(|attempt| is_it(&attempt.outcome));
+            let those = parking.attempts.iter().filter(|attempt| is_it(&attempt.outcome));
             those.map(|attempt| attempt.seq).collect()
         };
         let delivered = those(|outcome| matches!(outcome, Tried::Delivered { .. }));
@@ -115,31 +125,70 @@ impl ParkingStore {
             true => Ok(0),
             false => client.execute(statement, &[seqs]).await,
         };
-        let (parks, refused, deleted, noted, withdrawn) = tokio::join!(
+        let (deleted, noted, withdrawn) = tokio::join!(
             biased;
-            parks,
-            refused,
             execute(&self.delivered, &delivered),
             execute(&self.noted, &delivered),
             execute(&self.withdrawn, &withdrawn),
         );
-        for outcome in parks.into_iter().chain(refused) {
-            outcome?;
-        }
         deleted.and(noted).and(withdrawn).map(|_| ())
     }
 
-    async fn park(&self, client: &Client, park: &Park) -> Result<(), Error> {
+    /// Writes each by itself and in order, where the server refuses one of them. An event that it
+    /// refuses is parked in a form that it takes: one that is nowhere would hold up all others.
+    ///
+    /// # Errors
+    /// The connection's, or those of all forms.
+    pub async fn write_each(&self, client: &Client, parking: &Parking) -> Result<(), Error> {
+        for park in &parking.parks {
+            self.park_somehow(client, park).await?;
+        }
+        for attempt in &parking.attempts {
+            match self.refused(client, attempt, Form::Whole).await {
+                Err(error) if is_of_the_row(&error) => {
+                    self.refused(client, attempt, Form::Plain).await?;
+                }
+                outcome => outcome?,
+            }
+        }
+        self.done(client, parking).await
+    }
+
+    async fn park_somehow(&self, client: &Client, park: &Park) -> Result<(), Error> {
+        let mut outcome = self.park(client, park, Form::Whole).await;
+        for (form, what) in Form::LESSER {
+            match &outcome {
+                Err(error) if is_of_the_row(error) => {
+                    let (id, position) =
+                        (park.id.as_deref().unwrap_or("without id"), park.position);
+                    warn!(
+                        mend =
+                            "look at its row in the outbox, and at constraints of pgoutbox.parked",
+                        "event {id} (commit {position}) is parked {what}, since pgoutbox.parked refuses it: {}",
+                        classify(error).what
+                    );
+                    outcome = self.park(client, park, form).await;
+                }
+                _ => return outcome,
+            }
+        }
+        outcome
+    }
+
+    async fn park(&self, client: &Client, park: &Park, form: Form) -> Result<(), Error> {
         let Park { position, id, aggregate, mapping, tuple, commit_time, is_holding, .. } = park;
+        let has_keys = form < Form::WithoutKeys;
+        let (id, aggregate) =
+            (id.as_ref().filter(|_| has_keys), aggregate.as_ref().filter(|_| has_keys));
         let outbox = self.oids.get(mapping.table).copied().unwrap_or_default();
-        let (aggregate_type, aggregate_id) = match aggregate.as_ref().map(Aggregate::parts) {
+        let (aggregate_type, aggregate_id) = match aggregate.map(Aggregate::parts) {
             Some((aggregate_type, id)) => (aggregate_type, Some(id)),
             None => (None, None),
         };
         let index = number_of(*position);
         let (state, next_ms) = told(park.state);
         let reason = park.refusal.as_ref().map(|refusal| refusal.reason());
-        let error = park.refusal.as_ref().map(|refusal| refusal.to_string());
+        let error = park.refusal.as_ref().map(|refusal| form.text(&refusal.to_string()));
         let mend = park.refusal.as_ref().map(|refusal| refusal.mend());
         let attempts = i32::from(park.refusal.is_some());
         let columns = mapping.columns.iter();
@@ -150,14 +199,17 @@ impl ParkingStore {
         let mut cells = Vec::new();
         // It was read before, so it can be.
         let _ = tuple.read_into(&mut cells);
-        let cells: Vec<Option<&[u8]>> = cells.into_iter().map(|cell| tuple.text(cell)).collect();
+        let cells: Vec<Option<&[u8]>> = match form {
+            Form::WithoutCells => Vec::new(),
+            _ => cells.into_iter().map(|cell| tuple.text(cell)).collect(),
+        };
         let occurred_at = mapping.occurred_at.and_then(|at| cells.get(at).copied().flatten());
         let occurred_at = occurred_at.and_then(|text| std::str::from_utf8(text).ok());
         let xid = park.xid.map(i64::from);
         let parameters: [&(dyn ToSql + Sync); 19] = [
             &self.slot,
             &outbox,
-            id,
+            &id,
             &aggregate_type,
             &aggregate_id,
             &position.commit_lsn,
@@ -178,11 +230,12 @@ impl ParkingStore {
         client.execute(&self.park, &parameters).await.map(|_| ())
     }
 
-    async fn refused(&self, client: &Client, attempt: &Attempt) -> Result<(), Error> {
+    async fn refused(&self, client: &Client, attempt: &Attempt, form: Form) -> Result<(), Error> {
         let Tried::Refused { attempts, state, refusal } = &attempt.outcome else { return Ok(()) };
         let (state, next_ms) = told(*state);
         let attempts = i32::try_from(*attempts).unwrap_or(i32::MAX);
-        let (reason, error, mend) = (refusal.reason(), refusal.to_string(), refusal.mend());
+        let error = form.text(&refusal.to_string());
+        let (reason, mend) = (refusal.reason(), refusal.mend());
         let parameters: [&(dyn ToSql + Sync); 7] =
             [&attempt.seq, &state, &attempts, &next_ms, &reason, &error, &mend];
         client.execute(&self.refused, &parameters).await.map(|_| ())
@@ -496,6 +549,40 @@ impl Shown {
         }
         Ok(shown)
     }
+}
+
+/// How much of an event is parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Form {
+    Whole,
+    /// Its error in ASCII: the broker's words may hold what the database's encoding has not.
+    Plain,
+    /// Without its id and its aggregate's, so that nothing waits behind it after a restart.
+    WithoutKeys,
+    /// Without its row too: it can only be looked up in the outbox.
+    WithoutCells,
+}
+
+impl Form {
+    const LESSER: [(Self, &'static str); 3] = [
+        (Self::Plain, "with its error in ASCII"),
+        (Self::WithoutKeys, "without its id and its aggregate's"),
+        (Self::WithoutCells, "without its row"),
+    ];
+
+    /// Postgres has no NUL in a text.
+    fn text(self, text: &str) -> String {
+        match self {
+            Self::Whole => text.replace('\0', "\u{FFFD}"),
+            _ => text.escape_default().to_string(),
+        }
+    }
+}
+
+/// The server refuses what the row holds: another form of it may do.
+fn is_of_the_row(error: &Error) -> bool {
+    let code = error.code().map_or("", |code| code.code());
+    ["22", "23", "54"].iter().any(|class| code.starts_with(class))
 }
 
 /// A state as the parking has it, and the milliseconds to the next try.

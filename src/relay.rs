@@ -397,6 +397,10 @@ impl Relay {
         self.unwritten.wrote(&written.batch.parking, written.written_lsn);
         self.unwritten.flushed(written.flushed_lsn);
         self.marks.written(now, written);
+        let given_up = self.marks.take_given_up();
+        if !given_up.is_empty() {
+            effects.push(Effect::GivenUp(given_up));
+        }
         for aggregate in self.lanes.take_unwritten() {
             self.advance(&aggregate, effects);
         }

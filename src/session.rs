@@ -627,6 +627,7 @@ impl<'a> Session<'a> {
                         answered(&config, marker.write(&client, batch)).await.map(Input::Written)
                     }));
                 }
+                Effect::GivenUp(marks) => self.marker.log_given_up(&marks),
                 Effect::Check => {
                     let (client, config) = (Arc::clone(&self.client), Arc::clone(self.config));
                     let before = Arc::clone(&self.coverage);

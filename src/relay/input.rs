@@ -9,7 +9,7 @@ use postgres_types::PgLsn;
 use crate::config::{Audit, Parking, Table};
 use crate::error::{Class, Fault};
 use crate::event::{Position, Refusal};
-use crate::marks::{Batch, Written};
+use crate::marks::{Batch, Mark, Written};
 use crate::message::{Limits, Message};
 use crate::parked::{Aggregate, Head, Looked, ParkedRow};
 use crate::pgoutput::{self, StoredRow};
@@ -172,6 +172,8 @@ pub enum Effect {
     Publish(Message),
     /// Write marks, parked events and progress in one transaction.
     Mark(Batch),
+    /// Tell that these marks are given up: their rows stay unmarked, though they are delivered.
+    GivenUp(Vec<Mark>),
     /// Check the publication, and ask how far the WAL is on disk.
     Check,
     /// Find out what this relation is.

@@ -109,9 +109,16 @@ struct Row {
 impl Row {
     async fn read(board: &Board, client: &Client, slot: &str) -> Result<Option<Self>, Fault> {
         let recall = sql::render(sql::RECALL_PROGRESS, &[("slot", slot)])?;
-        postgres::execute(client, "BEGIN; SET LOCAL synchronous_commit = local").await?;
-        let rows = query(client, &recall).await?;
-        postgres::execute(client, "COMMIT").await?;
+        // All of it onto the wire at once: whatever becomes of the query, COMMIT ends the transaction.
+        let (begin, rows, commit) = tokio::join!(
+            biased;
+            postgres::execute(client, "BEGIN; SET LOCAL synchronous_commit = local"),
+            query(client, &recall),
+            postgres::execute(client, "COMMIT"),
+        );
+        begin?;
+        let rows = rows?;
+        commit?;
         let Some(row) = rows.first() else { return Ok(None) };
         inherit(board, row)?;
         let identity = Identity {

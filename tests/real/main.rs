@@ -30,6 +30,7 @@ mod http;
 mod kill;
 mod mark;
 mod mark_partition;
+mod mark_refused;
 mod message;
 mod operator;
 mod output;

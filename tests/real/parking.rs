@@ -421,3 +421,43 @@ async fn ids_of_any_size_are_parked() -> Result<()> {
     arrived(&consumer, 3).await.with_context(|| relay.log())?;
     relay.drain(PATIENCE).await
 }
+
+/// What `pgoutbox.parked` refuses of an event, by a constraint that stands for an encoding, an
+/// index or a limit: the event is parked without that, and holds up nobody.
+#[tokio::test]
+async fn an_event_is_parked_in_the_form_that_can_be_written() -> Result<()> {
+    let setting = setting()
+        .await?
+        .set("tables.0.exchange", "outbox")
+        .set("parking.backoff_min", "1h")
+        .set("parking.backoff_max", "1h");
+    let consumer = setting.bound("good").await?;
+    setting
+        .sql(
+            "ALTER TABLE pgoutbox.parked ADD CHECK (last_error NOT LIKE '%\"CC\"%'),
+                ADD CHECK (aggregate_id NOT LIKE 'long%'),
+                ADD CHECK (array_to_string(cells, '') NOT LIKE '%68756765%')",
+        )
+        .await?;
+    let relay = setting.run()?;
+    insert(&setting, 1, "a", "nobody").await?;
+    insert(&setting, 2, "long", "nobody").await?;
+    insert(&setting, 3, "huge", "nobody").await?;
+    // Its error holds quotes, as one may hold what the database's encoding has not.
+    setting
+        .sql(&format!(
+            r#"INSERT INTO outbox_messages (id, topic, payload, headers) VALUES ('{}', 'good', '{{}}', '{{"CC": ["x"]}}')"#,
+            uuid(4)
+        ))
+        .await?;
+    insert(&setting, 5, "free", "good").await?;
+    let shown = "SELECT coalesce(string_agg(concat_ws(' ', coalesce(right(event_id, 2), '-'),
+                     coalesce(aggregate_id, '-'), cardinality(cells) > 0), ', ' ORDER BY seq), '')
+                   = '01 a t, - - t, - - f, 04 - t' FROM pgoutbox.parked";
+    setting.until("all to be parked", shown).await.with_context(|| relay.log())?;
+    assert_eq!(ids(&arrived(&consumer, 1).await?), [uuid(5)]);
+    is_acknowledged(&setting, &relay).await?;
+    assert_eq!(relay.log().matches(" running ").count(), 1, "{}", relay.log());
+    assert!(relay.log().contains("is parked without its row"), "{}", relay.log());
+    relay.drain(PATIENCE).await
+}

@@ -11,7 +11,7 @@ use pgoutbox::config::{
 use pgoutbox::error::Fault;
 use pgoutbox::event::{Position, Refusal};
 
-use pgoutbox::marks::{Batch, Written};
+use pgoutbox::marks::{Batch, Missed, Written};
 use pgoutbox::message::{Limits, Message};
 use pgoutbox::parked::{Aggregate, Head, Looked, ParkedRow};
 use pgoutbox::pgoutput;
@@ -530,6 +530,7 @@ impl World {
                 self.say(format_args!("{} marks could not be written", missing.len()));
             }
             let (written_lsn, flushed_lsn) = (written_lsn.into(), flushed_lsn.into());
+            let missing = missing.into_iter().map(Missed::waits).collect();
             return self.handle(Input::Written(Written {
                 batch,
                 missing,
@@ -925,6 +926,8 @@ impl World {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
+            // What stays unmarked is counted by the relay.
+            Effect::GivenUp(_) => {}
             Effect::Publish(message) => self.publish(message),
             Effect::Mark(batch) => self.mark(batch),
             Effect::Check => {

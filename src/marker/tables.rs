@@ -1,0 +1,523 @@
+//! The outbox tables as the marks are written to them, one by one: what one of them refuses is
+//! nothing to the others.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_postgres::{Client, Error, Statement};
+use tracing::{info, warn};
+
+use super::parts::{Group, Parts};
+use super::{Key, Wanted, is_put_aside};
+use crate::config::{Audit, AuditMode, Config, Table};
+use crate::error::{Class, Fault};
+use crate::event::Position;
+use crate::marks::{Mark, MarkError};
+use crate::postgres::{classify, column};
+use crate::relation::TimeKind;
+use crate::slot::Outbox;
+use crate::sql;
+
+/// Most statements, and the longest time, that the marks of one batch may take that go apart.
+const MOST_STATEMENTS: usize = 64;
+const LONGEST: Duration = Duration::from_secs(5);
+/// So many marks refused in a row mean that it is the table: a trigger, a right.
+const IN_A_ROW: usize = 8;
+/// Such a table is tried again after a pause that doubles from the first to the second of these.
+const PROBE_PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
+/// The same for a table that somebody has locked.
+const LOCK_PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
+/// Most statements of such a try.
+const PROBE_STATEMENTS: usize = 10;
+/// The SQLSTATE of a lock that was waited for in vain.
+pub(super) const LOCKED: &str = "55P03";
+/// The same thing is not said again before.
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
+
+/// The statements that mark rows of one table.
+pub(super) struct Statements {
+    pub(super) mark: Statement,
+    /// The same in the partitions of some time, where the table is partitioned by it: the id alone
+    /// does not tell the partition, and to ask the index of each takes ten times as long.
+    pub(super) within: Option<(Statement, TimeKind)>,
+    /// For when a lock is in the way. By id alone, so that it also finds a row whose time is not
+    /// the one that came with its event.
+    pub(super) unlocked: Statement,
+    /// Tells a row that waits from one that is gone.
+    still: Statement,
+}
+
+/// What is known of one table.
+#[derive(Default)]
+struct State {
+    statements: Option<Arc<Statements>>,
+    refused_in_a_row: usize,
+    closed: Option<Closed>,
+    /// What was said of it, and when.
+    told: BTreeMap<String, Instant>,
+    /// Marks given up since that was last said.
+    given_up: u64,
+}
+
+/// The table takes no marks.
+#[derive(Clone)]
+struct Closed {
+    why: Arc<MarkError>,
+    pause: Duration,
+    next_try: Instant,
+}
+
+struct Entry {
+    table: Table,
+    outbox: Outbox,
+    state: Mutex<State>,
+}
+
+impl Entry {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn name(&self) -> String {
+        format!("{}.{}", self.table.schema, self.table.name)
+    }
+}
+
+impl State {
+    fn closed_until(&mut self, now: Instant, why: &Arc<MarkError>) {
+        let [first, longest] = if why.code == LOCKED { LOCK_PAUSES } else { PROBE_PAUSES };
+        let pause = self.closed.as_ref().map_or(first, |closed| (closed.pause * 2).min(longest));
+        self.closed = Some(Closed { why: Arc::clone(why), pause, next_try: now + pause });
+    }
+
+    /// It is time to say this, and it is said from now on.
+    fn is_to_tell(&mut self, what: &str) -> bool {
+        let now = Instant::now();
+        let is_old = |at: &Instant| now.saturating_duration_since(*at) >= TOLD_AGAIN;
+        let is_due = self.told.get(what).is_none_or(is_old);
+        if is_due {
+            self.told.insert(what.to_owned(), now);
+        }
+        is_due
+    }
+}
+
+/// The outbox tables.
+pub(super) struct Tables {
+    audit: Audit,
+    entries: Vec<Entry>,
+}
+
+/// How much the marks of a batch that go apart have taken.
+struct Spent {
+    statements: usize,
+    until: Instant,
+}
+
+impl Spent {
+    /// One statement more, if there may be.
+    fn take(&mut self, most: usize) -> bool {
+        let has_more = self.statements < most && Instant::now() < self.until;
+        self.statements += usize::from(has_more);
+        has_more
+    }
+}
+
+impl Tables {
+    /// Prepares the statements.
+    ///
+    /// # Errors
+    /// The connection's. A table that takes no marks is none.
+    pub(super) async fn prepare(
+        client: &Client,
+        config: &Config,
+        outboxes: &[Outbox],
+    ) -> Result<Self, Fault> {
+        let audit = config.audit.clone();
+        let mut entries = Vec::new();
+        if audit.mode != AuditMode::None {
+            for (table, outbox) in config.tables.iter().zip(outboxes) {
+                let (table, outbox) = (table.clone(), outbox.clone());
+                entries.push(Entry { table, outbox, state: Mutex::default() });
+            }
+        }
+        let tables = Self { audit, entries };
+        for entry in &tables.entries {
+            tables.renew(client, entry).await?;
+        }
+        Ok(tables)
+    }
+
+    /// Prepares the statements of a table; one that cannot be marked is closed.
+    async fn renew(&self, client: &Client, entry: &Entry) -> Result<(), Fault> {
+        match statements(client, self.audit.mode, &entry.table, &entry.outbox).await {
+            Ok(statements) => {
+                let mut state = entry.state();
+                state.statements = Some(Arc::new(statements));
+            }
+            Err(Unprepared::Refused(why)) => {
+                let why = Arc::new(why);
+                entry.state().statements = None;
+                self.close(entry, &why);
+            }
+            Err(Unprepared::Fault(fault)) => return Err(fault),
+        }
+        Ok(())
+    }
+
+    /// Sorts the marks of a batch: those that may be written together, and those that may not.
+    pub(super) fn parts<'a>(&self, marks: &'a [Mark], parked: &BTreeSet<Position>) -> Parts<'a> {
+        let now = Instant::now();
+        let closed: Vec<Option<Closed>> =
+            self.entries.iter().map(|entry| entry.state().closed.clone()).collect();
+        let wanted = self.entries.iter().map(|entry| {
+            let statements = entry.state().statements.clone();
+            Wanted { statements, ..Wanted::default() }
+        });
+        let mut parts = Parts::new(wanted.collect());
+        for mark in marks.iter().filter(|mark| !is_put_aside(mark, parked)) {
+            match closed.get(mark.table) {
+                None => {}
+                Some(Some(closed)) if now < closed.next_try => parts.skip(mark, &closed.why),
+                Some(None) if mark.refused().is_none() => parts.together(mark),
+                Some(_) => parts.apart(mark),
+            }
+        }
+        parts
+    }
+
+    /// Writes what goes apart; returns which rows were found.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub(super) async fn write_parts(
+        &self,
+        client: &Client,
+        parts: &mut Parts<'_>,
+    ) -> Result<HashSet<Key>, Error> {
+        let mut found = HashSet::new();
+        let mut spent = Spent { statements: 0, until: Instant::now() + LONGEST };
+        for group in parts.take_groups() {
+            let Some(entry) = self.entries.get(group.table) else { continue };
+            self.write_group(client, entry, group, parts, &mut spent, &mut found).await?;
+        }
+        Ok(found)
+    }
+
+    /// Halves what is refused until the marks are found that are; those cost each some ten
+    /// statements, once.
+    async fn write_group<'a>(
+        &self,
+        client: &Client,
+        entry: &Entry,
+        group: Group<'a>,
+        parts: &mut Parts<'a>,
+        spent: &mut Spent,
+        found: &mut HashSet<Key>,
+    ) -> Result<(), Error> {
+        let Group { table, ids } = group;
+        let is_probe = entry.state().closed.is_some();
+        let mut is_renewed = is_probe;
+        if is_probe {
+            self.renew(client, entry).await.ok();
+        }
+        let most = spent.statements + if is_probe { PROBE_STATEMENTS } else { MOST_STATEMENTS };
+        let most = most.min(MOST_STATEMENTS);
+        let mut last = entry.state().closed.as_ref().map(|closed| Arc::clone(&closed.why));
+        let mut is_over = false;
+        let mut open: Vec<&[&str]> = vec![&ids];
+        while let Some(part) = open.pop() {
+            let statements = entry.state().statements.clone();
+            let statements = statements.filter(|_| !is_over && spent.take(most));
+            let Some(statements) = statements else {
+                parts.know(table, part, last.as_ref().filter(|why| why.code != LOCKED));
+                continue;
+            };
+            let error = match client.query(&statements.unlocked, &[&part]).await {
+                Ok(rows) => {
+                    self.passed(entry);
+                    for row in rows {
+                        found.insert((table, row.try_get(0)?));
+                    }
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let why = Arc::new(refusal(error)?);
+            if !is_renewed && is_of_the_plan(&why.code) {
+                // The table was altered, and the statements are of before.
+                is_renewed = true;
+                self.renew(client, entry).await.ok();
+                open.push(part);
+                continue;
+            }
+            last = Some(Arc::clone(&why));
+            match part {
+                // The whole table is, as CREATE INDEX does it: no row of it need be tried now.
+                _ if why.code == LOCKED => {
+                    is_over = true;
+                    parts.know(table, part, None);
+                }
+                [id] => {
+                    parts.know(table, part, Some(&why));
+                    is_over = self.refused(entry, id, &why);
+                }
+                _ => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    open.extend([second, first]);
+                }
+            }
+        }
+        let is_closed = entry.state().closed.is_some();
+        if let Some(why) = last.filter(|why| is_over || is_closed || why.code == LOCKED) {
+            self.close(entry, &why);
+        }
+        Ok(())
+    }
+
+    /// The tables took these marks, together.
+    pub(super) fn took(&self, parts: &Parts<'_>) {
+        for (entry, wanted) in self.entries.iter().zip(parts.wanted()) {
+            if !wanted.ids.is_empty() {
+                self.passed(entry);
+            }
+        }
+    }
+
+    fn passed(&self, entry: &Entry) {
+        let mut state = entry.state();
+        state.refused_in_a_row = 0;
+        if state.closed.take().is_some() {
+            info!("rows of {} are marked again", entry.name());
+        }
+    }
+
+    /// A mark was refused by itself; so many in a row that it is the table.
+    fn refused(&self, entry: &Entry, id: &str, why: &Arc<MarkError>) -> bool {
+        let mut state = entry.state();
+        state.refused_in_a_row += 1;
+        if state.refused_in_a_row >= IN_A_ROW {
+            return true;
+        }
+        let is_to_tell = state.is_to_tell(&why.code);
+        drop(state);
+        if is_to_tell {
+            let [hold, give_up] = [self.audit.hold, self.audit.give_up].map(span);
+            warn!(
+                mend = self.mend(entry, Some(id), Some(why)),
+                "the mark of event {id} of {} is refused: {} (SQLSTATE {}). The event is delivered; its mark is tried again for {give_up}, and the LSN waits for it for {hold}",
+                entry.name(),
+                why.message,
+                why.code,
+            );
+        }
+        false
+    }
+
+    fn close(&self, entry: &Entry, why: &Arc<MarkError>) {
+        let mut state = entry.state();
+        // The next try begins with all of them again.
+        state.refused_in_a_row = 0;
+        state.closed_until(Instant::now(), why);
+        let is_to_tell = why.code != LOCKED && state.is_to_tell(&format!("closed {}", why.code));
+        drop(state);
+        if is_to_tell {
+            let [hold, give_up] = [self.audit.hold, self.audit.give_up].map(span);
+            warn!(
+                mend = self.mend(entry, None, Some(why)),
+                "no row of {} can be marked: {} (SQLSTATE {}). Events are delivered all the same; each mark is tried again for {give_up}, and the LSN waits for it for {hold}",
+                entry.name(),
+                why.message,
+                why.code,
+            );
+        }
+    }
+
+    /// Which of these rows wait for their mark.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub(super) async fn still<'a>(
+        &self,
+        client: &Client,
+        marks: impl Iterator<Item = &'a Mark> + Clone,
+    ) -> Result<HashSet<Key>, Error> {
+        let mut waiting = HashSet::new();
+        for (number, entry) in self.entries.iter().enumerate() {
+            let of_table = marks.clone().filter(|mark| mark.table == number);
+            let ids: Vec<&str> = of_table.map(|mark| mark.id.as_str()).collect();
+            let Some(statements) = entry.state().statements.clone().filter(|_| !ids.is_empty())
+            else {
+                continue;
+            };
+            match client.query(&statements.still, &[&ids]).await {
+                Ok(rows) => {
+                    for row in rows {
+                        waiting.insert((number, row.try_get(0)?));
+                    }
+                }
+                // The table is locked, or may not be read: it shall be asked again.
+                Err(error) if error.as_db_error().is_some() => {
+                    waiting.extend(ids.iter().map(|id| (number, (*id).to_owned())));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Says in the log which marks are given up: the first of a table, and then how many more.
+    pub(super) fn log_given_up(&self, marks: &[Mark]) {
+        for mark in marks {
+            let Some(entry) = self.entries.get(mark.table) else { continue };
+            let code = mark.refused().map_or("", |why| why.code.as_str());
+            let mut state = entry.state();
+            state.given_up += 1;
+            if !state.is_to_tell(&format!("given up {code}")) {
+                continue;
+            }
+            let count = std::mem::take(&mut state.given_up);
+            drop(state);
+            let why = match mark.refused().map(Arc::as_ref) {
+                Some(MarkError { code, message }) => format!("{message} (SQLSTATE {code})"),
+                None => "its row stayed locked, or a trigger or rule keeps it unmarked".to_owned(),
+            };
+            warn!(
+                mend = self.mend(entry, Some(&mark.id), mark.refused()),
+                marks = count,
+                "the mark of event {} of {} is given up: {why}. The event was delivered",
+                mark.id,
+                entry.name(),
+            );
+        }
+    }
+
+    fn mend(&self, entry: &Entry, id: Option<&str>, why: Option<&Arc<MarkError>>) -> String {
+        let Table { schema, name, columns, .. } = &entry.table;
+        let table = sql::qualified(schema, name);
+        let code = why.map_or("", |why| why.code.as_str());
+        match (code, self.audit.mode) {
+            ("42501", _) => {
+                "run `pgoutbox check`: it names the GRANT that is missing, if it is one".to_owned()
+            }
+            (LOCKED, _) => format!("somebody holds a lock on all of {table}: the marks follow"),
+            ("55000", AuditMode::Update | AuditMode::Delete) => format!(
+                "a publication publishes the table's updates or deletes, and the table has no replica identity: ALTER TABLE {table} ADD PRIMARY KEY (…), or ALTER TABLE {table} REPLICA IDENTITY FULL;"
+            ),
+            (_, AuditMode::SideTable) => {
+                "look at pgoutbox.relayed: what refuses the row is a trigger or a constraint of it"
+                    .to_owned()
+            }
+            (_, mode) => {
+                let id = id.map_or("…".to_owned(), sql::literal);
+                let place = format!("WHERE {} = {id}", sql::identifier(&columns.id.name));
+                let relayed_at = sql::identifier(&columns.relayed_at.name);
+                let statement = match mode {
+                    AuditMode::Delete => format!("DELETE FROM {table} {place};"),
+                    _ => format!("UPDATE {table} SET {relayed_at} = now() {place};"),
+                };
+                format!(
+                    "let the table take it (a trigger, a rule or a constraint of it does not): {statement}"
+                )
+            }
+        }
+    }
+}
+
+fn span(span: Duration) -> String {
+    humantime::format_duration(span).to_string()
+}
+
+/// Not of a row, but of what the statement says: of syntax and rights, and features that are
+/// missing.
+fn is_of_the_plan(code: &str) -> bool {
+    code.starts_with("42") || code.starts_with("0A")
+}
+
+/// What the server says of a statement that it refuses.
+///
+/// # Errors
+/// The connection's.
+fn refusal(error: Error) -> Result<MarkError, Error> {
+    match error.as_db_error() {
+        Some(db) => {
+            Ok(MarkError { code: db.code().code().to_owned(), message: db.message().to_owned() })
+        }
+        None => Err(error),
+    }
+}
+
+enum Unprepared {
+    /// The server refuses it.
+    Refused(MarkError),
+    Fault(Fault),
+}
+
+impl From<Error> for Unprepared {
+    fn from(error: Error) -> Self {
+        match refusal(error) {
+            Ok(why) => Self::Refused(why),
+            Err(error) => Self::Fault(classify(&error)),
+        }
+    }
+}
+
+impl From<Fault> for Unprepared {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+async fn statements(
+    client: &Client,
+    mode: AuditMode,
+    table: &Table,
+    outbox: &Outbox,
+) -> Result<Statements, Unprepared> {
+    let relation = outbox.relation.to_string();
+    let id = table.columns.id.name.as_str();
+    let id_type = sql::render(sql::ID_TYPE, &[("relation", &relation), ("id", id)])?;
+    let rows = client.query_typed(&id_type, &[]).await?;
+    let row = rows.first().ok_or_else(|| {
+        Fault::new(Class::Transient, format!("{}.{} is gone", table.schema, table.name), "")
+    })?;
+    let (id_schema, id_type): (String, String) = (column(row, "schema")?, column(row, "name")?);
+    let relayed_at = table.columns.relayed_at.name.as_str();
+    let variables = [
+        ("schema", table.schema.as_str()),
+        ("table", &table.name),
+        ("id", id),
+        ("id_schema", &id_schema),
+        ("id_type", &id_type),
+        ("relayed_at", relayed_at),
+        ("occurred_at", &table.columns.occurred_at.name),
+        ("relation", &relation),
+    ];
+    let prepare = async |sql: &str| -> Result<Statement, Unprepared> {
+        Ok(client.prepare(&sql::render_some(sql, &variables)?).await?)
+    };
+    let (mark, unlocked, still) = match mode {
+        AuditMode::Delete => (sql::MARK_DELETE, sql::MARK_DELETE_UNLOCKED, sql::STILL_THERE),
+        // It answers every id: nothing is ever asked of `still`.
+        AuditMode::SideTable => (sql::MARK_SIDE_TABLE, sql::MARK_SIDE_TABLE, sql::MARK_SIDE_TABLE),
+        AuditMode::Update | AuditMode::None => {
+            (sql::MARK_UPDATE, sql::MARK_UPDATE_UNLOCKED, sql::STILL_UNMARKED)
+        }
+    };
+    let within = match mode {
+        AuditMode::Update => Some(sql::MARK_UPDATE_WITHIN),
+        AuditMode::Delete => Some(sql::MARK_DELETE_WITHIN),
+        AuditMode::SideTable | AuditMode::None => None,
+    };
+    let within = match within.zip(outbox.partition_time) {
+        Some((sql, kind)) => Some((prepare(sql).await?, kind)),
+        None => None,
+    };
+    Ok(Statements {
+        mark: prepare(mark).await?,
+        within,
+        unlocked: prepare(unlocked).await?,
+        still: prepare(still).await?,
+    })
+}
