@@ -70,7 +70,9 @@ pub enum Signal {
 pub enum Closure {
     /// The broker closed it over something that was published.
     Refused(String),
-    /// It was lost, or forced closed.
+    /// It ended, and nobody said over what. Perhaps over something that was published.
+    Dropped(Fault),
+    /// It was lost, or forced closed: not over anything that was published.
     Lost(Fault),
 }
 
@@ -241,12 +243,17 @@ impl Publisher {
                 Poll::Ready(Err(Closure::Refused(error.to_string())))
             }
             Poll::Ready(Some(End::Closed(closing))) => {
+                let is_forced = closing.as_ref().is_ok_and(|error| error.get_id() == FORCED);
                 let why = closing.map_or_else(|words| words, |error| error.to_string());
-                Poll::Ready(Err(lost(why)))
+                let closure = lost(why);
+                Poll::Ready(Err(if is_forced { closure } else { closure.perhaps_over_a_publish() }))
             }
             Poll::Ready(Some(End::Lost(why))) => {
+                // Before the socket ends, lapin gives up a broker of which it hears nothing.
+                let is_silent = self.ended.as_ref().is_some_and(is_heartbeat);
                 let why = self.ended.as_ref().map_or(why, ToString::to_string);
-                Poll::Ready(Err(lost(why)))
+                let closure = lost(why);
+                Poll::Ready(Err(if is_silent { closure } else { closure.perhaps_over_a_publish() }))
             }
             Poll::Pending => match &self.ended {
                 Some(error) => Poll::Ready(Err(lost(error))),
@@ -402,6 +409,22 @@ fn refused(error: &lapin::Error) -> Fault {
         }
         _ => fault,
     }
+}
+
+impl Closure {
+    fn perhaps_over_a_publish(self) -> Self {
+        match self {
+            Self::Lost(fault) => Self::Dropped(fault),
+            other => other,
+        }
+    }
+}
+
+/// CONNECTION_FORCED: an operator closed it, or the broker stops.
+const FORCED: u16 = 320;
+
+fn is_heartbeat(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::MissingHeartbeatError)
 }
 
 fn lost(why: impl std::fmt::Display) -> Closure {

@@ -15,6 +15,7 @@ mod outcome;
 mod parked;
 mod spans;
 mod stream;
+mod trial;
 mod view;
 mod watch;
 
@@ -32,6 +33,7 @@ use intake::Shapes;
 use lanes::Lanes;
 use parked::Attention;
 use stream::Transaction;
+use trial::Trial;
 use watch::Watch;
 
 use crate::event::Position;
@@ -75,6 +77,7 @@ pub struct Relay {
     /// Taken in, and not published yet.
     ready: VecDeque<Ready>,
     lanes: Lanes,
+    trial: Trial,
     /// Aggregates whose next event may go.
     freed: Vec<Aggregate>,
     attention: Attention,
@@ -118,6 +121,7 @@ impl Relay {
             catch_up,
             ready: VecDeque::new(),
             lanes: Lanes::default(),
+            trial: Trial::default(),
             freed: Vec::new(),
             attention: Attention::default(),
             ahead: Ahead::default(),
@@ -157,6 +161,7 @@ impl Relay {
             cautious_through: cautious_through.max(earlier),
             suspects: self.memory.suspects.clone(),
             convicted: self.memory.convicted.clone(),
+            dropped: self.memory.dropped,
             budget: self.memory.budget.clone().rebased(now),
             nack_patience: self.memory.nack_patience,
         }
@@ -279,6 +284,7 @@ impl Relay {
             Input::Answers(answers) => self.answers(now, answers, effects),
             Input::Blocked(is_blocked) => self.watch.blocked(now, is_blocked),
             Input::Closed(why) => self.closed(now, &why),
+            Input::Dropped(fault) => self.dropped(now, fault)?,
             Input::Written(written) => self.written(now, written, effects),
             Input::Checked { flushed_lsn } => {
                 self.checks_passed = self.checks_begun;
@@ -330,6 +336,7 @@ impl Relay {
         }
         self.send_ready(now, effects);
         self.catch_up(now, effects)?;
+        self.end_trial_if_over(now);
         if self.is_batch_due(now) {
             let limit = self.rules.audit.batch;
             let batch = Batch {
@@ -458,7 +465,7 @@ impl Relay {
             check = self.next_check();
         }
         let look = self.ending.is_none().then(|| self.attention.next_look()).flatten();
-        [batch, check, look, self.marks.next_release(now), self.next_watch()]
+        [batch, check, look, self.marks.next_release(now), self.next_watch(), self.trial_ends()]
             .into_iter()
             .flatten()
             .min()

@@ -220,7 +220,7 @@ impl<'a> Resender<'a> {
                 }
             }
             Err(Closure::Refused(why)) => self.closed(why).await?,
-            Err(Closure::Lost(fault)) => return Err(fault),
+            Err(Closure::Dropped(fault) | Closure::Lost(fault)) => return Err(fault),
         }
         Ok(())
     }

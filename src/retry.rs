@@ -1,7 +1,6 @@
 //! How often a parked event is tried, and how many may be parked before it is the whole that
 //! is at fault.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::config::Parking;
@@ -27,45 +26,47 @@ fn scatter(value: u64) -> u16 {
     u16::try_from(value.wrapping_add(1).wrapping_mul(GOLDEN) >> 48).unwrap_or(u16::MAX)
 }
 
-/// Bounds how many events are parked because they were refused. Over the bound, the fault is
-/// taken for one of the whole (an exchange that is gone, a user without permission, a mapping
-/// that reads nothing), and no more is parked until something is delivered again: or the
-/// stream would move into the parking, event by event.
+/// How long, in periods, no more is parked once the bound is reached.
+const PERIODS: u32 = 10;
+
+/// Bounds how many events are parked in a row because they were refused. Over the bound, the
+/// fault is taken for one of the whole (an exchange that is gone, a user without permission, a
+/// mapping that reads nothing), and no more is parked until something is delivered again: or the
+/// stream would move into the parking, event by event. Events that are bad among others that are
+/// delivered never reach it, however many. Where nothing is delivered for long, some more may go:
+/// perhaps it is only a great many bad ones.
 #[derive(Debug, Clone, Default)]
 pub struct Budget {
-    /// When each of them stops to count, by the clock of the session.
-    expire: VecDeque<Duration>,
-    is_spent: bool,
+    /// Since the last delivery.
+    in_a_row: usize,
+    /// By the clock of the session.
+    spent_until: Option<Duration>,
 }
 
 impl Budget {
     /// One more may be parked, and counts.
     pub fn take(&mut self, now: Duration, rules: &Parking) -> bool {
-        while self.expire.front().is_some_and(|at| *at <= now) {
-            self.expire.pop_front();
+        if self.spent_until.is_some_and(|until| until <= now) {
+            self.renew();
         }
-        self.is_spent |= self.expire.len() >= rules.limit;
-        if !self.is_spent {
-            self.expire.push_back(now + rules.period);
+        if self.in_a_row >= rules.limit {
+            self.spent_until.get_or_insert(now + rules.period * PERIODS);
+            return false;
         }
-        !self.is_spent
+        self.in_a_row += 1;
+        true
     }
 
     /// Something was delivered: the broker takes messages after all.
     pub fn renew(&mut self) {
-        self.is_spent = false;
+        *self = Self::default();
     }
 
-    /// The bound was reached, and nothing was delivered since.
-    pub fn is_spent(&self) -> bool {
-        self.is_spent
-    }
-
-    /// For the next session, whose clock begins anew. The pause between the two does not count.
+    /// For the next session, whose clock begins anew.
     #[must_use]
-    pub fn rebased(mut self, now: Duration) -> Self {
-        self.expire.iter_mut().for_each(|at| *at = at.saturating_sub(now));
-        self
+    pub fn rebased(self, now: Duration) -> Self {
+        let spent_until = self.spent_until.map(|until| until.saturating_sub(now));
+        Self { spent_until, ..self }
     }
 }
 
@@ -89,21 +90,37 @@ mod tests {
     fn the_bound_holds_until_something_is_delivered() {
         let (rules, second) = (rules(3), Duration::from_secs(1));
         let mut budget = Budget::default();
-        assert!((0..3).all(|_| budget.take(second, &rules)));
-        assert!(!budget.take(second, &rules));
-        assert!(!budget.take(1_000 * second, &rules), "time alone does not renew it");
+        assert!((0..3).all(|at| budget.take(at * 100 * second, &rules)), "whatever time it takes");
+        assert!(!budget.take(300 * second, &rules));
+        assert!(!budget.take(899 * second, &rules));
         budget.renew();
-        assert!(budget.take(1_000 * second, &rules));
+        assert!(budget.take(899 * second, &rules));
     }
 
     #[test]
-    fn it_is_one_budget_over_sessions() {
+    fn time_renews_it_too() {
         let (rules, second) = (rules(3), Duration::from_secs(1));
         let mut budget = Budget::default();
-        assert!((0..3).all(|_| budget.take(100 * second, &rules)));
-        let mut budget = budget.rebased(110 * second);
-        assert!(!budget.clone().take(49 * second, &rules));
-        assert!(budget.take(50 * second, &rules));
+        for _ in 0..3 {
+            assert!((0..3).all(|_| budget.take(second, &rules)));
+            assert!(!budget.take(second, &rules));
+            // Over sessions, too.
+            budget = budget.rebased(500 * second);
+            assert!(!budget.take(second, &rules));
+            budget = budget.rebased(110 * second);
+        }
+    }
+
+    #[test]
+    fn bad_ones_among_good_ones_never_reach_it() {
+        let (rules, second) = (rules(100), Duration::from_secs(1));
+        let mut budget = Budget::default();
+        for event in 0..6_600 {
+            match event % 60 {
+                0 => assert!(budget.take(second, &rules)),
+                _ => budget.renew(),
+            }
+        }
     }
 
     proptest! {

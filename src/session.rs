@@ -601,6 +601,10 @@ impl<'a> Session<'a> {
                 self.is_broker_gone = true;
                 Input::Closed(why)
             }
+            Err(Closure::Dropped(fault)) => {
+                self.is_broker_gone = true;
+                Input::Dropped(fault.on(Side::Broker))
+            }
             Err(Closure::Lost(fault)) => return Err(fault.on(Side::Broker).into()),
         })
     }

@@ -258,8 +258,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("parking.max_attempts", Count { min: 1, max: 1_000_000 }, Value("20"), "tries of a parked event, the first one included, before it counts as failed; 20 take about an hour"),
     setting("parking.backoff_min", Span { min: ms(10), max: mins(60) }, Value("1s"), "pause before its second try; doubles with each"),
     setting("parking.backoff_max", Span { min: ms(10), max: mins(24 * 60) }, Value("5m"), "longest pause"),
-    setting("parking.limit", Count { min: 1, max: 1_000_000 }, Value("100"), "how many refused events may be parked within `parking.period`, before the relay takes it for a fault of the whole and stops"),
-    setting("parking.period", Span { min: secs(1), max: mins(24 * 60) }, Value("1m"), "see `parking.limit`"),
+    setting("parking.limit", Count { min: 1, max: 1_000_000 }, Value("100"), "how many refused events may be parked in a row, none delivered between them, before the relay takes it for a fault of the whole and parks no more"),
+    setting("parking.period", Span { min: secs(1), max: mins(24 * 60) }, Value("1m"), "after ten times this at the limit, with nothing delivered, as many more may be parked"),
     setting("parking.poll_interval", Span { min: ms(100), max: mins(10) }, Value("10s"), "how often the parking is looked at where no notification comes"),
 
     setting("reconcile.interval", Span { min: secs(1), max: mins(7 * 24 * 60) }, Value("10m"), "how often the outbox is searched for rows that are neither marked nor parked"),

@@ -71,6 +71,8 @@ pub struct Memory {
     pub suspects: BTreeSet<i64>,
     /// The event over which the broker closed the channel, and its words.
     pub convicted: Option<(Position, String)>,
+    /// Where connections to the broker were lost lately, one after the other.
+    pub dropped: Option<Dropped>,
     /// How many events were parked lately.
     pub budget: Budget,
     /// How old a session is before a parked event that is nacked again ends it.
@@ -84,10 +86,22 @@ impl Default for Memory {
             cautious_through: None,
             suspects: BTreeSet::new(),
             convicted: None,
+            dropped: None,
             budget: Budget::default(),
             nack_patience: NACK_PATIENCE,
         }
     }
+}
+
+/// Connections that were lost with the same message first in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dropped {
+    /// Its place.
+    pub first: Position,
+    /// How many, with others behind it.
+    pub together: u32,
+    /// How many, with nothing else in flight.
+    pub alone: u32,
 }
 
 /// What happens to a session.
@@ -108,6 +122,8 @@ pub enum Input {
     Blocked(bool),
     /// The broker closed the channel or the connection over something published; its words.
     Closed(String),
+    /// The connection to the broker ended, perhaps over something published.
+    Dropped(Fault),
     /// A batch of marks was written.
     Written(Written),
     /// The publication was checked and found as it should be.
@@ -229,7 +245,7 @@ pub struct Stuck {
     pub position: Position,
     /// Why it cannot be delivered.
     pub refusal: Refusal,
-    /// As many events as may be parked were refused before it: the fault is not its own.
+    /// As many events as may be parked in a row were refused before it: the fault is not its own.
     pub is_systemic: bool,
 }
 
@@ -243,7 +259,7 @@ impl Stuck {
             return Fault::new(
                 Class::Event,
                 format!(
-                    "{what}. parking.limit is reached: so many events were refused that it is taken for a fault of the whole, and no more are parked until one is delivered"
+                    "{what}. parking.limit is reached: so many events were refused in a row that it is taken for a fault of the whole, and no more are parked until one is delivered, or for ten times parking.period"
                 ),
                 format!("{}; or, if all of them are bad, raise parking.limit", refusal.mend()),
             );

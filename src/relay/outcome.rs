@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::time::Duration;
 
 use super::arrival::{Arrival, Published, Ready, Source};
-use super::input::{NACK_PATIENCE, NACK_PATIENCE_MAX};
+use super::input::{Dropped, NACK_PATIENCE, NACK_PATIENCE_MAX};
 use super::{Effect, End, Relay, Stuck};
 use crate::config::{AuditMode, OnFailure};
 use crate::error::{Fault, Side};
@@ -14,6 +14,8 @@ use crate::parked::{Aggregate, Attempt, Park, State, Tried};
 use crate::retry::after_tries;
 use crate::window::{Answer, Outcome};
 
+/// Connections that were lost in the same place before a message is suspected, and convicted.
+const DROPS: u32 = 2;
 /// Number of an event that no LSN waits for.
 const NO_NUMBER: u64 = u64::MAX;
 
@@ -103,7 +105,7 @@ impl Relay {
             (None, Source::Stream(number)) => {
                 self.tally.delivered += 1;
                 self.tally.to_confirm.observe(self.age(now, arrival.commit_time));
-                self.memory.budget.renew();
+                self.taken(now);
                 self.settle(now, number);
                 self.mark(number, arrival, false);
                 None
@@ -111,7 +113,7 @@ impl Relay {
             (None, Source::Parked { seq, attempts }) => {
                 self.tally.delivered += 1;
                 self.memory.nack_patience = NACK_PATIENCE;
-                self.memory.budget.renew();
+                self.taken(now);
                 let outcome = Tried::Delivered { attempts };
                 let op = self.attempted(now, seq, arrival.mapping.table, &arrival.id, outcome);
                 if let Some(mark) = self.mark_of(NO_NUMBER, arrival) {
@@ -140,11 +142,19 @@ impl Relay {
         self.advance(&aggregate, effects);
     }
 
+    /// The broker takes messages after all.
+    fn taken(&mut self, now: Duration) {
+        self.memory.budget.renew();
+        if !self.trial.is_empty() {
+            self.acquit(now);
+        }
+    }
+
     /// An event could not be delivered, or its dead letter could not.
     pub(super) fn refused(
         &mut self,
         now: Duration,
-        mut arrival: Arrival,
+        arrival: Arrival,
         letter: Option<Refusal>,
         refusal: Refusal,
     ) {
@@ -156,14 +166,30 @@ impl Relay {
         let on_failure = table.map_or(&OnFailure::Park, |table| &table.on_failure);
         let is_new = matches!(arrival.source, Source::Stream(_)) && letter.is_none();
         if is_new && *on_failure == OnFailure::Block {
-            return self.stick(&arrival, refusal, false);
+            return self.stick(self.stuck(&arrival, refusal, false));
         }
+        // Behind one that is parked there is no more to find out.
+        let is_counted = is_new && !(arrival.lane.is_none() && self.is_held(&arrival));
+        if is_counted && !self.memory.budget.take(now, &self.rules.parking) {
+            return self.put_on_trial(now, arrival, refusal);
+        }
+        self.put_aside(now, arrival, letter, refusal);
+    }
+
+    /// What becomes of an event that was refused, where the fault is its own.
+    pub(super) fn put_aside(
+        &mut self,
+        now: Duration,
+        mut arrival: Arrival,
+        letter: Option<Refusal>,
+        refusal: Refusal,
+    ) {
+        let table = self.rules.tables.get(arrival.mapping.table);
+        let on_failure = table.map_or(&OnFailure::Park, |table| &table.on_failure);
+        let is_new = matches!(arrival.source, Source::Stream(_)) && letter.is_none();
         let is_letter = matches!(on_failure, OnFailure::DeadLetter { .. }) && letter.is_none();
-        if is_new && !self.memory.budget.take(now, &self.rules.parking) {
-            return self.stick(&arrival, refusal, true);
-        }
         if is_letter && is_new && arrival.lane.is_none() {
-            match self.wait_for_letter(arrival) {
+            match self.wait_for_verdict(arrival) {
                 Some(back) => arrival = back,
                 None => return,
             }
@@ -205,10 +231,10 @@ impl Relay {
         } += 1;
     }
 
-    /// Its aggregate waits until it is known what became of its dead letter: should that be
-    /// refused too, the event is parked, and nothing of it may have passed. `None`: it has to
-    /// wait itself, for the letter of an older one.
-    fn wait_for_letter(&mut self, mut arrival: Arrival) -> Option<Arrival> {
+    /// Its aggregate waits until it is known what becomes of it (of its dead letter; whether it
+    /// may be parked): should it be parked, nothing of its aggregate may have passed. `None`: it
+    /// has to wait itself, for an older one.
+    pub(super) fn wait_for_verdict(&mut self, mut arrival: Arrival) -> Option<Arrival> {
         let table = self.rules.tables.get(arrival.mapping.table);
         if !table.is_some_and(|table| table.is_holding) {
             return Some(arrival);
@@ -353,10 +379,13 @@ impl Relay {
         })
     }
 
-    fn stick(&mut self, arrival: &Arrival, refusal: Refusal, is_systemic: bool) {
+    pub(super) fn stuck(&self, arrival: &Arrival, refusal: Refusal, is_systemic: bool) -> Stuck {
         let (id, position) = (arrival.id.clone(), arrival.position);
-        let table = self.table_name(arrival);
-        self.ending = Some(End::Stuck(Stuck { table, id, position, refusal, is_systemic }));
+        Stuck { table: self.table_name(arrival), id, position, refusal, is_systemic }
+    }
+
+    pub(super) fn stick(&mut self, stuck: Stuck) {
+        self.ending = Some(End::Stuck(stuck));
     }
 
     fn table_name(&self, arrival: &Arrival) -> String {
@@ -376,7 +405,43 @@ impl Relay {
             self.closed_over(now, published, why);
             return;
         }
-        for published in &window {
+        self.suspect(&window);
+        let count = window.len();
+        self.ending = Some(End::Fault(Fault::transient(format!(
+            "the broker closed the channel with {count} messages in flight: {why}. They are published again one at a time, to find which it was"
+        ))
+        .on(Side::Broker)));
+    }
+
+    /// The connection ended, and nobody said over what: a broker that stops, a network that
+    /// fails; or a message that it cannot bear. That is told by its coming again: with the same
+    /// first message in flight for the second time they are published one at a time, and the one
+    /// that was alone in flight twice is the one.
+    pub(super) fn dropped(&mut self, now: Duration, fault: Fault) -> Result<(), End> {
+        let mut window = std::mem::take(&mut self.window).into_items();
+        let Some(first) = window.first().map(|published| published.arrival.position) else {
+            return Err(End::Fault(fault));
+        };
+        let is_alone = window.len() == 1;
+        let earlier = self.memory.dropped.filter(|earlier| earlier.first == first);
+        let mut dropped = earlier.unwrap_or(Dropped { first, together: 0, alone: 0 });
+        *(if is_alone { &mut dropped.alone } else { &mut dropped.together }) += 1;
+        self.memory.dropped = Some(dropped);
+        if let Some(published) = window.pop_if(|_| is_alone && dropped.alone >= DROPS) {
+            self.memory.dropped = None;
+            self.closed_over(now, published, &fault.what);
+            return Ok(());
+        }
+        if dropped.together >= DROPS {
+            self.suspect(&window);
+        }
+        Err(End::Fault(fault))
+    }
+
+    /// One of these made the broker close the channel: the next session publishes them one at a
+    /// time.
+    fn suspect(&mut self, window: &[Published]) {
+        for published in window {
             match published.arrival.source {
                 Source::Stream(_) => {
                     let position = Some(published.arrival.position);
@@ -387,11 +452,6 @@ impl Relay {
                 }
             }
         }
-        let count = window.len();
-        self.ending = Some(End::Fault(Fault::transient(format!(
-            "the broker closed the channel with {count} messages in flight: {why}. They are published again one at a time, to find which it was"
-        ))
-        .on(Side::Broker)));
     }
 
     fn closed_over(&mut self, now: Duration, published: Published, why: &str) {

@@ -54,7 +54,8 @@ pub enum Doing {
 impl Relay {
     /// The relay as it is now.
     pub fn view(&self, now: Duration) -> View {
-        let oldest = self.window.front().map(|published| &published.arrival);
+        let oldest = self.on_trial();
+        let oldest = oldest.or_else(|| self.window.front().map(|published| &published.arrival));
         let oldest = oldest.or_else(|| self.ready.front().map(|ready| &ready.arrival));
         View {
             tally: self.tally(),

@@ -70,7 +70,9 @@ pub(super) async fn take_slot(
             Ok(Signal::Blocked(why)) => blocked = why,
             // Nothing was published.
             Ok(Signal::Answers(_)) => {}
-            Err(Closure::Lost(fault)) => return Err(fault.on(Side::Broker)),
+            Err(Closure::Dropped(fault) | Closure::Lost(fault)) => {
+                return Err(fault.on(Side::Broker));
+            }
             Err(Closure::Refused(why)) => {
                 let what = format!("RabbitMQ closed the channel: {why}");
                 return Err(Fault::transient(what).on(Side::Broker));

@@ -28,6 +28,8 @@ mod health;
 mod hostile;
 mod http;
 mod kill;
+mod limit;
+mod liveness;
 mod mark;
 mod mark_partition;
 mod mark_refused;

@@ -12,5 +12,6 @@ mod absurd;
 mod acks;
 mod blocked;
 mod broken;
+mod dropped;
 mod refused;
 mod setting;
