@@ -181,8 +181,11 @@ pub(super) async fn recall(
             slot::ways_past(config),
         ));
     }
-    // Nobody is known to have moved it: an older version wrote the row, or there is none yet.
-    if gap.is_none() && confirmed > durable {
+    // Nobody is known to have moved it: an older version wrote the row, or there is none yet. The row
+    // of a catch-up stands just before its slot, and counts the rows of the list that are settled:
+    // written over, all of them would be taken for delivered.
+    let is_catching_up = u64::from(confirmed) == u64::from(durable) + 1;
+    if gap.is_none() && confirmed > durable && !is_catching_up {
         record_reach(client, slot, identity, confirmed).await?;
         durable = confirmed;
     }
