@@ -10,4 +10,7 @@ SET LOCAL idle_in_transaction_session_timeout = 0;
 SET LOCAL synchronous_commit = local;
 SET LOCAL timezone = 'UTC';
 SET LOCAL datestyle = ISO;
+SET LOCAL bytea_output = hex;
+SET LOCAL intervalstyle = iso_8601;
+SET LOCAL extra_float_digits = 1;
 DELETE FROM pgoutbox.catch_up_rows WHERE slot = :'slot';

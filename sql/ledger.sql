@@ -2,7 +2,7 @@
 -- its pages where percent is below 100.
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
 --        -v time_schema=pg_catalog -v time_type=timestamptz -v relayed_at=relayed_at -v mode=update \
---        -v slot=pgoutbox -v time=timestamptz -v xmin=735 -v before= -v percent=100 -f ledger.sql
+--        -v slot=pgoutbox -v time=timestamptz -v filter=true -v xmin=735 -v before= -v percent=100 -f ledger.sql
 SELECT count(*) AS committed,
        count(*) FILTER (WHERE is_marked) AS delivered,
        count(*) FILTER (WHERE NOT is_marked AND is_parked) AS parked,
@@ -27,4 +27,6 @@ SELECT count(*) AS committed,
                 AND (outbox.xmin::text::bigint - coalesce(nullif(:'xmin', ''), '0')::bigint + 8589934592) % 4294967296 >= 2147483648
                 AND (:'before' = '' OR outbox.:"occurred_at" < nullif(:'before', '')::text:::"time_schema".:"time_type")
                ) AS is_due
-          FROM :"schema".:"table" AS outbox TABLESAMPLE SYSTEM (:'percent'::float4)) AS one;
+          FROM :"schema".:"table" AS outbox TABLESAMPLE SYSTEM (:'percent'::float4)
+         -- Not those that the publication's row filter keeps back: row_filter.sql.
+         WHERE (:filter)) AS one;

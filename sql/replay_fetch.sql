@@ -1,2 +1,2 @@
--- The next ids of the rows to replay.
+-- The next rows to replay.
 FETCH 200 FROM replay;

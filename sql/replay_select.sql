@@ -1,15 +1,19 @@
--- The ids of the rows to replay, in order, as a cursor that holds them on the server: one scan,
+-- The rows to replay, by id and place, in order, as a cursor that holds them on the server: one scan,
 -- no client memory, and no snapshot kept open while they are sent. An empty variable asks for
 -- nothing; a column that the table lacks is named by its id, and then not asked for.
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
 --        -v slot=pgoutbox -v time=timestamptz -v time_schema=pg_catalog -v time_type=timestamptz -v relayed_at=relayed_at -v mode=update \
 --        -v aggregate_type=aggregate_type -v aggregate_id=aggregate_id -v wanted_type= -v wanted_id= \
 --        -v ids='[]' -v since= -v until= -v committed_since= -v committed_until= -v relayed_since= -v relayed_until= \
---        -v only=all -v xmin= -f replay_select.sql
+--        -v only=all -v filter=true -v xmin= -f replay_select.sql
 DECLARE replay NO SCROLL CURSOR WITH HOLD FOR
-SELECT outbox.:"id"::text
+SELECT outbox.:"id"::text AS id, outbox.tableoid::text AS leaf, outbox.ctid::text AS place,
+       -- Others of these rows have its id too, or it has none.
+       (outbox.:"id" IS NULL OR count(*) OVER (PARTITION BY outbox.:"id"::text) > 1) AS is_shared
   FROM :"schema".:"table" AS outbox
- WHERE (:'ids' = '[]' OR outbox.:"id"::text IN (SELECT jsonb_array_elements_text(:'ids'::jsonb)))
+ -- Not those that the publication's row filter keeps back: row_filter.sql.
+ WHERE (:filter)
+   AND (:'ids' = '[]' OR outbox.:"id"::text IN (SELECT jsonb_array_elements_text(:'ids'::jsonb)))
    AND (:'wanted_type' = '' OR outbox.:"aggregate_type"::text = :'wanted_type')
    AND (:'wanted_id' = '' OR outbox.:"aggregate_id"::text = :'wanted_id')
    AND (:'since' = '' OR outbox.:"occurred_at" >= nullif(:'since', '')::text:::"time_schema".:"time_type")

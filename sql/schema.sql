@@ -181,9 +181,18 @@ CREATE TABLE IF NOT EXISTS pgoutbox.catch_up_rows (
     slot        name        NOT NULL,
     n           bigint      NOT NULL,    -- from 0
     outbox      regclass    NOT NULL,
-    id          text        NOT NULL,
+    id          text,
     PRIMARY KEY (slot, n)
 );
+-- A row is known by where it stood when it was listed, and by its id where it has moved since. One
+-- without an id, or with an id that others on the list have too, is kept whole.
+ALTER TABLE pgoutbox.catch_up_rows
+    ALTER COLUMN id DROP NOT NULL,
+    ADD COLUMN IF NOT EXISTS leaf      oid,     -- the table or partition that held it,
+    ADD COLUMN IF NOT EXISTS place     tid,     -- where it stood there,
+    ADD COLUMN IF NOT EXISTS xid       bigint,  -- and the transaction that wrote it
+    ADD COLUMN IF NOT EXISTS is_shared boolean NOT NULL DEFAULT false,
+    ADD COLUMN IF NOT EXISTS content   json;
 
 -- Whether the relay of a slot is paused: it is where there is a row. `pgoutbox pause` makes it,
 -- `pgoutbox resume` removes it.

@@ -20,17 +20,19 @@ use tracing::{info, warn};
 
 use crate::config::{AuditMode, Config, Table};
 use crate::error::{Fault, codes};
+use crate::outbox;
 use crate::pgoutput::{StoredRow, Tuple};
 use crate::postgres::{self, classify, column, query};
 use crate::slot::{self, Outbox, SlotState};
 use crate::sql;
+use crate::turn::Turn;
 use crate::wal::{Identity, NewSlot, Wal};
 
 /// Bytes of payload, as they are stored, in one chunk; one larger row alone still comes.
 const CHUNK_BYTES: u64 = 8 << 20;
 /// Columns of `catch_up_fetch.sql` before the table's own: number, last number, bytes before,
-/// time of the commit, bytes, time, the transaction that wrote it.
-const META: usize = 7;
+/// time of the commit, the transaction that wrote it.
+const META: usize = 5;
 /// How often it is said whom a new slot waits for.
 const NOTICE: Duration = Duration::from_secs(30);
 
@@ -226,18 +228,15 @@ pub async fn prepare(
     if config.audit.mode == AuditMode::None {
         return Err(slot::nothing_tells(config));
     }
-    let lock = query(client, &sql::render(sql::CATCH_UP_LOCK, &[("slot", slot)])?).await?;
-    if !lock.first().map_or(Ok(false), |row| column(row, "is_locked"))? {
+    let Some(_turn) = Turn::take(config, "catch-up").await? else {
         return Err(Fault::transient(format!("another pgoutbox is making slot \"{slot}\"")));
-    }
+    };
     let outcome = prepare_locked(config, client, outboxes, why, patience).await;
     if outcome.is_err() {
         // Of a transaction that was not committed.
         let _ = client.batch_execute("ROLLBACK").await;
     }
-    let unlock = query(client, &sql::render(sql::CATCH_UP_UNLOCK, &[("slot", slot)])?).await;
-    let total = outcome?;
-    unlock.map(|_| total)
+    outcome
 }
 
 async fn prepare_locked(
@@ -256,7 +255,14 @@ async fn prepare_locked(
         drop_slot(config, &mut wal, &state).await?;
     }
     let new = create(config, client, &mut wal, patience).await?;
-    postgres::execute(client, &list(config, outboxes, why, &new)?).await?;
+    let filters = filters(config, client, outboxes).await?;
+    let listed = list(config, outboxes, &filters, why, &new)?;
+    postgres::execute(client, &listed).await.map_err(|fault| {
+        let filters = filters.iter().filter(|filter| *filter != "true").cloned();
+        let filters = filters.collect::<Vec<_>>().join("; ");
+        let filters = if filters.is_empty() { "true" } else { filters.as_str() };
+        outbox::explain_filter(fault, "the list of rows that wait", filters)
+    })?;
     drop(wal);
     record(client, slot, &identity, &new).await?;
     let listed = report(client, slot).await?.filter(|report| report.is_listed);
@@ -320,27 +326,57 @@ async fn create(
 }
 
 /// One message to the server, so that nothing comes in between.
-fn list(config: &Config, outboxes: &[Outbox], why: &str, new: &NewSlot) -> Result<String, Fault> {
+fn list(
+    config: &Config,
+    outboxes: &[Outbox],
+    filters: &[String],
+    why: &str,
+    new: &NewSlot,
+) -> Result<String, Fault> {
     let slot = config.postgres.slot.as_str();
     let open = [("slot", slot), ("snapshot", new.snapshot.as_str())];
     let mut out = sql::render(sql::CATCH_UP_OPEN, &open)?;
     out.push_str("WITH waiting AS (\n");
-    for (number, (table, outbox)) in config.tables.iter().zip(outboxes).enumerate() {
+    let tables = || config.tables.iter().zip(outboxes);
+    for (number, ((table, outbox), filter)) in tables().zip(filters).enumerate() {
         if number > 0 {
             out.push_str("UNION ALL\n");
         }
-        let waiting = waiting(config, table, outbox)?;
+        let waiting = waiting(config, table, outbox, filter)?;
         out.push_str(waiting.trim_end().trim_end_matches(';'));
         out.push('\n');
     }
     out.push_str(")\n");
     let consistent_lsn = new.consistent_lsn.to_string();
+    out.push_str(&sql::render(sql::CATCH_UP_LIST, &[("slot", slot)])?);
+    for (table, outbox) in tables() {
+        let relation = outbox.relation.to_string();
+        let variables = [
+            ("slot", slot),
+            ("schema", &table.schema),
+            ("table", &table.name),
+            ("relation", &relation),
+        ];
+        out.push_str(&sql::render(sql::CATCH_UP_KEEP, &variables)?);
+    }
     let close = [("slot", slot), ("why", why), ("consistent_lsn", &consistent_lsn)];
-    out.push_str(&sql::render(sql::CATCH_UP_LIST, &close)?);
+    out.push_str(&sql::render(sql::CATCH_UP_LISTED, &close)?);
     Ok(out)
 }
 
-fn waiting(config: &Config, table: &Table, outbox: &Outbox) -> Result<String, Fault> {
+async fn filters(
+    config: &Config,
+    client: &Client,
+    outboxes: &[Outbox],
+) -> Result<Vec<String>, Fault> {
+    let mut filters = Vec::new();
+    for table in outboxes {
+        filters.push(outbox::row_filter(client, config, table.relation).await?);
+    }
+    Ok(filters)
+}
+
+fn waiting(config: &Config, table: &Table, outbox: &Outbox, filter: &str) -> Result<String, Fault> {
     let names = Names::of(config, table, outbox);
     sql::render(
         sql::CATCH_UP_WAITING,
@@ -354,6 +390,7 @@ fn waiting(config: &Config, table: &Table, outbox: &Outbox) -> Result<String, Fa
             ("relayed_at", names.relayed_at),
             ("occurred_at", names.occurred_at),
             ("time", names.time),
+            ("filter", filter),
         ],
     )
 }
@@ -535,7 +572,7 @@ fn stored(
         columns: outbox.columns.clone(),
         tuple: tuple.map_err(|error| Fault::transient(error.to_string()))?,
         commit_time: meta(row, 3)?,
-        xid: Some(meta(row, 6)?),
+        xid: Some(meta(row, 4)?),
     })
 }
 

@@ -195,6 +195,21 @@ impl Message {
     }
 }
 
+/// The place that the headers of one of our messages say.
+pub fn position_in(headers: &FieldTable) -> Option<Position> {
+    let value = |name: &str| headers.inner().get(name);
+    let commit_lsn = match value(COMMIT_LSN_HEADER)? {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok()?.parse().ok()?,
+        _ => return None,
+    };
+    match value(INDEX_HEADER)? {
+        AMQPValue::LongLongInt(index) => {
+            Some(Position { commit_lsn, index: u64::try_from(*index).ok()? })
+        }
+        _ => None,
+    }
+}
+
 /// What a dead letter is made of, besides the message.
 #[derive(Debug)]
 pub struct Letter<'a> {

@@ -6,7 +6,7 @@ use postgres_types::Type;
 use tokio_postgres::Client;
 
 use crate::config::{AuditMode, Config, Table};
-use crate::error::Fault;
+use crate::error::{Fault, Kind};
 use crate::pgoutput::Column;
 use crate::postgres::{classify, column, query};
 use crate::relation::TimeKind;
@@ -29,6 +29,8 @@ pub struct Outbox {
     pub has_aggregate: (bool, bool),
     mode: AuditMode,
     slot: String,
+    /// Which rows the publication has: see [`row_filter`].
+    pub filter: String,
     id_type: (String, String),
     time_type: (String, String),
 }
@@ -82,6 +84,7 @@ impl Outbox {
             ),
             mode: config.audit.mode,
             slot: config.postgres.slot.clone(),
+            filter: row_filter(client, config, relation).await?,
             time_type: time_type.unwrap_or_else(|| id_type.clone()),
             id_type,
             columns,
@@ -123,13 +126,11 @@ impl Outbox {
             ("aggregate_id", &aggregate_id),
             ("mode", mode(self.mode)),
             ("slot", &self.slot),
+            ("filter", &self.filter),
             ("time", self.time.map_or("none", time_name)),
         ];
-        let is_used = |name: &str| {
-            file.contains(&format!(":\"{name}\"")) || file.contains(&format!(":'{name}'"))
-        };
         let is_given = |name: &str| more.iter().any(|(given, _)| *given == name);
-        let own = own.into_iter().filter(|(name, _)| is_used(name) && !is_given(name));
+        let own = own.into_iter().filter(|(name, _)| sql::has(file, name) && !is_given(name));
         let all: Vec<_> = own.chain(more.iter().copied()).collect();
         sql::render(file, &all)
     }
@@ -180,6 +181,28 @@ fn time_name(kind: TimeKind) -> &'static str {
     }
 }
 
+impl Outbox {
+    /// Of rows that were marked just now, those that have no mark all the same: something undoes it.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn unmarked_still(
+        &self,
+        client: &Client,
+        ids: &[String],
+    ) -> Result<Vec<String>, Fault> {
+        let file = match self.mode {
+            AuditMode::Update => sql::STILL_UNMARKED,
+            AuditMode::Delete => sql::STILL_THERE,
+            AuditMode::SideTable | AuditMode::None => return Ok(Vec::new()),
+        };
+        let sql = self.render(file, &[])?;
+        let rows = client.query_typed(&sql, &[(&ids, Type::TEXT_ARRAY)]).await;
+        let rows = rows.map_err(|error| classify(&error))?;
+        rows.iter().map(|row| row.try_get(0).map_err(|error| classify(&error))).collect()
+    }
+}
+
 /// `audit.mode` as the settings write it.
 pub fn mode(mode: AuditMode) -> &'static str {
     match mode {
@@ -188,6 +211,34 @@ pub fn mode(mode: AuditMode) -> &'static str {
         AuditMode::SideTable => "side_table",
         AuditMode::None => "none",
     }
+}
+
+/// The publication's row filter for a table: an expression that is `true` where there is none.
+///
+/// # Errors
+/// The connection's.
+pub async fn row_filter(client: &Client, config: &Config, relation: u32) -> Result<String, Fault> {
+    let relation = relation.to_string();
+    let publication = config.postgres.publication.as_str();
+    let variables = [("publication", publication), ("relation", relation.as_str())];
+    let rows = query(client, &sql::render(sql::ROW_FILTER, &variables)?).await?;
+    rows.first().map_or_else(|| Ok("true".to_owned()), |row| column(row, "filter"))
+}
+
+/// What to say where SQL about a table failed: a row filter that cannot be worked out for some row
+/// fails the whole statement.
+pub fn explain_filter(fault: Fault, table: &str, filter: &str) -> Fault {
+    let is_data = matches!(fault.kind, Kind::Sql(code) if code.class() == "22");
+    if !is_data || filter == "true" {
+        return fault;
+    }
+    let what =
+        format!("{table}: {}, perhaps in the row filter of the publication: {filter}", fault.what);
+    let hint = "give the publication a filter that works for every row of the table: ALTER PUBLICATION … SET TABLE … WHERE (…); \
+                or correct the row that it fails for";
+    let mut fault = fault.mend(hint);
+    fault.what = what;
+    fault
 }
 
 async fn columns(client: &Client, relation: u32) -> Result<Vec<Column>, Fault> {

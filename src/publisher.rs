@@ -272,6 +272,10 @@ impl Publisher {
                     answers.push(Answer::Return(returned));
                     continue;
                 }
+                Said::Unreadable(what) => {
+                    self.broken = Some(format!("RabbitMQ sent {what} that cannot be read"));
+                    break;
+                }
             };
             let tell = |number| answers.push(Answer::Confirm { number, is_ack });
             if self.tags.confirm(tag, is_multiple, tell).is_err() {

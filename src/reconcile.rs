@@ -6,6 +6,7 @@
 //! the marks, and then walks the tables by ranges of pages: no index on the mark is wanted, and a
 //! table of many million relayed rows must not be read in one go.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +19,13 @@ use tracing::{debug, info, warn};
 use crate::config::{AuditMode, Config, Table};
 use crate::error::{Fault, codes};
 use crate::horizon::{self, Reached};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, explain_filter};
 use crate::postgres::{self, Role, column, query};
-use crate::replay::{Only, Replay};
+use crate::replay::{Key, Only, Replay};
 use crate::resend::{Fate, Item, Resender};
 use crate::slot::{self, statements};
 use crate::sql;
+use crate::turn::Turn;
 
 /// Pages read in one step: 100 MB.
 const STEP_PAGES: i64 = 12_800;
@@ -33,6 +35,8 @@ const POLL: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(60);
 /// Rows sent once more in one round at most; the next round has the others.
 const MOST: usize = 10_000;
+/// Rows sent once more that are remembered at most.
+const MOST_SENT: usize = 200_000;
 /// Of those, events in a second: the relay's own come first.
 const RATE: u32 = 100;
 
@@ -89,15 +93,29 @@ struct Walk {
     found: Vec<Missing>,
     /// Tables of the last round that lacked something.
     lacking: usize,
+    /// Rows that were sent once more and have no mark all the same: they will not get one.
+    sent: HashSet<Sent>,
 }
+
+/// Table, id and time of a row. Not its transaction: a mark that a trigger undoes writes it again.
+type Sent = (usize, Option<String>, String);
 
 /// Rows of one table.
 #[derive(Debug, Default)]
 struct Missing {
     rows: i64,
     oldest: Option<String>,
-    /// Time and id of the first of them.
-    ids: Vec<(String, String)>,
+    /// The first of them.
+    first: Vec<Found>,
+}
+
+/// A row that is neither marked nor parked.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Found {
+    time: String,
+    id: Option<String>,
+    leaf: String,
+    place: String,
 }
 
 async fn run(config: &Config, trigger: &Trigger) {
@@ -115,16 +133,14 @@ async fn run(config: &Config, trigger: &Trigger) {
 
 async fn session(config: &Config, trigger: &Trigger, walk: &mut Walk) -> Result<(), Fault> {
     let postgres = &config.postgres;
-    let (client, _driver) = postgres::connect(Role::Reconcile, postgres).await?;
-    let lock = sql::render(sql::RECONCILE_LOCK, &[("slot", &postgres.slot)])?;
-    loop {
-        let rows = query(&client, &lock).await?;
-        if rows.first().map_or(Ok(false), |row| column(row, "is_ours"))? {
-            break;
+    let turn = loop {
+        match Turn::take(config, "reconcile").await? {
+            Some(turn) => break turn,
+            None => sleep(config.reconcile.interval.min(RETRY)).await,
         }
-        sleep(config.reconcile.interval.min(RETRY)).await;
-    }
-    loop {
+    };
+    let (client, _driver) = postgres::connect(Role::Reconcile, postgres).await?;
+    while !turn.is_lost() {
         let began = Instant::now();
         if walk.xmin.is_none() {
             begin(&client, config, trigger, walk).await?;
@@ -137,6 +153,7 @@ async fn session(config: &Config, trigger: &Trigger, walk: &mut Walk) -> Result<
             () = sleep(rest) => {}
         }
     }
+    Ok(())
 }
 
 /// Waits until everything that is committed now was passed by the relay, and for its marks.
@@ -162,7 +179,8 @@ async fn begin(
             () = trigger.0.notified() => continue,
         }
         let lacking = walk.lacking;
-        *walk = Walk { xmin: Some(point.xmin), lacking, ..Walk::default() };
+        let sent = std::mem::take(&mut walk.sent);
+        *walk = Walk { xmin: Some(point.xmin), lacking, sent, ..Walk::default() };
         return Ok(());
     }
 }
@@ -230,16 +248,17 @@ async fn step(
     let (from, to) = (format!("({from},0)"), format!("({to},0)"));
     let variables =
         [("schema", schema), ("table", name), ("from", &from), ("to", &to), ("xmin", xmin)];
-    let rows = query(client, &outbox.render(sql::RECONCILE, &variables)?).await?;
+    let rows = query(client, &outbox.render(sql::RECONCILE, &variables)?)
+        .await
+        .map_err(|fault| explain_filter(fault, &outbox.title(), &outbox.filter))?;
     let Some(row) = rows.first() else { return Ok(Missing::default()) };
-    let ids: Option<Vec<String>> = column(row, "ids")?;
-    let times: Option<Vec<Option<String>>> = column(row, "times")?;
-    let times = times.unwrap_or_default().into_iter().map(Option::unwrap_or_default);
+    let first: Vec<[Option<String>; 4]> =
+        serde_json::from_str(&column::<String>(row, "first")?).unwrap_or_default();
     let oldest: Option<String> = column(row, "oldest")?;
     Ok(Missing {
         rows: column(row, "rows")?,
         oldest: oldest.filter(|_| outbox.time.is_some()),
-        ids: times.zip(ids.unwrap_or_default()).collect(),
+        first: first.into_iter().map(Found::of).collect(),
     })
 }
 
@@ -250,8 +269,19 @@ impl Missing {
             (Some(one), Some(another)) => Some(one.min(another)),
             (one, another) => one.or(another),
         };
-        let room = MOST.saturating_sub(self.ids.len());
-        self.ids.extend(other.ids.into_iter().take(room));
+        let room = MOST.saturating_sub(self.first.len());
+        self.first.extend(other.first.into_iter().take(room));
+    }
+}
+
+impl Found {
+    fn of([time, id, leaf, place]: [Option<String>; 4]) -> Self {
+        let [time, leaf, place] = [time, leaf, place].map(Option::unwrap_or_default);
+        Self { time, id, leaf, place }
+    }
+
+    fn sent(&self, table: usize) -> Sent {
+        (table, self.id.clone(), self.time.clone())
     }
 }
 
@@ -291,7 +321,7 @@ async fn report(client: &Client, config: &Config, walk: &mut Walk) -> Result<(),
                 table,
                 rows, oldest, "rows are neither marked nor parked: they are sent once more"
             );
-            let sent = republish(client, config, outbox, missing).await;
+            let sent = republish(client, config, outbox, missing, &mut walk.sent).await;
             sent.map_err(|fault| {
                 config
                     .tables
@@ -309,10 +339,35 @@ async fn republish(
     client: &Client,
     config: &Config,
     outbox: Outbox,
-    mut missing: Missing,
+    missing: Missing,
+    sent: &mut HashSet<Sent>,
 ) -> Result<(), Fault> {
-    missing.ids.sort_unstable();
-    let ids: Vec<String> = missing.ids.into_iter().map(|(_, id)| id).collect();
+    let mut found = missing.first;
+    let all = found.len();
+    found.retain(|row| !sent.contains(&row.sent(outbox.number)));
+    if found.len() < all {
+        warn!(
+            table = outbox.title(),
+            rows = all - found.len(),
+            mend = "look for what undoes the mark, a trigger or a rule on the table, or a missing right: pgoutbox check; \
+                    they are sent again by the next process, or by pgoutbox replay",
+            "reconciliation: rows that were sent once more have no mark all the same: they are not sent again"
+        );
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    found.sort_unstable();
+    let mut ids: HashMap<&Option<String>, usize> = HashMap::new();
+    found.iter().for_each(|row| *ids.entry(&row.id).or_default() += 1);
+    let is_shared = |id: &Option<String>| id.is_none() || ids.get(id).is_some_and(|rows| *rows > 1);
+    let key = |row: &Found| Key {
+        id: row.id.clone(),
+        leaf: row.leaf.clone(),
+        place: row.place.clone(),
+        is_shared: is_shared(&row.id),
+    };
+    let keys: Vec<Key> = found.iter().map(key).collect();
     let outboxes = [outbox];
     let [outbox] = &outboxes;
     let mut report = |item: &Item, fate: &Fate| {
@@ -326,13 +381,23 @@ async fn republish(
     };
     let resender = Resender::connect(config, RATE).await?;
     let mut replay = Replay::new(config, client, &outboxes, resender, true, &mut report);
-    for ids in ids.chunks(200) {
-        if let Err(fault) = replay.ids(outbox, ids, Only::Unrelayed).await {
+    for keys in keys.chunks(200) {
+        if let Err(fault) = replay.keys(outbox, keys, Only::Unrelayed).await {
             replay.give_up().await;
             return Err(fault);
         }
     }
     let tally = replay.finish().await?;
+    let ids: Vec<String> = found.iter().filter_map(|row| row.id.clone()).collect();
+    let failed: HashSet<&String> =
+        tally.refused.iter().map(|(id, _)| id).chain(&tally.held).collect();
+    let unmarked = outbox.unmarked_still(client, &ids).await?;
+    let is_in_vain = |row: &&Found| {
+        row.id.as_ref().is_some_and(|id| unmarked.contains(id) && !failed.contains(id))
+    };
+    // What has no room is sent again: as many in a round as any round may send.
+    let room = MOST_SENT.saturating_sub(sent.len());
+    sent.extend(found.iter().filter(is_in_vain).take(room).map(|row| row.sent(outbox.number)));
     info!(
         delivered = tally.delivered,
         refused = tally.refused.len(),

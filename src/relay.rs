@@ -281,7 +281,7 @@ impl Relay {
                 self.watch.heard(now);
                 self.keepalive(now, wal_end, is_reply_requested)?;
             }
-            Input::Answers(answers) => self.answers(now, answers, effects),
+            Input::Answers(answers) => self.answers(now, answers, effects)?,
             Input::Blocked(is_blocked) => self.watch.blocked(now, is_blocked),
             Input::Closed(why) => self.closed(now, &why),
             Input::Dropped(fault) => self.dropped(now, fault)?,

@@ -1,18 +1,19 @@
 //! Sends rows of the outbox, or of the parking, once more: by the relay's own path from row to
 //! message, without touching the slot.
 
+use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{Client, Row, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::config::Config;
 use crate::error::Fault;
 use crate::event::{Position, Refusal};
 use crate::message::{Limits, Message};
 use crate::operator::{self, Parked};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, explain_filter};
 use crate::pgoutput::{Column, Tuple};
 use crate::postgres::{classify, column, now_micros, query};
 use crate::resend::{Fate, Item, Resender};
@@ -21,6 +22,8 @@ use crate::stored::{self, Built, Reader};
 
 /// Rows that are marked in one statement.
 const MARKS: usize = 500;
+/// Columns of `replay_rows.sql` before the table's own: number.
+const META: usize = 1;
 
 /// Which rows of an outbox table are meant; what is empty is not asked for.
 #[derive(Debug, Clone, Default)]
@@ -89,12 +92,43 @@ pub struct Tally {
     pub dry: u64,
     /// Rows that have no time of commit, where rows were chosen by it: none of them was.
     pub undated: u64,
+    /// Ids that were asked for and that no row has.
+    pub unknown: Vec<String>,
 }
 
 impl Tally {
     /// Everything that was sent was delivered.
     pub fn is_complete(&self) -> bool {
-        self.refused.is_empty() && self.held.is_empty()
+        self.refused.is_empty() && self.held.is_empty() && self.unknown.is_empty()
+    }
+}
+
+/// A row, by where it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Its id, where it has one.
+    pub id: Option<String>,
+    /// Oid of the table or partition that held it.
+    pub leaf: String,
+    /// Its `ctid` there.
+    pub place: String,
+    /// It has no id, or one that other rows have too.
+    pub is_shared: bool,
+}
+
+impl Key {
+    fn read(row: &Row) -> Result<Self, Fault> {
+        Ok(Self {
+            id: column(row, "id")?,
+            leaf: column(row, "leaf")?,
+            place: column(row, "place")?,
+            is_shared: column(row, "is_shared")?,
+        })
+    }
+
+    fn as_json(&self) -> serde_json::Value {
+        let Self { id, leaf, place, is_shared } = self;
+        serde_json::json!({ "id": id, "leaf": leaf, "place": place, "is_shared": is_shared })
     }
 }
 
@@ -111,6 +145,8 @@ pub struct Replay<'a> {
     limits: Limits,
     marks: bool,
     delivered: Vec<Item>,
+    /// Of the ids that were asked for, those that some row has.
+    asked: HashSet<String>,
     tally: Tally,
     report: Report<'a>,
 }
@@ -157,6 +193,7 @@ impl<'a> Replay<'a> {
             limits,
             marks,
             delivered: Vec::new(),
+            asked: HashSet::new(),
             tally: Tally::default(),
             report,
         }
@@ -182,29 +219,38 @@ impl<'a> Replay<'a> {
             ("only", filter.only.word()),
             ("xmin", &filter.xmin),
         ];
-        query(self.client, &outbox.render(sql::REPLAY_SELECT, &variables)?).await?;
+        query(self.client, &outbox.render(sql::REPLAY_SELECT, &variables)?)
+            .await
+            .map_err(|fault| explain_filter(fault, &outbox.title(), &outbox.filter))?;
         if !filter.committed_since.is_empty() || !filter.committed_until.is_empty() {
             self.tally.undated += undated(self.client, outbox).await?;
         }
         loop {
             let rows = query(self.client, sql::REPLAY_FETCH).await?;
-            let ids = rows.iter().map(|row| row.try_get(0).map_err(|error| classify(&error)));
-            let ids: Vec<String> = ids.collect::<Result<_, _>>()?;
-            if ids.is_empty() {
+            let keys = rows.iter().map(Key::read).collect::<Result<Vec<_>, _>>()?;
+            if keys.is_empty() {
                 break;
             }
-            self.ids(outbox, &ids, filter.only).await?;
+            let found = keys.iter().filter_map(|key| key.id.as_ref());
+            self.asked.extend(found.filter(|id| filter.ids.contains(id)).cloned());
+            self.keys(outbox, &keys, filter.only).await?;
         }
         query(self.client, "CLOSE replay").await.map(drop)
     }
 
-    /// Sends rows of a table by their ids, in this order.
+    /// Ids that were asked for of all tables, and that no row has.
+    pub fn expect(&mut self, ids: &[String]) {
+        let unknown = ids.iter().filter(|id| !self.asked.contains(*id));
+        self.tally.unknown.extend(unknown.cloned());
+    }
+
+    /// Sends rows of a table, in this order.
     ///
     /// # Errors
     /// As [`rows`](Self::rows).
-    pub async fn ids(&mut self, outbox: &Outbox, ids: &[String], only: Only) -> Result<(), Fault> {
-        let wanted = serde_json::Value::from(ids.to_vec()).to_string();
-        let variables = [("ids", wanted.as_str()), ("only", only.word())];
+    pub async fn keys(&mut self, outbox: &Outbox, keys: &[Key], only: Only) -> Result<(), Fault> {
+        let wanted = serde_json::Value::from_iter(keys.iter().map(Key::as_json)).to_string();
+        let variables = [("rows", wanted.as_str()), ("only", only.word())];
         let sql = outbox.render(sql::REPLAY_ROWS, &variables)?;
         let failed = |error| classify(&error);
         let mut stream = pin!(self.client.simple_query_raw(&sql).await.map_err(failed)?);
@@ -217,12 +263,15 @@ impl<'a> Replay<'a> {
                 Some(reader) => reader,
                 None => reader.insert(shape(outbox, &row)?),
             };
-            let item = item(outbox, columns, &row)?;
+            let number: usize = text(&row, 0)?.and_then(|text| text.parse().ok()).unwrap_or(0);
+            let key = number.checked_sub(1).and_then(|at| keys.get(at));
+            let is_shared = key.is_some_and(|key| key.is_shared);
+            let item = Item { is_shared, ..item(outbox, columns, &row)? };
             let built = build(reader, &row, self.limits)?;
             self.one(item, built).await?;
         }
-        self.tally.gone += u64::try_from(ids.len().saturating_sub(found)).unwrap_or(0);
-        self.mark(MARKS).await
+        self.tally.gone += u64::try_from(keys.len().saturating_sub(found)).unwrap_or(0);
+        self.mark(MARKS, false).await
     }
 
     /// Sends a dead-lettered or discarded event from its row in the parking.
@@ -238,11 +287,12 @@ impl<'a> Replay<'a> {
             table: row.table,
             id: event.event_id.clone().unwrap_or_else(|| format!("seq {}", event.seq)),
             seq: Some(event.seq),
+            is_shared: false,
             aggregate: event.aggregate_id.clone().map(|id| (event.aggregate_type.clone(), id)),
         };
         let built = stored::build(&self.config.tables, &row, event.position, self.limits);
         self.one(item, built).await?;
-        self.mark(MARKS).await
+        self.mark(MARKS, false).await
     }
 
     /// Waits for the last confirms, marks what is left to mark, and says what it all came to.
@@ -254,7 +304,7 @@ impl<'a> Replay<'a> {
             resender.finish().await?;
         }
         self.settle();
-        self.mark(1).await?;
+        self.mark(1, true).await?;
         if let Some(resender) = self.resender.take() {
             resender.close().await;
         }
@@ -266,7 +316,7 @@ impl<'a> Replay<'a> {
     pub async fn give_up(mut self) -> Tally {
         self.settle();
         // The fault that led here is the one to tell.
-        let _ = self.mark(1).await;
+        let _ = self.mark(1, true).await;
         self.tally
     }
 
@@ -303,15 +353,22 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Marks delivered rows once there are so many of them.
-    async fn mark(&mut self, at_least: usize) -> Result<(), Fault> {
+    /// Marks delivered rows once there are so many of them. Those that share their id at last: a
+    /// mark of one is a mark of the others, which may still have to be sent.
+    async fn mark(&mut self, at_least: usize, is_last: bool) -> Result<(), Fault> {
+        let is_due = |item: &mut Item| is_last || !item.is_shared;
         if self.delivered.len() < at_least {
             return Ok(());
         }
-        let delivered = std::mem::take(&mut self.delivered);
+        let delivered: Vec<Item> = self.delivered.extract_if(.., is_due).collect();
         for outbox in self.outboxes {
             let of_table = delivered.iter().filter(|item| item.table == outbox.number);
-            let ids: Vec<String> = of_table.map(|item| item.id.clone()).collect();
+            let rows = of_table.clone().filter(|item| item.seq.is_none() && !item.id.is_empty());
+            let mut ids: Vec<String> = rows.map(|item| item.id.clone()).collect();
+            let seqs: Vec<i64> = of_table.filter_map(|item| item.seq).collect();
+            if !seqs.is_empty() {
+                ids.extend(rows_of(self.client, outbox, &seqs).await?);
+            }
             if !ids.is_empty() {
                 let marked = outbox.mark(self.client, &ids).await?;
                 self.tally.marked += u64::try_from(marked).unwrap_or(0);
@@ -323,6 +380,14 @@ impl<'a> Replay<'a> {
         }
         Ok(())
     }
+}
+
+/// The ids of the rows that records were made of, where these are still there.
+async fn rows_of(client: &Client, outbox: &Outbox, seqs: &[i64]) -> Result<Vec<String>, Fault> {
+    let seqs = seqs.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
+    let seqs = format!("{{{seqs}}}");
+    let rows = query(client, &outbox.render(sql::REPLAY_MARKS, &[("seqs", &seqs)])?).await?;
+    rows.iter().map(|row| column(row, "id")).collect()
 }
 
 async fn undated(client: &Client, outbox: &Outbox) -> Result<u64, Fault> {
@@ -344,7 +409,7 @@ fn shape<'a>(
     row: &SimpleQueryRow,
 ) -> Result<(Reader<'a>, Arc<[Column]>), Fault> {
     let named = |name: &str| outbox.columns.iter().find(|column| column.name == name).cloned();
-    let columns = row.columns().iter().map(|column| named(column.name()));
+    let columns = row.columns().iter().skip(META).map(|column| named(column.name()));
     let columns: Arc<[Column]> = columns.collect::<Option<_>>().ok_or_else(|| {
         Fault::transient(format!("{} was altered meanwhile", outbox.title())).mend("run it again")
     })?;
@@ -361,7 +426,7 @@ fn text(row: &SimpleQueryRow, at: usize) -> Result<Option<&str>, Fault> {
 fn item(outbox: &Outbox, columns: &[Column], row: &SimpleQueryRow) -> Result<Item, Fault> {
     let field = |name: &str| {
         let at = columns.iter().position(|column| column.name == name);
-        at.map_or(Ok(None), |at| text(row, at)).map(|text| text.map(str::to_owned))
+        at.map_or(Ok(None), |at| text(row, at + META)).map(|text| text.map(str::to_owned))
     };
     let names = &outbox.table.columns;
     let kind = field(&names.aggregate_type.name)?;
@@ -369,6 +434,7 @@ fn item(outbox: &Outbox, columns: &[Column], row: &SimpleQueryRow) -> Result<Ite
         table: outbox.number,
         id: field(&names.id.name)?.unwrap_or_default(),
         seq: None,
+        is_shared: false,
         aggregate: field(&names.aggregate_id.name)?.map(|id| (kind, id)),
     })
 }
@@ -381,7 +447,7 @@ fn build(
     limits: Limits,
 ) -> Result<Result<Built, Refusal>, Fault> {
     let texts: Vec<Option<&str>> =
-        (0..row.len()).map(|at| text(row, at)).collect::<Result<_, _>>()?;
+        (META..row.len()).map(|at| text(row, at)).collect::<Result<_, _>>()?;
     let texts = texts.into_iter().map(|text| text.map(str::as_bytes));
     let tuple = Tuple::of_texts(texts);
     let now = now_micros();

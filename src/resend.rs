@@ -1,7 +1,7 @@
 //! Publishes events once more, one by one: slowly, in order, with the window's rule for what was
 //! delivered.
 //!
-//! At most one message of an aggregate is in flight, and behind one that is refused no later one
+//! At most one message of an aggregate, and of an id, is in flight, and behind one that is refused no later one
 //! of its aggregate is sent: a replay must not make a hole that was not there.
 
 use std::collections::{HashSet, VecDeque};
@@ -15,7 +15,7 @@ use crate::error::Fault;
 use crate::event::Refusal;
 use crate::message::{Limits, Message};
 use crate::publisher::{Closure, Publisher, Signal};
-use crate::window::{InFlight, Outcome, Window};
+use crate::window::{InFlight, Outcome, Return, Stray, Window};
 
 /// Messages in flight at most: a replay need not be fast, and what is in flight when the
 /// connection is lost is sent again.
@@ -34,6 +34,8 @@ pub struct Item {
     pub id: String,
     /// Its number in `pgoutbox.parked`, where it comes from there.
     pub seq: Option<i64>,
+    /// It has no id, or one that other rows have too: a mark of one is a mark of all.
+    pub is_shared: bool,
     /// Its aggregate, type and id, where it has one.
     pub aggregate: Option<(Option<String>, String)>,
 }
@@ -64,8 +66,8 @@ struct Sent {
 }
 
 impl InFlight for Sent {
-    fn message_id(&self) -> &str {
-        &self.item.id
+    fn is(&self, returned: &Return) -> bool {
+        returned.message_id == self.item.id
     }
 
     fn bytes(&self) -> usize {
@@ -132,7 +134,7 @@ impl<'a> Resender<'a> {
         while self.window.len() >= WINDOW
             || self.window.bytes() >= WINDOW_BYTES
             || self.window.must_empty()
-            || self.window.items().any(|sent| sent.item.is_of(&item))
+            || self.window.items().any(|sent| sent.item.is_of(&item) || sent.item.id == item.id)
             || !self.suspects.is_empty()
         {
             self.turn().await?;
@@ -212,7 +214,8 @@ impl<'a> Resender<'a> {
                 self.is_blocked = why.is_some();
             }
             Ok(Signal::Answers(answers)) => {
-                answers.into_iter().for_each(|answer| self.window.take(answer));
+                let taken = answers.into_iter().try_for_each(|answer| self.window.take(answer));
+                taken.map_err(Stray::fault)?;
                 let mut settled = Vec::new();
                 self.window.settle(|sent, outcome| settled.push((sent.item, outcome)));
                 for (item, outcome) in settled {

@@ -2,7 +2,8 @@
 //!
 //! A file is what an operator runs with `psql -v name=value -f file`, and what the code runs
 //! after [`render`]: the same bytes, so they cannot drift. Variables are psql's own:
-//! `:"name"` an identifier, `:'name'` a literal. psql's bare `:name` is not used.
+//! `:"name"` an identifier, `:'name'` a literal. psql's bare `:name` is used for one only, which
+//! the server itself wrote: `:filter`, an expression ([`ROW_FILTER`]).
 
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
@@ -25,12 +26,13 @@ files! {
     SLOT_FAILOVER = "slot_failover.sql", "The replication slot, as a failover slot.";
     SLOT_KNOWN = "slot_known.sql", "Whether a name was ever the slot of a relay.";
     CATCH_UP = "catch_up.sql", "A catch-up under way.";
-    CATCH_UP_LOCK = "catch_up_lock.sql", "One relay at a time makes a slot anew.";
-    CATCH_UP_UNLOCK = "catch_up_unlock.sql", "The next may.";
     CATCH_UP_BEGIN = "catch_up_begin.sql", "Says that a slot is about to be made anew.";
     CATCH_UP_OPEN = "catch_up_open.sql", "Sees the tables where the new slot's stream begins.";
     CATCH_UP_WAITING = "catch_up_waiting.sql", "The rows of one table that wait.";
     CATCH_UP_LIST = "catch_up_list.sql", "Numbers the rows that wait.";
+    CATCH_UP_KEEP = "catch_up_keep.sql", "Keeps those whole that their id does not tell apart.";
+    CATCH_UP_LISTED = "catch_up_listed.sql", "The list is whole.";
+    ROW_FILTER = "row_filter.sql", "Which rows of a table the publication has.";
     CATCH_UP_FETCH = "catch_up_fetch.sql", "The next rows of one table on the list.";
     CATCH_UP_FINISH = "catch_up_finish.sql", "A catch-up is over.";
     CATCH_UP_SWEEP = "catch_up_sweep.sql", "Takes a list away that is done with.";
@@ -49,6 +51,7 @@ files! {
     CHECK_ELSEWHERE = "check_elsewhere.sql", "Tables of the same name in other schemas.";
     CHECK_TABLE = "check_table.sql", "One table's kind and what makes its marks dear.";
     CHECK_ID_INDEX = "check_id_index.sql", "Whether marks find their rows by an index.";
+    CHECK_ID = "check_id.sql", "Whether the id tells rows apart.";
     CHECK_COLUMNS = "check_columns.sql", "A table's columns as the stream shows them.";
     CHECK_PITFALLS = "check_pitfalls.sql", "What would keep rows out of the stream, or marks out of rows.";
     CHECK_MARK_ROW = "check_mark_row.sql", "A row to try a mark on.";
@@ -119,13 +122,13 @@ files! {
     REPLAY_SELECT = "replay_select.sql", "Finds the rows to replay.";
     REPLAY_UNDATED = "replay_undated.sql", "Rows that have no time of commit.";
     REPLAY_FETCH = "replay_fetch.sql", "The next of them.";
+    REPLAY_MARKS = "replay_marks.sql", "Which of the rows that records were made of are there.";
     REPLAY_ROWS = "replay_rows.sql", "Rows to replay, whole.";
     HORIZON = "horizon.sql", "Up to where everything has ended.";
     HORIZON_FLUSH = "horizon_flush.sql", "Has the WAL flushed and read up to here.";
     HORIZON_PASSED = "horizon_passed.sql", "Whether the slot has passed an LSN.";
     TABLE_LEAVES = "table_leaves.sql", "The tables that hold a table's rows.";
     RECONCILE = "reconcile.sql", "Rows that are neither marked nor parked.";
-    RECONCILE_LOCK = "reconcile_lock.sql", "One reconciliation for each slot.";
     LEDGER = "ledger.sql", "What became of a table's rows.";
     LEDGER_PARKED = "ledger_parked.sql", "Parked events by state.";
     GRANTS_RECONCILE = "grants_reconcile.sql", "What reconciliation reads.";
@@ -189,6 +192,7 @@ pub fn render(sql: &str, variables: &[(&str, &str)]) -> Result<String, Fault> {
         match quote {
             Quote::Identifier => out.push_str(&escape_identifier(value)),
             Quote::Literal => out.push_str(&escape_literal(value)),
+            Quote::Bare => out.push_str(value),
         }
     }
     match variables.iter().zip(used).find(|(_, used)| !used) {
@@ -202,11 +206,18 @@ pub fn render(sql: &str, variables: &[(&str, &str)]) -> Result<String, Fault> {
 /// # Errors
 /// A variable without a value.
 pub fn render_some(sql: &str, variables: &[(&str, &str)]) -> Result<String, Fault> {
-    let is_used =
-        |name: &str| sql.contains(&format!(":\"{name}\"")) || sql.contains(&format!(":'{name}'"));
-    let used: Vec<_> = variables.iter().filter(|(name, _)| is_used(name)).copied().collect();
+    let used: Vec<_> = variables.iter().filter(|(name, _)| has(sql, name)).copied().collect();
     render(sql, &used)
 }
+
+/// A file has this variable.
+pub fn has(sql: &str, name: &str) -> bool {
+    let is_bare = name == FILTER && sql.contains(&format!(":{FILTER}"));
+    is_bare || sql.contains(&format!(":\"{name}\"")) || sql.contains(&format!(":'{name}'"))
+}
+
+/// The one variable that stands as it is.
+const FILTER: &str = "filter";
 
 fn slip(what: String) -> Fault {
     Fault::definite(what, "this is a defect of pgoutbox: please report it")
@@ -231,6 +242,8 @@ pub fn qualified(schema: &str, name: &str) -> String {
 enum Quote {
     Identifier,
     Literal,
+    /// As it is.
+    Bare,
 }
 
 /// As much of SQL's lexer as telling variables from text, strings and comments takes. The
@@ -268,7 +281,11 @@ impl<'a> Token<'a> {
         let (sign, quote) = match sql.get(1..2)? {
             "\"" => ('"', Quote::Identifier),
             "'" => ('\'', Quote::Literal),
-            _ => return None,
+            _ => {
+                let (word, after) = sql.get(1..)?.split_at_checked(FILTER.len())?;
+                let is_it = word == FILTER && !after.starts_with(is_word);
+                return is_it.then_some(Self::Variable(word, Quote::Bare, FILTER.len() + 1));
+            }
         };
         let name = sql.get(2..)?.split(sign).next()?;
         let is_name = !name.is_empty() && name.chars().all(is_word);

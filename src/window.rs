@@ -1,14 +1,20 @@
 //! The messages in flight, and which of them were delivered.
 //!
-//! The broker sends the return of a message before its ack, and names it by its `message_id`
-//! only. So with the answers taken in as they stand on the wire:
+//! The broker sends the return of a message before its ack. So with the answers taken in as they
+//! stand on the wire:
 //!
-//! 1. a message that is acked while no return waits was delivered, and settles once all before
-//!    it have;
-//! 2. from a return or a nack on nothing more is published, until all in flight is confirmed;
-//!    then the returns are matched by `message_id`, and all is settled.
+//! 1. a message that is acked and was not returned before was delivered, and settles once all
+//!    before it have;
+//! 2. a return is of the first message in flight that it can be of: by the event's place, which its
+//!    headers say, and by its `message_id`. Two messages may have one `message_id`;
+//! 3. a return that is of none in flight means that it is not understood what was delivered: nothing
+//!    is settled by it, nor by what follows;
+//! 4. from a return or a nack on nothing more is published, until all in flight is confirmed.
 
 use std::collections::VecDeque;
+
+use crate::error::{Fault, Side};
+use crate::event::Position;
 
 /// What the broker says of messages, in its order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,10 +33,25 @@ pub enum Answer {
 /// A message that no queue took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Return {
-    /// Its `message_id`.
+    /// Its `message_id`; empty where it has none.
     pub message_id: String,
+    /// The place of its event, where its headers say that.
+    pub position: Option<Position>,
     /// The broker's words.
     pub why: String,
+}
+
+/// A return of what is not in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stray;
+
+impl Stray {
+    /// What was delivered cannot be told any more: the session ends.
+    pub fn fault(self) -> Fault {
+        Fault::transient("RabbitMQ returned a message that is not in flight")
+            .on(Side::Broker)
+            .mend("nothing is settled by it: what is in flight is published again. If it comes again, report it with the broker's version and plugins")
+    }
 }
 
 /// What became of a message.
@@ -53,8 +74,8 @@ enum State {
 
 /// A message in flight.
 pub trait InFlight {
-    /// Its `message_id`: what a return is known by.
-    fn message_id(&self) -> &str;
+    /// The return may be of this message.
+    fn is(&self, returned: &Return) -> bool;
     /// Bytes of its body.
     fn bytes(&self) -> usize;
 }
@@ -63,6 +84,8 @@ pub trait InFlight {
 struct Entry<T> {
     item: T,
     state: State,
+    /// The broker's words, where no queue took it.
+    returned: Option<String>,
 }
 
 /// The window: bounded by its owner, which asks [`len`](Self::len) and [`bytes`](Self::bytes).
@@ -71,21 +94,14 @@ pub struct Window<T> {
     entries: VecDeque<Entry<T>>,
     first: u64,
     bytes: usize,
-    returned: Vec<Return>,
-    has_nack: bool,
+    /// Something was returned or nacked.
+    has_refused: bool,
     unconfirmed: usize,
 }
 
 impl<T> Default for Window<T> {
     fn default() -> Self {
-        Self {
-            entries: VecDeque::new(),
-            first: 0,
-            bytes: 0,
-            returned: Vec::new(),
-            has_nack: false,
-            unconfirmed: 0,
-        }
+        Self { entries: VecDeque::new(), first: 0, bytes: 0, has_refused: false, unconfirmed: 0 }
     }
 }
 
@@ -107,7 +123,7 @@ impl<T: InFlight> Window<T> {
 
     /// A return or a nack was seen: publish nothing until the window is empty.
     pub fn must_empty(&self) -> bool {
-        self.has_nack || !self.returned.is_empty()
+        self.has_refused
     }
 
     /// The oldest message in flight.
@@ -130,15 +146,35 @@ impl<T: InFlight> Window<T> {
     pub fn push(&mut self, item: T) {
         self.bytes += item.bytes();
         self.unconfirmed += 1;
-        self.entries.push_back(Entry { item, state: State::Open });
+        self.entries.push_back(Entry { item, state: State::Open, returned: None });
     }
 
-    /// Takes in an answer. One to a number that is not in flight, or a second one, is ignored.
-    pub fn take(&mut self, answer: Answer) {
-        let (number, is_ack) = match answer {
-            Answer::Return(returned) => return self.returned.push(returned),
-            Answer::Confirm { number, is_ack } => (number, is_ack),
+    /// Takes in an answer. A confirm of a number that is not in flight, or a second one, is ignored.
+    ///
+    /// # Errors
+    /// A return of what is not in flight: nothing may be settled any more.
+    pub fn take(&mut self, answer: Answer) -> Result<(), Stray> {
+        match answer {
+            Answer::Return(returned) => self.returned(returned),
+            Answer::Confirm { number, is_ack } => {
+                self.confirmed(number, is_ack);
+                Ok(())
+            }
+        }
+    }
+
+    fn returned(&mut self, returned: Return) -> Result<(), Stray> {
+        // Its confirm has not come yet.
+        let is_it = |entry: &&mut Entry<T>| {
+            entry.state == State::Open && entry.returned.is_none() && entry.item.is(&returned)
         };
+        let entry = self.entries.iter_mut().find(is_it).ok_or(Stray)?;
+        entry.returned = Some(returned.why);
+        self.has_refused = true;
+        Ok(())
+    }
+
+    fn confirmed(&mut self, number: u64, is_ack: bool) {
         let index = number.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
         let Some(entry) = index.and_then(|index| self.entries.get_mut(index)) else { return };
         if entry.state != State::Open {
@@ -146,7 +182,7 @@ impl<T: InFlight> Window<T> {
         }
         self.unconfirmed -= 1;
         entry.state = if is_ack { State::Acked } else { State::Nacked };
-        self.has_nack |= !is_ack;
+        self.has_refused |= !is_ack;
     }
 
     /// Settles what the answers so far prove, the oldest first.
@@ -166,15 +202,12 @@ impl<T: InFlight> Window<T> {
     }
 
     fn settle_all(&mut self, mut settled: impl FnMut(T, Outcome)) {
-        let returned = std::mem::take(&mut self.returned);
-        self.has_nack = false;
+        self.has_refused = false;
         self.bytes = 0;
         for entry in self.entries.drain(..) {
             self.first += 1;
-            let returned =
-                returned.iter().find(|returned| returned.message_id == entry.item.message_id());
-            let outcome = match (returned, entry.state) {
-                (Some(returned), _) => Outcome::Returned(returned.why.clone()),
+            let outcome = match (entry.returned, entry.state) {
+                (Some(why), _) => Outcome::Returned(why),
                 (None, State::Nacked) => Outcome::Nacked,
                 (None, _) => Outcome::Delivered,
             };
@@ -224,8 +257,8 @@ mod tests {
     struct Numbered(u64, String);
 
     impl InFlight for Numbered {
-        fn message_id(&self) -> &str {
-            &self.1
+        fn is(&self, returned: &Return) -> bool {
+            returned.message_id == self.1 && returned.position.is_none_or(|at| at == place(self.0))
         }
 
         fn bytes(&self) -> usize {
@@ -233,8 +266,31 @@ mod tests {
         }
     }
 
+    /// Few, so that messages with one id are in flight together.
     fn id(number: u64) -> String {
-        format!("m{number}")
+        format!("m{}", number % 5)
+    }
+
+    fn place(number: u64) -> Position {
+        Position { index: number, ..Position::start() }
+    }
+
+    #[test]
+    fn a_return_of_nothing_in_flight_is_told() {
+        let mut window = Window::default();
+        let of = |number, message_id: &str| {
+            let (position, why) = (Some(place(number)), "312 NO_ROUTE".to_owned());
+            Answer::Return(Return { message_id: message_id.to_owned(), position, why })
+        };
+        assert_eq!(window.take(of(0, "m0")), Err(Stray), "nothing is in flight");
+        window.push(Numbered(0, id(0)));
+        assert_eq!(window.take(of(1, "m0")), Err(Stray), "it is of another event");
+        assert_eq!(window.take(of(0, "m1")), Err(Stray), "it has another id");
+        assert_eq!(window.take(of(0, "m0")), Ok(()));
+        assert_eq!(window.take(of(0, "m0")), Err(Stray), "it was returned before");
+        window.push(Numbered(1, id(1)));
+        assert_eq!(window.take(Answer::Confirm { number: 1, is_ack: true }), Ok(()));
+        assert_eq!(window.take(of(1, "m1")), Err(Stray), "it was acked before");
     }
 
     proptest! {
@@ -265,7 +321,8 @@ mod tests {
                     Step::Route { count } => {
                         for number in (routed..published).take(count) {
                             if unroutable.contains(&number) {
-                                wire.push_back(Answer::Return(Return { message_id: id(number), why: String::new() }));
+                                let (message_id, position) = (id(number), Some(place(number)));
+                                wire.push_back(Answer::Return(Return { message_id, position, why: String::new() }));
                             }
                             unconfirmed.push(number);
                             routed = number + 1;
@@ -278,7 +335,9 @@ mod tests {
                         }
                     }
                     Step::Take { count } => {
-                        wire.drain(..count.min(wire.len())).for_each(|answer| window.take(answer));
+                        for answer in wire.drain(..count.min(wire.len())) {
+                            prop_assert_eq!(window.take(answer), Ok(()));
+                        }
                         window.settle(|message, outcome| settled.push((message.0, outcome)));
                     }
                 }

@@ -6,7 +6,7 @@ use pgoutbox::event::{Event, Position, Row};
 use pgoutbox::message::Message;
 use pgoutbox::pgoutput::{self, RelationMessage, Tuple};
 use pgoutbox::relation::Mapping;
-use pgoutbox::window::{Answer, InFlight, Window};
+use pgoutbox::window::{Answer, InFlight, Return, Window};
 use postgres_types::PgLsn;
 
 use crate::journey::{LIMITS, insert, relation, table};
@@ -68,8 +68,8 @@ fn build_a_message_with_headers(bencher: Bencher<'_, '_>, headers: usize) {
 struct Item;
 
 impl InFlight for Item {
-    fn message_id(&self) -> &str {
-        "018f3b2a-7c4e-7d19-9a55-000000000001"
+    fn is(&self, _: &Return) -> bool {
+        false
     }
 
     fn bytes(&self) -> usize {
@@ -89,7 +89,7 @@ fn push_and_settle_in_a_window_of(bencher: Bencher<'_, '_>, in_flight: u64) {
             return;
         }
         for number in settled..pushed {
-            window.take(Answer::Confirm { number, is_ack: true });
+            window.take(Answer::Confirm { number, is_ack: true }).expect("in flight");
         }
         window.settle(|item, outcome| {
             settled += 1;

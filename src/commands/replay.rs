@@ -361,6 +361,7 @@ async fn send(
         };
         replay.rows(outbox, &filter).await?;
     }
+    replay.expect(&args.ids);
     Ok(())
 }
 
@@ -415,16 +416,17 @@ fn print(item: &Item, fate: &Fate, is_json: bool) {
     if is_json {
         return;
     }
+    let id = if item.id.is_empty() { "a row without an id" } else { item.id.as_str() };
+    let id = Shown(id);
     match fate {
         Fate::Delivered => {}
         Fate::Refused(refusal) => {
-            let (id, why) = (Shown(&item.id), refusal.to_string());
+            let why = refusal.to_string();
             say(format_args!("refused  {id}: {}\n         mend: {}", Shown(&why), refusal.mend()));
         }
-        Fate::Held => say(format_args!(
-            "held     {}: an event before it of its aggregate was refused",
-            Shown(&item.id)
-        )),
+        Fate::Held => {
+            say(format_args!("held     {id}: an event before it of its aggregate was refused"));
+        }
         Fate::Dry(message) => say(would_send(item, message)),
     }
 }
@@ -456,7 +458,7 @@ fn summary(args: &Args, tally: &Tally) {
             json!({
                 "delivered": tally.delivered, "refused": refused, "held": tally.held,
                 "gone": tally.gone, "marked": tally.marked, "would_send": tally.dry,
-                "undated": tally.undated,
+                "undated": tally.undated, "unknown": tally.unknown,
             })
         ));
         return;
@@ -467,6 +469,9 @@ fn summary(args: &Args, tally: &Tally) {
              ago: none of them is among these; choose those by --since and --until",
             tally.undated
         ));
+    }
+    for id in &tally.unknown {
+        say(format_args!("unknown  {}: no row that fits has this id", Shown(id)));
     }
     if args.dry_run {
         say(format_args!("{} would be sent, {} cannot be", tally.dry, tally.refused.len()));

@@ -13,7 +13,7 @@ use crate::config::{Config, Needs, Sources};
 use crate::error::{Fault, codes};
 use crate::horizon::{self, Reached};
 use crate::ledger::{self, Count, Parked, Table};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, explain_filter};
 use crate::postgres::{self, Role, execute};
 use crate::slot::{self, Finding, Severity, SlotState, reconcile_grants, statements};
 
@@ -86,7 +86,10 @@ async fn look(args: &Args, client: &Client, config: &Config) -> Result<Ledger, F
     for number in 0..config.tables.len() {
         let outbox = Outbox::find(client, config, number).await?;
         let table = ledger::table(client, config, &outbox, &xmin, before, args.exact).await;
-        tables.push(table.map_err(|fault| with_grant(fault, config, &outbox))?);
+        let explained = |fault| {
+            explain_filter(with_grant(fault, config, &outbox), &outbox.title(), &outbox.filter)
+        };
+        tables.push(table.map_err(explained)?);
     }
     let parked = ledger::parked(client, slot).await?;
     let progress = status::progress(client, config).await?;

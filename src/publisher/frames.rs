@@ -9,7 +9,7 @@
 use amq_protocol::frame::{AMQPFrame, parse_frame};
 use amq_protocol::protocol::{AMQPClass, AMQPError, basic, channel, connection};
 
-use crate::message::Message;
+use crate::message::{self, Message};
 use crate::window::Return;
 
 const METHOD: u8 = 1;
@@ -187,6 +187,8 @@ pub(super) enum Said {
         is_ack: bool,
     },
     Return(Return),
+    /// It said something about a message that cannot be read: nobody knows what was delivered.
+    Unreadable(&'static str),
 }
 
 /// Why the broker closed the channel or the connection: an error of AMQP, or its words.
@@ -272,7 +274,8 @@ impl Sorter {
             }
             Some((method @ (ACK | NACK), arguments)) => {
                 let Some((tag, &[flags, ..])) = arguments.split_first_chunk::<8>() else {
-                    return false;
+                    sorted.said.push(Said::Unreadable("a confirm"));
+                    return true;
                 };
                 let tag = u64::from_be_bytes(*tag);
                 let is_multiple = flags & 1 == 1;
@@ -285,7 +288,10 @@ impl Sorter {
                     self.content = Some(Content::Header { why });
                     true
                 }
-                _ => false,
+                _ => {
+                    sorted.said.push(Said::Unreadable("a return"));
+                    true
+                }
             },
             Some(_) => false,
             None => self.content(frame, sorted),
@@ -296,14 +302,22 @@ impl Sorter {
     fn content(&mut self, frame: Frame<'_>, sorted: &mut Sorted) -> bool {
         let left = match (self.content.take(), frame.kind) {
             (Some(Content::Header { why }), HEADER) => {
-                let Some(AMQPFrame::Header(_, header)) = frame.parsed() else { return false };
+                let Some(AMQPFrame::Header(_, header)) = frame.parsed() else {
+                    sorted.said.push(Said::Unreadable("a returned message"));
+                    return true;
+                };
                 let message_id = header.properties.message_id().as_ref();
                 let message_id = message_id.map_or_else(String::new, |id| id.as_str().to_owned());
-                sorted.said.push(Said::Return(Return { message_id, why }));
+                let position = header.properties.headers().as_ref().and_then(message::position_in);
+                sorted.said.push(Said::Return(Return { message_id, position, why }));
                 header.body_size
             }
             (Some(Content::Body { left }), BODY) => left.saturating_sub(frame.payload.len() as u64),
-            _ => return false,
+            // The relay consumes nothing: no other message comes on its channel.
+            _ => {
+                sorted.said.push(Said::Unreadable("a message that is no return"));
+                return true;
+            }
         };
         self.content = (left > 0).then_some(Content::Body { left });
         true
@@ -379,7 +393,8 @@ mod tests {
     }
 
     fn no_route(id: &str) -> Said {
-        Said::Return(Return { message_id: id.to_owned(), why: "312 NO_ROUTE".to_owned() })
+        let (message_id, position) = (id.to_owned(), None);
+        Said::Return(Return { message_id, position, why: "312 NO_ROUTE".to_owned() })
     }
 
     /// Another channel's, the connection's, and a return with a body that looks like an ack.
@@ -481,6 +496,30 @@ mod tests {
         sorter.sort(&ack, &mut out);
         assert!(out.said.is_empty(), "nothing behind it is believed");
         assert_eq!(out.other, [&greeting[..], &ack].concat());
+    }
+
+    #[test]
+    fn what_is_said_of_a_message_and_cannot_be_read_is_told() {
+        let frame = |kind: u8, payload: &[u8]| {
+            let mut bytes = vec![kind];
+            bytes.extend(OURS.to_be_bytes());
+            bytes.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
+            bytes.extend(payload);
+            bytes.push(END);
+            bytes
+        };
+        let returns = returned("a", 0);
+        let halves = [bytes_of(&returns[0]), frame(HEADER, &[0, 60, 0, 0, 0xFF])].concat();
+        for (bytes, what) in [
+            (frame(METHOD, &[0, 60, 0, 80, 0]), "a confirm"),
+            (frame(METHOD, &[0, 60, 0, 50, 0]), "a return"),
+            (halves, "a returned message"),
+            (frame(BODY, b"body"), "a message that is no return"),
+        ] {
+            let sorted = sorted(&bytes, &[]);
+            assert_eq!(sorted.said, [Said::Unreadable(what)]);
+            assert!(sorted.other.is_empty(), "lapin is not asked");
+        }
     }
 
     #[test]

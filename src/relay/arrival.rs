@@ -7,7 +7,7 @@ use crate::event::{Position, Refusal, Row};
 use crate::parked::Aggregate;
 use crate::pgoutput::{Cell, Tuple};
 use crate::relation::Mapping;
-use crate::window::InFlight;
+use crate::window::{InFlight, Return};
 
 /// Where an event comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,8 +85,16 @@ pub(super) struct Published {
 }
 
 impl InFlight for Published {
-    fn message_id(&self) -> &str {
-        &self.arrival.id
+    /// A message of ours says its place, whatever else it lacks: a dead letter has no `message_id`
+    /// where the event's id is too long for one.
+    fn is(&self, returned: &Return) -> bool {
+        let has_id = returned.message_id == self.arrival.id;
+        match returned.position {
+            Some(position) => {
+                position == self.arrival.position && (has_id || returned.message_id.is_empty())
+            }
+            None => has_id,
+        }
     }
 
     fn bytes(&self) -> usize {

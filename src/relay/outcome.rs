@@ -39,11 +39,14 @@ impl Relay {
         now: Duration,
         answers: Vec<Answer>,
         effects: &mut Vec<Effect>,
-    ) {
+    ) -> Result<(), End> {
         let mut window = std::mem::take(&mut self.window);
-        answers.into_iter().for_each(|answer| window.take(answer));
-        window.settle(|published, outcome| self.outcome(now, published, outcome, effects));
+        let taken = answers.into_iter().try_for_each(|answer| window.take(answer));
+        if taken.is_ok() {
+            window.settle(|published, outcome| self.outcome(now, published, outcome, effects));
+        }
         self.window = window;
+        taken.map_err(|stray| stray.fault().into())
     }
 
     fn outcome(

@@ -17,7 +17,7 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 104] = [
+pub const NAMES: [&str; 106] = [
     "broker",
     "broker-blocked",
     "broker-connection",
@@ -51,6 +51,8 @@ pub const NAMES: [&str; 104] = [
     "grant-republish",
     "grant-type",
     "id-index",
+    "id-not-unique",
+    "id-nullable",
     "idle-replication-slot-timeout",
     "mark-default",
     "mark-fails",

@@ -79,6 +79,7 @@ pub(super) async fn look(
     findings.extend(partition(table, &shape));
     findings.extend(partition_key(config, table, &shape));
     findings.extend(id_index(client, config, table, &shape).await?);
+    findings.extend(id_values(client, table, &shape).await?);
     findings.extend(pitfalls::look(client, config, table, shape.oid).await?);
     findings.extend(marks(config, table, &shape));
     findings.extend(privileges::look(client, config, table, shape.oid, is_catching_up).await?);
@@ -351,6 +352,51 @@ async fn id_index(
     };
     let what = format!("no index of {} begins with {id}: every mark reads all of it", title(table));
     Ok(Some(Finding::warning("id-index", what, mend)))
+}
+
+/// The id is the message's, and what marks find rows by.
+async fn id_values(client: &Client, table: &Table, shape: &Shape) -> Result<Vec<Finding>, Fault> {
+    let (id, relation) = (&table.columns.id.name, shape.oid.to_string());
+    let variables = [("relation", relation.as_str()), ("id", id.as_str())];
+    let rows = query(client, &sql::render(sql::CHECK_ID, &variables)?).await?;
+    let Some(row) = rows.first() else { return Ok(Vec::new()) };
+    let place = sql::qualified(&table.schema, &table.name);
+    let quoted = sql::identifier(id);
+    let mut findings = Vec::new();
+    if column(row, "is_nullable")? {
+        findings.push(Finding::warning(
+            "id-nullable",
+            format!(
+                "{id} of {} may be NULL: such an event cannot be delivered, and is parked",
+                title(table)
+            ),
+            format!("ALTER TABLE {place} ALTER COLUMN {quoted} SET NOT NULL;"),
+        ));
+    }
+    if !column::<bool>(row, "is_unique")? {
+        let mend = match shape.kind.as_str() {
+            "p" => {
+                let key = shape.key_columns.iter().filter(|column| *column != id);
+                let columns =
+                    std::iter::once(quoted).chain(key.map(|column| sql::identifier(column)));
+                let columns = columns.collect::<Vec<_>>().join(", ");
+                format!(
+                    "CREATE UNIQUE INDEX ON {place} ({columns});  -- locks the table against writes meanwhile"
+                )
+            }
+            _ => format!("CREATE UNIQUE INDEX CONCURRENTLY ON {place} ({quoted});"),
+        };
+        findings.push(Finding::warning(
+            "id-not-unique",
+            format!(
+                "nothing keeps two rows of {} from having one {id}: both are published, under one message_id, and \
+                 the mark of one is a mark of both",
+                title(table)
+            ),
+            mend,
+        ));
+    }
+    Ok(findings)
 }
 
 fn marks(config: &Config, table: &Table, shape: &Shape) -> Vec<Finding> {

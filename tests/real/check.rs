@@ -101,7 +101,7 @@ impl Setting {
     }
 
     /// Does what is printed, as an operator would: psql, or the program itself.
-    async fn carry_out(&self, finding: &Value) -> Result<()> {
+    pub async fn carry_out(&self, finding: &Value) -> Result<()> {
         let mend = mend(finding);
         let command = mend.split("  -- ").next().unwrap_or_default();
         match command.strip_prefix("pgoutbox ") {

@@ -9,7 +9,7 @@ use lapin::BasicProperties;
 use pgoutbox::config::{Config, Needs, Sources};
 use pgoutbox::message::Message;
 use pgoutbox::publisher::{Publisher, Signal};
-use pgoutbox::window::{Answer, InFlight, Outcome, Window};
+use pgoutbox::window::{Answer, InFlight, Outcome, Return, Window};
 
 use crate::setting::Setting;
 
@@ -22,8 +22,8 @@ struct Sent {
 }
 
 impl InFlight for Sent {
-    fn message_id(&self) -> &str {
-        &self.id
+    fn is(&self, returned: &Return) -> bool {
+        returned.message_id == self.id
     }
 
     fn bytes(&self) -> usize {
@@ -94,7 +94,7 @@ async fn run(
                     confirmed.insert(*number);
                 }
             }
-            window.take(answer);
+            assert!(window.take(answer).is_ok(), "a return of what is not in flight");
         }
         window.settle(|one, outcome| {
             let is_delivered = outcome == Outcome::Delivered;

@@ -108,7 +108,7 @@ impl Broker {
         if is_unroutable {
             let why = "312 NO_ROUTE".to_owned();
             let message_id = sent.id.clone();
-            connection.wire.push_back(Answer::Return(Return { message_id, why }));
+            connection.wire.push_back(Answer::Return(Return { message_id, position: None, why }));
         }
         if is_dead && !is_unroutable {
             self.dead.insert(sent.place);

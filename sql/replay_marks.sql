@@ -1,0 +1,14 @@
+-- Of the rows that records of the parking were made of, those that are still there: their ids. A row
+-- that only has the id of such a record is none.
+--   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v id_schema=pg_catalog \
+--        -v id_type=uuid -v occurred_at=occurred_at -v time=timestamptz -v seqs='{7,8}' -f replay_marks.sql
+WITH replayed AS MATERIALIZED (
+    SELECT parked.event_id, parked AS record
+      FROM pgoutbox.parked AS parked
+     WHERE parked.seq = ANY (:'seqs'::bigint[]) AND parked.outbox = :'relation'::oid::regclass
+       AND parked.event_id IS NOT NULL
+)
+SELECT outbox.:"id"::text AS id
+  FROM replayed
+  JOIN :"schema".:"table" AS outbox ON outbox.:"id" = replayed.event_id:::"id_schema".:"id_type"
+ WHERE pgoutbox.is_record_of(replayed.record, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END);
