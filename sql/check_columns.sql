@@ -9,7 +9,8 @@ SELECT attribute.attname::text AS name,
             UNION ALL
             SELECT base.oid, base.typbasetype, base.typtype, base.typcategory
               FROM chain JOIN pg_type AS base ON base.oid = chain.typbasetype)
-        SELECT CASE WHEN chain.typtype = 'c' THEN 'record'::regtype::oid
+        SELECT CASE WHEN chain.oid < 16384 THEN chain.oid
+                    WHEN chain.typtype = 'c' THEN 'record'::regtype::oid
                     WHEN chain.typtype IN ('r', 'm') THEN 'anyrange'::regtype::oid
                     WHEN chain.typcategory = 'A' THEN 'anyarray'::regtype::oid
                     ELSE chain.oid END

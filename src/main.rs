@@ -80,7 +80,13 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .map_err(|error| Fault::definite(format!("no runtime: {error}"), ""))
-        .and_then(|runtime| runtime.block_on(carry_out(cli)));
+        .and_then(|runtime| {
+            runtime.block_on(async {
+                let outcome = carry_out(cli).await;
+                pgoutbox::postgres::say_goodbye().await;
+                outcome
+            })
+        });
     match outcome {
         Ok(code) => end(code),
         Err(fault) => {

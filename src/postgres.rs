@@ -5,6 +5,7 @@ pub mod role;
 use std::error::Error as _;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use socket2::{SockRef, TcpKeepalive};
@@ -157,6 +158,39 @@ async fn within<T>(
     tokio::time::timeout(bound, asked).await.unwrap_or_else(|_| Err(no_answer(bound)))
 }
 
+/// How long [`say_goodbye`] waits. What is still in use by then is cut off by the end of the process.
+const GOODBYE: Duration = Duration::from_millis(200);
+/// Connections that are driven.
+static DRIVEN: AtomicUsize = AtomicUsize::new(0);
+
+/// Counted while it lives.
+struct Driven;
+
+impl Driven {
+    fn begin() -> Self {
+        DRIVEN.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        DRIVEN.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Waits until the connections that nobody uses any more have taken leave of their servers. For the
+/// end of a process: the server logs a connection that is cut off within a transaction, as that of
+/// a [`Turn`](crate::turn::Turn) would be.
+pub async fn say_goodbye() {
+    let all_gone = async {
+        while DRIVEN.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let _ = tokio::time::timeout(GOODBYE, all_gone).await;
+}
+
 async fn drive<S, T>(
     mut connection: tokio_postgres::Connection<S, T>,
     notified: Option<Notified>,
@@ -165,6 +199,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
 {
+    let _driven = Driven::begin();
     while let Some(message) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
         match (message.map_err(|error| classify(&error))?, &notified) {
             (AsyncMessage::Notification(notification), Some(notified)) => notified(&notification),

@@ -107,7 +107,8 @@ const STEPS: [Step; 14] = [
         "the marks are revoked",
         "REVOKE UPDATE ON outbox_messages FROM audit; REVOKE UPDATE (relayed_at) ON outbox_messages FROM audit",
         "GRANT UPDATE ON outbox_messages TO audit",
-        true,
+        // Events go on without their marks.
+        false,
     ),
     step(
         "reading is revoked",

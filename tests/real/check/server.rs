@@ -47,7 +47,8 @@ async fn versions_that_are_too_old() -> Result<()> {
         format!("ALTER DATABASE {} SET search_path = old, pg_catalog, public", setting.database);
     setting.sql(&first).await?;
     for (name, severity, number, version, newer) in [
-        ("postgres-minor", "warning", 150_012, "15.12", (150_013, "15.13")),
+        ("postgres-minor", "warning", 150_012, "15.12", (150_014, "15.14")),
+        ("postgres-minor", "warning", 150_013, "15.13", (150_014, "15.14")),
         ("postgres-version", "error", 130_022, "13.22", (140_018, "14.18")),
     ] {
         setting.check().await?.has_not(name);
