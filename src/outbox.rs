@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use crate::config::{AuditMode, Config, Table};
 use crate::error::{Fault, Kind};
 use crate::pgoutput::Column;
-use crate::postgres::{classify, column, query};
+use crate::postgres::{classify, column, execute, query};
 use crate::relation::TimeKind;
 use crate::sql;
 
@@ -156,21 +156,53 @@ impl Outbox {
         }
     }
 
-    /// Marks delivered events as the relay does; returns how many had no mark yet.
+    /// Marks delivered events as the relay does.
     ///
     /// # Errors
     /// The connection's.
-    pub async fn mark(&self, client: &Client, ids: &[String]) -> Result<usize, Fault> {
-        let file = match self.mode {
-            AuditMode::Update => sql::MARK_UPDATE,
-            AuditMode::Delete => sql::MARK_DELETE,
-            AuditMode::SideTable => sql::MARK_SIDE_TABLE,
-            AuditMode::None => return Ok(0),
+    pub async fn mark(&self, client: &Client, ids: &[String]) -> Result<Marked, Fault> {
+        let (mark, still) = match self.mode {
+            AuditMode::Update => (sql::MARK_UPDATE, Some(sql::STILL_UNMARKED)),
+            AuditMode::Delete => (sql::MARK_DELETE, Some(sql::STILL_THERE)),
+            AuditMode::SideTable => (sql::MARK_SIDE_TABLE, None),
+            AuditMode::None => return Ok(Marked::default()),
         };
+        // In one transaction, so that nobody takes a mark away before it is looked at.
+        execute(client, "BEGIN").await?;
+        let marked = async {
+            let told = self.told(client, mark, ids).await?;
+            let in_vain = match still {
+                Some(still) => self.told(client, still, ids).await?,
+                None => Vec::new(),
+            };
+            let rows = told.iter().filter(|id| !in_vain.contains(id)).count();
+            Ok(Marked { rows, in_vain })
+        };
+        let marked = marked.await;
+        execute(client, if marked.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
+        marked
+    }
+
+    async fn told(
+        &self,
+        client: &Client,
+        file: &str,
+        ids: &[String],
+    ) -> Result<Vec<String>, Fault> {
         let sql = self.render(file, &[])?;
         let rows = client.query_typed(&sql, &[(&ids, Type::TEXT_ARRAY)]).await;
-        rows.map(|rows| rows.len()).map_err(|error| classify(&error))
+        let rows = rows.map_err(|error| classify(&error))?;
+        rows.iter().map(|row| row.try_get(0).map_err(|error| classify(&error))).collect()
     }
+}
+
+/// What became of marks.
+#[derive(Debug, Default)]
+pub struct Marked {
+    /// Rows that had no mark before.
+    pub rows: usize,
+    /// Ids of rows that have none all the same: a trigger or a rule undoes it.
+    pub in_vain: Vec<String>,
 }
 
 fn time_name(kind: TimeKind) -> &'static str {
@@ -178,28 +210,6 @@ fn time_name(kind: TimeKind) -> &'static str {
         TimeKind::Timestamptz => "timestamptz",
         TimeKind::Timestamp => "timestamp",
         TimeKind::EpochMillis => "bigint",
-    }
-}
-
-impl Outbox {
-    /// Of rows that were marked just now, those that have no mark all the same: something undoes it.
-    ///
-    /// # Errors
-    /// The connection's.
-    pub async fn unmarked_still(
-        &self,
-        client: &Client,
-        ids: &[String],
-    ) -> Result<Vec<String>, Fault> {
-        let file = match self.mode {
-            AuditMode::Update => sql::STILL_UNMARKED,
-            AuditMode::Delete => sql::STILL_THERE,
-            AuditMode::SideTable | AuditMode::None => return Ok(Vec::new()),
-        };
-        let sql = self.render(file, &[])?;
-        let rows = client.query_typed(&sql, &[(&ids, Type::TEXT_ARRAY)]).await;
-        let rows = rows.map_err(|error| classify(&error))?;
-        rows.iter().map(|row| row.try_get(0).map_err(|error| classify(&error))).collect()
     }
 }
 

@@ -388,13 +388,8 @@ async fn republish(
         }
     }
     let tally = replay.finish().await?;
-    let ids: Vec<String> = found.iter().filter_map(|row| row.id.clone()).collect();
-    let failed: HashSet<&String> =
-        tally.refused.iter().map(|(id, _)| id).chain(&tally.held).collect();
-    let unmarked = outbox.unmarked_still(client, &ids).await?;
-    let is_in_vain = |row: &&Found| {
-        row.id.as_ref().is_some_and(|id| unmarked.contains(id) && !failed.contains(id))
-    };
+    let in_vain: HashSet<&String> = tally.in_vain.iter().collect();
+    let is_in_vain = |row: &&Found| row.id.as_ref().is_some_and(|id| in_vain.contains(id));
     // What has no room is sent again: as many in a round as any round may send.
     let room = MOST_SENT.saturating_sub(sent.len());
     sent.extend(found.iter().filter(is_in_vain).take(room).map(|row| row.sent(outbox.number)));

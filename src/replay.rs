@@ -92,6 +92,8 @@ pub struct Tally {
     pub dry: u64,
     /// Rows that have no time of commit, where rows were chosen by it: none of them was.
     pub undated: u64,
+    /// Ids of rows that have no mark all the same: a trigger or a rule undoes it.
+    pub in_vain: Vec<String>,
     /// Ids that were asked for and that no row has.
     pub unknown: Vec<String>,
 }
@@ -371,7 +373,8 @@ impl<'a> Replay<'a> {
             }
             if !ids.is_empty() {
                 let marked = outbox.mark(self.client, &ids).await?;
-                self.tally.marked += u64::try_from(marked).unwrap_or(0);
+                self.tally.marked += u64::try_from(marked.rows).unwrap_or(0);
+                self.tally.in_vain.extend(marked.in_vain);
             }
         }
         let seqs: Vec<i64> = delivered.iter().filter_map(|item| item.seq).collect();
