@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use super::{Roles, check, connect, say, schema};
 use crate::catch_up::{self, Patience};
 use crate::config::{AuditMode, Config, Needs, PartitionSpan, Sources, Table};
-use crate::error::{Fault, codes};
+use crate::error::{Class, Fault, codes};
 use crate::postgres::{self, column, query};
 use crate::slot::{self, Finding, Severity};
 use crate::{declare, sql};
@@ -270,13 +270,17 @@ impl Maker<'_> {
             "roles {stream} and {audit}, with their grants; without passwords: use \\password"
         );
         let made = self.make(&what, &schema::roles(config, stream, audit)?.join("\n")).await;
-        made.map_err(|fault| match fault.is_code(codes::INSUFFICIENT_PRIVILEGE) {
+        made.map_err(|mut fault| {
+            if !fault.is_code(codes::INSUFFICIENT_PRIVILEGE) {
+                return fault;
+            }
+            // The roles are made within a DO block; what a function raises is not definite by itself.
+            fault.class = Class::Definite;
             // Managed servers have no superuser, and before Postgres 16 nobody else makes the first.
-            true => fault.mend(format!(
+            fault.mend(format!(
                 "as the server's administrator: CREATE ROLE {stream} LOGIN REPLICATION; CREATE ROLE {audit} LOGIN;  \
                  -- Amazon RDS: CREATE ROLE {stream} LOGIN; GRANT rds_replication TO {stream}; then run this again, as the owner of the table"
-            )),
-            false => fault,
+            ))
         })
     }
 
