@@ -301,3 +301,36 @@ async fn parked_events_of_the_version_before_go_on_in_order() -> Result<()> {
     assert_eq!(numbers(&consumer), [2, 3, 4]);
     relay.drain(PATIENCE).await
 }
+
+/// Each event of a queue asks for the first of it: that must not read the whole queue.
+#[tokio::test]
+async fn a_long_queue_is_looked_at_at_once() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let slot = &setting.database;
+    // One long queue, and many short ones: what the planner knows of most of them.
+    setting
+        .sql(&format!(
+            "INSERT INTO pgoutbox.parked (slot, outbox, event_id, aggregate_type, aggregate_id, commit_lsn, index,
+                    commit_time, state, is_holding, reason, attempts, columns, cells)
+             SELECT '{slot}', 'outbox_messages'::regclass, n::text, 'order',
+                    CASE WHEN n <= 40000 THEN 'one' ELSE (n % 20000)::text END, '0/1', n, now(),
+                    CASE n WHEN 1 THEN 'failed' ELSE 'queued' END, true, 'returned', 1, '[]', '{{}}'
+               FROM generate_series(1, 80000) AS n;
+             ANALYZE pgoutbox.parked"
+        ))
+        .await?;
+    // 0.2 s; where each event reads the queue, more than a minute.
+    let sql = format!(
+        "SET statement_timeout = '20s';
+         SELECT count(*) FROM pgoutbox.parked_places('{slot}')
+          WHERE head <> seq AND seq < (SELECT min(seq) + 2000 FROM pgoutbox.parked)"
+    );
+    let client = setting.client().await?;
+    let answers = client.simple_query(&sql).await?;
+    let counted = answers.iter().find_map(|answer| match answer {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    });
+    assert_eq!(counted.as_deref(), Some("1999"));
+    Ok(())
+}
