@@ -125,8 +125,11 @@ impl Role {
             // its mark is on disk: so nothing need wait for the disk here. Rows that come back
             // are pruned again.
             Self::Session | Self::Guard | Self::Drop | Self::Prune | Self::Turn(_) => "off",
-            Self::Reconcile | Self::Replay => "local",
-            Self::Stream | Self::Console | Self::Command => "on",
+            // On this server's disk, and no further: a standby that is waited for and never comes
+            // would keep an operator's command waiting without end, which no timeout ends.
+            Self::Reconcile | Self::Replay | Self::Stream | Self::Console | Self::Command => {
+                "local"
+            }
         }
     }
 
