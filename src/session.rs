@@ -54,6 +54,8 @@ const FRAMES: usize = 128;
 /// Silence, in `wal_sender_timeout`s, after which the walsender is taken for dead. It pings a
 /// silent client after half of one.
 const SILENCE: (u32, u32) = (3, 2);
+/// Pause before a check that met a locked table is made again.
+const LOCKED: Duration = Duration::from_secs(1);
 /// How long an orderly end waits for the last acknowledgement to be on its way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// For how long, and how often, a relation that is not there is looked for.
@@ -847,7 +849,16 @@ async fn check(
     config: Arc<Config>,
     before: Arc<Coverage>,
 ) -> Result<Input, Fault> {
-    let coverage = answered(&config, slot::coverage(&client, &config)).await?;
+    let coverage = loop {
+        match answered(&config, slot::coverage(&client, &config)).await {
+            // From Postgres 16 on the server opens each table of the publication for that. One that
+            // is locked, as while it is rewritten, stops neither the others nor what is
+            // delivered: it is only not acknowledged until the check has passed.
+            Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => {}
+            outcome => break outcome?,
+        }
+        tokio::time::sleep(LOCKED).await;
+    };
     if let Some(what) = before.change(&coverage) {
         return Err(Fault::transient(format!("{what} while the relay was running")).on(Side::Audit));
     }
