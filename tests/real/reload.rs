@@ -73,8 +73,13 @@ async fn the_log_says_more_and_less_at_run_time() -> Result<()> {
     write(&file, "[log]\nlevel = \"warn\"\n")?;
     let mut setting = Setting::shared().await?;
     setting.env("PGOUTBOX_CONFIG", &file.path().display().to_string());
+    // The session runs, which no line says at this level: it says so only once, at its start.
+    let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    relay.wait_for_log("max_slot_wal_keep_size", PATIENCE).await?;
+    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    consumer.wait_distinct(1, PATIENCE).await?;
+    load.stop();
+    load.finish().await?;
     relay.sigusr1()?;
     relay.wait_for_log("until the next SIGUSR1", PATIENCE).await?;
     relay.sigusr1()?;
