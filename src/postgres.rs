@@ -300,7 +300,9 @@ impl fmt::Display for ServerError {
 impl std::error::Error for ServerError {}
 
 impl ServerError {
-    /// Reads the body of an ErrorResponse: a letter and a text for each field.
+    /// Reads the body of an ErrorResponse of a walsender: a letter and a text for each field.
+    ///
+    /// Its context (field `W`) names the output plugin's callback. It runs no function of the database.
     pub(crate) fn parse(mut body: &[u8]) -> Self {
         let mut error = Self {
             code: SqlState::new(""),
@@ -323,7 +325,6 @@ impl ServerError {
                 b't' => error.table = Some(text),
                 b'c' => error.column = Some(text),
                 b'n' => error.constraint = Some(text),
-                b'W' => error.is_within_function = true,
                 _ => {}
             }
             body = after.get(1..).unwrap_or_default();
@@ -593,6 +594,7 @@ mod tests {
             (b'C', "42704"),
             (b'M', "publication \"p (SQLSTATE 42501)\" does not exist"),
             (b'R', "get_publication_oid"),
+            (b'W', "slot \"s\", output plugin \"pgoutput\", in the change callback"),
         ]));
         assert_eq!(error.routine.as_deref(), Some("get_publication_oid"));
         let fault = error.fault();
@@ -606,8 +608,9 @@ mod tests {
     #[test]
     fn what_a_function_raises_waits_for_nobody() {
         for code in ["42501", "42P01", "55000", "3D000", "42601", "58P01"] {
-            let raised = body(&[(b'C', code), (b'M', "m"), (b'W', "PL/pgSQL function f() line 1")]);
-            let fault = ServerError::parse(&raised).fault();
+            let mut raised = ServerError::parse(&body(&[(b'C', code), (b'M', "m")]));
+            raised.is_within_function = true;
+            let fault = raised.fault();
             assert_eq!((fault.class, fault.mend.as_str()), (Class::Transient, table::TRIGGER));
         }
     }
