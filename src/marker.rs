@@ -3,7 +3,9 @@
 //! That is the usual way. Where the server refuses something of a batch, the transaction is
 //! rolled back as a whole, and the batch is written in parts ([`parts`]), each a transaction of
 //! its own: a mark takes no other along, whether a trigger raises at it, a constraint is
-//! violated (also at commit), or its whole table takes none. Nothing is ever awaited inside an
+//! violated (also at commit), or its whole table takes none. Each table has one statement for all
+//! of its marks first; after that so many statements may go into finding out which are refused, and
+//! what was not reached is tried with the next batch. Nothing is ever awaited inside an
 //! open transaction: whoever else uses the connection would find itself within it.
 
 mod parts;
@@ -281,12 +283,12 @@ impl Marker {
         // Before the rows are looked for: a transaction that has ended by now is seen by them.
         let xmin = client.query_one(&self.snapshot_xmin, &[]).await.map_err(failed)?;
         let xmin: i64 = xmin.try_get(0).map_err(failed)?;
-        let looked_for = marks.iter().filter(|mark| is_missing(mark) && !parts.is_known(mark));
+        let looked_for = marks.iter().filter(|mark| is_missing(mark) && parts.why(mark).is_none());
         let waiting = self.tables.still(client, looked_for).await.map_err(failed)?;
         let missed = marks.iter().enumerate().filter(|(_, mark)| is_missing(mark));
         let missed = missed.filter_map(|(place, mark)| {
-            if let Some(refused) = parts.refused(mark) {
-                return Some(Missed { place, refused });
+            if let Some(why) = parts.why(mark) {
+                return Some(Missed { place, why });
             }
             let is_waiting = waiting.contains(&(mark.table, mark.id.clone()));
             (is_waiting || !has_ended(mark.xid, xmin)).then(|| Missed::waits(place))

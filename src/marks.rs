@@ -18,6 +18,8 @@ use crate::parked::Parking;
 const PAUSES_MS: [u64; 5] = [10, 50, 250, 1_000, 5_000];
 /// The same for a mark that the server refused: hardly anything but a person ends that.
 const REFUSED_PAUSES_MS: [u64; 3] = [1_000, 5_000, 15_000];
+/// The same for a mark that was not tried by itself: there is nothing to wait for.
+const SUSPECTED_PAUSE_MS: u64 = 10;
 /// Most marks that wait to be tried again; of more, the oldest are given up.
 const MISSING_LIMIT: usize = 50_000;
 /// So many of them are given up at once.
@@ -32,6 +34,20 @@ pub struct MarkError {
     pub code: String,
     /// Its words.
     pub message: String,
+    /// Somebody holds a lock on the whole table.
+    pub is_lock: bool,
+}
+
+/// Why a mark could not be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// Its row is locked, or not visible yet.
+    Waits,
+    /// The server refused it.
+    Refused(Arc<MarkError>),
+    /// The server refused others that it was to be written with, and it was not tried without them:
+    /// that is done soon.
+    Suspected,
 }
 
 /// A mark to be written.
@@ -57,6 +73,8 @@ pub struct Mark {
     missing_since: Option<Duration>,
     /// Why the server refused it the last time.
     refused: Option<Arc<MarkError>>,
+    /// It was to be written with others that the server refused.
+    is_suspected: bool,
 }
 
 impl Mark {
@@ -73,6 +91,7 @@ impl Mark {
             tries: 0,
             missing_since: None,
             refused: None,
+            is_suspected: false,
         }
     }
 
@@ -99,10 +118,15 @@ impl Mark {
         self.tries > 0
     }
 
-    /// Why the server refused it the last time; `None` where it did not. One that was refused
-    /// would be again, and takes those along that are written in the same statement.
+    /// Why the server refused it the last time; `None` where it did not.
     pub fn refused(&self) -> Option<&Arc<MarkError>> {
         self.refused.as_ref()
+    }
+
+    /// It is not to be written together with others: one that was refused would be again, and takes
+    /// those along that are written in the same statement.
+    pub fn goes_apart(&self) -> bool {
+        self.refused.is_some() || self.is_suspected
     }
 }
 
@@ -137,14 +161,14 @@ pub struct Written {
 pub struct Missed {
     /// Its place in the batch.
     pub place: usize,
-    /// Why the server refused it; `None` where its row is locked, or not visible yet.
-    pub refused: Option<Arc<MarkError>>,
+    /// Why.
+    pub why: Why,
 }
 
 impl Missed {
     /// Its row is locked, or not visible yet.
     pub fn waits(place: usize) -> Self {
-        Self { place, refused: None }
+        Self { place, why: Why::Waits }
     }
 }
 
@@ -308,7 +332,12 @@ impl Marks {
         let mut missing = written.missing.into_iter().peekable();
         for (place, mut mark) in written.batch.marks.into_iter().enumerate() {
             if let Some(missed) = missing.next_if(|missed| missed.place == place) {
-                mark.refused = missed.refused;
+                mark.is_suspected = missed.why == Why::Suspected;
+                match missed.why {
+                    Why::Waits => mark.refused = None,
+                    Why::Refused(why) => mark.refused = Some(why),
+                    Why::Suspected => {}
+                }
                 self.retry(now, mark);
             }
         }
@@ -322,12 +351,14 @@ impl Marks {
         if now.saturating_sub(since) >= self.patience.give_up {
             return self.give_up(mark);
         }
+        let is_suspected = mark.is_suspected;
         let pauses = if mark.refused.is_some() { &REFUSED_PAUSES_MS[..] } else { &PAUSES_MS[..] };
         let pause = pauses.get(mark.tries).or(pauses.last()).copied().unwrap_or_default();
+        let pause = if is_suspected { SUSPECTED_PAUSE_MS } else { pause };
         // Not after its time is over: it would wait for nothing then.
         let next_try = now + Duration::from_millis(pause);
         let next_try = next_try.min(since + self.patience.give_up).max(now);
-        mark.tries += 1;
+        mark.tries += usize::from(!is_suspected);
         self.missing.push(Missing { mark, since, next_try });
     }
 
@@ -401,8 +432,9 @@ mod tests {
             position: Position::start(),
             settled: 1,
         };
-        let why = Arc::new(MarkError { code: "P0001".into(), message: "no".into() });
-        let refused = |place| Missed { place, refused: Some(Arc::clone(&why)) };
+        let why =
+            Arc::new(MarkError { code: "P0001".into(), message: "no".into(), is_lock: false });
+        let refused = |place| Missed { place, why: Why::Refused(Arc::clone(&why)) };
         let count = batch.marks.len();
         let missing = (0..count).map(refused).collect();
         let lsn = PgLsn::from(100);

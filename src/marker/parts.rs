@@ -3,9 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::tables::LOCKED;
 use super::{Key, Wanted};
-use crate::marks::{Mark, MarkError};
+use crate::marks::{Mark, MarkError, Why};
 
 /// Marks of one table that are written apart from the others.
 #[derive(Default)]
@@ -20,8 +19,8 @@ pub(super) struct Parts<'a> {
     wanted: Vec<Wanted<'a>>,
     /// What is not.
     groups: Vec<Group<'a>>,
-    /// Known without a row: refused, or else locked.
-    known: HashMap<(usize, &'a str), Option<Arc<MarkError>>>,
+    /// Of these it is known why they are not written.
+    known: HashMap<(usize, &'a str), Why>,
     count: usize,
 }
 
@@ -50,7 +49,7 @@ impl<'a> Parts<'a> {
     /// It is not tried.
     pub(super) fn skip(&mut self, mark: &'a Mark, why: &Arc<MarkError>) {
         self.count += 1;
-        self.know(mark.table, &[&mark.id], Some(why).filter(|why| why.code != LOCKED));
+        self.know(mark.table, &[&mark.id], &why_of(why));
     }
 
     pub(super) fn wanted(&self) -> &[Wanted<'a>] {
@@ -77,21 +76,22 @@ impl<'a> Parts<'a> {
         std::mem::take(&mut self.groups)
     }
 
-    /// These cannot be written: refused, or else locked.
-    pub(super) fn know(&mut self, table: usize, ids: &[&'a str], why: Option<&Arc<MarkError>>) {
-        self.known.extend(ids.iter().map(|id| ((table, *id), why.cloned())));
+    /// These are not written.
+    pub(super) fn know(&mut self, table: usize, ids: &[&'a str], why: &Why) {
+        self.known.extend(ids.iter().map(|id| ((table, *id), why.clone())));
     }
 
-    pub(super) fn is_known(&self, mark: &Mark) -> bool {
-        self.refused(mark).is_some()
-    }
-
-    /// What is known of a mark without a row: why it is refused, or else that it is locked.
-    pub(super) fn refused(&self, mark: &Mark) -> Option<Option<Arc<MarkError>>> {
+    /// Why it is not written, where that is known.
+    pub(super) fn why(&self, mark: &Mark) -> Option<Why> {
         self.known.get(&(mark.table, mark.id.as_str())).cloned()
     }
 
     pub(super) fn is_all_found(&self, found: &HashSet<Key>) -> bool {
         found.len() >= self.count
     }
+}
+
+/// What an error means for a mark that it was raised over.
+pub(super) fn why_of(error: &Arc<MarkError>) -> Why {
+    if error.is_lock { Why::Waits } else { Why::Refused(Arc::clone(error)) }
 }

@@ -2,24 +2,28 @@
 //! nothing to the others.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Statement};
 use tracing::{info, warn};
 
-use super::parts::{Group, Parts};
+use super::parts::{Group, Parts, why_of};
 use super::{Key, Wanted, is_put_aside};
 use crate::config::{Audit, AuditMode, Config, Table};
 use crate::error::{Class, Fault};
 use crate::event::Position;
-use crate::marks::{Mark, MarkError};
+use crate::marks::{Mark, MarkError, Why};
 use crate::postgres::{classify, column};
 use crate::relation::TimeKind;
 use crate::slot::Outbox;
 use crate::sql;
 
-/// Most statements, and the longest time, that the marks of one batch may take that go apart.
+/// Most statements, and the longest time, that it may take to find out which marks of one batch are
+/// refused.
 const MOST_STATEMENTS: usize = 64;
 const LONGEST: Duration = Duration::from_secs(5);
 /// So many marks refused in a row mean that it is the table: a trigger, a right.
@@ -30,8 +34,6 @@ const PROBE_PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs
 const LOCK_PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
 /// Most statements of such a try.
 const PROBE_STATEMENTS: usize = 10;
-/// The SQLSTATE of a lock that was waited for in vain.
-pub(super) const LOCKED: &str = "55P03";
 /// The same thing is not said again before.
 const TOLD_AGAIN: Duration = Duration::from_secs(60);
 
@@ -86,7 +88,7 @@ impl Entry {
 
 impl State {
     fn closed_until(&mut self, now: Instant, why: &Arc<MarkError>) {
-        let [first, longest] = if why.code == LOCKED { LOCK_PAUSES } else { PROBE_PAUSES };
+        let [first, longest] = if why.is_lock { LOCK_PAUSES } else { PROBE_PAUSES };
         let pause = self.closed.as_ref().map_or(first, |closed| (closed.pause * 2).min(longest));
         self.closed = Some(Closed { why: Arc::clone(why), pause, next_try: now + pause });
     }
@@ -107,9 +109,11 @@ impl State {
 pub(super) struct Tables {
     audit: Audit,
     entries: Vec<Entry>,
+    /// Batches of which something went apart.
+    batches: AtomicUsize,
 }
 
-/// How much the marks of a batch that go apart have taken.
+/// How much the search for what is refused in a batch has taken.
 struct Spent {
     statements: usize,
     until: Instant,
@@ -117,10 +121,124 @@ struct Spent {
 
 impl Spent {
     /// One statement more, if there may be.
-    fn take(&mut self, most: usize) -> bool {
-        let has_more = self.statements < most && Instant::now() < self.until;
+    fn take(&mut self) -> bool {
+        let has_more = self.statements < MOST_STATEMENTS && Instant::now() < self.until;
         self.statements += usize::from(has_more);
         has_more
+    }
+}
+
+/// Finds out which marks of a table are refused: halves what is, until they stand alone. Each costs
+/// some ten statements, once.
+struct Search<'t, 'a> {
+    entry: &'t Entry,
+    table: usize,
+    ids: Vec<&'a str>,
+    /// Ranges of the ids that are to be written.
+    open: Vec<Range<usize>>,
+    last: Option<Arc<MarkError>>,
+    /// No more of the table is to be tried now.
+    is_over: bool,
+    is_renewed: bool,
+    /// Statements that it may still take.
+    left: usize,
+}
+
+impl<'t, 'a> Search<'t, 'a> {
+    async fn begin(
+        tables: &Tables,
+        client: &Client,
+        entry: &'t Entry,
+        Group { table, ids }: Group<'a>,
+    ) -> Self {
+        let is_probe = entry.state().closed.is_some();
+        if is_probe {
+            tables.renew(client, entry).await.ok();
+        }
+        let last = entry.state().closed.as_ref().map(|closed| Arc::clone(&closed.why));
+        let left = if is_probe { PROBE_STATEMENTS } else { MOST_STATEMENTS };
+        let all = 0..ids.len();
+        Self {
+            entry,
+            table,
+            ids,
+            open: vec![all],
+            last,
+            is_over: false,
+            is_renewed: is_probe,
+            left,
+        }
+    }
+
+    /// There is more to be tried.
+    fn is_open(&self) -> bool {
+        !self.open.is_empty() && !self.is_over && self.left > 0
+    }
+
+    /// Tries the next part.
+    async fn step(
+        &mut self,
+        tables: &Tables,
+        client: &Client,
+        parts: &mut Parts<'a>,
+        found: &mut HashSet<Key>,
+    ) -> Result<(), Error> {
+        let statements = self.entry.state().statements.clone();
+        let Some(statements) = statements else {
+            self.left = 0;
+            return Ok(());
+        };
+        let Some(range) = self.open.pop() else { return Ok(()) };
+        self.left -= 1;
+        let part = self.ids.get(range.clone()).unwrap_or_default();
+        let error = match client.query(&statements.unlocked, &[&part]).await {
+            Ok(rows) => {
+                tables.passed(self.entry);
+                for row in rows {
+                    found.insert((self.table, row.try_get(0)?));
+                }
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let why = Arc::new(refusal(error)?);
+        if !self.is_renewed && is_of_the_plan(&why.code) {
+            // The table was altered, and the statements are of before.
+            self.is_renewed = true;
+            tables.renew(client, self.entry).await.ok();
+            self.open.push(range);
+            return Ok(());
+        }
+        self.last = Some(Arc::clone(&why));
+        match part {
+            // CREATE INDEX holds such a lock: no row of the table need be tried now.
+            _ if why.is_lock => {
+                self.is_over = true;
+                parts.know(self.table, part, &Why::Waits);
+            }
+            [id] => {
+                parts.know(self.table, part, &why_of(&why));
+                self.is_over = tables.refused(self.entry, id, &why);
+            }
+            _ => {
+                let middle = range.start + range.len() / 2;
+                self.open.extend([middle..range.end, range.start..middle]);
+            }
+        }
+        Ok(())
+    }
+
+    /// What was not tried is known by what was.
+    fn end(self, tables: &Tables, parts: &mut Parts<'a>) {
+        let is_closed = self.entry.state().closed.is_some();
+        let of_table = self.last.filter(|why| self.is_over || is_closed || why.is_lock);
+        let why = of_table.as_ref().map_or(Why::Suspected, why_of);
+        for range in self.open {
+            parts.know(self.table, self.ids.get(range).unwrap_or_default(), &why);
+        }
+        if let Some(why) = of_table {
+            tables.close(self.entry, &why);
+        }
     }
 }
 
@@ -142,7 +260,7 @@ impl Tables {
                 entries.push(Entry { table, outbox, state: Mutex::default() });
             }
         }
-        let tables = Self { audit, entries };
+        let tables = Self { audit, entries, batches: AtomicUsize::new(0) };
         for entry in &tables.entries {
             tables.renew(client, entry).await?;
         }
@@ -180,7 +298,7 @@ impl Tables {
             match closed.get(mark.table) {
                 None => {}
                 Some(Some(closed)) if now < closed.next_try => parts.skip(mark, &closed.why),
-                Some(None) if mark.refused().is_none() => parts.together(mark),
+                Some(None) if !mark.goes_apart() => parts.together(mark),
                 Some(_) => parts.apart(mark),
             }
         }
@@ -197,83 +315,26 @@ impl Tables {
         parts: &mut Parts<'_>,
     ) -> Result<HashSet<Key>, Error> {
         let mut found = HashSet::new();
-        let mut spent = Spent { statements: 0, until: Instant::now() + LONGEST };
+        let mut searches = Vec::new();
         for group in parts.take_groups() {
             let Some(entry) = self.entries.get(group.table) else { continue };
-            self.write_group(client, entry, group, parts, &mut spent, &mut found).await?;
+            let mut search = Search::begin(self, client, entry, group).await;
+            search.step(self, client, parts, &mut found).await?;
+            searches.push(search);
+        }
+        // Whichever table is the first, each has its turn: one that refuses much is not to keep the
+        // others from being looked through.
+        let count = self.batches.fetch_add(1, Ordering::Relaxed);
+        let first = count.checked_rem(searches.len()).unwrap_or(0);
+        searches.rotate_left(first);
+        let mut spent = Spent { statements: 0, until: Instant::now() + LONGEST };
+        for mut search in searches {
+            while search.is_open() && spent.take() {
+                search.step(self, client, parts, &mut found).await?;
+            }
+            search.end(self, parts);
         }
         Ok(found)
-    }
-
-    /// Halves what is refused until the marks are found that are; those cost each some ten
-    /// statements, once.
-    async fn write_group<'a>(
-        &self,
-        client: &Client,
-        entry: &Entry,
-        group: Group<'a>,
-        parts: &mut Parts<'a>,
-        spent: &mut Spent,
-        found: &mut HashSet<Key>,
-    ) -> Result<(), Error> {
-        let Group { table, ids } = group;
-        let is_probe = entry.state().closed.is_some();
-        let mut is_renewed = is_probe;
-        if is_probe {
-            self.renew(client, entry).await.ok();
-        }
-        let most = spent.statements + if is_probe { PROBE_STATEMENTS } else { MOST_STATEMENTS };
-        let most = most.min(MOST_STATEMENTS);
-        let mut last = entry.state().closed.as_ref().map(|closed| Arc::clone(&closed.why));
-        let mut is_over = false;
-        let mut open: Vec<&[&str]> = vec![&ids];
-        while let Some(part) = open.pop() {
-            let statements = entry.state().statements.clone();
-            let statements = statements.filter(|_| !is_over && spent.take(most));
-            let Some(statements) = statements else {
-                parts.know(table, part, last.as_ref().filter(|why| why.code != LOCKED));
-                continue;
-            };
-            let error = match client.query(&statements.unlocked, &[&part]).await {
-                Ok(rows) => {
-                    self.passed(entry);
-                    for row in rows {
-                        found.insert((table, row.try_get(0)?));
-                    }
-                    continue;
-                }
-                Err(error) => error,
-            };
-            let why = Arc::new(refusal(error)?);
-            if !is_renewed && is_of_the_plan(&why.code) {
-                // The table was altered, and the statements are of before.
-                is_renewed = true;
-                self.renew(client, entry).await.ok();
-                open.push(part);
-                continue;
-            }
-            last = Some(Arc::clone(&why));
-            match part {
-                // The whole table is, as CREATE INDEX does it: no row of it need be tried now.
-                _ if why.code == LOCKED => {
-                    is_over = true;
-                    parts.know(table, part, None);
-                }
-                [id] => {
-                    parts.know(table, part, Some(&why));
-                    is_over = self.refused(entry, id, &why);
-                }
-                _ => {
-                    let (first, second) = part.split_at(part.len() / 2);
-                    open.extend([second, first]);
-                }
-            }
-        }
-        let is_closed = entry.state().closed.is_some();
-        if let Some(why) = last.filter(|why| is_over || is_closed || why.code == LOCKED) {
-            self.close(entry, &why);
-        }
-        Ok(())
     }
 
     /// The tables took these marks, together.
@@ -320,7 +381,7 @@ impl Tables {
         // The next try begins with all of them again.
         state.refused_in_a_row = 0;
         state.closed_until(Instant::now(), why);
-        let is_to_tell = why.code != LOCKED && state.is_to_tell(&format!("closed {}", why.code));
+        let is_to_tell = !why.is_lock && state.is_to_tell(&format!("closed {}", why.code));
         drop(state);
         if is_to_tell {
             let [hold, give_up] = [self.audit.hold, self.audit.give_up].map(span);
@@ -380,7 +441,7 @@ impl Tables {
             let count = std::mem::take(&mut state.given_up);
             drop(state);
             let why = match mark.refused().map(Arc::as_ref) {
-                Some(MarkError { code, message }) => format!("{message} (SQLSTATE {code})"),
+                Some(MarkError { code, message, .. }) => format!("{message} (SQLSTATE {code})"),
                 None => "its row stayed locked, or a trigger or rule keeps it unmarked".to_owned(),
             };
             warn!(
@@ -401,7 +462,9 @@ impl Tables {
             ("42501", _) => {
                 "run `pgoutbox check`: it names the GRANT that is missing, if it is one".to_owned()
             }
-            (LOCKED, _) => format!("somebody holds a lock on all of {table}: the marks follow"),
+            _ if why.is_some_and(|why| why.is_lock) => {
+                format!("somebody holds a lock on all of {table}: the marks follow")
+            }
             ("55000", AuditMode::Update | AuditMode::Delete) => format!(
                 "a publication publishes the table's updates or deletes, and the table has no replica identity: ALTER TABLE {table} ADD PRIMARY KEY (…), or ALTER TABLE {table} REPLICA IDENTITY FULL;"
             ),
@@ -441,9 +504,13 @@ fn is_of_the_plan(code: &str) -> bool {
 /// The connection's.
 fn refusal(error: Error) -> Result<MarkError, Error> {
     match error.as_db_error() {
-        Some(db) => {
-            Ok(MarkError { code: db.code().code().to_owned(), message: db.message().to_owned() })
-        }
+        Some(db) => Ok(MarkError {
+            code: db.code().code().to_owned(),
+            message: db.message().to_owned(),
+            // Rows that are locked are passed over. With a context it is of a trigger, or of a key
+            // that it refers to: of a row.
+            is_lock: db.code() == &SqlState::LOCK_NOT_AVAILABLE && db.where_().is_none(),
+        }),
         None => Err(error),
     }
 }

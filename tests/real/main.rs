@@ -59,6 +59,7 @@ mod service;
 mod setting;
 mod spans;
 mod standby;
+mod sweep;
 mod tables;
 mod terminal;
 mod tls;
