@@ -53,9 +53,10 @@ WITH listed AS MATERIALIZED (
      WHERE listed.is_shared
         OR (:'mode' <> 'update' OR (found.pgoutbox_row).:"relayed_at" IS NULL)
            AND (:'mode' <> 'side_table'
-                OR NOT EXISTS (SELECT FROM pgoutbox.relayed AS relayed
-                                WHERE relayed.outbox = :'relation'::oid::regclass
-                                  AND relayed.id = listed.id))
+                OR NOT EXISTS (SELECT FROM pgoutbox.relayed AS mark
+                                WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = listed.id
+                                  AND pgoutbox.is_mark_of(mark, listed.xid::text::xid,
+                                      CASE WHEN :'time' <> 'none' THEN coalesce((found.pgoutbox_row).:"occurred_at"::text, '') END)))
 )
 SELECT chunk.pgoutbox_n, chunk.pgoutbox_last_n, chunk.pgoutbox_bytes_before, chunk.pgoutbox_commit_time,
        chunk.pgoutbox_xid, (chunk.pgoutbox_row).*

@@ -30,9 +30,9 @@ SELECT :'relation'::oid::regclass AS outbox,
  WHERE (:filter)
    AND (:'mode' <> 'update' OR outbox.:"relayed_at" IS NULL)
    AND (:'mode' <> 'side_table'
-        OR NOT EXISTS (SELECT FROM pgoutbox.relayed AS relayed
-                        WHERE relayed.outbox = :'relation'::oid::regclass
-                          AND relayed.id = outbox.:"id"::text))
+        OR NOT EXISTS (SELECT FROM pgoutbox.relayed AS mark
+                        WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = outbox.:"id"::text
+                          AND pgoutbox.is_mark_of(mark, outbox.xmin, CASE WHEN :'time' <> 'none' THEN coalesce(outbox.:"occurred_at"::text, '') END)))
    AND NOT EXISTS (SELECT FROM pgoutbox.parked AS parked
                     WHERE parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass
                       AND coalesce(parked.event_id, '') = coalesce(outbox.:"id"::text, '')

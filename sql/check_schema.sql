@@ -14,7 +14,8 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND has_table_privilege(rows.oid, 'SELECT') AND has_table_privilege(rows.oid, 'INSERT')
            AND has_table_privilege(rows.oid, 'DELETE')
            AND has_table_privilege(parked.oid, 'SELECT') AS can_catch_up,
-       parked.oid IS NOT NULL AND pause.oid IS NOT NULL AND claimed.oid IS NOT NULL AND is_record_of.oid IS NOT NULL AS has_parked,
+       parked.oid IS NOT NULL AND pause.oid IS NOT NULL AND claimed.oid IS NOT NULL AND is_record_of.oid IS NOT NULL
+           AND is_mark_of.oid IS NOT NULL AS has_parked,
        has_table_privilege(pause.oid, 'SELECT') AND has_table_privilege(parked.oid, 'SELECT') AND has_table_privilege(parked.oid, 'INSERT')
            AND has_table_privilege(parked.oid, 'UPDATE') AND has_table_privilege(parked.oid, 'DELETE')
            AS can_park,
@@ -27,11 +28,12 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND has_table_privilege(parked.oid, 'UPDATE') AS can_prune,
        -- In the order in which schema.sql makes them; an index or a function where its table is there.
        (SELECT coalesce(array_agg(wanted.name ORDER BY wanted.number), '{}')
-          FROM unnest('{progress,relayed,parked,parked_place,parked_id,parked_waiting,parked_claimed,is_record_of,catch_up,catch_up_rows,pause,guard}'::text[])
+          FROM unnest('{progress,relayed,is_mark_of,parked,parked_place,parked_id,parked_waiting,parked_claimed,is_record_of,catch_up,catch_up_rows,pause,guard}'::text[])
                WITH ORDINALITY AS wanted (name, number)
          WHERE NOT EXISTS (SELECT FROM pg_class AS own
                             WHERE own.relnamespace = namespace.oid AND own.relname = wanted.name)
            AND (wanted.name <> 'is_record_of' OR is_record_of.oid IS NULL)
+           AND (wanted.name <> 'is_mark_of' OR is_mark_of.oid IS NULL AND relayed.oid IS NOT NULL)
            AND (wanted.name !~ '^(parked_|is_record_of)' OR parked.oid IS NOT NULL))
        || CASE WHEN progress.oid IS NOT NULL
                 AND NOT EXISTS (SELECT FROM pg_attribute AS own
@@ -59,5 +61,7 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
          ON guard.relnamespace = namespace.oid AND guard.relname = 'guard'
   LEFT JOIN pg_proc AS is_record_of
          ON is_record_of.pronamespace = namespace.oid AND is_record_of.proname = 'is_record_of'
+  LEFT JOIN pg_proc AS is_mark_of
+         ON is_mark_of.pronamespace = namespace.oid AND is_mark_of.proname = 'is_mark_of'
   LEFT JOIN pg_proc AS enqueue
          ON enqueue.pronamespace = namespace.oid AND enqueue.proname = 'enqueue';

@@ -16,7 +16,8 @@ SELECT count(*) AS committed,
                CASE :'mode'
                    WHEN 'update' THEN outbox.:"relayed_at" IS NOT NULL
                    WHEN 'side_table' THEN EXISTS (SELECT FROM pgoutbox.relayed AS mark
-                        WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = outbox.:"id"::text)
+                        WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = outbox.:"id"::text
+                          AND pgoutbox.is_mark_of(mark, outbox.xmin, CASE WHEN :'time' <> 'none' THEN coalesce(outbox.:"occurred_at"::text, '') END))
                    ELSE false END AS is_marked,
                EXISTS (SELECT FROM pgoutbox.parked AS parked
                         WHERE parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass

@@ -16,7 +16,8 @@ WITH head AS (
               parked.aggregate_id, parked.commit_lsn, parked.index,
               (extract(epoch FROM parked.commit_time) * 1000000)::bigint - 946684800000000 AS commit_micros,
               parked.is_holding, parked.attempts, coalesce(parked.reason = 'closed', false) AS is_closed,
-              parked.columns::text AS columns, parked.cells
+              parked.columns::text AS columns, parked.cells,
+              parked.xid, coalesce(parked.shown_xid + 1, parked.xid_end) AS xid_end
 )
 SELECT claimed.*,
        (SELECT count(*) FROM (SELECT FROM pgoutbox.parked_queue($1, $2, $3) AS queue

@@ -9,4 +9,5 @@ RETURNING parked.seq, parked.outbox::oid AS outbox, parked.event_id, parked.aggr
           parked.aggregate_id, parked.commit_lsn, parked.index,
           (extract(epoch FROM parked.commit_time) * 1000000)::bigint - 946684800000000 AS commit_micros,
           parked.is_holding, parked.attempts, coalesce(parked.reason = 'closed', false) AS is_closed,
-          parked.columns::text AS columns, parked.cells;
+          parked.columns::text AS columns, parked.cells,
+          parked.xid, coalesce(parked.shown_xid + 1, parked.xid_end) AS xid_end;

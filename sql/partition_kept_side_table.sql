@@ -7,6 +7,7 @@ SELECT EXISTS (
      WHERE NOT EXISTS (SELECT FROM pgoutbox.relayed
                         WHERE relayed.outbox = :'relation'::oid::regclass
                           AND relayed.id = outbox.:"id"::text
+                          AND pgoutbox.is_mark_of(relayed, outbox.xmin, CASE WHEN :'time' <> 'none' THEN coalesce(outbox.:"occurred_at"::text, '') END)
                           AND relayed.relayed_at < now() - :'seconds'::float8 * interval '1 second')
         OR EXISTS (SELECT FROM pgoutbox.parked
                     WHERE parked.outbox = :'relation'::oid::regclass

@@ -15,7 +15,8 @@ WITH old AS MATERIALIZED (
      USING old
      WHERE outbox.:"id" = old.event_id:::"id_schema".:"id_type"
        AND pgoutbox.is_record_of(old.record, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END)
-    RETURNING outbox.:"id"::text AS id
+    RETURNING outbox.:"id"::text AS id, outbox.xmin AS written_by,
+              CASE WHEN :'time' <> 'none' THEN coalesce(outbox.:"occurred_at"::text, '') END AS occurred_at
 ), row_without_id_gone AS (
     DELETE FROM :"schema".:"table" AS outbox
      USING old
@@ -23,8 +24,9 @@ WITH old AS MATERIALIZED (
        AND pgoutbox.is_record_of(old.record, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END)
 ), mark_gone AS (
     DELETE FROM pgoutbox.relayed
-     WHERE relayed.outbox = :'relation'::oid::regclass
-       AND relayed.id IN (SELECT id FROM row_gone)
+     USING row_gone
+     WHERE relayed.outbox = :'relation'::oid::regclass AND relayed.id = row_gone.id
+       AND pgoutbox.is_mark_of(relayed, row_gone.written_by, row_gone.occurred_at)
 ), gone AS (
     DELETE FROM pgoutbox.parked
      WHERE parked.seq = ANY (ARRAY(SELECT seq FROM old))

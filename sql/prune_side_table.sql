@@ -6,7 +6,7 @@
 --   $1 text: first tid, $2 text: tid to stop before, $3 bigint: most rows, $4 float8: age in seconds,
 --   $5 text[]: tids that are passed over
 WITH old AS MATERIALIZED (
-    SELECT relayed.ctid AS place, relayed.id
+    SELECT relayed.ctid AS place, relayed.id, relayed AS mark
       FROM pgoutbox.relayed
      WHERE relayed.ctid >= $1::text::tid AND relayed.ctid < $2::text::tid
        AND relayed.ctid <> ALL ($5::text[]::tid[])
@@ -25,6 +25,10 @@ WITH old AS MATERIALIZED (
 ), row_gone AS (
     DELETE FROM :"schema".:"table" AS outbox
      WHERE outbox.:"id" = ANY (ARRAY(SELECT id FROM old):::"id_schema".:"id_type"[])
+       -- Not a row that only has the id of such a mark.
+       AND EXISTS (SELECT FROM old
+                    WHERE old.id:::"id_schema".:"id_type" = outbox.:"id"
+                      AND pgoutbox.is_mark_of(old.mark, outbox.xmin, CASE WHEN :'time' <> 'none' THEN coalesce(outbox.:"occurred_at"::text, '') END))
 ), gone AS (
     DELETE FROM pgoutbox.relayed
      WHERE relayed.ctid = ANY (ARRAY(SELECT place FROM old))

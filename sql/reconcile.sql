@@ -19,7 +19,8 @@ SELECT count(*) AS rows,
                    AND NOT CASE :'mode'
                            WHEN 'update' THEN outbox.:"relayed_at" IS NOT NULL
                            WHEN 'side_table' THEN EXISTS (SELECT FROM pgoutbox.relayed AS mark
-                                WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = outbox.:"id"::text)
+                                WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = outbox.:"id"::text
+                                  AND pgoutbox.is_mark_of(mark, outbox.xmin, CASE WHEN :'time' <> 'none' THEN coalesce(outbox.:"occurred_at"::text, '') END))
                            ELSE false END
                    -- Transaction ids go round: before is within the half circle behind.
                    AND (outbox.xmin::text::bigint - :'xmin'::bigint + 8589934592) % 4294967296 >= 2147483648

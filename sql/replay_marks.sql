@@ -1,5 +1,5 @@
--- Of the rows that records of the parking were made of, those that are still there: their ids. A row
--- that only has the id of such a record is none.
+-- Of the rows that records of the parking were made of, those that are still there. A row that
+-- only has the id of such a record is none.
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v id_schema=pg_catalog \
 --        -v id_type=uuid -v occurred_at=occurred_at -v time=timestamptz -v seqs='{7,8}' -f replay_marks.sql
 WITH replayed AS MATERIALIZED (
@@ -8,7 +8,8 @@ WITH replayed AS MATERIALIZED (
      WHERE parked.seq = ANY (:'seqs'::bigint[]) AND parked.outbox = :'relation'::oid::regclass
        AND parked.event_id IS NOT NULL
 )
-SELECT outbox.:"id"::text AS id
+SELECT outbox.:"id"::text AS id, outbox.xmin::text AS xmin,
+       CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END AS occurred_at
   FROM replayed
   JOIN :"schema".:"table" AS outbox ON outbox.:"id" = replayed.event_id:::"id_schema".:"id_type"
  WHERE pgoutbox.is_record_of(replayed.record, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END);

@@ -23,7 +23,7 @@ WITH wanted AS MATERIALIZED (
 ), found AS (
     SELECT * FROM unmoved UNION ALL SELECT * FROM moved
 )
-SELECT found.number AS pgoutbox_number, (found.pgoutbox_row).*
+SELECT found.number AS pgoutbox_number, found.written_by AS pgoutbox_xmin, (found.pgoutbox_row).*
   FROM found
   JOIN wanted ON wanted.number = found.number
  -- Looked at again: it may have been marked or parked since it was found. A mark of a shared id says
@@ -33,7 +33,9 @@ SELECT found.number AS pgoutbox_number, (found.pgoutbox_row).*
     OR NOT CASE :'mode'
            WHEN 'update' THEN (found.pgoutbox_row).:"relayed_at" IS NOT NULL
            WHEN 'side_table' THEN EXISTS (SELECT FROM pgoutbox.relayed AS mark
-                WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = wanted.id)
+                WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = wanted.id
+                  AND pgoutbox.is_mark_of(mark, found.written_by,
+                      CASE WHEN :'time' <> 'none' THEN coalesce((found.pgoutbox_row).:"occurred_at"::text, '') END))
            ELSE false END
        AND NOT EXISTS (SELECT FROM pgoutbox.parked AS parked
                         WHERE parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass

@@ -28,6 +28,7 @@ SELECT outbox.:"id"::text AS id, outbox.tableoid::text AS leaf, outbox.ctid::tex
                               AND outbox.:"relayed_at"::text::timestamptz < coalesce(nullif(:'relayed_until', ''), 'infinity')::timestamptz
                WHEN 'side_table' THEN EXISTS (SELECT FROM pgoutbox.relayed AS mark
                     WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = outbox.:"id"::text
+                      AND pgoutbox.is_mark_of(mark, outbox.xmin, CASE WHEN :'time' <> 'none' THEN coalesce(outbox.:"occurred_at"::text, '') END)
                       AND mark.relayed_at >= coalesce(nullif(:'relayed_since', ''), '-infinity')::timestamptz
                       AND mark.relayed_at < coalesce(nullif(:'relayed_until', ''), 'infinity')::timestamptz)
                ELSE false END)
@@ -35,7 +36,8 @@ SELECT outbox.:"id"::text AS id, outbox.tableoid::text AS leaf, outbox.ctid::tex
         OR (:'only' = 'relayed') = CASE :'mode'
                WHEN 'update' THEN outbox.:"relayed_at" IS NOT NULL
                WHEN 'side_table' THEN EXISTS (SELECT FROM pgoutbox.relayed AS mark
-                    WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = outbox.:"id"::text)
+                    WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = outbox.:"id"::text
+                      AND pgoutbox.is_mark_of(mark, outbox.xmin, CASE WHEN :'time' <> 'none' THEN coalesce(outbox.:"occurred_at"::text, '') END))
                ELSE false END)
    -- Rows without a mark: not those that are parked, nor those that the relay has not come to.
    AND (:'only' <> 'unrelayed'

@@ -20,7 +20,7 @@ CREATE TABLE IF NOT EXISTS pgoutbox.progress (
 -- not known. 0: rows passed by the slot, and are still to be caught up with.
 ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS coverage bigint;
 
--- The marks where audit.mode is side_table: a quarter of the WAL of a mark in the row itself.
+-- The marks where audit.mode is side_table: some 330 bytes of WAL, whatever the size of the row.
 -- Made in any case: empty it costs nothing, and the mode can then change without DDL.
 -- regclass, so that a mark follows its table through a rename.
 CREATE TABLE IF NOT EXISTS pgoutbox.relayed (
@@ -29,6 +29,37 @@ CREATE TABLE IF NOT EXISTS pgoutbox.relayed (
     relayed_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (outbox, id)
 );
+-- What tells the row of a mark from another row with its id, which may be used again or never have
+-- been the only one: when the event happened by the row's own account, as a hash; where it does not
+-- say, the transaction that wrote it, from event on and before xid_end (its savepoints have ids in
+-- between). 0: a mark of an older version, which knows only the id.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute
+                    WHERE attrelid = 'pgoutbox.relayed'::regclass AND attname = 'event' AND NOT attisdropped) THEN
+        ALTER TABLE pgoutbox.relayed
+            ADD COLUMN event   bigint NOT NULL DEFAULT 0,
+            ADD COLUMN xid_end bigint,
+            DROP CONSTRAINT IF EXISTS relayed_pkey,
+            ADD PRIMARY KEY (outbox, id, event);
+    END IF;
+END
+$$;
+-- Whether a mark is that of a row of its table with the same id: all who ask which rows are marked ask
+-- here. row_occurred_at is null where the table has no such column, '' where the row leaves it empty.
+-- A row that has no time and that somebody has updated since is known by nothing. It counts as not
+-- marked: better one row too many that is told of than one too few.
+CREATE OR REPLACE FUNCTION pgoutbox.is_mark_of(mark pgoutbox.relayed, row_xmin xid, row_occurred_at text)
+    RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN mark.event = 0 THEN true
+        WHEN mark.xid_end IS NULL
+            THEN row_occurred_at IS NULL OR hashtextextended(row_occurred_at COLLATE "C", 0) = mark.event
+        -- Transaction ids go round.
+        ELSE (row_xmin::text::bigint - mark.event + 4294967296) % 4294967296
+             < (mark.xid_end - mark.event + 4294967296) % 4294967296
+    END;
+GRANT EXECUTE ON FUNCTION pgoutbox.is_mark_of TO PUBLIC;
 
 -- Events that could not be delivered, and those of their aggregates that wait behind them.
 -- Whole rows, as the stream brought them: each try reads them anew by the mapping of its

@@ -50,7 +50,7 @@ enum Choice {
 struct Wanted<'a> {
     /// `None` where it takes no marks.
     statements: Option<Arc<Statements>>,
-    ids: Vec<&'a str>,
+    marks: Vec<&'a Mark>,
     /// Of these, when the first and the last of those happened whose time is known.
     seconds: Option<(u64, u64)>,
     /// There are others.
@@ -59,7 +59,7 @@ struct Wanted<'a> {
 
 impl<'a> Wanted<'a> {
     fn add(&mut self, mark: &'a Mark) {
-        self.ids.push(&mark.id);
+        self.marks.push(mark);
         match (mark.seconds, self.seconds) {
             (None, _) => self.is_timeless = true,
             (Some(at), None) => self.seconds = Some((at, at)),
@@ -75,12 +75,13 @@ impl<'a> Wanted<'a> {
     ) -> Result<Vec<Row>, Error> {
         let seconds = self.seconds.filter(|_| !self.is_timeless);
         match (choice, &table.within, seconds) {
-            (Choice::Unlocked, _, _) => client.query(&table.unlocked, &[&self.ids]).await,
+            (Choice::Unlocked, _, _) => table.write(client, &table.unlocked, &self.marks).await,
             (Choice::Usual, Some((within, kind)), Some((first, last))) => {
                 let (from, before) = (bound(*kind, first), bound(*kind, last.saturating_add(1)));
-                client.query(within, &[&self.ids, &*from, &*before]).await
+                let ids: Vec<&str> = self.marks.iter().map(|mark| mark.id.as_str()).collect();
+                client.query(within, &[&ids, &*from, &*before]).await
             }
-            (Choice::Usual, _, _) => client.query(&table.mark, &[&self.ids]).await,
+            (Choice::Usual, _, _) => table.write(client, &table.mark, &self.marks).await,
         }
     }
 }
@@ -235,7 +236,7 @@ impl Marker {
     ) -> Result<(HashSet<Key>, Row), Error> {
         let marks = wanted.iter().enumerate();
         let marks = marks.filter_map(|(number, wanted)| {
-            let table = wanted.statements.as_ref().filter(|_| !wanted.ids.is_empty())?;
+            let table = wanted.statements.as_ref().filter(|_| !wanted.marks.is_empty())?;
             Some((number, table, wanted))
         });
         let marks = join_all(marks.map(async |(number, table, wanted)| {

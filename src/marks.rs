@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postgres_types::PgLsn;
+use postgres_types::{PgLsn, ToSql};
 
 use crate::event::Position;
 use crate::parked::Parking;
@@ -50,6 +50,45 @@ pub enum Why {
     Suspected,
 }
 
+/// What tells the row of an event from others with its id, for a mark that does not stand in the
+/// row itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The transaction that wrote it.
+    pub xid: Option<u32>,
+    /// The first transaction that had not begun then; `None`: that has not when the mark is written.
+    pub xid_end: Option<u32>,
+    /// When the event happened, by the row's own account.
+    pub occurred_at: Option<Box<str>>,
+}
+
+/// Many of them, as `mark_side_table.sql` takes them.
+#[derive(Debug, Default)]
+pub struct Origins<'a> {
+    xids: Vec<Option<i64>>,
+    xid_ends: Vec<Option<i64>>,
+    times: Vec<Option<&'a str>>,
+}
+
+impl<'a> FromIterator<&'a Origin> for Origins<'a> {
+    fn from_iter<T: IntoIterator<Item = &'a Origin>>(origins: T) -> Self {
+        let mut all = Self::default();
+        for Origin { xid, xid_end, occurred_at } in origins {
+            all.xids.push(xid.map(i64::from));
+            all.xid_ends.push(xid_end.map(i64::from));
+            all.times.push(occurred_at.as_deref());
+        }
+        all
+    }
+}
+
+impl Origins<'_> {
+    /// The parameters of the statement, behind the ids.
+    pub fn parameters(&self) -> [&(dyn ToSql + Sync); 3] {
+        [&self.xids, &self.xid_ends, &self.times]
+    }
+}
+
 /// A mark to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
@@ -68,6 +107,8 @@ pub struct Mark {
     pub is_repeat: bool,
     /// When it happened, in seconds since 1970, where that was read: it tells the partition.
     pub seconds: Option<u64>,
+    /// What tells its row from others with its id.
+    pub origin: Origin,
     tries: usize,
     /// When it could first not be written.
     missing_since: Option<Duration>,
@@ -88,6 +129,7 @@ impl Mark {
             xid,
             is_repeat: false,
             seconds: None,
+            origin: Origin::default(),
             tries: 0,
             missing_since: None,
             refused: None,
@@ -99,6 +141,12 @@ impl Mark {
     #[must_use]
     pub fn at(self, seconds: Option<u64>) -> Self {
         Self { seconds, ..self }
+    }
+
+    /// The mark of the row with this origin.
+    #[must_use]
+    pub fn from(self, origin: Origin) -> Self {
+        Self { origin, ..self }
     }
 
     /// The mark of the event at this place.

@@ -2,11 +2,12 @@
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use postgres_types::Type;
+use postgres_types::{ToSql, Type};
 use tokio_postgres::Client;
 
 use crate::config::{AuditMode, Config, Table};
 use crate::error::{Fault, Kind};
+use crate::marks::{Origin, Origins};
 use crate::pgoutput::Column;
 use crate::postgres::{classify, column, execute, query};
 use crate::relation::TimeKind;
@@ -160,7 +161,7 @@ impl Outbox {
     ///
     /// # Errors
     /// The connection's.
-    pub async fn mark(&self, client: &Client, ids: &[String]) -> Result<Marked, Fault> {
+    pub async fn mark(&self, client: &Client, rows: &[(String, Origin)]) -> Result<Marked, Fault> {
         let (mark, still) = match self.mode {
             AuditMode::Update => (sql::MARK_UPDATE, Some(sql::STILL_UNMARKED)),
             AuditMode::Delete => (sql::MARK_DELETE, Some(sql::STILL_THERE)),
@@ -170,9 +171,9 @@ impl Outbox {
         // In one transaction, so that nobody takes a mark away before it is looked at.
         execute(client, "BEGIN").await?;
         let marked = async {
-            let told = self.told(client, mark, ids).await?;
+            let told = self.told(client, mark, rows).await?;
             let in_vain = match still {
-                Some(still) => self.told(client, still, ids).await?,
+                Some(still) => self.told(client, still, rows).await?,
                 None => Vec::new(),
             };
             let rows = told.iter().filter(|id| !in_vain.contains(id)).count();
@@ -187,10 +188,17 @@ impl Outbox {
         &self,
         client: &Client,
         file: &str,
-        ids: &[String],
+        rows: &[(String, Origin)],
     ) -> Result<Vec<String>, Fault> {
         let sql = self.render(file, &[])?;
-        let rows = client.query_typed(&sql, &[(&ids, Type::TEXT_ARRAY)]).await;
+        let ids: Vec<&str> = rows.iter().map(|(id, _)| id.as_str()).collect();
+        let origins: Origins<'_> = rows.iter().map(|(_, origin)| origin).collect();
+        let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&ids, Type::TEXT_ARRAY)];
+        if self.mode == AuditMode::SideTable {
+            let types = [Type::INT8_ARRAY, Type::INT8_ARRAY, Type::TEXT_ARRAY];
+            parameters.extend(origins.parameters().into_iter().zip(types));
+        }
+        let rows = client.query_typed(&sql, &parameters).await;
         let rows = rows.map_err(|error| classify(&error))?;
         rows.iter().map(|row| row.try_get(0).map_err(|error| classify(&error))).collect()
     }

@@ -177,6 +177,9 @@ pub struct ParkedRow {
     pub attempts: u32,
     /// The broker closed the channel over it: nothing else should be in flight at its next try.
     pub is_alone: bool,
+    /// The first transaction that had not begun when the row was known, where it is known which
+    /// wrote it.
+    pub xid_end: Option<u32>,
     /// The row.
     pub row: StoredRow,
 }

@@ -392,6 +392,10 @@ impl ParkingStore {
         let tuple = Tuple::of_texts(cells.iter().map(Option::as_deref))
             .map_err(|error| Fault::transient(format!("pgoutbox.parked: {error}")))?;
         let attempts: i32 = column(row, "attempts")?;
+        let xid = |name| -> Result<Option<u32>, Fault> {
+            Ok(column::<Option<i64>>(row, name)?.and_then(|xid| u32::try_from(xid).ok()))
+        };
+        let written_by = xid("xid")?;
         Ok(ParkedRow {
             seq: column(row, "seq")?,
             position: place(row)?,
@@ -400,12 +404,13 @@ impl ParkingStore {
             is_holding: column(row, "is_holding")?,
             attempts: u32::try_from(attempts).unwrap_or(0),
             is_alone: column(row, "is_closed")?,
+            xid_end: xid("xid_end")?.filter(|_| written_by.is_some()),
             row: StoredRow {
                 table: self.table(outbox),
                 columns,
                 tuple,
                 commit_time: column(row, "commit_micros")?,
-                xid: None,
+                xid: written_by,
             },
         })
     }

@@ -11,6 +11,7 @@ use tokio_postgres::{Client, Row, SimpleQueryMessage, SimpleQueryRow};
 use crate::config::Config;
 use crate::error::Fault;
 use crate::event::{Position, Refusal};
+use crate::marks::Origin;
 use crate::message::{Limits, Message};
 use crate::operator::{self, Parked};
 use crate::outbox::{Outbox, explain_filter};
@@ -22,8 +23,8 @@ use crate::stored::{self, Built, Reader};
 
 /// Rows that are marked in one statement.
 const MARKS: usize = 500;
-/// Columns of `replay_rows.sql` before the table's own: number.
-const META: usize = 1;
+/// Columns of `replay_rows.sql` before the table's own: number, the transaction that wrote the row.
+const META: usize = 2;
 
 /// Which rows of an outbox table are meant; what is empty is not asked for.
 #[derive(Debug, Clone, Default)]
@@ -290,6 +291,7 @@ impl<'a> Replay<'a> {
             id: event.event_id.clone().unwrap_or_else(|| format!("seq {}", event.seq)),
             seq: Some(event.seq),
             is_shared: false,
+            origin: Origin::default(),
             aggregate: event.aggregate_id.clone().map(|id| (event.aggregate_type.clone(), id)),
         };
         let built = stored::build(&self.config.tables, &row, event.position, self.limits);
@@ -366,13 +368,14 @@ impl<'a> Replay<'a> {
         for outbox in self.outboxes {
             let of_table = delivered.iter().filter(|item| item.table == outbox.number);
             let rows = of_table.clone().filter(|item| item.seq.is_none() && !item.id.is_empty());
-            let mut ids: Vec<String> = rows.map(|item| item.id.clone()).collect();
+            let rows = rows.map(|item| (item.id.clone(), item.origin.clone()));
+            let mut rows: Vec<(String, Origin)> = rows.collect();
             let seqs: Vec<i64> = of_table.filter_map(|item| item.seq).collect();
             if !seqs.is_empty() {
-                ids.extend(rows_of(self.client, outbox, &seqs).await?);
+                rows.extend(rows_of(self.client, outbox, &seqs).await?);
             }
-            if !ids.is_empty() {
-                let marked = outbox.mark(self.client, &ids).await?;
+            if !rows.is_empty() {
+                let marked = outbox.mark(self.client, &rows).await?;
                 self.tally.marked += u64::try_from(marked.rows).unwrap_or(0);
                 self.tally.in_vain.extend(marked.in_vain);
             }
@@ -385,12 +388,28 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// The ids of the rows that records were made of, where these are still there.
-async fn rows_of(client: &Client, outbox: &Outbox, seqs: &[i64]) -> Result<Vec<String>, Fault> {
+/// The rows that records were made of, where these are still there.
+async fn rows_of(
+    client: &Client,
+    outbox: &Outbox,
+    seqs: &[i64],
+) -> Result<Vec<(String, Origin)>, Fault> {
     let seqs = seqs.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
     let seqs = format!("{{{seqs}}}");
     let rows = query(client, &outbox.render(sql::REPLAY_MARKS, &[("seqs", &seqs)])?).await?;
-    rows.iter().map(|row| column(row, "id")).collect()
+    let row = |row| {
+        let (xmin, time): (String, Option<String>) =
+            (column(row, "xmin")?, column(row, "occurred_at")?);
+        Ok((column(row, "id")?, origin(Some(&xmin), time.as_deref())))
+    };
+    rows.iter().map(row).collect()
+}
+
+/// Of a row as it stands in the table, written by this very transaction.
+fn origin(xmin: Option<&str>, occurred_at: Option<&str>) -> Origin {
+    let xid = xmin.and_then(|xmin| xmin.parse().ok());
+    let xid_end = xid.map(|xid: u32| xid.wrapping_add(1));
+    Origin { xid, xid_end, occurred_at: occurred_at.map(Box::from) }
 }
 
 async fn undated(client: &Client, outbox: &Outbox) -> Result<u64, Fault> {
@@ -438,6 +457,7 @@ fn item(outbox: &Outbox, columns: &[Column], row: &SimpleQueryRow) -> Result<Ite
         id: field(&names.id.name)?.unwrap_or_default(),
         seq: None,
         is_shared: false,
+        origin: origin(text(row, 1)?, field(&names.occurred_at.name)?.as_deref()),
         aggregate: field(&names.aggregate_id.name)?.map(|id| (kind, id)),
     })
 }

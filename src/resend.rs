@@ -13,6 +13,7 @@ use tracing::warn;
 use crate::config::{Amqp, Config};
 use crate::error::Fault;
 use crate::event::Refusal;
+use crate::marks::Origin;
 use crate::message::{Limits, Message};
 use crate::publisher::{Closure, Publisher, Signal};
 use crate::window::{InFlight, Outcome, Return, Stray, Window};
@@ -36,6 +37,8 @@ pub struct Item {
     pub seq: Option<i64>,
     /// It has no id, or one that other rows have too: a mark of one is a mark of all.
     pub is_shared: bool,
+    /// What tells its row from others with its id.
+    pub origin: Origin,
     /// Its aggregate, type and id, where it has one.
     pub aggregate: Option<(Option<String>, String)>,
 }

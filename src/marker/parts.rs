@@ -10,7 +10,7 @@ use crate::marks::{Mark, MarkError, Why};
 #[derive(Default)]
 pub(super) struct Group<'a> {
     pub(super) table: usize,
-    pub(super) ids: Vec<&'a str>,
+    pub(super) marks: Vec<&'a Mark>,
 }
 
 /// The marks of a batch.
@@ -41,15 +41,15 @@ impl<'a> Parts<'a> {
     pub(super) fn apart(&mut self, mark: &'a Mark) {
         self.count += 1;
         match self.groups.iter_mut().find(|group| group.table == mark.table) {
-            Some(group) => group.ids.push(&mark.id),
-            None => self.groups.push(Group { table: mark.table, ids: vec![&mark.id] }),
+            Some(group) => group.marks.push(mark),
+            None => self.groups.push(Group { table: mark.table, marks: vec![mark] }),
         }
     }
 
     /// It is not tried.
     pub(super) fn skip(&mut self, mark: &'a Mark, why: &Arc<MarkError>) {
         self.count += 1;
-        self.know(mark.table, &[&mark.id], &why_of(why));
+        self.know(mark.table, &[mark], &why_of(why));
     }
 
     pub(super) fn wanted(&self) -> &[Wanted<'a>] {
@@ -59,9 +59,9 @@ impl<'a> Parts<'a> {
     /// The common transaction failed: each table goes apart.
     pub(super) fn take_apart(&mut self) {
         let wanted = self.wanted.iter_mut().enumerate();
-        let ids =
-            wanted.map(|(table, wanted)| Group { table, ids: std::mem::take(&mut wanted.ids) });
-        let mut groups: Vec<Group<'a>> = ids.filter(|group| !group.ids.is_empty()).collect();
+        let groups =
+            wanted.map(|(table, wanted)| Group { table, marks: std::mem::take(&mut wanted.marks) });
+        let mut groups: Vec<Group<'a>> = groups.filter(|group| !group.marks.is_empty()).collect();
         // What was not refused before goes first.
         groups.append(&mut self.groups);
         self.groups = groups;
@@ -77,8 +77,8 @@ impl<'a> Parts<'a> {
     }
 
     /// These are not written.
-    pub(super) fn know(&mut self, table: usize, ids: &[&'a str], why: &Why) {
-        self.known.extend(ids.iter().map(|id| ((table, *id), why.clone())));
+    pub(super) fn know(&mut self, table: usize, marks: &[&'a Mark], why: &Why) {
+        self.known.extend(marks.iter().map(|mark| ((table, mark.id.as_str()), why.clone())));
     }
 
     /// Why it is not written, where that is known.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Error, Statement};
+use tokio_postgres::{Client, Error, Row, Statement};
 use tracing::{info, warn};
 
 use super::parts::{Group, Parts, why_of};
@@ -16,7 +16,7 @@ use super::{Key, Wanted, is_put_aside};
 use crate::config::{Audit, AuditMode, Config, Table};
 use crate::error::{Class, Fault};
 use crate::event::Position;
-use crate::marks::{Mark, MarkError, Why};
+use crate::marks::{Mark, MarkError, Origins, Why};
 use crate::postgres::{classify, column};
 use crate::relation::TimeKind;
 use crate::slot::Outbox;
@@ -46,8 +46,28 @@ pub(super) struct Statements {
     /// For when a lock is in the way. By id alone, so that it also finds a row whose time is not
     /// the one that came with its event.
     pub(super) unlocked: Statement,
-    /// Tells a row that waits from one that is gone.
-    still: Statement,
+    /// Tells a row that waits from one that is gone. `None` where each mark is answered for.
+    still: Option<Statement>,
+    /// The marks stand beside the table.
+    is_beside: bool,
+}
+
+impl Statements {
+    /// Writes marks by one of its statements that takes nothing else.
+    pub(super) async fn write(
+        &self,
+        client: &Client,
+        statement: &Statement,
+        marks: &[&Mark],
+    ) -> Result<Vec<Row>, Error> {
+        let ids: Vec<&str> = marks.iter().map(|mark| mark.id.as_str()).collect();
+        if !self.is_beside {
+            return client.query(statement, &[&ids]).await;
+        }
+        let origins: Origins<'_> = marks.iter().map(|mark| &mark.origin).collect();
+        let [xids, xid_ends, times] = origins.parameters();
+        client.query(statement, &[&ids, xids, xid_ends, times]).await
+    }
 }
 
 /// What is known of one table.
@@ -133,8 +153,8 @@ impl Spent {
 struct Search<'t, 'a> {
     entry: &'t Entry,
     table: usize,
-    ids: Vec<&'a str>,
-    /// Ranges of the ids that are to be written.
+    marks: Vec<&'a Mark>,
+    /// Ranges of the marks that are to be written.
     open: Vec<Range<usize>>,
     last: Option<Arc<MarkError>>,
     /// No more of the table is to be tried now.
@@ -149,7 +169,7 @@ impl<'t, 'a> Search<'t, 'a> {
         tables: &Tables,
         client: &Client,
         entry: &'t Entry,
-        Group { table, ids }: Group<'a>,
+        Group { table, marks }: Group<'a>,
     ) -> Self {
         let is_probe = entry.state().closed.is_some();
         if is_probe {
@@ -157,11 +177,11 @@ impl<'t, 'a> Search<'t, 'a> {
         }
         let last = entry.state().closed.as_ref().map(|closed| Arc::clone(&closed.why));
         let left = if is_probe { PROBE_STATEMENTS } else { MOST_STATEMENTS };
-        let all = 0..ids.len();
+        let all = 0..marks.len();
         Self {
             entry,
             table,
-            ids,
+            marks,
             open: vec![all],
             last,
             is_over: false,
@@ -190,8 +210,8 @@ impl<'t, 'a> Search<'t, 'a> {
         };
         let Some(range) = self.open.pop() else { return Ok(()) };
         self.left -= 1;
-        let part = self.ids.get(range.clone()).unwrap_or_default();
-        let error = match client.query(&statements.unlocked, &[&part]).await {
+        let part = self.marks.get(range.clone()).unwrap_or_default();
+        let error = match statements.write(client, &statements.unlocked, part).await {
             Ok(rows) => {
                 tables.passed(self.entry);
                 for row in rows {
@@ -216,9 +236,9 @@ impl<'t, 'a> Search<'t, 'a> {
                 self.is_over = true;
                 parts.know(self.table, part, &Why::Waits);
             }
-            [id] => {
+            [mark] => {
                 parts.know(self.table, part, &why_of(&why));
-                self.is_over = tables.refused(self.entry, id, &why);
+                self.is_over = tables.refused(self.entry, &mark.id, &why);
             }
             _ => {
                 let middle = range.start + range.len() / 2;
@@ -234,7 +254,7 @@ impl<'t, 'a> Search<'t, 'a> {
         let of_table = self.last.filter(|why| self.is_over || is_closed || why.is_lock);
         let why = of_table.as_ref().map_or(Why::Suspected, why_of);
         for range in self.open {
-            parts.know(self.table, self.ids.get(range).unwrap_or_default(), &why);
+            parts.know(self.table, self.marks.get(range).unwrap_or_default(), &why);
         }
         if let Some(why) = of_table {
             tables.close(self.entry, &why);
@@ -340,7 +360,7 @@ impl Tables {
     /// The tables took these marks, together.
     pub(super) fn took(&self, parts: &Parts<'_>) {
         for (entry, wanted) in self.entries.iter().zip(parts.wanted()) {
-            if !wanted.ids.is_empty() {
+            if !wanted.marks.is_empty() {
                 self.passed(entry);
             }
         }
@@ -408,11 +428,10 @@ impl Tables {
         for (number, entry) in self.entries.iter().enumerate() {
             let of_table = marks.clone().filter(|mark| mark.table == number);
             let ids: Vec<&str> = of_table.map(|mark| mark.id.as_str()).collect();
-            let Some(statements) = entry.state().statements.clone().filter(|_| !ids.is_empty())
-            else {
-                continue;
-            };
-            match client.query(&statements.still, &[&ids]).await {
+            let statements = entry.state().statements.clone().filter(|_| !ids.is_empty());
+            let Some(statements) = statements else { continue };
+            let Some(still) = &statements.still else { continue };
+            match client.query(still, &[&ids]).await {
                 Ok(rows) => {
                     for row in rows {
                         waiting.insert((number, row.try_get(0)?));
@@ -565,11 +584,10 @@ async fn statements(
         Ok(client.prepare(&sql::render_some(sql, &variables)?).await?)
     };
     let (mark, unlocked, still) = match mode {
-        AuditMode::Delete => (sql::MARK_DELETE, sql::MARK_DELETE_UNLOCKED, sql::STILL_THERE),
-        // It answers every id: nothing is ever asked of `still`.
-        AuditMode::SideTable => (sql::MARK_SIDE_TABLE, sql::MARK_SIDE_TABLE, sql::MARK_SIDE_TABLE),
+        AuditMode::Delete => (sql::MARK_DELETE, sql::MARK_DELETE_UNLOCKED, Some(sql::STILL_THERE)),
+        AuditMode::SideTable => (sql::MARK_SIDE_TABLE, sql::MARK_SIDE_TABLE, None),
         AuditMode::Update | AuditMode::None => {
-            (sql::MARK_UPDATE, sql::MARK_UPDATE_UNLOCKED, sql::STILL_UNMARKED)
+            (sql::MARK_UPDATE, sql::MARK_UPDATE_UNLOCKED, Some(sql::STILL_UNMARKED))
         }
     };
     let within = match mode {
@@ -585,6 +603,10 @@ async fn statements(
         mark: prepare(mark).await?,
         within,
         unlocked: prepare(unlocked).await?,
-        still: prepare(still).await?,
+        still: match still {
+            Some(still) => Some(prepare(still).await?),
+            None => None,
+        },
+        is_beside: mode == AuditMode::SideTable,
     })
 }

@@ -36,6 +36,8 @@ pub(super) struct Arrival {
     /// In microseconds since 2000-01-01 UTC.
     pub(super) commit_time: i64,
     pub(super) xid: Option<u32>,
+    /// The first transaction that had not begun when its row was known; `None`: that has not yet.
+    pub(super) xid_end: Option<u32>,
     /// The `timestamp` of its message, once there is one.
     pub(super) seconds: Option<u64>,
     /// The aggregate that waits for it.
@@ -52,8 +54,8 @@ impl Arrival {
         tuple: Tuple,
         commit_time: i64,
     ) -> Self {
-        let (xid, seconds, lane) = (None, None, None);
-        Self { source, position, id, mapping, tuple, commit_time, xid, seconds, lane }
+        let (xid, xid_end, seconds, lane) = (None, None, None, None);
+        Self { source, position, id, mapping, tuple, commit_time, xid, xid_end, seconds, lane }
     }
 
     /// Its aggregate. Read anew: hardly any event is ever asked for it.

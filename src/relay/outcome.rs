@@ -9,7 +9,7 @@ use super::{Effect, End, Relay, Stuck};
 use crate::config::{AuditMode, OnFailure};
 use crate::error::{Fault, Side};
 use crate::event::{Position, Refusal};
-use crate::marks::Mark;
+use crate::marks::{Mark, Origin};
 use crate::parked::{Aggregate, Attempt, Park, State, Tried};
 use crate::retry::after_tries;
 use crate::window::{Answer, Outcome};
@@ -374,12 +374,29 @@ impl Relay {
         self.marks.push(if is_repeat { mark.repeated() } else { mark });
     }
 
-    fn mark_of(&self, number: u64, arrival: Arrival) -> Option<Mark> {
-        let is_marked = self.rules.audit.mode != AuditMode::None && !arrival.id.is_empty();
-        is_marked.then(|| {
-            let Arrival { id, xid, seconds, mapping, position, .. } = arrival;
-            Mark::new(number, mapping.table, id, xid).at(seconds).of(position)
-        })
+    fn mark_of(&mut self, number: u64, arrival: Arrival) -> Option<Mark> {
+        if self.rules.audit.mode == AuditMode::None || arrival.id.is_empty() {
+            return None;
+        }
+        let origin = match self.rules.audit.mode {
+            AuditMode::SideTable => self.origin(&arrival),
+            _ => Origin::default(),
+        };
+        // What is parked is of a transaction that has ended long since.
+        let xid = arrival.xid.filter(|_| matches!(arrival.source, Source::Stream(_)));
+        let Arrival { id, seconds, mapping, position, .. } = arrival;
+        let mark = Mark::new(number, mapping.table, id, xid);
+        Some(mark.at(seconds).of(position).from(origin))
+    }
+
+    fn origin(&mut self, arrival: &Arrival) -> Origin {
+        let Arrival { mapping, tuple, xid, xid_end, .. } = arrival;
+        // It was read before, so it can be.
+        let occurred_at =
+            mapping.occurred_at.filter(|_| mapping.read(tuple, &mut self.cells).is_ok());
+        let cell = occurred_at.and_then(|at| self.cells.get(at).copied());
+        let text = cell.and_then(|cell| std::str::from_utf8(tuple.text(cell)?).ok());
+        Origin { xid: *xid, xid_end: *xid_end, occurred_at: text.map(Box::from) }
     }
 
     pub(super) fn stuck(&self, arrival: &Arrival, refusal: Refusal, is_systemic: bool) -> Stuck {

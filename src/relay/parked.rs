@@ -202,7 +202,7 @@ impl Relay {
         self.attention.busy.insert(row.seq, None);
         let is_alone = self.is_to_be_alone(&row);
         let lane = row.aggregate.filter(|_| row.is_holding);
-        let ParkedRow { seq, attempts, position, id, row, .. } = row;
+        let ParkedRow { seq, attempts, position, id, xid_end, row, .. } = row;
         let id = id.unwrap_or_default();
         let mapping = match self.shape(&row) {
             Ok(mapping) => mapping,
@@ -213,9 +213,13 @@ impl Relay {
             }
         };
         let source = Source::Parked { seq, attempts };
-        let StoredRow { tuple, commit_time, .. } = row;
-        let arrival =
-            Arrival { lane, ..Arrival::new(source, position, id, mapping, tuple, commit_time) };
+        let StoredRow { tuple, commit_time, xid, .. } = row;
+        let arrival = Arrival {
+            lane,
+            xid,
+            xid_end,
+            ..Arrival::new(source, position, id, mapping, tuple, commit_time)
+        };
         self.ready.push_back(Ready { arrival, letter: None, is_alone });
     }
 

@@ -57,6 +57,7 @@ mod schemas;
 mod secrets;
 mod service;
 mod setting;
+mod side_table;
 mod spans;
 mod standby;
 mod sweep;

@@ -11,28 +11,31 @@ use crate::setting::{PATIENCE, Setting};
 
 /// Ids from a sequence, and no column of the time: nothing but its transaction tells one row 1 from
 /// the next.
-const NUMBERED: &str =
+pub const NUMBERED: &str =
     "CREATE TABLE outbox_messages (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
          aggregate_type text, aggregate_id text, topic text, payload jsonb NOT NULL DEFAULT '{}',
          relayed_at timestamptz)";
 
-/// With quick retries of what is parked.
-async fn setting(table: &str) -> Result<Setting> {
-    let setting = Setting::bare()
-        .await?
+/// With quick sessions, and retries only where they are asked for.
+pub fn quick(setting: Setting) -> Setting {
+    setting
         .set("session.backoff_min", "50ms")
         .set("session.backoff_max", "200ms")
         .set("parking.backoff_min", "1h")
         .set("parking.backoff_max", "1h")
         .set("audit.hold", "1s")
         .set("audit.give_up", "1s")
-        .set("reconcile.age", "1s");
+        .set("reconcile.age", "1s")
+}
+
+async fn setting(table: &str) -> Result<Setting> {
+    let setting = quick(Setting::bare().await?);
     setting.sql(table).await?;
     setting.init().await?;
     Ok(setting)
 }
 
-async fn bind(setting: &Setting, key: &str) -> Result<()> {
+pub async fn bind(setting: &Setting, key: &str) -> Result<()> {
     let channel = setting.channel().await?;
     let (queue, exchange) = ("consumer".into(), "outbox".into());
     let options = QueueBindOptions::default();
@@ -40,7 +43,7 @@ async fn bind(setting: &Setting, key: &str) -> Result<()> {
 }
 
 /// Waits for what the parking holds: ids and states, in commit order.
-async fn parked(setting: &Setting, relay: &Relay, want: &str) -> Result<()> {
+pub async fn parked(setting: &Setting, relay: &Relay, want: &str) -> Result<()> {
     let sql = "SELECT coalesce(string_agg(coalesce(event_id, 'NULL') || ' ' || state, ', ' ORDER BY seq), '') FROM pgoutbox.parked";
     let mut last = String::new();
     wait_for("the parking", PATIENCE, async || {
@@ -51,7 +54,7 @@ async fn parked(setting: &Setting, relay: &Relay, want: &str) -> Result<()> {
     .with_context(|| format!("want {want:?}, is {last:?}\n{}", relay.log()))
 }
 
-async fn insert(setting: &Setting, topic: &str) -> Result<()> {
+pub async fn insert(setting: &Setting, topic: &str) -> Result<()> {
     setting.sql(&format!("INSERT INTO outbox_messages (topic) VALUES ('{topic}')")).await
 }
 
@@ -161,7 +164,7 @@ impl Setting {
     }
 
     /// What `verify` counts: committed, delivered, parked, waiting, unmarked.
-    async fn counts(&self) -> Result<[i64; 5]> {
+    pub async fn counts(&self) -> Result<[i64; 5]> {
         let output = self.program.output(&["verify", "--json"]).await?;
         let ledger: serde_json::Value = serde_json::from_slice(&output.stdout)
             .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;

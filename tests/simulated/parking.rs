@@ -134,6 +134,7 @@ impl ParkingTable {
                 is_holding: park.is_holding,
                 attempts: u32::from(park.refusal.is_some()),
                 is_alone: park.refusal.as_ref().is_some_and(|it| it.reason() == "closed"),
+                xid_end: None,
                 row: StoredRow {
                     table: park.mapping.table,
                     columns: park.mapping.columns.clone(),
