@@ -39,6 +39,7 @@ mod otlp;
 mod postgres;
 mod problem;
 mod reload;
+mod renewal;
 mod shown;
 mod tables;
 mod tls;
@@ -60,7 +61,9 @@ pub use explain::Explained;
 pub use flags::Flags;
 pub use load::{Needs, load};
 pub use reload::{InForce, Plan, plan};
+pub use renewal::{Place, Renewal};
 pub use source::Sources;
+pub use tls::Content;
 
 /// A value that never shows in a log, an error or `Debug`.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -151,6 +154,8 @@ pub struct Postgres {
     pub connect_timeout: Duration,
     /// How often the publication may be checked while WAL moves. Default 1 s, at most 60 s.
     pub check_interval: Duration,
+    /// How its secrets are read again.
+    pub renewal: Renewal,
 }
 
 /// What the relay does where its slot is gone or lost.
@@ -174,6 +179,8 @@ pub struct Server {
     pub user: String,
     /// Password; empty when none is given.
     pub password: Secret,
+    /// Where the password, or what it would be in, stands.
+    pub password_place: Place,
     /// Database.
     pub database: String,
     /// TLS.
@@ -191,6 +198,8 @@ pub struct Tls {
     pub cert_file: Option<PathBuf>,
     /// PEM file with the client certificate's key.
     pub key_file: Option<PathBuf>,
+    /// What they held when the settings were read: other certificates are another configuration.
+    pub content: Content,
 }
 
 /// libpq's `sslmode`, less the modes that fall back to plain text in silence.
@@ -227,6 +236,8 @@ pub struct Amqp {
     pub max_message_bytes: usize,
     /// Name shown in RabbitMQ's connection list. Default `pgoutbox/<slot>`.
     pub connection_name: String,
+    /// How its secrets are read again.
+    pub renewal: Renewal,
 }
 
 /// One broker's address and credentials.
@@ -241,6 +252,8 @@ pub struct Broker {
     pub user: String,
     /// Password.
     pub password: Secret,
+    /// Where the password stands.
+    pub password_place: Place,
     /// Virtual host, decoded; never empty.
     pub vhost: String,
     /// TLS; [`TlsMode::Disable`] for `amqp://`.
@@ -495,6 +508,10 @@ pub struct Http {
     pub address: Option<SocketAddr>,
     /// What a request has to show, save for the probes. Default none.
     pub token: Option<Secret>,
+    /// Where the token stands.
+    pub token_place: Place,
+    /// How it is read again.
+    pub renewal: Renewal,
 }
 
 /// Where spans go: `[otlp]`.
@@ -514,6 +531,8 @@ pub struct Otlp {
     pub timeout: Duration,
     /// `service.name` of the spans. Default `pgoutbox`.
     pub service_name: String,
+    /// How its secrets are read again.
+    pub renewal: Renewal,
 }
 
 /// Logging: `[log]`.

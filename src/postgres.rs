@@ -54,6 +54,7 @@ pub async fn connect_and_hear(
     config: &config::Postgres,
     notified: Option<Notified>,
 ) -> Result<Connected, Fault> {
+    let config = &config.renewed().await;
     let server = role.server(config);
     let options = role::options(&role.settings(config));
     let connected = match log_in(role, config, Some(&options)).await {
@@ -499,7 +500,8 @@ impl Denied {
             ),
             // The server says the same of a role that it does not have.
             Self::Password => format!(
-                "\\password {role}  -- in psql, where the role is there; or check user and password in DATABASE_URL"
+                "\\password {role}  -- in psql, where the role is there; or check user and password in {}",
+                server.password_place
             ),
             Self::DatabaseMissing => {
                 format!("CREATE DATABASE {database};  -- or mend its name in the configuration")
@@ -548,6 +550,11 @@ pub(crate) fn not_in(server: &Server, streams: bool, mut fault: Fault) -> Fault 
         .and_then(|error| Some((Denied::of(error, streams)?, error.message.clone())));
     if let Some((denied, message)) = denied {
         fault = fault.mend(denied.hint(server, &message, streams));
+    } else if fault.kind == Kind::Login {
+        fault = fault.mend(format!(
+            "check user and password in {}, and the server's pg_hba.conf; it is tried again until then",
+            server.password_place
+        ));
     }
     let stream = if streams { " (stream)" } else { "" };
     fault.what = format!("Postgres at {}{stream}: {}", address(server), fault.what);
@@ -570,6 +577,7 @@ mod tests {
             port: 5432,
             user: "relay".to_owned(),
             password: crate::config::Secret::default(),
+            password_place: crate::config::Place::default(),
             database: "app".to_owned(),
             tls: crate::config::Tls::default(),
         }

@@ -102,6 +102,7 @@ impl Publisher {
     /// # Errors
     /// Transient, whatever it is: a wrong password may be in the middle of its rotation.
     pub async fn connect(broker: &Broker, amqp: &Amqp) -> Result<Self, Fault> {
+        let broker = &amqp.renewed(broker).await;
         let place = format!("RabbitMQ at {}:{}", broker.host, broker.port);
         let dialled = net::dial(&broker.host, broker.port, amqp.connect_timeout).await;
         let stream = dialled.map_err(|error| {
@@ -124,6 +125,9 @@ impl Publisher {
             let is_certless = broker.tls.mode != TlsMode::Disable && broker.tls.cert_file.is_none();
             if is_certless && fault.kind == Kind::Io(std::io::ErrorKind::ConnectionReset) {
                 fault.mend = MEND_CERTLESS.to_owned();
+            }
+            if matches!(fault.kind, Kind::Amqp(_, About::Login)) {
+                fault.mend = login_hint(broker);
             }
             fault.what = format!("{place}: {}", fault.what);
             fault
@@ -363,6 +367,13 @@ fn uri(broker: &Broker, amqp: &Amqp) -> AMQPUri {
 
 /// For a broker that hangs up on a client without a certificate.
 const MEND_CERTLESS: &str = "check the client certificate: none is set (amqp.cert_file, amqp.key_file), and a broker that asks for one hangs up";
+
+fn login_hint(broker: &Broker) -> String {
+    let (user, place) = (&broker.user, &broker.password_place);
+    format!(
+        "check user and password in {place}: rabbitmqctl authenticate_user {user} PASSWORD; \"guest\" may log in from the broker's own machine alone; it is tried again until then"
+    )
+}
 
 fn unreachable(error: &std::io::Error) -> Fault {
     Fault::of(Kind::Io(error.kind()), Peer::RabbitMq, error.to_string())

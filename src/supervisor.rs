@@ -33,7 +33,8 @@ pub async fn run(
     past.reconcile = Some(reconcile);
     past.spans = spans;
     for broker in 0.. {
-        let end = session::run(&config, &mut past, &mut shutdown, broker, board).await;
+        let now = config.renewed().await;
+        let end = session::run(&now, &mut past, &mut shutdown, broker, board).await;
         let fault = match end {
             End::Drained => {
                 info!("drained");

@@ -8,13 +8,17 @@ use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_name;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
-    SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError,
+    RootCertStore, SignatureScheme,
 };
+
+use x509_cert::der::Decode;
 
 use crate::config::{Tls, TlsMode};
 use crate::error::{Fault, Handshake, Kind, Peer, table};
@@ -57,6 +61,7 @@ fn handshake(error: &Error) -> Handshake {
             _ => Handshake::Refused,
         },
         Error::PeerIncompatible(_) => Handshake::Mismatch,
+        Error::Other(OtherError(error)) if error.is::<Old>() => Handshake::Unusable,
         _ => Handshake::Other,
     }
 }
@@ -88,24 +93,8 @@ pub fn client_config(tls: &Tls) -> Result<ClientConfig, Fault> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| Fault::definite(format!("TLS cannot be set up: {error}"), ""))?;
-    let builder = match tls.mode {
-        TlsMode::Disable | TlsMode::Require => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier { chain: None, provider })),
-        TlsMode::VerifyCa => {
-            let chain = WebPkiServerVerifier::builder_with_provider(
-                Arc::new(roots(tls.ca_file.as_deref())?),
-                Arc::clone(&provider),
-            )
-            .build()
-            .map_err(|error| Fault::definite(format!("TLS authorities: {error}"), ""))?;
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier {
-                chain: Some(chain),
-                provider,
-            }))
-        }
-        TlsMode::VerifyFull => builder.with_root_certificates(roots(tls.ca_file.as_deref())?),
-    };
+    let verifier = Arc::new(Verifier::of(tls, provider)?);
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     match (&tls.cert_file, &tls.key_file) {
         (None, None) => Ok(builder.with_no_client_auth()),
         (Some(cert), Some(key)) => builder
@@ -156,13 +145,67 @@ fn bad_file(path: &Path, what: &str) -> Fault {
         .mend(table::entry(Kind::Tls(Handshake::File), Peer::Postgres).hint)
 }
 
-/// Verifies less than rustls likes to: the chain without the name (`verify-ca`), or nothing
+/// Verifies as `sslmode` asks for: the chain and the name, the chain alone (`verify-ca`), or nothing
 /// (`require`). Either way the server must hold the key of the certificate it shows.
+///
+/// A certificate that stands in the CA file itself needs no chain, as with OpenSSL: the one that a
+/// server has signed for itself is often an authority's too, which webpki takes for no server's.
 #[derive(Debug)]
 struct Verifier {
     chain: Option<Arc<WebPkiServerVerifier>>,
+    named: Vec<CertificateDer<'static>>,
+    is_any_name: bool,
     provider: Arc<CryptoProvider>,
 }
+
+impl Verifier {
+    fn of(tls: &Tls, provider: Arc<CryptoProvider>) -> Result<Self, Fault> {
+        if matches!(tls.mode, TlsMode::Disable | TlsMode::Require) {
+            return Ok(Self::of_anybody(provider));
+        }
+        let roots = Arc::new(roots(tls.ca_file.as_deref())?);
+        let chain = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
+            .build()
+            .map_err(|error| Fault::definite(format!("TLS authorities: {error}"), ""))?;
+        let named = tls.ca_file.as_deref().map(certificates).transpose()?.unwrap_or_default();
+        let is_any_name = tls.mode == TlsMode::VerifyCa;
+        Ok(Self { chain: Some(chain), named, is_any_name, provider })
+    }
+
+    fn of_anybody(provider: Arc<CryptoProvider>) -> Self {
+        Self { chain: None, named: Vec::new(), is_any_name: true, provider }
+    }
+
+    /// One that is trusted by itself: in its time, and under its name.
+    fn verify_named(
+        server: &CertificateDer<'_>,
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let read = x509_cert::Certificate::from_der(server)
+            .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let validity = read.tbs_certificate.validity;
+        if now.as_secs() < validity.not_before.to_unix_duration().as_secs() {
+            return Err(Error::InvalidCertificate(CertificateError::NotValidYet));
+        }
+        if now.as_secs() > validity.not_after.to_unix_duration().as_secs() {
+            return Err(Error::InvalidCertificate(CertificateError::Expired));
+        }
+        verify_server_name(&ParsedCertificate::try_from(server)?, name)
+    }
+}
+
+/// It cannot even be used to check that the server holds its key.
+#[derive(Debug)]
+struct Old;
+
+impl std::fmt::Display for Old {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("it is of X.509 version 1 or 2: version 3 is needed")
+    }
+}
+
+impl std::error::Error for Old {}
 
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
@@ -173,15 +216,25 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        let read = x509_cert::Certificate::from_der(end_entity);
+        if read.is_ok_and(|read| read.tbs_certificate.version != x509_cert::Version::V3) {
+            return Err(Error::Other(OtherError(Arc::new(Old))));
+        }
         let Some(chain) = &self.chain else {
             return Ok(ServerCertVerified::assertion());
         };
         // The name is checked last, so an error about it means that the chain was good.
-        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+        let verified = if self.named.contains(end_entity) {
+            Self::verify_named(end_entity, server_name, now)
+        } else {
+            let (shown, name) = (intermediates, server_name);
+            chain.verify_server_cert(end_entity, shown, name, ocsp_response, now).map(drop)
+        };
+        match verified {
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
-            verdict => verdict,
+            )) if self.is_any_name => Ok(ServerCertVerified::assertion()),
+            verified => verified.map(|()| ServerCertVerified::assertion()),
         }
     }
 

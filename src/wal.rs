@@ -77,6 +77,7 @@ impl Wal {
     /// # Errors
     /// As [`postgres::classify`].
     pub async fn connect(config: &Postgres) -> Result<(Self, Identity), Fault> {
+        let config = &config.renewed().await;
         let (server, bound) = (ROLE.server(config), config.connect_timeout);
         let not_in = |fault| postgres::not_in(server, true, fault);
         let reached = connection::reach(server, bound).await.map_err(not_in)?;

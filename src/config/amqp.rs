@@ -9,7 +9,7 @@ use super::settings::span;
 use super::shown::Shown;
 use super::tls::{Files, Given};
 use super::values::Values;
-use super::{Amqp, Broker, Secret, Tls, TlsMode};
+use super::{Amqp, Broker, Renewal, Secret, Tls, TlsMode};
 
 const URL: &str = "amqp.url";
 
@@ -61,6 +61,7 @@ pub(crate) fn amqp(
         blocked_timeout: values.span("amqp.blocked_timeout"),
         max_message_bytes: values.number("amqp.max_message_bytes"),
         connection_name,
+        renewal: Renewal::default(),
     }
 }
 
@@ -113,6 +114,7 @@ fn tls(values: &Values, urls: &[AmqpUrl], is_external: bool, problems: &mut Prob
         key: file("amqp.key_file"),
     };
     files.check(problems);
+    let content = files.content();
     if urls.iter().any(|url| !url.is_tls) {
         for file in files.all() {
             let what = "is set, but amqp.url has a broker in plain text";
@@ -136,6 +138,7 @@ fn tls(values: &Values, urls: &[AmqpUrl], is_external: bool, problems: &mut Prob
         ca_file: files.ca.map(|file| file.value),
         cert_file: files.cert.map(|file| file.value),
         key_file: files.key.map(|file| file.value),
+        content,
     }
 }
 
@@ -145,7 +148,9 @@ fn broker(values: &Values, url: &AmqpUrl, is_external: bool, tls: &Tls) -> Broke
         false => "",
     };
     let password = values.text("amqp.password").or(url.password.clone());
+    let place = if values.is_set("amqp.password") { "amqp.password" } else { URL };
     Broker {
+        password_place: values.place(place),
         host: url.host.clone(),
         port: url.port,
         user: url.user.clone().unwrap_or_else(|| guest.to_owned()),

@@ -12,7 +12,8 @@ use super::tables::{queues, tables};
 use super::upkeep::{guard, prune};
 use super::values::Values;
 use super::{
-    Audit, AuditMode, Config, Declare, Http, Log, Parking, Reconcile, Secret, Session, Window,
+    Audit, AuditMode, Config, Declare, Http, Log, Parking, Reconcile, Renewal, Secret, Session,
+    Window,
 };
 use crate::error::Fault;
 
@@ -36,6 +37,15 @@ impl Needs {
 }
 
 impl Config {
+    fn renew_by(&mut self, renewal: &Renewal) {
+        self.postgres.renewal.clone_from(renewal);
+        self.amqp.renewal.clone_from(renewal);
+        self.http.renewal.clone_from(renewal);
+        if let Some(otlp) = &mut self.otlp {
+            otlp.renewal.clone_from(renewal);
+        }
+    }
+
     /// Reads and checks the whole configuration. Reads files (the configuration, secrets,
     /// certificates) and connects to nothing.
     ///
@@ -54,15 +64,17 @@ impl Config {
 pub fn load(sources: &Sources, needs: Needs) -> Result<(Config, Explained), Fault> {
     let mut problems = Problems::default();
     let collected = collect(sources, &mut problems);
+    let renewal = Renewal::of(&collected.found, sources);
     let values = Values::read(collected, &mut problems);
     let mut shown = Shown::default();
-    let config = assemble(sources, needs, &values, &mut problems, &mut shown);
+    let mut config = assemble(sources, needs, &values, &mut problems, &mut shown);
+    config.renew_by(&renewal);
     contradiction::check(&config, &values, &mut problems);
     let explained = Explained::new(&config, &values, &shown);
     problems.or((config, explained))
 }
 
-fn assemble(
+pub(crate) fn assemble(
     sources: &Sources,
     needs: Needs,
     values: &Values,
@@ -117,6 +129,8 @@ fn assemble(
         http: Http {
             address: values.text("http.address").and_then(|address| address.parse().ok()),
             token: values.text("http.token").map(Secret::new),
+            token_place: values.place("http.token"),
+            renewal: Renewal::default(),
         },
         otlp: otlp(values, problems),
         log: Log { level: text("log.level"), is_json: text("log.format") == "json" },

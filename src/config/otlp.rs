@@ -8,7 +8,7 @@ use super::source::Origin;
 use super::tls::{Files, Given};
 use super::value::{Value, Wrong, quote};
 use super::values::Values;
-use super::{Otlp, Secret, Tls, TlsMode};
+use super::{Otlp, Renewal, Secret, Tls, TlsMode};
 
 const ENDPOINT: &str = "otlp.endpoint";
 const TRACES_ENDPOINT: &str = "otlp.traces_endpoint";
@@ -70,6 +70,7 @@ pub(crate) fn otlp(values: &Values, problems: &mut Problems) -> Option<Otlp> {
             .unwrap_or_default(),
         timeout: values.span("otlp.timeout"),
         service_name: values.text("otlp.service_name").unwrap_or_default(),
+        renewal: Renewal::default(),
     })
 }
 
@@ -100,8 +101,9 @@ fn tls(values: &Values, is_tls: bool, problems: &mut Problems) -> Tls {
     });
     let files = Files { ca, ..Files::default() };
     files.check(problems);
+    let content = files.content();
     let ca_file = files.ca.map(|file| file.value);
-    Tls { mode: TlsMode::VerifyFull, ca_file, ..Tls::default() }
+    Tls { mode: TlsMode::VerifyFull, ca_file, content, ..Tls::default() }
 }
 
 /// `key=value,key=value`, values percent-encoded, as the standard's variable has them.

@@ -10,7 +10,7 @@ use super::source::{Environment, Origin, secret_file};
 use super::tls::{Files, Given};
 use super::value::{Wrong, ssl_mode};
 use super::values::Values;
-use super::{OnSlotLoss, Postgres, Secret, Server, Tls, TlsMode};
+use super::{OnSlotLoss, Place, Postgres, Renewal, Secret, Server, Tls, TlsMode};
 
 const URL: &str = "postgres.url";
 const STREAM_URL: &str = "postgres.stream_url";
@@ -52,6 +52,7 @@ impl Assembly<'_> {
                 _ => values.span("postgres.connect_timeout"),
             },
             check_interval: values.span("postgres.check_interval"),
+            renewal: Renewal::default(),
         }
     }
 
@@ -107,8 +108,10 @@ impl Assembly<'_> {
             self.problems.add("PGPORT", "", wrong.what, "write PGPORT=5432");
             5432
         });
+        let (password, password_place) = self.password(url);
         let server = Server {
-            password: self.password(url),
+            password,
+            password_place,
             tls: self.tls(&host, &PostgresUrl::default(), url),
             database: database.unwrap_or_else(|| user.clone()),
             host,
@@ -130,22 +133,33 @@ impl Assembly<'_> {
         server
     }
 
-    fn password(&mut self, url: &PostgresUrl) -> Secret {
-        let given = self.values.text("postgres.password").or(url.password.clone());
-        if let Some(password) = given {
-            return Secret::new(password);
+    fn password(&mut self, url: &PostgresUrl) -> (Secret, Place) {
+        for (key, given) in [
+            ("postgres.password", self.values.text("postgres.password")),
+            (URL, url.password.clone()),
+        ] {
+            if let Some(password) = given {
+                return (Secret::new(password), self.values.place(key));
+            }
         }
+        let variable = |name: &str, file| Place { name: name.to_owned(), file };
         if let Some(password) = self.env.filled("PGPASSWORD", self.problems) {
-            return Secret::new(password);
+            return (Secret::new(password), variable("PGPASSWORD", None));
         }
         let Some(path) = self.env.filled("PGPASSWORD_FILE", self.problems) else {
-            return Secret::default();
+            // Where one would be expected.
+            let place = match self.values.is_set(URL) {
+                true => self.values.place(URL),
+                false => variable("DATABASE_URL", None),
+            };
+            return (Secret::default(), place);
         };
-        match secret_file(&PathBuf::from(path)) {
-            Ok(password) => Secret::new(password),
+        let path = PathBuf::from(path);
+        match secret_file(&path) {
+            Ok(password) => (Secret::new(password), variable("PGPASSWORD_FILE", Some(path))),
             Err(what) => {
                 self.problems.add("PGPASSWORD_FILE", "", what, "name a readable text file");
-                Secret::default()
+                (Secret::default(), variable("PGPASSWORD_FILE", None))
             }
         }
     }
@@ -153,12 +167,17 @@ impl Assembly<'_> {
     fn stream(&mut self, url: &PostgresUrl, audit: &Server) -> Server {
         let own = self.values.postgres_url(STREAM_URL).unwrap_or_default();
         let user = own.user.clone().unwrap_or_else(|| audit.user.clone());
-        let password = self.values.text("postgres.stream_password").or(own.password.clone());
-        let password = match password {
-            Some(password) => Secret::new(password),
-            None if user == audit.user => audit.password.clone(),
+        let given = self.values.text("postgres.stream_password");
+        let (password, password_place) = match (given, own.password.clone()) {
+            (Some(password), _) => {
+                (Secret::new(password), self.values.place("postgres.stream_password"))
+            }
+            (None, Some(password)) => (Secret::new(password), self.values.place(STREAM_URL)),
+            (None, None) if user == audit.user => {
+                (audit.password.clone(), audit.password_place.clone())
+            }
             // One role's password is not another's to try.
-            None => Secret::default(),
+            (None, None) => (Secret::default(), self.values.place(STREAM_URL)),
         };
         let host = own.host.clone().unwrap_or_else(|| audit.host.clone());
         let server = Server {
@@ -167,6 +186,7 @@ impl Assembly<'_> {
             port: own.port.unwrap_or(audit.port),
             user,
             password,
+            password_place,
             database: own.database.clone().unwrap_or_else(|| audit.database.clone()),
         };
         let is_sound = self.values.is_set(STREAM_URL) && !self.values.is_bad(URL);
@@ -225,12 +245,14 @@ impl Assembly<'_> {
             self.problems.add(&ca.origin, &ca.name, what, "choose verify-full");
         }
         files.check(self.problems);
+        let content = files.content();
         let path = |file: Option<Given<PathBuf>>| file.map(|file| file.value);
         Tls {
             mode: mode_value,
             ca_file: path(files.ca),
             cert_file: path(files.cert),
             key_file: path(files.key),
+            content,
         }
     }
 

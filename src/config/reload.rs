@@ -64,6 +64,15 @@ pub fn plan(current: &InForce, read: &mut InForce) -> Plan {
     plan
 }
 
+/// A token in a file is read again by itself.
+fn is_token(current: &Config, read: &Config) -> bool {
+    let (current, read) = (&current.http, &read.http);
+    let is_renewed = read.token.is_some()
+        && current.token_place.file.is_some()
+        && current.token_place.file == read.token_place.file;
+    current.token != read.token && !is_renewed
+}
+
 /// What is masked wherever it is shown.
 fn secrets<'a>(current: &'a Config, read: &'a Config) -> impl Iterator<Item = &'static str> {
     let brokers = |config: &Config| -> Vec<_> {
@@ -75,7 +84,7 @@ fn secrets<'a>(current: &'a Config, read: &'a Config) -> impl Iterator<Item = &'
         ("postgres.password", postgres.audit.password != other.audit.password),
         ("postgres.stream_password", postgres.stream.password != other.stream.password),
         ("amqp.password", brokers(current) != brokers(read)),
-        ("http.token", current.http.token != read.http.token),
+        ("http.token", is_token(current, read)),
         ("otlp.headers", headers(current) != headers(read)),
     ]
     .into_iter()

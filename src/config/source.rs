@@ -103,7 +103,8 @@ pub(crate) struct Found {
     pub(crate) key: String,
     pub(crate) raw: Raw,
     pub(crate) origin: Origin,
-    /// The origin of the secret's file, where the value was read from one.
+    /// The secret's file, where the value was read from one that can be read again.
+    pub(crate) file: Option<PathBuf>,
     is_from_file: bool,
 }
 
@@ -120,9 +121,9 @@ impl Collected {
     /// the order of precedence.
     pub(crate) fn add(&mut self, key: &str, raw: Raw, origin: Origin, problems: &mut Problems) {
         // A key of its own is never the `_file` of another.
-        let (key, raw, is_from_file) = match (settings::find(key), secret_of(key)) {
+        let (key, raw, file, is_from_file) = match (settings::find(key), secret_of(key)) {
             (None, Some(secret)) => match read_secret(&raw, &origin) {
-                Ok(text) => (secret, Raw::Untyped(text), true),
+                Ok((text, file)) => (secret, Raw::Untyped(text), file, true),
                 Err(what) => {
                     problems.add(&origin, key, what, "name a readable text file");
                     self.bad.push(secret.to_owned());
@@ -133,7 +134,7 @@ impl Collected {
                 unknown(key, &origin, problems);
                 return;
             }
-            (Some(_), _) => (key, raw, false),
+            (Some(_), _) => (key, raw, None, false),
         };
         if let Some(old) = self.found.get(key)
             && old.origin.is_level_with(&origin)
@@ -142,7 +143,7 @@ impl Collected {
             let what = format!("is set twice, here and by {}: as it is and as a file", old.origin);
             problems.add(&origin, key, what, "keep one of the two");
         }
-        let found = Found { key: key.to_owned(), raw, origin, is_from_file };
+        let found = Found { key: key.to_owned(), raw, origin, file, is_from_file };
         self.found.insert(key.to_owned(), found);
     }
 }
@@ -154,11 +155,21 @@ fn secret_of(key: &str) -> Option<&str> {
     Some(secret)
 }
 
-fn read_secret(raw: &Raw, origin: &Origin) -> Result<String, String> {
+/// A secret, and its file if that can be read again.
+fn read_secret(raw: &Raw, origin: &Origin) -> Result<(String, Option<PathBuf>), String> {
     match raw {
-        Raw::Text(path) | Raw::Untyped(path) => secret_file(&origin.resolve(path)),
+        Raw::Text(path) | Raw::Untyped(path) => {
+            let path = origin.resolve(path);
+            let text = secret_file(&path)?;
+            Ok((text, Some(path).filter(|path| is_regular(path))))
+        }
         _ => Err("is not the path of a file".to_owned()),
     }
+}
+
+/// A pipe gives what it holds once.
+pub(crate) fn is_regular(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.is_file())
 }
 
 /// Reads a secret, its closing newline taken off.

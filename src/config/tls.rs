@@ -1,8 +1,9 @@
 //! Certificate files, read at load: the TLS libraries' own errors come late and say little,
 //! and one of them takes an unreadable authority for none (it then trusts only the system's).
 
-use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use rustls::RootCertStore;
 use rustls::crypto::ring;
@@ -22,6 +23,17 @@ pub(crate) struct Given<T> {
     pub(crate) name: String,
 }
 
+/// What files held, to tell it from another.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Content(u64);
+
+// By hand: one of the files is a key.
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Content")
+    }
+}
+
 /// The three files of one connection.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Files {
@@ -33,6 +45,15 @@ pub(crate) struct Files {
 impl Files {
     pub(crate) fn all(&self) -> impl Iterator<Item = &Given<PathBuf>> {
         [&self.ca, &self.cert, &self.key].into_iter().flatten()
+    }
+
+    /// What they hold.
+    pub(crate) fn content(&self) -> Content {
+        let mut hasher = DefaultHasher::new();
+        for file in self.all() {
+            fs::read(&file.value).unwrap_or_default().hash(&mut hasher);
+        }
+        Content(hasher.finish())
     }
 
     /// Reads the files and reports what a connection would stumble over.

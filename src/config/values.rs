@@ -1,6 +1,7 @@
 //! The values that won, each of its setting's type.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::amqp_url::AmqpUrl;
@@ -9,18 +10,19 @@ use super::problem::Problems;
 use super::settings::{self, Preset};
 use super::source::{Collected, Origin};
 use super::value::{self, Raw, Value};
-use super::{Template, TlsMode};
+use super::{Place, Template, TlsMode};
 
 /// What was set, by key.
 pub(crate) struct Values {
     set: BTreeMap<String, (Value, Raw, Origin)>,
+    files: BTreeMap<String, PathBuf>,
     bad: Vec<String>,
 }
 
 impl Values {
     /// Reads what was found; what cannot be read is reported, and counts as unset.
     pub(crate) fn read(collected: Collected, problems: &mut Problems) -> Self {
-        let mut values = Self { set: BTreeMap::new(), bad: collected.bad };
+        let mut values = Self { set: BTreeMap::new(), files: BTreeMap::new(), bad: collected.bad };
         for (key, found) in collected.found {
             // A key that is not in the table has been reported.
             let Some(setting) = settings::find(&found.key) else {
@@ -28,6 +30,7 @@ impl Values {
             };
             match value::parse(setting.kind, &found.raw) {
                 Ok(value) => {
+                    values.files.extend(found.file.map(|file| (key.clone(), file)));
                     values.set.insert(key, (value, found.raw, found.origin));
                 }
                 Err(wrong) => {
@@ -51,6 +54,20 @@ impl Values {
     /// Where a value was set.
     pub(crate) fn origin(&self, key: &str) -> Origin {
         self.set.get(key).map_or(Origin::Default, |(_, _, origin)| origin.clone())
+    }
+
+    /// Where a secret stands.
+    pub(crate) fn place(&self, key: &str) -> Place {
+        let file = self.files.get(key).cloned();
+        let setting = if file.is_some() { format!("{key}_file") } else { key.to_owned() };
+        let name = match self.origin(key) {
+            Origin::Default => setting,
+            Origin::File { path, line } => format!("{setting}, {}:{line}", path.display()),
+            // The name of a file's variable is not kept.
+            Origin::Env(_) | Origin::Flag(_) if file.is_some() => setting,
+            Origin::SharedEnv(name) | Origin::Env(name) | Origin::Flag(name) => name,
+        };
+        Place { name, file }
     }
 
     /// What was written, for showing.

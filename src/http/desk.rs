@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, Instant, timeout};
 use tracing::{info, warn};
 
 use super::guest::{Rules, has_two_hosts, is_foreign};
@@ -23,7 +23,7 @@ use super::parked::{self, Action, Parking, Which};
 use super::ready::{self, Readiness};
 use super::{console, events, status};
 use crate::board::Board;
-use crate::config::Config;
+use crate::config::{Config, Http};
 use crate::error::Fault;
 use crate::metrics::{self, Process};
 
@@ -53,11 +53,16 @@ const EVENTS: &str = "text/event-stream";
 const BODY_BYTES: usize = 64 << 10;
 /// How long Postgres may take: the connection lives no longer.
 const PATIENCE: Duration = Duration::from_secs(12);
+/// How often a token's file is looked into at most.
+const LOOKS: Duration = Duration::from_secs(1);
 
 /// Answers requests.
 #[derive(Debug)]
 pub(super) struct Desk {
     rules: Rules,
+    http: Http,
+    /// When the token's file was looked into.
+    looked: Mutex<Instant>,
     board: Board,
     looker: Arc<Looker>,
     history: Arc<History>,
@@ -69,6 +74,8 @@ impl Desk {
     pub(super) fn new(config: &Config, board: &Board, address: SocketAddr) -> Self {
         Self {
             rules: Rules::new(config.http.token.clone(), address),
+            http: config.http.clone(),
+            looked: Mutex::new(Instant::now()),
             board: board.clone(),
             looker: Arc::new(Looker::new(board.clone())),
             history: Arc::default(),
@@ -87,12 +94,30 @@ impl Desk {
         }
     }
 
+    /// Looks into the token's file, now and then: a new token holds from then on.
+    async fn renew_token(&self) {
+        {
+            let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+            if looked.elapsed() < LOOKS {
+                return;
+            }
+            *looked = Instant::now();
+        }
+        if let Some(token) = self.http.token_now().await {
+            self.rules.renew(token);
+        }
+    }
+
     /// Never fails: what is wrong with a request is an answer too.
     pub(super) async fn answer(
         &self,
         request: Request<Incoming>,
         remote: SocketAddr,
     ) -> Result<Answer, Infallible> {
+        // A probe does not wait for a file.
+        if !matches!(request.uri().path(), "/livez" | "/readyz") {
+            self.renew_token().await;
+        }
         let headers = request.headers();
         if has_two_hosts(headers) {
             return Ok(answer(StatusCode::BAD_REQUEST, TEXT, "name one host\n"));

@@ -1,6 +1,7 @@
 //! Who asks, and what they may see.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hyper::HeaderMap;
 use hyper::header::{AUTHORIZATION, HOST, HeaderValue, ORIGIN};
@@ -11,24 +12,33 @@ use crate::config::Secret;
 /// What is asked of a request before it is answered.
 #[derive(Debug)]
 pub(super) struct Rules {
-    token: Option<Secret>,
+    token: Mutex<Option<Secret>>,
     /// Only this machine can reach the port.
     is_loopback: bool,
 }
 
 impl Rules {
     pub(super) fn new(token: Option<Secret>, address: SocketAddr) -> Self {
-        Self { token, is_loopback: address.ip().is_loopback() }
+        Self { token: Mutex::new(token), is_loopback: address.ip().is_loopback() }
+    }
+
+    /// From now on this is the token, and the one before no longer.
+    pub(super) fn renew(&self, token: Secret) {
+        *self.token() = Some(token);
+    }
+
+    fn token(&self) -> MutexGuard<'_, Option<Secret>> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Somebody could show a token.
     pub(super) fn has_token(&self) -> bool {
-        self.token.is_some()
+        self.token().is_some()
     }
 
     /// It may see what the process does: it shows the token, or none is asked for.
     pub(super) fn may_see(&self, headers: &HeaderMap) -> bool {
-        self.token.is_none() || self.shows_token(headers)
+        !self.has_token() || self.shows_token(headers)
     }
 
     /// It may change something: never without a token, and never with what a browser sends
@@ -38,7 +48,8 @@ impl Rules {
     }
 
     fn shows_token(&self, headers: &HeaderMap) -> bool {
-        let Some(token) = &self.token else { return false };
+        let token = self.token();
+        let Some(token) = &*token else { return false };
         let shown = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
         let shown = match shown.split_at_checked(7) {
             Some((scheme, shown)) if scheme.eq_ignore_ascii_case(b"bearer ") => shown,
@@ -53,7 +64,7 @@ impl Rules {
     /// only this machine can ask, and no token is asked for.
     /// `in_target` is the host of a request's target, where it is a whole URI.
     pub(super) fn takes_host(&self, headers: &HeaderMap, in_target: Option<&str>) -> bool {
-        if !self.is_loopback || self.token.is_some() {
+        if !self.is_loopback || self.has_token() {
             return true;
         }
         let named = headers.get(HOST).is_none_or(|host| host.to_str().is_ok_and(is_local));

@@ -27,6 +27,8 @@ const LARGEST: usize = 64 << 10;
 const WORDS: usize = 200;
 /// Answers after which the same may be sent once more.
 const LATER: [u16; 4] = [429, 502, 503, 504];
+/// Answers to who shows a token that does not hold any more.
+const UNKNOWN: [u16; 2] = [401, 403];
 /// What goes over the wire.
 const PROTOBUF: &str = "application/x-protobuf";
 
@@ -122,7 +124,9 @@ impl Collector {
             }
         };
         if code != 200 {
-            return Err(Failure::status(code));
+            let mut failure = Failure::status(code);
+            failure.is_transient |= UNKNOWN.contains(&code) && self.otlp.renew().await;
+            return Err(failure);
         }
         let partial =
             ExportTraceServiceResponse::decode(answer).ok().and_then(|a| a.partial_success);

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -18,7 +17,7 @@ use x509_cert::ext::pkix::name::GeneralName;
 
 use super::{Verifier, certificates, roots};
 use crate::config::{Tls, TlsMode};
-use crate::error::Fault;
+use crate::error::{Fault, Handshake, table};
 
 /// The end of a certificate is worth a warning this long before, or for a tenth of its life.
 const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -57,10 +56,8 @@ impl Recorder {
 pub fn recording(tls: &Tls) -> Result<(ClientConfig, Arc<Recorder>), Fault> {
     let lenient = Tls { mode: TlsMode::Require, ..tls.clone() };
     let mut config = super::client_config(&lenient)?;
-    let recorder = Arc::new(Recorder {
-        chain: Mutex::default(),
-        any: Verifier { chain: None, provider: provider() },
-    });
+    let recorder =
+        Arc::new(Recorder { chain: Mutex::default(), any: Verifier::of_anybody(provider()) });
     let verifier: Arc<dyn ServerCertVerifier> = Arc::<Recorder>::clone(&recorder);
     config.dangerous().set_certificate_verifier(verifier);
     Ok((config, recorder))
@@ -158,10 +155,9 @@ fn untrusted(
         Some(path) => format!("{}, which holds {}", path.display(), subjects(&roots)),
         None => "the system's authorities".to_owned(),
     };
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider());
-    let verifier = match verifier.build() {
+    let verifier = match Verifier::of(tls, provider()) {
         Ok(verifier) => verifier,
-        Err(error) => return trouble(format!("TLS authorities: {error}"), String::new()),
+        Err(fault) => return trouble(fault.what, fault.mend),
     };
     let name = match ServerName::try_from(host.to_owned()) {
         Ok(name) => name,
@@ -178,9 +174,6 @@ fn untrusted(
     let read = Read::of(server);
     let last = Read::of(shown.last().unwrap_or(server));
     match error {
-        Error::InvalidCertificate(
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) if tls.mode == TlsMode::VerifyCa => None,
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => trouble(
@@ -202,6 +195,10 @@ fn untrusted(
         Error::InvalidCertificate(error) => trouble(
             format!("its certificate {} is not good: {error:?}", read.subject),
             "give the server another certificate".to_owned(),
+        ),
+        Error::Other(error) => trouble(
+            format!("its certificate {} is not good: {error}", read.subject),
+            table::handshake(Handshake::Unusable, None).hint.to_owned(),
         ),
         error => trouble(error.to_string(), "give the server another certificate".to_owned()),
     }

@@ -53,6 +53,7 @@ mod replay_range;
 mod restart;
 mod returns;
 mod roles;
+mod rotated;
 mod schemas;
 mod secrets;
 mod service;

@@ -70,7 +70,7 @@ impl Servers {
         Ok(Self { postgres, rabbitmq, files })
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.files.path().join(name)
     }
 
@@ -85,7 +85,7 @@ impl Servers {
         Ok(setting)
     }
 
-    fn postgres_url(&self, role: &str, host: &str, setting: &Setting) -> String {
+    pub fn postgres_url(&self, role: &str, host: &str, setting: &Setting) -> String {
         format!("postgres://{role}@{host}:{}/{}", self.postgres.port(), setting.database)
     }
 }
@@ -184,6 +184,68 @@ async fn postgres_of_another_authority_or_name_is_refused() -> Result<()> {
         .await?;
     with(OTHER_HOST).set("postgres.sslmode", "require").relays(async || Ok(())).await
 }
+
+/// As `psql` takes it: the certificate that a server has signed for itself is its own authority.
+#[tokio::test]
+async fn a_self_signed_certificate_is_its_own_authority() -> Result<()> {
+    let own = Authority::self_signed(&["localhost"])?;
+    let postgres = Postgres::start(postgres::Options {
+        tls: Some(postgres::ServerTls { pair: own.clone(), ca: own.cert.clone() }),
+        conf: vec![format!("listen_addresses = '127.0.0.1,{OTHER_HOST}'")],
+        ..Default::default()
+    })
+    .await?;
+    let vhost = servers().await?.rabbitmq.add_vhost().await?;
+    let database = postgres.create_database().await?;
+    let (database_url, amqp_url) = (postgres.url(&database), servers().await?.rabbitmq.url(&vhost));
+    let setting = Setting::of(database, vhost, database_url, amqp_url).await?;
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), &own.cert)?;
+    let with = |host: &str, mode: &str| {
+        let url = format!("postgres://postgres@{host}:{}/{}", postgres.port(), setting.database);
+        let with = setting.clone().set("postgres.url", &url).set("postgres.sslmode", mode);
+        with.set("postgres.ca_file", &file.path().display().to_string())
+    };
+    for (host, mode) in [("localhost", "verify-full"), (OTHER_HOST, "verify-ca")] {
+        let setting = with(host, mode);
+        setting.relays(async || Ok(())).await.with_context(|| mode.to_owned())?;
+        let check = setting.program.output(&["check"]).await?;
+        let told = String::from_utf8_lossy(&check.stdout).into_owned();
+        assert!(told.contains("shows a certificate (verified"), "{told}");
+    }
+    let hint = "a name that the server's certificate holds";
+    with(OTHER_HOST, "verify-full").is_refused("not valid for name", hint).await?;
+    // Version 1, which OpenSSL still makes of a request: no client's key check takes it here.
+    for (name, text) in [("server.crt", V1_CERT), ("server.key", V1_KEY)] {
+        std::fs::write(postgres.data().join(name), text)?;
+    }
+    setting.sql("SELECT pg_reload_conf()").await?;
+    let old = with("localhost", "verify-full");
+    std::fs::write(file.path(), V1_CERT)?;
+    old.is_refused("version 3 is needed", "X.509 version 3").await?;
+    let check = old.program.output(&["check"]).await?;
+    let told = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(told.contains("version 3 is needed"), "{told}");
+    Ok(())
+}
+
+const V1_CERT: &str = "-----BEGIN CERTIFICATE-----
+MIIBJDCBywIUZzQ8NRsjKNpAlxbIKPPKf/+cRFgwCgYIKoZIzj0EAwIwFDESMBAG
+A1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyOTIyMzAxNFoYDzIxMjYxMTA1MjIzMDE0
+WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AAR9ABtPIeqN7Rnf4VAaF3PC4cvaymrC6RrWN9OIpzShzBzVyHzwBAUMRO/yNI5P
+AdlC8F0BvUKrT1lw4joKVaPRMAoGCCqGSM49BAMCA0gAMEUCIFSLzHIbKgTKqete
++hO6qK/zzVQFXP8scs0qlntK9T6fAiEA0K/Rf7ZePX15dRguGp55fwTwgxXJ5WwV
+WUy7vTh6W6o=
+-----END CERTIFICATE-----
+";
+/// Of this test alone.
+const V1_KEY: &str = "-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgI3QEmvI9k2C/v26I
+Yh3CEabRT+FHJsAhrmpgv8q3XCihRANCAAR9ABtPIeqN7Rnf4VAaF3PC4cvaymrC
+6RrWN9OIpzShzBzVyHzwBAUMRO/yNI5PAdlC8F0BvUKrT1lw4joKVaPR
+-----END PRIVATE KEY-----
+";
 
 #[tokio::test]
 async fn postgres_may_keep_md5_hashes_of_passwords() -> Result<()> {

@@ -259,6 +259,7 @@ mod tests {
                 confirm_timeout: std::time::Duration::ZERO,
                 blocked_timeout: std::time::Duration::ZERO,
                 max_message_bytes: bytes,
+                renewal: crate::config::Renewal::default(),
                 connection_name: String::new(),
             };
             size("there", &amqp, &greeting).map(|finding| finding.severity)

@@ -51,6 +51,14 @@ impl Authority {
         self.sign(named(common_name, &[])?, ExtendedKeyUsagePurpose::ClientAuth)
     }
 
+    /// Signed by itself, as `openssl req -x509` makes it: an authority's, and a server's.
+    pub fn self_signed(names: &[&str]) -> Result<Pair> {
+        let key = KeyPair::generate()?;
+        let mut params = named("server", names)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Ok(Pair { cert: params.self_signed(&key)?.pem(), key: key.serialize_pem() })
+    }
+
     fn sign(&self, mut params: CertificateParams, usage: ExtendedKeyUsagePurpose) -> Result<Pair> {
         params.extended_key_usages = vec![usage];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
