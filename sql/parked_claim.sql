@@ -2,7 +2,8 @@
 -- discards it is told so, and its record keeps what became of it. One that was discarded before is
 -- not found. One row without a seq where the next one waits for its time or for an operator; no row
 -- where there is none.
---   $1 name: slot, $2 text, $3 text: the aggregate, $4 bigint: seq; only what is behind it
+--   $1 name: slot, $2 text, $3 text: the aggregate, $4 bigint: seq; only what is behind it,
+--   $5 bigint[]: which are not to be tried now
 WITH head AS (
     SELECT queue.seq FROM pgoutbox.parked_queue($1, $2, $3) AS queue
      WHERE queue.seq > $4 ORDER BY queue.seq LIMIT 1
@@ -11,7 +12,7 @@ WITH head AS (
        SET claimed_at = now()
       FROM head
      WHERE parked.seq = head.seq AND parked.state IN ('parked', 'queued')
-       AND coalesce(parked.next_attempt_at <= now(), true)
+       AND coalesce(parked.next_attempt_at <= now(), true) AND parked.seq <> ALL ($5)
     RETURNING parked.seq, parked.outbox::oid AS outbox, parked.event_id, parked.aggregate_type,
               parked.aggregate_id, parked.commit_lsn, parked.index,
               (extract(epoch FROM parked.commit_time) * 1000000)::bigint - 946684800000000 AS commit_micros,

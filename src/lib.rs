@@ -147,6 +147,7 @@ pub mod wal;
 pub mod catch_up;
 pub mod publisher;
 pub mod declare;
+mod told;
 pub mod parking;
 pub mod marker;
 pub mod session;

@@ -1,5 +1,7 @@
 //! Events put aside: written in the transaction of the marks, and looked up when due.
 
+mod stuck;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +9,6 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join};
 use postgres_types::{PgLsn, ToSql};
 use serde_json::json;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Row, Statement};
 use tracing::{debug, info, warn};
 
@@ -19,9 +20,10 @@ use crate::parked::{
     Aggregate, Ahead, Attempt, Due, Head, Looked, Park, ParkedRow, Parking, State, Tried,
 };
 use crate::pgoutput::{Column, StoredRow, Tuple};
-use crate::postgres::{classify, column, query};
+use crate::postgres::{classify, column, is_of_row, query};
 use crate::slot::Outbox;
 use crate::sql;
+use stuck::{Stuck, Write};
 
 /// The channel on which the parking's changes are told; the payload is the slot's name.
 pub const CHANNEL: &str = "pgoutbox_parked";
@@ -45,6 +47,7 @@ pub struct ParkingStore {
     withdrawn: Statement,
     due: Statement,
     claim: Statement,
+    first: Statement,
     claim_alone: Statement,
     unclaimed: Statement,
     held: Statement,
@@ -52,6 +55,7 @@ pub struct ParkingStore {
     ahead: Statement,
     next: Statement,
     among: Statement,
+    stuck: Stuck,
 }
 
 impl ParkingStore {
@@ -86,6 +90,7 @@ impl ParkingStore {
             noted: prepare(sql::PARK_NOTED).await?,
             withdrawn: prepare(sql::PARK_WITHDRAWN).await?,
             claim: prepare(sql::PARKED_CLAIM).await?,
+            first: prepare(sql::PARKED_FIRST).await?,
             claim_alone: prepare(sql::PARKED_CLAIM_ALONE).await?,
             unclaimed: prepare(sql::PARKED_UNCLAIMED).await?,
             held: prepare(sql::PARKED_HELD).await?,
@@ -93,6 +98,7 @@ impl ParkingStore {
             ahead: prepare(sql::PARKED_AHEAD).await?,
             next: prepare(sql::PARKED_NEXT).await?,
             among: prepare(sql::PARKED_AMONG).await?,
+            stuck: Stuck::default(),
         })
     }
 
@@ -144,21 +150,50 @@ impl ParkingStore {
             self.park_somehow(client, park).await?;
         }
         for attempt in &parking.attempts {
-            match self.refused(client, attempt, Form::Whole).await {
-                Err(error) if is_of_the_row(&error) => {
-                    self.refused(client, attempt, Form::Plain).await?;
+            self.attempted(client, attempt).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes what became of one try. Where that is refused, nothing is lost: the event is left alone
+    /// for a while.
+    async fn attempted(&self, client: &Client, attempt: &Attempt) -> Result<(), Error> {
+        let seq = attempt.seq;
+        let (what, outcome) = match &attempt.outcome {
+            Tried::Refused { .. } => {
+                let mut outcome = self.refused(client, attempt, Form::Whole).await;
+                if outcome.as_ref().is_err_and(is_of_row) {
+                    outcome = self.refused(client, attempt, Form::Plain).await;
                 }
-                outcome => outcome?,
+                (Write::Outcome, outcome)
+            }
+            Tried::Delivered { .. } => (Write::Delivered, self.end(client, seq).await),
+            Tried::Withdrawn => {
+                let withdrawn = client.execute(&self.withdrawn, &[&vec![seq]]).await;
+                (Write::Outcome, withdrawn.map(|_| ()))
+            }
+        };
+        match outcome {
+            Err(error) if error.as_db_error().is_some() => self.stuck.put_off(seq, what, &error),
+            outcome => {
+                outcome?;
+                self.stuck.forget(seq);
             }
         }
-        self.done(client, parking).await
+        Ok(())
+    }
+
+    /// An event is delivered: its record ends.
+    async fn end(&self, client: &Client, seq: i64) -> Result<(), Error> {
+        client.execute(&self.delivered, &[&vec![seq]]).await?;
+        client.execute(&self.noted, &[&vec![seq]]).await.map(|_| ())
     }
 
     async fn park_somehow(&self, client: &Client, park: &Park) -> Result<(), Error> {
         let mut outcome = self.park(client, park, Form::Whole).await;
         for (form, what) in Form::LESSER {
             match &outcome {
-                Err(error) if is_of_the_row(error) => {
+                Err(error) if is_of_row(error) => {
                     let (id, position) =
                         (park.id.as_deref().unwrap_or("without id"), park.position);
                     warn!(
@@ -258,6 +293,22 @@ impl ParkingStore {
         rows.map_err(|error| classify(&error))?.iter().map(place).collect()
     }
 
+    /// The records of events that are delivered end, where they could not before.
+    async fn end_delivered(&self, client: &Client) -> Result<(), Error> {
+        for seq in self.stuck.delivered() {
+            match self.end(client, seq).await {
+                Err(error) if error.as_db_error().is_some() => {
+                    self.stuck.put_off(seq, Write::Delivered, &error);
+                }
+                outcome => {
+                    outcome?;
+                    self.stuck.forget(seq);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Looks at what is due, and who waits; the first time, from a place of the stream on.
     ///
     /// # Errors
@@ -266,19 +317,34 @@ impl ParkingStore {
         self.follow(client).await;
         let slot: [&(dyn ToSql + Sync); 1] = [&self.slot];
         let failed = |error| classify(&error);
+        self.end_delivered(client).await.map_err(failed)?;
         let (waiting, ahead) = match from {
             None => (Vec::new(), Ahead::default()),
             Some(from) => {
-                client.execute(&self.unclaimed, &slot).await.map_err(failed)?;
+                match client.execute(&self.unclaimed, &slot).await {
+                    // They only go on to be told as taken by a relay, until they are tried again.
+                    Err(error) if error.as_db_error().is_some() => {
+                        let fault = classify(&error);
+                        warn!(
+                            mend = fault.mend,
+                            "what an earlier session had taken of the parking is not given back: {}",
+                            fault.what
+                        );
+                    }
+                    outcome => drop(outcome.map_err(failed)?),
+                }
                 let waiting = client.query(&self.waiting, &slot).await.map_err(failed)?;
                 (waiting, self.ahead(client, from).await?)
             }
         };
-        let due = client.query(&self.due, &slot);
-        let rest = try_join(client.query(&self.held, &slot), client.query_one(&self.next, &slot));
+        let passed_over = self.stuck.passed_over();
+        let those: [&(dyn ToSql + Sync); 2] = [&self.slot, &passed_over];
+        let due = client.query(&self.due, &those);
+        let rest = try_join(client.query(&self.held, &slot), client.query_one(&self.next, &those));
         let (due, (held, next)) = try_join(due, rest).await.map_err(failed)?;
         let next_ms: Option<i64> = column(&next, "next_ms")?;
         let paused_by: Option<String> = column(&next, "paused_by")?;
+        let next_due = next_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
         let aggregates = |rows: &[Row]| -> Result<Vec<Aggregate>, Fault> {
             Ok(rows
                 .iter()
@@ -300,7 +366,7 @@ impl ParkingStore {
             due: due.collect::<Result<_, Fault>>()?,
             held: aggregates(&held)?,
             waiting: aggregates(&waiting)?,
-            next_due: next_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))),
+            next_due: [next_due, self.stuck.next()].into_iter().flatten().min(),
             paused_by,
             ahead,
         })
@@ -334,12 +400,21 @@ impl ParkingStore {
         after: i64,
     ) -> Result<Head, Fault> {
         let (aggregate_type, aggregate_id) = aggregate.parts();
-        let parameters: [&(dyn ToSql + Sync); 4] =
-            [&self.slot, &aggregate_type, &aggregate_id, &after];
+        let passed_over = self.stuck.passed_over();
+        let parameters: [&(dyn ToSql + Sync); 5] =
+            [&self.slot, &aggregate_type, &aggregate_id, &after, &passed_over];
+        let failed = |error| classify(&error);
         let rows = match client.query(&self.claim, &parameters).await {
-            // Somebody holds a lock on it: its turn has not come.
-            Err(error) if is_locked(&error) => return Ok(Head::Waits),
-            rows => rows.map_err(|error| classify(&error))?,
+            // A lock, or a trigger: its turn has not come.
+            Err(error) if error.as_db_error().is_some() => {
+                let first = parameters.get(..4).unwrap_or_default();
+                let first = client.query_opt(&self.first, first).await.map_err(failed)?;
+                if let Some(first) = first {
+                    self.stuck.put_off(column(&first, "seq")?, Write::Claim, &error);
+                }
+                return Ok(Head::Waits);
+            }
+            rows => rows.map_err(failed)?,
         };
         let Some(row) = rows.first() else { return Ok(Head::None) };
         if column::<Option<i64>>(row, "seq")?.is_none() {
@@ -359,13 +434,28 @@ impl ParkingStore {
         client: &Client,
         seqs: &[i64],
     ) -> Result<Vec<ParkedRow>, Fault> {
+        let failed = |error| classify(&error);
         let rows = match client.query(&self.claim_alone, &[&self.slot, &seqs]).await {
-            Err(error) if is_locked(&error) => return Ok(Vec::new()),
-            rows => rows.map_err(|error| classify(&error))?,
+            Err(error) if error.as_db_error().is_some() => self.claim_each(client, seqs).await?,
+            rows => rows.map_err(failed)?,
         };
         let mut rows = self.rows(&rows)?;
         rows.sort_by_key(|row| row.seq);
         Ok(rows)
+    }
+
+    /// One at a time, since one of them cannot be taken.
+    async fn claim_each(&self, client: &Client, seqs: &[i64]) -> Result<Vec<Row>, Fault> {
+        let mut claimed = Vec::new();
+        for seq in seqs {
+            match client.query(&self.claim_alone, &[&self.slot, &vec![*seq]]).await {
+                Err(error) if error.as_db_error().is_some() => {
+                    self.stuck.put_off(*seq, Write::Claim, &error);
+                }
+                rows => claimed.extend(rows.map_err(|error| classify(&error))?),
+            }
+        }
+        Ok(claimed)
     }
 
     fn rows(&self, rows: &[Row]) -> Result<Vec<ParkedRow>, Fault> {
@@ -584,12 +674,6 @@ impl Form {
     }
 }
 
-/// The server refuses what the row holds: another form of it may do.
-fn is_of_the_row(error: &Error) -> bool {
-    let code = error.code().map_or("", |code| code.code());
-    ["22", "23", "54"].iter().any(|class| code.starts_with(class))
-}
-
 /// A state as the parking has it, and the milliseconds to the next try.
 fn told(state: State) -> (&'static str, Option<i64>) {
     match state {
@@ -613,10 +697,6 @@ fn place(row: &Row) -> Result<Position, Fault> {
         commit_lsn: column::<PgLsn>(row, "commit_lsn")?,
         index: u64::try_from(index).unwrap_or(0),
     })
-}
-
-fn is_locked(error: &Error) -> bool {
-    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }
 
 fn aggregate(row: &Row) -> Result<Option<Aggregate>, Fault> {

@@ -346,11 +346,17 @@ impl ServerError {
         }
     }
 
+    /// A function of the database raised it, with a code of its choice: that says nothing of the
+    /// server.
+    fn is_raised(&self) -> bool {
+        self.is_within_function && self.routine.as_deref() == Some("exec_stmt_raise")
+    }
+
     /// What it means.
     pub(crate) fn fault(self) -> Fault {
         let mut fault = Fault::of(Kind::Sql(self.code), Peer::Postgres, self.to_string());
         // What the database's own code raises says nothing of the statement's tables and rights.
-        if self.is_within_function && fault.class == Class::Definite {
+        if self.is_raised() || self.is_within_function && fault.class == Class::Definite {
             fault.class = Class::Transient;
             fault = fault.mend(table::TRIGGER);
         }
@@ -361,6 +367,19 @@ impl ServerError {
 /// What the server said, if a fault is an error of Postgres.
 pub fn server_error(fault: &Fault) -> Option<&ServerError> {
     std::error::Error::source(fault)?.downcast_ref()
+}
+
+/// Whether one row is the cause of an error, or what the database's own code does with that row:
+/// without the row, or in another form of it, the statement may do.
+pub fn is_of_row(error: &tokio_postgres::Error) -> bool {
+    let Some(db) = error.as_db_error() else { return false };
+    let error = ServerError::of(db);
+    // What may pass by itself is no fault of a row's, unless somebody says so.
+    let may_pass = ["08", "25", "40", "53", "55", "57", "58", "XX"].contains(&error.code.class());
+    let entry = table::entry(Kind::Sql(error.code), Peer::Postgres);
+    entry.verdict == table::Verdict::OfRow
+        || error.is_raised()
+        || error.is_within_function && !may_pass
 }
 
 /// What an error of the connection means.

@@ -95,6 +95,7 @@ files! {
     PARK_REFUSED = "park_refused.sql", "A parked event that was refused again.";
     PARKED_DUE = "parked_due.sql", "Parked events whose time has come.";
     PARKED_CLAIM = "parked_claim.sql", "Takes the next parked event of an aggregate.";
+    PARKED_FIRST = "parked_first.sql", "Which parked event of an aggregate is the next.";
     PARKED_CLAIM_ALONE = "parked_claim_alone.sql", "Takes parked events that nobody waits for.";
     PARKED_UNCLAIMED = "parked_unclaimed.sql", "What an earlier relay took is open again.";
     PARKED_HELD = "parked_held.sql", "The aggregates that wait.";

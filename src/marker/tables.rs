@@ -1,7 +1,7 @@
 //! The outbox tables as the marks are written to them, one by one: what one of them refuses is
 //! nothing to the others.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +21,7 @@ use crate::postgres::{classify, column};
 use crate::relation::TimeKind;
 use crate::slot::Outbox;
 use crate::sql;
+use crate::told::Told;
 
 /// Most statements, and the longest time, that it may take to find out which marks of one batch are
 /// refused.
@@ -34,8 +35,6 @@ const PROBE_PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs
 const LOCK_PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
 /// Most statements of such a try.
 const PROBE_STATEMENTS: usize = 10;
-/// The same thing is not said again before.
-const TOLD_AGAIN: Duration = Duration::from_secs(60);
 
 /// The statements that mark rows of one table.
 pub(super) struct Statements {
@@ -76,8 +75,8 @@ struct State {
     statements: Option<Arc<Statements>>,
     refused_in_a_row: usize,
     closed: Option<Closed>,
-    /// What was said of it, and when.
-    told: BTreeMap<String, Instant>,
+    /// What was said of it.
+    told: Told,
     /// Marks given up since that was last said.
     given_up: u64,
 }
@@ -111,17 +110,6 @@ impl State {
         let [first, longest] = if why.is_lock { LOCK_PAUSES } else { PROBE_PAUSES };
         let pause = self.closed.as_ref().map_or(first, |closed| (closed.pause * 2).min(longest));
         self.closed = Some(Closed { why: Arc::clone(why), pause, next_try: now + pause });
-    }
-
-    /// It is time to say this, and it is said from now on.
-    fn is_to_tell(&mut self, what: &str) -> bool {
-        let now = Instant::now();
-        let is_old = |at: &Instant| now.saturating_duration_since(*at) >= TOLD_AGAIN;
-        let is_due = self.told.get(what).is_none_or(is_old);
-        if is_due {
-            self.told.insert(what.to_owned(), now);
-        }
-        is_due
     }
 }
 
@@ -381,7 +369,7 @@ impl Tables {
         if state.refused_in_a_row >= IN_A_ROW {
             return true;
         }
-        let is_to_tell = state.is_to_tell(&why.code);
+        let is_to_tell = state.told.is_to_tell(&why.code);
         drop(state);
         if is_to_tell {
             let [hold, give_up] = [self.audit.hold, self.audit.give_up].map(span);
@@ -401,7 +389,7 @@ impl Tables {
         // The next try begins with all of them again.
         state.refused_in_a_row = 0;
         state.closed_until(Instant::now(), why);
-        let is_to_tell = !why.is_lock && state.is_to_tell(&format!("closed {}", why.code));
+        let is_to_tell = !why.is_lock && state.told.is_to_tell(&format!("closed {}", why.code));
         drop(state);
         if is_to_tell {
             let [hold, give_up] = [self.audit.hold, self.audit.give_up].map(span);
@@ -454,7 +442,7 @@ impl Tables {
             let code = mark.refused().map_or("", |why| why.code.as_str());
             let mut state = entry.state();
             state.given_up += 1;
-            if !state.is_to_tell(&format!("given up {code}")) {
+            if !state.told.is_to_tell(&format!("given up {code}")) {
                 continue;
             }
             let count = std::mem::take(&mut state.given_up);

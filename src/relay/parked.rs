@@ -212,6 +212,10 @@ impl Relay {
                 return self.tried(now, Try { seq, attempts, position, table, id, lane }, refusal);
             }
         };
+        // As its message has it, by which a return is known: the record may lack it, or be of another
+        // mapping.
+        let read = self.read(&mapping, &row.tuple).map(|()| self.id(&mapping, &row.tuple));
+        let id = read.ok().filter(|id| !id.is_empty()).unwrap_or(id);
         let source = Source::Parked { seq, attempts };
         let StoredRow { tuple, commit_time, xid, .. } = row;
         let arrival = Arrival {

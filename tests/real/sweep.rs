@@ -3,6 +3,7 @@
 //! and once it is mended all of it heals by itself.
 
 mod marks;
+mod records;
 
 use std::collections::{BTreeMap, BTreeSet};
 

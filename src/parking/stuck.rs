@@ -1,0 +1,112 @@
+//! Parked events whose records the server does not let be changed: a trigger raises, somebody holds
+//! a lock, a right is gone. Each is put off for a while that grows, and the others go on.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Error;
+use tracing::warn;
+
+use crate::postgres::classify;
+use crate::told::Told;
+
+/// An event is put off for as long as the first of these; each further time doubles it, up to the
+/// second.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+
+/// What could not be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Write {
+    /// That it is about to be tried.
+    Claim,
+    /// That it was refused, or not sent.
+    Outcome,
+    /// That it is delivered, which ends its record: it is not to be tried again.
+    Delivered,
+}
+
+#[derive(Debug)]
+struct One {
+    pause: Duration,
+    until: Instant,
+    is_delivered: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    by_seq: BTreeMap<i64, One>,
+    told: Told,
+}
+
+/// All of them, of one session. The next begins without: what was delivered and still has its record
+/// is sent once more then.
+#[derive(Debug, Default)]
+pub(super) struct Stuck(Mutex<State>);
+
+impl Stuck {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts one off, and says so.
+    pub(super) fn put_off(&self, seq: i64, what: Write, error: &Error) {
+        let [first, longest] = PAUSES;
+        let mut state = self.state();
+        let one = state.by_seq.get(&seq);
+        let pause = one.map_or(first, |one| (one.pause * 2).min(longest));
+        let is_delivered = what == Write::Delivered || one.is_some_and(|one| one.is_delivered);
+        let until = Instant::now() + pause;
+        state.by_seq.insert(seq, One { pause, until, is_delivered });
+        let fault = classify(error);
+        let is_to_tell = state.told.is_to_tell(&format!("{what:?} {:?}", fault.code()));
+        drop(state);
+        if !is_to_tell {
+            return;
+        }
+        let (mend, pause) = (fault.mend, crate::text::span(pause));
+        match what {
+            Write::Claim => warn!(
+                mend,
+                "parked event {seq} cannot be tried, since pgoutbox.parked refuses that it is taken: {}. It is left for {pause}, and longer each time",
+                fault.what
+            ),
+            Write::Outcome => warn!(
+                mend,
+                "what became of the try of parked event {seq} is not recorded, since pgoutbox.parked refuses it: {}. It is left for {pause}, and longer each time",
+                fault.what
+            ),
+            Write::Delivered => warn!(
+                mend,
+                "parked event {seq} is delivered, and still stands in the parking, since pgoutbox.parked refuses that it goes: {}. That is tried again in {pause}; a relay that starts before sends it once more",
+                fault.what
+            ),
+        }
+    }
+
+    /// Its record was written after all.
+    pub(super) fn forget(&self, seq: i64) {
+        self.state().by_seq.remove(&seq);
+    }
+
+    /// Which are not to be tried now.
+    pub(super) fn passed_over(&self) -> Vec<i64> {
+        let (state, now) = (self.state(), Instant::now());
+        let those = state.by_seq.iter().filter(|(_, one)| one.is_delivered || one.until > now);
+        those.map(|(seq, _)| *seq).collect()
+    }
+
+    /// Those that are delivered, and whose records are to end now.
+    pub(super) fn delivered(&self) -> Vec<i64> {
+        let (state, now) = (self.state(), Instant::now());
+        let those = state.by_seq.iter().filter(|(_, one)| one.is_delivered && one.until <= now);
+        those.map(|(seq, _)| *seq).collect()
+    }
+
+    /// Until the first of them is to be looked at again.
+    pub(super) fn next(&self) -> Option<Duration> {
+        let (state, now) = (self.state(), Instant::now());
+        let untils = state.by_seq.values().filter(|one| one.until > now).map(|one| one.until);
+        untils.min().map(|until| until.saturating_duration_since(now))
+    }
+}
