@@ -1,11 +1,18 @@
 -- What about one table would keep rows out of the stream, or marks out of its rows. One row.
 --   psql -v relation=16389 -v relayed_at=relayed_at -v event=u -f check_pitfalls.sql
 -- event: how marks are written: u for UPDATE, d for DELETE, - for neither.
-WITH tree AS (
+-- Rows of the catalog only: pg_partition_tree waits for whoever has locked a partition, and
+-- pg_get_publication_tables for whoever has locked any table of a publication.
+WITH RECURSIVE part (oid) AS (
+    SELECT :'relation'::oid
+     UNION
+    SELECT link.inhrelid
+      FROM part JOIN pg_inherits AS link ON link.inhparent = part.oid
+      JOIN pg_class AS child ON child.oid = link.inhrelid AND child.relispartition
+), tree AS (
     SELECT relation.oid, relation.relkind, relation.relpersistence, relation.relreplident,
            format('%I.%I', namespace.nspname, relation.relname) AS name
-      FROM (SELECT relid FROM pg_partition_tree(:'relation'::oid)
-            UNION SELECT :'relation'::oid) AS part (oid)
+      FROM part
       JOIN pg_class AS relation ON relation.oid = part.oid
       JOIN pg_namespace AS namespace ON namespace.oid = relation.relnamespace
 ), mark AS (
@@ -15,23 +22,29 @@ WITH tree AS (
       JOIN pg_type AS type ON type.oid = attribute.atttypid
       LEFT JOIN pg_attrdef AS filled ON filled.adrelid = attribute.attrelid AND filled.adnum = attribute.attnum
      WHERE attribute.attrelid = :'relation'::oid AND attribute.attname = :'relayed_at'
+), family (oid, namespace) AS (            -- and what it is a partition of
+    SELECT oid, (SELECT relnamespace FROM pg_class WHERE pg_class.oid = tree.oid) FROM tree
+     UNION
+    SELECT up.relid, ancestor.relnamespace
+      FROM pg_partition_ancestors(:'relation'::oid) AS up (relid)
+      JOIN pg_class AS ancestor ON ancestor.oid = up.relid
 ), sent AS (
-    SELECT DISTINCT publication.pubname::text AS name
-      FROM pg_publication AS publication, pg_get_publication_tables(publication.pubname::text) AS covered
+    SELECT publication.pubname::text AS name
+      FROM pg_publication AS publication
      WHERE CASE :'event' WHEN 'u' THEN publication.pubupdate WHEN 'd' THEN publication.pubdelete END
-       AND covered.relid IN (SELECT oid FROM tree)
+       AND (publication.puballtables
+            OR EXISTS (SELECT FROM pg_publication_rel AS member
+                        WHERE member.prpubid = publication.oid AND member.prrelid IN (SELECT oid FROM family))
+            OR EXISTS (SELECT FROM pg_depend AS entry
+                         JOIN pg_depend AS its_publication
+                           ON its_publication.classid = entry.classid AND its_publication.objid = entry.objid
+                          AND its_publication.refclassid = 'pg_publication'::regclass
+                        WHERE entry.classid = to_regclass('pg_catalog.pg_publication_namespace') -- from 15 on
+                          AND entry.refclassid = 'pg_namespace'::regclass
+                          AND entry.refobjid IN (SELECT namespace FROM family)
+                          AND its_publication.refobjid = publication.oid))
 )
 SELECT (SELECT relkind IN ('r', 'p') FROM pg_class WHERE oid = :'relation'::oid) AS is_table,
-       -- Rows of these come under their own names. Partitions are children too.
-       ARRAY(SELECT format('%I.%I', namespace.nspname, child.relname)
-               FROM pg_inherits AS link
-               JOIN pg_class AS child ON child.oid = link.inhrelid AND NOT child.relispartition
-               JOIN pg_namespace AS namespace ON namespace.oid = child.relnamespace
-              WHERE link.inhparent = :'relation'::oid
-              ORDER BY 1) AS children,
-       ARRAY(SELECT name FROM tree WHERE relkind = 'r' AND relpersistence = 'u' AND oid <> :'relation'::oid
-              ORDER BY 1) AS unlogged,
-       ARRAY(SELECT name FROM tree WHERE relkind = 'f' ORDER BY 1) AS foreign_leaves,
        -- Each row would come with its mark.
        (SELECT filled_with FROM mark WHERE filled_with !~* '^\s*null\M') AS mark_default,
        coalesce((SELECT is_required FROM mark), false) AS is_mark_required,

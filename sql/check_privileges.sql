@@ -1,7 +1,11 @@
 -- What the connected role may do to one table, and to pgoutbox's own. Null: not there to ask of.
 --   psql -v relation=16389 -v id=id -v relayed_at=relayed_at -v occurred_at=occurred_at -v attempt=attempt \
 --        -v last_error=last_error -v failed_at=failed_at -f check_privileges.sql
-WITH own_policies AS (
+WITH RECURSIVE part (relid) AS (           -- pg_partition_tree waits for locks
+    SELECT link.inhrelid FROM pg_inherits AS link WHERE link.inhparent = :'relation'::oid
+     UNION
+    SELECT link.inhrelid FROM part JOIN pg_inherits AS link ON link.inhparent = part.relid
+), own_policies AS (
     SELECT policy.* FROM pg_policy AS policy
      WHERE policy.polrelid = :'relation'::oid
        AND EXISTS (SELECT FROM unnest(policy.polroles) AS role (oid)
@@ -38,19 +42,17 @@ SELECT has_schema_privilege(relation.relnamespace, 'USAGE') AS usage,
          WHERE typbasetype = 0 AND NOT has_schema_privilege(typnamespace, 'USAGE')) AS closed_type_schema,
        -- Partitions that reconciliation cannot read, and pruning cannot delete from: both go one by one.
        ARRAY(SELECT leaf.oid::regclass::text
-               FROM pg_partition_tree(relation.oid) AS part
-               JOIN pg_class AS leaf ON leaf.oid = part.relid AND leaf.relkind = 'r'
-              WHERE leaf.oid <> relation.oid
-                AND (NOT has_schema_privilege(leaf.relnamespace, 'USAGE')
+               FROM part
+               JOIN pg_class AS leaf ON leaf.oid = part.relid AND leaf.relkind = 'r' AND leaf.relispartition
+              WHERE (NOT has_schema_privilege(leaf.relnamespace, 'USAGE')
                      OR EXISTS (SELECT FROM pg_attribute
                                  WHERE attrelid = leaf.oid AND attname IN (:'id', :'occurred_at', 'xmin', 'ctid')
                                    AND NOT has_column_privilege(leaf.oid, attnum, 'SELECT')))
               ORDER BY 1) AS unreadable_leaves,
        ARRAY(SELECT leaf.oid::regclass::text
-               FROM pg_partition_tree(relation.oid) AS part
-               JOIN pg_class AS leaf ON leaf.oid = part.relid AND leaf.relkind = 'r'
-              WHERE leaf.oid <> relation.oid
-                AND NOT (has_table_privilege(leaf.oid, 'DELETE') AND has_any_column_privilege(leaf.oid, 'UPDATE'))
+               FROM part
+               JOIN pg_class AS leaf ON leaf.oid = part.relid AND leaf.relkind = 'r' AND leaf.relispartition
+              WHERE NOT (has_table_privilege(leaf.oid, 'DELETE') AND has_any_column_privilege(leaf.oid, 'UPDATE'))
               ORDER BY 1) AS undeletable_leaves,
        -- Where no policy shows this role every row, or one takes some away.
        row_security_active(relation.oid)

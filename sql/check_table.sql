@@ -1,5 +1,15 @@
 -- One table: its kind, and what about it would make marks dear or dangerous. One row, or none.
 --   psql -v schema=public -v table=outbox_messages -v relayed_at=relayed_at -f check_table.sql
+WITH RECURSIVE relation AS (
+    SELECT relation.oid, relation.relkind, relation.relpersistence, relation.relreplident, relation.relispartition
+      FROM pg_class AS relation
+      JOIN pg_namespace AS namespace ON namespace.oid = relation.relnamespace
+     WHERE namespace.nspname = :'schema' AND relation.relname = :'table'
+), part (relid) AS (                       -- pg_partition_tree waits for locks
+    SELECT oid FROM relation
+     UNION
+    SELECT link.inhrelid FROM part JOIN pg_inherits AS link ON link.inhparent = part.relid
+)
 SELECT relation.oid,
        relation.relkind::text AS kind,
        relation.relpersistence::text AS persistence,
@@ -8,11 +18,11 @@ SELECT relation.oid,
        (SELECT root.relid::text FROM pg_partition_ancestors(relation.oid) WITH ORDINALITY AS root (relid, depth)
          ORDER BY depth DESC LIMIT 1) AS root,
        -- The keys of all levels of partitioning, as text, and the columns they are made of.
-       (SELECT string_agg(pg_get_partkeydef(part.relid), ', ') FROM pg_partition_tree(relation.oid) AS part
-         WHERE NOT part.isleaf) AS partition_key,
+       (SELECT string_agg(pg_get_partkeydef(partitioned.partrelid), ', ')
+          FROM part JOIN pg_partitioned_table AS partitioned ON partitioned.partrelid = part.relid) AS partition_key,
        coalesce((SELECT array_agg(DISTINCT dependency.column_name) FROM (
            SELECT attribute.attname::text AS column_name
-             FROM pg_partition_tree(relation.oid) AS part
+             FROM part
              JOIN pg_partitioned_table AS partitioned ON partitioned.partrelid = part.relid
              JOIN pg_attribute AS attribute ON attribute.attrelid = part.relid AND attribute.attnum > 0
             WHERE attribute.attnum = ANY (partitioned.partattrs::int2[])
@@ -35,6 +45,4 @@ SELECT relation.oid,
                                        AND dependency.refclassid = 'pg_class'::regclass
                                        AND dependency.refobjid = index.indrelid
                                        AND dependency.refobjsubid = attribute.attnum))), '{}') AS mark_indexes
-  FROM pg_class AS relation
-  JOIN pg_namespace AS namespace ON namespace.oid = relation.relnamespace
- WHERE namespace.nspname = :'schema' AND relation.relname = :'table';
+  FROM relation;

@@ -76,6 +76,8 @@ pub enum Kind {
     Protocol,
     /// The server is a standby: it takes no writes.
     Standby,
+    /// As long as it lasts, rows of an outbox table pass by the slot: they are to be caught up with.
+    PassedBy,
 }
 
 /// What a refusal of RabbitMQ is about, where one reply code stands for several things.

@@ -40,6 +40,9 @@ pub struct Progress {
     points: VecDeque<Point>,
     received_lsn: PgLsn,
     acknowledged: PgLsn,
+    /// The first row that was left to others: what is behind it may well be settled, and yet
+    /// not delivered.
+    left: Option<Position>,
 }
 
 impl Progress {
@@ -53,6 +56,7 @@ impl Progress {
             points: VecDeque::new(),
             received_lsn: PgLsn::from(0),
             acknowledged: PgLsn::from(0),
+            left: None,
         }
     }
 
@@ -88,6 +92,15 @@ impl Progress {
         self.pass_commits();
     }
 
+    /// A row here is left to be delivered in another way: no place behind it counts, and no LSN.
+    pub fn leave(&mut self, position: Position) {
+        self.left.get_or_insert(position);
+    }
+
+    fn is_behind_left(&self, lsn: PgLsn) -> bool {
+        self.left.is_some_and(|left| lsn > left.commit_lsn)
+    }
+
     /// Events settled, with all before them.
     pub fn settled(&self) -> u64 {
         self.settled
@@ -95,7 +108,7 @@ impl Progress {
 
     /// Everything before this place is settled.
     pub fn position(&self) -> Position {
-        self.position
+        self.left.map_or(self.position, |left| left.min(self.position))
     }
 
     /// Takes in the end of a transaction. `next_check` is the number of the next check to begin.
@@ -135,7 +148,9 @@ impl Progress {
 
     /// An LSN whose events are all settled waits to be acknowledged.
     pub fn is_settled_point_waiting(&self) -> bool {
-        self.points.front().is_some_and(|point| point.after <= self.settled)
+        let is_waiting =
+            |point: &Point| point.after <= self.settled && !self.is_behind_left(point.lsn);
+        self.points.front().is_some_and(is_waiting)
     }
 
     /// The LSN to acknowledge now, if it is a new one: all events before it are settled, all
@@ -145,7 +160,7 @@ impl Progress {
         let done = self.settled.min(marked_through);
         let mut reached = None;
         while let Some(point) = self.points.front() {
-            if point.after > done || point.check > passed {
+            if point.after > done || point.check > passed || self.is_behind_left(point.lsn) {
                 break;
             }
             reached = Some(point.lsn);
@@ -209,6 +224,24 @@ mod tests {
         assert_eq!(progress.acknowledge(1, 9), Some(lsn(900)));
         progress.barrier(lsn(900), 0);
         assert!(!progress.is_settled_point_waiting(), "a repeated keepalive is nothing new");
+    }
+
+    #[test]
+    fn what_is_left_to_others_is_not_passed() {
+        let mut progress = Progress::new(Position::start());
+        for commit in [100, 200, 300] {
+            let number = progress.receive(at(commit, 0));
+            if commit == 200 {
+                progress.leave(at(200, 0));
+            }
+            progress.settle(number);
+            progress.commit(lsn(commit + 40), 0);
+        }
+        assert_eq!(progress.settled(), 3);
+        assert_eq!(progress.position(), at(200, 0), "so much is delivered");
+        assert_eq!(progress.acknowledge(3, 9), Some(lsn(140)));
+        assert_eq!(progress.acknowledge(3, 9), None);
+        assert!(!progress.is_settled_point_waiting(), "a drain does not wait for it");
     }
 
     #[test]

@@ -10,8 +10,10 @@ mod recovery;
 mod remembered;
 mod standby;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +46,8 @@ use crate::wal::{Identity, WalStream};
 use reach::Reach;
 use recovery::Recovery;
 use remembered::{
-    Gap, Recalled, begin_catch_up, clear_fault, pass_again, recall, record_fault, record_reach,
+    Gap, Recalled, begin_catch_up, clear_fault, pass_again, recall, record_coverage, record_fault,
+    record_reach,
 };
 use standby::{Taken, take_slot};
 
@@ -54,7 +57,7 @@ const FRAMES: usize = 128;
 /// Silence, in `wal_sender_timeout`s, after which the walsender is taken for dead. It pings a
 /// silent client after half of one.
 const SILENCE: (u32, u32) = (3, 2);
-/// Pause before a check that met a locked table is made again.
+/// Pause before a check that met a locked catalog is made again.
 const LOCKED: Duration = Duration::from_secs(1);
 /// How long an orderly end waits for the last acknowledgement to be on its way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -234,7 +237,8 @@ struct Session<'a> {
     marker: Arc<Marker>,
     client: Arc<Client>,
     notified: Arc<Notify>,
-    coverage: Arc<Coverage>,
+    /// By what the tables are covered; another once something was altered that matters to no row.
+    coverage: Rc<RefCell<Coverage>>,
     outboxes: Arc<[Outbox]>,
     /// Where spans go, and the broker that they are about.
     spans: Option<(otlp::Queue, Arc<otlp::Server>)>,
@@ -376,7 +380,7 @@ impl<'a> Session<'a> {
             marker: Arc::new(marker),
             client,
             notified: Arc::clone(&audit.notified),
-            coverage: Arc::new(coverage),
+            coverage: Rc::new(RefCell::new(coverage)),
             outboxes: tables.into(),
             spans,
             catch_up,
@@ -457,6 +461,7 @@ impl<'a> Session<'a> {
             memory: self.relay.remember(self.began.elapsed(), &end),
             recorded: self.reach.durable(),
         });
+        past.coverage = Some(self.coverage.borrow().clone());
         if !self.is_quiet {
             info!(
                 published = tally.published,
@@ -483,7 +488,8 @@ impl<'a> Session<'a> {
         }
         record_fault(self.config, past, &self.board, &self.client, &end).await;
         if let Some(gap) = self.gap_passed(&end) {
-            let begun = begin_catch_up(self.config, &self.client, &gap, &self.coverage);
+            let coverage = self.coverage.borrow().clone();
+            let begun = begin_catch_up(self.config, &self.client, &gap, &coverage);
             if timeout(STOP_TIMEOUT, begun).await.is_ok_and(|begun| begun.is_ok()) {
                 past.brought_on = true;
             }
@@ -636,7 +642,7 @@ impl<'a> Session<'a> {
                 Effect::GivenUp(marks) => self.marker.log_given_up(&marks),
                 Effect::Check => {
                     let (client, config) = (Arc::clone(&self.client), Arc::clone(self.config));
-                    let before = Arc::clone(&self.coverage);
+                    let before = Rc::clone(&self.coverage);
                     self.jobs.push(Box::pin(check(client, config, before)));
                 }
                 Effect::Look { from } => self.ask(async move |marker, client| {
@@ -669,9 +675,9 @@ impl<'a> Session<'a> {
                         Ok(Input::CaughtUp)
                     });
                 }
-                Effect::Resolve(relation) => {
+                Effect::Resolve { relation, xid } => {
                     let (client, config) = (Arc::clone(&self.client), Arc::clone(self.config));
-                    self.jobs.push(Box::pin(resolve(client, config, relation)));
+                    self.jobs.push(Box::pin(resolve(client, config, (relation, xid))));
                 }
             }
         }
@@ -833,10 +839,14 @@ async fn answered<T>(
 
 /// A relation that is not there may be one whose transaction is not seen by others yet: it is
 /// looked for again.
-async fn resolve(client: Arc<Client>, config: Arc<Config>, oid: u32) -> Result<Input, Fault> {
+async fn resolve(
+    client: Arc<Client>,
+    config: Arc<Config>,
+    relation: (u32, u32),
+) -> Result<Input, Fault> {
     let began = Instant::now();
     loop {
-        let found = answered(&config, slot::partition_of(&client, oid, &config)).await?;
+        let found = answered(&config, slot::partition_of(&client, relation, &config)).await?;
         if found != Resolution::Gone || began.elapsed() >= LOOK_AGAIN.0 {
             return Ok(Input::Resolved(found));
         }
@@ -847,20 +857,26 @@ async fn resolve(client: Arc<Client>, config: Arc<Config>, oid: u32) -> Result<I
 async fn check(
     client: Arc<Client>,
     config: Arc<Config>,
-    before: Arc<Coverage>,
+    before: Rc<RefCell<Coverage>>,
 ) -> Result<Input, Fault> {
     let coverage = loop {
         match answered(&config, slot::coverage(&client, &config)).await {
-            // From Postgres 16 on the server opens each table of the publication for that. One that
-            // is locked, as while it is rewritten, stops neither the others nor what is
-            // delivered: it is only not acknowledged until the check has passed.
+            // No table is opened for that. A catalog may be locked, as while it is rewritten: that
+            // stops nothing that is delivered, which is only not acknowledged meanwhile.
             Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => {}
             outcome => break outcome?,
         }
         tokio::time::sleep(LOCKED).await;
     };
-    if let Some(what) = before.change(&coverage) {
-        return Err(Fault::transient(format!("{what} while the relay was running")).on(Side::Audit));
+    let change = before.borrow().change(&coverage);
+    if let Some(what) = change {
+        if !before.borrow().differs_aside(&coverage) {
+            let what = format!("{what} while the relay was running");
+            return Err(Fault::transient(what).on(Side::Audit));
+        }
+        let kept = record_coverage(&client, &config.postgres.slot, coverage.digest().number());
+        answered(&config, kept).await?;
+        before.replace(coverage);
     }
     let asked =
         async { client.query_one(sql::WAL_POSITION, &[]).await.map_err(|error| classify(&error)) };

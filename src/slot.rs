@@ -245,26 +245,32 @@ pub(crate) fn nothing_tells(config: &Config) -> Fault {
 }
 
 /// Finds the configured table that a relation is, or is a partition of. Asked once for each
-/// relation that the stream announces under a name that is not configured.
+/// relation that the stream announces under a name that is not configured, with the transaction of
+/// its first row.
 ///
 /// # Errors
 /// The connection's.
 pub async fn partition_of(
     client: &Client,
-    relation_oid: u32,
+    (relation_oid, xid): (u32, u32),
     config: &Config,
 ) -> Result<Resolution, Fault> {
-    let relation = relation_oid.to_string();
-    let variables =
-        [("relation", relation.as_str()), ("publication", &config.postgres.publication)];
+    let (relation, xid, tables) = (relation_oid.to_string(), xid.to_string(), tables_json(config));
+    let variables = [
+        ("relation", relation.as_str()),
+        ("xid", &xid),
+        ("publication", &config.postgres.publication),
+        ("tables", &tables),
+    ];
     let sql = sql::render(sql::PARTITION_ROOT, &variables)?;
     let rows = query(client, &sql).await?;
     if rows.is_empty() {
         return Ok(Resolution::Gone);
     }
-    let mut is_published = false;
+    let (mut is_published, mut was_part) = (false, false);
     for row in &rows {
-        is_published |= column::<Option<bool>>(row, "is_published")?.unwrap_or(false);
+        is_published |= column::<bool>(row, "is_published")?;
+        was_part |= column::<bool>(row, "was_part")?;
         let schema: String = column(row, "schema")?;
         let name: String = column(row, "name")?;
         let is_it = |table: &Table| table.schema == schema && table.name == name;
@@ -272,8 +278,9 @@ pub async fn partition_of(
             return Ok(Resolution::Partition(table));
         }
     }
-    // What is sent and is not in the publication was in it as a part of something.
-    Ok(if is_published { Resolution::Other } else { Resolution::Detached })
+    // What is sent and is not in the publication was in it as a part of something. One for all tables
+    // has what was detached as well.
+    Ok(if is_published && !was_part { Resolution::Other } else { Resolution::Detached })
 }
 
 /// The configured tables as the SQL files want them: `[["schema", "name"], …]`.

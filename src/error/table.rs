@@ -71,7 +71,7 @@ const POOLER: &str = "connect to Postgres itself, not through a pooler in transa
 /// The line for a kind of fault.
 pub fn entry(kind: Kind, peer: Peer) -> Entry {
     match (kind, peer) {
-        (Kind::Own, _) => Entry::passing(AGAIN),
+        (Kind::Own | Kind::PassedBy, _) => Entry::passing(AGAIN),
         (Kind::Standby, _) => Entry::passing("name the primary in DATABASE_URL"),
         (Kind::Sql(code), _) => sql(code),
         (Kind::Amqp(code, about), _) => amqp(code, about),
@@ -357,6 +357,7 @@ mod tests {
         let mut kinds = vec![
             Kind::Own,
             Kind::Standby,
+            Kind::PassedBy,
             Kind::Timeout,
             Kind::Closed,
             Kind::Login,

@@ -193,7 +193,12 @@ pub enum Effect {
     /// Check the publication, and ask how far the WAL is on disk.
     Check,
     /// Find out what this relation is.
-    Resolve(u32),
+    Resolve {
+        /// Its oid.
+        relation: u32,
+        /// The transaction that wrote the row that waits for it.
+        xid: u32,
+    },
     /// Look at the parking: what is due, and who waits.
     Look {
         /// The first look of a session: what was put aside from this place of the stream on is

@@ -72,10 +72,23 @@ impl Relay {
                 Ok(())
             }
             None => {
+                if self.fits_any(&relation) {
+                    // Perhaps rows of ours come under another name from now on, since the publication
+                    // or the table was altered: that is seen before one of them is passed over.
+                    self.recheck = self.checks_begun + 1;
+                }
                 self.relations.insert(oid, Relation::Other);
                 Ok(())
             }
         }
+    }
+
+    /// It has the columns of a configured table.
+    fn fits_any(&self, relation: &RelationMessage) -> bool {
+        let tables = self.rules.tables.iter().enumerate();
+        let mut mappings =
+            tables.map(|(number, table)| Mapping::compile(number, table, &relation.columns, false));
+        mappings.any(|mapping| mapping.is_ok())
     }
 
     /// It is known what the relation of the row is that waits.
@@ -161,8 +174,11 @@ impl Relay {
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
         if self.relations.find(relation).is_none() && self.announced.contains_key(&relation) {
+            let Some(Transaction { xid, .. }) = self.transaction else {
+                return Err(protocol("a row outside a transaction"));
+            };
             self.unresolved = Some((relation, tuple));
-            effects.push(Effect::Resolve(relation));
+            effects.push(Effect::Resolve { relation, xid });
             return Ok(());
         }
         let Some(transaction) = &mut self.transaction else {
@@ -177,11 +193,17 @@ impl Relay {
             Some(Relation::Outbox(mapping)) => Arc::clone(mapping),
             Some(Relation::Other) => {
                 self.tally.ignored += 1;
+                if self.rules.is_passing && position >= self.memory.delivered {
+                    // Perhaps of a table that is no outbox, perhaps under a name of before.
+                    self.progress.leave(position);
+                }
                 return Ok(());
             }
             None => return Err(protocol(format!("a row of relation {relation}, never announced"))),
         };
         if self.is_left(position, relation) {
+            // Not delivered: the next session, if this one is cut off, must not take it for that.
+            self.progress.leave(position);
             let number = self.progress.receive(position);
             self.settle(now, number);
             return Ok(());

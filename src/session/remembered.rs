@@ -12,7 +12,7 @@ use super::{Past, Remembered, STOP_TIMEOUT};
 use crate::board::Board;
 use crate::catch_up;
 use crate::config::Config;
-use crate::error::Fault;
+use crate::error::{Fault, Kind};
 use crate::event::Position;
 use crate::postgres::{self, classify, column, query};
 use crate::reconcile::Trigger;
@@ -32,6 +32,13 @@ pub(super) async fn record_fault(
     end: &End,
 ) {
     record(config, past.walsender, board, client, end).await;
+    if matches!(end, End::Fault(fault) if fault.kind == Kind::PassedBy) {
+        // Whoever mends it leaves no trace: it is written down that there was something to mend.
+        let noted = record_coverage(client, &config.postgres.slot, 0);
+        if !matches!(timeout(STOP_TIMEOUT, noted).await, Ok(Ok(()))) {
+            debug!("that rows passed by the slot was not recorded");
+        }
+    }
 }
 
 /// As [`record_fault`]; `walsender` is our own.
@@ -234,13 +241,16 @@ fn why_gap(
              somebody made it again, or advanced it"
         ));
     }
-    let (kept, now) = (Digest::of(kept), coverage.digest());
     if let Some(change) = past.coverage.as_ref().and_then(|earlier| earlier.change(coverage)) {
         return Some(change);
     }
+    if kept == 0 {
+        return Some("rows that passed by it before were not caught up with yet".to_owned());
+    }
+    let (kept, now) = (Digest::of(kept), coverage.digest());
     if kept.asked != now.asked {
-        let is_acted_upon = config.is_catching_up() || kept == Digest::of(0);
-        return is_acted_upon
+        return config
+            .is_catching_up()
             .then(|| "other tables are asked for than when the slot was last read".to_owned());
     }
     (kept.covered != now.covered).then(|| {
@@ -261,7 +271,11 @@ async fn remember_coverage(past: &mut Past, client: &Client, slot: &str, is_gap:
     }
 }
 
-async fn record_coverage(client: &Client, slot: &str, coverage: i64) -> Result<(), Fault> {
+pub(super) async fn record_coverage(
+    client: &Client,
+    slot: &str,
+    coverage: i64,
+) -> Result<(), Fault> {
     let coverage = coverage.to_string();
     let variables = [("slot", slot), ("coverage", coverage.as_str())];
     postgres::execute(client, &sql::render(sql::RECORD_COVERAGE, &variables)?).await

@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use super::{Finding, tables_json};
+use super::{Finding, pitfalls, tables_json};
 use crate::config::{Config, Table};
 use crate::error::Fault;
 use crate::postgres::{column, query};
@@ -16,6 +16,8 @@ pub struct Coverage {
     pub publication: u32,
     /// Another with each change of the publication: one that was taken back leaves nothing else.
     pub version: Option<String>,
+    /// What of the publication matters to no row: its owner, whether generated columns come.
+    pub aside: (Option<u32>, Option<bool>),
     /// Name of the publication, for the text of a fault.
     pub name: String,
     /// Rows of partitions come under the root's name and oid.
@@ -39,6 +41,8 @@ pub struct Membership {
     pub member_version: Option<String>,
     /// Its schema's entry (`pg_publication_namespace`), where that has one.
     pub member_schema: Option<u32>,
+    /// What it is a partition of, and the entries of these.
+    pub part_of: Option<String>,
     /// A digest of the row filter.
     pub row_filter: Option<String>,
     /// The column list's numbers.
@@ -49,6 +53,7 @@ pub struct Membership {
 pub(super) struct Answer {
     pub(super) publication: Option<u32>,
     version: Option<String>,
+    owner: Option<u32>,
     member_version: Option<String>,
     is_insert: bool,
     is_insert_only: bool,
@@ -59,16 +64,29 @@ pub(super) struct Answer {
     is_covered: bool,
     is_partitioned: bool,
     is_partition: bool,
-    is_table: bool,
+    pub(super) is_table: bool,
     is_temporary: bool,
+    pub(super) is_unlogged: bool,
     pub(super) is_all_tables: bool,
     /// Where else there is a table of the name; looked up by whoever tells of it.
     pub(super) elsewhere: Vec<String>,
     pub(super) member: Option<u32>,
     member_schema: Option<u32>,
+    part_of: Option<String>,
     is_filtered: bool,
     row_filter: Option<String>,
     column_list: Option<String>,
+    pub(super) parts: Parts,
+}
+
+/// What of a table is not in the stream, by name.
+pub(super) struct Parts {
+    /// Tables that inherit from it: their rows come under those names.
+    pub(super) children: Vec<String>,
+    /// Unlogged partitions.
+    pub(super) unlogged: Vec<String>,
+    /// Partitions on other servers.
+    pub(super) foreign: Vec<String>,
 }
 
 impl Answer {
@@ -112,6 +130,13 @@ impl Coverage {
         (self.version != later.version).then(|| format!("publication \"{name}\" was altered"))
     }
 
+    /// Whether a later answer differs by nothing but what matters to no row. To be asked of answers
+    /// that follow each other closely: what was altered and altered back in between is not seen.
+    pub fn differs_aside(&self, later: &Self) -> bool {
+        let (version, aside) = (later.version.clone(), later.aside);
+        self.aside != aside && Self { version, aside, ..self.clone() } == *later
+    }
+
     /// Tables whose partitions come under names and oids of their own.
     pub fn leaves(&self) -> Vec<usize> {
         let tables = self.tables.iter().enumerate();
@@ -126,8 +151,11 @@ impl Coverage {
         let asked = tables.iter().map(|table| table.table.as_str()).chain([self.name.as_str()]);
         let covered = tables.iter().map(|table| {
             let Membership { relation, member, member_schema, .. } = table;
-            let Membership { member_version, row_filter, column_list, .. } = table;
-            format!("{relation} {member:?} {member_version:?} {member_schema:?} {row_filter:?} {column_list:?}")
+            let Membership { member_version, part_of, row_filter, column_list, .. } = table;
+            format!(
+                "{relation} {member:?} {member_version:?} {member_schema:?} {part_of:?} \
+                 {row_filter:?} {column_list:?}"
+            )
         });
         let of = format!("{} {:?} {}", self.publication, self.version, self.is_via_root);
         let covered: Vec<_> = covered.chain([of]).collect();
@@ -171,6 +199,10 @@ impl Membership {
             Some("was dropped and made again, and is now another table")
         } else if (self.member, self.member_schema) != (after.member, after.member_schema) {
             Some("was taken out and put back")
+        } else if self.part_of != after.part_of {
+            Some(
+                "is a partition of something else, or what it is a partition of is covered differently",
+            )
         } else if self.row_filter != after.row_filter {
             Some("has another row filter")
         } else if self.column_list != after.column_list {
@@ -193,6 +225,7 @@ pub(super) async fn ask(client: &Client, config: &Config) -> Result<Vec<Answer>,
             Ok(Answer {
                 publication: column(row, "publication")?,
                 version: column(row, "publication_version")?,
+                owner: column(row, "owner")?,
                 member_version: column(row, "member_version")?,
                 is_insert: is("inserts")?,
                 is_insert_only: !(is("updates")? || is("deletes")? || is("truncates")?),
@@ -204,13 +237,20 @@ pub(super) async fn ask(client: &Client, config: &Config) -> Result<Vec<Answer>,
                 is_partition: is("is_partition")?,
                 is_table: is("is_table")?,
                 is_temporary: is("is_temporary")?,
+                is_unlogged: is("is_unlogged")?,
                 is_all_tables: is("is_all_tables")?,
                 elsewhere: Vec::new(),
                 member: column(row, "member")?,
                 member_schema: column(row, "member_schema")?,
+                part_of: column(row, "part_of")?,
                 is_filtered: is("is_filtered")?,
                 row_filter: column(row, "row_filter")?,
                 column_list: column(row, "column_list")?,
+                parts: Parts {
+                    children: column(row, "children")?,
+                    unlogged: column(row, "unlogged")?,
+                    foreign: column(row, "foreign_leaves")?,
+                },
             })
         })
         .collect()
@@ -227,6 +267,7 @@ pub(super) fn compile(config: &Config, answers: &[Answer]) -> Option<Coverage> {
             member: answer.member,
             member_version: answer.member_version.clone(),
             member_schema: answer.member_schema,
+            part_of: answer.part_of.clone(),
             row_filter: answer.row_filter.clone(),
             column_list: answer.column_list.clone(),
         })
@@ -234,6 +275,7 @@ pub(super) fn compile(config: &Config, answers: &[Answer]) -> Option<Coverage> {
     Some(Coverage {
         publication: first.publication?,
         version: first.version.clone(),
+        aside: (first.owner, first.has_generated),
         name: config.postgres.publication.clone(),
         is_via_root: first.is_via_root,
         tables: config.tables.iter().zip(answers).map(membership).collect::<Option<_>>()?,
@@ -260,6 +302,7 @@ pub(super) fn findings(config: &Config, answers: &[Answer]) -> Vec<Finding> {
         let no_tables = tables.filter_map(|(table, answer)| no_table(table, answer));
         return std::iter::once(missing).chain(no_tables).collect();
     };
+
     if !first.is_insert {
         findings.push(Finding::error(
             "publication-not-insert",
@@ -283,6 +326,7 @@ pub(super) fn findings(config: &Config, answers: &[Answer]) -> Vec<Finding> {
         ));
     }
     for (table, answer) in config.tables.iter().zip(answers) {
+        findings.extend(pitfalls::parts(table, answer));
         if answer.is_partitioned && !answer.is_via_root {
             findings.push(Finding::warning(
                 "publication-partition-root",

@@ -1,6 +1,6 @@
 //! One thing that was looked at, and how it stands.
 
-use crate::error::Fault;
+use crate::error::{Fault, Kind};
 
 /// How grave a [`Finding`] is; the gravest comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,6 +126,9 @@ pub const NAMES: [&str; 106] = [
     "wal-sender-timeout",
 ];
 
+/// As long as one of these lasts, rows of a table pass by the slot.
+const PASSED_BY: [&str; 3] = ["partition-foreign", "table-children", "table-unlogged"];
+
 /// One thing that was looked at, and how it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -188,6 +191,8 @@ impl Finding {
             lines.dedup();
             lines.join("\n  ")
         };
-        Some(Fault::definite(join(|f| &f.what), join(|f| &f.mend)))
+        let fault = Fault::definite(join(|f| &f.what), join(|f| &f.mend));
+        let is_passed_by = errors.iter().any(|finding| PASSED_BY.contains(&finding.name));
+        Some(if is_passed_by { fault.kind(Kind::PassedBy) } else { fault })
     }
 }

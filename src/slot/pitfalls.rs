@@ -3,6 +3,7 @@
 use tokio_postgres::{Client, Row};
 
 use super::Finding;
+use super::coverage::Answer;
 use super::table::title;
 use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
@@ -30,8 +31,6 @@ pub(super) async fn look(
     let rows = query(client, &sql::render(sql::CHECK_PITFALLS, &variables)?).await?;
     let Some(row) = rows.first() else { return Ok(Vec::new()) };
     let mut findings = Vec::new();
-    findings.extend(children(table, row)?);
-    findings.extend(leaves(table, row)?);
     if config.audit.mode == AuditMode::Update {
         findings.extend(mark_default(table, row)?);
     }
@@ -40,14 +39,25 @@ pub(super) async fn look(
     Ok(findings)
 }
 
+/// What of the table is not in the stream, or comes under names that nobody looks for. The running
+/// relay asks it again and again.
+pub(super) fn parts(table: &Table, answer: &Answer) -> Vec<Finding> {
+    if !answer.is_table {
+        return Vec::new();
+    }
+    let children = children(table, &answer.parts.children);
+    let unlogged = unlogged(table, answer);
+    let foreign = foreign(table, &answer.parts.foreign);
+    [children, unlogged, foreign].into_iter().flatten().collect()
+}
+
 fn each(names: &[String], sql: impl Fn(&str) -> String) -> String {
     names.iter().map(|name| sql(name)).collect::<Vec<_>>().join(" ")
 }
 
-fn children(table: &Table, row: &Row) -> Result<Option<Finding>, Fault> {
-    let children: Vec<String> = column(row, "children")?;
+fn children(table: &Table, children: &[String]) -> Option<Finding> {
     if children.is_empty() {
-        return Ok(None);
+        return None;
     }
     let quoted = sql::qualified(&table.schema, &table.name);
     let what = format!(
@@ -58,44 +68,48 @@ fn children(table: &Table, row: &Row) -> Result<Option<Finding>, Fault> {
     let mend = match children.iter().any(|child| child.starts_with(CHUNKS)) {
         true => "use an ordinary table, or one that is partitioned (PARTITION BY RANGE), as the outbox: the rows of a hypertable are in its chunks".to_owned(),
         false => format!(
-            "{}  -- relay stopped; then name those that hold events under [[tables]], or attach them to a partitioned table",
-            each(&children, |child| format!("ALTER TABLE {child} NO INHERIT {quoted};"))
+            "{}  -- then name those that hold events under [[tables]], or attach them to a partitioned table",
+            each(children, |child| format!("ALTER TABLE {child} NO INHERIT {quoted};"))
         ),
     };
-    Ok(Some(Finding::error("table-children", what, mend)))
+    Some(Finding::error("table-children", what, mend))
 }
 
-fn leaves(table: &Table, row: &Row) -> Result<Vec<Finding>, Fault> {
-    let (unlogged, foreign): (Vec<String>, Vec<String>) =
-        (column(row, "unlogged")?, column(row, "foreign_leaves")?);
-    let mut findings = Vec::new();
-    if !unlogged.is_empty() {
-        let names = unlogged.join(", ");
-        findings.push(Finding::error(
-            "table-unlogged",
-            format!(
-                "partitions of {} are unlogged ({names}): their rows are not in the WAL",
-                title(table)
-            ),
-            each(&unlogged, |name| format!("ALTER TABLE {name} SET LOGGED;")),
-        ));
+fn unlogged(table: &Table, answer: &Answer) -> Option<Finding> {
+    let (name, unlogged) = (title(table), &answer.parts.unlogged);
+    let quoted = [sql::qualified(&table.schema, &table.name)];
+    let set_logged =
+        |names: &[String]| each(names, |name| format!("ALTER TABLE {name} SET LOGGED;"));
+    if answer.is_unlogged {
+        let what = format!("{name} is unlogged: its rows are not in the WAL");
+        return Some(Finding::error("table-unlogged", what, set_logged(&quoted)));
     }
-    if !foreign.is_empty() {
-        let quoted = sql::qualified(&table.schema, &table.name);
-        let names = foreign.join(", ");
-        findings.push(Finding::error(
-            "partition-foreign",
-            format!(
-                "partitions of {} are foreign tables ({names}): their rows are not in this server's WAL",
-                title(table)
-            ),
-            format!(
-                "{}  -- where it is a partition of a partition, detach it from that one",
-                each(&foreign, |name| format!("ALTER TABLE {quoted} DETACH PARTITION {name};"))
-            ),
-        ));
+    if unlogged.is_empty() {
+        return None;
     }
-    Ok(findings)
+    let names = unlogged.join(", ");
+    let what =
+        format!("partitions of {name} are unlogged ({names}): their rows are not in the WAL");
+    Some(Finding::error("table-unlogged", what, set_logged(unlogged)))
+}
+
+fn foreign(table: &Table, foreign: &[String]) -> Option<Finding> {
+    if foreign.is_empty() {
+        return None;
+    }
+    let quoted = sql::qualified(&table.schema, &table.name);
+    let names = foreign.join(", ");
+    Some(Finding::error(
+        "partition-foreign",
+        format!(
+            "partitions of {} are foreign tables ({names}): their rows are not in this server's WAL",
+            title(table)
+        ),
+        format!(
+            "{}  -- where it is a partition of a partition, detach it from that one",
+            each(foreign, |name| format!("ALTER TABLE {quoted} DETACH PARTITION {name};"))
+        ),
+    ))
 }
 
 /// A row that comes with its mark is taken for one that was relayed.

@@ -73,9 +73,8 @@ pub(super) async fn look(
     if !matches!(shape.kind.as_str(), "r" | "p") || shape.persistence == "t" {
         return Ok((Vec::new(), None));
     }
-    let mut findings: Vec<_> = persistence(table, &shape).into_iter().collect();
     let attributes = attributes(client, config, shape.oid, has_generated).await?;
-    findings.extend(columns(config, (number, table), &attributes, has_generated.is_some()));
+    let mut findings = columns(config, (number, table), &attributes, has_generated.is_some());
     findings.extend(partition(table, &shape));
     findings.extend(partition_key(config, table, &shape));
     findings.extend(id_index(client, config, table, &shape).await?);
@@ -175,18 +174,6 @@ async fn attributes(
 
 pub(super) fn title(table: &Table) -> String {
     format!("{}.{}", table.schema, table.name)
-}
-
-fn persistence(table: &Table, shape: &Shape) -> Option<Finding> {
-    let name = title(table);
-    let quoted = sql::qualified(&table.schema, &table.name);
-    (shape.persistence == "u").then(|| {
-        Finding::error(
-            "table-unlogged",
-            format!("{name} is unlogged: its rows are not in the WAL"),
-            format!("ALTER TABLE {quoted} SET LOGGED;"),
-        )
-    })
 }
 
 fn columns(

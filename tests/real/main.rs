@@ -40,6 +40,7 @@ mod paper;
 mod outage;
 mod parking;
 mod parked;
+mod parts;
 mod place;
 mod progress;
 mod pause;

@@ -89,7 +89,7 @@ async fn several_tables_each_with_its_own_mapping() -> Result<()> {
     relay.drain(PATIENCE).await
 }
 
-const PARTITIONED: &str = "
+pub const PARTITIONED: &str = "
     CREATE TABLE outbox_messages (id uuid NOT NULL, topic text DEFAULT 't', payload jsonb DEFAULT '{}',
         day date NOT NULL, relayed_at timestamptz, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
     CREATE TABLE january PARTITION OF outbox_messages FOR VALUES FROM ('2026-01-01') TO ('2026-02-01')";
@@ -227,6 +227,16 @@ async fn partitions_come_and_go_under_their_own_names() -> Result<()> {
     let setting = Setting::bare().await?;
     let publication = "CREATE PUBLICATION pgoutbox FOR TABLE outbox_messages
          WITH (publish = 'insert', publish_via_partition_root = false)";
+    setting.sql(&format!("{PARTITIONED}; {publication}")).await?;
+    setting.init().await?;
+    partitions_come_and_go(setting).await
+}
+
+/// A partition that was detached is in that one still.
+#[tokio::test]
+async fn partitions_come_and_go_in_a_publication_of_all_tables() -> Result<()> {
+    let setting = Setting::bare().await?;
+    let publication = "CREATE PUBLICATION pgoutbox FOR ALL TABLES WITH (publish = 'insert')";
     setting.sql(&format!("{PARTITIONED}; {publication}")).await?;
     setting.init().await?;
     partitions_come_and_go(setting).await

@@ -937,7 +937,7 @@ impl World {
                 session.check = Some(Check { answer: None });
                 self.say(format_args!("check"));
             }
-            Effect::Resolve(oid) => {
+            Effect::Resolve { relation: oid, .. } => {
                 let Some(session) = &mut self.session else { return };
                 assert!(session.resolving.is_none(), "one relation at a time");
                 session.resolving = Some(oid);
