@@ -31,8 +31,9 @@ pub async fn altered(round: Round) -> Result<Outcome> {
     stage.judge(Allowed::default()).await
 }
 
-/// The relay takes what the stream no longer has from the table.
-async fn caught_up(round: Round, breaks: &str, mends: &str) -> Result<Outcome> {
+/// The relay takes what the stream no longer has from the table. What a person has to mend it waits
+/// for, and says so.
+async fn caught_up(round: Round, breaks: &str, (says, mends): (&str, &str)) -> Result<Outcome> {
     let mut setting = Setting::shared().await?;
     setting.env("PGOUTBOX_POSTGRES__ON_SLOT_LOSS", "catch_up");
     let mut stage = Stage::start(&round, setting).await?;
@@ -42,23 +43,17 @@ async fn caught_up(round: Round, breaks: &str, mends: &str) -> Result<Outcome> {
     stage.setting.sql(&sql).await.context(sql)?;
     stage.while_committing().await?;
     if !mends.is_empty() {
-        // Only a person can mend it: the relay ends, and lets go of the slot.
-        let status = stage.relay.wait_exit(PATIENCE).await.with_context(|| stage.relay.log())?;
-        anyhow::ensure!(status.code() == Some(1), "{status}: {}", stage.relay.log());
+        stage.relay.wait_for_log(says, PATIENCE).await?;
         stage.setting.sql(mends).await.context(mends.to_owned())?;
-    }
-    if !stage.relay.is_running() {
-        stage.setting.program.succeed(&["init"]).await?;
-        stage.run()?;
     }
     stage.mended().await?;
     stage.judge(Allowed { any_repeats: true, ..Allowed::default() }).await
 }
 
 pub async fn publication_dropped(round: Round) -> Result<Outcome> {
-    let mends = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
-        WHERE database = current_database() AND NOT active";
-    caught_up(round, "DROP PUBLICATION pgoutbox", mends).await
+    let mends = "CREATE PUBLICATION pgoutbox FOR TABLE outbox_messages
+        WITH (publish = 'insert', publish_via_partition_root)";
+    caught_up(round, "DROP PUBLICATION pgoutbox", ("does not exist mend=", mends)).await
 }
 
 /// With its rows, as by a migration that makes it anew; the publication covers it no longer.
@@ -67,10 +62,8 @@ pub async fn table_dropped(round: Round) -> Result<Outcome> {
         CREATE TABLE renewed (LIKE outbox_messages INCLUDING ALL);
         LOCK outbox_messages; INSERT INTO renewed SELECT * FROM outbox_messages;
         DROP TABLE outbox_messages; ALTER TABLE renewed RENAME TO outbox_messages; COMMIT";
-    let mends = "ALTER PUBLICATION pgoutbox ADD TABLE outbox_messages;
-        SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
-        WHERE database = current_database() AND NOT active";
-    caught_up(round, breaks, mends).await
+    let mends = "ALTER PUBLICATION pgoutbox ADD TABLE outbox_messages";
+    caught_up(round, breaks, ("does not cover", mends)).await
 }
 
 pub async fn slot_dropped(round: Round) -> Result<Outcome> {
@@ -87,5 +80,5 @@ pub async fn slot_dropped(round: Round) -> Result<Outcome> {
                 END;
             END LOOP;
         END $$";
-    caught_up(round, breaks, "").await
+    caught_up(round, breaks, ("", "")).await
 }
