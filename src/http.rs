@@ -30,7 +30,7 @@ mod status;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::{Error, ErrorKind};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -38,6 +38,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -60,6 +61,8 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: u64 = 16 << 20;
 /// The most that is read of a request's line and headers.
 const HEADER_BYTES: usize = 16 << 10;
+/// How many connections wait to be accepted, as std has it.
+const BACKLOG: i32 = 128;
 /// Pause after a connection could not be accepted: there are no file descriptors left, say.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -76,12 +79,33 @@ pub struct Port {
 /// Definite: the port cannot be had.
 pub fn bind(http: &Http) -> Result<Option<Port>, Fault> {
     let Some(address) = http.address else { return Ok(None) };
-    let taken = TcpListener::bind(address).and_then(|listener| {
+    let taken = listen(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         Ok(Port { listener, address })
     });
     taken.map(Some).map_err(|error| refused(address, &error))
+}
+
+/// `[::]` is each address of the machine, the old ones too, whatever its default for that is; and
+/// those alone where it has no new ones.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    if address.ip() != Ipv6Addr::UNSPECIFIED {
+        return TcpListener::bind(address);
+    }
+    let both = Socket::new(Domain::IPV6, Type::STREAM, None).and_then(|socket| {
+        socket.set_reuse_address(true)?;
+        socket.set_only_v6(false)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(TcpListener::from(socket))
+    });
+    match both {
+        Err(error) if error.kind() != ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).map_err(|_| error)
+        }
+        outcome => outcome,
+    }
 }
 
 fn refused(address: SocketAddr, error: &Error) -> Fault {

@@ -57,7 +57,7 @@ fn told(mut failed: Vec<(SocketAddr, io::Error)>, is_one: bool) -> io::Error {
 
 async fn within<T>(bound: Duration, asked: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(bound, asked).await.unwrap_or_else(|_| {
-        let what = format!("no answer within {}", humantime::format_duration(bound));
+        let what = format!("no answer within {}", crate::text::span(bound));
         Err(io::Error::new(io::ErrorKind::TimedOut, what))
     })
 }

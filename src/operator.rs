@@ -6,12 +6,14 @@ use std::sync::Arc;
 use postgres_types::PgLsn;
 use tokio_postgres::{Client, Row};
 
-use crate::config::Table;
+use crate::config::{Config, Table};
 use crate::error::Fault;
 use crate::event::Position;
+use crate::message::Limits;
 use crate::pgoutput::{Column, StoredRow, Tuple};
 use crate::postgres::{column, query};
 use crate::sql;
+use crate::stored;
 use crate::text::Shown;
 
 /// States of events that are not done with.
@@ -218,6 +220,32 @@ pub async fn row(
     let cells: Vec<Option<&[u8]>> = column(found, "cells")?;
     let tuple = Tuple::of_texts(cells.into_iter()).map_err(|_| broken("cells"))?;
     Ok(Some(StoredRow { table, columns, tuple, commit_time: parked.commit_time, xid: None }))
+}
+
+/// Where the message of a parked event would go now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Its exchange.
+    pub exchange: String,
+    /// Its routing key.
+    pub routing_key: String,
+}
+
+/// `None` where no message can be made of the row, or it has gone.
+pub async fn target(client: &Client, config: &Config, event: &Parked) -> Option<Target> {
+    let row = row(client, &config.tables, event).await.ok()??;
+    let built = stored::build(&config.tables, &row, event.position, usual_limits(config)).ok()?;
+    let (exchange, routing_key) = (built.message.exchange(), built.message.routing_key());
+    Some(Target { exchange: exchange.to_owned(), routing_key: routing_key.to_owned() })
+}
+
+/// What RabbitMQ negotiates as the largest frame unless told otherwise, less the frame's own 8:
+/// no broker is asked here.
+const HEADER_FRAME: usize = 131_072 - 8;
+
+/// What a broker takes, as far as that is known without asking one.
+pub fn usual_limits(config: &Config) -> Limits {
+    Limits { body: config.amqp.max_message_bytes, header_frame: HEADER_FRAME }
 }
 
 /// How a parked event stands among those of its aggregate.

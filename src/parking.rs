@@ -199,6 +199,8 @@ impl ParkingStore {
                     warn!(
                         mend =
                             "look at its row in the outbox, and at constraints of pgoutbox.parked",
+                        event_id = park.id,
+                        %position,
                         "event {id} (commit {position}) is parked {what}, since pgoutbox.parked refuses it: {}",
                         classify(error).what
                     );
@@ -549,20 +551,36 @@ impl ParkingStore {
             };
             warn!(
                 mend = refusal.mend(),
+                event_id = park.id,
+                table,
+                %position,
+                reason = refusal.reason(),
                 aggregate = park.aggregate.as_ref().map(ToString::to_string),
                 "event {id} of {table} (commit {position}) is {what}: {refusal}"
             );
         }
         for attempt in &parking.attempts {
-            let id = attempt.id.as_deref().unwrap_or("without id");
+            let (event_id, seq) = (attempt.id.as_deref(), attempt.seq);
+            let id = event_id.unwrap_or("without id");
+            let table = config.tables.get(attempt.table);
+            let table = table.map_or_else(String::new, |t| format!("{}.{}", t.schema, t.name));
             let (attempts, state, refusal) = match &attempt.outcome {
                 Tried::Refused { attempts, state, refusal } => (attempts, state, refusal),
                 Tried::Delivered { attempts: 0 } => {
-                    debug!("event {id}, which waited behind a parked one, is delivered");
+                    debug!(
+                        event_id,
+                        table, seq, "event {id}, which waited behind a parked one, is delivered"
+                    );
                     continue;
                 }
                 Tried::Delivered { attempts } => {
-                    info!("parked event {id} is delivered, after {attempts} refused tries");
+                    info!(
+                        event_id,
+                        table,
+                        seq,
+                        attempts,
+                        "parked event {id} is delivered, after {attempts} refused tries"
+                    );
                     continue;
                 }
                 Tried::Withdrawn => continue,
@@ -570,14 +588,31 @@ impl ParkingStore {
             match state {
                 State::Failed => warn!(
                     mend = refusal.mend(),
+                    event_id,
+                    table,
+                    seq,
+                    reason = refusal.reason(),
+                    attempts,
                     "event {id} has failed after {attempts} tries: {refusal}. Once that is mended: pgoutbox parked retry --id {id}"
                 ),
                 State::Parked(pause) => info!(
                     again_in = crate::text::span(*pause),
+                    event_id,
+                    table,
+                    seq,
+                    reason = refusal.reason(),
+                    attempts,
                     "try {attempts} of parked event {id}: {refusal}"
                 ),
                 State::DeadLettered => {
-                    info!("parked event {id} is sent to the dead-letter exchange: {refusal}");
+                    let reason = refusal.reason();
+                    info!(
+                        event_id,
+                        table,
+                        seq,
+                        reason,
+                        "parked event {id} is sent to the dead-letter exchange: {refusal}"
+                    );
                 }
                 State::Queued => {}
             }

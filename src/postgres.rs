@@ -582,7 +582,7 @@ pub(crate) fn not_in(server: &Server, streams: bool, mut fault: Fault) -> Fault 
 
 /// No answer, of an ordinary connection or of the stream's.
 pub(crate) fn no_answer(bound: Duration) -> Fault {
-    let what = format!("no answer within {}", humantime::format_duration(bound));
+    let what = format!("no answer within {}", crate::text::span(bound));
     Fault::of(Kind::Timeout, Peer::Postgres, what)
 }
 

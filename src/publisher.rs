@@ -115,7 +115,7 @@ impl Publisher {
         let outcome = match timeout(amqp.connect_timeout, connecting).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                let bound = humantime::format_duration(amqp.connect_timeout);
+                let bound = crate::text::span(amqp.connect_timeout);
                 let what = format!("no answer within {bound}");
                 Err(Fault::of(Kind::Timeout, Peer::RabbitMq, what))
             }

@@ -1,6 +1,17 @@
 //! What systemd is told by `sd_notify`: that the relay is ready, what it is at, that it moves, and
 //! that it stops. Nothing is said where `NOTIFY_SOCKET` is not set.
+//!
+//! It is sent by a thread of its own: a service manager that does not read its socket would have the
+//! whole relay wait.
 
+use std::ffi::OsString;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -17,6 +28,10 @@ const BEATS: u32 = 4;
 const ANSWER: u32 = 2;
 /// How often systemd would be told where it does not want to know.
 const NEVER: Duration = Duration::from_secs(3_600);
+/// How much waits for a service manager that does not read; the rest is not said.
+const WAITING: usize = 64;
+/// How long the end of the process waits for the last words to be sent.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Tells of each change of the state, and of the loop as long as it answers. Never ends where
 /// somebody listens.
@@ -97,10 +112,62 @@ fn line(text: &str) -> String {
     text.replace(|c: char| c.is_control(), " ")
 }
 
-/// A service manager that does not listen is no reason to stop.
+/// What the thread is handed.
+enum Errand {
+    Say(String),
+    /// All before it is sent.
+    Tell(SyncSender<()>),
+}
+
+/// The thread that sends; `None` where nobody wants to hear.
+fn herald() -> Option<&'static SyncSender<Errand>> {
+    static HERALD: OnceLock<Option<SyncSender<Errand>>> = OnceLock::new();
+    let start = || {
+        let manager = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty())?;
+        let (errands, waiting) = sync_channel(WAITING);
+        let sending = move || send_all(&manager, &waiting);
+        thread::Builder::new().name("sd-notify".to_owned()).spawn(sending).ok()?;
+        Some(errands)
+    };
+    HERALD.get_or_init(start).as_ref()
+}
+
+fn send_all(manager: &OsString, waiting: &Receiver<Errand>) {
+    for errand in waiting {
+        match errand {
+            Errand::Say(text) => {
+                // A service manager that does not listen is no reason to stop.
+                if let Err(error) = send(manager, &text) {
+                    debug!("systemd was not told: {error}");
+                }
+            }
+            Errand::Tell(done) => drop(done.try_send(())),
+        }
+    }
+}
+
+fn send(manager: &OsString, text: &str) -> io::Result<()> {
+    let address = match manager.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        path => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path))?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &address).map(|_| ())
+}
+
 fn notify(state: &[NotifyState]) {
-    if let Err(error) = sd_notify::notify(state) {
-        debug!("systemd was not told: {error}");
+    let Some(herald) = herald() else { return };
+    let text = state.iter().map(|state| format!("{state}\n")).collect();
+    if herald.try_send(Errand::Say(text)).is_err() {
+        debug!("systemd was not told: it does not read what it was told before");
+    }
+}
+
+/// Waits until all is said, for the end of the process.
+pub fn flush() {
+    let Some(herald) = herald() else { return };
+    let (done, said) = sync_channel(1);
+    if herald.try_send(Errand::Tell(done)).is_ok() {
+        let _ = said.recv_timeout(FAREWELL);
     }
 }
 

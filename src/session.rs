@@ -24,13 +24,14 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::Client;
-use tracing::{info, warn};
+use tracing::{Level, enabled, info, trace, warn};
 
 use crate::board::{Board, Reason, State};
 use crate::catch_up::{self, CatchUp, Chunk};
 use crate::config::Config;
 use crate::error::{Fault, Kind, Peer, Side, codes};
 use crate::marker::Marker;
+use crate::marks::Written;
 use crate::otlp;
 use crate::outage::News;
 use crate::parking;
@@ -729,6 +730,7 @@ impl Session<'_> {
     fn follow(&mut self, input: &Input) {
         let lsn = match input {
             Input::Written(written) => {
+                trace_marks(written);
                 let lsn = written.batch.position.commit_lsn;
                 self.reach.wrote(lsn, written.written_lsn, written.flushed_lsn)
             }
@@ -883,4 +885,17 @@ async fn check(
     let row = answered(&config, asked).await?;
     let flushed_lsn: PgLsn = row.try_get(1).map_err(|error| classify(&error))?;
     Ok(Input::Checked { flushed_lsn })
+}
+
+/// The last line of each event, at a level at which they are looked for one by one.
+fn trace_marks(written: &Written) {
+    if !enabled!(Level::TRACE) {
+        return;
+    }
+    for (place, mark) in written.batch.marks.iter().enumerate() {
+        let missed = written.missing.binary_search_by_key(&place, |missed| missed.place);
+        if missed.is_err() {
+            trace!(event_id = mark.id, position = %mark.position, "an event is marked");
+        }
+    }
 }

@@ -404,7 +404,7 @@ fn figures(sample: Sample, verdict: Verdict) -> String {
         Some(full_in) => format!(
             "at {}/s it is full in {}",
             size(growth),
-            humantime::format_duration(Duration::from_secs(full_in.as_secs()))
+            crate::text::span(Duration::from_secs(full_in.as_secs()))
         ),
         None => "it does not grow".to_owned(),
     };

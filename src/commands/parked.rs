@@ -4,8 +4,6 @@ mod list;
 mod show;
 mod unparked;
 
-pub(super) use show::usual_limits;
-
 use std::io::IsTerminal;
 use std::time::Duration;
 

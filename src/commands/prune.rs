@@ -44,7 +44,10 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
         outcome = prune::pass(&config, order, &mut known, &mut report) => outcome,
     };
     if args.json {
-        say(format_args!("{:#}", as_json(&report, order)));
+        // Else the fault is all that is printed: two objects would be no JSON.
+        if outcome.is_ok() {
+            say(format_args!("{:#}", as_json(&report, order)));
+        }
     } else {
         print(&report, order);
     }

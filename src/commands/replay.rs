@@ -8,14 +8,14 @@ use postgres_types::PgLsn;
 use serde_json::json;
 use tokio_postgres::Client;
 
-use super::parked::{aggregate, usual_limits};
+use super::parked::aggregate;
 use super::say;
 use crate::config::{AuditMode, Config, Needs, Sources};
 use crate::error::Fault;
 use crate::event::POSTGRES_EPOCH_MICROS;
 use crate::horizon::{self, Reached};
 use crate::message::Message;
-use crate::operator::{self, Parked};
+use crate::operator::{self, Parked, usual_limits};
 use crate::outbox::Outbox;
 use crate::postgres::{self, Role, column, query};
 use crate::replay::{Filter, Only, Replay, Tally};

@@ -3,7 +3,11 @@
 mod asked;
 mod log;
 
-use tokio::sync::watch;
+use std::future::pending;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::board::Board;
@@ -17,6 +21,8 @@ use log::Log;
 
 /// As for a drain that was not done in time.
 const EXIT_UNDRAINED: i32 = 69;
+/// Files that take longer than this to be read are worth a line.
+const LATE: Duration = Duration::from_secs(5);
 
 /// Relays until SIGTERM or SIGINT. A second one ends the process at once. SIGHUP has the
 /// configuration read again.
@@ -34,6 +40,7 @@ pub async fn run(sources: &Sources) -> Result<u8, Fault> {
     if let Err(fault) = &outcome {
         service::ended(fault);
     }
+    service::flush();
     let outcome = match outcome {
         Err(fault) if is_json => {
             error!(mend = fault.mend, "{}", fault.what);
@@ -93,10 +100,19 @@ async fn relay_with(
     tokio::pin!(relaying);
     let mut next: Option<Box<InForce>> = None;
     let mut is_stopping = false;
+    let mut reading: Option<Reading> = None;
     let end = loop {
         let signal = tokio::select! {
             biased;
             end = &mut relaying => break end,
+            loaded = Reading::end(&mut reading) => {
+                let current = next.as_deref().unwrap_or(current);
+                if !is_stopping && let Some(read) = taken_over(current, loaded, log) {
+                    next = Some(Box::new(read));
+                    ask.send_replace(true);
+                }
+                continue;
+            }
             signal = signals.next() => signal,
         };
         match signal {
@@ -116,13 +132,8 @@ async fn relay_with(
             }
             Asked::Louder => log.toggle(),
             Asked::Reload if is_stopping => {}
-            Asked::Reload => {
-                let current = next.as_deref().unwrap_or(current);
-                if let Some(read) = read_again(current, sources, log) {
-                    next = Some(Box::new(read));
-                    ask.send_replace(true);
-                }
-            }
+            // One that hangs is left to itself: this one may not.
+            Asked::Reload => reading = Reading::begin(sources),
         }
     };
     let ended = match (end, next) {
@@ -142,14 +153,61 @@ async fn relay_with(
     ended
 }
 
+/// The configuration is read again, by a thread of its own: a file on a network, or a pipe, may not
+/// answer, and the relay goes on meanwhile.
+struct Reading {
+    told: oneshot::Receiver<Result<InForce, Fault>>,
+    late: Option<Instant>,
+}
+
+impl Reading {
+    fn begin(sources: &Sources) -> Option<Self> {
+        service::reloading();
+        let (tell, told) = oneshot::channel();
+        let sources = sources.clone();
+        let read = move || {
+            let loaded = load(&sources, Needs::ALL);
+            let _ = tell.send(loaded.map(|(config, explained)| InForce { config, explained }));
+        };
+        let spawned = std::thread::Builder::new().name("reload".to_owned()).spawn(read);
+        if let Err(error) = spawned {
+            service::reloaded();
+            error!("SIGHUP: the configuration stays as it was: no thread to read it: {error}");
+            return None;
+        }
+        Some(Self { told, late: Some(Instant::now() + LATE) })
+    }
+
+    /// Waits for its end; for ever where there is none.
+    async fn end(reading: &mut Option<Self>) -> Result<InForce, Fault> {
+        let Some(current) = reading else { return pending().await };
+        let loaded = loop {
+            let late = current.late.unwrap_or_else(Instant::now);
+            tokio::select! {
+                loaded = &mut current.told => break loaded,
+                () = sleep_until(late), if current.late.is_some() => {
+                    current.late = None;
+                    service::reloaded();
+                    warn!(
+                        mend = "see which file does not answer (the configuration, a secret, a certificate): a pipe without a writer, or a network file system; then send SIGHUP again",
+                        "SIGHUP: the configuration is still being read; the relay goes on with the one before"
+                    );
+                }
+            }
+        };
+        if current.late.is_some() {
+            service::reloaded();
+        }
+        *reading = None;
+        loaded.unwrap_or_else(|_| Err(Fault::transient("the thread that read it is gone")))
+    }
+}
+
 /// The configuration as it is now, if it is another one that asks for new sessions. A wrong one
 /// changes nothing.
-fn read_again(current: &InForce, sources: &Sources, log: &mut Log) -> Option<InForce> {
-    service::reloading();
-    let loaded = load(sources, Needs::ALL);
-    service::reloaded();
+fn taken_over(current: &InForce, loaded: Result<InForce, Fault>, log: &mut Log) -> Option<InForce> {
     let mut read = match loaded {
-        Ok((config, explained)) => InForce { config, explained },
+        Ok(read) => read,
         Err(fault) => {
             // A line for each of them is for a terminal.
             let what = fault.what.lines().map(str::trim).collect::<Vec<_>>().join("; ");

@@ -9,13 +9,13 @@ use page::Page;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use super::{connect, say};
+use super::say;
 use crate::catch_up::{self, Report};
 use crate::config::{Config, Needs, Sources, Table};
 use crate::error::Fault;
 use crate::ledger::{self, Parked};
 use crate::operator;
-use crate::postgres::{column, query};
+use crate::postgres::{self, Role, column, query};
 use crate::slot::{self, SlotState};
 use crate::sql;
 use crate::text::span_seconds;
@@ -70,7 +70,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     if args.watch {
         return watch::run(&config).await;
     }
-    let client = connect(&config).await?;
+    let client = client(&config).await?;
     let unmarked = unmarked(&client, &config).await?;
     let facts = Facts::look(&client, &config).await?;
     if args.json {
@@ -79,6 +79,11 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
         facts.page(&config, &unmarked).print();
     }
     Ok(facts.is_well(&unmarked))
+}
+
+async fn client(config: &Config) -> Result<Client, Fault> {
+    let (client, _driver) = postgres::connect(Role::Status, &config.postgres).await?;
+    Ok(client)
 }
 
 /// What can be had at little cost.
@@ -165,7 +170,10 @@ impl Facts {
 async fn unmarked(client: &Client, config: &Config) -> Result<Vec<Unmarked>, Fault> {
     let mut unmarked = Vec::new();
     for table in &config.tables {
-        unmarked.push(count(client, table).await?);
+        let counted = count(client, table).await;
+        // A lock, no right to read it, a table or column that is not there: the rest of the status
+        // still counts.
+        unmarked.push(counted.unwrap_or_else(|fault| unknown(table, &fault.what)));
     }
     Ok(unmarked)
 }
@@ -220,21 +228,24 @@ async fn guard(client: &Client, config: &Config) -> Result<Option<Value>, Fault>
     Ok(Some(verdict))
 }
 
-/// Never reads more than [`MOST_PAGES`]: the size comes from the files, and a large table is
-/// sampled by page.
-async fn count(client: &Client, table: &Table) -> Result<Unmarked, Fault> {
-    let unknown = |why: &str| Unmarked {
+fn unknown(table: &Table, why: &str) -> Unmarked {
+    Unmarked {
         table: format!("{}.{}", table.schema, table.name),
         rows: None,
         is_estimate: false,
         why_not: Some(why.to_owned()),
-    };
+    }
+}
+
+/// Never reads more than [`MOST_PAGES`]: the size comes from the files, and a large table is
+/// sampled by page.
+async fn count(client: &Client, table: &Table) -> Result<Unmarked, Fault> {
     let mark = table.columns.relayed_at.name.as_str();
     let (schema, name) = (("schema", table.schema.as_str()), ("table", table.name.as_str()));
     let found =
         query(client, &sql::render(sql::CHECK_TABLE, &[schema, name, ("relayed_at", mark)])?)
             .await?;
-    let Some(found) = found.first() else { return Ok(unknown("the table does not exist")) };
+    let Some(found) = found.first() else { return Ok(unknown(table, "the table does not exist")) };
     let relation = column::<u32>(found, "oid")?.to_string();
     let pages = query(client, &sql::render(sql::TABLE_PAGES, &[("relation", &relation)])?).await?;
     let pages: i64 = pages.first().map_or(Ok(0), |row| column(row, "pages"))?;
@@ -242,11 +253,7 @@ async fn count(client: &Client, table: &Table) -> Result<Unmarked, Fault> {
     let share = if pages <= MOST_PAGES { 1.0 } else { MOST_PAGES as f64 / pages as f64 };
     let percent = (share * 100.0).to_string();
     let variables = [schema, name, ("relayed_at", mark), ("percent", &percent)];
-    let rows = match query(client, &sql::render(sql::UNMARKED, &variables)?).await {
-        Ok(rows) => rows,
-        // No such column, no right to read it, or a lock: the rest of the status still counts.
-        Err(fault) => return Ok(unknown(&fault.what)),
-    };
+    let rows = query(client, &sql::render(sql::UNMARKED, &variables)?).await?;
     let rows: i64 = rows.first().map_or(Ok(0), |row| column(row, "rows"))?;
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)] // an estimate
     let estimate = (rows as f64 / share) as i64;

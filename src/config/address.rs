@@ -31,6 +31,9 @@ const ENCODE: Wrong = "it does not read as scheme://user:password@host:port/name
      a special character in the user or password must be percent-encoded (`@` is %40, `/` is \
      %2F, `?` is %3F, `#` is %23, `%` is %25)";
 
+/// As libpq takes them, each with a port of its own.
+pub(crate) const SEVERAL: Wrong = "it names several hosts";
+
 impl Address {
     /// Reads a URL.
     ///
@@ -87,6 +90,9 @@ impl Address {
     }
 
     fn server(&mut self, server: &str) -> Result<(), Wrong> {
+        if server.contains(',') {
+            return Err(SEVERAL);
+        }
         let (host, port) = match server.strip_prefix('[') {
             Some(rest) => {
                 self.is_ipv6 = true;

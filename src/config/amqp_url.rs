@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::address::{Address, decode};
+use super::address::{Address, SEVERAL, decode};
 use super::value::{Raw, Value, Wrong};
 
 /// What a URL says; `None` where it is silent.
@@ -27,6 +27,8 @@ impl std::fmt::Debug for AmqpUrl {
     }
 }
 
+/// Several brokers.
+const WHOLE: &str = "write each broker as a whole URL: amqp://a/v,amqp://b/v";
 const FORM: &str = "write it like amqp://user:password@host:5672/vhost, or amqps:// for TLS";
 
 /// Reads one URL, several with commas between, or a list.
@@ -83,8 +85,10 @@ impl AmqpUrl {
     /// # Errors
     /// Says what is wrong without repeating the URL.
     pub(crate) fn parse(text: &str) -> Result<Self, Wrong> {
-        let address = Address::parse(text.trim())
-            .map_err(|what| Wrong::new(format!("is not a URL: {what}"), FORM))?;
+        let address = Address::parse(text.trim()).map_err(|what| {
+            let form = if what == SEVERAL { WHOLE } else { FORM };
+            Wrong::new(format!("is not a URL: {what}"), form)
+        })?;
         let is_tls = match address.scheme.as_str() {
             "amqp" => false,
             "amqps" => true,
@@ -98,10 +102,7 @@ impl AmqpUrl {
         }
         let host = match address.host {
             Some(host) if host.contains([',', '/', '@', ':']) => {
-                return Err(Wrong::new(
-                    "has no host name where one must stand",
-                    "write each broker as a whole URL: amqp://a/v,amqp://b/v",
-                ));
+                return Err(Wrong::new("has no host name where one must stand", WHOLE));
             }
             Some(host) => host,
             None => return Err(Wrong::new("names no host", FORM)),

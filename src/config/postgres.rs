@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::address::encode;
-use super::postgres_url::{PostgresUrl, port};
+use super::postgres_url::{PostgresUrl, port, several};
 use super::problem::Problems;
 use super::shown::Shown;
 use super::source::{Environment, Origin, secret_file};
@@ -104,6 +104,11 @@ impl Assembly<'_> {
         }
         let user = user.unwrap_or_default();
         let host = host.unwrap_or_else(|| "localhost".to_owned());
+        // Of a URL it has been said.
+        if host.contains(',') {
+            let Wrong { what, mend } = several();
+            self.problems.add("PGHOST", "", what, mend);
+        }
         let port = port_text.map_or(Ok(5432), |text| port(&text)).unwrap_or_else(|wrong| {
             self.problems.add("PGPORT", "", wrong.what, "write PGPORT=5432");
             5432

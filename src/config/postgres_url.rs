@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::TlsMode;
-use super::address::{Address, decode};
+use super::address::{Address, SEVERAL, decode};
 use super::value::{Wrong, ssl_mode};
 
 /// What a URL says; `None` where it is silent.
@@ -37,8 +37,13 @@ impl PostgresUrl {
     /// # Errors
     /// Says what is wrong without repeating the URL.
     pub(crate) fn parse(text: &str) -> Result<Self, Wrong> {
-        let address = Address::parse(text.trim())
-            .map_err(|what| Wrong::new(format!("is not a URL: {what}"), FORM))?;
+        if is_key_value(text) {
+            return Err(Wrong::new("is libpq's list of key=value pairs, not a URL", FORM));
+        }
+        let address = Address::parse(text.trim()).map_err(|what| match what {
+            SEVERAL => several(),
+            what => Wrong::new(format!("is not a URL: {what}"), FORM),
+        })?;
         if !["postgres", "postgresql"].contains(&address.scheme.as_str()) {
             return Err(Wrong::new("is not a postgres:// URL", FORM));
         }
@@ -60,10 +65,7 @@ impl PostgresUrl {
         }
         let is_several = |text: &Option<String>| text.as_ref().is_some_and(|t| t.contains(','));
         if is_several(&url.host) {
-            return Err(Wrong::new(
-                "names several hosts: a slot lives on one server",
-                "name the primary, or an address that follows it",
-            ));
+            return Err(several());
         }
         Ok(url)
     }
@@ -192,6 +194,21 @@ fn libpqs(key: &str, value: &str) -> Result<(), Wrong> {
         format!("has the parameter `{key}` with a value that cannot be honoured: {why}"),
         hint,
     ))
+}
+
+pub(crate) fn several() -> Wrong {
+    Wrong::new(
+        "names several hosts: a slot lives on one server",
+        "name the primary, or an address that follows it (Patroni's, the service's, HAProxy's)",
+    )
+}
+
+/// `host=a dbname=b`: a scheme would come first.
+fn is_key_value(text: &str) -> bool {
+    let key = text.trim_start().split('=').next().unwrap_or_default().trim_end();
+    text.contains('=')
+        && !key.is_empty()
+        && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
 }
 
 /// Reads a port.

@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 
 use crate::config::Config;
 use crate::error::Fault;
-use crate::operator::{self, Filter, OPEN, Parked};
+use crate::operator::{self, Filter, OPEN, Parked, Target};
 use crate::postgres::{self, Role};
 
 /// How many are listed.
@@ -81,7 +81,11 @@ impl Parking {
             ..Filter::default()
         };
         let found = operator::list(&client, &config.postgres.slot, &filter).await?;
-        let value = json!({"events": found.iter().map(event).collect::<Vec<_>>()});
+        let mut events = Vec::with_capacity(found.len());
+        for one in &found {
+            events.push(event(one, operator::target(&client, config, one).await.as_ref()));
+        }
+        let value = json!({"events": events});
         *listed = Some((Instant::now(), Arc::clone(config), value.clone()));
         Ok(value)
     }
@@ -140,7 +144,7 @@ async fn connect(config: &Config) -> Result<Client, Fault> {
     Ok(client)
 }
 
-fn event(event: &Parked) -> Value {
+fn event(event: &Parked, to: Option<&Target>) -> Value {
     json!({
         "seq": event.seq,
         "state": event.state,
@@ -148,6 +152,8 @@ fn event(event: &Parked) -> Value {
         "table": event.table_title(),
         "event_id": event.event_id,
         "aggregate": event.aggregate(),
+        "exchange": to.map(|to| to.exchange.as_str()),
+        "routing_key": to.map(|to| to.routing_key.as_str()),
         "reason": event.reason,
         "last_error": event.last_error,
         "mend": event.mend,

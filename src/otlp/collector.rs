@@ -117,7 +117,7 @@ impl Collector {
             Err(_) => {
                 self.connection = None;
                 return Err(Failure::new(
-                    format!("no answer within {}", humantime::format_duration(patience)),
+                    format!("no answer within {}", crate::text::span(patience)),
                     "see whether the collector runs and keeps up; otlp.timeout is how long it may take",
                     true,
                 ));

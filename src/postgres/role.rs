@@ -32,6 +32,8 @@ pub enum Role {
     Console,
     /// Drops the slot, as the role that reads it.
     Drop,
+    /// `status`: a table that is locked is told of, not waited for.
+    Status,
     /// Any other command.
     Command,
 }
@@ -87,7 +89,7 @@ impl Role {
             Self::Replay => Duration::ZERO,
             Self::Console => Duration::from_secs(5),
             // Slot creation has a bound of its own.
-            Self::Command => Duration::from_secs(30),
+            Self::Status | Self::Command => Duration::from_secs(30),
         }
     }
 
@@ -97,7 +99,9 @@ impl Role {
             // A row that somebody locked must not hold up the marks of the others.
             Self::Session => Duration::from_millis(250),
             Self::Stream => Duration::ZERO,
-            Self::Guard | Self::Drop | Self::Prune | Self::Turn(_) => Duration::from_secs(1),
+            Self::Guard | Self::Drop | Self::Prune | Self::Turn(_) | Self::Status => {
+                Duration::from_secs(1)
+            }
             Self::Console => Duration::from_secs(2),
             // Patient with everybody.
             Self::Reconcile | Self::Replay | Self::Command => Duration::from_secs(10),
@@ -113,6 +117,7 @@ impl Role {
             | Self::Drop
             | Self::Prune
             | Self::Console
+            | Self::Status
             | Self::Command => Duration::from_secs(60),
             // What is read is sent in between, as fast as the broker takes it.
             Self::Stream | Self::Reconcile | Self::Replay | Self::Turn(_) => Duration::ZERO,
@@ -127,9 +132,12 @@ impl Role {
             Self::Session | Self::Guard | Self::Drop | Self::Prune | Self::Turn(_) => "off",
             // On this server's disk, and no further: a standby that is waited for and never comes
             // would keep an operator's command waiting without end, which no timeout ends.
-            Self::Reconcile | Self::Replay | Self::Stream | Self::Console | Self::Command => {
-                "local"
-            }
+            Self::Reconcile
+            | Self::Replay
+            | Self::Stream
+            | Self::Console
+            | Self::Status
+            | Self::Command => "local",
         }
     }
 
@@ -151,7 +159,7 @@ impl Role {
             Self::Reconcile => "reconcile",
             Self::Console => "console",
             // Not the relay's own name: that one is looked for in synchronous_standby_names.
-            Self::Replay | Self::Command => return "pgoutbox".to_owned(),
+            Self::Replay | Self::Status | Self::Command => return "pgoutbox".to_owned(),
         };
         // As long as Postgres takes.
         format!("{}/{suffix}", config.application_name).chars().take(63).collect()

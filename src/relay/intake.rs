@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postgres_types::PgLsn;
+use tracing::trace;
 
 use super::arrival::{Arrival, Published, Ready, Source};
 use super::lanes::Next;
@@ -93,6 +94,7 @@ impl Relay {
         arrival: Arrival,
         effects: &mut Vec<Effect>,
     ) {
+        trace!(event_id = arrival.id, position = %arrival.position, "an event has come");
         if arrival.position < self.memory.delivered {
             self.tally.repeated += 1;
             self.settle(now, number);
@@ -249,6 +251,7 @@ impl Relay {
         if matches!(arrival.source, Source::Stream(_)) {
             self.tally.to_publish.observe(self.age(now, arrival.commit_time));
         }
+        trace!(event_id = arrival.id, position = %arrival.position, "an event is published");
         arrival.seconds = message.timestamp();
         let bytes = message.body.len();
         self.window.push(Published { arrival, letter, is_alone, bytes, at: now });

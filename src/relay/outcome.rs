@@ -3,6 +3,8 @@
 use std::borrow::Borrow;
 use std::time::Duration;
 
+use tracing::trace;
+
 use super::arrival::{Arrival, Published, Ready, Source};
 use super::input::{Dropped, NACK_PATIENCE, NACK_PATIENCE_MAX};
 use super::{Effect, End, Relay, Stuck};
@@ -62,6 +64,7 @@ impl Relay {
             return;
         }
         let Published { arrival, letter, .. } = published;
+        trace!(event_id = arrival.id, position = %arrival.position, ?outcome, "the broker answers");
         match outcome {
             Outcome::Delivered => self.delivered(now, arrival, letter, effects),
             Outcome::Returned(why) => {

@@ -37,6 +37,20 @@ async fn own(config: &Config, past: &Past, client: &Client) -> Result<Option<Fau
     Ok(Some(Fault::transient(what).on(Side::Stream).mend(mend)))
 }
 
+/// Who has the slot, once the server would have noticed the end of an earlier process of ours.
+const ANOTHER: &str = "another relay holds the slot";
+
+/// Who has the slot: a process that was killed, or whose machine is gone, holds it for a while too.
+fn holder(fault: &Fault, is_sure: bool) -> String {
+    match is_sure {
+        true => ANOTHER.to_owned(),
+        false => format!(
+            "another relay holds the slot, or an earlier process whose end the server has not noticed yet: {}",
+            fault.what
+        ),
+    }
+}
+
 /// The slot, and what was heard meanwhile.
 pub(super) struct Taken {
     pub(super) wal: WalStream,
@@ -90,6 +104,8 @@ async fn take(
     let postgres = &config.postgres;
     let began = Instant::now();
     let mut is_standby = false;
+    let unnoticed = postgres.wal_sender_timeout;
+    let mut is_sure = false;
     loop {
         let connected = Wal::connect(postgres).await;
         let (wal, identity) = connected.map_err(|fault| fault.on(Side::Stream))?;
@@ -103,7 +119,7 @@ async fn take(
                         record_fault(config, past, board, client, &end).await;
                     }
                     None if !std::mem::replace(&mut is_standby, true) => {
-                        board.enter(State::Standby, "another relay holds the slot");
+                        board.enter(State::Standby, holder(&fault, began.elapsed() >= unnoticed));
                         // It is that one's events: our own failures do not keep them.
                         board.recover();
                         info!(
@@ -122,6 +138,10 @@ async fn take(
             let pause = fastrand::u64(STANDBY_POLL_MS.0..=STANDBY_POLL_MS.1);
             tokio::time::sleep(Duration::from_millis(pause)).await;
             // A standby does nothing but stand.
+            if is_standby && !is_sure && began.elapsed() >= unnoticed {
+                is_sure = true;
+                board.enter(State::Standby, ANOTHER);
+            }
             past.brought_on |= began.elapsed() >= config.session.backoff_max;
             let state = answered(config, slot::state(client, &postgres.slot)).await?;
             if !state.is_some_and(|slot| slot.is_active) {

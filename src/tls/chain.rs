@@ -247,7 +247,7 @@ fn out_of_date(read: &Read, is_refused: bool, now: Timestamp) -> Option<Trouble>
         is_error: false,
         what: format!(
             "certificate {subject} expires at {ends:.0}, in {}",
-            humantime::format_duration(Duration::from_secs(left.as_secs() / 3600 * 3600))
+            crate::text::span(Duration::from_secs(left.as_secs() / 3600 * 3600))
         ),
         mend: renew,
     })

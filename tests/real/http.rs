@@ -481,3 +481,20 @@ async fn status_asks_the_running_process() -> Result<()> {
     assert!(other.status().await?["live"].is_null());
     relay.drain(PATIENCE).await
 }
+
+/// The image's address: whichever way a probe comes, by IPv4 or IPv6.
+#[tokio::test]
+async fn each_address_of_the_machine_is_served() -> Result<()> {
+    let mut setting = Setting::shared().await?;
+    setting.env("PGOUTBOX_HTTP__ADDRESS", "[::]:0");
+    let relay = setting.run()?;
+    let port = relay.http(PATIENCE).await?.port();
+    let mut ways: Vec<std::net::IpAddr> = vec![std::net::Ipv4Addr::LOCALHOST.into()];
+    // Not each machine has it.
+    let has_ipv6 = std::net::TcpListener::bind((std::net::Ipv6Addr::LOCALHOST, 0)).is_ok();
+    ways.extend(has_ipv6.then(|| std::net::IpAddr::from(std::net::Ipv6Addr::LOCALHOST)));
+    for way in ways {
+        assert_eq!(get((way, port).into(), "/livez").await?.code, 200, "{way}");
+    }
+    relay.drain(PATIENCE).await
+}

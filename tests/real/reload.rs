@@ -4,11 +4,13 @@ use std::io::Write;
 
 use anyhow::{Context, Result};
 use harness::http::request;
-use harness::relay::Pgoutbox;
+use harness::proxy::{Direction, Proxy};
+use harness::relay::{Pgoutbox, Relay};
 use harness::wait_until;
 use harness::workload::Workload;
 use tempfile::NamedTempFile;
 
+use crate::bare::arrived;
 use crate::setting::{PATIENCE, Setting, steady};
 
 fn write(file: &NamedTempFile, text: &str) -> Result<()> {
@@ -151,4 +153,83 @@ async fn another_slot_is_what_everything_is_about() -> Result<()> {
     assert_eq!(setting.ask::<String>("SELECT slot::text FROM pgoutbox.pause").await?, second);
     relay.wait_for_log("paused by", PATIENCE).await?;
     relay.drain(PATIENCE).await
+}
+
+/// A pipe without a writer stands for all files that do not answer.
+#[tokio::test]
+async fn a_file_that_does_not_answer_holds_up_nothing() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("pgoutbox.toml");
+    std::fs::write(&path, "[window]\nmessages = 7\n")?;
+    let mut setting = Setting::shared().await?;
+    setting.env("PGOUTBOX_CONFIG", &path.display().to_string());
+    let consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    relay.wait_for_log("window_messages=7", PATIENCE).await?;
+    std::fs::remove_file(&path)?;
+    let made = std::process::Command::new("mkfifo").arg(&path).status()?;
+    anyhow::ensure!(made.success(), "{made}");
+    relay.hangup()?;
+    relay.wait_for_log("the configuration is still being read", PATIENCE).await?;
+    setting.sql("SELECT pgoutbox.enqueue('t', '{}')").await?;
+    arrived(&consumer, 1).await.with_context(|| relay.log())?;
+    // The next one is read, whatever became of the first.
+    std::fs::remove_file(&path)?;
+    std::fs::write(&path, "[window]\nmessages = 8\n")?;
+    relay.hangup()?;
+    relay.wait_for_log("window_messages=8", PATIENCE).await.with_context(|| relay.log())?;
+    relay.drain(PATIENCE).await
+}
+
+/// SIGHUP drops the session that connects: what lapin has begun by then ends with it.
+#[tokio::test]
+async fn a_login_that_is_given_up_leaves_nothing_behind() -> Result<()> {
+    let file = NamedTempFile::with_suffix(".toml")?;
+    let mut setting = Setting::shared().await?;
+    let broker = harness::shared::rabbitmq().await?;
+    let proxy = Proxy::start(broker.port()).await?;
+    setting.env("PGOUTBOX_CONFIG", &file.path().display().to_string());
+    setting.env("AMQP_URL", &broker.url_on(proxy.port(), &setting.vhost));
+    // The broker is reached, and never answers.
+    proxy.stall(Direction::Down);
+    let window = |size: u32| write(&file, &format!("[window]\nmessages = {size}\n"));
+    window(10)?;
+    let relay = setting.run()?;
+    for size in 11..=14 {
+        let before = proxy.connections();
+        wait_until("a login", PATIENCE, async || Ok(proxy.connections() > before || size == 11))
+            .await?;
+        wait_until("lapin's thread", PATIENCE, async || Ok(logins(&relay)? > 0)).await?;
+        window(size)?;
+        relay.hangup()?;
+    }
+    let is_new = || relay.log().matches("the new configuration holds").count() == 4;
+    wait_until("the last one", PATIENCE, async || Ok(is_new())).await?;
+    wait_until("one socket", PATIENCE, async || Ok(sockets(proxy.port())? <= 1)).await?;
+    wait_until("one thread", PATIENCE, async || Ok(logins(&relay)? <= 1)).await?;
+    proxy.resume(Direction::Down);
+    relay.wait_for_log(" running ", PATIENCE).await?;
+    relay.drain(PATIENCE).await
+}
+
+/// Connections to a port of this machine that nobody has closed.
+fn sockets(port: u16) -> Result<usize> {
+    let table = std::fs::read_to_string("/proc/net/tcp")?;
+    let end = format!(":{port:04X}");
+    let is_open = |line: &&str| {
+        let fields: Vec<_> = line.split_whitespace().take(4).collect();
+        // Established.
+        matches!(fields[..], [_, _, to, "01"] if to.ends_with(&end))
+    };
+    Ok(table.lines().filter(is_open).count())
+}
+
+/// lapin has a thread for each connection.
+fn logins(relay: &Relay) -> Result<usize> {
+    let mut threads = 0;
+    for thread in std::fs::read_dir(format!("/proc/{}/task", relay.pid()))? {
+        let name = std::fs::read_to_string(thread?.path().join("comm")).unwrap_or_default();
+        threads += usize::from(name.starts_with("lapin"));
+    }
+    Ok(threads)
 }

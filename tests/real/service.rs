@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio::net::UnixDatagram;
 use tokio::time::timeout;
 
+use crate::bare::arrived;
 use crate::progress::through;
 use crate::setting::{PATIENCE, Setting};
 
@@ -52,6 +53,24 @@ impl Manager {
 
 fn position(came: &[String], text: &str) -> Option<usize> {
     came.iter().position(|message| message.contains(text))
+}
+
+/// Its socket is full, and it does not read: nobody waits for it.
+#[tokio::test]
+async fn a_service_manager_that_does_not_read_stops_nothing() -> Result<()> {
+    let mut setting = Setting::shared().await?;
+    let manager = Manager::start()?;
+    let filler = UnixDatagram::unbound()?;
+    while filler.try_send_to(b"FULL=1", manager.path()).is_ok() {}
+    setting.env("NOTIFY_SOCKET", &manager.path());
+    setting.env("WATCHDOG_USEC", "40000");
+    let consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    setting.sql("SELECT pgoutbox.enqueue('t', '{}')").await?;
+    arrived(&consumer, 1).await.with_context(|| relay.log())?;
+    relay.hangup()?;
+    relay.wait_for_log("SIGHUP: no other setting has changed", PATIENCE).await?;
+    relay.drain(PATIENCE).await
 }
 
 #[tokio::test]

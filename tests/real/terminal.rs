@@ -1,6 +1,8 @@
 //! What events hold reaches no terminal raw: neither by a command nor by a log.
 
 use anyhow::{Result, ensure};
+use harness::http::request;
+use harness::wait_until;
 use pgoutbox::text::is_harmful;
 
 use crate::setting::{PATIENCE, Setting};
@@ -32,10 +34,8 @@ async fn no_text_of_an_event_acts_on_a_terminal() -> Result<()> {
         commit(&setting).await?;
         commit(&setting).await?;
         let parked = "SELECT count(*) = 2 FROM pgoutbox.parked";
-        harness::wait_until("both to be parked", PATIENCE, async || {
-            setting.ask::<bool>(parked).await
-        })
-        .await?;
+        wait_until("both to be parked", PATIENCE, async || setting.ask::<bool>(parked).await)
+            .await?;
         relay.drain(PATIENCE).await?;
         is_clean(&format!("the log as {format}"), &relay.log())?;
         let sql = "UPDATE pgoutbox.parked SET last_error = aggregate_id, mend = aggregate_id,
@@ -78,7 +78,7 @@ async fn what_waits_is_folded_under_its_head() -> Result<()> {
     let sql = "INSERT INTO outbox_messages (topic, aggregate_type, aggregate_id, payload)
                SELECT 'orders.paid', 'order', '7', '1' FROM generate_series(1, 30)";
     setting.sql(sql).await?;
-    harness::wait_until("all to be parked", PATIENCE, async || {
+    wait_until("all to be parked", PATIENCE, async || {
         setting.ask::<bool>("SELECT count(*) = 30 FROM pgoutbox.parked").await
     })
     .await?;
@@ -122,5 +122,64 @@ async fn what_is_asked_for_is_answered() -> Result<()> {
         let text = told["fault"]["mend"].as_str().unwrap_or_default();
         ensure!(!text.is_empty(), "{command:?}: {told}");
     }
+    // With a part that could be printed before, it is one JSON all the same.
+    let output = away.program.output(&["prune", "--json"]).await?;
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    ensure!(told["fault"]["what"].is_string(), "{told}");
     Ok(())
+}
+
+/// While somebody locks the outbox, all that does not stand in it is shown.
+#[tokio::test]
+async fn a_locked_outbox_hides_nothing_else() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let client = setting.client().await?;
+    client.batch_execute("BEGIN; LOCK outbox_messages IN ACCESS EXCLUSIVE MODE").await?;
+    let told = setting.program.output(&["status"]).await?.stdout;
+    let told = String::from_utf8(told)?;
+    ensure!(told.contains("slot ") && told.contains("unmarked  unknown"), "{told}");
+    ensure!(told.contains("lock timeout"), "{told}");
+    Ok(())
+}
+
+/// One event can be followed by its id from its row to its mark, in text and as JSON; what is parked
+/// has its fields, and the console says where it would go.
+#[tokio::test]
+async fn an_event_is_traced_by_its_id() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let setting = setting.set("log.level", "info,pgoutbox=trace").set("log.format", "json");
+    let setting = setting.set("http.token", "t");
+    let relay = setting.run()?;
+    let lines = |key: &str, value: &str| -> Result<Vec<serde_json::Value>> {
+        let log = relay.log();
+        let parsed = log.lines().map(serde_json::from_str).collect::<Result<Vec<_>, _>>()?;
+        let parsed: Vec<serde_json::Value> = parsed;
+        Ok(parsed.into_iter().filter(|line| line[key] == value).collect())
+    };
+    let insert = "INSERT INTO outbox_messages (topic, payload) VALUES ('nowhere', '1')";
+    setting.sql(insert).await?;
+    relay.wait_for_log("is parked", PATIENCE).await?;
+    relay.wait_for_log("try 2 of", PATIENCE).await?;
+    let parked = lines("reason", "returned")?;
+    ensure!(parked[0]["table"] == "public.outbox_messages", "{parked:?}");
+    ensure!(parked[0]["event_id"].is_string(), "{parked:?}");
+    ensure!(parked.iter().any(|line| line["seq"].is_number()), "{parked:?}");
+    let address = relay.http(PATIENCE).await?;
+    let token = ("Authorization", "Bearer t");
+    let listed = request(address, "GET", "/parked", &[token], "").await?.json()?;
+    let first = &listed["events"][0];
+    ensure!(first["exchange"] == "outbox" && first["routing_key"] == "nowhere", "{listed}");
+
+    let _consumer = setting.consumer().await?;
+    setting.sql(&insert.replace("nowhere", "t")).await?;
+    let sql = "SELECT id::text FROM outbox_messages WHERE topic = 't'";
+    let id: String = setting.ask(sql).await?;
+    let steps =
+        ["an event has come", "an event is published", "the broker answers", "an event is marked"];
+    let told = || -> Result<Vec<serde_json::Value>> {
+        Ok(lines("event_id", &id)?.iter().map(|line| line["message"].clone()).collect())
+    };
+    wait_until("its mark", PATIENCE, async || Ok(told()?.len() >= steps.len())).await?;
+    ensure!(told()? == steps, "{:?}", told()?);
+    relay.drain(PATIENCE).await
 }

@@ -13,5 +13,6 @@ mod acks;
 mod blocked;
 mod broken;
 mod dropped;
+mod frames;
 mod refused;
 mod setting;

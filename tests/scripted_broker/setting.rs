@@ -19,9 +19,12 @@ pub struct Setting {
 
 impl Setting {
     pub async fn start(script: impl Script) -> Result<Self> {
+        Self::of(FakeBroker::start(script).await?).await
+    }
+
+    pub async fn of(broker: FakeBroker) -> Result<Self> {
         let postgres = shared::postgres().await?;
         let database = postgres.create_database().await?;
-        let broker = FakeBroker::start(script).await?;
         let program = Pgoutbox::at(env!("CARGO_BIN_EXE_pgoutbox"))
             .env("DATABASE_URL", postgres.url(&database))
             .env("AMQP_URL", broker.url())

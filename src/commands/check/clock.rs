@@ -22,9 +22,7 @@ pub(super) fn finding(before: Timestamp, theirs: Timestamp, after: Timestamp) ->
     if by <= tolerated {
         return Finding::good("clock-skew", "the clocks of Postgres and of this machine agree");
     }
-    let by = humantime::format_duration(Duration::from_secs(
-        Duration::from_secs_f64(by.round()).as_secs(),
-    ));
+    let by = crate::text::span(Duration::from_secs(Duration::from_secs_f64(by.round()).as_secs()));
     Finding::warning(
         "clock-skew",
         format!(

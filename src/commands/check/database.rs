@@ -147,7 +147,7 @@ fn timeouts(row: &Row, config: &Config) -> Result<Vec<Finding>, Fault> {
             "wal-sender-timeout",
             format!(
                 "wal_sender_timeout is {shown}: {why} (the relay asks for {} of its own, postgres.wal_sender_timeout)",
-                humantime::format_duration(config.postgres.wal_sender_timeout)
+                crate::text::span(config.postgres.wal_sender_timeout)
             ),
             "ALTER SYSTEM SET wal_sender_timeout = '1min'; SELECT pg_reload_conf();",
         ));

@@ -1,15 +1,12 @@
 //! `pgoutbox parked list`.
 
 use serde_json::{Value, json};
-use tokio_postgres::Client;
 
-use super::show::usual_limits;
 use super::{Which, say, span, unparked};
 use crate::commands::connect;
 use crate::config::Config;
 use crate::error::Fault;
-use crate::operator::{self, Parked};
-use crate::stored;
+use crate::operator::{self, Parked, Target};
 use crate::text::Shown;
 
 /// How much of a text a line shows.
@@ -47,7 +44,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<(), Fault> {
     if args.json {
         let mut events = Vec::new();
         for event in &found {
-            let to = target(&client, config, event).await;
+            let to = operator::target(&client, config, event).await;
             events.push(as_json(event, to.as_ref()));
         }
         say(format_args!("{:#}", json!({ "events": events, "has_more": has_more })));
@@ -72,7 +69,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<(), Fault> {
     ];
     let mut rows = vec![header.map(str::to_owned)];
     for event in &found {
-        let to = target(&client, config, event).await;
+        let to = operator::target(&client, config, event).await;
         rows.push(line(event, to.as_ref()));
     }
     print(&rows);
@@ -84,20 +81,6 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<(), Fault> {
         say(format_args!("… and more: --limit {} shows the first {limit} only", args.limit));
     }
     Ok(())
-}
-
-/// Where the message would go now.
-pub(super) struct Target {
-    exchange: String,
-    routing_key: String,
-}
-
-/// `None` where no message can be made of the row, or it has gone.
-async fn target(client: &Client, config: &Config, event: &Parked) -> Option<Target> {
-    let row = operator::row(client, &config.tables, event).await.ok()??;
-    let built = stored::build(&config.tables, &row, event.position, usual_limits(config)).ok()?;
-    let (exchange, routing_key) = (built.message.exchange(), built.message.routing_key());
-    Some(Target { exchange: exchange.to_owned(), routing_key: routing_key.to_owned() })
 }
 
 fn line(event: &Parked, to: Option<&Target>) -> [String; 11] {

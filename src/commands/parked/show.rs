@@ -8,15 +8,11 @@ use crate::commands::connect;
 use crate::config::Config;
 use crate::error::Fault;
 use crate::event::Refusal;
-use crate::message::{Limits, Message};
-use crate::operator::{self, Neighbours, Parked};
+use crate::message::Message;
+use crate::operator::{self, Neighbours, Parked, usual_limits};
 use crate::output;
 use crate::stored;
 use crate::text::Shown;
-
-/// What RabbitMQ negotiates as the largest frame unless told otherwise, less the frame's own 8:
-/// no broker is asked here.
-const HEADER_FRAME: usize = 131_072 - 8;
 
 /// Shows everything of one event, and its message as it would be published now.
 #[derive(Debug, Clone, clap::Args)]
@@ -29,11 +25,6 @@ pub(super) struct Args {
     /// As JSON
     #[arg(long)]
     json: bool,
-}
-
-/// What a broker takes, as far as that is known without asking one.
-pub(crate) fn usual_limits(config: &Config) -> Limits {
-    Limits { body: config.amqp.max_message_bytes, header_frame: HEADER_FRAME }
 }
 
 pub(super) async fn run(args: &Args, config: &Config) -> Result<bool, Fault> {

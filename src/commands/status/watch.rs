@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
 use super::page::Page;
-use super::{Facts, Unmarked, unmarked};
-use crate::commands::{connect, say};
+use super::{Facts, Unmarked, client, unmarked};
+use crate::commands::say;
 use crate::config::Config;
 use crate::error::{Class, Fault};
 use crate::output;
@@ -82,7 +82,7 @@ impl Watch {
         self.is_well = false;
         let client = match self.client.take() {
             Some(client) if !client.is_closed() => client,
-            _ => connect(config).await?,
+            _ => client(config).await?,
         };
         let facts = Facts::look(&client, config).await?;
         let counted = match self.counted.take() {

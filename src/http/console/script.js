@@ -247,6 +247,7 @@ function rows(events) {
     const first = make('td'); first.append(box);
     const id = make('td', event.event_id === null ? 'unreadable id' : event.event_id);
     id.append(make('div', 'seq ' + event.seq + ', ' + event.table, 'quiet'));
+    if (event.exchange !== null) id.append(make('div', 'to ' + (event.exchange || 'the default exchange') + ', ' + event.routing_key, 'quiet'));
     const why = make('td', event.reason || (event.state === 'queued' ? 'waits behind another of its aggregate' : '–'));
     if (event.last_error) why.append(make('div', event.last_error, 'quiet'));
     if (event.mend) why.append(mend(event.mend));

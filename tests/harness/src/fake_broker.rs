@@ -32,6 +32,7 @@ pub struct FakeBroker {
 struct Shared {
     log: Mutex<Log>,
     script: Mutex<Box<dyn Script>>,
+    frame_max: u32,
 }
 
 #[derive(Default)]
@@ -73,11 +74,16 @@ impl Published {
 impl FakeBroker {
     /// On a free port of 127.0.0.1. Any user, password and virtual host will do.
     pub async fn start(script: impl Script) -> Result<FakeBroker> {
+        Self::start_with(script, connection::FRAME_MAX).await
+    }
+
+    /// One that offers frames of this size; 0 is no limit.
+    pub async fn start_with(script: impl Script, frame_max: u32) -> Result<FakeBroker> {
         let port = crate::port::free()?;
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         listener.set_nonblocking(true)?;
         let script = Mutex::new(Box::new(script) as Box<dyn Script>);
-        let shared = Arc::new(Shared { log: Mutex::default(), script });
+        let shared = Arc::new(Shared { log: Mutex::default(), script, frame_max });
         let (stop, stopped) = oneshot::channel();
         let (ready, started) = oneshot::channel();
         let serving = Arc::clone(&shared);

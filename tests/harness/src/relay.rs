@@ -216,6 +216,11 @@ impl Relay {
         usage::peak_rss_bytes(self.pid())
     }
 
+    /// The most memory that it ever reserved, used or not, in bytes.
+    pub fn peak_reserved_bytes(&self) -> Result<u64> {
+        usage::peak_reserved_bytes(self.pid())
+    }
+
     /// CPU time used so far, in user and kernel mode.
     pub fn cpu(&self) -> Result<Duration> {
         usage::cpu(self.pid())

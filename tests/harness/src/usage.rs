@@ -35,6 +35,11 @@ pub fn peak_rss_bytes(pid: u32) -> Result<u64> {
     memory(pid, "VmHWM:")
 }
 
+/// The most memory that it ever reserved, used or not, in bytes.
+pub fn peak_reserved_bytes(pid: u32) -> Result<u64> {
+    memory(pid, "VmPeak:")
+}
+
 /// The sum of two neighbouring fields of `stat`, counted from behind the name, which may hold spaces.
 fn ticks(pid: u32, first: usize) -> Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;

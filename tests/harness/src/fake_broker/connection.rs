@@ -19,7 +19,7 @@ use super::{Published, Shared, frames};
 use frames::Frame;
 
 const GREETING: &[u8] = b"AMQP\0\0\x09\x01";
-const FRAME_MAX: u32 = 131_072;
+pub(super) const FRAME_MAX: u32 = 131_072;
 const HEARTBEAT_SECONDS: u16 = 60;
 /// Often enough for any heartbeat that a client may ask for.
 const HEARTBEAT_PAUSE: Duration = Duration::from_millis(500);
@@ -227,7 +227,7 @@ impl Connection {
     fn called(&mut self, channel: u16, method: AMQPClass) -> Result<bool> {
         use AMQPClass::{Channel, Confirm, Connection, Exchange, Queue};
         let answer = match method {
-            Connection(connection::AMQPMethod::StartOk(_)) => tune(),
+            Connection(connection::AMQPMethod::StartOk(_)) => tune(self.shared.frame_max),
             Connection(connection::AMQPMethod::TuneOk(_)) => return Ok(false),
             Connection(connection::AMQPMethod::Open(_)) => {
                 Connection(connection::AMQPMethod::OpenOk(connection::OpenOk {}))
@@ -394,10 +394,10 @@ fn start() -> AMQPClass {
     }))
 }
 
-fn tune() -> AMQPClass {
+fn tune(frame_max: u32) -> AMQPClass {
     AMQPClass::Connection(connection::AMQPMethod::Tune(connection::Tune {
         channel_max: 2_047,
-        frame_max: FRAME_MAX,
+        frame_max,
         heartbeat: HEARTBEAT_SECONDS,
     }))
 }
