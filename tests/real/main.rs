@@ -7,6 +7,7 @@
     reason = "a test binary has no readers of its API"
 )]
 
+mod alerts;
 mod audit;
 mod backoff;
 mod bare;

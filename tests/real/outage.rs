@@ -12,6 +12,7 @@ use harness::relay::Relay;
 use harness::{Signal, shared, signal, wait_for};
 use serde_json::Value;
 
+use crate::alerts;
 use crate::progress::through;
 use crate::setting::{PATIENCE, Setting};
 
@@ -123,6 +124,7 @@ impl Scene {
         let blocked = format!("pgoutbox_blocked_seconds{{reason=\"{}\"}} ", expected.code);
         let lasted = metrics.lines().find_map(|line| line.strip_prefix(&blocked)?.parse().ok());
         ensure!(lasted > Some(0.0), "{name}: {blocked}{lasted:?}");
+        alerts::wake_somebody(&metrics).with_context(|| name.to_owned())?;
         self.command_agrees(name, expected).await
     }
 
@@ -153,6 +155,8 @@ impl Scene {
     async fn is_over(&mut self, name: &str, from: usize) -> Result<()> {
         self.until_ready().await.with_context(|| name.to_owned())?;
         self.deliver().await.with_context(|| name.to_owned())?;
+        let metrics = get(self.address, "/metrics").await?.body;
+        alerts::are_quiet(&metrics).with_context(|| format!("after {name}"))?;
         let log = self.relay.log().split_off(from);
         let loud = log.lines().filter(|line| line.contains(" WARN ") || line.contains("ERROR"));
         let loud: Vec<&str> = loud.filter(|line| !line.contains("guard")).collect();
