@@ -4,8 +4,10 @@
 --   psql -v slot=pgoutbox -v from=0 -v to=500 -v bytes=8388608 -v schema=public
 --        -v table=outbox_messages -v relation=16389 -v mode=update -v id=id -v id_schema=pg_catalog
 --        -v id_type=uuid -v payload=payload -v relayed_at=relayed_at -v occurred_at=occurred_at
---        -v time=timestamptz -f catch_up_fetch.sql
-BEGIN READ ONLY;
+--        -v time=timestamptz -1 -f catch_up_fetch.sql
+-- One message, and so one transaction, without BEGIN: where it fails, the connection, which marks are
+-- written on too, is not left within a transaction.
+SET TRANSACTION READ ONLY;
 SET LOCAL datestyle = ISO;
 SET LOCAL timezone = 'UTC';
 SET LOCAL intervalstyle = iso_8601;
@@ -71,4 +73,3 @@ SELECT chunk.pgoutbox_n, chunk.pgoutbox_last_n, chunk.pgoutbox_bytes_before, chu
           FROM waiting) AS chunk
  WHERE chunk.pgoutbox_bytes_before < :'bytes'::bigint
  ORDER BY chunk.pgoutbox_n;
-COMMIT;

@@ -193,6 +193,17 @@ pub struct ParkedView {
     pub oldest_seconds: f64,
 }
 
+/// A table of which no row can be marked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnmarkedView {
+    /// Its name, and why.
+    pub what: String,
+    /// What helps.
+    pub mend: String,
+    /// How long it has lasted.
+    pub lasted: Duration,
+}
+
 /// What Postgres was seen to hold.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
@@ -225,6 +236,8 @@ pub struct Shown {
     pub tally: Tally,
     /// The relay; `None` where no session runs.
     pub view: Option<View>,
+    /// Tables that take no marks.
+    pub unmarked: Vec<UnmarkedView>,
     /// When it was looked at.
     pub viewed_at: Option<Instant>,
     /// Sessions begun.
@@ -288,6 +301,7 @@ impl Board {
             again_at: None,
             tally: Tally::default(),
             view: None,
+            unmarked: Vec::new(),
             viewed_at: None,
             sessions: 0,
             ends: BTreeMap::new(),
@@ -444,6 +458,7 @@ impl Board {
             kept.shown.left_unsettled = Some((Instant::now(), unsettled));
         }
         (kept.shown.view, kept.shown.viewed_at, kept.shown.catch_up) = (None, None, None);
+        kept.shown.unmarked.clear();
     }
 
     /// Waits until somebody wants to see the relay. Nothing is lost if the future is dropped.
@@ -452,7 +467,7 @@ impl Board {
     }
 
     /// The relay, for whoever asked.
-    pub fn show(&self, view: View, catch_up: Option<(u64, u64)>) {
+    pub fn show(&self, view: View, catch_up: Option<(u64, u64)>, unmarked: Vec<UnmarkedView>) {
         {
             let mut kept = self.kept();
             let mut tally = kept.past;
@@ -461,6 +476,7 @@ impl Board {
             kept.shown.view = Some(view);
             kept.shown.viewed_at = Some(Instant::now());
             kept.shown.catch_up = catch_up;
+            kept.shown.unmarked = unmarked;
         }
         self.0.looks.send_modify(|looks| *looks += 1);
     }

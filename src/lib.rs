@@ -148,6 +148,7 @@ pub mod catch_up;
 pub mod publisher;
 pub mod declare;
 mod told;
+mod place;
 pub mod parking;
 pub mod marker;
 pub mod session;

@@ -20,6 +20,7 @@ use postgres_types::{PgLsn, ToSql};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Row, Statement};
 
+use crate::board::UnmarkedView;
 use crate::config::Config;
 use crate::error::Fault;
 use crate::event::Position;
@@ -137,6 +138,11 @@ impl Marker {
     /// What is put aside.
     pub fn parking(&self) -> &ParkingStore {
         &self.parking
+    }
+
+    /// Tables that take no marks.
+    pub fn refusing(&self) -> Vec<UnmarkedView> {
+        self.tables.refusing()
     }
 
     /// Says in the log which marks are given up.

@@ -36,6 +36,8 @@ pub struct MarkError {
     pub message: String,
     /// Somebody holds a lock on the whole table.
     pub is_lock: bool,
+    /// The database's own code raised it: its code says nothing of the statement's rights and tables.
+    pub is_of_trigger: bool,
 }
 
 /// Why a mark could not be written.
@@ -480,8 +482,12 @@ mod tests {
             position: Position::start(),
             settled: 1,
         };
-        let why =
-            Arc::new(MarkError { code: "P0001".into(), message: "no".into(), is_lock: false });
+        let why = Arc::new(MarkError {
+            code: "P0001".into(),
+            message: "no".into(),
+            is_lock: false,
+            is_of_trigger: true,
+        });
         let refused = |place| Missed { place, why: Why::Refused(Arc::clone(&why)) };
         let count = batch.marks.len();
         let missing = (0..count).map(refused).collect();

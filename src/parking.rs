@@ -190,26 +190,29 @@ impl ParkingStore {
     }
 
     async fn park_somehow(&self, client: &Client, park: &Park) -> Result<(), Error> {
-        let mut outcome = self.park(client, park, Form::Whole).await;
+        let mut last = match self.park(client, park, Form::Whole).await {
+            Err(error) if is_of_row(&error) => error,
+            outcome => return outcome,
+        };
         for (form, what) in Form::LESSER {
-            match &outcome {
-                Err(error) if is_of_row(error) => {
+            match self.park(client, park, form).await {
+                Ok(()) => {
                     let (id, position) =
                         (park.id.as_deref().unwrap_or("without id"), park.position);
                     warn!(
-                        mend =
-                            "look at its row in the outbox, and at constraints of pgoutbox.parked",
+                        mend = "look at its row in the outbox, and at constraints and triggers of pgoutbox.parked",
                         event_id = park.id,
                         %position,
                         "event {id} (commit {position}) is parked {what}, since pgoutbox.parked refuses it: {}",
-                        classify(error).what
+                        classify(&last).what
                     );
-                    outcome = self.park(client, park, form).await;
+                    return Ok(());
                 }
-                _ => return outcome,
+                Err(error) if is_of_row(&error) => last = error,
+                outcome => return outcome,
             }
         }
-        outcome
+        Err(last)
     }
 
     async fn park(&self, client: &Client, park: &Park, form: Form) -> Result<(), Error> {

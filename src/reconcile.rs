@@ -17,14 +17,16 @@ use tokio_postgres::Client;
 use tracing::{debug, info, warn};
 
 use crate::config::{AuditMode, Config, Table};
-use crate::error::{Fault, codes};
+use crate::error::{Class, Fault, codes};
 use crate::horizon::{self, Reached};
 use crate::outbox::{Outbox, explain_filter};
-use crate::postgres::{self, Role, column, query};
+use crate::place::{PLACES, middle, tid};
+use crate::postgres::{self, Role, column, query, server_error};
 use crate::replay::{Key, Only, Replay};
 use crate::resend::{Fate, Item, Resender};
 use crate::slot::{self, statements};
 use crate::sql;
+use crate::told::Told;
 use crate::turn::Turn;
 
 /// Pages read in one step: 100 MB.
@@ -33,6 +35,8 @@ const STEP_PAGES: i64 = 12_800;
 const POLL: Duration = Duration::from_secs(1);
 /// How long after a fault it is tried again, at most.
 const RETRY: Duration = Duration::from_secs(60);
+/// Statements that may fail in one step, while rows are looked for that cannot be looked at.
+const FAILURES: u32 = 1000;
 /// Rows sent once more in one round at most; the next round has the others.
 const MOST: usize = 10_000;
 /// Rows sent once more that are remembered at most.
@@ -95,6 +99,17 @@ struct Walk {
     lacking: usize,
     /// Rows that were sent once more and have no mark all the same: they will not get one.
     sent: HashSet<Sent>,
+    told: Told,
+}
+
+impl Walk {
+    /// Says what is not looked at, once in a while.
+    fn pass_over(&mut self, what: &str, fault: &Fault) {
+        let table = what.split(':').next().unwrap_or_default();
+        if self.told.is_to_tell(&format!("{table} {:?}", fault.code())) {
+            warn!(mend = fault.mend, "reconciliation: {what} is not looked at: {}", fault.what);
+        }
+    }
 }
 
 /// Table, id and time of a row. Not its transaction: a mark that a trigger undoes writes it again.
@@ -179,54 +194,113 @@ async fn begin(
             () = trigger.0.notified() => continue,
         }
         let lacking = walk.lacking;
-        let sent = std::mem::take(&mut walk.sent);
-        *walk = Walk { xmin: Some(point.xmin), lacking, sent, ..Walk::default() };
+        let (sent, told) = (std::mem::take(&mut walk.sent), std::mem::take(&mut walk.told));
+        *walk = Walk { xmin: Some(point.xmin), lacking, sent, told, ..Walk::default() };
         return Ok(());
     }
 }
 
-/// Walks from where it was to the end of the last table.
+/// Walks from where it was to the end of the last table. What cannot be looked at keeps nobody from
+/// the rest: it is said, and passed over.
 async fn go_on(client: &Client, config: &Config, walk: &mut Walk) -> Result<(), Fault> {
-    let xmin = walk.xmin.clone().unwrap_or_default();
     while let Some(table) = config.tables.get(walk.table) {
-        let outbox = Outbox::find(client, config, walk.table).await?;
         if walk.found.len() <= walk.table {
             walk.found.push(Missing::default());
         }
-        for (schema, name, pages) in leaves(client, &outbox).await? {
-            let leaf = format!("{schema}.{name}");
-            // In the order of their names, so that those before were walked.
-            if leaf < walk.leaf {
-                continue;
-            }
-            if leaf != walk.leaf {
-                (walk.leaf, walk.block) = (leaf, 0);
-            }
-            while walk.block < pages {
-                let began = Instant::now();
-                let to = walk.block.saturating_add(STEP_PAGES);
-                let range = (walk.block, to);
-                let step = step(client, &outbox, (&schema, &name), range, &xmin).await;
-                let step = match step.map_err(|fault| with_grant(fault, config, table)) {
-                    Err(fault) if fault.is_code(codes::INSUFFICIENT_PRIVILEGE) => {
-                        // The others can be looked through all the same.
-                        warn!(mend = fault.mend, "reconciliation: {schema}.{name}: {}", fault.what);
-                        break;
-                    }
-                    step => step?,
-                };
-                if let Some(found) = walk.found.get_mut(walk.table) {
-                    found.add(step);
-                }
-                walk.block = to;
-                // Half of the time for others.
-                sleep(began.elapsed()).await;
-            }
+        match one_table(client, config, table, walk).await {
+            Err(fault) if client.is_closed() || fault.code().is_none() => return Err(fault),
+            Err(fault) => walk.pass_over(&format!("{}.{}", table.schema, table.name), &fault),
+            Ok(()) => {}
         }
         walk.table += 1;
         (walk.leaf, walk.block) = (String::new(), 0);
     }
     Ok(())
+}
+
+async fn one_table(
+    client: &Client,
+    config: &Config,
+    table: &Table,
+    walk: &mut Walk,
+) -> Result<(), Fault> {
+    let xmin = walk.xmin.clone().unwrap_or_default();
+    let outbox = Outbox::find(client, config, walk.table).await?;
+    for (schema, name, pages) in leaves(client, &outbox).await? {
+        let leaf = format!("{schema}.{name}");
+        // In the order of their names, so that those before were walked.
+        if leaf < walk.leaf {
+            continue;
+        }
+        if leaf != walk.leaf {
+            (walk.leaf, walk.block) = (leaf.clone(), 0);
+        }
+        while walk.block < pages {
+            let began = Instant::now();
+            let to = walk.block.saturating_add(STEP_PAGES);
+            let blocks = (walk.block, to);
+            let found = range(client, &outbox, (&schema, &name), blocks, &xmin, walk).await;
+            match found.map_err(|fault| with_grant(fault, config, table)) {
+                Err(fault) if client.is_closed() || fault.code().is_none() => return Err(fault),
+                // The other leaves can be looked through all the same.
+                Err(fault) => {
+                    walk.pass_over(&leaf, &fault);
+                    break;
+                }
+                Ok(found) => {
+                    if let Some(missing) = walk.found.get_mut(walk.table) {
+                        missing.add(found);
+                    }
+                }
+            }
+            walk.block = to;
+            // Half of the time for others.
+            sleep(began.elapsed()).await;
+        }
+    }
+    Ok(())
+}
+
+/// Looks through some pages. Where the server refuses that over what is in them, they are halved
+/// until the row stands alone that it refuses.
+async fn range(
+    client: &Client,
+    outbox: &Outbox,
+    (schema, name): (&str, &str),
+    (from, to): (i64, i64),
+    xmin: &str,
+    walk: &mut Walk,
+) -> Result<Missing, Fault> {
+    let places = |block: i64| u64::try_from(block).unwrap_or(0).saturating_mul(PLACES);
+    let mut found = Missing::default();
+    let (mut work, mut failures) = (vec![(places(from), places(to))], 0);
+    while let Some((from, to)) = work.pop() {
+        let fault = match step(client, outbox, (schema, name), (from, to), xmin).await {
+            Ok(rows) => {
+                found.add(rows);
+                continue;
+            }
+            Err(fault) => fault,
+        };
+        failures += 1;
+        if client.is_closed() || !is_of_rows(&fault) {
+            return Err(fault);
+        }
+        if to - from <= 1 || failures > FAILURES {
+            walk.pass_over(&format!("{schema}.{name}: row {}", tid(from)), &fault);
+            continue;
+        }
+        let middle = middle(from, to);
+        work.extend([(middle, to), (from, middle)]);
+    }
+    Ok(found)
+}
+
+/// Something in the rows may be the cause, not the statement, its rights or a lock on the table.
+fn is_of_rows(fault: &Fault) -> bool {
+    let Some(error) = server_error(fault) else { return false };
+    let is_of_table = fault.class == Class::Definite || fault.is_code(codes::LOCK_NOT_AVAILABLE);
+    error.is_within_function || !is_of_table
 }
 
 async fn leaves(client: &Client, outbox: &Outbox) -> Result<Vec<(String, String, i64)>, Fault> {
@@ -242,10 +316,10 @@ async fn step(
     client: &Client,
     outbox: &Outbox,
     (schema, name): (&str, &str),
-    (from, to): (i64, i64),
+    (from, to): (u64, u64),
     xmin: &str,
 ) -> Result<Missing, Fault> {
-    let (from, to) = (format!("({from},0)"), format!("({to},0)"));
+    let (from, to) = (tid(from), tid(to));
     let variables =
         [("schema", schema), ("table", name), ("from", &from), ("to", &to), ("xmin", xmin)];
     let rows = query(client, &outbox.render(sql::RECONCILE, &variables)?)

@@ -39,13 +39,19 @@ const PERIODS: u32 = 10;
 pub struct Budget {
     /// Since the last delivery.
     in_a_row: usize,
+    /// Behind the last that was counted. Where it could not be written that an event is parked, the
+    /// next session has it refused once more.
+    counted: Option<Position>,
     /// By the clock of the session.
     spent_until: Option<Duration>,
 }
 
 impl Budget {
     /// One more may be parked, and counts.
-    pub fn take(&mut self, now: Duration, rules: &Parking) -> bool {
+    pub fn take(&mut self, now: Duration, rules: &Parking, event: Position) -> bool {
+        if self.counted.is_some_and(|counted| event <= counted) {
+            return true;
+        }
         if self.spent_until.is_some_and(|until| until <= now) {
             self.renew();
         }
@@ -54,6 +60,7 @@ impl Budget {
             return false;
         }
         self.in_a_row += 1;
+        self.counted = Some(event);
         true
     }
 
@@ -90,23 +97,41 @@ mod tests {
     fn the_bound_holds_until_something_is_delivered() {
         let (rules, second) = (rules(3), Duration::from_secs(1));
         let mut budget = Budget::default();
-        assert!((0..3).all(|at| budget.take(at * 100 * second, &rules)), "whatever time it takes");
-        assert!(!budget.take(300 * second, &rules));
-        assert!(!budget.take(899 * second, &rules));
+        assert!(
+            (0..3).all(|at| budget.take(at * 100 * second, &rules, place(at))),
+            "whatever time it takes"
+        );
+        assert!(!budget.take(300 * second, &rules, place(3)));
+        assert!(!budget.take(899 * second, &rules, place(4)));
         budget.renew();
-        assert!(budget.take(899 * second, &rules));
+        assert!(budget.take(899 * second, &rules, place(5)));
+    }
+
+    fn place(index: u32) -> Position {
+        Position { index: index.into(), ..Position::start() }
+    }
+
+    #[test]
+    fn an_event_counts_once_however_often_it_comes() {
+        let (rules, second) = (rules(3), Duration::from_secs(1));
+        let mut budget = Budget::default();
+        assert!((0..100).all(|_| budget.take(second, &rules, place(7))));
+        assert!((8..10).all(|at| budget.take(second, &rules, place(at))));
+        assert!(!budget.take(second, &rules, place(10)));
+        assert!(budget.take(second, &rules, place(9)));
     }
 
     #[test]
     fn time_renews_it_too() {
         let (rules, second) = (rules(3), Duration::from_secs(1));
         let mut budget = Budget::default();
-        for _ in 0..3 {
-            assert!((0..3).all(|_| budget.take(second, &rules)));
-            assert!(!budget.take(second, &rules));
+        for round in 0..3 {
+            let at = |event: u32| place(10 * round + event);
+            assert!((0..3).all(|event| budget.take(second, &rules, at(event))));
+            assert!(!budget.take(second, &rules, at(3)));
             // Over sessions, too.
             budget = budget.rebased(500 * second);
-            assert!(!budget.take(second, &rules));
+            assert!(!budget.take(second, &rules, at(3)));
             budget = budget.rebased(110 * second);
         }
     }
@@ -117,7 +142,7 @@ mod tests {
         let mut budget = Budget::default();
         for event in 0..6_600 {
             match event % 60 {
-                0 => assert!(budget.take(second, &rules)),
+                0 => assert!(budget.take(second, &rules, place(event))),
                 _ => budget.renew(),
             }
         }

@@ -441,7 +441,7 @@ impl<'a> Session<'a> {
         self.relay.set_clock(postgres::now_micros().saturating_sub(elapsed));
         let listed = self.catch_up.as_ref().filter(|_| self.relay.doing() == Doing::CatchingUp);
         let listed = listed.map(|listed| (listed.total, self.relay.caught_up()));
-        self.board.show(self.relay.view(now), listed);
+        self.board.show(self.relay.view(now), listed, self.marker.refusing());
     }
 
     async fn run_to_end(

@@ -216,6 +216,10 @@ fn degraded(snapshot: &Snapshot) -> Vec<Reason> {
         )),
         _ => {}
     }
+    for table in &shown.unmarked {
+        let reason = Reason::new("marks_refused", &table.what, &table.mend);
+        degraded.push(reason.for_as_long(Some(whole(table.lasted))));
+    }
     let Some((_, seen)) = &shown.seen else { return degraded };
     let count = |is_failed: bool| {
         let those = seen.parked.iter().filter(|parked| (parked.state == "failed") == is_failed);
@@ -339,6 +343,7 @@ mod tests {
         ("the slot is lost", State::Running, |s| lose(s, SECOND), &["slot_lost"], &[]),
         ("the slot was lost, and a session made it anew", State::CatchingUp, |s| lose(s, 7200 * SECOND), &[], &["catching_up", "stale"]),
         ("parked events", State::Running, |s| park(s, "parked"), &[], &["parked_events"]),
+        ("a table takes no marks", State::Running, unmarked, &[], &["marks_refused"]),
         ("failed events", State::Running, |s| park(s, "failed"), &[], &["failed_events"]),
         ("the guard warns", State::Running, warn, &[], &["guard"]),
         ("figures of long ago", State::Running, |s| s.seen_ago = Some(STALE + SECOND), &[], &["stale"]),
@@ -369,6 +374,14 @@ mod tests {
             reason: "returned".to_owned(),
             events: 2,
             oldest_seconds: 7.0,
+        }];
+    }
+
+    fn unmarked(snapshot: &mut Snapshot) {
+        snapshot.shown.unmarked = vec![crate::board::UnmarkedView {
+            what: "no row of public.t can be marked".to_owned(),
+            mend: "GRANT UPDATE".to_owned(),
+            lasted: SECOND,
         }];
     }
 

@@ -13,13 +13,14 @@ use tracing::{info, warn};
 
 use super::parts::{Group, Parts, why_of};
 use super::{Key, Wanted, is_put_aside};
+use crate::board::UnmarkedView;
 use crate::config::{Audit, AuditMode, Config, Table};
-use crate::error::{Class, Fault};
+use crate::error::{Class, Fault, codes, table};
 use crate::event::Position;
 use crate::marks::{Mark, MarkError, Origins, Why};
 use crate::postgres::{classify, column};
 use crate::relation::TimeKind;
-use crate::slot::Outbox;
+use crate::slot::{Outbox, grants_for, statements as statements_of};
 use crate::sql;
 use crate::told::Told;
 
@@ -33,6 +34,8 @@ const IN_A_ROW: usize = 8;
 const PROBE_PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
 /// The same for a table that somebody has locked.
 const LOCK_PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
+/// A table that was not tried for so long has no mark that waits.
+const NOTHING_WAITS: Duration = Duration::from_secs(60);
 /// Most statements of such a try.
 const PROBE_STATEMENTS: usize = 10;
 
@@ -85,6 +88,7 @@ struct State {
 #[derive(Clone)]
 struct Closed {
     why: Arc<MarkError>,
+    since: Instant,
     pause: Duration,
     next_try: Instant,
 }
@@ -109,13 +113,16 @@ impl State {
     fn closed_until(&mut self, now: Instant, why: &Arc<MarkError>) {
         let [first, longest] = if why.is_lock { LOCK_PAUSES } else { PROBE_PAUSES };
         let pause = self.closed.as_ref().map_or(first, |closed| (closed.pause * 2).min(longest));
-        self.closed = Some(Closed { why: Arc::clone(why), pause, next_try: now + pause });
+        let since = self.closed.as_ref().map_or(now, |closed| closed.since);
+        self.closed = Some(Closed { why: Arc::clone(why), since, pause, next_try: now + pause });
     }
 }
 
 /// The outbox tables.
 pub(super) struct Tables {
     audit: Audit,
+    /// Who writes them.
+    role: String,
     entries: Vec<Entry>,
     /// Batches of which something went apart.
     batches: AtomicUsize,
@@ -268,7 +275,8 @@ impl Tables {
                 entries.push(Entry { table, outbox, state: Mutex::default() });
             }
         }
-        let tables = Self { audit, entries, batches: AtomicUsize::new(0) };
+        let role = config.postgres.audit.user.clone();
+        let tables = Self { audit, role, entries, batches: AtomicUsize::new(0) };
         for entry in &tables.entries {
             tables.renew(client, entry).await?;
         }
@@ -403,6 +411,26 @@ impl Tables {
         }
     }
 
+    /// Those that take no marks. A lock is no news, and neither is a table of which no mark waits
+    /// any more.
+    pub(super) fn refusing(&self) -> Vec<UnmarkedView> {
+        let now = Instant::now();
+        let views = self.entries.iter().filter_map(|entry| {
+            let closed = entry.state().closed.clone();
+            let closed =
+                closed.filter(|it| !it.why.is_lock && now < it.next_try + NOTHING_WAITS)?;
+            let MarkError { code, message, .. } = closed.why.as_ref();
+            let what = format!(
+                "no row of {} can be marked: {message} (SQLSTATE {code}); its events are delivered all the same",
+                entry.name()
+            );
+            let mend = self.mend(entry, None, Some(&closed.why));
+            let lasted = now.saturating_duration_since(closed.since);
+            Some(UnmarkedView { what, mend, lasted })
+        });
+        views.collect()
+    }
+
     /// Which of these rows wait for their mark.
     ///
     /// # Errors
@@ -464,11 +492,10 @@ impl Tables {
     fn mend(&self, entry: &Entry, id: Option<&str>, why: Option<&Arc<MarkError>>) -> String {
         let Table { schema, name, columns, .. } = &entry.table;
         let table = sql::qualified(schema, name);
-        let code = why.map_or("", |why| why.code.as_str());
+        let own = why.filter(|why| !why.is_of_trigger);
+        let code = own.map_or("", |why| why.code.as_str());
         match (code, self.audit.mode) {
-            ("42501", _) => {
-                "run `pgoutbox check`: it names the GRANT that is missing, if it is one".to_owned()
-            }
+            (codes::INSUFFICIENT_PRIVILEGE, mode) => self.grants(entry, mode),
             _ if why.is_some_and(|why| why.is_lock) => {
                 format!("somebody holds a lock on all of {table}: the marks follow")
             }
@@ -495,6 +522,19 @@ impl Tables {
     }
 }
 
+impl Tables {
+    /// What the role may not do, as SQL.
+    fn grants(&self, entry: &Entry, mode: AuditMode) -> String {
+        let grants = match mode {
+            AuditMode::Delete => sql::GRANTS_DELETE,
+            AuditMode::SideTable => sql::GRANTS_SIDE_TABLE,
+            AuditMode::Update | AuditMode::None => sql::GRANTS_UPDATE,
+        };
+        let sql = grants_for(grants, mode, &entry.table, &self.role);
+        sql.map_or_else(|_| table::GRANT.to_owned(), |sql| statements_of(&sql))
+    }
+}
+
 fn span(span: Duration) -> String {
     humantime::format_duration(span).to_string()
 }
@@ -517,6 +557,7 @@ fn refusal(error: Error) -> Result<MarkError, Error> {
             // Rows that are locked are passed over. With a context it is of a trigger, or of a key
             // that it refers to: of a row.
             is_lock: db.code() == &SqlState::LOCK_NOT_AVAILABLE && db.where_().is_none(),
+            is_of_trigger: db.where_().is_some(),
         }),
         None => Err(error),
     }

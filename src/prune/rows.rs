@@ -13,13 +13,12 @@ use super::stuck::{Known, Stuck};
 use super::target::Target;
 use crate::config::Prune;
 use crate::error::{Fault, codes};
+use crate::place::{PLACES, middle, tid};
 use crate::postgres::{classify, column, execute, query};
 use crate::sql;
 
 /// Blocks that one statement reads at most: 8 MiB.
 const BLOCKS: u64 = 1024;
-/// Places in one block, more than any block has.
-const PLACES: u64 = 2048;
 /// Statements that may fail in one pass over a table, while rows are looked for that cannot go:
 /// each is an error in the server's log.
 const FAILURES: u32 = 1000;
@@ -178,7 +177,7 @@ impl<'a> Work<'a> {
     ) -> Result<(), Fault> {
         let blocks = u64::try_from(blocks).unwrap_or(0);
         let (batch, seconds) = (self.batch(), self.seconds());
-        let none = place(0);
+        let none = tid(0);
         self.probe(sql, &tids(&none, &none, &batch, &seconds, &Vec::new())).await?;
         let ranges = blocks.div_ceil(BLOCKS);
         let first = fastrand::u64(0..ranges.max(1));
@@ -206,8 +205,8 @@ impl<'a> Work<'a> {
         let title = format!("{}.{}", heap.schema, heap.name);
         let mut work = vec![range];
         while let Some((from, to)) = work.pop() {
-            let (first, last) = (place(from), place(to));
-            let known = self.known.within(&title, (from, to), place);
+            let (first, last) = (tid(from), tid(to));
+            let known = self.known.within(&title, (from, to), tid);
             match self.statement(sql, &tids(&first, &last, &batch, &seconds, &known)).await? {
                 Outcome::Locked => {}
                 Outcome::Done(row) => {
@@ -271,9 +270,12 @@ impl<'a> Work<'a> {
             }
             Err(error) => error,
         };
+        // With a context it is of a trigger, or of a key: of a row. Rows that are locked themselves are
+        // passed over.
+        let has_context = error.as_db_error().is_some_and(|error| error.where_().is_some());
         match error.code() {
             None => Err(classify(&error)),
-            Some(&SqlState::LOCK_NOT_AVAILABLE) => Ok(Outcome::Locked),
+            Some(&SqlState::LOCK_NOT_AVAILABLE) if !has_context => Ok(Outcome::Locked),
             Some(_) if self.client.is_closed() => Err(classify(&error)),
             Some(_) => Ok(Outcome::Refused(error)),
         }
@@ -317,18 +319,6 @@ struct Heap<'a> {
     schema: &'a str,
     name: &'a str,
     id: &'a str,
-}
-
-/// A place as a tid.
-fn place(number: u64) -> String {
-    format!("({},{})", number / PLACES, number % PLACES)
-}
-
-/// Where to halve a range of places: between two blocks, as long as there is more than one.
-fn middle(from: u64, to: u64) -> u64 {
-    let middle = from + (to - from) / 2;
-    let block = middle / PLACES * PLACES;
-    if block > from { block } else { middle }
 }
 
 fn tids<'a>(

@@ -176,7 +176,7 @@ impl Relay {
         }
         // Behind one that is parked there is no more to find out.
         let is_counted = is_new && !(arrival.lane.is_none() && self.is_held(&arrival));
-        if is_counted && !self.memory.budget.take(now, &self.rules.parking) {
+        if is_counted && !self.memory.budget.take(now, &self.rules.parking, arrival.position) {
             return self.put_on_trial(now, arrival, refusal);
         }
         self.put_aside(now, arrival, letter, refusal);

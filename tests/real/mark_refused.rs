@@ -3,8 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 use harness::consumer::Consumer;
+use harness::http::get;
 use harness::relay::Relay;
-use harness::shared;
+use harness::{shared, wait_until};
 
 use crate::bare::{ids, uuid};
 use crate::setting::{PATIENCE, Setting};
@@ -293,6 +294,25 @@ async fn one_bad_table((mode, sql, mended, says): (&str, &str, &str, &str)) -> R
     setting.until("the other table's marks", &others).await.with_context(|| relay.log())?;
     is_acknowledged(&setting, &relay).await?;
     let told = relay.wait_for_log("no row of public.outbox_a can be marked", PATIENCE).await?;
+    let address = relay.http(PATIENCE).await?;
+    // Events get through: it is ready, and says what is refused, and for a right what gives it back.
+    let ready = get(address, "/readyz").await?;
+    let refused = ready.json()?["degraded"][0].clone();
+    ensure!(ready.code == 200 && refused["code"] == "marks_refused", "{}", ready.body);
+    let said = refused["what"].as_str().unwrap_or_default();
+    let hint = refused["mend"].as_str().unwrap_or_default().to_owned();
+    ensure!(said.contains("public.outbox_a") && hint.len() > 10, "{refused}");
+    ensure!(said.contains(says) || hint.contains(says), "{refused}");
+    if says.contains("42501") {
+        ensure!(
+            hint.contains("GRANT SELECT (\"id\", \"relayed_at\"), UPDATE (\"relayed_at\")"),
+            "{hint}"
+        );
+        let http = setting.clone().set("http.address", &address.to_string());
+        let status = http.program.output(&["status"]).await?;
+        let status = String::from_utf8_lossy(&status.stdout).into_owned();
+        ensure!(status.contains(&hint) && status.contains(said), "{status}");
+    }
     ensure!(told.contains(says), "{says:?} is not in {told}");
     let bad: i64 = setting.ask(&unmarked("outbox_a")).await?;
     ensure!(bad == 300, "{bad} wait");
@@ -302,6 +322,8 @@ async fn one_bad_table((mode, sql, mended, says): (&str, &str, &str, &str)) -> R
     client.batch_execute(&mended.replace("audit", &audit)).await?;
     let all = format!("SELECT ({}) = 0", unmarked("outbox_a"));
     setting.until("the marks once it is mended", &all).await.with_context(|| relay.log())?;
+    let is_well = async || Ok(!get(address, "/readyz").await?.body.contains("marks_refused"));
+    wait_until("nothing to be refused any more", PATIENCE, is_well).await?;
     ensure!(sessions(&relay) == 1, "{}", relay.log());
     ensure!(consumer.total() == count, "{} came: {:?}", consumer.total(), ids(&consumer.finish()));
     relay.drain(PATIENCE).await

@@ -2,8 +2,10 @@
 //! row and for all of them. The relay never exits, never spins, other rows flow, a hint is there,
 //! and once it is mended all of it heals by itself.
 
+mod loops;
 mod marks;
 mod records;
+mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
 
