@@ -35,10 +35,10 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND (wanted.name <> 'is_record_of' OR is_record_of.oid IS NULL)
            AND (wanted.name <> 'is_mark_of' OR is_mark_of.oid IS NULL AND relayed.oid IS NOT NULL)
            AND (wanted.name !~ '^(parked_|is_record_of)' OR parked.oid IS NOT NULL))
-       || CASE WHEN progress.oid IS NOT NULL
-                AND NOT EXISTS (SELECT FROM pg_attribute AS own
-                                 WHERE own.attrelid = progress.oid AND own.attname = 'coverage')
-               THEN '{progress.coverage}'::text[] ELSE '{}' END AS missing,
+       || ARRAY(SELECT 'progress.' || wanted.name FROM unnest('{coverage,tables}'::text[]) AS wanted (name)
+                 WHERE progress.oid IS NOT NULL
+                   AND NOT EXISTS (SELECT FROM pg_attribute AS own
+                                    WHERE own.attrelid = progress.oid AND own.attname = wanted.name)) AS missing,
        enqueue.oid IS NOT NULL AS has_enqueue
   FROM (SELECT) AS one
   LEFT JOIN pg_namespace AS namespace ON namespace.nspname = 'pgoutbox'

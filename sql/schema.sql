@@ -19,6 +19,9 @@ CREATE TABLE IF NOT EXISTS pgoutbox.progress (
 -- A digest of the publication and its tables, when they were last seen to be as they should; null:
 -- not known. 0: rows passed by the slot, and are still to be caught up with.
 ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS coverage bigint;
+-- Which tables are read as outboxes, by oid: one that was renamed, and another made under its name, may
+-- hold rows that still wait.
+ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS tables jsonb;
 
 -- The marks where audit.mode is side_table: some 330 bytes of WAL, whatever the size of the row.
 -- Made in any case: empty it costs nothing, and the mode can then change without DDL.

@@ -231,7 +231,10 @@ pub async fn prepare(
     let Some(_turn) = Turn::take(config, "catch-up").await? else {
         return Err(Fault::transient(format!("another pgoutbox is making slot \"{slot}\"")));
     };
-    let outcome = prepare_locked(config, client, outboxes, why, patience).await;
+    // What waited in a table that was renamed meanwhile waits there still.
+    let away = slot::away(client, config, outboxes).await?;
+    let (all, outboxes) = slot::with_away(config, outboxes, &away);
+    let outcome = prepare_locked(&all, client, &outboxes, why, patience).await;
     if outcome.is_err() {
         // Of a transaction that was not committed.
         let _ = client.batch_execute("ROLLBACK").await;
@@ -371,7 +374,12 @@ async fn filters(
 ) -> Result<Vec<String>, Fault> {
     let mut filters = Vec::new();
     for table in outboxes {
-        filters.push(outbox::row_filter(client, config, table.relation).await?);
+        let filter = outbox::row_filter(client, config, table.relation).await?;
+        // One that is published no more is filtered as the one that has its name.
+        filters.push(match table.heir {
+            Some(heir) if filter == "true" => outbox::row_filter(client, config, heir).await?,
+            _ => filter,
+        });
     }
     Ok(filters)
 }
@@ -467,6 +475,26 @@ pub async fn pending(client: &Client, slot: &str) -> Result<Option<CatchUp>, Fau
             "slot \"{slot}\" is being made anew, and the rows that wait are not listed yet"
         ))),
     }
+}
+
+/// Says how many rows of the list are of none of these tables, if any are: they are passed over.
+///
+/// # Errors
+/// The connection's.
+pub async fn tell_orphans(client: &Client, slot: &str, outboxes: &[Outbox]) -> Result<(), Fault> {
+    let relations = outboxes.iter().map(|outbox| outbox.relation.to_string());
+    let relations = format!("{{{}}}", relations.collect::<Vec<_>>().join(","));
+    let variables = [("slot", slot), ("relations", &relations)];
+    let rows = query(client, &sql::render(sql::CATCH_UP_ORPHANS, &variables)?).await?;
+    let rows: i64 = rows.first().map_or(Ok(0), |row| column(row, "rows"))?;
+    if rows > 0 {
+        warn!(
+            rows,
+            mend = "GRANT SELECT on it, or publish what it held yourself",
+            "listed rows are of a table that is gone, or that this role may not read: they are passed over"
+        );
+    }
+    Ok(())
 }
 
 /// Rows of the list from number `from` on, up to `limit` numbers, and fewer where they are large.

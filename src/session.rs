@@ -24,7 +24,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::Client;
-use tracing::{Level, enabled, info, trace, warn};
+use tracing::{Level, debug, enabled, info, trace, warn};
 
 use crate::board::{Board, Reason, State};
 use crate::catch_up::{self, CatchUp, Chunk};
@@ -229,8 +229,11 @@ async fn connect_audit(config: &Config) -> Result<Audit, Fault> {
     Ok(Audit { client: Arc::new(client), notified, connection })
 }
 
-struct Session<'a> {
-    config: &'a Arc<Config>,
+struct Session {
+    /// With the tables that are away behind those that are configured.
+    config: Arc<Config>,
+    /// As it was given.
+    asked: Arc<Config>,
     board: Board,
     relay: Relay,
     wal: WalStream,
@@ -268,9 +271,9 @@ struct Session<'a> {
     is_quiet: bool,
 }
 
-impl<'a> Session<'a> {
+impl Session {
     async fn begin(
-        config: &'a Arc<Config>,
+        config: &Arc<Config>,
         past: &mut Past,
         audit: &Audit,
         broker: usize,
@@ -312,7 +315,7 @@ impl<'a> Session<'a> {
             return Err(Fault::transient("the publication was changed while the session began"));
         }
         let recalled = recall(config, past, board, &client, &identity, &coverage);
-        let Recalled { memory, durable, gap } = answered(config, recalled).await?;
+        let Recalled { memory, durable, gap, end } = answered(config, recalled).await?;
         past.memory = Some(Remembered {
             identity: identity.clone(),
             memory: memory.clone(),
@@ -328,6 +331,30 @@ impl<'a> Session<'a> {
         let is_quiet = board.runs_again();
         let listed = catch_up::pending(&client, &config.postgres.slot);
         let catch_up = answered(config, listed).await?;
+        let mut away = answered(config, slot::away(&client, config, &tables)).await?;
+        let is_all_there = gap.is_none() && catch_up.is_none();
+        away.retain(|it| !(is_all_there && it.until.is_some_and(|until| until <= durable)));
+        away.iter_mut().for_each(|it| it.until = it.until.or(Some(end)));
+        let kept = slot::record_outboxes(&client, config, &tables, &away);
+        if let Err(fault) = answered(config, kept).await {
+            debug!("which tables are read cannot be kept: {}", fault.what);
+        }
+        for it in &away {
+            let (schema, name) = &it.was;
+            let what =
+                format!("{schema}.{name} is another table now: that of before is read to its end");
+            if past.warned.insert(format!("{what} {}", it.relation())) {
+                info!(relation = it.relation(), "{what}");
+            }
+        }
+        let asked = Arc::clone(config);
+        let (with_away, tables) = slot::with_away(config, &tables, &away);
+        let config = &Arc::new(with_away);
+        let away_from = asked.tables.len();
+        if catch_up.is_some() {
+            let told = catch_up::tell_orphans(&client, &config.postgres.slot, &tables);
+            answered(config, told).await?;
+        }
         if let Some(CatchUp { why, total, .. }) = &catch_up {
             info!(why, rows = total, "catching up: listed rows are published before the stream");
         }
@@ -335,7 +362,11 @@ impl<'a> Session<'a> {
         let marker = answered(config, marker).await?;
         let rules = Rules {
             tables: config.tables.clone().into(),
-            oids: tables.iter().map(|table| table.relation).collect(),
+            oids: tables.iter().take(away_from).map(|table| table.relation).collect(),
+            away: (away_from..)
+                .zip(&away)
+                .map(|(number, it)| (it.relation(), it.was.clone(), number))
+                .collect(),
             limits: publisher.limits(),
             window_messages: config.window.messages,
             window_bytes: config.window.bytes,
@@ -373,7 +404,8 @@ impl<'a> Session<'a> {
             (queue, Arc::new(server))
         });
         let mut session = Self {
-            config,
+            config: Arc::clone(config),
+            asked,
             board: board.clone(),
             relay,
             wal,
@@ -487,10 +519,10 @@ impl<'a> Session<'a> {
             // Best effort: what is not recorded is published again, and known by its id.
             let _ = timeout(STOP_TIMEOUT, self.marker.write(&self.client, batch)).await;
         }
-        record_fault(self.config, past, &self.board, &self.client, &end).await;
+        record_fault(&self.config, past, &self.board, &self.client, &end).await;
         if let Some(gap) = self.gap_passed(&end) {
             let coverage = self.coverage.borrow().clone();
-            let begun = begin_catch_up(self.config, &self.client, &gap, &coverage);
+            let begun = begin_catch_up(&self.config, &self.client, &gap, &coverage);
             if timeout(STOP_TIMEOUT, begun).await.is_ok_and(|begun| begun.is_ok()) {
                 past.brought_on = true;
             }
@@ -633,16 +665,16 @@ impl<'a> Session<'a> {
                     self.acknowledge(lsn);
                 }
                 Effect::Mark(batch) => {
-                    self.marker.parking().log(self.config, &batch.parking);
+                    self.marker.parking().log(&self.config, &batch.parking);
                     let (marker, client) = (Arc::clone(&self.marker), Arc::clone(&self.client));
-                    let config = Arc::clone(self.config);
+                    let config = Arc::clone(&self.config);
                     self.jobs.push(Box::pin(async move {
                         answered(&config, marker.write(&client, batch)).await.map(Input::Written)
                     }));
                 }
                 Effect::GivenUp(marks) => self.marker.log_given_up(&marks),
                 Effect::Check => {
-                    let (client, config) = (Arc::clone(&self.client), Arc::clone(self.config));
+                    let (client, config) = (Arc::clone(&self.client), Arc::clone(&self.asked));
                     let before = Rc::clone(&self.coverage);
                     self.jobs.push(Box::pin(check(client, config, before)));
                 }
@@ -658,7 +690,7 @@ impl<'a> Session<'a> {
                     Ok(Input::ClaimedAlone { asked, rows })
                 }),
                 Effect::CatchUp(from) => {
-                    let (config, outboxes) = (Arc::clone(self.config), Arc::clone(&self.outboxes));
+                    let (config, outboxes) = (Arc::clone(&self.config), Arc::clone(&self.outboxes));
                     let Some(listed) = self.catch_up.clone() else { continue };
                     self.ask(async move |_, client| {
                         let (limit, total) = (CATCH_UP_ROWS, listed.total);
@@ -677,7 +709,7 @@ impl<'a> Session<'a> {
                     });
                 }
                 Effect::Resolve { relation, xid } => {
-                    let (client, config) = (Arc::clone(&self.client), Arc::clone(self.config));
+                    let (client, config) = (Arc::clone(&self.client), Arc::clone(&self.config));
                     self.jobs.push(Box::pin(resolve(client, config, (relation, xid))));
                 }
             }
@@ -690,7 +722,7 @@ impl<'a> Session<'a> {
     }
 }
 
-impl Session<'_> {
+impl Session {
     /// Nothing is delivered, and the session lives: said, and recorded for `pgoutbox status`.
     fn hindered(&mut self, fault: &Fault) {
         if self.board.hinder(fault) != News::None {
@@ -698,7 +730,7 @@ impl Session<'_> {
         }
         let now = self.relay.acknowledged();
         self.recovery.get_or_insert_with(|| Recovery::new(now));
-        let (config, board, fault) = (Arc::clone(self.config), self.board.clone(), fault.clone());
+        let (config, board, fault) = (Arc::clone(&self.config), self.board.clone(), fault.clone());
         let walsender = self.wal.pid();
         self.ask(async move |_, client| {
             let end = End::Fault(fault);
@@ -719,7 +751,7 @@ impl Session<'_> {
             let lasted = span(outage.lasted(Instant::now()));
             info!(lasted, failures = outage.failures, "events are delivered again");
         }
-        let config = Arc::clone(self.config);
+        let config = Arc::clone(&self.config);
         self.ask(async move |_, client| {
             clear_fault(&config, client).await?;
             Ok(Input::Tick)
@@ -740,7 +772,7 @@ impl Session<'_> {
         self.acknowledge(lsn);
         let Some(lsn) = self.reach.begin_write(Instant::now()) else { return };
         let (client, identity) = (Arc::clone(&self.client), self.identity.clone());
-        let config = Arc::clone(self.config);
+        let config = Arc::clone(&self.config);
         self.recording = Some(Box::pin(async move {
             let slot = &config.postgres.slot;
             match answered(&config, record_reach(&client, slot, &identity, lsn)).await {
@@ -791,7 +823,7 @@ impl Session<'_> {
         F: AsyncFnOnce(&Marker, &Client) -> Result<Input, Fault> + 'static,
     {
         let (marker, client) = (Arc::clone(&self.marker), Arc::clone(&self.client));
-        let config = Arc::clone(self.config);
+        let config = Arc::clone(&self.config);
         self.jobs.push(Box::pin(async move { answered(&config, asked(&marker, &client)).await }));
     }
 }

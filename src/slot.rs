@@ -4,6 +4,7 @@
 //! `run` look at them ([`preflight`]), and the running relay asks one cheap question over
 //! and over ([`coverage`]).
 
+mod away;
 mod coverage;
 mod finding;
 mod grants;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+pub use away::{Away, away, record_outboxes, with_away};
 pub use coverage::{Coverage, Digest, Membership, coverage};
 pub use finding::{Finding, NAMES, Severity};
 pub use grants::{

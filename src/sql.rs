@@ -68,7 +68,6 @@ files! {
     PARTITION_ROOT = "partition_root.sql", "What a relation is a partition of.";
     PROGRESS = "progress.sql", "The slot's row of progress.";
     TABLE_PAGES = "table_pages.sql", "How large a table is.";
-    UNMARKED = "unmarked.sql", "Rows without a mark, from a sample.";
     ID_TYPE = "id_type.sql", "The type of a table's id column.";
     MARK_UPDATE = "mark_update.sql", "Marks rows.";
     MARK_UPDATE_WITHIN = "mark_update_within.sql", "Marks rows of partitions of some time.";
@@ -82,6 +81,9 @@ files! {
     RECORD_REACH = "record_reach.sql", "Says how far the slot is settled where nothing else is written.";
     COVERAGE = "coverage.sql", "By what the publication covered the tables.";
     RECORD_COVERAGE = "record_coverage.sql", "Remembers by what the publication covers the tables.";
+    CATCH_UP_ORPHANS = "catch_up_orphans.sql", "Rows of the list whose table is gone.";
+    OUTBOXES_KEPT = "outboxes_kept.sql", "Tables that were read as outboxes.";
+    RECORD_OUTBOXES = "record_outboxes.sql", "Remembers which tables are read as outboxes.";
     FORGET_COVERAGE = "forget_coverage.sql", "What passed by the slot is taken for published.";
     FORGET_PROGRESS = "forget_progress.sql", "The row is of a history that is gone.";
     RECORD_PROGRESS = "record_progress.sql", "Writes how far the events are settled.";

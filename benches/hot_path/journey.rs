@@ -200,6 +200,7 @@ fn rules() -> Rules {
         blocked_timeout: Duration::from_secs(600),
         check_interval: Duration::from_secs(10),
         silence: Duration::from_secs(60),
+        away: Vec::new(),
         leaves: Vec::new(),
         is_passing: false,
     }

@@ -4,6 +4,7 @@ mod live;
 mod page;
 mod watch;
 
+use jiff::Timestamp;
 use live::Live;
 use page::Page;
 use serde_json::{Value, json};
@@ -11,10 +12,11 @@ use tokio_postgres::Client;
 
 use super::say;
 use crate::catch_up::{self, Report};
-use crate::config::{Config, Needs, Sources, Table};
+use crate::config::{AuditMode, Config, Needs, Sources, Table};
 use crate::error::Fault;
 use crate::ledger::{self, Parked};
 use crate::operator;
+use crate::outbox::Outbox;
 use crate::postgres::{self, Role, column, query};
 use crate::slot::{self, SlotState};
 use crate::sql;
@@ -36,10 +38,6 @@ pub struct Args {
     #[arg(long)]
     pub watch: bool,
 }
-
-/// Pages that are read at most to count rows without a mark: 100 MB. In a larger table so
-/// many are picked at random, and the count is an estimate.
-const MOST_PAGES: i64 = 12_800;
 
 /// What starts a relay.
 const START: &str = "start pgoutbox run (systemctl start pgoutbox), and see the end of its log";
@@ -71,7 +69,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
         return watch::run(&config).await;
     }
     let client = client(&config).await?;
-    let unmarked = unmarked(&client, &config).await?;
+    let unmarked = unmarked(&client, &config).await;
     let facts = Facts::look(&client, &config).await?;
     if args.json {
         say(format_args!("{:#}", facts.json(&config, &unmarked)));
@@ -167,15 +165,12 @@ impl Facts {
     }
 }
 
-async fn unmarked(client: &Client, config: &Config) -> Result<Vec<Unmarked>, Fault> {
+async fn unmarked(client: &Client, config: &Config) -> Vec<Unmarked> {
     let mut unmarked = Vec::new();
-    for table in &config.tables {
-        let counted = count(client, table).await;
-        // A lock, no right to read it, a table or column that is not there: the rest of the status
-        // still counts.
-        unmarked.push(counted.unwrap_or_else(|fault| unknown(table, &fault.what)));
+    for (number, table) in config.tables.iter().enumerate() {
+        unmarked.push(count(client, config, number, table).await);
     }
-    Ok(unmarked)
+    unmarked
 }
 
 pub(super) async fn progress(client: &Client, config: &Config) -> Result<Option<Progress>, Fault> {
@@ -228,41 +223,25 @@ async fn guard(client: &Client, config: &Config) -> Result<Option<Value>, Fault>
     Ok(Some(verdict))
 }
 
-fn unknown(table: &Table, why: &str) -> Unmarked {
-    Unmarked {
+/// Rows that are neither marked nor parked, by the ledger's own account: `verify` says which of them
+/// wait and which are missing.
+async fn count(client: &Client, config: &Config, number: usize, table: &Table) -> Unmarked {
+    let unmarked = |counted: Result<ledger::Table, String>| Unmarked {
         table: format!("{}.{}", table.schema, table.name),
-        rows: None,
-        is_estimate: false,
-        why_not: Some(why.to_owned()),
+        rows: counted.as_ref().ok().map(|ledger| ledger.waiting.rows + ledger.unmarked.rows),
+        is_estimate: counted.as_ref().is_ok_and(|ledger| ledger.is_estimate),
+        why_not: counted.err(),
+    };
+    if config.audit.mode == AuditMode::None {
+        return unmarked(Err("audit.mode is none".to_owned()));
     }
-}
-
-/// Never reads more than [`MOST_PAGES`]: the size comes from the files, and a large table is
-/// sampled by page.
-async fn count(client: &Client, table: &Table) -> Result<Unmarked, Fault> {
-    let mark = table.columns.relayed_at.name.as_str();
-    let (schema, name) = (("schema", table.schema.as_str()), ("table", table.name.as_str()));
-    let found =
-        query(client, &sql::render(sql::CHECK_TABLE, &[schema, name, ("relayed_at", mark)])?)
-            .await?;
-    let Some(found) = found.first() else { return Ok(unknown(table, "the table does not exist")) };
-    let relation = column::<u32>(found, "oid")?.to_string();
-    let pages = query(client, &sql::render(sql::TABLE_PAGES, &[("relation", &relation)])?).await?;
-    let pages: i64 = pages.first().map_or(Ok(0), |row| column(row, "pages"))?;
-    #[allow(clippy::cast_precision_loss)] // an estimate
-    let share = if pages <= MOST_PAGES { 1.0 } else { MOST_PAGES as f64 / pages as f64 };
-    let percent = (share * 100.0).to_string();
-    let variables = [schema, name, ("relayed_at", mark), ("percent", &percent)];
-    let rows = query(client, &sql::render(sql::UNMARKED, &variables)?).await?;
-    let rows: i64 = rows.first().map_or(Ok(0), |row| column(row, "rows"))?;
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)] // an estimate
-    let estimate = (rows as f64 / share) as i64;
-    Ok(Unmarked {
-        table: format!("{}.{}", table.schema, table.name),
-        rows: Some(estimate),
-        is_estimate: share < 1.0,
-        why_not: None,
-    })
+    let counted = async {
+        let outbox = Outbox::find(client, config, number).await?;
+        // Whether the slot has passed them does not matter here.
+        ledger::table(client, config, &outbox, "", Timestamp::now(), false).await
+    };
+    // No such column, no right to read it, or a lock: the rest of the status still counts.
+    unmarked(counted.await.map_err(|fault| fault.what))
 }
 
 fn as_json(

@@ -43,6 +43,9 @@ pub struct Rules {
     pub check_interval: Duration,
     /// Silence of the server after which it is taken for dead.
     pub silence: Duration,
+    /// Oids of tables that were configured under a schema and a name that another has now, and what
+    /// they are in `tables`, behind those of `oids`. Their rows are those that come under that name.
+    pub away: Vec<(u32, (String, String), usize)>,
     /// Tables whose partitions come under names and oids of their own.
     pub leaves: Vec<usize>,
     /// Rows may have passed by the slot: what is in the tables of today is left to the list that

@@ -61,8 +61,7 @@ impl Relay {
             self.recheck = self.checks_begun + 1;
         }
         // By oid first: rows written before a rename come under the old name.
-        let by_oid = self.rules.oids.iter().position(|known| *known == oid);
-        match by_oid.or_else(|| table_named(&self.rules.tables, &relation)) {
+        match self.table_of(&relation) {
             Some(table) => self.map(table, &relation),
             // Perhaps a partition: asked once a row of it comes. Where rows come under their root's
             // name, leaves are announced as well, and it is no matter what became of them.
@@ -81,6 +80,22 @@ impl Relay {
                 Ok(())
             }
         }
+    }
+
+    fn table_of(&self, relation: &RelationMessage) -> Option<usize> {
+        let oids = &self.rules.oids;
+        if let Some(table) = oids.iter().position(|known| *known == relation.oid) {
+            return Some(table);
+        }
+        if let Some((_, was, table)) = self.away(relation.oid) {
+            let is_named = (&relation.schema, &relation.name) == (&was.0, &was.1);
+            return is_named.then_some(*table);
+        }
+        table_named(self.rules.tables.get(..oids.len())?, relation)
+    }
+
+    fn away(&self, oid: u32) -> Option<&(u32, (String, String), usize)> {
+        self.rules.away.iter().find(|(relation, ..)| *relation == oid)
     }
 
     /// It has the columns of a configured table.
@@ -147,7 +162,9 @@ impl Relay {
     fn is_left(&self, position: Position, relation: u32) -> bool {
         self.rules.is_passing
             && position >= self.memory.delivered
-            && (self.rules.oids.contains(&relation) || self.partitions.contains(&relation))
+            && (self.rules.oids.contains(&relation)
+                || self.away(relation).is_some()
+                || self.partitions.contains(&relation))
     }
 
     fn map(&mut self, table: usize, relation: &RelationMessage) -> Result<(), End> {

@@ -94,6 +94,8 @@ pub(super) struct Recalled {
     pub(super) durable: PgLsn,
     /// Rows may have passed by the slot.
     pub(super) gap: Option<Gap>,
+    /// Where the WAL ended.
+    pub(super) end: PgLsn,
 }
 
 /// Rows that the slot does not bring may wait in the table.
@@ -197,7 +199,7 @@ pub(super) async fn recall(
         durable = confirmed;
     }
     remember_coverage(past, client, slot, gap.is_some()).await;
-    Ok(Recalled { memory, durable, gap })
+    Ok(Recalled { memory, durable, gap, end })
 }
 
 /// What the sessions before remember, where the server's history still holds it.

@@ -17,7 +17,7 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 106] = [
+pub const NAMES: [&str; 107] = [
     "broker",
     "broker-blocked",
     "broker-connection",
@@ -26,6 +26,7 @@ pub const NAMES: [&str; 106] = [
     "broker-vhost",
     "broker-vhost-permission",
     "broker-connection-limit",
+    "catch-up-order",
     "clock-skew",
     "column-generated",
     "column-missing",

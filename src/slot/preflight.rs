@@ -107,6 +107,9 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
         let (found, outbox) =
             table::look(client, config, (number, table), has_generated, is_catching_up).await?;
         findings.extend(found);
+        if !column::<bool>(row, "has_commit_times")? {
+            findings.extend(outbox.as_ref().and_then(|outbox| table::order(config, table, outbox)));
+        }
         tables.extend(outbox);
     }
     findings.extend(own.findings);

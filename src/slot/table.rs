@@ -29,6 +29,8 @@ pub struct Outbox {
     pub has_mark: bool,
     /// Its columns as the stream shows them.
     pub columns: Arc<[Column]>,
+    /// The table that has its name today, where it was renamed away.
+    pub heir: Option<u32>,
 }
 
 /// Columns that a relay writes after the insert: as a partition key they would move the row.
@@ -36,6 +38,18 @@ const WRITTEN: [&str; 3] = ["attempt", "failed_at", "last_error"];
 /// Columns that somebody writes after the insert, by what they are usually called.
 const LIKELY_WRITTEN: [&str; 6] =
     ["status", "state", "processed_at", "published", "delivered_at", "completed_at"];
+
+/// Columns of the time, by what they are usually called.
+const LIKELY_TIMES: [&str; 8] = [
+    "inserted_at",
+    "created_at",
+    "created",
+    "createdat",
+    "created_on",
+    "occurred_on",
+    "event_time",
+    "timestamp",
+];
 
 struct Shape {
     oid: u32,
@@ -93,8 +107,30 @@ pub(super) async fn look(
             .and_then(|time| time_kind(time.type_oid)),
         has_mark: named(&table.columns.relayed_at.name).is_some(),
         columns: shown(&attributes, |attribute| attribute.is_streamed).into(),
+        heir: None,
     });
     Ok((findings, outbox))
+}
+
+/// The same of a table that is no outbox any more, and of which there is nothing to find.
+pub(super) async fn outbox(
+    client: &Client,
+    config: &Config,
+    table: &Table,
+    oid: u32,
+) -> Result<Option<Outbox>, Fault> {
+    let attributes = attributes(client, config, oid, None).await?;
+    let named = |name: &str| attributes.iter().find(|attribute| attribute.name == name);
+    let Some(id) = named(&table.columns.id.name) else { return Ok(None) };
+    Ok(id_base(client, table, oid).await?.map(|id_base| Outbox {
+        relation: oid,
+        id_type: id.type_name.clone(),
+        id_base,
+        partition_time: None,
+        has_mark: named(&table.columns.relayed_at.name).is_some(),
+        columns: shown(&attributes, |attribute| attribute.is_streamed).into(),
+        heir: None,
+    }))
 }
 
 async fn id_base(
@@ -311,6 +347,36 @@ fn partition_key(config: &Config, table: &Table, shape: &Shape) -> Option<Findin
     }
     let likely = LIKELY_WRITTEN.into_iter().find(|name| has(name))?;
     Some(Finding::warning("partition-key", what(likely), mend))
+}
+
+/// What a catch-up goes by, where the server does not keep when a transaction was committed.
+pub(super) fn order(config: &Config, table: &Table, outbox: &Outbox) -> Option<Finding> {
+    let mapped = table.columns.occurred_at.name.as_str();
+    let is_time = |column: &&Column| time_kind(column.type_oid).is_some();
+    let mut times = outbox.columns.iter().filter(is_time);
+    if config.audit.mode == AuditMode::None || times.clone().any(|column| column.name == mapped) {
+        return None;
+    }
+    let what = format!(
+        "no column of {} says when an event happened: a catch-up publishes its rows in the order of \
+         their ids, where these are numbers, else in that in which their transactions began",
+        title(table)
+    );
+    let likely = times.find(|column| LIKELY_TIMES.contains(&column.name.as_str()));
+    let mend = match likely {
+        Some(column) => {
+            format!("map it under [tables.columns]: occurred_at = {:?}", column.name)
+        }
+        None => {
+            let column = sql::identifier(if mapped.is_empty() { "occurred_at" } else { mapped });
+            format!(
+                "ALTER TABLE {} ADD COLUMN {column} timestamptz, ALTER COLUMN {column} SET DEFAULT \
+                 clock_timestamp();  -- or have the server keep it: track_commit_timestamp = on",
+                sql::qualified(&table.schema, &table.name)
+            )
+        }
+    };
+    Some(Finding::warning("catch-up-order", what, mend))
 }
 
 /// Marks find their rows by the id.

@@ -341,6 +341,14 @@ async fn publications() -> Result<()> {
         "CREATE TABLE stranger (n int); CREATE TABLE \"Other one\" (n int); {alter} ADD TABLE stranger, \"Other one\""
     );
     setting.mends("publication-other-tables", "warning", &strangers).await?;
+    let timeless = "ALTER TABLE outbox_messages DROP COLUMN occurred_at";
+    setting.mends("catch-up-order", "warning", timeless).await?;
+    let other = format!("{timeless}, ADD COLUMN inserted_at timestamptz");
+    setting.sql(&other).await?;
+    let found = setting.check().await?;
+    let hint = found.has("catch-up-order", "warning")["mend"].to_string();
+    assert!(hint.contains("occurred_at = \\\"inserted_at\\\""), "{hint}");
+    setting.sql("ALTER TABLE outbox_messages RENAME COLUMN inserted_at TO occurred_at").await?;
     let unlogged = format!("{out}; ALTER TABLE outbox_messages SET UNLOGGED");
     setting.mends("table-unlogged", "error", &unlogged).await?;
     let checked = setting.check().await?;

@@ -1511,6 +1511,7 @@ fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
         blocked_timeout: Duration::from_secs(script.pick(&[5, 600])),
         check_interval: Duration::from_millis(script.pick(&[100, 1_000])),
         silence: Duration::from_secs(15),
+        away: Vec::new(),
         leaves: vec![1],
         is_passing: false,
     }

@@ -87,7 +87,7 @@ impl Watch {
         let facts = Facts::look(&client, config).await?;
         let counted = match self.counted.take() {
             Some((at, counted)) if at.elapsed() < COUNT_PERIOD => (at, counted),
-            _ => (Instant::now(), unmarked(&client, config).await?),
+            _ => (Instant::now(), unmarked(&client, config).await),
         };
         let page = facts.page(config, &counted.1);
         self.is_well = facts.is_well(&counted.1);
