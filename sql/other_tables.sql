@@ -15,7 +15,10 @@ WITH publication AS (
 )
 SELECT format('%I.%I', its_namespace.nspname, relation.relname) AS name,
        -- Else it came with its schema, or with all.
-       member.oid IS NOT NULL AS is_member
+       member.oid IS NOT NULL AS is_member,
+       ARRAY(SELECT attribute.attname::text FROM pg_attribute AS attribute
+              WHERE attribute.attrelid = relation.oid AND attribute.attnum > 0
+                AND NOT attribute.attisdropped) AS columns
   FROM publication
   JOIN pg_class AS relation
     ON relation.relkind IN ('r', 'p') AND relation.relpersistence = 'p' AND relation.oid >= 16384

@@ -4,13 +4,14 @@ pub mod role;
 
 use std::error::Error as _;
 use std::fmt;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::DbError;
@@ -161,8 +162,9 @@ async fn within<T>(
 
 /// How long [`say_goodbye`] waits. What is still in use by then is cut off by the end of the process.
 const GOODBYE: Duration = Duration::from_millis(200);
-/// Connections that are driven.
+/// Connections that are driven, and who waits for their end.
 static DRIVEN: AtomicUsize = AtomicUsize::new(0);
+static GONE: Notify = Notify::const_new();
 
 /// Counted while it lives.
 struct Driven;
@@ -177,6 +179,7 @@ impl Driven {
 impl Drop for Driven {
     fn drop(&mut self) {
         DRIVEN.fetch_sub(1, Ordering::Relaxed);
+        GONE.notify_waiters();
     }
 }
 
@@ -185,8 +188,14 @@ impl Drop for Driven {
 /// a [`Turn`](crate::turn::Turn) would be.
 pub async fn say_goodbye() {
     let all_gone = async {
-        while DRIVEN.load(Ordering::Relaxed) > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+        loop {
+            // Asked for before the look: what ends in between is heard.
+            let mut gone = pin!(GONE.notified());
+            gone.as_mut().enable();
+            if DRIVEN.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            gone.await;
         }
     };
     let _ = tokio::time::timeout(GOODBYE, all_gone).await;

@@ -70,6 +70,8 @@ pub(super) struct Answer {
     pub(super) is_all_tables: bool,
     /// Where else there is a table of the name; looked up by whoever tells of it.
     pub(super) elsewhere: Vec<String>,
+    /// What the publication has instead; likewise.
+    pub(super) renamed: Option<String>,
     pub(super) member: Option<u32>,
     member_schema: Option<u32>,
     part_of: Option<String>,
@@ -240,6 +242,7 @@ pub(super) async fn ask(client: &Client, config: &Config) -> Result<Vec<Answer>,
                 is_unlogged: is("is_unlogged")?,
                 is_all_tables: is("is_all_tables")?,
                 elsewhere: Vec::new(),
+                renamed: None,
                 member: column(row, "member")?,
                 member_schema: column(row, "member_schema")?,
                 part_of: column(row, "part_of")?,
@@ -415,13 +418,23 @@ fn table_missing(table: &Table, answer: &Answer) -> Option<Finding> {
     }
     let what = format!("table {}.{} does not exist", table.schema, table.name);
     // `init` would make another one beside it.
-    Some(match answer.elsewhere.first() {
-        Some(first) => Finding::error(
+    Some(match (answer.elsewhere.first(), &answer.renamed) {
+        (Some(first), _) => Finding::error(
             "table-missing",
             format!("{what}; there is {}", answer.elsewhere.join(", ")),
             format!("[[tables]] name = \"{first}\"  -- or make a new one: pgoutbox init"),
         ),
-        None => Finding::error(
+        (None, Some(renamed)) => Finding::error(
+            "table-missing",
+            format!(
+                "{what}; the publication has {renamed}, which is not configured: was it renamed?"
+            ),
+            format!(
+                "ALTER TABLE {renamed} RENAME TO {};  -- or give its name in the configuration: [[tables]]; a new, empty one is made by: pgoutbox init",
+                sql::identifier(&table.name)
+            ),
+        ),
+        (None, None) => Finding::error(
             "table-missing",
             what,
             "pgoutbox init  -- or name your table in the configuration: [[tables]]",

@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 use super::coverage::{self, Answer, Coverage};
 use super::table::{self, Outbox};
 use super::{Finding, Severity, SlotState, own, role, server, state, tables_json, verdict};
-use crate::config::Config;
+use crate::config::{Config, Table};
 use crate::error::{Class, Fault, Kind};
 use crate::postgres::{column, query};
 use crate::sql;
@@ -132,8 +132,25 @@ async fn elsewhere(client: &Client, config: &Config, answers: &mut [Answer]) -> 
         let variables = [("schema", table.schema.as_str()), ("table", &table.name)];
         let rows = query(client, &sql::render(sql::CHECK_ELSEWHERE, &variables)?).await?;
         answer.elsewhere = rows.iter().map(|row| column(row, "name")).collect::<Result<_, _>>()?;
+        answer.renamed = renamed(client, config, table).await?;
     }
     Ok(())
+}
+
+/// A table that is renamed stays in the publication: one with the columns of an outbox, which is not
+/// configured, is it.
+async fn renamed(client: &Client, config: &Config, table: &Table) -> Result<Option<String>, Fault> {
+    let tables = tables_json(config);
+    let variables = [("publication", config.postgres.publication.as_str()), ("tables", &tables)];
+    for row in query(client, &sql::render(sql::OTHER_TABLES, &variables)?).await? {
+        let columns: Vec<String> = column(&row, "columns")?;
+        let mut of_outbox = [&table.columns.id, &table.columns.payload].into_iter();
+        let has_all = of_outbox.all(|wanted| columns.contains(&wanted.name));
+        if has_all && column(&row, "is_member")? {
+            return column(&row, "name").map(Some);
+        }
+    }
+    Ok(None)
 }
 
 async fn strangers(

@@ -56,6 +56,18 @@ async fn a_table_that_is_elsewhere() -> Result<()> {
     Ok(())
 }
 
+/// What `init` would make is a second, empty one.
+#[tokio::test]
+async fn a_table_that_was_renamed() -> Result<()> {
+    let setting = Setting::shared().await?;
+    setting.sql("ALTER TABLE outbox_messages RENAME TO outbox_of_now").await?;
+    let checked = setting.check().await?;
+    setting.carry_out(checked.has("table-missing", "error")).await?;
+    let checked = setting.check().await?;
+    assert_eq!(checked.code, Some(0), "{checked}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn marks_that_find_no_index() -> Result<()> {
     let setting = Setting::shared().await?;
