@@ -66,9 +66,12 @@ pub async fn connect_and_hear(
     let Link { client, version, is_applied, drive } =
         connected.map_err(|fault| not_in(server, false, fault))?;
     let driver = tokio::spawn(drive(notified));
-    let rest = role::statements(&role.rest(config, &version, is_applied))?;
-    if !rest.is_empty() {
-        let set = within(config.connect_timeout, execute(&client, &rest)).await;
+    let rest = role.rest(config, &version, is_applied).into_iter();
+    // What may end the others is turned off before them, by itself.
+    let (first, rest): (Vec<_>, Vec<_>) = rest.partition(|(name, _)| *name == "statement_timeout");
+    for settings in [first, rest].into_iter().filter(|settings| !settings.is_empty()) {
+        let sql = role::statements(&settings)?;
+        let set = within(config.connect_timeout, execute(&client, &sql)).await;
         set.map_err(|fault| not_in(server, false, fault))?;
     }
     Ok((client, driver))

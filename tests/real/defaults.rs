@@ -64,9 +64,18 @@ const ROLES: [Role; 9] = [
     Role::Command,
 ];
 
+/// Whose defaults they are.
+#[derive(Clone, Copy, PartialEq)]
+enum Of {
+    /// The role's, in this database.
+    Role,
+    /// The database's, for all roles.
+    Database,
+}
+
 /// A database with nothing in it yet, and a role (a new one, if none is named) of which each default
-/// there is hostile. What is asked as somebody else is not concerned.
-async fn hostile(role: Option<&str>) -> Result<(Setting, String)> {
+/// there is hostile. What is asked as somebody else is not concerned, but for a database's own.
+async fn hostile(role: Option<&str>, of: Of) -> Result<(Setting, String)> {
     let (setting, postgres) = (Setting::bare().await?, shared::postgres().await?);
     let database = &setting.database;
     let role = role.unwrap_or(database);
@@ -77,7 +86,12 @@ async fn hostile(role: Option<&str>) -> Result<(Setting, String)> {
     let newer = [("transaction_timeout", "300ms")];
     let newer = newer.iter().filter(|_| postgres.version() >= 17);
     for (name, value) in HOSTILE.iter().chain(newer) {
-        sql += &format!("ALTER ROLE {role} IN DATABASE {database} SET {name} = '{value}';\n");
+        sql += &match of {
+            Of::Role => {
+                format!("ALTER ROLE {role} IN DATABASE {database} SET {name} = '{value}';\n")
+            }
+            Of::Database => format!("ALTER DATABASE {database} SET {name} = '{value}';\n"),
+        };
     }
     postgres.execute("postgres", &sql).await?;
     let url = postgres.url_as(role, postgres.port(), database);
@@ -97,8 +111,13 @@ async fn insert(setting: &Setting, number: u32, topic: &str) -> Result<()> {
 #[tokio::test]
 async fn every_connection_has_the_settings_of_its_role() -> Result<()> {
     pgoutbox::tls::install_provider();
+    connections_of(Of::Role).await?;
+    connections_of(Of::Database).await
+}
+
+async fn connections_of(of: Of) -> Result<()> {
     // The poolers know this role alone.
-    let (setting, url) = hostile(Some("postgres")).await?;
+    let (setting, url) = hostile(Some("postgres"), of).await?;
     let postgres = shared::postgres().await?;
     // As it is refused by a pooler as it comes, and dropped by one that is told to.
     let refuses = PgBouncer::start(postgres, &["pool_mode = session"]).await?;
@@ -131,7 +150,7 @@ async fn every_connection_has_the_settings_of_its_role() -> Result<()> {
 
 #[tokio::test]
 async fn every_command_and_the_relay_run_whatever_the_defaults_are() -> Result<()> {
-    let (admin, url) = hostile(None).await?;
+    let (admin, url) = hostile(None, Of::Role).await?;
     let mut setting = admin.clone();
     setting.env("DATABASE_URL", &url);
     let setting = setting
