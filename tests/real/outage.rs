@@ -386,3 +386,31 @@ async fn an_outage_of_postgres_is_told_from_its_beginning_to_its_end() -> Result
     }
     Ok(())
 }
+
+/// "Since" is of the outage, not of the process that tells of it.
+#[tokio::test]
+async fn an_outage_outlives_the_process_that_saw_it_begin() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let setting = setting.set("amqp.url", "amqp://127.0.0.1:1").set("session.backoff_max", "300ms");
+    let fault = async |relay: &Relay| {
+        let address = relay.http(PATIENCE).await?;
+        wait_for("two failures", PATIENCE, async || {
+            let told = get(address, "/status").await?.json()?["fault"].clone();
+            Ok((told["failures"].as_u64() >= Some(2)).then_some(told))
+        })
+        .await
+        .with_context(|| relay.log())
+    };
+    let relay = setting.run()?;
+    fault(&relay).await?;
+    let seen = std::time::Instant::now();
+    let is_recorded = "SELECT count(*) = 1 FROM pgoutbox.progress WHERE fault IS NOT NULL";
+    setting.until("the record of it", is_recorded).await?;
+    relay.kill9().await?;
+    let relay = setting.run()?;
+    let least = seen.elapsed().as_secs_f64();
+    let told = fault(&relay).await?;
+    let lasted = told["lasted_seconds"].as_f64();
+    ensure!(lasted > Some(least), "{told} after {least}");
+    relay.drain(PATIENCE).await
+}
