@@ -1,5 +1,6 @@
 -- A parked event was tried and refused again; or its dead letter was taken. What an operator
--- discarded meanwhile stays discarded, and its record says what became of it.
+-- discarded meanwhile stays discarded, and its record says what became of it. A row that somebody has
+-- a lock on is left: see parked_still.sql.
 --   $1 bigint: seq, $2 text: state, $3 integer: attempts, $4 bigint: milliseconds to its next
 --   try, $5 text: reason, $6 text: error, $7 text: mend
 UPDATE pgoutbox.parked
@@ -12,5 +13,5 @@ UPDATE pgoutbox.parked
                                                    THEN 'it was in flight then, and the dead-letter exchange took it'
                                                    ELSE 'it was in flight then, and was refused' END)
                    ELSE note END
- WHERE seq = $1
+ WHERE seq = (SELECT seq FROM pgoutbox.parked WHERE seq = $1 FOR UPDATE SKIP LOCKED)
    AND (state IN ('parked', 'queued', 'failed') OR state = 'discarded' AND claimed_at IS NOT NULL);

@@ -1,17 +1,21 @@
 -- Takes the next event of an aggregate, which is to be tried. From here on it is in flight: who
 -- discards it is told so, and its record keeps what became of it. One that was discarded before is
--- not found. One row without a seq where the next one waits for its time or for an operator; no row
--- where there is none.
+-- not found. One row without a seq where the next one waits for its time or for an operator, or where
+-- somebody has a lock on it (is_locked); no row where there is none.
 --   $1 name: slot, $2 text, $3 text: the aggregate, $4 bigint: seq; only what is behind it,
 --   $5 bigint[]: which are not to be tried now
 WITH head AS (
     SELECT queue.seq FROM pgoutbox.parked_queue($1, $2, $3) AS queue
      WHERE queue.seq > $4 ORDER BY queue.seq LIMIT 1
+), free AS (
+    SELECT parked.seq FROM pgoutbox.parked
+     WHERE parked.seq = (SELECT head.seq FROM head)
+       FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE pgoutbox.parked AS parked
        SET claimed_at = now()
-      FROM head
-     WHERE parked.seq = head.seq AND parked.state IN ('parked', 'queued')
+      FROM free
+     WHERE parked.seq = free.seq AND parked.state IN ('parked', 'queued')
        AND coalesce(parked.next_attempt_at <= now(), true) AND parked.seq <> ALL ($5)
     RETURNING parked.seq, parked.outbox::oid AS outbox, parked.event_id, parked.aggregate_type,
               parked.aggregate_id, parked.commit_lsn, parked.index,
@@ -22,6 +26,7 @@ WITH head AS (
 )
 SELECT claimed.*,
        (SELECT count(*) FROM (SELECT FROM pgoutbox.parked_queue($1, $2, $3) AS queue
-                               WHERE queue.seq > head.seq LIMIT 16) AS behind) < 16 AS is_tail
+                               WHERE queue.seq > head.seq LIMIT 16) AS behind) < 16 AS is_tail,
+       NOT EXISTS (SELECT FROM free) AS is_locked
   FROM head
   LEFT JOIN claimed ON true;

@@ -4,7 +4,7 @@
 SELECT parked.seq
   FROM pgoutbox.parked
  WHERE parked.outbox = :'relation'::oid::regclass
-   AND parked.state IN ('dead_lettered', 'discarded')
+   AND parked.state IN ('dead_lettered', 'discarded', 'delivered')
    AND parked.changed_at < now() - $2::float8 * interval '1 second'
    AND parked.seq > $3::bigint AND parked.seq <> ALL ($4::bigint[])
  ORDER BY parked.seq LIMIT $1;

@@ -79,10 +79,10 @@ CREATE TABLE IF NOT EXISTS pgoutbox.parked (
     commit_time     timestamptz NOT NULL,
     -- As it was left: parked: tried, and waits for next_attempt_at. queued: never tried, since it
     -- waited behind an older one of its aggregate. failed: waits for you. dead_lettered, discarded:
-    -- done with; kept as a record. Whose turn it is follows from the others of its aggregate:
+    -- done with; kept as a record. delivered: its mark is still to be written. Whose turn it is follows from the others of its aggregate:
     -- see pgoutbox.parked_places.
     state           text        NOT NULL
-                    CHECK (state IN ('parked', 'queued', 'failed', 'dead_lettered', 'discarded')),
+                    CHECK (state IN ('parked', 'queued', 'failed', 'dead_lettered', 'discarded', 'delivered')),
     is_holding      boolean     NOT NULL, -- later events of its aggregate wait behind it
     reason          text,                 -- returned, nacked, closed, unreadable, ...
     last_error      text,                 -- the same in full
@@ -114,6 +114,20 @@ UPDATE pgoutbox.parked
 -- When the relay took it to publish it, until the outcome is written: in flight. Who discards it
 -- meanwhile is told so. Its own line, for tables that an earlier version made.
 ALTER TABLE pgoutbox.parked ADD COLUMN IF NOT EXISTS claimed_at timestamptz;
+-- An event that was delivered, and whose mark could not be written in the same transaction, stays
+-- until it is: nobody else would know of it. Earlier versions had no such state.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_constraint
+                WHERE conrelid = 'pgoutbox.parked'::regclass AND conname = 'parked_state_check'
+                  AND pg_get_constraintdef(oid) NOT LIKE '%delivered%') THEN
+        ALTER TABLE pgoutbox.parked
+            DROP CONSTRAINT parked_state_check,
+            ADD CONSTRAINT parked_state_check
+                CHECK (state IN ('parked', 'queued', 'failed', 'dead_lettered', 'discarded', 'delivered'));
+    END IF;
+END
+$$;
 -- No index here holds a text of the event's own: a B-tree takes no key of more than some 2,700
 -- bytes, and an event with a longer id could not be parked at all. Those of before did.
 DROP INDEX IF EXISTS pgoutbox.parked_event;
@@ -142,6 +156,7 @@ CREATE INDEX IF NOT EXISTS parked_due ON pgoutbox.parked (slot, next_attempt_at)
 CREATE INDEX IF NOT EXISTS parked_waiting
     ON pgoutbox.parked (slot, hashtextextended(aggregate_id, 0), seq)
  WHERE state IN ('parked', 'queued', 'failed');
+CREATE INDEX IF NOT EXISTS parked_delivered ON pgoutbox.parked (slot) WHERE state = 'delivered';
 -- What is in flight.
 CREATE INDEX IF NOT EXISTS parked_claimed ON pgoutbox.parked (slot) WHERE claimed_at IS NOT NULL;
 -- What the rows in the outbox are to show.

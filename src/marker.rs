@@ -12,8 +12,8 @@ mod parts;
 mod tables;
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
 use postgres_types::{PgLsn, ToSql};
@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::error::Fault;
 use crate::event::Position;
 use crate::marks::{Batch, Mark, Missed, Written};
+use crate::parked::Looked;
 use crate::parking::ParkingStore;
 use crate::postgres::classify;
 use crate::relation::TimeKind;
@@ -33,6 +34,9 @@ use crate::sql;
 use crate::wal::Identity;
 use parts::Parts;
 use tables::{Statements, Tables};
+
+/// Events that were delivered and have no mark are not looked at again before.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// A row: its table and its id.
 type Key = (usize, String);
@@ -101,6 +105,15 @@ fn bound(kind: TimeKind, seconds: u64) -> Box<dyn ToSql + Sync + Send> {
     }
 }
 
+/// What became of a batch.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is written.
+    Written(Written),
+    /// All of it but the progress: somebody has a lock on that row. To be tried again.
+    Unrecorded(Written),
+}
+
 /// Writes marks and progress for one session.
 pub struct Marker {
     tables: Tables,
@@ -110,6 +123,8 @@ pub struct Marker {
     slot: String,
     identity: Identity,
     parking: ParkingStore,
+    /// When events that left the parking without a mark were looked at last.
+    settled_at: Mutex<Option<Instant>>,
 }
 
 impl Marker {
@@ -132,6 +147,7 @@ impl Marker {
             slot: config.postgres.slot.clone(),
             identity,
             parking: ParkingStore::prepare(client, config, outboxes).await?,
+            settled_at: Mutex::default(),
         })
     }
 
@@ -145,6 +161,55 @@ impl Marker {
         self.tables.refusing()
     }
 
+    /// Looks at the parking: see [`ParkingStore::look`].
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn look(&self, client: &Client, from: Option<Position>) -> Result<Looked, Fault> {
+        let looked = self.parking.look(client, from).await?;
+        let now = Instant::now();
+        let is_due = {
+            let mut settled_at = self.settled_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_due = settled_at.is_none_or(|at| now.saturating_duration_since(at) >= SETTLED);
+            if is_due {
+                *settled_at = Some(now);
+            }
+            is_due
+        };
+        if is_due {
+            self.settle_unmarked(client).await.map_err(|error| classify(&error))?;
+        }
+        Ok(looked)
+    }
+
+    /// Events that left the parking delivered, and whose marks could not be written then: perhaps by
+    /// an earlier session, or another process. They leave no trace once they are marked.
+    async fn settle_unmarked(&self, client: &Client) -> Result<(), Error> {
+        let kept = self.parking.unmarked(client).await?;
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let (seqs, marks): (Vec<i64>, Vec<Option<Mark>>) = kept.into_iter().unzip();
+        let mut done: Vec<i64> = seqs
+            .iter()
+            .zip(&marks)
+            .filter(|(_, mark)| mark.is_none())
+            .map(|(seq, _)| *seq)
+            .collect();
+        let seqs = seqs.into_iter().zip(&marks).filter(|(_, mark)| mark.is_some());
+        let seqs: Vec<i64> = seqs.map(|(seq, _)| seq).collect();
+        let marks: Vec<Mark> = marks.into_iter().flatten().collect();
+        let none = BTreeSet::new();
+        let mut parts = self.tables.parts(&marks, &none);
+        parts.take_apart();
+        let found = self.tables.write_parts(client, &mut parts).await?;
+        let missing = self.missing(client, &marks, &found, &none, &parts).await?;
+        let is_missing = |place| missing.iter().any(|missed| missed.place == place);
+        let marked = seqs.iter().enumerate().filter(|(place, _)| !is_missing(*place));
+        done.extend(marked.map(|(_, seq)| *seq));
+        self.parking.marked(client, &done).await
+    }
+
     /// Says in the log which marks are given up.
     pub fn log_given_up(&self, marks: &[Mark]) {
         self.tables.log_given_up(marks);
@@ -154,7 +219,7 @@ impl Marker {
     ///
     /// # Errors
     /// The connection's. A mark that cannot be written is none.
-    pub async fn write(&self, client: &Client, batch: Batch) -> Result<Written, Fault> {
+    pub async fn write(&self, client: &Client, batch: Batch) -> Result<Outcome, Fault> {
         let failed = |error: Error| classify(&error);
         let has_repeats = batch.marks.iter().any(|mark| mark.is_repeat);
         let parked = match has_repeats {
@@ -162,7 +227,8 @@ impl Marker {
             false => BTreeSet::new(),
         };
         let mut parts = self.tables.parts(&batch.marks, &parked);
-        let usual = self.together(client, &batch, parts.wanted()).await.map_err(failed)?;
+        let usual = self.together(client, &batch, &parts).await.map_err(failed)?;
+        let mut is_recorded = true;
         let (mut found, mut wal) = match usual {
             Some((found, wal)) => {
                 self.tables.took(&parts);
@@ -170,7 +236,8 @@ impl Marker {
             }
             None => {
                 parts.take_apart();
-                (HashSet::new(), self.without_marks(client, &batch).await.map_err(failed)?)
+                let wal = self.without_marks(client, &batch, &mut is_recorded).await;
+                (HashSet::new(), wal.map_err(failed)?)
             }
         };
         if parts.has_any() {
@@ -181,13 +248,36 @@ impl Marker {
         let (written_lsn, flushed_lsn): (PgLsn, PgLsn) = (lsn(0)?, lsn(1)?);
         let missing = match parts.is_all_found(&found) {
             true => Vec::new(),
-            false => self.missing(client, &batch.marks, &found, &parked, &parts).await?,
+            false => {
+                let missing = self.missing(client, &batch.marks, &found, &parked, &parts).await;
+                missing.map_err(failed)?
+            }
         };
         if !(batch.parking.parks.is_empty() && batch.parking.attempts.is_empty()) {
             self.parking.follow(client).await;
             self.parking.clear_failed(client, &batch.parking).await;
+            self.settle_unmarked(client).await.map_err(failed)?;
         }
-        Ok(Written { batch, missing, written_lsn, flushed_lsn })
+        let written = Written { batch, missing, written_lsn, flushed_lsn };
+        Ok(if is_recorded { Outcome::Written(written) } else { Outcome::Unrecorded(written) })
+    }
+
+    /// Records the progress of a batch that is written but for that.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn record_again(&self, client: &Client, written: Written) -> Result<Outcome, Fault> {
+        match self.record(client, &written.batch).await {
+            Err(error) if is_locked(&error) => {
+                self.parking.locked_progress(client, &self.slot).await;
+                return Ok(Outcome::Unrecorded(written));
+            }
+            outcome => outcome.map_err(|error| classify(&error))?,
+        };
+        let wal = client.query_one(&self.wal_position, &[]).await;
+        let wal = wal.map_err(|error| classify(&error))?;
+        let lsn = |at: usize| wal.try_get(at).map_err(|error: Error| classify(&error));
+        Ok(Outcome::Written(Written { written_lsn: lsn(0)?, flushed_lsn: lsn(1)?, ..written }))
     }
 
     /// All in one transaction; `None` where the server refuses something of it, and nothing is
@@ -196,12 +286,17 @@ impl Marker {
         &self,
         client: &Client,
         batch: &Batch,
-        wanted: &[Wanted<'_>],
+        parts: &Parts<'_>,
     ) -> Result<Option<(HashSet<Key>, Row)>, Error> {
         // What was missed before may be locked still: no need to wait for that again.
         let is_retry = batch.marks.iter().any(Mark::is_retry);
         let first = if is_retry { Choice::Unlocked } else { Choice::Usual };
-        let write = |choice| self.transaction(client, batch, wanted, choice);
+        let write = |choice| {
+            // Of marks that are all written, or take the transaction with them.
+            let keeps = !batch.marks.is_empty()
+                && (matches!(choice, Choice::Unlocked) || !parts.is_whole());
+            self.transaction(client, batch, parts.wanted(), choice, keeps)
+        };
         let outcome = match write(first).await {
             Err(error) if is_locked(&error) && !is_retry => write(Choice::Unlocked).await,
             outcome => outcome,
@@ -213,14 +308,26 @@ impl Marker {
     }
 
     /// Parking and progress. They are not to wait for the marks.
-    async fn without_marks(&self, client: &Client, batch: &Batch) -> Result<Row, Error> {
-        match self.transaction(client, batch, &[], Choice::Usual).await {
+    async fn without_marks(
+        &self,
+        client: &Client,
+        batch: &Batch,
+        is_recorded: &mut bool,
+    ) -> Result<Row, Error> {
+        let keeps = !batch.marks.is_empty();
+        match self.transaction(client, batch, &[], Choice::Usual, keeps).await {
             Err(error) if error.as_db_error().is_some() => {}
             outcome => return outcome.map(|(_, wal)| wal),
         }
         // In this order: what is recorded as settled is not parked any more.
-        self.parking.write_each(client, &batch.parking).await?;
-        self.record(client, batch).await?;
+        self.parking.write_each(client, &batch.parking, keeps).await?;
+        match self.record(client, batch).await {
+            Err(error) if is_locked(&error) => {
+                *is_recorded = false;
+                self.parking.locked_progress(client, &self.slot).await;
+            }
+            outcome => drop(outcome?),
+        }
         client.query_one(&self.wal_position, &[]).await
     }
 
@@ -239,6 +346,7 @@ impl Marker {
         batch: &Batch,
         wanted: &[Wanted<'_>],
         choice: Choice,
+        keeps: bool,
     ) -> Result<(HashSet<Key>, Row), Error> {
         let marks = wanted.iter().enumerate();
         let marks = marks.filter_map(|(number, wanted)| {
@@ -256,7 +364,7 @@ impl Marker {
             biased;
             client.batch_execute("BEGIN"),
             marks,
-            self.parking.write(client, &batch.parking),
+            self.parking.write(client, &batch.parking, keeps),
             self.record(client, batch),
             client.batch_execute("COMMIT"),
             client.query_one(&self.wal_position, &[]),
@@ -266,9 +374,12 @@ impl Marker {
         for marks in marks {
             found.extend(marks?);
         }
-        parking?;
+        let outcomes = parking?;
         record?;
         commit?;
+        if outcomes < batch.parking.attempts.len() {
+            self.parking.defer(client, &batch.parking.attempts).await?;
+        }
         Ok((found, wal?))
     }
 
@@ -282,16 +393,15 @@ impl Marker {
         found: &HashSet<Key>,
         parked: &BTreeSet<Position>,
         parts: &Parts<'_>,
-    ) -> Result<Vec<Missed>, Fault> {
-        let failed = |error| classify(&error);
+    ) -> Result<Vec<Missed>, Error> {
         let is_missing = |mark: &Mark| {
             !is_put_aside(mark, parked) && !found.contains(&(mark.table, mark.id.clone()))
         };
         // Before the rows are looked for: a transaction that has ended by now is seen by them.
-        let xmin = client.query_one(&self.snapshot_xmin, &[]).await.map_err(failed)?;
-        let xmin: i64 = xmin.try_get(0).map_err(failed)?;
+        let xmin = client.query_one(&self.snapshot_xmin, &[]).await?;
+        let xmin: i64 = xmin.try_get(0)?;
         let looked_for = marks.iter().filter(|mark| is_missing(mark) && parts.why(mark).is_none());
-        let waiting = self.tables.still(client, looked_for).await.map_err(failed)?;
+        let waiting = self.tables.still(client, looked_for).await?;
         let missed = marks.iter().enumerate().filter(|(_, mark)| is_missing(mark));
         let missed = missed.filter_map(|(place, mark)| {
             if let Some(why) = parts.why(mark) {

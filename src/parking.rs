@@ -3,11 +3,12 @@
 mod stuck;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::future::{join_all, try_join};
-use postgres_types::{PgLsn, ToSql};
+use postgres_types::{PgLsn, ToSql, Type};
 use serde_json::json;
 use tokio_postgres::{Client, Error, Row, Statement};
 use tracing::{debug, info, warn};
@@ -15,7 +16,7 @@ use tracing::{debug, info, warn};
 use crate::config::Config;
 use crate::error::Fault;
 use crate::event::Position;
-use crate::marks::Mark;
+use crate::marks::{Mark, Origin};
 use crate::parked::{
     Aggregate, Ahead, Attempt, Due, Head, Looked, Park, ParkedRow, Parking, State, Tried,
 };
@@ -27,6 +28,11 @@ use stuck::{Stuck, Write};
 
 /// The channel on which the parking's changes are told; the payload is the slot's name.
 pub const CHANNEL: &str = "pgoutbox_parked";
+
+/// Events that somebody has a lock on are not looked at again before.
+const LOCKED: Duration = Duration::from_secs(1);
+/// The same lock is not told of again before.
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
 
 /// Where the rows of one table show the tries of their events.
 struct Shown {
@@ -42,6 +48,10 @@ pub struct ParkingStore {
     shown: Vec<Shown>,
     park: Statement,
     delivered: Statement,
+    kept: Statement,
+    unmarked: Statement,
+    marked: Statement,
+    still: Statement,
     refused: Statement,
     noted: Statement,
     withdrawn: Statement,
@@ -56,6 +66,20 @@ pub struct ParkingStore {
     next: Statement,
     among: Statement,
     stuck: Stuck,
+    mind: Mutex<Mind>,
+    /// There may be events that left the parking delivered, and have no mark yet.
+    has_unmarked: AtomicBool,
+}
+
+/// What the store knows of rows that it could not write.
+#[derive(Default)]
+struct Mind {
+    /// Outcomes whose rows somebody has a lock on. The parking shows these events as they were: they
+    /// are not to be tried again.
+    deferred: Vec<Attempt>,
+    /// A lock was met lately.
+    locked_at: Option<Instant>,
+    told_at: Option<Instant>,
 }
 
 impl ParkingStore {
@@ -85,6 +109,10 @@ impl ParkingStore {
             shown,
             park: prepare(sql::PARK).await?,
             delivered: prepare(sql::PARK_DELIVERED).await?,
+            kept: prepare(sql::PARK_KEPT).await?,
+            unmarked: prepare(sql::PARK_UNMARKED).await?,
+            marked: prepare(sql::PARK_MARKED).await?,
+            still: prepare(sql::PARKED_STILL).await?,
             refused: prepare(sql::PARK_REFUSED).await?,
             due: prepare(sql::PARKED_DUE).await?,
             noted: prepare(sql::PARK_NOTED).await?,
@@ -99,33 +127,60 @@ impl ParkingStore {
             next: prepare(sql::PARKED_NEXT).await?,
             among: prepare(sql::PARKED_AMONG).await?,
             stuck: Stuck::default(),
+            mind: Mutex::default(),
+            has_unmarked: AtomicBool::new(true),
         })
     }
 
     /// Writes what is to be written, inside the transaction of the marks; all of it goes onto
-    /// the wire without waiting for answers.
+    /// the wire without waiting for answers. What was delivered stays until its mark is known to be
+    /// written, where that is wanted. Returns of how many tries the outcome was written: of those
+    /// that are missing, somebody has a lock on the row ([`defer`](Self::defer)), or it is gone.
     ///
     /// # Errors
     /// The connection's.
-    pub async fn write(&self, client: &Client, parking: &Parking) -> Result<(), Error> {
+    pub async fn write(
+        &self,
+        client: &Client,
+        parking: &Parking,
+        keeps: bool,
+    ) -> Result<usize, Error> {
         let parks = join_all(parking.parks.iter().map(|park| self.park(client, park, Form::Whole)));
-        let attempts = parking.attempts.iter();
-        let refused = join_all(attempts.map(|attempt| self.refused(client, attempt, Form::Whole)));
-        let done = self.done(client, parking);
-        let (parks, refused, done) = tokio::join!(biased; parks, refused, done);
-        for outcome in parks.into_iter().chain(refused) {
+        let attempts = self.attempts(client, &parking.attempts, keeps);
+        let (parks, attempts) = tokio::join!(biased; parks, attempts);
+        for outcome in parks {
             outcome?;
         }
-        done
+        attempts
+    }
+
+    async fn attempts(
+        &self,
+        client: &Client,
+        attempts: &[Attempt],
+        keeps: bool,
+    ) -> Result<usize, Error> {
+        let refused = attempts.iter();
+        let refused = join_all(refused.map(|attempt| self.refused(client, attempt, Form::Whole)));
+        let (refused, done) = tokio::join!(biased; refused, self.done(client, attempts, keeps));
+        let mut count = 0;
+        for outcome in refused.into_iter().chain([done]) {
+            count += outcome?;
+        }
+        Ok(usize::try_from(count).unwrap_or(usize::MAX))
     }
 
     /// What became of tries that were not refused.
-    async fn done(&self, client: &Client, parking: &Parking) -> Result<(), Error> {
+    async fn done(&self, client: &Client, attempts: &[Attempt], keeps: bool) -> Result<u64, Error> {
         let those = |is_it: fn(&Tried) -> bool| -> Vec<i64> {
-            let those = parking.attempts.iter().filter(|attempt| is_it(&attempt.outcome));
+            let those = attempts.iter().filter(|attempt| is_it(&attempt.outcome));
             those.map(|attempt| attempt.seq).collect()
         };
+        let leave = if keeps { &self.kept } else { &self.delivered };
         let delivered = those(|outcome| matches!(outcome, Tried::Delivered { .. }));
+        if keeps && !delivered.is_empty() {
+            self.has_unmarked.store(true, Ordering::Relaxed);
+        }
         let withdrawn = those(|outcome| matches!(outcome, Tried::Withdrawn));
         let execute = async |statement, seqs: &Vec<i64>| match seqs.is_empty() {
             true => Ok(0),
@@ -133,11 +188,11 @@ impl ParkingStore {
         };
         let (deleted, noted, withdrawn) = tokio::join!(
             biased;
-            execute(&self.delivered, &delivered),
+            execute(leave, &delivered),
             execute(&self.noted, &delivered),
             execute(&self.withdrawn, &withdrawn),
         );
-        deleted.and(noted).and(withdrawn).map(|_| ())
+        Ok(deleted? + noted? + withdrawn?)
     }
 
     /// Writes each by itself and in order, where the server refuses one of them. An event that it
@@ -145,19 +200,32 @@ impl ParkingStore {
     ///
     /// # Errors
     /// The connection's, or those of all forms.
-    pub async fn write_each(&self, client: &Client, parking: &Parking) -> Result<(), Error> {
+    pub async fn write_each(
+        &self,
+        client: &Client,
+        parking: &Parking,
+        keeps: bool,
+    ) -> Result<(), Error> {
         for park in &parking.parks {
             self.park_somehow(client, park).await?;
         }
+        let mut written = Vec::new();
         for attempt in &parking.attempts {
-            self.attempted(client, attempt).await?;
+            if self.attempted(client, attempt, keeps).await? {
+                written.push(attempt.clone());
+            }
         }
-        Ok(())
+        self.defer(client, &written).await
     }
 
     /// Writes what became of one try. Where that is refused, nothing is lost: the event is left alone
     /// for a while.
-    async fn attempted(&self, client: &Client, attempt: &Attempt) -> Result<(), Error> {
+    async fn attempted(
+        &self,
+        client: &Client,
+        attempt: &Attempt,
+        keeps: bool,
+    ) -> Result<bool, Error> {
         let seq = attempt.seq;
         let (what, outcome) = match &attempt.outcome {
             Tried::Refused { .. } => {
@@ -167,26 +235,192 @@ impl ParkingStore {
                 }
                 (Write::Outcome, outcome)
             }
-            Tried::Delivered { .. } => (Write::Delivered, self.end(client, seq).await),
+            Tried::Delivered { .. } => (Write::Delivered, self.end(client, seq, keeps).await),
             Tried::Withdrawn => {
                 let withdrawn = client.execute(&self.withdrawn, &[&vec![seq]]).await;
-                (Write::Outcome, withdrawn.map(|_| ()))
+                (Write::Outcome, withdrawn)
             }
         };
         match outcome {
-            Err(error) if error.as_db_error().is_some() => self.stuck.put_off(seq, what, &error),
+            Err(error) if error.as_db_error().is_some() => {
+                self.stuck.put_off(seq, what, &error);
+                Ok(false)
+            }
             outcome => {
                 outcome?;
                 self.stuck.forget(seq);
+                Ok(true)
             }
+        }
+    }
+
+    /// An event is delivered: its record ends.
+    async fn end(&self, client: &Client, seq: i64, keeps: bool) -> Result<u64, Error> {
+        if keeps {
+            self.has_unmarked.store(true, Ordering::Relaxed);
+        }
+        let leave = if keeps { &self.kept } else { &self.delivered };
+        client.execute(leave, &[&vec![seq]]).await?;
+        client.execute(&self.noted, &[&vec![seq]]).await
+    }
+
+    fn mind(&self) -> MutexGuard<'_, Mind> {
+        self.mind.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Of outcomes that were to be written, keeps those that a lock was in the way of. They are
+    /// written with the next look that finds the row free.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn defer(&self, client: &Client, attempts: &[Attempt]) -> Result<(), Error> {
+        let seqs: Vec<i64> = attempts.iter().map(|attempt| attempt.seq).collect();
+        let rows = client.query(&self.still, &[&seqs]).await?;
+        let still: Vec<i64> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+        let Some(first) = still.first() else { return Ok(()) };
+        {
+            let mut mind = self.mind();
+            let attempts = attempts.iter().filter(|attempt| still.contains(&attempt.seq));
+            mind.deferred.extend(attempts.cloned());
+        }
+        self.met_lock(client, Some(*first)).await;
+        Ok(())
+    }
+
+    /// Writes what was deferred, as far as that can be done now.
+    async fn flush(&self, client: &Client) -> Result<(), Error> {
+        // They stay there until they are written: what is claimed meanwhile is compared with them.
+        let deferred = self.mind().deferred.clone();
+        if deferred.is_empty() {
+            return Ok(());
+        }
+        for attempt in deferred.iter().filter(|attempt| !self.stuck.rests(attempt.seq)) {
+            self.attempted(client, attempt, true).await?;
+        }
+        let seqs: Vec<i64> = deferred.iter().map(|attempt| attempt.seq).collect();
+        let rows = client.query(&self.still, &[&seqs]).await?;
+        let still: Vec<i64> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+        let is_written = |seq| seqs.contains(&seq) && !still.contains(&seq);
+        self.mind().deferred.retain(|attempt| !is_written(attempt.seq));
+        if let Some(first) = still.first() {
+            self.met_lock(client, Some(*first)).await;
         }
         Ok(())
     }
 
-    /// An event is delivered: its record ends.
-    async fn end(&self, client: &Client, seq: i64) -> Result<(), Error> {
-        client.execute(&self.delivered, &[&vec![seq]]).await?;
-        client.execute(&self.noted, &[&vec![seq]]).await.map(|_| ())
+    /// Which are not to be tried now.
+    fn passed_over(&self) -> Vec<i64> {
+        let mut those = self.stuck.passed_over();
+        those.extend(self.mind().deferred.iter().map(|attempt| attempt.seq));
+        those
+    }
+
+    fn is_deferred(&self, seq: i64) -> bool {
+        self.mind().deferred.iter().any(|attempt| attempt.seq == seq)
+    }
+
+    /// Somebody has a lock on a parked event: says who, once a minute.
+    async fn met_lock(&self, client: &Client, seq: Option<i64>) {
+        let now = Instant::now();
+        {
+            let mut mind = self.mind();
+            mind.locked_at = Some(now);
+            if mind.told_at.is_some_and(|at| now.saturating_duration_since(at) < TOLD_AGAIN) {
+                return;
+            }
+            mind.told_at = Some(now);
+        }
+        let event = seq.map_or("parked events are".to_owned(), |seq| {
+            format!("the parked event with seq {seq} is")
+        });
+        let (who, mend) = locker(client, "pgoutbox.parked").await;
+        warn!(
+            mend,
+            "{event} locked by {who}: its aggregate waits until that transaction ends, and nobody else does"
+        );
+    }
+
+    /// Somebody has a lock on the row of the progress: says who, once a minute.
+    pub async fn locked_progress(&self, client: &Client, slot: &str) {
+        let now = Instant::now();
+        {
+            let mut mind = self.mind();
+            if mind.told_at.is_some_and(|at| now.saturating_duration_since(at) < TOLD_AGAIN) {
+                return;
+            }
+            mind.told_at = Some(now);
+        }
+        let (who, mend) = locker(client, "pgoutbox.progress").await;
+        warn!(
+            mend,
+            "the row of slot \"{slot}\" in pgoutbox.progress is locked by {who}: a window of events goes on, and no more until that transaction ends; WAL is kept"
+        );
+    }
+
+    /// Events that left the parking delivered, and whose marks are not known to be written: their
+    /// numbers, and the marks of those that have an id and whose table is configured.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn unmarked(&self, client: &Client) -> Result<Vec<(i64, Option<Mark>)>, Error> {
+        if !self.has_unmarked.swap(false, Ordering::Relaxed) {
+            return Ok(Vec::new());
+        }
+        let resting = self.stuck.passed_over();
+        let rows = client.query(&self.unmarked, &[&self.slot, &resting]).await?;
+        if !(rows.is_empty() && resting.is_empty()) {
+            // Looked at again, until there is none.
+            self.has_unmarked.store(true, Ordering::Relaxed);
+        }
+        let xid = |row: &Row, name| -> Result<Option<u32>, Error> {
+            Ok(row.try_get::<_, Option<i64>>(name)?.and_then(|xid| u32::try_from(xid).ok()))
+        };
+        let one = |row: &Row| {
+            let table = self.table(row.try_get("outbox")?);
+            let id: Option<String> = row.try_get("event_id")?;
+            let occurred_at: Option<String> = row.try_get("occurred_at")?;
+            let origin = Origin {
+                xid: xid(row, "xid")?,
+                xid_end: xid(row, "xid_end")?,
+                occurred_at: occurred_at.map(String::into_boxed_str),
+            };
+            let mark = id.map(|id| Mark::new(u64::MAX, table, id, None).from(origin));
+            Ok((row.try_get("seq")?, mark))
+        };
+        // Those of a table that is configured no longer stay as they are.
+        let is_configured = |one: &Result<(i64, Option<Mark>), Error>| match one {
+            Ok((_, Some(mark))) => mark.table < self.oids.len(),
+            Ok((_, None)) | Err(_) => true,
+        };
+        rows.iter().map(one).filter(is_configured).collect()
+    }
+
+    /// The marks of these are written.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn marked(&self, client: &Client, seqs: &[i64]) -> Result<(), Error> {
+        match client.execute(&self.marked, &[&seqs]).await {
+            Err(error) if error.as_db_error().is_some() => {}
+            outcome => {
+                outcome?;
+                seqs.iter().for_each(|seq| self.stuck.forget(*seq));
+                return Ok(());
+            }
+        }
+        // One at a time, since one of them cannot go.
+        for seq in seqs {
+            match client.execute(&self.marked, &[&vec![*seq]]).await {
+                Err(error) if error.as_db_error().is_some() => {
+                    self.stuck.put_off(*seq, Write::Marked, &error);
+                }
+                outcome => {
+                    outcome?;
+                    self.stuck.forget(*seq);
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn park_somehow(&self, client: &Client, park: &Park) -> Result<(), Error> {
@@ -270,15 +504,15 @@ impl ParkingStore {
         client.execute(&self.park, &parameters).await.map(|_| ())
     }
 
-    async fn refused(&self, client: &Client, attempt: &Attempt, form: Form) -> Result<(), Error> {
-        let Tried::Refused { attempts, state, refusal } = &attempt.outcome else { return Ok(()) };
+    async fn refused(&self, client: &Client, attempt: &Attempt, form: Form) -> Result<u64, Error> {
+        let Tried::Refused { attempts, state, refusal } = &attempt.outcome else { return Ok(0) };
         let (state, next_ms) = told(*state);
         let attempts = i32::try_from(*attempts).unwrap_or(i32::MAX);
         let error = form.text(&refusal.to_string());
         let (reason, mend) = (refusal.reason(), refusal.mend());
         let parameters: [&(dyn ToSql + Sync); 7] =
             [&attempt.seq, &state, &attempts, &next_ms, &reason, &error, &mend];
-        client.execute(&self.refused, &parameters).await.map(|_| ())
+        client.execute(&self.refused, &parameters).await
     }
 
     /// Of the marks of events that an earlier session settled, the places of parked ones: they
@@ -301,7 +535,7 @@ impl ParkingStore {
     /// The records of events that are delivered end, where they could not before.
     async fn end_delivered(&self, client: &Client) -> Result<(), Error> {
         for seq in self.stuck.delivered() {
-            match self.end(client, seq).await {
+            match self.end(client, seq, true).await {
                 Err(error) if error.as_db_error().is_some() => {
                     self.stuck.put_off(seq, Write::Delivered, &error);
                 }
@@ -319,6 +553,7 @@ impl ParkingStore {
     /// # Errors
     /// The connection's.
     pub async fn look(&self, client: &Client, from: Option<Position>) -> Result<Looked, Fault> {
+        self.flush(client).await.map_err(|error| classify(&error))?;
         self.follow(client).await;
         let slot: [&(dyn ToSql + Sync); 1] = [&self.slot];
         let failed = |error| classify(&error);
@@ -342,14 +577,14 @@ impl ParkingStore {
                 (waiting, self.ahead(client, from).await?)
             }
         };
-        let passed_over = self.stuck.passed_over();
+        let passed_over = self.passed_over();
         let those: [&(dyn ToSql + Sync); 2] = [&self.slot, &passed_over];
         let due = client.query(&self.due, &those);
         let rest = try_join(client.query(&self.held, &slot), client.query_one(&self.next, &those));
         let (due, (held, next)) = try_join(due, rest).await.map_err(failed)?;
         let next_ms: Option<i64> = column(&next, "next_ms")?;
         let paused_by: Option<String> = column(&next, "paused_by")?;
-        let next_due = next_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
+        let mut next_due = next_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
         let aggregates = |rows: &[Row]| -> Result<Vec<Aggregate>, Fault> {
             Ok(rows
                 .iter()
@@ -367,8 +602,15 @@ impl ParkingStore {
                 is_alone: column(row, "is_closed")?,
             })
         });
+        let mut due: Vec<Due> = due.collect::<Result<_, Fault>>()?;
+        // What is due and locked would be looked at again and again.
+        let is_recent = |at: Instant| at.elapsed() < LOCKED;
+        if self.mind().locked_at.is_some_and(is_recent) {
+            due.clear();
+            next_due = next_due.map(|due| due.max(LOCKED));
+        }
         Ok(Looked {
-            due: due.collect::<Result<_, Fault>>()?,
+            due,
             held: aggregates(&held)?,
             waiting: aggregates(&waiting)?,
             next_due: [next_due, self.stuck.next()].into_iter().flatten().min(),
@@ -405,12 +647,12 @@ impl ParkingStore {
         after: i64,
     ) -> Result<Head, Fault> {
         let (aggregate_type, aggregate_id) = aggregate.parts();
-        let passed_over = self.stuck.passed_over();
+        let passed_over = self.passed_over();
         let parameters: [&(dyn ToSql + Sync); 5] =
             [&self.slot, &aggregate_type, &aggregate_id, &after, &passed_over];
         let failed = |error| classify(&error);
         let rows = match client.query(&self.claim, &parameters).await {
-            // A lock, or a trigger: its turn has not come.
+            // A trigger: its turn has not come.
             Err(error) if error.as_db_error().is_some() => {
                 let first = parameters.get(..4).unwrap_or_default();
                 let first = client.query_opt(&self.first, first).await.map_err(failed)?;
@@ -422,8 +664,15 @@ impl ParkingStore {
             rows => rows.map_err(failed)?,
         };
         let Some(row) = rows.first() else { return Ok(Head::None) };
-        if column::<Option<i64>>(row, "seq")?.is_none() {
-            return Ok(Head::Waits);
+        if column(row, "is_locked")? {
+            self.met_lock(client, None).await;
+        }
+        match column::<Option<i64>>(row, "seq")? {
+            // Its turn has not come.
+            None => return Ok(Head::Waits),
+            // It was freed just now, and it is known what became of it.
+            Some(seq) if self.is_deferred(seq) => return Ok(Head::Waits),
+            Some(_) => {}
         }
         let is_tail = column(row, "is_tail")?;
         let row = self.row(row, columns_of(&column::<String>(row, "columns")?)?)?;
@@ -444,7 +693,19 @@ impl ParkingStore {
             Err(error) if error.as_db_error().is_some() => self.claim_each(client, seqs).await?,
             rows => rows.map_err(failed)?,
         };
-        let mut rows = self.rows(&rows)?;
+        let mut taken = Vec::new();
+        let mut is_any_locked = false;
+        for row in rows {
+            is_any_locked |= column::<bool>(&row, "is_locked")?;
+            if column::<Option<i64>>(&row, "seq")?.is_some() {
+                taken.push(row);
+            }
+        }
+        if is_any_locked {
+            self.met_lock(client, None).await;
+        }
+        let mut rows = self.rows(&taken)?;
+        rows.retain(|row| !self.is_deferred(row.seq));
         rows.sort_by_key(|row| row.seq);
         Ok(rows)
     }
@@ -621,6 +882,31 @@ impl ParkingStore {
             }
         }
     }
+}
+
+/// Who has locked rows of a table, and what to do about it.
+pub async fn locker(client: &Client, table: &str) -> (String, String) {
+    let rows =
+        client.query_typed(sql::LOCKED_BY, &[(&table, Type::TEXT)]).await.unwrap_or_default();
+    let told = rows.first().and_then(|row| {
+        let pid: i32 = row.try_get(0).ok()?;
+        let state: Option<String> = row.try_get(1).ok()?;
+        let name: Option<String> = row.try_get(2).ok()?;
+        let seconds: Option<f64> = row.try_get(3).ok()?;
+        let lasted = Duration::from_secs_f64(seconds.unwrap_or_default().max(0.0));
+        let (state, name) = (state.unwrap_or_default(), name.unwrap_or_default());
+        let lasted = crate::text::span(lasted);
+        Some((
+            format!("pid {pid} (application \"{name}\", {state}, its transaction is {lasted} old)"),
+            format!("end that transaction, or: SELECT pg_terminate_backend({pid});"),
+        ))
+    });
+    told.unwrap_or_else(|| {
+        (
+            "another session".to_owned(),
+            "end the transaction that has it locked: pg_locks names it".to_owned(),
+        )
+    })
 }
 
 impl Shown {

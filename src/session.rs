@@ -30,7 +30,7 @@ use crate::board::{Board, Reason, State};
 use crate::catch_up::{self, CatchUp, Chunk};
 use crate::config::Config;
 use crate::error::{Fault, Kind, Peer, Side, codes};
-use crate::marker::Marker;
+use crate::marker::{Marker, Outcome};
 use crate::marks::Written;
 use crate::otlp;
 use crate::outage::News;
@@ -669,7 +669,17 @@ impl Session {
                     let (marker, client) = (Arc::clone(&self.marker), Arc::clone(&self.client));
                     let config = Arc::clone(&self.config);
                     self.jobs.push(Box::pin(async move {
-                        answered(&config, marker.write(&client, batch)).await.map(Input::Written)
+                        let mut outcome = answered(&config, marker.write(&client, batch)).await?;
+                        loop {
+                            match outcome {
+                                Outcome::Written(written) => return Ok(Input::Written(written)),
+                                Outcome::Unrecorded(written) => {
+                                    tokio::time::sleep(LOCKED).await;
+                                    let again = marker.record_again(&client, written);
+                                    outcome = answered(&config, again).await?;
+                                }
+                            }
+                        }
                     }));
                 }
                 Effect::GivenUp(marks) => self.marker.log_given_up(&marks),
@@ -679,7 +689,7 @@ impl Session {
                     self.jobs.push(Box::pin(check(client, config, before)));
                 }
                 Effect::Look { from } => self.ask(async move |marker, client| {
-                    marker.parking().look(client, from).await.map(Input::Looked)
+                    marker.look(client, from).await.map(Input::Looked)
                 }),
                 Effect::Claim { aggregate, after } => self.ask(async move |marker, client| {
                     let head = marker.parking().claim(client, &aggregate, after).await?;
@@ -752,10 +762,17 @@ impl Session {
             info!(lasted, failures = outage.failures, "events are delivered again");
         }
         let config = Arc::clone(&self.config);
-        self.ask(async move |_, client| {
-            clear_fault(&config, client).await?;
-            Ok(Input::Tick)
-        });
+        let client = Arc::clone(&self.client);
+        self.jobs.push(Box::pin(async move {
+            loop {
+                match answered(&config, clear_fault(&config, &client)).await {
+                    // Somebody has a lock on the row: it is told by those who have more to write.
+                    Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => {}
+                    outcome => return outcome.map(|()| Input::Tick),
+                }
+                tokio::time::sleep(LOCKED).await;
+            }
+        }));
     }
 
     /// Learns from an input what is recorded, and records what is worth it.

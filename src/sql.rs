@@ -93,6 +93,11 @@ files! {
     PARK = "park.sql", "Puts an event aside.";
     PARK_DELIVERED = "park_delivered.sql", "Parked events that were delivered.";
     PARK_NOTED = "park_noted.sql", "Those of them that had been discarded meanwhile.";
+    PARK_KEPT = "park_kept.sql", "The same, where their marks are still to be written.";
+    PARK_UNMARKED = "park_unmarked.sql", "Which of them still wait for their marks.";
+    PARK_MARKED = "park_marked.sql", "Those of them that wait no longer.";
+    PARKED_STILL = "parked_still.sql", "Of written outcomes, those that a lock was in the way of.";
+    LOCKED_BY = "locked_by.sql", "Who has locked rows of a table.";
     PARK_WITHDRAWN = "park_withdrawn.sql", "Parked events that were taken, and not sent.";
     PARK_REFUSED = "park_refused.sql", "A parked event that was refused again.";
     PARKED_DUE = "parked_due.sql", "Parked events whose time has come.";

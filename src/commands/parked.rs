@@ -88,7 +88,7 @@ struct Which {
     older_than: Option<Duration>,
     /// In this state; by default all that are not done with
     #[arg(long, value_name = "STATE",
-          value_parser = ["parked", "queued", "failed", "dead_lettered", "discarded", "all"])]
+          value_parser = ["parked", "queued", "failed", "dead_lettered", "discarded", "delivered", "all"])]
     state: Option<String>,
     /// Of this table
     #[arg(long, value_name = "SCHEMA.TABLE")]

@@ -67,6 +67,11 @@ impl<'a> Parts<'a> {
         self.groups = groups;
     }
 
+    /// All of it is written together.
+    pub(super) fn is_whole(&self) -> bool {
+        self.groups.is_empty() && self.known.is_empty()
+    }
+
     /// Something goes apart.
     pub(super) fn has_any(&self) -> bool {
         !self.groups.is_empty()

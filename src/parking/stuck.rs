@@ -24,6 +24,8 @@ pub(super) enum Write {
     Outcome,
     /// That it is delivered, which ends its record: it is not to be tried again.
     Delivered,
+    /// The same, and that its mark is written.
+    Marked,
 }
 
 #[derive(Debug)]
@@ -76,7 +78,7 @@ impl Stuck {
                 "what became of the try of parked event {seq} is not recorded, since pgoutbox.parked refuses it: {}. It is left for {pause}, and longer each time",
                 fault.what
             ),
-            Write::Delivered => warn!(
+            Write::Delivered | Write::Marked => warn!(
                 mend,
                 "parked event {seq} is delivered, and still stands in the parking, since pgoutbox.parked refuses that it goes: {}. That is tried again in {pause}; a relay that starts before sends it once more",
                 fault.what
@@ -87,6 +89,11 @@ impl Stuck {
     /// Its record was written after all.
     pub(super) fn forget(&self, seq: i64) {
         self.state().by_seq.remove(&seq);
+    }
+
+    /// It is left alone for a while.
+    pub(super) fn rests(&self, seq: i64) -> bool {
+        self.state().by_seq.get(&seq).is_some_and(|one| one.until > Instant::now())
     }
 
     /// Which are not to be tried now.

@@ -12,8 +12,9 @@ use super::{Past, Remembered, STOP_TIMEOUT};
 use crate::board::Board;
 use crate::catch_up;
 use crate::config::Config;
-use crate::error::{Fault, Kind};
+use crate::error::{Fault, Kind, Side, codes};
 use crate::event::Position;
+use crate::parking::locker;
 use crate::postgres::{self, classify, column, query};
 use crate::reconcile::Trigger;
 use crate::relay::{End, Memory};
@@ -126,7 +127,15 @@ impl Row {
             postgres::execute(client, "COMMIT"),
         );
         begin?;
-        let rows = rows?;
+        let rows = match rows {
+            Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => {
+                let (who, mend) = locker(client, "pgoutbox.progress").await;
+                let what =
+                    format!("the row of slot \"{slot}\" in pgoutbox.progress is locked by {who}");
+                return Err(Fault::transient(what).on(Side::Audit).mend(mend));
+            }
+            rows => rows?,
+        };
         commit?;
         let Some(row) = rows.first() else { return Ok(None) };
         inherit(board, row)?;

@@ -143,7 +143,7 @@ impl Pair<'_> {
         for attempt in &mut theirs.attempts {
             attempt.seq = self.seqs.get(&attempt.seq).copied().unwrap_or(-1);
         }
-        self.store.write(self.client, &theirs).await?;
+        self.store.write(self.client, &theirs, false).await?;
         Ok(())
     }
 

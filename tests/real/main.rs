@@ -56,6 +56,7 @@ mod restart;
 mod returns;
 mod roles;
 mod rotated;
+mod row_lock;
 mod schemas;
 mod secrets;
 mod service;

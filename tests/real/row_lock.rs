@@ -1,0 +1,219 @@
+//! An operator's open transaction on a row of pgoutbox's own holds up what that row is about, and
+//! nothing else.
+
+use anyhow::{Context, Result};
+use harness::proxy::{Direction, Proxy};
+use harness::relay::Relay;
+use harness::wait_until;
+use tokio_postgres::Client;
+
+use crate::bare::{arrived, ids};
+use crate::place::{NUMBERED, bind, parked};
+use crate::progress::through;
+use crate::setting::{PATIENCE, Setting};
+
+async fn setting(backoff: &str) -> Result<Setting> {
+    let setting = Setting::bare()
+        .await?
+        .set("parking.backoff_min", backoff)
+        .set("parking.backoff_max", backoff)
+        .set("parking.max_attempts", "100000")
+        .set("parking.poll_interval", "500ms")
+        .set("audit.hold", "1s")
+        .set("audit.give_up", "2s");
+    setting.sql(NUMBERED).await?;
+    setting.init().await?;
+    Ok(setting)
+}
+
+async fn insert(setting: &Setting, aggregate: &str, topic: &str) -> Result<()> {
+    let sql = format!(
+        "INSERT INTO outbox_messages (aggregate_type, aggregate_id, topic) VALUES ('order', '{aggregate}', '{topic}')"
+    );
+    setting.sql(&sql).await
+}
+
+async fn locked(setting: &Setting, sql: &str) -> Result<(Client, i32)> {
+    let client = setting.client().await?;
+    client.batch_execute(&format!("BEGIN; {sql}")).await?;
+    let pid = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+    Ok((client, pid))
+}
+
+async fn marked(setting: &Setting, id: i64) -> Result<()> {
+    let sql = format!("SELECT relayed_at IS NOT NULL FROM outbox_messages WHERE id = {id}");
+    setting.until("it is marked", &sql).await
+}
+
+fn is_one_session(relay: &Relay) {
+    let log = relay.log();
+    assert!(!log.contains("session ended"), "{log}");
+}
+
+#[tokio::test]
+async fn a_parked_event_that_waits_for_its_turn() -> Result<()> {
+    for lock in [
+        "SELECT FROM pgoutbox.parked WHERE event_id = '1' FOR UPDATE",
+        "UPDATE pgoutbox.parked SET note = 'look here' WHERE event_id = '1'",
+    ] {
+        let setting = setting("100ms").await?;
+        let consumer = setting.bound("good").await?;
+        let relay = setting.run()?;
+        insert(&setting, "a", "late").await?;
+        insert(&setting, "b", "late").await?;
+        insert(&setting, "", "late").await?;
+        parked(&setting, &relay, "1 parked, 2 parked, 3 parked").await?;
+        let (operator, pid) = locked(&setting, lock).await?;
+        relay.wait_for_log(&format!("locked by pid {pid}"), PATIENCE).await?;
+        // Of its aggregate, and of another.
+        insert(&setting, "a", "good").await?;
+        insert(&setting, "c", "good").await?;
+        marked(&setting, 5).await.with_context(|| relay.log())?;
+        bind(&setting, "late").await?;
+        marked(&setting, 2).await.with_context(|| relay.log())?;
+        marked(&setting, 3).await.with_context(|| relay.log())?;
+        operator.batch_execute("COMMIT").await?;
+        marked(&setting, 4).await.with_context(|| relay.log())?;
+        parked(&setting, &relay, "").await?;
+        is_one_session(&relay);
+        let came = ids(&arrived(&consumer, 5).await?);
+        let of_a: Vec<&String> =
+            came.iter().filter(|id| ["1", "4"].contains(&id.as_str())).collect();
+        assert_eq!(of_a, ["1", "4"], "{came:?}");
+        relay.drain(PATIENCE).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_parked_event_in_flight() -> Result<()> {
+    // The lock, what ends it, and what the record says then.
+    let cases = [
+        ("SELECT FROM pgoutbox.parked WHERE event_id = '1' FOR UPDATE", true, "delivered", ""),
+        (
+            "UPDATE pgoutbox.parked SET state = 'discarded', next_attempt_at = NULL WHERE event_id = '1'",
+            true,
+            "delivered",
+            "1 discarded",
+        ),
+        (
+            "UPDATE pgoutbox.parked SET note = 'x' WHERE event_id = '1'",
+            false,
+            "refused",
+            "1 parked",
+        ),
+    ];
+    for (lock, is_bound, end, want) in cases {
+        let setting = setting("1h").await?;
+        let proxy = Proxy::start(harness::shared::rabbitmq().await?.port()).await?;
+        let consumer = setting.bound("good").await?;
+        let mut by_proxy = setting.clone();
+        by_proxy.env("AMQP_URL", &through(&setting.amqp_url, &proxy));
+        let relay = by_proxy.run()?;
+        insert(&setting, "a", "late").await?;
+        parked(&setting, &relay, "1 parked").await?;
+        if is_bound {
+            bind(&setting, "late").await?;
+        }
+        proxy.stall(Direction::Down);
+        setting.program.succeed(&["parked", "retry", "--all"]).await?;
+        let flies = "SELECT count(*) = 1 FROM pgoutbox.parked WHERE claimed_at IS NOT NULL";
+        setting.until("it is in flight", flies).await?;
+        let (operator, pid) = locked(&setting, lock).await?;
+        proxy.resume(Direction::Down);
+        relay.wait_for_log(&format!("locked by pid {pid}"), PATIENCE).await?;
+        insert(&setting, "b", "good").await?;
+        marked(&setting, 2).await.with_context(|| relay.log())?;
+        if is_bound {
+            marked(&setting, 1).await.with_context(|| relay.log())?;
+        }
+        operator.batch_execute("COMMIT").await?;
+        let free = "SELECT count(*) = 0 FROM pgoutbox.parked WHERE claimed_at IS NOT NULL OR state = 'delivered'";
+        setting.until("the outcome is written", free).await?;
+        parked(&setting, &relay, want).await?;
+        if want == "1 discarded" {
+            let note: String = setting.ask("SELECT note FROM pgoutbox.parked").await?;
+            assert!(note.contains("it was in flight then, and was delivered at"), "{note}");
+        }
+        if end == "refused" {
+            let waits = "SELECT attempts > 0 AND next_attempt_at > now() + interval '1 minute' FROM pgoutbox.parked";
+            setting.until("it waits for its next try", waits).await?;
+        }
+        is_one_session(&relay);
+        relay.drain(PATIENCE).await?;
+        assert_eq!(consumer.total(), 1 + usize::from(is_bound), "nothing is sent twice");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_rows_of_the_progress_and_the_pause() -> Result<()> {
+    let setting = setting("1h").await?;
+    let consumer = setting.bound("good").await?;
+    let relay = setting.run()?;
+    insert(&setting, "a", "good").await?;
+    marked(&setting, 1).await?;
+    let (pausing, _) = locked(
+        &setting,
+        "INSERT INTO pgoutbox.pause (slot, paused_by) VALUES (current_database(), 'nobody')",
+    )
+    .await?;
+    let (operator, pid) =
+        locked(&setting, "UPDATE pgoutbox.progress SET updated_at = updated_at").await?;
+    for _ in 0..3 {
+        insert(&setting, "a", "good").await?;
+    }
+    arrived(&consumer, 4).await.with_context(|| relay.log())?;
+    relay.wait_for_log(&format!("pgoutbox.progress is locked by pid {pid}"), PATIENCE).await?;
+    marked(&setting, 2).await.with_context(|| relay.log())?;
+    operator.batch_execute("COMMIT").await?;
+    setting.all_marked().await?;
+    pausing.batch_execute("ROLLBACK").await?;
+    is_one_session(&relay);
+    relay.drain(PATIENCE).await?;
+    assert_eq!(consumer.total(), 4, "nothing is sent twice");
+    // Nor does a session begin without it, and it says why.
+    let (operator, pid) =
+        locked(&setting, "UPDATE pgoutbox.progress SET updated_at = updated_at").await?;
+    let relay = setting.run()?;
+    relay.wait_for_log(&format!("pgoutbox.progress is locked by pid {pid}"), PATIENCE).await?;
+    operator.batch_execute("COMMIT").await?;
+    insert(&setting, "a", "good").await?;
+    arrived(&consumer, 5).await.with_context(|| relay.log())?;
+    relay.drain(PATIENCE).await
+}
+
+/// The event has left the parking, its mark met a lock, and the process is gone.
+#[tokio::test]
+async fn a_mark_that_meets_a_lock_outlives_the_process() -> Result<()> {
+    for mode in ["update", "delete"] {
+        let setting = setting("1h").await?.set("audit.mode", mode);
+        let consumer = setting.bound("good").await?;
+        let relay = setting.run()?;
+        insert(&setting, "a", "late").await?;
+        parked(&setting, &relay, "1 parked").await?;
+        let (application, _) =
+            locked(&setting, "SELECT FROM outbox_messages WHERE id = 1 FOR UPDATE").await?;
+        bind(&setting, "late").await?;
+        setting.program.succeed(&["parked", "retry", "--all"]).await?;
+        arrived(&consumer, 1).await?;
+        parked(&setting, &relay, "1 delivered").await?;
+        relay.kill9().await?;
+        assert_eq!(setting.counts().await?[2], 1, "it is accounted for");
+        // A session that begins while it is locked still, and one that the mark is given up in.
+        let relay = setting.run()?;
+        insert(&setting, "a", "good").await?;
+        arrived(&consumer, 2).await.with_context(|| relay.log())?;
+        parked(&setting, &relay, "1 delivered").await?;
+        application.batch_execute("COMMIT").await?;
+        parked(&setting, &relay, "").await?;
+        match mode {
+            "update" => marked(&setting, 1).await?,
+            _ => setting.until("it is gone", "SELECT count(*) = 0 FROM outbox_messages").await?,
+        }
+        wait_until("it is recorded", PATIENCE, async || Ok(consumer.total() == 2)).await?;
+        relay.drain(PATIENCE).await?;
+        assert_eq!(ids(&arrived(&consumer, 2).await?), ["1", "2"], "nothing is sent twice");
+    }
+    Ok(())
+}
