@@ -18,16 +18,17 @@
 //!                                   └──────────── what is due, and who waits ────────────┘
 //! ```
 //!
-//! WAL bytes enter at [`wal`], become an event in [`pgoutput`], [`relation`] and [`event`],
-//! an AMQP message in [`message`], wait in the [`window`] and leave through [`publisher`].
-//! Confirms come back to [`relay`], which settles events, has them marked by [`marker`] and
-//! acknowledges the LSN once nothing before it is open ([`progress`], [`marks`]). An event that
-//! cannot be delivered is put aside in the same transaction ([`parked`], [`parking`]), which
-//! settles it too; it is tried again from there, and its aggregate waits.
+//! WAL bytes enter at [`wal`], become an event in [`core::event`] and an AMQP message in
+//! [`core::message`], wait in the window and leave through [`rabbitmq::publisher`]. Confirms come
+//! back to [`core::relay`], which settles events, has them marked by [`postgres::marker`] and
+//! acknowledges the LSN once nothing before it is open ([`core::relay::progress`],
+//! [`core::relay::marks`]). An event that cannot be delivered is put aside in the same transaction
+//! ([`core::parked`], [`postgres::parking`]), which settles it too; it is tried again from there, and
+//! its aggregate waits.
 //!
 //! One task owns all state. [`session`] selects what happens next, hands it to the relay as
-//! an input, and performs the effects that the relay answers with. [`supervisor`] runs
-//! session after session. What it comes to, [`service`] tells systemd.
+//! an input, and performs the effects that the relay answers with. [`session::supervisor`] runs
+//! session after session. What it comes to, [`observe::service`] tells systemd.
 //!
 //! # What holds, always
 //!
@@ -53,25 +54,22 @@
 //!
 //! # Layout
 //!
-//! Pure, knowing no socket, clock or task, in the order of the flow: [`pgoutput`],
-//! [`relation`], [`event`], [`message`], [`window`], [`progress`], [`marks`], [`parked`],
-//! [`retry`], [`relay`] with the files of `relay/`; besides, [`stored`] builds a message
-//! outside of the relay, and [`sql`] renders the files of `sql/`. IO: [`wal`] is the only place
-//! that knows the replication protocol: `connection` logs in, `frames` reads messages, `status`
-//! tells the server what is safe. [`publisher`] is the only one that knows AMQP: lapin keeps its
-//! connection ([`declare`] makes the topology on it), `link` puts the publishes on the same socket and
-//! takes their answers off it, as the pure `frames` and `tags` write and read them; [`postgres`],
-//! [`marker`], [`parking`] and [`slot`] use the one ordinary connection. [`catch_up`] makes a slot anew and lists the
-//! rows that it does not hold. What operators do: [`operator`] (parked events), [`replay`],
-//! [`ledger`], with [`resend`] to publish outside of the stream. Beside the relay run [`prune`]
-//! (rows and partitions; [`partition`] is its pure calendar; [`turn`] lets one process at a time), [`watch`] (looks at the WAL for the
-//! pure [`guard`]) and [`reconcile`] (rows that were missed), on connections of their own. All of
-//! them write what they know on the [`board`], for whoever asks how it stands; [`tally`] is its pure
-//! part. [`http`] serves a [`snapshot`] of it on a thread of its own, to programs as [`metrics`].
-//! [`otlp`] sends spans to a collector, from a thread of its own too.
-//! Only [`output`] writes to standard output and error; the log goes through a thread of its own.
-//! [`commands`] has a file for each verb; what only `check` looks at is below `commands/check/`, what
-//! every session looks at first below `slot/`.
+//! A folder for what a byte meets. Each says in its own page what may enter, and what it must not know.
+//!
+//! - [`wal`]: where bytes come in; alone in knowing the replication protocol.
+//! - [`core`]: what decides; pure.
+//! - [`rabbitmq`]: where bytes leave; alone in knowing AMQP.
+//! - [`postgres`]: ordinary SQL: connections and their settings, marks, parked events.
+//! - [`slot`]: slot, publication, tables and roles: looked at, made, and made again after a loss.
+//! - [`session`]: runs it: what happens next, and what is done about it.
+//! - [`upkeep`]: beside the relay, on connections of its own: rows and partitions that are old, rows
+//!   that were missed, the WAL on disk.
+//! - [`operator`]: what people have done: parked events, and events sent once more.
+//! - [`board`]: what the process knows of itself, for [`observe`]: HTTP and the console, metrics,
+//!   systemd. [`otlp`] sends spans to a collector.
+//! - [`cli`]: a file for each verb; what only `check` looks at is below `cli/check/`.
+//! - [`config`], [`error`], [`text`], [`tls`], and [`output`], which alone writes to standard output
+//!   and error, are known to all.
 //!
 //! # What it depends on, and why
 //!
@@ -85,7 +83,7 @@
 //!   own: a row's headers), `socket2` (keepalives of TCP, which decide how soon a dead server is noticed).
 //! - TLS, by one library without a system's: `rustls`, `tokio-rustls`, `tokio-postgres-rustls`,
 //!   `rustls-native-certs` (the system's authorities), `x509-cert` (`check` reads a chain).
-//! - HTTP: `hyper`, `hyper-util`, `http-body-util`, without a framework: see [`http`]. `subtle`
+//! - HTTP: `hyper`, `hyper-util`, `http-body-util`, without a framework: see [`observe::http`]. `subtle`
 //!   compares the token in constant time.
 //! - Arguments, settings and what is shown: `clap`, `clap_complete`, `clap_mangen`, `toml_edit` (it
 //!   knows the line of an error), `humantime`, `bytesize`, `jiff` (calendar), `strsim` (the setting
@@ -116,56 +114,33 @@
 //!   was read. Where the commit record starts is known from the first row on, and is as
 //!   good a place in commit order.
 
-pub mod commands;
+// Ground: known to all.
 pub mod config;
 pub mod error;
+mod net;
+mod told;
 pub mod output;
 pub mod text;
-
-pub mod pgoutput;
-pub mod relation;
-pub mod event;
-pub mod message;
-pub mod stored;
-pub mod window;
-pub mod progress;
-pub mod marks;
-pub mod parked;
-pub mod retry;
-pub mod tally;
-pub mod relay;
-pub mod partition;
-pub mod guard;
-
-pub mod sql;
 pub mod tls;
-mod net;
-pub mod postgres;
-pub mod turn;
-pub mod slot;
-pub mod wal;
-pub mod catch_up;
-pub mod publisher;
-pub mod declare;
-mod told;
-mod place;
-pub mod parking;
-pub mod marker;
-pub mod session;
-pub mod outbox;
-pub mod horizon;
-pub mod operator;
-pub mod resend;
-pub mod replay;
-pub mod reconcile;
-pub mod ledger;
+
+// Decides.
+pub mod core;
+
+// The ends, and ordinary SQL.
 pub mod otlp;
-pub mod outage;
+pub mod postgres;
+pub mod rabbitmq;
+pub mod wal;
+
+// What is there, and what is shown of it.
 pub mod board;
-pub mod snapshot;
-pub mod metrics;
-pub mod http;
-pub mod supervisor;
-pub mod service;
-pub mod prune;
-pub mod watch;
+pub mod slot;
+
+// Runs.
+pub mod observe;
+pub mod operator;
+pub mod session;
+pub mod upkeep;
+
+// The command line.
+pub mod cli;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use pgoutbox::commands::{
+use pgoutbox::cli::{
     check, completions, config, health, init, man, parked, pause, prune, replay, run, schema,
     status, uninstall, verify,
 };

@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as Sent, Status};
 
 use super::context::Context;
-use crate::event::POSTGRES_EPOCH_MICROS;
+use crate::core::event::POSTGRES_EPOCH_MICROS;
 
 /// Of a span's flags: it is known whether the context that it hangs on is another process', and
 /// it is.

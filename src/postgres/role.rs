@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::config::{Postgres, Server};
 use crate::error::Fault;
-use crate::sql;
+use crate::postgres::sql;
 
 /// Which connection it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

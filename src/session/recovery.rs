@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postgres_types::PgLsn;
 
-use crate::relay::{Doing, Relay};
+use crate::core::relay::{Doing, Relay};
 
 /// So long nothing may wait, with all connections there, until that counts as good.
 const IDLE: Duration = Duration::from_secs(5);

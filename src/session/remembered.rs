@@ -10,16 +10,16 @@ use tracing::{debug, warn};
 
 use super::{Past, Remembered, STOP_TIMEOUT};
 use crate::board::Board;
-use crate::catch_up;
 use crate::config::Config;
+use crate::core::event::Position;
+use crate::core::relay::{End, Memory};
 use crate::error::{Fault, Kind, Side, codes};
-use crate::event::Position;
-use crate::parking::locker;
+use crate::postgres::parking::locker;
+use crate::postgres::sql;
 use crate::postgres::{self, classify, column, query};
-use crate::reconcile::Trigger;
-use crate::relay::{End, Memory};
+use crate::slot::catch_up;
 use crate::slot::{self, Coverage, Digest};
-use crate::sql;
+use crate::upkeep::reconcile::Trigger;
 use crate::wal::Identity;
 
 /// Says in the progress row why nothing is delivered and since when, for `pgoutbox status`. It

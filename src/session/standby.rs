@@ -9,12 +9,12 @@ use tracing::{info, warn};
 
 use super::remembered::record_fault;
 use super::{Past, answered};
+use crate::board::outage::News;
 use crate::board::{Board, State};
 use crate::config::Config;
+use crate::core::relay::End;
 use crate::error::{Fault, Side, codes};
-use crate::outage::News;
-use crate::publisher::{Closure, Publisher, Signal};
-use crate::relay::End;
+use crate::rabbitmq::publisher::{Closure, Publisher, Signal};
 use crate::slot;
 use crate::text::span;
 use crate::wal::{Identity, Wal, WalStream};

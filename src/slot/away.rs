@@ -7,10 +7,10 @@ use tokio_postgres::Client;
 
 use super::table::{self, Outbox};
 use crate::config::{AuditMode, Config, Table};
+use crate::core::event::relation::Mapping;
 use crate::error::Fault;
+use crate::postgres::sql;
 use crate::postgres::{self, column, query};
-use crate::relation::Mapping;
-use crate::sql;
 
 /// A table that was an outbox.
 #[derive(Debug, Clone)]

@@ -5,8 +5,8 @@ use tokio_postgres::Client;
 use super::{Finding, pitfalls, tables_json};
 use crate::config::{Config, Table};
 use crate::error::Fault;
+use crate::postgres::sql;
 use crate::postgres::{column, query};
-use crate::sql;
 
 /// By what the publication covers the configured tables. Two of them that are equal say that
 /// nothing was dropped and made again in between.

@@ -2,7 +2,7 @@
 
 use crate::config::{AuditMode, Table};
 use crate::error::Fault;
-use crate::sql;
+use crate::postgres::sql;
 
 /// The grants of one table, rendered.
 ///

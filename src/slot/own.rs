@@ -5,8 +5,8 @@ use tokio_postgres::Client;
 use super::{Finding, statements};
 use crate::config::{AuditMode, Config};
 use crate::error::Fault;
+use crate::postgres::sql;
 use crate::postgres::{column, query};
-use crate::sql;
 
 /// pgoutbox's own tables.
 pub(super) struct Own {

@@ -7,8 +7,8 @@ use super::coverage::Answer;
 use super::table::title;
 use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
+use crate::postgres::sql;
 use crate::postgres::{column, query};
-use crate::sql;
 
 /// Where Timescale keeps the pieces of its tables.
 const CHUNKS: &str = "_timescaledb_internal.";

@@ -7,8 +7,8 @@ use super::table::{self, Outbox};
 use super::{Finding, Severity, SlotState, own, role, server, state, tables_json, verdict};
 use crate::config::{Config, Table};
 use crate::error::{Class, Fault, Kind};
+use crate::postgres::sql;
 use crate::postgres::{column, query};
-use crate::sql;
 
 /// How many tables that do not belong are named.
 const SHOWN: usize = 10;

@@ -7,8 +7,8 @@ use super::table::title;
 use super::{Finding, Severity};
 use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
+use crate::postgres::sql;
 use crate::postgres::{column, query};
-use crate::sql;
 
 /// Looks at the rights of the connected role.
 pub(super) async fn look(

@@ -5,8 +5,8 @@ use tokio_postgres::Client;
 use super::Finding;
 use crate::config::Config;
 use crate::error::Fault;
+use crate::postgres::sql;
 use crate::postgres::{column, query};
-use crate::sql;
 
 /// Everything that stands against it; nothing where the name is none of a role: one that
 /// `pg_ident.conf` maps to a role shows when it logs in.

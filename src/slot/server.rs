@@ -6,7 +6,7 @@ use super::Finding;
 use crate::config::Config;
 use crate::error::Fault;
 use crate::postgres::column;
-use crate::sql;
+use crate::postgres::sql;
 
 /// From the row of `server.sql`.
 pub(super) fn findings(server: &Row, config: &Config) -> Result<Vec<Finding>, Fault> {

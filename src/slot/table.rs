@@ -8,11 +8,11 @@ use tokio_postgres::Client;
 use super::coverage::set_tables;
 use super::{Finding, pitfalls, privileges};
 use crate::config::{AuditMode, Config, Table};
+use crate::core::event::pgoutput::Column;
+use crate::core::event::relation::{Mapping, TimeKind};
 use crate::error::Fault;
-use crate::pgoutput::Column;
+use crate::postgres::sql;
 use crate::postgres::{column, query};
-use crate::relation::{Mapping, TimeKind};
-use crate::sql;
 
 /// What the catalog knows of a configured table, for those who write SQL about it.
 #[derive(Debug, Clone, PartialEq, Eq)]

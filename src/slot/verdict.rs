@@ -3,11 +3,11 @@
 use tokio_postgres::{Client, Row};
 
 use super::{Finding, GONE, SlotState, never_there, ways_out};
-use crate::catch_up;
 use crate::config::{AuditMode, Config};
 use crate::error::Fault;
 use crate::postgres::column;
-use crate::sql;
+use crate::postgres::sql;
+use crate::slot::catch_up;
 
 /// What this database knows of the slot.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -19,9 +19,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::frames::{Frame, Frames, ended};
 use crate::config::{Server, TlsMode};
 use crate::error::{Fault, Handshake, Kind, Peer};
+use crate::net;
 use crate::postgres::role::APPLIED;
 use crate::postgres::{ServerError, no_answer, socket_path, unreachable, watch_over};
-use crate::{net, tls};
+use crate::tls;
 
 /// The bytes of a connection, whatever carries them.
 pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}

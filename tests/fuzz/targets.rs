@@ -7,10 +7,10 @@ use bytes::Bytes;
 use pgoutbox::config::{
     self, ColumnRef, Columns, Flags, Needs, OnFailure, Sources, Table, Template,
 };
-use pgoutbox::event::{Event, Position, Row};
-use pgoutbox::message::{Limits, Message};
-use pgoutbox::pgoutput::{self, Column, Tuple};
-use pgoutbox::relation::Mapping;
+use pgoutbox::core::event::pgoutput::{self, Column, Tuple};
+use pgoutbox::core::event::relation::Mapping;
+use pgoutbox::core::event::{Event, Position, Row};
+use pgoutbox::core::message::{Limits, Message};
 
 use crate::script::Script;
 use crate::world::World;

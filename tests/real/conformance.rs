@@ -21,12 +21,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use model::{Note, ParkingTable, Row};
 use pgoutbox::config::{Config, Needs, Sources};
-use pgoutbox::event::{Position, Refusal};
+use pgoutbox::core::event::pgoutput::{Column, Tuple};
+use pgoutbox::core::event::relation::Mapping;
+use pgoutbox::core::event::{Position, Refusal};
+use pgoutbox::core::parked::{Aggregate, Attempt, Head, Looked, Park, Parking, State, Tried};
 use pgoutbox::operator;
-use pgoutbox::parked::{Aggregate, Attempt, Head, Looked, Park, Parking, State, Tried};
-use pgoutbox::parking::ParkingStore;
-use pgoutbox::pgoutput::{Column, Tuple};
-use pgoutbox::relation::Mapping;
+use pgoutbox::postgres::parking::ParkingStore;
 use pgoutbox::slot;
 use tokio_postgres::Client;
 
@@ -197,8 +197,8 @@ impl Pair<'_> {
 
     fn same(
         &self,
-        ours: &pgoutbox::parked::ParkedRow,
-        theirs: &pgoutbox::parked::ParkedRow,
+        ours: &pgoutbox::core::parked::ParkedRow,
+        theirs: &pgoutbox::core::parked::ParkedRow,
     ) -> Result<()> {
         let mut ours = ours.clone();
         ours.seq = self.seqs.get(&ours.seq).copied().unwrap_or(-1);

@@ -8,7 +8,7 @@ use harness::relay::Relay;
 use harness::wait_for;
 use lapin::types::AMQPValue;
 use pgoutbox::config::{Config, Needs, Sources};
-use pgoutbox::reconcile;
+use pgoutbox::upkeep::reconcile;
 use serde_json::Value;
 
 use crate::bare::{arrived, ids, uuid};

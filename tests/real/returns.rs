@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use harness::consumer::{self, QueueType};
 use lapin::BasicProperties;
 use pgoutbox::config::{Config, Needs, Sources};
-use pgoutbox::message::Message;
-use pgoutbox::publisher::{Publisher, Signal};
-use pgoutbox::window::{Answer, InFlight, Outcome, Return, Window};
+use pgoutbox::core::message::Message;
+use pgoutbox::core::relay::window::{Answer, InFlight, Outcome, Return, Window};
+use pgoutbox::rabbitmq::publisher::{Publisher, Signal};
 
 use crate::setting::Setting;
 

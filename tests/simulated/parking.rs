@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pgoutbox::event::Position;
-use pgoutbox::parked::{Aggregate, Ahead, Due, Head, Looked, ParkedRow, Parking, State, Tried};
-use pgoutbox::pgoutput::StoredRow;
+use pgoutbox::core::event::Position;
+use pgoutbox::core::event::pgoutput::StoredRow;
+use pgoutbox::core::parked::{
+    Aggregate, Ahead, Due, Head, Looked, ParkedRow, Parking, State, Tried,
+};
 
 /// Fewer behind the one that is taken are few.
 const TAIL: usize = 16;

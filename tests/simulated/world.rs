@@ -8,16 +8,16 @@ use std::time::Duration;
 use pgoutbox::config::{
     Audit, AuditMode, ColumnRef, Columns, OnFailure, Parking, Piece, Table as TableConfig, Template,
 };
+use pgoutbox::core::event::{Position, Refusal};
 use pgoutbox::error::Fault;
-use pgoutbox::event::{Position, Refusal};
 
-use pgoutbox::marks::{Batch, Missed, Written};
-use pgoutbox::message::{Limits, Message};
-use pgoutbox::parked::{Aggregate, Head, Looked, ParkedRow};
-use pgoutbox::pgoutput;
-use pgoutbox::pgoutput::StoredRow;
-use pgoutbox::relay::{CatchUp, Effect, End, Input, Memory, Relay, Resolution, Rules};
-use pgoutbox::window::Answer;
+use pgoutbox::core::event::pgoutput;
+use pgoutbox::core::event::pgoutput::StoredRow;
+use pgoutbox::core::message::{Limits, Message};
+use pgoutbox::core::parked::{Aggregate, Head, Looked, ParkedRow};
+use pgoutbox::core::relay::marks::{Batch, Missed, Written};
+use pgoutbox::core::relay::window::Answer;
+use pgoutbox::core::relay::{CatchUp, Effect, End, Input, Memory, Relay, Resolution, Rules};
 
 use crate::broker::{Broker, Connection, DEAD, Sent};
 use crate::postgres::{Frame, Marking, MarksWritten, Postgres, Row, Table, Walsender, What};

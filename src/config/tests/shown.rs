@@ -2,7 +2,7 @@
 
 use super::super::settings::SETTINGS;
 use super::*;
-use crate::commands::config::{Args, run};
+use crate::cli::config::{Args, run};
 
 #[test]
 fn the_effective_configuration() {

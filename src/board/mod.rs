@@ -1,0 +1,517 @@
+//! What the process shows of itself. The session, the supervisor and the guard write what they
+//! know; whoever serves people reads it, on a thread of its own.
+//!
+//! The relay's figures are not written as they change: somebody asks, and the loop answers when
+//! it comes by. That costs the path of an event nothing, and an answer that does not come shows
+//! that the loop stands still.
+
+pub mod outage;
+pub mod snapshot;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
+
+use crate::board::outage::{News, Outage};
+use crate::config::Config;
+use crate::core::guard::{Level, Verdict};
+use crate::core::relay::View;
+use crate::core::tally::Tally;
+use crate::error::{Class, Fault, Side};
+use crate::otlp::{Counters, Counts};
+
+/// Changes of the state that are remembered.
+const CHANGES: usize = 100;
+
+/// What the process is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// It connects to both servers.
+    Connecting,
+    /// Another relay holds the slot.
+    Standby,
+    /// It publishes rows that the slot does not hold.
+    CatchingUp,
+    /// It reads the stream.
+    Running,
+    /// Somebody asked it to read no further.
+    Paused,
+    /// It finishes what is in flight.
+    Draining,
+    /// It waits before it tries again what has failed.
+    Waiting,
+    /// It has ended.
+    Stopped,
+}
+
+impl State {
+    /// All of them, in the order of a life.
+    pub const ALL: [Self; 8] = [
+        Self::Connecting,
+        Self::Standby,
+        Self::CatchingUp,
+        Self::Running,
+        Self::Paused,
+        Self::Draining,
+        Self::Waiting,
+        Self::Stopped,
+    ];
+
+    /// Its name in metrics and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Standby => "standby",
+            Self::CatchingUp => "catching_up",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Draining => "draining",
+            Self::Waiting => "waiting",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// A session has all its connections, and the loop answers.
+    pub fn is_in_session(self) -> bool {
+        matches!(self, Self::CatchingUp | Self::Running | Self::Paused | Self::Draining)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why a session ended, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// It was asked to.
+    Drained,
+    /// The replication connection.
+    Stream,
+    /// The audit connection.
+    Audit,
+    /// The connection to RabbitMQ.
+    Broker,
+    /// An event that cannot be delivered.
+    Event,
+    /// Something that only a person can mend.
+    Definite,
+    /// Anything else that may pass.
+    Other,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Drained,
+        Self::Stream,
+        Self::Audit,
+        Self::Broker,
+        Self::Event,
+        Self::Definite,
+        Self::Other,
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Drained => "drained",
+            Self::Stream => "stream",
+            Self::Audit => "audit",
+            Self::Broker => "broker",
+            Self::Event => "event",
+            Self::Definite => "definite",
+            Self::Other => "other",
+        }
+    }
+
+    /// Of a fault.
+    pub fn of(fault: &Fault) -> Self {
+        match (fault.class, fault.side) {
+            (Class::Event, _) => Self::Event,
+            (Class::Definite | Class::Halt | Class::Usage, _) => Self::Definite,
+            (Class::Transient, Side::Stream) => Self::Stream,
+            (Class::Transient, Side::Audit) => Self::Audit,
+            (Class::Transient, Side::Broker) => Self::Broker,
+            (Class::Transient, Side::None) => Self::Other,
+        }
+    }
+}
+
+/// A change of the state, in words.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// When.
+    pub at: SystemTime,
+    /// The state since then.
+    pub state: State,
+    /// What happened.
+    pub what: String,
+    /// What mends it; empty where nothing needs doing.
+    pub mend: String,
+}
+
+/// The slot as the guard last saw it.
+#[derive(Debug, Clone, Default)]
+pub struct SlotView {
+    /// `reserved`, `extended`, `unreserved`, `lost`; `None` where there is no slot.
+    pub wal_status: Option<String>,
+    /// A walsender uses it.
+    pub is_active: bool,
+    /// WAL that it keeps, in bytes.
+    pub retained_bytes: u64,
+    /// WAL written since what was acknowledged last, in bytes.
+    pub confirmed_lag_bytes: u64,
+    /// Bytes that may be written before it may be lost.
+    pub safe_bytes: Option<i64>,
+    /// Bytes of transactions that its walsender had to put on disk, over its life.
+    pub spilled_bytes: i64,
+    /// What the guard thinks of it; `None` where there is no slot.
+    pub verdict: Option<Verdict>,
+}
+
+impl SlotView {
+    /// How grave it is.
+    pub fn level(&self) -> Level {
+        self.verdict.map_or(Level::Calm, |verdict| verdict.level)
+    }
+}
+
+/// Parked events of one state and reason.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParkedView {
+    /// `parked`, `queued` or `failed`.
+    pub state: String,
+    /// `returned`, `nacked` and so on; empty where it only waits.
+    pub reason: String,
+    /// How many.
+    pub events: i64,
+    /// How long ago the oldest was parked.
+    pub oldest_seconds: f64,
+}
+
+/// A table of which no row can be marked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnmarkedView {
+    /// Its name, and why.
+    pub what: String,
+    /// What helps.
+    pub mend: String,
+    /// How long it has lasted.
+    pub lasted: Duration,
+}
+
+/// What Postgres was seen to hold.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// The slot.
+    pub slot: SlotView,
+    /// Events that are not done with.
+    pub parked: Vec<ParkedView>,
+    /// Aggregates that wait behind a parked event.
+    pub held_aggregates: i64,
+}
+
+/// All of it, at one moment.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// When the process began.
+    pub began: SystemTime,
+    /// What it is at.
+    pub state: State,
+    /// Since when.
+    pub since: Instant,
+    /// What led to the state.
+    pub why: String,
+    /// What keeps events from being delivered, through all failed sessions until one gets on.
+    pub outage: Option<Outage>,
+    /// How old the oldest unsettled event was when a session of the outage ended, and when.
+    pub left_unsettled: Option<(Instant, Duration)>,
+    /// When it is tried again.
+    pub again_at: Option<Instant>,
+    /// What all sessions have done, the one that runs included.
+    pub tally: Tally,
+    /// The relay; `None` where no session runs.
+    pub view: Option<View>,
+    /// Tables that take no marks.
+    pub unmarked: Vec<UnmarkedView>,
+    /// When it was looked at.
+    pub viewed_at: Option<Instant>,
+    /// Sessions begun.
+    pub sessions: u64,
+    /// Ended sessions by reason.
+    pub ends: BTreeMap<Reason, u64>,
+    /// Rows of a catch-up, and those of them that are published.
+    pub catch_up: Option<(u64, u64)>,
+    /// What Postgres was seen to hold, and when.
+    pub seen: Option<(Instant, Seen)>,
+    /// What became of spans.
+    pub spans: Counts,
+    /// The last changes of the state, the oldest first.
+    pub changes: VecDeque<Change>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shown: Mutex<Kept>,
+    in_force: Mutex<Option<Arc<Config>>>,
+    spans: Arc<Counters>,
+    asked: Notify,
+    /// Rises when the relay was looked at.
+    looks: watch::Sender<u64>,
+    /// Rises with each change of the state.
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    shown: Shown,
+    /// What ended sessions have done.
+    past: Tally,
+}
+
+fn fail(shown: &mut Shown, fault: &Fault) -> News {
+    let outage = shown.outage.get_or_insert_with(|| Outage::new(fault.clone(), Duration::ZERO));
+    outage.fail(fault, Instant::now())
+}
+
+/// What the process shows of itself.
+#[derive(Debug, Clone)]
+pub struct Board(Arc<Inner>);
+
+impl Default for Board {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Board {
+    /// Nothing has happened yet.
+    pub fn new() -> Self {
+        let shown = Shown {
+            began: SystemTime::now(),
+            state: State::Connecting,
+            since: Instant::now(),
+            why: String::new(),
+            outage: None,
+            left_unsettled: None,
+            again_at: None,
+            tally: Tally::default(),
+            view: None,
+            unmarked: Vec::new(),
+            viewed_at: None,
+            sessions: 0,
+            ends: BTreeMap::new(),
+            catch_up: None,
+            seen: None,
+            spans: Counts::default(),
+            changes: VecDeque::new(),
+        };
+        Self(Arc::new(Inner {
+            shown: Mutex::new(Kept { shown, past: Tally::default() }),
+            in_force: Mutex::default(),
+            spans: Arc::default(),
+            asked: Notify::new(),
+            looks: watch::Sender::new(0),
+            changes: watch::Sender::new(0),
+        }))
+    }
+
+    /// From now on this configuration is in force: what is shown and what is done from a console is
+    /// about its slot.
+    pub fn put_in_force(&self, config: &Config) {
+        {
+            let mut in_force = self.0.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+            *in_force = Some(Arc::new(config.clone()));
+            // It was another slot's, perhaps.
+            self.kept().shown.seen = None;
+        }
+        self.0.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// The configuration in force: nobody else keeps one, or it would be an earlier one after a
+    /// reload. `None` before the first.
+    pub fn in_force(&self) -> Option<Arc<Config>> {
+        self.0.in_force.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state is another one, or another thing led to it.
+    pub fn enter(&self, state: State, why: impl Into<String>) {
+        self.change(state, why.into(), String::new(), |shown| {
+            // Connecting again is no news while nothing gets on.
+            state != State::Connecting || shown.outage.is_none()
+        });
+    }
+
+    /// Somebody paused the relay.
+    pub fn pause(&self, by: &str) {
+        let (what, mend) = (format!("paused by {by}"), "pgoutbox resume".to_owned());
+        self.change(State::Paused, what, mend, |_| true);
+    }
+
+    /// A session has failed; it is tried again after `pause`. Says how much of that is news.
+    pub fn wait(&self, fault: &Fault, pause: Duration) -> News {
+        let mut news = News::None;
+        self.change(State::Waiting, fault.what.clone(), fault.mend.clone(), |shown| {
+            news = fail(shown, fault);
+            shown.again_at = Some(Instant::now() + pause);
+            news != News::None
+        });
+        news
+    }
+
+    /// Nothing is delivered, in whatever state: an alarm of the broker, say. Says how much of
+    /// that is news.
+    pub fn hinder(&self, fault: &Fault) -> News {
+        let news = fail(&mut self.kept().shown, fault);
+        self.0.changes.send_modify(|changes| *changes += 1);
+        news
+    }
+
+    /// An earlier process left the outage behind, which began so long ago.
+    pub fn inherit(&self, fault: Fault, before: Duration) {
+        self.kept().shown.outage.get_or_insert_with(|| Outage::new(fault, before));
+    }
+
+    /// Something keeps events from being delivered.
+    pub fn outage(&self) -> Option<Outage> {
+        self.kept().shown.outage.clone()
+    }
+
+    /// A session runs; whether an earlier one did within the same outage.
+    pub fn runs_again(&self) -> bool {
+        self.kept().shown.outage.as_mut().is_some_and(Outage::run)
+    }
+
+    /// The outage is over: what it was.
+    pub fn recover(&self) -> Option<Outage> {
+        let outage = {
+            let shown = &mut self.kept().shown;
+            shown.left_unsettled = None;
+            shown.outage.take()
+        };
+        if outage.is_some() {
+            self.0.changes.send_modify(|changes| *changes += 1);
+        }
+        outage
+    }
+
+    /// Only a person can mend it: the process ends.
+    pub fn stop(&self, fault: &Fault) {
+        self.change(State::Stopped, fault.what.clone(), fault.mend.clone(), |shown| {
+            fail(shown, fault);
+            true
+        });
+    }
+
+    /// `also` says whether the change is to be remembered.
+    fn change(
+        &self,
+        state: State,
+        what: String,
+        mend: String,
+        also: impl FnOnce(&mut Shown) -> bool,
+    ) {
+        {
+            let mut kept = self.kept();
+            let shown = &mut kept.shown;
+            shown.again_at = None;
+            let is_news = also(shown);
+            if shown.state == state && shown.why == what && !shown.changes.is_empty() {
+                return;
+            }
+            if shown.state != state {
+                shown.since = Instant::now();
+            }
+            (shown.state, shown.why) = (state, what.clone());
+            if is_news {
+                if shown.changes.len() == CHANGES {
+                    shown.changes.pop_front();
+                }
+                shown.changes.push_back(Change { at: SystemTime::now(), state, what, mend });
+            }
+        }
+        self.0.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// A session begins.
+    pub fn session_begins(&self) {
+        self.kept().shown.sessions += 1;
+    }
+
+    /// A session has ended, having done so much, with an oldest unsettled event of this age.
+    pub fn session_ends(&self, reason: Reason, done: Option<&Tally>, unsettled: Option<Duration>) {
+        let mut kept = self.kept();
+        *kept.shown.ends.entry(reason).or_default() += 1;
+        if let Some(done) = done {
+            kept.past.add(done);
+        }
+        kept.shown.tally = kept.past;
+        if let Some(unsettled) = unsettled {
+            kept.shown.left_unsettled = Some((Instant::now(), unsettled));
+        }
+        (kept.shown.view, kept.shown.viewed_at, kept.shown.catch_up) = (None, None, None);
+        kept.shown.unmarked.clear();
+    }
+
+    /// Waits until somebody wants to see the relay. Nothing is lost if the future is dropped.
+    pub async fn asked(&self) {
+        self.0.asked.notified().await;
+    }
+
+    /// The relay, for whoever asked.
+    pub fn show(&self, view: View, catch_up: Option<(u64, u64)>, unmarked: Vec<UnmarkedView>) {
+        {
+            let mut kept = self.kept();
+            let mut tally = kept.past;
+            tally.add(&view.tally);
+            kept.shown.tally = tally;
+            kept.shown.view = Some(view);
+            kept.shown.viewed_at = Some(Instant::now());
+            kept.shown.catch_up = catch_up;
+            kept.shown.unmarked = unmarked;
+        }
+        self.0.looks.send_modify(|looks| *looks += 1);
+    }
+
+    /// What Postgres holds.
+    pub fn saw(&self, seen: Seen) {
+        self.kept().shown.seen = Some((Instant::now(), seen));
+    }
+
+    /// All of it as it is now; where no session runs, or the loop does not answer within
+    /// `patience`, as it was.
+    pub async fn look(&self, patience: Duration) -> Shown {
+        let mut looks = self.0.looks.subscribe();
+        if self.kept().shown.state.is_in_session() {
+            self.0.asked.notify_one();
+            let _ = timeout(patience, looks.changed()).await;
+        }
+        self.shown()
+    }
+
+    /// All of it as it was last shown.
+    pub fn shown(&self) -> Shown {
+        Shown { spans: self.0.spans.counts(), ..self.kept().shown.clone() }
+    }
+
+    /// Where it is counted what became of spans.
+    pub fn spans(&self) -> Arc<Counters> {
+        Arc::clone(&self.0.spans)
+    }
+
+    /// Tells of each change of the state.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+}

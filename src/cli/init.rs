@@ -1,0 +1,395 @@
+//! `pgoutbox init`: makes what is missing, in the right order.
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use super::{Roles, check, connect, say, schema};
+use crate::config::{AuditMode, Config, Needs, PartitionSpan, Sources, Table};
+use crate::error::{Class, Fault, codes};
+use crate::postgres::sql;
+use crate::postgres::{self, column, query};
+use crate::rabbitmq::declare;
+use crate::slot::catch_up::{self, Patience};
+use crate::slot::{self, Finding, Severity};
+
+/// Makes the outbox table, the relay's own schema, the publication and the slot, where they
+/// are missing. What exists is checked, and never changed; only pgoutbox's own function is renewed
+/// by a newer version.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    DATABASE_URL=postgres://owner@localhost/app pgoutbox init\n  \
+    pgoutbox init --dry-run\n  \
+    pgoutbox init --stream-role pgoutbox_stream --audit-role pgoutbox_audit --declare")]
+pub struct Args {
+    /// Print the SQL of what is missing, and run none of it
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Declare the exchange on RabbitMQ as well, and the queues of [[declare.queues]]
+    #[arg(long)]
+    pub declare: bool,
+    /// The outbox in partitions by time, of an hour, day, week or month
+    #[arg(long, value_name = "SPAN", num_args = 0..=1, default_missing_value = "day", value_parser = schema::SPANS)]
+    pub partitioned: Option<String>,
+    /// The roles too
+    #[command(flatten)]
+    pub roles: Roles,
+    /// How long the slot may wait for transactions that are writing
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = super::bounds::span)]
+    pub slot_timeout: Duration,
+}
+
+/// Makes what is missing, and says so of each thing.
+///
+/// # Errors
+/// What stands in the way. What was made until then stays: run it again.
+pub async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
+    let needs = if args.declare { Needs::ALL } else { Needs::POSTGRES };
+    let config = Config::load(sources, needs)?;
+    let client = connect(&config).await?;
+    let found = look(&client, &config).await?;
+    if found.slot && !found.publication {
+        return Err(slot_before_publication(&config));
+    }
+    let maker = Maker { client: &client, is_dry: args.dry_run };
+    for table in &config.tables {
+        let span = args.partitioned.as_deref().and_then(PartitionSpan::read);
+        maker.table(&config, table, &found, span).await?;
+    }
+    maker.own_schema(&found).await?;
+    maker.enqueue(&config, &found).await?;
+    maker.publication(&config, &found).await?;
+    if let Some((stream, audit)) = args.roles.both() {
+        maker.roles(&config, stream, audit).await?;
+    }
+    maker.slot(&config, &found, args.slot_timeout).await?;
+    if args.declare {
+        declare::declare(&config, args.dry_run).await?.iter().for_each(say);
+    }
+    if args.dry_run { Ok(()) } else { verify(&client, &config).await }
+}
+
+struct Found {
+    server_version: i32,
+    slot: bool,
+    /// It is to be made anew: the rows that wait were never listed.
+    is_begun: bool,
+    publication: bool,
+    /// Tables of the relay's own that are not there; `None` where their schema is not.
+    missing: Option<Vec<String>>,
+    enqueue: bool,
+}
+
+/// Looks before anything is made, so that what cannot end well does not begin.
+async fn look(client: &Client, config: &Config) -> Result<Found, Fault> {
+    let flight = slot::preflight(client, config).await?;
+    let rows = query(client, sql::SERVER).await?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    if column::<String>(row, "wal_level")? != "logical" {
+        let stands_against = |finding: &&Finding| finding.name == "wal-level";
+        let finding = flight.findings.iter().find(stands_against);
+        let (what, mend) = finding.map_or(("wal_level is not logical", ""), |f| (&f.what, &f.mend));
+        return Err(Fault::definite(what, mend));
+    }
+    // Of tables that are there: what is made beside them would serve nothing.
+    let is_of_table = |finding: &Finding| {
+        let kinds = ["table-", "column-", "partition-", "mark-", "replica-identity-"];
+        finding.name != "table-missing" && kinds.iter().any(|kind| finding.name.starts_with(kind))
+    };
+    let of_tables: Vec<_> = flight.findings.iter().filter(|f| is_of_table(f)).cloned().collect();
+    if let Some(fault) = Finding::fault(&of_tables) {
+        return Err(fault);
+    }
+    let schema = query(client, sql::CHECK_SCHEMA).await?;
+    let own = schema.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    let has_catch_up = column::<bool>(own, "has_catch_up")?;
+    let report = match has_catch_up {
+        true => catch_up::report(client, &config.postgres.slot).await?,
+        false => None,
+    };
+    Ok(Found {
+        is_begun: report.is_some_and(|report| !report.is_listed),
+        server_version: flight.server_version,
+        slot: flight.slot.is_some(),
+        publication: flight.has_publication,
+        missing: match column(own, "has_schema")? {
+            true => Some(column(own, "missing")?),
+            false => None,
+        },
+        enqueue: column(own, "has_enqueue")?,
+    })
+}
+
+/// A slot reads the catalog as it was when each row was written: one made before the
+/// publication stops at the first row (14 to 17), or passes over them in silence (18).
+fn slot_before_publication(config: &Config) -> Fault {
+    let slot = &config.postgres.slot;
+    Fault::definite(
+        format!(
+            "slot \"{slot}\" exists, but publication \"{}\" does not: a slot cannot use a \
+             publication made after it; events committed since then are in the rows with \
+             relayed_at IS NULL",
+            config.postgres.publication
+        ),
+        format!(
+            "SELECT pg_drop_replication_slot({});  -- then run `pgoutbox init` again",
+            sql::literal(slot)
+        ),
+    )
+}
+
+struct Maker<'a> {
+    client: &'a Client,
+    is_dry: bool,
+}
+
+impl Maker<'_> {
+    async fn make(&self, what: &str, sql: &str) -> Result<(), Fault> {
+        self.carry_out("made", what, sql).await
+    }
+
+    async fn carry_out(&self, verb: &str, what: &str, sql: &str) -> Result<(), Fault> {
+        if self.is_dry {
+            say(sql);
+            return Ok(());
+        }
+        postgres::execute(self.client, sql).await.map_err(|mut fault| {
+            fault.what = format!("{what}: {}", fault.what);
+            fault
+        })?;
+        say(format_args!("{verb:8}{what}"));
+        Ok(())
+    }
+
+    fn found(&self, what: &str) {
+        say(format_args!("{}found   {what}", if self.is_dry { "-- " } else { "" }));
+    }
+
+    async fn columns(&self, table: &Table) -> Result<Option<Vec<(String, String)>>, Fault> {
+        let variables = [
+            ("schema", table.schema.as_str()),
+            ("table", &table.name),
+            ("relayed_at", &table.columns.relayed_at.name),
+        ];
+        let rows = query(self.client, &sql::render(sql::CHECK_TABLE, &variables)?).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let oid = column::<u32>(row, "oid")?.to_string();
+        let variables = [("relation", oid.as_str()), ("publication", "")];
+        let rows = query(self.client, &sql::render(sql::CHECK_COLUMNS, &variables)?).await?;
+        let pair = |row| Ok((column(row, "name")?, column(row, "type_name")?));
+        rows.iter().map(pair).collect::<Result<_, Fault>>().map(Some)
+    }
+
+    async fn table(
+        &self,
+        config: &Config,
+        table: &Table,
+        found: &Found,
+        span: Option<PartitionSpan>,
+    ) -> Result<(), Fault> {
+        let what = format!("table {}.{}", table.schema, table.name);
+        if self.columns(table).await?.is_some() {
+            self.found(&what);
+            return Ok(());
+        }
+        if let Some(other) = foreign_column(table) {
+            return Err(Fault::definite(
+                format!("{what} does not exist, and the default one has no column \"{other}\""),
+                "create your table, or take your column names out of the configuration",
+            ));
+        }
+        let outcome =
+            self.make(&what, &schema::outbox(config, table, found.server_version, span)?).await;
+        outcome.map_err(|fault| {
+            if fault.is_code(codes::INVALID_SCHEMA_NAME) {
+                return fault.mend(format!("CREATE SCHEMA {};", sql::identifier(&table.schema)));
+            }
+            fault
+        })
+    }
+
+    async fn own_schema(&self, found: &Found) -> Result<(), Fault> {
+        let what = match &found.missing {
+            Some(missing) if missing.is_empty() => {
+                self.found("schema pgoutbox");
+                return Ok(());
+            }
+            Some(missing) => {
+                format!("schema pgoutbox, of which were missing: {}", missing.join(", "))
+            }
+            None => "schema pgoutbox".to_owned(),
+        };
+        self.make(&what, sql::SCHEMA).await
+    }
+
+    /// The function is pgoutbox's own, so a newer one replaces an older.
+    async fn enqueue(&self, config: &Config, found: &Found) -> Result<(), Fault> {
+        let Some(table) = config.tables.first() else { return Ok(()) };
+        // In a dry run the table may not be there yet; the default one has all columns.
+        if let Some(columns) = self.columns(table).await? {
+            let has = |name: &str, of: &str| {
+                columns.iter().any(|(n, t)| n == name && (of.is_empty() || t == of))
+            };
+            let lacks = ENQUEUED.into_iter().find(|(name, of)| !has(name, of));
+            if let Some((name, of)) = lacks {
+                let dash = if self.is_dry { "-- " } else { "" };
+                say(format_args!(
+                    "{dash}skipped function pgoutbox.enqueue: {}.{} has no column {name} {of}",
+                    table.schema, table.name
+                ));
+                return Ok(());
+            }
+        }
+        let what = "function pgoutbox.enqueue";
+        if found.enqueue && self.is_same_function(table).await? {
+            self.found(what);
+            return Ok(());
+        }
+        let verb = if found.enqueue { "renewed" } else { "made" };
+        self.carry_out(verb, what, &schema::enqueue(table)?).await
+    }
+
+    /// Whether the function is there as this version makes it for this table.
+    async fn is_same_function(&self, table: &Table) -> Result<bool, Fault> {
+        let body = sql::ENQUEUE.split("$enqueue$").nth(1).unwrap_or_default();
+        let variables = [("schema", table.schema.as_str()), ("table", &table.name), ("body", body)];
+        let rows = query(self.client, &sql::render(sql::ENQUEUE_KNOWN, &variables)?).await?;
+        rows.first().map_or(Ok(false), |row| column(row, "is_same"))
+    }
+
+    async fn publication(&self, config: &Config, found: &Found) -> Result<(), Fault> {
+        let what = format!("publication {}", config.postgres.publication);
+        if found.publication {
+            self.found(&what);
+            return Ok(());
+        }
+        self.make(&what, &schema::publication(config)?).await
+    }
+
+    async fn roles(&self, config: &Config, stream: &str, audit: &str) -> Result<(), Fault> {
+        let what = format!(
+            "roles {stream} and {audit}, with their grants; without passwords: use \\password"
+        );
+        let made = self.make(&what, &schema::roles(config, stream, audit)?.join("\n")).await;
+        made.map_err(|mut fault| {
+            if !fault.is_code(codes::INSUFFICIENT_PRIVILEGE) {
+                return fault;
+            }
+            // The roles are made within a DO block; what a function raises is not definite by itself.
+            fault.class = Class::Definite;
+            // Managed servers have no superuser, and before Postgres 16 nobody else makes the first.
+            fault.mend(format!(
+                "as the server's administrator: CREATE ROLE {stream} LOGIN REPLICATION; CREATE ROLE {audit} LOGIN;  \
+                 -- Amazon RDS: CREATE ROLE {stream} LOGIN; GRANT rds_replication TO {stream}; then run this again, as the owner of the table"
+            ))
+        })
+    }
+
+    async fn slot(&self, config: &Config, found: &Found, timeout: Duration) -> Result<(), Fault> {
+        let slot = &config.postgres.slot;
+        let is_marking = config.audit.mode != AuditMode::None;
+        if found.slot && !(found.is_begun && is_marking) {
+            self.found(&format!("slot {slot}"));
+            return Ok(());
+        }
+        if self.is_dry {
+            say(slot::creation(config, timeout)?);
+            if is_marking {
+                say(
+                    "-- and the rows of the outbox that wait would be listed, to be published first",
+                );
+            }
+            return Ok(());
+        }
+        if !is_marking {
+            let lsn = slot::create(self.client, config, timeout).await?;
+            // What was before it is not to be looked for: nothing tells.
+            postgres::execute(self.client, &sql::render(sql::FORGET_COVERAGE, &[("slot", slot)])?)
+                .await?;
+            say(format_args!(
+                "made    slot {slot}: events committed from {lsn} on are in it; rows that are there \
+                 already are not relayed, since with audit.mode none nothing tells which wait"
+            ));
+            return Ok(());
+        }
+        // A slot keeps WAL from the moment on that it is there: not before all else is well.
+        let flight = slot::preflight(self.client, config).await?;
+        let is_of_slot = |finding: &Finding| finding.name.starts_with("slot");
+        let others: Vec<_> = flight.findings.into_iter().filter(|f| !is_of_slot(f)).collect();
+        if let Some(fault) = Finding::fault(&others) {
+            return Err(fault);
+        }
+        // As the owner, who made everything else: the stream's role may have no password yet.
+        let mut config = config.clone();
+        config.postgres.stream = config.postgres.audit.clone();
+        let why = "rows were there before the slot";
+        let patience = Patience::command(timeout);
+        let rows = catch_up::prepare(&config, self.client, &flight.tables, why, patience).await?;
+        let waiting = match rows {
+            0 => "no row waited before".to_owned(),
+            1 => "1 row that waited before is listed, and published first".to_owned(),
+            rows => format!("{rows} rows that waited before are listed, and published first"),
+        };
+        say(format_args!("made    slot {slot}: events committed from now on are in it; {waiting}"));
+        Ok(())
+    }
+}
+
+/// The columns that `pgoutbox.enqueue` writes, and the types it cannot do without.
+const ENQUEUED: [(&str, &str); 7] = [
+    ("id", "uuid"),
+    ("topic", ""),
+    ("payload", "jsonb"),
+    ("headers", "jsonb"),
+    ("aggregate_type", ""),
+    ("aggregate_id", ""),
+    ("event_type", ""),
+];
+
+/// A column that the configuration names and the default table does not have.
+fn foreign_column(table: &Table) -> Option<&str> {
+    const DEFAULT: [&str; 12] = [
+        "id",
+        "aggregate_type",
+        "aggregate_id",
+        "event_type",
+        "topic",
+        "payload",
+        "headers",
+        "occurred_at",
+        "attempt",
+        "relayed_at",
+        "failed_at",
+        "last_error",
+    ];
+    let columns = &table.columns;
+    let all = [
+        &columns.id,
+        &columns.aggregate_type,
+        &columns.aggregate_id,
+        &columns.event_type,
+        &columns.topic,
+        &columns.payload,
+        &columns.headers,
+        &columns.occurred_at,
+        &columns.correlation_id,
+        &columns.content_type,
+        &columns.traceparent,
+        &columns.tracestate,
+        &columns.relayed_at,
+    ];
+    let is_foreign = |name: &str| !name.is_empty() && !DEFAULT.contains(&name);
+    all.into_iter().filter(|c| c.is_explicit).map(|c| c.name.as_str()).find(|name| is_foreign(name))
+}
+
+/// What was found was not made here, so it is looked at like `check` does.
+async fn verify(client: &Client, config: &Config) -> Result<(), Fault> {
+    let flight = slot::preflight(client, config).await?;
+    for finding in flight.findings.iter().filter(|f| f.severity == Severity::Warning) {
+        say(format_args!("warning {}\n        mend: {}", finding.what, finding.mend));
+    }
+    flight.ready(config)?;
+    // Of rows that were there before.
+    let tried = check::marks::look(client, config).await;
+    Finding::fault(&tried).map_or(Ok(()), Err)
+}

@@ -1,0 +1,219 @@
+//! `pgoutbox parked show`.
+
+use amq_protocol::types::AMQPValue;
+use serde_json::{Value, json};
+
+use super::{Which, events, list, say, span, unparked};
+use crate::cli::connect;
+use crate::config::Config;
+use crate::core::event::Refusal;
+use crate::core::event::stored;
+use crate::core::message::Message;
+use crate::error::Fault;
+use crate::operator::{self, Neighbours, Parked, usual_limits};
+use crate::output;
+use crate::text::Shown;
+
+/// Shows everything of one event, and its message as it would be published now.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    which: Which,
+    /// The body's bytes, and nothing else
+    #[arg(long, conflicts_with = "json")]
+    body: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: &Args, config: &Config) -> Result<bool, Fault> {
+    let client = connect(config).await?;
+    let found = operator::list(&client, &config.postgres.slot, &args.which.filter(Some(2))).await?;
+    let event = match found.as_slice() {
+        [event] => event,
+        [] => {
+            say(unparked::told(&client, config, args.which.ids()).await);
+            return Ok(false);
+        }
+        _ => {
+            return Err(Fault::usage(
+                "more than one event fits, and show shows one",
+                "pgoutbox parked list … for their numbers, then pgoutbox parked show --seq SEQ",
+            ));
+        }
+    };
+    let Some(row) = operator::row(&client, &config.tables, event).await? else {
+        say(format_args!("{} has been delivered meanwhile", event.title()));
+        return Ok(false);
+    };
+    let neighbours = operator::neighbours(&client, event.seq).await?;
+    let built = stored::build(&config.tables, &row, event.position, usual_limits(config));
+    let message = built.map(|built| built.message);
+    if args.body {
+        return body(message);
+    }
+    if args.json {
+        say(format_args!("{:#}", as_json(event, neighbours, &message)));
+    } else {
+        print(event, neighbours, &message);
+    }
+    Ok(true)
+}
+
+fn body(message: Result<Message, Refusal>) -> Result<bool, Fault> {
+    match message {
+        Ok(message) => {
+            // A pipe gets the bytes, a terminal what they show.
+            match output::is_terminal() {
+                true => say(body_text(&message)),
+                false => output::out(&message.body),
+            }
+            Ok(true)
+        }
+        Err(refusal) => Err(Fault::definite(refusal.to_string(), refusal.mend())),
+    }
+}
+
+fn print(event: &Parked, neighbours: Neighbours, message: &Result<Message, Refusal>) {
+    let line = |name: &str, value: &str| say(format_args!("{name:<12}{}", Shown(value)));
+    let optional = |name: &str, value: Option<&str>| {
+        if let Some(value) = value {
+            line(name, value);
+        }
+    };
+    line("event", event.event_id.as_deref().unwrap_or("its id cannot be read"));
+    line("seq", &event.seq.to_string());
+    line("table", &event.table_title());
+    optional("aggregate", event.aggregate().as_deref());
+    line("committed", &format!("at {}", event.position));
+    line("state", &state(event));
+    line("parked", &format!("{}, {} ago", event.parked_at, span(event.age_seconds)));
+    optional("reason", event.reason.as_deref());
+    optional("error", event.last_error.as_deref());
+    optional("mend", event.mend.as_deref().filter(|mend| !mend.is_empty()));
+    if let Some(by) = &event.changed_by {
+        line("changed", &format!("by {by}, {}", event.changed_at));
+    }
+    optional("note", event.note.as_deref());
+    if event.state == "queued" {
+        let head = neighbours
+            .head
+            .map_or_else(|| "none that is left".to_owned(), |seq| format!("seq {seq}"));
+        line("waits", &format!("behind {head}"));
+    }
+    line("behind it", &events(neighbours.behind));
+    match message {
+        Ok(message) => print_message(message),
+        Err(refusal) => {
+            line("message", &format!("cannot be built: {refusal}"));
+            line("", &format!("mend: {}", refusal.mend()));
+        }
+    }
+}
+
+fn state(event: &Parked) -> String {
+    let tries =
+        if event.attempts == 1 { "1 try".to_owned() } else { format!("{} tries", event.attempts) };
+    match (event.state.as_str(), event.next_in_seconds) {
+        ("parked", Some(seconds)) if seconds > 0.0 => {
+            format!("parked, {tries}, the next in {}", span(seconds))
+        }
+        ("parked", _) => format!("parked, {tries}, the next is due"),
+        (state, _) => format!("{state}, {tries}"),
+    }
+}
+
+fn print_message(message: &Message) {
+    say("message");
+    let line = |name: &str, value: &str| {
+        say(format_args!("  {:<24}{}", Shown(name).to_string(), Shown(value)))
+    };
+    line("exchange", message.exchange());
+    line("routing key", message.routing_key());
+    for (name, value) in properties(message) {
+        line(name, &text(&value));
+    }
+    for (name, value) in stored::headers(message).inner() {
+        line(&format!("header {name}"), &text(&plain(value)));
+    }
+    line("body", &format!("{} bytes", message.body.len()));
+    say(body_text(message));
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn body_text(message: &Message) -> String {
+    match std::str::from_utf8(&message.body) {
+        Ok(text) => text.to_owned(),
+        Err(_) => message.body.iter().map(|byte| format!("{byte:02x}")).collect(),
+    }
+}
+
+fn properties(message: &Message) -> Vec<(&'static str, Value)> {
+    let of = message.properties();
+    let short = |value: &Option<amq_protocol::types::ShortString>| {
+        value.as_ref().map(|value| json!(value.as_str()))
+    };
+    let all = [
+        ("message_id", short(of.message_id())),
+        ("type", short(of.kind())),
+        ("timestamp", of.timestamp().map(Value::from)),
+        ("content_type", short(of.content_type())),
+        ("correlation_id", short(of.correlation_id())),
+        ("app_id", short(of.app_id())),
+        ("delivery_mode", of.delivery_mode().map(Value::from)),
+    ];
+    all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+/// A header's value as JSON.
+fn plain(value: &AMQPValue) -> Value {
+    match value {
+        AMQPValue::Boolean(value) => json!(value),
+        AMQPValue::LongLongInt(value) => json!(value),
+        AMQPValue::Double(value) => json!(value),
+        AMQPValue::LongString(text) => json!(String::from_utf8_lossy(text.as_bytes())),
+        AMQPValue::FieldArray(values) => values.as_slice().iter().map(plain).collect(),
+        AMQPValue::FieldTable(table) => object(table),
+        _ => Value::Null,
+    }
+}
+
+fn object(table: &amq_protocol::types::FieldTable) -> Value {
+    let fields = table.inner().iter();
+    Value::Object(fields.map(|(name, value)| (name.to_string(), plain(value))).collect())
+}
+
+fn as_json(event: &Parked, neighbours: Neighbours, message: &Result<Message, Refusal>) -> Value {
+    let mut shown = list::as_json(event, None);
+    let message = match message {
+        Ok(message) => {
+            let mut properties: serde_json::Map<String, Value> = properties(message)
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect();
+            properties.insert("headers".to_owned(), object(&stored::headers(message)));
+            let is_text = std::str::from_utf8(&message.body).is_ok();
+            json!({
+                "exchange": message.exchange(),
+                "routing_key": message.routing_key(),
+                "properties": properties,
+                "body_encoding": if is_text { "text" } else { "hex" },
+                "body": body_text(message),
+            })
+        }
+        Err(refusal) => json!({ "why_not": refusal.to_string(), "mend": refusal.mend() }),
+    };
+    if let Some(shown) = shown.as_object_mut() {
+        for key in ["exchange", "routing_key"] {
+            shown.insert(key.to_owned(), message.get(key).cloned().unwrap_or_default());
+        }
+        shown.insert("waits_behind_seq".to_owned(), json!(neighbours.head));
+        shown.insert("waiting_behind_it".to_owned(), json!(neighbours.behind));
+        shown.insert("message".to_owned(), message);
+    }
+    shown
+}

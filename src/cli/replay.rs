@@ -1,0 +1,503 @@
+//! `pgoutbox replay`: sends events once more.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use postgres_types::PgLsn;
+use serde_json::json;
+use tokio_postgres::Client;
+
+use super::parked::aggregate;
+use super::say;
+use crate::config::{AuditMode, Config, Needs, Sources};
+use crate::core::event::POSTGRES_EPOCH_MICROS;
+use crate::core::message::Message;
+use crate::error::Fault;
+use crate::operator::replay::{Filter, Only, Replay, Tally};
+use crate::operator::{self, Parked, usual_limits};
+use crate::postgres::outbox::Outbox;
+use crate::postgres::sql;
+use crate::postgres::{self, Role, column, query};
+use crate::rabbitmq::resend::{Fate, Item, Resender};
+use crate::text::Shown;
+use crate::upkeep::horizon::{self, Reached};
+
+/// Sends events once more: rows of the outbox table, or events that were discarded or
+/// dead-lettered. With their own ids and the header `pgoutbox-replayed` = true, without a position,
+/// in order, slowly. Neither the slot nor the relay takes notice.
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    after_help = "Rows are sent by occurred_at and id, one of an aggregate at a time; behind one that is refused \
+    no later one of its aggregate is sent. Exit code 1 where any was not delivered.\n\n\
+    What was delivered in a time, as after an accident of a consumer's: --relayed-since and --relayed-until. \
+    The mark is written a moment after the confirm, so take the range a few seconds wider.\n\n\
+    What was committed in a time: --committed-since and --committed-until, where track_commit_timestamp \
+    was on by then; sent in the order of the commits. The server knows the last transaction that wrote a row: \
+    with audit.mode = update that of a marked row is the mark's, so it takes --only unrelayed then.\n\n\
+    A row of the outbox does not hold the LSN of its commit, so --from-lsn and --to-lsn choose among \
+    discarded and dead-lettered events only, which do.\n\n\
+    Needs SELECT on the outbox table, and with --mark what marks need: better an operator's own role than \
+    the relay's:\n  GRANT SELECT, UPDATE (relayed_at) ON outbox_messages TO operator;\n\n\
+    Examples:\n  pgoutbox replay --id 0191… --id 0192…\n  \
+    pgoutbox replay --aggregate order/7 --since 2h --dry-run\n  \
+    pgoutbox replay --relayed-since 2026-11-22T10:00:00Z --relayed-until 2026-11-22T10:05:00Z\n  \
+    pgoutbox replay --only unrelayed --mark\n  \
+    pgoutbox replay --discarded --from-lsn 0/1A2B3C4 --to-lsn 0/1B00000"
+)]
+pub struct Args {
+    /// The row with this id; may be repeated
+    #[arg(long = "id", value_name = "ID")]
+    ids: Vec<String>,
+    /// Rows of this aggregate
+    #[arg(long, value_name = "TYPE/ID", value_parser = aggregate)]
+    aggregate: Option<(String, String)>,
+    /// Rows whose occurred_at is not before: 2026-11-22T10:00:00Z, 2026-11-22 (UTC), or 2h for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<Timestamp>,
+    /// Rows whose occurred_at is before
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: Option<Timestamp>,
+    /// Rows whose mark was written at this time or later
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    relayed_since: Option<Timestamp>,
+    /// Rows whose mark was written before
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    relayed_until: Option<Timestamp>,
+    /// Rows, or discarded and dead-lettered events, that were committed at this time or later
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    committed_since: Option<Timestamp>,
+    /// Rows, or discarded and dead-lettered events, that were committed before
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    committed_until: Option<Timestamp>,
+    /// relayed: rows with a mark. unrelayed: those without one that are not parked, and that the
+    /// relay has had its chance at
+    #[arg(long, value_name = "WHICH", default_value = "all", value_parser = ["relayed", "unrelayed", "all"])]
+    only: String,
+    /// Rows of this table; by default of all
+    #[arg(long, value_name = "SCHEMA.TABLE")]
+    table: Option<String>,
+    /// Every row
+    #[arg(long)]
+    all: bool,
+    /// The discarded or dead-lettered event with this number; may be repeated
+    #[arg(long = "parked", value_name = "SEQ", conflicts_with_all = OF_ROWS)]
+    seqs: Vec<i64>,
+    /// All discarded events
+    #[arg(long, conflicts_with_all = OF_ROWS)]
+    discarded: bool,
+    /// All dead-lettered events
+    #[arg(long, conflicts_with_all = OF_ROWS)]
+    dead_lettered: bool,
+    /// Of those, the ones committed from here on
+    #[arg(long, value_name = "LSN", value_parser = lsn)]
+    from_lsn: Option<PgLsn>,
+    /// Of those, the ones committed before
+    #[arg(long, value_name = "LSN", value_parser = lsn)]
+    to_lsn: Option<PgLsn>,
+    /// Events in a second at most
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: u32,
+    /// Mark rows that have no mark yet, once they are delivered, as audit.mode says; note on a
+    /// discarded or dead-lettered event that it was replayed
+    #[arg(long)]
+    mark: bool,
+    /// Print what would be sent, and send nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// With --only unrelayed: how long the relay may take to come to what is committed now
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = super::bounds::span)]
+    wait: Duration,
+    /// Print what it came to as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What chooses among rows of the outbox only.
+const OF_ROWS: [&str; 6] = ["ids", "since", "until", "relayed_since", "relayed_until", "all"];
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return Ok(at);
+    }
+    if let Ok(at) = text.parse::<jiff::civil::DateTime>() {
+        return at.to_zoned(TimeZone::UTC).map(|at| at.timestamp()).map_err(|e| e.to_string());
+    }
+    let ago = super::bounds::span(text)
+        .map_err(|_| "write 2026-11-22T10:00:00Z, 2026-11-22 (UTC), or 2h for two hours ago")?;
+    Timestamp::now().checked_sub(ago).map_err(|error| error.to_string())
+}
+
+fn lsn(text: &str) -> Result<PgLsn, String> {
+    text.parse().map_err(|_| "write an LSN, such as 0/1A2B3C4".to_owned())
+}
+
+impl Args {
+    fn wants_parked(&self) -> bool {
+        !self.seqs.is_empty() || self.discarded || self.dead_lettered
+    }
+
+    fn only(&self) -> Only {
+        match self.only.as_str() {
+            "relayed" => Only::Relayed,
+            "unrelayed" => Only::Unrelayed,
+            _ => Only::All,
+        }
+    }
+
+    fn is_by_commit(&self) -> bool {
+        self.committed_since.is_some() || self.committed_until.is_some()
+    }
+
+    fn is_by_mark(&self) -> bool {
+        self.relayed_since.is_some() || self.relayed_until.is_some()
+    }
+
+    /// What cannot be done rightly is refused, with the reason.
+    fn check(&self, config: &Config) -> Result<(), Fault> {
+        let has_lsn = self.from_lsn.is_some() || self.to_lsn.is_some();
+        if has_lsn && !self.wants_parked() {
+            return Err(Fault::usage(
+                "a row of the outbox does not hold the LSN of its commit, so none can be found by it",
+                "choose rows by --relayed-since and --relayed-until (when they were delivered), by \
+                 --committed-since and --committed-until, or by --since and --until (occurred_at); \
+                 --from-lsn and --to-lsn go with --discarded or --dead-lettered",
+            ));
+        }
+        let is_any = !self.ids.is_empty()
+            || self.aggregate.is_some()
+            || self.since.is_some()
+            || self.until.is_some()
+            || self.is_by_commit()
+            || self.is_by_mark()
+            || self.only() != Only::All
+            || self.all;
+        if !self.wants_parked() && !is_any {
+            return Err(Fault::usage(
+                "replay which events? Nothing says",
+                "pgoutbox replay --id ID, --aggregate TYPE/ID, --since TIME, --relayed-since TIME, --committed-since TIME, \
+                 --only unrelayed, --parked SEQ, or --all",
+            ));
+        }
+        if self.wants_parked() && self.only() != Only::All {
+            return Err(Fault::usage(
+                "--only chooses among rows of the outbox, not among parked events",
+                "leave it out",
+            ));
+        }
+        if self.is_by_mark() && self.only() == Only::Unrelayed {
+            return Err(Fault::usage(
+                "rows without a mark have no time at which it was written",
+                "leave --only unrelayed out, or --relayed-since and --relayed-until",
+            ));
+        }
+        if self.is_by_commit() && !self.wants_parked() && is_rewritten(config, self.only()) {
+            return Err(Fault::usage(
+                "audit.mode is update: a mark writes the row anew, and when the row was first \
+                 committed the server knows no more",
+                "for what was delivered, choose by --relayed-since and --relayed-until, or by --since and --until \
+                 (occurred_at); for what was not, add --only unrelayed",
+            ));
+        }
+        match config.audit.mode {
+            AuditMode::None if self.is_by_mark() => Err(Fault::usage(
+                "audit.mode is none: no row is ever marked, and when it was delivered is not known",
+                "choose by --since and --until (occurred_at), or by --committed-since and --committed-until",
+            )),
+            AuditMode::Delete if self.is_by_mark() => Err(Fault::usage(
+                "audit.mode is delete: a delivered row is gone",
+                "consumers or backups may still have the event",
+            )),
+            AuditMode::None if self.mark || self.only() != Only::All => Err(Fault::usage(
+                "audit.mode is none: no row is ever marked",
+                "leave --mark and --only out, or choose another audit.mode",
+            )),
+            AuditMode::Delete if self.only() == Only::Relayed => Err(Fault::usage(
+                "audit.mode is delete: a delivered row is gone",
+                "leave --only relayed out; consumers or backups may still have the event",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether the last to write a row may be its mark.
+fn is_rewritten(config: &Config, only: Only) -> bool {
+    config.audit.mode == AuditMode::Update && only != Only::Unrelayed
+}
+
+/// Sends what was asked for, and says whether all of it was delivered.
+///
+/// # Errors
+/// Postgres or RabbitMQ could not be reached or was lost, or the arguments are wrong.
+pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
+    let needs = if args.dry_run { Needs::POSTGRES } else { Needs::ALL };
+    let config = Config::load(sources, needs)?;
+    args.check(&config)?;
+    let postgres = &config.postgres;
+    let (client, _driver) = postgres::connect(Role::Replay, postgres).await?;
+    let outboxes = outboxes(args, &client, &config).await?;
+    if args.is_by_commit() && !args.wants_parked() {
+        commit_times(&client).await?;
+    }
+    let xmin = chance(args, &client, &config).await?;
+    let is_json = args.json;
+    let mut report = |item: &Item, fate: &Fate| print(item, fate, is_json);
+    let mut replay = if args.dry_run {
+        Replay::dry(&config, &client, &outboxes, usual_limits(&config), &mut report)
+    } else {
+        let resender = Resender::connect(&config, args.rate).await?;
+        Replay::new(&config, &client, &outboxes, resender, args.mark, &mut report)
+    };
+    let outcome = send(args, &client, &config, &outboxes, &xmin, &mut replay).await;
+    let tally = match outcome {
+        Ok(()) => replay.finish().await?,
+        Err(fault) => {
+            let tally = replay.give_up().await;
+            summary(args, &tally);
+            return Err(fault);
+        }
+    };
+    summary(args, &tally);
+    Ok(tally.is_complete())
+}
+
+async fn outboxes(args: &Args, client: &Client, config: &Config) -> Result<Vec<Outbox>, Fault> {
+    let mut outboxes = Vec::new();
+    for number in 0..config.tables.len() {
+        outboxes.push(Outbox::find(client, config, number).await?);
+    }
+    if let Some(wanted) = &args.table {
+        outboxes.retain(|outbox| outbox.title() == *wanted);
+        if outboxes.is_empty() {
+            return Err(Fault::usage(
+                format!("table {wanted} is not configured"),
+                "write it as the configuration does, with its schema",
+            ));
+        }
+    }
+    for outbox in &outboxes {
+        if outbox.time.is_none() && (args.since.is_some() || args.until.is_some()) {
+            return Err(Fault::usage(
+                format!("{} has no column for occurred_at to choose by", outbox.title()),
+                "choose by --id or --aggregate, or another table by --table",
+            ));
+        }
+        if args.aggregate.is_some() && outbox.has_aggregate != (true, true) {
+            return Err(Fault::usage(
+                format!("{} has no columns for aggregates to choose by", outbox.title()),
+                "choose by --id or --since, or another table by --table",
+            ));
+        }
+    }
+    Ok(outboxes)
+}
+
+async fn commit_times(client: &Client) -> Result<(), Fault> {
+    let rows = query(client, sql::SERVER).await?;
+    if rows.first().map_or(Ok(false), |row| column(row, "has_commit_times"))? {
+        return Ok(());
+    }
+    Err(Fault::definite(
+        "track_commit_timestamp is off: this server does not keep when a transaction was committed",
+        "ALTER SYSTEM SET track_commit_timestamp = on;  -- then restart Postgres: it tells of commits from then on. \
+         Until then choose rows by --since and --until (occurred_at)",
+    ))
+}
+
+/// For rows without a mark: those that the relay is about to send must not be sent twice.
+async fn chance(args: &Args, client: &Client, config: &Config) -> Result<String, Fault> {
+    if args.only() != Only::Unrelayed {
+        return Ok(String::new());
+    }
+    let slot = &config.postgres.slot;
+    let point = horizon::point(client).await?;
+    match horizon::wait(client, slot, &point, args.wait).await? {
+        Reached::Passed => Ok(point.xmin),
+        Reached::NoSlot => Ok(String::new()),
+        Reached::Behind { bytes, is_active } => Err(Fault::definite(
+            format!(
+                "slot \"{slot}\" is {bytes} bytes of WAL behind: rows without a mark may still be on their way"
+            ),
+            if is_active {
+                "wait until the relay has caught up, or longer: --wait 5m"
+            } else {
+                "start the relay (pgoutbox run), then try again"
+            },
+        )),
+    }
+}
+
+async fn send(
+    args: &Args,
+    client: &Client,
+    config: &Config,
+    outboxes: &[Outbox],
+    xmin: &str,
+    replay: &mut Replay<'_>,
+) -> Result<(), Fault> {
+    if args.wants_parked() {
+        for event in done_with(args, client, config).await? {
+            replay.parked(&event).await?;
+        }
+        return Ok(());
+    }
+    let (aggregate_type, aggregate_id) = args.aggregate.clone().unwrap_or_default();
+    for outbox in outboxes {
+        let literal =
+            |at: Option<Timestamp>| at.map(|at| outbox.time_literal(at)).unwrap_or_default();
+        let filter = Filter {
+            ids: args.ids.clone(),
+            aggregate_type: aggregate_type.clone(),
+            aggregate_id: aggregate_id.clone(),
+            since: literal(args.since),
+            until: literal(args.until),
+            committed_since: absolute(args.committed_since),
+            committed_until: absolute(args.committed_until),
+            relayed_since: absolute(args.relayed_since),
+            relayed_until: absolute(args.relayed_until),
+            only: args.only(),
+            xmin: xmin.to_owned(),
+        };
+        replay.rows(outbox, &filter).await?;
+    }
+    replay.expect(&args.ids);
+    Ok(())
+}
+
+fn absolute(at: Option<Timestamp>) -> String {
+    at.map(|at| at.to_string()).unwrap_or_default()
+}
+
+/// Discarded and dead-lettered events, in commit order. Others are the relay's.
+async fn done_with(args: &Args, client: &Client, config: &Config) -> Result<Vec<Parked>, Fault> {
+    let (aggregate_type, aggregate_id) = args.aggregate.clone().unwrap_or_default();
+    let states = [("discarded", args.discarded), ("dead_lettered", args.dead_lettered)];
+    let states = states.into_iter().filter(|(_, is_wanted)| *is_wanted);
+    let mut filter = operator::Filter {
+        states: states.map(|(state, _)| state.to_owned()).collect(),
+        table: args.table.clone().unwrap_or_default(),
+        aggregate_type,
+        aggregate_id,
+        ..operator::Filter::default()
+    };
+    if !args.seqs.is_empty() {
+        filter.seqs = args.seqs.clone();
+        filter.states =
+            operator::OPEN.into_iter().chain(operator::DONE).map(str::to_owned).collect();
+    }
+    let mut found = operator::list(client, &config.postgres.slot, &filter).await?;
+    if let Some(open) = found.iter().find(|event| !event.is_done()) {
+        return Err(Fault::definite(
+            format!("{} is not done with: the relay itself will send it", open.title()),
+            format!("pgoutbox parked retry --seq {}", open.seq),
+        ));
+    }
+    if let Some(missing) = args.seqs.iter().find(|seq| found.iter().all(|event| event.seq != **seq))
+    {
+        return Err(Fault::definite(
+            format!("no parked event has the number {missing}"),
+            "pgoutbox parked list --state all",
+        ));
+    }
+    found.retain(|event| {
+        let at = event.position.commit_lsn;
+        args.from_lsn.is_none_or(|from| at >= from) && args.to_lsn.is_none_or(|to| at < to)
+    });
+    found.retain(|event| {
+        let at = event.commit_time.saturating_add(POSTGRES_EPOCH_MICROS);
+        args.committed_since.is_none_or(|since| at >= since.as_microsecond())
+            && args.committed_until.is_none_or(|until| at < until.as_microsecond())
+    });
+    Ok(found)
+}
+
+fn print(item: &Item, fate: &Fate, is_json: bool) {
+    if is_json {
+        return;
+    }
+    let id = if item.id.is_empty() { "a row without an id" } else { item.id.as_str() };
+    let id = Shown(id);
+    match fate {
+        Fate::Delivered => {}
+        Fate::Refused(refusal) => {
+            let why = refusal.to_string();
+            say(format_args!("refused  {id}: {}\n         mend: {}", Shown(&why), refusal.mend()));
+        }
+        Fate::Held => {
+            say(format_args!("held     {id}: an event before it of its aggregate was refused"));
+        }
+        Fate::Dry(message) => say(would_send(item, message)),
+    }
+}
+
+fn would_send(item: &Item, message: &Message) -> String {
+    let aggregate = item.aggregate.as_ref().map(|(kind, id)| match kind {
+        Some(kind) => format!(", {kind}/{id}"),
+        None => format!(", {id}"),
+    });
+    format!(
+        "would send {}{}: exchange {}, routing key {}, {} bytes",
+        Shown(&item.id),
+        Shown(&aggregate.unwrap_or_default()),
+        Shown(message.exchange()),
+        Shown(message.routing_key()),
+        message.body.len()
+    )
+}
+
+fn summary(args: &Args, tally: &Tally) {
+    if args.json {
+        let refused: Vec<_> = tally
+            .refused
+            .iter()
+            .map(|(id, refusal)| json!({ "id": id, "why": refusal.to_string(), "mend": refusal.mend() }))
+            .collect();
+        say(format_args!(
+            "{:#}",
+            json!({
+                "delivered": tally.delivered, "refused": refused, "held": tally.held,
+                "gone": tally.gone, "marked": tally.marked, "would_send": tally.dry,
+                "undated": tally.undated, "unknown": tally.unknown,
+            })
+        ));
+        return;
+    }
+    if tally.undated > 0 {
+        say(format_args!(
+            "{} rows have no time of commit, written as they were before track_commit_timestamp was on or long \
+             ago: none of them is among these; choose those by --since and --until",
+            tally.undated
+        ));
+    }
+    for id in &tally.unknown {
+        say(format_args!("unknown  {}: no row that fits has this id", Shown(id)));
+    }
+    if args.dry_run {
+        say(format_args!("{} would be sent, {} cannot be", tally.dry, tally.refused.len()));
+        return;
+    }
+    say(format_args!(
+        "{} delivered, {} refused, {} held behind those, {} gone before their turn, {} marked",
+        tally.delivered,
+        tally.refused.len(),
+        tally.held.len(),
+        tally.gone,
+        tally.marked
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::time;
+
+    #[test]
+    fn times_are_absolute_utc_or_ago() {
+        let at = |text: &str| time(text).map(|at| at.to_string());
+        assert_eq!(at("2026-11-22T10:00:00Z"), Ok("2026-11-22T10:00:00Z".into()));
+        assert_eq!(at("2026-11-22T10:00:00+02:00"), Ok("2026-11-22T08:00:00Z".into()));
+        assert_eq!(at("2026-11-22 10:00"), Ok("2026-11-22T10:00:00Z".into()));
+        assert_eq!(at("2026-11-22"), Ok("2026-11-22T00:00:00Z".into()));
+        assert!(time("2h").is_ok() && time("soon").is_err());
+    }
+}

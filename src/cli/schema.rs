@@ -1,0 +1,153 @@
+//! `pgoutbox schema`: the SQL that `init` runs, for those who run it themselves.
+
+use std::time::Duration;
+
+use super::Roles;
+use crate::config::{AuditMode, Config, Needs, PartitionSpan, Sources, Table};
+use crate::core::partition;
+use crate::error::Fault;
+use crate::postgres::sql;
+use crate::slot::{
+    self, grants_for, parked_grants, prune_grants, reconcile_grants, replay_grants, type_grants,
+};
+
+/// Prints the SQL of the outbox, the publication, the slot and the roles. Connects to nothing.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    pgoutbox schema | psql -v ON_ERROR_STOP=1 app\n  \
+    pgoutbox schema --stream-role pgoutbox_stream --audit-role pgoutbox_audit")]
+pub struct Args {
+    /// Major version of the server: from 18 on, ids rise with time
+    #[arg(long, value_name = "MAJOR", default_value_t = 14, value_parser = clap::value_parser!(i32).range(14..=99))]
+    pub server_version: i32,
+    /// The outbox in partitions by time, of an hour, day, week or month
+    #[arg(long, value_name = "SPAN", num_args = 0..=1, default_missing_value = "day", value_parser = SPANS)]
+    pub partitioned: Option<String>,
+    /// The roles too
+    #[command(flatten)]
+    pub roles: Roles,
+    /// What `uninstall` runs, instead
+    #[arg(long, conflicts_with_all = ["stream_role", "audit_role"])]
+    pub uninstall: bool,
+}
+
+/// The SQL, in the order in which it must run.
+///
+/// # Errors
+/// The configuration's.
+pub fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
+    let config = Config::load(sources, Needs::NONE)?;
+    if args.uninstall {
+        return uninstall(&config);
+    }
+    let mut parts = Vec::new();
+    for table in &config.tables {
+        let span = args.partitioned.as_deref().and_then(PartitionSpan::read);
+        parts.push(outbox(&config, table, args.server_version * 10_000, span)?);
+    }
+    parts.push(sql::SCHEMA.to_owned());
+    if let Some(table) = config.tables.first() {
+        parts.push(enqueue(table)?);
+    }
+    parts.push(publication(&config)?);
+    if let Some((stream, audit)) = args.roles.both() {
+        parts.extend(roles(&config, stream, audit)?);
+    }
+    parts.push(slot::creation(&config, Duration::from_secs(30))?);
+    Ok(parts.join("\n"))
+}
+
+/// Spans of partitions, as they are written.
+pub(super) const SPANS: [&str; 4] = ["hour", "day", "week", "month"];
+
+/// The default table; in partitions, with those of the present and of the time ahead.
+pub(super) fn outbox(
+    config: &Config,
+    table: &Table,
+    server_version: i32,
+    span: Option<PartitionSpan>,
+) -> Result<String, Fault> {
+    let new_id = if server_version >= 180_000 { "uuidv7" } else { "gen_random_uuid" };
+    let variables = [("schema", table.schema.as_str()), ("table", &table.name), ("new_id", new_id)];
+    let Some(span) = span else { return sql::render(sql::OUTBOX, &variables) };
+    let default = partition::default_name(&table.name);
+    let mut out = sql::render(
+        sql::OUTBOX_PARTITIONED,
+        &[variables.as_slice(), &[("default", &default)]].concat(),
+    )?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    for (lower, upper) in partition::missing(span, now, config.prune.partitions_ahead, &[]) {
+        let name = partition::name(&table.name, span, lower);
+        let (lower, upper) = (partition::bound(lower), partition::bound(upper));
+        let bounds = [("partition", name.as_str()), ("lower", &lower), ("upper", &upper)];
+        let names = [
+            ("schema", table.schema.as_str()),
+            ("table", &table.name),
+            ("comment", partition::MADE),
+        ];
+        out.push_str(&sql::render(sql::PARTITION_CREATE, &[names.as_slice(), &bounds].concat())?);
+    }
+    Ok(out)
+}
+
+/// The function that writes into the first table.
+pub(super) fn enqueue(table: &Table) -> Result<String, Fault> {
+    sql::render(sql::ENQUEUE, &[("schema", &table.schema), ("table", &table.name)])
+}
+
+/// The publication with every table.
+pub(super) fn publication(config: &Config) -> Result<String, Fault> {
+    let mut out = String::new();
+    for (number, table) in config.tables.iter().enumerate() {
+        let file = if number == 0 { sql::PUBLICATION } else { sql::PUBLICATION_TABLE };
+        let variables = [
+            ("publication", config.postgres.publication.as_str()),
+            ("schema", &table.schema),
+            ("table", &table.name),
+        ];
+        out.push_str(&sql::render(file, &variables)?);
+    }
+    Ok(out)
+}
+
+/// The roles and what each table's marks need.
+pub(super) fn roles(config: &Config, stream: &str, audit: &str) -> Result<Vec<String>, Fault> {
+    let database = config.postgres.audit.database.as_str();
+    let variables = [("stream_role", stream), ("audit_role", audit), ("database", database)];
+    let mut parts = vec![sql::render(sql::ROLES, &variables)?];
+    let mode = config.audit.mode;
+    for table in &config.tables {
+        parts.push(parked_grants(table, audit)?);
+        parts.push(type_grants(table, audit)?);
+    }
+    let grants = match mode {
+        AuditMode::Update => sql::GRANTS_UPDATE,
+        AuditMode::Delete => sql::GRANTS_DELETE,
+        AuditMode::SideTable => sql::GRANTS_SIDE_TABLE,
+        AuditMode::None => return Ok(parts),
+    };
+    for table in &config.tables {
+        parts.push(grants_for(grants, mode, table, audit)?);
+        if config.is_catching_up() {
+            parts.push(grants_for(sql::GRANTS_CATCH_UP, mode, table, audit)?);
+        }
+    }
+    for table in config.tables.iter().filter(|_| config.prune.keep.is_some()) {
+        parts.push(prune_grants(table, audit)?);
+    }
+    parts.dedup();
+    for table in &config.tables {
+        parts.push(reconcile_grants(table, audit)?);
+        if config.reconcile.republishes {
+            parts.push(replay_grants(table, audit)?);
+        }
+    }
+    Ok(parts)
+}
+
+/// What `uninstall` runs.
+pub(super) fn uninstall(config: &Config) -> Result<String, Fault> {
+    let postgres = &config.postgres;
+    sql::render(sql::UNINSTALL, &[("slot", &postgres.slot), ("publication", &postgres.publication)])
+}

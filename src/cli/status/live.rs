@@ -1,0 +1,156 @@
+//! What a running process says of itself, where one with our `http.address` runs here.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::page::Page;
+use crate::config::Config;
+use crate::observe::http::client;
+use crate::text::span_seconds;
+
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the process says.
+pub(super) enum Live {
+    /// Its `/status`.
+    Told(Value),
+    /// It wants a token that we do not have.
+    Closed,
+    /// Nobody answers, or a relay of another slot.
+    None,
+}
+
+impl Live {
+    pub(super) async fn ask(config: &Config) -> Self {
+        match client::get(&config.http, "/status", PATIENCE).await {
+            Ok((200, text)) => match serde_json::from_str::<Value>(&text) {
+                Ok(told)
+                    if told.get("slot_name") == Some(&config.postgres.slot.as_str().into()) =>
+                {
+                    Self::Told(told)
+                }
+                _ => Self::None,
+            },
+            Ok((401, _)) => Self::Closed,
+            _ => Self::None,
+        }
+    }
+
+    /// A relay of our slot runs here.
+    pub(super) fn runs(&self) -> bool {
+        match self {
+            Self::Told(told) => told.get("state").and_then(Value::as_str) != Some("stopped"),
+            Self::Closed => true,
+            Self::None => false,
+        }
+    }
+
+    /// It does not say that anything keeps it from delivering.
+    pub(super) fn is_ready(&self) -> bool {
+        match self {
+            Self::Told(told) => told.get("is_ready").and_then(Value::as_bool) != Some(false),
+            Self::Closed | Self::None => true,
+        }
+    }
+
+    /// Null where nothing was told.
+    pub(super) fn json(&self) -> Value {
+        match self {
+            Self::Told(told) => told.clone(),
+            Self::Closed | Self::None => Value::Null,
+        }
+    }
+
+    pub(super) fn print(&self, page: &mut Page) {
+        match self {
+            Self::Told(told) => tell(page, told),
+            Self::Closed => page.say("relay     runs here, and wants http.token to say more"),
+            Self::None => {}
+        }
+    }
+}
+
+fn tell(page: &mut Page, told: &Value) {
+    let at = |path: &str| told.pointer(path).filter(|value| !value.is_null());
+    let text = |path: &str| at(path).and_then(Value::as_str).unwrap_or_default();
+    let number = |path: &str| at(path).and_then(Value::as_f64);
+    let count = |path: &str| at(path).and_then(Value::as_u64).unwrap_or(0);
+    let since = number("/state_seconds").unwrap_or(0.0).floor();
+    page.say(format_args!("relay     {} for {}: {}", text("/state"), span(since), text("/why")));
+    for list in ["/reasons", "/degraded"] {
+        for reason in at(list).and_then(Value::as_array).into_iter().flatten() {
+            let part = |name: &str| reason.get(name).and_then(Value::as_str).unwrap_or_default();
+            // What the line above says already.
+            if part("what") != text("/why") {
+                page.say(format_args!("          {}", part("what")));
+            }
+            if let Some(lasted) = reason.get("lasted_seconds").and_then(Value::as_f64) {
+                page.say(format_args!("          for {}", span_seconds(lasted)));
+            }
+            if !part("mend").is_empty() {
+                page.say(format_args!("          mend: {}", part("mend")));
+            }
+        }
+    }
+    let rate = number("/recent/delivered_per_second");
+    let rate = rate.map(|rate| format!("{rate:.1} events/s now, ")).unwrap_or_default();
+    page.say(format_args!("events    {rate}{} delivered in all", count("/events/delivered")));
+    let recent = ("/recent/p50_seconds", "/recent/p99_seconds", "now");
+    let all =
+        ("/commit_to_confirm/p50_seconds", "/commit_to_confirm/p99_seconds", "since the start");
+    let known = [recent, all].into_iter().find(|(median, ..)| at(median).is_some());
+    if let Some((median, most, when)) = known {
+        let seconds = |path: &str| number(path).map_or_else(|| "unknown".to_owned(), span);
+        page.say(format_args!(
+            "latency   commit to confirm {when}: median {}, 99 % {}",
+            seconds(median),
+            seconds(most)
+        ));
+    }
+    if at("/relay").is_some() {
+        let oldest = number("/relay/unsettled_seconds");
+        let oldest = oldest.map(|oldest| format!(", the oldest {} old", span(oldest)));
+        page.say(format_args!(
+            "window    {} of {} messages, {} of {}{}",
+            count("/relay/window_messages"),
+            count("/window/limit_messages"),
+            bytesize::ByteSize(count("/relay/window_bytes")),
+            bytesize::ByteSize(count("/window/limit_bytes")),
+            oldest.unwrap_or_default()
+        ));
+    }
+}
+
+/// Seconds for people, to three figures.
+fn span(seconds: f64) -> String {
+    if seconds >= 10.0 {
+        let whole = Duration::try_from_secs_f64(seconds.round()).unwrap_or_default();
+        return crate::text::span(whole);
+    }
+    match seconds {
+        0.0 => "0s".to_owned(),
+        _ if seconds < 1e-3 => format!("{:.0}us", seconds * 1e6),
+        _ if seconds < 1.0 => format!("{:.1}ms", seconds * 1e3),
+        _ => format!("{seconds:.1}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::span;
+
+    #[test]
+    fn seconds_for_people() {
+        for (seconds, told) in [
+            (0.0, "0s"),
+            (0.000_42, "420us"),
+            (0.002_13, "2.1ms"),
+            (1.25, "1.2s"),
+            (75.2, "1m 15s"),
+            (7200.0, "2h"),
+        ] {
+            assert_eq!(span(seconds), told);
+        }
+    }
+}

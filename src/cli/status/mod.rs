@@ -1,0 +1,450 @@
+//! `pgoutbox status`: how far the relay is, and what holds it up.
+
+mod live;
+mod page;
+mod watch;
+
+use jiff::Timestamp;
+use live::Live;
+use page::Page;
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+
+use super::say;
+use crate::config::{AuditMode, Config, Needs, Sources, Table};
+use crate::error::Fault;
+use crate::operator;
+use crate::postgres::outbox::Outbox;
+use crate::postgres::sql;
+use crate::postgres::{self, Role, column, query};
+use crate::slot::catch_up::{self, Report};
+use crate::slot::{self, SlotState};
+use crate::text::span_seconds;
+use crate::upkeep::ledger::{self, Parked};
+
+/// Shows the slot, the progress, what the relay is stuck on, and how many rows have no mark.
+/// Where a process with the same http.address runs on this machine, also what it is at.
+/// Exit code 1 where the relay is kept from delivering, no relay runs while events wait for it, or the
+/// slot is missing or lost.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(
+    after_help = "Examples:\n  pgoutbox status\n  pgoutbox status --watch\n  pgoutbox status --json | jq .slot.retained_wal_bytes"
+)]
+pub struct Args {
+    /// As JSON
+    #[arg(long, conflicts_with = "watch")]
+    pub json: bool,
+    /// Anew each second, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// What starts a relay.
+const START: &str = "start pgoutbox run (systemctl start pgoutbox), and see the end of its log";
+
+struct Unmarked {
+    table: String,
+    rows: Option<i64>,
+    is_estimate: bool,
+    why_not: Option<String>,
+}
+
+/// The slot's row of progress.
+pub(super) struct Progress {
+    pub(super) end_lsn: String,
+    pub(super) settled: i64,
+    pub(super) updated_at: String,
+    pub(super) fault: Option<Value>,
+    fault_at: Option<String>,
+    fault_seconds: Option<f64>,
+}
+
+/// Looks, prints, and says whether all is well.
+///
+/// # Errors
+/// Postgres cannot be asked, or the configuration is wrong.
+pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
+    let config = Config::load(sources, Needs::POSTGRES)?;
+    if args.watch {
+        return watch::run(&config).await;
+    }
+    let client = client(&config).await?;
+    let unmarked = unmarked(&client, &config).await;
+    let facts = Facts::look(&client, &config).await?;
+    if args.json {
+        say(format_args!("{:#}", facts.json(&config, &unmarked)));
+    } else {
+        facts.page(&config, &unmarked).print();
+    }
+    Ok(facts.is_well(&unmarked))
+}
+
+async fn client(config: &Config) -> Result<Client, Fault> {
+    let (client, _driver) = postgres::connect(Role::Status, &config.postgres).await?;
+    Ok(client)
+}
+
+/// What can be had at little cost.
+struct Facts {
+    live: Live,
+    slot: Option<SlotState>,
+    progress: Option<Progress>,
+    catch_up: Option<Report>,
+    guard: Option<Value>,
+    paused: Option<Value>,
+    parked: Vec<Parked>,
+}
+
+impl Facts {
+    async fn look(client: &Client, config: &Config) -> Result<Self, Fault> {
+        Ok(Self {
+            live: Live::ask(config).await,
+            slot: slot::state(client, &config.postgres.slot).await?,
+            progress: progress(client, config).await?,
+            catch_up: catch_up(client, config).await?,
+            guard: guard(client, config).await?,
+            paused: paused(client, config).await,
+            // A schema of an earlier version has no parking; `check` says so.
+            parked: ledger::parked(client, &config.postgres.slot).await.unwrap_or_default(),
+        })
+    }
+
+    fn is_well(&self, unmarked: &[Unmarked]) -> bool {
+        // Without marks nothing tells whether events are among what waits.
+        let has_events = unmarked.iter().any(|one| one.rows != Some(0));
+        let is_slot_well = self.slot.as_ref().is_some_and(|slot| slot.why_lost().is_none());
+        let is_stuck = self.progress.as_ref().is_some_and(|progress| progress.fault.is_some());
+        is_slot_well
+            && !is_stuck
+            && self.live.is_ready()
+            && !(has_events && self.unread().is_some())
+    }
+
+    /// WAL that waits while no relay runs: none here says that it does, and none uses the slot.
+    fn unread(&self) -> Option<i64> {
+        let slot = self.slot.as_ref().filter(|slot| !slot.is_active && !self.live.runs())?;
+        slot.confirmed_lag_bytes.filter(|lag| *lag > 0)
+    }
+
+    fn json(&self, config: &Config, unmarked: &[Unmarked]) -> Value {
+        let mut json = as_json(
+            config,
+            self.slot.as_ref(),
+            self.progress.as_ref(),
+            self.catch_up.as_ref(),
+            self.guard.as_ref(),
+            &self.parked,
+            unmarked,
+        );
+        if let Some(json) = json.as_object_mut() {
+            json.insert("paused".to_owned(), json!(self.paused));
+            json.insert("live".to_owned(), self.live.json());
+            json.insert("is_well".to_owned(), json!(self.is_well(unmarked)));
+            let unread =
+                self.unread().map(|lag| json!({ "waiting_wal_bytes": lag, "mend": START }));
+            json.insert("no_relay_runs".to_owned(), json!(unread));
+        }
+        json
+    }
+
+    fn page(&self, config: &Config, unmarked: &[Unmarked]) -> Page {
+        let mut page = Page::default();
+        self.live.print(&mut page);
+        let (slot, progress) = (self.slot.as_ref(), self.progress.as_ref());
+        print(&mut page, config, slot, progress, self.catch_up.as_ref(), unmarked);
+        if let Some(lag) = self.unread() {
+            page.say(format_args!(
+                "relay     no relay runs: {} of WAL wait, and the server keeps them on disk\n          mend: {START}",
+                bytes(Some(lag))
+            ));
+        }
+        self.paused.iter().for_each(|paused| print_paused(&mut page, paused));
+        self.guard.iter().for_each(|guard| print_guard(&mut page, guard));
+        self.parked.iter().for_each(|parked| print_parked(&mut page, parked));
+        page
+    }
+}
+
+async fn unmarked(client: &Client, config: &Config) -> Vec<Unmarked> {
+    let mut unmarked = Vec::new();
+    for (number, table) in config.tables.iter().enumerate() {
+        unmarked.push(count(client, config, number, table).await);
+    }
+    unmarked
+}
+
+pub(super) async fn progress(client: &Client, config: &Config) -> Result<Option<Progress>, Fault> {
+    let own = query(client, sql::CHECK_SCHEMA).await?;
+    let Some(own) = own.first() else { return Ok(None) };
+    if !column::<bool>(own, "has_progress")? {
+        return Ok(None);
+    }
+    let sql = sql::render(sql::PROGRESS, &[("slot", &config.postgres.slot)])?;
+    let rows = query(client, &sql).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let fault: Option<String> = column(row, "fault")?;
+    Ok(Some(Progress {
+        end_lsn: column(row, "end_lsn")?,
+        settled: column(row, "settled")?,
+        updated_at: column(row, "updated_at")?,
+        fault: fault.and_then(|fault| serde_json::from_str(&fault).ok()),
+        fault_at: column(row, "fault_at")?,
+        fault_seconds: column(row, "fault_seconds")?,
+    }))
+}
+
+async fn catch_up(client: &Client, config: &Config) -> Result<Option<Report>, Fault> {
+    let own = query(client, sql::CHECK_SCHEMA).await?;
+    let Some(own) = own.first() else { return Ok(None) };
+    if column::<Option<bool>>(own, "can_catch_up")? != Some(true) {
+        return Ok(None);
+    }
+    catch_up::report(client, &config.postgres.slot).await
+}
+
+/// Who paused the relay; `None` also where the schema is of an earlier version, or may not be read.
+async fn paused(client: &Client, config: &Config) -> Option<Value> {
+    let (by, at, note) = operator::pause_of(client, &config.postgres.slot).await.ok()??;
+    Some(json!({"by": by, "at": at, "note": note}))
+}
+
+/// How the guard last found the WAL; `None` where it has said nothing yet, or may not be asked.
+async fn guard(client: &Client, config: &Config) -> Result<Option<Value>, Fault> {
+    let sql = sql::render(sql::GUARD, &[("slot", &config.postgres.slot)])?;
+    let Ok(rows) = query(client, &sql).await else { return Ok(None) };
+    let Some(row) = rows.first() else { return Ok(None) };
+    let verdict: String = column(row, "verdict")?;
+    let mut verdict: Value = serde_json::from_str(&verdict).unwrap_or_default();
+    if let Some(object) = verdict.as_object_mut() {
+        for name in ["level", "since", "seen_at"] {
+            object.insert(name.to_owned(), json!(column::<String>(row, name)?));
+        }
+    }
+    Ok(Some(verdict))
+}
+
+/// Rows that are neither marked nor parked, by the ledger's own account: `verify` says which of them
+/// wait and which are missing.
+async fn count(client: &Client, config: &Config, number: usize, table: &Table) -> Unmarked {
+    let unmarked = |counted: Result<ledger::Table, String>| Unmarked {
+        table: format!("{}.{}", table.schema, table.name),
+        rows: counted.as_ref().ok().map(|ledger| ledger.waiting.rows + ledger.unmarked.rows),
+        is_estimate: counted.as_ref().is_ok_and(|ledger| ledger.is_estimate),
+        why_not: counted.err(),
+    };
+    if config.audit.mode == AuditMode::None {
+        return unmarked(Err("audit.mode is none".to_owned()));
+    }
+    let counted = async {
+        let outbox = Outbox::find(client, config, number).await?;
+        // Whether the slot has passed them does not matter here.
+        ledger::table(client, config, &outbox, "", Timestamp::now(), false).await
+    };
+    // No such column, no right to read it, or a lock: the rest of the status still counts.
+    unmarked(counted.await.map_err(|fault| fault.what))
+}
+
+fn as_json(
+    config: &Config,
+    slot: Option<&SlotState>,
+    progress: Option<&Progress>,
+    catch_up: Option<&Report>,
+    guard: Option<&Value>,
+    parked: &[Parked],
+    unmarked: &[Unmarked],
+) -> Value {
+    let slot = slot.map(|slot| {
+        json!({
+            "name": config.postgres.slot,
+            "is_active": slot.is_active,
+            "active_pid": slot.active_pid,
+            "wal_status": slot.wal_status,
+            "invalidation_reason": slot.invalidation_reason,
+            "confirmed_flush_lsn": slot.confirmed_flush_lsn,
+            "restart_lsn": slot.restart_lsn,
+            "confirmed_lag_bytes": slot.confirmed_lag_bytes,
+            "retained_wal_bytes": slot.retained_wal_bytes,
+            "safe_wal_size_bytes": slot.safe_wal_size,
+        })
+    });
+    let shown = progress.map(|progress| {
+        json!({
+            "end_lsn": progress.end_lsn,
+            "settled_after_it": progress.settled,
+            "updated_at": progress.updated_at,
+        })
+    });
+    let fault = progress.and_then(|progress| progress.fault.clone()).map(|mut fault| {
+        if let (Some(object), Some(at)) =
+            (fault.as_object_mut(), progress.and_then(|p| p.fault_at.as_deref()))
+        {
+            object.entry("since").or_insert_with(|| json!(at));
+            object
+                .insert("lasted_seconds".to_owned(), json!(progress.and_then(|p| p.fault_seconds)));
+        }
+        fault
+    });
+    let unmarked: Vec<_> = unmarked
+        .iter()
+        .map(|u| json!({ "table": u.table, "rows": u.rows, "is_estimate": u.is_estimate, "why_not": u.why_not }))
+        .collect();
+    let catch_up = catch_up.map(|report| {
+        json!({
+            "is_listed": report.is_listed,
+            "why": report.why,
+            "done": report.done,
+            "total": report.total,
+            "begun_at": report.begun_at,
+        })
+    });
+    json!({
+        "slot": slot,
+        "progress": shown,
+        "catch_up": catch_up,
+        "fault": fault,
+        "guard": guard,
+        "parked": parked.iter().map(parked_json).collect::<Vec<_>>(),
+        "unmarked": unmarked,
+    })
+}
+
+pub(super) fn bytes(bytes: Option<i64>) -> String {
+    let bytes = bytes.map(|bytes| u64::try_from(bytes).unwrap_or(0));
+    bytes.map_or_else(|| "unknown".to_owned(), |bytes| bytesize::ByteSize(bytes).to_string())
+}
+
+fn print(
+    page: &mut Page,
+    config: &Config,
+    slot: Option<&SlotState>,
+    progress: Option<&Progress>,
+    catch_up: Option<&Report>,
+    unmarked: &[Unmarked],
+) {
+    let name = &config.postgres.slot;
+    match slot {
+        None => page.say(format_args!(
+            "slot      {name} does not exist\n          mend: see `pgoutbox check`"
+        )),
+        Some(slot) => print_slot(page, name, slot),
+    }
+    match progress {
+        None => page.say("progress  none yet"),
+        Some(progress) => {
+            page.say(format_args!(
+                "progress  settled to {}, written {}",
+                progress.end_lsn, progress.updated_at
+            ));
+            print_fault(page, progress);
+        }
+    }
+    if let Some(report) = catch_up {
+        print_catch_up(page, report);
+    }
+    for one in unmarked {
+        match (one.rows, &one.why_not) {
+            (Some(rows), _) => {
+                let about = if one.is_estimate { "about " } else { "" };
+                page.say(format_args!("unmarked  {about}{rows} rows of {}", one.table));
+            }
+            (None, why) => page.say(format_args!(
+                "unmarked  unknown for {}: {}",
+                one.table,
+                why.as_deref().unwrap_or_default()
+            )),
+        }
+    }
+}
+
+fn print_catch_up(page: &mut Page, report: &Report) {
+    if report.is_listed {
+        page.say(format_args!("catch-up  {} of {} rows are published", report.done, report.total));
+    } else {
+        page.say("catch-up  the slot is to be made anew, and the rows that wait to be listed");
+    }
+    page.say(format_args!("          since {}: {}", report.begun_at, report.why));
+}
+
+fn parked_json(parked: &Parked) -> Value {
+    json!({
+        "table": parked.table,
+        "state": parked.state,
+        "events": parked.events,
+        "oldest": parked.oldest,
+    })
+}
+
+fn print_parked(page: &mut Page, parked: &Parked) {
+    let Parked { table, state, events, oldest, .. } = parked;
+    page.say(format_args!("parked    {events} {state} of {table}, the oldest since {oldest}"));
+    if state == "failed" {
+        page.say("          mend: pgoutbox parked list --state failed; then retry or discard");
+    }
+}
+
+fn print_paused(page: &mut Page, paused: &Value) {
+    let text = |key: &str| paused.get(key).and_then(Value::as_str).unwrap_or_default();
+    let note = match text("note") {
+        "" => String::new(),
+        note => format!(": {note}"),
+    };
+    page.say(format_args!("paused    since {} by {}{note}", text("at"), text("by")));
+    page.say("          nothing is published, WAL is kept\n          mend: pgoutbox resume");
+}
+
+fn print_guard(page: &mut Page, guard: &Value) {
+    let text = |key: &str| guard.get(key).and_then(Value::as_str).unwrap_or_default();
+    let level = text("level");
+    if level == "calm" {
+        return;
+    }
+    page.say(format_args!("guard     {level} since {}, seen {}", text("since"), text("seen_at")));
+    page.say(format_args!("          {}", text("what")));
+    page.say(format_args!("          mend: {}", text("mend")));
+}
+
+fn print_slot(page: &mut Page, name: &str, slot: &SlotState) {
+    let usage = match slot.active_pid {
+        Some(pid) => format!("in use by pid {pid}"),
+        None => "not in use".to_owned(),
+    };
+    page.say(format_args!("slot      {name}, {usage}"));
+    page.say(format_args!(
+        "lag       {} not acknowledged, {} of WAL kept on disk",
+        bytes(slot.confirmed_lag_bytes),
+        bytes(slot.retained_wal_bytes)
+    ));
+    let status = slot.wal_status.as_deref().unwrap_or("unknown");
+    if status == "lost" {
+        let reason = slot.invalidation_reason.as_deref().unwrap_or("WAL it needs was removed");
+        page.say(format_args!("wal       lost ({reason})\n          mend: see `pgoutbox check`"));
+        return;
+    }
+    let limit = match slot.safe_wal_size {
+        Some(size) => format!("{} until it may be lost", bytes(Some(size.max(0)))),
+        None => "kept without limit (max_slot_wal_keep_size is -1)".to_owned(),
+    };
+    page.say(format_args!("wal       {status}, {limit}"));
+}
+
+fn print_fault(page: &mut Page, progress: &Progress) {
+    let Some(fault) = &progress.fault else { return };
+    let text = |key: &str| fault.get(key).and_then(Value::as_str);
+    page.say(format_args!("stuck     {}", text("what").unwrap_or("for an unknown reason")));
+    if let Some(event) = text("event_id") {
+        page.say(format_args!(
+            "          event {event} of {}",
+            text("table").unwrap_or("an unknown table")
+        ));
+    }
+    let since = text("since").or(progress.fault_at.as_deref());
+    let lasted = progress.fault_seconds.map(|seconds| format!(", for {}", span_seconds(seconds)));
+    page.say(format_args!(
+        "          since {}{}",
+        since.unwrap_or("unknown"),
+        lasted.unwrap_or_default()
+    ));
+    if let Some(mend) = text("mend").filter(|mend| !mend.is_empty()) {
+        page.say(format_args!("          mend: {mend}"));
+    }
+}

@@ -1,0 +1,93 @@
+//! What is told, before it is written: as it is, or fitted to a screen.
+
+use std::fmt::Display;
+
+use crate::cli::say;
+use crate::text::harmless;
+
+/// Where what is said begins, right of its name.
+const INDENT: usize = 10;
+
+/// Lines, in order.
+#[derive(Debug, Default)]
+pub(super) struct Page(Vec<String>);
+
+impl Page {
+    /// One line more, or several.
+    pub(super) fn say(&mut self, text: impl Display) {
+        self.0.extend(harmless(text).split('\n').map(str::to_owned));
+    }
+
+    /// Line by line, however long they are.
+    pub(super) fn print(&self) {
+        self.0.iter().for_each(say);
+    }
+
+    /// No line longer than the screen is wide, and no more than it is high; the last one says how
+    /// many there is no room for.
+    pub(super) fn fitted(&self, columns: usize, rows: usize) -> Vec<String> {
+        let mut lines: Vec<String> = self.0.iter().flat_map(|line| wrap(line, columns)).collect();
+        if lines.len() > rows {
+            let hidden = lines.len() - rows + 1;
+            lines.truncate(rows.saturating_sub(1));
+            lines.push(format!("… {hidden} more lines"));
+        }
+        lines
+    }
+}
+
+/// Breaks at spaces where it can, and indents what goes on.
+fn wrap(line: &str, columns: usize) -> Vec<String> {
+    let indent = if columns > 2 * INDENT { INDENT } else { 0 };
+    let mut lines = Vec::new();
+    let mut rest: Vec<char> = line.chars().collect();
+    while rest.len() > columns && columns > 0 {
+        let space = rest.iter().take(columns + 1).rposition(|c| *c == ' ');
+        let at = space.filter(|at| *at > indent).unwrap_or(columns);
+        let next = rest.split_off(at);
+        lines.push(rest.iter().collect());
+        let next = next.into_iter().skip_while(|c| *c == ' ');
+        rest = std::iter::repeat_n(' ', indent).chain(next).collect();
+    }
+    lines.push(rest.iter().collect());
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_fit_the_screen() {
+        let mut page = Page::default();
+        page.say("relay     running for 3s: reads the stream");
+        page.say("slot      ünbreakable-and-very-long-indeed");
+        assert_eq!(page.fitted(80, 24), page.0, "what fits stays as it is");
+        assert_eq!(
+            page.fitted(24, 24),
+            [
+                "relay     running for",
+                "          3s: reads the",
+                "          stream",
+                "slot      ünbreakable-an",
+                "          d-very-long-in",
+                "          deed",
+            ]
+        );
+        assert_eq!(page.fitted(24, 3)[2], "… 4 more lines");
+        assert_eq!(page.fitted(24, 6).len(), 6);
+        for columns in 0..60 {
+            for line in page.fitted(columns.max(1), 99) {
+                assert!(line.chars().count() <= columns.max(1), "{columns}: {line}");
+            }
+        }
+        assert_eq!(page.fitted(80, 0).len(), 1, "no screen is no reason to panic");
+    }
+
+    #[test]
+    fn lines_of_one_text_are_lines() {
+        let mut page = Page::default();
+        page.say("a\nb");
+        assert_eq!(page.0, ["a", "b"]);
+    }
+}

@@ -1,0 +1,121 @@
+//! `pgoutbox uninstall`: takes back what `init` made, save the outbox table.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use super::{connect, say, schema};
+use crate::config::{Config, Needs, Sources};
+use crate::error::Fault;
+use crate::output;
+use crate::postgres::sql;
+use crate::postgres::{self, query};
+use crate::slot::{self, SlotState};
+
+/// Drops the slot, the publication and schema pgoutbox. Never the outbox table.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(after_help = "Examples:\n  pgoutbox uninstall\n  pgoutbox uninstall --yes")]
+pub struct Args {
+    /// Ask nothing
+    #[arg(long)]
+    pub yes: bool,
+    /// Take the slot from a relay that is using it
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// How long a walsender that was told to end may take.
+const TERMINATE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Drops them, after confirmation.
+///
+/// # Errors
+/// The slot is in use or somebody else's; nothing was dropped then.
+pub async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
+    let config = Config::load(sources, Needs::POSTGRES)?;
+    let client = connect(&config).await?;
+    let name = &config.postgres.slot;
+    let slot = slot::state(&client, name).await?;
+    if let Some(slot) = &slot {
+        refuse(args, &config, slot)?;
+    }
+    if !args.yes && !confirm(&config, slot.as_ref())? {
+        say("nothing was dropped");
+        return Ok(());
+    }
+    if slot.is_some_and(|slot| slot.is_active) {
+        end_walsender(&client, name).await?;
+    }
+    postgres::execute(&client, &schema::uninstall(&config)?).await?;
+    say(format_args!(
+        "dropped slot {name}, publication {} and schema pgoutbox; kept your tables",
+        config.postgres.publication
+    ));
+    Ok(())
+}
+
+fn refuse(args: &Args, config: &Config, slot: &SlotState) -> Result<(), Fault> {
+    let name = &config.postgres.slot;
+    let database = slot.database.as_deref().unwrap_or("none");
+    if slot.plugin.as_deref() != Some("pgoutput") || database != config.postgres.audit.database {
+        return Err(Fault::definite(
+            format!(
+                "slot \"{name}\" is not pgoutbox's: its plugin is {}, its database {database}",
+                slot.plugin.as_deref().unwrap_or("none")
+            ),
+            "mend postgres.slot in the configuration",
+        ));
+    }
+    if slot.is_active && !args.force {
+        let pid = slot.active_pid.unwrap_or_default();
+        return Err(Fault::definite(
+            format!("slot \"{name}\" is in use by pid {pid}"),
+            "stop the relay first, or say --force",
+        ));
+    }
+    Ok(())
+}
+
+fn confirm(config: &Config, slot: Option<&SlotState>) -> Result<bool, Fault> {
+    let postgres = &config.postgres;
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Fault::usage(
+            "uninstall asks before it drops, and nobody is there to answer",
+            "pgoutbox uninstall --yes",
+        ));
+    }
+    let lag = slot.and_then(|slot| slot.confirmed_lag_bytes).unwrap_or_default();
+    let question = format!(
+        "This drops slot {} (with {lag} bytes of WAL not yet acknowledged), publication {} and \
+         schema pgoutbox in database {}. Your tables stay. Type yes: ",
+        postgres.slot, postgres.publication, postgres.audit.database
+    );
+    output::out(question.as_bytes());
+    let mut answer = String::new();
+    let _ = stdin.read_line(&mut answer);
+    Ok(answer.trim() == "yes")
+}
+
+/// A relay that is alive takes the slot again within a second, so it is asked for until the
+/// slot is free for a moment; the drop then follows at once.
+async fn end_walsender(client: &Client, name: &str) -> Result<(), Fault> {
+    let terminate = format!(
+        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
+         WHERE slot_name = {} AND active",
+        sql::literal(name)
+    );
+    let ended = async {
+        loop {
+            if query(client, &terminate).await?.is_empty() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(TERMINATE_TIMEOUT, ended).await.unwrap_or_else(|_| {
+        Err(Fault::transient(format!("slot \"{name}\" is still in use"))
+            .mend("stop the relay first"))
+    })
+}

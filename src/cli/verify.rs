@@ -1,0 +1,305 @@
+//! `pgoutbox verify`: the ledger, and whether anything in it is wrong.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+
+use super::parked::{events, span};
+use super::say;
+use super::status::{self, Progress, bytes};
+use crate::config::{Config, Needs, Sources};
+use crate::error::{Fault, codes};
+use crate::postgres::outbox::{Outbox, explain_filter};
+use crate::postgres::{self, Role, execute};
+use crate::slot::{self, Finding, Severity, SlotState, reconcile_grants, statements};
+use crate::upkeep::horizon::{self, Reached};
+use crate::upkeep::ledger::{self, Count, Parked, Table};
+
+/// Prints the ledger: of every row that was committed, whether it was delivered, is parked or
+/// waits; and the slot. Exit code 1 where something is wrong: a row that is none of these, an
+/// event that failed, a slot that is missing, lost or not read while WAL waits.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(
+    after_help = "A row without a mark is unmarked once the slot has passed its commit and it is older than \
+    reconcile.age; before that it waits. For the slot to come to what is committed now, verify \
+    waits a little.\n\nAll counts are of one moment. Of a table over 100 MB a sample is counted; \
+    --exact reads it all.\n\nNeeds what the relay's audit role has, or an operator's own role with\n  \
+    GRANT SELECT ON outbox_messages, pgoutbox.parked, pgoutbox.progress, pgoutbox.relayed TO operator;\n\n\
+    Examples:\n  pgoutbox verify\n  pgoutbox verify --exact --json | jq '.tables[].unmarked.rows'"
+)]
+pub struct Args {
+    /// Count every row, however large the table
+    #[arg(long)]
+    pub exact: bool,
+    /// How long the relay may take to come to what is committed now
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = super::bounds::span)]
+    pub wait: Duration,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+struct Ledger {
+    at: Timestamp,
+    reached: Reached,
+    tables: Vec<Table>,
+    parked: Vec<Parked>,
+    slot: Option<SlotState>,
+    progress: Option<Progress>,
+}
+
+/// Looks, prints, and says whether all is well.
+///
+/// # Errors
+/// Postgres cannot be asked, or the configuration is wrong.
+pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
+    let config = Config::load(sources, Needs::POSTGRES)?;
+    let postgres = &config.postgres;
+    let (client, _driver) = postgres::connect(Role::Replay, postgres).await?;
+    let ledger = look(args, &client, &config).await?;
+    let findings = findings(&config, &ledger);
+    if args.json {
+        say(format_args!("{:#}", as_json(&config, &ledger, &findings)));
+    } else {
+        print(&config, &ledger);
+        findings.iter().for_each(print_finding);
+    }
+    Ok(findings.iter().all(|finding| finding.severity != Severity::Error))
+}
+
+async fn look(args: &Args, client: &Client, config: &Config) -> Result<Ledger, Fault> {
+    let slot = &config.postgres.slot;
+    // Before the counts: a mark of what the slot has passed is seen by them.
+    let point = horizon::point(client).await?;
+    let reached = horizon::wait(client, slot, &point, args.wait).await?;
+    let xmin = match reached {
+        // Without a slot nothing is on its way.
+        Reached::Passed | Reached::NoSlot => point.xmin,
+        Reached::Behind { .. } => String::new(),
+    };
+    let at = Timestamp::now();
+    let before = at.checked_sub(config.reconcile.age).unwrap_or(at);
+    execute(client, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    let mut tables = Vec::new();
+    for number in 0..config.tables.len() {
+        let outbox = Outbox::find(client, config, number).await?;
+        let table = ledger::table(client, config, &outbox, &xmin, before, args.exact).await;
+        let explained = |fault| {
+            explain_filter(with_grant(fault, config, &outbox), &outbox.title(), &outbox.filter)
+        };
+        tables.push(table.map_err(explained)?);
+    }
+    let parked = ledger::parked(client, slot).await?;
+    let progress = status::progress(client, config).await?;
+    execute(client, "COMMIT").await?;
+    let slot = slot::state(client, slot).await?;
+    Ok(Ledger { at, reached, tables, parked, slot, progress })
+}
+
+fn with_grant(fault: Fault, config: &Config, outbox: &Outbox) -> Fault {
+    if !fault.is_code(codes::INSUFFICIENT_PRIVILEGE) {
+        return fault;
+    }
+    let grants = reconcile_grants(&outbox.table, &config.postgres.audit.user);
+    fault.mend(grants.map(|sql| statements(&sql)).unwrap_or_default())
+}
+
+fn findings(config: &Config, ledger: &Ledger) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for table in &ledger.tables {
+        if table.unmarked.rows > 0 {
+            findings.push(Finding::error(
+                "rows-unmarked",
+                format!(
+                    "{} of {} neither delivered, parked nor waiting",
+                    rows(table.unmarked.rows, table.is_estimate),
+                    table.title
+                ),
+                format!("pgoutbox replay --table {} --only unrelayed --mark", table.title),
+            ));
+        }
+    }
+    let failed = ledger.parked.iter().filter(|parked| parked.state == "failed");
+    let failed: i64 = failed.map(|parked| parked.events).sum();
+    if failed > 0 {
+        findings.push(Finding::error(
+            "events-failed",
+            format!("{} failed: no more tries are made", events(failed)),
+            "pgoutbox parked list --state failed; then pgoutbox parked retry --state failed, or discard",
+        ));
+    }
+    findings.extend(slot_finding(config, ledger));
+    let fault = ledger.progress.as_ref().and_then(|progress| progress.fault.as_ref());
+    if let Some(fault) = fault {
+        let text = |key: &str| fault.get(key).and_then(Value::as_str).unwrap_or_default();
+        let what = format!("the relay is stuck: {}", text("what"));
+        findings.push(Finding::error("relay-stuck", what, text("mend")));
+    }
+    findings
+}
+
+fn slot_finding(config: &Config, ledger: &Ledger) -> Option<Finding> {
+    let name = &config.postgres.slot;
+    let Some(slot) = &ledger.slot else {
+        let what = format!("slot \"{name}\" does not exist");
+        return Some(Finding::error("slot-missing", what, "pgoutbox init"));
+    };
+    if slot.wal_status.as_deref() == Some("lost") {
+        return Some(Finding::error(
+            "slot-lost",
+            format!("slot \"{name}\" is lost: WAL it needs was removed"),
+            "pgoutbox check says what to do",
+        ));
+    }
+    match ledger.reached {
+        Reached::Behind { bytes: behind, is_active: false } => Some(Finding::error(
+            "slot-unread",
+            format!("nobody reads slot \"{name}\", and {} of WAL wait for it", bytes(Some(behind))),
+            "pgoutbox run",
+        )),
+        Reached::Behind { bytes: behind, is_active: true } => Some(Finding::warning(
+            "relay-behind",
+            format!(
+                "the relay is {} of WAL behind: rows without a mark count as waiting",
+                bytes(Some(behind))
+            ),
+            "wait until it has caught up, or longer: --wait 5m",
+        )),
+        Reached::Passed | Reached::NoSlot => None,
+    }
+}
+
+fn rows(count: i64, is_estimate: bool) -> String {
+    let about = if is_estimate { "about " } else { "" };
+    let rows = if count == 1 { "row" } else { "rows" };
+    format!("{about}{count} {rows}")
+}
+
+fn age(ledger: &Ledger, at: Timestamp) -> f64 {
+    ledger.at.duration_since(at).as_secs_f64()
+}
+
+fn print(config: &Config, ledger: &Ledger) {
+    for table in &ledger.tables {
+        let estimate =
+            if table.is_estimate { ", estimated from a sample: --exact counts" } else { "" };
+        say(format_args!("table     {}{estimate}", table.title));
+        let line = |name: &str, count: &Count| {
+            let oldest = count
+                .oldest
+                .filter(|_| count.rows > 0)
+                .map(|at| format!(", the oldest of {at:.0} ({} ago)", span(age(ledger, at))));
+            say(format_args!("          {name:<10} {}{}", count.rows, oldest.unwrap_or_default()));
+        };
+        line("committed", &table.committed);
+        match &table.delivered {
+            Some(delivered) => line("delivered", delivered),
+            None => say("          delivered  unknown: rows carry no mark (audit.mode)"),
+        }
+        say(format_args!("          {:<10} {}", "parked", table.parked));
+        line("waiting", &table.waiting);
+        line("unmarked", &table.unmarked);
+    }
+    for parked in &ledger.parked {
+        say(format_args!(
+            "parking   {} {} of {}, the oldest of {} ({} ago)",
+            parked.events,
+            parked.state,
+            parked.table,
+            parked.oldest,
+            span(parked.age_seconds)
+        ));
+    }
+    if let Some(slot) = &ledger.slot {
+        let lsn = slot.confirmed_flush_lsn.as_deref().unwrap_or("nothing");
+        let usage = if slot.is_active { "in use" } else { "not in use" };
+        say(format_args!(
+            "slot      {}, {usage}, acknowledged to {lsn}, {} behind",
+            config.postgres.slot,
+            bytes(slot.confirmed_lag_bytes)
+        ));
+    }
+    match &ledger.progress {
+        Some(progress) => say(format_args!(
+            "progress  settled to {} and {} after it, written {}",
+            progress.end_lsn,
+            events(progress.settled),
+            progress.updated_at
+        )),
+        None => say("progress  none yet"),
+    }
+}
+
+fn print_finding(finding: &Finding) {
+    let name = if finding.severity == Severity::Error { "wrong" } else { "warning" };
+    say(format_args!("{name:<9} {}", finding.what));
+    if !finding.mend.is_empty() {
+        say(format_args!("          mend: {}", finding.mend));
+    }
+}
+
+fn as_json(config: &Config, ledger: &Ledger, findings: &[Finding]) -> Value {
+    let count = |count: &Count| {
+        json!({
+            "rows": count.rows,
+            "oldest": count.oldest.map(|at| at.to_string()),
+            "age_seconds": count.oldest.map(|at| age(ledger, at)),
+        })
+    };
+    let tables: Vec<Value> = ledger
+        .tables
+        .iter()
+        .map(|table| {
+            json!({
+                "table": table.title,
+                "is_estimate": table.is_estimate,
+                "committed": count(&table.committed),
+                "delivered": table.delivered.as_ref().map(count),
+                "parked": { "rows": table.parked },
+                "waiting": count(&table.waiting),
+                "unmarked": count(&table.unmarked),
+            })
+        })
+        .collect();
+    let parked: Vec<Value> = ledger
+        .parked
+        .iter()
+        .map(|parked| {
+            json!({
+                "table": parked.table, "state": parked.state, "events": parked.events,
+                "oldest": parked.oldest, "age_seconds": parked.age_seconds,
+            })
+        })
+        .collect();
+    let slot = ledger.slot.as_ref().map(|slot| {
+        json!({
+            "name": config.postgres.slot,
+            "is_active": slot.is_active,
+            "wal_status": slot.wal_status,
+            "confirmed_flush_lsn": slot.confirmed_flush_lsn,
+            "confirmed_lag_bytes": slot.confirmed_lag_bytes,
+            "has_passed_what_was_committed": ledger.reached == Reached::Passed,
+        })
+    });
+    let progress = ledger.progress.as_ref().map(|progress| {
+        json!({
+            "end_lsn": progress.end_lsn,
+            "settled_after_it": progress.settled,
+            "updated_at": progress.updated_at,
+        })
+    });
+    let is_well = findings.iter().all(|finding| finding.severity != Severity::Error);
+    let findings: Vec<Value> = findings
+        .iter()
+        .map(|finding| {
+            let is_error = finding.severity == Severity::Error;
+            json!({ "name": finding.name, "severity": if is_error { "error" } else { "warning" }, "what": finding.what, "mend": finding.mend })
+        })
+        .collect();
+    json!({
+        "is_well": is_well, "at": ledger.at.to_string(), "tables": tables, "parking": parked,
+        "slot": slot, "progress": progress, "findings": findings,
+    })
+}

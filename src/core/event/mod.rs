@@ -1,0 +1,428 @@
+//! One outbox row, decoded: borrowed from the tuple it came in.
+
+pub mod pgoutput;
+pub mod relation;
+pub mod stored;
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use postgres_types::PgLsn;
+
+use crate::core::event::pgoutput::{Cell, Tuple};
+use crate::core::event::relation::{Mapping, Pattern, PatternPiece, PayloadKind, TimeKind};
+
+/// Microseconds from 1970 to 2000, where Postgres' time starts.
+pub const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// The last second of the year 9999. Clients that are told a later one give the connection up.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+/// The place of an event in commit order; also "everything before here", as a bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Where the commit record of its transaction starts. Known from the transaction's
+    /// first message on, where the `end_lsn` is only known from its last.
+    pub commit_lsn: PgLsn,
+    /// Its number among the events of its transaction, from 0.
+    pub index: u64,
+}
+
+impl Position {
+    /// Before every event.
+    pub fn start() -> Self {
+        Self::after_commit(PgLsn::from(0))
+    }
+
+    /// Behind the last event of the commit that ends here: the next commit record cannot
+    /// start before it.
+    pub fn after_commit(end_lsn: PgLsn) -> Self {
+        Self { commit_lsn: end_lsn, index: 0 }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}+{}", self.commit_lsn, self.index)
+    }
+}
+
+/// A row and where its columns stand.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    /// The row.
+    pub tuple: &'a Tuple,
+    /// Its columns, as [`Tuple::read_into`] found them.
+    pub cells: &'a [Cell],
+}
+
+impl<'a> Row<'a> {
+    fn cell(&self, column: usize) -> Cell {
+        self.cells.get(column).copied().unwrap_or(Cell::Null)
+    }
+
+    fn text(&self, field: &'static str, column: usize) -> Result<Option<&'a str>, Refusal> {
+        match self.tuple.text(self.cell(column)) {
+            None => Ok(None),
+            Some(text) => match std::str::from_utf8(text) {
+                Ok(text) => Ok(Some(text)),
+                Err(_) => Err(Refusal::unreadable(field, "it is not UTF-8")),
+            },
+        }
+    }
+
+    fn optional(
+        &self,
+        field: &'static str,
+        column: Option<usize>,
+    ) -> Result<Option<&'a str>, Refusal> {
+        column.map_or(Ok(None), |column| self.text(field, column))
+    }
+
+    /// The type of its aggregate, where it can be read.
+    pub fn aggregate_type(&self, mapping: &Mapping) -> Option<&'a str> {
+        self.optional("aggregate_type", mapping.aggregate_type).ok().flatten()
+    }
+
+    /// The id of its aggregate, where it can be read.
+    pub fn aggregate_id(&self, mapping: &Mapping) -> Option<&'a str> {
+        self.optional("aggregate_id", mapping.aggregate_id).ok().flatten()
+    }
+
+    /// The `traceparent` and `tracestate` that its message has, where they are text: those of its
+    /// headers go before the columns.
+    pub fn trace(&self, mapping: &Mapping) -> [Option<Cow<'a, str>>; 2] {
+        let headers = self.optional("headers", mapping.headers).ok().flatten();
+        // Hardly any row has them there, and the object need not be read for it.
+        let headers = headers.filter(|json| json.contains("\"trace"));
+        let headers: serde_json::Map<String, serde_json::Value> =
+            headers.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+        [("traceparent", mapping.traceparent), ("tracestate", mapping.tracestate)].map(
+            |(name, column)| match headers.get(name) {
+                Some(header) => header.as_str().map(|text| Cow::Owned(text.to_owned())),
+                None => self.optional(name, column).ok().flatten().map(Cow::Borrowed),
+            },
+        )
+    }
+}
+
+/// One outbox row.
+#[derive(Debug)]
+pub struct Event<'a> {
+    /// Which of the configured tables it came from.
+    pub table: usize,
+    /// Its id, the `message_id` of its message.
+    pub id: &'a str,
+    /// The type of its aggregate.
+    pub aggregate_type: Option<&'a str>,
+    /// The id of its aggregate.
+    pub aggregate_id: Option<&'a str>,
+    /// Its type.
+    pub event_type: Option<&'a str>,
+    /// Its headers, JSON.
+    pub headers: Option<&'a str>,
+    /// When it happened, in seconds since 1970; the time of the commit where the row has none.
+    pub timestamp: u64,
+    /// What it is correlated with.
+    pub correlation_id: Option<&'a str>,
+    /// The media type of its body.
+    pub content_type: Option<&'a str>,
+    /// The trace that it belongs to, and what tracers add to that: W3C trace context.
+    pub trace: [(&'static str, Option<&'a str>); 2],
+    /// Its body, byte for byte as Postgres rendered it.
+    pub payload: Bytes,
+}
+
+impl<'a> Event<'a> {
+    /// Reads a row by the mapping of its relation. `commit_time` is in microseconds
+    /// since 2000-01-01.
+    ///
+    /// # Errors
+    /// A value that cannot be read.
+    pub fn read(mapping: &Mapping, row: Row<'a>, commit_time: i64) -> Result<Self, Refusal> {
+        Ok(Self {
+            table: mapping.table,
+            id: event_id(mapping, row)?,
+            aggregate_type: row.optional("aggregate_type", mapping.aggregate_type)?,
+            aggregate_id: row.optional("aggregate_id", mapping.aggregate_id)?,
+            event_type: row.optional("event_type", mapping.event_type)?,
+            headers: row.optional("headers", mapping.headers)?,
+            timestamp: timestamp(mapping, row, commit_time)?,
+            correlation_id: row.optional("correlation_id", mapping.correlation_id)?,
+            content_type: row.optional("content_type", mapping.content_type)?,
+            trace: [
+                ("traceparent", row.optional("traceparent", mapping.traceparent)?),
+                ("tracestate", row.optional("tracestate", mapping.tracestate)?),
+            ],
+            payload: payload(mapping, row)?,
+        })
+    }
+}
+
+/// The id of a row, also where the rest of it cannot be read.
+///
+/// # Errors
+/// There is none.
+pub fn event_id<'a>(mapping: &Mapping, row: Row<'a>) -> Result<&'a str, Refusal> {
+    row.text("id", mapping.id)?.ok_or_else(|| Refusal::unreadable("id", "it is NULL"))
+}
+
+fn payload(mapping: &Mapping, row: Row<'_>) -> Result<Bytes, Refusal> {
+    let cell = row.cell(mapping.payload);
+    if cell == Cell::Unchanged || cell == Cell::Binary {
+        return Err(Refusal::unreadable("payload", "the server did not send it as text"));
+    }
+    let text = row.tuple.bytes(cell).unwrap_or_default();
+    match mapping.payload_kind {
+        PayloadKind::Text if std::str::from_utf8(&text).is_err() => {
+            Err(Refusal::unreadable("payload", "it is not UTF-8"))
+        }
+        PayloadKind::Text => Ok(text),
+        PayloadKind::Bytea => {
+            unhex(&text).ok_or_else(|| Refusal::unreadable("payload", "it is no hexadecimal bytea"))
+        }
+    }
+}
+
+/// A `bytea` in its hex output form (`bytea_output` is pinned on the stream).
+fn unhex(text: &[u8]) -> Option<Bytes> {
+    if text.is_empty() {
+        return Some(Bytes::new());
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let pairs = text.strip_prefix(b"\\x")?.chunks(2);
+    let bytes: Option<Vec<u8>> = pairs
+        .map(|pair| match pair {
+            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+            _ => None,
+        })
+        .collect();
+    bytes.map(Bytes::from)
+}
+
+fn timestamp(mapping: &Mapping, row: Row<'_>, commit_time: i64) -> Result<u64, Refusal> {
+    let text = row.optional("occurred_at", mapping.occurred_at)?;
+    // What AMQP cannot say (infinity, before 1970), and what consumers' clocks cannot (beyond the
+    // year 9999: a number of microseconds, say), is told by the time of the commit instead.
+    let seconds = text.and_then(|text| match mapping.time_kind {
+        TimeKind::Timestamptz => text.parse().ok().map(|at: jiff::Timestamp| at.as_second()),
+        TimeKind::Timestamp => {
+            let at: jiff::civil::DateTime = text.parse().ok()?;
+            at.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|at| at.timestamp().as_second())
+        }
+        TimeKind::EpochMillis => text.parse().ok().map(|millis: i64| millis.div_euclid(1_000)),
+    });
+    let committed = || commit_time.saturating_add(POSTGRES_EPOCH_MICROS).div_euclid(1_000_000);
+    let told = |seconds: i64| u64::try_from(seconds).ok().filter(|at| *at <= LAST_SECOND);
+    Ok(seconds.and_then(told).or_else(|| told(committed())).unwrap_or(0))
+}
+
+/// Writes the first alternative of a pattern whose columns are all set, behind what `out` holds.
+///
+/// # Errors
+/// No alternative has all its columns set.
+pub fn expand(
+    setting: &'static str,
+    pattern: &Pattern,
+    row: Row<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), Refusal> {
+    let start = out.len();
+    for alternative in &pattern.0 {
+        out.truncate(start);
+        if write_alternative(setting, alternative, row, out)? && out.len() > start {
+            return Ok(());
+        }
+    }
+    Err(Refusal::Unnamed { setting })
+}
+
+fn write_alternative(
+    setting: &'static str,
+    pieces: &[PatternPiece],
+    row: Row<'_>,
+    out: &mut Vec<u8>,
+) -> Result<bool, Refusal> {
+    for piece in pieces {
+        match piece {
+            PatternPiece::Text(text) => out.extend_from_slice(text.as_bytes()),
+            PatternPiece::Column(column) => match row.text(setting, *column)? {
+                Some(text) if !text.is_empty() => out.extend_from_slice(text.as_bytes()),
+                _ => return Ok(false),
+            },
+        }
+    }
+    Ok(true)
+}
+
+/// Why one event cannot be delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// A value cannot be read.
+    Unreadable {
+        /// The field.
+        field: &'static str,
+        /// Why not.
+        why: String,
+    },
+    /// No alternative of a template has all its columns set.
+    Unnamed {
+        /// `exchange` or `routing_key`.
+        setting: &'static str,
+    },
+    /// A name is longer than AMQP can say.
+    TooLong {
+        /// Of which property.
+        what: String,
+        /// Its length in bytes.
+        bytes: usize,
+    },
+    /// The body is over the limit.
+    BodyTooLarge {
+        /// Its size in bytes.
+        bytes: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// Properties and headers do not fit in one AMQP frame, which cannot be split.
+    HeadersTooLarge {
+        /// Their size in bytes.
+        bytes: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// A header that would make the broker send copies elsewhere.
+    ForbiddenHeader {
+        /// Its name.
+        name: String,
+    },
+    /// The broker returned the message: no queue took it.
+    Returned {
+        /// The broker's words.
+        why: String,
+    },
+    /// The broker nacked the message.
+    Nacked,
+    /// The broker closed the channel over it.
+    Closed {
+        /// The broker's words.
+        why: String,
+    },
+    /// It could not be delivered, and the dead-letter exchange did not take it either.
+    Unburied {
+        /// Why it could not be delivered.
+        first: Box<Refusal>,
+        /// Why the dead letter could not be.
+        then: Box<Refusal>,
+    },
+}
+
+impl Refusal {
+    /// A value that cannot be read.
+    pub fn unreadable(field: &'static str, why: impl Into<String>) -> Self {
+        Self::Unreadable { field, why: why.into() }
+    }
+
+    /// Its kind, in a word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } => "unreadable",
+            Self::Unnamed { .. } => "unnamed",
+            Self::TooLong { .. } => "too_long",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::HeadersTooLarge { .. } => "headers_too_large",
+            Self::ForbiddenHeader { .. } => "forbidden_header",
+            Self::Returned { .. } => "returned",
+            Self::Nacked => "nacked",
+            Self::Closed { .. } => "closed",
+            Self::Unburied { first, .. } => first.reason(),
+        }
+    }
+
+    /// What mends it.
+    pub fn mend(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } | Self::ForbiddenHeader { .. } => {
+                "correct how the application writes such rows"
+            }
+            Self::Unnamed { .. } => {
+                "set the columns that the template names, or give the template in [[tables]] another alternative"
+            }
+            Self::TooLong { .. } => "shorten it to 255 bytes",
+            Self::BodyTooLarge { .. } => {
+                "raise amqp.max_message_bytes, where the broker's max_message_size allows it, or send a reference instead of the body"
+            }
+            Self::HeadersTooLarge { .. } => {
+                "move what is large from the headers into the body, or raise frame_max on the broker"
+            }
+            Self::Returned { .. } => {
+                "bind a queue to the exchange for this routing key, or give the exchange an alternate exchange"
+            }
+            Self::Nacked => {
+                "look at the queues behind the exchange: one is full with x-overflow=reject-publish, or not available"
+            }
+            Self::Closed { .. } => {
+                "do what the broker says: create the exchange (pgoutbox init --declare), or grant the user write permission on it"
+            }
+            Self::Unburied { then, .. } => then.mend(),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable { field, why } => write!(f, "its {field} cannot be read: {why}"),
+            Self::Unnamed { setting } => {
+                write!(
+                    f,
+                    "its {setting} is empty: no alternative of the template has all its columns set"
+                )
+            }
+            Self::TooLong { what, bytes } => {
+                write!(f, "its {what} has {bytes} bytes, more than 255")
+            }
+            Self::BodyTooLarge { bytes, limit } => {
+                write!(f, "its body has {bytes} bytes, more than amqp.max_message_bytes = {limit}")
+            }
+            Self::HeadersTooLarge { bytes, limit } => {
+                write!(
+                    f,
+                    "its properties and headers take {bytes} bytes, more than the {limit} of one frame"
+                )
+            }
+            Self::ForbiddenHeader { name } => {
+                write!(f, "its header \"{name}\" would make the broker send copies elsewhere")
+            }
+            Self::Returned { why } => write!(f, "the broker returned it, no queue took it: {why}"),
+            Self::Nacked => f.write_str("the broker nacked it"),
+            Self::Closed { why } => write!(f, "the broker closed the channel over it: {why}"),
+            Self::Unburied { first, then } => {
+                write!(f, "{first}; as a dead letter: {then}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytea_is_read_from_hex_only() {
+        assert_eq!(unhex(b"\\x00ff1A").unwrap(), Bytes::from_static(&[0, 255, 26]));
+        assert_eq!(unhex(b"\\x").unwrap(), Bytes::new());
+        assert!(unhex(b"\\x0").is_none(), "half a byte");
+        assert!(unhex(b"\\x0g").is_none(), "no digit");
+        assert!(unhex(b"abc").is_none(), "escape format");
+    }
+
+    #[test]
+    fn a_commit_ends_before_the_next_begins() {
+        let inside = Position { commit_lsn: PgLsn::from(100), index: 7 };
+        let next = Position { commit_lsn: PgLsn::from(148), index: 0 };
+        assert!(inside < Position::after_commit(PgLsn::from(148)));
+        assert!(Position::after_commit(PgLsn::from(148)) <= next);
+    }
+}

@@ -1,0 +1,392 @@
+//! Which column of a relation holds which field of an event.
+//!
+//! Columns are found by name, for each shape that the server announces: a column may be
+//! added, dropped or moved while older rows still wait in the WAL.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use postgres_types::Type;
+
+use crate::config::{ColumnRef, Piece, Table, Template};
+use crate::core::event::pgoutput::{Cell, Column, RelationMessage, Tuple};
+
+/// Oids below this one are built in; above are enums, domains and extension types.
+const FIRST_USER_OID: u32 = 16_384;
+
+/// The built-in types that a field may have. Domains are told by the type that they are made of,
+/// never by their own oid: a domain over bytea is no text.
+const READABLE: [Type; 15] = [
+    Type::TEXT,
+    Type::VARCHAR,
+    Type::BPCHAR,
+    Type::NAME,
+    Type::UUID,
+    Type::INT2,
+    Type::INT4,
+    Type::INT8,
+    Type::NUMERIC,
+    Type::JSONB,
+    Type::JSON,
+    Type::BYTEA,
+    Type::XML,
+    Type::TIMESTAMPTZ,
+    Type::TIMESTAMP,
+];
+
+/// How one shape of an outbox table is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    /// Which of the configured tables it is.
+    pub table: usize,
+    /// Column of the event id.
+    pub id: usize,
+    /// Column of the body.
+    pub payload: usize,
+    /// How the body is read.
+    pub payload_kind: PayloadKind,
+    /// Column of the aggregate's type.
+    pub aggregate_type: Option<usize>,
+    /// Column of the aggregate's id.
+    pub aggregate_id: Option<usize>,
+    /// Column of the event's type.
+    pub event_type: Option<usize>,
+    /// Column of the headers.
+    pub headers: Option<usize>,
+    /// Column of the time.
+    pub occurred_at: Option<usize>,
+    /// How the time is read.
+    pub time_kind: TimeKind,
+    /// Column of the correlation id.
+    pub correlation_id: Option<usize>,
+    /// Column of the content type.
+    pub content_type: Option<usize>,
+    /// Column of the header `traceparent`.
+    pub traceparent: Option<usize>,
+    /// Column of the header `tracestate`.
+    pub tracestate: Option<usize>,
+    /// Column of the mark, where it comes with the row.
+    pub relayed_at: Option<usize>,
+    /// Columns of type `char(n)` other than the payload: the spaces that fill them up are no part
+    /// of the value, and Postgres' own cast to text leaves them out.
+    padded: Vec<usize>,
+    /// Exchange of the message.
+    pub exchange: Pattern,
+    /// Routing key of the message.
+    pub routing_key: Pattern,
+    /// The columns of the relation: what a row of it is kept with, where it is kept.
+    pub columns: Arc<[Column]>,
+}
+
+/// How a body is read from its column's text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PayloadKind {
+    /// As it stands.
+    Text,
+    /// Hexadecimal behind `\x`.
+    Bytea,
+}
+
+/// How a time is read from its column's text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeKind {
+    /// With an offset.
+    Timestamptz,
+    /// Without: taken as UTC.
+    Timestamp,
+    /// Milliseconds since 1970.
+    EpochMillis,
+}
+
+/// A [`Template`] whose columns were found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern(pub Vec<Vec<PatternPiece>>);
+
+/// A part of a [`Pattern`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PatternPiece {
+    /// Text as it stands.
+    Text(String),
+    /// The text of a column.
+    Column(usize),
+}
+
+#[derive(Clone, Copy)]
+enum Accepts {
+    Text,
+    Payload,
+    Headers,
+    Time,
+    Mark,
+}
+
+impl Accepts {
+    fn accepts(self, oid: u32) -> bool {
+        if oid >= FIRST_USER_OID {
+            return !matches!(self, Self::Time | Self::Mark);
+        }
+        let is = |types: &[Type]| types.iter().any(|accepted| accepted.oid() == oid);
+        let is_text = is(&[Type::TEXT, Type::VARCHAR, Type::BPCHAR, Type::NAME]);
+        match self {
+            Self::Text => {
+                let numbers = [Type::INT2, Type::INT4, Type::INT8, Type::NUMERIC];
+                is_text || is(&[Type::UUID]) || is(&numbers)
+            }
+            Self::Payload => {
+                let written = [Type::JSONB, Type::JSON, Type::BYTEA, Type::XML];
+                is_text || is(&written) || is(&[Type::RECORD, Type::ANY_RANGE])
+            }
+            Self::Headers => is_text || is(&[Type::JSONB, Type::JSON]),
+            Self::Time => is(&[Type::TIMESTAMPTZ, Type::TIMESTAMP, Type::INT8]),
+            Self::Mark => is(&[Type::TIMESTAMPTZ, Type::TIMESTAMP]),
+        }
+    }
+
+    fn names(self) -> &'static str {
+        match self {
+            Self::Text => "text, varchar, uuid, bigint, integer, numeric or an enum",
+            Self::Payload => "jsonb, json, text or bytea",
+            Self::Headers => "jsonb, json or text",
+            Self::Time => "timestamptz, timestamp or bigint (milliseconds)",
+            Self::Mark => "timestamptz or timestamp",
+        }
+    }
+}
+
+impl Mapping {
+    /// Finds a table's fields among the columns of one shape of it. With
+    /// `needs_mark`, the column of the mark must be there too.
+    ///
+    /// # Errors
+    /// Every field that is missing or of a wrong type, one line each.
+    pub fn compile(
+        table: usize,
+        config: &Table,
+        columns: &[Column],
+        needs_mark: bool,
+    ) -> Result<Self, Vec<String>> {
+        let mut finder = Finder { columns, config, errors: Vec::new() };
+        let names = &config.columns;
+        let id = finder.required("id", &names.id, Accepts::Text);
+        let payload = finder.required("payload", &names.payload, Accepts::Payload);
+        if needs_mark {
+            finder.required("relayed_at", &names.relayed_at, Accepts::Mark);
+        }
+        let occurred_at = finder.optional("occurred_at", &names.occurred_at, Accepts::Time);
+        let type_of = |at: usize| columns.get(at).map_or(0, |column| column.type_oid);
+        let mapping = Self {
+            table,
+            id,
+            payload,
+            payload_kind: if type_of(payload) == Type::BYTEA.oid() {
+                PayloadKind::Bytea
+            } else {
+                PayloadKind::Text
+            },
+            aggregate_type: finder.optional("aggregate_type", &names.aggregate_type, Accepts::Text),
+            aggregate_id: finder.optional("aggregate_id", &names.aggregate_id, Accepts::Text),
+            event_type: finder.optional("event_type", &names.event_type, Accepts::Text),
+            headers: finder.optional("headers", &names.headers, Accepts::Headers),
+            occurred_at,
+            time_kind: match occurred_at.map(type_of) {
+                Some(oid) if oid == Type::TIMESTAMP.oid() => TimeKind::Timestamp,
+                Some(oid) if oid == Type::INT8.oid() => TimeKind::EpochMillis,
+                _ => TimeKind::Timestamptz,
+            },
+            correlation_id: finder.optional("correlation_id", &names.correlation_id, Accepts::Text),
+            content_type: finder.optional("content_type", &names.content_type, Accepts::Text),
+            traceparent: finder.optional("traceparent", &names.traceparent, Accepts::Text),
+            tracestate: finder.optional("tracestate", &names.tracestate, Accepts::Text),
+            relayed_at: finder.position(&names.relayed_at.name),
+            padded: padded(columns, payload),
+            exchange: finder.pattern("exchange", &config.exchange),
+            routing_key: finder.pattern("routing_key", &config.routing_key),
+            columns: columns.into(),
+        };
+        if finder.errors.is_empty() { Ok(mapping) } else { Err(finder.errors) }
+    }
+
+    /// Finds the values of a row of this shape.
+    ///
+    /// # Errors
+    /// Bytes that are no row of it.
+    pub fn read(&self, tuple: &Tuple, cells: &mut Vec<Cell>) -> Result<(), String> {
+        tuple.read_into(cells).map_err(|error| error.to_string())?;
+        let (columns, width) = (cells.len(), self.columns.len());
+        if columns != width {
+            return Err(format!("a row of {columns} columns in a relation of {width}"));
+        }
+        for column in &self.padded {
+            if let Some(cell) = cells.get_mut(*column) {
+                *cell = tuple.without_padding(*cell);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn padded(columns: &[Column], payload: usize) -> Vec<usize> {
+    let columns = columns.iter().enumerate();
+    let padded = columns.filter(|(_, column)| column.type_oid == Type::BPCHAR.oid());
+    padded.map(|(at, _)| at).filter(|at| *at != payload).collect()
+}
+
+struct Finder<'a> {
+    columns: &'a [Column],
+    config: &'a Table,
+    errors: Vec<String>,
+}
+
+impl Finder<'_> {
+    fn position(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == name)
+    }
+
+    fn optional(&mut self, field: &str, column: &ColumnRef, accepts: Accepts) -> Option<usize> {
+        if column.name.is_empty() {
+            return None;
+        }
+        let at = self.position(&column.name);
+        match at.and_then(|at| self.columns.get(at)) {
+            Some(found) if !accepts.accepts(found.type_oid) => self.errors.push(format!(
+                "column \"{}\" of {}.{} cannot be read as {field}: its type must be {}",
+                column.name,
+                self.config.schema,
+                self.config.name,
+                accepts.names(),
+            )),
+            None if column.is_explicit => self.missing(field, column),
+            _ => {}
+        }
+        at
+    }
+
+    fn required(&mut self, field: &str, column: &ColumnRef, accepts: Accepts) -> usize {
+        match self.optional(field, column, accepts) {
+            Some(at) => at,
+            None => {
+                // An explicit one was already reported by `optional`.
+                if !column.is_explicit || column.name.is_empty() {
+                    self.missing(field, column);
+                }
+                0
+            }
+        }
+    }
+
+    fn missing(&mut self, field: &str, column: &ColumnRef) {
+        self.errors.push(format!(
+            "{}.{} has no column \"{}\" for {field}",
+            self.config.schema, self.config.name, column.name,
+        ));
+    }
+
+    fn pattern(&mut self, setting: &str, template: &Template) -> Pattern {
+        let alternatives = template.0.iter();
+        Pattern(
+            alternatives
+                .filter_map(|pieces| {
+                    pieces.iter().map(|piece| self.piece(setting, piece)).collect()
+                })
+                .collect(),
+        )
+    }
+
+    /// `None` leaves the alternative out: it names a default field that this table lacks.
+    fn piece(&mut self, setting: &str, piece: &Piece) -> Option<PatternPiece> {
+        let name = match piece {
+            Piece::Text(text) => return Some(PatternPiece::Text(text.clone())),
+            Piece::Column(name) => name,
+        };
+        let field = self.field(name);
+        let column = field.map_or(name.as_str(), |field| field.name.as_str());
+        match self.position(column) {
+            Some(at) => Some(PatternPiece::Column(at)),
+            None => {
+                if field.is_none_or(|field| field.is_explicit && !field.name.is_empty()) {
+                    self.errors.push(format!(
+                        "{setting} of {}.{} names \"{name}\", which is neither a field nor a column",
+                        self.config.schema, self.config.name,
+                    ));
+                }
+                None
+            }
+        }
+    }
+
+    fn field(&self, name: &str) -> Option<&ColumnRef> {
+        let columns = &self.config.columns;
+        Some(match name {
+            "id" => &columns.id,
+            "aggregate_type" => &columns.aggregate_type,
+            "aggregate_id" => &columns.aggregate_id,
+            "event_type" => &columns.event_type,
+            "topic" => &columns.topic,
+            "correlation_id" => &columns.correlation_id,
+            "content_type" => &columns.content_type,
+            "traceparent" => &columns.traceparent,
+            "tracestate" => &columns.tracestate,
+            _ => return None,
+        })
+    }
+}
+
+/// What the relay knows of a relation of the stream.
+#[derive(Debug, Clone)]
+pub enum Relation {
+    /// An outbox table, or a partition of one.
+    Outbox(Arc<Mapping>),
+    /// Another table that the publication covers: its rows are counted and passed over.
+    Other,
+}
+
+/// The relations announced on this connection, by oid.
+#[derive(Debug, Default)]
+pub struct Relations {
+    known: HashMap<u32, Relation>,
+    /// Types that are not built in, and of what built-in type they are made.
+    bases: HashMap<u32, u32>,
+}
+
+impl Relations {
+    /// The relation of a row, where it was announced.
+    pub fn find(&self, oid: u32) -> Option<&Relation> {
+        self.known.get(&oid)
+    }
+
+    /// Takes in what a type is made of, as the stream tells it before each relation that has it:
+    /// of a domain that is the type at the bottom, of any other type the type itself.
+    pub fn made_of(&mut self, oid: u32, schema: &str, name: &str) {
+        if schema != "pg_catalog" {
+            return;
+        }
+        let base = READABLE.iter().find(|base| base.name() == name);
+        // One that no field may have.
+        let base = base.map_or(Type::UNKNOWN.oid(), Type::oid);
+        self.bases.insert(oid, base);
+    }
+
+    /// Replaces the types of domains by those that they are made of.
+    pub fn resolve_types(&self, relation: &mut RelationMessage) {
+        for column in &mut relation.columns {
+            if let Some(base) = self.bases.get(&column.type_oid) {
+                column.type_oid = *base;
+            }
+        }
+    }
+
+    /// The relation was announced in another shape, and is not known.
+    pub fn remove(&mut self, oid: u32) {
+        self.known.remove(&oid);
+    }
+
+    /// Takes in an announced shape; it replaces an earlier one of the same oid.
+    pub fn insert(&mut self, oid: u32, relation: Relation) {
+        self.known.insert(oid, relation);
+    }
+}
+
+/// Which configured table a relation is, where that can be told from its name.
+pub fn table_named(tables: &[Table], message: &RelationMessage) -> Option<usize> {
+    tables.iter().position(|table| table.schema == message.schema && table.name == message.name)
+}

@@ -1,0 +1,78 @@
+//! The message of a row that came another way than the stream: the same path as the relay's.
+
+use amq_protocol::types::FieldTable;
+
+use crate::config::Table;
+use crate::core::event::pgoutput::{Cell, Column, StoredRow, Tuple};
+use crate::core::event::relation::Mapping;
+use crate::core::event::{Event, Position, Refusal, Row};
+use crate::core::message::{Limits, Message};
+
+/// Reads rows of one shape of one table.
+pub struct Reader<'a> {
+    table: &'a Table,
+    mapping: Mapping,
+    cells: Vec<Cell>,
+}
+
+/// An event and its message.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Built {
+    /// Its id.
+    pub id: String,
+    /// Its message.
+    pub message: Message,
+}
+
+impl<'a> Reader<'a> {
+    /// Finds the fields among the columns; `number` is the table's among those configured.
+    ///
+    /// # Errors
+    /// Every field that is missing or of a wrong type, one line each.
+    pub fn new(number: usize, table: &'a Table, columns: &[Column]) -> Result<Self, Vec<String>> {
+        let mapping = Mapping::compile(number, table, columns, false)?;
+        Ok(Self { table, mapping, cells: Vec::new() })
+    }
+
+    /// Builds the message of a row.
+    ///
+    /// # Errors
+    /// What the row, AMQP or the broker cannot take.
+    pub fn build(
+        &mut self,
+        tuple: &Tuple,
+        commit_time: i64,
+        position: Position,
+        limits: Limits,
+    ) -> Result<Built, Refusal> {
+        let unreadable = |why: String| Refusal::unreadable("row", why);
+        self.mapping.read(tuple, &mut self.cells).map_err(unreadable)?;
+        let row = Row { tuple, cells: &self.cells };
+        let event = Event::read(&self.mapping, row, commit_time)?;
+        let message = Message::build(&event, row, position, &self.mapping, self.table, limits)?;
+        Ok(Built { id: event.id.to_owned(), message })
+    }
+}
+
+/// Builds the message of a row that brings its own columns.
+///
+/// # Errors
+/// Why it cannot be read or sent.
+pub fn build(
+    tables: &[Table],
+    row: &StoredRow,
+    position: Position,
+    limits: Limits,
+) -> Result<Built, Refusal> {
+    let table = tables
+        .get(row.table)
+        .ok_or_else(|| Refusal::unreadable("table", "it is not among those configured"))?;
+    let mut reader = Reader::new(row.table, table, &row.columns)
+        .map_err(|errors| Refusal::unreadable("row", errors.join("; ")))?;
+    reader.build(&row.tuple, row.commit_time, position, limits)
+}
+
+/// The headers of a message.
+pub fn headers(message: &Message) -> FieldTable {
+    message.properties().headers().clone().unwrap_or_default()
+}

@@ -1,0 +1,190 @@
+//! The headers of a message: what the relay says of an event, and what the row says.
+
+use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
+use postgres_types::PgLsn;
+
+use super::fields::{Fields, integer};
+use super::json::add_row;
+use super::{AGGREGATE_ID_HEADER, AGGREGATE_TYPE_HEADER, COMMIT_LSN_HEADER, INDEX_HEADER};
+use crate::core::event::{Event, Position, Refusal};
+
+/// Digits of an LSN, and its slash.
+const LSN_BYTES: usize = 17;
+const LSN_SLASH: usize = 8;
+const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+/// The column's default, and what most rows have.
+const NO_HEADERS: &str = "{}";
+
+/// Writes the headers of an event, as a table behind its length. What the row says of a header
+/// counts more than what its columns say, and less than its position.
+///
+/// # Errors
+/// What AMQP or the broker cannot take.
+pub(super) fn write_headers(
+    out: &mut Vec<u8>,
+    event: &Event<'_>,
+    position: Position,
+) -> Result<(), Refusal> {
+    let mut fields = Fields::open(out);
+    let aggregate =
+        [(AGGREGATE_TYPE_HEADER, event.aggregate_type), (AGGREGATE_ID_HEADER, event.aggregate_id)];
+    for (name, value) in aggregate.into_iter().chain(event.trace) {
+        if let Some(value) = value {
+            fields.text(name, value.as_bytes())?;
+        }
+    }
+    let row = event.headers.filter(|json| *json != NO_HEADERS);
+    if let Some(json) = row {
+        add_row(&mut fields, json)?;
+    }
+    fields.text(COMMIT_LSN_HEADER, &lsn_text(position.commit_lsn))?;
+    integer(fields.name(INDEX_HEADER)?, index(position));
+    match row {
+        Some(_) => fields.close_without_repeats(),
+        None => fields.close(),
+    }
+}
+
+fn index(position: Position) -> i64 {
+    i64::try_from(position.index).unwrap_or(i64::MAX)
+}
+
+/// The same of the position alone, for a message that is no event's.
+pub(super) fn add_position(table: &mut FieldTable, position: Position) {
+    let lsn = AMQPValue::LongString(lsn_text(position.commit_lsn).to_vec().into());
+    table.insert(ShortString::from(COMMIT_LSN_HEADER), lsn);
+    table.insert(ShortString::from(INDEX_HEADER), AMQPValue::LongLongInt(index(position)));
+}
+
+/// Of fixed width. Written by hand: formatting took as long as all the rest of a header.
+fn lsn_text(lsn: PgLsn) -> [u8; LSN_BYTES] {
+    let lsn = u64::from(lsn);
+    let mut text = [b'/'; LSN_BYTES];
+    let digits = text.iter_mut().enumerate().filter(|(at, _)| *at != LSN_SLASH).map(|(_, it)| it);
+    for (place, shift) in digits.zip((0..16_u32).rev()) {
+        let value = usize::try_from(lsn >> (4 * shift) & 0xF).unwrap_or(0);
+        *place = *DIGITS.get(value).unwrap_or(&b'0');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    use amq_protocol::types::parsing::parse_field_table;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    #[test]
+    fn an_lsn_has_a_fixed_width() {
+        for lsn in [0, 0x16_B374_D848, u64::MAX] {
+            let (high, low) = (lsn >> 32, lsn & 0xFFFF_FFFF);
+            assert_eq!(lsn_text(PgLsn::from(lsn)), format!("{high:08X}/{low:08X}").as_bytes());
+        }
+    }
+
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,40}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 30, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::hash_map(".{0,20}", inner, 0..6)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn amqp(json: Value) -> AMQPValue {
+        match json {
+            Value::Null => AMQPValue::Void,
+            Value::Bool(it) => AMQPValue::Boolean(it),
+            Value::Number(it) => match (it.as_i64(), it.as_u64()) {
+                (Some(it), _) => AMQPValue::LongLongInt(it),
+                (None, Some(it)) => AMQPValue::LongString(it.to_string().into()),
+                (None, None) => AMQPValue::Double(it.as_f64().unwrap()),
+            },
+            Value::String(it) => AMQPValue::LongString(it.into()),
+            Value::Array(it) => {
+                AMQPValue::FieldArray(it.into_iter().map(amqp).collect::<Vec<_>>().into())
+            }
+            Value::Object(it) => {
+                let mut table = FieldTable::default();
+                for (name, value) in it {
+                    table.insert(name.into(), amqp(value));
+                }
+                AMQPValue::FieldTable(table)
+            }
+        }
+    }
+
+    fn name() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[a-z]{1,20}",
+            prop::sample::select(vec![
+                AGGREGATE_TYPE_HEADER,
+                AGGREGATE_ID_HEADER,
+                COMMIT_LSN_HEADER,
+                INDEX_HEADER,
+                "traceparent",
+            ])
+            .prop_map(str::to_owned),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_librarys_reader_finds_what_was_written(
+            headers in prop::collection::hash_map(name(), json(), 0..8),
+            aggregate in prop::option::of(".{0,20}"),
+            trace in prop::option::of("[0-9a-f]{2}"),
+            at in (any::<u64>(), any::<u64>()),
+        ) {
+            let headers: BTreeMap<String, Value> = headers.into_iter().collect();
+            let object = serde_json::to_string(&headers).unwrap();
+            let event = Event {
+                table: 0,
+                id: "a",
+                aggregate_type: aggregate.as_deref(),
+                aggregate_id: aggregate.as_deref(),
+                event_type: None,
+                correlation_id: None,
+                content_type: None,
+                trace: [("traceparent", trace.as_deref()), ("tracestate", None)],
+                headers: Some(&object),
+                payload: Bytes::new(),
+                timestamp: 0,
+            };
+            let position = Position { commit_lsn: at.0.into(), index: at.1 };
+            // One after the other: what comes later counts.
+            let mut expected = FieldTable::default();
+            for (name, value) in [
+                (AGGREGATE_TYPE_HEADER, &aggregate),
+                (AGGREGATE_ID_HEADER, &aggregate),
+                ("traceparent", &trace),
+            ] {
+                if let Some(value) = value {
+                    expected.insert(name.into(), AMQPValue::LongString(value.as_str().into()));
+                }
+            }
+            for (name, value) in headers {
+                expected.insert(name.into(), amqp(value));
+            }
+            add_position(&mut expected, position);
+            let mut out = b"before".to_vec();
+            write_headers(&mut out, &event, position).unwrap();
+            let (rest, read) = parse_field_table(&out[6..]).unwrap();
+            prop_assert!(rest.is_empty());
+            prop_assert_eq!(read, expected);
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! The AMQP form of an event.
+//!
+//! Every limit that can be known is checked here: what the broker refuses, it refuses by
+//! closing the channel, which takes every unconfirmed message with it.
+//!
+//! A message is its bytes from the start: exchange, routing key and properties as they go over
+//! the wire, one after the other in one piece of memory. Each as a value of its own would cost
+//! an event a dozen allocations.
+
+mod fields;
+mod headers;
+mod json;
+
+use amq_protocol::protocol::basic::{AMQPProperties, gen_properties, parse_properties};
+use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
+use bytes::Bytes;
+
+use headers::{add_position, write_headers};
+
+use crate::config::Table;
+use crate::core::event::relation::{Mapping, Pattern};
+use crate::core::event::{Event, Position, Refusal, Row, expand};
+
+/// Names the commit of an event: fixed width, so that text order is commit order, and
+/// readable by Postgres as a `pg_lsn`.
+pub const COMMIT_LSN_HEADER: &str = "pgoutbox-commit-lsn";
+/// Numbers the events of one commit, from 0.
+pub const INDEX_HEADER: &str = "pgoutbox-index";
+/// On what an operator or reconciliation sent once more; such a message has no position.
+pub const REPLAYED_HEADER: &str = "pgoutbox-replayed";
+/// The type of the event's aggregate.
+pub const AGGREGATE_TYPE_HEADER: &str = "aggregate_type";
+/// The id of the event's aggregate.
+pub const AGGREGATE_ID_HEADER: &str = "aggregate_id";
+
+/// Of a dead letter: why it could not be delivered, in a word.
+pub const REASON_HEADER: &str = "pgoutbox-reason";
+/// Likewise, in full.
+pub const ERROR_HEADER: &str = "pgoutbox-error";
+/// Of a dead letter: the event's table.
+pub const TABLE_HEADER: &str = "pgoutbox-table";
+/// Of a dead letter: the exchange it should have gone to.
+pub const EXCHANGE_HEADER: &str = "pgoutbox-exchange";
+/// Likewise, the routing key.
+pub const ROUTING_KEY_HEADER: &str = "pgoutbox-routing-key";
+
+/// AMQP's persistent delivery mode.
+const PERSISTENT: u8 = 2;
+/// What a content header frame holds besides the properties: class, weight, body size.
+const CONTENT_HEADER_BYTES: usize = 12;
+/// What most messages need besides their body and the row's own headers.
+const HEAD_BYTES: usize = 256;
+
+/// Which properties there are: AMQP 0-9-1, 4.2.6.1, in the order in which they are written.
+mod flag {
+    pub(super) const CONTENT_TYPE: u16 = 1 << 15;
+    pub(super) const HEADERS: u16 = 1 << 13;
+    pub(super) const DELIVERY_MODE: u16 = 1 << 12;
+    pub(super) const CORRELATION_ID: u16 = 1 << 10;
+    pub(super) const MESSAGE_ID: u16 = 1 << 7;
+    pub(super) const TIMESTAMP: u16 = 1 << 6;
+    pub(super) const TYPE: u16 = 1 << 5;
+    pub(super) const APP_ID: u16 = 1 << 3;
+}
+
+/// A message, ready to be published.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    /// Exchange and routing key, each behind its length, and the properties.
+    head: Vec<u8>,
+    /// Where the properties begin.
+    properties_at: usize,
+    timestamp: Option<u64>,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// What the broker takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Largest body in bytes.
+    pub body: usize,
+    /// Largest content header frame in bytes: the negotiated `frame_max` less the frame's own 8.
+    pub header_frame: usize,
+}
+
+impl Message {
+    /// Builds the message of an event.
+    ///
+    /// # Errors
+    /// What AMQP or the broker cannot take.
+    pub fn build(
+        event: &Event<'_>,
+        row: Row<'_>,
+        position: Position,
+        mapping: &Mapping,
+        table: &Table,
+        limits: Limits,
+    ) -> Result<Self, Refusal> {
+        if event.payload.len() > limits.body {
+            return Err(Refusal::BodyTooLarge { bytes: event.payload.len(), limit: limits.body });
+        }
+        // JSON takes hardly less than the table that is made of it.
+        let headers = event.headers.map_or(0, str::len);
+        let mut head = Vec::with_capacity(HEAD_BYTES + headers);
+        name(&mut head, "exchange", &mapping.exchange, row)?;
+        name(&mut head, "routing_key", &mapping.routing_key, row)?;
+        let properties_at = head.len();
+        write_properties(&mut head, event, position, table)?;
+        let (timestamp, body) = (Some(event.timestamp), event.payload.clone());
+        Self { head, properties_at, timestamp, body }.within(limits)
+    }
+
+    /// A message of these.
+    ///
+    /// # Errors
+    /// What AMQP cannot take.
+    pub fn new(
+        exchange: &str,
+        routing_key: &str,
+        properties: &AMQPProperties,
+        body: Bytes,
+    ) -> Result<Self, Refusal> {
+        let mut head = Vec::with_capacity(HEAD_BYTES);
+        short(&mut head, "exchange", exchange)?;
+        short(&mut head, "routing_key", routing_key)?;
+        let properties_at = head.len();
+        let written = gen_properties(properties)(head.into());
+        let unwritable = |_| Refusal::unreadable("properties", "AMQP has no form for them");
+        let head = written.map_err(unwritable)?.into_inner().0;
+        Ok(Self { head, properties_at, timestamp: *properties.timestamp(), body })
+    }
+
+    fn within(self, limits: Limits) -> Result<Self, Refusal> {
+        let (bytes, limit) = (self.properties_bytes().len(), limits.header_frame);
+        if bytes + CONTENT_HEADER_BYTES > limit {
+            return Err(Refusal::HeadersTooLarge { bytes: bytes + CONTENT_HEADER_BYTES, limit });
+        }
+        Ok(self)
+    }
+
+    /// Exchange and routing key as they stand in a publish.
+    pub fn names_bytes(&self) -> &[u8] {
+        self.head.get(..self.properties_at).unwrap_or_default()
+    }
+
+    /// The properties as they stand in a content header.
+    pub fn properties_bytes(&self) -> &[u8] {
+        self.head.get(self.properties_at..).unwrap_or_default()
+    }
+
+    fn names(&self) -> (&str, &str) {
+        let (exchange, rest) = text(self.names_bytes());
+        (exchange, text(rest).0)
+    }
+
+    /// Where it is published.
+    pub fn exchange(&self) -> &str {
+        self.names().0
+    }
+
+    /// By what it is routed.
+    pub fn routing_key(&self) -> &str {
+        self.names().1
+    }
+
+    /// Its `timestamp`, in seconds since 1970.
+    pub fn timestamp(&self) -> Option<u64> {
+        self.timestamp
+    }
+
+    /// Properties and headers, read anew.
+    pub fn properties(&self) -> AMQPProperties {
+        let read = parse_properties(self.properties_bytes());
+        read.map_or_else(|_| AMQPProperties::default(), |(_, properties)| properties)
+    }
+
+    /// The same, sent once more on purpose. Without its position: that is older than what
+    /// consumers have seen, and one that drops by position would drop it.
+    ///
+    /// # Errors
+    /// What AMQP cannot take.
+    pub fn replayed(self) -> Result<Self, Refusal> {
+        let positions = [COMMIT_LSN_HEADER, INDEX_HEADER];
+        let properties = self.properties();
+        let mut headers = FieldTable::default();
+        for (name, value) in properties.headers().iter().flat_map(FieldTable::inner) {
+            if !positions.contains(&name.as_str()) {
+                headers.insert(name.clone(), value.clone());
+            }
+        }
+        headers.insert(ShortString::from(REPLAYED_HEADER), AMQPValue::Boolean(true));
+        let properties = properties.with_headers(headers);
+        Self::new(self.exchange(), self.routing_key(), &properties, self.body.clone())
+    }
+}
+
+/// The place that the headers of one of our messages say.
+pub fn position_in(headers: &FieldTable) -> Option<Position> {
+    let value = |name: &str| headers.inner().get(name);
+    let commit_lsn = match value(COMMIT_LSN_HEADER)? {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok()?.parse().ok()?,
+        _ => return None,
+    };
+    match value(INDEX_HEADER)? {
+        AMQPValue::LongLongInt(index) => {
+            Some(Position { commit_lsn, index: u64::try_from(*index).ok()? })
+        }
+        _ => None,
+    }
+}
+
+/// What a dead letter is made of, besides the message.
+#[derive(Debug)]
+pub struct Letter<'a> {
+    /// The dead-letter exchange.
+    pub exchange: &'a str,
+    /// Its routing key there; the message's own, or else the table's name, where there is none.
+    pub routing_key: Option<&'a str>,
+    /// Id of the event; empty where it cannot be read.
+    pub id: &'a str,
+    /// Its table.
+    pub table: &'a Table,
+    /// Its place in commit order.
+    pub position: Position,
+    /// Its body, where that is all that can be read.
+    pub body: Bytes,
+}
+
+impl Message {
+    /// The dead letter of an event: its message as far as there is one, with headers that say
+    /// why it could not be delivered, and where it should have gone.
+    ///
+    /// # Errors
+    /// What AMQP or the broker cannot take.
+    pub fn dead_letter(
+        message: Option<Self>,
+        why: &Refusal,
+        letter: Letter<'_>,
+        limits: Limits,
+    ) -> Result<Self, Refusal> {
+        let table = format!("{}.{}", letter.table.schema, letter.table.name);
+        let (properties, body) = match &message {
+            Some(message) => (message.properties(), message.body.clone()),
+            None => {
+                let mut properties = AMQPProperties::default().with_delivery_mode(PERSISTENT);
+                if !letter.id.is_empty()
+                    && let Ok(id) = ShortString::try_new(letter.id)
+                {
+                    properties = properties.with_message_id(id);
+                }
+                let mut headers = FieldTable::default();
+                add_position(&mut headers, letter.position);
+                (properties.with_headers(headers), letter.body)
+            }
+        };
+        if body.len() > limits.body {
+            return Err(Refusal::BodyTooLarge { bytes: body.len(), limit: limits.body });
+        }
+        let mut headers = properties.headers().clone().unwrap_or_default();
+        let mut say = |name: &str, value: &str| {
+            headers.insert(ShortString::from(name), AMQPValue::LongString(value.into()));
+        };
+        say(REASON_HEADER, why.reason());
+        say(ERROR_HEADER, &why.to_string());
+        say(TABLE_HEADER, &table);
+        if let Some(message) = &message {
+            say(EXCHANGE_HEADER, message.exchange());
+            say(ROUTING_KEY_HEADER, message.routing_key());
+        }
+        let own_key = message.as_ref().map_or(table.as_str(), Self::routing_key);
+        let routing_key = letter.routing_key.unwrap_or(own_key);
+        let properties = properties.with_headers(headers);
+        Self::new(letter.exchange, routing_key, &properties, body)?.within(limits)
+    }
+}
+
+/// Writes a name as its pattern makes it of the row.
+fn name(
+    head: &mut Vec<u8>,
+    setting: &'static str,
+    pattern: &Pattern,
+    row: Row<'_>,
+) -> Result<(), Refusal> {
+    let start = head.len();
+    head.push(0);
+    expand(setting, pattern, row, head)?;
+    let bytes = head.len() - start - 1;
+    let too_long = || Refusal::TooLong { what: setting.to_owned(), bytes };
+    let length = u8::try_from(bytes).map_err(|_| too_long())?;
+    if let Some(place) = head.get_mut(start) {
+        *place = length;
+    }
+    Ok(())
+}
+
+fn write_properties(
+    head: &mut Vec<u8>,
+    event: &Event<'_>,
+    position: Position,
+    table: &Table,
+) -> Result<(), Refusal> {
+    let mut flags = flag::CONTENT_TYPE
+        | flag::HEADERS
+        | flag::DELIVERY_MODE
+        | flag::MESSAGE_ID
+        | flag::TIMESTAMP;
+    for (flag, is_there) in [
+        (flag::CORRELATION_ID, event.correlation_id.is_some()),
+        (flag::TYPE, event.event_type.is_some()),
+        (flag::APP_ID, table.app_id.is_some()),
+    ] {
+        flags |= if is_there { flag } else { 0 };
+    }
+    head.extend_from_slice(&flags.to_be_bytes());
+    short(head, "content_type", event.content_type.unwrap_or(&table.content_type))?;
+    write_headers(head, event, position)?;
+    head.push(PERSISTENT);
+    if let Some(correlation_id) = event.correlation_id {
+        short(head, "correlation_id", correlation_id)?;
+    }
+    short(head, "id", event.id)?;
+    head.extend_from_slice(&event.timestamp.to_be_bytes());
+    if let Some(event_type) = event.event_type {
+        short(head, "event_type", event_type)?;
+    }
+    if let Some(app_id) = &table.app_id {
+        short(head, "app_id", app_id)?;
+    }
+    Ok(())
+}
+
+/// Writes a text of up to 255 bytes behind its length.
+fn short(out: &mut Vec<u8>, what: &str, text: &str) -> Result<(), Refusal> {
+    let too_long = |_| Refusal::TooLong { what: what.to_owned(), bytes: text.len() };
+    out.push(u8::try_from(text.len()).map_err(too_long)?);
+    out.extend_from_slice(text.as_bytes());
+    Ok(())
+}
+
+/// The text at the start of `bytes`, and what is behind it.
+fn text(bytes: &[u8]) -> (&str, &[u8]) {
+    let (length, rest) = bytes.split_first().unwrap_or((&0, &[]));
+    let (text, rest) = rest.split_at_checked(usize::from(*length)).unwrap_or_default();
+    (std::str::from_utf8(text).unwrap_or_default(), rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_over_255_bytes_are_refused_not_a_panic() {
+        let mut out = Vec::new();
+        assert!(short(&mut out, "x", &"a".repeat(255)).is_ok());
+        assert_eq!(
+            short(&mut out, "routing_key", &"a".repeat(256)),
+            Err(Refusal::TooLong { what: "routing_key".into(), bytes: 256 })
+        );
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let properties = AMQPProperties::default()
+            .with_message_id("a".into())
+            .with_content_type("text/plain".into())
+            .with_timestamp(7);
+        let body = Bytes::from_static(b"body");
+        let message = Message::new("ex", "key.ä", &properties, body.clone()).unwrap();
+        assert_eq!((message.exchange(), message.routing_key()), ("ex", "key.ä"));
+        assert_eq!((message.properties(), &message.body), (properties, &body));
+    }
+}

@@ -1,0 +1,105 @@
+//! An event on its way: out of the stream, the list of a catch-up, or the parking.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::core::event::pgoutput::{Cell, Tuple};
+use crate::core::event::relation::Mapping;
+use crate::core::event::{Position, Refusal, Row};
+use crate::core::parked::Aggregate;
+use crate::core::relay::window::{InFlight, Return};
+
+/// Where an event comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The stream, or the list of a catch-up; its number.
+    Stream(u64),
+    /// The parking.
+    Parked {
+        /// Its number there.
+        seq: i64,
+        /// Tries before this one.
+        attempts: u32,
+    },
+}
+
+/// An event on its way.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) source: Source,
+    /// Its place in commit order.
+    pub(super) position: Position,
+    /// Its id; empty where it cannot be read.
+    pub(super) id: String,
+    pub(super) mapping: Arc<Mapping>,
+    pub(super) tuple: Tuple,
+    /// In microseconds since 2000-01-01 UTC.
+    pub(super) commit_time: i64,
+    pub(super) xid: Option<u32>,
+    /// The first transaction that had not begun when its row was known; `None`: that has not yet.
+    pub(super) xid_end: Option<u32>,
+    /// The `timestamp` of its message, once there is one.
+    pub(super) seconds: Option<u64>,
+    /// The aggregate that waits for it.
+    pub(super) lane: Option<Aggregate>,
+}
+
+impl Arrival {
+    /// One that no aggregate waits for, of a transaction that has ended long since.
+    pub(super) fn new(
+        source: Source,
+        position: Position,
+        id: String,
+        mapping: Arc<Mapping>,
+        tuple: Tuple,
+        commit_time: i64,
+    ) -> Self {
+        let (xid, xid_end, seconds, lane) = (None, None, None, None);
+        Self { source, position, id, mapping, tuple, commit_time, xid, xid_end, seconds, lane }
+    }
+
+    /// Its aggregate. Read anew: hardly any event is ever asked for it.
+    pub(super) fn aggregate(&self, cells: &mut Vec<Cell>) -> Option<Aggregate> {
+        self.mapping.read(&self.tuple, cells).ok()?;
+        let row = Row { tuple: &self.tuple, cells };
+        Aggregate::new(row.aggregate_type(&self.mapping), row.aggregate_id(&self.mapping))
+    }
+}
+
+/// What is sent to the broker next.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) arrival: Arrival,
+    /// It is sent to the dead-letter exchange, for this reason.
+    pub(super) letter: Option<Refusal>,
+    /// Nothing else may be in flight with it.
+    pub(super) is_alone: bool,
+}
+
+/// A published event.
+#[derive(Debug)]
+pub(super) struct Published {
+    pub(super) arrival: Arrival,
+    pub(super) letter: Option<Refusal>,
+    pub(super) is_alone: bool,
+    pub(super) bytes: usize,
+    pub(super) at: Duration,
+}
+
+impl InFlight for Published {
+    /// A message of ours says its place, whatever else it lacks: a dead letter has no `message_id`
+    /// where the event's id is too long for one.
+    fn is(&self, returned: &Return) -> bool {
+        let has_id = returned.message_id == self.arrival.id;
+        match returned.position {
+            Some(position) => {
+                position == self.arrival.position && (has_id || returned.message_id.is_empty())
+            }
+            None => has_id,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}

@@ -1,0 +1,277 @@
+//! What goes into the state machine, and what comes out.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postgres_types::PgLsn;
+
+use crate::config::{Audit, Parking, Table};
+use crate::core::event::pgoutput::{self, StoredRow};
+use crate::core::event::{Position, Refusal};
+use crate::core::message::{Limits, Message};
+use crate::core::parked::{Aggregate, Head, Looked, ParkedRow};
+use crate::core::relay::marks::{Batch, Mark, Written};
+use crate::core::relay::retry::Budget;
+use crate::core::relay::window::Answer;
+use crate::error::{Class, Fault};
+
+/// What a session is held to.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// The outbox tables.
+    pub tables: Arc<[Table]>,
+    /// Their oids, in the same order.
+    pub oids: Vec<u32>,
+    /// What the broker takes.
+    pub limits: Limits,
+    /// Bound on the window, in messages.
+    pub window_messages: usize,
+    /// Bound on the window, in bytes.
+    pub window_bytes: usize,
+    /// At most one message in flight per aggregate.
+    pub is_strict: bool,
+    /// How events are marked.
+    pub audit: Audit,
+    /// How parked events are tried.
+    pub parking: Parking,
+    /// How long a message may wait for its confirm.
+    pub confirm_timeout: Duration,
+    /// How long the broker may block the connection.
+    pub blocked_timeout: Duration,
+    /// Pause between checks of the publication.
+    pub check_interval: Duration,
+    /// Silence of the server after which it is taken for dead.
+    pub silence: Duration,
+    /// Oids of tables that were configured under a schema and a name that another has now, and what
+    /// they are in `tables`, behind those of `oids`. Their rows are those that come under that name.
+    pub away: Vec<(u32, (String, String), usize)>,
+    /// Tables whose partitions come under names and oids of their own.
+    pub leaves: Vec<usize>,
+    /// Rows may have passed by the slot: what is in the tables of today is left to the list that
+    /// is made once the stream is passed, and only what no table holds any more is published.
+    pub is_passing: bool,
+}
+
+/// A parked event that is nacked again by a channel so old may have a queue that has room:
+/// RabbitMQ does not tell a channel each time that a quorum queue takes messages again
+/// (`rabbit_fifo`: not where `max-length` is taken away). Only a new channel shows it.
+pub(super) const NACK_PATIENCE: Duration = Duration::from_secs(60);
+/// It doubles with each channel that did not help, up to this.
+pub(super) const NACK_PATIENCE_MAX: Duration = Duration::from_secs(3_600);
+
+/// What outlives a session, on the same server and timeline.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    /// Events before this place are settled: they are marked, unless they are parked, and not
+    /// published again.
+    pub delivered: Position,
+    /// Up to this place, events are published one at a time: one of them made the broker
+    /// refuse, and what follows it would be published again with each try.
+    pub cautious_through: Option<Position>,
+    /// Parked events that were in flight when the broker closed the channel: the next try of
+    /// each is made alone.
+    pub suspects: BTreeSet<i64>,
+    /// The event over which the broker closed the channel, and its words.
+    pub convicted: Option<(Position, String)>,
+    /// Where connections to the broker were lost lately, one after the other.
+    pub dropped: Option<Dropped>,
+    /// How many events were parked lately.
+    pub budget: Budget,
+    /// How old a session is before a parked event that is nacked again ends it.
+    pub nack_patience: Duration,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            delivered: Position::start(),
+            cautious_through: None,
+            suspects: BTreeSet::new(),
+            convicted: None,
+            dropped: None,
+            budget: Budget::default(),
+            nack_patience: NACK_PATIENCE,
+        }
+    }
+}
+
+/// Connections that were lost with the same message first in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dropped {
+    /// Its place.
+    pub first: Position,
+    /// How many, with others behind it.
+    pub together: u32,
+    /// How many, with nothing else in flight.
+    pub alone: u32,
+}
+
+/// What happens to a session.
+#[derive(Debug)]
+pub enum Input {
+    /// A message of the stream.
+    Stream(pgoutput::Message),
+    /// A keepalive of the stream.
+    KeepAlive {
+        /// What the server has sent everything before.
+        wal_end: PgLsn,
+        /// It wants an answer at once, which [`wal`](crate::wal) gives.
+        is_reply_requested: bool,
+    },
+    /// What the broker says of messages, in its order.
+    Answers(Vec<Answer>),
+    /// The broker blocks the connection, or no longer does.
+    Blocked(bool),
+    /// The broker closed the channel or the connection over something published; its words.
+    Closed(String),
+    /// The connection to the broker ended, perhaps over something published.
+    Dropped(Fault),
+    /// A batch of marks was written.
+    Written(Written),
+    /// The publication was checked and found as it should be.
+    Checked {
+        /// The WAL is on disk up to here.
+        flushed_lsn: PgLsn,
+    },
+    /// What an unknown relation is.
+    Resolved(Resolution),
+    /// The parking was looked at.
+    Looked(Looked),
+    /// The parking answered for the next event of an aggregate.
+    Claimed {
+        /// The aggregate.
+        aggregate: Aggregate,
+        /// The event.
+        head: Head,
+    },
+    /// The parking answered for events that nobody waits for.
+    ClaimedAlone {
+        /// Which were asked for.
+        asked: Vec<i64>,
+        /// Those that are to be tried.
+        rows: Vec<ParkedRow>,
+    },
+    /// Somebody changed the parking.
+    Notified,
+    /// Rows of the catch-up's list that wait for their mark, with their numbers in it.
+    CatchUp {
+        /// The rows; perhaps none of a part of the list.
+        rows: Vec<(u64, StoredRow)>,
+        /// From where the next are to be fetched.
+        next: u64,
+        /// There are no more.
+        is_last: bool,
+    },
+    /// The catch-up's list is gone.
+    CaughtUp,
+    /// Time has passed.
+    Tick,
+    /// Finish what is in flight, take nothing new.
+    Drain,
+}
+
+/// What an unknown relation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolution {
+    /// This configured table, or a partition of it.
+    Partition(usize),
+    /// A table that is none of ours.
+    Other,
+    /// It exists, and is no longer a partition of anything that is published.
+    Detached,
+    /// It no longer exists.
+    Gone,
+}
+
+/// What the session is to do.
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    /// Publish the next message.
+    Publish(Message),
+    /// Write marks, parked events and progress in one transaction.
+    Mark(Batch),
+    /// Tell that these marks are given up: their rows stay unmarked, though they are delivered.
+    GivenUp(Vec<Mark>),
+    /// Check the publication, and ask how far the WAL is on disk.
+    Check,
+    /// Find out what this relation is.
+    Resolve {
+        /// Its oid.
+        relation: u32,
+        /// The transaction that wrote the row that waits for it.
+        xid: u32,
+    },
+    /// Look at the parking: what is due, and who waits.
+    Look {
+        /// The first look of a session: what was put aside from this place of the stream on is
+        /// told as well, and what an earlier session had taken is open again.
+        from: Option<Position>,
+    },
+    /// Take the next event of an aggregate out of the parking, behind this row, to be tried.
+    Claim {
+        /// The aggregate.
+        aggregate: Aggregate,
+        /// The row's `seq`; before all of them where it is 0.
+        after: i64,
+    },
+    /// Take these events out of the parking to be tried: nobody waits for them.
+    ClaimAlone(Vec<i64>),
+    /// Fetch rows of the catch-up's list, from this number on.
+    CatchUp(u64),
+    /// All of the catch-up's list is settled and recorded: remove it.
+    CaughtUp,
+    /// Tell Postgres that everything before this LSN is safe.
+    Acknowledge(PgLsn),
+}
+
+/// How a session ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Everything in flight is settled, marked and acknowledged.
+    Drained,
+    /// Something failed.
+    Fault(Fault),
+    /// One event cannot be delivered; everything before it is settled.
+    Stuck(Stuck),
+}
+
+impl From<Fault> for End {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// The event that a relay cannot get past.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stuck {
+    /// `schema.table`.
+    pub table: String,
+    /// Its id.
+    pub id: String,
+    /// Its place in commit order.
+    pub position: Position,
+    /// Why it cannot be delivered.
+    pub refusal: Refusal,
+    /// As many events as may be parked in a row were refused before it: the fault is not its own.
+    pub is_systemic: bool,
+}
+
+impl Stuck {
+    /// The fault as an operator reads it.
+    pub fn fault(&self) -> Fault {
+        let Self { table, id, position, refusal, is_systemic } = self;
+        let what =
+            format!("event {id} of {table} (commit {position}) cannot be delivered: {refusal}");
+        if *is_systemic {
+            return Fault::new(
+                Class::Event,
+                format!(
+                    "{what}. parking.limit is reached: so many events were refused in a row that it is taken for a fault of the whole, and no more are parked until one is delivered, or for ten times parking.period"
+                ),
+                format!("{}; or, if all of them are bad, raise parking.limit", refusal.mend()),
+            );
+        }
+        Fault::new(Class::Event, what, refusal.mend())
+    }
+}

@@ -1,0 +1,335 @@
+//! Who has to wait for whom: the aggregates that do not flow freely, because one of their
+//! events is parked, or because the ordering is strict and one of their messages is in flight.
+//!
+//! Which parked event of an aggregate is the next one is never remembered here. The parking says
+//! so each time, and marks the event as taken in the same statement: what an operator did to it
+//! before that, holds.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::arrival::Arrival;
+use crate::core::parked::{Aggregate, Head, ParkedRow};
+
+/// One aggregate that does not flow freely.
+#[derive(Debug, Default)]
+struct Lane {
+    stand: Stand,
+    /// Events received that wait in memory, unsettled.
+    waiting: VecDeque<Arrival>,
+}
+
+/// What an aggregate waits for.
+#[derive(Debug, Default)]
+enum Stand {
+    /// For nothing: its next event may go.
+    #[default]
+    Free,
+    /// For an event that is in flight.
+    Busy,
+    /// Some of its events stand in the parking.
+    Held(Hold),
+}
+
+/// Events of an aggregate stand in the parking. Those that arrive meanwhile go behind them;
+/// once the first is delivered, the others follow one by one, and the hold is lifted when the
+/// parking has no more of them.
+#[derive(Debug, Default)]
+struct Hold {
+    turn: Turn,
+    /// The outcome of the last that was tried, or the first that was parked: until so much is
+    /// written, the parking shows an earlier state of the first.
+    head_op: u64,
+    /// The last that was put behind: until it is written, the parking does not show it.
+    last_op: u64,
+    /// Few are left: what arrives now waits in memory. Where it went on to be parked, an
+    /// aggregate that never rests would never be free again.
+    is_tail: bool,
+}
+
+/// Whose turn it is in a held aggregate.
+#[derive(Debug, Default)]
+enum Turn {
+    /// The first waits for its time, or for an operator.
+    #[default]
+    Rests,
+    /// An event that left before the hold was known is still in flight.
+    Leaving,
+    /// The next one behind this row.
+    Next(i64),
+    /// The next one behind this row was asked for, with so much written.
+    Asked { after: i64, written: u64 },
+    /// There was none, with so much written, and there is more to be written.
+    Unwritten { after: i64, written: u64 },
+    /// A parked event is being tried.
+    Tried,
+}
+
+/// What an aggregate does next.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// It waits: for a confirm, a row, or its time.
+    Wait,
+    /// It waits until what was put behind is written.
+    WaitForWrite,
+    /// Publish this event.
+    Arrival(Arrival),
+    /// Ask the parking for the next behind this row.
+    Claim(i64),
+    /// It flows freely.
+    Free,
+}
+
+impl Lane {
+    fn next(&mut self, written: u64) -> Next {
+        let hold = match &mut self.stand {
+            Stand::Free => return self.waiting.pop_front().map_or(Next::Free, Next::Arrival),
+            Stand::Busy => return Next::Wait,
+            Stand::Held(hold) => hold,
+        };
+        match hold.turn {
+            Turn::Rests | Turn::Leaving | Turn::Asked { .. } | Turn::Tried => Next::Wait,
+            Turn::Unwritten { written: before, .. } if before >= written => Next::WaitForWrite,
+            Turn::Next(after) | Turn::Unwritten { after, .. } => {
+                hold.turn = Turn::Asked { after, written };
+                Next::Claim(after)
+            }
+        }
+    }
+
+    fn hold(&mut self) -> Option<&mut Hold> {
+        match &mut self.stand {
+            Stand::Held(hold) => Some(hold),
+            Stand::Free | Stand::Busy => None,
+        }
+    }
+}
+
+/// The aggregates that do not flow freely.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    lanes: BTreeMap<Aggregate, Lane>,
+    waiting: usize,
+    bytes: usize,
+    /// Those that wait for a batch to be written.
+    unwritten: BTreeSet<Aggregate>,
+}
+
+impl Lanes {
+    /// Every aggregate flows freely.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+
+    /// Aggregates that do not flow freely.
+    pub(super) fn len(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Events that wait in memory.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Bytes of their rows.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// It does not flow freely.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.lanes.contains_key(key)
+    }
+
+    /// Some of its events stand in the parking.
+    pub(super) fn is_held(&self, key: &str) -> bool {
+        self.lanes.get(key).is_some_and(|lane| matches!(lane.stand, Stand::Held(_)))
+    }
+
+    /// Whether an event that arrives now waits in memory, not in the parking.
+    pub(super) fn waits_in_memory(&self, key: &str) -> bool {
+        self.lanes.get(key).is_some_and(|lane| match &lane.stand {
+            Stand::Free | Stand::Busy => true,
+            Stand::Held(hold) => hold.is_tail,
+        })
+    }
+
+    /// An event of it is on its way, and the next waits for that; `false` where that cannot be,
+    /// since another one is on its way, or parked.
+    pub(super) fn set_busy(&mut self, aggregate: &Aggregate) -> bool {
+        let lane = self.lanes.entry(aggregate.clone()).or_default();
+        let is_free = matches!(lane.stand, Stand::Free);
+        if is_free {
+            lane.stand = Stand::Busy;
+        }
+        is_free
+    }
+
+    /// The event for which [`set_busy`](Self::set_busy) was called is settled, whatever became
+    /// of it.
+    pub(super) fn set_free(&mut self, key: &str) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        match &mut lane.stand {
+            Stand::Busy => lane.stand = Stand::Free,
+            Stand::Held(Hold { turn: turn @ Turn::Leaving, .. }) => *turn = Turn::Rests,
+            Stand::Free | Stand::Held(_) => {}
+        }
+    }
+
+    /// The parking holds events of it: it was said by a look.
+    pub(super) fn hold_as_seen(&mut self, aggregate: Aggregate) {
+        let lane = self.lanes.entry(aggregate).or_default();
+        let turn = match lane.stand {
+            Stand::Free => Turn::Rests,
+            Stand::Busy => Turn::Leaving,
+            Stand::Held(_) => return,
+        };
+        lane.stand = Stand::Held(Hold { turn, ..Hold::default() });
+    }
+
+    /// Its first event was parked, or tried and refused, which is to be written as `op`: it
+    /// waits for its time. What waits in memory is to be parked by the caller.
+    pub(super) fn rest(&mut self, aggregate: &Aggregate, op: u64) {
+        let lane = self.lanes.entry(aggregate.clone()).or_default();
+        lane.stand = Stand::Held(Hold { head_op: op, last_op: op, ..Hold::default() });
+    }
+
+    /// An event was put behind others in the parking, which is to be written as `op`.
+    pub(super) fn put_behind(&mut self, key: &str, op: u64) {
+        if let Some(hold) = self.lanes.get_mut(key).and_then(Lane::hold) {
+            hold.last_op = op;
+        }
+    }
+
+    /// A parked event of it is done with, which is to be written as `op`: the next behind it
+    /// may go.
+    pub(super) fn done(&mut self, key: &str, seq: i64, op: u64) {
+        if let Some(hold) = self.lanes.get_mut(key).and_then(Lane::hold) {
+            hold.turn = Turn::Next(seq);
+            hold.head_op = op;
+        }
+    }
+
+    /// A parked event of it is not tried now, which is to be written as `op`: the next look
+    /// finds it again.
+    pub(super) fn withdraw(&mut self, key: &str, op: u64) {
+        if let Some(hold) = self.lanes.get_mut(key).and_then(Lane::hold) {
+            hold.turn = Turn::Rests;
+            hold.head_op = op;
+        }
+    }
+
+    /// The next one is not asked for after all: the next look finds it again.
+    pub(super) fn let_rest(&mut self, key: &str) {
+        if let Some(hold) = self.lanes.get_mut(key).and_then(Lane::hold) {
+            hold.turn = Turn::Rests;
+        }
+    }
+
+    /// The first of it is to be looked for, by a look that showed all that was written until
+    /// `seen`; `false` where the look came too early, or it is on its way already.
+    pub(super) fn look_for_first(&mut self, key: &str, seen: u64) -> bool {
+        let Some(hold) = self.lanes.get_mut(key).and_then(Lane::hold) else { return false };
+        let is_due = matches!(hold.turn, Turn::Rests) && hold.head_op <= seen;
+        if is_due {
+            hold.turn = Turn::Next(0);
+        }
+        is_due
+    }
+
+    /// The parking answered for the next one. Returns the row to be tried; one that nobody waits
+    /// for any more is given back as the error.
+    pub(super) fn claimed(
+        &mut self,
+        key: &str,
+        head: Head,
+    ) -> Result<Option<ParkedRow>, Box<ParkedRow>> {
+        let Some(lane) = self.lanes.get_mut(key) else { return unexpected(head) };
+        let Stand::Held(hold) = &mut lane.stand else { return unexpected(head) };
+        let Turn::Asked { after, written } = hold.turn else { return unexpected(head) };
+        match head {
+            Head::Claimed { row, is_tail } => {
+                hold.turn = Turn::Tried;
+                hold.is_tail |= is_tail;
+                return Ok(Some(*row));
+            }
+            Head::Waits => hold.turn = Turn::Rests,
+            Head::None if hold.last_op > written => {
+                hold.is_tail = true;
+                hold.turn = Turn::Unwritten { after, written };
+            }
+            Head::None => lane.stand = Stand::Free,
+        }
+        Ok(None)
+    }
+
+    /// An event waits behind others of its aggregate.
+    pub(super) fn wait(&mut self, key: &str, arrival: Arrival) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            self.waiting += 1;
+            self.bytes += arrival.tuple.len();
+            lane.waiting.push_back(arrival);
+        }
+    }
+
+    /// Aggregates of which events wait in memory for the parking.
+    pub(super) fn held_in_memory(&self) -> Vec<Aggregate> {
+        let is_held =
+            |lane: &Lane| matches!(lane.stand, Stand::Held(_)) && !lane.waiting.is_empty();
+        let held = self.lanes.iter().filter(|(_, lane)| is_held(lane));
+        held.map(|(aggregate, _)| aggregate.clone()).collect()
+    }
+
+    /// Takes what waits in memory, since it goes into the parking.
+    pub(super) fn park_waiting(&mut self, key: &str) -> VecDeque<Arrival> {
+        let Some(lane) = self.lanes.get_mut(key) else { return VecDeque::new() };
+        if let Some(hold) = lane.hold() {
+            hold.is_tail = false;
+        }
+        let waiting = std::mem::take(&mut lane.waiting);
+        self.waiting -= waiting.len();
+        self.bytes -= waiting.iter().map(|arrival| arrival.tuple.len()).sum::<usize>();
+        waiting
+    }
+
+    /// What an aggregate does next, with as much written as `written`.
+    pub(super) fn next(&mut self, key: &str, written: u64) -> Next {
+        let Some(lane) = self.lanes.get_mut(key) else { return Next::Free };
+        let next = lane.next(written);
+        match &next {
+            Next::Arrival(arrival) => {
+                self.waiting -= 1;
+                self.bytes -= arrival.tuple.len();
+            }
+            Next::Free => {
+                self.lanes.remove(key);
+            }
+            Next::WaitForWrite => {
+                self.unwritten.insert(Aggregate::written(key));
+            }
+            Next::Wait | Next::Claim(_) => {}
+        }
+        next
+    }
+
+    /// A batch was written: those who waited for one.
+    pub(super) fn take_unwritten(&mut self) -> BTreeSet<Aggregate> {
+        std::mem::take(&mut self.unwritten)
+    }
+
+    /// Aggregates that rest, and whose first event was never tried or is gone, by a look that
+    /// told whose first waits for its time: somebody took out what they waited for.
+    pub(super) fn without_first(&self, held: &BTreeSet<Aggregate>) -> Vec<Aggregate> {
+        let is_at_rest = |lane: &Lane| matches!(&lane.stand, Stand::Held(hold) if matches!(hold.turn, Turn::Rests));
+        let without = self.lanes.iter();
+        let without =
+            without.filter(|(aggregate, lane)| is_at_rest(lane) && !held.contains(*aggregate));
+        without.map(|(aggregate, _)| aggregate.clone()).collect()
+    }
+}
+
+fn unexpected(head: Head) -> Result<Option<ParkedRow>, Box<ParkedRow>> {
+    match head {
+        Head::Claimed { row, .. } => Err(row),
+        Head::Waits | Head::None => Ok(None),
+    }
+}

@@ -1,0 +1,270 @@
+//! Which LSN may be acknowledged.
+//!
+//! Events are numbered as they are received. They settle in any order, where one of them
+//! waits for an older one of its aggregate; what counts is that all before a place are
+//! settled. Commits and keepalives stand in one queue, each behind the events
+//! received before it. A keepalive's `wal_end` is safe there: the walsender moves it past a
+//! commit only once all of that commit was sent on the same stream
+//! (`walsender.c`, `XLogSendLogical`).
+
+use std::collections::VecDeque;
+
+use postgres_types::PgLsn;
+
+use crate::core::event::Position;
+
+/// An LSN that may be acknowledged once what stands before it is done.
+#[derive(Debug, Clone, Copy)]
+struct Point {
+    lsn: PgLsn,
+    /// Events received before it.
+    after: u64,
+    /// The first check that begins after it was received.
+    check: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    position: Position,
+    is_settled: bool,
+}
+
+/// How far the stream has come.
+#[derive(Debug)]
+pub struct Progress {
+    settled: u64,
+    /// Events received behind the last that is settled with all before it.
+    open: VecDeque<Open>,
+    position: Position,
+    commits: VecDeque<(u64, PgLsn)>,
+    points: VecDeque<Point>,
+    received_lsn: PgLsn,
+    acknowledged: PgLsn,
+    /// The first row that was left to others: what is behind it may well be settled, and yet
+    /// not delivered.
+    left: Option<Position>,
+}
+
+impl Progress {
+    /// At the start of a session, with everything before `position` settled by an earlier one.
+    pub fn new(position: Position) -> Self {
+        Self {
+            settled: 0,
+            open: VecDeque::new(),
+            position,
+            commits: VecDeque::new(),
+            points: VecDeque::new(),
+            received_lsn: PgLsn::from(0),
+            acknowledged: PgLsn::from(0),
+            left: None,
+        }
+    }
+
+    /// Takes in an event; returns its number, from 0.
+    pub fn receive(&mut self, position: Position) -> u64 {
+        let number = self.received();
+        self.open.push_back(Open { position, is_settled: false });
+        number
+    }
+
+    /// Events received.
+    pub fn received(&self) -> u64 {
+        self.settled + u64::try_from(self.open.len()).unwrap_or(u64::MAX)
+    }
+
+    /// An event has its final outcome.
+    pub fn settle(&mut self, number: u64) {
+        let at = number.checked_sub(self.settled).and_then(|at| usize::try_from(at).ok());
+        let open = at.and_then(|at| self.open.get_mut(at));
+        debug_assert!(
+            open.as_ref().is_some_and(|open| !open.is_settled),
+            "settled once, when open"
+        );
+        if let Some(open) = open {
+            open.is_settled = true;
+        }
+        while let Some(Open { position, is_settled: true }) = self.open.front().copied() {
+            self.open.pop_front();
+            self.settled += 1;
+            let next = Position { index: position.index + 1, ..position };
+            self.position = self.position.max(next);
+        }
+        self.pass_commits();
+    }
+
+    /// A row here is left to be delivered in another way: no place behind it counts, and no LSN.
+    pub fn leave(&mut self, position: Position) {
+        self.left.get_or_insert(position);
+    }
+
+    fn is_behind_left(&self, lsn: PgLsn) -> bool {
+        self.left.is_some_and(|left| lsn > left.commit_lsn)
+    }
+
+    /// Events settled, with all before them.
+    pub fn settled(&self) -> u64 {
+        self.settled
+    }
+
+    /// Everything before this place is settled.
+    pub fn position(&self) -> Position {
+        self.left.map_or(self.position, |left| left.min(self.position))
+    }
+
+    /// Takes in the end of a transaction. `next_check` is the number of the next check to begin.
+    pub fn commit(&mut self, end_lsn: PgLsn, next_check: u64) {
+        self.commits.push_back((self.received(), end_lsn));
+        self.pass_commits();
+        self.push(end_lsn, next_check);
+    }
+
+    /// Takes in a keepalive.
+    pub fn barrier(&mut self, wal_end: PgLsn, next_check: u64) {
+        self.push(wal_end, next_check);
+    }
+
+    fn push(&mut self, lsn: PgLsn, check: u64) {
+        // An idle server repeats its keepalive: nothing to do about that one.
+        if lsn <= self.received_lsn {
+            return;
+        }
+        self.received_lsn = lsn;
+        let point = Point { lsn, after: self.received(), check };
+        match self.points.back_mut() {
+            Some(last) if last.after == point.after && last.check == point.check => *last = point,
+            _ => self.points.push_back(point),
+        }
+    }
+
+    fn pass_commits(&mut self) {
+        while let Some((after, end_lsn)) = self.commits.front().copied() {
+            if after > self.settled {
+                return;
+            }
+            self.position = self.position.max(Position::after_commit(end_lsn));
+            self.commits.pop_front();
+        }
+    }
+
+    /// An LSN whose events are all settled waits to be acknowledged.
+    pub fn is_settled_point_waiting(&self) -> bool {
+        let is_waiting =
+            |point: &Point| point.after <= self.settled && !self.is_behind_left(point.lsn);
+        self.points.front().is_some_and(is_waiting)
+    }
+
+    /// The LSN to acknowledge now, if it is a new one: all events before it are settled, all
+    /// marks through event `marked_through` are safe, and check `passed` found the publication
+    /// as it should be.
+    pub fn acknowledge(&mut self, marked_through: u64, passed: u64) -> Option<PgLsn> {
+        let done = self.settled.min(marked_through);
+        let mut reached = None;
+        while let Some(point) = self.points.front() {
+            if point.after > done || point.check > passed || self.is_behind_left(point.lsn) {
+                break;
+            }
+            reached = Some(point.lsn);
+            self.points.pop_front();
+        }
+        let reached = reached.filter(|lsn| *lsn > self.acknowledged)?;
+        debug_assert!(reached <= self.received_lsn, "acknowledged what was not received");
+        self.acknowledged = reached;
+        Some(reached)
+    }
+
+    /// The last LSN acknowledged on this connection; 0/0 before the first.
+    pub fn acknowledged(&self) -> PgLsn {
+        self.acknowledged
+    }
+
+    /// The last LSN received on this connection that may be acknowledged at all.
+    pub fn received_lsn(&self) -> PgLsn {
+        self.received_lsn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lsn(at: u64) -> PgLsn {
+        PgLsn::from(at)
+    }
+
+    fn at(commit: u64, index: u64) -> Position {
+        Position { commit_lsn: lsn(commit), index }
+    }
+
+    #[test]
+    fn a_commit_waits_for_its_events_marks_and_check() {
+        let mut progress = Progress::new(Position::start());
+        progress.receive(at(100, 0));
+        progress.receive(at(100, 1));
+        progress.commit(lsn(140), 1);
+        assert_eq!(progress.acknowledge(2, 1), None, "nothing is settled");
+        progress.settle(0);
+        assert_eq!(progress.acknowledge(2, 1), None, "half is settled");
+        assert_eq!(progress.position(), at(100, 1));
+        progress.settle(1);
+        assert_eq!(progress.acknowledge(1, 1), None, "one is not marked");
+        assert_eq!(progress.acknowledge(2, 0), None, "no check has passed");
+        assert_eq!(progress.acknowledge(2, 1), Some(lsn(140)));
+        assert_eq!(progress.position(), Position::after_commit(lsn(140)));
+        assert!(!progress.is_settled_point_waiting());
+    }
+
+    #[test]
+    fn a_keepalive_waits_behind_what_was_received_before_it() {
+        let mut progress = Progress::new(Position::start());
+        progress.receive(at(100, 0));
+        progress.commit(lsn(140), 0);
+        progress.barrier(lsn(900), 0);
+        assert_eq!(progress.acknowledge(0, 9), None);
+        progress.settle(0);
+        assert_eq!(progress.acknowledge(1, 9), Some(lsn(900)));
+        progress.barrier(lsn(900), 0);
+        assert!(!progress.is_settled_point_waiting(), "a repeated keepalive is nothing new");
+    }
+
+    #[test]
+    fn what_is_left_to_others_is_not_passed() {
+        let mut progress = Progress::new(Position::start());
+        for commit in [100, 200, 300] {
+            let number = progress.receive(at(commit, 0));
+            if commit == 200 {
+                progress.leave(at(200, 0));
+            }
+            progress.settle(number);
+            progress.commit(lsn(commit + 40), 0);
+        }
+        assert_eq!(progress.settled(), 3);
+        assert_eq!(progress.position(), at(200, 0), "so much is delivered");
+        assert_eq!(progress.acknowledge(3, 9), Some(lsn(140)));
+        assert_eq!(progress.acknowledge(3, 9), None);
+        assert!(!progress.is_settled_point_waiting(), "a drain does not wait for it");
+    }
+
+    #[test]
+    fn what_an_earlier_session_settled_stays_settled() {
+        let mut progress = Progress::new(at(100, 5));
+        progress.receive(at(100, 0));
+        progress.settle(0);
+        assert_eq!(progress.position(), at(100, 5));
+    }
+
+    #[test]
+    fn what_settles_early_counts_once_all_before_it_has() {
+        let mut progress = Progress::new(Position::start());
+        for index in 0..3 {
+            progress.receive(at(100, index));
+        }
+        progress.commit(lsn(140), 0);
+        progress.settle(1);
+        progress.settle(2);
+        assert_eq!((progress.settled(), progress.position()), (0, Position::start()));
+        assert_eq!(progress.acknowledge(3, 1), None);
+        progress.settle(0);
+        assert_eq!(progress.settled(), 3);
+        assert_eq!(progress.acknowledge(3, 1), Some(lsn(140)));
+    }
+}

@@ -1,0 +1,122 @@
+//! What can be seen of the relay at one moment.
+
+use std::time::Duration;
+
+use postgres_types::PgLsn;
+
+use super::{End, Relay};
+use crate::core::tally::Tally;
+
+/// The relay at one moment.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// What this session has done.
+    pub tally: Tally,
+    /// What it is at.
+    pub doing: Doing,
+    /// Messages published and not settled.
+    pub window_messages: usize,
+    /// Their bytes.
+    pub window_bytes: usize,
+    /// Events taken in that wait behind others of their aggregate, or for room.
+    pub waiting: usize,
+    /// How long ago the oldest event was committed that is taken in and not settled.
+    pub unsettled: Option<Duration>,
+    /// Aggregates that do not flow freely.
+    pub lanes: usize,
+    /// Marks that are to be written.
+    pub marks_pending: usize,
+    /// The broker blocks the connection.
+    pub is_blocked: bool,
+    /// How long the walsender has said nothing, where that is unusual.
+    pub silent: Option<Duration>,
+    /// The last LSN received that may be acknowledged at all.
+    pub received_lsn: PgLsn,
+    /// The last LSN acknowledged; 0/0 before the first.
+    pub acknowledged_lsn: PgLsn,
+}
+
+/// What a relay is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doing {
+    /// It publishes rows that the slot does not hold.
+    CatchingUp,
+    /// It reads the stream.
+    Streaming,
+    /// It finishes what is in flight and publishes nothing more, because somebody paused it.
+    Paused,
+    /// It finishes what is in flight, because it was asked to.
+    Draining,
+    /// It finishes what is in flight, because of a fault.
+    Failing,
+}
+
+impl Relay {
+    /// The relay as it is now.
+    pub fn view(&self, now: Duration) -> View {
+        let oldest = self.on_trial();
+        let oldest = oldest.or_else(|| self.window.front().map(|published| &published.arrival));
+        let oldest = oldest.or_else(|| self.ready.front().map(|ready| &ready.arrival));
+        View {
+            tally: self.tally(),
+            doing: self.doing(),
+            window_messages: self.window.len(),
+            window_bytes: self.window.bytes(),
+            waiting: self.lanes.waiting() + self.ready.len(),
+            unsettled: oldest.map(|arrival| self.age(now, arrival.commit_time)),
+            lanes: self.lanes.len(),
+            marks_pending: self.marks.pending(),
+            is_blocked: self.is_blocked(),
+            silent: self.silent(now),
+            received_lsn: self.progress.received_lsn(),
+            acknowledged_lsn: self.progress.acknowledged(),
+        }
+    }
+
+    /// What the relay is at.
+    pub fn doing(&self) -> Doing {
+        match &self.ending {
+            Some(End::Drained) => Doing::Draining,
+            Some(_) => Doing::Failing,
+            None if self.paused_by.is_some() => Doing::Paused,
+            None if self.catch_up.is_some() => Doing::CatchingUp,
+            None => Doing::Streaming,
+        }
+    }
+
+    /// Nothing that was taken in waits for anything.
+    pub fn is_idle(&self) -> bool {
+        self.window.is_empty()
+            && self.ready.is_empty()
+            && self.lanes.waiting() == 0
+            && self.marks.pending() == 0
+    }
+
+    /// The broker takes nothing.
+    pub fn is_hindered(&self) -> bool {
+        self.is_blocked()
+    }
+
+    /// Rows of a catch-up's list that were taken in.
+    pub fn caught_up(&self) -> u64 {
+        self.catch_up.as_ref().map_or(0, |catch_up| catch_up.taken())
+    }
+
+    /// Who paused it, and their note.
+    pub fn paused_by(&self) -> Option<&str> {
+        self.paused_by.as_deref()
+    }
+
+    /// The wall clock says `micros` since 2000-01-01 UTC where the session's says zero. Set
+    /// anew now and then: somebody may have set the wall clock.
+    pub fn set_clock(&mut self, micros: i64) {
+        self.began_micros = micros;
+    }
+
+    /// How long ago something was committed. Clocks that disagree make it zero, not negative.
+    pub(super) fn age(&self, now: Duration, commit_time: i64) -> Duration {
+        let before = self.began_micros.saturating_sub(commit_time);
+        let now = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+        Duration::from_micros(u64::try_from(before.saturating_add(now)).unwrap_or(0))
+    }
+}

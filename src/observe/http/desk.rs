@@ -1,0 +1,357 @@
+//! Answers requests.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::time::{Duration, Instant, timeout};
+use tracing::{info, warn};
+
+use super::guest::{Rules, has_two_hosts, is_foreign};
+use super::history::{History, STEP};
+use super::look::Looker;
+use super::parked::{self, Action, Parking, Which};
+use super::ready::{self, Readiness};
+use super::{console, events, status};
+use crate::board::Board;
+use crate::config::{Config, Http};
+use crate::error::Fault;
+use crate::observe::metrics::{self, Process};
+
+/// What is answered.
+pub(super) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// Marks an answer that goes on for long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lasting;
+
+/// Sent with every answer: nothing here is for caches, frames or other sites.
+const HEADERS: [(HeaderName, &str); 5] = [
+    (header::CACHE_CONTROL, "no-store"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+];
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+const JSON: &str = "application/json";
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const EVENTS: &str = "text/event-stream";
+
+/// The most that is read of a body.
+const BODY_BYTES: usize = 64 << 10;
+/// How long Postgres may take: the connection lives no longer.
+const PATIENCE: Duration = Duration::from_secs(12);
+/// How often a token's file is looked into at most.
+const LOOKS: Duration = Duration::from_secs(1);
+
+/// Answers requests.
+#[derive(Debug)]
+pub(super) struct Desk {
+    rules: Rules,
+    http: Http,
+    /// When the token's file was looked into.
+    looked: Mutex<Instant>,
+    board: Board,
+    looker: Arc<Looker>,
+    history: Arc<History>,
+    parking: Parking,
+    listeners: Arc<Semaphore>,
+}
+
+impl Desk {
+    pub(super) fn new(config: &Config, board: &Board, address: SocketAddr) -> Self {
+        Self {
+            rules: Rules::new(config.http.token.clone(), address),
+            http: config.http.clone(),
+            looked: Mutex::new(Instant::now()),
+            board: board.clone(),
+            looker: Arc::new(Looker::new(board.clone())),
+            history: Arc::default(),
+            parking: Parking::default(),
+            listeners: Arc::new(Semaphore::new(events::LISTENERS)),
+        }
+    }
+
+    /// Takes the points of the last hour; never ends.
+    pub(super) async fn remember(&self) {
+        let mut steps = tokio::time::interval(STEP);
+        loop {
+            steps.tick().await;
+            let snapshot = self.looker.look().await;
+            self.history.take(self.looker.elapsed(), &snapshot);
+        }
+    }
+
+    /// Looks into the token's file, now and then: a new token holds from then on.
+    async fn renew_token(&self) {
+        {
+            let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+            if looked.elapsed() < LOOKS {
+                return;
+            }
+            *looked = Instant::now();
+        }
+        if let Some(token) = self.http.token_now().await {
+            self.rules.renew(token);
+        }
+    }
+
+    /// Never fails: what is wrong with a request is an answer too.
+    pub(super) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        remote: SocketAddr,
+    ) -> Result<Answer, Infallible> {
+        // A probe does not wait for a file.
+        if !matches!(request.uri().path(), "/livez" | "/readyz") {
+            self.renew_token().await;
+        }
+        let headers = request.headers();
+        if has_two_hosts(headers) {
+            return Ok(answer(StatusCode::BAD_REQUEST, TEXT, "name one host\n"));
+        }
+        if !self.rules.takes_host(headers, request.uri().host()) {
+            let text = "this host name is not taken without http.token: ask 127.0.0.1\n";
+            return Ok(answer(StatusCode::FORBIDDEN, TEXT, text));
+        }
+        let may_see = self.rules.may_see(headers);
+        let is_reading = matches!(*request.method(), Method::GET | Method::HEAD);
+        let path = request.uri().path().to_owned();
+        Ok(match path.as_str() {
+            "/pause" => self.pause(request, remote, true).await,
+            "/resume" => self.pause(request, remote, false).await,
+            "/parked/retry" => self.act(request, remote, Action::Retry).await,
+            "/parked/discard" => self.act(request, remote, Action::Discard).await,
+            "/" | "/livez" | "/readyz" | "/metrics" | "/status" | "/history" | "/events"
+            | "/parked"
+                if !is_reading =>
+            {
+                not_allowed("GET, HEAD")
+            }
+            "/" => self.page(),
+            "/livez" => self.live().await,
+            "/readyz" => self.ready(may_see).await,
+            "/metrics" | "/status" | "/history" | "/events" | "/parked" if !may_see => {
+                unauthorized()
+            }
+            "/metrics" => self.metrics().await,
+            "/status" => self.status().await,
+            "/history" => json_answer(StatusCode::OK, &self.history.json(self.looker.elapsed())),
+            "/parked" => match self.board.in_force() {
+                Some(config) => {
+                    of_postgres(timeout(PATIENCE, self.parking.list(&config)).await.ok())
+                }
+                None => of_postgres(None),
+            },
+            "/events" => self.events(),
+            _ => answer(StatusCode::NOT_FOUND, TEXT, "there is no such page\n"),
+        })
+    }
+
+    fn page(&self) -> Answer {
+        let Some(page) = console::page(self.rules.has_token()) else {
+            return answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "no random bytes to be had\n");
+        };
+        let mut shown = answer(StatusCode::OK, HTML, page.html);
+        if let Ok(policy) = HeaderValue::from_str(&page.policy) {
+            shown.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+        }
+        shown
+    }
+
+    async fn live(&self) -> Answer {
+        let snapshot = self.looker.look().await;
+        let silent = ready::silent(&snapshot);
+        let code = if silent.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+        let told = json!({
+            "is_alive": silent.is_none(),
+            "state": snapshot.shown.state.name(),
+            "silent_seconds": silent.map(|silent| silent.as_secs()),
+        });
+        json_answer(code, &told)
+    }
+
+    async fn ready(&self, may_see: bool) -> Answer {
+        let readiness = Readiness::of(&*self.looker.look().await);
+        let code = match readiness.is_ready() {
+            true => StatusCode::OK,
+            false => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        json_answer(code, &readiness.json(may_see))
+    }
+
+    async fn status(&self) -> Answer {
+        let snapshot = self.looker.look().await;
+        json_answer(StatusCode::OK, &status::json(&snapshot, self.history.recent()))
+    }
+
+    async fn metrics(&self) -> Answer {
+        let snapshot = self.looker.look().await;
+        answer(StatusCode::OK, METRICS, metrics::render(&snapshot, &Process::read()))
+    }
+
+    fn events(&self) -> Answer {
+        let Ok(place) = self.listeners.clone().try_acquire_owned() else {
+            let text = format!(
+                "{} listen already, and no more can: /status says the same once\n",
+                events::LISTENERS
+            );
+            return answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, text);
+        };
+        let told = events::stream(self.looker.clone(), self.history.clone(), place);
+        let mut lasting = answer(StatusCode::OK, EVENTS, "");
+        *lasting.body_mut() = StreamBody::new(told).boxed_unsync();
+        lasting.extensions_mut().insert(Lasting);
+        lasting
+    }
+
+    /// Does what somebody in the console has confirmed.
+    async fn act(&self, request: Request<Incoming>, remote: SocketAddr, action: Action) -> Answer {
+        let mut which: Which = match self.asked(request, remote).await {
+            Ok(which) => which,
+            Err(refused) => return refused,
+        };
+        if let Err(wrong) = which.check() {
+            return answer(StatusCode::BAD_REQUEST, TEXT, format!("{wrong}\n"));
+        }
+        which.note = noted(remote, &which.note);
+        let Some(config) = self.board.in_force() else { return of_postgres(None) };
+        let acted = timeout(PATIENCE, self.parking.act(&config, action, &which)).await.ok();
+        log(remote, &format!("{action:?} {:?}", which.seqs), acted.as_ref());
+        of_postgres(acted)
+    }
+
+    async fn pause(
+        &self,
+        request: Request<Incoming>,
+        remote: SocketAddr,
+        is_paused: bool,
+    ) -> Answer {
+        let Note { note } = match self.asked(request, remote).await {
+            Ok(note) => note,
+            Err(refused) => return refused,
+        };
+        let note = noted(remote, &note);
+        let Some(config) = self.board.in_force() else { return of_postgres(None) };
+        let acted = timeout(PATIENCE, parked::pause(&config, is_paused, &note)).await.ok();
+        log(remote, if is_paused { "pause" } else { "resume" }, acted.as_ref());
+        of_postgres(acted)
+    }
+
+    /// What an action is asked to do, of one who may.
+    async fn asked<T: DeserializeOwned>(
+        &self,
+        request: Request<Incoming>,
+        remote: SocketAddr,
+    ) -> Result<T, Answer> {
+        if *request.method() != Method::POST {
+            return Err(not_allowed("POST"));
+        }
+        let headers = request.headers();
+        if !self.rules.has_token() {
+            let text = "nothing can be changed from here without http.token\n";
+            return Err(answer(StatusCode::FORBIDDEN, TEXT, text));
+        }
+        if is_foreign(headers) {
+            let text = "a page of another origin asks: nothing can be changed from there\n";
+            return Err(answer(StatusCode::FORBIDDEN, TEXT, text));
+        }
+        if !self.rules.may_act(headers) {
+            let path = request.uri().path();
+            warn!(%remote, path, "an action of the console was refused: it showed no token");
+            return Err(unauthorized());
+        }
+        let is_json = headers
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|value| value.as_bytes().starts_with(JSON.as_bytes()));
+        if !is_json {
+            let text = "send application/json\n";
+            return Err(answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, TEXT, text));
+        }
+        let Ok(body) = Limited::new(request.into_body(), BODY_BYTES).collect().await else {
+            let text = "over 64 KiB, or broken off\n";
+            return Err(answer(StatusCode::PAYLOAD_TOO_LARGE, TEXT, text));
+        };
+        serde_json::from_slice(&body.to_bytes())
+            .map_err(|wrong| answer(StatusCode::BAD_REQUEST, TEXT, format!("{wrong}\n")))
+    }
+}
+
+/// Why, for the record.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Note {
+    #[serde(default)]
+    note: String,
+}
+
+fn noted(remote: SocketAddr, note: &str) -> String {
+    format!("console, {}: {note}", remote.ip())
+}
+
+fn log(remote: SocketAddr, action: &str, acted: Option<&Result<Value, Fault>>) {
+    match acted {
+        Some(Ok(done)) => info!(%remote, action, %done, "an action of the console"),
+        Some(Err(fault)) => warn!(%remote, action, "an action of the console failed: {fault}"),
+        None => warn!(%remote, action, "an action of the console took too long"),
+    }
+}
+
+fn of_postgres(told: Option<Result<Value, Fault>>) -> Answer {
+    match told {
+        Some(Ok(value)) => json_answer(StatusCode::OK, &value),
+        Some(Err(fault)) => {
+            let told = json!({"what": fault.what, "mend": fault.mend});
+            json_answer(StatusCode::SERVICE_UNAVAILABLE, &told)
+        }
+        None => {
+            let told = json!({"what": "Postgres did not answer in time", "mend": ""});
+            json_answer(StatusCode::SERVICE_UNAVAILABLE, &told)
+        }
+    }
+}
+
+fn not_allowed(allowed: &'static str) -> Answer {
+    let mut refused =
+        answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, format!("only {allowed} here\n"));
+    refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    refused
+}
+
+fn unauthorized() -> Answer {
+    let mut answer = answer(
+        StatusCode::UNAUTHORIZED,
+        TEXT,
+        "http.token is set: show it as Authorization: Bearer …\n",
+    );
+    let scheme = HeaderValue::from_static("Bearer realm=\"pgoutbox\"");
+    answer.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+    answer
+}
+
+fn json_answer(code: StatusCode, value: &Value) -> Answer {
+    answer(code, JSON, format!("{value}\n"))
+}
+
+fn answer(code: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()).boxed_unsync());
+    *answer.status_mut() = code;
+    let headers = answer.headers_mut();
+    for (name, value) in HEADERS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}

@@ -1,0 +1,429 @@
+//! Whether the process lives, and whether events get through it. Pure rules over a snapshot.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::board::State;
+use crate::board::snapshot::Snapshot;
+use crate::core::guard::Level;
+use crate::text::span;
+
+/// How long the loop may leave a question unanswered: sessions end and reconnect within it.
+pub(super) const SILENT: Duration = Duration::from_secs(30);
+/// How long events may wait while none is settled.
+pub(crate) const STALLED: Duration = Duration::from_secs(10);
+/// How old the slot's figures may be: longer than the guard usually takes between two looks.
+const STALE: Duration = Duration::from_secs(60);
+
+/// Codes of what keeps events from being delivered.
+pub(crate) const CODES: [&str; 9] = [
+    "connecting",
+    "fault",
+    "draining",
+    "stopped",
+    "loop_silent",
+    "broker_blocked",
+    "postgres_silent",
+    "stalled",
+    "slot_lost",
+];
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reason {
+    /// For programs.
+    pub(crate) code: &'static str,
+    /// For people.
+    pub(super) what: String,
+    /// What mends it.
+    pub(super) mend: String,
+    /// How long it has lasted, where that is known.
+    pub(crate) lasted: Option<Duration>,
+}
+
+impl Reason {
+    fn new(code: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { code, what: what.into(), mend: mend.into(), lasted: None }
+    }
+
+    fn for_as_long(mut self, lasted: Option<Duration>) -> Self {
+        self.lasted = lasted;
+        self
+    }
+
+    /// `is_open`: with the texts, which name hosts and roles.
+    fn json(&self, is_open: bool) -> Value {
+        match is_open {
+            true => json!({
+                "code": self.code,
+                "what": self.what,
+                "mend": self.mend,
+                "lasted_seconds": self.lasted.map(|lasted| lasted.as_secs_f64().round()),
+            }),
+            false => json!({"code": self.code}),
+        }
+    }
+}
+
+/// The loop has left a question unanswered for so long.
+pub(super) fn silent(snapshot: &Snapshot) -> Option<Duration> {
+    let ago = snapshot.viewed_ago.unwrap_or(snapshot.state_for);
+    (snapshot.shown.state.is_in_session() && ago > SILENT).then_some(ago)
+}
+
+/// `is_open`: with the texts.
+pub(super) fn list(reasons: &[Reason], is_open: bool) -> Vec<Value> {
+    reasons.iter().map(|reason| reason.json(is_open)).collect()
+}
+
+/// How ready it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    /// What it is at.
+    pub(super) state: State,
+    /// Why it is not ready; ready where there is none.
+    pub(crate) reasons: Vec<Reason>,
+    /// What is worth a look all the same.
+    pub(super) degraded: Vec<Reason>,
+}
+
+impl Readiness {
+    /// Judges.
+    pub(crate) fn of(snapshot: &Snapshot) -> Self {
+        let mut reasons = Vec::new();
+        reasons.extend(of_state(snapshot));
+        if let Some(ago) = silent(snapshot) {
+            let what = format!("the relay's loop has not answered for {}", span(whole(ago)));
+            let mend = "the process hangs: restart it, and report what it was at";
+            reasons.push(Reason::new("loop_silent", what, mend).for_as_long(Some(ago)));
+        }
+        reasons.extend(of_relay(snapshot));
+        reasons.extend(of_slot(snapshot));
+        Self { state: snapshot.shown.state, reasons, degraded: degraded(snapshot) }
+    }
+
+    /// What keeps events from being delivered, and how long it has: the gravest of what readiness
+    /// says, so that metrics and probes agree.
+    pub(crate) fn blocked(snapshot: &Snapshot) -> Option<(&'static str, Duration)> {
+        let reason = Self::of(snapshot).reasons.into_iter().next()?;
+        Some((reason.code, reason.lasted.unwrap_or(snapshot.state_for)))
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.reasons.is_empty()
+    }
+
+    /// `is_open`: with the texts.
+    pub(super) fn json(&self, is_open: bool) -> Value {
+        json!({
+            "is_ready": self.is_ready(),
+            "state": self.state.name(),
+            "reasons": list(&self.reasons, is_open),
+            "degraded": list(&self.degraded, is_open),
+        })
+    }
+}
+
+fn of_state(snapshot: &Snapshot) -> Option<Reason> {
+    let shown = &snapshot.shown;
+    match shown.state {
+        State::Standby => None,
+        State::Draining => {
+            let mend = "wait: it ends by itself, within session.drain_timeout";
+            Some(Reason::new("draining", &shown.why, mend))
+        }
+        State::Stopped => {
+            let fault = shown.outage.as_ref().map(|outage| outage.fault.mend.as_str());
+            let mend = fault.filter(|mend| !mend.is_empty()).unwrap_or("pgoutbox run");
+            Some(Reason::new("stopped", &shown.why, mend))
+        }
+        // A session that runs after a failure has to show that it gets on.
+        _ => of_outage(snapshot).or_else(|| {
+            let mend =
+                "wait: each server has its connect_timeout to answer; pgoutbox check looks at both";
+            let is_new = matches!(shown.state, State::Connecting | State::Waiting);
+            is_new.then(|| Reason::new("connecting", &shown.why, mend))
+        }),
+    }
+}
+
+fn of_outage(snapshot: &Snapshot) -> Option<Reason> {
+    let outage = snapshot.shown.outage.as_ref()?;
+    // That has a code of its own, below.
+    if snapshot.shown.view.as_ref().is_some_and(|view| view.is_blocked) {
+        return None;
+    }
+    let reason = Reason::new("fault", &outage.fault.what, &outage.fault.mend);
+    Some(reason.for_as_long(snapshot.outage_for))
+}
+
+fn of_relay(snapshot: &Snapshot) -> Option<Reason> {
+    let view = snapshot.shown.view.as_ref()?;
+    if view.is_blocked {
+        let mend = "clear its memory or disk alarm: rabbitmq-diagnostics alarms";
+        let what = "RabbitMQ blocks the connection: nothing is published, WAL is kept";
+        let reason = Reason::new("broker_blocked", what, mend);
+        return Some(reason.for_as_long(snapshot.outage_for));
+    }
+    if let Some(silent) = view.silent {
+        let what = format!("the walsender has not answered for {}", span(whole(silent)));
+        let mend =
+            "look at the network to Postgres and at its process: SELECT * FROM pg_stat_replication";
+        return Some(Reason::new("postgres_silent", what, mend).for_as_long(Some(silent)));
+    }
+    let is_stalled = snapshot.stalled_for > STALLED && snapshot.shown.state != State::Paused;
+    is_stalled.then(|| {
+        let what = format!(
+            "none of {} events that wait was settled for {}",
+            view.window_messages + view.waiting,
+            span(whole(snapshot.stalled_for))
+        );
+        let mend = "look at the queues behind the exchange: a quorum queue without a majority confirms nothing";
+        Reason::new("stalled", what, mend).for_as_long(Some(snapshot.stalled_for))
+    })
+}
+
+fn whole(duration: Duration) -> Duration {
+    Duration::from_secs(duration.as_secs())
+}
+
+/// What was seen before the state began is no news: a session makes a lost slot anew.
+fn of_slot(snapshot: &Snapshot) -> Option<Reason> {
+    let (_, seen) = snapshot.shown.seen.as_ref()?;
+    let is_news = snapshot.seen_ago.is_some_and(|ago| ago < snapshot.state_for);
+    let is_lost = seen.slot.wal_status.as_deref() == Some("lost");
+    (is_lost && is_news).then(|| {
+        let what = format!("slot \"{}\" is lost: WAL it needs was removed", snapshot.facts.slot);
+        Reason::new("slot_lost", what, "pgoutbox check")
+    })
+}
+
+fn degraded(snapshot: &Snapshot) -> Vec<Reason> {
+    let mut degraded = Vec::new();
+    let shown = &snapshot.shown;
+    match shown.state {
+        State::Standby => degraded.push(Reason::new(
+            "standby",
+            &shown.why,
+            "nothing: it takes the slot once the other relay leaves it",
+        )),
+        State::Paused => degraded.push(Reason::new("paused", &shown.why, "pgoutbox resume")),
+        State::CatchingUp => degraded.push(Reason::new(
+            "catching_up",
+            &shown.why,
+            "wait: the stream goes on after it",
+        )),
+        _ => {}
+    }
+    for table in &shown.unmarked {
+        let reason = Reason::new("marks_refused", &table.what, &table.mend);
+        degraded.push(reason.for_as_long(Some(whole(table.lasted))));
+    }
+    let Some((_, seen)) = &shown.seen else { return degraded };
+    let count = |is_failed: bool| {
+        let those = seen.parked.iter().filter(|parked| (parked.state == "failed") == is_failed);
+        those.map(|parked| parked.events).sum::<i64>()
+    };
+    let (failed, parked) = (count(true), count(false));
+    if failed > 0 {
+        let what = format!("parked events that have used up their tries: {failed}");
+        let mend = "pgoutbox parked list --state failed; then retry or discard";
+        degraded.push(Reason::new("failed_events", what, mend));
+    }
+    if parked > 0 {
+        let what = format!("parked events that are tried again: {parked}");
+        degraded.push(Reason::new("parked_events", what, "pgoutbox parked list"));
+    }
+    if seen.slot.level() > Level::Calm {
+        let what = format!(
+            "the guard's level is {}: the slot keeps {} of WAL",
+            seen.slot.level(),
+            bytesize::ByteSize(seen.slot.retained_bytes)
+        );
+        degraded.push(Reason::new("guard", what, "pgoutbox status"));
+    }
+    if snapshot.seen_ago.is_some_and(|ago| ago > STALE) {
+        let what = "what Postgres holds could not be looked at for over a minute";
+        degraded.push(Reason::new("stale", what, "look at the log: the guard's line says why"));
+    }
+    degraded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::board::outage::Outage;
+    use crate::board::snapshot::Facts;
+    use crate::board::{Board, ParkedView, Seen, SlotView};
+    use crate::core::guard::Verdict;
+    use crate::core::relay::{Doing, View};
+    use crate::core::tally::Tally;
+    use crate::error::Fault;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// In this state for an hour, its loop just asked.
+    fn snapshot(state: State) -> Snapshot {
+        let mut shown = Board::new().shown();
+        shown.state = state;
+        shown.why = "because".to_owned();
+        if state.is_in_session() {
+            shown.view = Some(view());
+        }
+        shown.seen = Some((shown.since, Seen { slot: slot("reserved"), ..Seen::default() }));
+        Snapshot {
+            facts: Facts { slot: "shop".to_owned(), window_messages: 10, window_bytes: 10 },
+            state_for: 3600 * SECOND,
+            viewed_ago: shown.view.as_ref().map(|_| SECOND),
+            seen_ago: Some(SECOND),
+            again_in: None,
+            outage_for: None,
+            unsettled: None,
+            stalled_for: Duration::ZERO,
+            shown,
+        }
+    }
+
+    fn view() -> View {
+        View {
+            tally: Tally::default(),
+            doing: Doing::Streaming,
+            window_messages: 3,
+            window_bytes: 3,
+            waiting: 1,
+            unsettled: None,
+            lanes: 0,
+            marks_pending: 0,
+            is_blocked: false,
+            silent: None,
+            received_lsn: 0.into(),
+            acknowledged_lsn: 0.into(),
+        }
+    }
+
+    fn slot(status: &str) -> SlotView {
+        SlotView { wal_status: Some(status.to_owned()), ..SlotView::default() }
+    }
+
+    fn codes(reasons: &[Reason]) -> Vec<&'static str> {
+        reasons.iter().map(|reason| reason.code).collect()
+    }
+
+    /// What is changed, the codes of the reasons against it, and those worth a look.
+    type Case =
+        (&'static str, State, fn(&mut Snapshot), &'static [&'static str], &'static [&'static str]);
+
+    #[rustfmt::skip]
+    const CASES: &[Case] = &[
+        ("all is well", State::Running, |_| {}, &[], &[]),
+        ("a standby", State::Standby, |_| {}, &[], &["standby"]),
+        ("a catch-up", State::CatchingUp, |_| {}, &[], &["catching_up"]),
+        ("paused", State::Paused, |_| {}, &[], &["paused"]),
+        ("paused with events that wait", State::Paused, |s| s.stalled_for = 99 * SECOND, &[], &["paused"]),
+        ("at its start", State::Connecting, |_| {}, &["connecting"], &[]),
+        ("after a fault", State::Waiting, fault, &["fault"], &[]),
+        ("trying again", State::Connecting, fault, &["fault"], &[]),
+        ("draining", State::Draining, |_| {}, &["draining"], &[]),
+        ("stopped", State::Stopped, |_| {}, &["stopped"], &[]),
+        ("the loop was asked a moment ago", State::Running, |s| s.viewed_ago = Some(SILENT), &[], &[]),
+        ("the loop is silent", State::Running, |s| s.viewed_ago = Some(SILENT + SECOND), &["loop_silent"], &[]),
+        ("it never answered", State::Running, |s| s.viewed_ago = None, &["loop_silent"], &[]),
+        ("nobody is there to answer", State::Standby, |s| s.viewed_ago = None, &[], &["standby"]),
+        ("events wait a little", State::Running, |s| s.stalled_for = STALLED, &[], &[]),
+        ("nothing is settled", State::Running, |s| s.stalled_for = STALLED + SECOND, &["stalled"], &[]),
+        ("it runs, and has not got on yet", State::Running, fault, &["fault"], &[]),
+        ("paused, and has not got on yet", State::Paused, fault, &["fault"], &["paused"]),
+        ("a fault of a relay that another has replaced", State::Standby, fault, &[], &["standby"]),
+        ("stopped by a fault", State::Stopped, fault, &["stopped"], &[]),
+        ("the walsender is silent", State::Running, |s| silence(s, SECOND), &["postgres_silent"], &[]),
+        ("the broker blocks after a fault", State::Running, |s| { fault(s); blocked(s); }, &["broker_blocked"], &[]),
+        ("the broker blocks", State::Running, blocked, &["broker_blocked"], &[]),
+        ("it blocks, and nothing is settled", State::Running, |s| { blocked(s); s.stalled_for = 99 * SECOND; }, &["broker_blocked"], &[]),
+        ("the slot is lost", State::Running, |s| lose(s, SECOND), &["slot_lost"], &[]),
+        ("the slot was lost, and a session made it anew", State::CatchingUp, |s| lose(s, 7200 * SECOND), &[], &["catching_up", "stale"]),
+        ("parked events", State::Running, |s| park(s, "parked"), &[], &["parked_events"]),
+        ("a table takes no marks", State::Running, unmarked, &[], &["marks_refused"]),
+        ("failed events", State::Running, |s| park(s, "failed"), &[], &["failed_events"]),
+        ("the guard warns", State::Running, warn, &[], &["guard"]),
+        ("figures of long ago", State::Running, |s| s.seen_ago = Some(STALE + SECOND), &[], &["stale"]),
+    ];
+
+    fn fault(snapshot: &mut Snapshot) {
+        let fault = Fault::transient("RabbitMQ is down").mend("start it");
+        snapshot.shown.outage = Some(Outage::new(fault, Duration::ZERO));
+        snapshot.outage_for = Some(SECOND);
+    }
+
+    fn blocked(snapshot: &mut Snapshot) {
+        snapshot.shown.view.as_mut().unwrap().is_blocked = true;
+    }
+
+    fn silence(snapshot: &mut Snapshot, silent: Duration) {
+        snapshot.shown.view.as_mut().unwrap().silent = Some(silent);
+    }
+
+    fn lose(snapshot: &mut Snapshot, ago: Duration) {
+        snapshot.shown.seen.as_mut().unwrap().1.slot = slot("lost");
+        snapshot.seen_ago = Some(ago);
+    }
+
+    fn park(snapshot: &mut Snapshot, state: &str) {
+        snapshot.shown.seen.as_mut().unwrap().1.parked = vec![ParkedView {
+            state: state.to_owned(),
+            reason: "returned".to_owned(),
+            events: 2,
+            oldest_seconds: 7.0,
+        }];
+    }
+
+    fn unmarked(snapshot: &mut Snapshot) {
+        snapshot.shown.unmarked = vec![crate::board::UnmarkedView {
+            what: "no row of public.t can be marked".to_owned(),
+            mend: "GRANT UPDATE".to_owned(),
+            lasted: SECOND,
+        }];
+    }
+
+    fn warn(snapshot: &mut Snapshot) {
+        snapshot.shown.seen.as_mut().unwrap().1.slot.verdict = Some(Verdict {
+            level: Level::Warning,
+            is_news: false,
+            retained: 1,
+            growth: 0.0,
+            room: None,
+            full_in: None,
+            is_due: false,
+            is_held: false,
+        });
+    }
+
+    #[test]
+    fn rules() {
+        for (name, state, change, against, worth) in CASES {
+            let mut snapshot = snapshot(*state);
+            change(&mut snapshot);
+            let ready = Readiness::of(&snapshot);
+            assert_eq!(codes(&ready.reasons), *against, "{name}");
+            assert_eq!(codes(&ready.degraded), *worth, "{name}");
+            assert_eq!(ready.is_ready(), against.is_empty(), "{name}");
+            for reason in ready.reasons.iter().chain(&ready.degraded) {
+                assert!(!reason.mend.is_empty(), "{name}: {} says not what to do", reason.code);
+            }
+            assert!(against.iter().all(|code| CODES.contains(code)), "{name}");
+            let blocked = Readiness::blocked(&snapshot);
+            assert_eq!(blocked.map(|(code, _)| code), against.first().copied(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_stranger_is_told_the_codes_only() {
+        let mut snapshot = snapshot(State::Waiting);
+        fault(&mut snapshot);
+        let ready = Readiness::of(&snapshot);
+        assert!(ready.json(true).to_string().contains("RabbitMQ is down"));
+        let told = ready.json(false);
+        assert!(!told.to_string().contains("RabbitMQ"), "{told}");
+        assert_eq!(told["reasons"][0]["code"], "fault");
+    }
+}

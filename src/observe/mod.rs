@@ -1,0 +1,8 @@
+//! What the process shows: HTTP and the console, metrics, and systemd.
+//!
+//! **Invariant:** all of it reads [`crate::board`]; nothing here decides, and nothing here can hold up
+//! an event.
+
+pub mod http;
+pub mod metrics;
+pub mod service;

@@ -1,0 +1,384 @@
+//! What an operator does to `pgoutbox.parked`: looks, has tried again, gives up. The relay hears
+//! of it by NOTIFY in the same transaction.
+
+pub mod replay;
+
+use std::sync::Arc;
+
+use postgres_types::PgLsn;
+use tokio_postgres::{Client, Row};
+
+use crate::config::{Config, Table};
+use crate::core::event::Position;
+use crate::core::event::pgoutput::{Column, StoredRow, Tuple};
+use crate::core::event::stored;
+use crate::core::message::Limits;
+use crate::error::Fault;
+use crate::postgres::sql;
+use crate::postgres::{column, query};
+use crate::text::Shown;
+
+/// States of events that are not done with.
+pub const OPEN: [&str; 3] = ["parked", "queued", "failed"];
+/// States of events that are done with, and kept as a record.
+pub const DONE: [&str; 2] = ["dead_lettered", "discarded"];
+
+/// Which parked events are meant; what is empty is not asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// In one of these states.
+    pub states: Vec<String>,
+    /// With one of these ids.
+    pub ids: Vec<String>,
+    /// With one of these numbers.
+    pub seqs: Vec<i64>,
+    /// Of this table, as `schema.table`.
+    pub table: String,
+    /// Of this type of aggregate.
+    pub aggregate_type: String,
+    /// Of this aggregate.
+    pub aggregate_id: String,
+    /// Parked for this reason.
+    pub reason: String,
+    /// Parked at least so long ago, in seconds.
+    pub older_than_seconds: u64,
+    /// At most so many; all where there is none.
+    pub limit: Option<u64>,
+}
+
+/// A parked event, save its row.
+#[derive(Debug, Clone)]
+pub struct Parked {
+    /// Its number; rises in commit order.
+    pub seq: i64,
+    /// `parked`, `queued`, `failed`, `dead_lettered` or `discarded`.
+    pub state: String,
+    /// The first of its aggregate, where it waits behind that.
+    pub behind: Option<i64>,
+    /// Later events of its aggregate wait behind it.
+    pub is_holding: bool,
+    /// How many.
+    pub followers: i64,
+    /// Its table, schema and name; `None` where it was dropped.
+    pub table: Option<(String, String)>,
+    /// Its id, where that can be read.
+    pub event_id: Option<String>,
+    /// The type of its aggregate.
+    pub aggregate_type: Option<String>,
+    /// The id of its aggregate.
+    pub aggregate_id: Option<String>,
+    /// Its place in commit order.
+    pub position: Position,
+    /// When it was committed, in microseconds since 2000.
+    pub commit_time: i64,
+    /// `returned`, `nacked` and so on.
+    pub reason: Option<String>,
+    /// The reason in full.
+    pub last_error: Option<String>,
+    /// What mends it.
+    pub mend: Option<String>,
+    /// Tries so far.
+    pub attempts: i32,
+    /// Seconds until the next try.
+    pub next_in_seconds: Option<f64>,
+    /// When it was parked.
+    pub parked_at: String,
+    /// How long ago that was.
+    pub age_seconds: f64,
+    /// When it was retried or discarded last.
+    pub changed_at: String,
+    /// By whom.
+    pub changed_by: Option<String>,
+    /// What they said.
+    pub note: Option<String>,
+}
+
+impl Parked {
+    /// `type/id` of its aggregate, where it has one.
+    pub fn aggregate(&self) -> Option<String> {
+        let id = self.aggregate_id.as_ref()?;
+        Some(match &self.aggregate_type {
+            Some(kind) => format!("{kind}/{id}"),
+            None => id.clone(),
+        })
+    }
+
+    /// `schema.table`.
+    pub fn table_title(&self) -> String {
+        let title = self.table.as_ref().map(|(schema, name)| format!("{schema}.{name}"));
+        title.unwrap_or_else(|| "a dropped table".to_owned())
+    }
+
+    /// Its id for people.
+    pub fn title(&self) -> String {
+        let id = self.event_id.as_deref().unwrap_or("with an unreadable id");
+        format!("event {} (seq {}, {})", Shown(id), self.seq, self.state)
+    }
+
+    /// It is done with: neither tried again nor waited for.
+    pub fn is_done(&self) -> bool {
+        DONE.contains(&self.state.as_str())
+    }
+}
+
+/// The parked events of a slot that a filter lets through, the oldest first.
+///
+/// # Errors
+/// The connection's.
+pub async fn list(client: &Client, slot: &str, filter: &Filter) -> Result<Vec<Parked>, Fault> {
+    let states = format!("{{{}}}", filter.states.join(","));
+    let ids = serde_json::Value::from(filter.ids.clone()).to_string();
+    let (seqs, limit) = (array(&filter.seqs), filter.limit.unwrap_or(1 << 40).to_string());
+    let older_than = format!("{}s", filter.older_than_seconds);
+    let variables = [
+        ("slot", slot),
+        ("states", &states),
+        ("ids", &ids),
+        ("seqs", &seqs),
+        ("table", &filter.table),
+        ("aggregate_type", &filter.aggregate_type),
+        ("aggregate_id", &filter.aggregate_id),
+        ("reason", &filter.reason),
+        ("older_than", &older_than),
+        ("limit", &limit),
+    ];
+    let rows = query(client, &sql::render(sql::PARKED_LIST, &variables)?).await?;
+    rows.iter().map(parked).collect()
+}
+
+fn parked(row: &Row) -> Result<Parked, Fault> {
+    let schema: Option<String> = column(row, "table_schema")?;
+    let name: Option<String> = column(row, "table_name")?;
+    let commit_lsn: String = column(row, "commit_lsn")?;
+    let index: i64 = column(row, "index")?;
+    let seq: i64 = column(row, "seq")?;
+    Ok(Parked {
+        seq,
+        behind: column::<Option<i64>>(row, "head")?.filter(|head| *head != seq),
+        state: column(row, "state")?,
+        is_holding: column(row, "is_holding")?,
+        followers: column(row, "followers")?,
+        table: schema.zip(name),
+        event_id: column(row, "event_id")?,
+        aggregate_type: column(row, "aggregate_type")?,
+        aggregate_id: column(row, "aggregate_id")?,
+        position: Position {
+            commit_lsn: commit_lsn.parse().unwrap_or(PgLsn::from(0)),
+            index: u64::try_from(index).unwrap_or(0),
+        },
+        commit_time: column(row, "commit_micros")?,
+        reason: column(row, "reason")?,
+        last_error: column(row, "last_error")?,
+        mend: column(row, "mend")?,
+        attempts: column(row, "attempts")?,
+        next_in_seconds: column(row, "next_in_seconds")?,
+        parked_at: column(row, "parked_at")?,
+        age_seconds: column(row, "age_seconds")?,
+        changed_at: column(row, "changed_at")?,
+        changed_by: column(row, "changed_by")?,
+        note: column(row, "note")?,
+    })
+}
+
+/// The row of a parked event; `None` where it has gone meanwhile.
+///
+/// # Errors
+/// The connection's, and a table that is not configured.
+pub async fn row(
+    client: &Client,
+    tables: &[Table],
+    parked: &Parked,
+) -> Result<Option<StoredRow>, Fault> {
+    let seq = parked.seq.to_string();
+    let rows = query(client, &sql::render(sql::PARKED_ROW, &[("seq", &seq)])?).await?;
+    let Some(found) = rows.first() else { return Ok(None) };
+    let is_it = |table: &Table| {
+        parked
+            .table
+            .as_ref()
+            .is_some_and(|(schema, name)| table.schema == *schema && table.name == *name)
+    };
+    let table = tables.iter().position(is_it).ok_or_else(|| {
+        Fault::definite(
+            format!("{}: its table {} is not configured", parked.title(), parked.table_title()),
+            "name it under [[tables]] in the configuration",
+        )
+    })?;
+    let broken = |what: &str| {
+        Fault::definite(
+            format!("{}: its {what} cannot be read", parked.title()),
+            "pgoutbox parked discard",
+        )
+    };
+    let columns: String = column(found, "columns")?;
+    let columns: serde_json::Value =
+        serde_json::from_str(&columns).map_err(|_| broken("columns"))?;
+    let columns = columns.as_array().into_iter().flatten().map(|one| {
+        let name = one.get("name")?.as_str()?.to_owned();
+        let type_oid = u32::try_from(one.get("type_oid")?.as_u64()?).ok()?;
+        Some(Column { name, type_oid })
+    });
+    let columns: Arc<[Column]> = columns.collect::<Option<_>>().ok_or_else(|| broken("columns"))?;
+    let cells: Vec<Option<&[u8]>> = column(found, "cells")?;
+    let tuple = Tuple::of_texts(cells.into_iter()).map_err(|_| broken("cells"))?;
+    Ok(Some(StoredRow { table, columns, tuple, commit_time: parked.commit_time, xid: None }))
+}
+
+/// Where the message of a parked event would go now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Its exchange.
+    pub exchange: String,
+    /// Its routing key.
+    pub routing_key: String,
+}
+
+/// `None` where no message can be made of the row, or it has gone.
+pub async fn target(client: &Client, config: &Config, event: &Parked) -> Option<Target> {
+    let row = row(client, &config.tables, event).await.ok()??;
+    let built = stored::build(&config.tables, &row, event.position, usual_limits(config)).ok()?;
+    let (exchange, routing_key) = (built.message.exchange(), built.message.routing_key());
+    Some(Target { exchange: exchange.to_owned(), routing_key: routing_key.to_owned() })
+}
+
+/// What RabbitMQ negotiates as the largest frame unless told otherwise, less the frame's own 8:
+/// no broker is asked here.
+const HEADER_FRAME: usize = 131_072 - 8;
+
+/// What a broker takes, as far as that is known without asking one.
+pub fn usual_limits(config: &Config) -> Limits {
+    Limits { body: config.amqp.max_message_bytes, header_frame: HEADER_FRAME }
+}
+
+/// How a parked event stands among those of its aggregate.
+#[derive(Debug, Clone, Copy)]
+pub struct Neighbours {
+    /// The one that it waits behind.
+    pub head: Option<i64>,
+    /// How many wait behind it.
+    pub behind: i64,
+}
+
+/// How a parked event stands among those of its aggregate.
+///
+/// # Errors
+/// The connection's.
+pub async fn neighbours(client: &Client, seq: i64) -> Result<Neighbours, Fault> {
+    let sql = sql::render(sql::PARKED_NEIGHBOURS, &[("seq", &seq.to_string())])?;
+    let rows = query(client, &sql).await?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    Ok(Neighbours { head: column(row, "head")?, behind: column(row, "behind")? })
+}
+
+/// Has parked and failed events tried again at once; returns how many. Others are left alone.
+///
+/// # Errors
+/// The connection's.
+pub async fn retry(
+    client: &Client,
+    slot: &str,
+    seqs: &[i64],
+    resets_attempts: bool,
+    note: &str,
+) -> Result<i64, Fault> {
+    let (seqs, reset) = (array(seqs), resets_attempts.to_string());
+    let variables =
+        [("slot", slot), ("seqs", seqs.as_str()), ("reset_attempts", &reset), ("note", note)];
+    let rows = query(client, &sql::render(sql::PARKED_RETRY, &variables)?).await?;
+    rows.first().map_or(Ok(0), |row| column(row, "events"))
+}
+
+/// What a discard did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Discarded {
+    /// Events given up.
+    pub events: i64,
+    /// Aggregates whose next event is tried now.
+    pub freed: i64,
+    /// Events that were in flight: their records say what becomes of them.
+    pub in_flight: i64,
+}
+
+/// Gives events up, and lets the aggregates go on that they held.
+///
+/// # Errors
+/// The connection's.
+pub async fn discard(
+    client: &Client,
+    slot: &str,
+    seqs: &[i64],
+    note: &str,
+) -> Result<Discarded, Fault> {
+    let seqs = array(seqs);
+    let variables = [("slot", slot), ("seqs", seqs.as_str()), ("note", note)];
+    let rows = query(client, &sql::render(sql::PARKED_DISCARD, &variables)?).await?;
+    let Some(row) = rows.first() else { return Ok(Discarded::default()) };
+    let (events, freed) = (column(row, "events")?, column(row, "freed")?);
+    Ok(Discarded { events, freed, in_flight: column(row, "in_flight")? })
+}
+
+/// Notes on discarded and dead-lettered events that they were replayed after all.
+///
+/// # Errors
+/// The connection's.
+pub async fn note_replayed(client: &Client, seqs: &[i64]) -> Result<(), Fault> {
+    query(client, &sql::render(sql::PARKED_REPLAYED, &[("seqs", &array(seqs))])?).await.map(drop)
+}
+
+fn array(seqs: &[i64]) -> String {
+    let texts: Vec<String> = seqs.iter().map(ToString::to_string).collect();
+    format!("{{{}}}", texts.join(","))
+}
+
+/// A pause of the relay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    /// Who paused it first.
+    pub by: String,
+    /// When.
+    pub at: String,
+    /// Their note, and what others said who paused it again.
+    pub note: Option<String>,
+    /// It was paused before.
+    pub was_paused: bool,
+}
+
+/// Pauses the relay of a slot. Where it is paused already, that stands, and the note is added.
+///
+/// # Errors
+/// The connection's.
+pub async fn pause(client: &Client, slot: &str, note: &str) -> Result<Pause, Fault> {
+    let rows = query(client, &sql::render(sql::PAUSE, &[("slot", slot), ("note", note)])?).await?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    let (by, at) = paused(row)?;
+    Ok(Pause { by, at, note: column(row, "note")?, was_paused: column(row, "was_paused")? })
+}
+
+/// Who paused the relay of a slot, when, and their note.
+///
+/// # Errors
+/// The connection's.
+pub async fn pause_of(
+    client: &Client,
+    slot: &str,
+) -> Result<Option<(String, String, Option<String>)>, Fault> {
+    let rows = query(client, &sql::render(sql::PAUSED, &[("slot", slot)])?).await?;
+    let pause = |row| {
+        let (by, at) = paused(row)?;
+        Ok((by, at, column(row, "note")?))
+    };
+    rows.first().map(pause).transpose()
+}
+
+/// Resumes the relay of a slot; who had paused it, and when, if anybody had.
+///
+/// # Errors
+/// The connection's.
+pub async fn resume(client: &Client, slot: &str) -> Result<Option<(String, String)>, Fault> {
+    let rows = query(client, &sql::render(sql::RESUME, &[("slot", slot)])?).await?;
+    rows.first().map(paused).transpose()
+}
+
+fn paused(row: &Row) -> Result<(String, String), Fault> {
+    Ok((column(row, "paused_by")?, column(row, "paused_at")?))
+}

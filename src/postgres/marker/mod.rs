@@ -1,0 +1,448 @@
+//! Writes marks and progress: one transaction a batch, all of it in one round trip.
+//!
+//! That is the usual way. Where the server refuses something of a batch, the transaction is
+//! rolled back as a whole, and the batch is written in parts ([`parts`]), each a transaction of
+//! its own: a mark takes no other along, whether a trigger raises at it, a constraint is
+//! violated (also at commit), or its whole table takes none. Each table has one statement for all
+//! of its marks first; after that so many statements may go into finding out which are refused, and
+//! what was not reached is tried with the next batch. Nothing is ever awaited inside an
+//! open transaction: whoever else uses the connection would find itself within it.
+
+mod parts;
+mod tables;
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::future::join_all;
+use postgres_types::{PgLsn, ToSql};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Error, Row, Statement};
+
+use crate::board::UnmarkedView;
+use crate::config::Config;
+use crate::core::event::Position;
+use crate::core::event::relation::TimeKind;
+use crate::core::parked::Looked;
+use crate::core::relay::marks::{Batch, Mark, Missed, Written};
+use crate::error::Fault;
+use crate::postgres::classify;
+use crate::postgres::parking::ParkingStore;
+use crate::postgres::sql;
+use crate::slot::Outbox;
+use crate::wal::Identity;
+use parts::Parts;
+use tables::{Statements, Tables};
+
+/// Events that were delivered and have no mark are not looked at again before.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// A row: its table and its id.
+type Key = (usize, String);
+
+/// Which statement of a table is used.
+#[derive(Clone, Copy)]
+enum Choice {
+    /// What is fastest.
+    Usual,
+    /// One that passes over rows with a lock on them.
+    Unlocked,
+}
+
+/// What is to be marked in one table.
+#[derive(Clone, Default)]
+struct Wanted<'a> {
+    /// `None` where it takes no marks.
+    statements: Option<Arc<Statements>>,
+    marks: Vec<&'a Mark>,
+    /// Of these, when the first and the last of those happened whose time is known.
+    seconds: Option<(u64, u64)>,
+    /// There are others.
+    is_timeless: bool,
+}
+
+impl<'a> Wanted<'a> {
+    fn add(&mut self, mark: &'a Mark) {
+        self.marks.push(mark);
+        match (mark.seconds, self.seconds) {
+            (None, _) => self.is_timeless = true,
+            (Some(at), None) => self.seconds = Some((at, at)),
+            (Some(at), Some((first, last))) => self.seconds = Some((first.min(at), last.max(at))),
+        }
+    }
+
+    async fn write(
+        &self,
+        client: &Client,
+        table: &Statements,
+        choice: Choice,
+    ) -> Result<Vec<Row>, Error> {
+        let seconds = self.seconds.filter(|_| !self.is_timeless);
+        match (choice, &table.within, seconds) {
+            (Choice::Unlocked, _, _) => table.write(client, &table.unlocked, &self.marks).await,
+            (Choice::Usual, Some((within, kind)), Some((first, last))) => {
+                let (from, before) = (bound(*kind, first), bound(*kind, last.saturating_add(1)));
+                let ids: Vec<&str> = self.marks.iter().map(|mark| mark.id.as_str()).collect();
+                client.query(within, &[&ids, &*from, &*before]).await
+            }
+            (Choice::Usual, _, _) => table.write(client, &table.mark, &self.marks).await,
+        }
+    }
+}
+
+/// A time as a parameter of its column's type.
+fn bound(kind: TimeKind, seconds: u64) -> Box<dyn ToSql + Sync + Send> {
+    match kind {
+        TimeKind::EpochMillis => {
+            Box::new(i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX))
+        }
+        TimeKind::Timestamptz | TimeKind::Timestamp => {
+            // Beyond what the clock can say there is nothing in the table either.
+            let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+            Box::new(at.unwrap_or(SystemTime::UNIX_EPOCH))
+        }
+    }
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is written.
+    Written(Written),
+    /// All of it but the progress: somebody has a lock on that row. To be tried again.
+    Unrecorded(Written),
+}
+
+/// Writes marks and progress for one session.
+pub struct Marker {
+    tables: Tables,
+    record: Statement,
+    wal_position: Statement,
+    snapshot_xmin: Statement,
+    slot: String,
+    identity: Identity,
+    parking: ParkingStore,
+    /// When events that left the parking without a mark were looked at last.
+    settled_at: Mutex<Option<Instant>>,
+}
+
+impl Marker {
+    /// Prepares the statements.
+    ///
+    /// # Errors
+    /// The connection's. A table that takes no marks is none.
+    pub async fn prepare(
+        client: &Client,
+        config: &Config,
+        outboxes: &[Outbox],
+        identity: Identity,
+    ) -> Result<Self, Fault> {
+        let prepare = async |sql| client.prepare(sql).await.map_err(|error| classify(&error));
+        Ok(Self {
+            tables: Tables::prepare(client, config, outboxes).await?,
+            record: prepare(sql::RECORD_PROGRESS).await?,
+            wal_position: prepare(sql::WAL_POSITION).await?,
+            snapshot_xmin: prepare(sql::SNAPSHOT_XMIN).await?,
+            slot: config.postgres.slot.clone(),
+            identity,
+            parking: ParkingStore::prepare(client, config, outboxes).await?,
+            settled_at: Mutex::default(),
+        })
+    }
+
+    /// What is put aside.
+    pub fn parking(&self) -> &ParkingStore {
+        &self.parking
+    }
+
+    /// Tables that take no marks.
+    pub fn refusing(&self) -> Vec<UnmarkedView> {
+        self.tables.refusing()
+    }
+
+    /// Looks at the parking: see [`ParkingStore::look`].
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn look(&self, client: &Client, from: Option<Position>) -> Result<Looked, Fault> {
+        let looked = self.parking.look(client, from).await?;
+        let now = Instant::now();
+        let is_due = {
+            let mut settled_at = self.settled_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_due = settled_at.is_none_or(|at| now.saturating_duration_since(at) >= SETTLED);
+            if is_due {
+                *settled_at = Some(now);
+            }
+            is_due
+        };
+        if is_due {
+            self.settle_unmarked(client).await.map_err(|error| classify(&error))?;
+        }
+        Ok(looked)
+    }
+
+    /// Events that left the parking delivered, and whose marks could not be written then: perhaps by
+    /// an earlier session, or another process. They leave no trace once they are marked.
+    async fn settle_unmarked(&self, client: &Client) -> Result<(), Error> {
+        let kept = self.parking.unmarked(client).await?;
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let (seqs, marks): (Vec<i64>, Vec<Option<Mark>>) = kept.into_iter().unzip();
+        let mut done: Vec<i64> = seqs
+            .iter()
+            .zip(&marks)
+            .filter(|(_, mark)| mark.is_none())
+            .map(|(seq, _)| *seq)
+            .collect();
+        let seqs = seqs.into_iter().zip(&marks).filter(|(_, mark)| mark.is_some());
+        let seqs: Vec<i64> = seqs.map(|(seq, _)| seq).collect();
+        let marks: Vec<Mark> = marks.into_iter().flatten().collect();
+        let none = BTreeSet::new();
+        let mut parts = self.tables.parts(&marks, &none);
+        parts.take_apart();
+        let found = self.tables.write_parts(client, &mut parts).await?;
+        let missing = self.missing(client, &marks, &found, &none, &parts).await?;
+        let is_missing = |place| missing.iter().any(|missed| missed.place == place);
+        let marked = seqs.iter().enumerate().filter(|(place, _)| !is_missing(*place));
+        done.extend(marked.map(|(_, seq)| *seq));
+        self.parking.marked(client, &done).await
+    }
+
+    /// Says in the log which marks are given up.
+    pub fn log_given_up(&self, marks: &[Mark]) {
+        self.tables.log_given_up(marks);
+    }
+
+    /// Writes a batch.
+    ///
+    /// # Errors
+    /// The connection's. A mark that cannot be written is none.
+    pub async fn write(&self, client: &Client, batch: Batch) -> Result<Outcome, Fault> {
+        let failed = |error: Error| classify(&error);
+        let has_repeats = batch.marks.iter().any(|mark| mark.is_repeat);
+        let parked = match has_repeats {
+            true => self.parking.among(client, &batch.marks).await?,
+            false => BTreeSet::new(),
+        };
+        let mut parts = self.tables.parts(&batch.marks, &parked);
+        let usual = self.together(client, &batch, &parts).await.map_err(failed)?;
+        let mut is_recorded = true;
+        let (mut found, mut wal) = match usual {
+            Some((found, wal)) => {
+                self.tables.took(&parts);
+                (found, wal)
+            }
+            None => {
+                parts.take_apart();
+                let wal = self.without_marks(client, &batch, &mut is_recorded).await;
+                (HashSet::new(), wal.map_err(failed)?)
+            }
+        };
+        if parts.has_any() {
+            found.extend(self.tables.write_parts(client, &mut parts).await.map_err(failed)?);
+            wal = client.query_one(&self.wal_position, &[]).await.map_err(failed)?;
+        }
+        let lsn = |at: usize| wal.try_get(at).map_err(failed);
+        let (written_lsn, flushed_lsn): (PgLsn, PgLsn) = (lsn(0)?, lsn(1)?);
+        let missing = match parts.is_all_found(&found) {
+            true => Vec::new(),
+            false => {
+                let missing = self.missing(client, &batch.marks, &found, &parked, &parts).await;
+                missing.map_err(failed)?
+            }
+        };
+        if !(batch.parking.parks.is_empty() && batch.parking.attempts.is_empty()) {
+            self.parking.follow(client).await;
+            self.parking.clear_failed(client, &batch.parking).await;
+            self.settle_unmarked(client).await.map_err(failed)?;
+        }
+        let written = Written { batch, missing, written_lsn, flushed_lsn };
+        Ok(if is_recorded { Outcome::Written(written) } else { Outcome::Unrecorded(written) })
+    }
+
+    /// Records the progress of a batch that is written but for that.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn record_again(&self, client: &Client, written: Written) -> Result<Outcome, Fault> {
+        match self.record(client, &written.batch).await {
+            Err(error) if is_locked(&error) => {
+                self.parking.locked_progress(client, &self.slot).await;
+                return Ok(Outcome::Unrecorded(written));
+            }
+            outcome => outcome.map_err(|error| classify(&error))?,
+        };
+        let wal = client.query_one(&self.wal_position, &[]).await;
+        let wal = wal.map_err(|error| classify(&error))?;
+        let lsn = |at: usize| wal.try_get(at).map_err(|error: Error| classify(&error));
+        Ok(Outcome::Written(Written { written_lsn: lsn(0)?, flushed_lsn: lsn(1)?, ..written }))
+    }
+
+    /// All in one transaction; `None` where the server refuses something of it, and nothing is
+    /// written.
+    async fn together(
+        &self,
+        client: &Client,
+        batch: &Batch,
+        parts: &Parts<'_>,
+    ) -> Result<Option<(HashSet<Key>, Row)>, Error> {
+        // What was missed before may be locked still: no need to wait for that again.
+        let is_retry = batch.marks.iter().any(Mark::is_retry);
+        let first = if is_retry { Choice::Unlocked } else { Choice::Usual };
+        let write = |choice| {
+            // Of marks that are all written, or take the transaction with them.
+            let keeps = !batch.marks.is_empty()
+                && (matches!(choice, Choice::Unlocked) || !parts.is_whole());
+            self.transaction(client, batch, parts.wanted(), choice, keeps)
+        };
+        let outcome = match write(first).await {
+            Err(error) if is_locked(&error) && !is_retry => write(Choice::Unlocked).await,
+            outcome => outcome,
+        };
+        match outcome {
+            Err(error) if error.as_db_error().is_some() => Ok(None),
+            outcome => outcome.map(Some),
+        }
+    }
+
+    /// Parking and progress. They are not to wait for the marks.
+    async fn without_marks(
+        &self,
+        client: &Client,
+        batch: &Batch,
+        is_recorded: &mut bool,
+    ) -> Result<Row, Error> {
+        let keeps = !batch.marks.is_empty();
+        match self.transaction(client, batch, &[], Choice::Usual, keeps).await {
+            Err(error) if error.as_db_error().is_some() => {}
+            outcome => return outcome.map(|(_, wal)| wal),
+        }
+        // In this order: what is recorded as settled is not parked any more.
+        self.parking.write_each(client, &batch.parking, keeps).await?;
+        match self.record(client, batch).await {
+            Err(error) if is_locked(&error) => {
+                *is_recorded = false;
+                self.parking.locked_progress(client, &self.slot).await;
+            }
+            outcome => drop(outcome?),
+        }
+        client.query_one(&self.wal_position, &[]).await
+    }
+
+    async fn record(&self, client: &Client, batch: &Batch) -> Result<u64, Error> {
+        let Position { commit_lsn, index } = batch.position;
+        let settled = i64::try_from(index).unwrap_or(i64::MAX);
+        let Identity { system_identifier, timeline } = &self.identity;
+        let progress: [&(dyn ToSql + Sync); 5] =
+            [&self.slot, system_identifier, timeline, &commit_lsn, &settled];
+        client.execute(&self.record, &progress).await
+    }
+
+    async fn transaction(
+        &self,
+        client: &Client,
+        batch: &Batch,
+        wanted: &[Wanted<'_>],
+        choice: Choice,
+        keeps: bool,
+    ) -> Result<(HashSet<Key>, Row), Error> {
+        let marks = wanted.iter().enumerate();
+        let marks = marks.filter_map(|(number, wanted)| {
+            let table = wanted.statements.as_ref().filter(|_| !wanted.marks.is_empty())?;
+            Some((number, table, wanted))
+        });
+        let marks = join_all(marks.map(async |(number, table, wanted)| {
+            let rows = wanted.write(client, table, choice).await?;
+            let found = rows.iter().map(|row| Ok((number, row.try_get(0)?)));
+            found.collect::<Result<Vec<Key>, Error>>()
+        }));
+        // In this order onto the wire, without waiting for one another. Where one of them fails,
+        // those behind it do, and COMMIT rolls back.
+        let (begin, marks, parking, record, commit, wal) = tokio::join!(
+            biased;
+            client.batch_execute("BEGIN"),
+            marks,
+            self.parking.write(client, &batch.parking, keeps),
+            self.record(client, batch),
+            client.batch_execute("COMMIT"),
+            client.query_one(&self.wal_position, &[]),
+        );
+        begin?;
+        let mut found = HashSet::new();
+        for marks in marks {
+            found.extend(marks?);
+        }
+        let outcomes = parking?;
+        record?;
+        commit?;
+        if outcomes < batch.parking.attempts.len() {
+            self.parking.defer(client, &batch.parking.attempts).await?;
+        }
+        Ok((found, wal?))
+    }
+
+    /// Of the marks that found no row to write, those that are to be tried again: the server
+    /// refused them, the row is locked, or not visible yet. What is marked already, or was
+    /// removed, is done.
+    async fn missing(
+        &self,
+        client: &Client,
+        marks: &[Mark],
+        found: &HashSet<Key>,
+        parked: &BTreeSet<Position>,
+        parts: &Parts<'_>,
+    ) -> Result<Vec<Missed>, Error> {
+        let is_missing = |mark: &Mark| {
+            !is_put_aside(mark, parked) && !found.contains(&(mark.table, mark.id.clone()))
+        };
+        // Before the rows are looked for: a transaction that has ended by now is seen by them.
+        let xmin = client.query_one(&self.snapshot_xmin, &[]).await?;
+        let xmin: i64 = xmin.try_get(0)?;
+        let looked_for = marks.iter().filter(|mark| is_missing(mark) && parts.why(mark).is_none());
+        let waiting = self.tables.still(client, looked_for).await?;
+        let missed = marks.iter().enumerate().filter(|(_, mark)| is_missing(mark));
+        let missed = missed.filter_map(|(place, mark)| {
+            if let Some(why) = parts.why(mark) {
+                return Some(Missed { place, why });
+            }
+            let is_waiting = waiting.contains(&(mark.table, mark.id.clone()));
+            (is_waiting || !has_ended(mark.xid, xmin)).then(|| Missed::waits(place))
+        });
+        Ok(missed.collect())
+    }
+}
+
+fn is_locked(error: &Error) -> bool {
+    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+}
+
+/// The stream brought a parked event again: not to be marked. The mark of the same event that
+/// leaves the parking delivered may stand in the same batch, and is none of these.
+fn is_put_aside(mark: &Mark, parked: &BTreeSet<Position>) -> bool {
+    mark.is_repeat && parked.contains(&mark.position)
+}
+
+/// Transaction ids are compared in a circle of 32 bits; `xmin` comes with its epoch.
+fn has_ended(xid: Option<u32>, xmin: i64) -> bool {
+    let Some(xid) = xid else { return true };
+    let Ok(xmin) = u32::try_from(xmin & i64::from(u32::MAX)) else { return false };
+    let distance = xmin.wrapping_sub(xid);
+    distance != 0 && distance < 1 << 31
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_ended;
+
+    #[test]
+    fn transaction_ids_go_round() {
+        assert!(has_ended(Some(10), 11));
+        assert!(!has_ended(Some(11), 11), "xmin itself still runs");
+        assert!(!has_ended(Some(12), 11));
+        let wrapped = (1_i64 << 32) + 5;
+        assert!(has_ended(Some(u32::MAX), wrapped), "it ended before the ids wrapped");
+        assert!(!has_ended(Some(6), wrapped));
+    }
+}

@@ -1,0 +1,280 @@
+//! What SQL about one outbox table needs to know of it.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use postgres_types::{ToSql, Type};
+use tokio_postgres::Client;
+
+use crate::config::{AuditMode, Config, Table};
+use crate::core::event::pgoutput::Column;
+use crate::core::event::relation::TimeKind;
+use crate::core::relay::marks::{Origin, Origins};
+use crate::error::{Fault, Kind};
+use crate::postgres::sql;
+use crate::postgres::{classify, column, execute, query};
+
+/// An outbox table as the catalog has it.
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    /// Which of the configured tables it is.
+    pub number: usize,
+    /// Its configuration.
+    pub table: Table,
+    /// Its oid; the root's, where it is partitioned.
+    pub relation: u32,
+    /// Its columns.
+    pub columns: Vec<Column>,
+    /// How its column of the time is read, where it has one.
+    pub time: Option<TimeKind>,
+    /// It has columns of these fields.
+    pub has_aggregate: (bool, bool),
+    mode: AuditMode,
+    slot: String,
+    /// Which rows the publication has: see [`row_filter`].
+    pub filter: String,
+    id_type: (String, String),
+    time_type: (String, String),
+}
+
+impl Outbox {
+    /// Looks a configured table up.
+    ///
+    /// # Errors
+    /// It is not there, or the connection's.
+    pub async fn find(client: &Client, config: &Config, number: usize) -> Result<Self, Fault> {
+        let table = config.tables.get(number).cloned().ok_or_else(|| {
+            Fault::definite("no such table in the configuration", "pgoutbox config")
+        })?;
+        let title = format!("{}.{}", table.schema, table.name);
+        let missing = |what: String| Fault::definite(what, "pgoutbox check");
+        let variables = [
+            ("schema", table.schema.as_str()),
+            ("table", &table.name),
+            ("relayed_at", &table.columns.relayed_at.name),
+        ];
+        let rows = query(client, &sql::render(sql::CHECK_TABLE, &variables)?).await?;
+        let row = rows.first().ok_or_else(|| missing(format!("table {title} does not exist")))?;
+        let relation: u32 = column(row, "oid")?;
+        let columns = columns(client, relation).await?;
+        let find = |name: &str| columns.iter().find(|column| column.name == name);
+        let time_column = find(&table.columns.occurred_at.name);
+        let time = time_column.map(|column| match column.type_oid {
+            oid if oid == Type::TIMESTAMP.oid() => TimeKind::Timestamp,
+            oid if oid == Type::INT8.oid() => TimeKind::EpochMillis,
+            _ => TimeKind::Timestamptz,
+        });
+        let id = table.columns.id.name.as_str();
+        let id_type = type_of(client, relation, id)
+            .await?
+            .ok_or_else(|| missing(format!("{title} has no column \"{id}\" for id")))?;
+        let time_type = match time_column {
+            Some(column) => type_of(client, relation, &column.name).await?,
+            None => None,
+        };
+        if config.audit.mode == AuditMode::Update && find(&table.columns.relayed_at.name).is_none()
+        {
+            return Err(missing(format!("{title} has no column for relayed_at")));
+        }
+        Ok(Self {
+            number,
+            relation,
+            time,
+            has_aggregate: (
+                find(&table.columns.aggregate_type.name).is_some(),
+                find(&table.columns.aggregate_id.name).is_some(),
+            ),
+            mode: config.audit.mode,
+            slot: config.postgres.slot.clone(),
+            filter: row_filter(client, config, relation).await?,
+            time_type: time_type.unwrap_or_else(|| id_type.clone()),
+            id_type,
+            columns,
+            table,
+        })
+    }
+
+    /// `schema.table`.
+    pub fn title(&self) -> String {
+        format!("{}.{}", self.table.schema, self.table.name)
+    }
+
+    /// Puts its names into a file, and what else the file needs. A field that the table lacks
+    /// is named by its id: the file then asks nothing of it.
+    ///
+    /// # Errors
+    /// A variable without a value.
+    pub fn render(&self, file: &str, more: &[(&str, &str)]) -> Result<String, Fault> {
+        let relation = self.relation.to_string();
+        let names = &self.table.columns;
+        let or_id =
+            |has: bool, name: &'_ str| if has { name.to_owned() } else { names.id.name.clone() };
+        let occurred_at = or_id(self.time.is_some(), &names.occurred_at.name);
+        let relayed_at = or_id(self.mode == AuditMode::Update, &names.relayed_at.name);
+        let aggregate_type = or_id(self.has_aggregate.0, &names.aggregate_type.name);
+        let aggregate_id = or_id(self.has_aggregate.1, &names.aggregate_id.name);
+        let own = [
+            ("schema", self.table.schema.as_str()),
+            ("table", &self.table.name),
+            ("relation", &relation),
+            ("id", &names.id.name),
+            ("id_schema", &self.id_type.0),
+            ("id_type", &self.id_type.1),
+            ("occurred_at", &occurred_at),
+            ("time_schema", &self.time_type.0),
+            ("time_type", &self.time_type.1),
+            ("relayed_at", &relayed_at),
+            ("aggregate_type", &aggregate_type),
+            ("aggregate_id", &aggregate_id),
+            ("mode", mode(self.mode)),
+            ("slot", &self.slot),
+            ("filter", &self.filter),
+            ("time", self.time.map_or("none", time_name)),
+        ];
+        let is_given = |name: &str| more.iter().any(|(given, _)| *given == name);
+        let own = own.into_iter().filter(|(name, _)| sql::has(file, name) && !is_given(name));
+        let all: Vec<_> = own.chain(more.iter().copied()).collect();
+        sql::render(file, &all)
+    }
+
+    /// A time as its column would say it.
+    pub fn time_literal(&self, at: Timestamp) -> String {
+        match self.time {
+            Some(TimeKind::EpochMillis) => at.as_millisecond().to_string(),
+            Some(TimeKind::Timestamp) => at.to_zoned(TimeZone::UTC).datetime().to_string(),
+            _ => at.to_string(),
+        }
+    }
+
+    /// When a text of its column of the time is.
+    pub fn time_of(&self, text: &str) -> Option<Timestamp> {
+        match self.time? {
+            TimeKind::Timestamptz => text.parse().ok(),
+            TimeKind::Timestamp => {
+                let at: jiff::civil::DateTime = text.parse().ok()?;
+                Some(at.to_zoned(TimeZone::UTC).ok()?.timestamp())
+            }
+            TimeKind::EpochMillis => Timestamp::from_millisecond(text.parse().ok()?).ok(),
+        }
+    }
+
+    /// Marks delivered events as the relay does.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn mark(&self, client: &Client, rows: &[(String, Origin)]) -> Result<Marked, Fault> {
+        let (mark, still) = match self.mode {
+            AuditMode::Update => (sql::MARK_UPDATE, Some(sql::STILL_UNMARKED)),
+            AuditMode::Delete => (sql::MARK_DELETE, Some(sql::STILL_THERE)),
+            AuditMode::SideTable => (sql::MARK_SIDE_TABLE, None),
+            AuditMode::None => return Ok(Marked::default()),
+        };
+        // In one transaction, so that nobody takes a mark away before it is looked at.
+        execute(client, "BEGIN").await?;
+        let marked = async {
+            let told = self.told(client, mark, rows).await?;
+            let in_vain = match still {
+                Some(still) => self.told(client, still, rows).await?,
+                None => Vec::new(),
+            };
+            let rows = told.iter().filter(|id| !in_vain.contains(id)).count();
+            Ok(Marked { rows, in_vain })
+        };
+        let marked = marked.await;
+        execute(client, if marked.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
+        marked
+    }
+
+    async fn told(
+        &self,
+        client: &Client,
+        file: &str,
+        rows: &[(String, Origin)],
+    ) -> Result<Vec<String>, Fault> {
+        let sql = self.render(file, &[])?;
+        let ids: Vec<&str> = rows.iter().map(|(id, _)| id.as_str()).collect();
+        let origins: Origins<'_> = rows.iter().map(|(_, origin)| origin).collect();
+        let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&ids, Type::TEXT_ARRAY)];
+        if self.mode == AuditMode::SideTable {
+            let types = [Type::INT8_ARRAY, Type::INT8_ARRAY, Type::TEXT_ARRAY];
+            parameters.extend(origins.parameters().into_iter().zip(types));
+        }
+        let rows = client.query_typed(&sql, &parameters).await;
+        let rows = rows.map_err(|error| classify(&error))?;
+        rows.iter().map(|row| row.try_get(0).map_err(|error| classify(&error))).collect()
+    }
+}
+
+/// What became of marks.
+#[derive(Debug, Default)]
+pub struct Marked {
+    /// Rows that had no mark before.
+    pub rows: usize,
+    /// Ids of rows that have none all the same: a trigger or a rule undoes it.
+    pub in_vain: Vec<String>,
+}
+
+fn time_name(kind: TimeKind) -> &'static str {
+    match kind {
+        TimeKind::Timestamptz => "timestamptz",
+        TimeKind::Timestamp => "timestamp",
+        TimeKind::EpochMillis => "bigint",
+    }
+}
+
+/// `audit.mode` as the settings write it.
+pub fn mode(mode: AuditMode) -> &'static str {
+    match mode {
+        AuditMode::Update => "update",
+        AuditMode::Delete => "delete",
+        AuditMode::SideTable => "side_table",
+        AuditMode::None => "none",
+    }
+}
+
+/// The publication's row filter for a table: an expression that is `true` where there is none.
+///
+/// # Errors
+/// The connection's.
+pub async fn row_filter(client: &Client, config: &Config, relation: u32) -> Result<String, Fault> {
+    let relation = relation.to_string();
+    let publication = config.postgres.publication.as_str();
+    let variables = [("publication", publication), ("relation", relation.as_str())];
+    let rows = query(client, &sql::render(sql::ROW_FILTER, &variables)?).await?;
+    rows.first().map_or_else(|| Ok("true".to_owned()), |row| column(row, "filter"))
+}
+
+/// What to say where SQL about a table failed: a row filter that cannot be worked out for some row
+/// fails the whole statement.
+pub fn explain_filter(fault: Fault, table: &str, filter: &str) -> Fault {
+    let is_data = matches!(fault.kind, Kind::Sql(code) if code.class() == "22");
+    if !is_data || filter == "true" {
+        return fault;
+    }
+    let what =
+        format!("{table}: {}, perhaps in the row filter of the publication: {filter}", fault.what);
+    let hint = "give the publication a filter that works for every row of the table: ALTER PUBLICATION … SET TABLE … WHERE (…); \
+                or correct the row that it fails for";
+    let mut fault = fault.mend(hint);
+    fault.what = what;
+    fault
+}
+
+async fn columns(client: &Client, relation: u32) -> Result<Vec<Column>, Fault> {
+    let relation = relation.to_string();
+    let variables = [("relation", relation.as_str()), ("publication", "")];
+    let rows = query(client, &sql::render(sql::CHECK_COLUMNS, &variables)?).await?;
+    let one = |row| Ok(Column { name: column(row, "name")?, type_oid: column(row, "type_oid")? });
+    rows.iter().map(one).collect()
+}
+
+async fn type_of(
+    client: &Client,
+    relation: u32,
+    name: &str,
+) -> Result<Option<(String, String)>, Fault> {
+    let relation = relation.to_string();
+    let sql = sql::render(sql::ID_TYPE, &[("relation", &relation), ("id", name)])?;
+    let rows = query(client, &sql).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    Ok(Some((column(row, "schema")?, column(row, "name")?)))
+}

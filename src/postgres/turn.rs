@@ -1,0 +1,40 @@
+//! One at a time, of however many relays and commands: who prunes, reconciles or makes a slot.
+
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use crate::config::Config;
+use crate::error::Fault;
+use crate::postgres::sql;
+use crate::postgres::{self, Role, classify};
+
+/// A turn that no other process has. It ends when this is dropped, and with the connection of its
+/// own that it is held by: `sql/turn.sql` says why that is a transaction's.
+pub struct Turn {
+    client: Client,
+}
+
+impl Turn {
+    /// Takes the turn at `what` for the configured slot; `None` where somebody else has it.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn take(config: &Config, what: &'static str) -> Result<Option<Self>, Fault> {
+        let postgres = &config.postgres;
+        let (client, _driver) = postgres::connect(Role::Turn(what), postgres).await?;
+        let turn = format!("pgoutbox {what} {}", postgres.slot);
+        let sql = sql::render(sql::TURN, &[("turn", &turn)])?;
+        let answers = client.simple_query(&sql).await.map_err(|error| classify(&error))?;
+        let is_ours = answers.iter().any(|answer| match answer {
+            SimpleQueryMessage::Row(row) => {
+                row.try_get("is_ours").is_ok_and(|value| value == Some("t"))
+            }
+            _ => false,
+        });
+        Ok(is_ours.then_some(Self { client }))
+    }
+
+    /// Its connection has ended, so somebody else may have it by now.
+    pub fn is_lost(&self) -> bool {
+        self.client.is_closed()
+    }
+}

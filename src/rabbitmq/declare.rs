@@ -1,0 +1,138 @@
+//! What `init --declare` declares on RabbitMQ. `run` never declares: a relay needs the right
+//! to write, and no more.
+
+use std::collections::BTreeSet;
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, ExchangeKind};
+
+use crate::config::{Config, Queue, Table};
+use crate::error::{Fault, Kind};
+use crate::rabbitmq::publisher::{self, Publisher};
+
+/// Declares the exchanges of the tables, then the configured queues and their bindings; all
+/// durable. What exists with other properties is an error, and is not changed. Returns a
+/// line about each.
+///
+/// # Errors
+/// The broker's, with what it asks for.
+pub async fn declare(config: &Config, is_dry: bool) -> Result<Vec<String>, Fault> {
+    let plan = Plan::of(config)?;
+    if is_dry {
+        return Ok(plan.lines("-- would declare "));
+    }
+    let publisher = connect(config).await?;
+    let outcome = plan.carry_out(publisher.channel()).await;
+    publisher.close().await;
+    outcome?;
+    // The broker does not tell what it made from what it found as it should be.
+    Ok(plan.lines("declared "))
+}
+
+/// The first broker that lets us in.
+async fn connect(config: &Config) -> Result<Publisher, Fault> {
+    let mut fault = Fault::usage("no broker is named", "export AMQP_URL=amqp://user:password@host");
+    for broker in &config.amqp.brokers {
+        match Publisher::connect(broker, &config.amqp).await {
+            Ok(publisher) => return Ok(publisher),
+            Err(refused) => fault = refused,
+        }
+    }
+    Err(fault)
+}
+
+struct Plan<'a> {
+    exchanges: BTreeSet<String>,
+    kind: &'a str,
+    queues: Vec<(&'a Queue, String)>,
+}
+
+impl<'a> Plan<'a> {
+    fn of(config: &'a Config) -> Result<Self, Fault> {
+        let fixed = |table: &Table| table.exchange.fixed().map(str::to_owned);
+        let mut exchanges: BTreeSet<_> = config.tables.iter().filter_map(fixed).collect();
+        let first = config.tables.first().and_then(fixed);
+        let mut queues = Vec::new();
+        for queue in &config.declare.queues {
+            let exchange = queue.exchange.clone().or_else(|| first.clone()).ok_or_else(|| {
+                Fault::usage(
+                    format!("queue \"{}\" has no exchange to bind to: the table's is a template over columns", queue.name),
+                    "name it: [[declare.queues]] exchange = \"…\"",
+                )
+            })?;
+            exchanges.insert(exchange.clone());
+            queues.push((queue, exchange));
+        }
+        // The default exchange and RabbitMQ's own are there already, and must not be declared.
+        exchanges.retain(|name| !name.is_empty() && !name.starts_with("amq."));
+        Ok(Self { exchanges, kind: &config.declare.exchange_type, queues })
+    }
+
+    fn lines(&self, prefix: &str) -> Vec<String> {
+        let exchange = |name: &String| format!("{prefix}{} exchange {name}, durable", self.kind);
+        let queue = |(queue, exchange): &(&Queue, String)| {
+            let keys = queue.bindings.join(", ");
+            let (kind, name) = (&queue.queue_type, &queue.name);
+            format!("{prefix}{kind} queue {name}, bound to {exchange} by {keys}")
+        };
+        self.exchanges.iter().map(exchange).chain(self.queues.iter().map(queue)).collect()
+    }
+
+    async fn carry_out(&self, channel: &Channel) -> Result<(), Fault> {
+        for exchange in &self.exchanges {
+            let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+            let kind = match self.kind {
+                "direct" => ExchangeKind::Direct,
+                "fanout" => ExchangeKind::Fanout,
+                "headers" => ExchangeKind::Headers,
+                "topic" => ExchangeKind::Topic,
+                other => ExchangeKind::Custom(other.to_owned()),
+            };
+            channel
+                .exchange_declare(exchange.as_str().into(), kind, options, FieldTable::default())
+                .await
+                .map_err(|error| refused(&format!("exchange {exchange}"), &error))?;
+        }
+        for (queue, exchange) in &self.queues {
+            declare_queue(channel, queue, exchange).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn declare_queue(channel: &Channel, queue: &Queue, exchange: &str) -> Result<(), Fault> {
+    let what = format!("queue {}", queue.name);
+    let mut arguments = FieldTable::default();
+    let queue_type = AMQPValue::LongString(queue.queue_type.as_str().into());
+    arguments.insert("x-queue-type".into(), queue_type);
+    let options = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel
+        .queue_declare(queue.name.as_str().into(), options, arguments)
+        .await
+        .map_err(|error| refused(&what, &error))?;
+    for key in &queue.bindings {
+        channel
+            .queue_bind(
+                queue.name.as_str().into(),
+                exchange.into(),
+                key.as_str().into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
+            .await
+            .map_err(|error| refused(&what, &error))?;
+    }
+    Ok(())
+}
+
+fn refused(what: &str, error: &lapin::Error) -> Fault {
+    let fault = publisher::classify(error);
+    let mend = match fault.kind {
+        Kind::Amqp(403, _) => {
+            "declare as a user who may configure it: rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*'"
+        }
+        _ => fault.mend.as_str(),
+    };
+    Fault::definite(format!("{what} could not be declared: {error}"), mend).kind(fault.kind)
+}

@@ -1,0 +1,8 @@
+//! Where bytes leave: the only place that knows AMQP.
+//!
+//! **Invariant:** lapin is named here alone. What an answer of the broker means is not decided here,
+//! but in [`crate::core::relay`].
+
+pub mod declare;
+pub mod publisher;
+pub mod resend;

@@ -1,0 +1,465 @@
+//! The connection to RabbitMQ: publishes out, confirms and returns back. The only place that
+//! knows lapin.
+//!
+//! One connection used for nothing else, and one channel. lapin logs in, opens the channel,
+//! turns confirms on, sends heartbeats and says goodbye; what is done for every event is done
+//! here: a publish is written as its bytes, and its answer is read as it stands on the wire
+//! ([`link`]). So a return is known to come before its ack, whichever message it is of.
+//! Any error ends it; there is no recovery in place, since publishes that go on after one
+//! would overtake those that failed.
+
+mod frames;
+mod link;
+pub(crate) mod probe;
+mod runtime;
+mod tags;
+
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_compat::CompatExt;
+use futures_util::{Stream, StreamExt};
+use lapin::options::ConfirmSelectOptions;
+use lapin::protocol::{AMQPError, AMQPErrorKind};
+use lapin::tcp::{AsyncTcpStream, RustlsConnector};
+use lapin::types::ShortString;
+use lapin::uri::{
+    AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism,
+};
+use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use frames::Said;
+use link::{End, LapinEnd, Link, Mover};
+use tags::Tags;
+
+use crate::config::{Amqp, Broker, TlsMode};
+use crate::core::message::{Limits, Message};
+use crate::core::relay::window::Answer;
+use crate::error::{About, Fault, Kind, Peer, table};
+use crate::net;
+use crate::tls;
+
+/// How long a farewell may take. A blocked connection cannot even say goodbye.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The largest frame that is asked for, which is RabbitMQ's own default: lapin's buffers are 32 of
+/// them, and a broker without a limit would have it reserve gigabytes.
+const FRAME_MAX: u32 = 128 * 1024;
+
+/// What lapin may log: nothing. Its warning about a returned message holds the body, and each
+/// of its errors we tell ourselves, with what mends it.
+pub const LOG: [&str; 1] = ["lapin=off"];
+
+/// What comes back from the broker.
+#[derive(Debug)]
+pub enum Signal {
+    /// What it says of messages, in its order.
+    Answers(Vec<Answer>),
+    /// The broker blocks the connection (an alarm), or no longer does.
+    Blocked(Option<String>),
+}
+
+/// How a connection ends.
+#[derive(Debug)]
+pub enum Closure {
+    /// The broker closed it over something that was published.
+    Refused(String),
+    /// It ended, and nobody said over what. Perhaps over something that was published.
+    Dropped(Fault),
+    /// It was lost, or forced closed: not over anything that was published.
+    Lost(Fault),
+}
+
+/// One connection and its channel.
+pub struct Publisher {
+    connection: Connection,
+    channel: Channel,
+    events: Pin<Box<dyn Stream<Item = Event> + Send>>,
+    socket: socket2::Socket,
+    link: Arc<Link>,
+    mover: AbortHandle,
+    /// Messages that the broker has not confirmed.
+    tags: Tags,
+    /// What lapin says the connection ended of; what came before it is told first.
+    ended: Option<lapin::Error>,
+    /// Why nothing that comes counts any more.
+    broken: Option<String>,
+    /// Used again and again.
+    said: Vec<Said>,
+    limits: Limits,
+}
+
+impl Publisher {
+    /// Connects, opens the channel and turns confirms on: before the first publish, since
+    /// one published earlier would shift the delivery tags.
+    ///
+    /// # Errors
+    /// Transient, whatever it is: a wrong password may be in the middle of its rotation.
+    pub async fn connect(broker: &Broker, amqp: &Amqp) -> Result<Self, Fault> {
+        let broker = &amqp.renewed(broker).await;
+        let place = format!("RabbitMQ at {}:{}", broker.host, broker.port);
+        let dialled = net::dial(&broker.host, broker.port, amqp.connect_timeout).await;
+        let stream = dialled.map_err(|error| {
+            let mut fault = unreachable(&error);
+            fault.what = format!("{place}: {}", fault.what);
+            fault
+        })?;
+        let kill = Kill::default();
+        let connecting = Self::connect_within(broker, amqp, stream, &kill);
+        let outcome = match timeout(amqp.connect_timeout, connecting).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let bound = crate::text::span(amqp.connect_timeout);
+                let what = format!("no answer within {bound}");
+                Err(Fault::of(Kind::Timeout, Peer::RabbitMq, what))
+            }
+        };
+        outcome.map_err(|mut fault| {
+            // It says so by an alert, which the reset that follows may overtake.
+            let is_certless = broker.tls.mode != TlsMode::Disable && broker.tls.cert_file.is_none();
+            if is_certless && fault.kind == Kind::Io(std::io::ErrorKind::ConnectionReset) {
+                fault.mend = MEND_CERTLESS.to_owned();
+            }
+            if matches!(fault.kind, Kind::Amqp(_, About::Login)) {
+                fault.mend = login_hint(broker);
+            }
+            fault.what = format!("{place}: {}", fault.what);
+            fault
+        })
+    }
+
+    async fn connect_within(
+        broker: &Broker,
+        amqp: &Amqp,
+        stream: TcpStream,
+        kill: &Kill,
+    ) -> Result<Self, Fault> {
+        let socket = prepare(&stream, amqp).map_err(|error| unreachable(&error))?;
+        let handle = socket.try_clone().map_err(|error| unreachable(&error))?;
+        kill.arm(handle);
+
+        let stream = AsyncTcpStream::Plain(stream.compat());
+        let stream = match broker.tls.mode {
+            TlsMode::Disable => stream,
+            _ => {
+                let connector = RustlsConnector::from(Arc::new(tls::client_config(&broker.tls)?));
+                let secured = stream.into_rustls(&connector, &broker.host).await;
+                secured.map_err(|error| refused(&lapin::Error::from(error)))?
+            }
+        };
+        let link = Arc::new(Link::default());
+        let mover = tokio::spawn(Mover::new(stream, Arc::clone(&link)).run()).abort_handle();
+        let lapins = Mutex::new(Some(LapinEnd(Arc::clone(&link))));
+        let properties = ConnectionProperties::default()
+            .with_connection_name(amqp.connection_name.as_str().into());
+        let connection = Connection::connector(
+            uri(broker, amqp),
+            runtime::current(),
+            async move |_, _| {
+                let taken = lapins.lock().unwrap_or_else(PoisonError::into_inner).take();
+                taken.map(AsyncTcpStream::Plain).ok_or_else(|| {
+                    lapin::Error::from(std::io::Error::other("a connection is made only once"))
+                })
+            },
+            properties,
+        )
+        .await
+        .map_err(|error| refused(&error))?;
+        // Before anything is published: it misses what happened before it was asked for.
+        let events = Box::pin(connection.events_listener());
+        let channel = connection.create_channel().await.map_err(|error| refused(&error))?;
+        let options = ConfirmSelectOptions::default();
+        channel.confirm_select(options).await.map_err(|error| refused(&error))?;
+        let frame_max =
+            usize::try_from(connection.configuration().frame_max()).unwrap_or(usize::MAX);
+        link.take_over(channel.id(), frame_max);
+        kill.disarm();
+        Ok(Self {
+            limits: Limits {
+                body: amqp.max_message_bytes,
+                header_frame: frame_max.saturating_sub(frames::OVERHEAD),
+            },
+            connection,
+            channel,
+            events,
+            socket,
+            link,
+            mover,
+            tags: Tags::default(),
+            ended: None,
+            broken: None,
+            said: Vec::new(),
+        })
+    }
+
+    /// The channel, for declaring; the relay itself never does.
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// What the broker takes.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Queues a message; messages are numbered from 0. It is written together with those that
+    /// are queued before the task yields.
+    /// Where the channel is closed, [`next`](Self::next) says why.
+    pub fn publish(&mut self, message: Message) {
+        self.tags.publish();
+        self.link.publish(message);
+    }
+
+    /// Waits for what comes back. Nothing is lost if the future is dropped.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn next(&mut self) -> Result<Signal, Closure> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Signal, Closure>> {
+        if let Some(why) = &self.broken {
+            return Poll::Ready(Err(lost(why)));
+        }
+        while self.ended.is_none()
+            && let Poll::Ready(event) = self.events.poll_next_unpin(cx)
+        {
+            match event {
+                Some(Event::ConnectionBlocked(why)) => {
+                    return Poll::Ready(Ok(Signal::Blocked(Some(why))));
+                }
+                Some(Event::ConnectionUnblocked) => return Poll::Ready(Ok(Signal::Blocked(None))),
+                Some(Event::Error(error)) => self.ended = Some(error),
+                Some(_) => {}
+                None => self.ended = Some(std::io::Error::other("the connection is gone").into()),
+            }
+        }
+        match self.link.listen(cx, &mut self.said) {
+            Poll::Ready(None) => Poll::Ready(Ok(Signal::Answers(self.answers()))),
+            Poll::Ready(Some(End::Closed(Ok(error)))) if is_over_a_publish(&error) => {
+                Poll::Ready(Err(Closure::Refused(error.to_string())))
+            }
+            Poll::Ready(Some(End::Closed(closing))) => {
+                let is_forced = closing.as_ref().is_ok_and(|error| error.get_id() == FORCED);
+                let why = closing.map_or_else(|words| words, |error| error.to_string());
+                let closure = lost(why);
+                Poll::Ready(Err(if is_forced { closure } else { closure.perhaps_over_a_publish() }))
+            }
+            Poll::Ready(Some(End::Lost(why))) => {
+                // Before the socket ends, lapin gives up a broker of which it hears nothing.
+                let is_silent = self.ended.as_ref().is_some_and(is_heartbeat);
+                let why = self.ended.as_ref().map_or(why, ToString::to_string);
+                let closure = lost(why);
+                Poll::Ready(Err(if is_silent { closure } else { closure.perhaps_over_a_publish() }))
+            }
+            Poll::Pending => match &self.ended {
+                Some(error) => Poll::Ready(Err(lost(error))),
+                None => Poll::Pending,
+            },
+        }
+    }
+
+    /// What was said, of each message by its number.
+    fn answers(&mut self) -> Vec<Answer> {
+        let mut answers = Vec::with_capacity(self.said.len());
+        for said in self.said.drain(..) {
+            let (tag, is_multiple, is_ack) = match said {
+                Said::Confirm { tag, is_multiple, is_ack } => (tag, is_multiple, is_ack),
+                Said::Return(returned) => {
+                    answers.push(Answer::Return(returned));
+                    continue;
+                }
+                Said::Unreadable(what) => {
+                    self.broken = Some(format!("RabbitMQ sent {what} that cannot be read"));
+                    break;
+                }
+            };
+            let tell = |number| answers.push(Answer::Confirm { number, is_ack });
+            if self.tags.confirm(tag, is_multiple, tell).is_err() {
+                // Nobody can say what it means: nothing is settled by it, nor by what follows.
+                self.broken =
+                    Some(format!("RabbitMQ confirmed delivery tag {tag}, which is not in flight"));
+                break;
+            }
+        }
+        answers
+    }
+
+    /// Says goodbye, within a bound, and makes sure that lapin's thread ends.
+    pub async fn close(self) {
+        let farewell = self.connection.close(200, ShortString::default());
+        let _ = timeout(CLOSE_TIMEOUT, farewell).await;
+    }
+}
+
+/// The socket of a connection in the making. However that ends (the time is up, or it is dropped in
+/// the middle), the socket is shut: only that ends lapin's thread.
+#[derive(Default)]
+struct Kill(Mutex<Option<socket2::Socket>>);
+
+impl Kill {
+    fn arm(&self, socket: socket2::Socket) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
+    }
+
+    /// The connection is made: its owner shuts it.
+    fn disarm(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl Drop for Kill {
+    fn drop(&mut self) {
+        if let Some(socket) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        let _ = self.socket.shutdown(Shutdown::Both);
+        self.mover.abort();
+    }
+}
+
+fn prepare(stream: &TcpStream, amqp: &Amqp) -> std::io::Result<socket2::Socket> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(amqp.heartbeat))?;
+    // No bound on how long the broker may leave bytes where they are: with an alarm it reads
+    // nothing for as long as that lasts. A host that is gone sends no heartbeat either.
+    socket.try_clone()
+}
+
+fn uri(broker: &Broker, amqp: &Amqp) -> AMQPUri {
+    let heartbeat = u16::try_from(amqp.heartbeat.as_secs()).unwrap_or(u16::MAX);
+    let mechanism = if broker.is_external { SASLMechanism::External } else { SASLMechanism::Plain };
+    AMQPUri {
+        scheme: match broker.tls.mode {
+            TlsMode::Disable => AMQPScheme::AMQP,
+            _ => AMQPScheme::AMQPS,
+        },
+        authority: AMQPAuthority {
+            userinfo: AMQPUserInfo {
+                username: broker.user.clone(),
+                password: broker.password.expose().to_owned(),
+            },
+            host: broker.host.clone(),
+            port: broker.port,
+        },
+        vhost: broker.vhost.clone(),
+        query: AMQPQueryString {
+            heartbeat: Some(heartbeat),
+            auth_mechanism: Some(mechanism),
+            frame_max: Some(FRAME_MAX),
+            ..AMQPQueryString::default()
+        },
+    }
+}
+
+/// For a broker that hangs up on a client without a certificate.
+const MEND_CERTLESS: &str = "check the client certificate: none is set (amqp.cert_file, amqp.key_file), and a broker that asks for one hangs up";
+
+fn login_hint(broker: &Broker) -> String {
+    let (user, place) = (&broker.user, &broker.password_place);
+    format!(
+        "check user and password in {place}: rabbitmqctl authenticate_user {user} PASSWORD; \"guest\" may log in from the broker's own machine alone; it is tried again until then"
+    )
+}
+
+fn unreachable(error: &std::io::Error) -> Fault {
+    Fault::of(Kind::Io(error.kind()), Peer::RabbitMq, error.to_string())
+}
+
+/// What an error of lapin means.
+pub(crate) fn classify(error: &lapin::Error) -> Fault {
+    Fault::of(kind(error), Peer::RabbitMq, error.to_string()).because(error.clone())
+}
+
+fn kind(error: &lapin::Error) -> Kind {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => {
+            Kind::Amqp(error.get_id(), about(error.get_id(), error.get_message().as_str()))
+        }
+        ErrorKind::IOError(error) => {
+            tls::trouble(error.as_ref()).map_or(Kind::Io(error.kind()), Kind::Tls)
+        }
+        ErrorKind::MissingHeartbeatError => Kind::Timeout,
+        ErrorKind::InvalidConnectionState(_) | ErrorKind::InvalidChannelState(..) => Kind::Closed,
+        ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => Kind::Protocol,
+        _ => Kind::Own,
+    }
+}
+
+/// The broker has one code for all that has to do with a vhost, and tells them apart by its words,
+/// which are English always.
+fn about(code: u16, message: &str) -> About {
+    let says = |words: &str| message.contains(words);
+    match code {
+        530 if says("user connection limit") => About::UserLimit,
+        530 if says("node connection limit") => About::NodeLimit,
+        530 if says("connection limit") => About::VhostLimit,
+        530 if says("access to vhost") => About::VhostForbidden,
+        530 if says("vhost") && says("not found") => About::VhostMissing,
+        530 if says("vhost") && says("down") => About::VhostDown,
+        _ => About::Code,
+    }
+}
+
+/// While connecting: what is refused then is the login.
+fn refused(error: &lapin::Error) -> Fault {
+    let fault = classify(error);
+    match fault.kind {
+        Kind::Amqp(403, _) => {
+            let kind = Kind::Amqp(403, About::Login);
+            fault.kind(kind).mend(table::entry(kind, Peer::RabbitMq).hint)
+        }
+        _ => fault,
+    }
+}
+
+impl Closure {
+    fn perhaps_over_a_publish(self) -> Self {
+        match self {
+            Self::Lost(fault) => Self::Dropped(fault),
+            other => other,
+        }
+    }
+}
+
+/// CONNECTION_FORCED: an operator closed it, or the broker stops.
+const FORCED: u16 = 320;
+
+fn is_heartbeat(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::MissingHeartbeatError)
+}
+
+fn lost(why: impl std::fmt::Display) -> Closure {
+    let what = format!("the connection to RabbitMQ was lost: {why}");
+    Closure::Lost(Fault::of(Kind::Closed, Peer::RabbitMq, what))
+}
+
+fn protocol_error(error: &lapin::Error) -> Option<&AMQPError> {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => Some(error),
+        _ => None,
+    }
+}
+
+/// A missing exchange, no permission, a bad property, an oversized frame: some message did
+/// it. What an operator or a shutdown does to the connection is none of a message's doing.
+fn is_over_a_publish(error: &AMQPError) -> bool {
+    match error.kind() {
+        AMQPErrorKind::Soft(_) => true,
+        AMQPErrorKind::Hard(_) => matches!(error.get_id(), 501 | 502 | 503 | 505 | 540),
+    }
+}

@@ -1,0 +1,265 @@
+//! Publishes events once more, one by one: slowly, in order, with the window's rule for what was
+//! delivered.
+//!
+//! At most one message of an aggregate, and of an id, is in flight, and behind one that is refused no later one
+//! of its aggregate is sent: a replay must not make a hole that was not there.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::warn;
+
+use crate::config::{Amqp, Config};
+use crate::core::event::Refusal;
+use crate::core::message::{Limits, Message};
+use crate::core::relay::marks::Origin;
+use crate::core::relay::window::{InFlight, Outcome, Return, Stray, Window};
+use crate::error::Fault;
+use crate::rabbitmq::publisher::{Closure, Publisher, Signal};
+
+/// Messages in flight at most: a replay need not be fast, and what is in flight when the
+/// connection is lost is sent again.
+const WINDOW: usize = 64;
+/// Bytes of their bodies.
+const WINDOW_BYTES: usize = 16 << 20;
+/// How far behind its pace a replay may catch up.
+const SLACK: Duration = Duration::from_millis(10);
+
+/// An event to be sent once more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Which of the configured tables it is of.
+    pub table: usize,
+    /// Its id.
+    pub id: String,
+    /// Its number in `pgoutbox.parked`, where it comes from there.
+    pub seq: Option<i64>,
+    /// It has no id, or one that other rows have too: a mark of one is a mark of all.
+    pub is_shared: bool,
+    /// What tells its row from others with its id.
+    pub origin: Origin,
+    /// Its aggregate, type and id, where it has one.
+    pub aggregate: Option<(Option<String>, String)>,
+}
+
+impl Item {
+    fn is_of(&self, other: &Self) -> bool {
+        self.aggregate.is_some() && self.table == other.table && self.aggregate == other.aggregate
+    }
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fate {
+    /// A queue took it.
+    Delivered,
+    /// It was refused, here or by the broker.
+    Refused(Refusal),
+    /// Not sent: an event before it of its aggregate was refused.
+    Held,
+    /// Not sent: only what would be sent was asked for.
+    Dry(Box<Message>),
+}
+
+#[derive(Debug, Clone)]
+struct Sent {
+    item: Item,
+    message: Message,
+}
+
+impl InFlight for Sent {
+    fn is(&self, returned: &Return) -> bool {
+        returned.message_id == self.item.id
+    }
+
+    fn bytes(&self) -> usize {
+        self.message.body.len()
+    }
+}
+
+/// A connection of its own, at a pace of its own.
+pub struct Resender<'a> {
+    config: &'a Config,
+    amqp: Amqp,
+    publisher: Publisher,
+    window: Window<Sent>,
+    /// In flight when the broker closed the channel: one of them did it.
+    suspects: VecDeque<Sent>,
+    refused: HashSet<(usize, Option<String>, String)>,
+    settled: Vec<(Item, Fate)>,
+    is_blocked: bool,
+    period: Duration,
+    next_at: Instant,
+}
+
+impl<'a> Resender<'a> {
+    /// Connects to the first broker that answers.
+    ///
+    /// # Errors
+    /// None does.
+    pub async fn connect(config: &'a Config, rate: u32) -> Result<Self, Fault> {
+        let mut amqp = config.amqp.clone();
+        amqp.connection_name.push_str(" replay");
+        let publisher = connect(config, &amqp).await?;
+        Ok(Self {
+            config,
+            amqp,
+            publisher,
+            window: Window::default(),
+            suspects: VecDeque::new(),
+            refused: HashSet::new(),
+            settled: Vec::new(),
+            is_blocked: false,
+            period: Duration::from_secs(1) / rate.max(1),
+            next_at: Instant::now(),
+        })
+    }
+
+    /// What the broker takes.
+    pub fn limits(&self) -> Limits {
+        self.publisher.limits()
+    }
+
+    /// Sends an event when it is its turn. What is known of it and of others by then,
+    /// [`settled`](Self::settled) says.
+    ///
+    /// # Errors
+    /// The connection was lost; what was in flight may have arrived.
+    pub async fn send(&mut self, item: Item, message: Message) -> Result<(), Fault> {
+        while Instant::now() < self.next_at {
+            let at = self.next_at;
+            tokio::select! {
+                () = sleep_until(at) => break,
+                signal = self.publisher.next() => self.take(signal).await?,
+            }
+        }
+        while self.window.len() >= WINDOW
+            || self.window.bytes() >= WINDOW_BYTES
+            || self.window.must_empty()
+            || self.window.items().any(|sent| sent.item.is_of(&item) || sent.item.id == item.id)
+            || !self.suspects.is_empty()
+        {
+            self.turn().await?;
+        }
+        if self.is_held(&item) {
+            self.settled.push((item, Fate::Held));
+            return Ok(());
+        }
+        self.publish(Sent { item, message });
+        let earliest = Instant::now().checked_sub(SLACK).unwrap_or_else(Instant::now);
+        self.next_at = (self.next_at + self.period).max(earliest);
+        Ok(())
+    }
+
+    /// An event that could not even be sent holds its aggregate as well.
+    pub fn refuse(&mut self, item: Item, refusal: Refusal) {
+        if let Some((kind, id)) = item.aggregate.clone() {
+            self.refused.insert((item.table, kind, id));
+        }
+        self.settled.push((item, Fate::Refused(refusal)));
+    }
+
+    /// Waits until everything sent has its fate.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn finish(&mut self) -> Result<(), Fault> {
+        while !self.window.is_empty() || !self.suspects.is_empty() {
+            self.turn().await?;
+        }
+        Ok(())
+    }
+
+    /// What has become of events since this was last asked.
+    pub fn settled(&mut self) -> Vec<(Item, Fate)> {
+        std::mem::take(&mut self.settled)
+    }
+
+    /// Says goodbye.
+    pub async fn close(self) {
+        self.publisher.close().await;
+    }
+
+    fn is_held(&self, item: &Item) -> bool {
+        let key = item.aggregate.clone().map(|(kind, id)| (item.table, kind, id));
+        key.is_some_and(|key| self.refused.contains(&key))
+    }
+
+    fn publish(&mut self, sent: Sent) {
+        self.publisher.publish(sent.message.clone());
+        self.window.push(sent);
+    }
+
+    /// Waits for one thing to happen; suspects go one by one.
+    async fn turn(&mut self) -> Result<(), Fault> {
+        if self.window.is_empty() {
+            let Some(suspect) = self.suspects.pop_front() else { return Ok(()) };
+            self.publish(suspect);
+        }
+        let (limit, what) = if self.is_blocked {
+            (self.amqp.blocked_timeout, "RabbitMQ has blocked the connection")
+        } else {
+            (self.amqp.confirm_timeout, "RabbitMQ has confirmed nothing")
+        };
+        match timeout(limit, self.publisher.next()).await {
+            Ok(signal) => self.take(signal).await,
+            Err(_) => Err(Fault::transient(format!("{what} for {}", crate::text::span(limit)))),
+        }
+    }
+
+    async fn take(&mut self, signal: Result<Signal, Closure>) -> Result<(), Fault> {
+        match signal {
+            Ok(Signal::Blocked(why)) => {
+                if let Some(why) = &why {
+                    warn!(why, "RabbitMQ blocks the connection: the replay waits");
+                }
+                self.is_blocked = why.is_some();
+            }
+            Ok(Signal::Answers(answers)) => {
+                let taken = answers.into_iter().try_for_each(|answer| self.window.take(answer));
+                taken.map_err(Stray::fault)?;
+                let mut settled = Vec::new();
+                self.window.settle(|sent, outcome| settled.push((sent.item, outcome)));
+                for (item, outcome) in settled {
+                    self.settle(item, outcome);
+                }
+            }
+            Err(Closure::Refused(why)) => self.closed(why).await?,
+            Err(Closure::Dropped(fault) | Closure::Lost(fault)) => return Err(fault),
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, item: Item, outcome: Outcome) {
+        match outcome {
+            Outcome::Delivered => self.settled.push((item, Fate::Delivered)),
+            Outcome::Returned(why) => self.refuse(item, Refusal::Returned { why }),
+            Outcome::Nacked => self.refuse(item, Refusal::Nacked),
+        }
+    }
+
+    /// The broker closes the channel over one message and takes all that are in flight along. Sent
+    /// again one by one, the one that does it twice is convicted.
+    async fn closed(&mut self, why: String) -> Result<(), Fault> {
+        let in_flight: Vec<Sent> = std::mem::take(&mut self.window).into_items();
+        self.publisher = connect(self.config, &self.amqp).await?;
+        self.is_blocked = false;
+        match <[Sent; 1]>::try_from(in_flight) {
+            Ok([sent]) => self.refuse(sent.item, Refusal::Closed { why }),
+            Err(several) => self.suspects.extend(several),
+        }
+        Ok(())
+    }
+}
+
+async fn connect(config: &Config, amqp: &Amqp) -> Result<Publisher, Fault> {
+    let mut last = Fault::usage("no broker is configured", "set AMQP_URL");
+    for broker in &config.amqp.brokers {
+        match Publisher::connect(broker, amqp).await {
+            Ok(publisher) => return Ok(publisher),
+            Err(fault) => last = fault,
+        }
+    }
+    Err(last)
+}

@@ -1,0 +1,951 @@
+//! One life from connect to error: it connects, turns what happens into inputs of the
+//! [`Relay`] and does what the relay says. It decides nothing itself.
+//!
+//! `recovery` tells when an outage is over; `remembered` is what the progress row holds from session
+//! to session; `reach` is how far the slot may be acknowledged; `standby` takes the slot, once nobody
+//! else has it.
+
+pub mod supervisor;
+mod reach;
+mod recovery;
+mod remembered;
+mod standby;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use postgres_types::PgLsn;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_postgres::Client;
+use tracing::{Level, debug, enabled, info, trace, warn};
+
+use crate::board::outage::News;
+use crate::board::{Board, Reason, State};
+use crate::config::Config;
+use crate::core::relay::marks::Written;
+use crate::core::relay::{self, Doing, Effect, End, Input, Memory, Relay, Resolution, Rules};
+use crate::core::tally::Tally;
+use crate::error::{Fault, Kind, Peer, Side, codes};
+use crate::otlp;
+use crate::postgres::marker::{Marker, Outcome};
+use crate::postgres::parking;
+use crate::postgres::sql;
+use crate::postgres::{self, Role, classify};
+use crate::rabbitmq::publisher::{Closure, Publisher, Signal};
+use crate::slot::catch_up::{self, CatchUp, Chunk};
+use crate::slot::{self, Coverage, Outbox, Ready};
+use crate::text::span;
+use crate::upkeep::reconcile::Trigger;
+use crate::wal::{Identity, WalStream};
+use reach::Reach;
+use recovery::Recovery;
+use remembered::{
+    Gap, Recalled, begin_catch_up, clear_fault, pass_again, recall, record_coverage, record_fault,
+    record_reach,
+};
+use standby::{Taken, take_slot};
+
+/// Frames taken from the stream before the messages they made are handed to the broker: a
+/// longer batch saves no more system calls, and the first of it should not wait.
+const FRAMES: usize = 128;
+/// Silence, in `wal_sender_timeout`s, after which the walsender is taken for dead. It pings a
+/// silent client after half of one.
+const SILENCE: (u32, u32) = (3, 2);
+/// Pause before a check that met a locked catalog is made again.
+const LOCKED: Duration = Duration::from_secs(1);
+/// How long an orderly end waits for the last acknowledgement to be on its way.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// For how long, and how often, a relation that is not there is looked for.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(100));
+/// Rows of a catch-up's list that are fetched at once, at most; a session passes over those that
+/// are marked already.
+const CATCH_UP_ROWS: u64 = 500;
+
+/// What a session leaves to the next one on the same server.
+#[derive(Debug, Clone)]
+struct Remembered {
+    identity: Identity,
+    memory: Memory,
+    /// What the progress row was known to say, on disk.
+    recorded: PgLsn,
+}
+
+/// What outlives a session.
+#[derive(Debug, Default)]
+pub struct Past {
+    memory: Option<Remembered>,
+    coverage: Option<Coverage>,
+    /// Failed sessions in a row that brought nothing on.
+    pub failures: u32,
+    /// Something was acknowledged in the last session, or it stood for longer than the longest
+    /// pause. What it delivered does not count: it may be the same events again and again.
+    brought_on: bool,
+    /// The walsender of the last stream: the server may not have noticed yet that it is gone.
+    pub(crate) walsender: Option<i32>,
+    /// Has the outbox tables looked through for rows that were missed.
+    pub reconcile: Option<Trigger>,
+    /// Where spans go; `None` where nobody wants them.
+    pub spans: Option<otlp::Queue>,
+    warned: BTreeSet<String>,
+}
+
+impl Past {
+    /// A session has failed; returns how many did in a row without bringing anything on, this
+    /// one included.
+    pub fn failed(&mut self) -> u32 {
+        if std::mem::take(&mut self.brought_on) {
+            self.failures = 0;
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.failures
+    }
+}
+
+/// What the process is asked to do.
+#[derive(Debug, Clone)]
+pub struct Shutdown(watch::Receiver<bool>);
+
+impl Shutdown {
+    /// Asked for once the channel holds `true`.
+    pub fn new(receiver: watch::Receiver<bool>) -> Self {
+        Self(receiver)
+    }
+
+    /// It was asked for.
+    pub fn is_asked(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until it is asked for.
+    pub async fn wait(&mut self) {
+        if self.0.wait_for(|is_asked| *is_asked).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The audit connection: marks, progress, checks.
+struct Audit {
+    client: Arc<Client>,
+    /// Somebody changed the parking.
+    notified: Arc<Notify>,
+    connection: JoinHandle<Result<(), Fault>>,
+}
+
+impl Audit {
+    /// Waits for its end: a server that shuts down ends it at once, while the walsender would
+    /// wait for the relay.
+    async fn ended(connection: JoinHandle<Result<(), Fault>>) -> Result<Input, Fault> {
+        Err(match connection.await {
+            Ok(Err(fault)) => fault,
+            Ok(Ok(())) | Err(_) => {
+                Fault::of(Kind::Closed, Peer::Postgres, "the audit connection has ended")
+            }
+        }
+        .on(Side::Audit))
+    }
+}
+
+/// What was written down, and where the WAL ends then; `None` where it could not be.
+type Recording = Pin<Box<dyn Future<Output = Option<(PgLsn, PgLsn)>>>>;
+type Job = Pin<Box<dyn Future<Output = Result<Input, Fault>>>>;
+
+/// Runs one session to its end, and says how it ended; [`End::Drained`] is the only good way.
+pub async fn run(
+    config: &Arc<Config>,
+    past: &mut Past,
+    shutdown: &mut Shutdown,
+    broker: usize,
+    board: &Board,
+) -> End {
+    board.session_begins();
+    board.enter(State::Connecting, "connects to Postgres and RabbitMQ");
+    let (end, ended) = begin_and_run(config, past, shutdown, broker, board).await;
+    let reason = match &end {
+        End::Drained => Reason::Drained,
+        End::Fault(fault) => Reason::of(fault),
+        End::Stuck(_) => Reason::Event,
+    };
+    let (tally, unsettled) = ended.unzip();
+    board.session_ends(reason, tally.as_ref(), unsettled.flatten());
+    end
+}
+
+/// What a session has done, and the age of its oldest unsettled event.
+type Ended = (Tally, Option<Duration>);
+
+async fn begin_and_run(
+    config: &Arc<Config>,
+    past: &mut Past,
+    shutdown: &mut Shutdown,
+    broker: usize,
+    board: &Board,
+) -> (End, Option<Ended>) {
+    let audit = tokio::select! {
+        biased;
+        () = shutdown.wait() => return (End::Drained, None),
+        audit = connect_audit(config) => match audit {
+            Ok(audit) => audit,
+            Err(fault) => return (fault.on(Side::Audit).into(), None),
+        },
+    };
+    let end = tokio::select! {
+        biased;
+        () = shutdown.wait() => End::Drained,
+        session = Session::begin(config, past, &audit, broker, board) => match session {
+            Err(fault) => fault.into(),
+            Ok(session) => {
+                let (end, ended) = session.run_to_end(past, shutdown, audit).await;
+                return (end, Some(ended));
+            }
+        },
+    };
+    record_fault(config, past, board, &audit.client, &end).await;
+    (end, None)
+}
+
+async fn connect_audit(config: &Config) -> Result<Audit, Fault> {
+    let postgres = &config.postgres;
+    let notified = Arc::new(Notify::new());
+    let (slot, tell) = (postgres.slot.clone(), Arc::clone(&notified));
+    let (client, connection) = postgres::connect_and_hear(
+        Role::Session,
+        postgres,
+        Some(Box::new(move |notification| {
+            let (channel, payload) = (notification.channel(), notification.payload());
+            if channel == parking::CHANNEL && (payload.is_empty() || payload == slot) {
+                tell.notify_one();
+            }
+        })),
+    )
+    .await?;
+    Ok(Audit { client: Arc::new(client), notified, connection })
+}
+
+struct Session {
+    /// With the tables that are away behind those that are configured.
+    config: Arc<Config>,
+    /// As it was given.
+    asked: Arc<Config>,
+    board: Board,
+    relay: Relay,
+    wal: WalStream,
+    publisher: Publisher,
+    marker: Arc<Marker>,
+    client: Arc<Client>,
+    notified: Arc<Notify>,
+    /// By what the tables are covered; another once something was altered that matters to no row.
+    coverage: Rc<RefCell<Coverage>>,
+    outboxes: Arc<[Outbox]>,
+    /// Where spans go, and the broker that they are about.
+    spans: Option<(otlp::Queue, Arc<otlp::Server>)>,
+    /// What is published before the stream.
+    catch_up: Option<CatchUp>,
+    /// Rows may have passed by the slot: its stream is passed, and the slot is made again.
+    gap: Option<Gap>,
+    reach: Reach,
+    /// What is settled is being written down.
+    recording: Option<Recording>,
+    identity: Identity,
+    /// Where the slot stood before it was taken.
+    start_lsn: PgLsn,
+    jobs: FuturesUnordered<Job>,
+    began: Instant,
+    effects: Vec<Effect>,
+    /// It closed the channel: the session ends, once what was delivered is marked.
+    is_broker_gone: bool,
+    /// Why the broker has blocked the connection since before the slot was taken.
+    blocked: Option<String>,
+    /// What the board says it is at.
+    told: Option<Doing>,
+    /// What tells that an outage is over; `None` where there is none.
+    recovery: Option<Recovery>,
+    /// Earlier sessions of the outage came as far: they have said all there is to say.
+    is_quiet: bool,
+}
+
+impl Session {
+    async fn begin(
+        config: &Arc<Config>,
+        past: &mut Past,
+        audit: &Audit,
+        broker: usize,
+        board: &Board,
+    ) -> Result<Self, Fault> {
+        let client = Arc::clone(&audit.client);
+        let preflight = answered(config, slot::preflight(&client, config)).await?;
+        let start = preflight.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn.clone());
+        let start_lsn = start.as_ref().and_then(|lsn| lsn.parse().ok()).unwrap_or(PgLsn::from(0));
+        let Ready { tables, coverage, warnings, .. } = preflight.ready(config)?;
+        for warning in warnings {
+            // Once for each process: they do not change from session to session.
+            if past.warned.insert(warning.what.clone()) {
+                warn!(mend = warning.mend, "{}", warning.what);
+            }
+        }
+        // The broker before the slot: a relay that cannot publish need not keep a walsender busy.
+        let brokers = &config.amqp.brokers;
+        let broker = brokers
+            .get(broker % brokers.len().max(1))
+            .ok_or_else(|| Fault::usage("no broker is configured", "set AMQP_URL"))?;
+        let publisher = Publisher::connect(broker, &config.amqp).await;
+        let mut publisher = publisher.map_err(|fault| fault.on(Side::Broker))?;
+        answered(config, pass_again(config, &client, &coverage)).await?;
+        if let Some(why) = catch_up::ensure_slot(config, &client, &tables).await? {
+            warn!(why, "the slot was made anew: rows without a mark are published first");
+        }
+        let taken = take_slot(config, past, &client, board, &mut publisher).await;
+        let Taken { wal, identity, blocked } = match taken {
+            Ok(taken) => taken,
+            // Of the broker: the slot has nothing to do with it.
+            Err(fault) if fault.side == Side::Broker => return Err(fault),
+            Err(fault) => return Err(catch_up::soften(config, &client, fault).await),
+        };
+        past.walsender = wal.pid();
+        // Only now: whoever held the slot before wrote its progress until then, and saw to what was
+        // changed meanwhile.
+        if answered(config, slot::coverage(&client, config)).await? != coverage {
+            return Err(Fault::transient("the publication was changed while the session began"));
+        }
+        let recalled = recall(config, past, board, &client, &identity, &coverage);
+        let Recalled { memory, durable, gap, end } = answered(config, recalled).await?;
+        past.memory = Some(Remembered {
+            identity: identity.clone(),
+            memory: memory.clone(),
+            recorded: durable,
+        });
+        if let Some(Gap { why, .. }) = &gap {
+            warn!(
+                why,
+                "rows may have passed by the slot: what is left of its stream is passed first, then \
+                 it is made again, and the rows that wait in the table are published before its stream"
+            );
+        }
+        let is_quiet = board.runs_again();
+        let listed = catch_up::pending(&client, &config.postgres.slot);
+        let catch_up = answered(config, listed).await?;
+        let mut away = answered(config, slot::away(&client, config, &tables)).await?;
+        let is_all_there = gap.is_none() && catch_up.is_none();
+        away.retain(|it| !(is_all_there && it.until.is_some_and(|until| until <= durable)));
+        away.iter_mut().for_each(|it| it.until = it.until.or(Some(end)));
+        let kept = slot::record_outboxes(&client, config, &tables, &away);
+        if let Err(fault) = answered(config, kept).await {
+            debug!("which tables are read cannot be kept: {}", fault.what);
+        }
+        for it in &away {
+            let (schema, name) = &it.was;
+            let what =
+                format!("{schema}.{name} is another table now: that of before is read to its end");
+            if past.warned.insert(format!("{what} {}", it.relation())) {
+                info!(relation = it.relation(), "{what}");
+            }
+        }
+        let asked = Arc::clone(config);
+        let (with_away, tables) = slot::with_away(config, &tables, &away);
+        let config = &Arc::new(with_away);
+        let away_from = asked.tables.len();
+        if catch_up.is_some() {
+            let told = catch_up::tell_orphans(&client, &config.postgres.slot, &tables);
+            answered(config, told).await?;
+        }
+        if let Some(CatchUp { why, total, .. }) = &catch_up {
+            info!(why, rows = total, "catching up: listed rows are published before the stream");
+        }
+        let marker = Marker::prepare(&client, config, &tables, identity.clone());
+        let marker = answered(config, marker).await?;
+        let rules = Rules {
+            tables: config.tables.clone().into(),
+            oids: tables.iter().take(away_from).map(|table| table.relation).collect(),
+            away: (away_from..)
+                .zip(&away)
+                .map(|(number, it)| (it.relation(), it.was.clone(), number))
+                .collect(),
+            limits: publisher.limits(),
+            window_messages: config.window.messages,
+            window_bytes: config.window.bytes,
+            is_strict: config.window.is_strict,
+            parking: config.parking.clone(),
+            audit: config.audit.clone(),
+            confirm_timeout: config.amqp.confirm_timeout,
+            blocked_timeout: config.amqp.blocked_timeout,
+            check_interval: config.postgres.check_interval,
+            silence: silence(config),
+            leaves: coverage.leaves(),
+            is_passing: gap.is_some(),
+        };
+        if !is_quiet {
+            info!(
+                slot = config.postgres.slot,
+                publication = config.postgres.publication,
+                tables = config.tables.iter().map(|table| format!("{}.{}", table.schema, table.name)).collect::<Vec<_>>().join(", "),
+                exchanges = config.tables.iter().map(|table| table.exchange.to_string()).collect::<Vec<_>>().join(", "),
+                broker = format!("{}:{}{}", broker.host, broker.port, broker.vhost),
+                start_lsn = start.unwrap_or_default(),
+                delivered_before = %memory.delivered,
+                timeline = identity.timeline,
+                window_messages = config.window.messages,
+                window_bytes = config.window.bytes,
+                "running"
+            );
+        }
+        let listed = catch_up.as_ref().map(|it| relay::CatchUp::new(it.consistent_lsn));
+        let mut relay = Relay::new(rules, memory, listed);
+        relay.set_clock(postgres::now_micros());
+        let spans = past.spans.clone().map(|queue| {
+            relay.make_spans();
+            let server = otlp::Server { address: broker.host.clone(), port: broker.port };
+            (queue, Arc::new(server))
+        });
+        let mut session = Self {
+            config: Arc::clone(config),
+            asked,
+            board: board.clone(),
+            relay,
+            wal,
+            publisher,
+            marker: Arc::new(marker),
+            client,
+            notified: Arc::clone(&audit.notified),
+            coverage: Rc::new(RefCell::new(coverage)),
+            outboxes: tables.into(),
+            spans,
+            catch_up,
+            gap,
+            reach: Reach::new(durable),
+            recording: None,
+            identity,
+            start_lsn,
+            jobs: FuturesUnordered::new(),
+            began: Instant::now(),
+            effects: Vec::new(),
+            is_broker_gone: false,
+            blocked,
+            told: None,
+            recovery: board.outage().map(|_| Recovery::new(start_lsn)),
+            is_quiet,
+        };
+        session.tell();
+        Ok(session)
+    }
+
+    /// Says on the board what it is at.
+    fn tell(&mut self) {
+        let doing = self.relay.doing();
+        let before = self.told.replace(doing);
+        if before == Some(doing) {
+            return;
+        }
+        if before == Some(Doing::Paused) && self.relay.paused_by().is_none() {
+            info!("resumed: events are published again");
+        }
+        let (state, what) = match doing {
+            Doing::CatchingUp => {
+                (State::CatchingUp, "publishes the rows that the slot does not hold")
+            }
+            Doing::Streaming => (State::Running, "reads the stream"),
+            Doing::Paused => {
+                let by = self.relay.paused_by().unwrap_or_default();
+                warn!(
+                    mend = "pgoutbox resume",
+                    "paused by {by}: nothing is published, WAL is kept"
+                );
+                return self.board.pause(by);
+            }
+            Doing::Draining => (State::Draining, "finishes what is in flight"),
+            // What has failed is said when the session has ended.
+            Doing::Failing => return,
+        };
+        self.board.enter(state, what);
+    }
+
+    /// Shows the relay to whoever asked.
+    fn show(&mut self) {
+        let now = self.began.elapsed();
+        // Whoever sets the wall clock sets it under a session that runs for months.
+        let elapsed = i64::try_from(now.as_micros()).unwrap_or(0);
+        self.relay.set_clock(postgres::now_micros().saturating_sub(elapsed));
+        let listed = self.catch_up.as_ref().filter(|_| self.relay.doing() == Doing::CatchingUp);
+        let listed = listed.map(|listed| (listed.total, self.relay.caught_up()));
+        self.board.show(self.relay.view(now), listed, self.marker.refusing());
+    }
+
+    async fn run_to_end(
+        mut self,
+        past: &mut Past,
+        shutdown: &mut Shutdown,
+        audit: Audit,
+    ) -> (End, Ended) {
+        self.jobs.push(Box::pin(Audit::ended(audit.connection)));
+        let end = match self.work(shutdown).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        };
+        let tally = self.relay.tally();
+        let unsettled = self.relay.view(self.began.elapsed()).unsettled;
+        past.memory = Some(Remembered {
+            identity: self.identity.clone(),
+            memory: self.relay.remember(self.began.elapsed(), &end),
+            recorded: self.reach.durable(),
+        });
+        past.coverage = Some(self.coverage.borrow().clone());
+        if !self.is_quiet {
+            info!(
+                published = tally.published,
+                delivered = tally.delivered,
+                delivered_before = tally.repeated,
+                came_marked = tally.came_marked,
+                marked = tally.marked,
+                marks_given_up = tally.unmarked,
+                ignored = tally.ignored,
+                acknowledged = %self.relay.acknowledged(),
+                "session ended"
+            );
+        }
+        let stood = self.began.elapsed() >= self.config.session.backoff_max;
+        past.brought_on |= stood || self.relay.acknowledged() > self.start_lsn;
+        // The connection hands over no further answer while one of these leaves its own unread.
+        // What they asked is on its way all the same, and a mark that was not asked for yet comes
+        // again with its event: nothing is acknowledged before its mark is written.
+        self.jobs.clear();
+        self.recording = None;
+        if let Some(batch) = self.relay.unrecorded_progress() {
+            // Best effort: what is not recorded is published again, and known by its id.
+            let _ = timeout(STOP_TIMEOUT, self.marker.write(&self.client, batch)).await;
+        }
+        record_fault(&self.config, past, &self.board, &self.client, &end).await;
+        if let Some(gap) = self.gap_passed(&end) {
+            let coverage = self.coverage.borrow().clone();
+            let begun = begin_catch_up(&self.config, &self.client, &gap, &coverage);
+            if timeout(STOP_TIMEOUT, begun).await.is_ok_and(|begun| begun.is_ok()) {
+                past.brought_on = true;
+            }
+        }
+        if matches!(end, End::Drained | End::Stuck(_)) {
+            self.record_last().await;
+            let wal = self.wal.stop(STOP_TIMEOUT);
+            tokio::join!(wal, self.publisher.close());
+        }
+        (end, (tally, unsettled))
+    }
+
+    async fn work(&mut self, shutdown: &mut Shutdown) -> Result<std::convert::Infallible, End> {
+        let mut drain_ends: Option<Instant> = None;
+        // One for the whole session: a new timer that ends before all others wakes the runtime's
+        // thread by a write and a read of its own, in each round.
+        let mut alarm = pin!(sleep_until(far()));
+        if let Some(why) = self.blocked.take() {
+            let input = self.signal(Ok(Signal::Blocked(Some(why))))?;
+            self.relay.handle(self.began.elapsed(), input, &mut self.effects)?;
+            self.perform();
+        }
+        loop {
+            let now = self.began.elapsed();
+            let deadline = self.relay.deadline(now).map(|at| self.began + at);
+            let over = self.recovery.as_ref().and_then(Recovery::deadline);
+            let over = over.map(|at| self.began + at);
+            let deadline = deadline.into_iter().chain(drain_ends).chain(over);
+            let deadline = deadline.chain(self.reach.next_write()).min().unwrap_or_else(far);
+            if deadline != alarm.deadline() {
+                alarm.as_mut().reset(deadline);
+            }
+            let input = tokio::select! {
+                biased;
+                () = shutdown.wait(), if drain_ends.is_none() => {
+                    drain_ends = Some(Instant::now() + self.config.session.drain_timeout);
+                    let (messages, _) = self.relay.in_flight();
+                    info!(in_flight = messages, "draining");
+                    Input::Drain
+                }
+                Some(done) = self.jobs.next() => done?,
+                signal = self.publisher.next(), if !self.is_broker_gone => self.signal(signal)?,
+                () = self.notified.notified() => Input::Notified,
+                () = self.board.asked() => {
+                    self.show();
+                    continue;
+                }
+                written = recorded(&mut self.recording) => {
+                    self.recording = None;
+                    let lsn = self.reach.recorded(written);
+                    self.acknowledge(lsn);
+                    continue;
+                }
+                frame = self.wal.next(), if self.relay.is_reading() => frame.map_err(stream)?,
+                () = &mut alarm => Input::Tick,
+            };
+            if drain_ends.is_some_and(|at| at <= Instant::now()) {
+                let (messages, _) = self.relay.in_flight();
+                return Err(Fault::transient(format!(
+                    "not drained within session.drain_timeout: {messages} messages are in flight; they are published again at the next start"
+                ))
+                .into());
+            }
+            self.follow(&input);
+            let now = self.began.elapsed();
+            let outcome = match input {
+                Input::Stream(_) | Input::KeepAlive { .. } => self.frames(now, input),
+                _ => self.relay.handle(now, input, &mut self.effects),
+            };
+            // What came before the end is still to be done.
+            let has_published = self.perform();
+            outcome?;
+            if self
+                .gap
+                .as_ref()
+                .is_some_and(|gap| self.relay.has_passed(self.began.elapsed(), gap.end))
+            {
+                return Err(
+                    Fault::transient("the slot is made again, for rows that passed by it").into()
+                );
+            }
+            self.tell();
+            self.recover(now);
+            if has_published {
+                // The publisher's task writes it: now, not once the stream has nothing more to say.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Takes in a frame and what the server has sent already, without waiting: what it makes
+    /// goes to the broker together.
+    fn frames(&mut self, now: Duration, first: Input) -> Result<(), End> {
+        self.relay.take_in(now, first, &mut self.effects)?;
+        for _ in 1..FRAMES {
+            if !self.relay.is_reading() {
+                break;
+            }
+            let Some(frame) = self.wal.next_now() else { break };
+            self.relay.take_in(now, frame.map_err(stream)?, &mut self.effects)?;
+        }
+        self.relay.follow_up(now, &mut self.effects)
+    }
+
+    fn signal(&mut self, signal: Result<Signal, Closure>) -> Result<Input, End> {
+        Ok(match signal {
+            Ok(Signal::Answers(answers)) => Input::Answers(answers),
+            Ok(Signal::Blocked(Some(why))) => {
+                self.hindered(&blocked(&why));
+                Input::Blocked(true)
+            }
+            Ok(Signal::Blocked(None)) => {
+                info!("RabbitMQ no longer blocks the connection");
+                Input::Blocked(false)
+            }
+            Err(Closure::Refused(why)) => {
+                self.is_broker_gone = true;
+                Input::Closed(why)
+            }
+            Err(Closure::Dropped(fault)) => {
+                self.is_broker_gone = true;
+                Input::Dropped(fault.on(Side::Broker))
+            }
+            Err(Closure::Lost(fault)) => return Err(fault.on(Side::Broker).into()),
+        })
+    }
+
+    /// Performs the effects; tells whether something was published.
+    fn perform(&mut self) -> bool {
+        let mut has_published = false;
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Publish(message) => {
+                    self.publisher.publish(message);
+                    has_published = true;
+                }
+                Effect::Acknowledge(lsn) => {
+                    let lsn = self.reach.settled(lsn);
+                    self.acknowledge(lsn);
+                }
+                Effect::Mark(batch) => {
+                    self.marker.parking().log(&self.config, &batch.parking);
+                    let (marker, client) = (Arc::clone(&self.marker), Arc::clone(&self.client));
+                    let config = Arc::clone(&self.config);
+                    self.jobs.push(Box::pin(async move {
+                        let mut outcome = answered(&config, marker.write(&client, batch)).await?;
+                        loop {
+                            match outcome {
+                                Outcome::Written(written) => return Ok(Input::Written(written)),
+                                Outcome::Unrecorded(written) => {
+                                    tokio::time::sleep(LOCKED).await;
+                                    let again = marker.record_again(&client, written);
+                                    outcome = answered(&config, again).await?;
+                                }
+                            }
+                        }
+                    }));
+                }
+                Effect::GivenUp(marks) => self.marker.log_given_up(&marks),
+                Effect::Check => {
+                    let (client, config) = (Arc::clone(&self.client), Arc::clone(&self.asked));
+                    let before = Rc::clone(&self.coverage);
+                    self.jobs.push(Box::pin(check(client, config, before)));
+                }
+                Effect::Look { from } => self.ask(async move |marker, client| {
+                    marker.look(client, from).await.map(Input::Looked)
+                }),
+                Effect::Claim { aggregate, after } => self.ask(async move |marker, client| {
+                    let head = marker.parking().claim(client, &aggregate, after).await?;
+                    Ok(Input::Claimed { aggregate, head })
+                }),
+                Effect::ClaimAlone(asked) => self.ask(async move |marker, client| {
+                    let rows = marker.parking().claim_alone(client, &asked).await?;
+                    Ok(Input::ClaimedAlone { asked, rows })
+                }),
+                Effect::CatchUp(from) => {
+                    let (config, outboxes) = (Arc::clone(&self.config), Arc::clone(&self.outboxes));
+                    let Some(listed) = self.catch_up.clone() else { continue };
+                    self.ask(async move |_, client| {
+                        let (limit, total) = (CATCH_UP_ROWS, listed.total);
+                        let fetched =
+                            catch_up::fetch(client, &config, &outboxes, &listed, from, limit);
+                        let Chunk { rows, next } = fetched.await?;
+                        Ok(Input::CatchUp { rows, next, is_last: next >= total })
+                    });
+                }
+                Effect::CaughtUp => {
+                    let slot = self.config.postgres.slot.clone();
+                    self.ask(async move |_, client| {
+                        catch_up::finish(client, &slot).await?;
+                        info!("caught up: the stream begins");
+                        Ok(Input::CaughtUp)
+                    });
+                }
+                Effect::Resolve { relation, xid } => {
+                    let (client, config) = (Arc::clone(&self.client), Arc::clone(&self.config));
+                    self.jobs.push(Box::pin(resolve(client, config, (relation, xid))));
+                }
+            }
+        }
+        self.effects = effects;
+        if let Some((queue, server)) = &self.spans {
+            queue.put(server, self.relay.take_spans());
+        }
+        has_published
+    }
+}
+
+impl Session {
+    /// Nothing is delivered, and the session lives: said, and recorded for `pgoutbox status`.
+    fn hindered(&mut self, fault: &Fault) {
+        if self.board.hinder(fault) != News::None {
+            warn!(mend = fault.mend, "{}", fault.what);
+        }
+        let now = self.relay.acknowledged();
+        self.recovery.get_or_insert_with(|| Recovery::new(now));
+        let (config, board, fault) = (Arc::clone(&self.config), self.board.clone(), fault.clone());
+        let walsender = self.wal.pid();
+        self.ask(async move |_, client| {
+            let end = End::Fault(fault);
+            remembered::record(&config, walsender, &board, client, &end).await;
+            Ok(Input::Tick)
+        });
+    }
+
+    /// Says that the outage is over, once it is.
+    fn recover(&mut self, now: Duration) {
+        let Some(recovery) = &mut self.recovery else { return };
+        if !recovery.is_over(now, &self.relay) {
+            return;
+        }
+        self.recovery = None;
+        self.is_quiet = false;
+        if let Some(outage) = self.board.recover() {
+            let lasted = span(outage.lasted(Instant::now()));
+            info!(lasted, failures = outage.failures, "events are delivered again");
+        }
+        let config = Arc::clone(&self.config);
+        let client = Arc::clone(&self.client);
+        self.jobs.push(Box::pin(async move {
+            loop {
+                match answered(&config, clear_fault(&config, &client)).await {
+                    // Somebody has a lock on the row: it is told by those who have more to write.
+                    Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => {}
+                    outcome => return outcome.map(|()| Input::Tick),
+                }
+                tokio::time::sleep(LOCKED).await;
+            }
+        }));
+    }
+
+    /// Learns from an input what is recorded, and records what is worth it.
+    fn follow(&mut self, input: &Input) {
+        let lsn = match input {
+            Input::Written(written) => {
+                trace_marks(written);
+                let lsn = written.batch.position.commit_lsn;
+                self.reach.wrote(lsn, written.written_lsn, written.flushed_lsn)
+            }
+            Input::Checked { flushed_lsn } => self.reach.flushed(*flushed_lsn),
+            _ => None,
+        };
+        self.acknowledge(lsn);
+        let Some(lsn) = self.reach.begin_write(Instant::now()) else { return };
+        let (client, identity) = (Arc::clone(&self.client), self.identity.clone());
+        let config = Arc::clone(&self.config);
+        self.recording = Some(Box::pin(async move {
+            let slot = &config.postgres.slot;
+            match answered(&config, record_reach(&client, slot, &identity, lsn)).await {
+                Ok(end) => Some((lsn, end)),
+                // Somebody has a lock on the row, say: it is tried again. Where the connection is
+                // gone, the session ends over that.
+                Err(fault) => {
+                    warn!(mend = fault.mend, "what is settled was not recorded: {}", fault.what);
+                    None
+                }
+            }
+        }));
+    }
+
+    fn acknowledge(&self, lsn: Option<PgLsn>) {
+        if let Some(lsn) = lsn {
+            self.wal.acknowledge(lsn);
+        }
+    }
+
+    /// The last of it is on disk before the slot is left.
+    async fn record_last(&mut self) {
+        let Some(lsn) = self.reach.unrecorded() else { return };
+        let slot = &self.config.postgres.slot;
+        let written = record_reach(&self.client, slot, &self.identity, lsn);
+        if let Ok(Ok(end)) = timeout(STOP_TIMEOUT, written).await {
+            let lsn = self.reach.recorded(Some((lsn, end)));
+            self.acknowledge(lsn);
+        }
+    }
+
+    /// What passed by the slot, where nothing more is to be had from it: all of it was passed, or it
+    /// cannot be read. Up to Postgres 17 a slot stops where the publication was missing, for ever.
+    fn gap_passed(&mut self, end: &End) -> Option<Gap> {
+        let is_unreadable = matches!(end, End::Fault(fault)
+            if fault.side == Side::Stream && fault.is_code(codes::UNDEFINED_OBJECT));
+        let (now, gap) = (self.began.elapsed(), self.gap.take());
+        if is_unreadable && self.config.is_catching_up() {
+            let why = || "the publication was missing where the slot stands".to_owned();
+            return gap.or_else(|| Some(Gap { why: why(), end: PgLsn::from(0) }));
+        }
+        gap.filter(|gap| self.relay.has_passed(now, gap.end))
+    }
+
+    /// Asks the audit connection something, within bounds.
+    fn ask<F>(&mut self, asked: F)
+    where
+        F: AsyncFnOnce(&Marker, &Client) -> Result<Input, Fault> + 'static,
+    {
+        let (marker, client) = (Arc::clone(&self.marker), Arc::clone(&self.client));
+        let config = Arc::clone(&self.config);
+        self.jobs.push(Box::pin(async move { answered(&config, asked(&marker, &client)).await }));
+    }
+}
+
+/// Never ends where nothing is being recorded.
+async fn recorded(recording: &mut Option<Recording>) -> Option<(PgLsn, PgLsn)> {
+    match recording {
+        Some(recording) => recording.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn stream(fault: Fault) -> Fault {
+    fault.on(Side::Stream)
+}
+
+fn blocked(why: &str) -> Fault {
+    let what = format!("RabbitMQ blocks the connection ({why}): nothing is published, WAL is kept");
+    Fault::transient(what)
+        .on(Side::Broker)
+        .mend("clear its memory or disk alarm: rabbitmq-diagnostics alarms")
+}
+
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(3_600)
+}
+
+/// How long a server of which nothing is heard may still be alive.
+fn silence(config: &Config) -> Duration {
+    config.postgres.wal_sender_timeout * SILENCE.0 / SILENCE.1
+}
+
+/// What the audit connection answers, within bounds: a server, a pooler or a network that
+/// stops in the middle of an answer and keeps the connection would hold the relay for ever.
+async fn answered<T>(
+    config: &Config,
+    asked: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    let patience = silence(config);
+    timeout(patience, asked).await.unwrap_or_else(|_| {
+        let patience = crate::text::span(patience);
+        let what =
+            format!("no answer on the audit connection within {patience}: it is taken for dead");
+        Err(Fault::of(Kind::Timeout, Peer::Postgres, what).on(Side::Audit))
+    })
+}
+
+/// A relation that is not there may be one whose transaction is not seen by others yet: it is
+/// looked for again.
+async fn resolve(
+    client: Arc<Client>,
+    config: Arc<Config>,
+    relation: (u32, u32),
+) -> Result<Input, Fault> {
+    let began = Instant::now();
+    loop {
+        let found = answered(&config, slot::partition_of(&client, relation, &config)).await?;
+        if found != Resolution::Gone || began.elapsed() >= LOOK_AGAIN.0 {
+            return Ok(Input::Resolved(found));
+        }
+        tokio::time::sleep(LOOK_AGAIN.1).await;
+    }
+}
+
+async fn check(
+    client: Arc<Client>,
+    config: Arc<Config>,
+    before: Rc<RefCell<Coverage>>,
+) -> Result<Input, Fault> {
+    let coverage = loop {
+        match answered(&config, slot::coverage(&client, &config)).await {
+            // No table is opened for that. A catalog may be locked, as while it is rewritten: that
+            // stops nothing that is delivered, which is only not acknowledged meanwhile.
+            Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => {}
+            outcome => break outcome?,
+        }
+        tokio::time::sleep(LOCKED).await;
+    };
+    let change = before.borrow().change(&coverage);
+    if let Some(what) = change {
+        if !before.borrow().differs_aside(&coverage) {
+            let what = format!("{what} while the relay was running");
+            return Err(Fault::transient(what).on(Side::Audit));
+        }
+        let kept = record_coverage(&client, &config.postgres.slot, coverage.digest().number());
+        answered(&config, kept).await?;
+        before.replace(coverage);
+    }
+    let asked =
+        async { client.query_one(sql::WAL_POSITION, &[]).await.map_err(|error| classify(&error)) };
+    let row = answered(&config, asked).await?;
+    let flushed_lsn: PgLsn = row.try_get(1).map_err(|error| classify(&error))?;
+    Ok(Input::Checked { flushed_lsn })
+}
+
+/// The last line of each event, at a level at which they are looked for one by one.
+fn trace_marks(written: &Written) {
+    if !enabled!(Level::TRACE) {
+        return;
+    }
+    for (place, mark) in written.batch.marks.iter().enumerate() {
+        let missed = written.missing.binary_search_by_key(&place, |missed| missed.place);
+        if missed.is_err() {
+            trace!(event_id = mark.id, position = %mark.position, "an event is marked");
+        }
+    }
+}

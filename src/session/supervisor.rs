@@ -1,0 +1,103 @@
+//! Session after session, until drained or until only a person can help.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use crate::board::outage::News;
+use crate::board::{Board, State};
+use crate::config::Config;
+use crate::core::relay::End;
+use crate::error::{Class, Fault};
+use crate::otlp::Queue;
+use crate::session::{self, Past, Shutdown};
+use crate::text::span;
+use crate::upkeep::reconcile::Trigger;
+
+/// Runs sessions until one is drained.
+///
+/// # Errors
+/// What a policy says to stop for, and what a setting of its own is wrong with: whatever may pass
+/// by itself, or be mended beside it, is waited out.
+pub async fn run(
+    config: Config,
+    mut shutdown: Shutdown,
+    reconcile: Trigger,
+    spans: Option<Queue>,
+    board: &Board,
+) -> Result<(), Fault> {
+    let config = Arc::new(config);
+    let mut past = Past::default();
+    past.reconcile = Some(reconcile);
+    past.spans = spans;
+    for broker in 0.. {
+        let now = config.renewed().await;
+        let end = session::run(&now, &mut past, &mut shutdown, broker, board).await;
+        let fault = match end {
+            End::Drained => {
+                info!("drained");
+                board.enter(State::Stopped, "drained");
+                return Ok(());
+            }
+            End::Stuck(stuck) => stuck.fault(),
+            End::Fault(fault) => fault,
+        };
+        // A session that ends before a bad event has settled all else: it is drained, whether
+        // it was asked to stop in its last moments or in the pause that follows.
+        let is_undrained = shutdown.is_asked() && fault.class != Class::Event;
+        if matches!(fault.class, Class::Halt | Class::Usage) || is_undrained {
+            board.stop(&fault);
+            return Err(fault);
+        }
+        let pause = backoff(&config, past.failed());
+        let news = board.wait(&fault, pause);
+        log(&fault, news, pause, board);
+        tokio::select! {
+            biased;
+            () = shutdown.wait() => {
+                info!("stopped while waiting to try again");
+                board.enter(State::Stopped, "asked to stop");
+                return Ok(());
+            }
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+    Ok(())
+}
+
+/// One line for what is new of it: an outage of hours is no reason for thousands.
+fn log(fault: &Fault, news: News, pause: Duration, board: &Board) {
+    let (mend, again_in) = (&fault.mend, span(pause));
+    let failures = board.outage().map_or(1, |outage| outage.failures);
+    if news == News::None {
+        return debug!(mend, again_in, failures, "still: {}", fault.what);
+    }
+    let lasted = match news {
+        News::First => None,
+        _ => board.outage().map(|outage| span(outage.lasted(Instant::now()))),
+    };
+    if fault.class == Class::Event {
+        let what = &fault.what;
+        error!(
+            mend,
+            again_in, failures, lasted, "{what}: nothing behind it is published, WAL is kept"
+        );
+    } else if fault.class == Class::Definite {
+        error!(mend, again_in, failures, lasted, "{}", fault.what);
+    } else {
+        warn!(mend, again_in, failures, lasted, "{}", fault.what);
+    }
+}
+
+/// Doubles with each failure, up to the maximum, less a random part of up to half: relays
+/// that failed together should not come back together.
+fn backoff(config: &Config, failures: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(failures.saturating_sub(1).min(16));
+    let longest =
+        config.session.backoff_min.saturating_mul(doubled).min(config.session.backoff_max);
+    Duration::from_millis(
+        u64::try_from(longest.mul_f64(0.5 + fastrand::f64() / 2.0).as_millis()).unwrap_or(u64::MAX),
+    )
+}

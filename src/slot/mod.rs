@@ -1,0 +1,312 @@
+//! The slot, the publication, and whether everything the relay needs is in place.
+//!
+//! Nothing here is ever made in passing: `init` makes things, `check` and the start of
+//! `run` look at them ([`preflight`]), and the running relay asks one cheap question over
+//! and over ([`coverage`]).
+
+pub mod catch_up;
+mod away;
+mod coverage;
+mod finding;
+mod grants;
+mod own;
+mod pitfalls;
+mod preflight;
+mod privileges;
+mod role;
+mod server;
+mod table;
+mod verdict;
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+pub use away::{Away, away, record_outboxes, with_away};
+pub use coverage::{Coverage, Digest, Membership, coverage};
+pub use finding::{Finding, NAMES, Severity};
+pub use grants::{
+    grants_for, parked_grants, prune_grants, reconcile_grants, replay_grants, statements,
+    type_grants,
+};
+pub use preflight::{Preflight, Ready, preflight};
+pub use table::Outbox;
+
+use crate::config::{AuditMode, Config, Table};
+use crate::core::relay::Resolution;
+use crate::error::Fault;
+use crate::postgres::sql;
+use crate::postgres::{self, column, query};
+
+/// The slot as the server sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotState {
+    /// Output plugin; `None` for a physical slot.
+    pub plugin: Option<String>,
+    /// Database; `None` for a physical slot.
+    pub database: Option<String>,
+    /// Gone with its session.
+    pub is_temporary: bool,
+    /// Prepared transactions come before their commit.
+    pub is_two_phase: bool,
+    /// A walsender reads it now.
+    pub is_active: bool,
+    /// That walsender.
+    pub active_pid: Option<i32>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    /// Bytes of WAL until the slot may be lost; `None` where no limit is set.
+    pub safe_wal_size: Option<i64>,
+    /// Why it was lost: from Postgres 17 on.
+    pub invalidation_reason: Option<String>,
+    /// Standbys keep a copy of it: from Postgres 17 on.
+    pub is_failover: Option<bool>,
+    /// What the relay acknowledged last.
+    pub confirmed_flush_lsn: Option<String>,
+    /// From where on WAL is kept for it.
+    pub restart_lsn: Option<String>,
+    /// WAL between `confirmed_flush_lsn` and the server's end.
+    pub confirmed_lag_bytes: Option<i64>,
+    /// WAL between `restart_lsn` and the server's end: what the slot keeps on disk.
+    pub retained_wal_bytes: Option<i64>,
+}
+
+impl SlotState {
+    /// Why it can never be read again, where that is so.
+    pub fn why_lost(&self) -> Option<&str> {
+        let is_lost = self.wal_status.as_deref() == Some("lost");
+        let reason = self.invalidation_reason.as_deref();
+        reason.or(is_lost.then_some("the WAL it needs was removed"))
+    }
+}
+
+/// What became of a slot that was there and is not.
+pub(crate) const GONE: &str = "it was dropped, or this server was promoted without it";
+
+/// The slot's state; `None` where it does not exist.
+///
+/// # Errors
+/// The connection's.
+pub async fn state(client: &Client, slot: &str) -> Result<Option<SlotState>, Fault> {
+    let rows = query(client, &sql::render(sql::SLOT_STATE, &[("slot", slot)])?).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    Ok(Some(SlotState {
+        plugin: column(row, "plugin")?,
+        database: column(row, "database")?,
+        is_temporary: column(row, "is_temporary")?,
+        is_two_phase: column(row, "is_two_phase")?,
+        is_active: column(row, "is_active")?,
+        active_pid: column(row, "active_pid")?,
+        wal_status: column(row, "wal_status")?,
+        safe_wal_size: column(row, "safe_wal_size")?,
+        invalidation_reason: column(row, "invalidation_reason")?,
+        is_failover: column(row, "is_failover")?,
+        confirmed_flush_lsn: column(row, "confirmed_flush_lsn")?,
+        restart_lsn: column(row, "restart_lsn")?,
+        confirmed_lag_bytes: column(row, "confirmed_lag_bytes")?,
+        retained_wal_bytes: column(row, "retained_wal_bytes")?,
+    }))
+}
+
+/// Creates the slot, after the publication; returns the LSN its stream begins at. Waits for
+/// every transaction that is writing, at most `timeout`. Rows that are there already are not in
+/// it: [`catch_up::prepare`](crate::slot::catch_up::prepare) lists those as well.
+///
+/// # Errors
+/// Names the transactions that it waited for. No slot is left behind then.
+pub async fn create(client: &Client, config: &Config, timeout: Duration) -> Result<String, Fault> {
+    let slot = config.postgres.slot.as_str();
+    let sql = creation(config, timeout)?;
+    let outcome = client.batch_execute(&sql).await;
+    match outcome {
+        Ok(()) => {}
+        Err(error) if error.code().is_some_and(took_too_long) => {
+            postgres::execute(client, "RESET statement_timeout; RESET lock_timeout").await?;
+            return Err(blocked(client, slot, timeout).await?);
+        }
+        Err(error) => return Err(postgres::classify(&error)),
+    }
+    // What the server says now counts, not what it said then.
+    let state = state(client, slot).await?;
+    state.and_then(|state| state.confirmed_flush_lsn).ok_or_else(|| {
+        Fault::transient(format!("slot \"{slot}\" was created and is gone again"))
+            .mend("somebody else drops slots on this server; run `pgoutbox init` again")
+    })
+}
+
+/// The server's own ways to say so: the statement's time was up, or that of one of its locks.
+fn took_too_long(code: &SqlState) -> bool {
+    [SqlState::QUERY_CANCELED, SqlState::LOCK_NOT_AVAILABLE].contains(code)
+}
+
+/// The SQL that makes the slot.
+///
+/// # Errors
+/// None but a defect of the files.
+pub fn creation(config: &Config, timeout: Duration) -> Result<String, Fault> {
+    let file = if config.postgres.is_failover { sql::SLOT_FAILOVER } else { sql::SLOT };
+    let millis = format!("{}ms", timeout.as_millis());
+    sql::render(file, &[("slot", &config.postgres.slot), ("timeout", &millis)])
+}
+
+/// Who keeps a slot from being made, and the SQL that ends each.
+///
+/// # Errors
+/// The connection's.
+pub(crate) async fn blockers(client: &Client) -> Result<(Vec<String>, Vec<String>), Fault> {
+    let (mut blockers, mut mends) = (Vec::new(), Vec::new());
+    for row in query(client, sql::BLOCKERS).await? {
+        blockers.push(column::<String>(&row, "who")?);
+        mends.push(column::<String>(&row, "mend")?);
+    }
+    Ok((blockers, mends))
+}
+
+/// A slot that took too long.
+pub(crate) async fn blocked(
+    client: &Client,
+    slot: &str,
+    timeout: Duration,
+) -> Result<Fault, Fault> {
+    let waited = crate::text::span(timeout);
+    let what = format!(
+        "slot \"{slot}\" could not be created within {waited}: \
+        it must wait for every transaction that is writing, in any database"
+    );
+    let (blockers, mut mends) = blockers(client).await?;
+    if blockers.is_empty() {
+        return Ok(Fault::transient(what).mend("they have ended by now: run `pgoutbox init` again"));
+    }
+    mends.push("then run `pgoutbox init` again".to_owned());
+    Ok(Fault::definite(format!("{what}\n  {}", blockers.join("\n  ")), mends.join("\n  ")))
+}
+
+/// What to do about a slot that is gone or lost, where the relay does not see to it itself.
+pub(crate) fn ways_out(config: &Config, is_there: bool) -> String {
+    let drop = match is_there {
+        true => format!(
+            "SELECT pg_drop_replication_slot({}); then: ",
+            sql::literal(&config.postgres.slot)
+        ),
+        false => String::new(),
+    };
+    let init = "pgoutbox init  -- makes a new one";
+    if config.audit.mode == AuditMode::None {
+        return format!(
+            "{drop}{init}; with audit.mode none nothing tells which rows wait: what was committed \
+             meanwhile is yours to publish"
+        );
+    }
+    format!(
+        "{drop}{init}, and lists the rows that wait: the next run publishes them first\n  \
+         or set postgres.on_slot_loss = \"catch_up\": run does that by itself"
+    )
+}
+
+/// What to do about rows that may have passed by a slot that is there, where the relay does not see
+/// to it itself.
+pub(crate) fn ways_past(config: &Config) -> String {
+    let slot = [("slot", config.postgres.slot.as_str())];
+    // A file of our own without its comments: it cannot fail.
+    let sql = sql::render(sql::FORGET_COVERAGE, &slot).unwrap_or_default();
+    let sql = sql.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join(" ");
+    let go_on = format!("{sql}  -- then start it again: it goes on with the stream");
+    if config.audit.mode == AuditMode::None {
+        return format!(
+            "with audit.mode none nothing tells which rows wait: publish what was committed \
+             meanwhile yourself, then: {go_on}"
+        );
+    }
+    format!(
+        "set postgres.on_slot_loss = \"catch_up\": run publishes the rows that wait first\n  \
+         or leave them: {go_on}"
+    )
+}
+
+/// A name that was never the slot of a relay of this database.
+pub(crate) fn never_there(config: &Config) -> Fault {
+    Fault::definite(
+        format!(
+            "slot \"{}\" does not exist, and no relay of this database ever had it",
+            config.postgres.slot
+        ),
+        "pgoutbox init  -- or mend the name: postgres.slot",
+    )
+}
+
+/// Without marks every row of the table might wait, or none.
+pub(crate) fn nothing_tells(config: &Config) -> Fault {
+    Fault::halt(
+        format!(
+            "the rows that slot \"{}\" does not hold cannot be caught up with: with audit.mode \
+             none nothing tells which were relayed",
+            config.postgres.slot
+        ),
+        ways_out(config, false),
+    )
+}
+
+/// Finds the configured table that a relation is, or is a partition of. Asked once for each
+/// relation that the stream announces under a name that is not configured, with the transaction of
+/// its first row.
+///
+/// # Errors
+/// The connection's.
+pub async fn partition_of(
+    client: &Client,
+    (relation_oid, xid): (u32, u32),
+    config: &Config,
+) -> Result<Resolution, Fault> {
+    let (relation, xid, tables) = (relation_oid.to_string(), xid.to_string(), tables_json(config));
+    let variables = [
+        ("relation", relation.as_str()),
+        ("xid", &xid),
+        ("publication", &config.postgres.publication),
+        ("tables", &tables),
+    ];
+    let sql = sql::render(sql::PARTITION_ROOT, &variables)?;
+    let rows = query(client, &sql).await?;
+    if rows.is_empty() {
+        return Ok(Resolution::Gone);
+    }
+    let (mut is_published, mut was_part) = (false, false);
+    for row in &rows {
+        is_published |= column::<bool>(row, "is_published")?;
+        was_part |= column::<bool>(row, "was_part")?;
+        let schema: String = column(row, "schema")?;
+        let name: String = column(row, "name")?;
+        let is_it = |table: &Table| table.schema == schema && table.name == name;
+        if let Some(table) = config.tables.iter().position(is_it) {
+            return Ok(Resolution::Partition(table));
+        }
+    }
+    // What is sent and is not in the publication was in it as a part of something. One for all tables
+    // has what was detached as well.
+    Ok(if is_published && !was_part { Resolution::Other } else { Resolution::Detached })
+}
+
+/// The configured tables as the SQL files want them: `[["schema", "name"], …]`.
+fn tables_json(config: &Config) -> String {
+    let pairs = config.tables.iter().map(|table| serde_json::json!([table.schema, table.name]));
+    serde_json::Value::Array(pairs.collect()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each waits for others in the same way, so that who it waited for is named in both.
+    #[test]
+    fn a_failover_slot_is_made_as_any_other() {
+        let code = |sql: &str| {
+            let is_code = |line: &&str| !line.starts_with("--");
+            sql.lines().filter(is_code).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let failover = code(sql::SLOT_FAILOVER);
+        assert!(failover.iter().any(|line| line.contains(", failover => true")));
+        let plain: Vec<_> =
+            failover.iter().map(|line| line.replace(", failover => true", "")).collect();
+        assert_eq!(plain, code(sql::SLOT));
+    }
+}

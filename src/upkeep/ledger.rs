@@ -1,0 +1,129 @@
+//! What became of every committed row: delivered, parked, waiting, or none of these.
+
+use jiff::Timestamp;
+use tokio_postgres::Client;
+
+use crate::config::{AuditMode, Config};
+use crate::error::Fault;
+use crate::postgres::outbox::Outbox;
+use crate::postgres::sql;
+use crate::postgres::{column, query};
+
+/// Pages that are read at most to count a table's rows: 100 MB. Of a larger one so many are
+/// picked at random, and the count is an estimate.
+const MOST_PAGES: i64 = 12_800;
+
+/// Rows of one kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// How many.
+    pub rows: i64,
+    /// When the oldest of them happened, by its own account.
+    pub oldest: Option<Timestamp>,
+}
+
+/// One table's rows. Committed are those that are there; the others add up to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// `schema.table`.
+    pub title: String,
+    /// Counted from a sample of its pages.
+    pub is_estimate: bool,
+    /// All rows.
+    pub committed: Count,
+    /// Rows with a mark; where marks are rows removed, or none at all, nobody can tell.
+    pub delivered: Option<Count>,
+    /// Rows without a mark that stand in the parking, in whatever state.
+    pub parked: i64,
+    /// Rows without a mark that the relay has not come to, or whose mark may be on its way.
+    pub waiting: Count,
+    /// Rows without a mark that the relay has passed.
+    pub unmarked: Count,
+}
+
+/// Parked events of one table in one state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parked {
+    /// `schema.table`.
+    pub table: String,
+    /// The state.
+    pub state: String,
+    /// How many.
+    pub events: i64,
+    /// When the oldest was parked.
+    pub oldest: String,
+    /// How long ago that was.
+    pub age_seconds: f64,
+}
+
+/// Counts one table's rows. `xmin` is that of a point that the slot has passed; empty where it
+/// has passed none. What happened after `before` waits in any case.
+///
+/// # Errors
+/// The connection's.
+pub async fn table(
+    client: &Client,
+    config: &Config,
+    outbox: &Outbox,
+    xmin: &str,
+    before: Timestamp,
+    is_exact: bool,
+) -> Result<Table, Fault> {
+    let share = if is_exact { 1.0 } else { share(client, outbox).await? };
+    let percent = (share * 100.0).to_string();
+    let before = if outbox.time.is_some() { outbox.time_literal(before) } else { String::new() };
+    let variables = [("xmin", xmin), ("before", &before), ("percent", &percent)];
+    let rows = query(client, &outbox.render(sql::LEDGER, &variables)?).await?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    let rows = |name: &str| column::<i64>(row, name).map(|rows| scaled(rows, share));
+    let count = |name: &str| {
+        let oldest: Option<String> = column(row, &format!("oldest_{name}"))?;
+        let oldest = oldest.and_then(|text| outbox.time_of(&text));
+        Ok::<_, Fault>(Count { rows: rows(name)?, oldest })
+    };
+    let has_marks = matches!(config.audit.mode, AuditMode::Update | AuditMode::SideTable);
+    let mut ledger = Table {
+        title: outbox.title(),
+        is_estimate: share < 1.0,
+        committed: count("committed")?,
+        delivered: if has_marks { Some(count("delivered")?) } else { None },
+        parked: rows("parked")?,
+        waiting: count("waiting")?,
+        unmarked: count("missing")?,
+    };
+    if config.audit.mode == AuditMode::None {
+        // Without marks no row can lack one.
+        (ledger.waiting, ledger.unmarked) = (Count::default(), Count::default());
+    }
+    Ok(ledger)
+}
+
+#[allow(clippy::cast_precision_loss)] // an estimate
+async fn share(client: &Client, outbox: &Outbox) -> Result<f64, Fault> {
+    let rows = query(client, &outbox.render(sql::TABLE_PAGES, &[])?).await?;
+    let pages: i64 = rows.first().map_or(Ok(0), |row| column(row, "pages"))?;
+    Ok(if pages <= MOST_PAGES { 1.0 } else { MOST_PAGES as f64 / pages as f64 })
+}
+
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)] // an estimate
+fn scaled(rows: i64, share: f64) -> i64 {
+    if share < 1.0 { (rows as f64 / share) as i64 } else { rows }
+}
+
+/// The slot's parked events by table and state.
+///
+/// # Errors
+/// The connection's.
+pub async fn parked(client: &Client, slot: &str) -> Result<Vec<Parked>, Fault> {
+    let rows = query(client, &sql::render(sql::LEDGER_PARKED, &[("slot", slot)])?).await?;
+    let one = |row| {
+        Ok(Parked {
+            table: column(row, "table")?,
+            state: column(row, "state")?,
+            events: column(row, "events")?,
+            oldest: column(row, "oldest")?,
+            age_seconds: column(row, "age_seconds")?,
+        })
+    };
+    rows.iter().map(one).collect()
+}

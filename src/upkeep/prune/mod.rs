@@ -1,0 +1,253 @@
+//! Removes what nobody needs any more: rows relayed long ago, in small batches or with their
+//! whole partition, and the records of events done with. Makes partitions ahead of time.
+//!
+//! Beside the relay, on a connection of its own for each pass: what goes wrong here is said, and
+//! tried again at the next pass. Rows not relayed, parked or failed are never touched.
+
+mod partitions;
+mod rows;
+mod stuck;
+mod target;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_postgres::Client;
+use tracing::{debug, info, warn};
+
+use crate::config::{AuditMode, Config, Table};
+use crate::error::Fault;
+use crate::postgres::turn::Turn;
+use crate::postgres::{self, Role, execute};
+use crate::session::Shutdown;
+use crate::text::span;
+pub use stuck::Known;
+use target::Target;
+
+/// How long rows that could not be deleted are left alone, and what was said is not said again.
+const RETRY: Duration = Duration::from_secs(3600);
+
+/// What a pass is to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Order {
+    /// Age of its mark after which a row goes; `None`: no row goes.
+    pub keep: Option<Duration>,
+    /// Only look.
+    pub is_dry: bool,
+}
+
+/// What stood in the way of one thing. The rest went on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// The thing and what was wrong with it, without what changes from pass to pass: said once.
+    key: String,
+    /// In words.
+    pub fault: Fault,
+}
+
+impl Trouble {
+    fn new(key: impl Into<String>, fault: Fault) -> Self {
+        Self { key: key.into(), fault }
+    }
+}
+
+/// What a pass did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Somebody else prunes right now: nothing was done.
+    pub is_busy: bool,
+    /// One for each table.
+    pub tables: Vec<TableReport>,
+}
+
+/// What a pass did to one table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TableReport {
+    /// Its name, with the schema.
+    pub table: String,
+    /// Rows deleted; with audit.mode `side_table` the marks, whose rows went too.
+    pub rows: u64,
+    /// Records of events dead-lettered or discarded, deleted with their rows.
+    pub parked: u64,
+    /// Partitions made.
+    pub made: Vec<String>,
+    /// Partitions dropped.
+    pub dropped: Vec<String>,
+    /// Partitions old enough that stay for a row in them.
+    pub kept: Vec<String>,
+    /// What could not be done.
+    pub troubles: Vec<Trouble>,
+    /// What is left to others, and why.
+    pub notes: Vec<Trouble>,
+    /// Whether its partitions are pgoutbox's to make and drop.
+    pub is_managed: bool,
+}
+
+impl Report {
+    fn has_done_something(&self) -> bool {
+        self.tables
+            .iter()
+            .any(|t| t.rows > 0 || t.parked > 0 || !t.made.is_empty() || !t.dropped.is_empty())
+    }
+}
+
+/// Prunes every `prune.interval`, until asked to stop. Ends early where there is nothing that it
+/// could ever do.
+pub async fn run(config: &Config, mut shutdown: Shutdown) {
+    let order = Order { keep: config.prune.keep, is_dry: false };
+    let mut failures = 0_u32;
+    let (mut said, mut known, mut since) = (BTreeSet::new(), Known::default(), Instant::now());
+    loop {
+        let mut report = Report::default();
+        let is_whole = since.elapsed() >= RETRY;
+        if is_whole {
+            (known, since) = (Known::default(), Instant::now());
+        }
+        let outcome = tokio::select! {
+            biased;
+            () = shutdown.wait() => return,
+            outcome = pass(config, order, &mut known, &mut report) => outcome,
+        };
+        tell(&report, &mut said, is_whole);
+        let rest = match outcome {
+            Ok(()) => {
+                failures = 0;
+                let is_idle = |t: &TableReport| !t.is_managed && t.troubles.is_empty();
+                let is_idle = report.tables.iter().all(is_idle);
+                if order.keep.is_none() && is_idle && !report.is_busy {
+                    debug!("prune.keep is not set, and no partitions are to be made");
+                    return;
+                }
+                config.prune.interval
+            }
+            Err(fault) => {
+                failures = failures.saturating_add(1);
+                let rest =
+                    config.prune.interval.saturating_mul(2_u32.saturating_pow(failures.min(4)));
+                let again_in = span(rest);
+                warn!(mend = fault.mend, again_in, "pruning: {}", fault.what);
+                rest
+            }
+        };
+        tokio::select! {
+            biased;
+            () = shutdown.wait() => return,
+            () = sleep(rest) => {}
+        }
+    }
+}
+
+fn tell(report: &Report, said: &mut BTreeSet<String>, is_whole: bool) {
+    if report.has_done_something() {
+        for table in &report.tables {
+            info!(
+                table = table.table,
+                rows = table.rows,
+                parked = table.parked,
+                partitions_made = table.made.join(", "),
+                partitions_dropped = table.dropped.join(", "),
+                "pruned"
+            );
+        }
+    }
+    // Once each, as long as it lasts: a pass a minute would fill the log.
+    let mut lasting = BTreeSet::new();
+    for table in &report.tables {
+        for trouble in &table.troubles {
+            if lasting.insert(trouble.key.clone()) && !said.contains(&trouble.key) {
+                warn!(mend = trouble.fault.mend, "pruning: {}", trouble.fault.what);
+            }
+        }
+        for note in &table.notes {
+            if lasting.insert(note.key.clone()) && !said.contains(&note.key) {
+                info!(mend = note.fault.mend, "pruning: {}", note.fault.what);
+            }
+        }
+    }
+    // Only a pass that tried everything, and was not another relay's, says what has ended.
+    if is_whole && !report.is_busy {
+        said.clear();
+    }
+    said.extend(lasting);
+}
+
+/// One pass over all tables; `known` outlives it, and `report` grows as it
+/// goes. Stopping it in the middle, by dropping it,
+/// is safe. What stands in the way of a row, a partition or a table is in the report, and does not
+/// end the pass.
+///
+/// # Errors
+/// The connection's, and a setting that leaves nothing to prune by.
+pub async fn pass(
+    config: &Config,
+    order: Order,
+    known: &mut Known,
+    report: &mut Report,
+) -> Result<(), Fault> {
+    if order.keep.is_some() && config.audit.mode == AuditMode::None {
+        return Err(Fault::usage(
+            "audit.mode none leaves nothing that says which rows were relayed",
+            "choose another audit.mode",
+        ));
+    }
+    let Some(_turn) = Turn::take(config, "prune").await? else {
+        report.is_busy = true;
+        return Ok(());
+    };
+    let client = connect(config).await?;
+    for table in &config.tables {
+        let title = format!("{}.{}", table.schema, table.name);
+        report.tables.push(TableReport { table: title.clone(), ..TableReport::default() });
+        let Some(of_table) = report.tables.last_mut() else { continue };
+        match one_table(&client, config, table, order, known, of_table).await {
+            Ok(true) => {}
+            Ok(false) => {
+                report.tables.pop();
+            }
+            Err(fault) if client.is_closed() => return Err(fault),
+            Err(mut fault) => {
+                // Of a transaction that was under way.
+                execute(&client, "ROLLBACK").await?;
+                fault.what = format!("{title}: {}", fault.what);
+                of_table.troubles.push(Trouble::new(fault.what.clone(), fault));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `false` where there is no such table: that it is missing, others say.
+async fn one_table(
+    client: &Client,
+    config: &Config,
+    table: &Table,
+    order: Order,
+    known: &mut Known,
+    report: &mut TableReport,
+) -> Result<bool, Fault> {
+    let Some(target) = Target::find(client, table).await? else { return Ok(false) };
+    let target = &target;
+    let parts = partitions::list(client, config, target).await?;
+    report.is_managed = parts.span.is_some();
+    partitions::make(client, config, target, &parts, order, report).await?;
+    let Some(keep) = order.keep else { return Ok(true) };
+    report.notes.extend(parts.unmarked(target));
+    let mut work = rows::Work::new(client, &config.prune, target, keep, order.is_dry, known);
+    work.parked(report).await?;
+    if parts.has_ours() {
+        partitions::drop_old(client, config, target, &parts, order, keep, report).await?;
+    }
+    match config.audit.mode {
+        AuditMode::Update => work.marked(&parts, report).await?,
+        AuditMode::SideTable => work.marked_beside(&parts, report).await?,
+        AuditMode::Delete | AuditMode::None => {}
+    }
+    Ok(true)
+}
+
+/// A connection for a pass: never the relay's, whose marks should wait for nothing.
+async fn connect(config: &Config) -> Result<Client, Fault> {
+    let (client, _driver) = postgres::connect(Role::Prune, &config.postgres).await?;
+    Ok(client)
+}

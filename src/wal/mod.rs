@@ -1,0 +1,284 @@
+//! The replication stream: WAL bytes in, acknowledged LSNs out. The only place that knows the
+//! replication protocol.
+//!
+//! pgwire-replication frames and parses it; the connection is our own, since its client takes a
+//! task, a channel and a copy for each message, has no timeouts, and cannot say what it has sent.
+
+mod connection;
+mod frames;
+mod status;
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::FutureExt;
+use pgwire_replication::protocol::{ReplicationCopyData, parse_copy_data};
+use postgres_protocol::message::frontend;
+use postgres_types::PgLsn;
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use connection::{Connection, Socket, TextRow, server_fault};
+use frames::{Frame, Frames, ended};
+use status::Told;
+
+use crate::config::Postgres;
+use crate::core::event::pgoutput;
+use crate::core::relay::Input;
+use crate::error::{Fault, Kind, Peer};
+use crate::postgres;
+use crate::postgres::role::{self, Role};
+
+const ROLE: Role = Role::Stream;
+/// The server is asked for a word this often in each `wal_sender_timeout`: twice it may get lost.
+const PINGS: u32 = 3;
+
+/// Which server, and which history of it: LSNs mean nothing on another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// `system_identifier` of the cluster.
+    pub system_identifier: String,
+    /// Its timeline: a promotion begins a new one.
+    pub timeline: i32,
+}
+
+/// A slot just made, and what was committed before its stream begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSlot {
+    /// Where its stream begins: what was committed before is not in it, what is committed
+    /// later is.
+    pub consistent_lsn: PgLsn,
+    /// Name of a snapshot that sees exactly what is not in the stream. It lives until the next
+    /// command on the connection, or its end.
+    pub snapshot: String,
+}
+
+/// One replication connection, before its stream.
+pub struct Wal {
+    connection: Connection,
+    slot: String,
+    publication: String,
+    wal_sender_timeout: Duration,
+}
+
+/// The stream of one connection.
+pub struct WalStream {
+    frames: Frames<ReadHalf<Box<dyn Socket>>>,
+    acknowledged: watch::Sender<u64>,
+    told: Told,
+    reporting: JoinHandle<Option<WriteHalf<Box<dyn Socket>>>>,
+    pid: Option<i32>,
+}
+
+impl Wal {
+    /// Connects, and asks the server who it is.
+    ///
+    /// # Errors
+    /// As [`postgres::classify`].
+    pub async fn connect(config: &Postgres) -> Result<(Self, Identity), Fault> {
+        let config = &config.renewed().await;
+        let (server, bound) = (ROLE.server(config), config.connect_timeout);
+        let not_in = |fault| postgres::not_in(server, true, fault);
+        let reached = connection::reach(server, bound).await.map_err(not_in)?;
+        let connecting = async {
+            let options = role::options(&ROLE.settings(config));
+            let name = ROLE.application_name(config);
+            let mut connection = Connection::open(server, reached, &name, &options).await?;
+            let rest = ROLE.rest(config, &connection.version, connection.is_applied);
+            let set = role::statements(&rest)?;
+            if !set.is_empty() {
+                connection.query(&set).await?;
+            }
+            let rows = connection.query("IDENTIFY_SYSTEM").await?;
+            Ok((connection, identity(&rows)?))
+        };
+        let (connection, identity) = within(bound, connecting).await.map_err(not_in)?;
+        let wal = Self {
+            connection,
+            slot: config.slot.clone(),
+            publication: config.publication.clone(),
+            wal_sender_timeout: config.wal_sender_timeout,
+        };
+        Ok((wal, identity))
+    }
+
+    /// Makes a slot. No single transaction that is writing is waited for longer than
+    /// `lock_timeout`, by the server's own clock: a client that just gives up leaves the server
+    /// waiting, and then a slot that nobody knows of. (`statement_timeout` does not count for
+    /// replication commands.)
+    ///
+    /// # Errors
+    /// As [`postgres::classify`]; SQLSTATE 55P03 where a transaction took too long,
+    /// and no slot is left behind then.
+    pub async fn create_slot(
+        &mut self,
+        slot: &str,
+        is_failover: bool,
+        lock_timeout: Duration,
+        bound: Duration,
+    ) -> Result<NewSlot, Fault> {
+        let timeout = format!("SET lock_timeout = '{}ms'", lock_timeout.as_millis());
+        let name = postgres_protocol::escape::escape_identifier(slot);
+        // Postgres 14 takes only the keyword; an option of 17 only goes into parentheses.
+        let options =
+            if is_failover { "(SNAPSHOT 'export', FAILOVER true)" } else { "EXPORT_SNAPSHOT" };
+        let create = format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput {options}");
+        let asked = async {
+            self.connection.query(&timeout).await?;
+            self.connection.query(&create).await
+        };
+        let rows = within(bound, asked).await?;
+        let column = |number| {
+            cell(&rows, number)
+                .ok_or_else(|| Fault::transient("CREATE_REPLICATION_SLOT answered nothing"))
+        };
+        let (lsn, snapshot) = (column(1)?, column(2)?);
+        let consistent_lsn = lsn
+            .parse()
+            .map_err(|_| Fault::transient(format!("CREATE_REPLICATION_SLOT answered {lsn}")))?;
+        Ok(NewSlot { consistent_lsn, snapshot: snapshot.to_owned() })
+    }
+
+    /// Drops a slot that nobody reads.
+    ///
+    /// # Errors
+    /// As [`postgres::classify`]; SQLSTATE 55006 where another holds it.
+    pub async fn drop_slot(&mut self, slot: &str, bound: Duration) -> Result<(), Fault> {
+        let name = postgres_protocol::escape::escape_identifier(slot);
+        let drop = format!("DROP_REPLICATION_SLOT {name}");
+        within(bound, self.connection.query(&drop)).await.map(|_| ())
+    }
+
+    /// Starts the stream, which takes hold of the slot. Always from 0/0: the server then
+    /// starts where the slot stands. An LSN of our own would be taken for acknowledged, and
+    /// on a server that is behind it would skip what is written next.
+    ///
+    /// # Errors
+    /// As [`postgres::classify`]; SQLSTATE 55006 where another holds the slot.
+    pub async fn start(self, bound: Duration) -> Result<WalStream, Fault> {
+        let Self { connection, slot, publication, wal_sender_timeout } = self;
+        // The server parses the names as identifiers: unquoted, MyPub would be folded to mypub.
+        let slot = postgres_protocol::escape::escape_identifier(&slot);
+        let publication = postgres_protocol::escape::escape_identifier(&publication);
+        let start = format!(
+            "START_REPLICATION SLOT {slot} LOGICAL 0/0 (proto_version '1', publication_names '{}')",
+            publication.replace('\'', "''")
+        );
+        let pid = connection.pid();
+        let (socket, read) = within(bound, connection.begin_stream(&start)).await?.into_parts();
+        let (reader, writer) = tokio::io::split(socket);
+        let (acknowledged, receiver) = watch::channel(0);
+        let told = Told::default();
+        let ping = wal_sender_timeout / PINGS;
+        let reporting = tokio::spawn(status::report(writer, receiver, told.clone(), ping));
+        let frames = Frames::of_parts(reader, read);
+        Ok(WalStream { frames, acknowledged, told, reporting, pid })
+    }
+}
+
+impl WalStream {
+    /// The walsender's process, as the server told it.
+    pub fn pid(&self) -> Option<i32> {
+        self.pid
+    }
+
+    /// Waits for what the server sends next. Nothing is lost if the future is dropped.
+    ///
+    /// # Errors
+    /// The connection has ended, or its bytes make no sense.
+    pub async fn next(&mut self) -> Result<Input, Fault> {
+        loop {
+            let frame = self.frames.next().await?;
+            if let Some(input) = self.input(frame)? {
+                return Ok(input);
+            }
+        }
+    }
+
+    /// What the server has sent already.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn next_now(&mut self) -> Option<Result<Input, Fault>> {
+        self.next().now_or_never()
+    }
+
+    /// Tells Postgres that everything before this LSN is safe.
+    pub fn acknowledge(&self, lsn: PgLsn) {
+        self.acknowledged.send_replace(lsn.into());
+    }
+
+    /// Ends the stream, with a last word on what is acknowledged.
+    pub async fn stop(mut self, bound: Duration) {
+        let farewell = async {
+            self.told.is_over.notify_one();
+            let mut writer = (&mut self.reporting).await.ok()??;
+            // The server may still be sending; it answers once it has read our end.
+            while self.frames.next().await.ok()?.tag != b'Z' {}
+            let mut terminate = BytesMut::new();
+            frontend::terminate(&mut terminate);
+            writer.write_all(&terminate).await.ok()?;
+            writer.shutdown().await.ok()
+        };
+        let _ = timeout(bound, farewell).await;
+    }
+
+    fn input(&self, frame: Frame) -> Result<Option<Input>, Fault> {
+        match frame.tag {
+            b'd' => {}
+            b'E' => return Err(server_fault(&frame.body)),
+            b'c' => {
+                let what = "Postgres has ended the replication stream";
+                return Err(Fault::of(Kind::Closed, Peer::Postgres, what));
+            }
+            // A notice, or a parameter that has changed.
+            _ => return Ok(None),
+        }
+        Ok(Some(match parse_copy_data(frame.body).map_err(|error| ended(&error))? {
+            ReplicationCopyData::KeepAlive { wal_end, reply_requested, .. } => {
+                if reply_requested {
+                    self.told.is_asked.notify_one();
+                }
+                let wal_end = PgLsn::from(wal_end.0);
+                Input::KeepAlive { wal_end, is_reply_requested: reply_requested }
+            }
+            ReplicationCopyData::XLogData { data, .. } => {
+                Input::Stream(pgoutput::decode(&data).map_err(|error| {
+                    let what = format!("the stream makes no sense: {error}");
+                    Fault::of(Kind::Protocol, Peer::Postgres, what)
+                })?)
+            }
+        }))
+    }
+}
+
+impl Drop for WalStream {
+    fn drop(&mut self) {
+        // It would hold the connection, and so the slot.
+        self.reporting.abort();
+    }
+}
+
+/// The server's answers have no timeouts of their own.
+async fn within<T>(
+    bound: Duration,
+    asked: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    timeout(bound, asked).await.unwrap_or_else(|_| Err(postgres::no_answer(bound)))
+}
+
+fn cell(rows: &[TextRow], number: usize) -> Option<&str> {
+    rows.first().and_then(|row| row.get(number)).and_then(Option::as_deref)
+}
+
+fn identity(rows: &[TextRow]) -> Result<Identity, Fault> {
+    let timeline = cell(rows, 1).and_then(|timeline| timeline.parse().ok());
+    match (cell(rows, 0), timeline) {
+        (Some(system_identifier), Some(timeline)) => {
+            Ok(Identity { system_identifier: system_identifier.to_owned(), timeline })
+        }
+        _ => Err(Fault::transient("IDENTIFY_SYSTEM answered nothing that makes sense")),
+    }
+}
