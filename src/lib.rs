@@ -120,6 +120,7 @@ pub mod error;
 mod net;
 mod told;
 pub mod output;
+pub mod shutdown;
 pub mod text;
 pub mod tls;
 

@@ -12,13 +12,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and files that know no socket, clock or task.
-const PURE: [&str; 10] = [
+const PURE: [&str; 9] = [
     "src/core/",
     "src/error/",
     "src/rabbitmq/publisher/frames.rs",
     "src/rabbitmq/publisher/tags.rs",
     "src/postgres/sql.rs",
-    "src/otlp/context.rs",
     "src/otlp/span.rs",
     "src/observe/metrics/encode.rs",
     "src/observe/http/guest.rs",
@@ -97,6 +96,48 @@ fn each_client_library_lives_in_one_place() {
             let path = path.to_string_lossy().replace('\\', "/");
             let is_home = homes.iter().any(|home| path.contains(home));
             assert!(is_home || !code(&text).contains(library), "{path} knows {library}");
+        }
+    }
+}
+
+/// What may know what: the rooms of `src/` by floor, the lowest first. A room imports from its own
+/// floor's room and from lower floors only.
+const FLOORS: [&[&str]; 13] = [
+    &["error", "output", "shutdown", "text", "told"],
+    &["net"],
+    &["config"],
+    &["tls"],
+    &["core"],
+    &["otlp", "postgres", "rabbitmq"],
+    &["wal"],
+    &["slot"],
+    &["board", "operator"],
+    &["upkeep"],
+    &["session"],
+    &["observe"],
+    &["cli"],
+];
+
+#[test]
+fn no_room_imports_from_a_higher_floor() {
+    let floor = |room: &str| FLOORS.iter().position(|floor| floor.contains(&room));
+    let root = root().join("src");
+    for path in files("src", "rs") {
+        let place = path.strip_prefix(&root).expect("below src").to_string_lossy().into_owned();
+        let room = place.split(['/', '\\', '.']).next().expect("a room").to_owned();
+        if ["lib", "main"].contains(&&*room) || place.contains("tests") {
+            continue;
+        }
+        let own = floor(&room).unwrap_or_else(|| panic!("{room} has no floor"));
+        let text = code(&fs::read_to_string(&path).expect("readable"));
+        for import in text.split("crate::").skip(1) {
+            let end = import.find(|c: char| !c.is_ascii_lowercase() && c != '_');
+            let other = import.get(..end.unwrap_or(import.len())).unwrap_or_default();
+            let Some(theirs) = floor(other) else { panic!("{place}: {other} has no floor") };
+            assert!(
+                other == room || theirs < own,
+                "{place} knows crate::{other}, which stands higher"
+            );
         }
     }
 }

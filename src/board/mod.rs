@@ -23,6 +23,7 @@ use crate::core::relay::View;
 use crate::core::tally::Tally;
 use crate::error::{Class, Fault, Side};
 use crate::otlp::{Counters, Counts};
+use crate::postgres::marker::UnmarkedView;
 
 /// Changes of the state that are remembered.
 const CHANGES: usize = 100;
@@ -194,17 +195,6 @@ pub struct ParkedView {
     pub events: i64,
     /// How long ago the oldest was parked.
     pub oldest_seconds: f64,
-}
-
-/// A table of which no row can be marked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnmarkedView {
-    /// Its name, and why.
-    pub what: String,
-    /// What helps.
-    pub mend: String,
-    /// How long it has lasted.
-    pub lasted: Duration,
 }
 
 /// What Postgres was seen to hold.

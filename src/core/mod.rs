@@ -10,4 +10,5 @@ pub mod message;
 pub mod parked;
 pub mod partition;
 pub mod relay;
+pub mod span;
 pub mod tally;

@@ -16,8 +16,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
-use super::span::{self, Server, Span};
+use super::span::{self, Server};
 use crate::config::{Otlp, TlsMode};
+use crate::core::span::Span;
 use crate::error::{Fault, table};
 use crate::tls;
 

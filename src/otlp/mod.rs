@@ -6,7 +6,7 @@
 //! them. An outage of the collector is told once.
 //!
 //! # Layout
-//! Pure: `context` reads the W3C's trace context, `span` makes the request. `collector` sends it.
+//! [`crate::core::span`] has what is said. Pure: `span` makes the request. `collector` sends it.
 //!
 //! # What was rejected
 //! - *OpenTelemetry's SDK.* It wants to begin a span before its work and to keep the context of
@@ -16,7 +16,6 @@
 //!   gave, and the consumer goes on with the producer's trace, whether spans are on or not.
 
 mod collector;
-mod context;
 mod span;
 
 use std::collections::VecDeque;
@@ -28,10 +27,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-pub use context::Context;
-pub use span::{Server, Span};
+pub use span::Server;
 
 use crate::config::Otlp;
+use crate::core::span::Span;
 use crate::error::Fault;
 use collector::{Collector, Failure, Sent};
 
@@ -280,6 +279,7 @@ fn tell(collector: &Collector, is_out: &mut bool, failure: Option<Failure>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::span::Context;
 
     fn span() -> Span {
         let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";

@@ -9,33 +9,14 @@ use opentelemetry_proto::tonic::trace::v1::span::{Link, SpanKind};
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as Sent, Status};
 
-use super::context::Context;
 use crate::core::event::POSTGRES_EPOCH_MICROS;
+use crate::core::span::{Context, Span};
 
 /// Of a span's flags: it is known whether the context that it hangs on is another process', and
 /// it is.
 const IS_REMOTE: u32 = 0x300;
 /// The version of the conventions that names and attributes follow.
 const SCHEMA: &str = "https://opentelemetry.io/schemas/1.37.0";
-
-/// What became of one try to publish an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Span {
-    /// The span that the event was written in.
-    pub context: Context,
-    /// When the event was committed, in microseconds since 2000-01-01 UTC.
-    pub began_micros: i64,
-    /// When it was known what became of it, likewise.
-    pub ended_micros: i64,
-    /// Its `message_id`; empty where it cannot be read.
-    pub message_id: String,
-    /// Its exchange; empty where it cannot be told.
-    pub exchange: String,
-    /// Its routing key; empty where it cannot be told.
-    pub routing_key: String,
-    /// Why it was refused, in a word and in full; `None` where it was delivered.
-    pub refusal: Option<(&'static str, String)>,
-}
 
 /// The broker that spans are about.
 #[derive(Debug, Clone, PartialEq, Eq)]

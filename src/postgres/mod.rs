@@ -1,7 +1,10 @@
 //! One ordinary Postgres connection, and what its errors mean.
 
+pub mod grants;
+pub mod identity;
 pub mod marker;
 pub mod outbox;
+pub mod outbox_table;
 pub mod parking;
 pub mod sql;
 pub mod turn;

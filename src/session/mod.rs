@@ -21,7 +21,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use postgres_types::PgLsn;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::Client;
@@ -35,16 +35,19 @@ use crate::core::relay::{self, Doing, Effect, End, Input, Memory, Relay, Resolut
 use crate::core::tally::Tally;
 use crate::error::{Fault, Kind, Peer, Side, codes};
 use crate::otlp;
+use crate::postgres::identity::Identity;
 use crate::postgres::marker::{Marker, Outcome};
+use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::parking;
 use crate::postgres::sql;
 use crate::postgres::{self, Role, classify};
 use crate::rabbitmq::publisher::{Closure, Publisher, Signal};
+use crate::shutdown::Shutdown;
 use crate::slot::catch_up::{self, CatchUp, Chunk};
-use crate::slot::{self, Coverage, Outbox, Ready};
+use crate::slot::{self, Coverage, Ready};
 use crate::text::span;
 use crate::upkeep::reconcile::Trigger;
-use crate::wal::{Identity, WalStream};
+use crate::wal::WalStream;
 use reach::Reach;
 use recovery::Recovery;
 use remembered::{
@@ -106,29 +109,6 @@ impl Past {
         }
         self.failures = self.failures.saturating_add(1);
         self.failures
-    }
-}
-
-/// What the process is asked to do.
-#[derive(Debug, Clone)]
-pub struct Shutdown(watch::Receiver<bool>);
-
-impl Shutdown {
-    /// Asked for once the channel holds `true`.
-    pub fn new(receiver: watch::Receiver<bool>) -> Self {
-        Self(receiver)
-    }
-
-    /// It was asked for.
-    pub fn is_asked(&self) -> bool {
-        *self.0.borrow()
-    }
-
-    /// Waits until it is asked for.
-    pub async fn wait(&mut self) {
-        if self.0.wait_for(|is_asked| *is_asked).await.is_err() {
-            std::future::pending::<()>().await;
-        }
     }
 }
 
@@ -244,7 +224,7 @@ struct Session {
     notified: Arc<Notify>,
     /// By what the tables are covered; another once something was altered that matters to no row.
     coverage: Rc<RefCell<Coverage>>,
-    outboxes: Arc<[Outbox]>,
+    outboxes: Arc<[OutboxTable]>,
     /// Where spans go, and the broker that they are about.
     spans: Option<(otlp::Queue, Arc<otlp::Server>)>,
     /// What is published before the stream.

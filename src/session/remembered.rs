@@ -14,13 +14,13 @@ use crate::config::Config;
 use crate::core::event::Position;
 use crate::core::relay::{End, Memory};
 use crate::error::{Fault, Kind, Side, codes};
+use crate::postgres::identity::Identity;
 use crate::postgres::parking::locker;
 use crate::postgres::sql;
 use crate::postgres::{self, classify, column, query};
 use crate::slot::catch_up;
 use crate::slot::{self, Coverage, Digest};
 use crate::upkeep::reconcile::Trigger;
-use crate::wal::Identity;
 
 /// Says in the progress row why nothing is delivered and since when, for `pgoutbox status`. It
 /// stands there until something is delivered ([`clear_fault`]). Not where another relay holds the

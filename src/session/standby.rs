@@ -14,10 +14,11 @@ use crate::board::{Board, State};
 use crate::config::Config;
 use crate::core::relay::End;
 use crate::error::{Fault, Side, codes};
+use crate::postgres::identity::Identity;
 use crate::rabbitmq::publisher::{Closure, Publisher, Signal};
 use crate::slot;
 use crate::text::span;
-use crate::wal::{Identity, Wal, WalStream};
+use crate::wal::{Wal, WalStream};
 
 /// A standby looks after the slot this often, at least and at most, in milliseconds.
 const STANDBY_POLL_MS: (u64, u64) = (400, 800);

@@ -12,7 +12,8 @@ use crate::config::Config;
 use crate::core::relay::End;
 use crate::error::{Class, Fault};
 use crate::otlp::Queue;
-use crate::session::{self, Past, Shutdown};
+use crate::session::{self, Past};
+use crate::shutdown::Shutdown;
 use crate::text::span;
 use crate::upkeep::reconcile::Trigger;
 

@@ -5,10 +5,11 @@
 use postgres_types::PgLsn;
 use tokio_postgres::Client;
 
-use super::table::{self, Outbox};
+use super::table;
 use crate::config::{AuditMode, Config, Table};
 use crate::core::event::relation::Mapping;
 use crate::error::Fault;
+use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
 use crate::postgres::{self, column, query};
 
@@ -20,7 +21,7 @@ pub struct Away {
     /// It is done with once the slot is settled up to here; `None`: that is not known yet.
     pub until: Option<PgLsn>,
     table: Table,
-    outbox: Outbox,
+    outbox: OutboxTable,
 }
 
 impl Away {
@@ -37,7 +38,7 @@ impl Away {
 pub async fn away(
     client: &Client,
     config: &Config,
-    outboxes: &[Outbox],
+    outboxes: &[OutboxTable],
 ) -> Result<Vec<Away>, Fault> {
     let mut found = Vec::new();
     let kept = sql::render(sql::OUTBOXES_KEPT, &[("slot", config.postgres.slot.as_str())])?;
@@ -58,18 +59,23 @@ pub async fn away(
         };
         let outbox = table::outbox(client, config, &table, relation).await?;
         let needs_mark = config.audit.mode == AuditMode::Update;
-        let is_readable =
-            |outbox: &Outbox| Mapping::compile(number, &table, &outbox.columns, needs_mark).is_ok();
+        let is_readable = |outbox: &OutboxTable| {
+            Mapping::compile(number, &table, &outbox.columns, needs_mark).is_ok()
+        };
         let Some(outbox) = outbox.filter(is_readable) else { continue };
         let until = column::<Option<String>>(&row, "until")?.and_then(|lsn| lsn.parse().ok());
-        let outbox = Outbox { heir: Some(heir.relation), ..outbox };
+        let outbox = OutboxTable { heir: Some(heir.relation), ..outbox };
         found.push(Away { was, until, table, outbox });
     }
     Ok(found)
 }
 
 /// The configured tables and, behind them, those that are away.
-pub fn with_away(config: &Config, outboxes: &[Outbox], away: &[Away]) -> (Config, Vec<Outbox>) {
+pub fn with_away(
+    config: &Config,
+    outboxes: &[OutboxTable],
+    away: &[Away],
+) -> (Config, Vec<OutboxTable>) {
     let (mut config, mut outboxes) = (config.clone(), outboxes.to_vec());
     config.tables.extend(away.iter().map(|it| it.table.clone()));
     outboxes.extend(away.iter().map(|it| it.outbox.clone()));
@@ -83,7 +89,7 @@ pub fn with_away(config: &Config, outboxes: &[Outbox], away: &[Away]) -> (Config
 pub async fn record_outboxes(
     client: &Client,
     config: &Config,
-    outboxes: &[Outbox],
+    outboxes: &[OutboxTable],
     away: &[Away],
 ) -> Result<(), Fault> {
     let tables = config.tables.iter().zip(outboxes).map(|(table, outbox)| {

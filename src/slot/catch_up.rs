@@ -21,12 +21,14 @@ use tracing::{info, warn};
 use crate::config::{AuditMode, Config, Table};
 use crate::core::event::pgoutput::{StoredRow, Tuple};
 use crate::error::{Fault, codes};
+use crate::postgres::identity::Identity;
 use crate::postgres::outbox;
+use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
 use crate::postgres::turn::Turn;
 use crate::postgres::{self, classify, column, query};
-use crate::slot::{self, Outbox, SlotState};
-use crate::wal::{Identity, NewSlot, Wal};
+use crate::slot::{self, SlotState};
+use crate::wal::{NewSlot, Wal};
 
 /// Bytes of payload, as they are stored, in one chunk; one larger row alone still comes.
 const CHUNK_BYTES: u64 = 8 << 20;
@@ -144,7 +146,7 @@ pub async fn is_known(client: &Client, slot: &str) -> Result<bool, Fault> {
 pub async fn ensure_slot(
     config: &Config,
     client: &Client,
-    outboxes: &[Outbox],
+    outboxes: &[OutboxTable],
 ) -> Result<Option<String>, Fault> {
     let name = &config.postgres.slot;
     let Some(why) = what_is_wrong(config, client).await? else { return Ok(None) };
@@ -220,7 +222,7 @@ fn is_ahead(slot: &SlotState, report: &Report) -> bool {
 pub async fn prepare(
     config: &Config,
     client: &Client,
-    outboxes: &[Outbox],
+    outboxes: &[OutboxTable],
     why: &str,
     patience: Patience,
 ) -> Result<u64, Fault> {
@@ -245,7 +247,7 @@ pub async fn prepare(
 async fn prepare_locked(
     config: &Config,
     client: &Client,
-    outboxes: &[Outbox],
+    outboxes: &[OutboxTable],
     why: &str,
     patience: Patience,
 ) -> Result<u64, Fault> {
@@ -331,7 +333,7 @@ async fn create(
 /// One message to the server, so that nothing comes in between.
 fn list(
     config: &Config,
-    outboxes: &[Outbox],
+    outboxes: &[OutboxTable],
     filters: &[String],
     why: &str,
     new: &NewSlot,
@@ -370,7 +372,7 @@ fn list(
 async fn filters(
     config: &Config,
     client: &Client,
-    outboxes: &[Outbox],
+    outboxes: &[OutboxTable],
 ) -> Result<Vec<String>, Fault> {
     let mut filters = Vec::new();
     for table in outboxes {
@@ -384,7 +386,12 @@ async fn filters(
     Ok(filters)
 }
 
-fn waiting(config: &Config, table: &Table, outbox: &Outbox, filter: &str) -> Result<String, Fault> {
+fn waiting(
+    config: &Config,
+    table: &Table,
+    outbox: &OutboxTable,
+    filter: &str,
+) -> Result<String, Fault> {
     let names = Names::of(config, table, outbox);
     sql::render(
         sql::CATCH_UP_WAITING,
@@ -413,7 +420,7 @@ struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    fn of(config: &Config, table: &'a Table, outbox: &Outbox) -> Self {
+    fn of(config: &Config, table: &'a Table, outbox: &OutboxTable) -> Self {
         let columns = &table.columns;
         let id = columns.id.name.as_str();
         let time = outbox.columns.iter().find(|column| column.name == columns.occurred_at.name);
@@ -481,7 +488,11 @@ pub async fn pending(client: &Client, slot: &str) -> Result<Option<CatchUp>, Fau
 ///
 /// # Errors
 /// The connection's.
-pub async fn tell_orphans(client: &Client, slot: &str, outboxes: &[Outbox]) -> Result<(), Fault> {
+pub async fn tell_orphans(
+    client: &Client,
+    slot: &str,
+    outboxes: &[OutboxTable],
+) -> Result<(), Fault> {
     let relations = outboxes.iter().map(|outbox| outbox.relation.to_string());
     let relations = format!("{{{}}}", relations.collect::<Vec<_>>().join(","));
     let variables = [("slot", slot), ("relations", &relations)];
@@ -504,7 +515,7 @@ pub async fn tell_orphans(client: &Client, slot: &str, outboxes: &[Outbox]) -> R
 pub async fn fetch(
     client: &Client,
     config: &Config,
-    outboxes: &[Outbox],
+    outboxes: &[OutboxTable],
     catch_up: &CatchUp,
     from: u64,
     limit: u64,
@@ -524,7 +535,7 @@ pub async fn fetch(
 async fn fetch_table(
     client: &Client,
     config: &Config,
-    (number, table, outbox): (usize, &Table, &Outbox),
+    (number, table, outbox): (usize, &Table, &OutboxTable),
     from: u64,
     to: u64,
 ) -> Result<Chunk, Fault> {
@@ -577,7 +588,7 @@ fn meta<T: std::str::FromStr>(row: &SimpleQueryRow, at: usize) -> Result<T, Faul
 }
 
 /// Where each column of the table is in the answer.
-fn places(row: &SimpleQueryRow, table: &Table, outbox: &Outbox) -> Result<Vec<usize>, Fault> {
+fn places(row: &SimpleQueryRow, table: &Table, outbox: &OutboxTable) -> Result<Vec<usize>, Fault> {
     let columns = row.columns().iter().enumerate().skip(META);
     let place = |name: &str| columns.clone().find(|(_, column)| column.name() == name);
     let places = outbox.columns.iter().map(|column| place(&column.name).map(|(at, _)| at));
@@ -589,7 +600,7 @@ fn places(row: &SimpleQueryRow, table: &Table, outbox: &Outbox) -> Result<Vec<us
 fn stored(
     row: &SimpleQueryRow,
     table: usize,
-    outbox: &Outbox,
+    outbox: &OutboxTable,
     places: &[usize],
 ) -> Result<StoredRow, Fault> {
     let texts = places.iter().map(|at| row.try_get(*at).map(|text| text.map(str::as_bytes)));

@@ -8,7 +8,6 @@ pub mod catch_up;
 mod away;
 mod coverage;
 mod finding;
-mod grants;
 mod own;
 mod pitfalls;
 mod preflight;
@@ -23,15 +22,14 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-pub use away::{Away, away, record_outboxes, with_away};
-pub use coverage::{Coverage, Digest, Membership, coverage};
-pub use finding::{Finding, NAMES, Severity};
-pub use grants::{
+pub use crate::postgres::grants::{
     grants_for, parked_grants, prune_grants, reconcile_grants, replay_grants, statements,
     type_grants,
 };
+pub use away::{Away, away, record_outboxes, with_away};
+pub use coverage::{Coverage, Digest, Membership, coverage};
+pub use finding::{Finding, NAMES, Severity};
 pub use preflight::{Preflight, Ready, preflight};
-pub use table::Outbox;
 
 use crate::config::{AuditMode, Config, Table};
 use crate::core::relay::Resolution;

@@ -3,10 +3,11 @@
 use tokio_postgres::Client;
 
 use super::coverage::{self, Answer, Coverage};
-use super::table::{self, Outbox};
+use super::table;
 use super::{Finding, Severity, SlotState, own, role, server, state, tables_json, verdict};
 use crate::config::{Config, Table};
 use crate::error::{Class, Fault, Kind};
+use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
 use crate::postgres::{column, query};
 
@@ -23,7 +24,7 @@ pub struct Preflight {
     /// The publication exists.
     pub has_publication: bool,
     /// One for each configured table that can be read.
-    pub tables: Vec<Outbox>,
+    pub tables: Vec<OutboxTable>,
     /// By what the tables are covered, where they are.
     pub coverage: Option<Coverage>,
     /// `server_version_num`.
@@ -36,7 +37,7 @@ pub struct Preflight {
 #[derive(Debug, Clone)]
 pub struct Ready {
     /// One for each configured table, in their order.
-    pub tables: Vec<Outbox>,
+    pub tables: Vec<OutboxTable>,
     /// What later answers of [`coverage`](super::coverage()) are compared with.
     pub coverage: Coverage,
     /// What works, but costs or endangers something.

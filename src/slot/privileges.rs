@@ -2,11 +2,13 @@
 
 use tokio_postgres::{Client, Row};
 
-use super::grants::{grants_for, prune_grants, reconcile_grants, replay_grants, statements};
 use super::table::title;
 use super::{Finding, Severity};
 use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
+use crate::postgres::grants::{
+    grants_for, prune_grants, reconcile_grants, replay_grants, statements,
+};
 use crate::postgres::sql;
 use crate::postgres::{column, query};
 

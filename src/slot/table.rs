@@ -1,7 +1,5 @@
 //! One outbox table: whether its rows can be read, and marked at a fair price.
 
-use std::sync::Arc;
-
 use postgres_types::Type;
 use tokio_postgres::Client;
 
@@ -11,27 +9,9 @@ use crate::config::{AuditMode, Config, Table};
 use crate::core::event::pgoutput::Column;
 use crate::core::event::relation::{Mapping, TimeKind};
 use crate::error::Fault;
+use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
 use crate::postgres::{column, query};
-
-/// What the catalog knows of a configured table, for those who write SQL about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outbox {
-    /// Oid of the table; of the root, where it is partitioned.
-    pub relation: u32,
-    /// Type of the id column as SQL writes it (`uuid`, `bigint`, `character varying(40)`).
-    pub id_type: String,
-    /// The same without its modifier and, for a domain, of what that is made: schema and name.
-    pub id_base: (String, String),
-    /// How its column of the time is read, where it is partitioned by that, and the audit role may.
-    pub partition_time: Option<TimeKind>,
-    /// Whether it has the column of the mark.
-    pub has_mark: bool,
-    /// Its columns as the stream shows them.
-    pub columns: Arc<[Column]>,
-    /// The table that has its name today, where it was renamed away.
-    pub heir: Option<u32>,
-}
 
 /// Columns that a relay writes after the insert: as a partition key they would move the row.
 const WRITTEN: [&str; 3] = ["attempt", "failed_at", "last_error"];
@@ -81,7 +61,7 @@ pub(super) async fn look(
     (number, table): (usize, &Table),
     has_generated: Option<bool>,
     is_catching_up: bool,
-) -> Result<(Vec<Finding>, Option<Outbox>), Fault> {
+) -> Result<(Vec<Finding>, Option<OutboxTable>), Fault> {
     let Some(shape) = shape(client, table).await? else { return Ok((Vec::new(), None)) };
     // What it is instead stands with the publication.
     if !matches!(shape.kind.as_str(), "r" | "p") || shape.persistence == "t" {
@@ -98,7 +78,7 @@ pub(super) async fn look(
     findings.extend(privileges::look(client, config, table, shape.oid, is_catching_up).await?);
     let named = |name: &str| attributes.iter().find(|attribute| attribute.name == name);
     let Some(id) = named(&table.columns.id.name) else { return Ok((findings, None)) };
-    let outbox = id_base(client, table, shape.oid).await?.map(|id_base| Outbox {
+    let outbox = id_base(client, table, shape.oid).await?.map(|id_base| OutboxTable {
         relation: shape.oid,
         id_type: id.type_name.clone(),
         id_base,
@@ -118,11 +98,11 @@ pub(super) async fn outbox(
     config: &Config,
     table: &Table,
     oid: u32,
-) -> Result<Option<Outbox>, Fault> {
+) -> Result<Option<OutboxTable>, Fault> {
     let attributes = attributes(client, config, oid, None).await?;
     let named = |name: &str| attributes.iter().find(|attribute| attribute.name == name);
     let Some(id) = named(&table.columns.id.name) else { return Ok(None) };
-    Ok(id_base(client, table, oid).await?.map(|id_base| Outbox {
+    Ok(id_base(client, table, oid).await?.map(|id_base| OutboxTable {
         relation: oid,
         id_type: id.type_name.clone(),
         id_base,
@@ -350,7 +330,7 @@ fn partition_key(config: &Config, table: &Table, shape: &Shape) -> Option<Findin
 }
 
 /// What a catch-up goes by, where the server does not keep when a transaction was committed.
-pub(super) fn order(config: &Config, table: &Table, outbox: &Outbox) -> Option<Finding> {
+pub(super) fn order(config: &Config, table: &Table, outbox: &OutboxTable) -> Option<Finding> {
     let mapped = table.columns.occurred_at.name.as_str();
     let is_time = |column: &&Column| time_kind(column.type_oid).is_some();
     let mut times = outbox.columns.iter().filter(is_time);

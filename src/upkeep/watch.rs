@@ -15,7 +15,7 @@ use crate::core::guard::{Bound, Guard, Level, Sample, Thresholds, Verdict, YOUNG
 use crate::error::Fault;
 use crate::postgres::sql;
 use crate::postgres::{self, Role, classify, column, query};
-use crate::session::Shutdown;
+use crate::shutdown::Shutdown;
 
 /// How often what is not calm is said again.
 const REMIND: Duration = Duration::from_secs(600);

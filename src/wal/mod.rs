@@ -29,20 +29,12 @@ use crate::core::event::pgoutput;
 use crate::core::relay::Input;
 use crate::error::{Fault, Kind, Peer};
 use crate::postgres;
+use crate::postgres::identity::Identity;
 use crate::postgres::role::{self, Role};
 
 const ROLE: Role = Role::Stream;
 /// The server is asked for a word this often in each `wal_sender_timeout`: twice it may get lost.
 const PINGS: u32 = 3;
-
-/// Which server, and which history of it: LSNs mean nothing on another.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// `system_identifier` of the cluster.
-    pub system_identifier: String,
-    /// Its timeline: a promotion begins a new one.
-    pub timeline: i32,
-}
 
 /// A slot just made, and what was committed before its stream begins.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,8 +10,9 @@ use harness::{shared, wait_until};
 use pgoutbox::config::{Config, Needs, Sources};
 use pgoutbox::core::event::pgoutput::{self, Cell, Message, StoredRow, Tuple};
 use pgoutbox::error::{Class, Fault};
+use pgoutbox::postgres::outbox_table::OutboxTable;
+use pgoutbox::slot;
 use pgoutbox::slot::catch_up::{self, CatchUp, Patience};
-use pgoutbox::slot::{self, Outbox};
 use serde_json::Value;
 use tokio_postgres::Client;
 
@@ -22,7 +23,7 @@ use crate::setting::{PATIENCE, Setting};
 struct Side {
     config: Config,
     client: Client,
-    outboxes: Vec<Outbox>,
+    outboxes: Vec<OutboxTable>,
 }
 
 impl Side {

@@ -47,8 +47,8 @@ use crate::core::parked::{Aggregate, Ahead, Parking, Unwritten};
 use crate::core::relay::marks::{Batch, Marks, Patience, Written};
 use crate::core::relay::progress::Progress;
 use crate::core::relay::window::Window;
+use crate::core::span::Span;
 use crate::core::tally::Tally;
-use crate::otlp::Span;
 
 /// Most marks that wait for their batch, in batches, before the stream is read no further.
 const PENDING_BATCHES: usize = 10;

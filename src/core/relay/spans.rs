@@ -7,7 +7,7 @@ use super::Relay;
 use super::arrival::Arrival;
 use crate::core::event::relation::Pattern;
 use crate::core::event::{Refusal, Row, expand};
-use crate::otlp::{Context, Span};
+use crate::core::span::{Context, Span};
 
 /// The most that AMQP has of any name.
 const NAME_BYTES: usize = 255;

@@ -378,7 +378,7 @@ mod tests {
     }
 
     fn unmarked(snapshot: &mut Snapshot) {
-        snapshot.shown.unmarked = vec![crate::board::UnmarkedView {
+        snapshot.shown.unmarked = vec![crate::postgres::marker::UnmarkedView {
             what: "no row of public.t can be marked".to_owned(),
             mend: "GRANT UPDATE".to_owned(),
             lasted: SECOND,

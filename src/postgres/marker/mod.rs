@@ -20,7 +20,6 @@ use postgres_types::{PgLsn, ToSql};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Row, Statement};
 
-use crate::board::UnmarkedView;
 use crate::config::Config;
 use crate::core::event::Position;
 use crate::core::event::relation::TimeKind;
@@ -28,12 +27,23 @@ use crate::core::parked::Looked;
 use crate::core::relay::marks::{Batch, Mark, Missed, Written};
 use crate::error::Fault;
 use crate::postgres::classify;
+use crate::postgres::identity::Identity;
+use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::parking::ParkingStore;
 use crate::postgres::sql;
-use crate::slot::Outbox;
-use crate::wal::Identity;
 use parts::Parts;
 use tables::{Statements, Tables};
+
+/// A table of which no row can be marked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnmarkedView {
+    /// Its name, and why.
+    pub what: String,
+    /// What helps.
+    pub mend: String,
+    /// How long it has lasted.
+    pub lasted: std::time::Duration,
+}
 
 /// Events that were delivered and have no mark are not looked at again before.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -135,7 +145,7 @@ impl Marker {
     pub async fn prepare(
         client: &Client,
         config: &Config,
-        outboxes: &[Outbox],
+        outboxes: &[OutboxTable],
         identity: Identity,
     ) -> Result<Self, Fault> {
         let prepare = async |sql| client.prepare(sql).await.map_err(|error| classify(&error));

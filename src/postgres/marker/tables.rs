@@ -11,17 +11,18 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Row, Statement};
 use tracing::{info, warn};
 
+use super::UnmarkedView;
 use super::parts::{Group, Parts, why_of};
 use super::{Key, Wanted, is_put_aside};
-use crate::board::UnmarkedView;
 use crate::config::{Audit, AuditMode, Config, Table};
 use crate::core::event::Position;
 use crate::core::event::relation::TimeKind;
 use crate::core::relay::marks::{Mark, MarkError, Origins, Why};
 use crate::error::{Class, Fault, codes, table};
+use crate::postgres::grants::{grants_for, statements as statements_of};
+use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
 use crate::postgres::{classify, column};
-use crate::slot::{Outbox, grants_for, statements as statements_of};
 use crate::told::Told;
 
 /// Most statements, and the longest time, that it may take to find out which marks of one batch are
@@ -95,7 +96,7 @@ struct Closed {
 
 struct Entry {
     table: Table,
-    outbox: Outbox,
+    outbox: OutboxTable,
     state: Mutex<State>,
 }
 
@@ -265,7 +266,7 @@ impl Tables {
     pub(super) async fn prepare(
         client: &Client,
         config: &Config,
-        outboxes: &[Outbox],
+        outboxes: &[OutboxTable],
     ) -> Result<Self, Fault> {
         let audit = config.audit.clone();
         let mut entries = Vec::new();
@@ -588,7 +589,7 @@ async fn statements(
     client: &Client,
     mode: AuditMode,
     table: &Table,
-    outbox: &Outbox,
+    outbox: &OutboxTable,
 ) -> Result<Statements, Unprepared> {
     let relation = outbox.relation.to_string();
     let id = table.columns.id.name.as_str();

@@ -21,9 +21,9 @@ use crate::core::parked::{
 };
 use crate::core::relay::marks::{Mark, Origin};
 use crate::error::Fault;
+use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
 use crate::postgres::{classify, column, is_of_row, query};
-use crate::slot::Outbox;
 use stuck::{Stuck, Write};
 
 /// The channel on which the parking's changes are told; the payload is the slot's name.
@@ -90,7 +90,7 @@ impl ParkingStore {
     pub async fn prepare(
         client: &Client,
         config: &Config,
-        outboxes: &[Outbox],
+        outboxes: &[OutboxTable],
     ) -> Result<Self, Fault> {
         let prepare = async |sql| client.prepare(sql).await.map_err(|error| classify(&error));
         let slot = config.postgres.slot.clone();
@@ -913,7 +913,7 @@ impl Shown {
     async fn prepare(
         client: &Client,
         table: &crate::config::Table,
-        outbox: &Outbox,
+        outbox: &OutboxTable,
     ) -> Result<Self, Fault> {
         let relation = outbox.relation.to_string();
         let names = &table.columns;

@@ -20,7 +20,7 @@ use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
 use crate::postgres::turn::Turn;
 use crate::postgres::{self, Role, execute};
-use crate::session::Shutdown;
+use crate::shutdown::Shutdown;
 use crate::text::span;
 pub use stuck::Known;
 use target::Target;

@@ -1,8 +1,8 @@
 //! The files of grants, rendered for a table.
 
+use super::sql;
 use crate::config::{AuditMode, Table};
 use crate::error::Fault;
-use crate::postgres::sql;
 
 /// The grants of one table, rendered.
 ///
