@@ -194,36 +194,38 @@ fn sql_is_ascii() {
     }
 }
 
-/// What stands between two marks of the README.
-fn between(start: &str, end: &str) -> String {
-    let readme = read("README.md");
-    let table = readme.split(start).nth(1).and_then(|rest| rest.split(end).next());
-    table.expect("the README has the markers").trim().to_owned()
+/// What stands between two marks of a page.
+fn between(page: &str, start: &str, end: &str) -> String {
+    let text = read(page);
+    let table = text.split(start).nth(1).and_then(|rest| rest.split(end).next());
+    table.expect("the page has the markers").trim().to_owned()
 }
 
 #[test]
-fn the_readme_has_every_setting_as_it_is() {
+fn the_docs_have_every_setting_as_it_is() {
     assert_eq!(
-        between("<!-- settings: `pgoutbox config --docs` -->\n", "<!-- end of settings -->"),
+        between(
+            "docs/settings.md",
+            "<!-- settings: `pgoutbox config --docs` -->\n",
+            "<!-- end of settings -->"
+        ),
         pgoutbox::config::docs_markdown().trim(),
         "put the output of `pgoutbox config --docs` between the markers"
     );
 }
 
-/// Alerts are built on the names of findings: each is in the README and made somewhere, and none is
+/// Alerts are built on the names of findings: each is in the docs and made somewhere, and none is
 /// told of that is gone.
 #[test]
-fn the_readme_has_the_name_of_every_finding() {
-    let readme = read("README.md");
-    let section = readme.split("### What `pgoutbox check` looks at").nth(1).expect("the section");
-    let section = section.split("\n## ").next().expect("its end");
+fn the_docs_have_the_name_of_every_finding() {
+    let section = read("docs/check.md");
     let sources: Vec<_> = files("src", "rs")
         .iter()
         .filter(|path| !path.ends_with("slot/finding.rs"))
         .map(|path| code(&fs::read_to_string(path).expect("readable")))
         .collect();
     for name in pgoutbox::slot::NAMES {
-        assert!(section.contains(&format!("`{name}`")), "the README has no {name}");
+        assert!(section.contains(&format!("`{name}`")), "docs/check.md has no {name}");
         let quoted = format!("\"{name}\"");
         assert!(sources.iter().any(|text| text.contains(&quoted)), "nothing makes {name}");
     }
@@ -233,6 +235,79 @@ fn the_readme_has_the_name_of_every_finding() {
             name.contains('-') && name.chars().all(|c| c.is_ascii_lowercase() || c == '-');
         assert!(!is_name || pgoutbox::slot::NAMES.contains(&name), "{name} is no finding's name");
     }
+}
+
+/// The pages that people read, from the root.
+fn pages() -> Vec<PathBuf> {
+    let single = ["README.md", "CHANGELOG.md", "tests/README.md"];
+    let mut pages: Vec<_> = single.iter().map(|page| root().join(page)).collect();
+    pages.extend(files("docs", "md"));
+    pages
+}
+
+/// The anchor that GitHub gives a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || ['-', '_', ' '].contains(c));
+    kept.collect::<String>().trim().replace(' ', "-")
+}
+
+fn anchors(text: &str) -> BTreeSet<String> {
+    let parts = text.split("```").step_by(2);
+    let headings = parts.flat_map(str::lines).filter(|line| line.starts_with('#'));
+    headings.map(|line| anchor(line.trim_start_matches('#'))).collect()
+}
+
+#[test]
+fn each_link_of_the_docs_leads_somewhere() {
+    for page in pages() {
+        let text = fs::read_to_string(&page).expect("readable");
+        let prose: String = text.split("```").step_by(2).collect();
+        for link in prose.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, place) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => page.clone(),
+                file => page.parent().expect("a folder").join(file),
+            };
+            let there = fs::read_to_string(&target)
+                .unwrap_or_else(|error| panic!("{}: {link}: {error}", page.display()));
+            assert!(
+                place.is_empty() || anchors(&there).contains(place),
+                "{}: {link} has no such heading",
+                page.display()
+            );
+        }
+    }
+}
+
+/// An operator searches the runbook for what `/readyz` says.
+#[test]
+fn the_runbook_has_every_code_of_readyz() {
+    let (source, runbook) = (read("src/observe/http/ready.rs"), read("docs/runbook.md"));
+    let joined: String = code(&source).split_whitespace().collect();
+    let codes: BTreeSet<_> =
+        joined.split("Reason::new(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(codes.len() > 10, "{codes:?}");
+    for code in codes {
+        assert!(
+            runbook.contains(&format!(
+                "
+### `{code}`
+"
+            )),
+            "docs/runbook.md has no `{code}`"
+        );
+    }
+}
+
+/// A front page that nobody reads to its end helps nobody.
+#[test]
+fn the_readme_is_short() {
+    let lines = read("README.md").lines().count();
+    assert!(lines <= 200, "{lines} lines: the rest belongs into docs/");
 }
 
 /// What `Finding::error(`, `warning(` or `unknown(` is called with, as (name, severity): written out,
@@ -282,9 +357,13 @@ fn each_finding_is_seen_by_a_test() {
 }
 
 #[test]
-fn the_readme_has_every_metric_as_it_is() {
+fn the_docs_have_every_metric_as_it_is() {
     assert_eq!(
-        between("<!-- metrics: `pgoutbox config --metrics` -->\n", "<!-- end of metrics -->"),
+        between(
+            "docs/observability.md",
+            "<!-- metrics: `pgoutbox config --metrics` -->\n",
+            "<!-- end of metrics -->"
+        ),
         pgoutbox::observe::metrics::docs_markdown().trim(),
         "put the output of `pgoutbox config --metrics` between the markers"
     );

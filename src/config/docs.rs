@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::settings::{Preset, SETTINGS, Setting};
 
 /// A Markdown table of all settings: key, variable and flag, default, bounds, meaning. The
-/// README holds it between markers, and a test holds the README to it.
+/// `docs/settings.md` holds it between markers, and a test keeps it so.
 pub fn docs_markdown() -> String {
     let mut text = String::from(
         "| Key | Variable, flag | Default | Bounds | Meaning |\n|---|---|---|---|---|\n",

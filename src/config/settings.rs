@@ -1,5 +1,5 @@
 //! Every setting, as data: one row each. Reading, unknown keys, `pgoutbox config` and the
-//! README's table all follow from [`SETTINGS`].
+//! `docs/settings.md` all follow from [`SETTINGS`].
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! Every metric, as data: one row each, with how it is read off a snapshot. What `/metrics`
-//! answers and the README's table both follow from [`METRICS`].
+//! answers and `docs/observability.md` both follow from [`METRICS`].
 //!
 //! The format is written by [`encode`], not by a client library: those keep counters that code
 //! raises, while here a snapshot is given. `prometheus-client` could encode one, but speaks
@@ -301,7 +301,7 @@ pub fn render(snapshot: &Snapshot, process: &Process) -> String {
     out
 }
 
-/// A Markdown table of all metrics, which the README holds.
+/// A Markdown table of all metrics, which `docs/observability.md` holds.
 pub fn docs_markdown() -> String {
     let mut text = String::from(
         "| Metric | Kind | Labels | Meaning | When it moves |\n|---|---|---|---|---|\n",
