@@ -2,7 +2,7 @@
 -- that have only just begun, and pgoutbox's own, which are short.
 SELECT format('pid %s (%s, database %s, %s, transaction %s since %s)', pid, usename,
               coalesce(datname, '-'), state, backend_xid, xact_start::timestamp(0)) AS who,
-       format('SELECT pg_terminate_backend(%s);', pid) AS mend
+       format('SELECT pg_terminate_backend(%s);', pid) AS hint
   FROM pg_stat_activity
  WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
    AND xact_start < clock_timestamp() - interval '250 ms'

@@ -2,11 +2,11 @@
 -- prepared ones. Young ones do not, nor those that came long after the oldest, and a relay's own are
 -- short. Others' sessions show to members of pg_monitor only.
 --   psql -v application_name=pgoutbox/pgoutbox -v seconds=10 -f holders.sql
-SELECT who, mend
-  FROM (SELECT who, mend, age, started, min(started) OVER () AS oldest
+SELECT who, hint
+  FROM (SELECT who, hint, age, started, min(started) OVER () AS oldest
           FROM (SELECT format('pid %s (%s, database %s, %s, transaction %s since %s)', pid, usename,
                               coalesce(datname, '-'), state, backend_xid, xact_start::timestamp(0)) AS who,
-                       format('SELECT pg_terminate_backend(%s);', pid) AS mend,
+                       format('SELECT pg_terminate_backend(%s);', pid) AS hint,
                        age(backend_xid) AS age, xact_start AS started
                   FROM pg_stat_activity
                  WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()

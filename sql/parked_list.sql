@@ -1,7 +1,7 @@
 -- Parked events, the oldest first. A variable that is empty, [] or 0s asks for nothing.
 --   psql -v slot=pgoutbox -v states='{parked,queued,failed}' -v ids='[]' -v seqs='{}' -v table= \
 --        -v aggregate_type= -v aggregate_id= -v reason= -v older_than=0s -v limit=100 -f parked_list.sql
-SELECT parked.seq, place.state, place.head, parked.is_holding, parked.reason, parked.last_error, parked.mend,
+SELECT parked.seq, place.state, place.head, parked.is_holding, parked.reason, parked.last_error, coalesce(parked.hint, parked.mend) AS hint,
        CASE WHEN place.head = parked.seq AND parked.is_holding
             THEN (SELECT count(*)
                     FROM pgoutbox.parked_queue(parked.slot, parked.aggregate_type, parked.aggregate_id) AS queue

@@ -66,7 +66,7 @@ GRANT EXECUTE ON FUNCTION pgoutbox.is_mark_of TO PUBLIC;
 
 -- Events that could not be delivered, and those of their aggregates that wait behind them.
 -- Whole rows, as the stream brought them: each try reads them anew by the mapping of its
--- day, so that a mended setting takes effect, whatever became of the row in the outbox.
+-- day, so that a corrected setting takes effect, whatever became of the row in the outbox.
 CREATE TABLE IF NOT EXISTS pgoutbox.parked (
     seq             bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY, -- rises in commit order
     slot            name        NOT NULL,
@@ -86,7 +86,8 @@ CREATE TABLE IF NOT EXISTS pgoutbox.parked (
     is_holding      boolean     NOT NULL, -- later events of its aggregate wait behind it
     reason          text,                 -- returned, nacked, closed, unreadable, ...
     last_error      text,                 -- the same in full
-    mend            text,                 -- and what to do about it
+    hint            text,                 -- and what to do about it
+    mend            text,                 -- the same, as version 0.1 called it
     attempts        integer     NOT NULL DEFAULT 0,
     next_attempt_at timestamptz,
     parked_at       timestamptz NOT NULL DEFAULT now(),
@@ -114,6 +115,8 @@ UPDATE pgoutbox.parked
 -- When the relay took it to publish it, until the outcome is written: in flight. Who discards it
 -- meanwhile is told so. Its own line, for tables that an earlier version made.
 ALTER TABLE pgoutbox.parked ADD COLUMN IF NOT EXISTS claimed_at timestamptz;
+-- Version 0.1 called it "mend". A relay of it that still runs goes on writing that; both are read.
+ALTER TABLE pgoutbox.parked ADD COLUMN IF NOT EXISTS hint text;
 -- An event that was delivered, and whose mark could not be written in the same transaction, stays
 -- until it is: nobody else would know of it. Earlier versions had no such state.
 DO $$
@@ -257,7 +260,7 @@ CREATE TABLE IF NOT EXISTS pgoutbox.pause (
 CREATE TABLE IF NOT EXISTS pgoutbox.guard (
     slot    name        PRIMARY KEY,
     level   text        NOT NULL CHECK (level IN ('calm', 'warning', 'critical')),
-    verdict jsonb       NOT NULL,        -- its figures; what and mend in words
+    verdict jsonb       NOT NULL,        -- its figures; what and hint in words
     since   timestamptz NOT NULL DEFAULT now(),
     seen_at timestamptz NOT NULL DEFAULT now()
 );

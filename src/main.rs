@@ -8,7 +8,7 @@ use pgoutbox::cli::{
     status, uninstall, verify,
 };
 use pgoutbox::config::{Flags, Sources};
-use pgoutbox::error::Fault;
+use pgoutbox::error::{Fault, with_old_key};
 use pgoutbox::output;
 use pgoutbox::text::harmless;
 
@@ -34,7 +34,7 @@ Example:
 
 Exit codes:
   0   done; for run: told to stop, and everything in flight is settled
-  1   only a person can mend it: the message says how
+  1   only a person can fix it: the message says how
   64  wrong arguments or settings
   69  a server is not available (run waits instead); for run: told to stop, and not drained in time
   74  standard output cannot be written";
@@ -92,7 +92,7 @@ fn main() -> ExitCode {
         Err(fault) => {
             // A program that reads JSON is told what went wrong as JSON.
             if std::env::args_os().any(|argument| argument == "--json") {
-                let _ = print(&format!("{:#}\n", fault.json()));
+                let _ = print(&format!("{:#}\n", with_old_key(fault.json())));
             }
             output::err(harmless(format_args!("error: {fault}")));
             ExitCode::from(fault.exit_code())

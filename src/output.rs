@@ -164,7 +164,7 @@ fn write_all(from: &Receiver<Item>) {
         if lost > said {
             warn!(
                 lines = lost - said,
-                mend = "see to it that somebody reads standard error, and that its disk has room",
+                hint = "see to it that somebody reads standard error, and that its disk has room",
                 "lines of the log were lost: they could not be written"
             );
             said = lost;

@@ -154,7 +154,7 @@ fn no_text_of_a_fault_is_searched() {
             "what.starts_with(",
             "what.ends_with(",
             "what.find(",
-            "mend.contains(",
+            "hint.contains(",
         ] {
             assert!(
                 !joined.contains(banned),

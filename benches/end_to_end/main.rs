@@ -85,7 +85,7 @@ async fn run(arguments: &Arguments) -> Result<Report> {
         println!("{} ({} of {}): {}", case.name, number + 1, chosen.len(), case.about);
         let since = Instant::now();
         let outcome = case.measure(&mut servers, arguments).await;
-        let mended = if outcome.is_err() { servers.mend().await } else { Ok(()) };
+        let mended = if outcome.is_err() { servers.hint().await } else { Ok(()) };
         report.cases.push(report::Case {
             name: case.name.to_owned(),
             about: case.about.to_owned(),

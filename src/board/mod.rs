@@ -101,7 +101,7 @@ pub enum Reason {
     Broker,
     /// An event that cannot be delivered.
     Event,
-    /// Something that only a person can mend.
+    /// Something that only a person can fix.
     Definite,
     /// Anything else that may pass.
     Other,
@@ -154,8 +154,8 @@ pub struct Change {
     pub state: State,
     /// What happened.
     pub what: String,
-    /// What mends it; empty where nothing needs doing.
-    pub mend: String,
+    /// How to fix it; empty where nothing needs doing.
+    pub hint: String,
 }
 
 /// The slot as the guard last saw it.
@@ -345,14 +345,14 @@ impl Board {
 
     /// Somebody paused the relay.
     pub fn pause(&self, by: &str) {
-        let (what, mend) = (format!("paused by {by}"), "pgoutbox resume".to_owned());
-        self.change(State::Paused, what, mend, |_| true);
+        let (what, hint) = (format!("paused by {by}"), "pgoutbox resume".to_owned());
+        self.change(State::Paused, what, hint, |_| true);
     }
 
     /// A session has failed; it is tried again after `pause`. Says how much of that is news.
     pub fn wait(&self, fault: &Fault, pause: Duration) -> News {
         let mut news = News::None;
-        self.change(State::Waiting, fault.what.clone(), fault.mend.clone(), |shown| {
+        self.change(State::Waiting, fault.what.clone(), fault.hint.clone(), |shown| {
             news = fail(shown, fault);
             shown.again_at = Some(Instant::now() + pause);
             news != News::None
@@ -396,9 +396,9 @@ impl Board {
         outage
     }
 
-    /// Only a person can mend it: the process ends.
+    /// Only a person can fix it: the process ends.
     pub fn stop(&self, fault: &Fault) {
-        self.change(State::Stopped, fault.what.clone(), fault.mend.clone(), |shown| {
+        self.change(State::Stopped, fault.what.clone(), fault.hint.clone(), |shown| {
             fail(shown, fault);
             true
         });
@@ -409,7 +409,7 @@ impl Board {
         &self,
         state: State,
         what: String,
-        mend: String,
+        hint: String,
         also: impl FnOnce(&mut Shown) -> bool,
     ) {
         {
@@ -428,7 +428,7 @@ impl Board {
                 if shown.changes.len() == CHANGES {
                     shown.changes.pop_front();
                 }
-                shown.changes.push_back(Change { at: SystemTime::now(), state, what, mend });
+                shown.changes.push_back(Change { at: SystemTime::now(), state, what, hint });
             }
         }
         self.0.changes.send_modify(|changes| *changes += 1);

@@ -35,8 +35,8 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     }
     let asked = client::get(&http, path, args.timeout).await;
     let (code, body) = asked.map_err(|fault| {
-        let mend = "is `pgoutbox run` running, with this http.address?";
-        Fault::definite(format!("pgoutbox does not answer: {}", fault.what), mend)
+        let hint = "is `pgoutbox run` running, with this http.address?";
+        Fault::definite(format!("pgoutbox does not answer: {}", fault.what), hint)
     })?;
     say(body.trim_end());
     Ok((200..300).contains(&code))

@@ -88,8 +88,8 @@ async fn look(client: &Client, config: &Config) -> Result<Found, Fault> {
     if column::<String>(row, "wal_level")? != "logical" {
         let stands_against = |finding: &&Finding| finding.name == "wal-level";
         let finding = flight.findings.iter().find(stands_against);
-        let (what, mend) = finding.map_or(("wal_level is not logical", ""), |f| (&f.what, &f.mend));
-        return Err(Fault::definite(what, mend));
+        let (what, hint) = finding.map_or(("wal_level is not logical", ""), |f| (&f.what, &f.hint));
+        return Err(Fault::definite(what, hint));
     }
     // Of tables that are there: what is made beside them would serve nothing.
     let is_of_table = |finding: &Finding| {
@@ -202,7 +202,7 @@ impl Maker<'_> {
             self.make(&what, &schema::outbox(config, table, found.server_version, span)?).await;
         outcome.map_err(|fault| {
             if fault.is_code(codes::INVALID_SCHEMA_NAME) {
-                return fault.mend(format!("CREATE SCHEMA {};", sql::identifier(&table.schema)));
+                return fault.hint(format!("CREATE SCHEMA {};", sql::identifier(&table.schema)));
             }
             fault
         })
@@ -278,7 +278,7 @@ impl Maker<'_> {
             // The roles are made within a DO block; what a function raises is not definite by itself.
             fault.class = Class::Definite;
             // Managed servers have no superuser, and before Postgres 16 nobody else makes the first.
-            fault.mend(format!(
+            fault.hint(format!(
                 "as the server's administrator: CREATE ROLE {stream} LOGIN REPLICATION; CREATE ROLE {audit} LOGIN;  \
                  -- Amazon RDS: CREATE ROLE {stream} LOGIN; GRANT rds_replication TO {stream}; then run this again, as the owner of the table"
             ))
@@ -386,7 +386,7 @@ fn foreign_column(table: &Table) -> Option<&str> {
 async fn verify(client: &Client, config: &Config) -> Result<(), Fault> {
     let flight = slot::preflight(client, config).await?;
     for finding in flight.findings.iter().filter(|f| f.severity == Severity::Warning) {
-        say(format_args!("warning {}\n        mend: {}", finding.what, finding.mend));
+        say(format_args!("warning {}\n        hint: {}", finding.what, finding.hint));
     }
     flight.ready(config)?;
     // Of rows that were there before.

@@ -20,7 +20,7 @@ pub mod verify;
 use tokio_postgres::Client;
 
 use crate::config::Config;
-use crate::error::Fault;
+use crate::error::{Fault, with_old_key};
 use crate::output;
 use crate::postgres::{self, Role};
 use crate::text::harmless;
@@ -29,6 +29,11 @@ use crate::text::harmless;
 /// written.
 fn say(line: impl std::fmt::Display) {
     output::out(harmless(format_args!("{line}\n")).as_bytes());
+}
+
+/// Prints what `--json` asks for.
+fn say_json(value: serde_json::Value) {
+    say(format_args!("{:#}", with_old_key(value)));
 }
 
 /// The database as the one-shot commands use it.

@@ -46,7 +46,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     if args.json {
         // Else the fault is all that is printed: two objects would be no JSON.
         if outcome.is_ok() {
-            say(format_args!("{:#}", as_json(&report, order)));
+            crate::cli::say_json(as_json(&report, order));
         }
     } else {
         print(&report, order);
@@ -79,7 +79,7 @@ fn as_json(report: &Report, order: Order) -> Value {
 }
 
 fn listed(troubles: &[Trouble]) -> Vec<Value> {
-    let one = |it: &Trouble| json!({ "what": it.fault.what, "mend": it.fault.mend });
+    let one = |it: &Trouble| json!({ "what": it.fault.what, "hint": it.fault.hint });
     troubles.iter().map(one).collect()
 }
 
@@ -123,10 +123,10 @@ fn print(report: &Report, order: Order) {
             say(format_args!("{name}: partition {partition} stays: a row in it must"));
         }
         for Trouble { fault, .. } in &table.troubles {
-            say(format_args!("warning {}\n        mend: {}", fault.what, fault.mend));
+            say(format_args!("warning {}\n        hint: {}", fault.what, fault.hint));
         }
         for Trouble { fault, .. } in &table.notes {
-            say(format_args!("note    {}\n        mend: {}", fault.what, fault.mend));
+            say(format_args!("note    {}\n        hint: {}", fault.what, fault.hint));
         }
     }
 }

@@ -422,7 +422,7 @@ fn print(item: &Item, fate: &Fate, is_json: bool) {
         Fate::Delivered => {}
         Fate::Refused(refusal) => {
             let why = refusal.to_string();
-            say(format_args!("refused  {id}: {}\n         mend: {}", Shown(&why), refusal.mend()));
+            say(format_args!("refused  {id}: {}\n         hint: {}", Shown(&why), refusal.hint()));
         }
         Fate::Held => {
             say(format_args!("held     {id}: an event before it of its aggregate was refused"));
@@ -451,7 +451,7 @@ fn summary(args: &Args, tally: &Tally) {
         let refused: Vec<_> = tally
             .refused
             .iter()
-            .map(|(id, refusal)| json!({ "id": id, "why": refusal.to_string(), "mend": refusal.mend() }))
+            .map(|(id, refusal)| json!({ "id": id, "why": refusal.to_string(), "hint": refusal.hint() }))
             .collect();
         say(format_args!(
             "{:#}",

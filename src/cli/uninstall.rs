@@ -64,7 +64,7 @@ fn refuse(args: &Args, config: &Config, slot: &SlotState) -> Result<(), Fault> {
                 "slot \"{name}\" is not pgoutbox's: its plugin is {}, its database {database}",
                 slot.plugin.as_deref().unwrap_or("none")
             ),
-            "mend postgres.slot in the configuration",
+            "hint postgres.slot in the configuration",
         ));
     }
     if slot.is_active && !args.force {
@@ -116,6 +116,6 @@ async fn end_walsender(client: &Client, name: &str) -> Result<(), Fault> {
     };
     tokio::time::timeout(TERMINATE_TIMEOUT, ended).await.unwrap_or_else(|_| {
         Err(Fault::transient(format!("slot \"{name}\" is still in use"))
-            .mend("stop the relay first"))
+            .hint("stop the relay first"))
     })
 }

@@ -61,7 +61,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let ledger = look(args, &client, &config).await?;
     let findings = findings(&config, &ledger);
     if args.json {
-        say(format_args!("{:#}", as_json(&config, &ledger, &findings)));
+        crate::cli::say_json(as_json(&config, &ledger, &findings));
     } else {
         print(&config, &ledger);
         findings.iter().for_each(print_finding);
@@ -103,7 +103,7 @@ fn with_grant(fault: Fault, config: &Config, outbox: &Outbox) -> Fault {
         return fault;
     }
     let grants = reconcile_grants(&outbox.table, &config.postgres.audit.user);
-    fault.mend(grants.map(|sql| statements(&sql)).unwrap_or_default())
+    fault.hint(grants.map(|sql| statements(&sql)).unwrap_or_default())
 }
 
 fn findings(config: &Config, ledger: &Ledger) -> Vec<Finding> {
@@ -135,7 +135,7 @@ fn findings(config: &Config, ledger: &Ledger) -> Vec<Finding> {
     if let Some(fault) = fault {
         let text = |key: &str| fault.get(key).and_then(Value::as_str).unwrap_or_default();
         let what = format!("the relay is stuck: {}", text("what"));
-        findings.push(Finding::error("relay-stuck", what, text("mend")));
+        findings.push(Finding::error("relay-stuck", what, text("hint")));
     }
     findings
 }
@@ -235,8 +235,8 @@ fn print(config: &Config, ledger: &Ledger) {
 fn print_finding(finding: &Finding) {
     let name = if finding.severity == Severity::Error { "wrong" } else { "warning" };
     say(format_args!("{name:<9} {}", finding.what));
-    if !finding.mend.is_empty() {
-        say(format_args!("          mend: {}", finding.mend));
+    if !finding.hint.is_empty() {
+        say(format_args!("          hint: {}", finding.hint));
     }
 }
 
@@ -295,7 +295,7 @@ fn as_json(config: &Config, ledger: &Ledger, findings: &[Finding]) -> Value {
         .iter()
         .map(|finding| {
             let is_error = finding.severity == Severity::Error;
-            json!({ "name": finding.name, "severity": if is_error { "error" } else { "warning" }, "what": finding.what, "mend": finding.mend })
+            json!({ "name": finding.name, "severity": if is_error { "error" } else { "warning" }, "what": finding.what, "hint": finding.hint })
         })
         .collect();
     json!({

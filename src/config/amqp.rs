@@ -23,9 +23,9 @@ pub(crate) fn amqp(
 ) -> Amqp {
     let urls = values.amqp_urls(URL);
     if is_needed && urls.is_empty() && !values.is_bad(URL) {
-        let mend = "export AMQP_URL=amqp://user:password@host/vhost, or give --amqp-url, or set \
+        let hint = "export AMQP_URL=amqp://user:password@host/vhost, or give --amqp-url, or set \
             amqp.url in the file";
-        problems.add("", URL, "is not set: where is the broker?", mend);
+        problems.add("", URL, "is not set: where is the broker?", hint);
     }
     let is_external = is_external(values, &urls, problems, shown);
     let tls = tls(values, &urls, is_external, problems);
@@ -129,8 +129,8 @@ fn tls(values: &Values, urls: &[AmqpUrl], is_external: bool, problems: &mut Prob
         let is_plain = urls.iter().any(|url| !url.is_tls);
         if is_plain || files.cert.is_none() && !values.is_bad("amqp.cert_file") {
             let what = "is external: the login is a client certificate, but there is none";
-            let mend = "write amqps:// and set amqp.cert_file and amqp.key_file, or choose plain";
-            problems.add(origin, "amqp.auth", what, mend);
+            let hint = "write amqps:// and set amqp.cert_file and amqp.key_file, or choose plain";
+            problems.add(origin, "amqp.auth", what, hint);
         }
     }
     Tls {

@@ -32,14 +32,14 @@ struct Check<'a> {
 
 impl Check<'_> {
     /// Reports a contradiction between keys, naming first the one that somebody set.
-    fn clash(&mut self, keys: [&str; 2], what: impl Into<String>, mend: &str) {
+    fn clash(&mut self, keys: [&str; 2], what: impl Into<String>, hint: &str) {
         if keys.iter().any(|key| self.values.is_bad(key)) {
             return;
         }
         let [first, second] = keys;
         let is_second = !self.values.is_set(first) && self.values.is_set(second);
         let key = if is_second { second } else { first };
-        self.problems.add(self.values.origin(key), key, what, mend);
+        self.problems.add(self.values.origin(key), key, what, hint);
     }
 
     fn durations(&mut self, config: &Config) {
@@ -48,8 +48,8 @@ impl Check<'_> {
         if audit.linger >= audit.hold {
             let [linger, hold] = [audit.linger, audit.hold].map(span);
             let what = format!("audit.linger ({linger}) is not below audit.hold ({hold})");
-            let mend = "a mark would be given up before it is tried: lower linger";
-            self.clash(["audit.linger", "audit.hold"], what, mend);
+            let hint = "a mark would be given up before it is tried: lower linger";
+            self.clash(["audit.linger", "audit.hold"], what, hint);
         }
         if audit.hold > audit.give_up {
             let [hold, give_up] = [audit.hold, audit.give_up].map(span);
@@ -66,9 +66,9 @@ impl Check<'_> {
         if audit.mode != AuditMode::None && config.reconcile.age < audit.give_up {
             let [age, give_up] = [config.reconcile.age, audit.give_up].map(span);
             let what = format!("reconcile.age ({age}) is below audit.give_up ({give_up})");
-            let mend = "a mark that is still tried would count as missing, and its event be sent \
+            let hint = "a mark that is still tried would count as missing, and its event be sent \
                 once more: raise age or lower give_up";
-            self.clash(["reconcile.age", "audit.give_up"], what, mend);
+            self.clash(["reconcile.age", "audit.give_up"], what, hint);
         }
         if session.backoff_min > session.backoff_max {
             let [min, max] = [session.backoff_min, session.backoff_max].map(span);
@@ -82,9 +82,9 @@ impl Check<'_> {
             let what = format!(
                 "amqp.confirm_timeout ({confirm}) is below twice amqp.heartbeat ({heartbeat})"
             );
-            let mend = "a dead broker is to be noticed before its confirms are overdue: raise \
+            let hint = "a dead broker is to be noticed before its confirms are overdue: raise \
                 confirm_timeout or lower heartbeat";
-            self.clash(["amqp.confirm_timeout", "amqp.heartbeat"], what, mend);
+            self.clash(["amqp.confirm_timeout", "amqp.heartbeat"], what, hint);
         }
     }
 
@@ -93,25 +93,25 @@ impl Check<'_> {
         if has_no_marks && config.prune.keep.is_some() {
             let what =
                 "is set, but audit.mode none leaves nothing that says which rows were relayed";
-            let mend = "choose another audit.mode, or take prune.keep away";
-            self.clash(["prune.keep", "audit.mode"], what, mend);
+            let hint = "choose another audit.mode, or take prune.keep away";
+            self.clash(["prune.keep", "audit.mode"], what, hint);
         }
         if has_no_marks && config.guard.policy == GuardPolicy::DropSlot {
             let what = "drops the slot, but audit.mode none leaves nothing to catch up by";
-            let mend = "choose another audit.mode, or guard.policy alert or stop";
-            self.clash(["guard.policy", "audit.mode"], what, mend);
+            let hint = "choose another audit.mode, or guard.policy alert or stop";
+            self.clash(["guard.policy", "audit.mode"], what, hint);
         }
         if has_no_marks && config.reconcile.republishes {
             let what =
                 "is true, but audit.mode none leaves nothing that says which rows are missing";
-            let mend = "choose another audit.mode, or take reconcile.republish away";
-            self.clash(["reconcile.republish", "audit.mode"], what, mend);
+            let hint = "choose another audit.mode, or take reconcile.republish away";
+            self.clash(["reconcile.republish", "audit.mode"], what, hint);
         }
         let is_halting = config.postgres.on_slot_loss == OnSlotLoss::Halt;
         if is_halting && config.guard.policy == GuardPolicy::DropSlot {
             let what = "drops the slot, but postgres.on_slot_loss halt makes no new one";
-            let mend = "choose on_slot_loss catch_up, or guard.policy alert or stop";
-            self.clash(["guard.policy", "postgres.on_slot_loss"], what, mend);
+            let hint = "choose on_slot_loss catch_up, or guard.policy alert or stop";
+            self.clash(["guard.policy", "postgres.on_slot_loss"], what, hint);
         }
         let (warn, act) = (config.guard.warn_percent, config.guard.act_percent);
         if warn > act {
@@ -132,23 +132,23 @@ impl Check<'_> {
             self.clash([&name, &name], "is over 63 bytes", "Postgres has no longer names");
         } else if !is_literal && table.name.contains('.') {
             let name = format!("{key}.name");
-            let mend = "write schema.table; where the table's name has a dot, set schema too";
-            self.clash([&name, &name], "has more than one dot", mend);
+            let hint = "write schema.table; where the table's name has a dot, set schema too";
+            self.clash([&name, &name], "has more than one dot", hint);
         }
         let columns = &table.columns;
         for (name, is_empty) in
             [("id", columns.id.name.is_empty()), ("payload", columns.payload.name.is_empty())]
         {
             if is_empty {
-                let mend = "name the column: no message can do without";
-                self.clash([&column(name), &column(name)], "is empty", mend);
+                let hint = "name the column: no message can do without";
+                self.clash([&column(name), &column(name)], "is empty", hint);
             }
         }
         let mark = &columns.relayed_at;
         if mode == AuditMode::Update && mark.name.is_empty() {
-            let mend = "name the column, or choose audit.mode side_table, delete or none";
+            let hint = "name the column, or choose audit.mode side_table, delete or none";
             let what = "is empty, but audit.mode update writes the mark there";
-            self.clash([&column("relayed_at"), "audit.mode"], what, mend);
+            self.clash([&column("relayed_at"), "audit.mode"], what, hint);
         }
         let other = fields(columns).into_iter().find(|(name, other)| {
             *name != "relayed_at" && !mark.name.is_empty() && other.name == mark.name
@@ -181,8 +181,8 @@ impl Check<'_> {
                     "is the same column as {other}: tries of parked events would overwrite it"
                 );
                 let keys = [format!("{key}.columns.{name}"), format!("{key}.columns.{other}")];
-                let mend = "give it a column of its own, or none: \"\"";
-                self.clash([&keys[0], &keys[1]], what, mend);
+                let hint = "give it a column of its own, or none: \"\"";
+                self.clash([&keys[0], &keys[1]], what, hint);
             }
             others.push((name, column));
         }
@@ -224,8 +224,8 @@ impl Check<'_> {
             self.values.is_set(key) && config.postgres.on_slot_loss == OnSlotLoss::CatchUp;
         if is_asked && config.audit.mode == AuditMode::None {
             let what = "is catch_up, but with audit.mode none nothing tells which rows wait";
-            let mend = "choose audit.mode update, side_table or delete, or on_slot_loss halt";
-            self.clash([key, "audit.mode"], what, mend);
+            let hint = "choose audit.mode update, side_table or delete, or on_slot_loss halt";
+            self.clash([key, "audit.mode"], what, hint);
         }
     }
 

@@ -20,11 +20,11 @@ pub(crate) fn collect(
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
-            let mend = match is_named {
+            let hint = match is_named {
                 true => "name a readable file with --config or PGOUTBOX_CONFIG",
                 false => "make it readable, or name another with --config",
             };
-            problems.add("", "", cannot_read(path, &error), mend);
+            problems.add("", "", cannot_read(path, &error), hint);
             return;
         }
     };
@@ -39,7 +39,7 @@ pub(crate) fn collect(
                 Origin::File { path: path.to_owned(), line },
                 "",
                 what,
-                "mend the line; texts stand in quotes, sections in [ ], tables in [[ ]]",
+                "hint the line; texts stand in quotes, sections in [ ], tables in [[ ]]",
             );
         }
     }
@@ -101,8 +101,8 @@ impl File<'_> {
                 }
             }
             _ if is_list => {
-                let mend = format!("write [[{key}]] before the keys of each");
-                problems.add(origin, key, "is not a list of tables", mend);
+                let hint = format!("write [[{key}]] before the keys of each");
+                problems.add(origin, key, "is not a list of tables", hint);
             }
             _ => match item.as_table_like() {
                 Some(table) if is_section(key) => self.table(key, table, collected, problems),

@@ -51,7 +51,7 @@ impl Config {
     ///
     /// # Errors
     /// One fault of class [`crate::error::Class::Usage`] that lists everything found wrong,
-    /// each with its place, its key and what mends it; it never holds a secret.
+    /// each with its place, its key and how to fix it; it never holds a secret.
     pub fn load(sources: &Sources, needs: Needs) -> Result<Self, Fault> {
         load(sources, needs).map(|(config, _)| config)
     }

@@ -32,8 +32,8 @@ pub(crate) fn http_url(text: &str) -> Result<Value, Wrong> {
     let address =
         Address::parse(text).map_err(|what| Wrong::new(format!("is not a URL: {what}"), FORM))?;
     if address.user.is_some() || address.password.is_some() || text.contains(['@', '?']) {
-        let mend = "write Authorization or the like into otlp.headers";
-        return Err(Wrong::new("holds a login or parameters, which would be shown", mend));
+        let hint = "write Authorization or the like into otlp.headers";
+        return Err(Wrong::new("holds a login or parameters, which would be shown", hint));
     }
     if !matches!(address.scheme.as_str(), "http" | "https") {
         let what = format!("{} is not an http:// or https:// URL", quote(text));

@@ -93,21 +93,21 @@ impl Assembly<'_> {
         let port_text = fill(&url.port.map(|port| port.to_string()), "PGPORT", self.problems);
         let is_known = has_url || host.is_some() || user.is_some() || database.is_some();
         if is_needed && !is_known {
-            let mend = "export DATABASE_URL=postgres://user:password@host/database, or give \
+            let hint = "export DATABASE_URL=postgres://user:password@host/database, or give \
                 --database-url, or set postgres.url in the file";
-            self.problems.add("", URL, "is not set: where is the outbox?", mend);
+            self.problems.add("", URL, "is not set: where is the outbox?", hint);
         }
         let user = fill(&user, "USER", self.problems);
         if is_needed && is_known && user.is_none() && !self.values.is_bad(URL) {
-            let mend = "write postgres://user@…, or set PGUSER";
-            self.problems.add("", URL, "no role is named", mend);
+            let hint = "write postgres://user@…, or set PGUSER";
+            self.problems.add("", URL, "no role is named", hint);
         }
         let user = user.unwrap_or_default();
         let host = host.unwrap_or_else(|| "localhost".to_owned());
         // Of a URL it has been said.
         if host.contains(',') {
-            let Wrong { what, mend } = several();
-            self.problems.add("PGHOST", "", what, mend);
+            let Wrong { what, hint } = several();
+            self.problems.add("PGHOST", "", what, hint);
         }
         let port = port_text.map_or(Ok(5432), |text| port(&text)).unwrap_or_else(|wrong| {
             self.problems.add("PGPORT", "", wrong.what, "write PGPORT=5432");
@@ -276,8 +276,8 @@ impl Assembly<'_> {
         let text = self.env.filled("PGSSLMODE", self.problems)?;
         match ssl_mode(text) {
             Ok(mode) => Some(given(mode, Origin::SharedEnv("PGSSLMODE".to_owned()), "")),
-            Err(Wrong { what, mend }) => {
-                self.problems.add("PGSSLMODE", "", what, mend);
+            Err(Wrong { what, hint }) => {
+                self.problems.add("PGSSLMODE", "", what, hint);
                 None
             }
         }

@@ -18,7 +18,7 @@ struct Problem {
     /// What is wrong. Never holds a secret.
     what: String,
     /// What to do about it.
-    mend: String,
+    hint: String,
 }
 
 impl Problems {
@@ -28,13 +28,13 @@ impl Problems {
         origin: impl ToString,
         key: impl Into<String>,
         what: impl Into<String>,
-        mend: impl Into<String>,
+        hint: impl Into<String>,
     ) {
         let problem = Problem {
             origin: origin.to_string(),
             key: key.into(),
             what: what.into(),
-            mend: mend.into(),
+            hint: hint.into(),
         };
         // The stream's URL often is the audit's: no need to say the same twice.
         if !self.0.contains(&problem) {
@@ -57,8 +57,8 @@ impl Problems {
             let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
             // Writing to a String cannot fail.
             let _ = write!(text, "\n  {}", parts.join(": "));
-            if !problem.mend.is_empty() {
-                let _ = write!(text, "\n    mend: {}", problem.mend);
+            if !problem.hint.is_empty() {
+                let _ = write!(text, "\n    hint: {}", problem.hint);
             }
         }
         Err(Fault::usage(text, ""))

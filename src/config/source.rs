@@ -201,7 +201,7 @@ fn unknown(key: &str, origin: &Origin, problems: &mut Problems) {
         Origin::Env(_) | Origin::SharedEnv(_) => settings::env_name(&key),
         _ => key,
     };
-    let mend = match settings::nearest(key) {
+    let hint = match settings::nearest(key) {
         Some(near) => format!("did you mean {}?", as_written(near)),
         None => "`pgoutbox config --docs` lists them all".to_owned(),
     };
@@ -210,7 +210,7 @@ fn unknown(key: &str, origin: &Origin, problems: &mut Problems) {
         Origin::Env(_) => "",
         _ => key,
     };
-    problems.add(origin, key, "there is no such setting", mend);
+    problems.add(origin, key, "there is no such setting", hint);
 }
 
 /// Reads all sources; later ones win.

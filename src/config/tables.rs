@@ -65,8 +65,8 @@ fn on_failure(values: &Values, key: &str, problems: &mut Problems) -> OnFailure 
         Some("block") => OnFailure::Block,
         Some("dead_letter") => {
             if exchange.is_none() && !values.is_bad(&exchange_key) {
-                let mend = "name the exchange that takes what cannot be delivered";
-                problems.add("", &exchange_key, "is not set", mend);
+                let hint = "name the exchange that takes what cannot be delivered";
+                problems.add("", &exchange_key, "is not set", hint);
             }
             OnFailure::DeadLetter {
                 exchange: exchange.unwrap_or_default(),

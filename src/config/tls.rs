@@ -73,8 +73,8 @@ impl Files {
                     let pair = CertifiedKey::from_der(chain, secret, &ring::default_provider());
                     if let Err(error) = pair {
                         let what = format!("does not go with {}: {error}", cert.name);
-                        let mend = "name the key that the certificate was made for";
-                        problems.add(&key.origin, &key.name, what, mend);
+                        let hint = "name the key that the certificate was made for";
+                        problems.add(&key.origin, &key.name, what, hint);
                     }
                 }
             }

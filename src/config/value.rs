@@ -41,16 +41,16 @@ pub(crate) enum Value {
     AmqpUrl(Vec<AmqpUrl>),
 }
 
-/// What is wrong with a value, and what mends it.
+/// What is wrong with a value, and how to fix it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wrong {
     pub(crate) what: String,
-    pub(crate) mend: String,
+    pub(crate) hint: String,
 }
 
 impl Wrong {
-    pub(crate) fn new(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { what: what.into(), mend: mend.into() }
+    pub(crate) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { what: what.into(), hint: hint.into() }
     }
 }
 

@@ -34,7 +34,7 @@ impl Values {
                     values.set.insert(key, (value, found.raw, found.origin));
                 }
                 Err(wrong) => {
-                    problems.add(found.origin, &key, wrong.what, wrong.mend);
+                    problems.add(found.origin, &key, wrong.what, wrong.hint);
                     values.bad.push(key);
                 }
             }

@@ -14,12 +14,12 @@ use std::sync::Arc;
 /// Decides what the relay does about a [`Fault`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// The world may mend itself (a connection, an alarm, a slot in use): the session ends
+    /// The world may recover by itself (a connection, an alarm, a slot in use): the session ends
     /// and a new one starts after a pause. Never a process exit.
     Transient,
     /// One event cannot be delivered. Nothing after it is acknowledged.
     Event,
-    /// Only a person can mend it, and the next session sees that they did: a command ends, a
+    /// Only a person can fix it, and the next session sees that they did: a command ends, a
     /// running relay waits, not ready, and acknowledges nothing.
     Definite,
     /// A policy says to stop: the relay ends without acknowledging.
@@ -175,7 +175,7 @@ impl PartialEq for Source {
 
 impl Eq for Source {}
 
-/// A fault as an operator reads it: what is wrong, and what mends it.
+/// A fault as an operator reads it: what is wrong, and how to fix it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// Decides what the relay does about it.
@@ -186,9 +186,9 @@ pub struct Fault {
     pub kind: Kind,
     /// What is wrong, naming the thing. Never holds a secret or a payload.
     pub what: String,
-    /// The command, SQL or setting that mends it. Never empty, but for settings, whose hints stand
+    /// The command, SQL or setting that helps. Never empty, but for settings, whose hints stand
     /// beside each in `what`.
-    pub mend: String,
+    pub hint: String,
     source: Option<Source>,
 }
 
@@ -198,32 +198,32 @@ impl Fault {
         Self::new(Class::Transient, what, "")
     }
 
-    /// A fault only a person can mend, with the SQL or command that does.
-    pub fn definite(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::new(Class::Definite, what, mend)
+    /// A fault only a person can fix, with the SQL or command that does.
+    pub fn definite(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(Class::Definite, what, hint)
     }
 
     /// What a policy says to stop for, with the way out.
-    pub fn halt(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::new(Class::Halt, what, mend)
+    pub fn halt(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(Class::Halt, what, hint)
     }
 
     /// A wrong setting or argument.
-    pub fn usage(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::new(Class::Usage, what, mend)
+    pub fn usage(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(Class::Usage, what, hint)
     }
 
     /// A fault of the given class. Without a hint of its own it gets the table's.
-    pub fn new(class: Class, what: impl Into<String>, mend: impl Into<String>) -> Self {
+    pub fn new(class: Class, what: impl Into<String>, hint: impl Into<String>) -> Self {
         let fault = Self {
             class,
             side: Side::None,
             kind: Kind::Own,
             what: what.into(),
-            mend: String::new(),
+            hint: String::new(),
             source: None,
         };
-        fault.mend(mend)
+        fault.hint(hint)
     }
 
     /// A fault of a connection: class and hint as the table has them.
@@ -241,12 +241,12 @@ impl Fault {
         self
     }
 
-    /// Says what mends it; an empty text leaves what the table says.
+    /// Says how to fix it; an empty text leaves what the table says.
     #[must_use]
-    pub fn mend(mut self, mend: impl Into<String>) -> Self {
-        self.mend = mend.into();
-        if self.mend.is_empty() {
-            self.mend = match self.class {
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        if self.hint.is_empty() {
+            self.hint = match self.class {
                 // A list of wrong settings has a hint for each.
                 Class::Usage => "",
                 Class::Definite | Class::Halt => table::CHECK,
@@ -285,7 +285,7 @@ impl Fault {
             "class": format!("{:?}", self.class).to_lowercase(),
             "code": self.code(),
             "what": self.what,
-            "mend": self.mend,
+            "hint": self.hint,
         }})
     }
 
@@ -297,7 +297,7 @@ impl Fault {
     /// Whether its hint sends the reader to `pgoutbox check`, or is a general one: no use to who
     /// runs just that.
     pub fn has_general_hint(&self) -> bool {
-        [table::AGAIN, table::CHECK, table::GRANT].contains(&self.mend.as_str())
+        [table::AGAIN, table::CHECK, table::GRANT].contains(&self.hint.as_str())
     }
 
     /// The process exit code: 1 definite, 64 usage (`EX_USAGE`), 69 a server could not be
@@ -314,8 +314,8 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
-        if !self.mend.is_empty() {
-            write!(f, "\n  mend: {}", self.mend)?;
+        if !self.hint.is_empty() {
+            write!(f, "\n  hint: {}", self.hint)?;
         }
         Ok(())
     }
@@ -328,9 +328,41 @@ impl std::error::Error for Fault {
     }
 }
 
+/// The same with `mend` beside each `hint`: that is what JSON called it up to version 0.1, and
+/// alerts may read it.
+#[must_use]
+pub fn with_old_key(mut value: serde_json::Value) -> serde_json::Value {
+    match &mut value {
+        serde_json::Value::Object(object) => {
+            for part in object.values_mut() {
+                *part = with_old_key(part.take());
+            }
+            if let Some(hint) = object.get("hint").cloned() {
+                object.insert("mend".to_owned(), hint);
+            }
+        }
+        serde_json::Value::Array(parts) => {
+            for part in parts {
+                *part = with_old_key(part.take());
+            }
+        }
+        _ => {}
+    }
+    value
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_hint_is_found_under_its_old_name_too() {
+        let new = serde_json::json!({ "findings": [{ "hint": "h", "what": "w" }], "hint": null });
+        let both = with_old_key(new);
+        assert_eq!(both["findings"][0]["mend"], "h");
+        assert_eq!(both["findings"][0]["hint"], "h");
+        assert!(both.as_object().unwrap().contains_key("mend"));
+    }
     use std::error::Error as _;
 
     #[test]
@@ -351,9 +383,9 @@ mod tests {
     #[test]
     fn no_fault_is_without_a_hint() {
         for fault in
-            [Fault::transient("x"), Fault::definite("x", ""), Fault::transient("x").mend("")]
+            [Fault::transient("x"), Fault::definite("x", ""), Fault::transient("x").hint("")]
         {
-            assert!(!fault.mend.is_empty(), "{fault:?}");
+            assert!(!fault.hint.is_empty(), "{fault:?}");
         }
     }
 

@@ -10,7 +10,7 @@ use super::{About, Class, Handshake, Kind, Peer, SqlState};
 /// What is done about a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may pass by itself, or be mended by somebody while we wait.
+    /// It may pass by itself, or be fixed by somebody while we wait.
     Passing,
     /// One row, or what the database itself does with that row, is the cause: others are not
     /// concerned. For a connection as a whole it is as [`Passing`](Self::Passing).
@@ -54,13 +54,13 @@ impl Entry {
 pub const AGAIN: &str =
     "it is tried again by itself; if it lasts, run `pgoutbox check`: it names what is wrong";
 /// Where `check` finds out which of several things it is.
-pub const CHECK: &str = "run `pgoutbox check`: it names what is wrong, and the SQL that mends it";
+pub const CHECK: &str = "run `pgoutbox check`: it names what is wrong, and the SQL that fixes it";
 /// For a missing right.
 pub const GRANT: &str = "run `pgoutbox check` for the GRANT that is missing; `pgoutbox schema --stream-role NAME --audit-role NAME` shows them all";
 /// For an error of the database's own code.
-pub const TRIGGER: &str = "a trigger, rule or function of the database raised it: Postgres' log has its CONTEXT; mend that, or the row";
+pub const TRIGGER: &str = "a trigger, rule or function of the database raised it: Postgres' log has its CONTEXT; correct that, or the row";
 /// For a value that the database does not take.
-const VALUE: &str = "the database does not take this row's value, or a trigger raised it: Postgres' log names the row and the statement; mend the row, the constraint or the trigger";
+const VALUE: &str = "the database does not take this row's value, or a trigger raised it: Postgres' log names the row and the statement; correct the row, the constraint or the trigger";
 /// For a login that the server refused.
 pub const LOGIN: &str = "check user and password in DATABASE_URL, and the server's pg_hba.conf; it is tried again until then";
 /// For a defect.
@@ -115,7 +115,7 @@ fn by_code(code: &str) -> Option<Entry> {
             "a table was altered while statements on it were prepared: a new session prepares them again by itself; if it lasts, run `pgoutbox check`",
         ),
         "22021" | "22P05" => Entry::of_row(
-            "the row holds text that the database's encoding cannot hold: mend the row; an outbox is best kept in a database with encoding UTF8",
+            "the row holds text that the database's encoding cannot hold: correct the row; an outbox is best kept in a database with encoding UTF8",
         ),
         "25006" => Entry::passing(
             "the server takes no writes: it is a standby (name the primary in DATABASE_URL), or its disk is full, or somebody has made it read-only: SHOW default_transaction_read_only; SELECT pg_is_in_recovery();",
@@ -129,7 +129,7 @@ fn by_code(code: &str) -> Option<Entry> {
         "26000" | "42P05" | "34000" => Entry::passing(POOLER),
         // A password may be in the middle of its rotation: said, and tried again.
         "28000" | "28P01" => Entry::passing(LOGIN),
-        "3D000" => Entry::person("create the database, or mend its name in DATABASE_URL"),
+        "3D000" => Entry::person("create the database, or correct its name in DATABASE_URL"),
         // Publication, slot or plugin's option; schema, table, column or function.
         "42704" | "55000" | "3F000" | "42P01" | "42703" | "42883" => Entry::person(CHECK),
         "42501" => Entry::person(GRANT),
@@ -151,7 +151,7 @@ fn by_code(code: &str) -> Option<Entry> {
             "ALTER SYSTEM SET max_replication_slots = 20;  -- then restart Postgres; or drop a slot that nobody uses",
         ),
         "54000" => Entry::of_row(
-            "a value of the row is larger than an index or a row can hold: mend the row, or the index",
+            "a value of the row is larger than an index or a row can hold: correct the row, or the index",
         ),
         "55006" => Entry::passing("another pgoutbox holds the slot; this one waits as its standby"),
         "55P03" => Entry::passing(
@@ -169,9 +169,9 @@ fn by_code(code: &str) -> Option<Entry> {
         "57P03" => Entry::passing(
             "the server is starting, shutting down or in recovery: wait for it, and look into its log if it lasts",
         ),
-        "57P04" => {
-            Entry::passing("the database was dropped: create it, or mend its name in DATABASE_URL")
-        }
+        "57P04" => Entry::passing(
+            "the database was dropped: create it, or correct its name in DATABASE_URL",
+        ),
         "58P01" => Entry::person(
             "a file of the server's is missing: the pgoutput plugin (part of Postgres itself), or WAL that was removed by hand",
         ),

@@ -75,8 +75,8 @@ pub struct Parked {
     pub reason: Option<String>,
     /// The reason in full.
     pub last_error: Option<String>,
-    /// What mends it.
-    pub mend: Option<String>,
+    /// How to fix it.
+    pub hint: Option<String>,
     /// Tries so far.
     pub attempts: i32,
     /// Seconds until the next try.
@@ -169,7 +169,7 @@ fn parked(row: &Row) -> Result<Parked, Fault> {
         commit_time: column(row, "commit_micros")?,
         reason: column(row, "reason")?,
         last_error: column(row, "last_error")?,
-        mend: column(row, "mend")?,
+        hint: column(row, "hint")?,
         attempts: column(row, "attempts")?,
         next_in_seconds: column(row, "next_in_seconds")?,
         parked_at: column(row, "parked_at")?,

@@ -433,7 +433,7 @@ fn shape<'a>(
     let named = |name: &str| outbox.columns.iter().find(|column| column.name == name).cloned();
     let columns = row.columns().iter().skip(META).map(|column| named(column.name()));
     let columns: Arc<[Column]> = columns.collect::<Option<_>>().ok_or_else(|| {
-        Fault::transient(format!("{} was altered meanwhile", outbox.title())).mend("run it again")
+        Fault::transient(format!("{} was altered meanwhile", outbox.title())).hint("run it again")
     })?;
     let reader = Reader::new(outbox.number, &outbox.table, &columns).map_err(|errors| {
         Fault::definite(errors.join("\n  "), "name the right columns under [tables.columns]")

@@ -49,14 +49,14 @@ pub(super) struct Sent {
 /// Why a batch was not taken.
 pub(super) struct Failure {
     pub(super) what: String,
-    pub(super) mend: String,
+    pub(super) hint: String,
     /// The same may be sent once more.
     pub(super) is_transient: bool,
 }
 
 impl Failure {
-    fn new(what: String, mend: &str, is_transient: bool) -> Self {
-        Self { what, mend: mend.to_owned(), is_transient }
+    fn new(what: String, hint: &str, is_transient: bool) -> Self {
+        Self { what, hint: hint.to_owned(), is_transient }
     }
 
     pub(super) fn rejected(count: usize, why: &str) -> Self {
@@ -66,7 +66,7 @@ impl Failure {
     }
 
     fn status(code: u16) -> Self {
-        let mend = match code {
+        let hint = match code {
             401 | 403 => "set what it asks for in otlp.headers",
             404 | 405 => {
                 "it has no OTLP over HTTP there: see its receiver's path; otlp.endpoint gets /v1/traces put behind it, otlp.traces_endpoint does not"
@@ -74,7 +74,7 @@ impl Failure {
             415 => "it takes no protobuf: have its receiver take OTLP over HTTP in binary form",
             _ => "see the collector's log",
         };
-        Self::new(format!("it answers {code}"), mend, LATER.contains(&code))
+        Self::new(format!("it answers {code}"), hint, LATER.contains(&code))
     }
 }
 
@@ -143,7 +143,7 @@ impl Collector {
             what = format!("{what}: {deeper}");
             cause = deeper.source();
         }
-        let mend = tls::trouble(error.as_ref()).map_or_else(
+        let hint = tls::trouble(error.as_ref()).map_or_else(
             || format!(
                 "start a collector that takes OTLP over HTTP at {} (port 4317 is usually gRPC's, 4318 HTTP's), or set otlp.endpoint to where it is, or to off",
                 self.authority()
@@ -153,7 +153,7 @@ impl Collector {
                 hint.replace("the CA file", "otlp.ca_file")
             },
         );
-        Failure { what, mend, is_transient: true }
+        Failure { what, hint, is_transient: true }
     }
 
     /// The server may have closed a kept connection just now: that is no failure of its.

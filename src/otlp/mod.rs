@@ -263,7 +263,7 @@ fn tell(collector: &Collector, is_out: &mut bool, failure: Option<Failure>) {
         Some(failure) if !*is_out => {
             *is_out = true;
             warn!(
-                mend = failure.mend,
+                hint = failure.hint,
                 "spans cannot be exported to {to}: {}; events go on, pgoutbox_spans_total counts the spans that are lost",
                 failure.what
             );

@@ -47,7 +47,7 @@ pub type Connected = (Client, JoinHandle<Result<(), Fault>>);
 /// Connects and logs in, within the timeout, with the settings of the [`Role`].
 ///
 /// # Errors
-/// Transient, unless the server says that only a person can mend it.
+/// Transient, unless the server says that only a person can fix it.
 pub async fn connect(role: Role, config: &config::Postgres) -> Result<Connected, Fault> {
     connect_and_hear(role, config, None).await
 }
@@ -379,7 +379,7 @@ impl ServerError {
         // What the database's own code raises says nothing of the statement's tables and rights.
         if self.is_raised() || self.is_within_function && fault.class == Class::Definite {
             fault.class = Class::Transient;
-            fault = fault.mend(table::TRIGGER);
+            fault = fault.hint(table::TRIGGER);
         }
         fault.because(self)
     }
@@ -544,7 +544,7 @@ impl Denied {
                 server.password_place
             ),
             Self::DatabaseMissing => {
-                format!("CREATE DATABASE {database};  -- or mend its name in the configuration")
+                format!("CREATE DATABASE {database};  -- or correct its name in the configuration")
             }
             Self::DatabaseClosed => format!("ALTER DATABASE {database} ALLOW_CONNECTIONS true;"),
             Self::Replication => {
@@ -589,9 +589,9 @@ pub(crate) fn not_in(server: &Server, streams: bool, mut fault: Fault) -> Fault 
     let denied = server_error(&fault)
         .and_then(|error| Some((Denied::of(error, streams)?, error.message.clone())));
     if let Some((denied, message)) = denied {
-        fault = fault.mend(denied.hint(server, &message, streams));
+        fault = fault.hint(denied.hint(server, &message, streams));
     } else if fault.kind == Kind::Login {
-        fault = fault.mend(format!(
+        fault = fault.hint(format!(
             "check user and password in {}, and the server's pg_hba.conf; it is tried again until then",
             server.password_place
         ));
@@ -649,7 +649,7 @@ mod tests {
         assert_eq!((fault.class, fault.code()), (Class::Definite, Some("42704")));
         assert_eq!(server_error(&fault).map(|error| error.is_within_function), Some(false));
         for broken in [&b""[..], b"M", b"Mx", b"C42", b"\0\0", b"C42704\0M"] {
-            assert!(!ServerError::parse(broken).fault().mend.is_empty());
+            assert!(!ServerError::parse(broken).fault().hint.is_empty());
         }
     }
 
@@ -659,7 +659,7 @@ mod tests {
             let mut raised = ServerError::parse(&body(&[(b'C', code), (b'M', "m")]));
             raised.is_within_function = true;
             let fault = raised.fault();
-            assert_eq!((fault.class, fault.mend.as_str()), (Class::Transient, table::TRIGGER));
+            assert_eq!((fault.class, fault.hint.as_str()), (Class::Transient, table::TRIGGER));
         }
     }
 

@@ -254,7 +254,7 @@ pub fn explain_filter(fault: Fault, table: &str, filter: &str) -> Fault {
         format!("{table}: {}, perhaps in the row filter of the publication: {filter}", fault.what);
     let hint = "give the publication a filter that works for every row of the table: ALTER PUBLICATION … SET TABLE … WHERE (…); \
                 or correct the row that it fails for";
-    let mut fault = fault.mend(hint);
+    let mut fault = fault.hint(hint);
     fault.what = what;
     fault
 }

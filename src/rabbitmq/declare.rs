@@ -128,11 +128,11 @@ async fn declare_queue(channel: &Channel, queue: &Queue, exchange: &str) -> Resu
 
 fn refused(what: &str, error: &lapin::Error) -> Fault {
     let fault = publisher::classify(error);
-    let mend = match fault.kind {
+    let hint = match fault.kind {
         Kind::Amqp(403, _) => {
             "declare as a user who may configure it: rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*'"
         }
-        _ => fault.mend.as_str(),
+        _ => fault.hint.as_str(),
     };
-    Fault::definite(format!("{what} could not be declared: {error}"), mend).kind(fault.kind)
+    Fault::definite(format!("{what} could not be declared: {error}"), hint).kind(fault.kind)
 }

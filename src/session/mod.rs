@@ -268,7 +268,7 @@ impl Session {
         for warning in warnings {
             // Once for each process: they do not change from session to session.
             if past.warned.insert(warning.what.clone()) {
-                warn!(mend = warning.mend, "{}", warning.what);
+                warn!(hint = warning.hint, "{}", warning.what);
             }
         }
         // The broker before the slot: a relay that cannot publish need not keep a walsender busy.
@@ -434,7 +434,7 @@ impl Session {
             Doing::Paused => {
                 let by = self.relay.paused_by().unwrap_or_default();
                 warn!(
-                    mend = "pgoutbox resume",
+                    hint = "pgoutbox resume",
                     "paused by {by}: nothing is published, WAL is kept"
                 );
                 return self.board.pause(by);
@@ -717,7 +717,7 @@ impl Session {
     /// Nothing is delivered, and the session lives: said, and recorded for `pgoutbox status`.
     fn hindered(&mut self, fault: &Fault) {
         if self.board.hinder(fault) != News::None {
-            warn!(mend = fault.mend, "{}", fault.what);
+            warn!(hint = fault.hint, "{}", fault.what);
         }
         let now = self.relay.acknowledged();
         self.recovery.get_or_insert_with(|| Recovery::new(now));
@@ -778,7 +778,7 @@ impl Session {
                 // Somebody has a lock on the row, say: it is tried again. Where the connection is
                 // gone, the session ends over that.
                 Err(fault) => {
-                    warn!(mend = fault.mend, "what is settled was not recorded: {}", fault.what);
+                    warn!(hint = fault.hint, "what is settled was not recorded: {}", fault.what);
                     None
                 }
             }
@@ -842,7 +842,7 @@ fn blocked(why: &str) -> Fault {
     let what = format!("RabbitMQ blocks the connection ({why}): nothing is published, WAL is kept");
     Fault::transient(what)
         .on(Side::Broker)
-        .mend("clear its memory or disk alarm: rabbitmq-diagnostics alarms")
+        .hint("clear its memory or disk alarm: rabbitmq-diagnostics alarms")
 }
 
 fn far() -> Instant {

@@ -34,7 +34,7 @@ pub(super) async fn record_fault(
 ) {
     record(config, past.walsender, board, client, end).await;
     if matches!(end, End::Fault(fault) if fault.kind == Kind::PassedBy) {
-        // Whoever mends it leaves no trace: it is written down that there was something to mend.
+        // Whoever hints it leaves no trace: it is written down that there was something to hint.
         let noted = record_coverage(client, &config.postgres.slot, 0);
         if !matches!(timeout(STOP_TIMEOUT, noted).await, Ok(Ok(()))) {
             debug!("that rows passed by the slot was not recorded");
@@ -58,7 +58,7 @@ pub(super) async fn record(
     let mut json = serde_json::json!({
         "class": format!("{:?}", fault.class).to_lowercase(),
         "what": fault.what,
-        "mend": fault.mend,
+        "hint": fault.hint,
     });
     if let (Some(stuck), Some(json)) = (position, json.as_object_mut()) {
         json.insert("event_id".into(), stuck.id.clone().into());
@@ -129,10 +129,10 @@ impl Row {
         begin?;
         let rows = match rows {
             Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => {
-                let (who, mend) = locker(client, "pgoutbox.progress").await;
+                let (who, hint) = locker(client, "pgoutbox.progress").await;
                 let what =
                     format!("the row of slot \"{slot}\" in pgoutbox.progress is locked by {who}");
-                return Err(Fault::transient(what).on(Side::Audit).mend(mend));
+                return Err(Fault::transient(what).on(Side::Audit).hint(hint));
             }
             rows => rows?,
         };
@@ -277,8 +277,8 @@ async fn remember_coverage(past: &mut Past, client: &Client, slot: &str, is_gap:
     if let Err(fault) = outcome
         && past.warned.insert("progress.coverage".to_owned())
     {
-        let mend = "pgoutbox init  -- adds what is missing";
-        warn!(mend, "how the tables are covered cannot be kept: {}", fault.what);
+        let hint = "pgoutbox init  -- adds what is missing";
+        warn!(hint, "how the tables are covered cannot be kept: {}", fault.what);
     }
 }
 
@@ -358,7 +358,9 @@ fn inherit(board: &Board, row: &tokio_postgres::Row) -> Result<(), Fault> {
     let text = |key: &str| fault.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
     let seconds: f64 = column(row, "fault_seconds")?;
     let lasted = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    board.inherit(Fault::transient(text("what")).mend(text("mend")), lasted);
+    // As version 0.1 wrote it.
+    let hint = [text("hint"), text("mend")].into_iter().find(|hint| !hint.is_empty());
+    board.inherit(Fault::transient(text("what")).hint(hint.unwrap_or_default()), lasted);
     Ok(())
 }
 

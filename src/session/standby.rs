@@ -34,8 +34,8 @@ async fn own(config: &Config, past: &Past, client: &Client) -> Result<Option<Fau
         "our own previous connection (walsender pid {pid}) still holds slot \"{}\": Postgres ends it after wal_sender_timeout ({limit}), unless it hangs",
         config.postgres.slot
     );
-    let mend = format!("SELECT pg_terminate_backend({pid});  -- or wait for {limit}");
-    Ok(Some(Fault::transient(what).on(Side::Stream).mend(mend)))
+    let hint = format!("SELECT pg_terminate_backend({pid});  -- or wait for {limit}");
+    Ok(Some(Fault::transient(what).on(Side::Stream).hint(hint)))
 }
 
 /// Who has the slot, once the server would have noticed the end of an earlier process of ours.
@@ -115,7 +115,7 @@ async fn take(
             Err(fault) if fault.is_code(codes::OBJECT_IN_USE) => {
                 match own(config, past, client).await? {
                     Some(fault) if board.hinder(&fault) != News::None => {
-                        warn!(mend = fault.mend, "{}", fault.what);
+                        warn!(hint = fault.hint, "{}", fault.what);
                         let end = End::Fault(fault);
                         record_fault(config, past, board, client, &end).await;
                     }

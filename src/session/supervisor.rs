@@ -21,7 +21,7 @@ use crate::upkeep::reconcile::Trigger;
 ///
 /// # Errors
 /// What a policy says to stop for, and what a setting of its own is wrong with: whatever may pass
-/// by itself, or be mended beside it, is waited out.
+/// by itself, or be fixed beside it, is waited out.
 pub async fn run(
     config: Config,
     mut shutdown: Shutdown,
@@ -70,10 +70,10 @@ pub async fn run(
 
 /// One line for what is new of it: an outage of hours is no reason for thousands.
 fn log(fault: &Fault, news: News, pause: Duration, board: &Board) {
-    let (mend, again_in) = (&fault.mend, span(pause));
+    let (hint, again_in) = (&fault.hint, span(pause));
     let failures = board.outage().map_or(1, |outage| outage.failures);
     if news == News::None {
-        return debug!(mend, again_in, failures, "still: {}", fault.what);
+        return debug!(hint, again_in, failures, "still: {}", fault.what);
     }
     let lasted = match news {
         News::First => None,
@@ -82,13 +82,13 @@ fn log(fault: &Fault, news: News, pause: Duration, board: &Board) {
     if fault.class == Class::Event {
         let what = &fault.what;
         error!(
-            mend,
+            hint,
             again_in, failures, lasted, "{what}: nothing behind it is published, WAL is kept"
         );
     } else if fault.class == Class::Definite {
-        error!(mend, again_in, failures, lasted, "{}", fault.what);
+        error!(hint, again_in, failures, lasted, "{}", fault.what);
     } else {
-        warn!(mend, again_in, failures, lasted, "{}", fault.what);
+        warn!(hint, again_in, failures, lasted, "{}", fault.what);
     }
 }
 

@@ -161,7 +161,7 @@ pub async fn ensure_slot(
 
 /// A slot that was lost between the preflight and its use is no reason to end the process: the
 /// next session makes it anew. To be asked about the fault of a stream that does not start: it
-/// comes back transient where a new session mends it.
+/// comes back transient where a new session helps.
 pub async fn soften(config: &Config, client: &Client, fault: Fault) -> Fault {
     if !config.is_catching_up() {
         return fault;
@@ -501,7 +501,7 @@ pub async fn tell_orphans(
     if rows > 0 {
         warn!(
             rows,
-            mend = "GRANT SELECT on it, or publish what it held yourself",
+            hint = "GRANT SELECT on it, or publish what it held yourself",
             "listed rows are of a table that is gone, or that this role may not read: they are passed over"
         );
     }

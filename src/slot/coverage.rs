@@ -386,15 +386,15 @@ fn table_finding(config: &Config, table: &Table, answer: &Answer) -> Option<Find
     None
 }
 
-/// Not there, or nothing that can be in a publication: to say that it is not in ours would mend nothing.
+/// Not there, or nothing that can be in a publication: to say that it is not in ours would help nothing.
 fn no_table(table: &Table, answer: &Answer) -> Option<Finding> {
     if let Some(missing) = table_missing(table, answer) {
         return Some(missing);
     }
     if !answer.is_table {
         let what = format!("{}.{} is no table", table.schema, table.name);
-        let mend = "name a table in the configuration: only tables are in the WAL";
-        return Some(Finding::error("table-kind", what, mend));
+        let hint = "name a table in the configuration: only tables are in the WAL";
+        return Some(Finding::error("table-kind", what, hint));
     }
     answer.is_temporary.then(|| {
         Finding::error(

@@ -9,7 +9,7 @@ pub enum Severity {
     Error,
     /// Works, but costs or endangers something.
     Warning,
-    /// Cannot be seen from here; the mend says who can.
+    /// Cannot be seen from here; the hint says who can.
     Unknown,
     /// As it should be.
     Good,
@@ -140,14 +140,14 @@ pub struct Finding {
     pub severity: Severity,
     /// What was found.
     pub what: String,
-    /// The SQL or command that mends it; empty when nothing needs doing.
-    pub mend: String,
+    /// The SQL or command that helps; empty when nothing needs doing.
+    pub hint: String,
 }
 
 impl Finding {
-    fn new(name: &'static str, severity: Severity, what: String, mend: String) -> Self {
+    fn new(name: &'static str, severity: Severity, what: String, hint: String) -> Self {
         debug_assert!(NAMES.contains(&name), "{name} is not among the names of findings");
-        Self { name, severity, what, mend }
+        Self { name, severity, what, hint }
     }
 
     /// As it should be.
@@ -156,18 +156,18 @@ impl Finding {
     }
 
     /// Not to be seen from here.
-    pub fn unknown(name: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::new(name, Severity::Unknown, what.into(), mend.into())
+    pub fn unknown(name: &'static str, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(name, Severity::Unknown, what.into(), hint.into())
     }
 
     /// Works, but costs or endangers something.
-    pub fn warning(name: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::new(name, Severity::Warning, what.into(), mend.into())
+    pub fn warning(name: &'static str, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(name, Severity::Warning, what.into(), hint.into())
     }
 
     /// The relay would lose events or not run.
-    pub fn error(name: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::new(name, Severity::Error, what.into(), mend.into())
+    pub fn error(name: &'static str, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(name, Severity::Error, what.into(), hint.into())
     }
 
     /// The same, graver or less grave.
@@ -192,7 +192,7 @@ impl Finding {
             lines.dedup();
             lines.join("\n  ")
         };
-        let fault = Fault::definite(join(|f| &f.what), join(|f| &f.mend));
+        let fault = Fault::definite(join(|f| &f.what), join(|f| &f.hint));
         let is_passed_by = errors.iter().any(|finding| PASSED_BY.contains(&finding.name));
         Some(if is_passed_by { fault.kind(Kind::PassedBy) } else { fault })
     }

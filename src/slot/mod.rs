@@ -129,7 +129,7 @@ pub async fn create(client: &Client, config: &Config, timeout: Duration) -> Resu
     let state = state(client, slot).await?;
     state.and_then(|state| state.confirmed_flush_lsn).ok_or_else(|| {
         Fault::transient(format!("slot \"{slot}\" was created and is gone again"))
-            .mend("somebody else drops slots on this server; run `pgoutbox init` again")
+            .hint("somebody else drops slots on this server; run `pgoutbox init` again")
     })
 }
 
@@ -153,12 +153,12 @@ pub fn creation(config: &Config, timeout: Duration) -> Result<String, Fault> {
 /// # Errors
 /// The connection's.
 pub(crate) async fn blockers(client: &Client) -> Result<(Vec<String>, Vec<String>), Fault> {
-    let (mut blockers, mut mends) = (Vec::new(), Vec::new());
+    let (mut blockers, mut hints) = (Vec::new(), Vec::new());
     for row in query(client, sql::BLOCKERS).await? {
         blockers.push(column::<String>(&row, "who")?);
-        mends.push(column::<String>(&row, "mend")?);
+        hints.push(column::<String>(&row, "hint")?);
     }
-    Ok((blockers, mends))
+    Ok((blockers, hints))
 }
 
 /// A slot that took too long.
@@ -172,12 +172,12 @@ pub(crate) async fn blocked(
         "slot \"{slot}\" could not be created within {waited}: \
         it must wait for every transaction that is writing, in any database"
     );
-    let (blockers, mut mends) = blockers(client).await?;
+    let (blockers, mut hints) = blockers(client).await?;
     if blockers.is_empty() {
-        return Ok(Fault::transient(what).mend("they have ended by now: run `pgoutbox init` again"));
+        return Ok(Fault::transient(what).hint("they have ended by now: run `pgoutbox init` again"));
     }
-    mends.push("then run `pgoutbox init` again".to_owned());
-    Ok(Fault::definite(format!("{what}\n  {}", blockers.join("\n  ")), mends.join("\n  ")))
+    hints.push("then run `pgoutbox init` again".to_owned());
+    Ok(Fault::definite(format!("{what}\n  {}", blockers.join("\n  ")), hints.join("\n  ")))
 }
 
 /// What to do about a slot that is gone or lost, where the relay does not see to it itself.
@@ -229,7 +229,7 @@ pub(crate) fn never_there(config: &Config) -> Fault {
             "slot \"{}\" does not exist, and no relay of this database ever had it",
             config.postgres.slot
         ),
-        "pgoutbox init  -- or mend the name: postgres.slot",
+        "pgoutbox init  -- or correct the name: postgres.slot",
     )
 }
 

@@ -65,14 +65,14 @@ fn children(table: &Table, children: &[String]) -> Option<Finding> {
         title(table),
         children.join(", ")
     );
-    let mend = match children.iter().any(|child| child.starts_with(CHUNKS)) {
+    let hint = match children.iter().any(|child| child.starts_with(CHUNKS)) {
         true => "use an ordinary table, or one that is partitioned (PARTITION BY RANGE), as the outbox: the rows of a hypertable are in its chunks".to_owned(),
         false => format!(
             "{}  -- then name those that hold events under [[tables]], or attach them to a partitioned table",
             each(children, |child| format!("ALTER TABLE {child} NO INHERIT {quoted};"))
         ),
     };
-    Some(Finding::error("table-children", what, mend))
+    Some(Finding::error("table-children", what, hint))
 }
 
 fn unlogged(table: &Table, answer: &Answer) -> Option<Finding> {

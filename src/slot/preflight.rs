@@ -50,7 +50,7 @@ impl Preflight {
     /// Whether the relay may start.
     ///
     /// # Errors
-    /// Everything that stands against it, with the SQL that mends it.
+    /// Everything that stands against it, with the SQL that helps.
     pub fn ready(self, config: &Config) -> Result<Ready, Fault> {
         if let Some(mut fault) = Finding::fault(&self.findings) {
             if self.is_halting {
@@ -84,7 +84,7 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
     let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
     if column(row, "is_standby")? {
         let what = "this Postgres is a standby: it cannot be written to";
-        return Err(Fault::transient(what).kind(Kind::Standby).mend(
+        return Err(Fault::transient(what).kind(Kind::Standby).hint(
             "connect to the primary: a name that follows it, or target_session_attrs of a pooler",
         ));
     }
@@ -175,7 +175,7 @@ async fn strangers(
     );
     let are_members = rows.iter().map(|row| column(row, "is_member"));
     let are_members = are_members.collect::<Result<Vec<bool>, _>>()?.into_iter().all(|is| is);
-    let mend = if answers.iter().any(|answer| answer.is_all_tables) {
+    let hint = if answers.iter().any(|answer| answer.is_all_tables) {
         own_publication(config)
     } else if are_members && answers.iter().all(|answer| answer.member.is_some()) {
         let names = names.join(", ");
@@ -183,7 +183,7 @@ async fn strangers(
     } else {
         format!("{}  -- relay stopped", coverage::set_tables(config))
     };
-    Ok(Some(Finding::warning("publication-other-tables", what, mend)))
+    Ok(Some(Finding::warning("publication-other-tables", what, hint)))
 }
 
 /// One for all tables cannot be made smaller.

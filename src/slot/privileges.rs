@@ -53,9 +53,9 @@ pub(super) async fn look(
              published (postgres.on_slot_loss)",
             title(table)
         );
-        let mend = grants_for(sql::GRANTS_CATCH_UP, config.audit.mode, table, role)?;
+        let hint = grants_for(sql::GRANTS_CATCH_UP, config.audit.mode, table, role)?;
         let severity = if is_catching_up { Severity::Error } else { Severity::Warning };
-        let finding = Finding::error("grant-catch-up", what, statements(&mend));
+        let finding = Finding::error("grant-catch-up", what, statements(&hint));
         findings.push(finding.as_grave_as(severity));
     }
     if !is_enough {
@@ -81,7 +81,7 @@ pub(super) async fn look(
         let quoted = sql::identifier(role);
         let bypass = format!("ALTER ROLE {quoted} BYPASSRLS;");
         // Where one takes rows away, no other gives them back.
-        let mend = match may("has_restrictive_policy")? {
+        let hint = match may("has_restrictive_policy")? {
             true => bypass,
             false => format!(
                 "CREATE POLICY {quoted} ON {} TO {quoted} USING (true);  -- or {bypass}",
@@ -93,7 +93,7 @@ pub(super) async fn look(
         let finding = Finding::error(
             "row-level-security",
             format!("row level security may hide rows of {} from role \"{role}\"", title(table)),
-            mend,
+            hint,
         );
         let severity = if is_needed { Severity::Error } else { Severity::Warning };
         findings.push(finding.as_grave_as(severity));

@@ -247,7 +247,7 @@ fn mapping_errors(
     attributes: &[Attribute],
 ) -> Vec<Finding> {
     let names: Vec<_> = attributes.iter().map(|a| a.name.as_str()).collect();
-    let mend = |error: &str| {
+    let hint = |error: &str| {
         if error.contains("for relayed_at") {
             format!(
                 "ALTER TABLE {} ADD COLUMN {} timestamptz;  -- or choose another audit.mode",
@@ -266,8 +266,8 @@ fn mapping_errors(
         }
     };
     let finding = |error: &String| match error.contains("cannot be read as") {
-        true => Finding::error("column-type", error, mend(error)),
-        false => Finding::error("column-missing", error, mend(error)),
+        true => Finding::error("column-type", error, hint(error)),
+        false => Finding::error("column-missing", error, hint(error)),
     };
     errors.into_iter().flatten().map(finding).collect()
 }
@@ -286,14 +286,14 @@ fn hidden(config: &Config, attributes: &[Attribute], can_send: bool, error: &str
     }
     let what = format!("{error} in the stream: generated columns are not sent");
     let map = "map ordinary columns under [tables.columns]";
-    let mend = match can_send {
+    let hint = match can_send {
         true => format!(
             "ALTER PUBLICATION {publication} SET (publish_generated_columns = stored);  -- relay \
              stopped; or {map}"
         ),
         false => format!("{map}: only Postgres 18 and newer can send generated ones"),
     };
-    Finding::error("column-generated", what, mend)
+    Finding::error("column-generated", what, hint)
 }
 
 fn partition(table: &Table, shape: &Shape) -> Option<Finding> {
@@ -316,17 +316,17 @@ fn partition_key(config: &Config, table: &Table, shape: &Shape) -> Option<Findin
             title(table)
         )
     };
-    let mend = "partition by a column that never changes, such as occurred_at: \
+    let hint = "partition by a column that never changes, such as occurred_at: \
                 make a new table, since a partition key cannot be altered";
     let written = WRITTEN.into_iter().find(|name| has(name));
     if config.audit.mode == AuditMode::Update && has(mark) {
-        return Some(Finding::error("partition-key", what(mark), mend));
+        return Some(Finding::error("partition-key", what(mark), hint));
     }
     if let Some(column) = written {
-        return Some(Finding::error("partition-key", what(column), mend));
+        return Some(Finding::error("partition-key", what(column), hint));
     }
     let likely = LIKELY_WRITTEN.into_iter().find(|name| has(name))?;
-    Some(Finding::warning("partition-key", what(likely), mend))
+    Some(Finding::warning("partition-key", what(likely), hint))
 }
 
 /// What a catch-up goes by, where the server does not keep when a transaction was committed.
@@ -343,7 +343,7 @@ pub(super) fn order(config: &Config, table: &Table, outbox: &OutboxTable) -> Opt
         title(table)
     );
     let likely = times.find(|column| LIKELY_TIMES.contains(&column.name.as_str()));
-    let mend = match likely {
+    let hint = match likely {
         Some(column) => {
             format!("map it under [tables.columns]: occurred_at = {:?}", column.name)
         }
@@ -356,7 +356,7 @@ pub(super) fn order(config: &Config, table: &Table, outbox: &OutboxTable) -> Opt
             )
         }
     };
-    Some(Finding::warning("catch-up-order", what, mend))
+    Some(Finding::warning("catch-up-order", what, hint))
 }
 
 /// Marks find their rows by the id.
@@ -379,12 +379,12 @@ async fn id_index(
     }
     let place = format!("{} ({})", sql::qualified(&table.schema, &table.name), sql::identifier(id));
     // Of a partitioned table it could not be unique by the id alone, nor be made concurrently.
-    let mend = match shape.kind.as_str() {
+    let hint = match shape.kind.as_str() {
         "p" => format!("CREATE INDEX ON {place};  -- locks the table against writes meanwhile"),
         _ => format!("CREATE UNIQUE INDEX CONCURRENTLY ON {place};"),
     };
     let what = format!("no index of {} begins with {id}: every mark reads all of it", title(table));
-    Ok(Some(Finding::warning("id-index", what, mend)))
+    Ok(Some(Finding::warning("id-index", what, hint)))
 }
 
 /// The id is the message's, and what marks find rows by.
@@ -407,7 +407,7 @@ async fn id_values(client: &Client, table: &Table, shape: &Shape) -> Result<Vec<
         ));
     }
     if !column::<bool>(row, "is_unique")? {
-        let mend = match shape.kind.as_str() {
+        let hint = match shape.kind.as_str() {
             "p" => {
                 let key = shape.key_columns.iter().filter(|column| *column != id);
                 let columns =
@@ -426,7 +426,7 @@ async fn id_values(client: &Client, table: &Table, shape: &Shape) -> Result<Vec<
                  the mark of one is a mark of both",
                 title(table)
             ),
-            mend,
+            hint,
         ));
     }
     Ok(findings)

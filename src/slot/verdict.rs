@@ -128,8 +128,8 @@ fn missing(server: &Row, history: History, config: &Config) -> Result<Vec<Findin
     let (slots, most): (i32, i32) = (column(server, "slots")?, column(server, "max_slots")?);
     let mut findings = vec![match history {
         History::None => {
-            let Fault { what, mend, .. } = never_there(config);
-            Finding::error("slot-missing", what, mend)
+            let Fault { what, hint, .. } = never_there(config);
+            Finding::error("slot-missing", what, hint)
         }
         History::Known | History::CatchUp => gone(config, None),
     }];

@@ -31,8 +31,8 @@ pub struct Trouble {
     pub is_error: bool,
     /// Which certificate, and why.
     pub what: String,
-    /// What mends it.
-    pub mend: String,
+    /// How to fix it.
+    pub hint: String,
 }
 
 /// Takes whatever a server shows, and keeps it to be looked at.
@@ -145,11 +145,11 @@ fn untrusted(
     ca_setting: &str,
     now: Timestamp,
 ) -> Option<Trouble> {
-    let trouble = |what: String, mend: String| Some(Trouble { is_error: true, what, mend });
+    let trouble = |what: String, hint: String| Some(Trouble { is_error: true, what, hint });
     let (server, intermediates) = shown.split_first()?;
     let roots = match roots(tls.ca_file.as_deref()) {
         Ok(roots) => roots,
-        Err(fault) => return trouble(fault.what, fault.mend),
+        Err(fault) => return trouble(fault.what, fault.hint),
     };
     let trusted = match &tls.ca_file {
         Some(path) => format!("{}, which holds {}", path.display(), subjects(&roots)),
@@ -157,7 +157,7 @@ fn untrusted(
     };
     let verifier = match Verifier::of(tls, provider()) {
         Ok(verifier) => verifier,
-        Err(fault) => return trouble(fault.what, fault.mend),
+        Err(fault) => return trouble(fault.what, fault.hint),
     };
     let name = match ServerName::try_from(host.to_owned()) {
         Ok(name) => name,
@@ -229,7 +229,7 @@ fn out_of_date(read: &Read, is_refused: bool, now: Timestamp) -> Option<Trouble>
     let renew = "renew it, and have the server load the new one".to_owned();
     if ends <= now {
         let what = format!("certificate {subject} expired at {ends:.0}");
-        return Some(Trouble { is_error: is_refused, what, mend: renew });
+        return Some(Trouble { is_error: is_refused, what, hint: renew });
     }
     if now < begins {
         return Some(Trouble {
@@ -237,7 +237,7 @@ fn out_of_date(read: &Read, is_refused: bool, now: Timestamp) -> Option<Trouble>
             what: format!(
                 "certificate {subject} is not good before {begins:.0}; it is {now:.0} here"
             ),
-            mend: "set the clock of this machine, or of the one that made the certificate"
+            hint: "set the clock of this machine, or of the one that made the certificate"
                 .to_owned(),
         });
     }
@@ -249,7 +249,7 @@ fn out_of_date(read: &Read, is_refused: bool, now: Timestamp) -> Option<Trouble>
             "certificate {subject} expires at {ends:.0}, in {}",
             crate::text::span(Duration::from_secs(left.as_secs() / 3600 * 3600))
         ),
-        mend: renew,
+        hint: renew,
     })
 }
 

@@ -142,7 +142,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Fault> {
 fn bad_file(path: &Path, what: &str) -> Fault {
     Fault::transient(format!("TLS file {} {what}", path.display()))
         .kind(Kind::Tls(Handshake::File))
-        .mend(table::entry(Kind::Tls(Handshake::File), Peer::Postgres).hint)
+        .hint(table::entry(Kind::Tls(Handshake::File), Peer::Postgres).hint)
 }
 
 /// Verifies as `sslmode` asks for: the chain and the name, the chain alone (`verify-ca`), or nothing

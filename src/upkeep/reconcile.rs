@@ -107,7 +107,7 @@ impl Walk {
     fn pass_over(&mut self, what: &str, fault: &Fault) {
         let table = what.split(':').next().unwrap_or_default();
         if self.told.is_to_tell(&format!("{table} {:?}", fault.code())) {
-            warn!(mend = fault.mend, "reconciliation: {what} is not looked at: {}", fault.what);
+            warn!(hint = fault.hint, "reconciliation: {what} is not looked at: {}", fault.what);
         }
     }
 }
@@ -139,7 +139,7 @@ async fn run(config: &Config, trigger: &Trigger) {
     loop {
         let Err(fault) = session(config, trigger, &mut walk).await else { continue };
         if told.as_ref() != Some(&fault.what) {
-            warn!(mend = fault.mend, "reconciliation: {}", fault.what);
+            warn!(hint = fault.hint, "reconciliation: {}", fault.what);
         }
         told = Some(fault.what);
         sleep(config.reconcile.interval.min(RETRY)).await;
@@ -369,7 +369,7 @@ fn with_grant(fault: Fault, config: &Config, table: &Table) -> Fault {
     } else {
         slot::reconcile_grants(table, role)
     };
-    fault.mend(grants.map(|sql| statements(&sql)).unwrap_or_default())
+    fault.hint(grants.map(|sql| statements(&sql)).unwrap_or_default())
 }
 
 /// Ends the round: says what is missing, and sends it once more where that is wanted.
@@ -389,7 +389,7 @@ async fn report(client: &Client, config: &Config, walk: &mut Walk) -> Result<(),
         let outbox = Outbox::find(client, config, number).await?;
         let (table, rows) = (outbox.title(), missing.rows);
         let oldest = missing.oldest.clone().unwrap_or_else(|| "unknown".to_owned());
-        let mend = format!("pgoutbox replay --table {table} --only unrelayed --mark");
+        let hint = format!("pgoutbox replay --table {table} --only unrelayed --mark");
         if config.reconcile.republishes {
             warn!(
                 table,
@@ -403,7 +403,7 @@ async fn report(client: &Client, config: &Config, walk: &mut Walk) -> Result<(),
                     .map_or(fault.clone(), |table| with_grant(fault, config, table))
             })?;
         } else {
-            warn!(table, rows, oldest, mend, "rows are neither marked nor parked");
+            warn!(table, rows, oldest, hint, "rows are neither marked nor parked");
         }
     }
     Ok(())
@@ -423,7 +423,7 @@ async fn republish(
         warn!(
             table = outbox.title(),
             rows = all - found.len(),
-            mend = "look for what undoes the mark, a trigger or a rule on the table, or a missing right: pgoutbox check; \
+            hint = "look for what undoes the mark, a trigger or a rule on the table, or a missing right: pgoutbox check; \
                     they are sent again by the next process, or by pgoutbox replay",
             "reconciliation: rows that were sent once more have no mark all the same: they are not sent again"
         );
@@ -448,7 +448,7 @@ async fn republish(
         if let Fate::Refused(refusal) = fate {
             warn!(
                 event_id = item.id,
-                mend = refusal.mend(),
+                hint = refusal.hint(),
                 "reconciliation: event cannot be delivered: {refusal}"
             );
         }

@@ -99,7 +99,7 @@ impl<'a> Watch<'a> {
     fn failed(&mut self, fault: &Fault) {
         self.client = None;
         if !std::mem::replace(&mut self.is_failing, true) {
-            warn!(mend = fault.mend, "the guard over the WAL cannot look: {}", fault.what);
+            warn!(hint = fault.hint, "the guard over the WAL cannot look: {}", fault.what);
         }
     }
 
@@ -184,7 +184,7 @@ impl<'a> Watch<'a> {
                 self.is_blind = true;
                 let role = sql::identifier(&self.config.postgres.audit.user);
                 warn!(
-                    mend = format!("GRANT pg_monitor TO {role};"),
+                    hint = format!("GRANT pg_monitor TO {role};"),
                     "guard.disk_limit: only the WAL that the slot keeps can be counted"
                 );
                 Ok(None)
@@ -208,23 +208,23 @@ impl<'a> Watch<'a> {
         self.said_at = Some(Instant::now());
         let pause = if is_calm { None } else { self.pause(client).await };
         let what = words(sample, verdict, pause.as_deref());
-        let mend = self.mend(verdict, pause.is_some());
+        let hint = self.hint(verdict, pause.is_some());
         let retained_wal_bytes = verdict.retained;
         match verdict.level {
             Level::Calm => info!(retained_wal_bytes, "{what}"),
-            Level::Warning => warn!(mend, retained_wal_bytes, "{what}"),
-            Level::Critical => error!(mend, retained_wal_bytes, "{what}"),
+            Level::Warning => warn!(hint, retained_wal_bytes, "{what}"),
+            Level::Critical => error!(hint, retained_wal_bytes, "{what}"),
         }
-        self.record(client, verdict, &what, &mend).await;
+        self.record(client, verdict, &what, &hint).await;
         Ok(())
     }
 
     /// For `pgoutbox status`. Best effort: the log has it too.
-    async fn record(&self, client: &Client, verdict: Verdict, what: &str, mend: &str) {
+    async fn record(&self, client: &Client, verdict: Verdict, what: &str, hint: &str) {
         let room = verdict.room;
         let json = json!({
             "what": what,
-            "mend": mend,
+            "hint": hint,
             "retained_wal_bytes": verdict.retained,
             "growth_bytes_per_second": verdict.growth.round(),
             "limit": room.map(|room| limit(room.bound)),
@@ -252,13 +252,13 @@ impl<'a> Watch<'a> {
         Some(format!("the relay is paused since {} by {}", at.ok()?, by.ok()?))
     }
 
-    fn mend(&self, verdict: Verdict, is_paused: bool) -> String {
+    fn hint(&self, verdict: Verdict, is_paused: bool) -> String {
         if verdict.level == Level::Calm {
             return String::new();
         }
         let first = match is_paused {
             true => "pgoutbox resume",
-            false => "see `pgoutbox status` for what holds the relay up, and mend it",
+            false => "see `pgoutbox status` for what holds the relay up, and remove it",
         };
         let slot = sql::literal(&self.config.postgres.slot);
         let give_up = format!(
@@ -285,15 +285,15 @@ impl<'a> Watch<'a> {
             ("seconds", &YOUNG.as_secs().to_string()),
         ];
         let rows = query(client, &sql::render(sql::HOLDERS, &names)?).await?;
-        let (mut who, mut mends) = (Vec::new(), Vec::new());
+        let (mut who, mut hints) = (Vec::new(), Vec::new());
         for row in &rows {
             who.push(column::<String>(row, "who")?);
-            mends.push(column::<String>(row, "mend")?);
+            hints.push(column::<String>(row, "hint")?);
         }
         let who = who.join("; ");
         if !rows.is_empty() && who != self.held_by {
             warn!(
-                mend = mends.join(" "),
+                hint = hints.join(" "),
                 retained_wal_bytes = verdict.retained,
                 "the relay acknowledges, but open transactions keep the WAL: {who}"
             );
@@ -313,7 +313,7 @@ impl<'a> Watch<'a> {
             GuardPolicy::Alert => Ok(()),
             GuardPolicy::Stop => Err(Ending::Stop(Fault::halt(
                 format!("guard.policy stop: {words}"),
-                self.mend(verdict, pause.is_some()),
+                self.hint(verdict, pause.is_some()),
             ))),
             GuardPolicy::DropSlot => Ok(self.drop_slot(&words).await?),
         }
@@ -331,12 +331,12 @@ impl<'a> Watch<'a> {
         let slot = &postgres.slot;
         match crate::slot::state(&client, slot).await? {
             None => error!(
-                mend =
+                hint =
                     "none is needed where postgres.on_slot_loss is catch_up; else: pgoutbox init",
                 "guard.policy drop_slot_and_catch_up_later: slot \"{slot}\" was dropped: {words}"
             ),
             Some(state) => error!(
-                mend = format!("SELECT pg_drop_replication_slot({});", sql::literal(slot)),
+                hint = format!("SELECT pg_drop_replication_slot({});", sql::literal(slot)),
                 "slot \"{slot}\" was to be dropped, but pid {} uses it, which is no relay of ours",
                 state.active_pid.unwrap_or_default()
             ),

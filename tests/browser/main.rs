@@ -118,7 +118,7 @@ async fn data_of_events_stays_text() -> Result<()> {
     let client = setting.client().await?;
     let sql =
         "UPDATE pgoutbox.parked SET event_id = $1 || seq, aggregate_type = $1, aggregate_id = $1,
-        reason = $1, last_error = $1, mend = $1";
+        reason = $1, last_error = $1, hint = $1";
     client.execute(sql, &[&BAD]).await?;
     let browser = Browser::start().await?;
     for (name, width, is_dark) in

@@ -63,7 +63,7 @@ pub async fn jumps(round: Round) -> Result<Outcome> {
     jump(-3_000 * day)?;
     stage.relay.kill9().await?;
     stage.run()?;
-    stage.mended().await?;
+    stage.repaired().await?;
     let years_ago = jiff::Timestamp::now() - jiff::Span::new().hours(3_000 * 24);
     stage.relay.wait_for_log(&years_ago.to_string()[..4], round.patience()).await?;
     stage.judge(Allowed::default()).await

@@ -46,7 +46,7 @@ pub async fn full(round: Round) -> Result<Outcome> {
             let _ = postgres.kill9().await;
             postgres.start_again().await?;
         }
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     // The disk goes after the server that is on it.
     let outcome = stage.judge(Allowed { any_repeats: true, ..Allowed::default() }).await;

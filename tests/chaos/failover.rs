@@ -96,7 +96,7 @@ async fn promote(round: Round, keeps_slot: bool) -> Result<Outcome> {
     crate::round::quick(&mut stage.setting);
     stage.load_again(&before).await?;
     stage.run()?;
-    stage.mended().await?;
+    stage.repaired().await?;
     // The slot on the standby is as old as its last copy, and progress of another timeline does
     // not count.
     stage.judge_with(Allowed { any_repeats: true, ..Allowed::default() }, before).await

@@ -18,7 +18,7 @@ pub async fn relay(round: Round) -> Result<Outcome> {
         stage.relay.sigstop()?;
         outage(FREEZE).await;
         stage.relay.sigcont()?;
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(Allowed::default()).await
 }
@@ -31,7 +31,7 @@ pub async fn broker(round: Round) -> Result<Outcome> {
         rabbitmq.sigstop()?;
         outage(FREEZE).await;
         rabbitmq.sigcont()?;
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(Allowed::default()).await
 }
@@ -44,7 +44,7 @@ pub async fn postgres(round: Round) -> Result<Outcome> {
         postgres.sigstop()?;
         outage(FREEZE).await;
         postgres.sigcont()?;
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(Allowed::default()).await
 }
@@ -77,7 +77,7 @@ async fn alarm(round: Round, which: Alarm) -> Result<Outcome> {
         stage.while_committing().await?;
         outage(FREEZE).await;
         raise(false).await?;
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(Allowed::default()).await
 }
@@ -104,7 +104,7 @@ pub async fn synchronous(round: Round) -> Result<Outcome> {
         client.batch_execute("SET synchronous_commit = local").await?;
         client.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await?;
         client.batch_execute("SELECT pg_reload_conf()").await?;
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(Allowed::default()).await
 }

@@ -15,7 +15,7 @@ pub async fn relay(round: Round) -> Result<Outcome> {
         stage.relay.kill9().await?;
         stage.run()?;
     }
-    stage.mended().await?;
+    stage.repaired().await?;
     stage.judge(Allowed::default()).await
 }
 
@@ -37,11 +37,11 @@ pub async fn broker(round: Round) -> Result<Outcome> {
         rabbitmq.kill9().await?;
         stage.while_committing().await?;
         rabbitmq.start_again().await?;
-        let mended = stage.mended().await;
-        if mended.is_err() {
+        let repaired = stage.repaired().await;
+        if repaired.is_err() {
             round.note(&rabbitmq.log());
         }
-        mended?;
+        repaired?;
     }
     stage.judge(Allowed::default()).await
 }
@@ -54,7 +54,7 @@ pub async fn postgres(round: Round) -> Result<Outcome> {
         stage.moment().await?;
         postgres.kill9().await?;
         postgres.start_again().await?;
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(Allowed::default()).await
 }
@@ -73,7 +73,7 @@ pub async fn relay_and_postgres(round: Round) -> Result<Outcome> {
         }
         postgres.start_again().await?;
         stage.run()?;
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(Allowed { any_repeats: true, ..Allowed::default() }).await
 }
@@ -95,7 +95,7 @@ pub async fn all(round: Round) -> Result<Outcome> {
         stage.run()?;
         stage.while_committing().await?;
         rabbitmq.start_again().await?;
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(Allowed { any_repeats: true, ..Allowed::default() }).await
 }

@@ -1,4 +1,4 @@
-//! Faults on real servers: the relay under load, something breaks at a random moment, is mended,
+//! Faults on real servers: the relay under load, something breaks at a random moment, is repaired,
 //! and in the end nothing is lost, made up, altered or out of order, all is marked, and the slot
 //! stands at the end of the WAL. One list of scenarios: [`scenario::SCENARIOS`].
 //!

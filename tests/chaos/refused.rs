@@ -49,22 +49,22 @@ async fn channel(setting: &Setting) -> Result<lapin::Channel> {
 /// A queue that holds next to nothing refuses the rest while its consumer empties it.
 pub async fn overflow(round: Round) -> Result<Outcome> {
     let faults = round.faults();
-    fill(round, faults, Mend::Raise).await
+    fill(round, faults, Repair::Raise).await
 }
 
 /// A quorum queue whose limit is taken away while it refuses never tells the channels that it
 /// refused that they may go on (`rabbit_fifo.erl`, `evaluate_limit`): the relay opens a new one.
 pub async fn limit_cleared(round: Round) -> Result<Outcome> {
-    fill(round, 1, Mend::Clear).await
+    fill(round, 1, Repair::Clear).await
 }
 
 #[derive(Clone, Copy)]
-enum Mend {
+enum Repair {
     Raise,
     Clear,
 }
 
-async fn fill(round: Round, faults: usize, mend: Mend) -> Result<Outcome> {
+async fn fill(round: Round, faults: usize, hint: Repair) -> Result<Outcome> {
     let setting = shared_setting().await?;
     let rabbitmq = shared::rabbitmq().await?;
     let proxy = Proxy::start(rabbitmq.port()).await?;
@@ -86,11 +86,11 @@ async fn fill(round: Round, faults: usize, mend: Mend) -> Result<Outcome> {
         stage.felt(&["the broker nacked it"], since).await;
         stage.while_committing().await?;
         proxy.delay(Duration::ZERO, Direction::Down);
-        match mend {
-            Mend::Raise => limit(10_000_000).await?,
-            Mend::Clear => rabbitmq.ctl(&["clear_policy", "-p", &vhost, "full"]).await?,
+        match hint {
+            Repair::Raise => limit(10_000_000).await?,
+            Repair::Clear => rabbitmq.ctl(&["clear_policy", "-p", &vhost, "full"]).await?,
         };
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(after_holes()).await
 }
@@ -113,7 +113,7 @@ pub async fn binding(round: Round) -> Result<Outcome> {
         stage.while_committing().await?;
         stage.felt(&["NO_ROUTE"], since).await;
         bind(&channel).await?;
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(after_holes()).await
 }
@@ -133,7 +133,7 @@ pub async fn exchange(round: Round) -> Result<Outcome> {
             .exchange_declare("outbox".into(), ExchangeKind::Topic, options, FieldTable::default())
             .await?;
         bind(&channel).await?;
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(after_holes()).await
 }
@@ -182,7 +182,7 @@ pub async fn permission(round: Round) -> Result<Outcome> {
         stage.while_committing().await?;
         stage.felt(&["access to exchange 'outbox'"], since).await;
         login.set(&stage.setting, "first", true).await?;
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(Allowed::default()).await
 }
@@ -203,7 +203,7 @@ pub async fn broker_password(round: Round) -> Result<Outcome> {
         stage.relay.kill9().await?;
         login.use_password(&mut stage.setting, &password).await?;
         stage.run()?;
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(Allowed::default()).await
 }
@@ -236,7 +236,7 @@ pub async fn postgres_password(round: Round) -> Result<Outcome> {
         }
         stage.setting.env("DATABASE_URL", &url(&password));
         stage.run()?;
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(Allowed::default()).await
 }
@@ -266,7 +266,7 @@ pub async fn mark_permission(round: Round) -> Result<Outcome> {
         if ended.await.is_ok() {
             stage.run()?;
         }
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(Allowed::default()).await
 }
@@ -303,7 +303,7 @@ async fn bad_row(
     stage.relay.drain(round.patience()).await?;
     stage.setting.env(name, value);
     stage.run()?;
-    stage.mended().await?;
+    stage.repaired().await?;
     stage.judge_with(Allowed::default(), bad).await
 }
 
@@ -324,6 +324,6 @@ pub async fn header(round: Round) -> Result<Outcome> {
 
 pub async fn property(round: Round) -> Result<Outcome> {
     let values = format!("{PAYLOAD}, repeat('ü', 128)");
-    let other = ("PGOUTBOX_TABLES__0__ROUTING_KEY", "mended");
+    let other = ("PGOUTBOX_TABLES__0__ROUTING_KEY", "repaired");
     bad_row(round, &[], ("payload, topic", &values, "its routing_key has"), other).await
 }

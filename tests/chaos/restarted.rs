@@ -15,7 +15,7 @@ pub async fn relay(round: Round) -> Result<Outcome> {
         stage.relay.drain(round.patience()).await?;
         stage.while_committing().await?;
         stage.run()?;
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(Allowed::default()).await
 }
@@ -28,7 +28,7 @@ pub async fn broker(round: Round) -> Result<Outcome> {
         rabbitmq.stop().await?;
         stage.while_committing().await?;
         rabbitmq.start_again().await?;
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(Allowed::default()).await
 }
@@ -41,7 +41,7 @@ pub async fn postgres(round: Round) -> Result<Outcome> {
         let how = if fastrand::bool() { Shutdown::Fast } else { Shutdown::Immediate };
         postgres.stop(how, Duration::from_secs(20)).await?;
         postgres.start_again().await?;
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(Allowed::default()).await
 }
@@ -67,7 +67,7 @@ pub async fn connections(round: Round) -> Result<Outcome> {
                 stage.setting.sql(&sql).await?;
             }
         }
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(Allowed::default()).await
 }

@@ -1,4 +1,4 @@
-//! One round: a relay under load, a fault, the mend, and the judgement.
+//! One round: a relay under load, a fault, its repair, and the judgement.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -97,7 +97,7 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// What was promised and not kept.
     pub broken: Vec<String>,
-    /// The longest, from a mend until all that was committed by then had come.
+    /// The longest, from a repair until all that was committed by then had come.
     pub recovery: Duration,
 }
 
@@ -219,9 +219,9 @@ impl Stage {
     }
 
     /// Sees all that was committed by now come, and notes how long that took.
-    pub async fn mended(&mut self) -> Result<()> {
+    pub async fn repaired(&mut self) -> Result<()> {
         let since = Instant::now();
-        self.flows("after the mend").await?;
+        self.flows("after the hint").await?;
         self.recovery = self.recovery.max(since.elapsed());
         Ok(())
     }

@@ -71,7 +71,7 @@ async fn run(round: Round, wire: Wire, fault: Fault) -> Result<Outcome> {
     for _ in 0..3 * round.faults() {
         stage.moment().await?;
         strike(&round, &stage, &proxy, wire, fault).await.with_context(|| stage.relay.log())?;
-        stage.mended().await?;
+        stage.repaired().await?;
     }
     stage.judge(Allowed::default()).await
 }

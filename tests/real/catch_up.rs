@@ -465,7 +465,7 @@ async fn init_lists_what_waits_and_a_name_that_never_was_is_no_loss() -> Result<
     config.postgres.slot.push('x');
     let fault =
         catch_up::ensure_slot(&config, &strange.client, &strange.outboxes).await.unwrap_err();
-    assert!(fault.class == Class::Definite && fault.mend.contains("pgoutbox init"), "{fault}");
+    assert!(fault.class == Class::Definite && fault.hint.contains("pgoutbox init"), "{fault}");
 
     // Without marks nothing tells.
     setting.program.succeed(&["uninstall", "--yes"]).await?;

@@ -37,7 +37,7 @@ impl Checked {
         assert!(found.is_some(), "no {name} in {self}");
         let found = found.unwrap_or(&Value::Null);
         assert_eq!(found["severity"], severity, "{found}");
-        assert!(found["mend"].as_str().is_some_and(|mend| !mend.is_empty()), "{found}");
+        assert!(found["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{found}");
         found
     }
 
@@ -67,8 +67,8 @@ impl std::fmt::Display for Checked {
     }
 }
 
-pub fn mend(finding: &Value) -> &str {
-    finding["mend"].as_str().unwrap_or_default()
+pub fn hint(finding: &Value) -> &str {
+    finding["hint"].as_str().unwrap_or_default()
 }
 
 /// What is printed, as an operator pastes it: the remark behind it is a comment there too.
@@ -102,20 +102,20 @@ impl Setting {
 
     /// Does what is printed, as an operator would: psql, or the program itself.
     pub async fn carry_out(&self, finding: &Value) -> Result<()> {
-        let mend = mend(finding);
-        let command = mend.split("  -- ").next().unwrap_or_default();
+        let hint = hint(finding);
+        let command = hint.split("  -- ").next().unwrap_or_default();
         match command.strip_prefix("pgoutbox ") {
             Some(words) => {
                 let words: Vec<_> = words.split(' ').collect();
                 self.program.succeed(&words).await?
             }
-            None => paste(&self.database_url, mend).await?,
+            None => paste(&self.database_url, hint).await?,
         };
         Ok(())
     }
 
     /// Breaks one thing by SQL, finds it, runs the SQL that is printed, and finds it no more.
-    async fn mends(&self, name: &str, severity: &str, broken_by: &str) -> Result<()> {
+    async fn hints(&self, name: &str, severity: &str, broken_by: &str) -> Result<()> {
         self.check().await?.has_not(name);
         self.sql(broken_by).await.with_context(|| broken_by.to_owned())?;
         let checked = self.check().await?;
@@ -169,7 +169,7 @@ async fn finds_nothing_where_all_is_well() -> Result<()> {
     relay.drain(PATIENCE).await
 }
 
-/// A server on which nothing is right, and nothing made: all of it at once, and all of it mended.
+/// A server on which nothing is right, and nothing made: all of it at once, and all of it repaired.
 #[tokio::test]
 async fn finds_everything_at_once() -> Result<()> {
     let conf = [
@@ -216,9 +216,9 @@ async fn finds_everything_at_once() -> Result<()> {
     postgres.start_again().await?;
     let checked_again = setting.check().await?;
     for name in ["table-missing", "schema-missing", "publication-missing", "slot-missing"] {
-        assert!(mend(checked_again.has(name, "error")).starts_with("pgoutbox init"));
+        assert!(hint(checked_again.has(name, "error")).starts_with("pgoutbox init"));
     }
-    assert!(mend(checked.has("synchronous-standby-names", "warning")).contains("standby1"));
+    assert!(hint(checked.has("synchronous-standby-names", "warning")).contains("standby1"));
     setting.carry_out(checked_again.has("schema-missing", "error")).await?;
     setting.carry_out(setting.check().await?.has("exchange-missing", "error")).await?;
     let checked = setting.check().await?;
@@ -271,9 +271,9 @@ async fn the_slot_is_lost(setting: &Setting) -> Result<()> {
     let checked = setting.check().await?;
     let found = checked.has("slot-lost", "error");
     let by_itself = setting.clone().set("postgres.on_slot_loss", "catch_up").check().await?;
-    assert_eq!(mend(by_itself.has("slot-lost", "warning")), "pgoutbox run");
-    assert!(mend(found).contains("pgoutbox init"), "{found}");
-    let (drop, init) = mend(found).split_once("then: ").context("two steps")?;
+    assert_eq!(hint(by_itself.has("slot-lost", "warning")), "pgoutbox run");
+    assert!(hint(found).contains("pgoutbox init"), "{found}");
+    let (drop, init) = hint(found).split_once("then: ").context("two steps")?;
     paste(&setting.database_url, drop).await?;
     assert!(init.starts_with("pgoutbox init  -- "), "{init}");
     setting.init().await?;
@@ -306,7 +306,7 @@ async fn settings_of_the_server_that_are_odd() -> Result<()> {
         setting.until("the setting", &is_set).await?;
         setting.carry_out(setting.check().await?.has(name, severity)).await?;
         setting
-            .until("the mend", &format!("SELECT NOT ({is_set})").replace("(SELECT", "("))
+            .until("the hint", &format!("SELECT NOT ({is_set})").replace("(SELECT", "("))
             .await?;
         setting.check().await?.has_not(name);
     }
@@ -331,33 +331,33 @@ async fn publications() -> Result<()> {
     let setting = Setting::shared().await?;
     let alter = "ALTER PUBLICATION pgoutbox";
     setting
-        .mends("publication-not-insert", "error", &format!("{alter} SET (publish = 'delete')"))
+        .hints("publication-not-insert", "error", &format!("{alter} SET (publish = 'delete')"))
         .await?;
     let more = format!("{alter} SET (publish = 'insert, update')");
-    setting.mends("publication-not-insert-only", "error", &more).await?;
+    setting.hints("publication-not-insert-only", "error", &more).await?;
     let out = format!("{alter} DROP TABLE outbox_messages");
-    setting.mends("publication-without-table", "error", &out).await?;
+    setting.hints("publication-without-table", "error", &out).await?;
     let strangers = format!(
         "CREATE TABLE stranger (n int); CREATE TABLE \"Other one\" (n int); {alter} ADD TABLE stranger, \"Other one\""
     );
-    setting.mends("publication-other-tables", "warning", &strangers).await?;
+    setting.hints("publication-other-tables", "warning", &strangers).await?;
     let timeless = "ALTER TABLE outbox_messages DROP COLUMN occurred_at";
-    setting.mends("catch-up-order", "warning", timeless).await?;
+    setting.hints("catch-up-order", "warning", timeless).await?;
     let other = format!("{timeless}, ADD COLUMN inserted_at timestamptz");
     setting.sql(&other).await?;
     let found = setting.check().await?;
-    let hint = found.has("catch-up-order", "warning")["mend"].to_string();
-    assert!(hint.contains("occurred_at = \\\"inserted_at\\\""), "{hint}");
+    let said = found.has("catch-up-order", "warning")["hint"].to_string();
+    assert!(said.contains("occurred_at = \\\"inserted_at\\\""), "{said}");
     setting.sql("ALTER TABLE outbox_messages RENAME COLUMN inserted_at TO occurred_at").await?;
     let unlogged = format!("{out}; ALTER TABLE outbox_messages SET UNLOGGED");
-    setting.mends("table-unlogged", "error", &unlogged).await?;
+    setting.hints("table-unlogged", "error", &unlogged).await?;
     let checked = setting.check().await?;
     setting.carry_out(checked.has("publication-without-table", "error")).await?;
     if shared::postgres().await?.version() >= 15 {
         let filter = format!("{alter} SET TABLE outbox_messages WHERE (topic <> '')");
-        setting.mends("publication-row-filter", "warning", &filter).await?;
+        setting.hints("publication-row-filter", "warning", &filter).await?;
         let list = format!("{alter} SET TABLE outbox_messages (id, topic, payload)");
-        setting.mends("publication-column-list", "error", &list).await?;
+        setting.hints("publication-column-list", "error", &list).await?;
     }
     // It was made anew: too late for what the slot still reads.
     let again = "DROP PUBLICATION pgoutbox; CREATE PUBLICATION pgoutbox FOR TABLE outbox_messages WITH (publish = 'insert')";
@@ -370,7 +370,7 @@ async fn publications() -> Result<()> {
     setting.sql(lose).await?;
     setting.check().await?.has("publication-after-slot", "unknown");
     setting.sql("INSERT INTO pgoutbox.progress SELECT * FROM kept; DROP TABLE kept").await?;
-    let drop = mend(found).split("stopped: ").nth(1).and_then(|sql| sql.split_once("then: "));
+    let drop = hint(found).split("stopped: ").nth(1).and_then(|sql| sql.split_once("then: "));
     let (drop, init) = drop.context("two steps")?;
     paste(&setting.database_url, drop).await?;
     assert!(init.starts_with("pgoutbox init  -- "), "{init}");
@@ -383,7 +383,7 @@ async fn publications() -> Result<()> {
     setting.sql("DROP PUBLICATION pgoutbox").await?;
     let checked = setting.check().await?;
     let found = checked.has("publication-missing", "error");
-    let drop = mend(found).split("exists, first: ").nth(1).and_then(|sql| sql.split(';').next());
+    let drop = hint(found).split("exists, first: ").nth(1).and_then(|sql| sql.split(';').next());
     paste(&setting.database_url, drop.context("no SQL")?).await?;
     setting.carry_out(found).await?;
     let checked = setting.check().await?;
@@ -395,11 +395,11 @@ async fn publications() -> Result<()> {
 async fn tables_and_columns() -> Result<()> {
     let setting = Setting::shared().await?;
     let alter = "ALTER TABLE outbox_messages";
-    setting.mends("column-missing", "error", &format!("{alter} DROP COLUMN relayed_at")).await?;
+    setting.hints("column-missing", "error", &format!("{alter} DROP COLUMN relayed_at")).await?;
     let index = "CREATE INDEX ON outbox_messages (relayed_at)";
-    setting.mends("mark-index", "warning", index).await?;
+    setting.hints("mark-index", "warning", index).await?;
     let full = format!("{alter} REPLICA IDENTITY FULL");
-    setting.mends("replica-identity-full", "warning", &full).await?;
+    setting.hints("replica-identity-full", "warning", &full).await?;
     let odd = setting.clone().set("tables.0.columns.occurred_at", "payload");
     odd.check().await?.has("column-type", "error");
     let odd = setting.clone().set("tables.0.columns.correlation_id", "nobody");
@@ -407,9 +407,9 @@ async fn tables_and_columns() -> Result<()> {
     let none = setting.clone().set("tables.0.name", "nowhere");
     let found = none.check().await?;
     let found = found.has("table-missing", "error");
-    let hint = mend(found);
-    assert!(hint.starts_with("ALTER TABLE public.outbox_messages RENAME TO "), "{hint}");
-    assert!(hint.ends_with("pgoutbox init"), "{hint}");
+    let said = hint(found);
+    assert!(said.starts_with("ALTER TABLE public.outbox_messages RENAME TO "), "{said}");
+    assert!(said.ends_with("pgoutbox init"), "{said}");
     // It makes the table, and leaves a publication that is there as it is.
     assert_eq!(none.program.output(&["init"]).await?.status.code(), Some(1));
     let checked = none.check().await?;
@@ -426,7 +426,7 @@ async fn tables_and_columns() -> Result<()> {
         odd.carry_out(found).await?;
         odd.check().await?.has_not("column-generated");
     } else {
-        assert!(mend(found).starts_with("map ordinary columns"), "{found}");
+        assert!(hint(found).starts_with("map ordinary columns"), "{found}");
     }
     Ok(())
 }
@@ -454,7 +454,7 @@ async fn partitions() -> Result<()> {
     // Its rows come under the other name now.
     let leaf = setting.clone().set("tables.0.name", "paid").check().await?;
     let found = leaf.has("publication-partition-root", "error");
-    assert_eq!(mend(found), "name the partitioned table in the configuration: [[tables]]");
+    assert_eq!(hint(found), "name the partitioned table in the configuration: [[tables]]");
     // Partitions that are found by their ids alone.
     setting.carry_out(checked.has("id-index", "warning")).await?;
     setting.check().await?.has_not("id-index");
@@ -480,18 +480,18 @@ async fn slots() -> Result<()> {
     setting.sql(&drop).await?;
     let found = setting.check().await?;
     let found = found.has("slot-missing", "error");
-    assert!(mend(found).starts_with("pgoutbox init  -- "), "{found}");
+    assert!(hint(found).starts_with("pgoutbox init  -- "), "{found}");
     setting.init().await?;
     setting.check().await?.has_not("slot-missing");
 
     // Left to the relay, which makes it anew.
     setting.sql(&drop).await?;
     let by_itself = setting.clone().set("postgres.on_slot_loss", "catch_up").check().await?;
-    assert_eq!(mend(by_itself.has("slot-missing", "warning")), "pgoutbox run");
+    assert_eq!(hint(by_itself.has("slot-missing", "warning")), "pgoutbox run");
     setting.sql(&format!("SELECT pg_create_physical_replication_slot('{name}')")).await?;
     let found = setting.check().await?;
     let (_, pasted) =
-        mend(found.has("slot-plugin", "error")).split_once("uses it: ").context("no SQL")?;
+        hint(found.has("slot-plugin", "error")).split_once("uses it: ").context("no SQL")?;
     let (pasted, then) = pasted.split_once(" then ").context("two steps")?;
     assert_eq!(then, "pgoutbox init");
     paste(&setting.database_url, pasted).await?;
@@ -509,7 +509,7 @@ async fn slots() -> Result<()> {
     setting.sql(&two_phase).await?;
     let found = setting.check().await?;
     let (pasted, then) =
-        mend(found.has("slot-two-phase", "error")).split_once(" then: ").context("two steps")?;
+        hint(found.has("slot-two-phase", "error")).split_once(" then: ").context("two steps")?;
     paste(&setting.database_url, pasted).await?;
     assert!(then.starts_with("pgoutbox init  -- "), "{then}");
     setting.init().await?;
@@ -522,7 +522,7 @@ async fn slots() -> Result<()> {
     owner.batch_execute(&temporary).await?;
     let found = setting.check().await?;
     let found = found.has("slot-temporary", "error");
-    assert_eq!(mend(found), "end that session, then: pgoutbox init");
+    assert_eq!(hint(found), "end that session, then: pgoutbox init");
     drop_session(owner, &setting).await?;
     setting.init().await?;
     setting.check().await?.has_not("slot-temporary");
@@ -531,7 +531,7 @@ async fn slots() -> Result<()> {
     let other = Setting::bare().await?;
     other.sql(&format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')")).await?;
     setting.check().await?.has("slot-database", "error");
-    // As the mend says: another name.
+    // As the hint says: another name.
     let renamed = setting.clone().set("postgres.slot", &format!("{name}_2"));
     renamed.init().await?;
     renamed.check().await?.has_not("slot-database");
@@ -561,10 +561,10 @@ async fn slots() -> Result<()> {
         return Ok(());
     }
     let found = checked.has("slot-failover", "warning");
-    let on = mend(found).split("psql '").nth(1).and_then(|rest| rest.split('\'').next());
+    let on = hint(found).split("psql '").nth(1).and_then(|rest| rest.split('\'').next());
     let on = on.context("no connection")?;
     assert_eq!(on, format!("dbname={name} replication=database"));
-    paste(&format!("{}?replication=database", failover.database_url), mend(found)).await?;
+    paste(&format!("{}?replication=database", failover.database_url), hint(found)).await?;
     failover.check().await?.has_not("slot-failover");
     Ok(())
 }
@@ -636,7 +636,7 @@ async fn roles() -> Result<()> {
     setting.check().await?.has_not("row-level-security");
     let nobody = setting.clone().set("postgres.stream_url", &url("nobody_there")).check().await?;
     let found = nobody.has("role-missing", "error");
-    assert!(mend(found).starts_with("CREATE ROLE \"nobody_there\" LOGIN REPLICATION;"), "{found}");
+    assert!(hint(found).starts_with("CREATE ROLE \"nobody_there\" LOGIN REPLICATION;"), "{found}");
     owner.carry_out(found).await?;
     let there = setting.clone().set("postgres.stream_url", &url("nobody_there")).check().await?;
     there.has_not("role-missing");
@@ -667,7 +667,7 @@ async fn who_is_not_let_in() -> Result<()> {
     let wrong = setting.clone().set("postgres.url", &as_role("locked:wrong")).check().await?;
     // Nothing of the broker is left out over it.
     assert_eq!(wrong.errors(), BTreeSet::from(["postgres-login"]), "{wrong}");
-    assert!(mend(wrong.has("postgres-login", "error")).starts_with("\\password \"locked\"  -- "));
+    assert!(hint(wrong.has("postgres-login", "error")).starts_with("\\password \"locked\"  -- "));
     assert!(wrong.findings.iter().any(|finding| finding["name"] == "exchange"), "{wrong}");
     let right = setting.clone().set("postgres.url", &as_role("locked:right")).check().await?;
     assert_eq!(right.code, Some(0), "{right}");
@@ -675,7 +675,7 @@ async fn who_is_not_let_in() -> Result<()> {
     let refused = setting.clone().set("postgres.stream_url", &as_role("refused:right"));
     let checked = refused.check().await?;
     assert_eq!(checked.errors(), BTreeSet::from(["pg-hba"]), "{checked}");
-    let line = mend(checked.has("pg-hba", "error")).split("refuses: ").nth(1).context("no line")?;
+    let line = hint(checked.has("pg-hba", "error")).split("refuses: ").nth(1).context("no line")?;
     let line = line.split("  -- ").next().unwrap_or_default();
     let file = postgres.data().join("pg_hba.conf");
     let before = std::fs::read_to_string(&file)?;
@@ -707,7 +707,7 @@ async fn a_pooler_in_between() -> Result<()> {
     assert_eq!(checked.errors(), BTreeSet::from(["pooler"]), "{checked}");
     let only_stream = setting.clone().set("postgres.stream_url", &through(&plain)).check().await?;
     assert_eq!(only_stream.errors(), BTreeSet::from(["pooler"]), "{only_stream}");
-    assert!(mend(only_stream.has("pooler", "error")).contains("postgres.stream_url"));
+    assert!(hint(only_stream.has("pooler", "error")).contains("postgres.stream_url"));
 
     let lenient = "ignore_startup_parameters = extra_float_digits,options";
     let session = PgBouncer::start(postgres, &[lenient, "pool_mode = session"]).await?;
@@ -775,7 +775,7 @@ async fn certificates() -> Result<()> {
             if severity == "error" { BTreeSet::from(["tls-certificate"]) } else { BTreeSet::new() };
         assert_eq!(shown.errors(), errors, "{shown}");
     }
-    // It takes the file with that authority, as the mend says.
+    // It takes the file with that authority, as the hint says.
     std::fs::write(&authority, theirs.pem())?;
     setting.check().await?.has_not("tls-certificate");
     // The relay's own.
@@ -808,7 +808,7 @@ async fn certificates() -> Result<()> {
         .check()
         .await?;
     let found = checked.has("tls-certificate", "error");
-    assert!(mend(found).contains("amqp.ca_file"), "{found}");
+    assert!(hint(found).contains("amqp.ca_file"), "{found}");
     Ok(())
 }
 
@@ -836,7 +836,7 @@ async fn events_that_no_queue_takes() -> Result<()> {
     setting.until("the event to come back", parked).await?;
     let checked = setting.check().await?;
     let found = checked.has("exchange-binding", "warning");
-    assert!(mend(found).contains("pgoutbox parked retry --reason returned"), "{found}");
+    assert!(hint(found).contains("pgoutbox parked retry --reason returned"), "{found}");
     let consumer = setting.bound("#").await?;
     setting.program.succeed(&["parked", "retry", "--reason", "returned"]).await?;
     crate::bare::arrived(&consumer, 1).await?;

@@ -106,7 +106,7 @@ async fn init_checks_what_it_finds_and_changes_none_of_it() -> Result<()> {
     setting.sql("CREATE TABLE other (id int); CREATE PUBLICATION pgoutbox FOR TABLE other").await?;
     let told = setting.exits(1, &["init"]).await?;
     assert!(told.contains("publication \"pgoutbox\""), "{told}");
-    assert!(told.contains("mend: ") && told.contains("ALTER PUBLICATION"), "{told}");
+    assert!(told.contains("hint: ") && told.contains("ALTER PUBLICATION"), "{told}");
     let published: String =
         setting.ask("SELECT string_agg(tablename, ',') FROM pg_publication_tables").await?;
     assert_eq!(published, "other");
@@ -147,7 +147,7 @@ async fn init_checks_what_it_finds_and_changes_none_of_it() -> Result<()> {
 async fn check_and_status_tell_by_their_exit_code() -> Result<()> {
     let setting = Setting::bare().await?;
     let bare = setting.exits(1, &["check"]).await?;
-    assert!(bare.contains("error   ") && bare.contains("mend: pgoutbox init"), "{bare}");
+    assert!(bare.contains("error   ") && bare.contains("hint: pgoutbox init"), "{bare}");
     assert!(setting.exits(1, &["status"]).await?.contains("does not exist"));
     assert!(setting.status().await?["slot"].is_null());
     setting.init().await?;

@@ -1,11 +1,11 @@
-//! Every grant that the audit role lacks is found, named with its SQL, and mended by it.
+//! Every grant that the audit role lacks is found, named with its SQL, and repaired by it.
 
 use anyhow::{Context, Result};
 use harness::shared;
 use pgoutbox::config::{Config, Needs, Sources};
 use pgoutbox::slot::{self, Finding, Severity};
 
-use crate::check::{mend, paste};
+use crate::check::{hint, paste};
 use crate::setting::Setting;
 
 struct Audit {
@@ -53,7 +53,7 @@ impl Audit {
         let config = Config::load(&sources, Needs::POSTGRES)?;
         let client = harness::postgres::connect(&self.url).await?;
         let mut findings = slot::preflight(&client, &config).await?.findings;
-        let is_about_grants = |finding: &Finding| finding.mend.contains("GRANT ");
+        let is_about_grants = |finding: &Finding| finding.hint.contains("GRANT ");
         findings.retain(|finding| finding.severity != Severity::Good && is_about_grants(finding));
         Ok(findings)
     }
@@ -63,8 +63,8 @@ impl Audit {
         self.owner.sql(&format!("REVOKE {what} FROM {}", self.role)).await
     }
 
-    /// Each of these, taken by itself: what is said of it, and that the SQL given mends it.
-    async fn mends(&self, cases: &[(&str, &str, &str, &str)]) -> Result<()> {
+    /// Each of these, taken by itself: what is said of it, and that the SQL given hints it.
+    async fn hints(&self, cases: &[(&str, &str, &str, &str)]) -> Result<()> {
         let none = self.lacking().await?;
         assert!(none.is_empty(), "init gives all that is needed: {none:?}");
         for (name, severity, revoked, says) in cases {
@@ -76,10 +76,10 @@ impl Audit {
             assert_eq!(if is_grave { "error" } else { "warning" }, *severity, "{finding:?}");
             assert!(finding.what.contains(says), "{revoked}: no {says} in {finding:?}");
             for finding in &found {
-                paste(&self.owner.database_url, &finding.mend).await?;
+                paste(&self.owner.database_url, &finding.hint).await?;
             }
             let left = self.lacking().await?;
-            assert!(left.is_empty(), "{revoked}: {found:?} did not mend {left:?}");
+            assert!(left.is_empty(), "{revoked}: {found:?} did not fix {left:?}");
         }
         Ok(())
     }
@@ -90,7 +90,7 @@ async fn of_marks_in_the_row_and_of_what_runs_beside() -> Result<()> {
     let audit = Audit::of(&[("postgres.on_slot_loss", "halt")]).await?;
     let missed = "may not look for rows of public.outbox_messages that were missed";
     audit
-        .mends(&[
+        .hints(&[
             ("grant-mark", "error", "SELECT (id) ON outbox_messages", "may not write marks"),
             (
                 "grant-mark",
@@ -148,7 +148,7 @@ async fn of_marks_in_the_row_and_of_what_runs_beside() -> Result<()> {
 async fn of_catching_up_republishing_and_pruning() -> Result<()> {
     let audit = Audit::of(&[("reconcile.republish", "true"), ("prune.keep", "30days")]).await?;
     audit
-        .mends(&[
+        .hints(&[
             (
                 "grant-catch-up",
                 "warning",
@@ -175,11 +175,11 @@ async fn of_catching_up_republishing_and_pruning() -> Result<()> {
     audit.owner.sql("SELECT pg_drop_replication_slot(current_database())").await?;
     let reads =
         [("grant-catch-up", "error", "SELECT ON outbox_messages", "a lost slot does not hold")];
-    audit.mends(&reads).await?;
+    audit.hints(&reads).await?;
     let halts = [("postgres.on_slot_loss", "halt"), ("reconcile.republish", "true")];
     let audit = Audit::of(&halts).await?;
     audit
-        .mends(&[(
+        .hints(&[(
             "grant-republish",
             "warning",
             "SELECT ON outbox_messages",
@@ -193,14 +193,14 @@ async fn of_the_other_kinds_of_marks() -> Result<()> {
     let halt = ("postgres.on_slot_loss", "halt");
     let audit = Audit::of(&[halt, ("audit.mode", "delete")]).await?;
     audit
-        .mends(&[
+        .hints(&[
             ("grant-mark", "error", "DELETE ON outbox_messages", "may not write marks"),
             ("grant-reconcile", "warning", "SELECT (ctid) ON outbox_messages", "that were missed"),
         ])
         .await?;
     let audit = Audit::of(&[halt, ("audit.mode", "side_table")]).await?;
     audit
-        .mends(&[
+        .hints(&[
             (
                 "grant-relayed",
                 "error",
@@ -212,7 +212,7 @@ async fn of_the_other_kinds_of_marks() -> Result<()> {
         .await?;
     let audit = Audit::of(&[("audit.mode", "none")]).await?;
     audit
-        .mends(&[(
+        .hints(&[(
             "grant-attempts",
             "warning",
             "UPDATE (attempt) ON outbox_messages",
@@ -229,7 +229,7 @@ async fn of_the_schema_of_a_type() -> Result<()> {
          CREATE TABLE outbox_messages (id key PRIMARY KEY, topic text, payload jsonb, relayed_at timestamptz)";
     let audit = Audit::with(table, &[("postgres.on_slot_loss", "halt")]).await?;
     audit
-        .mends(&[(
+        .hints(&[(
             "grant-type",
             "error",
             "USAGE ON SCHEMA \"My-Types\"",
@@ -253,7 +253,7 @@ async fn of_a_table_with_names_of_its_own() -> Result<()> {
     )
     .await?;
     audit
-        .mends(&[
+        .hints(&[
             (
                 "grant-attempts",
                 "warning",
@@ -292,7 +292,7 @@ async fn of_partitions() -> Result<()> {
         .await?;
     assert!(made > 1, "pruning makes those of the days to come");
     audit
-        .mends(&[
+        .hints(&[
             (
                 "grant-reconcile",
                 "warning",
@@ -327,7 +327,7 @@ async fn init_adds_a_table_that_is_missing() -> Result<()> {
         let what = format!(
             "schema pgoutbox lacks tables, indexes or functions of the relay's own: {table}"
         );
-        assert_eq!((&found["what"], mend(found)), (&what.into(), "pgoutbox init"));
+        assert_eq!((&found["what"], hint(found)), (&what.into(), "pgoutbox init"));
         assert_eq!(checked.code, Some(if severity == "error" { 1 } else { 0 }), "{checked}");
         let told = setting.program.succeed(&["init"]).await?;
         let line = format!("made    schema pgoutbox, of which were missing: {table}");

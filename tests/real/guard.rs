@@ -73,8 +73,8 @@ async fn warns_with_figures_before_the_slot_is_lost() -> Result<()> {
     assert_eq!(line["level"], "WARN", "{line}");
     let retained = line["retained_wal_bytes"].as_i64().context("figures")?;
     assert!((62 * MIB..88 * MIB).contains(&retained), "{line}");
-    let mend = line["mend"].as_str().context("a mend")?;
-    assert!(mend.contains("ALTER SYSTEM SET max_slot_wal_keep_size"), "{mend}");
+    let hint = line["hint"].as_str().context("a hint")?;
+    assert!(hint.contains("ALTER SYSTEM SET max_slot_wal_keep_size"), "{hint}");
     wait_until("the status to say so", PATIENCE, async || {
         let guard = setting.status().await?["guard"].clone();
         let used = guard["used_percent"].as_f64().unwrap_or_default();
@@ -280,7 +280,7 @@ async fn a_pause_is_called_a_pause() -> Result<()> {
     let line = write_until(&setting, &relay, "the relay is paused since").await?;
     let line: serde_json::Value = serde_json::from_str(&line)?;
     assert!(
-        line["mend"].as_str().is_some_and(|mend| mend.starts_with("pgoutbox resume")),
+        line["hint"].as_str().is_some_and(|hint| hint.starts_with("pgoutbox resume")),
         "{line}"
     );
     relay.drain(PATIENCE).await

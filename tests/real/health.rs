@@ -61,7 +61,7 @@ async fn nobody_to_ask_is_not_well() -> Result<()> {
     let output = program(&address).output(&["health"]).await?;
     let told = String::from_utf8(output.stderr)?;
     assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("does not answer") && told.contains("mend: "), "{told}");
+    assert!(told.contains("does not answer") && told.contains("hint: "), "{told}");
     let output = program("off").output(&["health"]).await?;
     assert_eq!(output.status.code(), Some(64), "{output:?}");
     Ok(())

@@ -158,8 +158,8 @@ async fn is_not_ready_while_the_broker_blocks() -> Result<()> {
     // The broker blocks who publishes.
     setting.sql("INSERT INTO outbox_messages (topic, payload) VALUES ('t', '1')").await?;
     let told = until_ready(address, 503, "broker_blocked").await?;
-    let mend = told["reasons"][0]["mend"].as_str().context("mend")?;
-    assert!(mend.contains("rabbitmq-diagnostics alarms"), "{told}");
+    let hint = told["reasons"][0]["hint"].as_str().context("hint")?;
+    assert!(hint.contains("rabbitmq-diagnostics alarms"), "{told}");
     let metrics = get(address, "/metrics").await?.body;
     assert_eq!(sample(&metrics, "pgoutbox_broker_is_blocked"), Some(1.0), "{metrics}");
     rabbitmq.memory_alarm(false).await?;

@@ -64,7 +64,7 @@ async fn bad_events_beyond_the_limit_stop_nobody_while_others_are_delivered() ->
 }
 
 /// Where nothing is delivered, parking stops at the limit; also where the broker closes the
-/// channel each time. Once it is mended, all goes on by itself.
+/// channel each time. Once it is repaired, all goes on by itself.
 #[tokio::test]
 async fn a_fault_of_the_whole_parks_no_more_than_the_limit() -> Result<()> {
     for exchange in ["", "absent"] {

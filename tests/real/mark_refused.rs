@@ -269,7 +269,7 @@ async fn two_tables(mode: &str) -> Result<(Setting, String)> {
     Ok((setting, audit))
 }
 
-async fn one_bad_table((mode, sql, mended, says): (&str, &str, &str, &str)) -> Result<()> {
+async fn one_bad_table((mode, sql, repaired, says): (&str, &str, &str, &str)) -> Result<()> {
     let (setting, audit) = two_tables(mode).await?;
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
@@ -300,7 +300,7 @@ async fn one_bad_table((mode, sql, mended, says): (&str, &str, &str, &str)) -> R
     let refused = ready.json()?["degraded"][0].clone();
     ensure!(ready.code == 200 && refused["code"] == "marks_refused", "{}", ready.body);
     let said = refused["what"].as_str().unwrap_or_default();
-    let hint = refused["mend"].as_str().unwrap_or_default().to_owned();
+    let hint = refused["hint"].as_str().unwrap_or_default().to_owned();
     ensure!(said.contains("public.outbox_a") && hint.len() > 10, "{refused}");
     ensure!(said.contains(says) || hint.contains(says), "{refused}");
     if says.contains("42501") {
@@ -319,9 +319,9 @@ async fn one_bad_table((mode, sql, mended, says): (&str, &str, &str, &str)) -> R
     // It is said once, not with each try.
     let lines = relay.log().lines().filter(|line| line.contains("outbox_a")).count();
     ensure!(lines <= 5, "{lines} lines: {}", relay.log());
-    client.batch_execute(&mended.replace("audit", &audit)).await?;
+    client.batch_execute(&repaired.replace("audit", &audit)).await?;
     let all = format!("SELECT ({}) = 0", unmarked("outbox_a"));
-    setting.until("the marks once it is mended", &all).await.with_context(|| relay.log())?;
+    setting.until("the marks once it is repaired", &all).await.with_context(|| relay.log())?;
     let is_well = async || Ok(!get(address, "/readyz").await?.body.contains("marks_refused"));
     wait_until("nothing to be refused any more", PATIENCE, is_well).await?;
     ensure!(sessions(&relay) == 1, "{}", relay.log());

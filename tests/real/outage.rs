@@ -93,7 +93,7 @@ impl Scene {
             let (status, told) = self.readyz().await?;
             let reason = &told["reasons"][0];
             ensure!(status == 503 && reason["code"] == code, "{status} {told}");
-            let said = reason["mend"].as_str().unwrap_or_default();
+            let said = reason["hint"].as_str().unwrap_or_default();
             ensure!(!said.is_empty() && said.contains(hint), "{told}");
             Ok(Some(reason.clone()))
         })
@@ -139,7 +139,7 @@ impl Scene {
         let told: Value = serde_json::from_str(&told)?;
         ensure!(told["live"]["reasons"][0]["code"] == expected.code, "{name}: {told}");
         if expected.ends_sessions || expected.code == "broker_blocked" {
-            for key in ["what", "mend", "since"] {
+            for key in ["what", "hint", "since"] {
                 let text = told["fault"][key].as_str().unwrap_or_default();
                 ensure!(!text.is_empty(), "{name}: no {key} in {}", told["fault"]);
             }
@@ -162,7 +162,7 @@ impl Scene {
         let loud: Vec<&str> = loud.filter(|line| !line.contains("guard")).collect();
         ensure!((1..=5).contains(&loud.len()), "{name}: {} lines:\n{log}", loud.len());
         for line in loud {
-            ensure!(line.contains("mend=") && !line.contains("mend=\"\""), "{name}: {line}");
+            ensure!(line.contains("hint=") && !line.contains("hint=\"\""), "{name}: {line}");
         }
         let ends = log.matches("events are delivered again").count();
         ensure!(ends == 1 && log.contains("lasted="), "{name}: {ends} ends:\n{log}");

@@ -32,7 +32,7 @@ impl Setting {
             let aggregate = aggregate.map_or("NULL".to_owned(), |id| format!("'{id}'"));
             self.sql(&format!(
                 r#"INSERT INTO pgoutbox.parked (slot, outbox, event_id, aggregate_type, aggregate_id,
-                       commit_lsn, index, commit_time, state, is_holding, reason, last_error, mend,
+                       commit_lsn, index, commit_time, state, is_holding, reason, last_error, hint,
                        attempts, next_attempt_at, parked_at, columns, cells)
                    VALUES (current_database(), 'outbox_messages', '{id}', 'order', {aggregate},
                        '0/1A2B3C4', {number}, now(), '{state}', {aggregate} IS NOT NULL, '{reason}',
@@ -170,9 +170,12 @@ async fn show_builds_the_message_as_it_would_be_published_now() -> Result<()> {
     );
     assert_eq!(json["waiting_behind_it"], 2);
     // By the settings of the day.
-    let mended = setting.clone().set("tables.0.exchange", "mended");
+    let repaired = setting.clone().set("tables.0.exchange", "repaired");
     assert!(
-        mended.parked(0, &["show", "--seq", "1"]).await?.contains("exchange                mended")
+        repaired
+            .parked(0, &["show", "--seq", "1"])
+            .await?
+            .contains("exchange                repaired")
     );
     let small = setting.clone().set("amqp.max_message_bytes", "1KiB");
     setting.sql("UPDATE pgoutbox.parked SET cells[3] = convert_to(repeat('x', 2000), 'UTF8') WHERE seq = 1").await?;
@@ -183,7 +186,7 @@ async fn show_builds_the_message_as_it_would_be_published_now() -> Result<()> {
         ),
         "{told}"
     );
-    assert!(told.contains("mend: raise amqp.max_message_bytes"), "{told}");
+    assert!(told.contains("hint: raise amqp.max_message_bytes"), "{told}");
     small.parked(1, &["show", "--seq", "1", "--body"]).await?;
     // No text: told in hex.
     setting

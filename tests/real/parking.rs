@@ -226,7 +226,7 @@ async fn a_fault_of_the_whole_is_not_parked() -> Result<()> {
     .await
     .with_context(|| relay.log())?;
     assert!(
-        status["fault"]["mend"].as_str().is_some_and(|mend| mend.contains("bind a queue")),
+        status["fault"]["hint"].as_str().is_some_and(|hint| hint.contains("bind a queue")),
         "{status}"
     );
     assert_eq!(setting.ask::<i64>("SELECT count(*) FROM pgoutbox.parked").await?, 5);

@@ -116,7 +116,7 @@ async fn is_noticed(part: &Part) -> Result<()> {
         let answer = http::get(address, "/readyz").await?;
         let told = answer.json()?;
         let reason = &told["reasons"][0];
-        hint = reason["mend"].as_str().unwrap_or_default().to_owned();
+        hint = reason["hint"].as_str().unwrap_or_default().to_owned();
         Ok(answer.code == 503 && reason["what"].as_str().unwrap_or_default().contains(part.says))
     });
     reason.await.with_context(|| relay.log())?;

@@ -282,7 +282,7 @@ async fn what_cannot_be_marked_is_sent_once_more_and_no_more() -> Result<()> {
     Ok(())
 }
 
-/// What an id should be is said, with SQL that mends it.
+/// What an id should be is said, with SQL that helps.
 #[tokio::test]
 async fn an_id_that_tells_no_row_apart_is_found() -> Result<()> {
     let plain = "CREATE TABLE outbox_messages (id text, topic text, payload jsonb DEFAULT '{}', relayed_at timestamptz)";

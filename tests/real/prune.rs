@@ -382,7 +382,7 @@ async fn stops_no_other(mode: &str) -> Result<()> {
         .context("a list")?
         .iter()
         .map(|it| {
-            [&it["what"], &it["mend"]].map(|text| text.as_str().unwrap_or_default()).join(" HINT ")
+            [&it["what"], &it["hint"]].map(|text| text.as_str().unwrap_or_default()).join(" HINT ")
         })
         .collect();
     let trouble = |part: &str| {
@@ -481,7 +481,7 @@ async fn only_what_it_made(mode: &str) -> Result<()> {
     let note = &all["notes"][0];
     assert!(note["what"].as_str().is_some_and(|what| what.contains(&theirs)), "{all}");
     // Whose it is, a comment says; the SQL is in the hint.
-    let hint = note["mend"].as_str().context("a hint")?;
+    let hint = note["hint"].as_str().context("a hint")?;
     setting.sql(hint.split_once(": ").context("SQL")?.1).await?;
     let (_, all) = told(&setting, &["--keep", "1h"]).await?;
     assert_eq!(all["partitions_dropped"], serde_json::json!([theirs]), "{all}");

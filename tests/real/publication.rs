@@ -1,5 +1,5 @@
 //! The publication no longer brings the outbox into the stream: the relay waits, not ready, says what
-//! mends it, acknowledges nothing that may have passed it by, and catches up with that first.
+//! hints it, acknowledges nothing that may have passed it by, and catches up with that first.
 
 use anyhow::{Context, Result};
 use harness::http;
@@ -26,7 +26,7 @@ struct Case {
     /// A part of the hint.
     hint: &'static str,
     /// What somebody does about it.
-    mends: &'static str,
+    hints: &'static str,
 }
 
 const CASES: [Case; 8] = [
@@ -35,28 +35,28 @@ const CASES: [Case; 8] = [
         breaks: "DROP PUBLICATION pgoutbox",
         says: "publication \"pgoutbox\" does not exist",
         hint: "pgoutbox init",
-        mends: "CREATE PUBLICATION pgoutbox FOR TABLE outbox_messages WITH (publish = 'insert')",
+        hints: "CREATE PUBLICATION pgoutbox FOR TABLE outbox_messages WITH (publish = 'insert')",
     },
     Case {
         name: "taken out",
         breaks: "ALTER PUBLICATION pgoutbox DROP TABLE outbox_messages",
         says: "publication \"pgoutbox\" does not cover public.outbox_messages",
         hint: "ALTER PUBLICATION \"pgoutbox\" ADD TABLE \"public\".\"outbox_messages\"",
-        mends: "ALTER PUBLICATION pgoutbox ADD TABLE outbox_messages",
+        hints: "ALTER PUBLICATION pgoutbox ADD TABLE outbox_messages",
     },
     Case {
         name: "another table",
         breaks: "CREATE TABLE another (id int PRIMARY KEY); ALTER PUBLICATION pgoutbox SET TABLE another",
         says: "does not cover public.outbox_messages",
         hint: "ADD TABLE \"public\".\"outbox_messages\"",
-        mends: "ALTER PUBLICATION pgoutbox ADD TABLE outbox_messages",
+        hints: "ALTER PUBLICATION pgoutbox ADD TABLE outbox_messages",
     },
     Case {
         name: "no inserts",
         breaks: "ALTER PUBLICATION pgoutbox SET (publish = 'truncate')",
         says: "does not publish inserts",
         hint: "SET (publish = 'insert')",
-        mends: "ALTER PUBLICATION pgoutbox SET (publish = 'insert')",
+        hints: "ALTER PUBLICATION pgoutbox SET (publish = 'insert')",
     },
     Case {
         name: "dropped and made again",
@@ -64,28 +64,28 @@ const CASES: [Case; 8] = [
             DROP TABLE outbox_messages; ALTER TABLE copy RENAME TO outbox_messages",
         says: "does not cover public.outbox_messages",
         hint: "ADD TABLE \"public\".\"outbox_messages\"",
-        mends: "ALTER PUBLICATION pgoutbox ADD TABLE outbox_messages",
+        hints: "ALTER PUBLICATION pgoutbox ADD TABLE outbox_messages",
     },
     Case {
         name: "renamed",
         breaks: "ALTER TABLE outbox_messages RENAME TO away; CREATE VIEW outbox_messages AS SELECT * FROM away",
         says: "is no table",
         hint: "",
-        mends: "DROP VIEW outbox_messages; ALTER TABLE away RENAME TO outbox_messages",
+        hints: "DROP VIEW outbox_messages; ALTER TABLE away RENAME TO outbox_messages",
     },
     Case {
         name: "taken out and put back at once",
         breaks: "ALTER PUBLICATION pgoutbox DROP TABLE outbox_messages",
         says: "",
         hint: "",
-        mends: "ALTER PUBLICATION pgoutbox ADD TABLE outbox_messages",
+        hints: "ALTER PUBLICATION pgoutbox ADD TABLE outbox_messages",
     },
     Case {
         name: "altered and altered back at once",
         breaks: "ALTER PUBLICATION pgoutbox SET (publish = '')",
         says: "",
         hint: "",
-        mends: "ALTER PUBLICATION pgoutbox SET (publish = 'insert')",
+        hints: "ALTER PUBLICATION pgoutbox SET (publish = 'insert')",
     },
 ];
 
@@ -116,7 +116,7 @@ async fn passes_by(case: &Case, is_running: bool) -> Result<()> {
         client.batch_execute(&insert(2)).await?;
         client.batch_execute(case.breaks).await?;
         client.batch_execute(&insert(3)).await?;
-        client.batch_execute(case.mends).await?;
+        client.batch_execute(case.hints).await?;
         client.batch_execute(&insert(4)).await?;
         setting.run()?
     };
@@ -132,7 +132,7 @@ async fn passes_by(case: &Case, is_running: bool) -> Result<()> {
             let confirmed = position(&client, &slot_of(&setting)).await?;
             assert!(confirmed <= before, "acknowledged {confirmed}, behind {before}");
         }
-        client.batch_execute(case.mends).await?;
+        client.batch_execute(case.hints).await?;
         client.batch_execute(&insert(4)).await?;
     }
     // The second event of a table that was dropped went with it, if it was not delivered before.
@@ -149,7 +149,7 @@ async fn passes_by(case: &Case, is_running: bool) -> Result<()> {
     relay.drain(PATIENCE).await
 }
 
-/// It says what is wrong and what mends it, and is not ready, until that is done.
+/// It says what is wrong and how to fix it, and is not ready, until that is done.
 async fn waits(relay: &Relay, case: &Case) -> Result<()> {
     let address = relay.http(PATIENCE).await?;
     wait_until("the reason", PATIENCE, async || {
@@ -158,7 +158,7 @@ async fn waits(relay: &Relay, case: &Case) -> Result<()> {
         let reason = &told["reasons"][0];
         let says =
             |field: &str, part: &str| reason[field].as_str().is_some_and(|it| it.contains(part));
-        Ok(answer.code == 503 && says("what", case.says) && says("mend", case.hint))
+        Ok(answer.code == 503 && says("what", case.says) && says("hint", case.hint))
     })
     .await
     .with_context(|| relay.log())?;

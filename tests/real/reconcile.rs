@@ -79,11 +79,11 @@ async fn missing_rows_are_told_with_what_mends_them() -> Result<()> {
         "{line}"
     );
     assert!(line["oldest"].as_str().is_some_and(|at| at.starts_with("20")), "{line}");
-    let mend = line["mend"].as_str().context("no mend")?;
-    assert_eq!(mend, "pgoutbox replay --table public.outbox_messages --only unrelayed --mark");
+    let hint = line["hint"].as_str().context("no hint")?;
+    assert_eq!(hint, "pgoutbox replay --table public.outbox_messages --only unrelayed --mark");
     assert_eq!(setting.unmarked().await?, 3, "nothing is sent unless asked for");
-    // The mend as it is told.
-    let args: Vec<&str> = mend.split(' ').skip(2).collect();
+    // The hint as it is given.
+    let args: Vec<&str> = hint.split(' ').skip(2).collect();
     assert!(setting.replay(0, &args).await?.contains("2 delivered"));
     let well = "every row is marked, parked or on its way again";
     wait_for("that all is well", PATIENCE, async || Ok(told(&relay, well).pop())).await?;
@@ -183,7 +183,7 @@ async fn what_may_be_on_its_way_is_not_missing() -> Result<()> {
     let what = ledger["findings"][0]["what"].as_str().unwrap_or_default();
     assert!(what.contains("nobody reads slot"), "{ledger}");
     assert!(has(&ledger, "slot-unread", "error"), "{ledger}");
-    assert_eq!(ledger["findings"][0]["mend"], "pgoutbox run");
+    assert_eq!(ledger["findings"][0]["hint"], "pgoutbox run");
     Ok(())
 }
 
@@ -250,9 +250,9 @@ async fn verify_adds_up_and_exits_by_what_is_wrong() -> Result<()> {
     assert_eq!(all(&ledger), [30, 27, 1, 0, 2].map(Some), "{ledger}");
     assert_eq!(ledger["parking"][0]["state"], "parked");
     assert!(has(&ledger, "rows-unmarked", "error"), "{ledger}");
-    let mend = ledger["findings"][0]["mend"].as_str().unwrap_or_default();
+    let hint = ledger["findings"][0]["hint"].as_str().unwrap_or_default();
     assert!(
-        mend.starts_with("pgoutbox replay --table public.outbox_messages --only unrelayed"),
+        hint.starts_with("pgoutbox replay --table public.outbox_messages --only unrelayed"),
         "{ledger}"
     );
     let output = setting.program.output(&["verify", "--exact"]).await?;
@@ -268,8 +268,8 @@ async fn verify_adds_up_and_exits_by_what_is_wrong() -> Result<()> {
     setting.verify(0).await?;
     setting.sql("UPDATE pgoutbox.parked SET state = 'failed'").await?;
     let ledger = setting.verify(1).await?;
-    let mend = ledger["findings"][0]["mend"].as_str().unwrap_or_default();
-    assert!(mend.contains("pgoutbox parked retry --state failed"), "{ledger}");
+    let hint = ledger["findings"][0]["hint"].as_str().unwrap_or_default();
+    assert!(hint.contains("pgoutbox parked retry --state failed"), "{ledger}");
     assert!(has(&ledger, "events-failed", "error"), "{ledger}");
     // Given up: on the record, and nothing is wrong any more.
     setting.sql("UPDATE pgoutbox.parked SET state = 'discarded'").await?;
@@ -278,7 +278,7 @@ async fn verify_adds_up_and_exits_by_what_is_wrong() -> Result<()> {
     relay.drain(PATIENCE).await?;
     setting.sql("SELECT pg_drop_replication_slot(current_database())").await?;
     let ledger = setting.verify(1).await?;
-    assert_eq!(ledger["findings"][0]["mend"], "pgoutbox init", "{ledger}");
+    assert_eq!(ledger["findings"][0]["hint"], "pgoutbox init", "{ledger}");
     assert!(has(&ledger, "slot-missing", "error"), "{ledger}");
     Ok(())
 }

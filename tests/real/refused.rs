@@ -1,5 +1,5 @@
 //! Events that cannot be delivered, with `on_failure = "block"`: the relay stops before them, says so, and goes on once
-//! what is wrong is mended.
+//! what is wrong is repaired.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -77,7 +77,7 @@ fn paused(relay: &Relay, complaint: &Value) -> Result<Option<Duration>> {
 }
 
 /// Waits for the third try, and checks everything that an operator sees and relies on.
-async fn is_stuck(setting: &Setting, relay: &Relay, bad: u32, why: &str, mend: &str) -> Result<()> {
+async fn is_stuck(setting: &Setting, relay: &Relay, bad: u32, why: &str, hint: &str) -> Result<()> {
     let event = uuid(bad);
     let tries = wait_for("the third try", PATIENCE, async || {
         let tries = complaints(relay);
@@ -89,7 +89,7 @@ async fn is_stuck(setting: &Setting, relay: &Relay, bad: u32, why: &str, mend: &
     for (number, line) in tries.iter().take(3).enumerate() {
         let message = line["message"].as_str().unwrap_or_default();
         assert!(message.contains(&event) && message.contains(why), "{line}");
-        assert!(line["mend"].as_str().is_some_and(|told| told.contains(mend)), "{line}");
+        assert!(line["hint"].as_str().is_some_and(|told| told.contains(hint)), "{line}");
         // Where the broker closed the channel, one session before ended over more than this event,
         // and that was the first failure, unless something was acknowledged in it.
         let before = u64::from(message.contains("closed the channel"));
@@ -106,14 +106,14 @@ async fn is_stuck(setting: &Setting, relay: &Relay, bad: u32, why: &str, mend: &
     let output = setting.program.output(&["status"]).await?;
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(1), "{told}");
-    for part in [event.as_str(), why, mend, "public.outbox_messages"] {
+    for part in [event.as_str(), why, hint, "public.outbox_messages"] {
         assert!(told.contains(part), "no {part:?} in {told}");
     }
     let status = setting.status().await?;
     let fault = &status["fault"];
     assert_eq!((&fault["class"], &fault["event_id"]), (&"event".into(), &event.into()));
     assert!(fault["what"].as_str().is_some_and(|what| what.contains(why)), "{fault}");
-    assert!(fault["mend"].as_str().is_some_and(|told| told.contains(mend)), "{fault}");
+    assert!(fault["hint"].as_str().is_some_and(|told| told.contains(hint)), "{fault}");
     assert!(fault["since"].is_string(), "{fault}");
     let marks: Vec<bool> = marks(setting).await?;
     let is_before: Vec<bool> = (1..=u32::try_from(marks.len())?).map(|n| n < bad).collect();
@@ -287,7 +287,7 @@ async fn nacked_until_the_queue_has_room() -> Result<()> {
 }
 
 /// A row that cannot become a message: its columns besides id and `topic = 'good'`, why, the
-/// mend, and a setting with which it can.
+/// hint, and a setting with which it can.
 type Case = (&'static str, &'static str, &'static str, &'static str, (&'static str, &'static str));
 
 const ROWS: [Case; 7] = [
@@ -331,14 +331,14 @@ const ROWS: [Case; 7] = [
         "repeat('ü', 128)",
         "its routing_key has 256 bytes, more than 255",
         "shorten it",
-        ("tables.0.routing_key", "mended"),
+        ("tables.0.routing_key", "repaired"),
     ),
     (
         "topic",
         "NULL",
         "its routing_key is empty",
         "give the template in [[tables]] another alternative",
-        ("tables.0.routing_key", "{topic} | mended"),
+        ("tables.0.routing_key", "{topic} | repaired"),
     ),
 ];
 
@@ -347,7 +347,7 @@ async fn rows_that_make_no_message_until_the_settings_take_them() -> Result<()> 
     let setting = setting().await?.set("amqp.max_message_bytes", "1KiB");
     let consumer = setting.bound("#").await?;
     let mut first = 1;
-    for (column, value, why, mend, (key, mended)) in ROWS {
+    for (column, value, why, hint, (key, repaired)) in ROWS {
         let bad = first + BAD - 1;
         let relay = setting.run()?;
         let (payload, topic) = match column {
@@ -361,11 +361,11 @@ async fn rows_that_make_no_message_until_the_settings_take_them() -> Result<()> 
             uuid(bad)
         );
         insert_around(&setting, first, &sql).await?;
-        is_stuck(&setting, &relay, bad, why, mend).await?;
+        is_stuck(&setting, &relay, bad, why, hint).await?;
         // Told to stop while it waits, it need not settle what it cannot.
         relay.drain(PATIENCE).await?;
-        let mended = setting.clone().set(key, mended);
-        is_well(&setting, mended.run()?).await.with_context(|| why)?;
+        let repaired = setting.clone().set(key, repaired);
+        is_well(&setting, repaired.run()?).await.with_context(|| why)?;
         first += LAST;
     }
     // None was ever published in vain, so each comes once and in order.

@@ -73,9 +73,9 @@ async fn an_owner_who_is_no_superuser_makes_do_with_roles_that_are_there() -> Re
     let init = ["init", "--stream-role", &stream, "--audit-role", &audit];
     let refused = setting.program.output(&init).await?;
     let told = String::from_utf8_lossy(&refused.stderr);
-    let mend = format!("CREATE ROLE {stream} LOGIN REPLICATION; CREATE ROLE {audit} LOGIN;");
-    assert!(refused.status.code() == Some(1) && told.contains(&mend), "{told}");
-    admin.batch_execute(&mend).await?;
+    let hint = format!("CREATE ROLE {stream} LOGIN REPLICATION; CREATE ROLE {audit} LOGIN;");
+    assert!(refused.status.code() == Some(1) && told.contains(&hint), "{told}");
+    admin.batch_execute(&hint).await?;
     let made = setting.program.succeed(&init).await?;
     assert!(made.contains("made    slot"), "{made}");
     Ok(())
@@ -121,11 +121,11 @@ async fn the_two_roles_make_up_for_a_lost_slot() -> Result<()> {
         .await?;
     let preflight = slot::preflight(&client, &config).await?;
     let finding = preflight.findings.iter().find(|finding| finding.what.contains("may not read"));
-    assert!(finding.is_some_and(|finding| finding.mend.contains("GRANT SELECT ON")), "{finding:?}");
+    assert!(finding.is_some_and(|finding| finding.hint.contains("GRANT SELECT ON")), "{finding:?}");
     let ready = preflight.ready(&config)?;
     assert_eq!(catch_up::ensure_slot(&config, &client, &ready.tables).await?, None);
     setting.sql(&format!("SELECT pg_drop_replication_slot('{database}')")).await?;
     let fault = slot::preflight(&client, &config).await?.ready(&config).unwrap_err();
-    assert!(fault.mend.contains("GRANT SELECT ON"), "{fault}");
+    assert!(fault.hint.contains("GRANT SELECT ON"), "{fault}");
     Ok(())
 }

@@ -15,7 +15,7 @@ use harness::wait_until;
 use serde_json::Value;
 
 use crate::bare::id;
-use crate::check::mend;
+use crate::check::hint;
 use crate::setting::{PATIENCE, Setting};
 use list::{Case, Refused, refuses, works};
 
@@ -381,7 +381,7 @@ async fn refuses_in(mode: &'static str) -> Result<usize> {
         let title = format!("public.{}", case.name);
         let found = checked.of(case.finding, "error", &title);
         assert!(found.is_some(), "{mode}: {}: no {} in {checked}", case.name, case.finding);
-        assert!(!mend(found.unwrap_or(&Value::Null)).is_empty(), "{}", case.name);
+        assert!(!hint(found.unwrap_or(&Value::Null)).is_empty(), "{}", case.name);
         // What is tried on a row is tried once all else is well.
         let is_tried = ["mark-swallowed", "mark-fails"].contains(&case.finding);
         assert!(is_tried || said.contains(&title), "{mode}: {title} not in {said}");

@@ -170,6 +170,6 @@ async fn a_json_log_is_json_line_by_line_to_its_end() -> Result<()> {
         last["message"].as_str().is_some_and(|told| told.contains("does not exist any more")),
         "{last}"
     );
-    assert!(last["mend"].as_str().is_some_and(|mend| !mend.is_empty()), "{last}");
+    assert!(last["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{last}");
     Ok(())
 }

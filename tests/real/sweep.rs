@@ -1,6 +1,6 @@
 //! Every SQLSTATE in every statement that the relay runs: raised by the database's own code, for one
 //! row and for all of them. The relay never exits, never spins, other rows flow, a hint is there,
-//! and once it is mended all of it heals by itself.
+//! and once it is repaired all of it heals by itself.
 
 mod loops;
 mod marks;
@@ -86,7 +86,7 @@ fn is_told(relay: &Relay, parts: &[&str]) -> Result<()> {
     let log = relay.log();
     let line = log.lines().find(|line| parts.iter().all(|part| line.contains(part)));
     let line = line.with_context(|| format!("nothing is said of {parts:?}: {log}"))?;
-    let hint = line.split("mend=").nth(1).unwrap_or_default();
+    let hint = line.split("hint=").nth(1).unwrap_or_default();
     ensure!(hint.trim_matches('"').len() > 10, "no hint in {line}");
     Ok(())
 }

@@ -38,7 +38,7 @@ async fn no_text_of_an_event_acts_on_a_terminal() -> Result<()> {
             .await?;
         relay.drain(PATIENCE).await?;
         is_clean(&format!("the log as {format}"), &relay.log())?;
-        let sql = "UPDATE pgoutbox.parked SET last_error = aggregate_id, mend = aggregate_id,
+        let sql = "UPDATE pgoutbox.parked SET last_error = aggregate_id, hint = aggregate_id,
                           reason = aggregate_id, changed_by = aggregate_id, note = aggregate_id";
         setting.sql(sql).await?;
         let seq: i64 = setting.ask("SELECT min(seq) FROM pgoutbox.parked").await?;
@@ -119,7 +119,7 @@ async fn what_is_asked_for_is_answered() -> Result<()> {
         let output = away.program.output(command).await?;
         ensure!(output.status.code() == Some(69), "{command:?}: {output:?}");
         let told: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-        let text = told["fault"]["mend"].as_str().unwrap_or_default();
+        let text = told["fault"]["hint"].as_str().unwrap_or_default();
         ensure!(!text.is_empty(), "{command:?}: {told}");
     }
     // With a part that could be printed before, it is one JSON all the same.

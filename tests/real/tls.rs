@@ -118,11 +118,11 @@ impl Setting {
     }
 
     /// The relay says why it cannot connect, tries again, and never gives up.
-    async fn is_refused(&self, told: &str, mend: &str) -> Result<()> {
+    async fn is_refused(&self, told: &str, hint: &str) -> Result<()> {
         let relay = self.clone().set("log.level", "info,pgoutbox=debug").run()?;
         let line = relay.wait_for_log("failures=3", PATIENCE).await?;
-        assert!(line.contains(told) && line.contains(mend), "no {told:?}, {mend:?} in {line}");
-        // The client libraries leave the telling to the relay, which knows what mends it.
+        assert!(line.contains(told) && line.contains(hint), "no {told:?}, {hint:?} in {line}");
+        // The client libraries leave the telling to the relay, which knows how to fix it.
         assert!(!relay.log().contains(" ERROR "), "{}", relay.log());
         let first = relay.wait_for_log("failures=1", PATIENCE).await?;
         assert!(first.contains("WARN") && first.contains("again_in="), "{first}");

@@ -165,7 +165,7 @@ pub(crate) struct Postgres {
     pub(crate) confirmed: u64,
     saved: u64,
     /// The publication lacks its tables now: what is committed is never sent, not even once
-    /// that is mended, for the walsender sees the catalog of the time.
+    /// that is repaired, for the walsender sees the catalog of the time.
     pub(crate) is_publication_broken: bool,
     next_id: u64,
     xid: u32,
@@ -347,7 +347,7 @@ impl Postgres {
         self.confirmed = self.confirmed.max(lsn);
     }
 
-    /// Somebody takes the tables out of the publication, or mends that.
+    /// Somebody takes the tables out of the publication, or hints that.
     pub(crate) fn alter_publication(&mut self, is_broken: bool) {
         self.is_publication_broken = is_broken;
         self.noise(100);

@@ -281,7 +281,7 @@ impl World {
         self.say(format_args!("{count} rows are there already, and listed"));
     }
 
-    /// Runs a round: `steps` of anything, then everything is mended and must come to its end.
+    /// Runs a round: `steps` of anything, then everything is repaired and must come to its end.
     pub(crate) fn run(mut self, steps: u64) -> Tally {
         for _ in 0..steps {
             if self.session.is_none() {
@@ -592,7 +592,7 @@ impl World {
 
     fn mend_publication(&mut self) {
         if self.postgres.is_publication_broken {
-            self.say(format_args!("the publication is mended"));
+            self.say(format_args!("the publication is repaired"));
             self.postgres.alter_publication(false);
             self.ledger.noticed();
         }
@@ -657,7 +657,7 @@ impl World {
     }
 
     fn mend_broker(&mut self) {
-        self.say(format_args!("the broker's queues and exchanges are mended"));
+        self.say(format_args!("the broker's queues and exchanges are repaired"));
         self.broker.unbound.clear();
         self.broker.full.clear();
         self.broker.missing_exchanges.clear();
@@ -1282,7 +1282,7 @@ impl World {
         let limit = self.session.as_ref().map(|session| session.body_limit);
         if self.mode.is_parking && limit.is_some_and(|limit| limit < self.body_limit) {
             // With a limit that was too low, events would be refused for ever.
-            self.end(End::Fault(Fault::transient("the settings were mended")));
+            self.end(End::Fault(Fault::transient("the settings were repaired")));
         }
         if self.postgres.is_publication_broken {
             self.end(End::Fault(Fault::definite("the publication lacks a table", "add it")));

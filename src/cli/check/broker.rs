@@ -71,12 +71,12 @@ fn refused(broker: &Broker, fault: Fault) -> Finding {
         _ => "broker-connection",
     };
     let ends = "or end some of its connections: rabbitmqctl list_connections pid user vhost";
-    let mend = match fault.kind {
+    let hint = match fault.kind {
         error::Kind::Amqp(_, About::VhostForbidden) => {
             format!("rabbitmqctl set_permissions -p {vhost} {user} '^$' '.*' '^$'")
         }
         error::Kind::Amqp(_, About::VhostMissing) => {
-            format!("rabbitmqctl add_vhost {vhost}  -- or mend the end of amqp.url")
+            format!("rabbitmqctl add_vhost {vhost}  -- or correct the end of amqp.url")
         }
         error::Kind::Amqp(_, About::VhostDown) => format!("rabbitmqctl restart_vhost -p {vhost}"),
         error::Kind::Amqp(_, About::VhostLimit) => format!(
@@ -90,9 +90,9 @@ fn refused(broker: &Broker, fault: Fault) -> Finding {
              `rabbitmqctl list_users` does not show the user: rabbitmqctl add_user {user} 'PASSWORD'; \
              and \"guest\" may log in from the broker's own machine alone"
         ),
-        _ => fault.mend,
+        _ => fault.hint,
     };
-    Finding::error(refusal, what, mend)
+    Finding::error(refusal, what, hint)
 }
 
 /// As a shell reads it.

@@ -32,7 +32,7 @@ pub(super) fn findings(
             let place = format!("{section}.cert_file, for {place}");
             findings.extend(troubles.into_iter().map(|trouble| finding(CLIENT, &place, trouble)));
         }
-        Err(fault) => findings.push(Finding::error(CLIENT, fault.what, fault.mend)),
+        Err(fault) => findings.push(Finding::error(CLIENT, fault.what, fault.hint)),
     }
     match chain::good_until(&greeting.chain) {
         Some(ends) if findings.is_empty() => {
@@ -55,7 +55,7 @@ pub(super) fn is_refused(findings: &[Finding]) -> bool {
     findings.iter().any(|finding| finding.severity == Severity::Error)
 }
 
-fn finding(name: &'static str, place: &str, Trouble { is_error, what, mend }: Trouble) -> Finding {
+fn finding(name: &'static str, place: &str, Trouble { is_error, what, hint }: Trouble) -> Finding {
     let severity = if is_error { Severity::Error } else { Severity::Warning };
-    Finding::error(name, format!("{place}: {what}"), mend).as_grave_as(severity)
+    Finding::error(name, format!("{place}: {what}"), hint).as_grave_as(severity)
 }

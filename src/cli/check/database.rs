@@ -59,11 +59,11 @@ pub(super) async fn look(config: &Config) -> Database {
 /// A standby, or a question that failed.
 fn unasked(role: &str, fault: Fault) -> Finding {
     let is_general = fault.has_general_hint();
-    let Fault { what, mend, kind, .. } = fault;
+    let Fault { what, hint, kind, .. } = fault;
     if kind == Kind::Standby {
-        return Finding::error("standby", what, mend);
+        return Finding::error("standby", what, hint);
     }
-    let mend = match kind {
+    let hint = match kind {
         Kind::Sql(code) if code.as_str() == codes::INSUFFICIENT_PRIVILEGE => may_ask(&what, role),
         Kind::Sql(code)
             if [codes::LOCK_NOT_AVAILABLE, codes::QUERY_CANCELED].contains(&code.as_str()) =>
@@ -73,9 +73,9 @@ fn unasked(role: &str, fault: Fault) -> Finding {
         _ if is_general => {
             "look into Postgres' log for why, and run `pgoutbox check` again".to_owned()
         }
-        _ => mend,
+        _ => hint,
     };
-    Finding::error("postgres-question", what, mend)
+    Finding::error("postgres-question", what, hint)
 }
 
 /// The catalog is everybody's, unless somebody has closed it.
@@ -117,7 +117,7 @@ fn senders(row: &Row, is_active: bool) -> Result<Option<Finding>, Fault> {
     if senders < most || most == 0 {
         return Ok(None);
     }
-    let mend = format!(
+    let hint = format!(
         "ALTER SYSTEM SET max_wal_senders = {};  -- then restart Postgres; or end one that nobody needs: SELECT pid, application_name FROM pg_stat_replication;",
         most + 10
     );
@@ -126,9 +126,9 @@ fn senders(row: &Row, is_active: bool) -> Result<Option<Finding>, Fault> {
         true => Finding::warning(
             "max-wal-senders",
             format!("{what}: no standby of the relay gets one"),
-            mend,
+            hint,
         ),
-        false => Finding::error("max-wal-senders", format!("{what}: a relay gets none"), mend),
+        false => Finding::error("max-wal-senders", format!("{what}: a relay gets none"), hint),
     }))
 }
 
@@ -198,7 +198,7 @@ async fn too_new(client: &Client, config: &Config) -> Option<Finding> {
 
 /// By what a connection of its own would have: a backend.
 async fn pooler(client: &Client, config: &Config) -> Result<Option<Finding>, Fault> {
-    let mend = "connect to Postgres itself: postgres.url, and postgres.stream_url for the stream";
+    let hint = "connect to Postgres itself: postgres.url, and postgres.stream_url for the stream";
     let other = cli::connect(config).await?;
     let asked = |client| query(client, "SELECT pg_backend_pid() AS backend_pid");
     let (one, two) = (asked(client).await?, asked(&other).await?);
@@ -207,7 +207,7 @@ async fn pooler(client: &Client, config: &Config) -> Result<Option<Finding>, Fau
         return Ok(Some(Finding::error(
             POOLER,
             "a pooler shares one session of Postgres among connections: the statements that the relay prepares, its locks and its notifications get lost",
-            mend,
+            hint,
         )));
     }
     Ok(None)

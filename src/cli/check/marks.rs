@@ -83,7 +83,7 @@ async fn beside(
 
 fn finding(outbox: &Outbox, beside: &[String], tried: Result<Tried, Fault>) -> Option<Finding> {
     let (title, names) = (outbox.title(), beside.join(", "));
-    let mend = drops(outbox, beside);
+    let hint = drops(outbox, beside);
     match tried {
         Ok(Tried::Written) => None,
         Ok(Tried::NoRow) if beside.is_empty() => None,
@@ -97,13 +97,13 @@ fn finding(outbox: &Outbox, beside: &[String], tried: Result<Tried, Fault>) -> O
             format!(
                 "a mark in {title} writes nothing, and says so nowhere ({names}): its rows would be published again and again"
             ),
-            mend,
+            hint,
         )),
         Err(fault) if UNTOLD.iter().any(|code| fault.is_code(code)) => None,
         Err(fault) => Some(Finding::error(
             "mark-fails",
             format!("a mark in {title} fails: {}", fault.what),
-            mend,
+            hint,
         )),
     }
 }

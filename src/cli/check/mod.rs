@@ -18,7 +18,7 @@ use crate::postgres;
 use crate::slot::{Finding, Severity};
 use greeting::{Kind, greet};
 
-/// Looks at everything that `run` needs on both servers, and prints what mends each thing
+/// Looks at everything that `run` needs on both servers, and prints how to fix each thing
 /// that is wrong. Changes nothing, and takes the slot from nobody. Exit code 1 where anything
 /// is wrong.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -49,7 +49,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     };
     if args.json {
         let findings: Vec<_> = findings.iter().map(as_json).collect();
-        say(format_args!("{:#}", json!({ "is_well": is_well, "findings": findings })));
+        crate::cli::say_json(json!({ "is_well": is_well, "findings": findings }));
     } else {
         findings.iter().for_each(print);
     }
@@ -65,7 +65,7 @@ async fn look(config: &Config) -> Vec<Finding> {
         let is_said = |said: &Finding| {
             said.name == finding.name
                 && (said.what == finding.what
-                    || said.mend == finding.mend && !is_of_a_table(finding.name))
+                    || said.hint == finding.hint && !is_of_a_table(finding.name))
                 && said.severity == finding.severity
                 && finding.severity != Severity::Good
         };
@@ -121,13 +121,13 @@ fn name(severity: Severity) -> &'static str {
 }
 
 fn as_json(finding: &Finding) -> serde_json::Value {
-    let Finding { name: of, severity, what, mend } = finding;
-    json!({ "name": of, "severity": name(*severity), "what": what, "mend": mend })
+    let Finding { name: of, severity, what, hint } = finding;
+    json!({ "name": of, "severity": name(*severity), "what": what, "hint": hint })
 }
 
 fn print(finding: &Finding) {
     say(format_args!("{:8}{}", name(finding.severity), finding.what));
-    if !finding.mend.is_empty() {
-        say(format_args!("        mend: {}", finding.mend));
+    if !finding.hint.is_empty() {
+        say(format_args!("        hint: {}", finding.hint));
     }
 }

@@ -12,7 +12,7 @@ pub(super) const POOLER: &str = "pooler";
 pub(super) fn finding(server: &Server, streams: bool, fault: Fault) -> Finding {
     let Some(error) = postgres::server_error(&fault) else { return unreached(fault) };
     let Some(denied) = Denied::of(error, streams) else { return unreached(fault) };
-    let mend = denied.hint(server, &error.message, streams);
+    let hint = denied.hint(server, &error.message, streams);
     let what = match denied {
         Denied::Pooler => {
             format!("{}: this is a pooler, and it does not let the connection through", fault.what)
@@ -31,15 +31,15 @@ pub(super) fn finding(server: &Server, streams: bool, fault: Fault) -> Finding {
         Denied::WalSenders => "max-wal-senders",
         Denied::RoleLimit | Denied::DatabaseLimit | Denied::Connections => "max-connections",
     };
-    Finding::error(reason, what, mend)
+    Finding::error(reason, what, hint)
 }
 
 fn unreached(fault: Fault) -> Finding {
     let name = if fault.kind == Kind::Login { "postgres-login" } else { "postgres-connection" };
     // A fault sends whoever runs a relay to this very command.
-    let mend = match fault.has_general_hint() {
+    let hint = match fault.has_general_hint() {
         true => "check host and port, and that Postgres runs there and is not behind a firewall",
-        false => fault.mend.as_str(),
+        false => fault.hint.as_str(),
     };
-    Finding::error(name, fault.what.as_str(), mend)
+    Finding::error(name, fault.what.as_str(), hint)
 }

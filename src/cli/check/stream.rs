@@ -22,7 +22,7 @@ pub(super) async fn look(config: &Config) -> Finding {
         Err(fault) => refused::finding(server, true, fault),
     };
     if finding.name == POOLER {
-        finding.mend = "connect the stream to Postgres itself: postgres.stream_url".to_owned();
+        finding.hint = "connect the stream to Postgres itself: postgres.stream_url".to_owned();
     }
     finding
 }

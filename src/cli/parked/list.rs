@@ -47,7 +47,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<(), Fault> {
             let to = operator::target(&client, config, event).await;
             events.push(as_json(event, to.as_ref()));
         }
-        say(format_args!("{:#}", json!({ "events": events, "has_more": has_more })));
+        crate::cli::say_json(json!({ "events": events, "has_more": has_more }));
         return Ok(());
     }
     if found.is_empty() {
@@ -141,7 +141,7 @@ pub(super) fn as_json(event: &Parked, to: Option<&Target>) -> Value {
         "routing_key": to.map(|to| to.routing_key.as_str()),
         "reason": event.reason,
         "last_error": event.last_error,
-        "mend": event.mend,
+        "hint": event.hint,
         "attempts": event.attempts,
         "next_attempt_in_seconds": event.next_in_seconds,
         "parked_at": event.parked_at,

@@ -54,7 +54,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<bool, Fault> {
         return body(message);
     }
     if args.json {
-        say(format_args!("{:#}", as_json(event, neighbours, &message)));
+        crate::cli::say_json(as_json(event, neighbours, &message));
     } else {
         print(event, neighbours, &message);
     }
@@ -71,7 +71,7 @@ fn body(message: Result<Message, Refusal>) -> Result<bool, Fault> {
             }
             Ok(true)
         }
-        Err(refusal) => Err(Fault::definite(refusal.to_string(), refusal.mend())),
+        Err(refusal) => Err(Fault::definite(refusal.to_string(), refusal.hint())),
     }
 }
 
@@ -91,7 +91,7 @@ fn print(event: &Parked, neighbours: Neighbours, message: &Result<Message, Refus
     line("parked", &format!("{}, {} ago", event.parked_at, span(event.age_seconds)));
     optional("reason", event.reason.as_deref());
     optional("error", event.last_error.as_deref());
-    optional("mend", event.mend.as_deref().filter(|mend| !mend.is_empty()));
+    optional("hint", event.hint.as_deref().filter(|hint| !hint.is_empty()));
     if let Some(by) = &event.changed_by {
         line("changed", &format!("by {by}, {}", event.changed_at));
     }
@@ -107,7 +107,7 @@ fn print(event: &Parked, neighbours: Neighbours, message: &Result<Message, Refus
         Ok(message) => print_message(message),
         Err(refusal) => {
             line("message", &format!("cannot be built: {refusal}"));
-            line("", &format!("mend: {}", refusal.mend()));
+            line("", &format!("hint: {}", refusal.hint()));
         }
     }
 }
@@ -205,7 +205,7 @@ fn as_json(event: &Parked, neighbours: Neighbours, message: &Result<Message, Ref
                 "body": body_text(message),
             })
         }
-        Err(refusal) => json!({ "why_not": refusal.to_string(), "mend": refusal.mend() }),
+        Err(refusal) => json!({ "why_not": refusal.to_string(), "hint": refusal.hint() }),
     };
     if let Some(shown) = shown.as_object_mut() {
         for key in ["exchange", "routing_key"] {

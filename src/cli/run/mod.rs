@@ -33,7 +33,7 @@ const LATE: Duration = Duration::from_secs(5);
 /// configuration read again.
 ///
 /// # Errors
-/// What only a person can mend, or a drain that was not done in time. Where the log is JSON
+/// What only a person can fix, or a drain that was not done in time. Where the log is JSON
 /// the fault is its last line, and the exit code the fault's.
 pub async fn run(sources: &Sources) -> Result<u8, Fault> {
     let (config, explained) = load(sources, Needs::ALL)?;
@@ -48,7 +48,7 @@ pub async fn run(sources: &Sources) -> Result<u8, Fault> {
     service::flush();
     let outcome = match outcome {
         Err(fault) if is_json => {
-            error!(mend = fault.mend, "{}", fault.what);
+            error!(hint = fault.hint, "{}", fault.what);
             Ok(fault.exit_code())
         }
         outcome => outcome.map(|()| 0),
@@ -98,7 +98,7 @@ async fn relay_with(
     let exporter = config.otlp.as_ref().and_then(|otlp| {
         let started = Exporter::start(otlp, board.spans());
         // Events go on without spans.
-        started.inspect_err(|fault| warn!(mend = fault.mend, "no spans: {}", fault.what)).ok()
+        started.inspect_err(|fault| warn!(hint = fault.hint, "no spans: {}", fault.what)).ok()
     });
     let spans = exporter.as_ref().map(Exporter::queue);
     let relaying = with_upkeep(config, ask.clone(), Shutdown::new(asked), spans, board);
@@ -146,7 +146,7 @@ async fn relay_with(
         (Ok(()), Some(next)) => Ended::Reload(next),
         // What was not drained is published again by the next session, as after any other end.
         (Err(fault), Some(next)) if !matches!(fault.class, Class::Halt | Class::Usage) => {
-            warn!(mend = fault.mend, "{}", fault.what);
+            warn!(hint = fault.hint, "{}", fault.what);
             Ended::Reload(next)
         }
         (end, _) => Ended::Stopped(end),
@@ -194,7 +194,7 @@ impl Reading {
                     current.late = None;
                     service::reloaded();
                     warn!(
-                        mend = "see which file does not answer (the configuration, a secret, a certificate): a pipe without a writer, or a network file system; then send SIGHUP again",
+                        hint = "see which file does not answer (the configuration, a secret, a certificate): a pipe without a writer, or a network file system; then send SIGHUP again",
                         "SIGHUP: the configuration is still being read; the relay goes on with the one before"
                     );
                 }
@@ -216,7 +216,7 @@ fn taken_over(current: &InForce, loaded: Result<InForce, Fault>, log: &mut Log) 
         Err(fault) => {
             // A line for each of them is for a terminal.
             let what = fault.what.lines().map(str::trim).collect::<Vec<_>>().join("; ");
-            error!(mend = fault.mend, "SIGHUP: the configuration stays as it was: {what}");
+            error!(hint = fault.hint, "SIGHUP: the configuration stays as it was: {what}");
             return None;
         }
     };
@@ -226,7 +226,7 @@ fn taken_over(current: &InForce, loaded: Result<InForce, Fault>, log: &mut Log) 
     }
     if !plan.restart.is_empty() {
         let keys = plan.restart.join(", ");
-        warn!(mend = "restart the process", "SIGHUP: {keys}: stays as it was until a restart");
+        warn!(hint = "restart the process", "SIGHUP: {keys}: stays as it was until a restart");
     }
     if !plan.of_init.is_empty() {
         let keys = plan.of_init.join(", ");

@@ -88,8 +88,8 @@ fn tell(page: &mut Page, told: &Value) {
             if let Some(lasted) = reason.get("lasted_seconds").and_then(Value::as_f64) {
                 page.say(format_args!("          for {}", span_seconds(lasted)));
             }
-            if !part("mend").is_empty() {
-                page.say(format_args!("          mend: {}", part("mend")));
+            if !part("hint").is_empty() {
+                page.say(format_args!("          hint: {}", part("hint")));
             }
         }
     }

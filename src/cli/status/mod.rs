@@ -10,7 +10,6 @@ use page::Page;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use super::say;
 use crate::config::{AuditMode, Config, Needs, Sources, Table};
 use crate::error::Fault;
 use crate::operator;
@@ -72,7 +71,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let unmarked = unmarked(&client, &config).await;
     let facts = Facts::look(&client, &config).await?;
     if args.json {
-        say(format_args!("{:#}", facts.json(&config, &unmarked)));
+        crate::cli::say_json(facts.json(&config, &unmarked));
     } else {
         facts.page(&config, &unmarked).print();
     }
@@ -141,7 +140,7 @@ impl Facts {
             json.insert("live".to_owned(), self.live.json());
             json.insert("is_well".to_owned(), json!(self.is_well(unmarked)));
             let unread =
-                self.unread().map(|lag| json!({ "waiting_wal_bytes": lag, "mend": START }));
+                self.unread().map(|lag| json!({ "waiting_wal_bytes": lag, "hint": START }));
             json.insert("no_relay_runs".to_owned(), json!(unread));
         }
         json
@@ -154,7 +153,7 @@ impl Facts {
         print(&mut page, config, slot, progress, self.catch_up.as_ref(), unmarked);
         if let Some(lag) = self.unread() {
             page.say(format_args!(
-                "relay     no relay runs: {} of WAL wait, and the server keeps them on disk\n          mend: {START}",
+                "relay     no relay runs: {} of WAL wait, and the server keeps them on disk\n          hint: {START}",
                 bytes(Some(lag))
             ));
         }
@@ -324,7 +323,7 @@ fn print(
     let name = &config.postgres.slot;
     match slot {
         None => page.say(format_args!(
-            "slot      {name} does not exist\n          mend: see `pgoutbox check`"
+            "slot      {name} does not exist\n          hint: see `pgoutbox check`"
         )),
         Some(slot) => print_slot(page, name, slot),
     }
@@ -378,7 +377,7 @@ fn print_parked(page: &mut Page, parked: &Parked) {
     let Parked { table, state, events, oldest, .. } = parked;
     page.say(format_args!("parked    {events} {state} of {table}, the oldest since {oldest}"));
     if state == "failed" {
-        page.say("          mend: pgoutbox parked list --state failed; then retry or discard");
+        page.say("          hint: pgoutbox parked list --state failed; then retry or discard");
     }
 }
 
@@ -389,7 +388,7 @@ fn print_paused(page: &mut Page, paused: &Value) {
         note => format!(": {note}"),
     };
     page.say(format_args!("paused    since {} by {}{note}", text("at"), text("by")));
-    page.say("          nothing is published, WAL is kept\n          mend: pgoutbox resume");
+    page.say("          nothing is published, WAL is kept\n          hint: pgoutbox resume");
 }
 
 fn print_guard(page: &mut Page, guard: &Value) {
@@ -400,7 +399,7 @@ fn print_guard(page: &mut Page, guard: &Value) {
     }
     page.say(format_args!("guard     {level} since {}, seen {}", text("since"), text("seen_at")));
     page.say(format_args!("          {}", text("what")));
-    page.say(format_args!("          mend: {}", text("mend")));
+    page.say(format_args!("          hint: {}", text("hint")));
 }
 
 fn print_slot(page: &mut Page, name: &str, slot: &SlotState) {
@@ -417,7 +416,7 @@ fn print_slot(page: &mut Page, name: &str, slot: &SlotState) {
     let status = slot.wal_status.as_deref().unwrap_or("unknown");
     if status == "lost" {
         let reason = slot.invalidation_reason.as_deref().unwrap_or("WAL it needs was removed");
-        page.say(format_args!("wal       lost ({reason})\n          mend: see `pgoutbox check`"));
+        page.say(format_args!("wal       lost ({reason})\n          hint: see `pgoutbox check`"));
         return;
     }
     let limit = match slot.safe_wal_size {
@@ -444,7 +443,7 @@ fn print_fault(page: &mut Page, progress: &Progress) {
         since.unwrap_or("unknown"),
         lasted.unwrap_or_default()
     ));
-    if let Some(mend) = text("mend").filter(|mend| !mend.is_empty()) {
-        page.say(format_args!("          mend: {mend}"));
+    if let Some(hint) = text("hint").filter(|hint| !hint.is_empty()) {
+        page.say(format_args!("          hint: {hint}"));
     }
 }

@@ -224,6 +224,6 @@ fn parameters_of_libpq_that_cannot_be_honoured_are_refused_with_their_reason() {
         let wrong = crate::config::postgres_url::PostgresUrl::parse(&url).expect_err(query);
         let said = wrong.what.as_str();
         assert!(said.contains(why), "{query}: {said}");
-        assert!(!wrong.mend.is_empty(), "{query}");
+        assert!(!wrong.hint.is_empty(), "{query}");
     }
 }

@@ -14,21 +14,21 @@ fn all_errors_at_once_each_with_its_place_and_mend() {
         tried.fault(),
         "8 settings are wrong\n  \
            pgoutbox.toml:3: postgres.slto: there is no such setting\n    \
-             mend: did you mean postgres.slot?\n  \
+             hint: did you mean postgres.slot?\n  \
            PGOUTBOX_AMQP__HEARTBEET: there is no such setting\n    \
-             mend: did you mean PGOUTBOX_AMQP__HEARTBEAT?\n  \
+             hint: did you mean PGOUTBOX_AMQP__HEARTBEAT?\n  \
            PGOUTBOX_AMQP__HEARTBEAT: amqp.heartbeat: \"1.5s\" is not a whole number of seconds\n    \
-             mend: AMQP counts heartbeats in seconds: write `10s`\n  \
+             hint: AMQP counts heartbeats in seconds: write `10s`\n  \
            pgoutbox.toml:9: audit.linger: \"20s\" is out of bounds\n    \
-             mend: choose 0s to 10s\n  \
+             hint: choose 0s to 10s\n  \
            pgoutbox.toml:2: postgres.slot: \"Not A Slot\" cannot be a slot's name\n    \
-             mend: Postgres allows 1 to 63 of a-z, 0-9 and _\n  \
+             hint: Postgres allows 1 to 63 of a-z, 0-9 and _\n  \
            --set: session.backoff_max: \"0s\" is out of bounds\n    \
-             mend: choose 10ms to 10m\n  \
+             hint: choose 10ms to 10m\n  \
            pgoutbox.toml:6: window.bytes: 1000 has no unit\n    \
-             mend: write \"1000KiB\" or \"1000MiB\"\n  \
+             hint: write \"1000KiB\" or \"1000MiB\"\n  \
            pgoutbox.toml:7: window.messages: is a text\n    \
-             mend: write a whole number"
+             hint: write a whole number"
     );
 }
 
@@ -84,7 +84,7 @@ fn wrong_values() {
                 || pair.starts_with("declare.queues"),
             "{pair}: {fault}"
         );
-        assert!(fault.contains("mend: "), "{pair}: {fault}");
+        assert!(fault.contains("hint: "), "{pair}: {fault}");
         assert!(fault.starts_with("a setting is wrong"), "{pair}: one only: {fault}");
     }
 }

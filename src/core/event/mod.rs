@@ -340,8 +340,8 @@ impl Refusal {
         }
     }
 
-    /// What mends it.
-    pub fn mend(&self) -> &'static str {
+    /// How to fix it.
+    pub fn hint(&self) -> &'static str {
         match self {
             Self::Unreadable { .. } | Self::ForbiddenHeader { .. } => {
                 "correct how the application writes such rows"
@@ -365,7 +365,7 @@ impl Refusal {
             Self::Closed { .. } => {
                 "do what the broker says: create the exchange (pgoutbox init --declare), or grant the user write permission on it"
             }
-            Self::Unburied { then, .. } => then.mend(),
+            Self::Unburied { then, .. } => then.hint(),
         }
     }
 }

@@ -269,9 +269,9 @@ impl Stuck {
                 format!(
                     "{what}. parking.limit is reached: so many events were refused in a row that it is taken for a fault of the whole, and no more are parked until one is delivered, or for ten times parking.period"
                 ),
-                format!("{}; or, if all of them are bad, raise parking.limit", refusal.mend()),
+                format!("{}; or, if all of them are bad, raise parking.limit", refusal.hint()),
             );
         }
-        Fault::new(Class::Event, what, refusal.mend())
+        Fault::new(Class::Event, what, refusal.hint())
     }
 }

@@ -343,8 +343,8 @@ impl Relay {
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
         let mapping = self.shape(&row).map_err(|errors| {
-            let mend = "correct [[tables]], so that it names the columns of today";
-            End::Fault(Fault::definite(errors.join("; "), mend))
+            let hint = "correct [[tables]], so that it names the columns of today";
+            End::Fault(Fault::definite(errors.join("; "), hint))
         })?;
         let StoredRow { tuple, commit_time, xid, .. } = row;
         let id = match self.read(&mapping, &tuple) {

@@ -92,7 +92,7 @@ impl Relay {
                 "RabbitMQ nacks parked events again and again: a new channel is opened, since it does not tell an old one each time that a queue has room again",
             )
             .on(Side::Broker)
-            .mend(Refusal::Nacked.mend()),
+            .hint(Refusal::Nacked.hint()),
         ));
     }
 
@@ -485,7 +485,7 @@ impl Relay {
             self.table_name(&arrival)
         ))
         .on(Side::Broker)
-        .mend(Refusal::Closed { why: String::new() }.mend());
+        .hint(Refusal::Closed { why: String::new() }.hint());
         let table = self.rules.tables.get(arrival.mapping.table);
         let has_letter =
             table.is_some_and(|table| matches!(table.on_failure, OnFailure::DeadLetter { .. }));

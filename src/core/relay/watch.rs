@@ -83,7 +83,7 @@ impl Relay {
                 span(self.rules.blocked_timeout)
             ))
             .on(Side::Broker)
-            .mend("clear its memory or disk alarm: rabbitmq-diagnostics alarms")
+            .hint("clear its memory or disk alarm: rabbitmq-diagnostics alarms")
             .into());
         }
         if self.confirm_ends().is_some_and(|at| at <= now) {
@@ -92,7 +92,7 @@ impl Relay {
                 span(self.rules.confirm_timeout)
             ))
             .on(Side::Broker)
-            .mend("look at the queues behind the exchange: a quorum queue without a majority confirms nothing")
+            .hint("look at the queues behind the exchange: a quorum queue without a majority confirms nothing")
             .into());
         }
         Ok(())

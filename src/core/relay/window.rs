@@ -50,7 +50,7 @@ impl Stray {
     pub fn fault(self) -> Fault {
         Fault::transient("RabbitMQ returned a message that is not in flight")
             .on(Side::Broker)
-            .mend("nothing is settled by it: what is in flight is published again. If it comes again, report it with the broker's version and plugins")
+            .hint("nothing is settled by it: what is in flight is published again. If it comes again, report it with the broker's version and plugins")
     }
 }
 

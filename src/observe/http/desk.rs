@@ -313,11 +313,11 @@ fn of_postgres(told: Option<Result<Value, Fault>>) -> Answer {
     match told {
         Some(Ok(value)) => json_answer(StatusCode::OK, &value),
         Some(Err(fault)) => {
-            let told = json!({"what": fault.what, "mend": fault.mend});
+            let told = json!({"what": fault.what, "hint": fault.hint});
             json_answer(StatusCode::SERVICE_UNAVAILABLE, &told)
         }
         None => {
-            let told = json!({"what": "Postgres did not answer in time", "mend": ""});
+            let told = json!({"what": "Postgres did not answer in time", "hint": ""});
             json_answer(StatusCode::SERVICE_UNAVAILABLE, &told)
         }
     }
@@ -342,6 +342,7 @@ fn unauthorized() -> Answer {
 }
 
 fn json_answer(code: StatusCode, value: &Value) -> Answer {
+    let value = crate::error::with_old_key(value.clone());
     answer(code, JSON, format!("{value}\n"))
 }
 

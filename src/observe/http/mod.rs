@@ -110,7 +110,7 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 fn refused(address: SocketAddr, error: &Error) -> Fault {
     let port = address.port();
-    let mend = match error.kind() {
+    let hint = match error.kind() {
         ErrorKind::AddrInUse => format!(
             "see who has it: ss -ltnp 'sport = :{port}'; end that process, or choose another port or none for this one: http.address = \"127.0.0.1:{}\" or \"off\"",
             if port == u16::MAX { port - 1 } else { port + 1 }
@@ -121,7 +121,7 @@ fn refused(address: SocketAddr, error: &Error) -> Fault {
         _ => "choose an address of this machine, such as http.address = \"127.0.0.1:8976\", or \"off\""
             .to_owned(),
     };
-    Fault::definite(format!("http.address {address} cannot be listened on: {error}"), mend)
+    Fault::definite(format!("http.address {address} cannot be listened on: {error}"), hint)
 }
 
 /// Serves the board there until the process ends.
@@ -136,7 +136,7 @@ pub fn serve(port: Port, config: &Config, board: &Board) -> Result<(), Fault> {
     info!(%address, "HTTP is served: the console at /, /livez, /readyz, /metrics, /status");
     if config.http.token.is_none() && !address.ip().is_loopback() {
         warn!(
-            mend = "set http.token, or an http.address of 127.0.0.1",
+            hint = "set http.token, or an http.address of 127.0.0.1",
             "whoever reaches {address} can read metrics and status, which name hosts and tables: no http.token is set"
         );
     }

@@ -156,7 +156,7 @@ fn event(event: &Parked, to: Option<&Target>) -> Value {
         "routing_key": to.map(|to| to.routing_key.as_str()),
         "reason": event.reason,
         "last_error": event.last_error,
-        "mend": event.mend,
+        "hint": event.hint,
         "attempts": event.attempts,
         "next_in_seconds": event.next_in_seconds,
         "age_seconds": event.age_seconds,

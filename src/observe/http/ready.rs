@@ -36,15 +36,15 @@ pub(crate) struct Reason {
     pub(crate) code: &'static str,
     /// For people.
     pub(super) what: String,
-    /// What mends it.
-    pub(super) mend: String,
+    /// How to fix it.
+    pub(super) hint: String,
     /// How long it has lasted, where that is known.
     pub(crate) lasted: Option<Duration>,
 }
 
 impl Reason {
-    fn new(code: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { code, what: what.into(), mend: mend.into(), lasted: None }
+    fn new(code: &'static str, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code, what: what.into(), hint: hint.into(), lasted: None }
     }
 
     fn for_as_long(mut self, lasted: Option<Duration>) -> Self {
@@ -58,7 +58,7 @@ impl Reason {
             true => json!({
                 "code": self.code,
                 "what": self.what,
-                "mend": self.mend,
+                "hint": self.hint,
                 "lasted_seconds": self.lasted.map(|lasted| lasted.as_secs_f64().round()),
             }),
             false => json!({"code": self.code}),
@@ -95,8 +95,8 @@ impl Readiness {
         reasons.extend(of_state(snapshot));
         if let Some(ago) = silent(snapshot) {
             let what = format!("the relay's loop has not answered for {}", span(whole(ago)));
-            let mend = "the process hangs: restart it, and report what it was at";
-            reasons.push(Reason::new("loop_silent", what, mend).for_as_long(Some(ago)));
+            let hint = "the process hangs: restart it, and report what it was at";
+            reasons.push(Reason::new("loop_silent", what, hint).for_as_long(Some(ago)));
         }
         reasons.extend(of_relay(snapshot));
         reasons.extend(of_slot(snapshot));
@@ -130,20 +130,20 @@ fn of_state(snapshot: &Snapshot) -> Option<Reason> {
     match shown.state {
         State::Standby => None,
         State::Draining => {
-            let mend = "wait: it ends by itself, within session.drain_timeout";
-            Some(Reason::new("draining", &shown.why, mend))
+            let hint = "wait: it ends by itself, within session.drain_timeout";
+            Some(Reason::new("draining", &shown.why, hint))
         }
         State::Stopped => {
-            let fault = shown.outage.as_ref().map(|outage| outage.fault.mend.as_str());
-            let mend = fault.filter(|mend| !mend.is_empty()).unwrap_or("pgoutbox run");
-            Some(Reason::new("stopped", &shown.why, mend))
+            let fault = shown.outage.as_ref().map(|outage| outage.fault.hint.as_str());
+            let hint = fault.filter(|hint| !hint.is_empty()).unwrap_or("pgoutbox run");
+            Some(Reason::new("stopped", &shown.why, hint))
         }
         // A session that runs after a failure has to show that it gets on.
         _ => of_outage(snapshot).or_else(|| {
-            let mend =
+            let hint =
                 "wait: each server has its connect_timeout to answer; pgoutbox check looks at both";
             let is_new = matches!(shown.state, State::Connecting | State::Waiting);
-            is_new.then(|| Reason::new("connecting", &shown.why, mend))
+            is_new.then(|| Reason::new("connecting", &shown.why, hint))
         }),
     }
 }
@@ -154,23 +154,23 @@ fn of_outage(snapshot: &Snapshot) -> Option<Reason> {
     if snapshot.shown.view.as_ref().is_some_and(|view| view.is_blocked) {
         return None;
     }
-    let reason = Reason::new("fault", &outage.fault.what, &outage.fault.mend);
+    let reason = Reason::new("fault", &outage.fault.what, &outage.fault.hint);
     Some(reason.for_as_long(snapshot.outage_for))
 }
 
 fn of_relay(snapshot: &Snapshot) -> Option<Reason> {
     let view = snapshot.shown.view.as_ref()?;
     if view.is_blocked {
-        let mend = "clear its memory or disk alarm: rabbitmq-diagnostics alarms";
+        let hint = "clear its memory or disk alarm: rabbitmq-diagnostics alarms";
         let what = "RabbitMQ blocks the connection: nothing is published, WAL is kept";
-        let reason = Reason::new("broker_blocked", what, mend);
+        let reason = Reason::new("broker_blocked", what, hint);
         return Some(reason.for_as_long(snapshot.outage_for));
     }
     if let Some(silent) = view.silent {
         let what = format!("the walsender has not answered for {}", span(whole(silent)));
-        let mend =
+        let hint =
             "look at the network to Postgres and at its process: SELECT * FROM pg_stat_replication";
-        return Some(Reason::new("postgres_silent", what, mend).for_as_long(Some(silent)));
+        return Some(Reason::new("postgres_silent", what, hint).for_as_long(Some(silent)));
     }
     let is_stalled = snapshot.stalled_for > STALLED && snapshot.shown.state != State::Paused;
     is_stalled.then(|| {
@@ -179,8 +179,8 @@ fn of_relay(snapshot: &Snapshot) -> Option<Reason> {
             view.window_messages + view.waiting,
             span(whole(snapshot.stalled_for))
         );
-        let mend = "look at the queues behind the exchange: a quorum queue without a majority confirms nothing";
-        Reason::new("stalled", what, mend).for_as_long(Some(snapshot.stalled_for))
+        let hint = "look at the queues behind the exchange: a quorum queue without a majority confirms nothing";
+        Reason::new("stalled", what, hint).for_as_long(Some(snapshot.stalled_for))
     })
 }
 
@@ -217,7 +217,7 @@ fn degraded(snapshot: &Snapshot) -> Vec<Reason> {
         _ => {}
     }
     for table in &shown.unmarked {
-        let reason = Reason::new("marks_refused", &table.what, &table.mend);
+        let reason = Reason::new("marks_refused", &table.what, &table.hint);
         degraded.push(reason.for_as_long(Some(whole(table.lasted))));
     }
     let Some((_, seen)) = &shown.seen else { return degraded };
@@ -228,8 +228,8 @@ fn degraded(snapshot: &Snapshot) -> Vec<Reason> {
     let (failed, parked) = (count(true), count(false));
     if failed > 0 {
         let what = format!("parked events that have used up their tries: {failed}");
-        let mend = "pgoutbox parked list --state failed; then retry or discard";
-        degraded.push(Reason::new("failed_events", what, mend));
+        let hint = "pgoutbox parked list --state failed; then retry or discard";
+        degraded.push(Reason::new("failed_events", what, hint));
     }
     if parked > 0 {
         let what = format!("parked events that are tried again: {parked}");
@@ -350,7 +350,7 @@ mod tests {
     ];
 
     fn fault(snapshot: &mut Snapshot) {
-        let fault = Fault::transient("RabbitMQ is down").mend("start it");
+        let fault = Fault::transient("RabbitMQ is down").hint("start it");
         snapshot.shown.outage = Some(Outage::new(fault, Duration::ZERO));
         snapshot.outage_for = Some(SECOND);
     }
@@ -380,7 +380,7 @@ mod tests {
     fn unmarked(snapshot: &mut Snapshot) {
         snapshot.shown.unmarked = vec![crate::postgres::marker::UnmarkedView {
             what: "no row of public.t can be marked".to_owned(),
-            mend: "GRANT UPDATE".to_owned(),
+            hint: "GRANT UPDATE".to_owned(),
             lasted: SECOND,
         }];
     }
@@ -408,7 +408,7 @@ mod tests {
             assert_eq!(codes(&ready.degraded), *worth, "{name}");
             assert_eq!(ready.is_ready(), against.is_empty(), "{name}");
             for reason in ready.reasons.iter().chain(&ready.degraded) {
-                assert!(!reason.mend.is_empty(), "{name}: {} says not what to do", reason.code);
+                assert!(!reason.hint.is_empty(), "{name}: {} says not what to do", reason.code);
             }
             assert!(against.iter().all(|code| CODES.contains(code)), "{name}");
             let blocked = Readiness::blocked(&snapshot);

@@ -32,7 +32,7 @@ pub(super) fn json(snapshot: &Snapshot, recent: Value) -> Value {
             "lasted_seconds": snapshot.outage_for.map(seconds),
             "failures": outage.failures,
             "what": outage.fault.what,
-            "mend": outage.fault.mend,
+            "hint": outage.fault.hint,
         })),
         "again_in_seconds": snapshot.again_in.map(seconds),
         "recent": recent,
@@ -139,7 +139,7 @@ fn change(change: &Change) -> Value {
         "at": time(change.at),
         "state": change.state.name(),
         "what": change.what,
-        "mend": change.mend,
+        "hint": change.hint,
     })
 }
 

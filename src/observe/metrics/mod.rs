@@ -99,7 +99,7 @@ pub const METRICS: &[Metric] = &[
         "after an upgrade, as it should",
         |_, out| out.put(&[("version", env!("CARGO_PKG_VERSION"))], 1_u64)),
     gauge("pgoutbox_session_state", "state: connecting, standby, catching_up, running, paused, draining, waiting, stopped", "1 for the state that holds, 0 for the others.",
-        "`waiting` or `connecting` for minutes: `/readyz` and `pgoutbox status` name the fault and what mends it",
+        "`waiting` or `connecting` for minutes: `/readyz` and `pgoutbox status` name the fault and how to fix it",
         |it, out| for state in State::ALL {
             out.put(&[("state", state.name())], state == it.snapshot.shown.state);
         }),
@@ -206,7 +206,7 @@ pub const METRICS: &[Metric] = &[
         "it grows: events come faster than they are delivered, or not at all",
         |it, out| if let Some(seen) = it.seen() { out.only(seen.slot.confirmed_lag_bytes) }),
     gauge("pgoutbox_slot_safe_wal_bytes", "", "WAL that may be written before the slot may be lost; absent where there is no limit.",
-        "near 0: mend what holds the relay up, or raise `max_slot_wal_keep_size`",
+        "near 0: remove what holds the relay up, or raise `max_slot_wal_keep_size`",
         |it, out| if let Some(bytes) = it.seen().and_then(|seen| seen.slot.safe_bytes) { out.only(bytes) }),
     gauge("pgoutbox_slot_full_in_seconds", "", "Projected time until the WAL's limit is reached; absent where it does not fill up.",
         "below an hour: as for retained WAL, now",
@@ -229,7 +229,7 @@ pub const METRICS: &[Metric] = &[
         "it rises fast: transactions are larger than `logical_decoding_work_mem`; raise it",
         |it, out| if let Some(seen) = it.seen() { out.only(seen.slot.spilled_bytes) }),
     gauge("pgoutbox_guard_level", "level: calm, warning, critical", "1 for the guard's level, 0 for the others.",
-        "not `calm`: WAL fills up; the log and `pgoutbox status` say how fast, and what mends it",
+        "not `calm`: WAL fills up; the log and `pgoutbox status` say how fast, and how to fix it",
         |it, out| if let Some(seen) = it.seen() {
             for (name, level) in [("calm", Level::Calm), ("warning", Level::Warning), ("critical", Level::Critical)] {
                 out.put(&[("level", name)], seen.slot.level() == level);
@@ -251,7 +251,7 @@ pub const METRICS: &[Metric] = &[
             }
         }),
     gauge("pgoutbox_parked_oldest_seconds", "", "How long ago the oldest of them was put aside; 0 where there is none.",
-        "it grows: what refuses the event does not mend itself",
+        "it grows: what refuses the event does not go away by itself",
         |it, out| if let Some(seen) = it.seen() {
             out.only(seen.parked.iter().map(|parked| parked.oldest_seconds).fold(0.0, f64::max));
         }),

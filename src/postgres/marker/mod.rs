@@ -40,7 +40,7 @@ pub struct UnmarkedView {
     /// Its name, and why.
     pub what: String,
     /// What helps.
-    pub mend: String,
+    pub hint: String,
     /// How long it has lasted.
     pub lasted: std::time::Duration,
 }

@@ -383,7 +383,7 @@ impl Tables {
         if is_to_tell {
             let [hold, give_up] = [self.audit.hold, self.audit.give_up].map(span);
             warn!(
-                mend = self.mend(entry, Some(id), Some(why)),
+                hint = self.hint(entry, Some(id), Some(why)),
                 "the mark of event {id} of {} is refused: {} (SQLSTATE {}). The event is delivered; its mark is tried again for {give_up}, and the LSN waits for it for {hold}",
                 entry.name(),
                 why.message,
@@ -403,7 +403,7 @@ impl Tables {
         if is_to_tell {
             let [hold, give_up] = [self.audit.hold, self.audit.give_up].map(span);
             warn!(
-                mend = self.mend(entry, None, Some(why)),
+                hint = self.hint(entry, None, Some(why)),
                 "no row of {} can be marked: {} (SQLSTATE {}). Events are delivered all the same; each mark is tried again for {give_up}, and the LSN waits for it for {hold}",
                 entry.name(),
                 why.message,
@@ -425,9 +425,9 @@ impl Tables {
                 "no row of {} can be marked: {message} (SQLSTATE {code}); its events are delivered all the same",
                 entry.name()
             );
-            let mend = self.mend(entry, None, Some(&closed.why));
+            let hint = self.hint(entry, None, Some(&closed.why));
             let lasted = now.saturating_duration_since(closed.since);
-            Some(UnmarkedView { what, mend, lasted })
+            Some(UnmarkedView { what, hint, lasted })
         });
         views.collect()
     }
@@ -481,7 +481,7 @@ impl Tables {
                 None => "its row stayed locked, or a trigger or rule keeps it unmarked".to_owned(),
             };
             warn!(
-                mend = self.mend(entry, Some(&mark.id), mark.refused()),
+                hint = self.hint(entry, Some(&mark.id), mark.refused()),
                 marks = count,
                 "the mark of event {} of {} is given up: {why}. The event was delivered",
                 mark.id,
@@ -490,7 +490,7 @@ impl Tables {
         }
     }
 
-    fn mend(&self, entry: &Entry, id: Option<&str>, why: Option<&Arc<MarkError>>) -> String {
+    fn hint(&self, entry: &Entry, id: Option<&str>, why: Option<&Arc<MarkError>>) -> String {
         let Table { schema, name, columns, .. } = &entry.table;
         let table = sql::qualified(schema, name);
         let own = why.filter(|why| !why.is_of_trigger);

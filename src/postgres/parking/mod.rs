@@ -333,9 +333,9 @@ impl ParkingStore {
         let event = seq.map_or("parked events are".to_owned(), |seq| {
             format!("the parked event with seq {seq} is")
         });
-        let (who, mend) = locker(client, "pgoutbox.parked").await;
+        let (who, hint) = locker(client, "pgoutbox.parked").await;
         warn!(
-            mend,
+            hint,
             "{event} locked by {who}: its aggregate waits until that transaction ends, and nobody else does"
         );
     }
@@ -350,9 +350,9 @@ impl ParkingStore {
             }
             mind.told_at = Some(now);
         }
-        let (who, mend) = locker(client, "pgoutbox.progress").await;
+        let (who, hint) = locker(client, "pgoutbox.progress").await;
         warn!(
-            mend,
+            hint,
             "the row of slot \"{slot}\" in pgoutbox.progress is locked by {who}: a window of events goes on, and no more until that transaction ends; WAL is kept"
         );
     }
@@ -434,7 +434,7 @@ impl ParkingStore {
                     let (id, position) =
                         (park.id.as_deref().unwrap_or("without id"), park.position);
                     warn!(
-                        mend = "look at its row in the outbox, and at constraints and triggers of pgoutbox.parked",
+                        hint = "look at its row in the outbox, and at constraints and triggers of pgoutbox.parked",
                         event_id = park.id,
                         %position,
                         "event {id} (commit {position}) is parked {what}, since pgoutbox.parked refuses it: {}",
@@ -463,7 +463,7 @@ impl ParkingStore {
         let (state, next_ms) = told(park.state);
         let reason = park.refusal.as_ref().map(|refusal| refusal.reason());
         let error = park.refusal.as_ref().map(|refusal| form.text(&refusal.to_string()));
-        let mend = park.refusal.as_ref().map(|refusal| refusal.mend());
+        let hint = park.refusal.as_ref().map(|refusal| refusal.hint());
         let attempts = i32::from(park.refusal.is_some());
         let columns = mapping.columns.iter();
         let columns: serde_json::Value = columns
@@ -493,7 +493,7 @@ impl ParkingStore {
             is_holding,
             &reason,
             &error,
-            &mend,
+            &hint,
             &attempts,
             &next_ms,
             &columns,
@@ -509,9 +509,9 @@ impl ParkingStore {
         let (state, next_ms) = told(*state);
         let attempts = i32::try_from(*attempts).unwrap_or(i32::MAX);
         let error = form.text(&refusal.to_string());
-        let (reason, mend) = (refusal.reason(), refusal.mend());
+        let (reason, hint) = (refusal.reason(), refusal.hint());
         let parameters: [&(dyn ToSql + Sync); 7] =
-            [&attempt.seq, &state, &attempts, &next_ms, &reason, &error, &mend];
+            [&attempt.seq, &state, &attempts, &next_ms, &reason, &error, &hint];
         client.execute(&self.refused, &parameters).await
     }
 
@@ -566,7 +566,7 @@ impl ParkingStore {
                     Err(error) if error.as_db_error().is_some() => {
                         let fault = classify(&error);
                         warn!(
-                            mend = fault.mend,
+                            hint = fault.hint,
                             "what an earlier session had taken of the parking is not given back: {}",
                             fault.what
                         );
@@ -814,7 +814,7 @@ impl ParkingStore {
                 State::Parked(_) | State::Failed => "parked",
             };
             warn!(
-                mend = refusal.mend(),
+                hint = refusal.hint(),
                 event_id = park.id,
                 table,
                 %position,
@@ -851,13 +851,13 @@ impl ParkingStore {
             };
             match state {
                 State::Failed => warn!(
-                    mend = refusal.mend(),
+                    hint = refusal.hint(),
                     event_id,
                     table,
                     seq,
                     reason = refusal.reason(),
                     attempts,
-                    "event {id} has failed after {attempts} tries: {refusal}. Once that is mended: pgoutbox parked retry --id {id}"
+                    "event {id} has failed after {attempts} tries: {refusal}. Once that is fixed: pgoutbox parked retry --id {id}"
                 ),
                 State::Parked(pause) => info!(
                     again_in = crate::text::span(*pause),
@@ -958,7 +958,7 @@ impl Shown {
             match client.prepare(&sql::render(file, &variables)?).await {
                 Ok(statement) => shown.follow.push(statement),
                 Err(error) => warn!(
-                    mend = format!("set tables.N.columns.{field} to another column, or to \"\""),
+                    hint = format!("set tables.N.columns.{field} to another column, or to \"\""),
                     "\"{name}\" of {}.{} cannot show the tries of a parked event: {}",
                     table.schema,
                     table.name,

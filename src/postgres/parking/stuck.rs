@@ -66,20 +66,20 @@ impl Stuck {
         if !is_to_tell {
             return;
         }
-        let (mend, pause) = (fault.mend, crate::text::span(pause));
+        let (hint, pause) = (fault.hint, crate::text::span(pause));
         match what {
             Write::Claim => warn!(
-                mend,
+                hint,
                 "parked event {seq} cannot be tried, since pgoutbox.parked refuses that it is taken: {}. It is left for {pause}, and longer each time",
                 fault.what
             ),
             Write::Outcome => warn!(
-                mend,
+                hint,
                 "what became of the try of parked event {seq} is not recorded, since pgoutbox.parked refuses it: {}. It is left for {pause}, and longer each time",
                 fault.what
             ),
             Write::Delivered | Write::Marked => warn!(
-                mend,
+                hint,
                 "parked event {seq} is delivered, and still stands in the parking, since pgoutbox.parked refuses that it goes: {}. That is tried again in {pause}; a relay that starts before sends it once more",
                 fault.what
             ),

@@ -54,7 +54,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 const FRAME_MAX: u32 = 128 * 1024;
 
 /// What lapin may log: nothing. Its warning about a returned message holds the body, and each
-/// of its errors we tell ourselves, with what mends it.
+/// of its errors we tell ourselves, with a hint.
 pub const LOG: [&str; 1] = ["lapin=off"];
 
 /// What comes back from the broker.
@@ -125,10 +125,10 @@ impl Publisher {
             // It says so by an alert, which the reset that follows may overtake.
             let is_certless = broker.tls.mode != TlsMode::Disable && broker.tls.cert_file.is_none();
             if is_certless && fault.kind == Kind::Io(std::io::ErrorKind::ConnectionReset) {
-                fault.mend = MEND_CERTLESS.to_owned();
+                fault.hint = HINT_CERTLESS.to_owned();
             }
             if matches!(fault.kind, Kind::Amqp(_, About::Login)) {
-                fault.mend = login_hint(broker);
+                fault.hint = login_hint(broker);
             }
             fault.what = format!("{place}: {}", fault.what);
             fault
@@ -367,7 +367,7 @@ fn uri(broker: &Broker, amqp: &Amqp) -> AMQPUri {
 }
 
 /// For a broker that hangs up on a client without a certificate.
-const MEND_CERTLESS: &str = "check the client certificate: none is set (amqp.cert_file, amqp.key_file), and a broker that asks for one hangs up";
+const HINT_CERTLESS: &str = "check the client certificate: none is set (amqp.cert_file, amqp.key_file), and a broker that asks for one hangs up";
 
 fn login_hint(broker: &Broker) -> String {
     let (user, place) = (&broker.user, &broker.password_place);
@@ -421,7 +421,7 @@ fn refused(error: &lapin::Error) -> Fault {
     match fault.kind {
         Kind::Amqp(403, _) => {
             let kind = Kind::Amqp(403, About::Login);
-            fault.kind(kind).mend(table::entry(kind, Peer::RabbitMq).hint)
+            fault.kind(kind).hint(table::entry(kind, Peer::RabbitMq).hint)
         }
         _ => fault,
     }

@@ -126,7 +126,7 @@ pub async fn run(config: &Config, mut shutdown: Shutdown) {
                 let rest =
                     config.prune.interval.saturating_mul(2_u32.saturating_pow(failures.min(4)));
                 let again_in = span(rest);
-                warn!(mend = fault.mend, again_in, "pruning: {}", fault.what);
+                warn!(hint = fault.hint, again_in, "pruning: {}", fault.what);
                 rest
             }
         };
@@ -156,12 +156,12 @@ fn tell(report: &Report, said: &mut BTreeSet<String>, is_whole: bool) {
     for table in &report.tables {
         for trouble in &table.troubles {
             if lasting.insert(trouble.key.clone()) && !said.contains(&trouble.key) {
-                warn!(mend = trouble.fault.mend, "pruning: {}", trouble.fault.what);
+                warn!(hint = trouble.fault.hint, "pruning: {}", trouble.fault.what);
             }
         }
         for note in &table.notes {
             if lasting.insert(note.key.clone()) && !said.contains(&note.key) {
-                info!(mend = note.fault.mend, "pruning: {}", note.fault.what);
+                info!(hint = note.fault.hint, "pruning: {}", note.fault.what);
             }
         }
     }

@@ -180,14 +180,14 @@ async fn create(
     let Err(error) = execute(client, &sql).await else { return Ok(Ok(())) };
     execute(client, "ROLLBACK").await?;
     let what = format!("partition {name} of {} could not be made: {}", target.title(), error.what);
-    let mend = if error.is_code(codes::INSUFFICIENT_PRIVILEGE) {
+    let hint = if error.is_code(codes::INSUFFICIENT_PRIVILEGE) {
         "run `pgoutbox prune` as the table's owner from time to time, or GRANT that role to this one"
     } else if error.is_code(codes::CHECK_VIOLATION) {
         "the default partition holds rows of that time: nothing is lost, they go one by one"
     } else {
         "it is tried again at the next pass; until then its rows go to the default partition, if there is one"
     };
-    Ok(Err(Fault::new(error.class, what, mend)))
+    Ok(Err(Fault::new(error.class, what, hint)))
 }
 
 /// Drops partitions that ended before `keep` and hold no row that must stay.
@@ -246,8 +246,8 @@ impl Work<'_> {
         execute(self.client, "ROLLBACK").await?;
         let key = format!("{}.{name}: {}", self.target.schema, fault.what);
         fault.what = format!("partition {name} of {}: {}", self.target.title(), fault.what);
-        if fault.mend.is_empty() {
-            "it is tried again at the next pass".clone_into(&mut fault.mend);
+        if fault.hint.is_empty() {
+            "it is tried again at the next pass".clone_into(&mut fault.hint);
         }
         report.troubles.push(Trouble::new(key, fault));
         Ok(())
@@ -380,10 +380,10 @@ impl Work<'_> {
 }
 
 fn detach_hint(fault: &Fault) -> String {
-    if fault.mend.is_empty() {
+    if fault.hint.is_empty() {
         "somebody uses the table in a long transaction; it is tried again at the next pass"
             .to_owned()
     } else {
-        fault.mend.clone()
+        fault.hint.clone()
     }
 }

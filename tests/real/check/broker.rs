@@ -1,4 +1,4 @@
-//! What `check` finds of a broker, and that what it prints mends it.
+//! What `check` finds of a broker, and that what it prints hints it.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use serde_json::Value;
 
-use super::mend;
+use super::hint;
 use crate::setting::Setting;
 
 #[tokio::test]
@@ -84,13 +84,13 @@ async fn what_the_broker_refuses() -> Result<()> {
 
     let large = setting.clone().set("amqp.max_message_bytes", "200MiB");
     let checked = large.check().await?;
-    let mended = mend(checked.has("broker-max-message-size", "warning"));
-    let mended =
-        mended.split("max_message_bytes = ").nth(1).and_then(|rest| rest.split(';').next());
-    let mended = mended.context("no value")?.trim_matches('"');
+    let repaired = hint(checked.has("broker-max-message-size", "warning"));
+    let repaired =
+        repaired.split("max_message_bytes = ").nth(1).and_then(|rest| rest.split(';').next());
+    let repaired = repaired.context("no value")?.trim_matches('"');
     setting
         .clone()
-        .set("amqp.max_message_bytes", mended)
+        .set("amqp.max_message_bytes", repaired)
         .check()
         .await?
         .has_not("broker-max-message-size");
@@ -106,7 +106,7 @@ async fn what_the_broker_refuses() -> Result<()> {
 
 /// A `rabbitmqctl` command as it is printed.
 async fn run_ctl(finding: &Value) -> Result<()> {
-    let command = mend(finding).strip_prefix("rabbitmqctl ").context("no rabbitmqctl")?;
+    let command = hint(finding).strip_prefix("rabbitmqctl ").context("no rabbitmqctl")?;
     let command = command.split("  -- ").next().unwrap_or_default();
     let words: Vec<_> = command.split(' ').map(|word| word.trim_matches('\'')).collect();
     run_ctl_words(&words).await

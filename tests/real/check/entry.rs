@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use harness::postgres::{self, Postgres, Shutdown};
 use harness::shared;
 
-use super::{mend, paste};
+use super::{hint, paste};
 use crate::setting::{PATIENCE, Setting};
 
 /// A corner with the two roles that `init` makes, as its owner and as these sees it.
@@ -44,7 +44,7 @@ async fn an_audit_role_that_is_not_let_in() -> Result<()> {
         paste(&elsewhere, &broken_by).await?;
         let checked = setting.check().await?;
         assert_eq!(checked.errors(), BTreeSet::from([name]), "{broken_by}: {checked}");
-        paste(&elsewhere, mend(checked.has(name, "error"))).await?;
+        paste(&elsewhere, hint(checked.has(name, "error"))).await?;
         setting.check().await?.has_not(name);
     }
     // One role for both.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result};
 use harness::shared;
 
-use super::{mend, paste};
+use super::{hint, paste};
 use crate::setting::Setting;
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn what_is_no_table_in_the_wal() -> Result<()> {
     // What is said besides would be about another table.
     checked.has_not("publication-other-tables");
     checked.has_not("id-index");
-    // Each is mended in the configuration.
+    // Each is repaired in the configuration.
     assert_eq!(setting.check().await?.code, Some(0));
     Ok(())
 }
@@ -46,7 +46,7 @@ async fn a_table_that_is_elsewhere() -> Result<()> {
     let checked = setting.check().await?;
     assert_eq!(checked.errors(), BTreeSet::from(["table-missing"]), "{checked}");
     checked.has_not("publication-other-tables");
-    let line = mend(checked.has("table-missing", "error")).split("  -- ").next();
+    let line = hint(checked.has("table-missing", "error")).split("  -- ").next();
     let name = line.and_then(|line| line.strip_prefix("[[tables]] name = \""));
     let name = name.context("no line")?.trim_end_matches('"');
     assert_eq!(name, "shop.outbox_messages");
@@ -72,7 +72,7 @@ async fn a_table_that_was_renamed() -> Result<()> {
 async fn marks_that_find_no_index() -> Result<()> {
     let setting = Setting::shared().await?;
     let drop = "ALTER TABLE outbox_messages DROP CONSTRAINT outbox_messages_pkey";
-    setting.mends("id-index", "warning", drop).await?;
+    setting.hints("id-index", "warning", drop).await?;
     let index = "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'outbox_messages'::regclass";
     let index: String = setting.ask(index).await?;
     // One that holds some rows only is not looked into, nor one that begins with something else.
@@ -95,7 +95,7 @@ async fn publications_of_more_than_the_outbox() -> Result<()> {
         let schema = "CREATE TABLE stranger (n int);
              DROP PUBLICATION pgoutbox;
              CREATE PUBLICATION pgoutbox FOR TABLES IN SCHEMA public WITH (publish = 'insert')";
-        setting.mends(name, "warning", schema).await?;
+        setting.hints(name, "warning", schema).await?;
     }
     setting
         .sql(
@@ -107,8 +107,8 @@ async fn publications_of_more_than_the_outbox() -> Result<()> {
     let found = checked.has(name, "warning");
     setting.carry_out(found).await?;
     let its_own = format!("{}_outbox", setting.database);
-    assert!(mend(found).contains(&format!("--publication {its_own} --slot {its_own}")), "{found}");
-    let rest = mend(found).split("postgres.slot, and: ").nth(1).context("no SQL")?;
+    assert!(hint(found).contains(&format!("--publication {its_own} --slot {its_own}")), "{found}");
+    let rest = hint(found).split("postgres.slot, and: ").nth(1).context("no SQL")?;
     paste(&setting.database_url, rest).await?;
     let moved = setting.set("postgres.publication", &its_own).set("postgres.slot", &its_own);
     let checked = moved.check().await?;
@@ -125,11 +125,11 @@ async fn rows_that_never_come_and_marks_that_never_stay() -> Result<()> {
     let setting = Setting::shared().await?;
     let alter = "ALTER TABLE outbox_messages";
     let default = format!("{alter} ALTER relayed_at SET DEFAULT now()");
-    setting.mends("mark-default", "error", &default).await?;
+    setting.hints("mark-default", "error", &default).await?;
     let required = format!("{alter} ALTER relayed_at SET NOT NULL");
-    setting.mends("mark-default", "error", &required).await?;
+    setting.hints("mark-default", "error", &required).await?;
     let child = "CREATE TABLE child () INHERITS (outbox_messages)";
-    setting.mends("table-children", "error", child).await?;
+    setting.hints("table-children", "error", child).await?;
     // It is known only with a row to try.
     let before = format!(
         "{TRIGGER} RETURN NULL; END $$;
@@ -143,18 +143,18 @@ async fn rows_that_never_come_and_marks_that_never_stay() -> Result<()> {
     setting
         .sql("DROP FUNCTION stop CASCADE; INSERT INTO outbox_messages (topic, payload) VALUES ('t', '{}')")
         .await?;
-    setting.mends("mark-swallowed", "error", &before).await?;
+    setting.hints("mark-swallowed", "error", &before).await?;
     let raises = before.replace("RETURN NULL", "RAISE 'append only'").replace("stop()", "halt()");
-    setting.mends("mark-fails", "error", &raises.replace("\"stops it\"", "raises")).await?;
+    setting.hints("mark-fails", "error", &raises.replace("\"stops it\"", "raises")).await?;
     let rule = "CREATE RULE none AS ON UPDATE TO outbox_messages DO INSTEAD NOTHING";
-    setting.mends("mark-fails", "error", rule).await?;
+    setting.hints("mark-fails", "error", rule).await?;
     let others = format!(
         "{alter} DROP CONSTRAINT outbox_messages_pkey; CREATE PUBLICATION others FOR TABLE outbox_messages"
     );
-    setting.mends("replica-identity-missing", "error", &others).await?;
+    setting.hints("replica-identity-missing", "error", &others).await?;
     let deleting = Setting::shared().await?.set("audit.mode", "delete");
     let refers = "CREATE TABLE receipts (event uuid REFERENCES outbox_messages)";
-    deleting.mends("table-referenced", "warning", refers).await?;
+    deleting.hints("table-referenced", "warning", refers).await?;
     let rows: i64 =
         setting.ask("SELECT count(*) FROM outbox_messages WHERE relayed_at IS NULL").await?;
     assert_eq!(rows, 1, "what was tried was taken back");
@@ -176,7 +176,7 @@ async fn partitions_that_are_not_in_the_stream() -> Result<()> {
     setting.init().await?;
     let later =
         "CREATE UNLOGGED TABLE \"Late r\" PARTITION OF outbox_messages FOR VALUES FROM (0) TO (9)";
-    setting.mends("table-unlogged", "error", later).await?;
+    setting.hints("table-unlogged", "error", later).await?;
     let far = "CREATE FOREIGN TABLE far PARTITION OF outbox_messages DEFAULT SERVER files OPTIONS (filename '/dev/null')";
-    setting.mends("partition-foreign", "error", far).await
+    setting.hints("partition-foreign", "error", far).await
 }

@@ -25,7 +25,7 @@ pub(super) async fn the_slot_is_about_to_be_lost(setting: &Setting) -> Result<()
     let checked = setting.check().await?;
     assert_eq!(checked.code, Some(0), "{checked}");
     setting.carry_out(checked.has("slot-unreserved", "warning")).await?;
-    setting.until("the mend", &format!("SELECT NOT ({is_unreserved})")).await?;
+    setting.until("the hint", &format!("SELECT NOT ({is_unreserved})")).await?;
     setting.check().await?.has_not("slot-unreserved");
     Ok(())
 }
@@ -57,7 +57,7 @@ async fn versions_that_are_too_old() -> Result<()> {
         let found = checked.has(name, severity);
         assert!(found["what"].as_str().is_some_and(|what| what.contains(version)), "{found}");
         let major = newer.1.split('.').next().unwrap_or_default();
-        assert!(super::mend(found).contains(major), "{found}");
+        assert!(super::hint(found).contains(major), "{found}");
         setting.sql(&says(newer.0, newer.1)).await?;
         setting.check().await?.has_not(name);
     }
@@ -87,7 +87,7 @@ async fn questions_that_are_not_answered() -> Result<()> {
     let pid: i32 = held.query_one("SELECT pg_backend_pid()", &[]).await?.try_get(0)?;
     let checked = setting.check().await?;
     let found = checked.has("postgres-question", "error");
-    let told = super::paste(&owner.database_url, super::mend(found)).await?;
+    let told = super::paste(&owner.database_url, super::hint(found)).await?;
     assert!(told.lines().any(|line| line.starts_with(&format!("{pid}|"))), "{told}");
     held.rollback().await?;
     setting.check().await?.has_not("postgres-question");

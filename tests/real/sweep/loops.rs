@@ -78,7 +78,7 @@ impl Loop {
             let reason = &told["reasons"][0];
             let said = reason["what"].as_str().unwrap_or_default();
             ensure!(answer.code == 503 && said.contains(&format!("SQLSTATE {code}")), "{told}");
-            ensure!(reason["mend"].as_str().unwrap_or_default().len() > 10, "{told}");
+            ensure!(reason["hint"].as_str().unwrap_or_default().len() > 10, "{told}");
             Ok(Some(()))
         })
         .await
@@ -255,8 +255,8 @@ async fn what_an_operator_does() -> Result<()> {
             let code_of_exit = output.status.code();
             ensure!(matches!(code_of_exit, Some(1 | 69)), "{args:?} {code}: {output:?}");
             ensure!(said.contains(&format!("SQLSTATE {code}")), "{args:?} {code}: {said}");
-            let mend = said.split("mend:").nth(1).unwrap_or_default();
-            ensure!(mend.trim().len() > 10, "{args:?} {code}: {said}");
+            let hint = said.split("hint:").nth(1).unwrap_or_default();
+            ensure!(hint.trim().len() > 10, "{args:?} {code}: {said}");
             swept.add(statement, "it fails, says why, and has a hint", &code);
         }
         setting.sql("DELETE FROM armed").await?;

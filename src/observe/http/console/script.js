@@ -74,7 +74,7 @@ async function fetched(path) {
   return body;
 }
 
-function said(body) { return body.mend ? body.what + ' – ' + body.mend : body.what; }
+function said(body) { return body.hint ? body.what + ' – ' + body.hint : body.what; }
 
 // The gate.
 
@@ -95,14 +95,14 @@ $('gate-token').addEventListener('keydown', (event) => { if (event.key === 'Ente
 
 // What it is at.
 
-function mend(text) { const line = make('div', 'Mend: ', 'quiet'); line.append(make('code', text)); return line; }
+function hint(text) { const line = make('div', 'Hint: ', 'quiet'); line.append(make('code', text)); return line; }
 
 // What the state says already is not said twice.
 function reasons(all, why, isGrave) {
-  return all.filter((of) => of.mend || of.what !== why).map((of) => {
+  return all.filter((of) => of.hint || of.what !== why).map((of) => {
     const it = make('li', null, isGrave ? 'grave' : '');
     if (of.what !== why) it.append(make('div', of.what || of.code));
-    if (of.mend) it.append(mend(of.mend));
+    if (of.hint) it.append(hint(of.hint));
     return it;
   });
 }
@@ -201,7 +201,7 @@ function changes(all) {
     at.dateTime = change.at;
     const what = make('div', change.what);
     if (change.times > 1) what.append(make('div', count(change.times) + ' times since ' + clock(new Date(change.since)), 'quiet'));
-    if (change.mend) what.append(mend(change.mend));
+    if (change.hint) what.append(hint(change.hint));
     it.append(at, make('strong', (STATES[change.state] || [change.state])[0]), what);
     return it;
   }));
@@ -250,7 +250,7 @@ function rows(events) {
     if (event.exchange !== null) id.append(make('div', 'to ' + (event.exchange || 'the default exchange') + ', ' + event.routing_key, 'quiet'));
     const why = make('td', event.reason || (event.state === 'queued' ? 'waits behind another of its aggregate' : '–'));
     if (event.last_error) why.append(make('div', event.last_error, 'quiet'));
-    if (event.mend) why.append(mend(event.mend));
+    if (event.hint) why.append(hint(event.hint));
     const next = event.next_in_seconds === null || event.state !== 'parked' ? '' : ', next in ' + span(Math.max(0, Math.ceil(event.next_in_seconds)));
     row.append(first, id, make('td', event.aggregate || '–'), make('td', event.state, 'narrow'), why,
       make('td', event.attempts + next), make('td', span(Math.floor(event.age_seconds)), 'narrow'));
