@@ -1,4 +1,4 @@
--- Says that the slot is about to be made anew, before it is: as long as this stands, what the
+-- Says that the slot is about to be recreated, before it is: as long as this stands, what the
 -- slot streams is only half of what is to be relayed.
 --   psql -v slot=pgoutbox -v why='the slot was dropped' -f catch_up_begin.sql
 INSERT INTO pgoutbox.catch_up (slot, why, state)

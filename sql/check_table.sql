@@ -1,4 +1,4 @@
--- One table: its kind, and what about it would make marks dear or dangerous. One row, or none.
+-- One table: its kind, and what about it would make marks expensive or dangerous. One row, or none.
 --   psql -v schema=public -v table=outbox_messages -v relayed_at=relayed_at -f check_table.sql
 WITH RECURSIVE relation AS (
     SELECT relation.oid, relation.relkind, relation.relpersistence, relation.relreplident, relation.relispartition

@@ -65,7 +65,7 @@ CREATE OR REPLACE FUNCTION pgoutbox.is_mark_of(mark pgoutbox.relayed, row_xmin x
 GRANT EXECUTE ON FUNCTION pgoutbox.is_mark_of TO PUBLIC;
 
 -- Events that could not be delivered, and those of their aggregates that wait behind them.
--- Whole rows, as the stream brought them: each try reads them anew by the mapping of its
+-- Whole rows, as the stream brought them: each try reads them again by the mapping of its
 -- day, so that a corrected setting takes effect, whatever became of the row in the outbox.
 CREATE TABLE IF NOT EXISTS pgoutbox.parked (
     seq             bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY, -- rises in commit order

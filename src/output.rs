@@ -1,8 +1,8 @@
 //! All that is written to standard output and error: nobody else does.
 //!
 //! A command's answer goes to standard output, and whether it arrived belongs to its exit code. The
-//! log of a relay goes to standard error by way of a bounded queue and a thread of its own: whoever
-//! reads the log may stop, or its disk be full, and events go on all the same. Lines that do not fit
+//! log of a relay goes to standard error by way of a bounded queue and a thread of its own: the reader
+//! of the log may stop, or its disk be full, and events go on all the same. Lines that do not fit
 //! are dropped and counted.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};

@@ -333,7 +333,7 @@ fn findings_made(text: &str) -> BTreeSet<(String, &'static str)> {
     made
 }
 
-/// A finding that nobody has seen may be none: each is had on a real server, as grave as it is.
+/// A finding that nobody has seen may be none: each is had on a real server, with its severity.
 #[test]
 fn each_finding_is_seen_by_a_test() {
     let tests: String = files("tests/real", "rs")

@@ -96,7 +96,7 @@ where
             }
         });
         if let Err(error) = ended {
-            // What it did not note is missed by whoever waits for it.
+            // What it did not note is missed by anyone who waits for it.
             eprintln!("{name}: {error:#}");
         }
     })?;

@@ -142,7 +142,7 @@ impl Servers {
     }
 
     /// Writes dirty pages, then waits until neither server does anything, for some time at most: a
-    /// background job that goes on is the same for whoever is measured next.
+    /// background job that goes on is the same for anyone who is measured next.
     pub async fn be_quiet(&self) -> Result<()> {
         self.client().await?.batch_execute("CHECKPOINT").await?;
         let deadline = Instant::now() + Duration::from_secs(15);

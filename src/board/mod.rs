@@ -1,5 +1,5 @@
 //! What the process shows of itself. The session, the supervisor and the guard write what they
-//! know; whoever serves people reads it, on a thread of its own.
+//! know; anyone who serves people reads it, on a thread of its own.
 //!
 //! The relay's figures are not written as they change: somebody asks, and the loop answers when
 //! it comes by. That costs the path of an event nothing, and an answer that does not come shows
@@ -178,7 +178,7 @@ pub struct SlotView {
 }
 
 impl SlotView {
-    /// How grave it is.
+    /// Its severity.
     pub fn level(&self) -> Level {
         self.verdict.map_or(Level::Calm, |verdict| verdict.level)
     }
@@ -459,7 +459,7 @@ impl Board {
         self.0.asked.notified().await;
     }
 
-    /// The relay, for whoever asked.
+    /// The relay, for anyone who asked.
     pub fn show(&self, view: View, catch_up: Option<(u64, u64)>, unmarked: Vec<UnmarkedView>) {
         {
             let mut kept = self.kept();

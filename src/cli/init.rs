@@ -72,7 +72,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
 struct Found {
     server_version: i32,
     slot: bool,
-    /// It is to be made anew: the rows that wait were never listed.
+    /// It is to be recreated: the rows that wait were never listed.
     is_begun: bool,
     publication: bool,
     /// Tables of the relay's own that are not there; `None` where their schema is not.
@@ -84,7 +84,7 @@ struct Found {
 async fn look(client: &Client, config: &Config) -> Result<Found, Fault> {
     let flight = slot::preflight(client, config).await?;
     let rows = query(client, sql::SERVER).await?;
-    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     if column::<String>(row, "wal_level")? != "logical" {
         let stands_against = |finding: &&Finding| finding.name == "wal-level";
         let finding = flight.findings.iter().find(stands_against);
@@ -101,7 +101,7 @@ async fn look(client: &Client, config: &Config) -> Result<Found, Fault> {
         return Err(fault);
     }
     let schema = query(client, sql::CHECK_SCHEMA).await?;
-    let own = schema.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    let own = schema.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     let has_catch_up = column::<bool>(own, "has_catch_up")?;
     let report = match has_catch_up {
         true => catch_up::report(client, &config.postgres.slot).await?,
@@ -308,7 +308,7 @@ impl Maker<'_> {
                 .await?;
             say(format_args!(
                 "made    slot {slot}: events committed from {lsn} on are in it; rows that are there \
-                 already are not relayed, since with audit.mode none nothing tells which wait"
+                 already are not relayed, since with audit.mode none there is no record of what was delivered"
             ));
             return Ok(());
         }

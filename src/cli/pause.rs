@@ -5,7 +5,7 @@ use crate::config::{Config, Needs, Sources};
 use crate::error::Fault;
 use crate::operator;
 
-/// Has the relay publish nothing more until `pgoutbox resume`: whichever process holds the slot,
+/// Stops publishing until `pgoutbox resume`: whichever process holds the slot,
 /// and however often it restarts. What is in flight is finished; the slot keeps the WAL.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(after_help = "Example:\n  pgoutbox pause --note 'the consumers are migrated'")]
@@ -15,7 +15,7 @@ pub struct Args {
     pub note: String,
 }
 
-/// Has the relay publish again after `pgoutbox pause`.
+/// Resumes publishing after `pgoutbox pause`.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(after_help = "Example:\n  pgoutbox resume")]
 pub struct ResumeArgs {}

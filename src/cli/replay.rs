@@ -174,7 +174,7 @@ impl Args {
             || self.all;
         if !self.wants_parked() && !is_any {
             return Err(Fault::usage(
-                "replay which events? Nothing says",
+                "replay which events? None are selected",
                 "pgoutbox replay --id ID, --aggregate TYPE/ID, --since TIME, --relayed-since TIME, --committed-since TIME, \
                  --only unrelayed, --parked SEQ, or --all",
             ));
@@ -193,7 +193,7 @@ impl Args {
         }
         if self.is_by_commit() && !self.wants_parked() && is_rewritten(config, self.only()) {
             return Err(Fault::usage(
-                "audit.mode is update: a mark writes the row anew, and when the row was first \
+                "audit.mode is update: a mark rewrites the row, and when the row was first \
                  committed the server knows no more",
                 "for what was delivered, choose by --relayed-since and --relayed-until, or by --since and --until \
                  (occurred_at); for what was not, add --only unrelayed",
@@ -478,7 +478,7 @@ fn summary(args: &Args, tally: &Tally) {
         return;
     }
     say(format_args!(
-        "{} delivered, {} refused, {} held behind those, {} gone before their turn, {} marked",
+        "{} delivered, {} refused, {} skipped behind those, {} no longer there, {} marked",
         tally.delivered,
         tally.refused.len(),
         tally.held.len(),

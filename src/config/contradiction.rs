@@ -223,7 +223,8 @@ impl Check<'_> {
         let is_asked =
             self.values.is_set(key) && config.postgres.on_slot_loss == OnSlotLoss::CatchUp;
         if is_asked && config.audit.mode == AuditMode::None {
-            let what = "is catch_up, but with audit.mode none nothing tells which rows wait";
+            let what =
+                "is catch_up, but with audit.mode = none there is no record of what was delivered";
             let hint = "choose audit.mode update, side_table or delete, or on_slot_loss halt";
             self.clash([key, "audit.mode"], what, hint);
         }

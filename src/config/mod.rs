@@ -350,7 +350,7 @@ pub struct ColumnRef {
 }
 
 /// A template over columns, such as `{topic} | {aggregate_type}.{event_type}`: alternatives
-/// parted by `|`, the first whose columns are all set wins.
+/// separated by `|`, the first whose columns are all set wins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template(pub Vec<Vec<Piece>>);
 

@@ -1,4 +1,4 @@
-//! Secrets that stand in files of their own are read again at each login: whoever puts a new one
+//! Secrets that stand in files of their own are read again at each login: anyone who puts a new one
 //! there (Kubernetes, Vault) sends no signal.
 //!
 //! What else stands in a configuration is not looked at: a file that is just being edited has no

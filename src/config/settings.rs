@@ -211,7 +211,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("amqp.ca_file", File, Unset, "authorities to trust instead of the system's; needs `amqps://`"),
     setting("amqp.cert_file", File, Unset, "client certificate"),
     setting("amqp.key_file", File, Unset, "key of the client certificate"),
-    setting("amqp.heartbeat", Kind::Seconds { min: secs(1), max: secs(60) }, Value("10s"), "a broker silent for twice as long is taken for dead"),
+    setting("amqp.heartbeat", Kind::Seconds { min: secs(1), max: secs(60) }, Value("10s"), "the connection is closed after twice this time without a word from the broker"),
     setting("amqp.connect_timeout", Span { min: ms(100), max: mins(5) }, Value("10s"), "bound on connect, TLS, login and opening the channel"),
     setting("amqp.confirm_timeout", Span { min: secs(2), max: mins(60) }, Value("30s"), "how long a message may wait for its confirm, the time of a broker's alarm not counted"),
     setting("amqp.blocked_timeout", Span { min: secs(1), max: mins(24 * 60) }, Value("10m"), "how long a broker's alarm may last before the session is ended"),
@@ -285,7 +285,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("guard.disk_limit", Size { min: MIB, max: 1024 * 1024 * GIB }, Unset, "how much WAL the server's disk can hold, since SQL cannot ask; beside `max_slot_wal_keep_size`, the smaller room counts"),
 
     setting("http.address", Listen, Value("127.0.0.1:8976"), "where metrics, probes and the console are served; port 0 takes a free one, which the log names"),
-    setting("http.token", Secret, Unset, "what metrics, status and console ask for as `Authorization: Bearer …`; without one they are open to whoever reaches the address, and the console's actions are off"),
+    setting("http.token", Secret, Unset, "what metrics, status and console ask for as `Authorization: Bearer …`; without one they are open to anyone who reaches the address, and the console's actions are off"),
 
     setting("otlp.endpoint", HttpUrl, Unset, "collector that takes spans by OTLP over HTTP, usually on port 4318; `/v1/traces` is put behind it; unset or `off`: no spans").shared_env("OTEL_EXPORTER_OTLP_ENDPOINT"),
     setting("otlp.traces_endpoint", HttpUrl, Derived("`otlp.endpoint` with `/v1/traces`"), "the whole URL for spans, taken as it stands; goes before `otlp.endpoint`").shared_env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),

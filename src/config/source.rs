@@ -41,7 +41,7 @@ impl Sources {
     /// The configuration file that is read; `None` where there is none.
     pub fn file(&self) -> Option<PathBuf> {
         let texts = Environment::new(self);
-        // A variable that is not UTF-8 is reported by whoever reads it.
+        // A variable that is not UTF-8 is reported by anyone who reads it.
         config_file(self, &texts, &mut Problems::default()).map(|(path, _)| path)
     }
 }
@@ -273,7 +273,7 @@ fn variables(texts: &Environment<'_>, collected: &mut Collected, problems: &mut 
                 collected.add(&key, Raw::Untyped(text.to_owned()), origin, problems);
             }
         } else if let Some(meant) = meant(rest) {
-            let what = "looks like a setting, but sections are parted by two underscores";
+            let what = "looks like a setting, but sections are separated by two underscores";
             problems.add(name, "", what, format!("write {meant}"));
         }
     }
@@ -320,7 +320,7 @@ impl<'a> Environment<'a> {
         let value = self.0.get(std::ffi::OsStr::new(name))?;
         let text = value.to_str();
         if text.is_none() {
-            problems.add(name, "", "is not UTF-8", "set it anew");
+            problems.add(name, "", "is not UTF-8", "set it again");
         }
         text
     }

@@ -6,7 +6,7 @@ use super::{Piece, Template};
 const TEXT_BYTES: usize = 255;
 
 impl Template {
-    /// Reads a template: text with `{column}` in it, alternatives parted by `|`, spaces
+    /// Reads a template: text with `{column}` in it, alternatives separated by `|`, spaces
     /// around an alternative not counted. `{{` and `}}` stand for the braces themselves; a
     /// `|` cannot be written.
     ///

@@ -1,5 +1,5 @@
 //! The guard over the WAL that the slot keeps: how fast it grows, when it will fill its limit,
-//! and how grave that is. Samples come in, a verdict goes out; nothing here acts.
+//! and how severe that is. Samples come in, a verdict goes out; nothing here acts.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -42,7 +42,7 @@ pub struct Sample {
     pub safe: Option<i64>,
     /// `max_slot_wal_keep_size` in bytes; `None` without a limit.
     pub keep: Option<u64>,
-    /// How much WAL there is on the server's disk, whoever keeps it.
+    /// How much WAL there is on the server's disk, no matter who keeps it.
     pub on_disk: u64,
     /// The slot is lost.
     pub is_lost: bool,
@@ -57,7 +57,7 @@ pub enum Bound {
     Disk,
 }
 
-/// How grave it is.
+/// Its severity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// There is room for long.
@@ -94,7 +94,7 @@ pub struct Thresholds {
 /// How it stands.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Verdict {
-    /// How grave it is.
+    /// Its severity.
     pub level: Level,
     /// Whether that is news.
     pub is_news: bool,
@@ -125,7 +125,7 @@ pub struct Room {
     pub left: u64,
 }
 
-/// What was seen before, and how grave it was.
+/// What was seen before, and how severe it was.
 #[derive(Debug)]
 pub struct Guard {
     thresholds: Thresholds,

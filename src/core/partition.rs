@@ -9,7 +9,7 @@ use crate::config::PartitionSpan;
 /// From when on, and before when.
 pub type Bounds = (i64, i64);
 
-/// The comment that says that pgoutbox made a partition. A name says nothing: whoever made it may
+/// The comment that says that pgoutbox made a partition. A name says nothing: anyone who made it may
 /// have chosen the same.
 pub const MADE: &str = "pgoutbox made this partition";
 

@@ -1,5 +1,5 @@
 //! What was done, in numbers: events by outcome, and how long they took. Plain fields, written
-//! by the one task that owns them; whoever wants to see them is given a copy.
+//! by the one task that owns them; anyone who wants to see them is given a copy.
 
 use std::time::Duration;
 

@@ -266,7 +266,7 @@ pub struct Neighbours {
 pub async fn neighbours(client: &Client, seq: i64) -> Result<Neighbours, Fault> {
     let sql = sql::render(sql::PARKED_NEIGHBOURS, &[("seq", &seq.to_string())])?;
     let rows = query(client, &sql).await?;
-    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     Ok(Neighbours { head: column(row, "head")?, behind: column(row, "behind")? })
 }
 
@@ -349,7 +349,7 @@ pub struct Pause {
 /// The connection's.
 pub async fn pause(client: &Client, slot: &str, note: &str) -> Result<Pause, Fault> {
     let rows = query(client, &sql::render(sql::PAUSE, &[("slot", slot), ("note", note)])?).await?;
-    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     let (by, at) = paused(row)?;
     Ok(Pause { by, at, note: column(row, "note")?, was_paused: column(row, "was_paused")? })
 }

@@ -26,7 +26,7 @@ files! {
     SLOT_FAILOVER = "slot_failover.sql", "The replication slot, as a failover slot.";
     SLOT_KNOWN = "slot_known.sql", "Whether a name was ever the slot of a relay.";
     CATCH_UP = "catch_up.sql", "A catch-up under way.";
-    CATCH_UP_BEGIN = "catch_up_begin.sql", "Says that a slot is about to be made anew.";
+    CATCH_UP_BEGIN = "catch_up_begin.sql", "Says that a slot is about to be recreated.";
     CATCH_UP_OPEN = "catch_up_open.sql", "Sees the tables where the new slot's stream begins.";
     CATCH_UP_WAITING = "catch_up_waiting.sql", "The rows of one table that wait.";
     CATCH_UP_LIST = "catch_up_list.sql", "Numbers the rows that wait.";
@@ -49,7 +49,7 @@ files! {
     SLOT_STATE = "slot_state.sql", "The slot as the server sees it.";
     CHECK_PUBLICATION = "check_publication.sql", "Whether the publication covers the tables.";
     CHECK_ELSEWHERE = "check_elsewhere.sql", "Tables of the same name in other schemas.";
-    CHECK_TABLE = "check_table.sql", "One table's kind and what makes its marks dear.";
+    CHECK_TABLE = "check_table.sql", "One table's kind and what makes its marks expensive.";
     CHECK_ID_INDEX = "check_id_index.sql", "Whether marks find their rows by an index.";
     CHECK_ID = "check_id.sql", "Whether the id tells rows apart.";
     CHECK_COLUMNS = "check_columns.sql", "A table's columns as the stream shows them.";
@@ -110,8 +110,8 @@ files! {
     PARKED_NEXT = "parked_next.sql", "Until the next parked event is due, and who paused the relay.";
     PAUSED = "paused.sql", "Who paused the relay.";
     SET = "set.sql", "Sets something for the session.";
-    PAUSE = "pause.sql", "Has the relay publish nothing more.";
-    RESUME = "resume.sql", "Has the relay publish again.";
+    PAUSE = "pause.sql", "Inserts the pause row.";
+    RESUME = "resume.sql", "Deletes the pause row.";
     PARKED_AHEAD = "parked_ahead.sql", "Parked events that the stream brings again.";
     PARKED_WAITING = "parked_waiting.sql", "The aggregates of which anything waits.";
     PARKED_AMONG = "parked_among.sql", "Which of some events are parked.";

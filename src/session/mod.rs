@@ -59,7 +59,7 @@ use standby::{Taken, take_slot};
 /// Frames taken from the stream before the messages they made are handed to the broker: a
 /// longer batch saves no more system calls, and the first of it should not wait.
 const FRAMES: usize = 128;
-/// Silence, in `wal_sender_timeout`s, after which the walsender is taken for dead. It pings a
+/// Silence, in `wal_sender_timeout`s, after which the session is ended. It pings a
 /// silent client after half of one.
 const SILENCE: (u32, u32) = (3, 2);
 /// Pause before a check that met a locked catalog is made again.
@@ -280,7 +280,7 @@ impl Session {
         let mut publisher = publisher.map_err(|fault| fault.on(Side::Broker))?;
         answered(config, pass_again(config, &client, &coverage)).await?;
         if let Some(why) = catch_up::ensure_slot(config, &client, &tables).await? {
-            warn!(why, "the slot was made anew: rows without a mark are published first");
+            warn!(why, "slot recreated: rows without a mark are published first");
         }
         let taken = take_slot(config, past, &client, board, &mut publisher).await;
         let Taken { wal, identity, blocked } = match taken {
@@ -290,7 +290,7 @@ impl Session {
             Err(fault) => return Err(catch_up::soften(config, &client, fault).await),
         };
         past.walsender = wal.pid();
-        // Only now: whoever held the slot before wrote its progress until then, and saw to what was
+        // Only now: the relay that held the slot before wrote its progress until then, and saw to what was
         // changed meanwhile.
         if answered(config, slot::coverage(&client, config)).await? != coverage {
             return Err(Fault::transient("the publication was changed while the session began"));
@@ -446,7 +446,7 @@ impl Session {
         self.board.enter(state, what);
     }
 
-    /// Shows the relay to whoever asked.
+    /// Shows the relay to anyone who asked.
     fn show(&mut self) {
         let now = self.began.elapsed();
         // Whoever sets the wall clock sets it under a session that runs for months.
@@ -863,8 +863,7 @@ async fn answered<T>(
     let patience = silence(config);
     timeout(patience, asked).await.unwrap_or_else(|_| {
         let patience = crate::text::span(patience);
-        let what =
-            format!("no answer on the audit connection within {patience}: it is taken for dead");
+        let what = format!("no answer on the audit connection for {patience}; connecting again");
         Err(Fault::of(Kind::Timeout, Peer::Postgres, what).on(Side::Audit))
     })
 }

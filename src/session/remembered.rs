@@ -166,7 +166,7 @@ pub(super) async fn recall(
     let row = row.filter(|row| row.identity.system_identifier == identity.system_identifier);
     let end: PgLsn = {
         let rows = query(client, sql::WAL_POSITION).await?;
-        let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+        let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
         row.try_get(0).map_err(|error| classify(&error))?
     };
     let mut same = row.as_ref().filter(|row| row.identity == *identity);
@@ -309,7 +309,7 @@ pub(super) async fn record_reach(
     ];
     postgres::execute(client, &sql::render(sql::RECORD_REACH, &variables)?).await?;
     let rows = query(client, sql::WAL_POSITION).await?;
-    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     row.try_get(0).map_err(|error| classify(&error))
 }
 
@@ -337,7 +337,7 @@ pub(super) async fn pass_again(
 }
 
 /// The stream was passed to where the gap was seen: from here on the slot is to be made again, and
-/// the rows that wait are to be listed, whatever befalls this process.
+/// the rows that wait are to be listed, whatever happens to this process.
 pub(super) async fn begin_catch_up(
     config: &Config,
     client: &Client,

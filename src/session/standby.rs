@@ -126,7 +126,7 @@ async fn take(
                         info!(
                             slot = postgres.slot,
                             why = fault.what,
-                            "standby: another holds the slot"
+                            "standby: the slot is held by another relay"
                         );
                     }
                     _ => {}

@@ -153,14 +153,14 @@ pub async fn ensure_slot(
     if !config.is_catching_up() {
         return Err(Fault::halt(format!("slot \"{name}\": {why}"), slot::ways_out(config, false)));
     }
-    warn!(slot = name, why, "the slot is made anew, and the rows that wait are listed");
+    warn!(slot = name, why, "recreating the slot and listing the rows that wait");
     let total = prepare(config, client, outboxes, &why, Patience::RELAY).await?;
     info!(slot = name, rows = total, "listed the rows that wait: they are published first");
     Ok(Some(why))
 }
 
 /// A slot that was lost between the preflight and its use is no reason to end the process: the
-/// next session makes it anew. To be asked about the fault of a stream that does not start: it
+/// next session recreates it. To be asked about the fault of a stream that does not start: it
 /// comes back transient where a new session helps.
 pub async fn soften(config: &Config, client: &Client, fault: Fault) -> Fault {
     if !config.is_catching_up() {
@@ -202,7 +202,7 @@ async fn what_is_wrong(config: &Config, client: &Client) -> Result<Option<String
         return Ok(None);
     }
     // The stream is only read once the list is done, so this is not the slot of the list.
-    Ok(Some("somebody made it anew while a catch-up was under way".to_owned()))
+    Ok(Some("somebody recreated it while a catch-up was under way".to_owned()))
 }
 
 fn is_ahead(slot: &SlotState, report: &Report) -> bool {
@@ -213,7 +213,7 @@ fn is_ahead(slot: &SlotState, report: &Report) -> bool {
     }
 }
 
-/// Makes the slot, anew where it is there, and lists the rows that wait where its stream begins;
+/// Makes the slot, or recreates it, and lists the rows that wait where its stream begins;
 /// returns how many. Whatever list there was is replaced.
 ///
 /// # Errors
@@ -293,7 +293,7 @@ async fn drop_slot(config: &Config, wal: &mut Wal, state: &SlotState) -> Result<
     if state.is_active {
         let pid = state.active_pid.unwrap_or_default();
         return Err(Fault::transient(format!(
-            "slot \"{slot}\" is to be made anew, and is in use by pid {pid}"
+            "cannot recreate slot \"{slot}\": in use by pid {pid}"
         )));
     }
     wal.drop_slot(slot, config.postgres.connect_timeout).await
@@ -464,7 +464,7 @@ async fn record(
 }
 
 /// The list that is to be published before the stream is read. To be asked once the slot is
-/// held: whoever held it before may have finished it.
+/// held: the one before may have finished it.
 ///
 /// # Errors
 /// The connection's; transient where the list is not written, since the slot must not be
@@ -479,7 +479,7 @@ pub async fn pending(client: &Client, slot: &str) -> Result<Option<CatchUp>, Fau
             why: report.why,
         })),
         _ => Err(Fault::transient(format!(
-            "slot \"{slot}\" is being made anew, and the rows that wait are not listed yet"
+            "slot \"{slot}\" is being recreated, and the rows that wait are not listed yet"
         ))),
     }
 }

@@ -68,7 +68,7 @@ pub(super) struct Answer {
     is_temporary: bool,
     pub(super) is_unlogged: bool,
     pub(super) is_all_tables: bool,
-    /// Where else there is a table of the name; looked up by whoever tells of it.
+    /// Where else there is a table of the name; looked up by anyone who tells of it.
     pub(super) elsewhere: Vec<String>,
     /// What the publication has instead; likewise.
     pub(super) renamed: Option<String>,
@@ -392,7 +392,7 @@ fn no_table(table: &Table, answer: &Answer) -> Option<Finding> {
         return Some(missing);
     }
     if !answer.is_table {
-        let what = format!("{}.{} is no table", table.schema, table.name);
+        let what = format!("{}.{} is not a table", table.schema, table.name);
         let hint = "name a table in the configuration: only tables are in the WAL";
         return Some(Finding::error("table-kind", what, hint));
     }

@@ -2,7 +2,7 @@
 
 use crate::error::{Fault, Kind};
 
-/// How grave a [`Finding`] is; the gravest comes first.
+/// Severity of a [`Finding`]; the most severe comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// The relay would lose events or not run.
@@ -136,7 +136,7 @@ pub struct Finding {
     /// What was looked at, such as `publication-missing`: the same in every version, for alerts
     /// to be built on.
     pub name: &'static str,
-    /// How grave it is.
+    /// Its severity.
     pub severity: Severity,
     /// What was found.
     pub what: String,
@@ -170,9 +170,9 @@ impl Finding {
         Self::new(name, Severity::Error, what.into(), hint.into())
     }
 
-    /// The same, graver or less grave.
+    /// Overrides the severity.
     #[must_use]
-    pub fn as_grave_as(mut self, severity: Severity) -> Self {
+    pub fn with_severity(mut self, severity: Severity) -> Self {
         self.severity = severity;
         self
     }

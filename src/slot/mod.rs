@@ -192,7 +192,7 @@ pub(crate) fn ways_out(config: &Config, is_there: bool) -> String {
     let init = "pgoutbox init  -- makes a new one";
     if config.audit.mode == AuditMode::None {
         return format!(
-            "{drop}{init}; with audit.mode none nothing tells which rows wait: what was committed \
+            "{drop}{init}; with audit.mode = none there is no record of what was delivered: what was committed \
              meanwhile is yours to publish"
         );
     }
@@ -212,7 +212,7 @@ pub(crate) fn ways_past(config: &Config) -> String {
     let go_on = format!("{sql}  -- then start it again: it goes on with the stream");
     if config.audit.mode == AuditMode::None {
         return format!(
-            "with audit.mode none nothing tells which rows wait: publish what was committed \
+            "with audit.mode = none there is no record of what was delivered: publish what was committed \
              meanwhile yourself, then: {go_on}"
         );
     }
@@ -238,7 +238,7 @@ pub(crate) fn nothing_tells(config: &Config) -> Fault {
     Fault::halt(
         format!(
             "the rows that slot \"{}\" does not hold cannot be caught up with: with audit.mode \
-             none nothing tells which were relayed",
+             none there is no record of what was delivered",
             config.postgres.slot
         ),
         ways_out(config, false),

@@ -17,7 +17,7 @@ pub(super) struct Own {
 
 pub(super) async fn look(client: &Client, config: &Config) -> Result<Own, Fault> {
     let rows = query(client, sql::CHECK_SCHEMA).await?;
-    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     let is = |name: &str| Ok::<_, Fault>(column::<Option<bool>>(row, name)?.unwrap_or(false));
     let role = &config.postgres.audit.user;
     let quoted = sql::identifier(role);

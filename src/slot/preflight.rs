@@ -81,7 +81,7 @@ impl Preflight {
 /// lead elsewhere. What stands against starting is in the findings.
 pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fault> {
     let rows = query(client, sql::SERVER).await?;
-    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     if column(row, "is_standby")? {
         let what = "this Postgres is a standby: it cannot be written to";
         return Err(Fault::transient(what).kind(Kind::Standby).hint(

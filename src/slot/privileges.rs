@@ -56,7 +56,7 @@ pub(super) async fn look(
         let hint = grants_for(sql::GRANTS_CATCH_UP, config.audit.mode, table, role)?;
         let severity = if is_catching_up { Severity::Error } else { Severity::Warning };
         let finding = Finding::error("grant-catch-up", what, statements(&hint));
-        findings.push(finding.as_grave_as(severity));
+        findings.push(finding.with_severity(severity));
     }
     if !is_enough {
         findings.push(Finding::error(
@@ -96,7 +96,7 @@ pub(super) async fn look(
             hint,
         );
         let severity = if is_needed { Severity::Error } else { Severity::Warning };
-        findings.push(finding.as_grave_as(severity));
+        findings.push(finding.with_severity(severity));
     }
     Ok(findings)
 }

@@ -48,7 +48,7 @@ pub enum Reached {
 /// The connection's.
 pub async fn point(client: &Client) -> Result<Point, Fault> {
     let rows = query(client, sql::HORIZON).await?;
-    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     let point = Point { xmin: column(row, "xmin")?, lsn: column(row, "lsn")? };
     // It only makes it quicker: a role that may not, or a full disk, is no reason to stop here.
     let _ = query(client, sql::HORIZON_FLUSH).await;

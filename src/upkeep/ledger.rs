@@ -74,7 +74,7 @@ pub async fn table(
     let before = if outbox.time.is_some() { outbox.time_literal(before) } else { String::new() };
     let variables = [("xmin", xmin), ("before", &before), ("percent", &percent)];
     let rows = query(client, &outbox.render(sql::LEDGER, &variables)?).await?;
-    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     let rows = |name: &str| column::<i64>(row, name).map(|rows| scaled(rows, share));
     let count = |name: &str| {
         let oldest: Option<String> = column(row, &format!("oldest_{name}"))?;

@@ -1,7 +1,7 @@
 //! Searches the outbox for rows that the relay has passed and that are neither marked nor parked:
 //! a mark that was given up, a row that the stream did not bring, marks lost in a failover.
 //!
-//! It runs beside the sessions on a connection of its own, and whatever befalls it, the relay goes
+//! It runs beside the sessions on a connection of its own, and if it fails, the relay goes
 //! on. A round takes a [`horizon`], waits until the slot has passed it, waits `reconcile.age` for
 //! the marks, and then walks the tables by ranges of pages: no index on the mark is wanted, and a
 //! table of many million relayed rows must not be read in one go.
@@ -55,7 +55,7 @@ pub struct Reconciler {
 pub struct Trigger(Arc<Notify>);
 
 impl Trigger {
-    /// A round begins now: anew, where one waits for the slot or for marks.
+    /// A round begins now: again, where one waits for the slot or for marks.
     pub fn now(&self) {
         self.0.notify_one();
     }

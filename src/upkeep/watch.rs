@@ -337,7 +337,7 @@ impl<'a> Watch<'a> {
             ),
             Some(state) => error!(
                 hint = format!("SELECT pg_drop_replication_slot({});", sql::literal(slot)),
-                "slot \"{slot}\" was to be dropped, but pid {} uses it, which is no relay of ours",
+                "slot \"{slot}\" was to be dropped, but pid {} uses it, which is not a pgoutbox relay",
                 state.active_pid.unwrap_or_default()
             ),
         }

@@ -52,7 +52,7 @@ impl<R: AsyncRead + Unpin> Frames<R> {
     /// The next message. Nothing is lost if the future is dropped.
     ///
     /// # Errors
-    /// The connection has ended, or its bytes make no sense.
+    /// The connection has ended, or its bytes are no valid message.
     pub(super) async fn next(&mut self) -> Result<Frame, Fault> {
         loop {
             let missing = match self.take()? {
@@ -76,7 +76,7 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         // The length counts itself.
         let length = usize::try_from(i32::from_be_bytes([a, b, c, d])).unwrap_or(0);
         if !(4..=LONGEST).contains(&length) {
-            return Err(ended(&format!("a message of {length} bytes makes no sense")));
+            return Err(ended(&format!("invalid message length {length}")));
         }
         let whole = length + 1;
         if self.read.len() < whole {
@@ -179,7 +179,7 @@ mod tests {
             let mut wire = vec![b'd'];
             wire.extend(length.to_be_bytes());
             let fault = run(Frames::new(wire.as_slice()).next()).unwrap_err();
-            assert!(fault.what.contains("makes no sense"), "{length}: {}", fault.what);
+            assert!(fault.what.contains("invalid message length"), "{length}: {}", fault.what);
         }
     }
 }

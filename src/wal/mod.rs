@@ -179,7 +179,7 @@ impl WalStream {
     /// Waits for what the server sends next. Nothing is lost if the future is dropped.
     ///
     /// # Errors
-    /// The connection has ended, or its bytes make no sense.
+    /// The connection has ended, or its bytes are no valid message.
     pub async fn next(&mut self) -> Result<Input, Fault> {
         loop {
             let frame = self.frames.next().await?;
@@ -238,7 +238,7 @@ impl WalStream {
             }
             ReplicationCopyData::XLogData { data, .. } => {
                 Input::Stream(pgoutput::decode(&data).map_err(|error| {
-                    let what = format!("the stream makes no sense: {error}");
+                    let what = format!("protocol error in the replication stream: {error}");
                     Fault::of(Kind::Protocol, Peer::Postgres, what)
                 })?)
             }

@@ -68,7 +68,7 @@ async fn shows_what_the_relay_does_and_stays_live() -> Result<()> {
     page.until("document.getElementById('headroom').textContent.startsWith('slot reserved')")
         .await?;
     assert_eq!(page.ask("document.querySelectorAll('#changes li').length").await?, 2);
-    // Without being loaded anew, and told by the stream: after a silence the page connects again,
+    // Without being loaded again, and told by the stream: after a silence the page connects again,
     // and would be told that way too.
     page.ask(
         "(() => { window.links = []; const link = document.getElementById('link'); \

@@ -55,7 +55,7 @@ pub async fn full(round: Round) -> Result<Outcome> {
     outcome
 }
 
-/// After a crash of a backend the postmaster starts all anew; if that fails too, it ends.
+/// After a crash of a backend the postmaster starts all again; if that fails too, it ends.
 async fn restarts_itself_not(postgres: &Postgres) -> bool {
     let up = wait_until("Postgres by itself", std::time::Duration::from_secs(10), async || {
         Ok(postgres.connect("postgres").await.is_ok())

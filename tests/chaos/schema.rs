@@ -6,7 +6,7 @@ use crate::round::{Allowed, Outcome, Round, Stage};
 use crate::setting::{PATIENCE, Setting};
 
 /// Columns come, change and go; mapped ones change into types that can be read; the table is
-/// written anew.
+/// written again.
 const CHANGES: [&str; 9] = [
     "ALTER TABLE outbox_messages ADD COLUMN IF NOT EXISTS note text",
     "ALTER TABLE outbox_messages ADD COLUMN IF NOT EXISTS weight integer NOT NULL DEFAULT 7",
@@ -56,7 +56,7 @@ pub async fn publication_dropped(round: Round) -> Result<Outcome> {
     caught_up(round, "DROP PUBLICATION pgoutbox", ("does not exist hint=", hints)).await
 }
 
-/// With its rows, as by a migration that makes it anew; the publication covers it no longer.
+/// With its rows, as by a migration that recreates it; the publication covers it no longer.
 pub async fn table_dropped(round: Round) -> Result<Outcome> {
     let breaks = "BEGIN;
         CREATE TABLE renewed (LIKE outbox_messages INCLUDING ALL);

@@ -359,7 +359,7 @@ async fn publications() -> Result<()> {
         let list = format!("{alter} SET TABLE outbox_messages (id, topic, payload)");
         setting.hints("publication-column-list", "error", &list).await?;
     }
-    // It was made anew: too late for what the slot still reads.
+    // It was recreated: too late for what the slot still reads.
     let again = "DROP PUBLICATION pgoutbox; CREATE PUBLICATION pgoutbox FOR TABLE outbox_messages WITH (publish = 'insert')";
     setting.sql(again).await?;
     let checked = setting.check().await?;
@@ -484,7 +484,7 @@ async fn slots() -> Result<()> {
     setting.init().await?;
     setting.check().await?.has_not("slot-missing");
 
-    // Left to the relay, which makes it anew.
+    // Left to the relay, which recreates it.
     setting.sql(&drop).await?;
     let by_itself = setting.clone().set("postgres.on_slot_loss", "catch_up").check().await?;
     assert_eq!(hint(by_itself.has("slot-missing", "warning")), "pgoutbox run");

@@ -25,7 +25,7 @@ async fn until_code(address: SocketAddr, path: &str, code: u16) -> Result<Answer
     .await
 }
 
-/// The configuration is a pipe that nobody writes to: whoever reads it hangs, and that is the
+/// The configuration is a pipe that nobody writes to: anyone who reads it hangs, and that is the
 /// relay's loop. The thread of HTTP goes on, and says so.
 #[tokio::test]
 async fn a_loop_that_hangs_is_not_alive() -> Result<()> {

@@ -12,7 +12,7 @@ use harness::{shared, wait_until};
 
 use crate::setting::{PATIENCE, Setting, steady};
 
-/// Columns that no field is mapped to come, change and go; the table is written anew; the types
+/// Columns that no field is mapped to come, change and go; the table is written again; the types
 /// of mapped columns change into others that can be read.
 const CHANGES: [&str; 10] = [
     "ALTER TABLE outbox_messages ADD COLUMN note text",

@@ -250,12 +250,12 @@ async fn off_serves_nothing() -> Result<()> {
 async fn an_open_address_without_a_token_is_warned_of() -> Result<()> {
     let setting = Setting::shared().await?.set("http.address", "0.0.0.0:0");
     let relay = setting.run()?;
-    let line = relay.wait_for_log("no http.token is set", PATIENCE).await?;
+    let line = relay.wait_for_log("http.token is not set", PATIENCE).await?;
     assert!(line.contains("WARN") && line.contains("can read metrics and status"), "{line}");
     relay.drain(PATIENCE).await?;
     let setting = setting.set("http.token", TOKEN);
     let (relay, _) = running(&setting).await?;
-    assert!(!relay.log().contains("no http.token"), "{}", relay.log());
+    assert!(!relay.log().contains("http.token is not set"), "{}", relay.log());
     assert!(!relay.log().contains(TOKEN), "{}", relay.log());
     relay.drain(PATIENCE).await
 }

@@ -183,7 +183,7 @@ async fn an_event_discarded_in_flight_keeps_its_record_and_the_order_holds() -> 
         let told =
             operate(&setting, &["discard", "--id", &uuid(n(1)), "--yes", "--note", "void"]).await?;
         assert!(told.contains("1 event in flight"), "{told}");
-        // The next is the first now, for whoever looks; and it does not overtake what is in flight.
+        // The next is the first now, for anyone who looks; and it does not overtake what is in flight.
         stand(&setting, &relay, &behind.replacen("queued", "parked", 1)).await?;
         operate(&setting, &["retry", "--all"]).await?;
         proxy.resume(Direction::Down);

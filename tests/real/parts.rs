@@ -182,7 +182,7 @@ async fn nothing_is_done(setting: &Setting, alterations: &[&str], while_away: bo
     assert_eq!(sessions(&relay), 1, "{}", relay.log());
     assert_eq!(consumer.total(), consumer.distinct(), "{}", relay.log());
     let _: String = setting.ask(&slot).await?;
-    for text in ["made anew", "passed by"] {
+    for text in ["recreated", "passed by"] {
         assert!(!relay.log().contains(text), "{text}: {}", relay.log());
     }
     relay.drain(PATIENCE).await

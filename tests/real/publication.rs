@@ -69,7 +69,7 @@ const CASES: [Case; 8] = [
     Case {
         name: "renamed",
         breaks: "ALTER TABLE outbox_messages RENAME TO away; CREATE VIEW outbox_messages AS SELECT * FROM away",
-        says: "is no table",
+        says: "is not a table",
         hint: "",
         hints: "DROP VIEW outbox_messages; ALTER TABLE away RENAME TO outbox_messages",
     },

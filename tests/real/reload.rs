@@ -93,7 +93,7 @@ async fn the_log_says_more_and_less_at_run_time() -> Result<()> {
         .await
         .with_context(|| relay.log())?;
     let log = relay.log();
-    assert!(!log.contains("as much as log.level has it") && !log.contains(" running "), "{log}");
+    assert!(!log.contains("restored to log.level") && !log.contains(" running "), "{log}");
     // And down again: the warning is said after the level has changed, and at each signal.
     let level = |level: &str| format!("[log]\nlevel = \"{level}\"\n[http]\ntoken = \"x\"\n");
     write(&file, &level("warn"))?;
@@ -108,9 +108,9 @@ async fn the_log_says_more_and_less_at_run_time() -> Result<()> {
     }
     assert_eq!(said("SIGHUP: no other"), before, "{}", relay.log());
     write(&file, &level("debug"))?;
-    let before = said("SIGHUP: the log says");
+    let before = said("SIGHUP: log level changed");
     relay.hangup()?;
-    let is_louder = || said("SIGHUP: the log says") > before;
+    let is_louder = || said("SIGHUP: log level changed") > before;
     wait_until("up again", PATIENCE, async || Ok(is_louder())).await?;
     relay.drain(PATIENCE).await
 }

@@ -120,7 +120,7 @@ async fn rows_are_chosen_by_when_they_were_committed() -> Result<()> {
 
     // A mark in the row does not.
     let told = setting.replay(64, &range).await?;
-    for part in ["a mark writes the row anew", "--relayed-since", "--only unrelayed"] {
+    for part in ["a mark rewrites the row", "--relayed-since", "--only unrelayed"] {
         assert!(told.contains(part), "no {part} in {told}");
     }
     setting

@@ -1,4 +1,4 @@
-//! Secrets in files that are written anew while the relay runs: nobody sends a signal for it.
+//! Secrets in files that are written again while the relay runs: nobody sends a signal for it.
 
 use std::path::Path;
 

@@ -11,7 +11,7 @@ use harness::workload::Workload;
 use crate::progress::through;
 use crate::setting::{PATIENCE, Setting, steady};
 
-const STANDBY: &str = "standby: another holds the slot";
+const STANDBY: &str = "standby: the slot is held by another relay";
 
 #[tokio::test]
 async fn takes_over_from_a_killed_leader() -> Result<()> {

@@ -28,7 +28,7 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
     for (findings, is_in) in all {
         for finding in findings {
             let is_spare = is_reached && !is_in && finding.severity == Severity::Error;
-            found.push(if is_spare { finding.as_grave_as(Severity::Warning) } else { finding });
+            found.push(if is_spare { finding.with_severity(Severity::Warning) } else { finding });
         }
     }
     found

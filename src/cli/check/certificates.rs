@@ -57,5 +57,5 @@ pub(super) fn is_refused(findings: &[Finding]) -> bool {
 
 fn finding(name: &'static str, place: &str, Trouble { is_error, what, hint }: Trouble) -> Finding {
     let severity = if is_error { Severity::Error } else { Severity::Warning };
-    Finding::error(name, format!("{place}: {what}"), hint).as_grave_as(severity)
+    Finding::error(name, format!("{place}: {what}"), hint).with_severity(severity)
 }

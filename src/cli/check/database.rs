@@ -96,9 +96,9 @@ async fn more(client: &Client, config: &Config, found: &mut Database) -> Result<
     let before = Timestamp::now();
     let rows = query(client, &asked).await?;
     let after = Timestamp::now();
-    let row = rows.first().ok_or_else(|| Fault::transient("the server said nothing"))?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     let theirs = Timestamp::from_microsecond(column(row, "clock_micros")?)
-        .map_err(|error| Fault::transient(format!("Postgres' clock makes no sense: {error}")))?;
+        .map_err(|error| Fault::transient(format!("cannot read Postgres' clock: {error}")))?;
     found.is_role_missing = !column::<bool>(row, "has_stream_role")?;
     let findings = &mut found.findings;
     findings.push(clock::finding(before, theirs, after));

@@ -56,7 +56,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     Ok(is_well)
 }
 
-/// All findings, the gravest first.
+/// All findings, the most severe first.
 async fn look(config: &Config) -> Vec<Finding> {
     let (postgres, brokers) = tokio::join!(postgres(config), broker::look(config));
     let mut findings: Vec<Finding> = Vec::new();

@@ -36,7 +36,7 @@ pub(super) fn finding(server: &Server, streams: bool, fault: Fault) -> Finding {
 
 fn unreached(fault: Fault) -> Finding {
     let name = if fault.kind == Kind::Login { "postgres-login" } else { "postgres-connection" };
-    // A fault sends whoever runs a relay to this very command.
+    // A fault sends its reader to this very command.
     let hint = match fault.has_general_hint() {
         true => "check host and port, and that Postgres runs there and is not behind a firewall",
         false => fault.hint.as_str(),

@@ -47,7 +47,7 @@ pub(super) async fn user(config: &Config, client: &Client) -> Result<Option<Find
              relay of this name: `pgoutbox run` waits until it ends"
         ),
         format!(
-            "SELECT pg_terminate_backend({pid});  -- or end it where it runs, lest it comes again"
+            "SELECT pg_terminate_backend({pid});  -- or stop it at its source, otherwise it reconnects"
         ),
     )))
 }
@@ -65,7 +65,7 @@ pub(super) fn in_context(
     match finding.name {
         // A slot that is in use has the walsender that a relay would need.
         "max-wal-senders" if database.is_slot_active => {
-            Some(finding.as_grave_as(Severity::Warning))
+            Some(finding.with_severity(Severity::Warning))
         }
         // Postgres has one code for all who may not log in, and tells them apart in words alone.
         "pg-hba" if database.is_role_missing => Some(Finding::error(

@@ -162,7 +162,7 @@ impl Which {
     fn must_be_said(&self, verb: &str) -> Result<(), Fault> {
         if self.is_empty() && !self.all {
             return Err(Fault::usage(
-                format!("{verb} which events? Nothing says"),
+                format!("{verb} which events? None are selected"),
                 format!(
                     "pgoutbox parked {verb} --id ID, --aggregate TYPE/ID, --reason REASON, --older-than TIME, or --all"
                 ),

@@ -65,13 +65,13 @@ impl Log {
         true
     }
 
-    /// Debug and back, for whoever has no file to change.
+    /// Debug and back, for anyone who has no file to change.
     pub(super) fn toggle(&mut self) {
         self.is_loud = !self.is_loud;
         self.apply();
         match self.is_loud {
-            true => info!("the log says all that pgoutbox does, until the next SIGUSR1"),
-            false => info!("the log says as much as log.level has it"),
+            true => info!("log level raised to debug until the next SIGUSR1"),
+            false => info!("log level restored to log.level"),
         }
     }
 

@@ -75,7 +75,7 @@ async fn relay(mut current: InForce, sources: &Sources, mut log: Log) -> Result<
             Ended::Reload(next) => current = *next,
         }
         board.put_in_force(&current.config);
-        info!("the new configuration holds from here on");
+        info!("now running with the new configuration");
     }
 }
 
@@ -124,7 +124,7 @@ async fn relay_with(
             Asked::Stop(name) if is_stopping => {
                 warn!(
                     signal = name,
-                    "asked again: what is in flight is published again at the next start"
+                    "second signal: exiting now; what is in flight is published again at the next start"
                 );
                 output::flush();
                 std::process::exit(EXIT_UNDRAINED);
@@ -222,7 +222,7 @@ fn taken_over(current: &InForce, loaded: Result<InForce, Fault>, log: &mut Log) 
     };
     let plan = config::plan(current, &mut read);
     if log.set_level(&read.config.log.level) {
-        info!(level = read.config.log.level, "SIGHUP: the log says as much as this from here on");
+        info!(level = read.config.log.level, "SIGHUP: log level changed");
     }
     if !plan.restart.is_empty() {
         let keys = plan.restart.join(", ");

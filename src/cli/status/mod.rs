@@ -33,7 +33,7 @@ pub struct Args {
     /// As JSON
     #[arg(long, conflicts_with = "watch")]
     pub json: bool,
-    /// Anew each second, until Ctrl-C
+    /// Refresh every second, until Ctrl-C
     #[arg(long)]
     pub watch: bool,
 }
@@ -359,7 +359,7 @@ fn print_catch_up(page: &mut Page, report: &Report) {
     if report.is_listed {
         page.say(format_args!("catch-up  {} of {} rows are published", report.done, report.total));
     } else {
-        page.say("catch-up  the slot is to be made anew, and the rows that wait to be listed");
+        page.say("catch-up  pending: recreate the slot, then list the rows that wait");
     }
     page.say(format_args!("          since {}: {}", report.begun_at, report.why));
 }

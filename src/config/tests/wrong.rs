@@ -268,7 +268,7 @@ fn a_catch_up_without_marks_is_asked_for_in_vain() {
     let none = || Try::both().set("audit.mode=none");
     assert!(!none().load().is_catching_up(), "the default gives way");
     let fault = none().set("postgres.on_slot_loss=catch_up").fault();
-    assert!(fault.contains("nothing tells which rows wait"), "{fault}");
+    assert!(fault.contains("no record of what was delivered"), "{fault}");
     assert!(Try::both().load().is_catching_up());
     assert!(!Try::both().set("postgres.on_slot_loss=halt").load().is_catching_up());
 }

@@ -169,7 +169,7 @@ impl Message {
         self.timestamp
     }
 
-    /// Properties and headers, read anew.
+    /// Properties and headers, read again.
     pub fn properties(&self) -> AMQPProperties {
         let read = parse_properties(self.properties_bytes());
         read.map_or_else(|_| AMQPProperties::default(), |(_, properties)| properties)

@@ -58,7 +58,7 @@ impl Arrival {
         Self { source, position, id, mapping, tuple, commit_time, xid, xid_end, seconds, lane }
     }
 
-    /// Its aggregate. Read anew: hardly any event is ever asked for it.
+    /// Its aggregate. Read again: hardly any event is ever asked for it.
     pub(super) fn aggregate(&self, cells: &mut Vec<Cell>) -> Option<Aggregate> {
         self.mapping.read(&self.tuple, cells).ok()?;
         let row = Row { tuple: &self.tuple, cells };

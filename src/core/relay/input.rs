@@ -41,7 +41,7 @@ pub struct Rules {
     pub blocked_timeout: Duration,
     /// Pause between checks of the publication.
     pub check_interval: Duration,
-    /// Silence of the server after which it is taken for dead.
+    /// Silence of the server after which the session is ended.
     pub silence: Duration,
     /// Oids of tables that were configured under a schema and a name that another has now, and what
     /// they are in `tables`, behind those of `oids`. Their rows are those that come under that name.
@@ -176,7 +176,7 @@ pub enum Input {
 pub enum Resolution {
     /// This configured table, or a partition of it.
     Partition(usize),
-    /// A table that is none of ours.
+    /// A table that is not configured.
     Other,
     /// It exists, and is no longer a partition of anything that is published.
     Detached,

@@ -69,7 +69,7 @@ impl Budget {
         *self = Self::default();
     }
 
-    /// For the next session, whose clock begins anew.
+    /// For the next session, whose clock begins again.
     #[must_use]
     pub fn rebased(self, now: Duration) -> Self {
         let spent_until = self.spent_until.map(|until| until.saturating_sub(now));

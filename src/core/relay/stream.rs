@@ -263,5 +263,5 @@ impl Relay {
 
 /// The server says what it cannot say: perhaps bytes were lost on the way.
 fn protocol(what: impl std::fmt::Display) -> End {
-    End::Fault(Fault::transient(format!("the stream makes no sense: {what}")))
+    End::Fault(Fault::transient(format!("protocol error in the replication stream: {what}")))
 }

@@ -108,7 +108,7 @@ impl Relay {
     }
 
     /// The wall clock says `micros` since 2000-01-01 UTC where the session's says zero. Set
-    /// anew now and then: somebody may have set the wall clock.
+    /// again now and then: somebody may have set the wall clock.
     pub fn set_clock(&mut self, micros: i64) {
         self.began_micros = micros;
     }

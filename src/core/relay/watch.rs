@@ -72,7 +72,7 @@ impl Relay {
         self.watch.was_not_reading = !is_reading;
         if self.silence_ends().is_some_and(|at| at <= now) {
             let what = format!(
-                "no word from the walsender for {}: it is taken for dead",
+                "the walsender sent nothing for {}; connecting again",
                 span(self.rules.silence)
             );
             return Err(Fault::of(Kind::Timeout, Peer::Postgres, what).on(Side::Stream).into());

@@ -54,7 +54,7 @@ use door::{Door, Visit};
 const HEADERS: Duration = Duration::from_secs(5);
 /// How long a connection may live, the answer included.
 const LIFE: Duration = Duration::from_secs(15);
-/// How long one that listens to events may live, the browser asks anew then.
+/// How long one that listens to events may live, the browser asks again then.
 const LONG_LIFE: Duration = Duration::from_secs(600);
 /// How long what a client still sends is read after its answer, and how much of it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -137,14 +137,14 @@ pub fn serve(port: Port, config: &Config, board: &Board) -> Result<(), Fault> {
     if config.http.token.is_none() && !address.ip().is_loopback() {
         warn!(
             hint = "set http.token, or an http.address of 127.0.0.1",
-            "whoever reaches {address} can read metrics and status, which name hosts and tables: no http.token is set"
+            "http.token is not set: anyone who reaches {address} can read metrics and status, which name hosts and tables"
         );
     }
     let desk = Arc::new(Desk::new(config, board, address));
     let serving = move || {
         let outcome = runtime.block_on(accept(port.listener, desk));
         // Nothing else ends with it: events go on.
-        error!("HTTP is served no more: {outcome}");
+        error!("HTTP server stopped: {outcome}");
     };
     std::thread::Builder::new().name("http".to_owned()).spawn(serving).map_err(failed)?;
     Ok(())

@@ -57,7 +57,7 @@ impl Which {
 /// The parking as Postgres has it.
 #[derive(Debug, Default)]
 pub(super) struct Parking {
-    /// One at a time: whoever waits is given what the one before was.
+    /// One at a time: anyone who waits is given what the one before was.
     listed: Mutex<Option<(Instant, Arc<Config>, Value)>>,
 }
 

@@ -103,7 +103,7 @@ impl Readiness {
         Self { state: snapshot.shown.state, reasons, degraded: degraded(snapshot) }
     }
 
-    /// What keeps events from being delivered, and how long it has: the gravest of what readiness
+    /// What keeps events from being delivered, and how long it has: the most severe of what readiness
     /// says, so that metrics and probes agree.
     pub(crate) fn blocked(snapshot: &Snapshot) -> Option<(&'static str, Duration)> {
         let reason = Self::of(snapshot).reasons.into_iter().next()?;
@@ -188,7 +188,7 @@ fn whole(duration: Duration) -> Duration {
     Duration::from_secs(duration.as_secs())
 }
 
-/// What was seen before the state began is no news: a session makes a lost slot anew.
+/// What was seen before the state began is no news: a session recreates a lost slot.
 fn of_slot(snapshot: &Snapshot) -> Option<Reason> {
     let (_, seen) = snapshot.shown.seen.as_ref()?;
     let is_news = snapshot.seen_ago.is_some_and(|ago| ago < snapshot.state_for);
@@ -341,7 +341,7 @@ mod tests {
         ("the broker blocks", State::Running, blocked, &["broker_blocked"], &[]),
         ("it blocks, and nothing is settled", State::Running, |s| { blocked(s); s.stalled_for = 99 * SECOND; }, &["broker_blocked"], &[]),
         ("the slot is lost", State::Running, |s| lose(s, SECOND), &["slot_lost"], &[]),
-        ("the slot was lost, and a session made it anew", State::CatchingUp, |s| lose(s, 7200 * SECOND), &[], &["catching_up", "stale"]),
+        ("the slot was lost, and a session recreated it", State::CatchingUp, |s| lose(s, 7200 * SECOND), &[], &["catching_up", "stale"]),
         ("parked events", State::Running, |s| park(s, "parked"), &[], &["parked_events"]),
         ("a table takes no marks", State::Running, unmarked, &[], &["marks_refused"]),
         ("failed events", State::Running, |s| park(s, "failed"), &[], &["failed_events"]),

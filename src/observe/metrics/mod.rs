@@ -194,7 +194,7 @@ pub const METRICS: &[Metric] = &[
         "it stays high: the outbox table is locked, or Postgres writes slowly",
         |it, out| if let Some(view) = it.view() { out.only(view.marks_pending) }),
     gauge("pgoutbox_catch_up_rows", "", "Rows that a catch-up publishes; absent where there is none.",
-        "a slot was lost or made anew, and its rows are published first",
+        "a slot was lost or recreated, and its rows are published first",
         |it, out| if let Some((total, _)) = it.snapshot.shown.catch_up { out.only(total) }),
     gauge("pgoutbox_catch_up_rows_left", "", "Those of them that are not taken in yet; absent where there is none.",
         "it should fall; where it does not, `/readyz` says why",
@@ -282,7 +282,7 @@ pub const METRICS: &[Metric] = &[
         "some twenty, and one for each HTTP client",
         |it, out| if let Some(fds) = it.process.open_fds { out.only(fds) }),
     gauge("process_start_time_seconds", "", "When the process began, in seconds since 1970.",
-        "it changes: the process was started anew",
+        "it changes: the process was restarted",
         |it, out| out.only(unix(it.snapshot.shown.began))),
 ];
 

@@ -6,7 +6,7 @@
 //! violated (also at commit), or its whole table takes none. Each table has one statement for all
 //! of its marks first; after that so many statements may go into finding out which are refused, and
 //! what was not reached is tried with the next batch. Nothing is ever awaited inside an
-//! open transaction: whoever else uses the connection would find itself within it.
+//! open transaction: anyone who else uses the connection would find itself within it.
 
 mod parts;
 mod tables;

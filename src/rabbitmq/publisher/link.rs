@@ -374,7 +374,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Mover<S> {
 /// However it ends, nobody waits for it any longer.
 impl<S> Drop for Mover<S> {
     fn drop(&mut self) {
-        self.link.end(&io::Error::new(io::ErrorKind::UnexpectedEof, "it was ended"));
+        self.link.end(&io::Error::new(io::ErrorKind::UnexpectedEof, "the connection task stopped"));
     }
 }
 

@@ -60,7 +60,7 @@ impl Parts {
     }
 
     /// Partitions that look as if pgoutbox had made them, without its mark: left alone, which
-    /// whoever gave them these names may not expect.
+    /// anyone who gave them these names may not expect.
     pub(super) fn unmarked(&self, target: &Target) -> Option<Trouble> {
         let is_like = |part: &&Part| {
             let span = partition::span_of(&target.table, &part.name);

@@ -1,6 +1,6 @@
 //! Concurrent writers that know what they committed.
 //!
-//! Within an aggregate events carry `n`, which rises by one in commit order: whoever inserts takes `n` from a row of a
+//! Within an aggregate events carry `n`, which rises by one in commit order: anyone who inserts takes `n` from a row of a
 //! helper table and so holds that row's lock until the transaction is over. A rolled back `n` is given out again.
 
 mod ledger;
@@ -105,7 +105,7 @@ struct Shared {
 }
 
 impl Workload {
-    /// The writers run on the current runtime, each with a connection of its own, which it makes anew when it is lost.
+    /// The writers run on the current runtime, each with a connection of its own, which it makes again when it is lost.
     pub async fn start(url: &str, options: Options) -> Result<Workload> {
         prepare(&connect(url).await?, options.aggregates).await?;
         let deadline = match options.until {

@@ -98,9 +98,9 @@ $('gate-token').addEventListener('keydown', (event) => { if (event.key === 'Ente
 function hint(text) { const line = make('div', 'Hint: ', 'quiet'); line.append(make('code', text)); return line; }
 
 // What the state says already is not said twice.
-function reasons(all, why, isGrave) {
+function reasons(all, why, isSevere) {
   return all.filter((of) => of.hint || of.what !== why).map((of) => {
-    const it = make('li', null, isGrave ? 'grave' : '');
+    const it = make('li', null, isSevere ? 'severe' : '');
     if (of.what !== why) it.append(make('div', of.what || of.code));
     if (of.hint) it.append(hint(of.hint));
     return it;

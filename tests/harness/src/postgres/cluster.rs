@@ -205,7 +205,7 @@ impl Drop for Postgres {
 pub async fn connect(url: &str) -> Result<Client> {
     let (client, connection) =
         tokio_postgres::connect(url, NoTls).await.with_context(|| url.to_owned())?;
-    // Its error reaches whoever uses the client.
+    // Its error reaches anyone who uses the client.
     tokio::spawn(connection);
     Ok(client)
 }
