@@ -30,9 +30,7 @@ pub async fn run(
     board: &Board,
 ) -> Result<(), Fault> {
     let config = Arc::new(config);
-    let mut past = Past::default();
-    past.reconcile = Some(reconcile);
-    past.spans = spans;
+    let mut past = Past { reconcile: Some(reconcile), spans, ..Past::default() };
     for broker in 0.. {
         let now = config.renewed().await;
         let end = session::run(&now, &mut past, &mut shutdown, broker, board).await;

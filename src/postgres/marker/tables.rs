@@ -33,7 +33,9 @@ const LONGEST: Duration = Duration::from_secs(5);
 const IN_A_ROW: usize = 8;
 /// Such a table is tried again after a pause that doubles from the first to the second of these.
 const PROBE_PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
-/// The same for a table that somebody has locked.
+/// A table that is closed for so long is said to be, however lately that was said before.
+const LASTS: Duration = Duration::from_secs(5);
+/// The pauses for a table that somebody has locked.
 const LOCK_PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
 /// A table that was not tried for so long has no mark that waits.
 const NOTHING_WAITS: Duration = Duration::from_secs(60);
@@ -79,6 +81,8 @@ struct State {
     statements: Option<Arc<Statements>>,
     refused_in_a_row: usize,
     closed: Option<Closed>,
+    /// That it is closed was said, this time.
+    is_told_closed: bool,
     /// What was said of it.
     told: Told,
     /// Marks given up since that was last said.
@@ -366,6 +370,7 @@ impl Tables {
     fn passed(&self, entry: &Entry) {
         let mut state = entry.state();
         state.refused_in_a_row = 0;
+        state.is_told_closed = false;
         if state.closed.take().is_some() {
             info!("rows of {} are marked again", entry.name());
         }
@@ -398,7 +403,12 @@ impl Tables {
         // The next try begins with all of them again.
         state.refused_in_a_row = 0;
         state.closed_until(Instant::now(), why);
-        let is_to_tell = !why.is_lock && state.told.is_to_tell(&format!("closed {}", why.code));
+        // One that opens and closes all the time is said once a minute, one that stays closed each
+        // time that it begins.
+        let lasts = state.closed.as_ref().is_some_and(|closed| closed.since.elapsed() >= LASTS);
+        let is_news = state.told.is_to_tell(&format!("closed {}", why.code));
+        let is_to_tell = !why.is_lock && (is_news || lasts && !state.is_told_closed);
+        state.is_told_closed |= is_to_tell;
         drop(state);
         if is_to_tell {
             let [hold, give_up] = [self.audit.hold, self.audit.give_up].map(span);
