@@ -403,6 +403,12 @@ pub fn is_of_row(error: &tokio_postgres::Error) -> bool {
         || error.is_within_function && !may_pass
 }
 
+/// Somebody has a lock: the server says so, not a trigger that raises the same code.
+pub(crate) fn is_lock(fault: &Fault) -> bool {
+    fault.is_code(codes::LOCK_NOT_AVAILABLE)
+        && !server_error(fault).is_some_and(ServerError::is_raised)
+}
+
 /// What an error of the connection means.
 pub fn classify(error: &tokio_postgres::Error) -> Fault {
     if let Some(db) = error.as_db_error() {

@@ -748,7 +748,7 @@ impl Session {
             loop {
                 match answered(&config, clear_fault(&config, &client)).await {
                     // Somebody has a lock on the row: it is told by those who have more to write.
-                    Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => {}
+                    Err(fault) if postgres::is_lock(&fault) => {}
                     outcome => return outcome.map(|()| Input::Tick),
                 }
                 tokio::time::sleep(LOCKED).await;

@@ -13,7 +13,7 @@ use crate::board::Board;
 use crate::config::Config;
 use crate::core::event::Position;
 use crate::core::relay::{End, Memory};
-use crate::error::{Fault, Kind, Side, codes};
+use crate::error::{Fault, Kind, Side};
 use crate::postgres::identity::Identity;
 use crate::postgres::parking::locker;
 use crate::postgres::sql;
@@ -128,7 +128,7 @@ impl Row {
         );
         begin?;
         let rows = match rows {
-            Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => {
+            Err(fault) if postgres::is_lock(&fault) => {
                 let (who, hint) = locker(client, "pgoutbox.progress").await;
                 let what =
                     format!("the row of slot \"{slot}\" in pgoutbox.progress is locked by {who}");

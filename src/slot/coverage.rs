@@ -302,8 +302,10 @@ pub(super) fn findings(config: &Config, answers: &[Answer]) -> Vec<Finding> {
             ),
         );
         let tables = config.tables.iter().zip(answers);
-        let no_tables = tables.filter_map(|(table, answer)| no_table(table, answer));
-        return std::iter::once(missing).chain(no_tables).collect();
+        let of_tables = tables.flat_map(|(table, answer)| {
+            no_table(table, answer).into_iter().chain(pitfalls::parts(table, answer))
+        });
+        return std::iter::once(missing).chain(of_tables).collect();
     };
 
     if !first.is_insert {

@@ -25,26 +25,30 @@ async fn until_code(address: SocketAddr, path: &str, code: u16) -> Result<Answer
     .await
 }
 
-/// The configuration is a pipe that nobody writes to: anyone who reads it hangs, and that is the
-/// relay's loop. The thread of HTTP goes on, and says so.
+/// A library that is loaded before C's has the relay's loop hang. The thread of HTTP goes on, and says
+/// so.
 #[tokio::test]
 async fn a_loop_that_hangs_is_not_alive() -> Result<()> {
     let port = harness::free_port()?;
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let home = tempfile::tempdir()?;
-    let path = home.path().join("pgoutbox.toml");
-    std::fs::write(&path, "")?;
+    let (source, library) = (home.path().join("hang.c"), home.path().join("hang.so"));
+    std::fs::write(&source, include_str!("hang.c"))?;
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).args([&library, &source]).arg("-ldl");
+    let compiled = compiler.output().context("the compiler that Rust links with")?;
+    ensure!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    let hang = home.path().join("hang");
     let mut setting = Setting::shared().await?.set("http.address", &address.to_string());
-    setting.env("PGOUTBOX_CONFIG", path.to_str().context("UTF-8")?);
+    setting.env("LD_PRELOAD", library.to_str().context("UTF-8")?);
+    setting.env("PGOUTBOX_TEST_HANG", hang.to_str().context("UTF-8")?);
     let relay = setting.run()?;
     relay.wait_for_log(" running ", PATIENCE).await?;
     // The log is a moment ahead of the state.
     until_code(address, "/readyz", 200).await?;
     assert_eq!(get(address, "/livez").await?.json()?["state"], "running");
 
-    std::fs::remove_file(&path)?;
-    ensure!(Command::new("mkfifo").arg(&path).status()?.success(), "mkfifo");
-    relay.hangup()?;
+    std::fs::write(&hang, "")?;
     let silent = until_code(address, "/livez", 503).await?.json()?;
     assert_eq!(silent["is_alive"], false, "{silent}");
     assert!(silent["silent_seconds"].as_u64() >= Some(30), "{silent}");
@@ -52,9 +56,7 @@ async fn a_loop_that_hangs_is_not_alive() -> Result<()> {
     assert_eq!(ready.code, 503, "{ready:?}");
     assert_eq!(ready.json()?["reasons"][0]["code"], "loop_silent", "{ready:?}");
 
-    let pipe = path.clone();
-    tokio::task::spawn_blocking(move || std::fs::write(pipe, "\n")).await??;
-    relay.wait_for_log("SIGHUP: no other setting has changed", PATIENCE).await?;
+    std::fs::remove_file(&hang)?;
     until_code(address, "/livez", 200).await?;
     relay.drain(PATIENCE).await
 }

@@ -141,6 +141,29 @@ async fn list_shows_what_is_asked_for() -> Result<()> {
     Ok(())
 }
 
+/// A relay of version 0.1 may still park events, and calls it "mend".
+#[tokio::test]
+async fn a_hint_of_the_version_before_is_shown_and_its_schema_renewed() -> Result<()> {
+    let setting = setting().await?;
+    setting.park(&[row(1, "parked", "7")]).await?;
+    setting
+        .sql(
+            "UPDATE pgoutbox.parked SET mend = hint;
+             ALTER TABLE pgoutbox.parked DROP COLUMN hint",
+        )
+        .await?;
+    let checked = setting.program.output(&["check"]).await?;
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.status.code() == Some(1) && said.contains("parked.hint"), "{said}");
+    setting.init().await?;
+    let listed: Value = serde_json::from_str(&setting.parked(0, &["list", "--json"]).await?)?;
+    let event = &listed["events"][0];
+    for key in ["hint", "mend"] {
+        assert_eq!(event[key], "bind a queue", "{event}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn show_builds_the_message_as_it_would_be_published_now() -> Result<()> {
     let setting = setting().await?;

@@ -203,7 +203,7 @@ async fn a_login_that_is_given_up_leaves_nothing_behind() -> Result<()> {
         window(size)?;
         relay.hangup()?;
     }
-    let is_new = || relay.log().matches("the new configuration holds").count() == 4;
+    let is_new = || relay.log().matches("now running with the new configuration").count() == 4;
     wait_until("the last one", PATIENCE, async || Ok(is_new())).await?;
     wait_until("one socket", PATIENCE, async || Ok(sockets(proxy.port())? <= 1)).await?;
     wait_until("one thread", PATIENCE, async || Ok(logins(&relay)? <= 1)).await?;

@@ -128,7 +128,7 @@ async fn what_is_refused_is_named_and_holds_its_aggregate() -> Result<()> {
     for number in [23, 33, 34] {
         assert!(held.iter().any(|line| line.contains(&uuid(number))), "{number}: {told}");
     }
-    assert!(told.contains("34 delivered, 3 refused, 3 held"), "{told}");
+    assert!(told.contains("34 delivered, 3 refused, 3 skipped"), "{told}");
     let json: Value = serde_json::from_str(
         &setting.replay(1, &["--id", &uuid(13), "--id", &uuid(14), "--json"]).await?,
     )?;

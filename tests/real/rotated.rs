@@ -134,6 +134,6 @@ async fn a_reload_takes_over_what_a_certificate_file_holds() -> Result<()> {
     std::fs::write(authority.path(), both.concat())?;
     relay.hangup()?;
     relay.wait_for_log("changed=\"what a file holds\"", PATIENCE).await?;
-    relay.wait_for_log("the new configuration holds", PATIENCE).await?;
+    relay.wait_for_log("now running with the new configuration", PATIENCE).await?;
     relay.drain(PATIENCE).await
 }

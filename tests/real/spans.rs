@@ -308,7 +308,7 @@ async fn a_reload_turns_spans_on_and_off() -> Result<()> {
     for (text, number) in [("", 2), ("[otlp]\nservice_name = \"shop\"\n", 3)] {
         std::fs::write(file.path(), text)?;
         relay.hangup()?;
-        let goes_on = || relay.log().matches("the new configuration holds").count();
+        let goes_on = || relay.log().matches("now running with the new configuration").count();
         harness::wait_until("the new configuration", PATIENCE, async || {
             Ok(goes_on() + 1 == usize::try_from(number)?)
         })

@@ -76,6 +76,37 @@ async fn a_nack_of_what_was_acked_settles_no_other_message() -> Result<()> {
     Ok(())
 }
 
+/// What was returned is not known, so no ack behind it can be trusted.
+#[tokio::test]
+async fn a_return_of_what_is_not_in_flight_settles_nothing() -> Result<()> {
+    let again = after(|answers| {
+        answers.give_back_one_of("no-such-id").ack_through(20);
+    })
+    .await?;
+    ensure!(again.first() == Some(&1), "one of these came back: {again:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_return_of_a_message_settles_nothing() -> Result<()> {
+    let again = after(|answers| {
+        answers.give_back(3).give_back(3).ack_through(20);
+    })
+    .await?;
+    ensure!(again.first() == Some(&1), "the second was of another: {again:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_return_that_cannot_be_read_settles_nothing() -> Result<()> {
+    let again = after(|answers| {
+        answers.give_back_unreadably().ack_through(20);
+    })
+    .await?;
+    ensure!(again.first() == Some(&1), "one of these came back: {again:?}");
+    Ok(())
+}
+
 /// The broker closed nothing: no message did it.
 #[tokio::test]
 async fn a_message_alone_in_flight_is_not_blamed() -> Result<()> {

@@ -26,11 +26,11 @@ use crate::core::event::relation::TimeKind;
 use crate::core::parked::Looked;
 use crate::core::relay::marks::{Batch, Mark, Missed, Written};
 use crate::error::Fault;
-use crate::postgres::classify;
 use crate::postgres::identity::Identity;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::parking::ParkingStore;
 use crate::postgres::sql;
+use crate::postgres::{classify, is_lock};
 use parts::Parts;
 use tables::{Statements, Tables};
 
@@ -425,7 +425,7 @@ impl Marker {
 }
 
 fn is_locked(error: &Error) -> bool {
-    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) && is_lock(&classify(error))
 }
 
 /// The stream brought a parked event again: not to be marked. The mark of the same event that

@@ -33,6 +33,8 @@ const LONGEST: Duration = Duration::from_secs(5);
 const IN_A_ROW: usize = 8;
 /// Such a table is tried again after a pause that doubles from the first to the second of these.
 const PROBE_PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
+/// A table that took a mark so lately takes marks.
+const TAKES: Duration = Duration::from_secs(5);
 /// A table that is closed for so long is said to be, however lately that was said before.
 const LASTS: Duration = Duration::from_secs(5);
 /// The pauses for a table that somebody has locked.
@@ -80,6 +82,8 @@ impl Statements {
 struct State {
     statements: Option<Arc<Statements>>,
     refused_in_a_row: usize,
+    /// When it took a mark last.
+    took_at: Option<Instant>,
     closed: Option<Closed>,
     /// That it is closed was said, this time.
     is_told_closed: bool,
@@ -160,6 +164,8 @@ struct Search<'t, 'a> {
     /// No more of the table is to be tried now.
     is_over: bool,
     is_renewed: bool,
+    /// The table is closed: whether it takes marks again is to be found out.
+    is_probe: bool,
     /// Statements that it may still take.
     left: usize,
 }
@@ -169,9 +175,13 @@ impl<'t, 'a> Search<'t, 'a> {
         tables: &Tables,
         client: &Client,
         entry: &'t Entry,
-        Group { table, marks }: Group<'a>,
+        Group { table, mut marks }: Group<'a>,
     ) -> Self {
         let is_probe = entry.state().closed.is_some();
+        if !is_probe {
+            // What was never refused is not to wait for statements behind what was.
+            marks.sort_by_key(|mark| mark.refused().is_some());
+        }
         if is_probe {
             tables.renew(client, entry).await.ok();
         }
@@ -186,6 +196,7 @@ impl<'t, 'a> Search<'t, 'a> {
             last,
             is_over: false,
             is_renewed: is_probe,
+            is_probe,
             left,
         }
     }
@@ -238,11 +249,17 @@ impl<'t, 'a> Search<'t, 'a> {
             }
             [mark] => {
                 parts.know(self.table, part, &why_of(&why));
-                self.is_over = tables.refused(self.entry, &mark.id, &why);
+                self.is_over = tables.refused(self.entry, mark, &why);
             }
             _ => {
                 let middle = range.start + range.len() / 2;
-                self.open.extend([middle..range.end, range.start..middle]);
+                let halves = [middle..range.end, range.start..middle];
+                // What a closed table takes again is most likely what came last.
+                if self.is_probe {
+                    self.open.extend(halves.into_iter().rev());
+                } else {
+                    self.open.extend(halves);
+                }
             }
         }
         Ok(())
@@ -370,6 +387,7 @@ impl Tables {
     fn passed(&self, entry: &Entry) {
         let mut state = entry.state();
         state.refused_in_a_row = 0;
+        state.took_at = Some(Instant::now());
         state.is_told_closed = false;
         if state.closed.take().is_some() {
             info!("rows of {} are marked again", entry.name());
@@ -377,9 +395,14 @@ impl Tables {
     }
 
     /// A mark was refused by itself; so many in a row that it is the table.
-    fn refused(&self, entry: &Entry, id: &str, why: &Arc<MarkError>) -> bool {
+    ///
+    /// Those that were refused before come together, as the oldest: while the table takes others, they
+    /// say nothing of it.
+    fn refused(&self, entry: &Entry, mark: &Mark, why: &Arc<MarkError>) -> bool {
+        let id = &mark.id;
         let mut state = entry.state();
-        state.refused_in_a_row += 1;
+        let takes_others = state.took_at.is_some_and(|at| at.elapsed() < TAKES);
+        state.refused_in_a_row += usize::from(mark.refused().is_none() || !takes_others);
         if state.refused_in_a_row >= IN_A_ROW {
             return true;
         }

@@ -316,6 +316,17 @@ impl Connection {
                 };
                 self.give_back(published)?;
             }
+            Answer::ReturnOf { id } => {
+                self.no_route("", "")?;
+                let properties =
+                    AMQPProperties::default().with_message_id(ShortString::try_new(id)?);
+                let header = AMQPContentHeader { class_id: 60, body_size: 0, properties };
+                frames::put(&mut self.out, &AMQPFrame::Header(channel, header))?;
+            }
+            Answer::UnreadableReturn => {
+                self.no_route("", "")?;
+                frames::put_unreadable_header(&mut self.out, channel);
+            }
             Answer::Blocked(why) => {
                 self.is_blocked = true;
                 let blocked = connection::Blocked { reason: ShortString::try_new(why)? };
@@ -356,14 +367,18 @@ impl Connection {
         self.due.clear();
     }
 
-    fn give_back(&mut self, published: &Published) -> Result<()> {
+    fn no_route(&mut self, exchange: &str, routing_key: &str) -> Result<()> {
         let method = basic::AMQPMethod::Return(basic::Return {
             reply_code: 312,
             reply_text: ShortString::try_new("NO_ROUTE")?,
-            exchange: ShortString::try_new(published.exchange.as_str())?,
-            routing_key: ShortString::try_new(published.routing_key.as_str())?,
+            exchange: ShortString::try_new(exchange)?,
+            routing_key: ShortString::try_new(routing_key)?,
         });
-        self.method(self.channel, AMQPClass::Basic(method))?;
+        self.method(self.channel, AMQPClass::Basic(method))
+    }
+
+    fn give_back(&mut self, published: &Published) -> Result<()> {
+        self.no_route(&published.exchange, &published.routing_key)?;
         let header = AMQPContentHeader {
             class_id: 60,
             body_size: u64::try_from(published.body.len())?,

@@ -79,6 +79,11 @@ pub(super) fn put_nack(out: &mut Vec<u8>, channel: u16, tag: u64, is_multiple: b
     put_raw(out, METHOD, channel, &[&NACK, &tag.to_be_bytes(), &[u8::from(is_multiple)]]);
 }
 
+/// A content header that has all properties by its flags, and none by its bytes.
+pub(super) fn put_unreadable_header(out: &mut Vec<u8>, channel: u16) {
+    put_raw(out, HEADER, channel, &[&[0, 60, 0, 0], &[0; 8], &[0xFF, 0xFE]]);
+}
+
 fn put_raw(out: &mut Vec<u8>, kind: u8, channel: u16, parts: &[&[u8]]) {
     let size: usize = parts.iter().map(|part| part.len()).sum();
     out.push(kind);

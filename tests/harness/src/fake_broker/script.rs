@@ -62,6 +62,8 @@ pub(super) enum Answer {
     Ack { tag: u64, is_multiple: bool },
     Nack { tag: u64, is_multiple: bool },
     Return { tag: u64 },
+    ReturnOf { id: String },
+    UnreadableReturn,
     Blocked(String),
     Unblocked,
     CloseChannel(u16, String),
@@ -106,6 +108,16 @@ impl Answers {
     /// `basic.return`, 312 NO_ROUTE. Its ack is an answer of its own.
     pub fn give_back(&mut self, tag: u64) -> &mut Self {
         self.push(Answer::Return { tag })
+    }
+
+    /// `basic.return` of a message with this id, whether there is one or not.
+    pub fn give_back_one_of(&mut self, id: &str) -> &mut Self {
+        self.push(Answer::ReturnOf { id: id.to_owned() })
+    }
+
+    /// `basic.return` with properties that end in the middle.
+    pub fn give_back_unreadably(&mut self) -> &mut Self {
+        self.push(Answer::UnreadableReturn)
     }
 
     /// `connection.blocked`; nothing more is read until [`unblock`](Self::unblock).
