@@ -59,7 +59,8 @@ SELECT wanted.number,
        publication.pubdelete AS deletes,
        publication.pubtruncate AS truncates,
        publication.pubviaroot AS is_via_root,
-       to_jsonb(publication) ->> 'pubgencols' = 's' AS has_generated,                -- from 18 on
+       -- From 18 on. With .*, since member_schema has a column of that name.
+       to_jsonb(publication.*) ->> 'pubgencols' = 's' AS has_generated,
        wanted.oid AS relation,
        wanted.relkind = 'p' AS is_partitioned,
        wanted.relispartition AS is_partition,
