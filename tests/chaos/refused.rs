@@ -260,6 +260,8 @@ pub async fn mark_permission(round: Round) -> Result<Outcome> {
         stage.while_committing().await?;
         stage.felt(&["permission denied"], since).await;
         stage.setting.sql(&format!("GRANT {}", right.replace("FROM", "TO"))).await?;
+        // Until then it is the same outage, which is said once.
+        stage.felt(&["are marked again"], since).await;
         let ended = wait_until("the relay to end", Duration::from_secs(2), async || {
             Ok(!stage.relay.is_running())
         });
