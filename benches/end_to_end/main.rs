@@ -85,7 +85,7 @@ async fn run(arguments: &Arguments) -> Result<Report> {
         println!("{} ({} of {}): {}", case.name, number + 1, chosen.len(), case.about);
         let since = Instant::now();
         let outcome = case.measure(&mut servers, arguments).await;
-        let mended = if outcome.is_err() { servers.hint().await } else { Ok(()) };
+        let repaired = if outcome.is_err() { servers.repair().await } else { Ok(()) };
         report.cases.push(report::Case {
             name: case.name.to_owned(),
             about: case.about.to_owned(),
@@ -97,7 +97,7 @@ async fn run(arguments: &Arguments) -> Result<Report> {
         }
         // Kept as it grows: a run may take an hour.
         write(&report, &out)?;
-        mended?;
+        repaired?;
     }
     println!("{}", table::verdicts(&report));
     println!("table, JSON and plots: {}", out.display());

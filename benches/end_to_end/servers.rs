@@ -157,7 +157,7 @@ impl Servers {
     }
 
     /// After a case that failed in the middle: its relay is gone, the broker may be down.
-    pub async fn hint(&mut self) -> Result<()> {
+    pub async fn repair(&mut self) -> Result<()> {
         if !self.rabbitmq.is_running() {
             self.rabbitmq.start_again().await?;
             self.look_for_beam().await?;

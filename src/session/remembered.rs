@@ -34,7 +34,7 @@ pub(super) async fn record_fault(
 ) {
     record(config, past.walsender, board, client, end).await;
     if matches!(end, End::Fault(fault) if fault.kind == Kind::PassedBy) {
-        // Whoever hints it leaves no trace: it is written down that there was something to hint.
+        // Whoever puts it right leaves no trace: it is written down that something was wrong.
         let noted = record_coverage(client, &config.postgres.slot, 0);
         if !matches!(timeout(STOP_TIMEOUT, noted).await, Ok(Ok(()))) {
             debug!("that rows passed by the slot was not recorded");

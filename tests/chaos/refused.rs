@@ -64,7 +64,7 @@ enum Repair {
     Clear,
 }
 
-async fn fill(round: Round, faults: usize, hint: Repair) -> Result<Outcome> {
+async fn fill(round: Round, faults: usize, repair: Repair) -> Result<Outcome> {
     let setting = shared_setting().await?;
     let rabbitmq = shared::rabbitmq().await?;
     let proxy = Proxy::start(rabbitmq.port()).await?;
@@ -86,7 +86,7 @@ async fn fill(round: Round, faults: usize, hint: Repair) -> Result<Outcome> {
         stage.felt(&["the broker nacked it"], since).await;
         stage.while_committing().await?;
         proxy.delay(Duration::ZERO, Direction::Down);
-        match hint {
+        match repair {
             Repair::Raise => limit(10_000_000).await?,
             Repair::Clear => rabbitmq.ctl(&["clear_policy", "-p", &vhost, "full"]).await?,
         };

@@ -31,9 +31,9 @@ pub async fn altered(round: Round) -> Result<Outcome> {
     stage.judge(Allowed::default()).await
 }
 
-/// The relay takes what the stream no longer has from the table. What a person has to hint it waits
+/// The relay takes what the stream no longer has from the table. What a person has to repair it waits
 /// for, and says so.
-async fn caught_up(round: Round, breaks: &str, (says, hints): (&str, &str)) -> Result<Outcome> {
+async fn caught_up(round: Round, breaks: &str, (says, repair): (&str, &str)) -> Result<Outcome> {
     let mut setting = Setting::shared().await?;
     setting.env("PGOUTBOX_POSTGRES__ON_SLOT_LOSS", "catch_up");
     let mut stage = Stage::start(&round, setting).await?;
@@ -42,18 +42,18 @@ async fn caught_up(round: Round, breaks: &str, (says, hints): (&str, &str)) -> R
     let sql = breaks.replace("{slot}", &database);
     stage.setting.sql(&sql).await.context(sql)?;
     stage.while_committing().await?;
-    if !hints.is_empty() {
+    if !repair.is_empty() {
         stage.relay.wait_for_log(says, PATIENCE).await?;
-        stage.setting.sql(hints).await.context(hints.to_owned())?;
+        stage.setting.sql(repair).await.context(repair.to_owned())?;
     }
     stage.repaired().await?;
     stage.judge(Allowed { any_repeats: true, ..Allowed::default() }).await
 }
 
 pub async fn publication_dropped(round: Round) -> Result<Outcome> {
-    let hints = "CREATE PUBLICATION pgoutbox FOR TABLE outbox_messages
+    let repair = "CREATE PUBLICATION pgoutbox FOR TABLE outbox_messages
         WITH (publish = 'insert', publish_via_partition_root)";
-    caught_up(round, "DROP PUBLICATION pgoutbox", ("does not exist hint=", hints)).await
+    caught_up(round, "DROP PUBLICATION pgoutbox", ("does not exist hint=", repair)).await
 }
 
 /// With its rows, as by a migration that recreates it; the publication covers it no longer.
@@ -62,8 +62,8 @@ pub async fn table_dropped(round: Round) -> Result<Outcome> {
         CREATE TABLE renewed (LIKE outbox_messages INCLUDING ALL);
         LOCK outbox_messages; INSERT INTO renewed SELECT * FROM outbox_messages;
         DROP TABLE outbox_messages; ALTER TABLE renewed RENAME TO outbox_messages; COMMIT";
-    let hints = "ALTER PUBLICATION pgoutbox ADD TABLE outbox_messages";
-    caught_up(round, breaks, ("does not cover", hints)).await
+    let repair = "ALTER PUBLICATION pgoutbox ADD TABLE outbox_messages";
+    caught_up(round, breaks, ("does not cover", repair)).await
 }
 
 pub async fn slot_dropped(round: Round) -> Result<Outcome> {

@@ -115,7 +115,7 @@ impl Setting {
     }
 
     /// Breaks one thing by SQL, finds it, runs the SQL that is printed, and finds it no more.
-    async fn hints(&self, name: &str, severity: &str, broken_by: &str) -> Result<()> {
+    async fn repairs(&self, name: &str, severity: &str, broken_by: &str) -> Result<()> {
         self.check().await?.has_not(name);
         self.sql(broken_by).await.with_context(|| broken_by.to_owned())?;
         let checked = self.check().await?;
@@ -331,18 +331,18 @@ async fn publications() -> Result<()> {
     let setting = Setting::shared().await?;
     let alter = "ALTER PUBLICATION pgoutbox";
     setting
-        .hints("publication-not-insert", "error", &format!("{alter} SET (publish = 'delete')"))
+        .repairs("publication-not-insert", "error", &format!("{alter} SET (publish = 'delete')"))
         .await?;
     let more = format!("{alter} SET (publish = 'insert, update')");
-    setting.hints("publication-not-insert-only", "error", &more).await?;
+    setting.repairs("publication-not-insert-only", "error", &more).await?;
     let out = format!("{alter} DROP TABLE outbox_messages");
-    setting.hints("publication-without-table", "error", &out).await?;
+    setting.repairs("publication-without-table", "error", &out).await?;
     let strangers = format!(
         "CREATE TABLE stranger (n int); CREATE TABLE \"Other one\" (n int); {alter} ADD TABLE stranger, \"Other one\""
     );
-    setting.hints("publication-other-tables", "warning", &strangers).await?;
+    setting.repairs("publication-other-tables", "warning", &strangers).await?;
     let timeless = "ALTER TABLE outbox_messages DROP COLUMN occurred_at";
-    setting.hints("catch-up-order", "warning", timeless).await?;
+    setting.repairs("catch-up-order", "warning", timeless).await?;
     let other = format!("{timeless}, ADD COLUMN inserted_at timestamptz");
     setting.sql(&other).await?;
     let found = setting.check().await?;
@@ -350,14 +350,14 @@ async fn publications() -> Result<()> {
     assert!(said.contains("occurred_at = \\\"inserted_at\\\""), "{said}");
     setting.sql("ALTER TABLE outbox_messages RENAME COLUMN inserted_at TO occurred_at").await?;
     let unlogged = format!("{out}; ALTER TABLE outbox_messages SET UNLOGGED");
-    setting.hints("table-unlogged", "error", &unlogged).await?;
+    setting.repairs("table-unlogged", "error", &unlogged).await?;
     let checked = setting.check().await?;
     setting.carry_out(checked.has("publication-without-table", "error")).await?;
     if shared::postgres().await?.version() >= 15 {
         let filter = format!("{alter} SET TABLE outbox_messages WHERE (topic <> '')");
-        setting.hints("publication-row-filter", "warning", &filter).await?;
+        setting.repairs("publication-row-filter", "warning", &filter).await?;
         let list = format!("{alter} SET TABLE outbox_messages (id, topic, payload)");
-        setting.hints("publication-column-list", "error", &list).await?;
+        setting.repairs("publication-column-list", "error", &list).await?;
     }
     // It was recreated: too late for what the slot still reads.
     let again = "DROP PUBLICATION pgoutbox; CREATE PUBLICATION pgoutbox FOR TABLE outbox_messages WITH (publish = 'insert')";
@@ -395,11 +395,11 @@ async fn publications() -> Result<()> {
 async fn tables_and_columns() -> Result<()> {
     let setting = Setting::shared().await?;
     let alter = "ALTER TABLE outbox_messages";
-    setting.hints("column-missing", "error", &format!("{alter} DROP COLUMN relayed_at")).await?;
+    setting.repairs("column-missing", "error", &format!("{alter} DROP COLUMN relayed_at")).await?;
     let index = "CREATE INDEX ON outbox_messages (relayed_at)";
-    setting.hints("mark-index", "warning", index).await?;
+    setting.repairs("mark-index", "warning", index).await?;
     let full = format!("{alter} REPLICA IDENTITY FULL");
-    setting.hints("replica-identity-full", "warning", &full).await?;
+    setting.repairs("replica-identity-full", "warning", &full).await?;
     let odd = setting.clone().set("tables.0.columns.occurred_at", "payload");
     odd.check().await?.has("column-type", "error");
     let odd = setting.clone().set("tables.0.columns.correlation_id", "nobody");

@@ -63,8 +63,8 @@ impl Audit {
         self.owner.sql(&format!("REVOKE {what} FROM {}", self.role)).await
     }
 
-    /// Each of these, taken by itself: what is said of it, and that the SQL given hints it.
-    async fn hints(&self, cases: &[(&str, &str, &str, &str)]) -> Result<()> {
+    /// Each of these, taken by itself: what is said of it, and that the SQL given repairs it.
+    async fn repairs(&self, cases: &[(&str, &str, &str, &str)]) -> Result<()> {
         let none = self.lacking().await?;
         assert!(none.is_empty(), "init gives all that is needed: {none:?}");
         for (name, severity, revoked, says) in cases {
@@ -90,7 +90,7 @@ async fn of_marks_in_the_row_and_of_what_runs_beside() -> Result<()> {
     let audit = Audit::of(&[("postgres.on_slot_loss", "halt")]).await?;
     let missed = "may not look for rows of public.outbox_messages that were missed";
     audit
-        .hints(&[
+        .repairs(&[
             ("grant-mark", "error", "SELECT (id) ON outbox_messages", "may not write marks"),
             (
                 "grant-mark",
@@ -148,7 +148,7 @@ async fn of_marks_in_the_row_and_of_what_runs_beside() -> Result<()> {
 async fn of_catching_up_republishing_and_pruning() -> Result<()> {
     let audit = Audit::of(&[("reconcile.republish", "true"), ("prune.keep", "30days")]).await?;
     audit
-        .hints(&[
+        .repairs(&[
             (
                 "grant-catch-up",
                 "warning",
@@ -175,11 +175,11 @@ async fn of_catching_up_republishing_and_pruning() -> Result<()> {
     audit.owner.sql("SELECT pg_drop_replication_slot(current_database())").await?;
     let reads =
         [("grant-catch-up", "error", "SELECT ON outbox_messages", "a lost slot does not hold")];
-    audit.hints(&reads).await?;
+    audit.repairs(&reads).await?;
     let halts = [("postgres.on_slot_loss", "halt"), ("reconcile.republish", "true")];
     let audit = Audit::of(&halts).await?;
     audit
-        .hints(&[(
+        .repairs(&[(
             "grant-republish",
             "warning",
             "SELECT ON outbox_messages",
@@ -193,14 +193,14 @@ async fn of_the_other_kinds_of_marks() -> Result<()> {
     let halt = ("postgres.on_slot_loss", "halt");
     let audit = Audit::of(&[halt, ("audit.mode", "delete")]).await?;
     audit
-        .hints(&[
+        .repairs(&[
             ("grant-mark", "error", "DELETE ON outbox_messages", "may not write marks"),
             ("grant-reconcile", "warning", "SELECT (ctid) ON outbox_messages", "that were missed"),
         ])
         .await?;
     let audit = Audit::of(&[halt, ("audit.mode", "side_table")]).await?;
     audit
-        .hints(&[
+        .repairs(&[
             (
                 "grant-relayed",
                 "error",
@@ -212,7 +212,7 @@ async fn of_the_other_kinds_of_marks() -> Result<()> {
         .await?;
     let audit = Audit::of(&[("audit.mode", "none")]).await?;
     audit
-        .hints(&[(
+        .repairs(&[(
             "grant-attempts",
             "warning",
             "UPDATE (attempt) ON outbox_messages",
@@ -229,7 +229,7 @@ async fn of_the_schema_of_a_type() -> Result<()> {
          CREATE TABLE outbox_messages (id key PRIMARY KEY, topic text, payload jsonb, relayed_at timestamptz)";
     let audit = Audit::with(table, &[("postgres.on_slot_loss", "halt")]).await?;
     audit
-        .hints(&[(
+        .repairs(&[(
             "grant-type",
             "error",
             "USAGE ON SCHEMA \"My-Types\"",
@@ -253,7 +253,7 @@ async fn of_a_table_with_names_of_its_own() -> Result<()> {
     )
     .await?;
     audit
-        .hints(&[
+        .repairs(&[
             (
                 "grant-attempts",
                 "warning",
@@ -292,7 +292,7 @@ async fn of_partitions() -> Result<()> {
         .await?;
     assert!(made > 1, "pruning makes those of the days to come");
     audit
-        .hints(&[
+        .repairs(&[
             (
                 "grant-reconcile",
                 "warning",

@@ -4,7 +4,7 @@
 const LENGTH: usize = 55;
 /// The longest `tracestate` that everybody has to pass on.
 const STATE_BYTES: usize = 512;
-/// Of the flags: anyone who began the trace records it.
+/// Of the flags: the one who began the trace records it.
 const SAMPLED: u8 = 1;
 
 /// The span that an event was written in.

@@ -72,7 +72,7 @@ async fn a_table_that_was_renamed() -> Result<()> {
 async fn marks_that_find_no_index() -> Result<()> {
     let setting = Setting::shared().await?;
     let drop = "ALTER TABLE outbox_messages DROP CONSTRAINT outbox_messages_pkey";
-    setting.hints("id-index", "warning", drop).await?;
+    setting.repairs("id-index", "warning", drop).await?;
     let index = "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'outbox_messages'::regclass";
     let index: String = setting.ask(index).await?;
     // One that holds some rows only is not looked into, nor one that begins with something else.
@@ -95,7 +95,7 @@ async fn publications_of_more_than_the_outbox() -> Result<()> {
         let schema = "CREATE TABLE stranger (n int);
              DROP PUBLICATION pgoutbox;
              CREATE PUBLICATION pgoutbox FOR TABLES IN SCHEMA public WITH (publish = 'insert')";
-        setting.hints(name, "warning", schema).await?;
+        setting.repairs(name, "warning", schema).await?;
     }
     setting
         .sql(
@@ -125,11 +125,11 @@ async fn rows_that_never_come_and_marks_that_never_stay() -> Result<()> {
     let setting = Setting::shared().await?;
     let alter = "ALTER TABLE outbox_messages";
     let default = format!("{alter} ALTER relayed_at SET DEFAULT now()");
-    setting.hints("mark-default", "error", &default).await?;
+    setting.repairs("mark-default", "error", &default).await?;
     let required = format!("{alter} ALTER relayed_at SET NOT NULL");
-    setting.hints("mark-default", "error", &required).await?;
+    setting.repairs("mark-default", "error", &required).await?;
     let child = "CREATE TABLE child () INHERITS (outbox_messages)";
-    setting.hints("table-children", "error", child).await?;
+    setting.repairs("table-children", "error", child).await?;
     // It is known only with a row to try.
     let before = format!(
         "{TRIGGER} RETURN NULL; END $$;
@@ -143,18 +143,18 @@ async fn rows_that_never_come_and_marks_that_never_stay() -> Result<()> {
     setting
         .sql("DROP FUNCTION stop CASCADE; INSERT INTO outbox_messages (topic, payload) VALUES ('t', '{}')")
         .await?;
-    setting.hints("mark-swallowed", "error", &before).await?;
+    setting.repairs("mark-swallowed", "error", &before).await?;
     let raises = before.replace("RETURN NULL", "RAISE 'append only'").replace("stop()", "halt()");
-    setting.hints("mark-fails", "error", &raises.replace("\"stops it\"", "raises")).await?;
+    setting.repairs("mark-fails", "error", &raises.replace("\"stops it\"", "raises")).await?;
     let rule = "CREATE RULE none AS ON UPDATE TO outbox_messages DO INSTEAD NOTHING";
-    setting.hints("mark-fails", "error", rule).await?;
+    setting.repairs("mark-fails", "error", rule).await?;
     let others = format!(
         "{alter} DROP CONSTRAINT outbox_messages_pkey; CREATE PUBLICATION others FOR TABLE outbox_messages"
     );
-    setting.hints("replica-identity-missing", "error", &others).await?;
+    setting.repairs("replica-identity-missing", "error", &others).await?;
     let deleting = Setting::shared().await?.set("audit.mode", "delete");
     let refers = "CREATE TABLE receipts (event uuid REFERENCES outbox_messages)";
-    deleting.hints("table-referenced", "warning", refers).await?;
+    deleting.repairs("table-referenced", "warning", refers).await?;
     let rows: i64 =
         setting.ask("SELECT count(*) FROM outbox_messages WHERE relayed_at IS NULL").await?;
     assert_eq!(rows, 1, "what was tried was taken back");
@@ -176,7 +176,7 @@ async fn partitions_that_are_not_in_the_stream() -> Result<()> {
     setting.init().await?;
     let later =
         "CREATE UNLOGGED TABLE \"Late r\" PARTITION OF outbox_messages FOR VALUES FROM (0) TO (9)";
-    setting.hints("table-unlogged", "error", later).await?;
+    setting.repairs("table-unlogged", "error", later).await?;
     let far = "CREATE FOREIGN TABLE far PARTITION OF outbox_messages DEFAULT SERVER files OPTIONS (filename '/dev/null')";
-    setting.hints("partition-foreign", "error", far).await
+    setting.repairs("partition-foreign", "error", far).await
 }
