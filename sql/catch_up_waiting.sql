@@ -1,7 +1,7 @@
 -- The rows of one table that wait, and what orders them. Those that are parked do not wait: the
 -- parking has them. Nor do those that the publication's row filter keeps back.
 --   psql -v slot=pgoutbox -v schema=public -v table=outbox_messages -v relation=16389 -v mode=update -v id=id
---        -v relayed_at=relayed_at -v occurred_at=occurred_at -v time=timestamptz -v filter=true -f catch_up_waiting.sql
+--        -v relayed_at=relayed_at -v occurred_at=occurred_at -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v filter=true -f catch_up_waiting.sql
 -- mode: audit.mode; in any but update relayed_at may be any column. time: the type of
 -- occurred_at, or none; then that may be any column. filter: as row_filter.sql says it.
 SELECT :'relation'::oid::regclass AS outbox,
@@ -36,4 +36,6 @@ SELECT :'relation'::oid::regclass AS outbox,
    AND NOT EXISTS (SELECT FROM pgoutbox.parked AS parked
                     WHERE parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass
                       AND coalesce(parked.event_id, '') = coalesce(outbox.:"id"::text, '')
-                      AND pgoutbox.is_record_of(parked, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END));
+                      AND pgoutbox.is_record_of(parked, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END,
+                                                ARRAY[:'id', :'payload', :'topic', :'of_type', :'of_id'],
+                                                ARRAY[outbox.:"payload"::text, outbox.:"topic"::text, outbox.:"of_type"::text, outbox.:"of_id"::text]));

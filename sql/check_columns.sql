@@ -18,6 +18,8 @@ SELECT attribute.attname::text AS name,
        format_type(attribute.atttypid, attribute.atttypmod) AS type_name,
        attribute.attgenerated::text AS generated,
        has_column_privilege(attribute.attrelid, attribute.attnum, 'SELECT') AS is_readable,
+       -- Not of a partitioned table.
+       pg_relation_filenode(attribute.attrelid) IS NOT NULL AS has_file,
        -- null: the publication has no column list, or the server none at all (14)
        (SELECT nullif(to_jsonb(member) -> 'prattrs', 'null') @> to_jsonb(attribute.attnum::integer)
           FROM pg_publication_rel AS member

@@ -64,6 +64,8 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
          ON guard.relnamespace = namespace.oid AND guard.relname = 'guard'
   LEFT JOIN pg_proc AS is_record_of
          ON is_record_of.pronamespace = namespace.oid AND is_record_of.proname = 'is_record_of'
+        -- An earlier version made another, of fewer arguments.
+        AND is_record_of.pronargs = 5
   LEFT JOIN pg_proc AS is_mark_of
          ON is_mark_of.pronamespace = namespace.oid AND is_mark_of.proname = 'is_mark_of'
   LEFT JOIN pg_proc AS enqueue

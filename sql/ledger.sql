@@ -2,7 +2,7 @@
 -- its pages where percent is below 100.
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
 --        -v time_schema=pg_catalog -v time_type=timestamptz -v relayed_at=relayed_at -v mode=update \
---        -v slot=pgoutbox -v time=timestamptz -v filter=true -v xmin=735 -v before= -v percent=100 -f ledger.sql
+--        -v slot=pgoutbox -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v filter=true -v xmin=735 -v before= -v percent=100 -f ledger.sql
 SELECT count(*) AS committed,
        count(*) FILTER (WHERE is_marked) AS delivered,
        count(*) FILTER (WHERE NOT is_marked AND is_parked) AS parked,
@@ -22,7 +22,9 @@ SELECT count(*) AS committed,
                EXISTS (SELECT FROM pgoutbox.parked AS parked
                         WHERE parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass
                           AND coalesce(parked.event_id, '') = coalesce(outbox.:"id"::text, '')
-                          AND pgoutbox.is_record_of(parked, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END)) AS is_parked,
+                          AND pgoutbox.is_record_of(parked, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END,
+                                                    ARRAY[:'id', :'payload', :'topic', :'of_type', :'of_id'],
+                                                    ARRAY[outbox.:"payload"::text, outbox.:"topic"::text, outbox.:"of_type"::text, outbox.:"of_id"::text])) AS is_parked,
                -- Empty: the slot has not come so far, and nothing can be missing.
                (:'xmin' <> ''
                 AND (outbox.xmin::text::bigint - coalesce(nullif(:'xmin', ''), '0')::bigint + 8589934592) % 4294967296 >= 2147483648

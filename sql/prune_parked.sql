@@ -14,14 +14,18 @@ WITH old AS MATERIALIZED (
     DELETE FROM :"schema".:"table" AS outbox
      USING old
      WHERE outbox.:"id" = old.event_id:::"id_schema".:"id_type"
-       AND pgoutbox.is_record_of(old.record, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END)
+       AND pgoutbox.is_record_of(old.record, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END,
+                                 ARRAY[:'id', :'payload', :'topic', :'of_type', :'of_id'],
+                                 ARRAY[outbox.:"payload"::text, outbox.:"topic"::text, outbox.:"of_type"::text, outbox.:"of_id"::text])
     RETURNING outbox.:"id"::text AS id, outbox.xmin AS written_by,
               CASE WHEN :'time' <> 'none' THEN coalesce(outbox.:"occurred_at"::text, '') END AS occurred_at
 ), row_without_id_gone AS (
     DELETE FROM :"schema".:"table" AS outbox
      USING old
      WHERE old.event_id IS NULL AND outbox.:"id" IS NULL
-       AND pgoutbox.is_record_of(old.record, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END)
+       AND pgoutbox.is_record_of(old.record, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END,
+                                 ARRAY[:'id', :'payload', :'topic', :'of_type', :'of_id'],
+                                 ARRAY[outbox.:"payload"::text, outbox.:"topic"::text, outbox.:"of_type"::text, outbox.:"of_id"::text])
 ), mark_gone AS (
     DELETE FROM pgoutbox.relayed
      USING row_gone

@@ -1,7 +1,7 @@
 -- Rows of a range of pages that the relay has had its chance at, and that are neither marked nor
 -- parked. The range is read by a TID range scan: no index, and no more than asked for.
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
---        -v slot=pgoutbox -v time=timestamptz -v relayed_at=relayed_at -v mode=update -v filter=true -v xmin=735 \
+--        -v slot=pgoutbox -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v relayed_at=relayed_at -v mode=update -v filter=true -v xmin=735 \
 --        -v from='(0,0)' -v to='(12800,0)' -f reconcile.sql
 SELECT count(*) AS rows,
        min(missing.occurred_at COLLATE "C") AS oldest,
@@ -27,5 +27,7 @@ SELECT count(*) AS rows,
                    AND NOT EXISTS (SELECT FROM pgoutbox.parked AS parked
                                     WHERE parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass
                                       AND coalesce(parked.event_id, '') = coalesce(outbox.:"id"::text, '')
-                                      AND pgoutbox.is_record_of(parked, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END))
+                                      AND pgoutbox.is_record_of(parked, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END,
+                                                                ARRAY[:'id', :'payload', :'topic', :'of_type', :'of_id'],
+                                                                ARRAY[outbox.:"payload"::text, outbox.:"topic"::text, outbox.:"of_type"::text, outbox.:"of_id"::text]))
                ) AS found) AS missing;

@@ -2,7 +2,7 @@
 -- where they have moved since. Their columns' texts are taken as the server writes them out, not
 -- cast to text: so the stream does it, and for char(n) and boolean the two differ.
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v id_schema=pg_catalog \
---        -v slot=pgoutbox -v time=timestamptz -v occurred_at=occurred_at -v id_type=uuid -v relayed_at=relayed_at \
+--        -v slot=pgoutbox -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v occurred_at=occurred_at -v id_type=uuid -v relayed_at=relayed_at \
 --        -v mode=update -v only=all -v rows='[{"id": "...", "leaf": "16389", "place": "(0,1)", "is_shared": false}]' -f replay_rows.sql
 WITH wanted AS MATERIALIZED (
     SELECT number, one ->> 'id' AS id, (one ->> 'leaf')::oid AS leaf, (one ->> 'place')::tid AS place,
@@ -41,5 +41,7 @@ SELECT found.number AS pgoutbox_number, found.written_by AS pgoutbox_xmin, (foun
                         WHERE parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass
                           AND coalesce(parked.event_id, '') = coalesce(wanted.id, '')
                           AND pgoutbox.is_record_of(parked, found.written_by,
-                              CASE WHEN :'time' <> 'none' THEN (found.pgoutbox_row).:"occurred_at"::text END))
+                              CASE WHEN :'time' <> 'none' THEN (found.pgoutbox_row).:"occurred_at"::text END,
+                              ARRAY[:'id', :'payload', :'topic', :'of_type', :'of_id'],
+                              ARRAY[(found.pgoutbox_row).:"payload"::text, (found.pgoutbox_row).:"topic"::text, (found.pgoutbox_row).:"of_type"::text, (found.pgoutbox_row).:"of_id"::text]))
  ORDER BY found.number;

@@ -2,7 +2,7 @@
 -- no client memory, and no snapshot kept open while they are sent. An empty variable asks for
 -- nothing; a column that the table lacks is named by its id, and then not asked for.
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
---        -v slot=pgoutbox -v time=timestamptz -v time_schema=pg_catalog -v time_type=timestamptz -v relayed_at=relayed_at -v mode=update \
+--        -v slot=pgoutbox -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v time_schema=pg_catalog -v time_type=timestamptz -v relayed_at=relayed_at -v mode=update \
 --        -v aggregate_type=aggregate_type -v aggregate_id=aggregate_id -v wanted_type= -v wanted_id= \
 --        -v ids='[]' -v since= -v until= -v committed_since= -v committed_until= -v relayed_since= -v relayed_until= \
 --        -v only=all -v filter=true -v xmin= -f replay_select.sql
@@ -44,7 +44,9 @@ SELECT outbox.:"id"::text AS id, outbox.tableoid::text AS leaf, outbox.ctid::tex
         OR NOT EXISTS (SELECT FROM pgoutbox.parked AS parked
                         WHERE parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass
                           AND coalesce(parked.event_id, '') = coalesce(outbox.:"id"::text, '')
-                          AND pgoutbox.is_record_of(parked, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END)))
+                          AND pgoutbox.is_record_of(parked, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END,
+                                                    ARRAY[:'id', :'payload', :'topic', :'of_type', :'of_id'],
+                                                    ARRAY[outbox.:"payload"::text, outbox.:"topic"::text, outbox.:"of_type"::text, outbox.:"of_id"::text])))
    -- Transaction ids go round: before is within the half circle behind.
    AND (:'xmin' = ''
         OR (outbox.xmin::text::bigint - coalesce(nullif(:'xmin', ''), '0')::bigint + 8589934592) % 4294967296 >= 2147483648)

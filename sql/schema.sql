@@ -170,11 +170,15 @@ CREATE INDEX IF NOT EXISTS parked_changed ON pgoutbox.parked (changed_at) WHERE 
 -- 1. Where both say when the event happened, that tells.
 -- 2. Else the transaction that wrote the row does: the event's own, or the relay's, which shows
 --    there how often it was tried.
--- 3. A row that somebody else has updated since is known by nothing. While the event is still to be
+-- 3. A row that somebody else has updated since is not known by these. While the event is still to be
 --    delivered, the record counts as its own, unless the table was truncated. Once it is done with
---    (discarded, say) it does not: better one row too many that is told of than one too few.
+--    (discarded, say) the row is its own where it also has the same content in the columns that
+--    make the message. In doubt it is not: better one row too many that is told of than one too few.
 -- Records of older versions know only the id.
-CREATE OR REPLACE FUNCTION pgoutbox.is_record_of(record pgoutbox.parked, row_xmin xid, row_occurred_at text)
+-- row_names: the columns of its id and of what makes its message, the payload first; row_cells: what is
+-- in these, without the id. One that the table lacks, or that may not be read, is named as the id is.
+CREATE OR REPLACE FUNCTION pgoutbox.is_record_of(
+    record pgoutbox.parked, row_xmin xid, row_occurred_at text, row_names text[], row_cells text[])
     RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
     RETURN CASE
         WHEN record.xid IS NULL THEN true
@@ -184,10 +188,21 @@ CREATE OR REPLACE FUNCTION pgoutbox.is_record_of(record pgoutbox.parked, row_xmi
         WHEN (row_xmin::text::bigint - record.xid + 4294967296) % 4294967296
              < (record.xid_end - record.xid + 4294967296) % 4294967296 THEN true
         WHEN row_xmin::text::bigint = record.shown_xid THEN true
-        ELSE record.state IN ('parked', 'queued', 'failed')
-             AND record.filenode IS NOT DISTINCT FROM pg_relation_filenode(record.outbox)
+        WHEN record.filenode IS DISTINCT FROM pg_relation_filenode(record.outbox) THEN false
+        WHEN record.state IN ('parked', 'queued', 'failed') THEN true
+        -- Of a partitioned table nothing says that it was truncated.
+        WHEN record.filenode IS NULL OR row_names[2] = row_names[1] THEN false
+        ELSE NOT EXISTS (
+             SELECT FROM unnest(row_names[2:], row_cells) AS wanted (name, cell)
+               LEFT JOIN jsonb_array_elements(record.columns) WITH ORDINALITY AS known (one, number)
+                      ON known.one ->> 'name' = wanted.name
+              WHERE wanted.name <> row_names[1]
+                AND (known.number IS NULL
+                     OR record.cells[known.number] IS DISTINCT FROM convert_to(wanted.cell,
+                            -- As the stream brought them: text without an encoding as it stands.
+                            CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END)))
     END;
-GRANT EXECUTE ON FUNCTION pgoutbox.is_record_of TO PUBLIC;
+GRANT EXECUTE ON FUNCTION pgoutbox.is_record_of(pgoutbox.parked, xid, text, text[], text[]) TO PUBLIC;
 -- The events of an aggregate that wait for one another, whatever table they are of: this, and
 -- nothing else, is the order in which they go. The first of them is the one with the lowest seq.
 CREATE OR REPLACE FUNCTION pgoutbox.parked_queue(of_slot name, of_type text, of_id text)

@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 use postgres_types::{ToSql, Type};
 use tokio_postgres::Client;
 
-use crate::config::{AuditMode, Config, Table};
+use crate::config::{AuditMode, Columns, Config, Table};
 use crate::core::event::pgoutput::Column;
 use crate::core::event::relation::TimeKind;
 use crate::core::relay::marks::{Origin, Origins};
@@ -34,6 +34,7 @@ pub struct Outbox {
     pub filter: String,
     id_type: (String, String),
     time_type: (String, String),
+    content: Content,
 }
 
 impl Outbox {
@@ -86,6 +87,7 @@ impl Outbox {
             mode: config.audit.mode,
             slot: config.postgres.slot.clone(),
             filter: row_filter(client, config, relation).await?,
+            content: Content::find(client, relation, &table).await?,
             time_type: time_type.unwrap_or_else(|| id_type.clone()),
             id_type,
             columns,
@@ -131,7 +133,8 @@ impl Outbox {
             ("time", self.time.map_or("none", time_name)),
         ];
         let is_given = |name: &str| more.iter().any(|(given, _)| *given == name);
-        let own = own.into_iter().filter(|(name, _)| sql::has(file, name) && !is_given(name));
+        let own = own.into_iter().chain(self.content.variables());
+        let own = own.filter(|(name, _)| sql::has(file, name) && !is_given(name));
         let all: Vec<_> = own.chain(more.iter().copied()).collect();
         sql::render(file, &all)
     }
@@ -221,6 +224,45 @@ fn time_name(kind: TimeKind) -> &'static str {
     }
 }
 
+/// The columns by whose content a row is known that has no time of its own, as `pgoutbox.is_record_of`
+/// wants them named: one that is not there, or that may not be read, as the id.
+#[derive(Debug, Clone)]
+pub struct Content([(&'static str, String); 4]);
+
+impl Content {
+    /// Looks them up.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn find(client: &Client, relation: u32, table: &Table) -> Result<Self, Fault> {
+        let relation = relation.to_string();
+        let variables = [("relation", relation.as_str()), ("publication", "")];
+        let rows = query(client, &sql::render(sql::CHECK_COLUMNS, &variables)?).await?;
+        let mut readable: Vec<String> = Vec::new();
+        for row in &rows {
+            if column(row, "is_readable")? && column(row, "has_file")? {
+                readable.push(column(row, "name")?);
+            }
+        }
+        let Columns { id, payload, topic, aggregate_type, aggregate_id, .. } = &table.columns;
+        let fields = [
+            ("payload", payload),
+            ("topic", topic),
+            ("of_type", aggregate_type),
+            ("of_id", aggregate_id),
+        ];
+        Ok(Self(fields.map(|(variable, field)| {
+            let field = if readable.contains(&field.name) { field } else { id };
+            (variable, field.name.clone())
+        })))
+    }
+
+    /// As a file of `sql/` wants them.
+    pub fn variables(&self) -> [(&'static str, &str); 4] {
+        self.0.each_ref().map(|(variable, name)| (*variable, name.as_str()))
+    }
+}
+
 /// `audit.mode` as the settings write it.
 pub fn mode(mode: AuditMode) -> &'static str {
     match mode {
@@ -259,7 +301,11 @@ pub fn explain_filter(fault: Fault, table: &str, filter: &str) -> Fault {
     fault
 }
 
-async fn columns(client: &Client, relation: u32) -> Result<Vec<Column>, Fault> {
+/// The columns of a table as the stream shows them.
+///
+/// # Errors
+/// The connection's.
+pub async fn columns(client: &Client, relation: u32) -> Result<Vec<Column>, Fault> {
     let relation = relation.to_string();
     let variables = [("relation", relation.as_str()), ("publication", "")];
     let rows = query(client, &sql::render(sql::CHECK_COLUMNS, &variables)?).await?;

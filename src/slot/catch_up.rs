@@ -22,7 +22,7 @@ use crate::config::{AuditMode, Config, Table};
 use crate::core::event::pgoutput::{StoredRow, Tuple};
 use crate::error::{Fault, codes};
 use crate::postgres::identity::Identity;
-use crate::postgres::outbox;
+use crate::postgres::outbox::{self, Content};
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
 use crate::postgres::turn::Turn;
@@ -261,7 +261,8 @@ async fn prepare_locked(
     }
     let new = create(config, client, &mut wal, patience).await?;
     let filters = filters(config, client, outboxes).await?;
-    let listed = list(config, outboxes, &filters, why, &new)?;
+    let contents = contents(config, client, outboxes).await?;
+    let listed = list(config, outboxes, &filters, &contents, why, &new)?;
     postgres::execute(client, &listed).await.map_err(|fault| {
         let filters = filters.iter().filter(|filter| *filter != "true").cloned();
         let filters = filters.collect::<Vec<_>>().join("; ");
@@ -335,6 +336,7 @@ fn list(
     config: &Config,
     outboxes: &[OutboxTable],
     filters: &[String],
+    contents: &[Content],
     why: &str,
     new: &NewSlot,
 ) -> Result<String, Fault> {
@@ -343,11 +345,12 @@ fn list(
     let mut out = sql::render(sql::CATCH_UP_OPEN, &open)?;
     out.push_str("WITH waiting AS (\n");
     let tables = || config.tables.iter().zip(outboxes);
-    for (number, ((table, outbox), filter)) in tables().zip(filters).enumerate() {
+    let parts = tables().zip(filters).zip(contents);
+    for (number, (((table, outbox), filter), content)) in parts.enumerate() {
         if number > 0 {
             out.push_str("UNION ALL\n");
         }
-        let waiting = waiting(config, table, outbox, filter)?;
+        let waiting = waiting(config, table, outbox, filter, content)?;
         out.push_str(waiting.trim_end().trim_end_matches(';'));
         out.push('\n');
     }
@@ -386,16 +389,34 @@ async fn filters(
     Ok(filters)
 }
 
+async fn contents(
+    config: &Config,
+    client: &Client,
+    outboxes: &[OutboxTable],
+) -> Result<Vec<Content>, Fault> {
+    let mut contents = Vec::new();
+    for (table, outbox) in config.tables.iter().zip(outboxes) {
+        contents.push(Content::find(client, outbox.relation, table).await?);
+    }
+    Ok(contents)
+}
+
 fn waiting(
     config: &Config,
     table: &Table,
     outbox: &OutboxTable,
     filter: &str,
+    content: &Content,
 ) -> Result<String, Fault> {
     let names = Names::of(config, table, outbox);
+    let [payload, topic, of_type, of_id] = content.variables();
     sql::render(
         sql::CATCH_UP_WAITING,
         &[
+            payload,
+            topic,
+            of_type,
+            of_id,
             ("slot", config.postgres.slot.as_str()),
             ("schema", &table.schema),
             ("table", &table.name),

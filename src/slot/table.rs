@@ -339,7 +339,8 @@ pub(super) fn order(config: &Config, table: &Table, outbox: &OutboxTable) -> Opt
     }
     let what = format!(
         "no column of {} says when an event happened: a catch-up publishes its rows in the order of \
-         their ids, where these are numbers, else in that in which their transactions began",
+         their ids, where these are numbers, else in that in which their transactions began; and a row that \
+         was updated is told from another with its id by its content alone",
         title(table)
     );
     let likely = times.find(|column| LIKELY_TIMES.contains(&column.name.as_str()));

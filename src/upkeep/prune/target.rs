@@ -4,8 +4,8 @@ use tokio_postgres::Client;
 
 use crate::config::Table;
 use crate::error::Fault;
-use crate::postgres::sql;
-use crate::postgres::{column, query};
+use crate::postgres::outbox::{self, Content};
+use crate::postgres::{column, query, sql};
 
 /// A table that is there.
 pub(super) struct Target {
@@ -20,6 +20,7 @@ pub(super) struct Target {
     /// The column of the time, or the id where there is none.
     occurred_at: String,
     time: &'static str,
+    content: Content,
 }
 
 impl Target {
@@ -36,7 +37,9 @@ impl Target {
         let id_type = sql::render(sql::ID_TYPE, &[("relation", &relation_text), ("id", id)])?;
         let rows = query(client, &id_type).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let (occurred_at, time) = time(client, &relation_text, table).await?;
+        let columns = outbox::columns(client, relation).await?;
+        let time = &table.columns.occurred_at.name;
+        let has_time = columns.iter().any(|column| column.name == *time);
         Ok(Some(Self {
             schema: table.schema.clone(),
             table: table.name.clone(),
@@ -46,8 +49,9 @@ impl Target {
             id_schema: column(row, "schema")?,
             id_type: column(row, "name")?,
             relayed_at: mark.to_owned(),
-            occurred_at,
-            time,
+            occurred_at: if has_time { time.clone() } else { id.to_owned() },
+            time: if has_time { "some" } else { "none" },
+            content: Content::find(client, relation, table).await?,
         }))
     }
 
@@ -70,23 +74,8 @@ impl Target {
         ];
         let is_given = |name: &str| more.iter().any(|(given, _)| *given == name);
         let mut variables = more.to_vec();
-        variables.extend(own.into_iter().filter(|(name, _)| !is_given(name)));
+        let own = own.into_iter().chain(self.content.variables());
+        variables.extend(own.filter(|(name, _)| !is_given(name)));
         sql::render_some(sql, &variables)
     }
-}
-
-async fn time(
-    client: &Client,
-    relation: &str,
-    table: &Table,
-) -> Result<(String, &'static str), Fault> {
-    let columns = sql::render(sql::CHECK_COLUMNS, &[("relation", relation), ("publication", "")])?;
-    let rows = query(client, &columns).await?;
-    let names = rows.iter().map(|row| column::<String>(row, "name"));
-    let names = names.collect::<Result<Vec<_>, Fault>>()?;
-    let wanted = &table.columns.occurred_at.name;
-    Ok(match names.contains(wanted) {
-        true => (wanted.clone(), "some"),
-        false => (table.columns.id.name.clone(), "none"),
-    })
 }

@@ -47,10 +47,10 @@ async fn setting(sql: &str) -> Result<Setting> {
 /// The records of all bad rows are asked whether they are of their rows.
 const RECORDS: &str = "
     ALTER FUNCTION pgoutbox.is_record_of RENAME TO is_own_record_of;
-    CREATE FUNCTION pgoutbox.is_record_of(record pgoutbox.parked, row_xmin xid, row_occurred_at text)
+    CREATE FUNCTION pgoutbox.is_record_of(record pgoutbox.parked, row_xmin xid, row_occurred_at text, names text[], cells text[])
         RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
         PERFORM public.raise_if_bad(record.event_id, 'bad');
-        RETURN pgoutbox.is_own_record_of(record, row_xmin, row_occurred_at);
+        RETURN pgoutbox.is_own_record_of(record, row_xmin, row_occurred_at, names, cells);
     END $$;";
 
 #[tokio::test]
