@@ -118,30 +118,33 @@
 pub mod config;
 pub mod error;
 mod net;
+mod output;
+mod shutdown;
+mod text;
+mod tls;
 mod told;
-pub mod output;
-pub mod shutdown;
-pub mod text;
-pub mod tls;
 
 // Decides.
-pub mod core;
+mod core;
 
 // The ends, and ordinary SQL.
-pub mod otlp;
-pub mod postgres;
-pub mod rabbitmq;
-pub mod wal;
+mod otlp;
+mod postgres;
+mod rabbitmq;
+mod wal;
 
 // What is there, and what is shown of it.
-pub mod board;
-pub mod slot;
+mod board;
+mod slot;
 
 // Runs.
-pub mod observe;
-pub mod operator;
-pub mod session;
-pub mod upkeep;
+mod observe;
+mod operator;
+mod session;
+mod upkeep;
 
 // The command line.
 pub mod cli;
+
+#[doc(hidden)]
+pub mod testing;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 /// `EX_IOERR` of sysexits: an answer that could not be written.
-pub const EXIT_UNWRITTEN: u8 = 74;
+pub(crate) const EXIT_UNWRITTEN: u8 = 74;
 /// Lines of the log that may wait to be written, at most.
 const LINES: usize = 8192;
 /// And their bytes.
@@ -44,14 +44,14 @@ enum Item {
 
 /// Writes to standard output, at once. What goes wrong is kept for [`failure`]: but that a reader
 /// has gone (`| head`) is no fault of ours.
-pub fn out(bytes: &[u8]) {
+pub(crate) fn out(bytes: &[u8]) {
     let mut stdout = io::stdout();
     let outcome = stdout.write_all(bytes).and_then(|()| stdout.flush());
     keep(outcome);
 }
 
 /// Takes the outcome of what somebody else has written to standard output.
-pub fn keep(outcome: io::Result<()>) {
+pub(crate) fn keep(outcome: io::Result<()>) {
     let Err(error) = outcome else { return };
     if error.kind() != ErrorKind::BrokenPipe {
         let mut failure = FAILURE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,23 +60,23 @@ pub fn keep(outcome: io::Result<()>) {
 }
 
 /// Why standard output could not be written, where that is so.
-pub fn failure() -> Option<String> {
+pub(crate) fn failure() -> Option<String> {
     FAILURE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// Writes a line to standard error, behind the log; whether that can be is all the same.
-pub fn err(line: impl std::fmt::Display) {
+pub(crate) fn err(line: impl std::fmt::Display) {
     put(format!("{line}\n").into_bytes());
     flush();
 }
 
 /// Whether somebody sits before standard output.
-pub fn is_terminal() -> bool {
+pub(crate) fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
 /// Whether somebody sits before the log.
-pub fn is_log_terminal() -> bool {
+pub(crate) fn is_log_terminal() -> bool {
     io::stderr().is_terminal()
 }
 
@@ -84,7 +84,7 @@ pub fn is_log_terminal() -> bool {
 ///
 /// # Errors
 /// There is no thread to be had.
-pub fn start_log() -> io::Result<()> {
+pub(crate) fn start_log() -> io::Result<()> {
     let (to, from) = sync_channel(LINES);
     thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&from))?;
     // Whoever was first has the log.
@@ -93,7 +93,7 @@ pub fn start_log() -> io::Result<()> {
 }
 
 /// Waits until the log is written, for a while.
-pub fn flush() {
+pub(crate) fn flush() {
     let Some(queue) = LOG.get() else { return };
     let ends = Instant::now() + PATIENCE;
     let (done, is_done) = sync_channel(1);
@@ -109,13 +109,13 @@ pub fn flush() {
 }
 
 /// Lines of the log that were dropped.
-pub fn lost_lines() -> u64 {
+pub(crate) fn lost_lines() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
 
 /// Where the log's lines go. Never fails and never waits: who writes the log moves the events.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct LogWriter;
+pub(crate) struct LogWriter;
 
 impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {

@@ -4,21 +4,21 @@ use tokio::sync::watch;
 
 /// What the process is asked to do.
 #[derive(Debug, Clone)]
-pub struct Shutdown(watch::Receiver<bool>);
+pub(crate) struct Shutdown(watch::Receiver<bool>);
 
 impl Shutdown {
     /// Asked for once the channel holds `true`.
-    pub fn new(receiver: watch::Receiver<bool>) -> Self {
+    pub(crate) fn new(receiver: watch::Receiver<bool>) -> Self {
         Self(receiver)
     }
 
     /// It was asked for.
-    pub fn is_asked(&self) -> bool {
+    pub(crate) fn is_asked(&self) -> bool {
         *self.0.borrow()
     }
 
     /// Waits until it is asked for.
-    pub async fn wait(&mut self) {
+    pub(crate) async fn wait(&mut self) {
         if self.0.wait_for(|is_asked| *is_asked).await.is_err() {
             std::future::pending::<()>().await;
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 const LONGEST: usize = 300;
 
 /// A duration to its two largest units, cut off below: `1m 15s`, `1s 277ms`.
-pub fn span(duration: Duration) -> String {
+pub(crate) fn span(duration: Duration) -> String {
     let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
     let units = [
         (seconds / 86_400, "d"),
@@ -30,7 +30,7 @@ pub fn span(duration: Duration) -> String {
 }
 
 /// Seconds likewise; what is no duration counts as none.
-pub fn span_seconds(seconds: f64) -> String {
+pub(crate) fn span_seconds(seconds: f64) -> String {
     let seconds = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default();
     span(Duration::from_secs(seconds.as_secs()))
 }
@@ -59,7 +59,7 @@ fn put(out: &mut impl Write, c: char) -> fmt::Result {
 /// A text from outside (an id, a name, what a server says), as part of a line: nothing in it acts
 /// on a terminal, it has no line breaks, and it is cut where it is very long.
 #[derive(Debug, Clone, Copy)]
-pub struct Shown<'a>(pub &'a str);
+pub(crate) struct Shown<'a>(pub &'a str);
 
 impl Display for Shown<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -76,7 +76,7 @@ impl Display for Shown<'_> {
 /// A whole output, or line of a log: its own line breaks stay, and nothing else in it acts on a
 /// terminal. JSON stays the same JSON.
 #[derive(Debug)]
-pub struct Harmless<W>(pub W);
+pub(crate) struct Harmless<W>(pub W);
 
 impl<W: Write> Write for Harmless<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -92,7 +92,7 @@ impl<W: Write> Write for Harmless<W> {
 
 /// What is written becomes part of a line.
 #[derive(Debug)]
-pub struct OneLine<W>(pub W);
+pub(crate) struct OneLine<W>(pub W);
 
 impl<W: Write> Write for OneLine<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -104,7 +104,7 @@ impl<W: Write> Write for OneLine<W> {
 }
 
 /// A text of ours that may hold others', for output: see [`Harmless`].
-pub fn harmless(text: impl Display) -> String {
+pub(crate) fn harmless(text: impl Display) -> String {
     let mut out = Harmless(String::new());
     // Writing to a String cannot fail.
     let _ = write!(out, "{text}");

@@ -125,7 +125,7 @@ fn no_room_imports_from_a_higher_floor() {
     for path in files("src", "rs") {
         let place = path.strip_prefix(&root).expect("below src").to_string_lossy().into_owned();
         let room = place.split(['/', '\\', '.']).next().expect("a room").to_owned();
-        if ["lib", "main"].contains(&&*room) || place.contains("tests") {
+        if ["lib", "main", "testing"].contains(&&*room) || place.contains("tests") {
             continue;
         }
         let own = floor(&room).unwrap_or_else(|| panic!("{room} has no floor"));
@@ -209,7 +209,7 @@ fn the_docs_have_every_setting_as_it_is() {
             "<!-- settings: `pgoutbox config --docs` -->\n",
             "<!-- end of settings -->"
         ),
-        pgoutbox::config::docs_markdown().trim(),
+        pgoutbox::testing::settings_markdown().trim(),
         "put the output of `pgoutbox config --docs` between the markers"
     );
 }
@@ -224,7 +224,7 @@ fn the_docs_have_the_name_of_every_finding() {
         .filter(|path| !path.ends_with("slot/finding.rs"))
         .map(|path| code(&fs::read_to_string(path).expect("readable")))
         .collect();
-    for name in pgoutbox::slot::NAMES {
+    for name in pgoutbox::testing::slot::NAMES {
         assert!(section.contains(&format!("`{name}`")), "docs/check.md has no {name}");
         let quoted = format!("\"{name}\"");
         assert!(sources.iter().any(|text| text.contains(&quoted)), "nothing makes {name}");
@@ -233,7 +233,10 @@ fn the_docs_have_the_name_of_every_finding() {
     for name in rows.flat_map(|row| row.split('`').skip(1).step_by(2)) {
         let is_name =
             name.contains('-') && name.chars().all(|c| c.is_ascii_lowercase() || c == '-');
-        assert!(!is_name || pgoutbox::slot::NAMES.contains(&name), "{name} is no finding's name");
+        assert!(
+            !is_name || pgoutbox::testing::slot::NAMES.contains(&name),
+            "{name} is no finding's name"
+        );
     }
 }
 
@@ -326,7 +329,8 @@ fn findings_made(text: &str) -> BTreeSet<(String, &'static str)> {
                     values.flat_map(|value| value.split('"').skip(1).step_by(2)).collect()
                 }
             };
-            let names = names.into_iter().filter(|name| pgoutbox::slot::NAMES.contains(name));
+            let names =
+                names.into_iter().filter(|name| pgoutbox::testing::slot::NAMES.contains(name));
             made.extend(names.map(|name| (name.to_owned(), severity)));
         }
     }
@@ -345,7 +349,7 @@ fn each_finding_is_seen_by_a_test() {
     for path in files("src", "rs") {
         made.extend(findings_made(&code(&fs::read_to_string(path).expect("readable"))));
     }
-    for name in pgoutbox::slot::NAMES {
+    for name in pgoutbox::testing::slot::NAMES {
         // In a list of names, or with how grave it is: not only as one that is not there.
         assert!(words.contains(&format!("\"{name}\",")), "no test sees {name}");
     }
@@ -364,7 +368,7 @@ fn the_docs_have_every_metric_as_it_is() {
             "<!-- metrics: `pgoutbox config --metrics` -->\n",
             "<!-- end of metrics -->"
         ),
-        pgoutbox::observe::metrics::docs_markdown().trim(),
+        pgoutbox::testing::metrics::docs_markdown().trim(),
         "put the output of `pgoutbox config --metrics` between the markers"
     );
 }
@@ -378,11 +382,11 @@ fn metrics_named(text: &str) -> BTreeSet<&str> {
 
 #[test]
 fn rules_and_dashboards_name_metrics_that_there_are() {
-    let known: BTreeSet<String> = pgoutbox::observe::metrics::METRICS
+    let known: BTreeSet<String> = pgoutbox::testing::metrics::METRICS
         .iter()
         .flat_map(|metric| {
             let suffixes: &[&str] = match metric.kind {
-                pgoutbox::observe::metrics::Kind::Histogram => &["_bucket", "_sum", "_count"],
+                pgoutbox::testing::metrics::Kind::Histogram => &["_bucket", "_sum", "_count"],
                 _ => &[""],
             };
             suffixes.iter().map(move |suffix| format!("{}{suffix}", metric.name))

@@ -24,12 +24,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use pgoutbox::config::{
     Audit, AuditMode, ColumnRef, Columns, OnFailure, Parking, Piece, Table, Template,
 };
-use pgoutbox::core::event::pgoutput::{Message, decode};
-use pgoutbox::core::message::Limits;
-use pgoutbox::core::parked::{Ahead, Looked};
-use pgoutbox::core::relay::marks::Written;
-use pgoutbox::core::relay::window::Answer;
-use pgoutbox::core::relay::{Effect, Input, Memory, Relay, Rules};
+use pgoutbox::testing::core::event::pgoutput::{Message, decode};
+use pgoutbox::testing::core::message::Limits;
+use pgoutbox::testing::core::parked::{Ahead, Looked};
+use pgoutbox::testing::core::relay::marks::Written;
+use pgoutbox::testing::core::relay::window::Answer;
+use pgoutbox::testing::core::relay::{Effect, Input, Memory, Relay, Rules};
 use postgres_types::PgLsn;
 
 /// Bytes of each body.

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use divan::{Bencher, black_box};
-use pgoutbox::core::event::pgoutput::{self, RelationMessage, Tuple};
-use pgoutbox::core::event::relation::Mapping;
-use pgoutbox::core::event::{Event, Position, Row};
-use pgoutbox::core::message::Message;
-use pgoutbox::core::relay::window::{Answer, InFlight, Return, Window};
+use pgoutbox::testing::core::event::pgoutput::{self, RelationMessage, Tuple};
+use pgoutbox::testing::core::event::relation::Mapping;
+use pgoutbox::testing::core::event::{Event, Position, Row};
+use pgoutbox::testing::core::message::Message;
+use pgoutbox::testing::core::relay::window::{Answer, InFlight, Return, Window};
 use postgres_types::PgLsn;
 
 use crate::journey::{LIMITS, insert, relation, table};

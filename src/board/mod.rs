@@ -5,8 +5,8 @@
 //! it comes by. That costs the path of an event nothing, and an answer that does not come shows
 //! that the loop stands still.
 
-pub mod outage;
-pub mod snapshot;
+pub(crate) mod outage;
+pub(crate) mod snapshot;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -30,7 +30,7 @@ const CHANGES: usize = 100;
 
 /// What the process is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
+pub(crate) enum State {
     /// It connects to both servers.
     Connecting,
     /// Another relay holds the slot.
@@ -51,7 +51,7 @@ pub enum State {
 
 impl State {
     /// All of them, in the order of a life.
-    pub const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Connecting,
         Self::Standby,
         Self::CatchingUp,
@@ -63,7 +63,7 @@ impl State {
     ];
 
     /// Its name in metrics and JSON.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Connecting => "connecting",
             Self::Standby => "standby",
@@ -77,7 +77,7 @@ impl State {
     }
 
     /// A session has all its connections, and the loop answers.
-    pub fn is_in_session(self) -> bool {
+    pub(crate) fn is_in_session(self) -> bool {
         matches!(self, Self::CatchingUp | Self::Running | Self::Paused | Self::Draining)
     }
 }
@@ -90,7 +90,7 @@ impl fmt::Display for State {
 
 /// Why a session ended, as metrics name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// It was asked to.
     Drained,
     /// The replication connection.
@@ -109,7 +109,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Drained,
         Self::Stream,
         Self::Audit,
@@ -120,7 +120,7 @@ impl Reason {
     ];
 
     /// Its name.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Drained => "drained",
             Self::Stream => "stream",
@@ -133,7 +133,7 @@ impl Reason {
     }
 
     /// Of a fault.
-    pub fn of(fault: &Fault) -> Self {
+    pub(crate) fn of(fault: &Fault) -> Self {
         match (fault.class, fault.side) {
             (Class::Event, _) => Self::Event,
             (Class::Definite | Class::Halt | Class::Usage, _) => Self::Definite,
@@ -147,7 +147,7 @@ impl Reason {
 
 /// A change of the state, in words.
 #[derive(Debug, Clone)]
-pub struct Change {
+pub(crate) struct Change {
     /// When.
     pub at: SystemTime,
     /// The state since then.
@@ -160,7 +160,7 @@ pub struct Change {
 
 /// The slot as the guard last saw it.
 #[derive(Debug, Clone, Default)]
-pub struct SlotView {
+pub(crate) struct SlotView {
     /// `reserved`, `extended`, `unreserved`, `lost`; `None` where there is no slot.
     pub wal_status: Option<String>,
     /// A walsender uses it.
@@ -179,14 +179,14 @@ pub struct SlotView {
 
 impl SlotView {
     /// Its severity.
-    pub fn level(&self) -> Level {
+    pub(crate) fn level(&self) -> Level {
         self.verdict.map_or(Level::Calm, |verdict| verdict.level)
     }
 }
 
 /// Parked events of one state and reason.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ParkedView {
+pub(crate) struct ParkedView {
     /// `parked`, `queued` or `failed`.
     pub state: String,
     /// `returned`, `nacked` and so on; empty where it only waits.
@@ -199,7 +199,7 @@ pub struct ParkedView {
 
 /// What Postgres was seen to hold.
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// The slot.
     pub slot: SlotView,
     /// Events that are not done with.
@@ -210,7 +210,7 @@ pub struct Seen {
 
 /// All of it, at one moment.
 #[derive(Debug, Clone)]
-pub struct Shown {
+pub(crate) struct Shown {
     /// When the process began.
     pub began: SystemTime,
     /// What it is at.
@@ -273,7 +273,7 @@ fn fail(shown: &mut Shown, fault: &Fault) -> News {
 
 /// What the process shows of itself.
 #[derive(Debug, Clone)]
-pub struct Board(Arc<Inner>);
+pub(crate) struct Board(Arc<Inner>);
 
 impl Default for Board {
     fn default() -> Self {
@@ -283,7 +283,7 @@ impl Default for Board {
 
 impl Board {
     /// Nothing has happened yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let shown = Shown {
             began: SystemTime::now(),
             state: State::Connecting,
@@ -315,7 +315,7 @@ impl Board {
 
     /// From now on this configuration is in force: what is shown and what is done from a console is
     /// about its slot.
-    pub fn put_in_force(&self, config: &Config) {
+    pub(crate) fn put_in_force(&self, config: &Config) {
         {
             let mut in_force = self.0.in_force.lock().unwrap_or_else(PoisonError::into_inner);
             *in_force = Some(Arc::new(config.clone()));
@@ -327,7 +327,7 @@ impl Board {
 
     /// The configuration in force: nobody else keeps one, or it would be an earlier one after a
     /// reload. `None` before the first.
-    pub fn in_force(&self) -> Option<Arc<Config>> {
+    pub(crate) fn in_force(&self) -> Option<Arc<Config>> {
         self.0.in_force.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -336,7 +336,7 @@ impl Board {
     }
 
     /// The state is another one, or another thing led to it.
-    pub fn enter(&self, state: State, why: impl Into<String>) {
+    pub(crate) fn enter(&self, state: State, why: impl Into<String>) {
         self.change(state, why.into(), String::new(), |shown| {
             // Connecting again is no news while nothing gets on.
             state != State::Connecting || shown.outage.is_none()
@@ -344,13 +344,13 @@ impl Board {
     }
 
     /// Somebody paused the relay.
-    pub fn pause(&self, by: &str) {
+    pub(crate) fn pause(&self, by: &str) {
         let (what, hint) = (format!("paused by {by}"), "pgoutbox resume".to_owned());
         self.change(State::Paused, what, hint, |_| true);
     }
 
     /// A session has failed; it is tried again after `pause`. Says how much of that is news.
-    pub fn wait(&self, fault: &Fault, pause: Duration) -> News {
+    pub(crate) fn wait(&self, fault: &Fault, pause: Duration) -> News {
         let mut news = News::None;
         self.change(State::Waiting, fault.what.clone(), fault.hint.clone(), |shown| {
             news = fail(shown, fault);
@@ -362,29 +362,29 @@ impl Board {
 
     /// Nothing is delivered, in whatever state: an alarm of the broker, say. Says how much of
     /// that is news.
-    pub fn hinder(&self, fault: &Fault) -> News {
+    pub(crate) fn hinder(&self, fault: &Fault) -> News {
         let news = fail(&mut self.kept().shown, fault);
         self.0.changes.send_modify(|changes| *changes += 1);
         news
     }
 
     /// An earlier process left the outage behind, which began so long ago.
-    pub fn inherit(&self, fault: Fault, before: Duration) {
+    pub(crate) fn inherit(&self, fault: Fault, before: Duration) {
         self.kept().shown.outage.get_or_insert_with(|| Outage::new(fault, before));
     }
 
     /// Something keeps events from being delivered.
-    pub fn outage(&self) -> Option<Outage> {
+    pub(crate) fn outage(&self) -> Option<Outage> {
         self.kept().shown.outage.clone()
     }
 
     /// A session runs; whether an earlier one did within the same outage.
-    pub fn runs_again(&self) -> bool {
+    pub(crate) fn runs_again(&self) -> bool {
         self.kept().shown.outage.as_mut().is_some_and(Outage::run)
     }
 
     /// The outage is over: what it was.
-    pub fn recover(&self) -> Option<Outage> {
+    pub(crate) fn recover(&self) -> Option<Outage> {
         let outage = {
             let shown = &mut self.kept().shown;
             shown.left_unsettled = None;
@@ -397,7 +397,7 @@ impl Board {
     }
 
     /// Only a person can fix it: the process ends.
-    pub fn stop(&self, fault: &Fault) {
+    pub(crate) fn stop(&self, fault: &Fault) {
         self.change(State::Stopped, fault.what.clone(), fault.hint.clone(), |shown| {
             fail(shown, fault);
             true
@@ -435,12 +435,17 @@ impl Board {
     }
 
     /// A session begins.
-    pub fn session_begins(&self) {
+    pub(crate) fn session_begins(&self) {
         self.kept().shown.sessions += 1;
     }
 
     /// A session has ended, having done so much, with an oldest unsettled event of this age.
-    pub fn session_ends(&self, reason: Reason, done: Option<&Tally>, unsettled: Option<Duration>) {
+    pub(crate) fn session_ends(
+        &self,
+        reason: Reason,
+        done: Option<&Tally>,
+        unsettled: Option<Duration>,
+    ) {
         let mut kept = self.kept();
         *kept.shown.ends.entry(reason).or_default() += 1;
         if let Some(done) = done {
@@ -455,12 +460,17 @@ impl Board {
     }
 
     /// Waits until somebody wants to see the relay. Nothing is lost if the future is dropped.
-    pub async fn asked(&self) {
+    pub(crate) async fn asked(&self) {
         self.0.asked.notified().await;
     }
 
     /// The relay, for anyone who asked.
-    pub fn show(&self, view: View, catch_up: Option<(u64, u64)>, unmarked: Vec<UnmarkedView>) {
+    pub(crate) fn show(
+        &self,
+        view: View,
+        catch_up: Option<(u64, u64)>,
+        unmarked: Vec<UnmarkedView>,
+    ) {
         {
             let mut kept = self.kept();
             let mut tally = kept.past;
@@ -475,13 +485,13 @@ impl Board {
     }
 
     /// What Postgres holds.
-    pub fn saw(&self, seen: Seen) {
+    pub(crate) fn saw(&self, seen: Seen) {
         self.kept().shown.seen = Some((Instant::now(), seen));
     }
 
     /// All of it as it is now; where no session runs, or the loop does not answer within
     /// `patience`, as it was.
-    pub async fn look(&self, patience: Duration) -> Shown {
+    pub(crate) async fn look(&self, patience: Duration) -> Shown {
         let mut looks = self.0.looks.subscribe();
         if self.kept().shown.state.is_in_session() {
             self.0.asked.notify_one();
@@ -491,17 +501,17 @@ impl Board {
     }
 
     /// All of it as it was last shown.
-    pub fn shown(&self) -> Shown {
+    pub(crate) fn shown(&self) -> Shown {
         Shown { spans: self.0.spans.counts(), ..self.kept().shown.clone() }
     }
 
     /// Where it is counted what became of spans.
-    pub fn spans(&self) -> Arc<Counters> {
+    pub(crate) fn spans(&self) -> Arc<Counters> {
         Arc::clone(&self.0.spans)
     }
 
     /// Tells of each change of the state.
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }
 }

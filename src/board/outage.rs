@@ -15,7 +15,7 @@ const KINDS: usize = 64;
 
 /// How much of a failure is news.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
+pub(crate) enum News {
     /// The outage begins with it.
     First,
     /// Another fault than those of the outage so far.
@@ -28,7 +28,7 @@ pub enum News {
 
 /// What keeps events from being delivered.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Outage {
+pub(crate) struct Outage {
     /// What failed last.
     pub fault: Fault,
     /// When the first failure was.
@@ -46,7 +46,7 @@ pub struct Outage {
 
 impl Outage {
     /// It began so long ago: an earlier process may have seen it first.
-    pub fn new(fault: Fault, before: Duration) -> Self {
+    pub(crate) fn new(fault: Fault, before: Duration) -> Self {
         let now = SystemTime::now();
         Self {
             fault,
@@ -60,17 +60,17 @@ impl Outage {
     }
 
     /// How long it has lasted at `now`.
-    pub fn lasted(&self, now: Instant) -> Duration {
+    pub(crate) fn lasted(&self, now: Instant) -> Duration {
         self.before + now.saturating_duration_since(self.began)
     }
 
     /// A session runs; whether an earlier one of the outage did.
-    pub fn run(&mut self) -> bool {
+    pub(crate) fn run(&mut self) -> bool {
         std::mem::replace(&mut self.has_run, true)
     }
 
     /// One failure more.
-    pub fn fail(&mut self, fault: &Fault, now: Instant) -> News {
+    pub(crate) fn fail(&mut self, fault: &Fault, now: Instant) -> News {
         self.fault = fault.clone();
         self.failures = self.failures.saturating_add(1);
         let kind = kind(fault);

@@ -10,7 +10,7 @@ use crate::config::Config;
 
 /// What a configuration says, as long as it is in force.
 #[derive(Debug, Clone, Default)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The slot's name.
     pub slot: String,
     /// Most messages in flight.
@@ -21,7 +21,7 @@ pub struct Facts {
 
 impl Facts {
     /// Of a configuration.
-    pub fn of(config: &Config) -> Self {
+    pub(crate) fn of(config: &Config) -> Self {
         Self {
             slot: config.postgres.slot.clone(),
             window_messages: config.window.messages,
@@ -32,7 +32,7 @@ impl Facts {
 
 /// The board at one moment.
 #[derive(Debug, Clone)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// What the configuration in force says.
     pub facts: Facts,
     /// What the board shows.
@@ -55,7 +55,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// The board as it was shown, at `now`.
-    pub fn new(facts: Facts, shown: Shown, now: Instant) -> Self {
+    pub(crate) fn new(facts: Facts, shown: Shown, now: Instant) -> Self {
         let ago = |at: Instant| now.saturating_duration_since(at);
         let left = shown.left_unsettled.filter(|_| shown.outage.is_some());
         let left = left.map(|(at, age)| age + ago(at));
@@ -74,7 +74,7 @@ impl Snapshot {
     }
 
     /// Events that have come to an end of some kind, in all sessions.
-    pub fn settled(&self) -> u64 {
+    pub(crate) fn settled(&self) -> u64 {
         let tally = &self.shown.tally;
         tally.delivered
             + tally.repeated
@@ -86,21 +86,21 @@ impl Snapshot {
     }
 
     /// Events are taken in and not settled.
-    pub fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         self.shown.view.as_ref().is_some_and(|view| view.window_messages + view.waiting > 0)
     }
 }
 
 /// Tells for how long events have waited while none was settled.
 #[derive(Debug, Default)]
-pub struct Stall {
+pub(crate) struct Stall {
     settled: u64,
     since: Option<Duration>,
 }
 
 impl Stall {
     /// Takes in what was seen at `now`, which never runs backwards.
-    pub fn observe(&mut self, now: Duration, settled: u64, is_waiting: bool) -> Duration {
+    pub(crate) fn observe(&mut self, now: Duration, settled: u64, is_waiting: bool) -> Duration {
         if !is_waiting || settled != self.settled {
             self.settled = settled;
             self.since = None;

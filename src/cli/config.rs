@@ -7,7 +7,7 @@ use crate::observe::metrics;
 /// Prints the effective configuration and where each value came from, secrets masked.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(after_help = "Example:\n  DATABASE_URL=postgres://app@localhost/app pgoutbox config")]
-pub struct Args {
+pub(crate) struct Args {
     /// As JSON: an object of `value` and `origin` by key
     #[arg(long, conflicts_with = "docs")]
     pub json: bool,
@@ -23,7 +23,7 @@ pub struct Args {
 ///
 /// # Errors
 /// As [`config::Config::load`]: the configuration is checked, but no server need be named.
-pub fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
+pub(crate) fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
     if args.docs {
         return Ok(config::docs_markdown());
     }

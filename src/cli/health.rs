@@ -11,7 +11,7 @@ use crate::observe::http::client;
 /// at http.address. Exit code 1 where it does not, with its reasons.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:\n  pgoutbox health\n  pgoutbox health --ready --timeout 2s")]
-pub struct Args {
+pub(super) struct Args {
     /// Whether it makes progress, instead of whether it lives
     #[arg(long)]
     pub ready: bool,
@@ -24,7 +24,7 @@ pub struct Args {
 ///
 /// # Errors
 /// There is nobody to ask.
-pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
+pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let http = Config::load(sources, Needs::NONE)?.http;
     let path = if args.ready { "/readyz" } else { "/livez" };
     if client::address(&http).is_none() {

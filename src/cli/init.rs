@@ -21,7 +21,7 @@ use crate::slot::{self, Finding, Severity};
     DATABASE_URL=postgres://owner@localhost/app pgoutbox init\n  \
     pgoutbox init --dry-run\n  \
     pgoutbox init --stream-role pgoutbox_stream --audit-role pgoutbox_audit --declare")]
-pub struct Args {
+pub(super) struct Args {
     /// Print the SQL of what is missing, and run none of it
     #[arg(long)]
     pub dry_run: bool,
@@ -43,7 +43,7 @@ pub struct Args {
 ///
 /// # Errors
 /// What stands in the way. What was made until then stays: run it again.
-pub async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
+pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
     let needs = if args.declare { Needs::ALL } else { Needs::POSTGRES };
     let config = Config::load(sources, needs)?;
     let client = connect(&config).await?;

@@ -12,7 +12,7 @@ use crate::error::Fault;
 #[command(after_help = "Examples:\n  \
     pgoutbox man | man -l -\n  \
     pgoutbox man --out /usr/local/share/man/man1")]
-pub struct Args {
+pub(super) struct Args {
     /// Write pgoutbox.1, pgoutbox-run.1 and so on into this directory, which is made where it is missing
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -22,7 +22,7 @@ pub struct Args {
 ///
 /// # Errors
 /// The directory's.
-pub fn run(args: &Args, command: Command) -> Result<String, Fault> {
+pub(super) fn run(args: &Args, command: Command) -> Result<String, Fault> {
     let Some(directory) = &args.out else {
         let mut page = Vec::new();
         let rendered = Man::new(command).render(&mut page);

@@ -1,23 +1,26 @@
 //! One file per verb, and what they share.
 
 mod bounds;
-pub mod check;
-pub mod completions;
-pub mod config;
-pub mod health;
-pub mod init;
-pub mod man;
-pub mod pause;
-pub mod prune;
-pub mod parked;
-pub mod replay;
-pub mod run;
-pub mod schema;
-pub mod status;
-pub mod uninstall;
-pub mod verify;
+mod check;
+mod completions;
+pub(crate) mod config;
+mod health;
+mod init;
+mod man;
+mod pause;
+mod parked;
+mod program;
+mod prune;
+mod replay;
+mod run;
+mod schema;
+mod status;
+mod uninstall;
+mod verify;
 
 use tokio_postgres::Client;
+
+pub use program::main;
 
 use crate::config::Config;
 use crate::error::{Fault, with_old_key};
@@ -44,7 +47,7 @@ async fn connect(config: &Config) -> Result<Client, Fault> {
 
 /// The two roles, for those who want them.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct Roles {
+pub(crate) struct Roles {
     /// Role that streams (LOGIN REPLICATION)
     #[arg(long, value_name = "NAME", requires = "audit_role")]
     pub stream_role: Option<String>,

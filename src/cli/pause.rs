@@ -9,7 +9,7 @@ use crate::operator;
 /// and however often it restarts. What is in flight is finished; the slot keeps the WAL.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(after_help = "Example:\n  pgoutbox pause --note 'the consumers are migrated'")]
-pub struct Args {
+pub(super) struct Args {
     /// Why; shown by `status` and in the log
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub note: String,
@@ -18,13 +18,13 @@ pub struct Args {
 /// Resumes publishing after `pgoutbox pause`.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(after_help = "Example:\n  pgoutbox resume")]
-pub struct ResumeArgs {}
+pub(super) struct ResumeArgs {}
 
 /// Pauses the relay.
 ///
 /// # Errors
 /// Postgres cannot be asked, does not let the role, or the configuration is wrong.
-pub async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
+pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
     let config = Config::load(sources, Needs::POSTGRES)?;
     let client = connect(&config).await?;
     let pause = operator::pause(&client, &config.postgres.slot, &args.note).await?;
@@ -43,7 +43,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
 ///
 /// # Errors
 /// Postgres cannot be asked, does not let the role, or the configuration is wrong.
-pub async fn resume(_: &ResumeArgs, sources: &Sources) -> Result<(), Fault> {
+pub(super) async fn resume(_: &ResumeArgs, sources: &Sources) -> Result<(), Fault> {
     let config = Config::load(sources, Needs::POSTGRES)?;
     let client = connect(&config).await?;
     match operator::resume(&client, &config.postgres.slot).await? {

@@ -16,7 +16,7 @@ use crate::upkeep::prune::{self, Known, Order, Report, TableReport, Trouble};
 #[command(after_help = "Examples:\n  \
     pgoutbox prune --keep 30days --dry-run\n  \
     pgoutbox prune --keep 30days --json | jq .tables[].rows")]
-pub struct Args {
+pub(super) struct Args {
     /// Age of its mark after which a relayed row goes, instead of prune.keep
     #[arg(long, value_name = "AGE", value_parser = super::bounds::span)]
     pub keep: Option<Duration>,
@@ -32,7 +32,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Postgres cannot be asked, a right is missing, or the configuration is wrong.
-pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
+pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let config = Config::load(sources, Needs::POSTGRES)?;
     let order = Order { keep: args.keep.or(config.prune.keep), is_dry: args.dry_run };
     let (mut report, mut known) = (Report::default(), Known::default());

@@ -45,7 +45,7 @@ use crate::upkeep::horizon::{self, Reached};
     pgoutbox replay --only unrelayed --mark\n  \
     pgoutbox replay --discarded --from-lsn 0/1A2B3C4 --to-lsn 0/1B00000"
 )]
-pub struct Args {
+pub(super) struct Args {
     /// The row with this id; may be repeated
     #[arg(long = "id", value_name = "ID")]
     ids: Vec<String>,
@@ -230,7 +230,7 @@ fn is_rewritten(config: &Config, only: Only) -> bool {
 ///
 /// # Errors
 /// Postgres or RabbitMQ could not be reached or was lost, or the arguments are wrong.
-pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
+pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let needs = if args.dry_run { Needs::POSTGRES } else { Needs::ALL };
     let config = Config::load(sources, needs)?;
     args.check(&config)?;

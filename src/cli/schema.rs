@@ -16,7 +16,7 @@ use crate::slot::{
 #[command(after_help = "Examples:\n  \
     pgoutbox schema | psql -v ON_ERROR_STOP=1 app\n  \
     pgoutbox schema --stream-role pgoutbox_stream --audit-role pgoutbox_audit")]
-pub struct Args {
+pub(super) struct Args {
     /// Major version of the server: from 18 on, ids rise with time
     #[arg(long, value_name = "MAJOR", default_value_t = 14, value_parser = clap::value_parser!(i32).range(14..=99))]
     pub server_version: i32,
@@ -35,7 +35,7 @@ pub struct Args {
 ///
 /// # Errors
 /// The configuration's.
-pub fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
+pub(super) fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
     let config = Config::load(sources, Needs::NONE)?;
     if args.uninstall {
         return uninstall(&config);

@@ -16,7 +16,7 @@ use crate::slot::{self, SlotState};
 /// Drops the slot, the publication and schema pgoutbox. Never the outbox table.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(after_help = "Examples:\n  pgoutbox uninstall\n  pgoutbox uninstall --yes")]
-pub struct Args {
+pub(super) struct Args {
     /// Ask nothing
     #[arg(long)]
     pub yes: bool,
@@ -32,7 +32,7 @@ const TERMINATE_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// The slot is in use or somebody else's; nothing was dropped then.
-pub async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
+pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
     let config = Config::load(sources, Needs::POSTGRES)?;
     let client = connect(&config).await?;
     let name = &config.postgres.slot;

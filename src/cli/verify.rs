@@ -29,7 +29,7 @@ use crate::upkeep::ledger::{self, Count, Parked, Table};
     GRANT SELECT ON outbox_messages, pgoutbox.parked, pgoutbox.progress, pgoutbox.relayed TO operator;\n\n\
     Examples:\n  pgoutbox verify\n  pgoutbox verify --exact --json | jq '.tables[].unmarked.rows'"
 )]
-pub struct Args {
+pub(super) struct Args {
     /// Count every row, however large the table
     #[arg(long)]
     pub exact: bool,
@@ -54,7 +54,7 @@ struct Ledger {
 ///
 /// # Errors
 /// Postgres cannot be asked, or the configuration is wrong.
-pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
+pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let config = Config::load(sources, Needs::POSTGRES)?;
     let postgres = &config.postgres;
     let (client, _driver) = postgres::connect(Role::Replay, postgres).await?;

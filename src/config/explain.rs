@@ -83,7 +83,7 @@ impl Explained {
 
     /// Keys of which another has another value, wherever that is written. Secrets are masked in
     /// both, so not told apart.
-    pub fn differences(&self, other: &Self) -> Vec<String> {
+    pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
         let mut keys: Vec<String> = Vec::new();
         for (one, another) in [(self, other), (other, self)] {
             for entry in &one.0 {
@@ -98,7 +98,7 @@ impl Explained {
     }
 
     /// `key = value` as TOML says it; the key alone where it has no value.
-    pub fn line(&self, key: &str) -> String {
+    pub(crate) fn line(&self, key: &str) -> String {
         let value = self.0.iter().find(|entry| entry.key == key);
         match value.and_then(|entry| entry.value.as_ref()) {
             Some(value) => format!("{key} = {}", value.toml()),
@@ -107,7 +107,7 @@ impl Explained {
     }
 
     /// Takes one value over from another.
-    pub fn take(&mut self, key: &str, other: &Self) {
+    pub(crate) fn take(&mut self, key: &str, other: &Self) {
         let from = other.0.iter().find(|entry| entry.key == key);
         let to = self.0.iter_mut().find(|entry| entry.key == key);
         if let (Some(from), Some(to)) = (from, to) {

@@ -57,13 +57,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use docs::docs_markdown;
-pub use explain::Explained;
+pub(crate) use explain::Explained;
 pub use flags::Flags;
 pub use load::{Needs, load};
-pub use reload::{InForce, Plan, plan};
-pub use renewal::{Place, Renewal};
+pub(crate) use reload::{InForce, plan};
+pub(crate) use renewal::{Place, Renewal};
 pub use source::Sources;
-pub use tls::Content;
+pub(crate) use tls::Content;
 
 /// A value that never shows in a log, an error or `Debug`.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -71,12 +71,12 @@ pub struct Secret(String);
 
 impl Secret {
     /// Wraps a secret.
-    pub fn new(value: impl Into<String>) -> Self {
+    pub(crate) fn new(value: impl Into<String>) -> Self {
         Self(value.into())
     }
 
     /// The secret itself, for the call that needs it.
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -123,7 +123,7 @@ pub struct Config {
 impl Config {
     /// Whether a lost slot is made up for from the table. Without marks nothing tells which
     /// rows wait.
-    pub fn is_catching_up(&self) -> bool {
+    pub(crate) fn is_catching_up(&self) -> bool {
         self.postgres.on_slot_loss == OnSlotLoss::CatchUp && self.audit.mode != AuditMode::None
     }
 }

@@ -11,7 +11,7 @@ const OF_INIT: &str = "declare.";
 
 /// A configuration, and how it is shown.
 #[derive(Debug, Clone)]
-pub struct InForce {
+pub(crate) struct InForce {
     /// The configuration.
     pub config: Config,
     /// Each of its values.
@@ -20,7 +20,7 @@ pub struct InForce {
 
 /// What is different in a configuration that was read again, by key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// What needs a new session.
     pub sessions: Vec<String>,
     /// What needs a new process.
@@ -33,7 +33,7 @@ pub struct Plan {
 
 impl InForce {
     /// Whether another would have `run` do the same.
-    pub fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         let (log, declare) = (self.config.log.clone(), self.config.declare.clone());
         Config { log, declare, ..other.config.clone() } == self.config
     }
@@ -41,7 +41,7 @@ impl InForce {
 
 /// Compares what was read with what is in force. What needs a new process stays as it is, so that
 /// the next SIGHUP says so again.
-pub fn plan(current: &InForce, read: &mut InForce) -> Plan {
+pub(crate) fn plan(current: &InForce, read: &mut InForce) -> Plan {
     let mut keys = current.explained.differences(&read.explained);
     keys.extend(secrets(&current.config, &read.config).map(str::to_owned));
     keys.sort();

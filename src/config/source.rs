@@ -25,7 +25,7 @@ pub struct Sources {
 
 impl Sources {
     /// What this process was started with.
-    pub fn of_process(flags: Flags) -> Self {
+    pub(crate) fn of_process(flags: Flags) -> Self {
         Self {
             flags,
             env: env::vars_os().collect(),
@@ -39,7 +39,7 @@ impl Sources {
 
 impl Sources {
     /// The configuration file that is read; `None` where there is none.
-    pub fn file(&self) -> Option<PathBuf> {
+    pub(crate) fn file(&self) -> Option<PathBuf> {
         let texts = Environment::new(self);
         // A variable that is not UTF-8 is reported by anyone who reads it.
         config_file(self, &texts, &mut Problems::default()).map(|(path, _)| path)

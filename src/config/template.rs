@@ -22,7 +22,7 @@ impl Template {
     }
 
     /// The text of a template without columns: the same for every event.
-    pub fn fixed(&self) -> Option<&str> {
+    pub(crate) fn fixed(&self) -> Option<&str> {
         match self.0.as_slice() {
             [alternative] => match alternative.as_slice() {
                 [Piece::Text(text)] => Some(text),

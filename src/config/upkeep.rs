@@ -37,7 +37,7 @@ pub(crate) fn guard(values: &Values) -> Guard {
 
 impl PartitionSpan {
     /// From its word.
-    pub fn read(word: &str) -> Option<Self> {
+    pub(crate) fn read(word: &str) -> Option<Self> {
         [("hour", Self::Hour), ("day", Self::Day), ("week", Self::Week), ("month", Self::Month)]
             .into_iter()
             .find_map(|(known, span)| (known == word).then_some(span))

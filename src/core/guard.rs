@@ -19,13 +19,13 @@ const SILENT: usize = 3;
 /// From here on, in per cent, no chance is given.
 const LAST_PERCENT: f64 = 98.0;
 /// A transaction younger than this holds nothing up.
-pub const YOUNG: Duration = Duration::from_secs(10);
+pub(crate) const YOUNG: Duration = Duration::from_secs(10);
 /// As many bytes `restart_lsn` may lie behind what is acknowledged: a segment.
 const HELD_BYTES: u64 = 16 << 20;
 
 /// What was seen at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// When, from any beginning.
     pub at: Duration,
     /// Where the WAL ends.
@@ -50,7 +50,7 @@ pub struct Sample {
 
 /// What ends first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bound {
+pub(crate) enum Bound {
     /// `max_slot_wal_keep_size`: beyond it the slot is lost.
     Slot,
     /// `guard.disk_limit`: beyond it Postgres stops.
@@ -59,7 +59,7 @@ pub enum Bound {
 
 /// Its severity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub(crate) enum Level {
     /// There is room for long.
     Calm,
     /// It is worth a look.
@@ -80,7 +80,7 @@ impl fmt::Display for Level {
 
 /// When which level holds.
 #[derive(Debug, Clone, Copy)]
-pub struct Thresholds {
+pub(crate) struct Thresholds {
     /// Projected time that is worth a warning.
     pub warn_at: Duration,
     /// Share that is worth a warning, in per cent.
@@ -93,7 +93,7 @@ pub struct Thresholds {
 
 /// How it stands.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// Its severity.
     pub level: Level,
     /// Whether that is news.
@@ -116,7 +116,7 @@ pub struct Verdict {
 
 /// The limit that is nearer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Room {
+pub(crate) struct Room {
     /// Which one.
     pub bound: Bound,
     /// How much of it is used, in per cent.
@@ -127,7 +127,7 @@ pub struct Room {
 
 /// What was seen before, and how severe it was.
 #[derive(Debug)]
-pub struct Guard {
+pub(crate) struct Guard {
     thresholds: Thresholds,
     seen: VecDeque<Sample>,
     /// The first sample with the `restart_lsn` of now, and how many have been seen since.
@@ -138,12 +138,12 @@ pub struct Guard {
 
 impl Guard {
     /// Nothing was seen yet.
-    pub fn new(thresholds: Thresholds) -> Self {
+    pub(crate) fn new(thresholds: Thresholds) -> Self {
         Self { thresholds, seen: VecDeque::new(), stuck: None, level: Level::Calm, calm: 0 }
     }
 
     /// Takes a sample in and says how it stands. Samples come in the order of their time.
-    pub fn observe(&mut self, sample: Sample) -> Verdict {
+    pub(crate) fn observe(&mut self, sample: Sample) -> Verdict {
         self.remember(sample);
         let growth = self.growth(sample);
         let room = room(&sample, self.thresholds.disk_limit);

@@ -4,11 +4,11 @@
 //! **Invariant:** nothing here knows a socket, a clock, a task, SQL or a client library. Time comes
 //! in as an argument, and what is to be done goes out as a value, for [`crate::session`] to do.
 
-pub mod event;
-pub mod guard;
-pub mod message;
-pub mod parked;
-pub mod partition;
-pub mod relay;
-pub mod span;
-pub mod tally;
+pub(crate) mod event;
+pub(crate) mod guard;
+pub(crate) mod message;
+pub(crate) mod parked;
+pub(crate) mod partition;
+pub(crate) mod relay;
+pub(crate) mod span;
+pub(crate) mod tally;

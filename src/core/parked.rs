@@ -28,7 +28,7 @@ impl Aggregate {
 
     /// Writes the key into `out`, to look one up without an allocation; `false` where the
     /// event has no aggregate.
-    pub fn write(
+    pub(crate) fn write(
         aggregate_type: Option<&str>,
         aggregate_id: Option<&str>,
         out: &mut String,
@@ -44,12 +44,12 @@ impl Aggregate {
     }
 
     /// A key that [`write`](Self::write) wrote.
-    pub fn written(key: &str) -> Self {
+    pub(crate) fn written(key: &str) -> Self {
         Self(key.to_owned())
     }
 
     /// Type and id.
-    pub fn parts(&self) -> (Option<&str>, &str) {
+    pub(crate) fn parts(&self) -> (Option<&str>, &str) {
         match self.0.split_once(SEPARATOR) {
             Some((aggregate_type, id)) => (Some(aggregate_type), id),
             None => (None, &self.0),
@@ -240,7 +240,7 @@ pub struct Ahead {
 impl Ahead {
     /// The event at this place is one of them. Its id is asked as well: in a database that was
     /// moved to another server, LSNs begin again.
-    pub fn take(&mut self, position: Position, table: usize, id: &str) -> Option<PgLsn> {
+    pub(crate) fn take(&mut self, position: Position, table: usize, id: &str) -> Option<PgLsn> {
         let (of, known) = self.events.get(&position)?;
         let is_it = *of == table && known.as_deref().unwrap_or_default() == id;
         self.events.remove(&position);
@@ -271,7 +271,7 @@ struct Unsafe {
 /// server (`synchronous_commit = off`). Unlike a mark, it is never given up: an event that is
 /// neither delivered nor parked is lost.
 #[derive(Debug, Default)]
-pub struct Unwritten {
+pub(crate) struct Unwritten {
     next: Parking,
     in_flight: bool,
     bytes: usize,
@@ -282,9 +282,9 @@ pub struct Unwritten {
 
 impl Unwritten {
     /// An event is put aside; returns how much is to be written until here.
-    pub fn park(&mut self, park: Park) -> u64 {
+    pub(crate) fn park(&mut self, park: Park) -> u64 {
         self.open.push(Unsafe { number: park.number, position: park.position, written: None });
-        self.bytes += park.tuple.len();
+        self.bytes += park.tuple.size();
         self.next.parks.push(park);
         self.pushed += 1;
         self.pushed
@@ -292,39 +292,39 @@ impl Unwritten {
 
     /// An event that an earlier session put aside came again. That is known from this place of
     /// the WAL, and may be lost in a crash as what this session writes may be.
-    pub fn parked_before(&mut self, number: u64, position: Position, written_lsn: PgLsn) {
+    pub(crate) fn parked_before(&mut self, number: u64, position: Position, written_lsn: PgLsn) {
         self.open.push(Unsafe { number, position, written: Some(written_lsn) });
     }
 
     /// A parked event was tried; returns how much is to be written until here.
-    pub fn attempt(&mut self, attempt: Attempt) -> u64 {
+    pub(crate) fn attempt(&mut self, attempt: Attempt) -> u64 {
         self.next.attempts.push(attempt);
         self.pushed += 1;
         self.pushed
     }
 
     /// How much is written, of what was to be.
-    pub fn written(&self) -> u64 {
+    pub(crate) fn written(&self) -> u64 {
         self.written
     }
 
     /// Nothing waits to be written.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.next.parks.is_empty() && self.next.attempts.is_empty() && !self.in_flight
     }
 
     /// Something waits for the next batch.
-    pub fn is_pending(&self) -> bool {
+    pub(crate) fn is_pending(&self) -> bool {
         !(self.next.parks.is_empty() && self.next.attempts.is_empty())
     }
 
     /// Bytes that wait for the next batch.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Takes what waits.
-    pub fn take(&mut self) -> Parking {
+    pub(crate) fn take(&mut self) -> Parking {
         let mut parking = std::mem::take(&mut self.next);
         parking.through = self.pushed;
         self.bytes = 0;
@@ -333,7 +333,7 @@ impl Unwritten {
     }
 
     /// A batch was written, behind this place of the WAL.
-    pub fn wrote(&mut self, parking: &Parking, written_lsn: PgLsn) {
+    pub(crate) fn wrote(&mut self, parking: &Parking, written_lsn: PgLsn) {
         self.in_flight = false;
         self.written = self.written.max(parking.through);
         let parks = parking.parks.len();
@@ -342,22 +342,22 @@ impl Unwritten {
     }
 
     /// The WAL is on disk up to here.
-    pub fn flushed(&mut self, lsn: PgLsn) {
+    pub(crate) fn flushed(&mut self, lsn: PgLsn) {
         self.open.retain(|open| open.written.is_none_or(|written| written > lsn));
     }
 
     /// Something is written and not known to be on disk.
-    pub fn is_unflushed(&self) -> bool {
+    pub(crate) fn is_unflushed(&self) -> bool {
         !self.open.is_empty()
     }
 
     /// Every event put aside before this number is safe.
-    pub fn through(&self) -> u64 {
+    pub(crate) fn through(&self) -> u64 {
         self.open.iter().map(|open| open.number).min().unwrap_or(u64::MAX)
     }
 
     /// The first place of an event that is put aside and may still be lost.
-    pub fn first_unsafe(&self) -> Option<Position> {
+    pub(crate) fn first_unsafe(&self) -> Option<Position> {
         self.open.iter().map(|open| open.position).min()
     }
 }

@@ -7,14 +7,14 @@ use jiff::{Timestamp, ToSpan};
 use crate::config::PartitionSpan;
 
 /// From when on, and before when.
-pub type Bounds = (i64, i64);
+pub(crate) type Bounds = (i64, i64);
 
 /// The comment that says that pgoutbox made a partition. A name says nothing: anyone who made it may
 /// have chosen the same.
-pub const MADE: &str = "pgoutbox made this partition";
+pub(crate) const MADE: &str = "pgoutbox made this partition";
 
 /// Where the span that holds this moment begins.
-pub fn floor(span: PartitionSpan, at: i64) -> i64 {
+pub(crate) fn floor(span: PartitionSpan, at: i64) -> i64 {
     let time = civil(at);
     let day = time.date();
     let start = match span {
@@ -30,7 +30,7 @@ pub fn floor(span: PartitionSpan, at: i64) -> i64 {
 }
 
 /// Where the span that holds this moment ends.
-pub fn ceiling(span: PartitionSpan, at: i64) -> i64 {
+pub(crate) fn ceiling(span: PartitionSpan, at: i64) -> i64 {
     let start = civil(floor(span, at));
     let end = match span {
         PartitionSpan::Hour => start.checked_add(1.hour()),
@@ -43,7 +43,7 @@ pub fn ceiling(span: PartitionSpan, at: i64) -> i64 {
 
 /// The partitions that are missing: for the span of now and so many after it, less what is
 /// there already. What is past is past: its rows are in the default partition.
-pub fn missing(
+pub(crate) fn missing(
     span: PartitionSpan,
     now: i64,
     ahead: usize,
@@ -75,7 +75,7 @@ pub fn missing(
 }
 
 /// What a partition is called: it says who made it, of what span and from when on.
-pub fn name(table: &str, span: PartitionSpan, start: i64) -> String {
+pub(crate) fn name(table: &str, span: PartitionSpan, start: i64) -> String {
     let time = civil(start);
     let suffix = match span {
         PartitionSpan::Hour => time.strftime("_h%Y%m%d%H").to_string(),
@@ -87,12 +87,12 @@ pub fn name(table: &str, span: PartitionSpan, start: i64) -> String {
 }
 
 /// The default partition's name.
-pub fn default_name(table: &str) -> String {
+pub(crate) fn default_name(table: &str) -> String {
     format!("{}_default", stem(table))
 }
 
 /// The span that a partition's name speaks of; `None` where pgoutbox did not give it.
-pub fn span_of(table: &str, name: &str) -> Option<PartitionSpan> {
+pub(crate) fn span_of(table: &str, name: &str) -> Option<PartitionSpan> {
     let suffix = name.strip_prefix(stem(table))?.strip_prefix('_')?;
     let (span, digits) = [
         ('h', PartitionSpan::Hour, 10),
@@ -109,7 +109,7 @@ pub fn span_of(table: &str, name: &str) -> Option<PartitionSpan> {
 }
 
 /// A moment as a bound in SQL.
-pub fn bound(at: i64) -> String {
+pub(crate) fn bound(at: i64) -> String {
     civil(at).strftime("%Y-%m-%d %H:%M:%S+00").to_string()
 }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 /// Upper bounds of a [`Histogram`]'s buckets, in seconds.
-pub const BOUNDS_SECONDS: [f64; 20] = [
+pub(crate) const BOUNDS_SECONDS: [f64; 20] = [
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0, 60.0, 300.0, 1_800.0,
 ];
@@ -18,7 +18,7 @@ pub struct Histogram {
 
 impl Histogram {
     /// Takes one in.
-    pub fn observe(&mut self, took: Duration) {
+    pub(crate) fn observe(&mut self, took: Duration) {
         let seconds = took.as_secs_f64();
         let bucket = BOUNDS_SECONDS.partition_point(|bound| *bound < seconds);
         if let Some(count) = self.buckets.get_mut(bucket) {
@@ -28,17 +28,17 @@ impl Histogram {
     }
 
     /// How many there were.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
     /// All of them together, in seconds.
-    pub fn sum_seconds(&self) -> f64 {
+    pub(crate) fn sum_seconds(&self) -> f64 {
         self.sum_seconds
     }
 
     /// How many took at most so long: each bound in seconds, the last infinite.
-    pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
+    pub(crate) fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
         let bounds = BOUNDS_SECONDS.into_iter().chain([f64::INFINITY]);
         let mut sum = 0;
         bounds.zip(self.buckets).map(move |(bound, count)| {
@@ -50,7 +50,7 @@ impl Histogram {
     /// So many seconds a share of them took at most, from 0 to 1; read between the bounds of a
     /// bucket as if they were spread over it evenly. `None` where there are none.
     #[allow(clippy::cast_precision_loss)] // an estimate
-    pub fn quantile(&self, share: f64) -> Option<f64> {
+    pub(crate) fn quantile(&self, share: f64) -> Option<f64> {
         let wanted = share * self.count() as f64;
         let (mut below, mut low) = (0.0, 0.0);
         for (high, upto) in self.cumulative() {
@@ -66,7 +66,7 @@ impl Histogram {
 
     /// What came since `before`, which is an earlier state of this one.
     #[must_use]
-    pub fn since(&self, before: &Self) -> Self {
+    pub(crate) fn since(&self, before: &Self) -> Self {
         let mut since = *self;
         for (count, before) in since.buckets.iter_mut().zip(before.buckets) {
             *count = count.saturating_sub(before);
@@ -76,7 +76,7 @@ impl Histogram {
     }
 
     /// Adds another one's.
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         for (count, other) in self.buckets.iter_mut().zip(other.buckets) {
             *count += other;
         }
@@ -126,7 +126,7 @@ pub struct Tally {
 
 impl Tally {
     /// Adds what another session did.
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         for (mine, theirs) in [
             (&mut self.published, other.published),
             (&mut self.delivered, other.delivered),

@@ -1,33 +1,28 @@
 //! The codes of Postgres that something is done about by name.
 
-/// A column has a value of another type than the statement was prepared for, or the result's types
-/// have changed: 0A000.
-pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
 /// 23514.
-pub const CHECK_VIOLATION: &str = "23514";
-/// 25006: the server, or the transaction, takes no writes.
-pub const READ_ONLY_SQL_TRANSACTION: &str = "25006";
+pub(crate) const CHECK_VIOLATION: &str = "23514";
 /// 28000: a role that does not exist or may not log in, or no line in `pg_hba.conf`.
-pub const INVALID_AUTHORIZATION_SPECIFICATION: &str = "28000";
+pub(crate) const INVALID_AUTHORIZATION_SPECIFICATION: &str = "28000";
 /// 28P01.
-pub const INVALID_PASSWORD: &str = "28P01";
+pub(crate) const INVALID_PASSWORD: &str = "28P01";
 /// 3D000: no such database.
-pub const INVALID_CATALOG_NAME: &str = "3D000";
+pub(crate) const INVALID_CATALOG_NAME: &str = "3D000";
 /// 3F000: no such schema.
-pub const INVALID_SCHEMA_NAME: &str = "3F000";
+pub(crate) const INVALID_SCHEMA_NAME: &str = "3F000";
 /// 42501.
-pub const INSUFFICIENT_PRIVILEGE: &str = "42501";
+pub(crate) const INSUFFICIENT_PRIVILEGE: &str = "42501";
 /// 42704: among others a publication that the stream needs.
-pub const UNDEFINED_OBJECT: &str = "42704";
+pub(crate) const UNDEFINED_OBJECT: &str = "42704";
 /// 53300.
-pub const TOO_MANY_CONNECTIONS: &str = "53300";
+pub(crate) const TOO_MANY_CONNECTIONS: &str = "53300";
 /// 55000.
-pub const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
+pub(crate) const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
 /// 55006: among others a slot that is active for another walsender.
-pub const OBJECT_IN_USE: &str = "55006";
+pub(crate) const OBJECT_IN_USE: &str = "55006";
 /// 55P03: a lock was not had in time.
-pub const LOCK_NOT_AVAILABLE: &str = "55P03";
+pub(crate) const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// 57014: cancelled, by `statement_timeout` or by somebody.
-pub const QUERY_CANCELED: &str = "57014";
+pub(crate) const QUERY_CANCELED: &str = "57014";
 /// 08P01: also what a pooler says to a parameter that it does not know.
-pub const PROTOCOL_VIOLATION: &str = "08P01";
+pub(crate) const PROTOCOL_VIOLATION: &str = "08P01";

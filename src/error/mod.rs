@@ -4,8 +4,8 @@
 //! nobody has to look into its text; what each kind means and what helps stands in one table
 //! ([`table`]).
 
-pub mod codes;
-pub mod table;
+pub(crate) mod codes;
+pub(crate) mod table;
 
 use std::fmt;
 use std::io;
@@ -44,7 +44,7 @@ pub enum Side {
 
 /// Whom a connection is with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
+pub(crate) enum Peer {
     /// A Postgres server, or a pooler in front of one.
     Postgres,
     /// A RabbitMQ broker.
@@ -133,7 +133,7 @@ pub struct SqlState([u8; 5]);
 
 impl SqlState {
     /// Reads a code; what is no code becomes `XX000`.
-    pub fn new(code: &str) -> Self {
+    pub(crate) fn new(code: &str) -> Self {
         match <[u8; 5]>::try_from(code.as_bytes()) {
             Ok(bytes) if bytes.is_ascii() => Self(bytes),
             _ => Self(*b"XX000"),
@@ -141,12 +141,12 @@ impl SqlState {
     }
 
     /// The code.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or("XX000")
     }
 
     /// The two characters that stand for a class of codes.
-    pub fn class(&self) -> &str {
+    pub(crate) fn class(&self) -> &str {
         self.as_str().get(..2).unwrap_or("XX")
     }
 }
@@ -204,17 +204,17 @@ impl Fault {
     }
 
     /// What a policy says to stop for, with the way out.
-    pub fn halt(what: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(crate) fn halt(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::new(Class::Halt, what, hint)
     }
 
     /// A wrong setting or argument.
-    pub fn usage(what: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(crate) fn usage(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::new(Class::Usage, what, hint)
     }
 
     /// A fault of the given class. Without a hint of its own it gets the table's.
-    pub fn new(class: Class, what: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(crate) fn new(class: Class, what: impl Into<String>, hint: impl Into<String>) -> Self {
         let fault = Self {
             class,
             side: Side::None,
@@ -227,7 +227,7 @@ impl Fault {
     }
 
     /// A fault of a connection: class and hint as the table has them.
-    pub fn of(kind: Kind, peer: Peer, what: impl Into<String>) -> Self {
+    pub(crate) fn of(kind: Kind, peer: Peer, what: impl Into<String>) -> Self {
         let entry = table::entry(kind, peer);
         let mut fault = Self::new(entry.class(), what, entry.hint);
         fault.kind = kind;
@@ -236,14 +236,14 @@ impl Fault {
 
     /// Says on which connection it was.
     #[must_use]
-    pub fn on(mut self, side: Side) -> Self {
+    pub(crate) fn on(mut self, side: Side) -> Self {
         self.side = side;
         self
     }
 
     /// Says how to fix it; an empty text leaves what the table says.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
         if self.hint.is_empty() {
             self.hint = match self.class {
@@ -259,20 +259,20 @@ impl Fault {
 
     /// Says what it is of.
     #[must_use]
-    pub fn kind(mut self, kind: Kind) -> Self {
+    pub(crate) fn kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
         self
     }
 
     /// Keeps the error below it.
     #[must_use]
-    pub fn because(mut self, error: impl std::error::Error + Send + Sync + 'static) -> Self {
+    pub(crate) fn because(mut self, error: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.source = Some(Source(Arc::new(error)));
         self
     }
 
     /// Postgres' code, if it is an error of Postgres.
-    pub fn code(&self) -> Option<&str> {
+    pub(crate) fn code(&self) -> Option<&str> {
         match &self.kind {
             Kind::Sql(code) => Some(code.as_str()),
             _ => None,
@@ -280,7 +280,7 @@ impl Fault {
     }
 
     /// For programs.
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::json!({ "fault": {
             "class": format!("{:?}", self.class).to_lowercase(),
             "code": self.code(),
@@ -290,19 +290,19 @@ impl Fault {
     }
 
     /// Whether it is this error of Postgres.
-    pub fn is_code(&self, code: &str) -> bool {
+    pub(crate) fn is_code(&self, code: &str) -> bool {
         self.code() == Some(code)
     }
 
     /// Whether its hint sends the reader to `pgoutbox check`, or is a general one: no use to who
     /// runs just that.
-    pub fn has_general_hint(&self) -> bool {
+    pub(crate) fn has_general_hint(&self) -> bool {
         [table::AGAIN, table::CHECK, table::GRANT].contains(&self.hint.as_str())
     }
 
     /// The process exit code: 1 definite, 64 usage (`EX_USAGE`), 69 a server could not be
     /// reached by a one-shot command (`EX_UNAVAILABLE`).
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self.class {
             Class::Definite | Class::Halt | Class::Event => 1,
             Class::Usage => 64,
@@ -331,7 +331,7 @@ impl std::error::Error for Fault {
 /// The same with `mend` beside each `hint`: that is what JSON called it up to version 0.1, and
 /// alerts may read it.
 #[must_use]
-pub fn with_old_key(mut value: serde_json::Value) -> serde_json::Value {
+pub(crate) fn with_old_key(mut value: serde_json::Value) -> serde_json::Value {
     match &mut value {
         serde_json::Value::Object(object) => {
             for part in object.values_mut() {

@@ -9,7 +9,7 @@ use super::{About, Class, Handshake, Kind, Peer, SqlState};
 
 /// What is done about a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It may pass by itself, or be fixed by somebody while we wait.
     Passing,
     /// One row, or what the database itself does with that row, is the cause: others are not
@@ -21,7 +21,7 @@ pub enum Verdict {
 
 /// A line of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// What is done.
     pub verdict: Verdict,
     /// What helps. Never empty.
@@ -42,7 +42,7 @@ impl Entry {
     }
 
     /// What it means for a connection as a whole.
-    pub fn class(&self) -> Class {
+    pub(crate) fn class(&self) -> Class {
         match self.verdict {
             Verdict::Passing | Verdict::OfRow => Class::Transient,
             Verdict::Person => Class::Definite,
@@ -51,25 +51,26 @@ impl Entry {
 }
 
 /// Where nothing better is known.
-pub const AGAIN: &str =
+pub(crate) const AGAIN: &str =
     "it is tried again by itself; if it lasts, run `pgoutbox check`: it names what is wrong";
 /// Where `check` finds out which of several things it is.
-pub const CHECK: &str = "run `pgoutbox check`: it names what is wrong, and the SQL that fixes it";
+pub(crate) const CHECK: &str =
+    "run `pgoutbox check`: it names what is wrong, and the SQL that fixes it";
 /// For a missing right.
-pub const GRANT: &str = "run `pgoutbox check` for the GRANT that is missing; `pgoutbox schema --stream-role NAME --audit-role NAME` shows them all";
+pub(crate) const GRANT: &str = "run `pgoutbox check` for the GRANT that is missing; `pgoutbox schema --stream-role NAME --audit-role NAME` shows them all";
 /// For an error of the database's own code.
-pub const TRIGGER: &str = "a trigger, rule or function of the database raised it: Postgres' log has its CONTEXT; correct that, or the row";
+pub(crate) const TRIGGER: &str = "a trigger, rule or function of the database raised it: Postgres' log has its CONTEXT; correct that, or the row";
 /// For a value that the database does not take.
 const VALUE: &str = "the database does not take this row's value, or a trigger raised it: Postgres' log names the row and the statement; correct the row, the constraint or the trigger";
 /// For a login that the server refused.
-pub const LOGIN: &str = "check user and password in DATABASE_URL, and the server's pg_hba.conf; it is tried again until then";
+pub(crate) const LOGIN: &str = "check user and password in DATABASE_URL, and the server's pg_hba.conf; it is tried again until then";
 /// For a defect.
-pub const DEFECT: &str = "this is a defect of pgoutbox: please report it";
+pub(crate) const DEFECT: &str = "this is a defect of pgoutbox: please report it";
 const LOG: &str = "look into Postgres' log for it; it is tried again by itself";
 const POOLER: &str = "connect to Postgres itself, not through a pooler in transaction mode; if there is no pooler, it is tried again by itself";
 
 /// The line for a kind of fault.
-pub fn entry(kind: Kind, peer: Peer) -> Entry {
+pub(crate) fn entry(kind: Kind, peer: Peer) -> Entry {
     match (kind, peer) {
         (Kind::Own | Kind::PassedBy, _) => Entry::passing(AGAIN),
         (Kind::Standby, _) => Entry::passing("name the primary in DATABASE_URL"),
@@ -262,7 +263,7 @@ fn amqp(code: u16, about: About) -> Entry {
 }
 
 /// The line for a handshake, with a server of any kind.
-pub fn handshake(failed: Handshake, peer: Option<Peer>) -> Entry {
+pub(crate) fn handshake(failed: Handshake, peer: Option<Peer>) -> Entry {
     Entry::passing(match failed {
         Handshake::NotTls if peer == Some(Peer::RabbitMq) => {
             "what listens there does not speak TLS: amqps:// wants the TLS port (5671 as a rule), amqp:// the one without (5672), for a network that is trusted"

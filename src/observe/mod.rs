@@ -3,6 +3,6 @@
 //! **Invariant:** all of it reads [`crate::board`]; nothing here decides, and nothing here can hold up
 //! an event.
 
-pub mod http;
-pub mod metrics;
-pub mod service;
+pub(crate) mod http;
+pub(crate) mod metrics;
+pub(crate) mod service;

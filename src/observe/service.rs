@@ -35,7 +35,7 @@ const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Tells of each change of the state, and of the loop as long as it answers. Never ends where
 /// somebody listens.
-pub async fn run(board: Board) {
+pub(crate) async fn run(board: Board) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
@@ -61,12 +61,12 @@ pub async fn run(board: Board) {
 }
 
 /// It stops, because it was asked to.
-pub fn stopping() {
+pub(crate) fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
 /// It reads its configuration again (`Type=notify-reload`).
-pub fn reloading() {
+pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => debug!("no monotonic clock: {error}"),
@@ -74,12 +74,12 @@ pub fn reloading() {
 }
 
 /// It has read it.
-pub fn reloaded() {
+pub(crate) fn reloaded() {
     notify(&[NotifyState::Ready]);
 }
 
 /// It ends, and why.
-pub fn ended(fault: &Fault) {
+pub(crate) fn ended(fault: &Fault) {
     notify(&[NotifyState::Status(&line(&fault.what))]);
 }
 
@@ -163,7 +163,7 @@ fn notify(state: &[NotifyState]) {
 }
 
 /// Waits until all is said, for the end of the process.
-pub fn flush() {
+pub(crate) fn flush() {
     let Some(herald) = herald() else { return };
     let (done, said) = sync_channel(1);
     if herald.try_send(Errand::Tell(done)).is_ok() {

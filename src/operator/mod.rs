@@ -1,7 +1,7 @@
 //! What an operator does to `pgoutbox.parked`: looks, has tried again, gives up. The relay hears
 //! of it by NOTIFY in the same transaction.
 
-pub mod replay;
+pub(crate) mod replay;
 
 use std::sync::Arc;
 
@@ -19,13 +19,13 @@ use crate::postgres::{column, query};
 use crate::text::Shown;
 
 /// States of events that are not done with.
-pub const OPEN: [&str; 3] = ["parked", "queued", "failed"];
+pub(crate) const OPEN: [&str; 3] = ["parked", "queued", "failed"];
 /// States of events that are done with, and kept as a record.
-pub const DONE: [&str; 2] = ["dead_lettered", "discarded"];
+pub(crate) const DONE: [&str; 2] = ["dead_lettered", "discarded"];
 
 /// Which parked events are meant; what is empty is not asked for.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
+pub(crate) struct Filter {
     /// In one of these states.
     pub states: Vec<String>,
     /// With one of these ids.
@@ -48,13 +48,11 @@ pub struct Filter {
 
 /// A parked event, save its row.
 #[derive(Debug, Clone)]
-pub struct Parked {
+pub(crate) struct Parked {
     /// Its number; rises in commit order.
     pub seq: i64,
     /// `parked`, `queued`, `failed`, `dead_lettered` or `discarded`.
     pub state: String,
-    /// The first of its aggregate, where it waits behind that.
-    pub behind: Option<i64>,
     /// Later events of its aggregate wait behind it.
     pub is_holding: bool,
     /// How many.
@@ -95,7 +93,7 @@ pub struct Parked {
 
 impl Parked {
     /// `type/id` of its aggregate, where it has one.
-    pub fn aggregate(&self) -> Option<String> {
+    pub(crate) fn aggregate(&self) -> Option<String> {
         let id = self.aggregate_id.as_ref()?;
         Some(match &self.aggregate_type {
             Some(kind) => format!("{kind}/{id}"),
@@ -104,19 +102,19 @@ impl Parked {
     }
 
     /// `schema.table`.
-    pub fn table_title(&self) -> String {
+    pub(crate) fn table_title(&self) -> String {
         let title = self.table.as_ref().map(|(schema, name)| format!("{schema}.{name}"));
         title.unwrap_or_else(|| "a dropped table".to_owned())
     }
 
     /// Its id for people.
-    pub fn title(&self) -> String {
+    pub(crate) fn title(&self) -> String {
         let id = self.event_id.as_deref().unwrap_or("with an unreadable id");
         format!("event {} (seq {}, {})", Shown(id), self.seq, self.state)
     }
 
     /// It is done with: neither tried again nor waited for.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         DONE.contains(&self.state.as_str())
     }
 }
@@ -125,7 +123,11 @@ impl Parked {
 ///
 /// # Errors
 /// The connection's.
-pub async fn list(client: &Client, slot: &str, filter: &Filter) -> Result<Vec<Parked>, Fault> {
+pub(crate) async fn list(
+    client: &Client,
+    slot: &str,
+    filter: &Filter,
+) -> Result<Vec<Parked>, Fault> {
     let states = format!("{{{}}}", filter.states.join(","));
     let ids = serde_json::Value::from(filter.ids.clone()).to_string();
     let (seqs, limit) = (array(&filter.seqs), filter.limit.unwrap_or(1 << 40).to_string());
@@ -154,7 +156,6 @@ fn parked(row: &Row) -> Result<Parked, Fault> {
     let seq: i64 = column(row, "seq")?;
     Ok(Parked {
         seq,
-        behind: column::<Option<i64>>(row, "head")?.filter(|head| *head != seq),
         state: column(row, "state")?,
         is_holding: column(row, "is_holding")?,
         followers: column(row, "followers")?,
@@ -184,7 +185,7 @@ fn parked(row: &Row) -> Result<Parked, Fault> {
 ///
 /// # Errors
 /// The connection's, and a table that is not configured.
-pub async fn row(
+pub(crate) async fn row(
     client: &Client,
     tables: &[Table],
     parked: &Parked,
@@ -226,7 +227,7 @@ pub async fn row(
 
 /// Where the message of a parked event would go now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub(crate) struct Target {
     /// Its exchange.
     pub exchange: String,
     /// Its routing key.
@@ -234,7 +235,7 @@ pub struct Target {
 }
 
 /// `None` where no message can be made of the row, or it has gone.
-pub async fn target(client: &Client, config: &Config, event: &Parked) -> Option<Target> {
+pub(crate) async fn target(client: &Client, config: &Config, event: &Parked) -> Option<Target> {
     let row = row(client, &config.tables, event).await.ok()??;
     let built = stored::build(&config.tables, &row, event.position, usual_limits(config)).ok()?;
     let (exchange, routing_key) = (built.message.exchange(), built.message.routing_key());
@@ -246,13 +247,13 @@ pub async fn target(client: &Client, config: &Config, event: &Parked) -> Option<
 const HEADER_FRAME: usize = 131_072 - 8;
 
 /// What a broker takes, as far as that is known without asking one.
-pub fn usual_limits(config: &Config) -> Limits {
+pub(crate) fn usual_limits(config: &Config) -> Limits {
     Limits { body: config.amqp.max_message_bytes, header_frame: HEADER_FRAME }
 }
 
 /// How a parked event stands among those of its aggregate.
 #[derive(Debug, Clone, Copy)]
-pub struct Neighbours {
+pub(crate) struct Neighbours {
     /// The one that it waits behind.
     pub head: Option<i64>,
     /// How many wait behind it.
@@ -263,7 +264,7 @@ pub struct Neighbours {
 ///
 /// # Errors
 /// The connection's.
-pub async fn neighbours(client: &Client, seq: i64) -> Result<Neighbours, Fault> {
+pub(crate) async fn neighbours(client: &Client, seq: i64) -> Result<Neighbours, Fault> {
     let sql = sql::render(sql::PARKED_NEIGHBOURS, &[("seq", &seq.to_string())])?;
     let rows = query(client, &sql).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
@@ -321,7 +322,7 @@ pub async fn discard(
 ///
 /// # Errors
 /// The connection's.
-pub async fn note_replayed(client: &Client, seqs: &[i64]) -> Result<(), Fault> {
+pub(crate) async fn note_replayed(client: &Client, seqs: &[i64]) -> Result<(), Fault> {
     query(client, &sql::render(sql::PARKED_REPLAYED, &[("seqs", &array(seqs))])?).await.map(drop)
 }
 
@@ -358,7 +359,7 @@ pub async fn pause(client: &Client, slot: &str, note: &str) -> Result<Pause, Fau
 ///
 /// # Errors
 /// The connection's.
-pub async fn pause_of(
+pub(crate) async fn pause_of(
     client: &Client,
     slot: &str,
 ) -> Result<Option<(String, String, Option<String>)>, Fault> {

@@ -28,7 +28,7 @@ const META: usize = 2;
 
 /// Which rows of an outbox table are meant; what is empty is not asked for.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
+pub(crate) struct Filter {
     /// With one of these ids.
     pub ids: Vec<String>,
     /// Of this type of aggregate.
@@ -56,7 +56,7 @@ pub struct Filter {
 
 /// Rows with a mark, without one, or both.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Only {
+pub(crate) enum Only {
     /// Both.
     #[default]
     All,
@@ -78,7 +78,7 @@ impl Only {
 
 /// What a replay came to.
 #[derive(Debug, Clone, Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// Events that a queue took.
     pub delivered: u64,
     /// Events that were refused: id and why.
@@ -101,14 +101,14 @@ pub struct Tally {
 
 impl Tally {
     /// Everything that was sent was delivered.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.refused.is_empty() && self.held.is_empty() && self.unknown.is_empty()
     }
 }
 
 /// A row, by where it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
+pub(crate) struct Key {
     /// Its id, where it has one.
     pub id: Option<String>,
     /// Oid of the table or partition that held it.
@@ -136,10 +136,10 @@ impl Key {
 }
 
 /// Told of each event as soon as its fate is known.
-pub type Report<'a> = &'a mut (dyn FnMut(&Item, &Fate) + Send);
+pub(crate) type Report<'a> = &'a mut (dyn FnMut(&Item, &Fate) + Send);
 
 /// One replay.
-pub struct Replay<'a> {
+pub(crate) struct Replay<'a> {
     config: &'a Config,
     client: &'a Client,
     outboxes: &'a [Outbox],
@@ -156,7 +156,7 @@ pub struct Replay<'a> {
 
 impl<'a> Replay<'a> {
     /// Sends through a connection of its own, and marks what is delivered, if that is wanted.
-    pub fn new(
+    pub(crate) fn new(
         config: &'a Config,
         client: &'a Client,
         outboxes: &'a [Outbox],
@@ -169,7 +169,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Builds every message and sends none.
-    pub fn dry(
+    pub(crate) fn dry(
         config: &'a Config,
         client: &'a Client,
         outboxes: &'a [Outbox],
@@ -207,7 +207,7 @@ impl<'a> Replay<'a> {
     ///
     /// # Errors
     /// A connection's, or a table that cannot be read.
-    pub async fn rows(&mut self, outbox: &Outbox, filter: &Filter) -> Result<(), Fault> {
+    pub(crate) async fn rows(&mut self, outbox: &Outbox, filter: &Filter) -> Result<(), Fault> {
         let ids = serde_json::Value::from(filter.ids.clone()).to_string();
         let variables = [
             ("ids", ids.as_str()),
@@ -242,7 +242,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Ids that were asked for of all tables, and that no row has.
-    pub fn expect(&mut self, ids: &[String]) {
+    pub(crate) fn expect(&mut self, ids: &[String]) {
         let unknown = ids.iter().filter(|id| !self.asked.contains(*id));
         self.tally.unknown.extend(unknown.cloned());
     }
@@ -251,7 +251,12 @@ impl<'a> Replay<'a> {
     ///
     /// # Errors
     /// As [`rows`](Self::rows).
-    pub async fn keys(&mut self, outbox: &Outbox, keys: &[Key], only: Only) -> Result<(), Fault> {
+    pub(crate) async fn keys(
+        &mut self,
+        outbox: &Outbox,
+        keys: &[Key],
+        only: Only,
+    ) -> Result<(), Fault> {
         let wanted = serde_json::Value::from_iter(keys.iter().map(Key::as_json)).to_string();
         let variables = [("rows", wanted.as_str()), ("only", only.word())];
         let sql = outbox.render(sql::REPLAY_ROWS, &variables)?;
@@ -281,7 +286,7 @@ impl<'a> Replay<'a> {
     ///
     /// # Errors
     /// As [`rows`](Self::rows).
-    pub async fn parked(&mut self, event: &Parked) -> Result<(), Fault> {
+    pub(crate) async fn parked(&mut self, event: &Parked) -> Result<(), Fault> {
         let Some(row) = operator::row(self.client, &self.config.tables, event).await? else {
             self.tally.gone += 1;
             return Ok(());
@@ -303,7 +308,7 @@ impl<'a> Replay<'a> {
     ///
     /// # Errors
     /// As [`rows`](Self::rows).
-    pub async fn finish(mut self) -> Result<Tally, Fault> {
+    pub(crate) async fn finish(mut self) -> Result<Tally, Fault> {
         if let Some(resender) = &mut self.resender {
             resender.finish().await?;
         }
@@ -317,7 +322,7 @@ impl<'a> Replay<'a> {
 
     /// After a fault: marks what was delivered until then, as far as that can be done, and says
     /// what it came to.
-    pub async fn give_up(mut self) -> Tally {
+    pub(crate) async fn give_up(mut self) -> Tally {
         self.settle();
         // The fault that led here is the one to tell.
         let _ = self.mark(1, true).await;

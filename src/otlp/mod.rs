@@ -27,7 +27,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-pub use span::Server;
+pub(crate) use span::Server;
 
 use crate::config::Otlp;
 use crate::core::span::Span;
@@ -49,7 +49,7 @@ const LAST: Duration = Duration::from_secs(3);
 
 /// What became of spans, over the life of the process.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub(crate) struct Counters {
     exported: AtomicU64,
     dropped: AtomicU64,
     failed: AtomicU64,
@@ -57,7 +57,7 @@ pub struct Counters {
 
 /// [`Counters`] at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// The collector took them.
     pub exported: u64,
     /// There was no room for them in the queue.
@@ -68,7 +68,7 @@ pub struct Counts {
 
 impl Counters {
     /// As they stand.
-    pub fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         let [exported, dropped, failed] = [&self.exported, &self.dropped, &self.failed]
             .map(|count| count.load(Ordering::Relaxed));
         Counts { exported, dropped, failed }
@@ -114,11 +114,11 @@ impl Shared {
 
 /// Takes spans, without ever waiting.
 #[derive(Debug, Clone)]
-pub struct Queue(Arc<Shared>);
+pub(crate) struct Queue(Arc<Shared>);
 
 impl Queue {
     /// Takes spans about this broker.
-    pub fn put(&self, server: &Arc<Server>, spans: Vec<Span>) {
+    pub(crate) fn put(&self, server: &Arc<Server>, spans: Vec<Span>) {
         let count = spans.len();
         if count == 0 {
             return;
@@ -143,7 +143,7 @@ impl Queue {
 
 /// The thread that sends spans, for one relay's life.
 #[derive(Debug)]
-pub struct Exporter {
+pub(crate) struct Exporter {
     shared: Arc<Shared>,
     ended: oneshot::Receiver<()>,
 }
@@ -153,7 +153,7 @@ impl Exporter {
     ///
     /// # Errors
     /// No thread or runtime can be had, or a file of certificates cannot be read any more.
-    pub fn start(otlp: &Otlp, counters: Arc<Counters>) -> Result<Self, Fault> {
+    pub(crate) fn start(otlp: &Otlp, counters: Arc<Counters>) -> Result<Self, Fault> {
         let failed =
             |error: std::io::Error| Fault::transient(format!("spans cannot be exported: {error}"));
         let runtime =
@@ -178,12 +178,12 @@ impl Exporter {
     }
 
     /// Where spans are put.
-    pub fn queue(&self) -> Queue {
+    pub(crate) fn queue(&self) -> Queue {
         Queue(Arc::clone(&self.shared))
     }
 
     /// Sends what is left, within bounds.
-    pub async fn finish(mut self) {
+    pub(crate) async fn finish(mut self) {
         self.shared.close();
         let is_done = timeout(LAST, &mut self.ended).await.is_ok();
         let left = self.shared.waiting().0.len();

@@ -20,7 +20,7 @@ const SCHEMA: &str = "https://opentelemetry.io/schemas/1.37.0";
 
 /// The broker that spans are about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
+pub(crate) struct Server {
     /// Host name or address.
     pub address: String,
     /// Port.

@@ -8,7 +8,7 @@ use crate::error::Fault;
 ///
 /// # Errors
 /// None but a defect of the files.
-pub fn grants_for(
+pub(crate) fn grants_for(
     grants: &str,
     mode: AuditMode,
     table: &Table,
@@ -32,7 +32,7 @@ pub fn grants_for(
 ///
 /// # Errors
 /// None but a defect of the files.
-pub fn reconcile_grants(table: &Table, role: &str) -> Result<String, Fault> {
+pub(crate) fn reconcile_grants(table: &Table, role: &str) -> Result<String, Fault> {
     let variables = [
         ("schema", table.schema.as_str()),
         ("table", &table.name),
@@ -47,7 +47,7 @@ pub fn reconcile_grants(table: &Table, role: &str) -> Result<String, Fault> {
 ///
 /// # Errors
 /// None but a defect of the files.
-pub fn prune_grants(table: &Table, role: &str) -> Result<String, Fault> {
+pub(crate) fn prune_grants(table: &Table, role: &str) -> Result<String, Fault> {
     let variables = [
         ("schema", table.schema.as_str()),
         ("table", &table.name),
@@ -62,7 +62,7 @@ pub fn prune_grants(table: &Table, role: &str) -> Result<String, Fault> {
 ///
 /// # Errors
 /// None but a defect of the files.
-pub fn parked_grants(table: &Table, role: &str) -> Result<String, Fault> {
+pub(crate) fn parked_grants(table: &Table, role: &str) -> Result<String, Fault> {
     let columns = &table.columns;
     let variables = [
         ("schema", table.schema.as_str()),
@@ -80,7 +80,7 @@ pub fn parked_grants(table: &Table, role: &str) -> Result<String, Fault> {
 ///
 /// # Errors
 /// None but a defect of the files.
-pub fn type_grants(table: &Table, role: &str) -> Result<String, Fault> {
+pub(crate) fn type_grants(table: &Table, role: &str) -> Result<String, Fault> {
     let variables = [
         ("schema", table.schema.as_str()),
         ("table", &table.name),
@@ -94,14 +94,14 @@ pub fn type_grants(table: &Table, role: &str) -> Result<String, Fault> {
 ///
 /// # Errors
 /// None but a defect of the files.
-pub fn replay_grants(table: &Table, role: &str) -> Result<String, Fault> {
+pub(crate) fn replay_grants(table: &Table, role: &str) -> Result<String, Fault> {
     let variables =
         [("schema", table.schema.as_str()), ("table", &table.name), ("audit_role", role)];
     sql::render(sql::GRANTS_REPLAY, &variables)
 }
 
 /// SQL without its comment lines, on one line.
-pub fn statements(sql: &str) -> String {
+pub(crate) fn statements(sql: &str) -> String {
     let lines = sql.lines().filter(|line| !line.starts_with("--"));
     lines.map(str::trim).collect::<Vec<_>>().join(" ")
 }

@@ -2,7 +2,7 @@
 
 /// Which server, and which history of it: LSNs mean nothing on another.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// `system_identifier` of the cluster.
     pub system_identifier: String,
     /// Its timeline: a promotion begins a new one.

@@ -1,14 +1,14 @@
 //! One ordinary Postgres connection, and what its errors mean.
 
-pub mod grants;
-pub mod identity;
-pub mod marker;
-pub mod outbox;
-pub mod outbox_table;
-pub mod parking;
-pub mod sql;
-pub mod turn;
-pub mod role;
+pub(crate) mod grants;
+pub(crate) mod identity;
+pub(crate) mod marker;
+pub(crate) mod outbox;
+pub(crate) mod outbox_table;
+pub(crate) mod parking;
+pub(crate) mod sql;
+pub(crate) mod turn;
+pub(crate) mod role;
 
 use std::error::Error as _;
 use std::fmt;
@@ -38,11 +38,11 @@ use crate::tls;
 
 /// What tokio-postgres may log: not the parameters of its statements, among which are the rows of
 /// parked events.
-pub const LOG: [&str; 1] = ["tokio_postgres=info"];
+pub(crate) const LOG: [&str; 1] = ["tokio_postgres=info"];
 
 /// A client, and the task that drives its connection: it ends with the fault that ended the
 /// connection, or without one once the client is dropped.
-pub type Connected = (Client, JoinHandle<Result<(), Fault>>);
+pub(crate) type Connected = (Client, JoinHandle<Result<(), Fault>>);
 
 /// Connects and logs in, within the timeout, with the settings of the [`Role`].
 ///
@@ -53,13 +53,13 @@ pub async fn connect(role: Role, config: &config::Postgres) -> Result<Connected,
 }
 
 /// What is done with a notification.
-pub type Notified = Box<dyn Fn(&Notification) + Send>;
+pub(crate) type Notified = Box<dyn Fn(&Notification) + Send>;
 
 /// As [`connect`]; notifications of the channels that the client listens to are told.
 ///
 /// # Errors
 /// As [`connect`].
-pub async fn connect_and_hear(
+pub(crate) async fn connect_and_hear(
     role: Role,
     config: &config::Postgres,
     notified: Option<Notified>,
@@ -198,7 +198,7 @@ impl Drop for Driven {
 /// Waits until the connections that nobody uses any more have taken leave of their servers. For the
 /// end of a process: the server logs a connection that is cut off within a transaction, as that of
 /// a [`Turn`](crate::postgres::turn::Turn) would be.
-pub async fn say_goodbye() {
+pub(crate) async fn say_goodbye() {
     let all_gone = async {
         loop {
             // Asked for before the look: what ends in between is heard.
@@ -233,7 +233,7 @@ where
 }
 
 /// Where a server is, for people. Never a password.
-pub fn address(server: &Server) -> String {
+pub(crate) fn address(server: &Server) -> String {
     format!("{}:{}/{}", server.host, server.port, server.database)
 }
 
@@ -270,7 +270,7 @@ pub async fn query(client: &Client, sql: &str) -> Result<Vec<Row>, Fault> {
 }
 
 /// This machine's clock as Postgres counts: in microseconds since 2000-01-01 UTC.
-pub fn now_micros() -> i64 {
+pub(crate) fn now_micros() -> i64 {
     let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     let micros = i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX);
     micros.saturating_sub(POSTGRES_EPOCH_MICROS)
@@ -280,7 +280,7 @@ pub fn now_micros() -> i64 {
 ///
 /// # Errors
 /// As [`classify`].
-pub async fn execute(client: &Client, sql: &str) -> Result<(), Fault> {
+pub(crate) async fn execute(client: &Client, sql: &str) -> Result<(), Fault> {
     client.batch_execute(sql).await.map_err(|error| classify(&error))
 }
 
@@ -288,7 +288,10 @@ pub async fn execute(client: &Client, sql: &str) -> Result<(), Fault> {
 ///
 /// # Errors
 /// The column is missing or of another type.
-pub fn column<'a, T: postgres_types::FromSql<'a>>(row: &'a Row, name: &str) -> Result<T, Fault> {
+pub(crate) fn column<'a, T: postgres_types::FromSql<'a>>(
+    row: &'a Row,
+    name: &str,
+) -> Result<T, Fault> {
     row.try_get(name)
         .map_err(|error| Fault::definite(format!("catalog query: {error}"), table::DEFECT))
 }
@@ -296,7 +299,7 @@ pub fn column<'a, T: postgres_types::FromSql<'a>>(row: &'a Row, name: &str) -> R
 /// What a server says in an error, as data. Its DETAIL and CONTEXT may hold a row's values: they are
 /// kept for deciding, and shown to nobody.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerError {
+pub(crate) struct ServerError {
     /// The SQLSTATE.
     pub code: SqlState,
     /// In the server's language.
@@ -386,13 +389,13 @@ impl ServerError {
 }
 
 /// What the server said, if a fault is an error of Postgres.
-pub fn server_error(fault: &Fault) -> Option<&ServerError> {
+pub(crate) fn server_error(fault: &Fault) -> Option<&ServerError> {
     std::error::Error::source(fault)?.downcast_ref()
 }
 
 /// Whether one row is the cause of an error, or what the database's own code does with that row:
 /// without the row, or in another form of it, the statement may do.
-pub fn is_of_row(error: &tokio_postgres::Error) -> bool {
+pub(crate) fn is_of_row(error: &tokio_postgres::Error) -> bool {
     let Some(db) = error.as_db_error() else { return false };
     let error = ServerError::of(db);
     // What may pass by itself is no fault of a row's, unless somebody says so.
@@ -410,7 +413,7 @@ pub(crate) fn is_lock(fault: &Fault) -> bool {
 }
 
 /// What an error of the connection means.
-pub fn classify(error: &tokio_postgres::Error) -> Fault {
+pub(crate) fn classify(error: &tokio_postgres::Error) -> Fault {
     if let Some(db) = error.as_db_error() {
         return ServerError::of(db).fault();
     }
@@ -459,7 +462,7 @@ fn kind(error: &tokio_postgres::Error) -> Kind {
 
 /// Why a server did not let a connection in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Denied {
+pub(crate) enum Denied {
     /// A pooler does not know a parameter of the connection.
     Pooler,
     /// The role does not exist.
@@ -494,7 +497,7 @@ impl Denied {
     /// Of an error while connecting. One code stands for several things, so the reporting function
     /// tells them apart, which no language changes; of two things that one function reports under
     /// one code, the words, where they are English.
-    pub fn of(error: &ServerError, streams: bool) -> Option<Self> {
+    pub(crate) fn of(error: &ServerError, streams: bool) -> Option<Self> {
         let routine = error.routine.as_deref();
         Some(match (error.code.as_str(), routine) {
             (codes::PROTOCOL_VIOLATION, None) => Self::Pooler,
@@ -529,7 +532,7 @@ impl Denied {
     }
 
     /// What lets it in.
-    pub fn hint(self, server: &Server, message: &str, streams: bool) -> String {
+    pub(crate) fn hint(self, server: &Server, message: &str, streams: bool) -> String {
         let (role, database) = (sql::identifier(&server.user), sql::identifier(&server.database));
         let login = if streams { "LOGIN REPLICATION" } else { "LOGIN" };
         match self {

@@ -15,7 +15,7 @@ use crate::postgres::{classify, column, execute, query};
 
 /// An outbox table as the catalog has it.
 #[derive(Debug, Clone)]
-pub struct Outbox {
+pub(crate) struct Outbox {
     /// Which of the configured tables it is.
     pub number: usize,
     /// Its configuration.
@@ -42,7 +42,11 @@ impl Outbox {
     ///
     /// # Errors
     /// It is not there, or the connection's.
-    pub async fn find(client: &Client, config: &Config, number: usize) -> Result<Self, Fault> {
+    pub(crate) async fn find(
+        client: &Client,
+        config: &Config,
+        number: usize,
+    ) -> Result<Self, Fault> {
         let table = config.tables.get(number).cloned().ok_or_else(|| {
             Fault::definite("no such table in the configuration", "pgoutbox config")
         })?;
@@ -96,7 +100,7 @@ impl Outbox {
     }
 
     /// `schema.table`.
-    pub fn title(&self) -> String {
+    pub(crate) fn title(&self) -> String {
         format!("{}.{}", self.table.schema, self.table.name)
     }
 
@@ -105,7 +109,7 @@ impl Outbox {
     ///
     /// # Errors
     /// A variable without a value.
-    pub fn render(&self, file: &str, more: &[(&str, &str)]) -> Result<String, Fault> {
+    pub(crate) fn render(&self, file: &str, more: &[(&str, &str)]) -> Result<String, Fault> {
         let relation = self.relation.to_string();
         let names = &self.table.columns;
         let or_id =
@@ -140,7 +144,7 @@ impl Outbox {
     }
 
     /// A time as its column would say it.
-    pub fn time_literal(&self, at: Timestamp) -> String {
+    pub(crate) fn time_literal(&self, at: Timestamp) -> String {
         match self.time {
             Some(TimeKind::EpochMillis) => at.as_millisecond().to_string(),
             Some(TimeKind::Timestamp) => at.to_zoned(TimeZone::UTC).datetime().to_string(),
@@ -149,7 +153,7 @@ impl Outbox {
     }
 
     /// When a text of its column of the time is.
-    pub fn time_of(&self, text: &str) -> Option<Timestamp> {
+    pub(crate) fn time_of(&self, text: &str) -> Option<Timestamp> {
         match self.time? {
             TimeKind::Timestamptz => text.parse().ok(),
             TimeKind::Timestamp => {
@@ -164,7 +168,11 @@ impl Outbox {
     ///
     /// # Errors
     /// The connection's.
-    pub async fn mark(&self, client: &Client, rows: &[(String, Origin)]) -> Result<Marked, Fault> {
+    pub(crate) async fn mark(
+        &self,
+        client: &Client,
+        rows: &[(String, Origin)],
+    ) -> Result<Marked, Fault> {
         let (mark, still) = match self.mode {
             AuditMode::Update => (sql::MARK_UPDATE, Some(sql::STILL_UNMARKED)),
             AuditMode::Delete => (sql::MARK_DELETE, Some(sql::STILL_THERE)),
@@ -209,7 +217,7 @@ impl Outbox {
 
 /// What became of marks.
 #[derive(Debug, Default)]
-pub struct Marked {
+pub(crate) struct Marked {
     /// Rows that had no mark before.
     pub rows: usize,
     /// Ids of rows that have none all the same: a trigger or a rule undoes it.
@@ -264,7 +272,7 @@ impl Content {
 }
 
 /// `audit.mode` as the settings write it.
-pub fn mode(mode: AuditMode) -> &'static str {
+pub(crate) fn mode(mode: AuditMode) -> &'static str {
     match mode {
         AuditMode::Update => "update",
         AuditMode::Delete => "delete",
@@ -277,7 +285,11 @@ pub fn mode(mode: AuditMode) -> &'static str {
 ///
 /// # Errors
 /// The connection's.
-pub async fn row_filter(client: &Client, config: &Config, relation: u32) -> Result<String, Fault> {
+pub(crate) async fn row_filter(
+    client: &Client,
+    config: &Config,
+    relation: u32,
+) -> Result<String, Fault> {
     let relation = relation.to_string();
     let publication = config.postgres.publication.as_str();
     let variables = [("publication", publication), ("relation", relation.as_str())];
@@ -287,7 +299,7 @@ pub async fn row_filter(client: &Client, config: &Config, relation: u32) -> Resu
 
 /// What to say where SQL about a table failed: a row filter that cannot be worked out for some row
 /// fails the whole statement.
-pub fn explain_filter(fault: Fault, table: &str, filter: &str) -> Fault {
+pub(crate) fn explain_filter(fault: Fault, table: &str, filter: &str) -> Fault {
     let is_data = matches!(fault.kind, Kind::Sql(code) if code.class() == "22");
     if !is_data || filter == "true" {
         return fault;

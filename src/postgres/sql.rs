@@ -11,7 +11,7 @@ use crate::error::Fault;
 
 macro_rules! files {
     ($($name:ident = $file:literal, $about:literal;)*) => {
-        $(#[doc = $about] pub const $name: &str = include_str!(concat!("../../sql/", $file));)*
+        $(#[doc = $about] pub(crate) const $name: &str = include_str!(concat!("../../sql/", $file));)*
     };
 }
 
@@ -179,7 +179,7 @@ files! {
 /// # Errors
 /// A variable without a value, or a value without its variable: either is a slip of the
 /// caller's, and running the rest would be worse.
-pub fn render(sql: &str, variables: &[(&str, &str)]) -> Result<String, Fault> {
+pub(crate) fn render(sql: &str, variables: &[(&str, &str)]) -> Result<String, Fault> {
     let mut out = String::with_capacity(sql.len() + 64);
     let mut used = vec![false; variables.len()];
     let mut rest = sql;
@@ -213,13 +213,13 @@ pub fn render(sql: &str, variables: &[(&str, &str)]) -> Result<String, Fault> {
 ///
 /// # Errors
 /// A variable without a value.
-pub fn render_some(sql: &str, variables: &[(&str, &str)]) -> Result<String, Fault> {
+pub(crate) fn render_some(sql: &str, variables: &[(&str, &str)]) -> Result<String, Fault> {
     let used: Vec<_> = variables.iter().filter(|(name, _)| has(sql, name)).copied().collect();
     render(sql, &used)
 }
 
 /// A file has this variable.
-pub fn has(sql: &str, name: &str) -> bool {
+pub(crate) fn has(sql: &str, name: &str) -> bool {
     let is_bare = name == FILTER && sql.contains(&format!(":{FILTER}"));
     is_bare || sql.contains(&format!(":\"{name}\"")) || sql.contains(&format!(":'{name}'"))
 }
@@ -232,17 +232,17 @@ fn slip(what: String) -> Fault {
 }
 
 /// An identifier as it stands in SQL.
-pub fn identifier(name: &str) -> String {
+pub(crate) fn identifier(name: &str) -> String {
     escape_identifier(name)
 }
 
 /// A literal as it stands in SQL.
-pub fn literal(value: &str) -> String {
+pub(crate) fn literal(value: &str) -> String {
     escape_literal(value)
 }
 
 /// A table as it stands in SQL, with its schema.
-pub fn qualified(schema: &str, name: &str) -> String {
+pub(crate) fn qualified(schema: &str, name: &str) -> String {
     format!("{}.{}", escape_identifier(schema), escape_identifier(name))
 }
 

@@ -9,7 +9,7 @@ use crate::postgres::{self, Role, classify};
 
 /// A turn that no other process has. It ends when this is dropped, and with the connection of its
 /// own that it is held by: `sql/turn.sql` says why that is a transaction's.
-pub struct Turn {
+pub(crate) struct Turn {
     client: Client,
 }
 
@@ -18,7 +18,7 @@ impl Turn {
     ///
     /// # Errors
     /// The connection's.
-    pub async fn take(config: &Config, what: &'static str) -> Result<Option<Self>, Fault> {
+    pub(crate) async fn take(config: &Config, what: &'static str) -> Result<Option<Self>, Fault> {
         let postgres = &config.postgres;
         let (client, _driver) = postgres::connect(Role::Turn(what), postgres).await?;
         let turn = format!("pgoutbox {what} {}", postgres.slot);
@@ -34,7 +34,7 @@ impl Turn {
     }
 
     /// Its connection has ended, so somebody else may have it by now.
-    pub fn is_lost(&self) -> bool {
+    pub(crate) fn is_lost(&self) -> bool {
         self.client.is_closed()
     }
 }

@@ -17,7 +17,7 @@ use crate::rabbitmq::publisher::{self, Publisher};
 ///
 /// # Errors
 /// The broker's, with what it asks for.
-pub async fn declare(config: &Config, is_dry: bool) -> Result<Vec<String>, Fault> {
+pub(crate) async fn declare(config: &Config, is_dry: bool) -> Result<Vec<String>, Fault> {
     let plan = Plan::of(config)?;
     if is_dry {
         return Ok(plan.lines("-- would declare "));

@@ -3,6 +3,6 @@
 //! **Invariant:** lapin is named here alone. What an answer of the broker means is not decided here,
 //! but in [`crate::core::relay`].
 
-pub mod declare;
-pub mod publisher;
-pub mod resend;
+pub(crate) mod declare;
+pub(crate) mod publisher;
+pub(crate) mod resend;

@@ -28,7 +28,7 @@ const SLACK: Duration = Duration::from_millis(10);
 
 /// An event to be sent once more.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Item {
+pub(crate) struct Item {
     /// Which of the configured tables it is of.
     pub table: usize,
     /// Its id.
@@ -51,7 +51,7 @@ impl Item {
 
 /// What became of an event.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Fate {
+pub(crate) enum Fate {
     /// A queue took it.
     Delivered,
     /// It was refused, here or by the broker.
@@ -79,7 +79,7 @@ impl InFlight for Sent {
 }
 
 /// A connection of its own, at a pace of its own.
-pub struct Resender<'a> {
+pub(crate) struct Resender<'a> {
     config: &'a Config,
     amqp: Amqp,
     publisher: Publisher,
@@ -98,7 +98,7 @@ impl<'a> Resender<'a> {
     ///
     /// # Errors
     /// None does.
-    pub async fn connect(config: &'a Config, rate: u32) -> Result<Self, Fault> {
+    pub(crate) async fn connect(config: &'a Config, rate: u32) -> Result<Self, Fault> {
         let mut amqp = config.amqp.clone();
         amqp.connection_name.push_str(" replay");
         let publisher = connect(config, &amqp).await?;
@@ -117,7 +117,7 @@ impl<'a> Resender<'a> {
     }
 
     /// What the broker takes.
-    pub fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         self.publisher.limits()
     }
 
@@ -126,7 +126,7 @@ impl<'a> Resender<'a> {
     ///
     /// # Errors
     /// The connection was lost; what was in flight may have arrived.
-    pub async fn send(&mut self, item: Item, message: Message) -> Result<(), Fault> {
+    pub(crate) async fn send(&mut self, item: Item, message: Message) -> Result<(), Fault> {
         while Instant::now() < self.next_at {
             let at = self.next_at;
             tokio::select! {
@@ -153,7 +153,7 @@ impl<'a> Resender<'a> {
     }
 
     /// An event that could not even be sent holds its aggregate as well.
-    pub fn refuse(&mut self, item: Item, refusal: Refusal) {
+    pub(crate) fn refuse(&mut self, item: Item, refusal: Refusal) {
         if let Some((kind, id)) = item.aggregate.clone() {
             self.refused.insert((item.table, kind, id));
         }
@@ -164,7 +164,7 @@ impl<'a> Resender<'a> {
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    pub async fn finish(&mut self) -> Result<(), Fault> {
+    pub(crate) async fn finish(&mut self) -> Result<(), Fault> {
         while !self.window.is_empty() || !self.suspects.is_empty() {
             self.turn().await?;
         }
@@ -172,12 +172,12 @@ impl<'a> Resender<'a> {
     }
 
     /// What has become of events since this was last asked.
-    pub fn settled(&mut self) -> Vec<(Item, Fate)> {
+    pub(crate) fn settled(&mut self) -> Vec<(Item, Fate)> {
         std::mem::take(&mut self.settled)
     }
 
     /// Says goodbye.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         self.publisher.close().await;
     }
 

@@ -5,7 +5,7 @@
 //! to session; `reach` is how far the slot may be acknowledged; `standby` takes the slot, once nobody
 //! else has it.
 
-pub mod supervisor;
+pub(crate) mod supervisor;
 mod reach;
 mod recovery;
 mod remembered;
@@ -83,7 +83,7 @@ struct Remembered {
 
 /// What outlives a session.
 #[derive(Debug, Default)]
-pub struct Past {
+pub(crate) struct Past {
     memory: Option<Remembered>,
     coverage: Option<Coverage>,
     /// Failed sessions in a row that brought nothing on.
@@ -103,7 +103,7 @@ pub struct Past {
 impl Past {
     /// A session has failed; returns how many did in a row without bringing anything on, this
     /// one included.
-    pub fn failed(&mut self) -> u32 {
+    pub(crate) fn failed(&mut self) -> u32 {
         if std::mem::take(&mut self.brought_on) {
             self.failures = 0;
         }
@@ -139,7 +139,7 @@ type Recording = Pin<Box<dyn Future<Output = Option<(PgLsn, PgLsn)>>>>;
 type Job = Pin<Box<dyn Future<Output = Result<Input, Fault>>>>;
 
 /// Runs one session to its end, and says how it ended; [`End::Drained`] is the only good way.
-pub async fn run(
+pub(crate) async fn run(
     config: &Arc<Config>,
     past: &mut Past,
     shutdown: &mut Shutdown,

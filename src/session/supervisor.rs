@@ -22,7 +22,7 @@ use crate::upkeep::reconcile::Trigger;
 /// # Errors
 /// What a policy says to stop for, and what a setting of its own is wrong with: whatever may pass
 /// by itself, or be fixed beside it, is waited out.
-pub async fn run(
+pub(crate) async fn run(
     config: Config,
     mut shutdown: Shutdown,
     reconcile: Trigger,

@@ -15,7 +15,7 @@ use crate::postgres::{self, column, query};
 
 /// A table that was an outbox.
 #[derive(Debug, Clone)]
-pub struct Away {
+pub(crate) struct Away {
     /// The schema and the name that it had as an outbox.
     pub was: (String, String),
     /// It is done with once the slot is settled up to here; `None`: that is not known yet.
@@ -26,7 +26,7 @@ pub struct Away {
 
 impl Away {
     /// Its oid.
-    pub fn relation(&self) -> u32 {
+    pub(crate) fn relation(&self) -> u32 {
         self.outbox.relation
     }
 }
@@ -35,7 +35,7 @@ impl Away {
 ///
 /// # Errors
 /// The connection's.
-pub async fn away(
+pub(crate) async fn away(
     client: &Client,
     config: &Config,
     outboxes: &[OutboxTable],
@@ -71,7 +71,7 @@ pub async fn away(
 }
 
 /// The configured tables and, behind them, those that are away.
-pub fn with_away(
+pub(crate) fn with_away(
     config: &Config,
     outboxes: &[OutboxTable],
     away: &[Away],
@@ -86,7 +86,7 @@ pub fn with_away(
 ///
 /// # Errors
 /// The connection's; where an older version made the table, that it lacks the column.
-pub async fn record_outboxes(
+pub(crate) async fn record_outboxes(
     client: &Client,
     config: &Config,
     outboxes: &[OutboxTable],

@@ -59,7 +59,7 @@ impl Patience {
     };
 
     /// A command's, whose user waits.
-    pub fn command(timeout: Duration) -> Self {
+    pub(crate) fn command(timeout: Duration) -> Self {
         Self { each: timeout, all: timeout * 2 + Duration::from_secs(10), is_retried: false }
     }
 }
@@ -96,7 +96,7 @@ pub struct Chunk {
 
 /// How far a catch-up is, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub(crate) struct Report {
     /// The list is written; else the slot is still being made.
     pub is_listed: bool,
     /// Why there is one.
@@ -115,7 +115,7 @@ pub struct Report {
 ///
 /// # Errors
 /// The connection's.
-pub async fn report(client: &Client, slot: &str) -> Result<Option<Report>, Fault> {
+pub(crate) async fn report(client: &Client, slot: &str) -> Result<Option<Report>, Fault> {
     let rows = query(client, &sql::render(sql::CATCH_UP, &[("slot", slot)])?).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     Ok(Some(Report {
@@ -132,7 +132,7 @@ pub async fn report(client: &Client, slot: &str) -> Result<Option<Report>, Fault
 ///
 /// # Errors
 /// The connection's.
-pub async fn is_known(client: &Client, slot: &str) -> Result<bool, Fault> {
+pub(crate) async fn is_known(client: &Client, slot: &str) -> Result<bool, Fault> {
     let rows = query(client, &sql::render(sql::SLOT_KNOWN, &[("slot", slot)])?).await?;
     rows.first().map_or(Ok(false), |row| column(row, "is_known"))
 }
@@ -162,7 +162,7 @@ pub async fn ensure_slot(
 /// A slot that was lost between the preflight and its use is no reason to end the process: the
 /// next session recreates it. To be asked about the fault of a stream that does not start: it
 /// comes back transient where a new session helps.
-pub async fn soften(config: &Config, client: &Client, fault: Fault) -> Fault {
+pub(crate) async fn soften(config: &Config, client: &Client, fault: Fault) -> Fault {
     if !config.is_catching_up() {
         return fault;
     }
@@ -509,7 +509,7 @@ pub async fn pending(client: &Client, slot: &str) -> Result<Option<CatchUp>, Fau
 ///
 /// # Errors
 /// The connection's.
-pub async fn tell_orphans(
+pub(crate) async fn tell_orphans(
     client: &Client,
     slot: &str,
     outboxes: &[OutboxTable],

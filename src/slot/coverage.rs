@@ -104,7 +104,7 @@ impl Answer {
 ///
 /// # Errors
 /// Definite, with the SQL, where a table is not covered; otherwise the connection's.
-pub async fn coverage(client: &Client, config: &Config) -> Result<Coverage, Fault> {
+pub(crate) async fn coverage(client: &Client, config: &Config) -> Result<Coverage, Fault> {
     let answers = ask(client, config).await?;
     let findings = findings(config, &answers);
     match (Finding::fault(&findings), compile(config, &answers)) {
@@ -116,7 +116,7 @@ pub async fn coverage(client: &Client, config: &Config) -> Result<Coverage, Faul
 
 impl Coverage {
     /// What is another in a later answer: rows may have passed by the slot in between.
-    pub fn change(&self, later: &Self) -> Option<String> {
+    pub(crate) fn change(&self, later: &Self) -> Option<String> {
         let name = &self.name;
         if self.name != later.name || self.publication != later.publication {
             return Some(format!("publication \"{name}\" was dropped and made again"));
@@ -134,20 +134,20 @@ impl Coverage {
 
     /// Whether a later answer differs by nothing but what matters to no row. To be asked of answers
     /// that follow each other closely: what was altered and altered back in between is not seen.
-    pub fn differs_aside(&self, later: &Self) -> bool {
+    pub(crate) fn differs_aside(&self, later: &Self) -> bool {
         let (version, aside) = (later.version.clone(), later.aside);
         self.aside != aside && Self { version, aside, ..self.clone() } == *later
     }
 
     /// Tables whose partitions come under names and oids of their own.
-    pub fn leaves(&self) -> Vec<usize> {
+    pub(crate) fn leaves(&self) -> Vec<usize> {
         let tables = self.tables.iter().enumerate();
         let own = tables.filter(|(_, table)| table.is_partitioned && !self.is_via_root);
         own.map(|(number, _)| number).collect()
     }
 
     /// The same in two numbers: which tables are asked for, and how they are covered.
-    pub fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         let mut tables: Vec<_> = self.tables.iter().collect();
         tables.sort_by(|a, b| a.table.cmp(&b.table));
         let asked = tables.iter().map(|table| table.table.as_str()).chain([self.name.as_str()]);
@@ -167,7 +167,7 @@ impl Coverage {
 
 /// A [`Coverage`] in a form that can be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Digest {
+pub(crate) struct Digest {
     /// Of the names.
     pub asked: u32,
     /// Of what covers them.
@@ -176,13 +176,13 @@ pub struct Digest {
 
 impl Digest {
     /// As it is kept; never 0.
-    pub fn number(self) -> i64 {
+    pub(crate) fn number(self) -> i64 {
         let number = (u64::from(self.asked) << 32) | u64::from(self.covered);
         number.max(1).cast_signed()
     }
 
     /// As it was kept.
-    pub fn of(number: i64) -> Self {
+    pub(crate) fn of(number: i64) -> Self {
         let half = |number: u64| u32::try_from(number & u64::from(u32::MAX)).unwrap_or(0);
         let number = number.cast_unsigned();
         Self { asked: half(number >> 32), covered: half(number) }

@@ -151,34 +151,46 @@ impl Finding {
     }
 
     /// As it should be.
-    pub fn good(name: &'static str, what: impl Into<String>) -> Self {
+    pub(crate) fn good(name: &'static str, what: impl Into<String>) -> Self {
         Self::new(name, Severity::Good, what.into(), String::new())
     }
 
     /// Not to be seen from here.
-    pub fn unknown(name: &'static str, what: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(crate) fn unknown(
+        name: &'static str,
+        what: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
         Self::new(name, Severity::Unknown, what.into(), hint.into())
     }
 
     /// Works, but costs or endangers something.
-    pub fn warning(name: &'static str, what: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(crate) fn warning(
+        name: &'static str,
+        what: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
         Self::new(name, Severity::Warning, what.into(), hint.into())
     }
 
     /// The relay would lose events or not run.
-    pub fn error(name: &'static str, what: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(crate) fn error(
+        name: &'static str,
+        what: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
         Self::new(name, Severity::Error, what.into(), hint.into())
     }
 
     /// Overrides the severity.
     #[must_use]
-    pub fn with_severity(mut self, severity: Severity) -> Self {
+    pub(crate) fn with_severity(mut self, severity: Severity) -> Self {
         self.severity = severity;
         self
     }
 
     /// The errors among the findings as one definite fault; `None` when there are none.
-    pub fn fault(findings: &[Self]) -> Option<Fault> {
+    pub(crate) fn fault(findings: &[Self]) -> Option<Fault> {
         let errors: Vec<_> = findings.iter().filter(|f| f.severity == Severity::Error).collect();
         if errors.is_empty() {
             return None;

@@ -4,7 +4,7 @@
 //! `run` look at them ([`preflight`]), and the running relay asks one cheap question over
 //! and over ([`coverage`]).
 
-pub mod catch_up;
+pub(crate) mod catch_up;
 mod away;
 mod coverage;
 mod finding;
@@ -22,14 +22,15 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-pub use crate::postgres::grants::{
+pub(crate) use crate::postgres::grants::{
     grants_for, parked_grants, prune_grants, reconcile_grants, replay_grants, statements,
     type_grants,
 };
-pub use away::{Away, away, record_outboxes, with_away};
-pub use coverage::{Coverage, Digest, Membership, coverage};
+pub(crate) use away::{away, record_outboxes, with_away};
+pub(crate) use coverage::{Coverage, Digest, coverage};
 pub use finding::{Finding, NAMES, Severity};
-pub use preflight::{Preflight, Ready, preflight};
+pub(crate) use preflight::Ready;
+pub use preflight::preflight;
 
 use crate::config::{AuditMode, Config, Table};
 use crate::core::relay::Resolution;
@@ -72,7 +73,7 @@ pub struct SlotState {
 
 impl SlotState {
     /// Why it can never be read again, where that is so.
-    pub fn why_lost(&self) -> Option<&str> {
+    pub(crate) fn why_lost(&self) -> Option<&str> {
         let is_lost = self.wal_status.as_deref() == Some("lost");
         let reason = self.invalidation_reason.as_deref();
         reason.or(is_lost.then_some("the WAL it needs was removed"))
@@ -86,7 +87,7 @@ pub(crate) const GONE: &str = "it was dropped, or this server was promoted witho
 ///
 /// # Errors
 /// The connection's.
-pub async fn state(client: &Client, slot: &str) -> Result<Option<SlotState>, Fault> {
+pub(crate) async fn state(client: &Client, slot: &str) -> Result<Option<SlotState>, Fault> {
     let rows = query(client, &sql::render(sql::SLOT_STATE, &[("slot", slot)])?).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     Ok(Some(SlotState {
@@ -113,7 +114,11 @@ pub async fn state(client: &Client, slot: &str) -> Result<Option<SlotState>, Fau
 ///
 /// # Errors
 /// Names the transactions that it waited for. No slot is left behind then.
-pub async fn create(client: &Client, config: &Config, timeout: Duration) -> Result<String, Fault> {
+pub(crate) async fn create(
+    client: &Client,
+    config: &Config,
+    timeout: Duration,
+) -> Result<String, Fault> {
     let slot = config.postgres.slot.as_str();
     let sql = creation(config, timeout)?;
     let outcome = client.batch_execute(&sql).await;
@@ -142,7 +147,7 @@ fn took_too_long(code: &SqlState) -> bool {
 ///
 /// # Errors
 /// None but a defect of the files.
-pub fn creation(config: &Config, timeout: Duration) -> Result<String, Fault> {
+pub(crate) fn creation(config: &Config, timeout: Duration) -> Result<String, Fault> {
     let file = if config.postgres.is_failover { sql::SLOT_FAILOVER } else { sql::SLOT };
     let millis = format!("{}ms", timeout.as_millis());
     sql::render(file, &[("slot", &config.postgres.slot), ("timeout", &millis)])
@@ -251,7 +256,7 @@ pub(crate) fn nothing_tells(config: &Config) -> Fault {
 ///
 /// # Errors
 /// The connection's.
-pub async fn partition_of(
+pub(crate) async fn partition_of(
     client: &Client,
     (relation_oid, xid): (u32, u32),
     config: &Config,

@@ -42,8 +42,6 @@ pub struct Ready {
     pub coverage: Coverage,
     /// What works, but costs or endangers something.
     pub warnings: Vec<Finding>,
-    /// `server_version_num`.
-    pub server_version: i32,
 }
 
 impl Preflight {
@@ -67,7 +65,6 @@ impl Preflight {
                     .into_iter()
                     .filter(|finding| finding.severity == Severity::Warning)
                     .collect(),
-                server_version: self.server_version,
             }),
             _ => Err(Fault::transient("the catalog changed while it was read")),
         }

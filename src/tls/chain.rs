@@ -26,7 +26,7 @@ const UNREADABLE: &str = "a certificate that cannot be read";
 
 /// What is wrong with a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
+pub(crate) struct Trouble {
     /// The connection is refused over it; else it will be some day.
     pub is_error: bool,
     /// Which certificate, and why.
@@ -37,14 +37,14 @@ pub struct Trouble {
 
 /// Takes whatever a server shows, and keeps it to be looked at.
 #[derive(Debug)]
-pub struct Recorder {
+pub(crate) struct Recorder {
     chain: Mutex<Vec<CertificateDer<'static>>>,
     any: Verifier,
 }
 
 impl Recorder {
     /// What the server showed, its own certificate first.
-    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
         self.chain.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -53,7 +53,7 @@ impl Recorder {
 ///
 /// # Errors
 /// As [`client_config`](super::client_config).
-pub fn recording(tls: &Tls) -> Result<(ClientConfig, Arc<Recorder>), Fault> {
+pub(crate) fn recording(tls: &Tls) -> Result<(ClientConfig, Arc<Recorder>), Fault> {
     let lenient = Tls { mode: TlsMode::Require, ..tls.clone() };
     let mut config = super::client_config(&lenient)?;
     let recorder =
@@ -107,7 +107,7 @@ impl ServerCertVerifier for Recorder {
 
 /// What the connection would stumble over, and what it will soon. `ca_setting` is the setting
 /// that names the authorities.
-pub fn troubles(
+pub(crate) fn troubles(
     shown: &[CertificateDer<'_>],
     tls: &Tls,
     host: &str,
@@ -127,14 +127,14 @@ pub fn troubles(
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn own_troubles(tls: &Tls, now: Timestamp) -> Result<Vec<Trouble>, Fault> {
+pub(crate) fn own_troubles(tls: &Tls, now: Timestamp) -> Result<Vec<Trouble>, Fault> {
     let Some(path) = &tls.cert_file else { return Ok(Vec::new()) };
     let shown = certificates(path)?;
     Ok(shown.iter().filter_map(|der| out_of_date(&Read::of(der), true, now)).collect())
 }
 
 /// Until when the whole of a chain is good.
-pub fn good_until(shown: &[CertificateDer<'_>]) -> Option<Timestamp> {
+pub(crate) fn good_until(shown: &[CertificateDer<'_>]) -> Option<Timestamp> {
     shown.iter().filter_map(|der| Read::of(der).ends).min()
 }
 

@@ -1,6 +1,6 @@
 //! TLS as the settings ask for it, for Postgres and RabbitMQ alike.
 
-pub mod chain;
+pub(crate) mod chain;
 
 use std::io;
 use std::path::Path;
@@ -32,7 +32,7 @@ pub fn install_provider() {
 
 /// What a handshake failed over, if that is what an error is of: the errors below it are looked
 /// through for what rustls says.
-pub fn trouble(error: &(dyn std::error::Error + 'static)) -> Option<Handshake> {
+pub(crate) fn trouble(error: &(dyn std::error::Error + 'static)) -> Option<Handshake> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<Error>() {
@@ -88,7 +88,7 @@ fn certificate(error: &CertificateError) -> Handshake {
 ///
 /// # Errors
 /// A file that cannot be read or holds no certificate or key: before anything connects.
-pub fn client_config(tls: &Tls) -> Result<ClientConfig, Fault> {
+pub(crate) fn client_config(tls: &Tls) -> Result<ClientConfig, Fault> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()

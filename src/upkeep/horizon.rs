@@ -19,7 +19,7 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// Every transaction before `xmin` has ended, and its commit stands before `lsn`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Point {
+pub(crate) struct Point {
     /// A transaction id, without its epoch.
     pub xmin: String,
     /// An LSN.
@@ -28,7 +28,7 @@ pub struct Point {
 
 /// How a slot stands to a [`Point`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reached {
+pub(crate) enum Reached {
     /// It has passed it: everything before was settled.
     Passed,
     /// It has not.
@@ -46,7 +46,7 @@ pub enum Reached {
 ///
 /// # Errors
 /// The connection's.
-pub async fn point(client: &Client) -> Result<Point, Fault> {
+pub(crate) async fn point(client: &Client) -> Result<Point, Fault> {
     let rows = query(client, sql::HORIZON).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     let point = Point { xmin: column(row, "xmin")?, lsn: column(row, "lsn")? };
@@ -59,7 +59,7 @@ pub async fn point(client: &Client) -> Result<Point, Fault> {
 ///
 /// # Errors
 /// The connection's.
-pub async fn reached(client: &Client, slot: &str, point: &Point) -> Result<Reached, Fault> {
+pub(crate) async fn reached(client: &Client, slot: &str, point: &Point) -> Result<Reached, Fault> {
     let variables = [("slot", slot), ("lsn", point.lsn.as_str())];
     let rows = query(client, &sql::render(sql::HORIZON_PASSED, &variables)?).await?;
     let Some(row) = rows.first() else { return Ok(Reached::NoSlot) };
@@ -76,7 +76,7 @@ pub async fn reached(client: &Client, slot: &str, point: &Point) -> Result<Reach
 ///
 /// # Errors
 /// The connection's.
-pub async fn wait(
+pub(crate) async fn wait(
     client: &Client,
     slot: &str,
     point: &Point,

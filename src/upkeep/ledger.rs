@@ -15,7 +15,7 @@ const MOST_PAGES: i64 = 12_800;
 
 /// Rows of one kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Count {
+pub(crate) struct Count {
     /// How many.
     pub rows: i64,
     /// When the oldest of them happened, by its own account.
@@ -24,7 +24,7 @@ pub struct Count {
 
 /// One table's rows. Committed are those that are there; the others add up to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Table {
+pub(crate) struct Table {
     /// `schema.table`.
     pub title: String,
     /// Counted from a sample of its pages.
@@ -43,7 +43,7 @@ pub struct Table {
 
 /// Parked events of one table in one state.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Parked {
+pub(crate) struct Parked {
     /// `schema.table`.
     pub table: String,
     /// The state.
@@ -61,7 +61,7 @@ pub struct Parked {
 ///
 /// # Errors
 /// The connection's.
-pub async fn table(
+pub(crate) async fn table(
     client: &Client,
     config: &Config,
     outbox: &Outbox,
@@ -114,7 +114,7 @@ fn scaled(rows: i64, share: f64) -> i64 {
 ///
 /// # Errors
 /// The connection's.
-pub async fn parked(client: &Client, slot: &str) -> Result<Vec<Parked>, Fault> {
+pub(crate) async fn parked(client: &Client, slot: &str) -> Result<Vec<Parked>, Fault> {
     let rows = query(client, &sql::render(sql::LEDGER_PARKED, &[("slot", slot)])?).await?;
     let one = |row| {
         Ok(Parked {

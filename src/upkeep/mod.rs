@@ -3,9 +3,9 @@
 //!
 //! **Invariant:** events go on, whatever fails here.
 
-pub mod horizon;
-pub mod ledger;
+pub(crate) mod horizon;
+pub(crate) mod ledger;
 pub(crate) mod place;
-pub mod prune;
-pub mod reconcile;
-pub mod watch;
+pub(crate) mod prune;
+pub(crate) mod reconcile;
+pub(crate) mod watch;

@@ -25,7 +25,11 @@ const REMIND: Duration = Duration::from_secs(600);
 /// # Errors
 /// Definite: the WAL is about to be full, and `guard.policy` is `stop`. Nothing else: a server
 /// that cannot be asked is tried again.
-pub async fn run(config: &Config, mut shutdown: Shutdown, board: &Board) -> Result<(), Fault> {
+pub(crate) async fn run(
+    config: &Config,
+    mut shutdown: Shutdown,
+    board: &Board,
+) -> Result<(), Fault> {
     let mut watch = Watch::new(config, board);
     loop {
         let outcome = tokio::select! {

@@ -38,7 +38,7 @@ const PINGS: u32 = 3;
 
 /// A slot just made, and what was committed before its stream begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewSlot {
+pub(crate) struct NewSlot {
     /// Where its stream begins: what was committed before is not in it, what is committed
     /// later is.
     pub consistent_lsn: PgLsn,
@@ -48,7 +48,7 @@ pub struct NewSlot {
 }
 
 /// One replication connection, before its stream.
-pub struct Wal {
+pub(crate) struct Wal {
     connection: Connection,
     slot: String,
     publication: String,
@@ -56,7 +56,7 @@ pub struct Wal {
 }
 
 /// The stream of one connection.
-pub struct WalStream {
+pub(crate) struct WalStream {
     frames: Frames<ReadHalf<Box<dyn Socket>>>,
     acknowledged: watch::Sender<u64>,
     told: Told,
@@ -69,7 +69,7 @@ impl Wal {
     ///
     /// # Errors
     /// As [`postgres::classify`].
-    pub async fn connect(config: &Postgres) -> Result<(Self, Identity), Fault> {
+    pub(crate) async fn connect(config: &Postgres) -> Result<(Self, Identity), Fault> {
         let config = &config.renewed().await;
         let (server, bound) = (ROLE.server(config), config.connect_timeout);
         let not_in = |fault| postgres::not_in(server, true, fault);
@@ -104,7 +104,7 @@ impl Wal {
     /// # Errors
     /// As [`postgres::classify`]; SQLSTATE 55P03 where a transaction took too long,
     /// and no slot is left behind then.
-    pub async fn create_slot(
+    pub(crate) async fn create_slot(
         &mut self,
         slot: &str,
         is_failover: bool,
@@ -137,7 +137,7 @@ impl Wal {
     ///
     /// # Errors
     /// As [`postgres::classify`]; SQLSTATE 55006 where another holds it.
-    pub async fn drop_slot(&mut self, slot: &str, bound: Duration) -> Result<(), Fault> {
+    pub(crate) async fn drop_slot(&mut self, slot: &str, bound: Duration) -> Result<(), Fault> {
         let name = postgres_protocol::escape::escape_identifier(slot);
         let drop = format!("DROP_REPLICATION_SLOT {name}");
         within(bound, self.connection.query(&drop)).await.map(|_| ())
@@ -149,7 +149,7 @@ impl Wal {
     ///
     /// # Errors
     /// As [`postgres::classify`]; SQLSTATE 55006 where another holds the slot.
-    pub async fn start(self, bound: Duration) -> Result<WalStream, Fault> {
+    pub(crate) async fn start(self, bound: Duration) -> Result<WalStream, Fault> {
         let Self { connection, slot, publication, wal_sender_timeout } = self;
         // The server parses the names as identifiers: unquoted, MyPub would be folded to mypub.
         let slot = postgres_protocol::escape::escape_identifier(&slot);
@@ -172,7 +172,7 @@ impl Wal {
 
 impl WalStream {
     /// The walsender's process, as the server told it.
-    pub fn pid(&self) -> Option<i32> {
+    pub(crate) fn pid(&self) -> Option<i32> {
         self.pid
     }
 
@@ -180,7 +180,7 @@ impl WalStream {
     ///
     /// # Errors
     /// The connection has ended, or its bytes are no valid message.
-    pub async fn next(&mut self) -> Result<Input, Fault> {
+    pub(crate) async fn next(&mut self) -> Result<Input, Fault> {
         loop {
             let frame = self.frames.next().await?;
             if let Some(input) = self.input(frame)? {
@@ -193,17 +193,17 @@ impl WalStream {
     ///
     /// # Errors
     /// As [`next`](Self::next).
-    pub fn next_now(&mut self) -> Option<Result<Input, Fault>> {
+    pub(crate) fn next_now(&mut self) -> Option<Result<Input, Fault>> {
         self.next().now_or_never()
     }
 
     /// Tells Postgres that everything before this LSN is safe.
-    pub fn acknowledge(&self, lsn: PgLsn) {
+    pub(crate) fn acknowledge(&self, lsn: PgLsn) {
         self.acknowledged.send_replace(lsn.into());
     }
 
     /// Ends the stream, with a last word on what is acknowledged.
-    pub async fn stop(mut self, bound: Duration) {
+    pub(crate) async fn stop(mut self, bound: Duration) {
         let farewell = async {
             self.told.is_over.notify_one();
             let mut writer = (&mut self.reporting).await.ok()??;

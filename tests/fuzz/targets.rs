@@ -7,10 +7,10 @@ use bytes::Bytes;
 use pgoutbox::config::{
     self, ColumnRef, Columns, Flags, Needs, OnFailure, Sources, Table, Template,
 };
-use pgoutbox::core::event::pgoutput::{self, Column, Tuple};
-use pgoutbox::core::event::relation::Mapping;
-use pgoutbox::core::event::{Event, Position, Row};
-use pgoutbox::core::message::{Limits, Message};
+use pgoutbox::testing::core::event::pgoutput::{self, Column, Tuple};
+use pgoutbox::testing::core::event::relation::Mapping;
+use pgoutbox::testing::core::event::{Event, Position, Row};
+use pgoutbox::testing::core::message::{Limits, Message};
 
 use crate::script::Script;
 use crate::world::World;

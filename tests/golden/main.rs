@@ -13,7 +13,7 @@ use std::fmt::Write;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use pgoutbox::core::event::pgoutput::{Cell, Message, Tuple, decode};
+use pgoutbox::testing::core::event::pgoutput::{Cell, Message, Tuple, decode};
 use proptest::prelude::*;
 
 const CAPTURES: [(u32, &str); 5] = [

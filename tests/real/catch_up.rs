@@ -8,11 +8,11 @@ use harness::postgres::{self, Postgres};
 use harness::workload::{self, Until, Workload};
 use harness::{shared, wait_until};
 use pgoutbox::config::{Config, Needs, Sources};
-use pgoutbox::core::event::pgoutput::{self, Cell, Message, StoredRow, Tuple};
 use pgoutbox::error::{Class, Fault};
-use pgoutbox::postgres::outbox_table::OutboxTable;
-use pgoutbox::slot;
-use pgoutbox::slot::catch_up::{self, CatchUp, Patience};
+use pgoutbox::testing::core::event::pgoutput::{self, Cell, Message, StoredRow, Tuple};
+use pgoutbox::testing::postgres::OutboxTable;
+use pgoutbox::testing::slot;
+use pgoutbox::testing::slot::catch_up::{self, CatchUp, Patience};
 use serde_json::Value;
 use tokio_postgres::Client;
 

@@ -21,13 +21,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use model::{Note, ParkingTable, Row};
 use pgoutbox::config::{Config, Needs, Sources};
-use pgoutbox::core::event::pgoutput::{Column, Tuple};
-use pgoutbox::core::event::relation::Mapping;
-use pgoutbox::core::event::{Position, Refusal};
-use pgoutbox::core::parked::{Aggregate, Attempt, Head, Looked, Park, Parking, State, Tried};
-use pgoutbox::operator;
-use pgoutbox::postgres::parking::ParkingStore;
-use pgoutbox::slot;
+use pgoutbox::testing::core::event::pgoutput::{Column, Tuple};
+use pgoutbox::testing::core::event::relation::Mapping;
+use pgoutbox::testing::core::event::{Position, Refusal};
+use pgoutbox::testing::core::parked::{
+    Aggregate, Attempt, Head, Looked, Park, Parking, State, Tried,
+};
+use pgoutbox::testing::operator;
+use pgoutbox::testing::postgres::ParkingStore;
+use pgoutbox::testing::slot;
 use tokio_postgres::Client;
 
 use crate::bare::uuid;
@@ -197,8 +199,8 @@ impl Pair<'_> {
 
     fn same(
         &self,
-        ours: &pgoutbox::core::parked::ParkedRow,
-        theirs: &pgoutbox::core::parked::ParkedRow,
+        ours: &pgoutbox::testing::core::parked::ParkedRow,
+        theirs: &pgoutbox::testing::core::parked::ParkedRow,
     ) -> Result<()> {
         let mut ours = ours.clone();
         ours.seq = self.seqs.get(&ours.seq).copied().unwrap_or(-1);

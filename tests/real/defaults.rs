@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use harness::pgbouncer::PgBouncer;
 use harness::shared;
 use pgoutbox::config::{Config, Needs, Sources};
-use pgoutbox::postgres::{Role, connect, query};
+use pgoutbox::testing::postgres::{Role, connect, query};
 
 use crate::bare::{arrived, ids, uuid};
 use crate::setting::{PATIENCE, Setting};
@@ -110,7 +110,7 @@ async fn insert(setting: &Setting, number: u32, topic: &str) -> Result<()> {
 
 #[tokio::test]
 async fn every_connection_has_the_settings_of_its_role() -> Result<()> {
-    pgoutbox::tls::install_provider();
+    pgoutbox::testing::install_provider();
     connections_of(Of::Role).await?;
     connections_of(Of::Database).await
 }

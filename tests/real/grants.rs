@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use harness::shared;
 use pgoutbox::config::{Config, Needs, Sources};
-use pgoutbox::slot::{self, Finding, Severity};
+use pgoutbox::testing::slot::{self, Finding, Severity};
 
 use crate::check::{hint, paste};
 use crate::setting::Setting;

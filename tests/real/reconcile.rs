@@ -8,7 +8,7 @@ use harness::relay::Relay;
 use harness::wait_for;
 use lapin::types::AMQPValue;
 use pgoutbox::config::{Config, Needs, Sources};
-use pgoutbox::upkeep::reconcile;
+use pgoutbox::testing::reconcile;
 use serde_json::Value;
 
 use crate::bare::{arrived, ids, uuid};
@@ -334,7 +334,7 @@ async fn a_round_begins_when_it_is_asked_for() -> Result<()> {
     let (_postgres, setting) = Setting::own_postgres().await?;
     let setting = setting.set("postgres.wal_sender_timeout", "1s").set("reconcile.interval", "1h");
     let _queue = setting.bound("#").await?;
-    pgoutbox::tls::install_provider();
+    pgoutbox::testing::install_provider();
     let env = [("DATABASE_URL", &setting.database_url), ("AMQP_URL", &setting.amqp_url)];
     let env = env.map(|(name, value)| (name.into(), value.as_str().into()));
     let mut config = Config::load(&Sources { env: env.into(), ..Sources::default() }, Needs::ALL)?;

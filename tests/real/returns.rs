@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use harness::consumer::{self, QueueType};
 use lapin::BasicProperties;
 use pgoutbox::config::{Config, Needs, Sources};
-use pgoutbox::core::message::Message;
-use pgoutbox::core::relay::window::{Answer, InFlight, Outcome, Return, Window};
-use pgoutbox::rabbitmq::publisher::{Publisher, Signal};
+use pgoutbox::testing::core::message::Message;
+use pgoutbox::testing::core::relay::window::{Answer, InFlight, Outcome, Return, Window};
+use pgoutbox::testing::publisher::{Publisher, Signal};
 
 use crate::setting::Setting;
 
@@ -42,7 +42,7 @@ struct Tally {
 }
 
 async fn publisher(amqp_url: &str) -> Result<Publisher> {
-    pgoutbox::tls::install_provider();
+    pgoutbox::testing::install_provider();
     let env = [("DATABASE_URL", "postgres://nobody@localhost/none"), ("AMQP_URL", amqp_url)];
     let env = env.map(|(name, value)| (name.into(), value.into()));
     let sources = Sources { env: env.into(), ..Sources::default() };

@@ -6,8 +6,8 @@ use harness::rabbitmq::Permissions;
 use harness::shared;
 use harness::workload::{self, Workload};
 use pgoutbox::config::{Config, Needs, Sources};
-use pgoutbox::slot;
-use pgoutbox::slot::catch_up;
+use pgoutbox::testing::slot;
+use pgoutbox::testing::slot::catch_up;
 
 use crate::setting::Setting;
 

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use harness::http::request;
 use harness::wait_until;
-use pgoutbox::text::is_harmful;
+use pgoutbox::testing::text::is_harmful;
 
 use crate::setting::{PATIENCE, Setting};
 

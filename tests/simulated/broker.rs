@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use pgoutbox::core::relay::window::{Answer, Return};
+use pgoutbox::testing::core::relay::window::{Answer, Return};
 
 use crate::script::Script;
 

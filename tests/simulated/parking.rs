@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pgoutbox::core::event::Position;
-use pgoutbox::core::event::pgoutput::StoredRow;
-use pgoutbox::core::parked::{
+use pgoutbox::testing::core::event::Position;
+use pgoutbox::testing::core::event::pgoutput::StoredRow;
+use pgoutbox::testing::core::parked::{
     Aggregate, Ahead, Due, Head, Looked, ParkedRow, Parking, State, Tried,
 };
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use pgoutbox::core::event::pgoutput::{Column, StoredRow, Tuple};
-use pgoutbox::core::relay::marks::Batch;
+use pgoutbox::testing::core::event::pgoutput::{Column, StoredRow, Tuple};
+use pgoutbox::testing::core::relay::marks::Batch;
 
 use crate::parking::ParkingTable;
 use crate::script::Script;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use amq_protocol::types::AMQPValue;
-use pgoutbox::core::message::{COMMIT_LSN_HEADER, INDEX_HEADER, Message};
+use pgoutbox::testing::core::message::{COMMIT_LSN_HEADER, INDEX_HEADER, Message};
 
 use crate::broker::{Broker, DEAD};
 use crate::postgres::{Event, Postgres};

@@ -8,16 +8,18 @@ use std::time::Duration;
 use pgoutbox::config::{
     Audit, AuditMode, ColumnRef, Columns, OnFailure, Parking, Piece, Table as TableConfig, Template,
 };
-use pgoutbox::core::event::{Position, Refusal};
 use pgoutbox::error::Fault;
+use pgoutbox::testing::core::event::{Position, Refusal};
 
-use pgoutbox::core::event::pgoutput;
-use pgoutbox::core::event::pgoutput::StoredRow;
-use pgoutbox::core::message::{Limits, Message};
-use pgoutbox::core::parked::{Aggregate, Head, Looked, ParkedRow};
-use pgoutbox::core::relay::marks::{Batch, Missed, Written};
-use pgoutbox::core::relay::window::Answer;
-use pgoutbox::core::relay::{CatchUp, Effect, End, Input, Memory, Relay, Resolution, Rules};
+use pgoutbox::testing::core::event::pgoutput;
+use pgoutbox::testing::core::event::pgoutput::StoredRow;
+use pgoutbox::testing::core::message::{Limits, Message};
+use pgoutbox::testing::core::parked::{Aggregate, Head, Looked, ParkedRow};
+use pgoutbox::testing::core::relay::marks::{Batch, Missed, Written};
+use pgoutbox::testing::core::relay::window::Answer;
+use pgoutbox::testing::core::relay::{
+    CatchUp, Effect, End, Input, Memory, Relay, Resolution, Rules,
+};
 
 use crate::broker::{Broker, Connection, DEAD, Sent};
 use crate::postgres::{Frame, Marking, MarksWritten, Postgres, Row, Table, Walsender, What};
@@ -804,7 +806,7 @@ impl World {
         self.ledger.check_delivered(&self.postgres, &parked, delivered, "remembered position");
         let catch_up = self.postgres.catch_up().map(|lsn| CatchUp::new(lsn.into()));
         for (n, row) in self.postgres.listed(0, usize::MAX) {
-            if row.tuple.len() > self.body_limit {
+            if row.tuple.size() > self.body_limit {
                 self.ledger.oversized.insert(usize::try_from(n).unwrap());
             }
         }

@@ -25,7 +25,7 @@ use greeting::{Kind, greet};
 #[command(
     after_help = "Examples:\n  pgoutbox check\n  pgoutbox check --json | jq '.findings[] | select(.severity == \"error\")'"
 )]
-pub struct Args {
+pub(super) struct Args {
     /// As JSON
     #[arg(long)]
     pub json: bool,
@@ -38,7 +38,7 @@ pub struct Args {
 ///
 /// # Errors
 /// The configuration is wrong. A server that cannot be reached is a finding.
-pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
+pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let config = Config::load(sources, Needs::ALL)?;
     let findings = look(&config).await;
     let worst = findings.iter().map(|finding| finding.severity).min();

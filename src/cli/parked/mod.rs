@@ -24,7 +24,7 @@ use crate::output;
     pgoutbox parked show --seq 7\n  pgoutbox parked retry --aggregate order/7\n  \
     pgoutbox parked discard --id 0191… --note 'duplicate, see TICKET-1'"
 )]
-pub struct Args {
+pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -176,7 +176,7 @@ impl Which {
 ///
 /// # Errors
 /// Postgres cannot be asked, or the arguments are wrong.
-pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
+pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let config = Config::load(sources, Needs::POSTGRES)?;
     match &args.command {
         Command::List(args) => list::run(args, &config).await.map(|()| true),

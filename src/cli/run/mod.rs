@@ -35,7 +35,7 @@ const LATE: Duration = Duration::from_secs(5);
 /// # Errors
 /// What only a person can fix, or a drain that was not done in time. Where the log is JSON
 /// the fault is its last line, and the exit code the fault's.
-pub async fn run(sources: &Sources) -> Result<u8, Fault> {
+pub(super) async fn run(sources: &Sources) -> Result<u8, Fault> {
     let (config, explained) = load(sources, Needs::ALL)?;
     let log = Log::start(&config.log)?;
     let is_json = config.log.is_json;

@@ -29,7 +29,7 @@ use crate::upkeep::ledger::{self, Parked};
 #[command(
     after_help = "Examples:\n  pgoutbox status\n  pgoutbox status --watch\n  pgoutbox status --json | jq .slot.retained_wal_bytes"
 )]
-pub struct Args {
+pub(super) struct Args {
     /// As JSON
     #[arg(long, conflicts_with = "watch")]
     pub json: bool,
@@ -62,7 +62,7 @@ pub(super) struct Progress {
 ///
 /// # Errors
 /// Postgres cannot be asked, or the configuration is wrong.
-pub async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
+pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let config = Config::load(sources, Needs::POSTGRES)?;
     if args.watch {
         return watch::run(&config).await;

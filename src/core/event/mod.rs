@@ -1,8 +1,8 @@
 //! One outbox row, decoded: borrowed from the tuple it came in.
 
-pub mod pgoutput;
-pub mod relation;
-pub mod stored;
+pub(crate) mod pgoutput;
+pub(crate) mod relation;
+pub(crate) mod stored;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +14,7 @@ use crate::core::event::pgoutput::{Cell, Tuple};
 use crate::core::event::relation::{Mapping, Pattern, PatternPiece, PayloadKind, TimeKind};
 
 /// Microseconds from 1970 to 2000, where Postgres' time starts.
-pub const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
+pub(crate) const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// The last second of the year 9999. Clients that are told a later one give the connection up.
 const LAST_SECOND: u64 = 253_402_300_799;
@@ -31,13 +31,13 @@ pub struct Position {
 
 impl Position {
     /// Before every event.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::after_commit(PgLsn::from(0))
     }
 
     /// Behind the last event of the commit that ends here: the next commit record cannot
     /// start before it.
-    pub fn after_commit(end_lsn: PgLsn) -> Self {
+    pub(crate) fn after_commit(end_lsn: PgLsn) -> Self {
         Self { commit_lsn: end_lsn, index: 0 }
     }
 }
@@ -81,18 +81,18 @@ impl<'a> Row<'a> {
     }
 
     /// The type of its aggregate, where it can be read.
-    pub fn aggregate_type(&self, mapping: &Mapping) -> Option<&'a str> {
+    pub(crate) fn aggregate_type(&self, mapping: &Mapping) -> Option<&'a str> {
         self.optional("aggregate_type", mapping.aggregate_type).ok().flatten()
     }
 
     /// The id of its aggregate, where it can be read.
-    pub fn aggregate_id(&self, mapping: &Mapping) -> Option<&'a str> {
+    pub(crate) fn aggregate_id(&self, mapping: &Mapping) -> Option<&'a str> {
         self.optional("aggregate_id", mapping.aggregate_id).ok().flatten()
     }
 
     /// The `traceparent` and `tracestate` that its message has, where they are text: those of its
     /// headers go before the columns.
-    pub fn trace(&self, mapping: &Mapping) -> [Option<Cow<'a, str>>; 2] {
+    pub(crate) fn trace(&self, mapping: &Mapping) -> [Option<Cow<'a, str>>; 2] {
         let headers = self.optional("headers", mapping.headers).ok().flatten();
         // Hardly any row has them there, and the object need not be read for it.
         let headers = headers.filter(|json| json.contains("\"trace"));
@@ -110,8 +110,6 @@ impl<'a> Row<'a> {
 /// One outbox row.
 #[derive(Debug)]
 pub struct Event<'a> {
-    /// Which of the configured tables it came from.
-    pub table: usize,
     /// Its id, the `message_id` of its message.
     pub id: &'a str,
     /// The type of its aggregate.
@@ -142,7 +140,6 @@ impl<'a> Event<'a> {
     /// A value that cannot be read.
     pub fn read(mapping: &Mapping, row: Row<'a>, commit_time: i64) -> Result<Self, Refusal> {
         Ok(Self {
-            table: mapping.table,
             id: event_id(mapping, row)?,
             aggregate_type: row.optional("aggregate_type", mapping.aggregate_type)?,
             aggregate_id: row.optional("aggregate_id", mapping.aggregate_id)?,
@@ -164,7 +161,7 @@ impl<'a> Event<'a> {
 ///
 /// # Errors
 /// There is none.
-pub fn event_id<'a>(mapping: &Mapping, row: Row<'a>) -> Result<&'a str, Refusal> {
+pub(crate) fn event_id<'a>(mapping: &Mapping, row: Row<'a>) -> Result<&'a str, Refusal> {
     row.text("id", mapping.id)?.ok_or_else(|| Refusal::unreadable("id", "it is NULL"))
 }
 
@@ -222,7 +219,7 @@ fn timestamp(mapping: &Mapping, row: Row<'_>, commit_time: i64) -> Result<u64, R
 ///
 /// # Errors
 /// No alternative has all its columns set.
-pub fn expand(
+pub(crate) fn expand(
     setting: &'static str,
     pattern: &Pattern,
     row: Row<'_>,
@@ -320,7 +317,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// A value that cannot be read.
-    pub fn unreadable(field: &'static str, why: impl Into<String>) -> Self {
+    pub(crate) fn unreadable(field: &'static str, why: impl Into<String>) -> Self {
         Self::Unreadable { field, why: why.into() }
     }
 
@@ -341,7 +338,7 @@ impl Refusal {
     }
 
     /// How to fix it.
-    pub fn hint(&self) -> &'static str {
+    pub(crate) fn hint(&self) -> &'static str {
         match self {
             Self::Unreadable { .. } | Self::ForbiddenHeader { .. } => {
                 "correct how the application writes such rows"

@@ -166,13 +166,8 @@ impl Tuple {
     }
 
     /// Its size in bytes.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.0.len()
-    }
-
-    /// Likewise: there is nothing in it.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     /// Finds the columns. `cells` is emptied first; its allocation is reused.
@@ -213,7 +208,7 @@ impl Tuple {
     }
 
     /// The same cell without the spaces at its end.
-    pub fn without_padding(&self, cell: Cell) -> Cell {
+    pub(crate) fn without_padding(&self, cell: Cell) -> Cell {
         let (Cell::Text { start, .. }, Some(text)) = (cell, self.text(cell)) else { return cell };
         let filled = text.iter().rev().take_while(|byte| **byte == b' ').count();
         Cell::Text { start, end: start + text.len() - filled }

@@ -210,7 +210,7 @@ impl Mapping {
     ///
     /// # Errors
     /// Bytes that are no row of it.
-    pub fn read(&self, tuple: &Tuple, cells: &mut Vec<Cell>) -> Result<(), String> {
+    pub(crate) fn read(&self, tuple: &Tuple, cells: &mut Vec<Cell>) -> Result<(), String> {
         tuple.read_into(cells).map_err(|error| error.to_string())?;
         let (columns, width) = (cells.len(), self.columns.len());
         if columns != width {
@@ -333,7 +333,7 @@ impl Finder<'_> {
 
 /// What the relay knows of a relation of the stream.
 #[derive(Debug, Clone)]
-pub enum Relation {
+pub(crate) enum Relation {
     /// An outbox table, or a partition of one.
     Outbox(Arc<Mapping>),
     /// Another table that the publication covers: its rows are counted and passed over.
@@ -342,7 +342,7 @@ pub enum Relation {
 
 /// The relations announced on this connection, by oid.
 #[derive(Debug, Default)]
-pub struct Relations {
+pub(crate) struct Relations {
     known: HashMap<u32, Relation>,
     /// Types that are not built in, and of what built-in type they are made.
     bases: HashMap<u32, u32>,
@@ -350,13 +350,13 @@ pub struct Relations {
 
 impl Relations {
     /// The relation of a row, where it was announced.
-    pub fn find(&self, oid: u32) -> Option<&Relation> {
+    pub(crate) fn find(&self, oid: u32) -> Option<&Relation> {
         self.known.get(&oid)
     }
 
     /// Takes in what a type is made of, as the stream tells it before each relation that has it:
     /// of a domain that is the type at the bottom, of any other type the type itself.
-    pub fn made_of(&mut self, oid: u32, schema: &str, name: &str) {
+    pub(crate) fn made_of(&mut self, oid: u32, schema: &str, name: &str) {
         if schema != "pg_catalog" {
             return;
         }
@@ -367,7 +367,7 @@ impl Relations {
     }
 
     /// Replaces the types of domains by those that they are made of.
-    pub fn resolve_types(&self, relation: &mut RelationMessage) {
+    pub(crate) fn resolve_types(&self, relation: &mut RelationMessage) {
         for column in &mut relation.columns {
             if let Some(base) = self.bases.get(&column.type_oid) {
                 column.type_oid = *base;
@@ -376,17 +376,17 @@ impl Relations {
     }
 
     /// The relation was announced in another shape, and is not known.
-    pub fn remove(&mut self, oid: u32) {
+    pub(crate) fn remove(&mut self, oid: u32) {
         self.known.remove(&oid);
     }
 
     /// Takes in an announced shape; it replaces an earlier one of the same oid.
-    pub fn insert(&mut self, oid: u32, relation: Relation) {
+    pub(crate) fn insert(&mut self, oid: u32, relation: Relation) {
         self.known.insert(oid, relation);
     }
 }
 
 /// Which configured table a relation is, where that can be told from its name.
-pub fn table_named(tables: &[Table], message: &RelationMessage) -> Option<usize> {
+pub(crate) fn table_named(tables: &[Table], message: &RelationMessage) -> Option<usize> {
     tables.iter().position(|table| table.schema == message.schema && table.name == message.name)
 }

@@ -9,7 +9,7 @@ use crate::core::event::{Event, Position, Refusal, Row};
 use crate::core::message::{Limits, Message};
 
 /// Reads rows of one shape of one table.
-pub struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     table: &'a Table,
     mapping: Mapping,
     cells: Vec<Cell>,
@@ -17,7 +17,7 @@ pub struct Reader<'a> {
 
 /// An event and its message.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Built {
+pub(crate) struct Built {
     /// Its id.
     pub id: String,
     /// Its message.
@@ -29,7 +29,11 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// Every field that is missing or of a wrong type, one line each.
-    pub fn new(number: usize, table: &'a Table, columns: &[Column]) -> Result<Self, Vec<String>> {
+    pub(crate) fn new(
+        number: usize,
+        table: &'a Table,
+        columns: &[Column],
+    ) -> Result<Self, Vec<String>> {
         let mapping = Mapping::compile(number, table, columns, false)?;
         Ok(Self { table, mapping, cells: Vec::new() })
     }
@@ -38,7 +42,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// What the row, AMQP or the broker cannot take.
-    pub fn build(
+    pub(crate) fn build(
         &mut self,
         tuple: &Tuple,
         commit_time: i64,
@@ -58,7 +62,7 @@ impl<'a> Reader<'a> {
 ///
 /// # Errors
 /// Why it cannot be read or sent.
-pub fn build(
+pub(crate) fn build(
     tables: &[Table],
     row: &StoredRow,
     position: Position,
@@ -73,6 +77,6 @@ pub fn build(
 }
 
 /// The headers of a message.
-pub fn headers(message: &Message) -> FieldTable {
+pub(crate) fn headers(message: &Message) -> FieldTable {
     message.properties().headers().clone().unwrap_or_default()
 }

@@ -152,7 +152,6 @@ mod tests {
             let headers: BTreeMap<String, Value> = headers.into_iter().collect();
             let object = serde_json::to_string(&headers).unwrap();
             let event = Event {
-                table: 0,
                 id: "a",
                 aggregate_type: aggregate.as_deref(),
                 aggregate_id: aggregate.as_deref(),

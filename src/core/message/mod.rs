@@ -27,22 +27,22 @@ pub const COMMIT_LSN_HEADER: &str = "pgoutbox-commit-lsn";
 /// Numbers the events of one commit, from 0.
 pub const INDEX_HEADER: &str = "pgoutbox-index";
 /// On what an operator or reconciliation sent once more; such a message has no position.
-pub const REPLAYED_HEADER: &str = "pgoutbox-replayed";
+pub(crate) const REPLAYED_HEADER: &str = "pgoutbox-replayed";
 /// The type of the event's aggregate.
-pub const AGGREGATE_TYPE_HEADER: &str = "aggregate_type";
+pub(crate) const AGGREGATE_TYPE_HEADER: &str = "aggregate_type";
 /// The id of the event's aggregate.
-pub const AGGREGATE_ID_HEADER: &str = "aggregate_id";
+pub(crate) const AGGREGATE_ID_HEADER: &str = "aggregate_id";
 
 /// Of a dead letter: why it could not be delivered, in a word.
-pub const REASON_HEADER: &str = "pgoutbox-reason";
+pub(crate) const REASON_HEADER: &str = "pgoutbox-reason";
 /// Likewise, in full.
-pub const ERROR_HEADER: &str = "pgoutbox-error";
+pub(crate) const ERROR_HEADER: &str = "pgoutbox-error";
 /// Of a dead letter: the event's table.
-pub const TABLE_HEADER: &str = "pgoutbox-table";
+pub(crate) const TABLE_HEADER: &str = "pgoutbox-table";
 /// Of a dead letter: the exchange it should have gone to.
-pub const EXCHANGE_HEADER: &str = "pgoutbox-exchange";
+pub(crate) const EXCHANGE_HEADER: &str = "pgoutbox-exchange";
 /// Likewise, the routing key.
-pub const ROUTING_KEY_HEADER: &str = "pgoutbox-routing-key";
+pub(crate) const ROUTING_KEY_HEADER: &str = "pgoutbox-routing-key";
 
 /// AMQP's persistent delivery mode.
 const PERSISTENT: u8 = 2;
@@ -140,7 +140,7 @@ impl Message {
     }
 
     /// Exchange and routing key as they stand in a publish.
-    pub fn names_bytes(&self) -> &[u8] {
+    pub(crate) fn names_bytes(&self) -> &[u8] {
         self.head.get(..self.properties_at).unwrap_or_default()
     }
 
@@ -165,7 +165,7 @@ impl Message {
     }
 
     /// Its `timestamp`, in seconds since 1970.
-    pub fn timestamp(&self) -> Option<u64> {
+    pub(crate) fn timestamp(&self) -> Option<u64> {
         self.timestamp
     }
 
@@ -180,7 +180,7 @@ impl Message {
     ///
     /// # Errors
     /// What AMQP cannot take.
-    pub fn replayed(self) -> Result<Self, Refusal> {
+    pub(crate) fn replayed(self) -> Result<Self, Refusal> {
         let positions = [COMMIT_LSN_HEADER, INDEX_HEADER];
         let properties = self.properties();
         let mut headers = FieldTable::default();
@@ -196,7 +196,7 @@ impl Message {
 }
 
 /// The place that the headers of one of our messages say.
-pub fn position_in(headers: &FieldTable) -> Option<Position> {
+pub(crate) fn position_in(headers: &FieldTable) -> Option<Position> {
     let value = |name: &str| headers.inner().get(name);
     let commit_lsn = match value(COMMIT_LSN_HEADER)? {
         AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok()?.parse().ok()?,
@@ -212,7 +212,7 @@ pub fn position_in(headers: &FieldTable) -> Option<Position> {
 
 /// What a dead letter is made of, besides the message.
 #[derive(Debug)]
-pub struct Letter<'a> {
+pub(crate) struct Letter<'a> {
     /// The dead-letter exchange.
     pub exchange: &'a str,
     /// Its routing key there; the message's own, or else the table's name, where there is none.
@@ -233,7 +233,7 @@ impl Message {
     ///
     /// # Errors
     /// What AMQP or the broker cannot take.
-    pub fn dead_letter(
+    pub(crate) fn dead_letter(
         message: Option<Self>,
         why: &Refusal,
         letter: Letter<'_>,

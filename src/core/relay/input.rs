@@ -259,7 +259,7 @@ pub struct Stuck {
 
 impl Stuck {
     /// The fault as an operator reads it.
-    pub fn fault(&self) -> Fault {
+    pub(crate) fn fault(&self) -> Fault {
         let Self { table, id, position, refusal, is_systemic } = self;
         let what =
             format!("event {id} of {table} (commit {position}) cannot be delivered: {refusal}");

@@ -266,7 +266,7 @@ impl Lanes {
     pub(super) fn wait(&mut self, key: &str, arrival: Arrival) {
         if let Some(lane) = self.lanes.get_mut(key) {
             self.waiting += 1;
-            self.bytes += arrival.tuple.len();
+            self.bytes += arrival.tuple.size();
             lane.waiting.push_back(arrival);
         }
     }
@@ -287,7 +287,7 @@ impl Lanes {
         }
         let waiting = std::mem::take(&mut lane.waiting);
         self.waiting -= waiting.len();
-        self.bytes -= waiting.iter().map(|arrival| arrival.tuple.len()).sum::<usize>();
+        self.bytes -= waiting.iter().map(|arrival| arrival.tuple.size()).sum::<usize>();
         waiting
     }
 
@@ -298,7 +298,7 @@ impl Lanes {
         match &next {
             Next::Arrival(arrival) => {
                 self.waiting -= 1;
-                self.bytes -= arrival.tuple.len();
+                self.bytes -= arrival.tuple.size();
             }
             Next::Free => {
                 self.lanes.remove(key);

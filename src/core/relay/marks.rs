@@ -66,7 +66,7 @@ pub struct Origin {
 
 /// Many of them, as `mark_side_table.sql` takes them.
 #[derive(Debug, Default)]
-pub struct Origins<'a> {
+pub(crate) struct Origins<'a> {
     xids: Vec<Option<i64>>,
     xid_ends: Vec<Option<i64>>,
     times: Vec<Option<&'a str>>,
@@ -86,7 +86,7 @@ impl<'a> FromIterator<&'a Origin> for Origins<'a> {
 
 impl Origins<'_> {
     /// The parameters of the statement, behind the ids.
-    pub fn parameters(&self) -> [&(dyn ToSql + Sync); 3] {
+    pub(crate) fn parameters(&self) -> [&(dyn ToSql + Sync); 3] {
         [&self.xids, &self.xid_ends, &self.times]
     }
 }
@@ -122,7 +122,7 @@ pub struct Mark {
 
 impl Mark {
     /// A mark that was not tried yet.
-    pub fn new(number: u64, table: usize, id: String, xid: Option<u32>) -> Self {
+    pub(crate) fn new(number: u64, table: usize, id: String, xid: Option<u32>) -> Self {
         Self {
             number,
             table,
@@ -141,41 +141,41 @@ impl Mark {
 
     /// The mark of an event that happened at this time.
     #[must_use]
-    pub fn at(self, seconds: Option<u64>) -> Self {
+    pub(crate) fn at(self, seconds: Option<u64>) -> Self {
         Self { seconds, ..self }
     }
 
     /// The mark of the row with this origin.
     #[must_use]
-    pub fn from(self, origin: Origin) -> Self {
+    pub(crate) fn from(self, origin: Origin) -> Self {
         Self { origin, ..self }
     }
 
     /// The mark of the event at this place.
     #[must_use]
-    pub fn of(self, position: Position) -> Self {
+    pub(crate) fn of(self, position: Position) -> Self {
         Self { position, ..self }
     }
 
     /// The mark of an event that an earlier session settled.
     #[must_use]
-    pub fn repeated(self) -> Self {
+    pub(crate) fn repeated(self) -> Self {
         Self { is_repeat: true, ..self }
     }
 
     /// It could not be written before.
-    pub fn is_retry(&self) -> bool {
+    pub(crate) fn is_retry(&self) -> bool {
         self.tries > 0
     }
 
     /// Why the server refused it the last time; `None` where it did not.
-    pub fn refused(&self) -> Option<&Arc<MarkError>> {
+    pub(crate) fn refused(&self) -> Option<&Arc<MarkError>> {
         self.refused.as_ref()
     }
 
     /// It is not to be written together with others: one that was refused would be again, and takes
     /// those along that are written in the same statement.
-    pub fn goes_apart(&self) -> bool {
+    pub(crate) fn goes_apart(&self) -> bool {
         self.refused.is_some() || self.is_suspected
     }
 }
@@ -231,7 +231,7 @@ struct Missing {
 
 /// How long marks may wait; see [`Audit`](crate::config::Audit).
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub(crate) struct Patience {
     /// A mark that cannot be written holds the LSN for so long …
     pub hold: Duration,
     /// … and is tried for so long.
@@ -240,7 +240,7 @@ pub struct Patience {
 
 /// The marks of one session.
 #[derive(Debug)]
-pub struct Marks {
+pub(crate) struct Marks {
     patience: Patience,
     pending: VecDeque<Mark>,
     /// They are not in the order of their numbers: events may settle in another.
@@ -260,7 +260,7 @@ pub struct Marks {
 
 impl Marks {
     /// No marks wait.
-    pub fn new(patience: Patience) -> Self {
+    pub(crate) fn new(patience: Patience) -> Self {
         Self {
             patience,
             pending: VecDeque::new(),
@@ -276,7 +276,7 @@ impl Marks {
     }
 
     /// An event is settled: it gets its mark.
-    pub fn push(&mut self, mark: Mark) {
+    pub(crate) fn push(&mut self, mark: Mark) {
         let last = self.pending.back().map(|last| last.number);
         self.is_shuffled &= last.is_some();
         self.is_shuffled |= last.is_some_and(|last| last > mark.number);
@@ -292,38 +292,39 @@ impl Marks {
 
     /// A parked event is delivered: its mark is written together with its leaving the parking,
     /// after which nobody would know of it. No LSN waits for it.
-    pub fn push_urgent(&mut self, mark: Mark) {
+    pub(crate) fn push_urgent(&mut self, mark: Mark) {
         self.urgent.push(mark);
     }
 
     /// Marks that wait for their first try.
-    pub fn pending(&self) -> usize {
+    pub(crate) fn pending(&self) -> usize {
         self.pending.len()
     }
 
     /// A batch is being written.
-    pub fn is_writing(&self) -> bool {
+    pub(crate) fn is_writing(&self) -> bool {
         self.in_flight.is_some()
     }
 
     /// Marks given up so far: the row stays unmarked although its event was delivered.
-    pub fn given_up(&self) -> u64 {
+    pub(crate) fn given_up(&self) -> u64 {
         self.given_up
     }
 
     /// Marks that were given up since the last call.
-    pub fn take_given_up(&mut self) -> Vec<Mark> {
+    pub(crate) fn take_given_up(&mut self) -> Vec<Mark> {
         std::mem::take(&mut self.untold)
     }
 
     /// Marks that could not be written yet.
-    pub fn missing(&self) -> usize {
+    #[cfg(test)]
+    fn missing(&self) -> usize {
         self.missing.len()
     }
 
     /// So many could not be written, and hold the LSN, that more should not be settled. Those
     /// that hold it no longer stop nobody: a table that takes no marks is not to stop the others.
-    pub fn is_crowded(&self) -> bool {
+    pub(crate) fn is_crowded(&self) -> bool {
         self.is_crowded
     }
 
@@ -335,7 +336,7 @@ impl Marks {
 
     /// Nothing waits to be written, to be tried again or to reach the disk. What has been
     /// tried for longer than it may hold the LSN does not hold up the end of a session either.
-    pub fn is_idle(&self, now: Duration) -> bool {
+    pub(crate) fn is_idle(&self, now: Duration) -> bool {
         let is_held = |missing: &Missing| now < missing.since + self.patience.hold;
         self.through(now) == u64::MAX
             && self.in_flight.is_none()
@@ -344,24 +345,24 @@ impl Marks {
     }
 
     /// Something is written and not known to be on disk.
-    pub fn is_unflushed(&self) -> bool {
+    pub(crate) fn is_unflushed(&self) -> bool {
         !self.unflushed.is_empty()
     }
 
     /// When the next mark is to be tried again.
-    pub fn next_try(&self) -> Option<Duration> {
+    pub(crate) fn next_try(&self) -> Option<Duration> {
         self.missing.iter().map(|missing| missing.next_try).min()
     }
 
     /// When a mark stops holding the LSN.
-    pub fn next_release(&self, now: Duration) -> Option<Duration> {
+    pub(crate) fn next_release(&self, now: Duration) -> Option<Duration> {
         let releases = self.missing.iter().map(|missing| missing.since + self.patience.hold);
         releases.filter(|at| *at > now).min()
     }
 
     /// Takes up to `limit` marks to be written now: those due again first, for they are older,
     /// but leaving half of the room to new ones.
-    pub fn take(&mut self, now: Duration, limit: usize) -> Vec<Mark> {
+    pub(crate) fn take(&mut self, now: Duration, limit: usize) -> Vec<Mark> {
         debug_assert!(self.in_flight.is_none(), "one batch at a time");
         self.count_crowd(now);
         let due = self.missing.extract_if(.., |missing| missing.next_try <= now);
@@ -374,7 +375,7 @@ impl Marks {
     }
 
     /// Takes in what became of a batch.
-    pub fn written(&mut self, now: Duration, written: Written) {
+    pub(crate) fn written(&mut self, now: Duration, written: Written) {
         self.in_flight = None;
         if !written.batch.marks.is_empty() {
             self.unflushed.push((lowest(&written.batch.marks), written.written_lsn));
@@ -427,12 +428,12 @@ impl Marks {
     }
 
     /// The WAL is on disk up to here.
-    pub fn flushed(&mut self, lsn: PgLsn) {
+    pub(crate) fn flushed(&mut self, lsn: PgLsn) {
         self.unflushed.retain(|(_, written)| *written > lsn);
     }
 
     /// Every event before this number has its mark safe, or has waited for it long enough.
-    pub fn through(&self, now: Duration) -> u64 {
+    pub(crate) fn through(&self, now: Duration) -> u64 {
         let held = self.missing.iter().filter(|missing| now < missing.since + self.patience.hold);
         let open = [
             self.lowest_pending(),

@@ -7,10 +7,10 @@
 //! knows who has to wait for whom; `parked` follows what stands in the parking; `watch` keeps
 //! the deadlines; `view` shows how it all stands, `spans` what became of each try.
 
-pub mod marks;
-pub mod progress;
-pub mod retry;
-pub mod window;
+pub(crate) mod marks;
+pub(crate) mod progress;
+pub(crate) mod retry;
+pub(crate) mod window;
 mod arrival;
 mod input;
 mod intake;
@@ -28,9 +28,10 @@ use std::time::Duration;
 
 use postgres_types::PgLsn;
 
-pub use input::{Effect, End, Input, Memory, Resolution, Rules, Stuck};
+pub(crate) use input::Stuck;
+pub use input::{Effect, End, Input, Memory, Resolution, Rules};
 pub use intake::CatchUp;
-pub use view::{Doing, View};
+pub(crate) use view::{Doing, View};
 
 use arrival::{Published, Ready};
 use intake::Shapes;
@@ -181,7 +182,7 @@ impl Relay {
     /// Progress that is not in the progress row yet, for a session that ended in a fault: the
     /// next process would publish those events again. Their marks are written when the slot
     /// brings them again.
-    pub fn unrecorded_progress(&self) -> Option<Batch> {
+    pub(crate) fn unrecorded_progress(&self) -> Option<Batch> {
         let position = self.safe_position();
         (position > self.recorded_position.max(self.memory.delivered)).then(|| Batch {
             marks: Vec::new(),
@@ -202,7 +203,7 @@ impl Relay {
     }
 
     /// The last LSN acknowledged.
-    pub fn acknowledged(&self) -> PgLsn {
+    pub(crate) fn acknowledged(&self) -> PgLsn {
         self.progress.acknowledged()
     }
 
@@ -329,7 +330,11 @@ impl Relay {
     ///
     /// # Errors
     /// The session has ended.
-    pub fn follow_up(&mut self, now: Duration, effects: &mut Vec<Effect>) -> Result<(), End> {
+    pub(crate) fn follow_up(
+        &mut self,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), End> {
         self.watch(now)?;
         if self.ending.is_some() || self.paused_by.is_some() {
             self.withdraw_ready(now);
@@ -384,7 +389,7 @@ impl Relay {
     }
 
     /// Everything that was committed before this LSN was received, and is done with.
-    pub fn has_passed(&self, now: Duration, lsn: PgLsn) -> bool {
+    pub(crate) fn has_passed(&self, now: Duration, lsn: PgLsn) -> bool {
         self.progress.received_lsn() >= lsn
             && self.progress.settled() == self.progress.received()
             && self.is_recorded()

@@ -31,7 +31,7 @@ struct Open {
 
 /// How far the stream has come.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     settled: u64,
     /// Events received behind the last that is settled with all before it.
     open: VecDeque<Open>,
@@ -47,7 +47,7 @@ pub struct Progress {
 
 impl Progress {
     /// At the start of a session, with everything before `position` settled by an earlier one.
-    pub fn new(position: Position) -> Self {
+    pub(crate) fn new(position: Position) -> Self {
         Self {
             settled: 0,
             open: VecDeque::new(),
@@ -61,19 +61,19 @@ impl Progress {
     }
 
     /// Takes in an event; returns its number, from 0.
-    pub fn receive(&mut self, position: Position) -> u64 {
+    pub(crate) fn receive(&mut self, position: Position) -> u64 {
         let number = self.received();
         self.open.push_back(Open { position, is_settled: false });
         number
     }
 
     /// Events received.
-    pub fn received(&self) -> u64 {
+    pub(crate) fn received(&self) -> u64 {
         self.settled + u64::try_from(self.open.len()).unwrap_or(u64::MAX)
     }
 
     /// An event has its final outcome.
-    pub fn settle(&mut self, number: u64) {
+    pub(crate) fn settle(&mut self, number: u64) {
         let at = number.checked_sub(self.settled).and_then(|at| usize::try_from(at).ok());
         let open = at.and_then(|at| self.open.get_mut(at));
         debug_assert!(
@@ -93,7 +93,7 @@ impl Progress {
     }
 
     /// A row here is left to be delivered in another way: no place behind it counts, and no LSN.
-    pub fn leave(&mut self, position: Position) {
+    pub(crate) fn leave(&mut self, position: Position) {
         self.left.get_or_insert(position);
     }
 
@@ -102,24 +102,24 @@ impl Progress {
     }
 
     /// Events settled, with all before them.
-    pub fn settled(&self) -> u64 {
+    pub(crate) fn settled(&self) -> u64 {
         self.settled
     }
 
     /// Everything before this place is settled.
-    pub fn position(&self) -> Position {
+    pub(crate) fn position(&self) -> Position {
         self.left.map_or(self.position, |left| left.min(self.position))
     }
 
     /// Takes in the end of a transaction. `next_check` is the number of the next check to begin.
-    pub fn commit(&mut self, end_lsn: PgLsn, next_check: u64) {
+    pub(crate) fn commit(&mut self, end_lsn: PgLsn, next_check: u64) {
         self.commits.push_back((self.received(), end_lsn));
         self.pass_commits();
         self.push(end_lsn, next_check);
     }
 
     /// Takes in a keepalive.
-    pub fn barrier(&mut self, wal_end: PgLsn, next_check: u64) {
+    pub(crate) fn barrier(&mut self, wal_end: PgLsn, next_check: u64) {
         self.push(wal_end, next_check);
     }
 
@@ -147,7 +147,7 @@ impl Progress {
     }
 
     /// An LSN whose events are all settled waits to be acknowledged.
-    pub fn is_settled_point_waiting(&self) -> bool {
+    pub(crate) fn is_settled_point_waiting(&self) -> bool {
         let is_waiting =
             |point: &Point| point.after <= self.settled && !self.is_behind_left(point.lsn);
         self.points.front().is_some_and(is_waiting)
@@ -156,7 +156,7 @@ impl Progress {
     /// The LSN to acknowledge now, if it is a new one: all events before it are settled, all
     /// marks through event `marked_through` are safe, and check `passed` found the publication
     /// as it should be.
-    pub fn acknowledge(&mut self, marked_through: u64, passed: u64) -> Option<PgLsn> {
+    pub(crate) fn acknowledge(&mut self, marked_through: u64, passed: u64) -> Option<PgLsn> {
         let done = self.settled.min(marked_through);
         let mut reached = None;
         while let Some(point) = self.points.front() {
@@ -173,12 +173,12 @@ impl Progress {
     }
 
     /// The last LSN acknowledged on this connection; 0/0 before the first.
-    pub fn acknowledged(&self) -> PgLsn {
+    pub(crate) fn acknowledged(&self) -> PgLsn {
         self.acknowledged
     }
 
     /// The last LSN received on this connection that may be acknowledged at all.
-    pub fn received_lsn(&self) -> PgLsn {
+    pub(crate) fn received_lsn(&self) -> PgLsn {
         self.received_lsn
     }
 }

@@ -9,7 +9,7 @@ use crate::core::parked::State;
 
 /// Where an event stands after so many tries. The pause doubles with each try, less a part of
 /// up to half, by the event: what was parked together should not come back together.
-pub fn after_tries(rules: &Parking, attempts: u32, position: Position) -> State {
+pub(crate) fn after_tries(rules: &Parking, attempts: u32, position: Position) -> State {
     if attempts >= rules.max_attempts {
         return State::Failed;
     }
@@ -48,7 +48,7 @@ pub struct Budget {
 
 impl Budget {
     /// One more may be parked, and counts.
-    pub fn take(&mut self, now: Duration, rules: &Parking, event: Position) -> bool {
+    pub(crate) fn take(&mut self, now: Duration, rules: &Parking, event: Position) -> bool {
         if self.counted.is_some_and(|counted| event <= counted) {
             return true;
         }
@@ -65,13 +65,13 @@ impl Budget {
     }
 
     /// Something was delivered: the broker takes messages after all.
-    pub fn renew(&mut self) {
+    pub(crate) fn renew(&mut self) {
         *self = Self::default();
     }
 
     /// For the next session, whose clock begins again.
     #[must_use]
-    pub fn rebased(self, now: Duration) -> Self {
+    pub(crate) fn rebased(self, now: Duration) -> Self {
         let spent_until = self.spent_until.map(|until| until.saturating_sub(now));
         Self { spent_until, ..self }
     }

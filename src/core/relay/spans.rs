@@ -14,12 +14,12 @@ const NAME_BYTES: usize = 255;
 
 impl Relay {
     /// Spans are wanted from here on.
-    pub fn make_spans(&mut self) {
+    pub(crate) fn make_spans(&mut self) {
         self.spans = Some(Vec::new());
     }
 
     /// Spans made since this was asked last.
-    pub fn take_spans(&mut self) -> Vec<Span> {
+    pub(crate) fn take_spans(&mut self) -> Vec<Span> {
         self.spans.as_mut().map(std::mem::take).unwrap_or_default()
     }
 

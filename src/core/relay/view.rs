@@ -9,11 +9,9 @@ use crate::core::tally::Tally;
 
 /// The relay at one moment.
 #[derive(Debug, Clone)]
-pub struct View {
+pub(crate) struct View {
     /// What this session has done.
     pub tally: Tally,
-    /// What it is at.
-    pub doing: Doing,
     /// Messages published and not settled.
     pub window_messages: usize,
     /// Their bytes.
@@ -38,7 +36,7 @@ pub struct View {
 
 /// What a relay is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Doing {
+pub(crate) enum Doing {
     /// It publishes rows that the slot does not hold.
     CatchingUp,
     /// It reads the stream.
@@ -53,13 +51,12 @@ pub enum Doing {
 
 impl Relay {
     /// The relay as it is now.
-    pub fn view(&self, now: Duration) -> View {
+    pub(crate) fn view(&self, now: Duration) -> View {
         let oldest = self.on_trial();
         let oldest = oldest.or_else(|| self.window.front().map(|published| &published.arrival));
         let oldest = oldest.or_else(|| self.ready.front().map(|ready| &ready.arrival));
         View {
             tally: self.tally(),
-            doing: self.doing(),
             window_messages: self.window.len(),
             window_bytes: self.window.bytes(),
             waiting: self.lanes.waiting() + self.ready.len(),
@@ -74,7 +71,7 @@ impl Relay {
     }
 
     /// What the relay is at.
-    pub fn doing(&self) -> Doing {
+    pub(crate) fn doing(&self) -> Doing {
         match &self.ending {
             Some(End::Drained) => Doing::Draining,
             Some(_) => Doing::Failing,
@@ -85,7 +82,7 @@ impl Relay {
     }
 
     /// Nothing that was taken in waits for anything.
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.window.is_empty()
             && self.ready.is_empty()
             && self.lanes.waiting() == 0
@@ -93,23 +90,23 @@ impl Relay {
     }
 
     /// The broker takes nothing.
-    pub fn is_hindered(&self) -> bool {
+    pub(crate) fn is_hindered(&self) -> bool {
         self.is_blocked()
     }
 
     /// Rows of a catch-up's list that were taken in.
-    pub fn caught_up(&self) -> u64 {
+    pub(crate) fn caught_up(&self) -> u64 {
         self.catch_up.as_ref().map_or(0, |catch_up| catch_up.taken())
     }
 
     /// Who paused it, and their note.
-    pub fn paused_by(&self) -> Option<&str> {
+    pub(crate) fn paused_by(&self) -> Option<&str> {
         self.paused_by.as_deref()
     }
 
     /// The wall clock says `micros` since 2000-01-01 UTC where the session's says zero. Set
     /// again now and then: somebody may have set the wall clock.
-    pub fn set_clock(&mut self, micros: i64) {
+    pub(crate) fn set_clock(&mut self, micros: i64) {
         self.began_micros = micros;
     }
 

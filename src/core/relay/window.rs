@@ -47,7 +47,7 @@ pub struct Stray;
 
 impl Stray {
     /// What was delivered cannot be told any more: the session ends.
-    pub fn fault(self) -> Fault {
+    pub(crate) fn fault(self) -> Fault {
         Fault::transient("RabbitMQ returned a message that is not in flight")
             .on(Side::Broker)
             .hint("nothing is settled by it: what is in flight is published again. If it comes again, report it with the broker's version and plugins")
@@ -117,7 +117,7 @@ impl<T: InFlight> Window<T> {
     }
 
     /// Bytes of the bodies in flight.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
@@ -127,17 +127,17 @@ impl<T: InFlight> Window<T> {
     }
 
     /// The oldest message in flight.
-    pub fn front(&self) -> Option<&T> {
+    pub(crate) fn front(&self) -> Option<&T> {
         self.entries.front().map(|entry| &entry.item)
     }
 
     /// All messages in flight, the oldest first.
-    pub fn items(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn items(&self) -> impl Iterator<Item = &T> {
         self.entries.iter().map(|entry| &entry.item)
     }
 
     /// Likewise.
-    pub fn into_items(self) -> Vec<T> {
+    pub(crate) fn into_items(self) -> Vec<T> {
         self.entries.into_iter().map(|entry| entry.item).collect()
     }
 

@@ -9,7 +9,7 @@ const SAMPLED: u8 = 1;
 
 /// The span that an event was written in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Context {
+pub(crate) struct Context {
     /// Its trace.
     pub trace_id: [u8; 16],
     /// Its id.
@@ -23,7 +23,7 @@ pub struct Context {
 impl Context {
     /// Reads a `traceparent` of version 00; `None` where it is not to the letter, as the
     /// standard asks for. Of later versions is read what version 00 has.
-    pub fn read(traceparent: &str, tracestate: Option<&str>) -> Option<Self> {
+    pub(crate) fn read(traceparent: &str, tracestate: Option<&str>) -> Option<Self> {
         let mut parts = traceparent.splitn(5, '-');
         let [version, trace_id, span_id, flags] =
             [parts.next()?, parts.next()?, parts.next()?, parts.next()?];
@@ -40,7 +40,7 @@ impl Context {
     }
 
     /// Whoever began the trace records it, so we do.
-    pub fn is_sampled(&self) -> bool {
+    pub(crate) fn is_sampled(&self) -> bool {
         self.flags & SAMPLED != 0
     }
 }

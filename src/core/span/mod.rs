@@ -2,11 +2,11 @@
 
 mod context;
 
-pub use context::Context;
+pub(crate) use context::Context;
 
 /// What became of one try to publish an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Span {
+pub(crate) struct Span {
     /// The span that the event was written in.
     pub context: Context,
     /// When the event was committed, in microseconds since 2000-01-01 UTC.

@@ -17,7 +17,7 @@ use crate::error::Fault;
 const LARGEST: usize = 4 << 20;
 
 /// Where the process with these settings can be asked; `None` where it cannot.
-pub fn address(http: &Http) -> Option<SocketAddr> {
+pub(crate) fn address(http: &Http) -> Option<SocketAddr> {
     let mut address = http.address.filter(|address| address.port() != 0)?;
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -31,7 +31,11 @@ pub fn address(http: &Http) -> Option<SocketAddr> {
 ///
 /// # Errors
 /// Nobody answers there in time, or HTTP is off.
-pub async fn get(http: &Http, path: &str, patience: Duration) -> Result<(u16, String), Fault> {
+pub(crate) async fn get(
+    http: &Http,
+    path: &str,
+    patience: Duration,
+) -> Result<(u16, String), Fault> {
     let address = address(http).ok_or_else(|| Fault::transient("http.address names no port"))?;
     let failed = |why: String| Fault::transient(format!("http://{address}{path}: {why}"));
     match tokio::time::timeout(patience, ask(http, address, path)).await {

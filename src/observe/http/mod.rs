@@ -15,7 +15,7 @@
 //! for its plots, `events` to stay live, and `parked` to list and handle parked events. `client`
 //! is the other end, for `pgoutbox status`.
 
-pub mod client;
+pub(crate) mod client;
 mod console;
 mod desk;
 mod door;
@@ -68,7 +68,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// A port that is taken, and not served yet.
 #[derive(Debug)]
-pub struct Port {
+pub(crate) struct Port {
     listener: TcpListener,
     address: SocketAddr,
 }
@@ -77,7 +77,7 @@ pub struct Port {
 ///
 /// # Errors
 /// Definite: the port cannot be had.
-pub fn bind(http: &Http) -> Result<Option<Port>, Fault> {
+pub(crate) fn bind(http: &Http) -> Result<Option<Port>, Fault> {
     let Some(address) = http.address else { return Ok(None) };
     let taken = listen(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
@@ -128,7 +128,7 @@ fn refused(address: SocketAddr, error: &Error) -> Fault {
 ///
 /// # Errors
 /// No thread or runtime can be had.
-pub fn serve(port: Port, config: &Config, board: &Board) -> Result<(), Fault> {
+pub(crate) fn serve(port: Port, config: &Config, board: &Board) -> Result<(), Fault> {
     let failed = |error: Error| Fault::transient(format!("HTTP cannot be served: {error}"));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;

@@ -257,7 +257,7 @@ mod tests {
     use crate::board::snapshot::Facts;
     use crate::board::{Board, ParkedView, Seen, SlotView};
     use crate::core::guard::Verdict;
-    use crate::core::relay::{Doing, View};
+    use crate::core::relay::View;
     use crate::core::tally::Tally;
     use crate::error::Fault;
 
@@ -288,7 +288,6 @@ mod tests {
     fn view() -> View {
         View {
             tally: Tally::default(),
-            doing: Doing::Streaming,
             window_messages: 3,
             window_bytes: 3,
             waiting: 1,

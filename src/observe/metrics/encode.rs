@@ -18,7 +18,7 @@ pub enum Kind {
 
 impl Kind {
     /// Its word in the format.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
@@ -29,7 +29,7 @@ impl Kind {
 
 /// A figure.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Value {
+pub(crate) enum Value {
     /// A count.
     Count(u64),
     /// A whole number below zero, perhaps.
@@ -77,7 +77,7 @@ impl From<Duration> for Value {
 /// The samples of one metric, which are written as they come. Without any, the metric is not
 /// there at all.
 #[derive(Debug)]
-pub struct Samples<'a> {
+pub(crate) struct Samples<'a> {
     out: &'a mut String,
     name: &'static str,
     help: &'static str,
@@ -87,22 +87,27 @@ pub struct Samples<'a> {
 
 impl<'a> Samples<'a> {
     /// None so far.
-    pub fn new(out: &'a mut String, name: &'static str, kind: Kind, help: &'static str) -> Self {
+    pub(crate) fn new(
+        out: &'a mut String,
+        name: &'static str,
+        kind: Kind,
+        help: &'static str,
+    ) -> Self {
         Self { out, name, help, kind, is_begun: false }
     }
 
     /// One more, with these labels.
-    pub fn put(&mut self, labels: &[(&str, &str)], value: impl Into<Value>) {
+    pub(crate) fn put(&mut self, labels: &[(&str, &str)], value: impl Into<Value>) {
         self.write("", labels, value.into());
     }
 
     /// One without labels.
-    pub fn only(&mut self, value: impl Into<Value>) {
+    pub(crate) fn only(&mut self, value: impl Into<Value>) {
         self.put(&[], value);
     }
 
     /// All samples of a histogram.
-    pub fn histogram(&mut self, histogram: &Histogram) {
+    pub(crate) fn histogram(&mut self, histogram: &Histogram) {
         for (bound, count) in histogram.cumulative() {
             let bound = number(Value::Real(bound));
             self.write("_bucket", &[("le", &bound)], count.into());

@@ -11,8 +11,9 @@ mod process;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
-pub use encode::{Kind, Samples, Value};
-pub use process::Process;
+pub use encode::Kind;
+pub(crate) use encode::Samples;
+pub(crate) use process::Process;
 
 use crate::board::snapshot::Snapshot;
 use crate::board::{Reason, Seen, State};
@@ -22,7 +23,7 @@ use crate::observe::http::ready::{CODES, Readiness};
 
 /// What metrics are read off.
 #[derive(Debug, Clone, Copy)]
-pub struct Figures<'a> {
+pub(crate) struct Figures<'a> {
     /// The board.
     pub snapshot: &'a Snapshot,
     /// The process as the operating system counts it.
@@ -292,7 +293,7 @@ fn unix(at: SystemTime) -> Duration {
 }
 
 /// All of them in Prometheus' text format.
-pub fn render(snapshot: &Snapshot, process: &Process) -> String {
+pub(crate) fn render(snapshot: &Snapshot, process: &Process) -> String {
     let mut out = String::with_capacity(16 << 10);
     for metric in METRICS {
         let mut samples = Samples::new(&mut out, metric.name, metric.kind, metric.help);

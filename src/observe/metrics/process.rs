@@ -10,7 +10,7 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// What `/proc` says; nothing where there is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Process {
+pub(crate) struct Process {
     /// CPU time, of the user and of the kernel.
     pub cpu: Option<Duration>,
     /// Resident memory in bytes.
@@ -23,7 +23,7 @@ pub struct Process {
 
 impl Process {
     /// This process, now.
-    pub fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let file = |name: &str| fs::read_to_string(format!("/proc/self/{name}")).ok();
         Self {
             cpu: file("stat").and_then(|text| cpu(&text)),

@@ -36,7 +36,7 @@ use tables::{Statements, Tables};
 
 /// A table of which no row can be marked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnmarkedView {
+pub(crate) struct UnmarkedView {
     /// Its name, and why.
     pub what: String,
     /// What helps.
@@ -117,7 +117,7 @@ fn bound(kind: TimeKind, seconds: u64) -> Box<dyn ToSql + Sync + Send> {
 
 /// What became of a batch.
 #[derive(Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It is written.
     Written(Written),
     /// All of it but the progress: somebody has a lock on that row. To be tried again.
@@ -125,7 +125,7 @@ pub enum Outcome {
 }
 
 /// Writes marks and progress for one session.
-pub struct Marker {
+pub(crate) struct Marker {
     tables: Tables,
     record: Statement,
     wal_position: Statement,
@@ -142,7 +142,7 @@ impl Marker {
     ///
     /// # Errors
     /// The connection's. A table that takes no marks is none.
-    pub async fn prepare(
+    pub(crate) async fn prepare(
         client: &Client,
         config: &Config,
         outboxes: &[OutboxTable],
@@ -162,12 +162,12 @@ impl Marker {
     }
 
     /// What is put aside.
-    pub fn parking(&self) -> &ParkingStore {
+    pub(crate) fn parking(&self) -> &ParkingStore {
         &self.parking
     }
 
     /// Tables that take no marks.
-    pub fn refusing(&self) -> Vec<UnmarkedView> {
+    pub(crate) fn refusing(&self) -> Vec<UnmarkedView> {
         self.tables.refusing()
     }
 
@@ -175,7 +175,11 @@ impl Marker {
     ///
     /// # Errors
     /// The connection's.
-    pub async fn look(&self, client: &Client, from: Option<Position>) -> Result<Looked, Fault> {
+    pub(crate) async fn look(
+        &self,
+        client: &Client,
+        from: Option<Position>,
+    ) -> Result<Looked, Fault> {
         let looked = self.parking.look(client, from).await?;
         let now = Instant::now();
         let is_due = {
@@ -221,7 +225,7 @@ impl Marker {
     }
 
     /// Says in the log which marks are given up.
-    pub fn log_given_up(&self, marks: &[Mark]) {
+    pub(crate) fn log_given_up(&self, marks: &[Mark]) {
         self.tables.log_given_up(marks);
     }
 
@@ -229,7 +233,7 @@ impl Marker {
     ///
     /// # Errors
     /// The connection's. A mark that cannot be written is none.
-    pub async fn write(&self, client: &Client, batch: Batch) -> Result<Outcome, Fault> {
+    pub(crate) async fn write(&self, client: &Client, batch: Batch) -> Result<Outcome, Fault> {
         let failed = |error: Error| classify(&error);
         let has_repeats = batch.marks.iter().any(|mark| mark.is_repeat);
         let parked = match has_repeats {
@@ -276,7 +280,11 @@ impl Marker {
     ///
     /// # Errors
     /// The connection's.
-    pub async fn record_again(&self, client: &Client, written: Written) -> Result<Outcome, Fault> {
+    pub(crate) async fn record_again(
+        &self,
+        client: &Client,
+        written: Written,
+    ) -> Result<Outcome, Fault> {
         match self.record(client, &written.batch).await {
             Err(error) if is_locked(&error) => {
                 self.parking.locked_progress(client, &self.slot).await;

@@ -27,7 +27,7 @@ use crate::postgres::{classify, column, is_of_row, query};
 use stuck::{Stuck, Write};
 
 /// The channel on which the parking's changes are told; the payload is the slot's name.
-pub const CHANNEL: &str = "pgoutbox_parked";
+pub(crate) const CHANNEL: &str = "pgoutbox_parked";
 
 /// Events that somebody has a lock on are not looked at again before.
 const LOCKED: Duration = Duration::from_secs(1);
@@ -200,7 +200,7 @@ impl ParkingStore {
     ///
     /// # Errors
     /// The connection's, or those of all forms.
-    pub async fn write_each(
+    pub(crate) async fn write_each(
         &self,
         client: &Client,
         parking: &Parking,
@@ -273,7 +273,7 @@ impl ParkingStore {
     ///
     /// # Errors
     /// The connection's.
-    pub async fn defer(&self, client: &Client, attempts: &[Attempt]) -> Result<(), Error> {
+    pub(crate) async fn defer(&self, client: &Client, attempts: &[Attempt]) -> Result<(), Error> {
         let seqs: Vec<i64> = attempts.iter().map(|attempt| attempt.seq).collect();
         let rows = client.query(&self.still, &[&seqs]).await?;
         let still: Vec<i64> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
@@ -341,7 +341,7 @@ impl ParkingStore {
     }
 
     /// Somebody has a lock on the row of the progress: says who, once a minute.
-    pub async fn locked_progress(&self, client: &Client, slot: &str) {
+    pub(crate) async fn locked_progress(&self, client: &Client, slot: &str) {
         let now = Instant::now();
         {
             let mut mind = self.mind();
@@ -362,7 +362,10 @@ impl ParkingStore {
     ///
     /// # Errors
     /// The connection's.
-    pub async fn unmarked(&self, client: &Client) -> Result<Vec<(i64, Option<Mark>)>, Error> {
+    pub(crate) async fn unmarked(
+        &self,
+        client: &Client,
+    ) -> Result<Vec<(i64, Option<Mark>)>, Error> {
         if !self.has_unmarked.swap(false, Ordering::Relaxed) {
             return Ok(Vec::new());
         }
@@ -399,7 +402,7 @@ impl ParkingStore {
     ///
     /// # Errors
     /// The connection's.
-    pub async fn marked(&self, client: &Client, seqs: &[i64]) -> Result<(), Error> {
+    pub(crate) async fn marked(&self, client: &Client, seqs: &[i64]) -> Result<(), Error> {
         match client.execute(&self.marked, &[&seqs]).await {
             Err(error) if error.as_db_error().is_some() => {}
             outcome => {
@@ -520,7 +523,7 @@ impl ParkingStore {
     ///
     /// # Errors
     /// The connection's.
-    pub async fn among(
+    pub(crate) async fn among(
         &self,
         client: &Client,
         marks: &[Mark],
@@ -773,7 +776,7 @@ impl ParkingStore {
 
     /// Brings the columns up to date in which a row of the outbox shows the tries of its event.
     /// Best effort: what counts is in the parking.
-    pub async fn follow(&self, client: &Client) {
+    pub(crate) async fn follow(&self, client: &Client) {
         for shown in &self.shown {
             for statement in &shown.follow {
                 if let Err(error) = client.execute(statement, &[]).await {
@@ -785,7 +788,7 @@ impl ParkingStore {
 
     /// Failed events that were delivered after all: their rows no longer say that they failed.
     /// Best effort.
-    pub async fn clear_failed(&self, client: &Client, parking: &Parking) {
+    pub(crate) async fn clear_failed(&self, client: &Client, parking: &Parking) {
         for (table, shown) in self.shown.iter().enumerate() {
             let Some(statement) = &shown.clear_failed else { continue };
             let of_table = parking.attempts.iter().filter(|attempt| {
@@ -802,7 +805,7 @@ impl ParkingStore {
     }
 
     /// Says in the log what is put aside.
-    pub fn log(&self, config: &Config, parking: &Parking) {
+    pub(crate) fn log(&self, config: &Config, parking: &Parking) {
         for park in &parking.parks {
             let Some(refusal) = &park.refusal else { continue };
             let table = config.tables.get(park.mapping.table);
@@ -885,7 +888,7 @@ impl ParkingStore {
 }
 
 /// Who has locked rows of a table, and what to do about it.
-pub async fn locker(client: &Client, table: &str) -> (String, String) {
+pub(crate) async fn locker(client: &Client, table: &str) -> (String, String) {
     let rows =
         client.query_typed(sql::LOCKED_BY, &[(&table, Type::TEXT)]).await.unwrap_or_default();
     let told = rows.first().and_then(|row| {
@@ -1033,7 +1036,7 @@ fn aggregate(row: &Row) -> Result<Option<Aggregate>, Fault> {
 ///
 /// # Errors
 /// It is not what was written there.
-pub fn columns_of(json: &str) -> Result<Arc<[Column]>, Fault> {
+pub(crate) fn columns_of(json: &str) -> Result<Arc<[Column]>, Fault> {
     let wrong = || Fault::transient(format!("pgoutbox.parked.columns cannot be read: {json}"));
     let columns: Vec<serde_json::Value> = serde_json::from_str(json).map_err(|_| wrong())?;
     let column = |value: &serde_json::Value| {

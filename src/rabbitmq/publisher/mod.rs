@@ -55,7 +55,7 @@ const FRAME_MAX: u32 = 128 * 1024;
 
 /// What lapin may log: nothing. Its warning about a returned message holds the body, and each
 /// of its errors we tell ourselves, with a hint.
-pub const LOG: [&str; 1] = ["lapin=off"];
+pub(crate) const LOG: [&str; 1] = ["lapin=off"];
 
 /// What comes back from the broker.
 #[derive(Debug)]
@@ -205,7 +205,7 @@ impl Publisher {
     }
 
     /// What the broker takes.
-    pub fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         self.limits
     }
 

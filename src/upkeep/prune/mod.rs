@@ -22,7 +22,7 @@ use crate::postgres::turn::Turn;
 use crate::postgres::{self, Role, execute};
 use crate::shutdown::Shutdown;
 use crate::text::span;
-pub use stuck::Known;
+pub(crate) use stuck::Known;
 use target::Target;
 
 /// How long rows that could not be deleted are left alone, and what was said is not said again.
@@ -30,7 +30,7 @@ const RETRY: Duration = Duration::from_secs(3600);
 
 /// What a pass is to do.
 #[derive(Debug, Clone, Copy)]
-pub struct Order {
+pub(crate) struct Order {
     /// Age of its mark after which a row goes; `None`: no row goes.
     pub keep: Option<Duration>,
     /// Only look.
@@ -39,7 +39,7 @@ pub struct Order {
 
 /// What stood in the way of one thing. The rest went on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
+pub(crate) struct Trouble {
     /// The thing and what was wrong with it, without what changes from pass to pass: said once.
     key: String,
     /// In words.
@@ -54,7 +54,7 @@ impl Trouble {
 
 /// What a pass did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub(crate) struct Report {
     /// Somebody else prunes right now: nothing was done.
     pub is_busy: bool,
     /// One for each table.
@@ -63,7 +63,7 @@ pub struct Report {
 
 /// What a pass did to one table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TableReport {
+pub(crate) struct TableReport {
     /// Its name, with the schema.
     pub table: String,
     /// Rows deleted; with audit.mode `side_table` the marks, whose rows went too.
@@ -94,7 +94,7 @@ impl Report {
 
 /// Prunes every `prune.interval`, until asked to stop. Ends early where there is nothing that it
 /// could ever do.
-pub async fn run(config: &Config, mut shutdown: Shutdown) {
+pub(crate) async fn run(config: &Config, mut shutdown: Shutdown) {
     let order = Order { keep: config.prune.keep, is_dry: false };
     let mut failures = 0_u32;
     let (mut said, mut known, mut since) = (BTreeSet::new(), Known::default(), Instant::now());
@@ -179,7 +179,7 @@ fn tell(report: &Report, said: &mut BTreeSet<String>, is_whole: bool) {
 ///
 /// # Errors
 /// The connection's, and a setting that leaves nothing to prune by.
-pub async fn pass(
+pub(crate) async fn pass(
     config: &Config,
     order: Order,
     known: &mut Known,

@@ -13,7 +13,7 @@ use crate::postgres::{classify, column, query};
 /// Places of rows that could not be deleted lately: looking for them again is an error in the
 /// server's log for each try.
 #[derive(Debug, Default)]
-pub struct Known(BTreeMap<String, BTreeSet<u64>>);
+pub(crate) struct Known(BTreeMap<String, BTreeSet<u64>>);
 
 impl Known {
     pub(super) fn add(&mut self, table: &str, place: u64) {

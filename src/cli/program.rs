@@ -1,0 +1,136 @@
+//! Arguments to command, fault to exit code.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::cli::{
+    check, completions, config, health, init, man, parked, pause, prune, replay, run, schema,
+    status, uninstall, verify,
+};
+use crate::config::{Flags, Sources};
+use crate::error::{Fault, with_old_key};
+use crate::output;
+use crate::text::harmless;
+
+/// Relays a Postgres outbox table to RabbitMQ: in commit order, within milliseconds, losing none.
+#[derive(Parser)]
+#[command(version, after_help = HELP)]
+struct Cli {
+    #[command(flatten)]
+    flags: Flags,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const HELP: &str = "\
+Example:
+  export DATABASE_URL=postgres://app:secret@localhost/app AMQP_URL=amqp://guest:guest@localhost
+  pgoutbox init && pgoutbox check && pgoutbox run
+
+Exit codes:
+  0   done; for run: told to stop, and everything in flight is settled
+  1   only a person can fix it: the message says how
+  64  wrong arguments or settings
+  69  a server is not available (run waits instead); for run: told to stop, and not drained in time
+  74  standard output cannot be written";
+
+#[derive(Subcommand)]
+enum Command {
+    Init(init::Args),
+    Check(check::Args),
+    /// Relays until SIGTERM or SIGINT; SIGHUP reads the configuration again, SIGUSR1 says more.
+    #[command(
+        after_help = "Example:\n  DATABASE_URL=postgres://app@localhost/app AMQP_URL=amqp://localhost pgoutbox run"
+    )]
+    Run,
+    Status(status::Args),
+    Prune(prune::Args),
+    Parked(parked::Args),
+    Pause(pause::Args),
+    Resume(pause::ResumeArgs),
+    Replay(Box<replay::Args>),
+    Verify(verify::Args),
+    Schema(schema::Args),
+    Config(config::Args),
+    Uninstall(uninstall::Args),
+    Health(health::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+}
+
+/// The program: reads its arguments, does what they say, and answers with the exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let printed = error.print();
+            if error.use_stderr() {
+                return ExitCode::from(64);
+            }
+            output::keep(printed);
+            return end(ExitCode::SUCCESS);
+        }
+    };
+    crate::tls::install_provider();
+    let outcome = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Fault::definite(format!("no runtime: {error}"), ""))
+        .and_then(|runtime| {
+            runtime.block_on(async {
+                let outcome = carry_out(cli).await;
+                crate::postgres::say_goodbye().await;
+                outcome
+            })
+        });
+    match outcome {
+        Ok(code) => end(code),
+        Err(fault) => {
+            // A program that reads JSON is told what went wrong as JSON.
+            if std::env::args_os().any(|argument| argument == "--json") {
+                let _ = print(&format!("{:#}\n", with_old_key(fault.json())));
+            }
+            output::err(harmless(format_args!("error: {fault}")));
+            ExitCode::from(fault.exit_code())
+        }
+    }
+}
+
+/// An answer that nobody can read is none, whatever it was.
+fn end(code: ExitCode) -> ExitCode {
+    output::out(b"");
+    let Some(why) = output::failure() else { return code };
+    output::err(format_args!("error: standard output cannot be written: {why}"));
+    ExitCode::from(output::EXIT_UNWRITTEN)
+}
+
+async fn carry_out(cli: Cli) -> Result<ExitCode, Fault> {
+    let sources = Sources::of_process(cli.flags);
+    let is_well = match cli.command {
+        Command::Init(args) => init::run(&args, &sources).await.map(|()| true),
+        Command::Check(args) => check::run(&args, &sources).await,
+        Command::Run => {
+            return run::run(&sources).await.map(ExitCode::from);
+        }
+        Command::Status(args) => status::run(&args, &sources).await,
+        Command::Prune(args) => prune::run(&args, &sources).await,
+        Command::Parked(args) => parked::run(&args, &sources).await,
+        Command::Pause(args) => pause::run(&args, &sources).await.map(|()| true),
+        Command::Resume(args) => pause::resume(&args, &sources).await.map(|()| true),
+        Command::Replay(args) => replay::run(&args, &sources).await,
+        Command::Verify(args) => verify::run(&args, &sources).await,
+        Command::Schema(args) => print(&schema::run(&args, &sources)?),
+        Command::Config(args) => print(&config::run(&args, &sources)?),
+        Command::Uninstall(args) => uninstall::run(&args, &sources).await.map(|()| true),
+        Command::Health(args) => health::run(&args, &sources).await,
+        Command::Completions(args) => print(&completions::run(&args, Cli::command())),
+        Command::Man(args) => print(&man::run(&args, Cli::command())?),
+    }?;
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print(text: &str) -> Result<bool, Fault> {
+    output::out(harmless(text).as_bytes());
+    Ok(true)
+}

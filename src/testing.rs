@@ -1,0 +1,105 @@
+//! Doors for the tests and benches of this repository. Nothing here is stable, and nothing here is
+//! for anybody else.
+
+pub use crate::config::docs_markdown as settings_markdown;
+pub use crate::tls::install_provider;
+
+/// The settings in their parts, for tests that build them by hand.
+pub mod config {
+    pub use crate::config::{
+        Audit, AuditMode, ColumnRef, Columns, OnFailure, Parking, Piece, Table, Template,
+    };
+}
+
+/// See `crate::core`.
+pub mod core {
+    /// See `crate::core::event`.
+    pub mod event {
+        pub use crate::core::event::{Event, Position, Refusal, Row};
+
+        /// See `crate::core::event::pgoutput`.
+        pub mod pgoutput {
+            pub use crate::core::event::pgoutput::{
+                Cell, Column, Message, RelationMessage, StoredRow, Tuple, decode,
+            };
+        }
+
+        /// See `crate::core::event::relation`.
+        pub mod relation {
+            pub use crate::core::event::relation::Mapping;
+        }
+    }
+
+    /// See `crate::core::message`.
+    pub mod message {
+        pub use crate::core::message::{COMMIT_LSN_HEADER, INDEX_HEADER, Limits, Message};
+    }
+
+    /// See `crate::core::parked`.
+    pub mod parked {
+        pub use crate::core::parked::{
+            Aggregate, Ahead, Attempt, Due, Head, Looked, Park, ParkedRow, Parking, State, Tried,
+        };
+    }
+
+    /// See `crate::core::relay`.
+    pub mod relay {
+        pub use crate::core::relay::{
+            CatchUp, Effect, End, Input, Memory, Relay, Resolution, Rules,
+        };
+
+        /// See `crate::core::relay::marks`.
+        pub mod marks {
+            pub use crate::core::relay::marks::{Batch, Missed, Written};
+        }
+
+        /// See `crate::core::relay::window`.
+        pub mod window {
+            pub use crate::core::relay::window::{Answer, InFlight, Outcome, Return, Window};
+        }
+    }
+}
+
+/// See `crate::observe::metrics`.
+pub mod metrics {
+    pub use crate::observe::metrics::{Kind, METRICS, docs_markdown};
+}
+
+/// See `crate::operator`.
+pub mod operator {
+    pub use crate::operator::{Discarded, discard, pause, resume, retry};
+}
+
+/// See `crate::postgres`.
+pub mod postgres {
+    pub use crate::postgres::outbox_table::OutboxTable;
+    pub use crate::postgres::parking::ParkingStore;
+    pub use crate::postgres::{Role, connect, query};
+}
+
+/// See `crate::rabbitmq::publisher`.
+pub mod publisher {
+    pub use crate::rabbitmq::publisher::{Publisher, Signal};
+}
+
+/// See `crate::slot`.
+pub mod slot {
+    pub use crate::slot::{Finding, NAMES, Severity, preflight};
+
+    /// See `crate::slot::catch_up`.
+    pub mod catch_up {
+        pub use crate::slot::catch_up::{
+            CatchUp, Patience, ensure_slot, fetch, finish, pending, prepare,
+        };
+    }
+}
+
+/// See `crate::text`.
+pub mod text {
+    pub use crate::text::is_harmful;
+}
+
+/// See `crate::upkeep::reconcile`.
+pub mod reconcile {
+    pub use crate::upkeep::reconcile::spawn;
+}
