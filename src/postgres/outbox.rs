@@ -235,14 +235,14 @@ fn time_name(kind: TimeKind) -> &'static str {
 /// The columns by whose content a row is known that has no time of its own, as `pgoutbox.is_record_of`
 /// wants them named: one that is not there, or that may not be read, as the id.
 #[derive(Debug, Clone)]
-pub struct Content([(&'static str, String); 4]);
+pub(crate) struct Content([(&'static str, String); 4]);
 
 impl Content {
     /// Looks them up.
     ///
     /// # Errors
     /// The connection's.
-    pub async fn find(client: &Client, relation: u32, table: &Table) -> Result<Self, Fault> {
+    pub(crate) async fn find(client: &Client, relation: u32, table: &Table) -> Result<Self, Fault> {
         let relation = relation.to_string();
         let variables = [("relation", relation.as_str()), ("publication", "")];
         let rows = query(client, &sql::render(sql::CHECK_COLUMNS, &variables)?).await?;
@@ -266,7 +266,7 @@ impl Content {
     }
 
     /// As a file of `sql/` wants them.
-    pub fn variables(&self) -> [(&'static str, &str); 4] {
+    pub(crate) fn variables(&self) -> [(&'static str, &str); 4] {
         self.0.each_ref().map(|(variable, name)| (*variable, name.as_str()))
     }
 }
@@ -317,7 +317,7 @@ pub(crate) fn explain_filter(fault: Fault, table: &str, filter: &str) -> Fault {
 ///
 /// # Errors
 /// The connection's.
-pub async fn columns(client: &Client, relation: u32) -> Result<Vec<Column>, Fault> {
+pub(crate) async fn columns(client: &Client, relation: u32) -> Result<Vec<Column>, Fault> {
     let relation = relation.to_string();
     let variables = [("relation", relation.as_str()), ("publication", "")];
     let rows = query(client, &sql::render(sql::CHECK_COLUMNS, &variables)?).await?;
