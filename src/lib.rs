@@ -89,7 +89,8 @@
 //!   knows the line of an error), `humantime`, `bytesize`, `jiff` (calendar), `strsim` (the setting
 //!   that was meant), `percent-encoding` (URLs), `terminal_size`, `serde` and `serde_json`.
 //! - `thiserror`, `tracing` and `tracing-subscriber` (the log), `sd-notify` (systemd's protocol),
-//!   `fastrand` (jitter), `tikv-jemallocator` (three microseconds less an event: see `main`).
+//!   `fastrand` (jitter), `tikv-jemallocator` (three microseconds less an event: see `main`; the demo
+//!   is built without it).
 //!
 //! # What was rejected
 //!

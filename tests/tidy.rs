@@ -478,3 +478,19 @@ fn one_file_writes_to_the_outputs() {
         }
     }
 }
+
+/// Somebody who wants to see it at work waits for the compiler, and for nothing else.
+#[test]
+fn the_demo_is_one_build_without_optimisation() {
+    let makefile = read("Makefile");
+    let demo = makefile.split("\ndemo:\n").nth(1).and_then(|rest| rest.split("\n\n").next());
+    let builds: Vec<_> =
+        demo.expect("a target").lines().filter(|line| line.contains("cargo ")).collect();
+    assert!(
+        matches!(*builds, [one] if one.contains("--profile demo") && one.contains("--no-default-features")),
+        "{builds:?}"
+    );
+    let manifest = read("Cargo.toml");
+    let profile = manifest.split("[profile.demo]\n").nth(1).expect("a profile");
+    assert!(profile.contains("lto = \"off\"") && profile.contains("opt-level = 0"), "{profile}");
+}

@@ -43,6 +43,7 @@ async fn until_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T
 }
 
 async fn start_and_work(arguments: &Arguments) -> Result<Course> {
+    let began = Instant::now();
     let pgoutbox = Pgoutbox::from_env()?;
     println!("starting a Postgres and a RabbitMQ of our own ...");
     let servers = Servers::start(arguments.docker).await?;
@@ -63,7 +64,7 @@ async fn start_and_work(arguments: &Arguments) -> Result<Course> {
         killed: None,
         servers,
     };
-    course.work(&pgoutbox, arguments.workload).await?;
+    course.work(&pgoutbox, arguments.workload, began).await?;
     if !course.catch_up().await {
         let log = tail(&course.relay.log());
         println!(
@@ -109,8 +110,14 @@ struct Course {
 }
 
 impl Course {
-    async fn work(&mut self, pgoutbox: &Pgoutbox, duration: Duration) -> Result<()> {
+    async fn work(
+        &mut self,
+        pgoutbox: &Pgoutbox,
+        duration: Duration,
+        began: Instant,
+    ) -> Result<()> {
         let start = Instant::now();
+        let mut is_first = true;
         while !self.workload.is_over() {
             if self.killed.is_none() && start.elapsed() > duration / 2 {
                 self.relay.kill9().await?;
@@ -118,7 +125,14 @@ impl Course {
                 self.view.event("kill -9 of the relay, and a new one");
                 self.relay = pgoutbox.spawn(&["run"])?;
             }
-            self.show("working").await?;
+            let (delivered, _) = self.show("working").await?;
+            if is_first && delivered > 0 {
+                is_first = false;
+                self.view.event(&format!(
+                    "the first event is delivered, {:.1?} after the start",
+                    began.elapsed()
+                ));
+            }
         }
         Ok(())
     }
