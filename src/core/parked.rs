@@ -240,9 +240,14 @@ pub struct Ahead {
 impl Ahead {
     /// The event at this place is one of them. Its id is asked as well: in a database that was
     /// moved to another server, LSNs begin again.
-    pub(crate) fn take(&mut self, position: Position, table: usize, id: &str) -> Option<PgLsn> {
+    pub(crate) fn take(
+        &mut self,
+        position: Position,
+        table: usize,
+        id: Option<&str>,
+    ) -> Option<PgLsn> {
         let (of, known) = self.events.get(&position)?;
-        let is_it = *of == table && known.as_deref().unwrap_or_default() == id;
+        let is_it = *of == table && known.as_deref() == id;
         self.events.remove(&position);
         self.written_lsn.filter(|_| is_it)
     }

@@ -19,6 +19,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 use tracing::{info, warn};
 
 use crate::config::{AuditMode, Config, Table};
+use crate::core::event::Position;
 use crate::core::event::pgoutput::{StoredRow, Tuple};
 use crate::error::{Fault, codes};
 use crate::postgres::identity::Identity;
@@ -80,7 +81,7 @@ impl CatchUp {
     /// The commit LSN under which the rows of the list are placed: before all that the stream
     /// brings, and behind all that was relayed before.
     pub fn commit_lsn(&self) -> PgLsn {
-        PgLsn::from(u64::from(self.consistent_lsn).saturating_sub(1))
+        Position::before(self.consistent_lsn).commit_lsn
     }
 }
 
@@ -476,7 +477,7 @@ async fn record(
     identity: &Identity,
     new: &NewSlot,
 ) -> Result<(), Fault> {
-    let before = PgLsn::from(u64::from(new.consistent_lsn).saturating_sub(1));
+    let before = Position::before(new.consistent_lsn).commit_lsn;
     let Identity { system_identifier, timeline } = identity;
     let progress: [&(dyn postgres_types::ToSql + Sync); 5] =
         [&slot, system_identifier, timeline, &before, &0_i64];

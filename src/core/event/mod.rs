@@ -40,6 +40,12 @@ impl Position {
     pub(crate) fn after_commit(end_lsn: PgLsn) -> Self {
         Self { commit_lsn: end_lsn, index: 0 }
     }
+
+    /// Before the stream that begins here, and behind everything of an earlier one: no commit record
+    /// starts at this LSN, and every one of the stream behind it.
+    pub(crate) fn before(start_lsn: PgLsn) -> Self {
+        Self { commit_lsn: PgLsn::from(u64::from(start_lsn).saturating_sub(1)), index: 0 }
+    }
 }
 
 impl fmt::Display for Position {

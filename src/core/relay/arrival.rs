@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::core::event::pgoutput::{Cell, Tuple};
+use crate::core::event::pgoutput::Tuple;
 use crate::core::event::relation::Mapping;
-use crate::core::event::{Position, Refusal, Row};
+use crate::core::event::{Position, Refusal};
 use crate::core::parked::Aggregate;
 use crate::core::relay::window::{InFlight, Return};
 
@@ -29,8 +29,8 @@ pub(super) struct Arrival {
     pub(super) source: Source,
     /// Its place in commit order.
     pub(super) position: Position,
-    /// Its id; empty where it cannot be read.
-    pub(super) id: String,
+    /// Its id; `None` where it cannot be read.
+    pub(super) id: Option<String>,
     pub(super) mapping: Arc<Mapping>,
     pub(super) tuple: Tuple,
     /// In microseconds since 2000-01-01 UTC.
@@ -41,7 +41,7 @@ pub(super) struct Arrival {
     /// The `timestamp` of its message, once there is one.
     pub(super) seconds: Option<u64>,
     /// The aggregate that waits for it.
-    pub(super) lane: Option<Aggregate>,
+    pub(super) waiter: Option<Aggregate>,
 }
 
 impl Arrival {
@@ -49,20 +49,28 @@ impl Arrival {
     pub(super) fn new(
         source: Source,
         position: Position,
-        id: String,
+        id: Option<String>,
         mapping: Arc<Mapping>,
         tuple: Tuple,
         commit_time: i64,
     ) -> Self {
-        let (xid, xid_end, seconds, lane) = (None, None, None, None);
-        Self { source, position, id, mapping, tuple, commit_time, xid, xid_end, seconds, lane }
+        Self {
+            source,
+            position,
+            id,
+            mapping,
+            tuple,
+            commit_time,
+            xid: None,
+            xid_end: None,
+            seconds: None,
+            waiter: None,
+        }
     }
 
-    /// Its aggregate. Read again: hardly any event is ever asked for it.
-    pub(super) fn aggregate(&self, cells: &mut Vec<Cell>) -> Option<Aggregate> {
-        self.mapping.read(&self.tuple, cells).ok()?;
-        let row = Row { tuple: &self.tuple, cells };
-        Aggregate::new(row.aggregate_type(&self.mapping), row.aggregate_id(&self.mapping))
+    /// Its id, for a text.
+    pub(super) fn id(&self) -> &str {
+        self.id.as_deref().unwrap_or_default()
     }
 }
 
@@ -71,7 +79,7 @@ impl Arrival {
 pub(super) struct Ready {
     pub(super) arrival: Arrival,
     /// It is sent to the dead-letter exchange, for this reason.
-    pub(super) letter: Option<Refusal>,
+    pub(super) dead_letter: Option<Refusal>,
     /// Nothing else may be in flight with it.
     pub(super) is_alone: bool,
 }
@@ -80,7 +88,7 @@ pub(super) struct Ready {
 #[derive(Debug)]
 pub(super) struct Published {
     pub(super) arrival: Arrival,
-    pub(super) letter: Option<Refusal>,
+    pub(super) dead_letter: Option<Refusal>,
     pub(super) is_alone: bool,
     pub(super) bytes: usize,
     pub(super) at: Duration,
@@ -90,7 +98,7 @@ impl InFlight for Published {
     /// A message of ours says its place, whatever else it lacks: a dead letter has no `message_id`
     /// where the event's id is too long for one.
     fn is(&self, returned: &Return) -> bool {
-        let has_id = returned.message_id == self.arrival.id;
+        let has_id = returned.message_id == self.arrival.id();
         match returned.position {
             Some(position) => {
                 position == self.arrival.position && (has_id || returned.message_id.is_empty())

@@ -1,53 +1,21 @@
 //! Events are taken in, whatever way they come, wait where they have to, and are sent off.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use postgres_types::PgLsn;
 use tracing::trace;
 
-use super::arrival::{Arrival, Published, Ready, Source};
-use super::lanes::Next;
+use super::aggregates::{Admitted, Next};
+use super::arrival::{Arrival, Ready, Source};
+use super::decoder::{Decoded, Inserted, protocol};
 use super::{Effect, End, Relay};
-use crate::config::{OnFailure, Table};
-use crate::core::event::pgoutput::{Column, StoredRow};
-use crate::core::event::relation::Mapping;
-use crate::core::event::{Event, Position, Refusal, Row};
+use crate::config::{AuditMode, OnFailure};
+use crate::core::event::pgoutput::{self, Cell, StoredRow};
+use crate::core::event::{Event, Position, Refusal};
 use crate::core::message::Message;
 use crate::core::parked::{Aggregate, State};
 use crate::error::Fault;
-
-/// Shapes of stored rows that are kept compiled.
-const SHAPES: usize = 8;
-
-/// The mappings of stored rows, by the columns they share.
-#[derive(Debug, Default)]
-pub(super) struct Shapes(VecDeque<(Arc<[Column]>, Arc<Mapping>)>);
-
-impl Shapes {
-    fn mapping(
-        &mut self,
-        tables: &[Table],
-        table: usize,
-        columns: &Arc<[Column]>,
-    ) -> Result<Arc<Mapping>, Vec<String>> {
-        let is_it = |(known, mapping): &&(Arc<[Column]>, Arc<Mapping>)| {
-            Arc::ptr_eq(known, columns) && mapping.table == table
-        };
-        if let Some((_, mapping)) = self.0.iter().find(is_it) {
-            return Ok(Arc::clone(mapping));
-        }
-        let config =
-            tables.get(table).ok_or_else(|| vec!["it is of no configured table".to_owned()])?;
-        let mapping = Arc::new(Mapping::compile(table, config, columns, false)?);
-        if self.0.len() == SHAPES {
-            self.0.pop_front();
-        }
-        self.0.push_back((Arc::clone(columns), Arc::clone(&mapping)));
-        Ok(mapping)
-    }
-}
 
 /// Rows that the slot does not hold, listed before its stream begins. They come before all of
 /// the stream, and after all that an earlier slot brought. A session goes through the list
@@ -67,8 +35,7 @@ impl CatchUp {
     /// The list of a slot whose stream begins at `consistent_lsn`.
     pub fn new(consistent_lsn: PgLsn) -> Self {
         Self {
-            // No commit record starts here, and every one of the stream behind it.
-            commit_lsn: PgLsn::from(u64::from(consistent_lsn).saturating_sub(1)),
+            commit_lsn: Position::before(consistent_lsn).commit_lsn,
             next: 0,
             rows: VecDeque::new(),
             is_asked: false,
@@ -86,7 +53,100 @@ impl CatchUp {
 }
 
 impl Relay {
-    /// An event was received, and has its number; its row stands in `cells`.
+    /// A message of the stream came.
+    pub(super) fn stream(
+        &mut self,
+        now: Duration,
+        message: pgoutput::Message,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), End> {
+        let decoded = self.decoder.take(message)?;
+        self.decoded(now, decoded, effects)
+    }
+
+    /// Takes in the row that waited for its relation, once there is room for it.
+    pub(super) fn take_resolved(
+        &mut self,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), End> {
+        if !self.decoder.is_waiting() || !self.has_room() {
+            return Ok(());
+        }
+        let decoded = self.decoder.take_resolved()?;
+        self.decoded(now, decoded, effects)
+    }
+
+    fn decoded(
+        &mut self,
+        now: Duration,
+        decoded: Decoded,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), End> {
+        match decoded {
+            Decoded::Nothing => {}
+            Decoded::Row(row) => return self.inserted(now, row, effects),
+            Decoded::Commit(end_lsn) => self.progress.commit(end_lsn, self.check.next_number()),
+            Decoded::Ignored => self.tally.ignored += 1,
+            Decoded::Other(position) => {
+                self.tally.ignored += 1;
+                if self.rules.is_passing && position >= self.delivered {
+                    // Perhaps of a table that is no outbox, perhaps under a name of before.
+                    self.progress.leave(position);
+                }
+            }
+            Decoded::Altered => self.check.require(),
+            Decoded::Unknown { relation, xid } => effects.push(Effect::Resolve { relation, xid }),
+        }
+        Ok(())
+    }
+
+    fn inserted(
+        &mut self,
+        now: Duration,
+        row: Inserted,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), End> {
+        let Inserted { relation, mapping, tuple, position, commit_time, xid } = row;
+        if self.is_left(position, relation) {
+            // Not delivered: the next session, if this one is cut off, must not take it for that.
+            self.progress.leave(position);
+            let number = self.progress.receive(position);
+            self.settle(now, number);
+            return Ok(());
+        }
+        self.decoder.read(&mapping, &tuple).map_err(protocol)?;
+        let id = self.decoder.id(&mapping, &tuple);
+        let number = self.progress.receive(position);
+        if self.came_marked(mapping.relayed_at) {
+            self.tally.came_marked += 1;
+            self.settle(now, number);
+            return Ok(());
+        }
+        let source = Source::Stream(number);
+        let xid = Some(xid);
+        let arrival =
+            Arrival { xid, ..Arrival::new(source, position, id, mapping, tuple, commit_time) };
+        self.arrive(now, number, arrival, effects);
+        Ok(())
+    }
+
+    /// Whether a row is left to the list that is made once the stream is passed.
+    fn is_left(&self, position: Position, relation: u32) -> bool {
+        self.rules.is_passing
+            && position >= self.delivered
+            && self.decoder.is_held_by_a_table(relation)
+    }
+
+    /// The row that was read last was inserted with its mark, which stands in this column: it was
+    /// relayed before, and is restored, copied or moved to another partition.
+    fn came_marked(&self, relayed_at: Option<usize>) -> bool {
+        let mark = relayed_at.filter(|_| self.rules.audit.mode == AuditMode::Update);
+        let cell = mark.and_then(|mark| self.decoder.cell(mark));
+        cell.is_some_and(|cell| cell != Cell::Null)
+    }
+
+    /// An event was received, and has its number; its row was read last.
     pub(super) fn arrive(
         &mut self,
         now: Duration,
@@ -94,8 +154,8 @@ impl Relay {
         arrival: Arrival,
         effects: &mut Vec<Effect>,
     ) {
-        trace!(event_id = arrival.id, position = %arrival.position, "an event has come");
-        if arrival.position < self.memory.delivered {
+        trace!(event_id = arrival.id(), position = %arrival.position, "an event has come");
+        if arrival.position < self.delivered {
             self.tally.repeated += 1;
             self.settle(now, number);
             self.mark(number, arrival, true);
@@ -103,62 +163,28 @@ impl Relay {
         }
         // An earlier session put it aside, and could not record so much. Whatever an operator has
         // done to it since then holds.
-        if !self.ahead.events.is_empty()
-            && let Some(lsn) = self.ahead.take(arrival.position, arrival.mapping.table, &arrival.id)
-        {
+        let (position, table) = (arrival.position, arrival.mapping.table);
+        if let Some(lsn) = self.retries.take_ahead(position, table, arrival.id.as_deref()) {
             self.tally.repeated += 1;
-            self.unwritten.parked_before(number, arrival.position, lsn);
+            self.recorder.parked_before(number, arrival.position, lsn);
             self.settle(now, number);
             self.mark(number, arrival, true);
             return;
         }
-        if self.memory.cautious_through.is_some_and(|through| arrival.position > through) {
-            self.memory.cautious_through = None;
-        }
+        self.outcomes.arrived(arrival.position);
         // The usual way first: nobody waits for anybody.
-        if self.lanes.is_empty() && !self.rules.is_strict {
-            self.send_arrived(now, arrival, effects);
-            return;
+        let is_strict = self.rules.is_strict;
+        if self.aggregates.is_empty() && !is_strict {
+            return self.send_arrived(now, arrival, effects);
         }
-        let mut key = std::mem::take(&mut self.key);
-        if self.is_ordered(&arrival, &mut key) {
-            self.arrive_in_lane(now, arrival, &key, effects);
-        } else {
-            self.send_arrived(now, arrival, effects);
+        let table = self.rules.tables.get(table);
+        if !is_strict && !table.is_some_and(|table| table.is_holding) {
+            return self.send_arrived(now, arrival, effects);
         }
-        self.key = key;
-    }
-
-    /// Whether an event, whose row stands in `cells`, has to keep the order of an aggregate; its
-    /// key is in `key` then.
-    fn is_ordered(&self, arrival: &Arrival, key: &mut String) -> bool {
-        let table = self.rules.tables.get(arrival.mapping.table);
-        if !self.rules.is_strict && !table.is_some_and(|table| table.is_holding) {
-            return false;
-        }
-        let row = Row { tuple: &arrival.tuple, cells: &self.cells };
-        let mapping = &arrival.mapping;
-        Aggregate::write(row.aggregate_type(mapping), row.aggregate_id(mapping), key)
-    }
-
-    fn arrive_in_lane(
-        &mut self,
-        now: Duration,
-        mut arrival: Arrival,
-        key: &str,
-        effects: &mut Vec<Effect>,
-    ) {
-        if !self.lanes.has(key) {
-            if self.rules.is_strict {
-                let aggregate = Aggregate::written(key);
-                self.lanes.set_busy(&aggregate);
-                arrival.lane = Some(aggregate);
-            }
-            self.send_arrived(now, arrival, effects);
-        } else if self.lanes.waits_in_memory(key) {
-            self.lanes.wait(key, arrival);
-        } else {
-            self.park(now, arrival, State::Queued, None);
+        match self.aggregates.admit(arrival, self.decoder.cells(), is_strict) {
+            Admitted::Send(arrival) => self.send_arrived(now, arrival, effects),
+            Admitted::Park(arrival) => self.park(now, arrival, State::Queued, None),
+            Admitted::Waits => {}
         }
     }
 
@@ -166,20 +192,20 @@ impl Relay {
     pub(super) fn advance(&mut self, aggregate: &Aggregate, effects: &mut Vec<Effect>) {
         let key: &str = std::borrow::Borrow::borrow(aggregate);
         loop {
-            match self.lanes.next(key, self.unwritten.written()) {
+            match self.aggregates.next(key, self.recorder.written()) {
                 Next::Wait | Next::WaitForWrite | Next::Free => return,
-                Next::Claim(after) if self.ending.is_none() && self.paused_by.is_none() => {
+                Next::Claim(after) if !self.phase.is_ending() && !self.outgoing.is_paused() => {
                     return self.claim(aggregate, after, effects);
                 }
                 // The first look after the pause finds it again.
-                Next::Claim(_) => return self.lanes.let_rest(key),
+                Next::Claim(_) => return self.aggregates.let_rest(key),
                 Next::Arrival(mut arrival) => {
                     let is_strict = self.rules.is_strict;
                     if is_strict {
-                        self.lanes.set_busy(aggregate);
-                        arrival.lane = Some(aggregate.clone());
+                        self.aggregates.set_busy(aggregate);
+                        arrival.waiter = Some(aggregate.clone());
                     }
-                    self.ready.push_back(Ready { arrival, letter: None, is_alone: false });
+                    self.outgoing.push(arrival, false);
                     if is_strict {
                         return;
                     }
@@ -190,36 +216,21 @@ impl Relay {
 
     /// Sends off what is ready, as far as there is room.
     pub(super) fn send_ready(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        while self.may_send() {
-            let Some(ready) = self.ready.pop_front() else { return };
-            let read = self.read(&ready.arrival.mapping, &ready.arrival.tuple);
+        while self.sending_waits_for().is_none() {
+            let Some(ready) = self.outgoing.next_ready() else { return };
+            let read = self.decoder.read(&ready.arrival.mapping, &ready.arrival.tuple);
             let read = read.map_err(|why| Refusal::unreadable("row", why));
             self.send(now, ready, read, effects);
         }
     }
 
-    fn may_send(&self) -> bool {
-        let wants_alone = self.ready.front().is_some_and(|ready| ready.is_alone);
-        let messages = if self.is_cautious() || wants_alone || self.is_one_alone() {
-            1
-        } else {
-            self.rules.window_messages
-        };
-        self.is_sending()
-            // A drain finishes what was taken in, paused or not.
-            && (self.paused_by.is_none() || self.ending.is_some())
-            && !self.window.must_empty()
-            && self.window.len() < messages
-            && self.window.bytes() < self.rules.window_bytes
-    }
-
-    /// Sends off an event that has just arrived, whose row stands in `cells`.
+    /// Sends off an event that has just arrived, whose row was read last.
     fn send_arrived(&mut self, now: Duration, arrival: Arrival, effects: &mut Vec<Effect>) {
-        let ready = Ready { arrival, letter: None, is_alone: false };
+        let ready = Ready { arrival, dead_letter: None, is_alone: false };
         self.send(now, ready, Ok(()), effects);
     }
 
-    /// Sends off what is ready; `read` says whether its row stands in `cells`.
+    /// Sends off what is ready; `read` says whether its row was read.
     fn send(
         &mut self,
         now: Duration,
@@ -227,45 +238,41 @@ impl Relay {
         read: Result<(), Refusal>,
         effects: &mut Vec<Effect>,
     ) {
-        let Ready { mut arrival, letter, is_alone } = ready;
-        if letter.is_none()
-            && let Some((position, why)) = &self.memory.convicted
-            && *position == arrival.position
+        let Ready { mut arrival, dead_letter, is_alone } = ready;
+        if dead_letter.is_none()
+            && let Some(why) = self.outcomes.take_convicted(arrival.position)
         {
-            let refusal = Refusal::Closed { why: why.clone() };
-            self.memory.convicted = None;
-            return self.refused(now, arrival, None, refusal);
+            return self.refused(now, arrival, None, Refusal::Closed { why });
         }
-        let message = read.and_then(|()| self.message_of_read(&arrival, letter.as_ref()));
+        let message = read.and_then(|()| self.message_of_read(&arrival, dead_letter.as_ref()));
         let message = match message {
             Ok(message) => message,
             // Its aggregate may have events in flight, and one of them may be refused too: they
             // are parked in their order.
-            Err(_) if !self.window.is_empty() && letter.is_none() => {
-                self.ready.push_front(Ready { arrival, letter, is_alone: true });
-                return;
+            Err(_) if self.outgoing.is_any_in_flight() && dead_letter.is_none() => {
+                return self.outgoing.push_first(Ready { arrival, dead_letter, is_alone: true });
             }
-            Err(refusal) => return self.refused(now, arrival, letter, refusal),
+            Err(refusal) => return self.refused(now, arrival, dead_letter, refusal),
         };
         self.tally.published += 1;
         if matches!(arrival.source, Source::Stream(_)) {
             self.tally.to_publish.observe(self.age(now, arrival.commit_time));
         }
-        trace!(event_id = arrival.id, position = %arrival.position, "an event is published");
+        trace!(event_id = arrival.id(), position = %arrival.position, "an event is published");
         arrival.seconds = message.timestamp();
         let bytes = message.body.len();
-        self.window.push(Published { arrival, letter, is_alone, bytes, at: now });
+        self.outgoing.publish(now, Ready { arrival, dead_letter, is_alone }, bytes);
         effects.push(Effect::Publish(message));
     }
 
-    /// The message of an event whose row stands in `cells`.
+    /// The message of an event whose row was read last.
     fn message_of_read(
         &self,
         arrival: &Arrival,
-        letter: Option<&Refusal>,
+        dead_letter: Option<&Refusal>,
     ) -> Result<Message, Refusal> {
         let Arrival { mapping, tuple, position, commit_time, .. } = arrival;
-        let row = Row { tuple, cells: &self.cells };
+        let row = self.decoder.row(tuple);
         let table = self.rules.tables.get(mapping.table);
         let table = table.ok_or_else(|| Refusal::unreadable("table", "it is not configured"))?;
         let event = Event::read(mapping, row, *commit_time);
@@ -274,14 +281,14 @@ impl Relay {
             .as_ref()
             .map_err(Refusal::clone)
             .and_then(|event| Message::build(event, row, *position, mapping, table, limits));
-        match (letter, &table.on_failure) {
+        match (dead_letter, &table.on_failure) {
             (Some(why), OnFailure::DeadLetter { exchange, routing_key }) => Message::dead_letter(
                 message.ok(),
                 why,
                 crate::core::message::Letter {
                     exchange,
                     routing_key: routing_key.as_deref(),
-                    id: &arrival.id,
+                    id: arrival.id(),
                     table,
                     position: *position,
                     body: event.ok().map(|event| event.payload).unwrap_or_default(),
@@ -290,11 +297,6 @@ impl Relay {
             ),
             _ => message,
         }
-    }
-
-    /// The mapping of a stored row.
-    pub(super) fn shape(&mut self, row: &StoredRow) -> Result<Arc<Mapping>, Vec<String>> {
-        self.shapes.mapping(&self.rules.tables, row.table, &row.columns)
     }
 
     /// Rows of the catch-up's list came.
@@ -317,10 +319,9 @@ impl Relay {
         }
         let is_settled = self.progress.settled() == self.progress.received()
             && self.is_recorded()
-            && self.unwritten.is_empty()
             // Once the list is gone, nobody would know of a mark that was not written.
-            && self.marks.is_idle(now);
-        let (has_room, is_ending) = (self.has_room(), self.ending.is_some());
+            && self.recorder.is_idle(now);
+        let (has_room, is_ending) = (self.has_room(), self.phase.is_ending());
         let Some(catch_up) = self.catch_up.as_mut().filter(|_| !is_ending) else { return Ok(()) };
         if !catch_up.rows.is_empty() || catch_up.is_asked || catch_up.is_finishing {
             return Ok(());
@@ -342,13 +343,13 @@ impl Relay {
         row: StoredRow,
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
-        let mapping = self.shape(&row).map_err(|errors| {
+        let mapping = self.decoder.shape(&row).map_err(|errors| {
             let hint = "correct [[tables]], so that it names the columns of today";
             End::Fault(Fault::definite(errors.join("; "), hint))
         })?;
         let StoredRow { tuple, commit_time, xid, .. } = row;
-        let id = match self.read(&mapping, &tuple) {
-            Ok(()) => self.id(&mapping, &tuple),
+        let id = match self.decoder.read(&mapping, &tuple) {
+            Ok(()) => self.decoder.id(&mapping, &tuple),
             Err(why) => return Err(Fault::transient(format!("a listed row: {why}")).into()),
         };
         let number = self.progress.receive(position);

@@ -4,12 +4,14 @@ use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::arrival::{Arrival, Ready, Source};
-use super::outcome::Try;
+use postgres_types::PgLsn;
+
+use super::arrival::{Arrival, Source};
+use super::settle::Try;
 use super::{Effect, Relay};
-use crate::core::event::Refusal;
 use crate::core::event::pgoutput::StoredRow;
-use crate::core::parked::{Aggregate, Attempt, Due, Head, Looked, ParkedRow, Tried};
+use crate::core::event::{Position, Refusal};
+use crate::core::parked::{Aggregate, Ahead, Attempt, Due, Head, Looked, ParkedRow, Tried};
 
 /// Shortest pause between looks: what is due may be on its way already.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -20,7 +22,7 @@ const ALONE_AFTER: Duration = Duration::from_secs(2);
 
 /// When to look at the parking, and what is known from the last look.
 #[derive(Debug, Default)]
-pub(super) struct Attention {
+pub(super) struct Retries {
     has_looked: bool,
     is_asked: bool,
     next: Duration,
@@ -32,9 +34,52 @@ pub(super) struct Attention {
     busy: BTreeMap<i64, Option<u64>>,
     /// Claims that were not answered yet.
     claims: usize,
+    /// Parked events that were in flight when the broker closed the channel: the next try of
+    /// each is made alone.
+    suspects: BTreeSet<i64>,
+    /// Events that were put aside, and that the stream brings again.
+    ahead: Ahead,
 }
 
-impl Attention {
+/// Parked events whose time has come.
+#[derive(Debug, Default)]
+struct Sorted {
+    /// The aggregates that wait for one.
+    waited_for: Vec<Aggregate>,
+    /// Those that nobody waits for.
+    alone: Vec<i64>,
+}
+
+impl Retries {
+    /// With what earlier sessions have learnt.
+    pub(super) fn new(suspects: BTreeSet<i64>) -> Self {
+        Self { suspects, ..Self::default() }
+    }
+
+    /// Parked events whose next try is made alone.
+    pub(super) fn suspects(&self) -> &BTreeSet<i64> {
+        &self.suspects
+    }
+
+    /// The broker closed the channel while it was in flight with others.
+    pub(super) fn suspect(&mut self, seq: i64) {
+        self.suspects.insert(seq);
+    }
+
+    /// The event at this place was put aside by an earlier session, which could not record so much.
+    /// Returns where in the WAL that is known from.
+    pub(super) fn take_ahead(
+        &mut self,
+        position: Position,
+        table: usize,
+        id: Option<&str>,
+    ) -> Option<PgLsn> {
+        if self.ahead.events.is_empty() {
+            return None;
+        }
+        self.ahead.take(position, table, id)
+    }
+
     /// It is known who waits for whom.
     pub(super) fn has_looked(&self) -> bool {
         self.has_looked
@@ -72,9 +117,50 @@ impl Attention {
         self.claims > 0
     }
 
+    /// It is tried.
+    fn begin(&mut self, seq: i64) {
+        self.busy.insert(seq, None);
+    }
+
     /// The outcome of a try is to be written, as so much.
     pub(super) fn tried(&mut self, seq: i64, op: u64) {
+        self.suspects.remove(&seq);
         self.busy.insert(seq, Some(op));
+    }
+
+    /// It was not tried after all, which is to be written, as so much.
+    fn withdrawn(&mut self, seq: i64, op: u64) {
+        self.busy.insert(seq, Some(op));
+    }
+
+    /// A claim was answered.
+    fn answered(&mut self) {
+        self.claims = self.claims.saturating_sub(1);
+    }
+
+    /// Sorts what is due: what is on its way already is left out, and what has to wait is due later.
+    fn sort(&mut self, now: Duration, due: Vec<Due>) -> Sorted {
+        let mut sorted = Sorted::default();
+        for Due { seq, aggregate, is_alone } in due {
+            match self.busy.get(&seq) {
+                Some(None) => continue,
+                // The look does not show its outcome yet.
+                Some(Some(_)) => {
+                    self.due(now + PAUSE);
+                    continue;
+                }
+                None => {}
+            }
+            if now < ALONE_AFTER && (is_alone || self.suspects.contains(&seq)) {
+                self.due(ALONE_AFTER);
+                continue;
+            }
+            match aggregate {
+                Some(aggregate) => sorted.waited_for.push(aggregate),
+                None => sorted.alone.push(seq),
+            }
+        }
+        sorted
     }
 
     fn looked(&mut self, now: Duration, next: Duration) -> bool {
@@ -90,74 +176,56 @@ impl Relay {
     /// The parking was looked at.
     pub(super) fn looked(&mut self, now: Duration, looked: Looked, effects: &mut Vec<Effect>) {
         let Looked { due, held, waiting, next_due, paused_by, ahead } = looked;
-        self.paused_by = paused_by;
+        self.outgoing.pause(paused_by);
         // While it is paused, what is due stays due: the look after the pause finds it.
-        let next_due = next_due.filter(|_| self.paused_by.is_none());
+        let next_due = next_due.filter(|_| !self.outgoing.is_paused());
         let poll = self.rules.parking.poll_interval;
-        let is_first = self.attention.looked(now, next_due.map_or(poll, |due| due.min(poll)));
+        let is_first = self.retries.looked(now, next_due.map_or(poll, |due| due.min(poll)));
         let held: BTreeSet<Aggregate> = held.into_iter().collect();
         if is_first {
-            self.ahead = ahead;
+            self.retries.ahead = ahead;
             for aggregate in held.iter().cloned().chain(waiting) {
-                self.lanes.hold_as_seen(aggregate);
+                self.aggregates.hold_as_seen(aggregate);
             }
         }
-        if self.paused_by.is_some() {
+        if self.outgoing.is_paused() {
             return;
         }
         self.due(now, due, effects);
         // Somebody took out what an aggregate waited for, or an earlier session ended between two
         // of its events.
-        for aggregate in self.lanes.without_first(&held) {
+        for aggregate in self.aggregates.without_first(&held) {
             self.look_for_first(now, &aggregate, effects);
         }
     }
 
     /// The time of parked events has come.
     fn due(&mut self, now: Duration, due: Vec<Due>, effects: &mut Vec<Effect>) {
-        let mut alone = Vec::new();
-        for Due { seq, aggregate, is_alone } in due {
-            match self.attention.busy.get(&seq) {
-                Some(None) => continue,
-                // The look does not show its outcome yet.
-                Some(Some(_)) => {
-                    self.attention.due(now + PAUSE);
-                    continue;
-                }
-                None => {}
-            }
-            if now < ALONE_AFTER && (is_alone || self.memory.suspects.contains(&seq)) {
-                self.attention.due(ALONE_AFTER);
-                continue;
-            }
-            match aggregate {
-                Some(aggregate) => {
-                    self.lanes.hold_as_seen(aggregate.clone());
-                    self.look_for_first(now, &aggregate, effects);
-                }
-                None => alone.push(seq),
-            }
+        let Sorted { waited_for, alone } = self.retries.sort(now, due);
+        for aggregate in waited_for {
+            self.aggregates.hold_as_seen(aggregate.clone());
+            self.look_for_first(now, &aggregate, effects);
         }
-        if !alone.is_empty() && self.ending.is_none() {
-            self.attention.busy.extend(alone.iter().map(|seq| (*seq, None)));
-            self.attention.claims += 1;
+        if !alone.is_empty() && !self.phase.is_ending() {
+            alone.iter().for_each(|seq| self.retries.begin(*seq));
+            self.retries.claims += 1;
             effects.push(Effect::ClaimAlone(alone));
         }
     }
 
     fn look_for_first(&mut self, now: Duration, aggregate: &Aggregate, effects: &mut Vec<Effect>) {
-        let seen = self.attention.written;
-        match self.lanes.look_for_first(aggregate.borrow(), seen) {
+        let seen = self.retries.written;
+        match self.aggregates.look_for_first(aggregate.borrow(), seen) {
             true => self.advance(aggregate, effects),
             // The look was too early, for one: the next is not.
-            false => self.attention.due(now + PAUSE),
+            false => self.retries.due(now + PAUSE),
         }
     }
 
     /// Asks the parking for the next event of an aggregate, which it marks as taken. From here on
     /// it is in flight, so it is only asked for where it can go.
     pub(super) fn claim(&mut self, aggregate: &Aggregate, after: i64, effects: &mut Vec<Effect>) {
-        self.attention.claims += 1;
+        self.retries.claims += 1;
         effects.push(Effect::Claim { aggregate: aggregate.clone(), after });
     }
 
@@ -169,8 +237,8 @@ impl Relay {
         head: Head,
         effects: &mut Vec<Effect>,
     ) {
-        self.attention.claims = self.attention.claims.saturating_sub(1);
-        match self.lanes.claimed(aggregate.borrow(), head) {
+        self.retries.answered();
+        match self.aggregates.claimed(aggregate.borrow(), head) {
             Ok(None) => self.advance(aggregate, effects),
             Ok(Some(row)) => self.retry(now, row),
             // It stopped to be asked for.
@@ -180,9 +248,9 @@ impl Relay {
 
     /// The parking answered for events that nobody waits for: some may have been taken out.
     pub(super) fn claimed_alone(&mut self, now: Duration, asked: Vec<i64>, rows: Vec<ParkedRow>) {
-        self.attention.claims = self.attention.claims.saturating_sub(1);
+        self.retries.answered();
         for seq in asked {
-            self.attention.busy.remove(&seq);
+            self.retries.busy.remove(&seq);
         }
         for row in rows {
             self.retry(now, row);
@@ -190,47 +258,47 @@ impl Relay {
     }
 
     fn is_to_be_alone(&self, row: &ParkedRow) -> bool {
-        row.is_alone || self.memory.suspects.contains(&row.seq)
+        row.is_alone || self.retries.suspects.contains(&row.seq)
     }
 
     /// Tries a parked event that was claimed.
     fn retry(&mut self, now: Duration, row: ParkedRow) {
-        if self.ending.is_some() || self.paused_by.is_some() {
+        if self.phase.is_ending() || self.outgoing.is_paused() {
             return self.withdraw(now, &row);
         }
         self.tally.retried += 1;
-        self.attention.busy.insert(row.seq, None);
+        self.retries.begin(row.seq);
         let is_alone = self.is_to_be_alone(&row);
-        let lane = row.aggregate.filter(|_| row.is_holding);
+        let waiter = row.aggregate.filter(|_| row.is_holding);
         let ParkedRow { seq, attempts, position, id, xid_end, row, .. } = row;
-        let id = id.unwrap_or_default();
-        let mapping = match self.shape(&row) {
+        let mapping = match self.decoder.shape(&row) {
             Ok(mapping) => mapping,
             Err(errors) => {
                 let refusal = Refusal::unreadable("row", errors.join("; "));
                 let table = row.table;
-                return self.tried(now, Try { seq, attempts, position, table, id, lane }, refusal);
+                let tried = Try { seq, attempts, position, table, id, waiter };
+                return self.tried(now, tried, refusal);
             }
         };
         // As its message has it, by which a return is known: the record may lack it, or be of another
         // mapping.
-        let read = self.read(&mapping, &row.tuple).map(|()| self.id(&mapping, &row.tuple));
-        let id = read.ok().filter(|id| !id.is_empty()).unwrap_or(id);
+        let read = self.decoder.read(&mapping, &row.tuple);
+        let id = read.ok().and_then(|()| self.decoder.id(&mapping, &row.tuple)).or(id);
         let source = Source::Parked { seq, attempts };
         let StoredRow { tuple, commit_time, xid, .. } = row;
         let arrival = Arrival {
-            lane,
+            waiter,
             xid,
             xid_end,
             ..Arrival::new(source, position, id, mapping, tuple, commit_time)
         };
-        self.ready.push_back(Ready { arrival, letter: None, is_alone });
+        self.outgoing.push(arrival, is_alone);
     }
 
     /// A parked event that was claimed is not tried now.
     fn withdraw(&mut self, now: Duration, row: &ParkedRow) {
-        let lane = row.aggregate.as_ref().filter(|_| row.is_holding);
-        self.withdrawn(now, row.seq, row.row.table, row.id.clone(), lane);
+        let waiter = row.aggregate.as_ref().filter(|_| row.is_holding);
+        self.withdrawn(now, row.seq, row.row.table, row.id.clone(), waiter);
     }
 
     fn withdrawn(
@@ -239,31 +307,22 @@ impl Relay {
         seq: i64,
         table: usize,
         id: Option<String>,
-        lane: Option<&Aggregate>,
+        waiter: Option<&Aggregate>,
     ) {
-        self.unrecorded_since.get_or_insert(now);
         let outcome = Tried::Withdrawn;
-        let op = self.unwritten.attempt(Attempt { seq, table, id, outcome });
-        self.attention.tried(seq, op);
-        if let Some(aggregate) = lane {
-            self.lanes.withdraw(aggregate.borrow(), op);
+        let op = self.recorder.attempt(now, Attempt { seq, table, id, outcome });
+        self.retries.withdrawn(seq, op);
+        if let Some(aggregate) = waiter {
+            self.aggregates.withdraw(aggregate.borrow(), op);
         }
     }
 
     /// Parked events that were claimed and have not gone are not sent any more: the relay is
     /// paused, or about to end, and what an operator does meanwhile is to count.
     pub(super) fn withdraw_ready(&mut self, now: Duration) {
-        if self.ready.is_empty() {
-            return;
-        }
-        let (parked, kept): (Vec<Ready>, Vec<Ready>) = std::mem::take(&mut self.ready)
-            .into_iter()
-            .partition(|ready| matches!(ready.arrival.source, Source::Parked { .. }));
-        self.ready = kept.into();
-        for Ready { arrival, .. } in parked {
+        for arrival in self.outgoing.take_parked() {
             let Source::Parked { seq, .. } = arrival.source else { continue };
-            let id = Some(arrival.id).filter(|id| !id.is_empty());
-            self.withdrawn(now, seq, arrival.mapping.table, id, arrival.lane.as_ref());
+            self.withdrawn(now, seq, arrival.mapping.table, arrival.id, arrival.waiter.as_ref());
         }
     }
 }

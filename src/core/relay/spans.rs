@@ -26,14 +26,9 @@ impl Relay {
     /// It is known what became of a try; of a dead letter none is made, that is not the event.
     pub(super) fn span(&mut self, now: Duration, arrival: &Arrival, refusal: Option<&Refusal>) {
         let Some(spans) = &mut self.spans else { return };
-        let mut cells = std::mem::take(&mut self.cells);
-        if arrival.mapping.read(&arrival.tuple, &mut cells).is_ok() {
-            let row = Row { tuple: &arrival.tuple, cells: &cells };
-            let ended =
-                self.began_micros.saturating_add(i64::try_from(now.as_micros()).unwrap_or(0));
-            spans.extend(of(arrival, row, ended, refusal));
-        }
-        self.cells = cells;
+        let Some(row) = self.decoder.reread(arrival) else { return };
+        let ended = self.began_micros.saturating_add(i64::try_from(now.as_micros()).unwrap_or(0));
+        spans.extend(of(arrival, row, ended, refusal));
     }
 }
 
@@ -56,7 +51,7 @@ fn of(arrival: &Arrival, row: Row<'_>, ended: i64, refusal: Option<&Refusal>) ->
         // 0: of a listed row nothing is known.
         began_micros: if arrival.commit_time == 0 { ended } else { arrival.commit_time },
         ended_micros: ended,
-        message_id: short(arrival.id.clone()),
+        message_id: short(arrival.id().to_owned()),
         exchange: named("exchange", &mapping.exchange),
         routing_key: named("routing_key", &mapping.routing_key),
         refusal: refusal.map(|refusal| (refusal.reason(), refusal.to_string())),

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use postgres_types::PgLsn;
 
-use super::{End, Relay};
+use super::Relay;
+use super::phase::Phase;
+use super::waiting::Waiting;
 use crate::core::tally::Tally;
 
 /// The relay at one moment.
@@ -24,6 +26,8 @@ pub(crate) struct View {
     pub lanes: usize,
     /// Marks that are to be written.
     pub marks_pending: usize,
+    /// What keeps it from taking in one more event, or from ending.
+    pub waits_for: Option<Waiting>,
     /// The broker blocks the connection.
     pub is_blocked: bool,
     /// How long the walsender has said nothing, where that is unusual.
@@ -52,19 +56,20 @@ pub(crate) enum Doing {
 impl Relay {
     /// The relay as it is now.
     pub(crate) fn view(&self, now: Duration) -> View {
-        let oldest = self.on_trial();
-        let oldest = oldest.or_else(|| self.window.front().map(|published| &published.arrival));
-        let oldest = oldest.or_else(|| self.ready.front().map(|ready| &ready.arrival));
+        let on_trial = self.outcomes.first_on_trial().map(|(arrival, _)| arrival);
+        let oldest = on_trial.or_else(|| self.outgoing.oldest_arrival());
+        let (window_messages, window_bytes) = self.outgoing.in_flight();
         View {
             tally: self.tally(),
-            window_messages: self.window.len(),
-            window_bytes: self.window.bytes(),
-            waiting: self.lanes.waiting() + self.ready.len(),
+            window_messages,
+            window_bytes,
+            waiting: self.aggregates.size().0 + self.outgoing.ready(),
             unsettled: oldest.map(|arrival| self.age(now, arrival.commit_time)),
-            lanes: self.lanes.len(),
-            marks_pending: self.marks.pending(),
-            is_blocked: self.is_blocked(),
-            silent: self.silent(now),
+            lanes: self.aggregates.len(),
+            marks_pending: self.recorder.pending(),
+            waits_for: self.waits_for(now),
+            is_blocked: self.deadlines.is_blocked(),
+            silent: self.deadlines.silent(now),
             received_lsn: self.progress.received_lsn(),
             acknowledged_lsn: self.progress.acknowledged(),
         }
@@ -72,26 +77,26 @@ impl Relay {
 
     /// What the relay is at.
     pub(crate) fn doing(&self) -> Doing {
-        match &self.ending {
-            Some(End::Drained) => Doing::Draining,
-            Some(_) => Doing::Failing,
-            None if self.paused_by.is_some() => Doing::Paused,
-            None if self.catch_up.is_some() => Doing::CatchingUp,
-            None => Doing::Streaming,
+        match &self.phase {
+            Phase::Draining => Doing::Draining,
+            Phase::Failing(_) | Phase::Stuck(_) => Doing::Failing,
+            Phase::Running if self.outgoing.is_paused() => Doing::Paused,
+            Phase::Running if self.catch_up.is_some() => Doing::CatchingUp,
+            Phase::Running => Doing::Streaming,
         }
     }
 
     /// Nothing that was taken in waits for anything.
     pub(crate) fn is_idle(&self) -> bool {
-        self.window.is_empty()
-            && self.ready.is_empty()
-            && self.lanes.waiting() == 0
-            && self.marks.pending() == 0
+        !self.outgoing.is_any_in_flight()
+            && !self.outgoing.is_any_ready()
+            && self.aggregates.size().0 == 0
+            && self.recorder.pending() == 0
     }
 
     /// The broker takes nothing.
     pub(crate) fn is_hindered(&self) -> bool {
-        self.is_blocked()
+        self.deadlines.is_blocked()
     }
 
     /// Rows of a catch-up's list that were taken in.
@@ -101,7 +106,7 @@ impl Relay {
 
     /// Who paused it, and their note.
     pub(crate) fn paused_by(&self) -> Option<&str> {
-        self.paused_by.as_deref()
+        self.outgoing.paused_by()
     }
 
     /// The wall clock says `micros` since 2000-01-01 UTC where the session's says zero. Set

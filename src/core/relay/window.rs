@@ -187,32 +187,30 @@ impl<T: InFlight> Window<T> {
 
     /// Settles what the answers so far prove, the oldest first.
     pub fn settle(&mut self, mut settled: impl FnMut(T, Outcome)) {
-        if self.must_empty() {
-            if self.unconfirmed == 0 {
-                self.settle_all(settled);
-            }
-            return;
-        }
-        while matches!(self.entries.front(), Some(entry) if entry.state == State::Acked) {
-            let Some(entry) = self.entries.pop_front() else { return };
-            self.first += 1;
-            self.bytes -= entry.item.bytes();
-            settled(entry.item, Outcome::Delivered);
+        while let Some((item, outcome)) = self.next_settled() {
+            settled(item, outcome);
         }
     }
 
-    fn settle_all(&mut self, mut settled: impl FnMut(T, Outcome)) {
-        self.has_refused = false;
-        self.bytes = 0;
-        for entry in self.entries.drain(..) {
-            self.first += 1;
-            let outcome = match (entry.returned, entry.state) {
-                (Some(why), _) => Outcome::Returned(why),
-                (None, State::Nacked) => Outcome::Nacked,
-                (None, _) => Outcome::Delivered,
-            };
-            settled(entry.item, outcome);
+    /// The oldest message, where the answers so far prove what became of it.
+    pub(crate) fn next_settled(&mut self) -> Option<(T, Outcome)> {
+        let is_open = match self.has_refused {
+            true => self.unconfirmed > 0,
+            false => self.entries.front()?.state != State::Acked,
+        };
+        if is_open {
+            return None;
         }
+        let entry = self.entries.pop_front()?;
+        self.first += 1;
+        self.bytes -= entry.item.bytes();
+        self.has_refused &= !self.entries.is_empty();
+        let outcome = match (entry.returned, entry.state) {
+            (Some(why), _) => Outcome::Returned(why),
+            (None, State::Nacked) => Outcome::Nacked,
+            (None, State::Open | State::Acked) => Outcome::Delivered,
+        };
+        Some((entry.item, outcome))
     }
 }
 

@@ -294,6 +294,7 @@ mod tests {
             unsettled: None,
             lanes: 0,
             marks_pending: 0,
+            waits_for: None,
             is_blocked: false,
             silent: None,
             received_lsn: 0.into(),

@@ -96,6 +96,7 @@ fn relay(snapshot: &Snapshot, view: &View) -> Value {
         "stalled_seconds": seconds(snapshot.stalled_for),
         "lanes": view.lanes,
         "marks_pending": view.marks_pending,
+        "waits_for": view.waits_for.map(|what| what.to_string()),
         "is_blocked": view.is_blocked,
         "walsender_silent_seconds": view.silent.map(seconds),
         "received_lsn": view.received_lsn.to_string(),

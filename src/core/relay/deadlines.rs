@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use postgres_types::PgLsn;
-
-use super::{End, Relay};
+use super::input::{End, Rules};
 use crate::error::{Fault, Kind, Peer, Side};
 use crate::text::span;
 
@@ -15,9 +13,12 @@ const STORM: u32 = 20;
 /// Which part of the silence that ends a session is told.
 const UNUSUAL: (u32, u32) = (8, 15);
 
-/// When something was last heard of the servers.
-#[derive(Debug, Default)]
-pub(super) struct Watch {
+/// When something was last heard of the servers, and how long each may be silent.
+#[derive(Debug)]
+pub(super) struct Deadlines {
+    silence: Duration,
+    blocked_timeout: Duration,
+    confirm_timeout: Duration,
     last_frame_at: Duration,
     was_not_reading: bool,
     blocked_since: Option<Duration>,
@@ -25,7 +26,21 @@ pub(super) struct Watch {
     storm: (Duration, u32),
 }
 
-impl Watch {
+impl Deadlines {
+    /// Everybody was heard of just now.
+    pub(super) fn new(rules: &Rules) -> Self {
+        Self {
+            silence: rules.silence,
+            blocked_timeout: rules.blocked_timeout,
+            confirm_timeout: rules.confirm_timeout,
+            last_frame_at: Duration::ZERO,
+            was_not_reading: false,
+            blocked_since: None,
+            unblocked_at: Duration::ZERO,
+            storm: (Duration::ZERO, 0),
+        }
+    }
+
     /// The walsender sent something.
     pub(super) fn heard(&mut self, now: Duration) {
         self.last_frame_at = now;
@@ -40,18 +55,23 @@ impl Watch {
             self.unblocked_at = now;
         }
     }
-}
 
-impl Relay {
+    /// The broker blocks the connection.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked_since.is_some()
+    }
+
+    /// A keepalive came, which `is_new` or repeats what the last one said.
+    ///
+    /// # Errors
+    /// The server shuts down, and waits for us.
     pub(super) fn keepalive(
         &mut self,
         now: Duration,
-        wal_end: PgLsn,
+        is_new: bool,
         is_reply_requested: bool,
     ) -> Result<(), End> {
-        let is_new = wal_end > self.progress.received_lsn();
-        self.progress.barrier(wal_end, self.checks_begun + 1);
-        let (since, count) = &mut self.watch.storm;
+        let (since, count) = &mut self.storm;
         if is_new || now.saturating_sub(*since) >= Duration::from_secs(1) {
             (*since, *count) = (now, 0);
         }
@@ -63,33 +83,38 @@ impl Relay {
         Ok(())
     }
 
-    /// Whether one of the servers kept us waiting for too long.
-    pub(super) fn watch(&mut self, now: Duration) -> Result<(), End> {
-        let is_reading = self.is_reading();
-        if is_reading && self.watch.was_not_reading {
-            self.watch.last_frame_at = now;
+    /// Whether the stream is read, and since when the oldest message is in flight.
+    ///
+    /// # Errors
+    /// One of the servers kept us waiting for too long.
+    pub(super) fn check(
+        &mut self,
+        now: Duration,
+        is_reading: bool,
+        oldest: Option<Duration>,
+    ) -> Result<(), End> {
+        if is_reading && self.was_not_reading {
+            self.last_frame_at = now;
         }
-        self.watch.was_not_reading = !is_reading;
+        self.was_not_reading = !is_reading;
         if self.silence_ends().is_some_and(|at| at <= now) {
-            let what = format!(
-                "the walsender sent nothing for {}; connecting again",
-                span(self.rules.silence)
-            );
+            let what =
+                format!("the walsender sent nothing for {}; connecting again", span(self.silence));
             return Err(Fault::of(Kind::Timeout, Peer::Postgres, what).on(Side::Stream).into());
         }
         if self.block_ends().is_some_and(|at| at <= now) {
             return Err(Fault::transient(format!(
                 "RabbitMQ has blocked the connection for {}",
-                span(self.rules.blocked_timeout)
+                span(self.blocked_timeout)
             ))
             .on(Side::Broker)
             .hint("clear its memory or disk alarm: rabbitmq-diagnostics alarms")
             .into());
         }
-        if self.confirm_ends().is_some_and(|at| at <= now) {
+        if self.confirm_ends(oldest).is_some_and(|at| at <= now) {
             return Err(Fault::transient(format!(
                 "RabbitMQ has not confirmed a message for {}",
-                span(self.rules.confirm_timeout)
+                span(self.confirm_timeout)
             ))
             .on(Side::Broker)
             .hint("look at the queues behind the exchange: a quorum queue without a majority confirms nothing")
@@ -98,38 +123,32 @@ impl Relay {
         Ok(())
     }
 
-    pub(super) fn is_blocked(&self) -> bool {
-        self.watch.blocked_since.is_some()
-    }
-
     /// How long the walsender has said nothing, where that is longer than it ever takes: it is
     /// asked to answer several times within it.
     pub(super) fn silent(&self, now: Duration) -> Option<Duration> {
-        let silent = now.saturating_sub(self.watch.last_frame_at);
-        let is_long = silent > self.rules.silence * UNUSUAL.0 / UNUSUAL.1;
-        (is_long && !self.watch.was_not_reading).then_some(silent)
+        let silent = now.saturating_sub(self.last_frame_at);
+        let is_long = silent > self.silence * UNUSUAL.0 / UNUSUAL.1;
+        (is_long && !self.was_not_reading).then_some(silent)
     }
 
     fn silence_ends(&self) -> Option<Duration> {
-        (!self.watch.was_not_reading).then(|| self.watch.last_frame_at + self.rules.silence)
+        (!self.was_not_reading).then(|| self.last_frame_at + self.silence)
     }
 
     fn block_ends(&self) -> Option<Duration> {
-        self.watch.blocked_since.map(|since| since + self.rules.blocked_timeout)
+        self.blocked_since.map(|since| since + self.blocked_timeout)
     }
 
-    fn confirm_ends(&self) -> Option<Duration> {
-        match (self.watch.blocked_since, self.window.front()) {
-            (None, Some(front)) => {
-                Some(front.at.max(self.watch.unblocked_at) + self.rules.confirm_timeout)
-            }
+    fn confirm_ends(&self, oldest: Option<Duration>) -> Option<Duration> {
+        match (self.blocked_since, oldest) {
+            (None, Some(at)) => Some(at.max(self.unblocked_at) + self.confirm_timeout),
             _ => None,
         }
     }
 
     /// The next of the deadlines.
-    pub(super) fn next_watch(&self) -> Option<Duration> {
-        let all = [self.silence_ends(), self.block_ends(), self.confirm_ends()];
+    pub(super) fn next(&self, oldest: Option<Duration>) -> Option<Duration> {
+        let all = [self.silence_ends(), self.block_ends(), self.confirm_ends(oldest)];
         all.into_iter().flatten().min()
     }
 }

@@ -5,14 +5,17 @@
 //! so each time, and marks the event as taken in the same statement: what an operator did to it
 //! before that, holds.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::arrival::Arrival;
+use crate::core::event::Row;
+use crate::core::event::pgoutput::Cell;
 use crate::core::parked::{Aggregate, Head, ParkedRow};
 
 /// One aggregate that does not flow freely.
 #[derive(Debug, Default)]
-struct Lane {
+struct Queue {
     stand: Stand,
     /// Events received that wait in memory, unsettled.
     waiting: VecDeque<Arrival>,
@@ -79,7 +82,7 @@ pub(super) enum Next {
     Free,
 }
 
-impl Lane {
+impl Queue {
     fn next(&mut self, written: u64) -> Next {
         let hold = match &mut self.stand {
             Stand::Free => return self.waiting.pop_front().map_or(Next::Free, Next::Arrival),
@@ -96,6 +99,14 @@ impl Lane {
         }
     }
 
+    /// Whether an event that arrives now waits in memory, not in the parking.
+    fn waits_in_memory(&self) -> bool {
+        match &self.stand {
+            Stand::Free | Stand::Busy => true,
+            Stand::Held(hold) => hold.is_tail,
+        }
+    }
+
     fn hold(&mut self) -> Option<&mut Hold> {
         match &mut self.stand {
             Stand::Held(hold) => Some(hold),
@@ -106,60 +117,88 @@ impl Lane {
 
 /// The aggregates that do not flow freely.
 #[derive(Debug, Default)]
-pub(super) struct Lanes {
-    lanes: BTreeMap<Aggregate, Lane>,
+pub(super) struct Aggregates {
+    queues: BTreeMap<Aggregate, Queue>,
     waiting: usize,
     bytes: usize,
     /// Those that wait for a batch to be written.
     unwritten: BTreeSet<Aggregate>,
+    /// Those whose next event may go.
+    freed: Vec<Aggregate>,
+    /// The key that is looked up.
+    key: String,
 }
 
-impl Lanes {
+/// Where an event goes that has arrived.
+#[derive(Debug)]
+pub(super) enum Admitted {
+    /// To the broker.
+    Send(Arrival),
+    /// Into the parking, behind others of its aggregate.
+    Park(Arrival),
+    /// It waits here.
+    Waits,
+}
+
+impl Aggregates {
     /// Every aggregate flows freely.
     pub(super) fn is_empty(&self) -> bool {
-        self.lanes.is_empty()
+        self.queues.is_empty()
     }
 
     /// Aggregates that do not flow freely.
     pub(super) fn len(&self) -> usize {
-        self.lanes.len()
+        self.queues.len()
     }
 
-    /// Events that wait in memory.
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting
+    /// Events that wait in memory, and the bytes of their rows.
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.waiting, self.bytes)
     }
 
-    /// Bytes of their rows.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// It does not flow freely.
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.lanes.contains_key(key)
+    /// An event has arrived, whose row stands in `cells`, and has to keep the order of its
+    /// aggregate, if it has one. Where the ordering is strict, the next waits for it.
+    pub(super) fn admit(
+        &mut self,
+        mut arrival: Arrival,
+        cells: &[Cell],
+        is_strict: bool,
+    ) -> Admitted {
+        let (row, mapping) = (Row { tuple: &arrival.tuple, cells }, &arrival.mapping);
+        let (aggregate_type, id) = (row.aggregate_type(mapping), row.aggregate_id(mapping));
+        if !Aggregate::write(aggregate_type, id, &mut self.key) {
+            return Admitted::Send(arrival);
+        }
+        match self.queues.get_mut(self.key.as_str()) {
+            None if is_strict => {
+                let aggregate = Aggregate::written(&self.key);
+                self.set_busy(&aggregate);
+                arrival.waiter = Some(aggregate);
+                Admitted::Send(arrival)
+            }
+            None => Admitted::Send(arrival),
+            Some(queue) if queue.waits_in_memory() => {
+                self.waiting += 1;
+                self.bytes += arrival.tuple.size();
+                queue.waiting.push_back(arrival);
+                Admitted::Waits
+            }
+            Some(_) => Admitted::Park(arrival),
+        }
     }
 
     /// Some of its events stand in the parking.
     pub(super) fn is_held(&self, key: &str) -> bool {
-        self.lanes.get(key).is_some_and(|lane| matches!(lane.stand, Stand::Held(_)))
-    }
-
-    /// Whether an event that arrives now waits in memory, not in the parking.
-    pub(super) fn waits_in_memory(&self, key: &str) -> bool {
-        self.lanes.get(key).is_some_and(|lane| match &lane.stand {
-            Stand::Free | Stand::Busy => true,
-            Stand::Held(hold) => hold.is_tail,
-        })
+        self.queues.get(key).is_some_and(|queue| matches!(queue.stand, Stand::Held(_)))
     }
 
     /// An event of it is on its way, and the next waits for that; `false` where that cannot be,
     /// since another one is on its way, or parked.
     pub(super) fn set_busy(&mut self, aggregate: &Aggregate) -> bool {
-        let lane = self.lanes.entry(aggregate.clone()).or_default();
-        let is_free = matches!(lane.stand, Stand::Free);
+        let queue = self.queues.entry(aggregate.clone()).or_default();
+        let is_free = matches!(queue.stand, Stand::Free);
         if is_free {
-            lane.stand = Stand::Busy;
+            queue.stand = Stand::Busy;
         }
         is_free
     }
@@ -167,35 +206,46 @@ impl Lanes {
     /// The event for which [`set_busy`](Self::set_busy) was called is settled, whatever became
     /// of it.
     pub(super) fn set_free(&mut self, key: &str) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
-        match &mut lane.stand {
-            Stand::Busy => lane.stand = Stand::Free,
+        let Some(queue) = self.queues.get_mut(key) else { return };
+        match &mut queue.stand {
+            Stand::Busy => queue.stand = Stand::Free,
             Stand::Held(Hold { turn: turn @ Turn::Leaving, .. }) => *turn = Turn::Rests,
             Stand::Free | Stand::Held(_) => {}
         }
     }
 
+    /// Likewise; and its next event goes once there is room.
+    pub(super) fn set_free_later(&mut self, aggregate: Aggregate) {
+        self.set_free(aggregate.borrow());
+        self.freed.push(aggregate);
+    }
+
+    /// Those whose next event may go.
+    pub(super) fn take_freed(&mut self) -> Vec<Aggregate> {
+        std::mem::take(&mut self.freed)
+    }
+
     /// The parking holds events of it: it was said by a look.
     pub(super) fn hold_as_seen(&mut self, aggregate: Aggregate) {
-        let lane = self.lanes.entry(aggregate).or_default();
-        let turn = match lane.stand {
+        let queue = self.queues.entry(aggregate).or_default();
+        let turn = match queue.stand {
             Stand::Free => Turn::Rests,
             Stand::Busy => Turn::Leaving,
             Stand::Held(_) => return,
         };
-        lane.stand = Stand::Held(Hold { turn, ..Hold::default() });
+        queue.stand = Stand::Held(Hold { turn, ..Hold::default() });
     }
 
     /// Its first event was parked, or tried and refused, which is to be written as `op`: it
     /// waits for its time. What waits in memory is to be parked by the caller.
     pub(super) fn rest(&mut self, aggregate: &Aggregate, op: u64) {
-        let lane = self.lanes.entry(aggregate.clone()).or_default();
-        lane.stand = Stand::Held(Hold { head_op: op, last_op: op, ..Hold::default() });
+        let queue = self.queues.entry(aggregate.clone()).or_default();
+        queue.stand = Stand::Held(Hold { head_op: op, last_op: op, ..Hold::default() });
     }
 
     /// An event was put behind others in the parking, which is to be written as `op`.
     pub(super) fn put_behind(&mut self, key: &str, op: u64) {
-        if let Some(hold) = self.lanes.get_mut(key).and_then(Lane::hold) {
+        if let Some(hold) = self.queues.get_mut(key).and_then(Queue::hold) {
             hold.last_op = op;
         }
     }
@@ -203,7 +253,7 @@ impl Lanes {
     /// A parked event of it is done with, which is to be written as `op`: the next behind it
     /// may go.
     pub(super) fn done(&mut self, key: &str, seq: i64, op: u64) {
-        if let Some(hold) = self.lanes.get_mut(key).and_then(Lane::hold) {
+        if let Some(hold) = self.queues.get_mut(key).and_then(Queue::hold) {
             hold.turn = Turn::Next(seq);
             hold.head_op = op;
         }
@@ -212,7 +262,7 @@ impl Lanes {
     /// A parked event of it is not tried now, which is to be written as `op`: the next look
     /// finds it again.
     pub(super) fn withdraw(&mut self, key: &str, op: u64) {
-        if let Some(hold) = self.lanes.get_mut(key).and_then(Lane::hold) {
+        if let Some(hold) = self.queues.get_mut(key).and_then(Queue::hold) {
             hold.turn = Turn::Rests;
             hold.head_op = op;
         }
@@ -220,7 +270,7 @@ impl Lanes {
 
     /// The next one is not asked for after all: the next look finds it again.
     pub(super) fn let_rest(&mut self, key: &str) {
-        if let Some(hold) = self.lanes.get_mut(key).and_then(Lane::hold) {
+        if let Some(hold) = self.queues.get_mut(key).and_then(Queue::hold) {
             hold.turn = Turn::Rests;
         }
     }
@@ -228,7 +278,7 @@ impl Lanes {
     /// The first of it is to be looked for, by a look that showed all that was written until
     /// `seen`; `false` where the look came too early, or it is on its way already.
     pub(super) fn look_for_first(&mut self, key: &str, seen: u64) -> bool {
-        let Some(hold) = self.lanes.get_mut(key).and_then(Lane::hold) else { return false };
+        let Some(hold) = self.queues.get_mut(key).and_then(Queue::hold) else { return false };
         let is_due = matches!(hold.turn, Turn::Rests) && hold.head_op <= seen;
         if is_due {
             hold.turn = Turn::Next(0);
@@ -243,8 +293,8 @@ impl Lanes {
         key: &str,
         head: Head,
     ) -> Result<Option<ParkedRow>, Box<ParkedRow>> {
-        let Some(lane) = self.lanes.get_mut(key) else { return unexpected(head) };
-        let Stand::Held(hold) = &mut lane.stand else { return unexpected(head) };
+        let Some(queue) = self.queues.get_mut(key) else { return unexpected(head) };
+        let Stand::Held(hold) = &mut queue.stand else { return unexpected(head) };
         let Turn::Asked { after, written } = hold.turn else { return unexpected(head) };
         match head {
             Head::Claimed { row, is_tail } => {
@@ -257,35 +307,35 @@ impl Lanes {
                 hold.is_tail = true;
                 hold.turn = Turn::Unwritten { after, written };
             }
-            Head::None => lane.stand = Stand::Free,
+            Head::None => queue.stand = Stand::Free,
         }
         Ok(None)
     }
 
     /// An event waits behind others of its aggregate.
     pub(super) fn wait(&mut self, key: &str, arrival: Arrival) {
-        if let Some(lane) = self.lanes.get_mut(key) {
+        if let Some(queue) = self.queues.get_mut(key) {
             self.waiting += 1;
             self.bytes += arrival.tuple.size();
-            lane.waiting.push_back(arrival);
+            queue.waiting.push_back(arrival);
         }
     }
 
     /// Aggregates of which events wait in memory for the parking.
     pub(super) fn held_in_memory(&self) -> Vec<Aggregate> {
         let is_held =
-            |lane: &Lane| matches!(lane.stand, Stand::Held(_)) && !lane.waiting.is_empty();
-        let held = self.lanes.iter().filter(|(_, lane)| is_held(lane));
+            |queue: &Queue| matches!(queue.stand, Stand::Held(_)) && !queue.waiting.is_empty();
+        let held = self.queues.iter().filter(|(_, queue)| is_held(queue));
         held.map(|(aggregate, _)| aggregate.clone()).collect()
     }
 
     /// Takes what waits in memory, since it goes into the parking.
     pub(super) fn park_waiting(&mut self, key: &str) -> VecDeque<Arrival> {
-        let Some(lane) = self.lanes.get_mut(key) else { return VecDeque::new() };
-        if let Some(hold) = lane.hold() {
+        let Some(queue) = self.queues.get_mut(key) else { return VecDeque::new() };
+        if let Some(hold) = queue.hold() {
             hold.is_tail = false;
         }
-        let waiting = std::mem::take(&mut lane.waiting);
+        let waiting = std::mem::take(&mut queue.waiting);
         self.waiting -= waiting.len();
         self.bytes -= waiting.iter().map(|arrival| arrival.tuple.size()).sum::<usize>();
         waiting
@@ -293,15 +343,15 @@ impl Lanes {
 
     /// What an aggregate does next, with as much written as `written`.
     pub(super) fn next(&mut self, key: &str, written: u64) -> Next {
-        let Some(lane) = self.lanes.get_mut(key) else { return Next::Free };
-        let next = lane.next(written);
+        let Some(queue) = self.queues.get_mut(key) else { return Next::Free };
+        let next = queue.next(written);
         match &next {
             Next::Arrival(arrival) => {
                 self.waiting -= 1;
                 self.bytes -= arrival.tuple.size();
             }
             Next::Free => {
-                self.lanes.remove(key);
+                self.queues.remove(key);
             }
             Next::WaitForWrite => {
                 self.unwritten.insert(Aggregate::written(key));
@@ -319,10 +369,10 @@ impl Lanes {
     /// Aggregates that rest, and whose first event was never tried or is gone, by a look that
     /// told whose first waits for its time: somebody took out what they waited for.
     pub(super) fn without_first(&self, held: &BTreeSet<Aggregate>) -> Vec<Aggregate> {
-        let is_at_rest = |lane: &Lane| matches!(&lane.stand, Stand::Held(hold) if matches!(hold.turn, Turn::Rests));
-        let without = self.lanes.iter();
+        let is_at_rest = |queue: &Queue| matches!(&queue.stand, Stand::Held(hold) if matches!(hold.turn, Turn::Rests));
+        let without = self.queues.iter();
         let without =
-            without.filter(|(aggregate, lane)| is_at_rest(lane) && !held.contains(*aggregate));
+            without.filter(|(aggregate, queue)| is_at_rest(queue) && !held.contains(*aggregate));
         without.map(|(aggregate, _)| aggregate.clone()).collect()
     }
 }

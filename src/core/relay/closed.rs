@@ -1,0 +1,98 @@
+//! The broker closed the channel or the connection, perhaps over something that was published.
+
+use std::time::Duration;
+
+use super::arrival::{Published, Source};
+use super::outcomes::Suspicion;
+use super::phase::Phase;
+use super::{End, Relay};
+use crate::config::OnFailure;
+use crate::core::event::Refusal;
+use crate::error::{Fault, Side};
+
+impl Relay {
+    /// The broker does not say over which publish it closed the channel. With one message in
+    /// flight it is that one. The session goes on without the broker until what was delivered
+    /// before has its marks: the next one comes to the same message, and could write them no
+    /// better.
+    pub(super) fn closed(&mut self, now: Duration, why: &str) {
+        let mut window = self.outgoing.take_window();
+        if window.len() == 1
+            && let Some(published) = window.pop()
+        {
+            self.closed_over(now, published, why);
+            return;
+        }
+        self.suspect(&window);
+        let count = window.len();
+        self.enter(Phase::Failing(Fault::transient(format!(
+            "the broker closed the channel with {count} messages in flight: {why}. They are published again one at a time, to find which it was"
+        ))
+        .on(Side::Broker)));
+    }
+
+    /// The connection ended, and nobody said over what: a broker that stops, a network that
+    /// fails; or a message that it cannot bear. That is told by its coming again: with the same
+    /// first message in flight for the second time they are published one at a time, and the one
+    /// that was alone in flight twice is the one.
+    pub(super) fn dropped(&mut self, now: Duration, fault: Fault) -> Result<(), End> {
+        let mut window = self.outgoing.take_window();
+        let Some(first) = window.first().map(|published| published.arrival.position) else {
+            return Err(End::Fault(fault));
+        };
+        let is_alone = window.len() == 1;
+        match self.outcomes.dropped(first, is_alone) {
+            Suspicion::Convicted => {
+                let Some(published) = window.pop() else { return Err(End::Fault(fault)) };
+                self.closed_over(now, published, &fault.what);
+                return Ok(());
+            }
+            Suspicion::Suspected => self.suspect(&window),
+            Suspicion::None => {}
+        }
+        Err(End::Fault(fault))
+    }
+
+    /// One of these made the broker close the channel: the next session publishes them one at a
+    /// time.
+    fn suspect(&mut self, window: &[Published]) {
+        for published in window {
+            match published.arrival.source {
+                Source::Stream(_) => self.outcomes.suspect(published.arrival.position),
+                Source::Parked { seq, .. } => self.retries.suspect(seq),
+            }
+        }
+    }
+
+    fn closed_over(&mut self, now: Duration, published: Published, why: &str) {
+        let Published { arrival, dead_letter, .. } = published;
+        let fault = Fault::transient(format!(
+            "the broker closed the channel over event {} of {}: {why}",
+            arrival.id(),
+            self.table_name(&arrival)
+        ))
+        .on(Side::Broker)
+        .hint(Refusal::Closed { why: String::new() }.hint());
+        let table = self.rules.tables.get(arrival.mapping.table);
+        let has_dead_letter =
+            table.is_some_and(|table| matches!(table.on_failure, OnFailure::DeadLetter { .. }));
+        if has_dead_letter && dead_letter.is_none() {
+            // Its dead letter takes a channel: the next session sends that at once.
+            self.outcomes.convict(arrival.position, why);
+            // It is not settled: a drain has failed.
+            self.enter(Phase::Failing(fault));
+            return;
+        }
+        self.refused(now, arrival, dead_letter, Refusal::Closed { why: why.to_owned() });
+        // What was taken in and not sent has no channel to go by: a drain that waited for it would
+        // not end.
+        if self.is_any_unsent() || !self.phase.is_ending() {
+            self.enter(Phase::Failing(fault));
+        }
+    }
+
+    /// An event of the stream was taken in and waits to be sent.
+    fn is_any_unsent(&self) -> bool {
+        self.aggregates.size().0 > 0 || self.outgoing.is_any_new_ready()
+    }
+}

@@ -1,0 +1,361 @@
+//! The stream, read: transactions, shapes of relations, rows. It knows which relation is which
+//! outbox table; what becomes of a row, others decide.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use postgres_types::PgLsn;
+
+use super::arrival::Arrival;
+use super::input::{End, Resolution, Rules};
+use crate::config::Table;
+use crate::core::event::pgoutput::{self, Cell, Column, RelationMessage, StoredRow, Tuple};
+use crate::core::event::relation::{Mapping, Relation, Relations, table_named};
+use crate::core::event::{Position, Row, event_id};
+use crate::core::parked::Aggregate;
+use crate::error::Fault;
+
+/// Shapes of stored rows that are kept compiled.
+const SHAPES: usize = 8;
+
+/// The transaction that is being read.
+#[derive(Debug)]
+struct Transaction {
+    position: Position,
+    commit_time: i64,
+    xid: u32,
+}
+
+/// A relation that has another name or place today: its oid, the schema and name under which its
+/// rows come, and which of the tables it is.
+type Away = (u32, (String, String), usize);
+
+/// What a message of the stream, or a row that waited, comes to.
+#[derive(Debug)]
+pub(super) enum Decoded {
+    /// Nothing that anybody has to see to.
+    Nothing,
+    /// A change that is not an inserted row.
+    Ignored,
+    /// A row of a table that is not configured, at this place.
+    Other(Position),
+    /// A row of an outbox table. It is not read yet.
+    Row(Inserted),
+    /// The end of a transaction.
+    Commit(PgLsn),
+    /// Something about a relation of ours, or the publication, may have been altered: what was
+    /// committed in between may have passed by, and comes before what follows here.
+    Altered,
+    /// A row waits until it is known what its relation is.
+    Unknown {
+        /// The relation's oid.
+        relation: u32,
+        /// The transaction that wrote the row.
+        xid: u32,
+    },
+}
+
+/// An inserted row of an outbox table.
+#[derive(Debug)]
+pub(super) struct Inserted {
+    pub(super) relation: u32,
+    pub(super) mapping: Arc<Mapping>,
+    pub(super) tuple: Tuple,
+    pub(super) position: Position,
+    pub(super) commit_time: i64,
+    pub(super) xid: u32,
+}
+
+/// Reads the stream.
+#[derive(Debug)]
+pub(super) struct Decoder {
+    tables: Arc<[Table]>,
+    /// Their oids, but for those that are away.
+    oids: Vec<u32>,
+    away: Vec<Away>,
+    /// Tables whose partitions come under names and oids of their own.
+    leaves: Vec<usize>,
+    relations: Relations,
+    shapes: Shapes,
+    transaction: Option<Transaction>,
+    /// Relations that may be partitions, and of which no row has come yet.
+    announced: BTreeMap<u32, RelationMessage>,
+    /// A row of one of them, until it is known what that is.
+    unresolved: Option<(u32, Tuple)>,
+    /// Relations that hold today what their rows in the stream say.
+    partitions: BTreeSet<u32>,
+    /// The row that was read last.
+    cells: Vec<Cell>,
+}
+
+impl Decoder {
+    /// At the start of a stream.
+    pub(super) fn new(rules: &Rules) -> Self {
+        Self {
+            tables: Arc::clone(&rules.tables),
+            oids: rules.oids.clone(),
+            away: rules.away.clone(),
+            leaves: rules.leaves.clone(),
+            relations: Relations::default(),
+            shapes: Shapes::default(),
+            transaction: None,
+            announced: BTreeMap::new(),
+            unresolved: None,
+            partitions: BTreeSet::new(),
+            cells: Vec::new(),
+        }
+    }
+
+    /// Takes in a message.
+    ///
+    /// # Errors
+    /// The server says what it cannot say, or a row of a shape that no mapping fits.
+    pub(super) fn take(&mut self, message: pgoutput::Message) -> Result<Decoded, End> {
+        match message {
+            pgoutput::Message::Begin { commit_lsn, commit_time, xid } => {
+                let position = Position { commit_lsn, index: 0 };
+                self.transaction = Some(Transaction { position, commit_time, xid });
+            }
+            pgoutput::Message::Commit { end_lsn, .. } => {
+                self.transaction = None;
+                return Ok(Decoded::Commit(end_lsn));
+            }
+            pgoutput::Message::Relation(relation) => return self.relation(relation),
+            pgoutput::Message::Insert { relation, tuple } => return self.insert(relation, tuple),
+            pgoutput::Message::Update { .. }
+            | pgoutput::Message::Delete { .. }
+            | pgoutput::Message::Truncate { .. }
+            | pgoutput::Message::Emitted { .. } => return Ok(Decoded::Ignored),
+            pgoutput::Message::Type { oid, schema, name } => {
+                self.relations.made_of(oid, &schema, &name);
+            }
+            pgoutput::Message::Origin { .. } => {}
+        }
+        Ok(Decoded::Nothing)
+    }
+
+    fn relation(&mut self, mut relation: RelationMessage) -> Result<Decoded, End> {
+        self.relations.resolve_types(&mut relation);
+        let oid = relation.oid;
+        self.announced.remove(&oid);
+        let is_again = matches!(self.relations.find(oid), Some(Relation::Outbox(_)));
+        // By oid first: rows written before a rename come under the old name.
+        let is_altered = match self.table_of(&relation) {
+            Some(table) => {
+                self.map(table, &relation)?;
+                is_again
+            }
+            // Perhaps a partition: asked once a row of it comes. Where rows come under their root's
+            // name, leaves are announced as well, and it is no matter what became of them.
+            None if !self.leaves.is_empty() => {
+                self.relations.remove(oid);
+                self.announced.insert(oid, relation);
+                is_again
+            }
+            None => {
+                // Perhaps rows of ours come under another name from now on, since the publication
+                // or the table was altered: that is seen before one of them is passed over.
+                let fits = self.fits_any(&relation);
+                self.relations.insert(oid, Relation::Other);
+                is_again || fits
+            }
+        };
+        Ok(if is_altered { Decoded::Altered } else { Decoded::Nothing })
+    }
+
+    fn table_of(&self, relation: &RelationMessage) -> Option<usize> {
+        if let Some(table) = self.oids.iter().position(|known| *known == relation.oid) {
+            return Some(table);
+        }
+        if let Some((_, was, table)) = self.find_away(relation.oid) {
+            let is_named = (&relation.schema, &relation.name) == (&was.0, &was.1);
+            return is_named.then_some(*table);
+        }
+        table_named(self.tables.get(..self.oids.len())?, relation)
+    }
+
+    fn find_away(&self, oid: u32) -> Option<&Away> {
+        self.away.iter().find(|(relation, ..)| *relation == oid)
+    }
+
+    /// It has the columns of a configured table.
+    fn fits_any(&self, relation: &RelationMessage) -> bool {
+        let tables = self.tables.iter().enumerate();
+        let mut mappings =
+            tables.map(|(number, table)| Mapping::compile(number, table, &relation.columns, false));
+        mappings.any(|mapping| mapping.is_ok())
+    }
+
+    fn map(&mut self, table: usize, relation: &RelationMessage) -> Result<(), End> {
+        let Some(config) = self.tables.get(table) else { return Ok(()) };
+        // The mark goes to the table of today; what the row looked like then does not matter.
+        match Mapping::compile(table, config, &relation.columns, false) {
+            Ok(mapping) => {
+                self.relations.insert(relation.oid, Relation::Outbox(Arc::new(mapping)));
+                Ok(())
+            }
+            Err(errors) => Err(Fault::definite(
+                errors.join("; "),
+                "the WAL holds rows of this older or newer shape: map the columns as they were, let the relay pass these rows, then change the mapping",
+            )
+            .into()),
+        }
+    }
+
+    fn insert(&mut self, relation: u32, tuple: Tuple) -> Result<Decoded, End> {
+        let Some(transaction) = &mut self.transaction else {
+            return Err(protocol("a row outside a transaction"));
+        };
+        let known = self.relations.find(relation);
+        if known.is_none() && self.announced.contains_key(&relation) {
+            self.unresolved = Some((relation, tuple));
+            return Ok(Decoded::Unknown { relation, xid: transaction.xid });
+        }
+        let Transaction { position, commit_time, xid } = *transaction;
+        // Counts rows of other tables too: the place of an event must not depend on which tables
+        // are configured today.
+        transaction.position.index += 1;
+        match known {
+            Some(Relation::Outbox(mapping)) => {
+                let mapping = Arc::clone(mapping);
+                let row = Inserted { relation, mapping, tuple, position, commit_time, xid };
+                Ok(Decoded::Row(row))
+            }
+            Some(Relation::Other) => Ok(Decoded::Other(position)),
+            None => Err(protocol(format!("a row of relation {relation}, never announced"))),
+        }
+    }
+
+    /// A row waits until it is known what its relation is.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.unresolved.is_some()
+    }
+
+    /// It is known what the relation of the row is that waits.
+    pub(super) fn resolved(&mut self, resolution: Resolution) -> Result<(), End> {
+        let Some(oid) = self.unresolved.as_ref().map(|(oid, _)| *oid) else { return Ok(()) };
+        let Some(relation) = self.announced.remove(&oid) else { return Ok(()) };
+        let table = match resolution {
+            Resolution::Partition(table) => {
+                self.partitions.insert(oid);
+                Some(table)
+            }
+            Resolution::Other => None,
+            Resolution::Detached | Resolution::Gone => self.root_of_gone(&relation),
+        };
+        match table {
+            Some(table) => self.map(table, &relation),
+            None => {
+                self.relations.insert(oid, Relation::Other);
+                Ok(())
+            }
+        }
+    }
+
+    /// The row that waited, once it is known what its relation is.
+    pub(super) fn take_resolved(&mut self) -> Result<Decoded, End> {
+        let is_known = |(oid, _): &mut (u32, Tuple)| !self.announced.contains_key(oid);
+        match self.unresolved.take_if(is_known) {
+            Some((oid, tuple)) => self.insert(oid, tuple),
+            None => Ok(Decoded::Nothing),
+        }
+    }
+
+    /// The table of which a relation that is gone or detached was a partition: one with the columns
+    /// that are mapped; of several the one that has most of its name.
+    fn root_of_gone(&self, gone: &RelationMessage) -> Option<usize> {
+        let fits = |number: &usize| {
+            let table = self.tables.get(*number);
+            table
+                .is_some_and(|table| Mapping::compile(*number, table, &gone.columns, false).is_ok())
+        };
+        let alike = |number: &usize| {
+            let name = self.tables.get(*number).map_or("", |table| table.name.as_str());
+            name.bytes().zip(gone.name.bytes()).take_while(|(a, b)| a == b).count()
+        };
+        self.leaves.iter().copied().filter(fits).max_by_key(alike)
+    }
+
+    /// A table holds today what the rows of this relation say in the stream.
+    pub(super) fn is_held_by_a_table(&self, relation: u32) -> bool {
+        self.oids.contains(&relation)
+            || self.find_away(relation).is_some()
+            || self.partitions.contains(&relation)
+    }
+
+    /// The mapping of a stored row.
+    pub(super) fn shape(&mut self, row: &StoredRow) -> Result<Arc<Mapping>, Vec<String>> {
+        self.shapes.mapping(&self.tables, row.table, &row.columns)
+    }
+
+    /// Reads a row, which stands here until the next one is read.
+    pub(super) fn read(&mut self, mapping: &Mapping, tuple: &Tuple) -> Result<(), String> {
+        mapping.read(tuple, &mut self.cells)
+    }
+
+    /// Reads a row again; `None` where it cannot be read.
+    pub(super) fn reread<'a>(&'a mut self, arrival: &'a Arrival) -> Option<Row<'a>> {
+        self.read(&arrival.mapping, &arrival.tuple).ok()?;
+        Some(self.row(&arrival.tuple))
+    }
+
+    /// The row that was read last, of `tuple`.
+    pub(super) fn row<'a>(&'a self, tuple: &'a Tuple) -> Row<'a> {
+        Row { tuple, cells: &self.cells }
+    }
+
+    /// The columns of the row that was read last.
+    pub(super) fn cells(&self) -> &[Cell] {
+        &self.cells
+    }
+
+    /// One column of the row that was read last.
+    pub(super) fn cell(&self, at: usize) -> Option<Cell> {
+        self.cells.get(at).copied()
+    }
+
+    /// The id of the row that was read last; `None` where it cannot be read.
+    pub(super) fn id(&self, mapping: &Mapping, tuple: &Tuple) -> Option<String> {
+        event_id(mapping, self.row(tuple)).ok().map(str::to_owned)
+    }
+
+    /// The aggregate of an event. Read again: hardly any event is ever asked for it.
+    pub(super) fn aggregate_of(&mut self, arrival: &Arrival) -> Option<Aggregate> {
+        let row = self.reread(arrival)?;
+        let mapping = &arrival.mapping;
+        Aggregate::new(row.aggregate_type(mapping), row.aggregate_id(mapping))
+    }
+}
+
+/// The server says what it cannot say: perhaps bytes were lost on the way.
+pub(super) fn protocol(what: impl std::fmt::Display) -> End {
+    End::Fault(Fault::transient(format!("protocol error in the replication stream: {what}")))
+}
+
+/// The mappings of stored rows, by the columns they share.
+#[derive(Debug, Default)]
+struct Shapes(VecDeque<(Arc<[Column]>, Arc<Mapping>)>);
+
+impl Shapes {
+    fn mapping(
+        &mut self,
+        tables: &[Table],
+        table: usize,
+        columns: &Arc<[Column]>,
+    ) -> Result<Arc<Mapping>, Vec<String>> {
+        let is_it = |(known, mapping): &&(Arc<[Column]>, Arc<Mapping>)| {
+            Arc::ptr_eq(known, columns) && mapping.table == table
+        };
+        if let Some((_, mapping)) = self.0.iter().find(is_it) {
+            return Ok(Arc::clone(mapping));
+        }
+        let config =
+            tables.get(table).ok_or_else(|| vec!["it is of no configured table".to_owned()])?;
+        let mapping = Arc::new(Mapping::compile(table, config, columns, false)?);
+        if self.0.len() == SHAPES {
+            self.0.pop_front();
+        }
+        self.0.push_back((Arc::clone(columns), Arc::clone(&mapping)));
+        Ok(mapping)
+    }
+}

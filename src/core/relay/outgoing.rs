@@ -1,0 +1,147 @@
+//! What goes to the broker: events that are ready to be sent, and messages in flight.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::arrival::{Arrival, Published, Ready, Source};
+use super::input::Rules;
+use super::waiting::{Waiting, first};
+use super::window::{Answer, Outcome, Stray, Window};
+
+/// What goes to the broker.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    /// Taken in, and not published yet.
+    ready: VecDeque<Ready>,
+    window: Window<Published>,
+    most_messages: usize,
+    most_bytes: usize,
+    /// Who asked that nothing more is published; `None` where nobody did.
+    paused_by: Option<String>,
+}
+
+impl Outgoing {
+    /// Nothing is on its way.
+    pub(super) fn new(rules: &Rules) -> Self {
+        Self {
+            ready: VecDeque::new(),
+            window: Window::default(),
+            most_messages: rules.window_messages,
+            most_bytes: rules.window_bytes,
+            paused_by: None,
+        }
+    }
+
+    /// Somebody asked that nothing more is published.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused_by.is_some()
+    }
+
+    /// Who did.
+    pub(super) fn paused_by(&self) -> Option<&str> {
+        self.paused_by.as_deref()
+    }
+
+    /// Somebody asked for it, or for the contrary.
+    pub(super) fn pause(&mut self, by: Option<String>) {
+        self.paused_by = by;
+    }
+
+    /// Messages in flight, and their bytes.
+    pub(super) fn in_flight(&self) -> (usize, usize) {
+        (self.window.len(), self.window.bytes())
+    }
+
+    /// A message is in flight.
+    pub(super) fn is_any_in_flight(&self) -> bool {
+        !self.window.is_empty()
+    }
+
+    /// The oldest message in flight.
+    pub(super) fn oldest(&self) -> Option<&Published> {
+        self.window.front()
+    }
+
+    /// The oldest event that is in flight or ready.
+    pub(super) fn oldest_arrival(&self) -> Option<&Arrival> {
+        let in_flight = self.window.front().map(|published| &published.arrival);
+        in_flight.or_else(|| self.ready.front().map(|ready| &ready.arrival))
+    }
+
+    /// Events that are ready.
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// An event is ready.
+    pub(super) fn is_any_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// An event of the stream is ready, and not sent.
+    pub(super) fn is_any_new_ready(&self) -> bool {
+        self.ready.iter().any(|ready| matches!(ready.arrival.source, Source::Stream(_)))
+    }
+
+    /// What keeps one more message from being in flight, with so many events and bytes counted
+    /// beside those that are.
+    pub(super) fn waits_for(&self, is_cautious: bool, beside: (usize, usize)) -> Option<Waiting> {
+        let wants_alone = self.ready.front().is_some_and(|ready| ready.is_alone);
+        let is_one_alone = self.window.front().is_some_and(|front| front.is_alone);
+        let is_alone = is_cautious || wants_alone || is_one_alone;
+        let most = if is_alone { 1 } else { self.most_messages };
+        first([
+            (self.window.must_empty(), Waiting::Refusal),
+            (self.window.len() + beside.0 >= most, Waiting::Room),
+            (self.window.bytes() + beside.1 >= self.most_bytes, Waiting::Bytes),
+        ])
+    }
+
+    /// An event is ready, behind the others.
+    pub(super) fn push(&mut self, arrival: Arrival, is_alone: bool) {
+        self.ready.push_back(Ready { arrival, dead_letter: None, is_alone });
+    }
+
+    /// An event is to go next.
+    pub(super) fn push_first(&mut self, ready: Ready) {
+        self.ready.push_front(ready);
+    }
+
+    /// The next that is ready.
+    pub(super) fn next_ready(&mut self) -> Option<Ready> {
+        self.ready.pop_front()
+    }
+
+    /// Takes out the parked events that are ready, since they are not to be sent now.
+    pub(super) fn take_parked(&mut self) -> Vec<Arrival> {
+        if self.ready.is_empty() {
+            return Vec::new();
+        }
+        let is_parked = |ready: &Ready| matches!(ready.arrival.source, Source::Parked { .. });
+        let (parked, kept): (Vec<Ready>, Vec<Ready>) =
+            std::mem::take(&mut self.ready).into_iter().partition(is_parked);
+        self.ready = kept.into();
+        parked.into_iter().map(|ready| ready.arrival).collect()
+    }
+
+    /// A message is published.
+    pub(super) fn publish(&mut self, now: Duration, ready: Ready, bytes: usize) {
+        let Ready { arrival, dead_letter, is_alone } = ready;
+        self.window.push(Published { arrival, dead_letter, is_alone, bytes, at: now });
+    }
+
+    /// Takes in what the broker says.
+    pub(super) fn answered(&mut self, answers: Vec<Answer>) -> Result<(), Stray> {
+        answers.into_iter().try_for_each(|answer| self.window.take(answer))
+    }
+
+    /// The next message of which it is known what became of it, in the order of their publishing.
+    pub(super) fn next_settled(&mut self) -> Option<(Published, Outcome)> {
+        self.window.next_settled()
+    }
+
+    /// The channel is gone, and all that was in flight with it.
+    pub(super) fn take_window(&mut self) -> Vec<Published> {
+        std::mem::take(&mut self.window).into_items()
+    }
+}

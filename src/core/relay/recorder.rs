@@ -1,0 +1,332 @@
+//! What is to be written down: marks, what is put aside or was tried, and how far the events are
+//! settled. All of it goes in batches, one transaction each.
+
+use std::time::Duration;
+
+use postgres_types::PgLsn;
+
+use super::marks::{Batch, Mark, Marks, Patience, Written};
+use super::progress::Progress;
+use super::waiting::{Waiting, first};
+use crate::config::Audit;
+use crate::core::event::Position;
+use crate::core::parked::{Attempt, Park, Parking, Unwritten};
+
+/// Most marks that wait for their batch, in batches, before more events are taken in.
+const PENDING_BATCHES: usize = 10;
+
+/// What waits to be written, and what is known to be written.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    marks: Marks,
+    unwritten: Unwritten,
+    /// Most marks in one batch.
+    batch: usize,
+    /// Most bytes that wait to be put aside.
+    most_bytes: usize,
+    /// How long a mark may wait for its batch to fill.
+    linger: Duration,
+    /// Events whose place is in the progress row.
+    recorded: u64,
+    /// The progress row says at least this.
+    position: Position,
+    /// The session does not end before the row says at least this.
+    least: Position,
+    /// Since when something is settled that the row does not say.
+    unrecorded_since: Option<Duration>,
+}
+
+impl Recorder {
+    /// Nothing is to be written.
+    pub(super) fn new(audit: &Audit, most_bytes: usize) -> Self {
+        Self {
+            most_bytes,
+            marks: Marks::new(Patience { hold: audit.hold, give_up: audit.give_up }),
+            unwritten: Unwritten::default(),
+            batch: audit.batch,
+            linger: audit.linger,
+            recorded: 0,
+            position: Position::start(),
+            least: Position::start(),
+            unrecorded_since: None,
+        }
+    }
+
+    /// Something was settled.
+    pub(super) fn settled(&mut self, now: Duration) {
+        self.unrecorded_since.get_or_insert(now);
+    }
+
+    /// An event is settled: it gets its mark.
+    pub(super) fn mark(&mut self, mark: Mark) {
+        self.marks.push(mark);
+    }
+
+    /// A parked event is delivered: its mark goes with the next batch.
+    pub(super) fn mark_urgently(&mut self, mark: Mark) {
+        self.marks.push_urgent(mark);
+    }
+
+    /// An event is put aside. Returns how much is to be written until here.
+    pub(super) fn park(&mut self, park: Park) -> u64 {
+        self.unwritten.park(park)
+    }
+
+    /// A parked event was tried. Returns how much is to be written until here.
+    pub(super) fn attempt(&mut self, now: Duration, attempt: Attempt) -> u64 {
+        self.settled(now);
+        self.unwritten.attempt(attempt)
+    }
+
+    /// An event that an earlier session put aside came again.
+    pub(super) fn parked_before(&mut self, number: u64, position: Position, written_lsn: PgLsn) {
+        self.unwritten.parked_before(number, position, written_lsn);
+    }
+
+    /// How much is written of what was put aside and tried.
+    pub(super) fn written(&self) -> u64 {
+        self.unwritten.written()
+    }
+
+    /// The session does not end before the row says at least this.
+    pub(super) fn must_reach(&mut self, least: Position) {
+        self.least = least;
+    }
+
+    /// The row says how far all is settled, for the next process.
+    pub(super) fn is_recorded(&self, progress: &Progress) -> bool {
+        self.recorded >= progress.settled() && self.position >= self.least
+    }
+
+    /// Nothing waits to be written or tried again, but for marks that no LSN waits for any more.
+    pub(super) fn is_idle(&self, now: Duration) -> bool {
+        self.marks.is_idle(now) && self.unwritten.is_empty()
+    }
+
+    /// Events that a crash of this process has published again.
+    fn unrecorded(&self, progress: &Progress) -> u64 {
+        progress.received() - self.recorded
+    }
+
+    /// What keeps one more event from being taken in, where so many may be lost to the progress row.
+    pub(super) fn waits_for(
+        &self,
+        progress: &Progress,
+        most_unrecorded: Option<usize>,
+    ) -> Option<Waiting> {
+        let most = most_unrecorded.and_then(|most| u64::try_from(most).ok());
+        let is_crowded =
+            self.marks.is_crowded() || self.marks.pending() >= PENDING_BATCHES * self.batch;
+        first([
+            (most.is_some_and(|most| self.unrecorded(progress) >= most), Waiting::Progress),
+            (is_crowded, Waiting::Marks),
+            (self.unwritten.bytes() >= self.most_bytes, Waiting::Parking),
+        ])
+    }
+
+    /// Marks that wait for their first try.
+    pub(super) fn pending(&self) -> usize {
+        self.marks.pending()
+    }
+
+    /// Marks given up so far.
+    pub(super) fn given_up(&self) -> u64 {
+        self.marks.given_up()
+    }
+
+    /// Marks that were given up since the last call.
+    pub(super) fn take_given_up(&mut self) -> Vec<Mark> {
+        self.marks.take_given_up()
+    }
+
+    /// Takes the next batch, if one is due. Where nothing more comes, nothing is gained by waiting.
+    pub(super) fn take_if_due(
+        &mut self,
+        now: Duration,
+        progress: &Progress,
+        nothing_more_comes: bool,
+    ) -> Option<Batch> {
+        if !self.is_due(now, progress, nothing_more_comes) {
+            return None;
+        }
+        self.unrecorded_since = None;
+        Some(Batch {
+            marks: self.marks.take(now, self.batch),
+            parking: self.unwritten.take(),
+            position: progress.position(),
+            settled: progress.settled(),
+        })
+    }
+
+    fn is_due(&self, now: Duration, progress: &Progress, nothing_more_comes: bool) -> bool {
+        let batch = u64::try_from(self.batch).unwrap_or(u64::MAX);
+        let is_full = progress.settled() - self.recorded >= batch;
+        let is_rest = !self.is_recorded(progress) || self.unwritten.is_pending();
+        !self.marks.is_writing()
+            && (is_full
+                || nothing_more_comes && is_rest
+                || self.marks.pending() >= self.batch
+                || self.linger_ends().is_some_and(|at| at <= now)
+                || self.marks.next_try().is_some_and(|at| at <= now))
+    }
+
+    fn linger_ends(&self) -> Option<Duration> {
+        let since = self.unrecorded_since.or((self.marks.pending() > 0).then_some(Duration::ZERO));
+        since.map(|since| since + self.linger)
+    }
+
+    /// When the next batch is due, and when a mark stops holding the LSN.
+    pub(super) fn deadlines(&self, now: Duration) -> [Option<Duration>; 3] {
+        let release = self.marks.next_release(now);
+        match self.marks.is_writing() {
+            true => [None, None, release],
+            false => [self.linger_ends(), self.marks.next_try(), release],
+        }
+    }
+
+    /// A batch was written. Returns how many of its marks are.
+    pub(super) fn wrote(&mut self, now: Duration, written: Written) -> usize {
+        self.recorded = self.recorded.max(written.batch.settled);
+        self.position = self.position.max(written.batch.position);
+        let marked = written.batch.marks.len() - written.missing.len();
+        self.unwritten.wrote(&written.batch.parking, written.written_lsn);
+        self.unwritten.flushed(written.flushed_lsn);
+        self.marks.written(now, written);
+        marked
+    }
+
+    /// The WAL is on disk up to here.
+    pub(super) fn flushed(&mut self, lsn: PgLsn) {
+        self.marks.flushed(lsn);
+        self.unwritten.flushed(lsn);
+    }
+
+    /// Something is put aside and not known to be on disk: it is never given up.
+    pub(super) fn is_parking_unflushed(&self) -> bool {
+        self.unwritten.is_unflushed()
+    }
+
+    /// Something is written and not known to be on disk.
+    pub(super) fn is_unflushed(&self) -> bool {
+        self.marks.is_unflushed() || self.unwritten.is_unflushed()
+    }
+
+    /// Every event before this number is safe, or has waited for its mark for long enough.
+    pub(super) fn through(&self, now: Duration) -> u64 {
+        self.marks.through(now).min(self.unwritten.through())
+    }
+
+    /// Everything before this place is delivered, or parked for good: what is parked and not on
+    /// disk yet, the server may still forget.
+    pub(super) fn safe_position(&self, progress: &Progress) -> Position {
+        let position = progress.position();
+        self.unwritten.first_unsafe().map_or(position, |first| first.min(position))
+    }
+
+    /// Progress behind `delivered` that is not in the row.
+    pub(super) fn unrecorded_progress(
+        &self,
+        progress: &Progress,
+        delivered: Position,
+    ) -> Option<Batch> {
+        let position = self.safe_position(progress);
+        (position > self.position.max(delivered)).then(|| Batch {
+            marks: Vec::new(),
+            parking: Parking::default(),
+            position,
+            settled: progress.settled(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::AuditMode;
+    use crate::core::relay::marks::Missed;
+
+    const LINGER: Duration = Duration::from_millis(50);
+
+    fn audit() -> Audit {
+        Audit {
+            mode: AuditMode::Update,
+            batch: 2,
+            linger: LINGER,
+            hold: Duration::from_secs(10),
+            give_up: Duration::from_secs(300),
+        }
+    }
+
+    fn place(index: u64) -> Position {
+        Position { index, ..Position::start() }
+    }
+
+    /// Events that were received, settled and are to be marked.
+    fn settle(recorder: &mut Recorder, progress: &mut Progress, count: u64) {
+        for index in progress.received()..progress.received() + count {
+            let number = progress.receive(place(index));
+            progress.settle(number);
+            recorder.settled(Duration::ZERO);
+            recorder.mark(Mark::new(number, 0, index.to_string(), None));
+        }
+    }
+
+    fn wrote(recorder: &mut Recorder, batch: Batch, missing: Vec<Missed>) -> usize {
+        let lsn = PgLsn::from(100);
+        let written = Written { batch, missing, written_lsn: lsn, flushed_lsn: lsn };
+        recorder.wrote(Duration::ZERO, written)
+    }
+
+    #[test]
+    fn a_batch_goes_when_it_is_full_when_it_lingered_or_when_nothing_more_comes() {
+        let (mut recorder, mut progress) =
+            (Recorder::new(&audit(), 1_000), Progress::new(place(0)));
+        assert_eq!(
+            recorder.take_if_due(LINGER, &progress, true),
+            None,
+            "there is nothing to write"
+        );
+        settle(&mut recorder, &mut progress, 1);
+        let zero = Duration::ZERO;
+        assert_eq!(recorder.take_if_due(zero, &progress, false), None, "it may fill");
+        assert_eq!(recorder.deadlines(zero), [Some(LINGER), None, None]);
+        let batch = recorder.take_if_due(zero, &progress, true).expect("nothing more comes");
+        assert_eq!(recorder.deadlines(zero), [None; 3], "one batch at a time");
+        assert_eq!(wrote(&mut recorder, batch, Vec::new()), 1);
+        settle(&mut recorder, &mut progress, 1);
+        assert!(recorder.take_if_due(LINGER, &progress, false).is_some(), "it lingered");
+        let (mut recorder, mut progress) =
+            (Recorder::new(&audit(), 1_000), Progress::new(place(0)));
+        settle(&mut recorder, &mut progress, 3);
+        let batch = recorder.take_if_due(zero, &progress, false).expect("it is full");
+        assert_eq!((batch.marks.len(), batch.settled, batch.position), (2, 3, place(3)));
+    }
+
+    #[test]
+    fn progress_is_recorded_with_a_batch_though_its_marks_are_missing() {
+        let (mut recorder, mut progress) =
+            (Recorder::new(&audit(), 1_000), Progress::new(place(0)));
+        settle(&mut recorder, &mut progress, 2);
+        assert_eq!(recorder.unrecorded(&progress), 2);
+        assert_eq!(recorder.waits_for(&progress, Some(2)), Some(Waiting::Progress));
+        let batch = recorder.take_if_due(Duration::ZERO, &progress, false).expect("it is full");
+        assert!(!recorder.is_recorded(&progress));
+        assert_eq!(wrote(&mut recorder, batch, vec![Missed::waits(1)]), 1);
+        assert!(recorder.is_recorded(&progress));
+        assert_eq!(recorder.unrecorded(&progress), 0);
+        assert_eq!(recorder.through(Duration::ZERO), 1, "the second holds the LSN");
+        assert!(!recorder.is_idle(Duration::ZERO));
+        assert_eq!(recorder.unrecorded_progress(&progress, place(0)), None);
+    }
+
+    #[test]
+    fn an_end_waits_until_the_row_says_what_was_delivered_before() {
+        let (mut recorder, progress) = (Recorder::new(&audit(), 1_000), Progress::new(place(7)));
+        assert!(recorder.is_recorded(&progress));
+        recorder.must_reach(place(7));
+        assert!(!recorder.is_recorded(&progress), "an earlier session could not record it");
+        let batch = recorder.take_if_due(Duration::ZERO, &progress, true).expect("it is written");
+        wrote(&mut recorder, batch, Vec::new());
+        assert!(recorder.is_recorded(&progress));
+    }
+}
