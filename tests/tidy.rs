@@ -306,6 +306,126 @@ fn the_runbook_has_every_code_of_readyz() {
     }
 }
 
+/// The texts of a piece of code: its string literals, with `…` for each value, as an operator reads
+/// them.
+fn literals(code: &str) -> Vec<String> {
+    let (mut found, mut chars) = (Vec::new(), code.chars().peekable());
+    while let Some(c) = chars.next() {
+        match c {
+            '\'' if chars.peek() == Some(&'"') => drop(chars.next()),
+            '"' => found.push(literal(&mut chars)),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn literal(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> String {
+    let mut text = String::new();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => break,
+            '\\' => match chars.next() {
+                Some('\n') => while chars.next_if(|c| c.is_whitespace()).is_some() {},
+                escaped => text.extend(escaped),
+            },
+            '{' if chars.next_if_eq(&'{').is_none() => {
+                while chars.next().is_some_and(|c| c != '}') {}
+                text.push('…');
+            }
+            c => text.push(c),
+        }
+    }
+    // Schema and table are one name.
+    text.replace("….…", "…")
+}
+
+/// The arguments of each call of one of these macros and functions.
+fn calls<'a>(code: &'a str, names: &[&str]) -> Vec<Vec<&'a str>> {
+    let mut found = Vec::new();
+    for name in names {
+        for (start, _) in code.match_indices(name) {
+            let rest = &code[start + name.len()..];
+            let (mut depth, mut is_text, mut is_escaped) = (0, false, false);
+            let (mut parts, mut from) = (Vec::new(), 0);
+            for (at, c) in rest.char_indices() {
+                match c {
+                    _ if std::mem::take(&mut is_escaped) => {}
+                    '\\' => is_escaped = is_text,
+                    '"' => is_text = !is_text,
+                    _ if is_text => {}
+                    '(' | '[' | '{' => depth += 1,
+                    ')' | ']' | '}' if depth == 0 => {
+                        parts.push(rest[from..at].trim());
+                        break;
+                    }
+                    ')' | ']' | '}' => depth -= 1,
+                    ',' if depth == 0 => {
+                        parts.push(rest[from..at].trim());
+                        from = at + 1;
+                    }
+                    _ => {}
+                }
+            }
+            found.push(parts);
+        }
+    }
+    found
+}
+
+/// What the program warns of: the text of each `warn!` and `error!`, and why an event is refused.
+fn warnings() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for path in files("src", "rs") {
+        let code = code(&fs::read_to_string(&path).expect("readable"));
+        for call in calls(&code, &["warn!(", "error!("]) {
+            found.extend(
+                call.iter().find(|part| part.starts_with('"')).map(|text| literals(text).concat()),
+            );
+        }
+    }
+    let refusals = read("src/core/event/mod.rs");
+    let shown = refusals.split("impl fmt::Display for Refusal").nth(1).expect("it is shown");
+    let shown = shown.split("\n}\n").next().expect("its end");
+    found.extend(literals(shown));
+    // Those have their text from elsewhere: a fault, or the guard.
+    found.retain(|text| text != "…");
+    found
+}
+
+/// A line of the log is searched for in the runbook: each has its heading, and no heading is of a line
+/// that is gone.
+#[test]
+fn the_runbook_has_every_line_of_the_log() {
+    let page = read("docs/runbook.md");
+    let page = page.split("## Codes of `/readyz`").next().expect("what comes before");
+    let headings: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    let texts: Vec<_> =
+        headings.iter().flat_map(|heading| heading.split('`').skip(1).step_by(2)).collect();
+    let warnings = warnings();
+    assert!(warnings.len() > 50, "only {} texts were found", warnings.len());
+    let is_there = |warning: &&String| {
+        texts.iter().any(|text| {
+            let start = text.trim_end_matches('…').trim_end();
+            let rest = warning.strip_prefix(start).map(|rest| rest.trim_matches(['…', ' ']));
+            rest.is_some_and(|rest| rest.is_empty() || start.chars().count() >= 16)
+        })
+    };
+    let missing: Vec<_> = warnings.iter().filter(|warning| !is_there(warning)).collect();
+    assert!(missing.is_empty(), "docs/runbook.md has no heading with {missing:#?}");
+    let said: String = files("src", "rs")
+        .iter()
+        .flat_map(|path| literals(&code(&fs::read_to_string(path).expect("readable"))))
+        .fold(String::new(), |all, text| all + &text + "\n");
+    let is_gone = |text: &&&str| {
+        let text = text.trim_matches('…').trim();
+        let is_said = said.contains(text) || warnings.iter().any(|known| known.contains(text));
+        !is_said && text.len() >= 8
+    };
+    let gone: Vec<_> = texts.iter().filter(is_gone).collect();
+    assert!(gone.is_empty(), "headings of docs/runbook.md that nothing says: {gone:#?}");
+}
+
 /// A front page that nobody reads to its end helps nobody.
 #[test]
 fn the_readme_is_short() {
