@@ -6,7 +6,7 @@ WITH old AS MATERIALIZED (
     SELECT parked.seq, parked.event_id, parked AS record
       FROM pgoutbox.parked
      WHERE parked.seq = ANY ($1::bigint[])
-       AND parked.outbox = :'relation'::oid::regclass
+       AND parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass
        AND parked.state IN ('dead_lettered', 'discarded', 'delivered')
        AND parked.changed_at < now() - $2::float8 * interval '1 second'
        FOR UPDATE OF parked SKIP LOCKED

@@ -3,7 +3,7 @@
 --   $4 bigint[]: which are passed over
 SELECT parked.seq
   FROM pgoutbox.parked
- WHERE parked.outbox = :'relation'::oid::regclass
+ WHERE parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass
    AND parked.state IN ('dead_lettered', 'discarded', 'delivered')
    AND parked.changed_at < now() - $2::float8 * interval '1 second'
    AND parked.seq > $3::bigint AND parked.seq <> ALL ($4::bigint[])

@@ -16,6 +16,10 @@ WITH old AS MATERIALIZED (
                         WHERE parked.outbox = relayed.outbox
                           AND parked.event_id = relayed.id
                           AND parked.state IN ('parked', 'queued', 'failed'))
+       -- Not marks of those that the publication's row filter keeps back: row_filter.sql.
+       AND NOT EXISTS (SELECT FROM :"schema".:"table" AS outbox
+                        WHERE outbox.:"id" = relayed.id:::"id_schema".:"id_type" AND NOT coalesce((:filter), false)
+                          AND pgoutbox.is_mark_of(relayed, outbox.xmin, CASE WHEN :'time' <> 'none' THEN coalesce(outbox.:"occurred_at"::text, '') END))
        AND (:'whole'::text = '{}'
             OR NOT EXISTS (SELECT FROM :"schema".:"table" AS outbox
                             WHERE outbox.:"id" = relayed.id:::"id_schema".:"id_type"

@@ -9,6 +9,8 @@ WITH old AS MATERIALIZED (
      WHERE outbox.ctid >= $1::text::tid AND outbox.ctid < $2::text::tid
        AND outbox.ctid <> ALL ($5::text[]::tid[])
        AND outbox.:"relayed_at" < now() - $4::float8 * interval '1 second'
+       -- Not those that the publication's row filter keeps back: row_filter.sql.
+       AND (:filter)
        AND NOT EXISTS (SELECT FROM pgoutbox.parked
                         WHERE parked.outbox = :'relation'::oid::regclass
                           AND parked.event_id = outbox.:"id"::text

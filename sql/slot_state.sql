@@ -11,6 +11,7 @@ SELECT slot.plugin::text AS plugin,
        slot.safe_wal_size,                      -- bytes until it may be lost; null: no limit
        to_jsonb(slot) ->> 'invalidation_reason' AS invalidation_reason, -- from Postgres 17 on
        (to_jsonb(slot) ->> 'failover')::boolean AS is_failover,         -- likewise
+       coalesce((to_jsonb(slot) ->> 'synced')::boolean, false) AS is_synced, -- likewise; stays after a promotion
        slot.confirmed_flush_lsn::text AS confirmed_flush_lsn,
        slot.restart_lsn::text AS restart_lsn,
        pg_wal_lsn_diff(at.wal_lsn, slot.confirmed_flush_lsn)::bigint AS confirmed_lag_bytes,

@@ -306,6 +306,8 @@ impl Maker<'_> {
             // What was before it is not to be looked for: nothing tells.
             postgres::execute(self.client, &sql::render(sql::FORGET_COVERAGE, &[("slot", slot)])?)
                 .await?;
+            catch_up::record_new(&as_owner(config), self.client, &lsn).await;
+            self.covered(config).await;
             say(format_args!(
                 "made    slot {slot}: events committed from {lsn} on are in it; rows that are there \
                  already are not relayed, since with audit.mode none there is no record of what was delivered"
@@ -319,12 +321,11 @@ impl Maker<'_> {
         if let Some(fault) = Finding::fault(&others) {
             return Err(fault);
         }
-        // As the owner, who made everything else: the stream's role may have no password yet.
-        let mut config = config.clone();
-        config.postgres.stream = config.postgres.audit.clone();
+        let config = as_owner(config);
         let why = "rows were there before the slot";
         let patience = Patience::command(timeout);
         let rows = catch_up::prepare(&config, self.client, &flight.tables, why, patience).await?;
+        self.covered(&config).await;
         let waiting = match rows {
             0 => "no row waited before".to_owned(),
             1 => "1 row that waited before is listed, and published first".to_owned(),
@@ -333,6 +334,22 @@ impl Maker<'_> {
         say(format_args!("made    slot {slot}: events committed from now on are in it; {waiting}"));
         Ok(())
     }
+
+    /// Keeps how the tables are covered, so that what somebody changes, or does to the slot, before the
+    /// first run is known. Best effort: `run` looks at all of it again.
+    async fn covered(&self, config: &Config) {
+        if let Ok(coverage) = slot::coverage(self.client, config).await {
+            let number = coverage.digest().number();
+            let _ = slot::record_coverage(self.client, &config.postgres.slot, number).await;
+        }
+    }
+}
+
+/// As the owner, who made everything else: the stream's role may have no password yet.
+fn as_owner(config: &Config) -> Config {
+    let mut config = config.clone();
+    config.postgres.stream = config.postgres.audit.clone();
+    config
 }
 
 /// The columns that `pgoutbox.enqueue` writes, and the types it cannot do without.

@@ -44,15 +44,14 @@ use crate::postgres::{self, Role, classify};
 use crate::rabbitmq::publisher::{Closure, Publisher, Signal};
 use crate::shutdown::Shutdown;
 use crate::slot::catch_up::{self, CatchUp, Chunk};
-use crate::slot::{self, Coverage, Ready};
+use crate::slot::{self, Coverage, Ready, record_coverage};
 use crate::text::span;
 use crate::upkeep::reconcile::Trigger;
 use crate::wal::WalStream;
 use reach::Reach;
 use recovery::Recovery;
 use remembered::{
-    Gap, Recalled, begin_catch_up, clear_fault, pass_again, recall, record_coverage, record_fault,
-    record_reach,
+    Gap, Recalled, begin_catch_up, clear_fault, pass_again, recall, record_fault, record_reach,
 };
 use standby::{Taken, take_slot};
 
@@ -262,8 +261,6 @@ impl Session {
     ) -> Result<Self, Fault> {
         let client = Arc::clone(&audit.client);
         let preflight = answered(config, slot::preflight(&client, config)).await?;
-        let start = preflight.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn.clone());
-        let start_lsn = start.as_ref().and_then(|lsn| lsn.parse().ok()).unwrap_or(PgLsn::from(0));
         let Ready { tables, coverage, warnings, .. } = preflight.ready(config)?;
         for warning in warnings {
             // Once for each process: they do not change from session to session.
@@ -281,6 +278,9 @@ impl Session {
         answered(config, pass_again(config, &client, &coverage)).await?;
         if let Some(why) = catch_up::ensure_slot(config, &client, &tables).await? {
             warn!(why, "slot recreated: rows without a mark are published first");
+            // What was missed before, the list has.
+            let kept = record_coverage(&client, &config.postgres.slot, coverage.digest().number());
+            answered(config, kept).await?;
         }
         let taken = take_slot(config, past, &client, board, &mut publisher).await;
         let Taken { wal, identity, blocked } = match taken {
@@ -296,7 +296,8 @@ impl Session {
             return Err(Fault::transient("the publication was changed while the session began"));
         }
         let recalled = recall(config, past, board, &client, &identity, &coverage);
-        let Recalled { memory, durable, gap, end } = answered(config, recalled).await?;
+        let Recalled { memory, durable, gap, end, confirmed: start_lsn } =
+            answered(config, recalled).await?;
         past.memory = Some(Remembered {
             identity: identity.clone(),
             memory: memory.clone(),
@@ -368,7 +369,7 @@ impl Session {
                 tables = config.tables.iter().map(|table| format!("{}.{}", table.schema, table.name)).collect::<Vec<_>>().join(", "),
                 exchanges = config.tables.iter().map(|table| table.exchange.to_string()).collect::<Vec<_>>().join(", "),
                 broker = format!("{}:{}{}", broker.host, broker.port, broker.vhost),
-                start_lsn = start.unwrap_or_default(),
+                %start_lsn,
                 delivered_before = %memory.delivered,
                 timeline = identity.timeline,
                 window_messages = config.window.messages,

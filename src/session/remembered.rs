@@ -19,7 +19,7 @@ use crate::postgres::parking::locker;
 use crate::postgres::sql;
 use crate::postgres::{self, classify, column, query};
 use crate::slot::catch_up;
-use crate::slot::{self, Coverage, Digest};
+use crate::slot::{self, Coverage, Digest, SlotState, record_coverage};
 use crate::upkeep::reconcile::Trigger;
 
 /// Says in the progress row why nothing is delivered and since when, for `pgoutbox status`. It
@@ -97,6 +97,8 @@ pub(super) struct Recalled {
     pub(super) gap: Option<Gap>,
     /// Where the WAL ended.
     pub(super) end: PgLsn,
+    /// Where the slot stands: its stream begins there.
+    pub(super) confirmed: PgLsn,
 }
 
 /// Rows that the slot does not bring may wait in the table.
@@ -159,11 +161,9 @@ pub(super) async fn recall(
     coverage: &Coverage,
 ) -> Result<Recalled, Fault> {
     let slot = config.postgres.slot.as_str();
-    let state = slot::state(client, slot).await?;
-    let confirmed = state.and_then(|slot| slot.confirmed_flush_lsn?.parse().ok());
-    let confirmed = confirmed.unwrap_or(PgLsn::from(0));
+    let place = Place::of(slot::state(client, slot).await?);
+    let confirmed = place.confirmed;
     let row = Row::read(board, client, slot).await?;
-    let row = row.filter(|row| row.identity.system_identifier == identity.system_identifier);
     let end: PgLsn = {
         let rows = query(client, sql::WAL_POSITION).await?;
         let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
@@ -186,11 +186,17 @@ pub(super) async fn recall(
     }
     let mut durable = same.map_or(PgLsn::from(0), |row| row.position.commit_lsn);
     let why = match row.as_ref().filter(|_| !is_ahead) {
-        Some(row) => why_gap(config, past, row, identity, confirmed, coverage),
-        None => past.coverage.as_ref().and_then(|earlier| earlier.change(coverage)),
+        Some(row) => why_gap(config, past, row, identity, place, coverage),
+        None if is_ahead => past.coverage.as_ref().and_then(|earlier| earlier.change(coverage)),
+        None => why_gap_without_row(config, past, identity, place, coverage),
     };
     let gap = why.map(|why| Gap { why, end });
     past.coverage = Some(coverage.clone());
+    if gap.is_some() && row.is_none() {
+        // Only this process knows, and it may end.
+        record_reach(client, slot, identity, confirmed).await?;
+        record_coverage(client, slot, 0).await?;
+    }
     if let Some(Gap { why, .. }) = &gap
         && !config.is_catching_up()
     {
@@ -208,7 +214,7 @@ pub(super) async fn recall(
         durable = confirmed;
     }
     remember_coverage(past, client, slot, gap.is_some()).await;
-    Ok(Recalled { memory, durable, gap, end })
+    Ok(Recalled { memory, durable, gap, end, confirmed })
 }
 
 /// What the sessions before remember, where the server's history still holds it.
@@ -216,13 +222,19 @@ fn remembered(past: &Past, identity: &Identity, row: Option<&Row>, end: PgLsn) -
     let Some(Remembered { identity: of, memory, recorded }) = past.memory.clone() else {
         return Memory::default();
     };
-    let said = row.map_or(PgLsn::from(0), |row| row.position.commit_lsn);
+    let said = row.map(|row| row.position.commit_lsn);
     if of != *identity {
         warn!(before = ?of, now = ?identity, "another server or timeline: what was remembered does not count");
-    } else if said < recorded || memory.delivered.commit_lsn > end {
+    } else if memory.delivered.commit_lsn > end || said.is_some_and(|said| said < recorded) {
         warn!(
-            remembered = %memory.delivered, recorded = %said, %end,
+            remembered = %memory.delivered, recorded = %said.unwrap_or(PgLsn::from(0)), %end,
             "Postgres was restored from a copy: what was remembered does not count"
+        );
+    } else if said.is_none() {
+        // The copy may be of a time before the row was written: what is remembered counts here neither.
+        warn!(
+            remembered = %memory.delivered,
+            "the row of this slot in pgoutbox.progress was removed: what was remembered does not count"
         );
     } else {
         return memory;
@@ -232,25 +244,57 @@ fn remembered(past: &Past, identity: &Identity, row: Option<&Row>, end: PgLsn) -
     Memory::default()
 }
 
+/// Where the slot stands.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    confirmed: PgLsn,
+    /// A server that was promoted has it from the primary of before.
+    is_synced: bool,
+}
+
+impl Place {
+    fn of(state: Option<SlotState>) -> Self {
+        let is_synced = state.as_ref().is_some_and(|slot| slot.is_synced);
+        let confirmed = state.and_then(|slot| slot.confirmed_flush_lsn?.parse().ok());
+        Self { confirmed: confirmed.unwrap_or(PgLsn::from(0)), is_synced }
+    }
+
+    /// Why it is not where the relay left it, which acknowledged no more than `settled`. The list of a
+    /// catch-up stands just before its slot.
+    fn moved(self, slot: &str, settled: PgLsn) -> Option<String> {
+        let confirmed = self.confirmed;
+        (u64::from(confirmed) > u64::from(settled) + 1).then(|| {
+            format!(
+                "slot \"{slot}\" stands at {confirmed}, and was acknowledged up to {settled} at most: \
+                 somebody made it again, or advanced it"
+            )
+        })
+    }
+}
+
 /// Why rows may have passed by the slot; `None` where they have not.
 fn why_gap(
     config: &Config,
     past: &Past,
     row: &Row,
     identity: &Identity,
-    confirmed: PgLsn,
+    place: Place,
     coverage: &Coverage,
 ) -> Option<String> {
     let (slot, kept) = (&config.postgres.slot, row.coverage?);
-    let settled = row.position.commit_lsn;
-    // The list of a catch-up stands just before its slot. A row that a standby had not received in
-    // full is no proof where nobody could act upon it.
-    let is_known = row.identity == *identity || config.is_catching_up();
-    if is_known && u64::from(confirmed) > u64::from(settled) + 1 {
+    if row.identity.system_identifier != identity.system_identifier {
+        // Places of two servers cannot be compared.
         return Some(format!(
-            "slot \"{slot}\" stands at {confirmed}, and was acknowledged up to {settled} at most: \
-             somebody made it again, or advanced it"
+            "pgoutbox.progress tells of another server (system identifier {}): this database was \
+             restored from a dump, or the server was upgraded",
+            row.identity.system_identifier
         ));
+    }
+    // A slot that came from the primary is the one that was acknowledged there, whatever of the row
+    // this server had received when it was promoted.
+    let is_known = row.identity == *identity || config.is_catching_up() || !place.is_synced;
+    if is_known && let Some(moved) = place.moved(slot, row.position.commit_lsn) {
+        return Some(moved);
     }
     if let Some(change) = past.coverage.as_ref().and_then(|earlier| earlier.change(coverage)) {
         return Some(change);
@@ -270,6 +314,29 @@ fn why_gap(
     })
 }
 
+/// As [`why_gap`], where no row tells. A process that starts cannot know whether there was one: the
+/// slot may have been made by hand.
+fn why_gap_without_row(
+    config: &Config,
+    past: &Past,
+    identity: &Identity,
+    place: Place,
+    coverage: &Coverage,
+) -> Option<String> {
+    let earlier = past.coverage.as_ref();
+    if let Some(change) = earlier.and_then(|earlier| earlier.change(coverage)) {
+        return Some(change);
+    }
+    let recorded = past.memory.as_ref().filter(|it| it.identity == *identity)?.recorded;
+    let slot = &config.postgres.slot;
+    place.moved(slot, recorded).or_else(|| {
+        // What was parked, or on the list of a catch-up, went with it.
+        config.is_catching_up().then(|| {
+            format!("the row of slot \"{slot}\" in pgoutbox.progress was removed: perhaps the whole schema")
+        })
+    })
+}
+
 /// Keeps by what the tables are covered, or that rows are still to be caught up with.
 async fn remember_coverage(past: &mut Past, client: &Client, slot: &str, is_gap: bool) {
     let digest = past.coverage.as_ref().map_or(0, |coverage| coverage.digest().number());
@@ -280,16 +347,6 @@ async fn remember_coverage(past: &mut Past, client: &Client, slot: &str, is_gap:
         let hint = "pgoutbox init  -- adds what is missing";
         warn!(hint, "how the tables are covered cannot be kept: {}", fault.what);
     }
-}
-
-pub(super) async fn record_coverage(
-    client: &Client,
-    slot: &str,
-    coverage: i64,
-) -> Result<(), Fault> {
-    let coverage = coverage.to_string();
-    let variables = [("slot", slot), ("coverage", coverage.as_str())];
-    postgres::execute(client, &sql::render(sql::RECORD_COVERAGE, &variables)?).await
 }
 
 /// Writes down that everything before `lsn` is settled, on disk; returns where the WAL ends then.

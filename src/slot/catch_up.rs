@@ -485,6 +485,21 @@ async fn record(
     written.map(|_| ()).map_err(|error| classify(&error))
 }
 
+/// Keeps where the stream of a slot begins that was made without a list. Best effort: the first
+/// session does it as well.
+pub(crate) async fn record_new(config: &Config, client: &Client, lsn: &str) {
+    let Ok(consistent_lsn) = lsn.parse::<PgLsn>() else { return };
+    let slot = config.postgres.slot.as_str();
+    let Ok((wal, Identity { system_identifier, timeline })) = Wal::connect(&config.postgres).await
+    else {
+        return;
+    };
+    drop(wal);
+    let progress: [&(dyn postgres_types::ToSql + Sync); 5] =
+        [&slot, &system_identifier, &timeline, &consistent_lsn, &0_i64];
+    let _ = client.execute(sql::RECORD_PROGRESS, &progress).await;
+}
+
 /// The list that is to be published before the stream is read. To be asked once the slot is
 /// held: the one before may have finished it.
 ///

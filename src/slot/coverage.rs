@@ -6,7 +6,7 @@ use super::{Finding, pitfalls, tables_json};
 use crate::config::{Config, Table};
 use crate::error::Fault;
 use crate::postgres::sql;
-use crate::postgres::{column, query};
+use crate::postgres::{self, column, query};
 
 /// By what the publication covers the configured tables. Two of them that are equal say that
 /// nothing was dropped and made again in between.
@@ -112,6 +112,17 @@ pub(crate) async fn coverage(client: &Client, config: &Config) -> Result<Coverag
         (Some(fault), _) => Err(fault),
         (None, None) => Err(Fault::transient("the catalog changed while it was read")),
     }
+}
+
+/// Keeps by what the tables are covered ([`Digest::number`]); 0: rows passed by the slot.
+pub(crate) async fn record_coverage(
+    client: &Client,
+    slot: &str,
+    coverage: i64,
+) -> Result<(), Fault> {
+    let coverage = coverage.to_string();
+    let variables = [("slot", slot), ("coverage", coverage.as_str())];
+    postgres::execute(client, &sql::render(sql::RECORD_COVERAGE, &variables)?).await
 }
 
 impl Coverage {

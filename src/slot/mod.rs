@@ -27,7 +27,7 @@ pub(crate) use crate::postgres::grants::{
     type_grants,
 };
 pub(crate) use away::{away, record_outboxes, with_away};
-pub(crate) use coverage::{Coverage, Digest, coverage};
+pub(crate) use coverage::{Coverage, Digest, coverage, record_coverage};
 pub use finding::{Finding, NAMES, Severity};
 pub(crate) use preflight::Ready;
 pub use preflight::preflight;
@@ -61,6 +61,8 @@ pub struct SlotState {
     pub invalidation_reason: Option<String>,
     /// Standbys keep a copy of it: from Postgres 17 on.
     pub is_failover: Option<bool>,
+    /// It came from the primary of before, with its place: from Postgres 17 on.
+    pub is_synced: bool,
     /// What the relay acknowledged last.
     pub confirmed_flush_lsn: Option<String>,
     /// From where on WAL is kept for it.
@@ -101,6 +103,7 @@ pub(crate) async fn state(client: &Client, slot: &str) -> Result<Option<SlotStat
         safe_wal_size: column(row, "safe_wal_size")?,
         invalidation_reason: column(row, "invalidation_reason")?,
         is_failover: column(row, "is_failover")?,
+        is_synced: column(row, "is_synced")?,
         confirmed_flush_lsn: column(row, "confirmed_flush_lsn")?,
         restart_lsn: column(row, "restart_lsn")?,
         confirmed_lag_bytes: column(row, "confirmed_lag_bytes")?,

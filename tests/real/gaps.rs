@@ -13,7 +13,7 @@ use harness::wait_until;
 use crate::setting::{PATIENCE, Setting};
 
 /// Inserts events `from` to `to` of one aggregate, each in a transaction of its own.
-async fn insert(setting: &Setting, from: i64, to: i64) -> Result<()> {
+pub async fn insert(setting: &Setting, from: i64, to: i64) -> Result<()> {
     let client = setting.client().await?;
     for n in from..=to {
         let sql = "INSERT INTO outbox_messages (aggregate_type, aggregate_id, event_type, payload, occurred_at)
@@ -24,7 +24,7 @@ async fn insert(setting: &Setting, from: i64, to: i64) -> Result<()> {
 }
 
 /// The numbers of the events as they came first.
-fn came(consumer: &Consumer) -> Vec<i64> {
+pub fn came(consumer: &Consumer) -> Vec<i64> {
     let numbers: Vec<i64> = consumer.deliveries(|all| {
         all.iter().filter_map(|delivery| delivery.json().ok()?["n"].as_i64()).collect()
     });
@@ -37,7 +37,7 @@ fn came(consumer: &Consumer) -> Vec<i64> {
     first
 }
 
-async fn all_came(consumer: &Consumer, relay: &Relay, last: i64) -> Result<()> {
+pub async fn all_came(consumer: &Consumer, relay: &Relay, last: i64) -> Result<()> {
     wait_until("every event to come, in order", PATIENCE, async || {
         let numbers = came(consumer);
         anyhow::ensure!(numbers.is_sorted(), "out of order: {numbers:?}");
@@ -52,7 +52,7 @@ async fn all_came(consumer: &Consumer, relay: &Relay, last: i64) -> Result<()> {
 
 const SAYS: &str = "rows may have passed by the slot";
 
-fn remade(setting: &Setting) -> String {
+pub fn remade(setting: &Setting) -> String {
     let slot = &setting.database;
     format!(
         "SELECT pg_drop_replication_slot('{slot}');
@@ -193,13 +193,13 @@ async fn a_relay_that_is_killed_leaves_no_gap_behind() -> Result<()> {
 }
 
 /// A copy of the data directory, taken while the server is down.
-fn copy(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+pub fn copy(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
     let status = Command::new("cp").arg("-a").arg(from).arg(to).status()?;
     anyhow::ensure!(status.success(), "cp: {status}");
     Ok(())
 }
 
-async fn stop(postgres: &Postgres) -> Result<()> {
+pub async fn stop(postgres: &Postgres) -> Result<()> {
     postgres.stop(Shutdown::Immediate, Duration::from_secs(20)).await.map(|_| ())
 }
 

@@ -48,6 +48,7 @@ mod pause;
 mod prune;
 mod publication;
 mod reconcile;
+mod remembered;
 mod refused;
 mod reload;
 mod replay;

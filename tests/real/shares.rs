@@ -122,3 +122,182 @@ async fn two_relays_share_a_table() -> Result<()> {
     first.drain(PATIENCE).await?;
     second.drain(PATIENCE).await
 }
+
+const OLD: &str = "now() - interval '3 hours'";
+
+/// A table of two tenants, and of rows that are nobody's: the filter is NULL for them. `parts`: none, all
+/// under the name of the root, or each under its own.
+async fn tenants(setting: &Setting, parts: Option<bool>) -> Result<()> {
+    let columns = r#"id uuid DEFAULT gen_random_uuid(), "Ten""ant" text, aggregate_type text DEFAULT 'order', aggregate_id text,
+        event_type text DEFAULT 'placed', payload jsonb, occurred_at timestamptz DEFAULT clock_timestamp(), relayed_at timestamptz"#;
+    let filter = |tenant: &str| {
+        format!(r#"WHERE ("Ten""ant" = '{tenant}' AND length(lower("Ten""ant")) < 9)"#)
+    };
+    let Some(is_root) = parts else {
+        setting.sql(&format!("CREATE TABLE outbox_messages ({columns}, PRIMARY KEY (id))")).await?;
+        for tenant in ["even", "odd"] {
+            let filter = filter(tenant);
+            setting
+                .sql(&format!("CREATE PUBLICATION {tenant} FOR TABLE outbox_messages {filter} WITH (publish = 'insert')"))
+                .await?;
+        }
+        return Ok(());
+    };
+    setting
+        .sql(&format!(
+            "CREATE TABLE outbox_messages ({columns}, PRIMARY KEY (id, occurred_at)) PARTITION BY RANGE (occurred_at);
+             CREATE TABLE outbox_messages_d20250101 PARTITION OF outbox_messages FOR VALUES FROM ('2025-01-01 00:00+00') TO ('2025-01-02 00:00+00');
+             CREATE TABLE outbox_rest PARTITION OF outbox_messages DEFAULT"
+        ))
+        .await?;
+    if is_root {
+        // Under the names of the partitions, one that pgoutbox made would have no filter.
+        let comment =
+            "COMMENT ON TABLE outbox_messages_d20250101 IS 'pgoutbox made this partition'";
+        setting.sql(comment).await?;
+    }
+    for tenant in ["even", "odd"] {
+        let filter = filter(tenant);
+        let tables = match is_root {
+            true => format!("outbox_messages {filter}"),
+            false => {
+                format!("outbox_messages, outbox_messages_d20250101 {filter}, outbox_rest {filter}")
+            }
+        };
+        setting
+            .sql(&format!(
+                "CREATE PUBLICATION {tenant} FOR TABLE {tables} WITH (publish = 'insert', publish_via_partition_root = {is_root})"
+            ))
+            .await?;
+    }
+    Ok(())
+}
+
+/// One row that was relayed long ago, and one that was discarded long ago.
+async fn old_rows(setting: &Setting, mode: &str, tenant: &str, at: &str) -> Result<()> {
+    let slot = format!("{}_{tenant}", setting.database);
+    let mark = match mode {
+        "side_table" => format!(
+            "INSERT INTO pgoutbox.relayed SELECT 'outbox_messages'::regclass, id, {OLD} FROM one"
+        ),
+        _ => "SELECT FROM one".to_owned(),
+    };
+    let relayed_at = if mode == "update" { OLD } else { "NULL" };
+    setting
+        .sql(&format!(
+            r#"WITH one AS (INSERT INTO outbox_messages ("Ten""ant", aggregate_id, payload, occurred_at, relayed_at)
+                            VALUES (nullif('{tenant}', 'nobody'), 'one', '{{}}', {at}, {relayed_at}) RETURNING id::text)
+               {mark};
+               WITH one AS (INSERT INTO outbox_messages ("Ten""ant", aggregate_id, payload, occurred_at)
+                            VALUES (nullif('{tenant}', 'nobody'), 'two', '{{}}', {at}) RETURNING id::text)
+               INSERT INTO pgoutbox.parked (slot, outbox, event_id, commit_lsn, index, commit_time, state,
+                                            is_holding, changed_at, columns, cells)
+               SELECT '{slot}', 'outbox_messages'::regclass, id, '0/1', 1, now(), 'discarded', true, {OLD}, '[]', '{{}}' FROM one"#
+        ))
+        .await
+}
+
+/// Pruning, counting, sending again and looking for what was missed are of one share each.
+#[tokio::test]
+async fn upkeep_of_one_share_leaves_the_rows_of_the_other() -> Result<()> {
+    for (mode, parts) in [
+        ("update", None),
+        ("side_table", None),
+        ("update", Some(true)),
+        ("side_table", Some(true)),
+        ("update", Some(false)),
+    ] {
+        let setting = Setting::bare().await?.set("audit.mode", mode);
+        if setting.ask::<i32>("SELECT current_setting('server_version_num')::int").await? < 150_000
+        {
+            return Ok(());
+        }
+        tenants(&setting, parts).await?;
+        let share = |name: &str| {
+            let slot = format!("{}_{name}", setting.database);
+            let share = setting.clone().set("postgres.publication", name);
+            share
+                .set("postgres.slot", &slot)
+                .set("reconcile.interval", "1s")
+                .set("reconcile.republish", "true")
+                .set("reconcile.age", "1s")
+                .set("audit.give_up", "1s")
+                .set("audit.hold", "1s")
+                .set("postgres.wal_sender_timeout", "1s")
+        };
+        let (even, odd) = (share("even"), share("odd"));
+        for one in [&even, &odd] {
+            one.init().await.with_context(|| format!("{mode} {parts:?}"))?;
+        }
+        let at = if parts.is_some() { "'2025-01-01 12:00+00'" } else { OLD };
+        for tenant in ["even", "odd", "nobody"] {
+            old_rows(&setting, mode, tenant, at).await?;
+        }
+        let told = format!("{mode} {parts:?}");
+        let left = async || -> Result<String> {
+            setting
+                .ask(r#"SELECT coalesce(string_agg(format('%s %s', coalesce("Ten""ant", 'nobody'), aggregate_id), ', ' ORDER BY 1), '')
+                          FROM (SELECT "Ten""ant", aggregate_id FROM outbox_messages ORDER BY "Ten""ant", aggregate_id) AS rows"#)
+                .await
+        };
+        even.program.succeed(&["prune", "--keep", "1h"]).await?;
+        assert_eq!(left().await?, "odd one, odd two, nobody one, nobody two", "{told}");
+        let records: i64 = setting.ask("SELECT count(*) FROM pgoutbox.parked").await?;
+        assert_eq!(records, 2, "{told}");
+        odd.program.succeed(&["prune", "--keep", "1h"]).await?;
+        assert_eq!(left().await?, "nobody one, nobody two", "{told}");
+        if parts == Some(true) {
+            // Nothing is left in the partition: whoever comes first drops it.
+            setting.sql("DELETE FROM outbox_messages").await?;
+            let said = even.program.succeed(&["prune", "--keep", "1h", "--json"]).await?;
+            let said: serde_json::Value = serde_json::from_str(&said)?;
+            let dropped = &said["tables"][0]["partitions_dropped"];
+            assert_eq!(*dropped, serde_json::json!(["outbox_messages_d20250101"]), "{told}");
+        }
+        // Unmarked and not in any stream: each finds its own.
+        let consumer = even.consumer().await?;
+        let relays = (even.run()?, odd.run()?);
+        let streamed = async |tenant: &str, id: &str| {
+            setting.sql(&format!(
+                r#"INSERT INTO outbox_messages ("Ten""ant", aggregate_id, payload) VALUES (nullif('{tenant}', 'nobody'), '{id}', '{{"of": "{tenant}"}}')"#
+            )).await
+        };
+        for tenant in ["even", "odd", "nobody"] {
+            streamed(tenant, "three").await?;
+        }
+        let came = async |wanted: usize| {
+            consumer
+                .wait_distinct(wanted, PATIENCE)
+                .await
+                .with_context(|| format!("{told}\n{}\n{}", relays.0.log(), relays.1.log()))
+        };
+        came(2).await?;
+        for share in [&even, &odd] {
+            let marked = async || Ok(ledger(share).await? == [1, 1, 0]);
+            wait_until("its row to be marked", PATIENCE, marked)
+                .await
+                .with_context(|| format!("{told}\n{}\n{}", relays.0.log(), relays.1.log()))?;
+        }
+        relays.1.drain(PATIENCE).await?;
+        setting
+            .sql(match mode {
+                "update" => "UPDATE outbox_messages SET relayed_at = NULL",
+                _ => "TRUNCATE pgoutbox.relayed",
+            })
+            .await?;
+        let again = async || Ok(ledger(&even).await? == [1, 1, 0]);
+        wait_until("reconciliation", PATIENCE, again).await.with_context(|| relays.0.log())?;
+        let of = |tenant: &str| {
+            consumer.deliveries(|all| {
+                all.iter().filter(|one| one.json().is_ok_and(|json| json["of"] == tenant)).count()
+            })
+        };
+        assert_eq!((of("even"), of("odd"), of("nobody")), (2, 1, 0), "{told}");
+        assert_eq!(ledger(&odd).await?, [1, 0, 1], "{told}");
+        odd.program.succeed(&["replay", "--all"]).await?;
+        wait_until("the replay", PATIENCE, async || Ok(of("odd") == 2)).await?;
+        assert_eq!((of("even"), of("nobody")), (2, 0), "{told}");
+        relays.0.drain(PATIENCE).await?;
+    }
+    Ok(())
+}

@@ -226,7 +226,7 @@ async fn one_table(
     known: &mut Known,
     report: &mut TableReport,
 ) -> Result<bool, Fault> {
-    let Some(target) = Target::find(client, table).await? else { return Ok(false) };
+    let Some(target) = Target::find(client, config, table).await? else { return Ok(false) };
     let target = &target;
     let parts = partitions::list(client, config, target).await?;
     report.is_managed = parts.span.is_some();

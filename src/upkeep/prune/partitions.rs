@@ -36,17 +36,20 @@ pub(super) struct Parts {
     /// How much time a new one holds; `None` where they are somebody else's business.
     pub(super) span: Option<PartitionSpan>,
     now: i64,
+    /// Rows of others are among ours: ours go one by one, and a partition once nothing is left.
+    is_shared: bool,
 }
 
 impl Parts {
     /// Whether its rows go with the whole of it, and not one by one.
     pub(super) fn is_dropped_whole(&self, schema: &str, name: &str) -> bool {
-        self.whole().any(|part| part.schema == schema && part.name == name)
+        !self.is_shared && self.whole().any(|part| part.schema == schema && part.name == name)
     }
 
     /// The same partitions, as `prune_side_table.sql` wants them.
     pub(super) fn dropped_whole(&self) -> String {
-        let oids: Vec<String> = self.whole().map(|part| part.oid.to_string()).collect();
+        let whole = self.whole().filter(|_| !self.is_shared);
+        let oids: Vec<String> = whole.map(|part| part.oid.to_string()).collect();
         format!("{{{}}}", oids.join(","))
     }
 
@@ -129,7 +132,7 @@ pub(super) async fn list(
     let span = if all.is_empty() { None } else { config.prune.partition_span.or_else(named) };
     let clock = query(client, "SELECT extract(epoch FROM now())::bigint AS now").await?;
     let now = clock.first().map_or(Ok(0), |row| column(row, "now"))?;
-    Ok(Parts { all, span, now })
+    Ok(Parts { all, span, now, is_shared: target.is_shared() })
 }
 
 /// Makes what `prune.partitions_ahead` asks for.

@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use crate::config::Table;
+use crate::config::{Config, Table};
 use crate::error::Fault;
 use crate::postgres::outbox::{self, Content};
 use crate::postgres::{column, query, sql};
@@ -21,11 +21,18 @@ pub(super) struct Target {
     occurred_at: String,
     time: &'static str,
     content: Content,
+    /// What the publication has of it: the rest is another relay's, or nobody's.
+    filter: String,
+    slot: String,
 }
 
 impl Target {
     /// `None` where there is no such table: that it is missing, others say.
-    pub(super) async fn find(client: &Client, table: &Table) -> Result<Option<Self>, Fault> {
+    pub(super) async fn find(
+        client: &Client,
+        config: &Config,
+        table: &Table,
+    ) -> Result<Option<Self>, Fault> {
         let (schema, name) = (("schema", table.schema.as_str()), ("table", table.name.as_str()));
         let mark = table.columns.relayed_at.name.as_str();
         let found = sql::render(sql::CHECK_TABLE, &[schema, name, ("relayed_at", mark)])?;
@@ -52,7 +59,14 @@ impl Target {
             occurred_at: if has_time { time.clone() } else { id.to_owned() },
             time: if has_time { "some" } else { "none" },
             content: Content::find(client, relation, table).await?,
+            filter: outbox::row_filter(client, config, relation).await?,
+            slot: config.postgres.slot.clone(),
         }))
+    }
+
+    /// The publication has only some of its rows.
+    pub(super) fn is_shared(&self) -> bool {
+        self.filter != "true"
     }
 
     pub(super) fn title(&self) -> String {
@@ -71,6 +85,8 @@ impl Target {
             ("relayed_at", self.relayed_at.as_str()),
             ("occurred_at", self.occurred_at.as_str()),
             ("time", self.time),
+            ("filter", self.filter.as_str()),
+            ("slot", self.slot.as_str()),
         ];
         let is_given = |name: &str| more.iter().any(|(given, _)| *given == name);
         let mut variables = more.to_vec();
