@@ -88,7 +88,8 @@
 //! - Arguments, settings and what is shown: `clap`, `clap_complete`, `clap_mangen`, `toml_edit` (it
 //!   knows the line of an error), `humantime`, `bytesize`, `jiff` (calendar), `strsim` (the setting
 //!   that was meant), `percent-encoding` (URLs), `terminal_size`, `serde` and `serde_json`.
-//! - `thiserror`, `tracing` and `tracing-subscriber` (the log), `sd-notify` (systemd's protocol),
+//! - `base64` (bytes in a JSON body), `thiserror`, `tracing` and `tracing-subscriber` (the log),
+//!   `sd-notify` (systemd's protocol),
 //!   `fastrand` (jitter), `tikv-jemallocator` (three microseconds less an event: see `main`; the demo
 //!   is built without it).
 //!

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pgoutbox::config::{
-    Audit, AuditMode, ColumnRef, Columns, OnFailure, Parking, Piece, Table, Template,
+    Audit, AuditMode, ColumnRef, Columns, MessageMap, OnFailure, Parking, Piece, Table, Template,
 };
 use pgoutbox::testing::core::event::pgoutput::{Message, decode};
 use pgoutbox::testing::core::message::Limits;
@@ -167,6 +167,7 @@ pub fn table() -> Table {
         app_id: None,
         on_failure: OnFailure::Park,
         is_holding: true,
+        message: MessageMap::default(),
     }
 }
 

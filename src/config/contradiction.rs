@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use super::problem::Problems;
 use super::settings::span;
 use super::source::Origin;
+use super::value::quote;
 use super::values::Values;
 use super::{
-    AuditMode, ColumnRef, Columns, Config, GuardPolicy, OnSlotLoss, Piece, Table, Template,
+    AuditMode, ColumnRef, Columns, Config, GuardPolicy, OnSlotLoss, Piece, Property, Table,
+    Template,
 };
 
 /// Reports every contradiction.
@@ -17,6 +19,7 @@ pub(crate) fn check(config: &Config, values: &Values, problems: &mut Problems) {
     check.upkeep(config);
     for (index, table) in config.tables.iter().enumerate() {
         check.table(&format!("tables.{index}"), table, config.audit.mode);
+        check.user_id(&format!("tables.{index}"), table);
     }
     check.slot_loss(config);
     check.same_table(config);
@@ -40,6 +43,28 @@ impl Check<'_> {
         let is_second = !self.values.is_set(first) && self.values.is_set(second);
         let key = if is_second { second } else { first };
         self.problems.add(self.values.origin(key), key, what, hint);
+    }
+
+    /// RabbitMQ closes the channel over another user's name.
+    fn user_id(&mut self, key: &str, table: &Table) {
+        let said = table.message.properties.iter().find(|(it, _)| *it == Property::UserId);
+        let said = said.and_then(|(_, template)| template.fixed());
+        let user = table.message.broker_user.as_deref();
+        if let (Some(said), Some(user)) = (said, user)
+            && said != user
+        {
+            let key = format!("{key}.properties.user_id");
+            let what = format!(
+                "is {}, and pgoutbox logs in to the broker as {}",
+                quote(said),
+                quote(user)
+            );
+            self.clash(
+                [&key, "amqp.url"],
+                what,
+                "RabbitMQ takes no user_id but the connection's own",
+            );
+        }
     }
 
     fn durations(&mut self, config: &Config) {

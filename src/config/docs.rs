@@ -20,7 +20,7 @@ pub fn docs_markdown() -> String {
         let _ = writeln!(
             text,
             "| `{}` | {} | {default} | {} | {} |",
-            setting.key.replace('*', "N"),
+            setting.key.replace('*', "N").replace('?', "NAME"),
             names(setting),
             cell(&setting.kind.bounds()),
             cell(setting.doc),
@@ -30,7 +30,7 @@ pub fn docs_markdown() -> String {
 }
 
 fn names(setting: &Setting) -> String {
-    let env = setting.env().replace('*', "N");
+    let env = setting.env().replace('*', "N").replace('?', "NAME");
     let names = [Some(env.as_str()), setting.shared_env, setting.flag];
     let names: Vec<String> = names.into_iter().flatten().map(|name| format!("`{name}`")).collect();
     let file = match setting.kind.is_secret() {

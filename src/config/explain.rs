@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, json};
 
 use super::Config;
-use super::settings::{Kind, Preset, SETTINGS, Setting};
+use super::settings::{self, Kind, Preset, SETTINGS, Setting};
 use super::shown::Shown;
 use super::value::Raw;
 use super::values::Values;
@@ -21,6 +21,8 @@ pub struct Explained(Vec<Entry>);
 struct Entry {
     /// Key with its indices.
     key: String,
+    /// Section and name in it, as the file has them.
+    place: (String, String),
     /// `None` where the setting has no value.
     value: Option<Shape>,
     origin: String,
@@ -54,9 +56,16 @@ impl Explained {
             };
             for index in 0..repeats {
                 let index = format!(".{index}");
-                entries.extend(group.iter().map(|setting| {
-                    entry(setting, setting.key.replace(".*", &index), values, shown)
-                }));
+                let first = entries.len();
+                for setting in group {
+                    let key = setting.key.replace(".*", &index);
+                    entries.extend(
+                        keys(setting, key, values)
+                            .into_iter()
+                            .map(|key| entry(setting, key, values, shown)),
+                    );
+                }
+                by_section(entries.get_mut(first..).unwrap_or_default());
             }
         }
         Self(entries)
@@ -67,8 +76,8 @@ impl Explained {
         let mut text = String::new();
         let mut last = String::new();
         for entry in &self.0 {
-            let (section, name) = entry.key.rsplit_once('.').unwrap_or(("", &entry.key));
-            if section != last {
+            let (section, name) = &entry.place;
+            if *section != last {
                 let gap = if last.is_empty() { "" } else { "\n" };
                 let _ = writeln!(text, "{gap}{}", header(section));
                 section.clone_into(&mut last);
@@ -147,11 +156,54 @@ impl Shape {
 }
 
 fn header(section: &str) -> String {
-    // A list's own header; its columns hang below the last one opened.
+    // A list's own header; its sections hang below the last one opened.
     match section.rsplit_once('.') {
         Some((list, index)) if index.bytes().all(|b| b.is_ascii_digit()) => format!("[[{list}]]"),
-        _ if section.ends_with(".columns") => "[tables.columns]".to_owned(),
-        _ => format!("[{section}]"),
+        _ => match section.strip_prefix("tables.").and_then(|rest| rest.split_once('.')) {
+            Some((_, below)) => format!("[tables.{below}]"),
+            None => format!("[{section}]"),
+        },
+    }
+}
+
+/// Has each section in one piece, in the order of their first settings: TOML opens it once.
+fn by_section(entries: &mut [Entry]) {
+    let mut sections: Vec<String> = Vec::new();
+    for entry in &*entries {
+        if !sections.contains(&entry.place.0) {
+            sections.push(entry.place.0.clone());
+        }
+    }
+    entries.sort_by_key(|entry| sections.iter().position(|section| *section == entry.place.0));
+}
+
+/// The keys of a setting: of one with names, those that are set.
+fn keys(setting: &Setting, key: String, values: &Values) -> Vec<String> {
+    let Some((section, _)) = key.split_once('?') else {
+        return vec![key];
+    };
+    let is_it = |key: &&str| {
+        key.starts_with(section) && settings::find(key).is_some_and(|it| it.key == setting.key)
+    };
+    values.keys().filter(is_it).map(str::to_owned).collect()
+}
+
+/// Section and name of a key. A name that the user gave is quoted where TOML asks for it.
+fn place(setting: &Setting, key: &str) -> (String, String) {
+    let split = |key: &str| {
+        let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
+        (section.to_owned(), name.to_owned())
+    };
+    let Some(name) = settings::name(setting, key) else {
+        return split(key);
+    };
+    let quoted = toml_edit::Key::new(name).to_string();
+    let (_, rest) = setting.key.split_once('?').unwrap_or_default();
+    let before = key.len() - rest.len() - name.len();
+    let section = key.get(..before).unwrap_or_default();
+    match rest.strip_prefix('.') {
+        Some(rest) => (format!("{section}{quoted}"), rest.to_owned()),
+        None => (section.trim_end_matches('.').to_owned(), quoted),
     }
 }
 
@@ -164,6 +216,7 @@ fn entry(setting: &Setting, key: String, values: &Values, shown: &Shown) -> Entr
         return Entry {
             value: Some(Shape::Text(value.to_owned())),
             origin: origin.to_owned(),
+            place: place(setting, &key),
             key,
         };
     }
@@ -172,7 +225,8 @@ fn entry(setting: &Setting, key: String, values: &Values, shown: &Shown) -> Entr
         Preset::Unset | Preset::Derived(_) => None,
     };
     let raw = values.raw(&key).cloned().or(preset);
-    Entry { value: raw.map(|raw| shape(setting.kind, raw)), key, origin }
+    let value = raw.map(|raw| shape(setting.kind, raw));
+    Entry { value, place: place(setting, &key), key, origin }
 }
 
 fn shape(kind: Kind, raw: Raw) -> Shape {
@@ -188,6 +242,7 @@ fn shape(kind: Kind, raw: Raw) -> Shape {
     };
     match (kind, raw) {
         (_, Raw::Integer(number)) => Shape::Number(number),
+        (_, Raw::Flag(flag)) => Shape::Flag(flag),
         (Kind::Flag, raw) => Shape::Flag(text(&raw) == "true"),
         (Kind::Count { .. }, raw) => match text(&raw).trim().parse() {
             Ok(number) => Shape::Number(number),

@@ -6,7 +6,7 @@ use std::path::Path;
 use toml_edit::{Document, Item, TableLike, Value};
 
 use super::problem::Problems;
-use super::settings::{LISTS, SETTINGS, pattern};
+use super::settings::{LISTS, is_section, pattern};
 use super::source::{Collected, Origin, cannot_read};
 use super::value::Raw;
 
@@ -110,12 +110,6 @@ impl File<'_> {
             },
         }
     }
-}
-
-/// Whether settings stand below a key.
-fn is_section(key: &str) -> bool {
-    let section = format!("{}.", pattern(key));
-    SETTINGS.iter().any(|setting| setting.key.starts_with(&section))
 }
 
 fn raw(item: &Item) -> Raw {

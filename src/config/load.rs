@@ -85,10 +85,14 @@ pub(crate) fn assemble(
     let postgres = Assembly { values, env: &env, problems, shown }.postgres(needs.postgres);
     let amqp = amqp(values, &postgres.slot, needs.amqp, problems, shown);
     let text = |key: &str| values.text(key).unwrap_or_default();
+    let mut tables = tables(values, problems, shown);
+    for table in &mut tables {
+        table.message.broker_user = amqp.brokers.first().map(|broker| broker.user.clone());
+    }
     Config {
         postgres,
         amqp,
-        tables: tables(values, problems, shown),
+        tables,
         window: Window {
             messages: values.number("window.messages"),
             bytes: values.number("window.bytes"),

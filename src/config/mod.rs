@@ -16,7 +16,7 @@
 //! # Layout
 //! `settings` is the table of all settings; `flags`, `file` and `source` find what was
 //! written, `value` reads it (`postgres_url`, `amqp_url`, `template`), `values` holds what
-//! won; `postgres`, `amqp`, `otlp` and `tables` put the sections together, `contradiction` checks
+//! won; `postgres`, `amqp`, `otlp`, `tables` and `message` put the sections together, `contradiction` checks
 //! them against each other; `explain` and `docs` show them.
 
 mod settings;
@@ -35,6 +35,7 @@ mod values;
 mod amqp;
 mod contradiction;
 mod load;
+mod message;
 mod otlp;
 mod postgres;
 mod problem;
@@ -60,6 +61,7 @@ pub use docs::docs_markdown;
 pub(crate) use explain::Explained;
 pub use flags::Flags;
 pub use load::{Needs, load};
+pub use message::{CloudEvents, Field, MessageMap, Property, Route, ValueType};
 pub(crate) use reload::{InForce, plan};
 pub(crate) use renewal::{Place, Renewal};
 pub use source::Sources;
@@ -284,6 +286,8 @@ pub struct Table {
     pub on_failure: OnFailure,
     /// Whether later events of its aggregate wait behind a parked one. Default `true`.
     pub is_holding: bool,
+    /// What its messages have beside what follows from the columns. Default nothing.
+    pub message: MessageMap,
 }
 
 /// What becomes of an event that cannot be delivered.

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use Kind::{
-    AmqpUrl, Choice, Column, Count, ExchangeType, File, Flag, HttpUrl, List, Listen, LogFilter,
-    Name, PostgresUrl, Secret, Size, SlotName, Span, SslMode, Template, Text,
+    AmqpUrl, Choice, Column, Count, ExchangeType, Field, File, Flag, HttpUrl, List, Listen,
+    LogFilter, Name, PostgresUrl, Secret, Size, SlotName, Span, SslMode, Template, Text,
 };
 use Preset::{Derived, Unset, Value};
 
@@ -42,6 +42,8 @@ pub(crate) enum Kind {
     File,
     /// A template over columns.
     Template,
+    /// What a header or a member of the body holds: a template, a number or a flag.
+    Field,
     /// Directives of tracing's `EnvFilter`.
     LogFilter,
     /// An IP address and a port, or `off`.
@@ -86,6 +88,7 @@ impl Kind {
             ExchangeType => format!("{} or `x-…`", words(&EXCHANGE_TYPES)),
             File => "PEM file".to_owned(),
             Template => "template".to_owned(),
+            Field => "template, number, `true` or `false`".to_owned(),
             LogFilter => "a level, or `target=level` pairs".to_owned(),
             Listen => "`IP:port`, or `off`".to_owned(),
             List => "list; comma-separated outside the file".to_owned(),
@@ -134,7 +137,7 @@ pub(crate) enum Preset {
 /// One setting.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Setting {
-    /// Dotted path in the file; `*` stands for an index.
+    /// Dotted path in the file; `*` stands for an index, `?` for a name that the user gives.
     pub(crate) key: &'static str,
     /// What its value must look like.
     pub(crate) kind: Kind,
@@ -228,6 +231,27 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.hold_aggregate", Flag, Value("true"), "whether later events of its aggregate wait behind a parked one"),
     setting("tables.*.dead_letter_exchange", Text(255), Unset, "exchange for events that cannot be delivered, with the reason in headers"),
     setting("tables.*.dead_letter_routing_key", Text(255), Derived("the message's own"), "their routing key"),
+    setting("tables.*.properties.content_type", Template, Unset, "goes before the column and `content_type`"),
+    setting("tables.*.properties.content_encoding", Template, Unset, "such as `gzip`; pgoutbox encodes nothing"),
+    setting("tables.*.properties.correlation_id", Template, Unset, "goes before the column"),
+    setting("tables.*.properties.reply_to", Template, Unset, "the queue that answers go to"),
+    setting("tables.*.properties.expiration", Template, Unset, "milliseconds after which the broker drops the message; dead-lettering applies"),
+    setting("tables.*.properties.priority", Template, Unset, "0 to 255"),
+    setting("tables.*.properties.type", Template, Unset, "goes before `columns.event_type`, which still routes"),
+    setting("tables.*.properties.timestamp", Template, Unset, "a time, or seconds or milliseconds since 1970; goes before `columns.occurred_at`; without it the commit's time"),
+    setting("tables.*.properties.user_id", Template, Unset, "must be the user that pgoutbox logs in to the broker as: RabbitMQ refuses any other"),
+    setting("tables.*.properties.app_id", Template, Unset, "goes before `app_id`"),
+    setting("tables.*.headers.?", Field, Unset, "a header of this name; goes before what the row's own headers say"),
+    setting("tables.*.body.?", Field, Unset, "the body is a JSON object with a member of this name; dots in it, or tables in the file, nest"),
+    setting("tables.*.events.?.exchange", Template, Unset, "exchange of events of this type; goes before `exchange`"),
+    setting("tables.*.events.?.routing_key", Template, Unset, "routing key of events of this type; goes before `routing_key`"),
+    setting("tables.*.cloudevents.mode", Choice(&["off", "binary", "structured"]), Value("off"), "CloudEvents 1.0: its attributes as headers (`binary`), or an event as JSON around the payload (`structured`)"),
+    setting("tables.*.cloudevents.prefix", Choice(&["cloudEvents:", "cloudEvents_"]), Value("cloudEvents:"), "of the attributes' headers in binary mode"),
+    setting("tables.*.cloudevents.source", Template, Derived("`/<schema>.<table>`"), "its attribute `source`, a URI reference"),
+    setting("tables.*.cloudevents.type", Template, Value("{event_type}"), "its attribute `type`"),
+    setting("tables.*.cloudevents.subject", Template, Value("{aggregate_id}"), "its attribute `subject`; left out where it is empty"),
+    setting("tables.*.cloudevents.dataschema", Template, Unset, "its attribute `dataschema`, a URI"),
+    setting("tables.*.cloudevents.extensions.?", Field, Unset, "an extension attribute: its name has lower-case letters and digits"),
     setting("tables.*.columns.id", Column, Value("id"), "the event's id, becomes `message_id`: uuid, text or bigint"),
     setting("tables.*.columns.aggregate_type", Column, Value("aggregate_type"), "type of the aggregate"),
     setting("tables.*.columns.aggregate_id", Column, Value("aggregate_id"), "id of the aggregate"),
@@ -307,10 +331,40 @@ pub(crate) const SETTINGS: &[Setting] = &[
 /// Keys that hold a list of tables.
 pub(crate) const LISTS: [&str; 2] = ["tables", "declare.queues"];
 
-/// The setting of a key such as `tables.0.name`.
+/// The setting of a key such as `tables.0.name`, or `tables.0.headers.tenant`.
 pub(crate) fn find(key: &str) -> Option<&'static Setting> {
-    let pattern = pattern(key);
-    SETTINGS.iter().find(|setting| setting.key == pattern)
+    let indexed = pattern(key);
+    let is_named = |setting: &&Setting| name(setting, key).is_some();
+    SETTINGS
+        .iter()
+        .find(|setting| setting.key == indexed)
+        .or_else(|| SETTINGS.iter().find(is_named))
+}
+
+/// The name that a key has in the place of a setting's `?`. It may hold dots, as headers and
+/// types of events do.
+pub(crate) fn name<'k>(setting: &Setting, key: &'k str) -> Option<&'k str> {
+    let (section, rest) = setting.key.split_once('?')?;
+    let name = behind(section, key)?.strip_suffix(rest)?;
+    Some(name).filter(|name| !name.is_empty())
+}
+
+/// What of a key stands behind a section such as `tables.*.headers.`.
+fn behind<'k>(section: &str, key: &'k str) -> Option<&'k str> {
+    let depth = section.matches('.').count();
+    let (end, _) = key.match_indices('.').nth(depth.checked_sub(1)?)?;
+    let (start, name) = key.split_at_checked(end + 1)?;
+    (pattern(start) == section).then_some(name)
+}
+
+/// Whether settings stand below a key.
+pub(crate) fn is_section(key: &str) -> bool {
+    let section = format!("{}.", pattern(key));
+    SETTINGS.iter().any(|setting| {
+        let named = setting.key.split_once('?').map(|(section, _)| section);
+        let is_below_name = |named: &str| behind(named, key).is_some();
+        setting.key.starts_with(&section) || named.is_some_and(is_below_name)
+    })
 }
 
 /// A key with `*` for its indices.
@@ -347,6 +401,7 @@ pub(crate) fn nearest(key: &str) -> Option<String> {
         .split('.')
         .map(|part| match part {
             "*" => indices.next().unwrap_or("0"),
+            "?" => key.rsplit('.').next().unwrap_or_default(),
             part => part,
         })
         .collect();

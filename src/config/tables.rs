@@ -1,5 +1,6 @@
 //! From settings to tables and queues.
 
+use super::message::message_map;
 use super::problem::Problems;
 use super::shown::Shown;
 use super::values::Values;
@@ -46,6 +47,7 @@ fn table(values: &Values, key: &str, problems: &mut Problems, shown: &mut Shown)
         _ => (schema, name),
     };
     Table {
+        message: message_map(values, key, (&schema, &name), problems),
         schema,
         name,
         columns: columns(values, &format!("{key}.columns")),

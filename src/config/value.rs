@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::amqp_url::AmqpUrl;
+use super::message::Field;
 use super::postgres_url::PostgresUrl;
 use super::settings::{EXCHANGE_TYPES, FLAGS, Kind, SSL_MODES, size, span};
 use super::{Template, TlsMode};
@@ -37,6 +38,7 @@ pub(crate) enum Value {
     List(Vec<String>),
     SslMode(TlsMode),
     Template(Template),
+    Field(Field),
     PostgresUrl(Box<PostgresUrl>),
     AmqpUrl(Vec<AmqpUrl>),
 }
@@ -63,6 +65,7 @@ pub(crate) fn parse(kind: Kind, raw: &Raw) -> Result<Value, Wrong> {
         Kind::Count { min, max } => count(raw, min, max),
         Kind::List => list(raw),
         Kind::AmqpUrl => super::amqp_url::parse_all(raw),
+        Kind::Field => field(raw),
         _ => match raw {
             Raw::Text(text) | Raw::Untyped(text) => parse_text(kind, text),
             Raw::Flag(flag) if kind == Kind::Flag => Ok(Value::Flag(*flag)),
@@ -100,14 +103,31 @@ fn parse_text(kind: Kind, text: &str) -> Result<Value, Wrong> {
         Kind::LogFilter => log_filter(text),
         Kind::Listen => listen(text),
         Kind::HttpUrl => super::otlp::http_url(text),
-        Kind::Template => Template::parse(text).map(Value::Template).map_err(|what| {
-            let what = format!("{} is not a template: {what}", quote(text));
-            Wrong::new(what, "write it like `{topic} | {aggregate_type}.{event_type}`")
-        }),
+        Kind::Template => template(text).map(Value::Template),
         Kind::PostgresUrl => PostgresUrl::parse(text).map(Box::new).map(Value::PostgresUrl),
         // These take more than a text: see `parse`.
-        Kind::Count { .. } | Kind::List | Kind::AmqpUrl => Err(wrong_type(kind, "a text")),
+        Kind::Count { .. } | Kind::List | Kind::AmqpUrl | Kind::Field => {
+            Err(wrong_type(kind, "a text"))
+        }
     }
+}
+
+fn template(text: &str) -> Result<Template, Wrong> {
+    Template::parse(text).map_err(|what| {
+        let what = format!("{} is not a template: {what}", quote(text));
+        Wrong::new(what, "write it like `{topic} | {aggregate_type}.{event_type}`")
+    })
+}
+
+fn field(raw: &Raw) -> Result<Value, Wrong> {
+    let field = match raw {
+        Raw::Text(text) | Raw::Untyped(text) => Field::of(template(text)?),
+        Raw::Integer(number) => Field::integer(*number),
+        Raw::Flag(flag) => Field::boolean(*flag),
+        Raw::List(_) => return Err(wrong_type(Kind::Field, "a list")),
+        Raw::Other(name) => return Err(wrong_type(Kind::Field, name)),
+    };
+    Ok(Value::Field(field))
 }
 
 /// A value for an error: quoted, cut, on one line.
@@ -126,6 +146,7 @@ fn wrong_type(kind: Kind, found: &str) -> Wrong {
         Kind::Span { .. } | Kind::Seconds { .. } => "a duration such as \"30s\"",
         Kind::List => "a list of texts",
         Kind::Flag => "true or false",
+        Kind::Field => "a template in quotes, a whole number, true or false",
         _ => "a text in quotes",
     };
     Wrong::new(format!("is {found}"), format!("write {wanted}"))

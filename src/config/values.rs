@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::amqp_url::AmqpUrl;
+use super::message::Field;
 use super::postgres_url::PostgresUrl;
 use super::problem::Problems;
 use super::settings::{self, Preset};
@@ -146,6 +147,35 @@ impl Values {
             Some(Value::Template(template)) => template,
             _ => Template(Vec::new()),
         }
+    }
+
+    /// A template, where one is set.
+    pub(crate) fn optional_template(&self, key: &str) -> Option<Template> {
+        match self.get(key) {
+            Some(Value::Template(template)) => Some(template),
+            _ => None,
+        }
+    }
+
+    /// The names below a section such as `tables.0.headers`, each with what is set of it, in
+    /// the order of the names.
+    pub(crate) fn fields(&self, section: &str) -> Vec<(String, Field)> {
+        let section = format!("{section}.");
+        let below =
+            self.set.range(section.clone()..).take_while(|(key, _)| key.starts_with(&section));
+        below
+            .filter_map(|(key, (value, _, _))| match value {
+                Value::Field(field) => {
+                    Some((key.strip_prefix(&section)?.to_owned(), field.clone()))
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The keys that are set.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.set.keys().map(String::as_str)
     }
 
     pub(crate) fn ssl_mode(&self, key: &str) -> Option<TlsMode> {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use amq_protocol::protocol::basic::gen_properties;
 use bytes::Bytes;
 use pgoutbox::config::{
-    self, ColumnRef, Columns, Flags, Needs, OnFailure, Sources, Table, Template,
+    self, ColumnRef, Columns, Flags, MessageMap, Needs, OnFailure, Sources, Table, Template,
 };
 use pgoutbox::testing::core::event::pgoutput::{self, Column, Tuple};
 use pgoutbox::testing::core::event::relation::Mapping;
@@ -118,6 +118,7 @@ fn table(input: &mut Input<'_>) -> Table {
         app_id: (flags & 4 == 4).then(|| input.text()),
         on_failure: OnFailure::Block,
         is_holding: true,
+        message: MessageMap::default(),
     }
 }
 

@@ -31,6 +31,7 @@ mod http;
 mod kill;
 mod limit;
 mod liveness;
+mod mapping;
 mod mark;
 mod mark_partition;
 mod mark_refused;

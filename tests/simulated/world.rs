@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pgoutbox::config::{
-    Audit, AuditMode, ColumnRef, Columns, OnFailure, Parking, Piece, Table as TableConfig, Template,
+    Audit, AuditMode, ColumnRef, Columns, MessageMap, OnFailure, Parking, Piece,
+    Table as TableConfig, Template,
 };
 use pgoutbox::error::Fault;
 use pgoutbox::testing::core::event::{Position, Refusal};
@@ -1480,6 +1481,7 @@ fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
                 }
             },
             is_holding: mode.is_holding,
+            message: MessageMap::default(),
         })
         .into();
     Rules {

@@ -135,16 +135,18 @@ async fn exchanges(publisher: &Publisher, broker: &Broker, config: &Config) -> V
     let mut findings = Vec::new();
     let mut names = BTreeSet::new();
     for table in &config.tables {
-        match table.exchange.fixed() {
-            Some(name) => _ = names.insert(name),
-            None => findings.push(Finding::unknown(
-                "exchange",
-                format!(
-                    "which exchanges {}.{} names, its rows decide: {}",
-                    table.schema, table.name, table.exchange
-                ),
-                format!("rabbitmqctl list_exchanges -p {}", quoted(&broker.vhost)),
-            )),
+        for exchange in table.exchanges() {
+            match exchange.fixed() {
+                Some(name) => _ = names.insert(name),
+                None => findings.push(Finding::unknown(
+                    "exchange",
+                    format!(
+                        "which exchanges {}.{} names, its rows decide: {exchange}",
+                        table.schema, table.name
+                    ),
+                    format!("rabbitmqctl list_exchanges -p {}", quoted(&broker.vhost)),
+                )),
+            }
         }
         if let OnFailure::DeadLetter { exchange, .. } = &table.on_failure {
             names.insert(exchange);

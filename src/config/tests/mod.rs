@@ -95,3 +95,8 @@ fn fingerprint(config: &Config) -> String {
         .collect();
     format!("{config:?} {} {} {brokers:?} {headers:?}", audit.expose(), stream.expose())
 }
+
+/// A key of a setting, with an index and a name where it has places for them.
+fn key_of(setting: &super::settings::Setting) -> String {
+    setting.key.replace('*', "0").replace('?', "name")
+}

@@ -85,7 +85,7 @@ proptest! {
     ) {
         let mut tried = Try::both().file(&file).env(&[("DATABASE_URL", &url), ("AMQP_URL", &url)]);
         for (index, text) in sets {
-            let key = SETTINGS[index].key.replace('*', "0");
+            let key = key_of(&SETTINGS[index]);
             tried = tried.set(&format!("{key}={text}")).set(&text);
         }
         for (name, text) in envs {

@@ -32,7 +32,9 @@ fn another(setting: &Setting) -> String {
         Kind::SslMode => "require".to_owned(),
         Kind::ExchangeType => "direct".to_owned(),
         Kind::File => "other.pem".to_owned(),
+        Kind::Template if setting.key.ends_with(".user_id") => "{who}".to_owned(),
         Kind::Template => "fixed".to_owned(),
+        Kind::Field => "7".to_owned(),
         Kind::LogFilter => "debug".to_owned(),
         Kind::Listen => "127.0.0.1:1".to_owned(),
         Kind::List => "a,b".to_owned(),
@@ -60,6 +62,10 @@ fn beside(key: &str) -> (&'static [&'static str], &'static [&'static str]) {
         "postgres.key_file" => (PAIR, &["postgres.cert_file=other.pem"]),
         "postgres.stream_password" => {
             (&["postgres.stream_url=postgres://stream:old@db.example/app"], &[])
+        }
+        "tables.0.cloudevents.mode" => (&[], &[]),
+        key if key.starts_with("tables.0.cloudevents.") => {
+            (&["tables.0.cloudevents.mode=structured"], &[])
         }
         "tables.0.on_failure" => (&[], &["tables.0.dead_letter_exchange=letters"]),
         "tables.0.dead_letter_exchange" => {
@@ -100,7 +106,7 @@ fn in_force(tried: &mut Try, pairs: &[String]) -> InForce {
 fn each_setting_is_taken_over_or_named() {
     let mut tried = with_files();
     for setting in SETTINGS {
-        let key = setting.key.replace('*', "0");
+        let key = key_of(setting);
         let (first, second) = beside(&key);
         let owned = |pairs: &[&str]| pairs.iter().map(|pair| pair.to_string()).collect::<Vec<_>>();
         let before = owned(first);

@@ -1,5 +1,6 @@
 //! `pgoutbox config`.
 
+use super::super::Field;
 use super::super::settings::SETTINGS;
 use super::*;
 use crate::cli::config::{Args, run};
@@ -64,7 +65,7 @@ fn nothing_set_can_be_shown_too() {
 fn every_setting_is_documented_once() {
     let docs = run(&Args { docs: true, ..Args::default() }, &Sources::default()).unwrap();
     for setting in SETTINGS {
-        let row = format!("\n| `{}` |", setting.key.replace('*', "N"));
+        let row = format!("\n| `{}` |", setting.key.replace('*', "N").replace('?', "NAME"));
         assert_eq!(docs.matches(&row).count(), 1, "{}", setting.key);
         assert!(!setting.doc.is_empty());
     }
@@ -80,4 +81,74 @@ fn debug_shows_no_secret() {
         .set("amqp.password=hunter2");
     let text = format!("{:?} {:?} {:?}", tried.load(), tried.sources, tried.sources.flags);
     assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn names_that_the_user_gives_are_read_and_shown_again() {
+    let tried = Try::both()
+        .file(
+            r#"
+            [[tables]]
+            name = "a.one"
+            [tables.headers]
+            "x.delay" = "{headers.delay:integer}"
+            version = 3
+            flag = true
+            [tables.body]
+            id = "{id}"
+            [tables.body.meta]
+            5 = "{id}"
+            [tables.events."order.created"]
+            exchange = "orders"
+            [tables.events."order paid"]
+            routing_key = "paid"
+            [[tables]]
+            name = "a.two"
+            cloudevents = { mode = "binary", extensions = { key = "{id}" } }
+            "#,
+        )
+        .env(&[("PGOUTBOX_TABLES__0__HEADERS__TENANT", "{tenant}")])
+        .set("tables.0.events.order paid.exchange=payments");
+    let first = tried.load();
+    let one = &first.tables[0].message;
+    let names = |fields: &[(String, Field)]| {
+        fields.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names(&one.headers), "flag tenant version x.delay");
+    assert_eq!(names(&one.body), "id meta.5");
+    let routes: Vec<_> = one.events.iter().map(|route| route.event_type.as_str()).collect();
+    assert_eq!(routes, ["order paid", "order.created"]);
+    assert!(one.events[0].exchange.is_some() && one.events[0].routing_key.is_some());
+    let two = first.tables[1].message.cloudevents.as_ref().unwrap();
+    assert_eq!(names(&two.extensions), "key");
+    assert_eq!(two.source.to_string(), "/a.two");
+
+    let text = run(&Args::default(), &tried.sources).unwrap();
+    let again = Try::both().file(&text.replace("\"***\"", "\"secret\"")).load();
+    assert_eq!(again.tables[0].message, first.tables[0].message, "{text}");
+    assert_eq!(again.tables[1].message, first.tables[1].message, "{text}");
+}
+
+#[test]
+fn names_that_cannot_be_are_told() {
+    for (lines, what) in [
+        ("headers = { CC = \"a\" }", "tables.0.headers.CC: is a header that the broker"),
+        ("headers = { pgoutbox-index = 1 }", "is a header that the broker or pgoutbox"),
+        ("headers = { a = 1.5 }", "tables.0.headers.a: is a fraction"),
+        ("headers = { a = [1] }", "is a list"),
+        ("headers = { a = \"{x\" }", "is not a template"),
+        ("body = { \"a..b\" = 1 }", "has an empty name in it"),
+        ("body = { a = 1, \"a.b\" = 2 }", "is a value, and an object with a.b in it"),
+        ("cloudevents = { mode = \"x\" }", "choose off, binary, structured"),
+        ("cloudevents = { extensions = { Big = 1 } }", "cannot be the name of an attribute"),
+        ("cloudevents = { extensions = { data = 1 } }", "is an attribute that CloudEvents has"),
+        ("events = { a = { exchnge = \"x\" } }", "there is no such setting"),
+        ("events = { a = 1 }", "there is no such setting"),
+        ("properties = { user_id = \"other\" }", "pgoutbox logs in to the broker as"),
+        ("properties = { message_id = \"x\" }", "there is no such setting"),
+    ] {
+        let tried = Try::both().file(&format!("[[tables]]\n{lines}\n"));
+        let fault = load(&tried.sources, Needs::ALL).unwrap_err().to_string();
+        assert!(fault.contains(what), "{lines}: {fault}");
+    }
 }

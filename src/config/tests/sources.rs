@@ -43,9 +43,13 @@ fn sample(setting: &Setting, certificate: &str) -> String {
         .iter()
         .any(|name| setting.key.ends_with(name));
     match setting.kind {
-        Kind::Text(_) | Kind::Name | Kind::SlotName | Kind::Column | Kind::Template => {
-            "sample".to_owned()
-        }
+        Kind::Template if setting.key.ends_with(".user_id") => "{who}".to_owned(),
+        Kind::Text(_)
+        | Kind::Name
+        | Kind::SlotName
+        | Kind::Column
+        | Kind::Template
+        | Kind::Field => "sample".to_owned(),
         Kind::Secret if setting.key == "otlp.headers" => "key=other%20secret".to_owned(),
         Kind::Secret => "other secret".to_owned(),
         // Below the share at which the guard acts.
@@ -81,6 +85,9 @@ fn companions(setting: &Setting, certificate: &str) -> Vec<(String, String)> {
         if !setting.key.ends_with("exchange") {
             all.push(of("dead_letter_exchange", "dead"));
         }
+    }
+    if setting.key.contains(".cloudevents.") && !setting.key.ends_with(".mode") {
+        all.push((env_name("tables.0.cloudevents.mode"), "binary".to_owned()));
     }
     if setting.key == "audit.give_up" {
         all.push((env_name("reconcile.age"), "7days".to_owned()));
@@ -118,9 +125,11 @@ fn toml_line(setting: &Setting, key: &str, text: &str) -> String {
         _ => format!("{text:?}"),
     };
     let (section, prefix) = match section.strip_suffix(".0") {
-        Some(list) => (format!("[[{list}]]"), ""),
-        None if section == "tables.0.columns" => ("[[tables]]".to_owned(), "columns."),
-        None => (format!("[{section}]"), ""),
+        Some(list) => (format!("[[{list}]]"), String::new()),
+        None => match section.strip_prefix("tables.0.") {
+            Some(below) => ("[[tables]]".to_owned(), format!("{below}.")),
+            None => (format!("[{section}]"), String::new()),
+        },
     };
     format!("{section}\n{prefix}{name} = {value}\n")
 }
@@ -132,7 +141,7 @@ fn every_setting_can_be_set_by_file_variable_and_flag() {
     std::fs::write(&pem, certificate()).unwrap();
     let pem = pem.to_str().unwrap();
     for setting in SETTINGS {
-        let key = setting.key.replace('*', "0");
+        let key = key_of(setting);
         let text = sample(setting, pem);
         let mut base = Try::both();
         let companions = companions(setting, pem);

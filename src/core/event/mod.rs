@@ -1,5 +1,7 @@
 //! One outbox row, decoded: borrowed from the tuple it came in.
 
+mod path;
+pub(crate) mod pattern;
 pub(crate) mod pgoutput;
 pub(crate) mod relation;
 pub(crate) mod stored;
@@ -10,14 +12,15 @@ use std::fmt;
 use bytes::Bytes;
 use postgres_types::PgLsn;
 
+use crate::core::event::pattern::{Pattern, PatternPiece, piece_text};
 use crate::core::event::pgoutput::{Cell, Tuple};
-use crate::core::event::relation::{Mapping, Pattern, PatternPiece, PayloadKind, TimeKind};
+use crate::core::event::relation::{Mapping, PayloadKind, TimeKind};
 
 /// Microseconds from 1970 to 2000, where Postgres' time starts.
 pub(crate) const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
-/// The last second of the year 9999. Clients that are told a later one give the connection up.
-const LAST_SECOND: u64 = 253_402_300_799;
+/// The last microsecond of the year 9999. Clients that are told a later time give the connection up.
+const LAST_MICROSECOND: i64 = 253_402_300_799_999_999;
 
 /// The place of an event in commit order; also "everything before here", as a bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,8 +129,9 @@ pub struct Event<'a> {
     pub event_type: Option<&'a str>,
     /// Its headers, JSON.
     pub headers: Option<&'a str>,
-    /// When it happened, in seconds since 1970; the time of the commit where the row has none.
-    pub timestamp: u64,
+    /// When it happened, in microseconds since 1970; the time of the commit where the row has
+    /// none. From 1970 to the year 9999.
+    pub micros: i64,
     /// What it is correlated with.
     pub correlation_id: Option<&'a str>,
     /// The media type of its body.
@@ -139,6 +143,11 @@ pub struct Event<'a> {
 }
 
 impl<'a> Event<'a> {
+    /// When it happened, in seconds since 1970.
+    pub fn seconds(&self) -> u64 {
+        u64::try_from(self.micros / 1_000_000).unwrap_or(0)
+    }
+
     /// Reads a row by the mapping of its relation. `commit_time` is in microseconds
     /// since 2000-01-01.
     ///
@@ -151,7 +160,7 @@ impl<'a> Event<'a> {
             aggregate_id: row.optional("aggregate_id", mapping.aggregate_id)?,
             event_type: row.optional("event_type", mapping.event_type)?,
             headers: row.optional("headers", mapping.headers)?,
-            timestamp: timestamp(mapping, row, commit_time)?,
+            micros: micros(mapping, row, commit_time)?,
             correlation_id: row.optional("correlation_id", mapping.correlation_id)?,
             content_type: row.optional("content_type", mapping.content_type)?,
             trace: [
@@ -189,7 +198,7 @@ fn payload(mapping: &Mapping, row: Row<'_>) -> Result<Bytes, Refusal> {
 }
 
 /// A `bytea` in its hex output form (`bytea_output` is pinned on the stream).
-fn unhex(text: &[u8]) -> Option<Bytes> {
+pub(crate) fn unhex(text: &[u8]) -> Option<Bytes> {
     if text.is_empty() {
         return Some(Bytes::new());
     }
@@ -204,21 +213,43 @@ fn unhex(text: &[u8]) -> Option<Bytes> {
     bytes.map(Bytes::from)
 }
 
-fn timestamp(mapping: &Mapping, row: Row<'_>, commit_time: i64) -> Result<u64, Refusal> {
+fn micros(mapping: &Mapping, row: Row<'_>, commit_time: i64) -> Result<i64, Refusal> {
     let text = row.optional("occurred_at", mapping.occurred_at)?;
+    let micros = text.and_then(|text| match mapping.time_kind {
+        TimeKind::Timestamptz => with_offset(text),
+        TimeKind::Timestamp => without_offset(text),
+        TimeKind::EpochMillis => text.parse().ok().and_then(|ms: i64| ms.checked_mul(1_000)),
+    });
     // What AMQP cannot say (infinity, before 1970), and what consumers' clocks cannot (beyond the
     // year 9999: a number of microseconds, say), is told by the time of the commit instead.
-    let seconds = text.and_then(|text| match mapping.time_kind {
-        TimeKind::Timestamptz => text.parse().ok().map(|at: jiff::Timestamp| at.as_second()),
-        TimeKind::Timestamp => {
-            let at: jiff::civil::DateTime = text.parse().ok()?;
-            at.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|at| at.timestamp().as_second())
-        }
-        TimeKind::EpochMillis => text.parse().ok().map(|millis: i64| millis.div_euclid(1_000)),
-    });
-    let committed = || commit_time.saturating_add(POSTGRES_EPOCH_MICROS).div_euclid(1_000_000);
-    let told = |seconds: i64| u64::try_from(seconds).ok().filter(|at| *at <= LAST_SECOND);
-    Ok(seconds.and_then(told).or_else(|| told(committed())).unwrap_or(0))
+    let committed = commit_time.saturating_add(POSTGRES_EPOCH_MICROS);
+    Ok(micros.filter(is_sayable).or(Some(committed).filter(is_sayable)).unwrap_or(0))
+}
+
+fn with_offset(text: &str) -> Option<i64> {
+    text.parse().ok().map(|at: jiff::Timestamp| at.as_microsecond())
+}
+
+/// A time without an offset: taken as UTC.
+fn without_offset(text: &str) -> Option<i64> {
+    let at: jiff::civil::DateTime = text.parse().ok()?;
+    at.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|at| at.timestamp().as_microsecond())
+}
+
+/// Microseconds since 1970 that a text says, whichever way: a time, or a number of seconds, or of
+/// milliseconds, which is over the seconds of the year 5138.
+pub(crate) fn micros_of(text: &str) -> Option<i64> {
+    const MOST_SECONDS: i64 = 100_000_000_000;
+    let micros = match text.parse::<i64>() {
+        Ok(number) if number < MOST_SECONDS => number.checked_mul(1_000_000),
+        Ok(number) => number.checked_mul(1_000),
+        Err(_) => with_offset(text).or_else(|| without_offset(text)),
+    };
+    micros.filter(is_sayable)
+}
+
+fn is_sayable(micros: &i64) -> bool {
+    (0..=LAST_MICROSECOND).contains(micros)
 }
 
 /// Writes the first alternative of a pattern whose columns are all set, behind what `out` holds.
@@ -250,7 +281,7 @@ fn write_alternative(
     for piece in pieces {
         match piece {
             PatternPiece::Text(text) => out.extend_from_slice(text.as_bytes()),
-            PatternPiece::Column(column) => match row.text(setting, *column)? {
+            column => match piece_text(column, setting, row, false)? {
                 Some(text) if !text.is_empty() => out.extend_from_slice(text.as_bytes()),
                 _ => return Ok(false),
             },

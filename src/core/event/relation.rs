@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use postgres_types::Type;
 
-use crate::config::{ColumnRef, Piece, Table, Template};
+use crate::config::{ColumnRef, Table};
+use crate::core::event::pattern::{MessagePatterns, Pattern};
 use crate::core::event::pgoutput::{Cell, Column, RelationMessage, Tuple};
 
 /// Oids below this one are built in; above are enums, domains and extension types.
@@ -71,9 +72,11 @@ pub struct Mapping {
     /// of the value, and Postgres' own cast to text leaves them out.
     padded: Vec<usize>,
     /// Exchange of the message.
-    pub exchange: Pattern,
+    pub(crate) exchange: Pattern,
     /// Routing key of the message.
-    pub routing_key: Pattern,
+    pub(crate) routing_key: Pattern,
+    /// What else the configuration makes of the columns; nothing for most tables.
+    pub(crate) message: Option<Box<MessagePatterns>>,
     /// The columns of the relation: what a row of it is kept with, where it is kept.
     pub columns: Arc<[Column]>,
 }
@@ -96,19 +99,6 @@ pub enum TimeKind {
     Timestamp,
     /// Milliseconds since 1970.
     EpochMillis,
-}
-
-/// A [`Template`] whose columns were found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern(pub Vec<Vec<PatternPiece>>);
-
-/// A part of a [`Pattern`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PatternPiece {
-    /// Text as it stands.
-    Text(String),
-    /// The text of a column.
-    Column(usize),
 }
 
 #[derive(Clone, Copy)]
@@ -201,9 +191,20 @@ impl Mapping {
             padded: padded(columns, payload),
             exchange: finder.pattern("exchange", &config.exchange),
             routing_key: finder.pattern("routing_key", &config.routing_key),
+            message: finder.message(&config.message),
             columns: columns.into(),
         };
         if finder.errors.is_empty() { Ok(mapping) } else { Err(finder.errors) }
+    }
+
+    /// Exchange and routing key of events of a type.
+    pub(crate) fn names(&self, event_type: Option<&str>) -> [&Pattern; 2] {
+        let routes = self.message.as_deref().map(|message| message.routes.as_slice());
+        let route = event_type.and_then(|event_type| {
+            routes.unwrap_or_default().iter().find(|(it, _)| it == event_type)
+        });
+        let own = |at: usize| route.and_then(|(_, names)| names.get(at)?.as_ref());
+        [own(0).unwrap_or(&self.exchange), own(1).unwrap_or(&self.routing_key)]
     }
 
     /// Finds the values of a row of this shape.
@@ -231,14 +232,15 @@ fn padded(columns: &[Column], payload: usize) -> Vec<usize> {
     padded.map(|(at, _)| at).filter(|at| *at != payload).collect()
 }
 
-struct Finder<'a> {
-    columns: &'a [Column],
-    config: &'a Table,
-    errors: Vec<String>,
+/// Looks for columns, and collects what is wrong.
+pub(super) struct Finder<'a> {
+    pub(super) columns: &'a [Column],
+    pub(super) config: &'a Table,
+    pub(super) errors: Vec<String>,
 }
 
 impl Finder<'_> {
-    fn position(&self, name: &str) -> Option<usize> {
+    pub(super) fn position(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)
     }
 
@@ -279,55 +281,6 @@ impl Finder<'_> {
             "{}.{} has no column \"{}\" for {field}",
             self.config.schema, self.config.name, column.name,
         ));
-    }
-
-    fn pattern(&mut self, setting: &str, template: &Template) -> Pattern {
-        let alternatives = template.0.iter();
-        Pattern(
-            alternatives
-                .filter_map(|pieces| {
-                    pieces.iter().map(|piece| self.piece(setting, piece)).collect()
-                })
-                .collect(),
-        )
-    }
-
-    /// `None` leaves the alternative out: it names a default field that this table lacks.
-    fn piece(&mut self, setting: &str, piece: &Piece) -> Option<PatternPiece> {
-        let name = match piece {
-            Piece::Text(text) => return Some(PatternPiece::Text(text.clone())),
-            Piece::Column(name) => name,
-        };
-        let field = self.field(name);
-        let column = field.map_or(name.as_str(), |field| field.name.as_str());
-        match self.position(column) {
-            Some(at) => Some(PatternPiece::Column(at)),
-            None => {
-                if field.is_none_or(|field| field.is_explicit && !field.name.is_empty()) {
-                    self.errors.push(format!(
-                        "{setting} of {}.{} names \"{name}\", which is neither a field nor a column",
-                        self.config.schema, self.config.name,
-                    ));
-                }
-                None
-            }
-        }
-    }
-
-    fn field(&self, name: &str) -> Option<&ColumnRef> {
-        let columns = &self.config.columns;
-        Some(match name {
-            "id" => &columns.id,
-            "aggregate_type" => &columns.aggregate_type,
-            "aggregate_id" => &columns.aggregate_id,
-            "event_type" => &columns.event_type,
-            "topic" => &columns.topic,
-            "correlation_id" => &columns.correlation_id,
-            "content_type" => &columns.content_type,
-            "traceparent" => &columns.traceparent,
-            "tracestate" => &columns.tracestate,
-            _ => return None,
-        })
     }
 }
 

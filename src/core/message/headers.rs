@@ -3,10 +3,14 @@
 use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 use postgres_types::PgLsn;
 
+use super::body::attributes;
 use super::fields::{Fields, integer};
 use super::json::add_row;
+use super::properties::Of;
+use super::value::to_header;
 use super::{AGGREGATE_ID_HEADER, AGGREGATE_TYPE_HEADER, COMMIT_LSN_HEADER, INDEX_HEADER};
-use crate::core::event::{Event, Position, Refusal};
+use crate::core::event::pattern::MessagePatterns;
+use crate::core::event::{Position, Refusal};
 
 /// Digits of an LSN, and its slash.
 const LSN_BYTES: usize = 17;
@@ -20,11 +24,8 @@ const NO_HEADERS: &str = "{}";
 ///
 /// # Errors
 /// What AMQP or the broker cannot take.
-pub(super) fn write_headers(
-    out: &mut Vec<u8>,
-    event: &Event<'_>,
-    position: Position,
-) -> Result<(), Refusal> {
+pub(super) fn write_headers(out: &mut Vec<u8>, of: Of<'_>) -> Result<(), Refusal> {
+    let Of { event, position, mapping, .. } = of;
     let mut fields = Fields::open(out);
     let aggregate =
         [(AGGREGATE_TYPE_HEADER, event.aggregate_type), (AGGREGATE_ID_HEADER, event.aggregate_id)];
@@ -33,16 +34,46 @@ pub(super) fn write_headers(
             fields.text(name, value.as_bytes())?;
         }
     }
-    let row = event.headers.filter(|json| *json != NO_HEADERS);
-    if let Some(json) = row {
+    let json = event.headers.filter(|json| *json != NO_HEADERS);
+    if let Some(json) = json {
         add_row(&mut fields, json)?;
+    }
+    let patterns = mapping.message.as_deref();
+    if let Some(patterns) = patterns {
+        add_configured(&mut fields, patterns, of)?;
     }
     fields.text(COMMIT_LSN_HEADER, &lsn_text(position.commit_lsn))?;
     integer(fields.name(INDEX_HEADER)?, index(position));
-    match row {
-        Some(_) => fields.close_without_repeats(),
-        None => fields.close(),
+    match json.is_some() || patterns.is_some() {
+        true => fields.close_without_repeats(),
+        false => fields.close(),
     }
+}
+
+/// Adds the headers that the configuration makes: one is left out where its template yields nothing.
+fn add_configured(
+    fields: &mut Fields<'_>,
+    patterns: &MessagePatterns,
+    of: Of<'_>,
+) -> Result<(), Refusal> {
+    for (name, value) in &patterns.headers {
+        if let Some(text) = value.text("headers", of.row)? {
+            to_header(fields.name(name)?, name, value.value_type, &text)?;
+        }
+    }
+    let Some(events) = patterns.cloudevents.as_ref().filter(|events| !events.is_structured) else {
+        return Ok(());
+    };
+    let prefixed = |name: &str| format!("{}{name}", events.prefix);
+    for (name, text) in attributes(events, of)? {
+        fields.text(&prefixed(name), text.as_bytes())?;
+    }
+    for (name, extension) in &events.extensions {
+        if let Some(text) = extension.text("cloudevents", of.row)? {
+            fields.text(&prefixed(name), text.as_bytes())?;
+        }
+    }
+    Ok(())
 }
 
 fn index(position: Position) -> i64 {
@@ -77,6 +108,11 @@ mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
     use serde_json::Value;
+
+    use crate::core::event::pgoutput::{Column, Tuple};
+    use crate::core::event::relation::Mapping;
+    use crate::core::event::{Event, Row};
+    use crate::core::message::tests::table_of;
 
     #[test]
     fn an_lsn_has_a_fixed_width() {
@@ -161,7 +197,7 @@ mod tests {
                 trace: [("traceparent", trace.as_deref()), ("tracestate", None)],
                 headers: Some(&object),
                 payload: Bytes::new(),
-                timestamp: 0,
+                micros: 0,
             };
             let position = Position { commit_lsn: at.0.into(), index: at.1 };
             // One after the other: what comes later counts.
@@ -180,7 +216,13 @@ mod tests {
             }
             add_position(&mut expected, position);
             let mut out = b"before".to_vec();
-            write_headers(&mut out, &event, position).unwrap();
+            let table = table_of("");
+            let columns = ["id", "payload"].map(|name| Column { name: name.to_owned(), type_oid: 25 });
+            let mapping = Mapping::compile(0, &table, &columns, false).unwrap();
+            let tuple = Tuple::of_texts([None, None].into_iter()).unwrap();
+            let row = Row { tuple: &tuple, cells: &[] };
+            let of = Of { event: &event, row, position, mapping: &mapping, table: &table };
+            write_headers(&mut out, of).unwrap();
             let (rest, read) = parse_field_table(&out[6..]).unwrap();
             prop_assert!(rest.is_empty());
             prop_assert_eq!(read, expected);

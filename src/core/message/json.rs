@@ -61,6 +61,24 @@ fn why(fields: &Fields<'_>, error: &serde_json::Error) -> String {
     }
 }
 
+/// Writes any JSON as a header's value.
+///
+/// # Errors
+/// What is no JSON, or what AMQP cannot take.
+pub(super) fn write_value(out: &mut Vec<u8>, json: &str) -> Result<(), Refusal> {
+    let (json, numbers) = without_numbers(json);
+    let mut reading = Reading { numbers: Some(numbers), refused: None };
+    let mut deserializer = serde_json::Deserializer::from_str(&json);
+    let read = Any { out, reading: &mut reading }
+        .deserialize(&mut deserializer)
+        .and_then(|()| deserializer.end());
+    match (read, reading.refused) {
+        (Ok(()), None) => Ok(()),
+        (_, Some(refusal)) => Err(refusal),
+        (Err(_), None) => Err(Refusal::unreadable("headers", "it is no JSON")),
+    }
+}
+
 /// The text with each of its numbers replaced by that number's place in the list.
 fn without_numbers(json: &str) -> (String, Vec<&str>) {
     let mut out = String::with_capacity(json.len());
@@ -202,7 +220,8 @@ struct Any<'a, 'n> {
     reading: &'a mut Reading<'n>,
 }
 
-fn write_number(out: &mut Vec<u8>, number: &str) -> Result<(), Refusal> {
+/// Writes a number with its digits.
+pub(super) fn write_number(out: &mut Vec<u8>, number: &str) -> Result<(), Refusal> {
     let is_integer = !number.contains(['.', 'e', 'E']);
     if let (true, Ok(value)) = (is_integer, number.parse()) {
         integer(out, value);

@@ -7,18 +7,23 @@
 //! the wire, one after the other in one piece of memory. Each as a value of its own would cost
 //! an event a dozen allocations.
 
+mod body;
 mod fields;
 mod headers;
 mod json;
+mod properties;
+mod value;
 
 use amq_protocol::protocol::basic::{AMQPProperties, gen_properties, parse_properties};
 use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 use bytes::Bytes;
 
-use headers::{add_position, write_headers};
+use headers::add_position;
+use properties::{Of, PERSISTENT};
 
 use crate::config::Table;
-use crate::core::event::relation::{Mapping, Pattern};
+use crate::core::event::pattern::Pattern;
+use crate::core::event::relation::Mapping;
 use crate::core::event::{Event, Position, Refusal, Row, expand};
 
 /// Names the commit of an event: fixed width, so that text order is commit order, and
@@ -44,24 +49,10 @@ pub(crate) const EXCHANGE_HEADER: &str = "pgoutbox-exchange";
 /// Likewise, the routing key.
 pub(crate) const ROUTING_KEY_HEADER: &str = "pgoutbox-routing-key";
 
-/// AMQP's persistent delivery mode.
-const PERSISTENT: u8 = 2;
 /// What a content header frame holds besides the properties: class, weight, body size.
 const CONTENT_HEADER_BYTES: usize = 12;
 /// What most messages need besides their body and the row's own headers.
 const HEAD_BYTES: usize = 256;
-
-/// Which properties there are: AMQP 0-9-1, 4.2.6.1, in the order in which they are written.
-mod flag {
-    pub(super) const CONTENT_TYPE: u16 = 1 << 15;
-    pub(super) const HEADERS: u16 = 1 << 13;
-    pub(super) const DELIVERY_MODE: u16 = 1 << 12;
-    pub(super) const CORRELATION_ID: u16 = 1 << 10;
-    pub(super) const MESSAGE_ID: u16 = 1 << 7;
-    pub(super) const TIMESTAMP: u16 = 1 << 6;
-    pub(super) const TYPE: u16 = 1 << 5;
-    pub(super) const APP_ID: u16 = 1 << 3;
-}
 
 /// A message, ready to be published.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,17 +88,19 @@ impl Message {
         table: &Table,
         limits: Limits,
     ) -> Result<Self, Refusal> {
-        if event.payload.len() > limits.body {
-            return Err(Refusal::BodyTooLarge { bytes: event.payload.len(), limit: limits.body });
+        let of = Of { event, row, position, mapping, table };
+        let body = body::build(of)?;
+        if body.len() > limits.body {
+            return Err(Refusal::BodyTooLarge { bytes: body.len(), limit: limits.body });
         }
         // JSON takes hardly less than the table that is made of it.
         let headers = event.headers.map_or(0, str::len);
         let mut head = Vec::with_capacity(HEAD_BYTES + headers);
-        name(&mut head, "exchange", &mapping.exchange, row)?;
-        name(&mut head, "routing_key", &mapping.routing_key, row)?;
+        let [exchange, routing_key] = mapping.names(event.event_type);
+        name(&mut head, "exchange", exchange, row)?;
+        name(&mut head, "routing_key", routing_key, row)?;
         let properties_at = head.len();
-        write_properties(&mut head, event, position, table)?;
-        let (timestamp, body) = (Some(event.timestamp), event.payload.clone());
+        let timestamp = Some(properties::write(&mut head, of)?);
         Self { head, properties_at, timestamp, body }.within(limits)
     }
 
@@ -294,42 +287,6 @@ fn name(
     Ok(())
 }
 
-fn write_properties(
-    head: &mut Vec<u8>,
-    event: &Event<'_>,
-    position: Position,
-    table: &Table,
-) -> Result<(), Refusal> {
-    let mut flags = flag::CONTENT_TYPE
-        | flag::HEADERS
-        | flag::DELIVERY_MODE
-        | flag::MESSAGE_ID
-        | flag::TIMESTAMP;
-    for (flag, is_there) in [
-        (flag::CORRELATION_ID, event.correlation_id.is_some()),
-        (flag::TYPE, event.event_type.is_some()),
-        (flag::APP_ID, table.app_id.is_some()),
-    ] {
-        flags |= if is_there { flag } else { 0 };
-    }
-    head.extend_from_slice(&flags.to_be_bytes());
-    short(head, "content_type", event.content_type.unwrap_or(&table.content_type))?;
-    write_headers(head, event, position)?;
-    head.push(PERSISTENT);
-    if let Some(correlation_id) = event.correlation_id {
-        short(head, "correlation_id", correlation_id)?;
-    }
-    short(head, "id", event.id)?;
-    head.extend_from_slice(&event.timestamp.to_be_bytes());
-    if let Some(event_type) = event.event_type {
-        short(head, "event_type", event_type)?;
-    }
-    if let Some(app_id) = &table.app_id {
-        short(head, "app_id", app_id)?;
-    }
-    Ok(())
-}
-
 /// Writes a text of up to 255 bytes behind its length.
 fn short(out: &mut Vec<u8>, what: &str, text: &str) -> Result<(), Refusal> {
     let too_long = |_| Refusal::TooLong { what: what.to_owned(), bytes: text.len() };
@@ -346,28 +303,4 @@ fn text(bytes: &[u8]) -> (&str, &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_over_255_bytes_are_refused_not_a_panic() {
-        let mut out = Vec::new();
-        assert!(short(&mut out, "x", &"a".repeat(255)).is_ok());
-        assert_eq!(
-            short(&mut out, "routing_key", &"a".repeat(256)),
-            Err(Refusal::TooLong { what: "routing_key".into(), bytes: 256 })
-        );
-    }
-
-    #[test]
-    fn what_is_written_is_read_again() {
-        let properties = AMQPProperties::default()
-            .with_message_id("a".into())
-            .with_content_type("text/plain".into())
-            .with_timestamp(7);
-        let body = Bytes::from_static(b"body");
-        let message = Message::new("ex", "key.ä", &properties, body.clone()).unwrap();
-        assert_eq!((message.exchange(), message.routing_key()), ("ex", "key.ä"));
-        assert_eq!((message.properties(), &message.body), (properties, &body));
-    }
-}
+mod tests;

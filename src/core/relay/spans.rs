@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Relay;
 use super::arrival::Arrival;
-use crate::core::event::relation::Pattern;
+use crate::core::event::pattern::Pattern;
 use crate::core::event::{Refusal, Row, expand};
 use crate::core::span::{Context, Span};
 

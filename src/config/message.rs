@@ -1,0 +1,320 @@
+//! What a message has beside what follows from the columns: properties, headers, a body of
+//! several columns, a way of its own for a type of event, CloudEvents.
+
+use super::problem::Problems;
+use super::values::Values;
+use super::{Piece, Table, Template};
+
+/// Names that no header may have: RabbitMQ routes copies by the first two, and the relay says
+/// the place of an event in the others.
+const FORBIDDEN_HEADERS: [&str; 5] =
+    ["CC", "BCC", "pgoutbox-commit-lsn", "pgoutbox-index", "pgoutbox-replayed"];
+/// Attributes that CloudEvents has already.
+const ATTRIBUTES: [&str; 10] = [
+    "id",
+    "source",
+    "specversion",
+    "type",
+    "time",
+    "subject",
+    "datacontenttype",
+    "dataschema",
+    "data",
+    "data_base64",
+];
+/// AMQP's limit for a name.
+const NAME_BYTES: usize = 255;
+
+/// How messages of a table are made, beside its columns.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MessageMap {
+    /// Properties by template; one is left out where its template yields nothing.
+    pub properties: Vec<(Property, Template)>,
+    /// Headers by name.
+    pub headers: Vec<(String, Field)>,
+    /// Members of the body by name, where the body is an object of several columns; dots nest.
+    pub body: Vec<(String, Field)>,
+    /// Exchange and routing key by type of event.
+    pub events: Vec<Route>,
+    /// CloudEvents, where the messages are to be such.
+    pub cloudevents: Option<CloudEvents>,
+    /// The user that pgoutbox logs in to the broker as: the only `user_id` that RabbitMQ takes.
+    pub broker_user: Option<String>,
+}
+
+impl MessageMap {
+    /// Whether messages are made of their columns alone.
+    pub fn is_empty(&self) -> bool {
+        let Self { properties, headers, body, events, cloudevents, broker_user: _ } = self;
+        properties.is_empty()
+            && headers.is_empty()
+            && body.is_empty()
+            && events.is_empty()
+            && cloudevents.is_none()
+    }
+}
+
+impl Table {
+    /// The exchanges of its messages, as templates: its own, and those of types of events.
+    pub fn exchanges(&self) -> impl Iterator<Item = &Template> {
+        let routes = self.message.events.iter().filter_map(|route| route.exchange.as_ref());
+        std::iter::once(&self.exchange).chain(routes)
+    }
+}
+
+/// A property of a message that a template can make. The event's id is its `message_id`, always:
+/// consumers know repeats by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Property {
+    /// `content_type`.
+    ContentType,
+    /// `content_encoding`.
+    ContentEncoding,
+    /// `priority`, 0 to 255.
+    Priority,
+    /// `correlation_id`.
+    CorrelationId,
+    /// `reply_to`.
+    ReplyTo,
+    /// `expiration`, milliseconds.
+    Expiration,
+    /// `timestamp`.
+    Timestamp,
+    /// `type`.
+    Type,
+    /// `user_id`; it must be the user of the connection.
+    UserId,
+    /// `app_id`.
+    AppId,
+}
+
+impl Property {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::ContentType,
+        Self::ContentEncoding,
+        Self::Priority,
+        Self::CorrelationId,
+        Self::ReplyTo,
+        Self::Expiration,
+        Self::Timestamp,
+        Self::Type,
+        Self::UserId,
+        Self::AppId,
+    ];
+
+    /// Its name in AMQP and in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ContentType => "content_type",
+            Self::ContentEncoding => "content_encoding",
+            Self::Priority => "priority",
+            Self::CorrelationId => "correlation_id",
+            Self::ReplyTo => "reply_to",
+            Self::Expiration => "expiration",
+            Self::Timestamp => "timestamp",
+            Self::Type => "type",
+            Self::UserId => "user_id",
+            Self::AppId => "app_id",
+        }
+    }
+}
+
+/// Where events of one type go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The type.
+    pub event_type: String,
+    /// Their exchange; the table's where there is none.
+    pub exchange: Option<Template>,
+    /// Their routing key; the table's where there is none.
+    pub routing_key: Option<Template>,
+}
+
+/// A header's or member's value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Field {
+    /// What it is made of.
+    pub template: Template,
+    /// Its type, where the file says it by the value's own. Else the template says it.
+    pub value_type: Option<ValueType>,
+}
+
+impl Field {
+    /// By template.
+    pub fn of(template: Template) -> Self {
+        Self { template, value_type: None }
+    }
+
+    /// A number for all events.
+    pub fn integer(number: i64) -> Self {
+        Self::constant(number.to_string(), ValueType::Integer)
+    }
+
+    /// A flag for all events.
+    pub fn boolean(flag: bool) -> Self {
+        Self::constant(flag.to_string(), ValueType::Boolean)
+    }
+
+    fn constant(text: String, value_type: ValueType) -> Self {
+        let template = Template(vec![vec![Piece::Text(text)]]);
+        Self { template, value_type: Some(value_type) }
+    }
+}
+
+/// What a text is read as, to be written as a header's value or into a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueType {
+    /// Text, as it stands.
+    Text,
+    /// A whole number of 64 bits.
+    Integer,
+    /// A number.
+    Number,
+    /// `true` or `false`, as Postgres or JSON writes it.
+    Boolean,
+    /// Any JSON.
+    Json,
+    /// Bytes, as Base64 in a text: of a column of type bytea.
+    Base64,
+}
+
+impl ValueType {
+    /// All of them, by the names that templates have for them.
+    pub const ALL: [(&'static str, Self); 6] = [
+        ("text", Self::Text),
+        ("integer", Self::Integer),
+        ("number", Self::Number),
+        ("boolean", Self::Boolean),
+        ("json", Self::Json),
+        ("base64", Self::Base64),
+    ];
+
+    /// The type of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, it)| *it)
+    }
+}
+
+/// CloudEvents 1.0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloudEvents {
+    /// The event as JSON around the payload, instead of headers beside it.
+    pub is_structured: bool,
+    /// Of the headers' names.
+    pub prefix: String,
+    /// `source`.
+    pub source: Template,
+    /// `type`.
+    pub event_type: Template,
+    /// `subject`, where it yields something.
+    pub subject: Template,
+    /// `dataschema`.
+    pub dataschema: Option<Template>,
+    /// Further attributes, by name.
+    pub extensions: Vec<(String, Field)>,
+}
+
+/// Reads the message's part of a table whose settings stand below `key`.
+pub(crate) fn message_map(
+    values: &Values,
+    key: &str,
+    table: (&str, &str),
+    problems: &mut Problems,
+) -> MessageMap {
+    let properties = Property::ALL.iter().filter_map(|property| {
+        let key = format!("{key}.properties.{}", property.name());
+        Some((*property, values.optional_template(&key)?))
+    });
+    MessageMap {
+        properties: properties.collect(),
+        headers: headers(values, &format!("{key}.headers"), problems),
+        body: body(values, &format!("{key}.body"), problems),
+        events: events(values, &format!("{key}.events")),
+        cloudevents: cloudevents(values, &format!("{key}.cloudevents"), table, problems),
+        broker_user: None,
+    }
+}
+
+fn headers(values: &Values, section: &str, problems: &mut Problems) -> Vec<(String, Field)> {
+    let headers = values.fields(section);
+    for (name, _) in &headers {
+        let key = format!("{section}.{name}");
+        if FORBIDDEN_HEADERS.contains(&name.as_str()) {
+            let what = "is a header that the broker or pgoutbox itself has a use for";
+            problems.add(values.origin(&key), &key, what, "choose another name");
+        } else if name.len() > NAME_BYTES || name.chars().any(char::is_control) {
+            let hint = format!("give a name of at most {NAME_BYTES} bytes");
+            problems.add(values.origin(&key), &key, "cannot be the name of a header", hint);
+        }
+    }
+    headers
+}
+
+fn body(values: &Values, section: &str, problems: &mut Problems) -> Vec<(String, Field)> {
+    let members = values.fields(section);
+    for (name, _) in &members {
+        let key = format!("{section}.{name}");
+        let inner = format!("{name}.");
+        if name.split('.').any(str::is_empty) {
+            problems.add(values.origin(&key), &key, "has an empty name in it", "name each level");
+        } else if let Some((other, _)) = members.iter().find(|(it, _)| it.starts_with(&inner)) {
+            let what = format!("is a value, and an object with {other} in it");
+            problems.add(values.origin(&key), &key, what, "take one of the two out");
+        }
+    }
+    members
+}
+
+fn events(values: &Values, section: &str) -> Vec<Route> {
+    let section = format!("{section}.");
+    let mut types: Vec<&str> = values
+        .keys()
+        .filter_map(|key| key.strip_prefix(&section)?.rsplit_once('.'))
+        .map(|(event_type, _)| event_type)
+        .collect();
+    types.sort_unstable();
+    types.dedup();
+    let route = |event_type: &str| Route {
+        exchange: values.optional_template(&format!("{section}{event_type}.exchange")),
+        routing_key: values.optional_template(&format!("{section}{event_type}.routing_key")),
+        event_type: event_type.to_owned(),
+    };
+    types.into_iter().map(route).collect()
+}
+
+fn cloudevents(
+    values: &Values,
+    section: &str,
+    (schema, name): (&str, &str),
+    problems: &mut Problems,
+) -> Option<CloudEvents> {
+    let key = |name: &str| format!("{section}.{name}");
+    let mode = values.text(&key("mode")).unwrap_or_default();
+    let extensions = values.fields(&key("extensions"));
+    for (name, _) in &extensions {
+        let key = format!("{section}.extensions.{name}");
+        let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        if ATTRIBUTES.contains(&name.as_str()) {
+            let what = "is an attribute that CloudEvents has already";
+            problems.add(values.origin(&key), &key, what, "choose another name");
+        } else if !name.bytes().all(is_allowed) || name.len() > 20 {
+            let hint = "CloudEvents allows 1 to 20 of a-z and 0-9";
+            problems.add(values.origin(&key), &key, "cannot be the name of an attribute", hint);
+        }
+    }
+    if !matches!(mode.as_str(), "binary" | "structured") {
+        return None;
+    }
+    let template = |name: &str| values.optional_template(&key(name));
+    let of_table = Template(vec![vec![Piece::Text(format!("/{schema}.{name}"))]]);
+    Some(CloudEvents {
+        is_structured: mode == "structured",
+        prefix: values.text(&key("prefix")).unwrap_or_default(),
+        source: template("source").unwrap_or(of_table),
+        event_type: template("type").unwrap_or(Template(Vec::new())),
+        subject: template("subject").unwrap_or(Template(Vec::new())),
+        dataschema: template("dataschema"),
+        extensions,
+    })
+}

@@ -1,0 +1,112 @@
+//! Messages made by configuration: what a consumer gets of them, by the stream, out of the
+//! parking, by a catch-up and by a replay.
+
+use anyhow::{Context, Result, ensure};
+use harness::consumer::Delivery;
+use lapin::types::AMQPValue;
+use serde_json::json;
+
+use crate::bare::{arrived, text};
+use crate::setting::{PATIENCE, Setting};
+
+const TABLE: &str = "id uuid PRIMARY KEY DEFAULT gen_random_uuid(), event_type text, payload jsonb, \
+    headers jsonb, tenant text, occurred_at timestamptz DEFAULT '2026-11-30 12:00:00.5+00', \
+    relayed_at timestamptz";
+
+async fn mapped() -> Result<Setting> {
+    let setting = [
+        ("name", "outbox"),
+        ("routing_key", "{event_type}"),
+        ("events__paid__routing_key", "money.{tenant}"),
+        ("properties__type", "v1.{event_type}"),
+        ("properties__correlation_id", "{headers.trace.id}"),
+        ("properties__expiration", "{headers.ttl}"),
+        ("properties__priority", "3"),
+        ("headers__tenant", "{tenant}"),
+        ("headers__delay", "{headers.delay:integer}"),
+        ("body__kind", "{event_type}"),
+        ("body__meta__tenant", "{tenant}"),
+        ("body__data", "{payload}"),
+    ]
+    .iter()
+    .fold(Setting::bare().await?, |setting, (key, value)| {
+        setting.set(&format!("tables__0__{key}"), value)
+    });
+    setting.sql(&format!("CREATE TABLE outbox ({TABLE})")).await?;
+    setting.init().await?;
+    Ok(setting)
+}
+
+fn judge(delivery: &Delivery, number: i64) -> Result<()> {
+    let properties = &delivery.properties;
+    let kind = properties.kind().as_ref().context("no type")?.as_str();
+    ensure!(kind == "v1.paid", "{kind}");
+    ensure!(delivery.routing_key == "money.acme", "{}", delivery.routing_key);
+    let correlation = properties.correlation_id().as_ref().context("no correlation id")?;
+    ensure!(correlation.as_str() == format!("t-{number}"), "{correlation}");
+    ensure!(*properties.priority() == Some(3), "{:?}", properties.priority());
+    ensure!(*properties.timestamp() == Some(1_796_040_000), "{:?}", properties.timestamp());
+    ensure!(text(delivery, "tenant") == Some("acme"), "{:?}", delivery.header("tenant"));
+    let delay = delivery.header("delay");
+    ensure!(delay == Some(&AMQPValue::LongLongInt(number)), "{delay:?}");
+    let expected = json!({"kind": "paid", "data": {"n": number}, "meta": {"tenant": "acme"}});
+    ensure!(delivery.json()? == expected, "{}", String::from_utf8_lossy(&delivery.body));
+    Ok(())
+}
+
+fn insert(number: i64, ttl: &str) -> String {
+    format!(
+        r#"INSERT INTO outbox (event_type, tenant, payload, headers) VALUES ('paid', 'acme', '{{"n": {number}}}',
+           '{{"trace": {{"id": "t-{number}"}}, "delay": {number}, "ttl": {ttl}, "tenant": "not this"}}')"#
+    )
+}
+
+/// One relay brings one event by the stream and one out of the parking, the next one an event
+/// by a catch-up; a command replays one.
+#[tokio::test]
+async fn a_message_is_the_same_whichever_way_its_event_comes() -> Result<()> {
+    let setting = mapped().await?.set("parking.backoff_min", "50ms");
+    let consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    setting.sql(&insert(1, "60000")).await?;
+    judge(&arrived(&consumer, 1).await?[0], 1)?;
+
+    // The broker closes the channel over a lifetime that it cannot read: it never sees this one.
+    setting.sql(&insert(2, "\"a day\"")).await?;
+    setting.until("the event is parked", "SELECT count(*) = 1 FROM pgoutbox.parked").await?;
+    let error: String = setting.ask("SELECT last_error FROM pgoutbox.parked").await?;
+    ensure!(error.contains("its expiration cannot be read"), "{error}");
+    ensure!(!error.contains("a day"), "{error}");
+    setting.sql(&insert(3, "null")).await?;
+    judge(&arrived(&consumer, 2).await?[1], 3)?;
+    relay.drain(PATIENCE).await?;
+
+    setting.sql(&insert(4, "60000")).await?;
+    setting.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()").await?;
+    let relay = setting.run()?;
+    judge(&arrived(&consumer, 3).await?[2], 4)?;
+    relay.drain(PATIENCE).await?;
+
+    let id: String = setting.ask("SELECT id::text FROM outbox WHERE payload->>'n' = '1'").await?;
+    setting.replay(0, &["--id", &id]).await?;
+    let again = arrived(&consumer, 4).await?;
+    judge(&again[3], 1)?;
+    ensure!(again[3].header("pgoutbox-replayed").is_some());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_mapping_that_the_table_does_not_fit_is_named_at_the_start() -> Result<()> {
+    let setting = Setting::bare().await?.set("tables__0__name", "outbox");
+    setting.sql(&format!("CREATE TABLE outbox ({TABLE})")).await?;
+    let setting = setting.set("tables__0__headers__tenant", "{tenent}");
+    let output = setting.program.output(&["init"]).await?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(!output.status.success(), "{said}");
+    for part in
+        ["headers.tenant of public.outbox names \"tenent\"", "its columns are id, event_type"]
+    {
+        ensure!(said.contains(part), "{said}");
+    }
+    Ok(())
+}
