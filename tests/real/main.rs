@@ -38,6 +38,7 @@ mod mark_refused;
 mod message;
 mod operator;
 mod output;
+mod pages;
 mod paper;
 mod outage;
 mod parking;
