@@ -167,6 +167,7 @@ pub fn table() -> Table {
         app_id: None,
         on_failure: OnFailure::Park,
         is_holding: true,
+        is_mandatory: true,
         message: MessageMap::default(),
     }
 }

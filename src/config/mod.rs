@@ -286,6 +286,8 @@ pub struct Table {
     pub on_failure: OnFailure,
     /// Whether later events of its aggregate wait behind a parked one. Default `true`.
     pub is_holding: bool,
+    /// Whether the broker returns a message that no queue takes. Default `true`.
+    pub is_mandatory: bool,
     /// What its messages have beside what follows from the columns. Default nothing.
     pub message: MessageMap,
 }

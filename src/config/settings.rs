@@ -227,6 +227,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.routing_key", Template, Value("{topic} | {aggregate_type}.{event_type}"), "routing key: the first alternative whose columns are all set"),
     setting("tables.*.content_type", Text(255), Value("application/json"), "content type where the row has none"),
     setting("tables.*.app_id", Text(255), Unset, "`app_id` of the messages"),
+    setting("tables.*.mandatory", Flag, Value("true"), "whether RabbitMQ returns what no queue takes; `false` for exchanges of plugins that say so of what they deliver (delayed-message, deduplication): then what no queue takes is lost"),
     setting("tables.*.on_failure", Choice(&["park", "dead_letter", "block"]), Value("park"), "what becomes of an event that cannot be delivered: put aside and tried again, waited for, or sent to `dead_letter_exchange`"),
     setting("tables.*.hold_aggregate", Flag, Value("true"), "whether later events of its aggregate wait behind a parked one"),
     setting("tables.*.dead_letter_exchange", Text(255), Unset, "exchange for events that cannot be delivered, with the reason in headers"),

@@ -56,6 +56,7 @@ fn table(values: &Values, key: &str, problems: &mut Problems, shown: &mut Shown)
         content_type: text("content_type").unwrap_or_default(),
         app_id: text("app_id"),
         on_failure: on_failure(values, key, problems),
+        is_mandatory: values.flag(&format!("{key}.mandatory")),
         is_holding: values.flag(&format!("{key}.hold_aggregate")),
     }
 }

@@ -17,7 +17,7 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 107] = [
+pub const NAMES: [&str; 108] = [
     "broker",
     "broker-blocked",
     "broker-connection",
@@ -55,6 +55,7 @@ pub const NAMES: [&str; 107] = [
     "id-not-unique",
     "id-nullable",
     "idle-replication-slot-timeout",
+    "mandatory",
     "mark-default",
     "mark-fails",
     "mark-index",

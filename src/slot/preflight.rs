@@ -105,6 +105,7 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
         let (found, outbox) =
             table::look(client, config, (number, table), has_generated, is_catching_up).await?;
         findings.extend(found);
+        findings.extend(table::mandatory(table));
         if !column::<bool>(row, "has_commit_times")? {
             findings.extend(outbox.as_ref().and_then(|outbox| table::order(config, table, outbox)));
         }

@@ -329,6 +329,19 @@ fn partition_key(config: &Config, table: &Table, shape: &Shape) -> Option<Findin
     Some(Finding::warning("partition-key", what(likely), hint))
 }
 
+/// That what no queue takes is lost, where somebody wants it so.
+pub(super) fn mandatory(table: &Table) -> Option<Finding> {
+    let what = || {
+        format!(
+            "an event of {} that no queue takes counts as delivered, and is lost: mandatory is false",
+            title(table)
+        )
+    };
+    let hint = "meant for exchanges of plugins, such as x-delayed-message, that answer \"unroutable\" for what they \
+                deliver; else set mandatory = true for this table";
+    (!table.is_mandatory).then(|| Finding::warning("mandatory", what(), hint))
+}
+
 /// What a catch-up goes by, where the server does not keep when a transaction was committed.
 pub(super) fn order(config: &Config, table: &Table, outbox: &OutboxTable) -> Option<Finding> {
     let mapped = table.columns.occurred_at.name.as_str();

@@ -118,6 +118,7 @@ fn table(input: &mut Input<'_>) -> Table {
         app_id: (flags & 4 == 4).then(|| input.text()),
         on_failure: OnFailure::Block,
         is_holding: true,
+        is_mandatory: true,
         message: MessageMap::default(),
     }
 }

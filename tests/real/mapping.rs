@@ -95,6 +95,35 @@ async fn a_message_is_the_same_whichever_way_its_event_comes() -> Result<()> {
     Ok(())
 }
 
+/// Two tables, of which one does not ask for returns; no queue takes either event.
+#[tokio::test]
+async fn what_no_queue_takes_is_returned_only_where_it_is_mandatory() -> Result<()> {
+    let mut setting = Setting::bare().await?.set("tables__1__mandatory", "false");
+    for (number, name) in ["returned", "lost"].iter().enumerate() {
+        setting = setting
+            .set(&format!("tables__{number}__name"), name)
+            .set(&format!("tables__{number}__routing_key"), "nowhere");
+        setting.sql(&format!("CREATE TABLE {name} ({TABLE})")).await?;
+    }
+    setting.init().await?;
+    let relay = setting.run()?;
+    let said = "no queue takes counts as delivered";
+    relay.wait_for_log(said, PATIENCE).await?;
+    setting
+        .sql("INSERT INTO returned (payload) VALUES ('1'); INSERT INTO lost (payload) VALUES ('2')")
+        .await?;
+    setting.until("the second is marked", "SELECT relayed_at IS NOT NULL FROM lost").await?;
+    setting.until("the first is parked", "SELECT count(*) = 1 FROM pgoutbox.parked").await?;
+    let outbox: String = setting.ask("SELECT outbox::text FROM pgoutbox.parked").await?;
+    ensure!(outbox == "returned", "{outbox}");
+    let unmarked: bool = setting.ask("SELECT relayed_at IS NULL FROM returned").await?;
+    ensure!(unmarked);
+    let found = setting.check().await?;
+    let finding = found.has("mandatory", "warning")["what"].to_string();
+    ensure!(finding.contains("of public.lost that"), "{finding}");
+    relay.drain(PATIENCE).await
+}
+
 #[tokio::test]
 async fn a_mapping_that_the_table_does_not_fit_is_named_at_the_start() -> Result<()> {
     let setting = Setting::bare().await?.set("tables__0__name", "outbox");

@@ -1481,6 +1481,7 @@ fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
                 }
             },
             is_holding: mode.is_holding,
+            is_mandatory: true,
             message: MessageMap::default(),
         })
         .into();

@@ -62,6 +62,7 @@ pub struct Message {
     /// Where the properties begin.
     properties_at: usize,
     timestamp: Option<u64>,
+    is_mandatory: bool,
     /// Its body.
     pub body: Bytes,
 }
@@ -101,7 +102,8 @@ impl Message {
         name(&mut head, "routing_key", routing_key, row)?;
         let properties_at = head.len();
         let timestamp = Some(properties::write(&mut head, of)?);
-        Self { head, properties_at, timestamp, body }.within(limits)
+        let is_mandatory = table.is_mandatory;
+        Self { head, properties_at, timestamp, is_mandatory, body }.within(limits)
     }
 
     /// A message of these.
@@ -121,7 +123,8 @@ impl Message {
         let written = gen_properties(properties)(head.into());
         let unwritable = |_| Refusal::unreadable("properties", "AMQP has no form for them");
         let head = written.map_err(unwritable)?.into_inner().0;
-        Ok(Self { head, properties_at, timestamp: *properties.timestamp(), body })
+        let timestamp = *properties.timestamp();
+        Ok(Self { head, properties_at, timestamp, is_mandatory: true, body })
     }
 
     fn within(self, limits: Limits) -> Result<Self, Refusal> {
@@ -162,6 +165,11 @@ impl Message {
         self.timestamp
     }
 
+    /// The broker returns it where no queue takes it.
+    pub(crate) fn is_mandatory(&self) -> bool {
+        self.is_mandatory
+    }
+
     /// Properties and headers, read again.
     pub fn properties(&self) -> AMQPProperties {
         let read = parse_properties(self.properties_bytes());
@@ -184,7 +192,9 @@ impl Message {
         }
         headers.insert(ShortString::from(REPLAYED_HEADER), AMQPValue::Boolean(true));
         let properties = properties.with_headers(headers);
-        Self::new(self.exchange(), self.routing_key(), &properties, self.body.clone())
+        let message =
+            Self::new(self.exchange(), self.routing_key(), &properties, self.body.clone())?;
+        Ok(Self { is_mandatory: self.is_mandatory, ..message })
     }
 }
 

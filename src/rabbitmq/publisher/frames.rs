@@ -47,7 +47,7 @@ pub(super) const HEARTBEAT: [u8; OVERHEAD] = [HEARTBEAT_TYPE, 0, 0, 0, 0, 0, 0, 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TooLarge;
 
-/// Writes the frames of a publish, `mandatory`, behind what is there.
+/// Writes the frames of a publish behind what is there.
 ///
 /// # Errors
 /// Nothing is written then.
@@ -74,7 +74,7 @@ fn write(
     let [class, method] = [PUBLISH.0, PUBLISH.1].map(u16::to_be_bytes);
     // Was an access ticket.
     let reserved = [0; 2];
-    let mandatory = [1];
+    let mandatory = [u8::from(message.is_mandatory())];
     let parts = [&class[..], &method, &reserved, message.names_bytes(), &mandatory];
     frame(out, METHOD, channel, &parts)?;
     let weight = [0; 2];
