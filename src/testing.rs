@@ -50,7 +50,7 @@ pub mod core {
 
         /// See `crate::core::relay::marks`.
         pub mod marks {
-            pub use crate::core::relay::marks::{Batch, Missed, Written};
+            pub use crate::core::relay::marks::{Batch, Mark, MarkError, Missed, Why, Written};
         }
 
         /// See `crate::core::relay::window`.

@@ -573,6 +573,66 @@ fn nothing_waits_by_sleeping_and_nothing_is_ignored() {
     assert!(found.is_empty(), "{found:?}");
 }
 
+/// Most lines of a function.
+const LONGEST: usize = 70;
+
+/// Functions that are longer: each is a list or a table, which is not easier to read in parts. None
+/// is added; one that has become shorter goes.
+const LISTS: [(&str, &str); 9] = [
+    ("src/cli/run/mod.rs", "relay_with"),
+    ("src/config/postgres_url.rs", "libpqs"),
+    ("src/config/tests/wrong.rs", "every_contradiction"),
+    ("src/error/table.rs", "by_code"),
+    ("src/postgres/parking/mod.rs", "log"),
+    ("src/slot/coverage.rs", "findings"),
+    ("src/slot/own.rs", "look"),
+    ("src/slot/privileges.rs", "look"),
+    ("src/slot/server.rs", "findings"),
+];
+
+/// Functions of a file, with their lines, without its tests.
+fn functions(text: &str) -> Vec<(String, usize)> {
+    let lines: Vec<&str> = text.split("#[cfg(test)]").next().unwrap_or_default().lines().collect();
+    let mut found = Vec::new();
+    for (number, line) in lines.iter().enumerate() {
+        let indent = line.len() - line.trim_start().len();
+        let words = line.split_whitespace();
+        let mut words = words.skip_while(|word| {
+            word.starts_with("pub") || ["const", "async", "unsafe"].contains(word)
+        });
+        if words.next() != Some("fn") || line.ends_with('}') {
+            continue;
+        }
+        let name = words.next().unwrap_or_default();
+        let name = name.split(['(', '<']).next().unwrap_or_default().to_owned();
+        let is_end = |line: &&str| {
+            line.len() - line.trim_start().len() == indent && [";", "}"].contains(&line.trim())
+        };
+        let rest = lines.iter().skip(number);
+        let length = rest.take_while(|line| !is_end(line)).count() + 1;
+        found.push((name, length));
+    }
+    found
+}
+
+#[test]
+fn no_function_is_long() {
+    let mut long = BTreeSet::new();
+    for path in files("src", "rs") {
+        let text = fs::read_to_string(&path).expect("readable");
+        let place = path.strip_prefix(root()).expect("below the root");
+        let place = place.to_string_lossy().replace('\\', "/");
+        let found = functions(&text).into_iter().filter(|(_, length)| *length > LONGEST);
+        long.extend(found.map(|(name, _)| (place.clone(), name)));
+    }
+    let lists = LISTS.map(|(place, name)| (place.to_owned(), name.to_owned()));
+    assert_eq!(
+        long,
+        BTreeSet::from(lists),
+        "functions of more than {LONGEST} lines, and the lists"
+    );
+}
+
 /// Settings and arguments have bounds: a duration that nobody bounds overflows a clock.
 #[test]
 fn each_duration_has_bounds() {

@@ -356,9 +356,9 @@ impl Unwritten {
         !self.open.is_empty()
     }
 
-    /// Every event put aside before this number is safe.
-    pub(crate) fn through(&self) -> u64 {
-        self.open.iter().map(|open| open.number).min().unwrap_or(u64::MAX)
+    /// Every event put aside before this number is safe; `None`: all are.
+    pub(crate) fn through(&self) -> Option<u64> {
+        self.open.iter().map(|open| open.number).min()
     }
 
     /// The first place of an event that is put aside and may still be lost.

@@ -1,11 +1,12 @@
 //! One life from connect to error: it connects, turns what happens into inputs of the
 //! [`Relay`] and does what the relay says. It decides nothing itself.
 //!
-//! `recovery` tells when an outage is over; `remembered` is what the progress row holds from session
+//! `begin` begins it, step by step; `recovery` tells when an outage is over; `remembered` is what the progress row holds from session
 //! to session; `reach` is how far the slot may be acknowledged; `standby` takes the slot, once nobody
 //! else has it.
 
 pub(crate) mod supervisor;
+mod begin;
 mod reach;
 mod recovery;
 mod remembered;
@@ -25,13 +26,13 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::Client;
-use tracing::{Level, debug, enabled, info, trace, warn};
+use tracing::{Level, enabled, info, trace, warn};
 
 use crate::board::outage::News;
 use crate::board::{Board, Reason, State};
 use crate::config::Config;
-use crate::core::relay::marks::Written;
-use crate::core::relay::{self, Doing, Effect, End, Input, Memory, Relay, Resolution, Rules};
+use crate::core::relay::marks::{Batch, Written};
+use crate::core::relay::{Doing, Effect, End, Input, Memory, Relay, Resolution};
 use crate::core::tally::Tally;
 use crate::error::{Fault, Kind, Peer, Side, codes};
 use crate::otlp;
@@ -44,16 +45,14 @@ use crate::postgres::{self, Role, classify};
 use crate::rabbitmq::publisher::{Closure, Publisher, Signal};
 use crate::shutdown::Shutdown;
 use crate::slot::catch_up::{self, CatchUp, Chunk};
-use crate::slot::{self, Coverage, Ready, record_coverage};
+use crate::slot::{self, Coverage, record_coverage};
 use crate::text::span;
 use crate::upkeep::reconcile::Trigger;
 use crate::wal::WalStream;
+use begin::Given;
 use reach::Reach;
 use recovery::Recovery;
-use remembered::{
-    Gap, Recalled, begin_catch_up, clear_fault, pass_again, recall, record_fault, record_reach,
-};
-use standby::{Taken, take_slot};
+use remembered::{Gap, begin_catch_up, clear_fault, record_fault, record_reach};
 
 /// Frames taken from the stream before the messages they made are handed to the broker: a
 /// longer batch saves no more system calls, and the first of it should not wait.
@@ -179,7 +178,7 @@ async fn begin_and_run(
     let end = tokio::select! {
         biased;
         () = shutdown.wait() => End::Drained,
-        session = Session::begin(config, past, &audit, broker, board) => match session {
+        session = Session::begin(Given { config, audit: &audit, broker, board }, past) => match session {
             Err(fault) => fault.into(),
             Ok(session) => {
                 let (end, ended) = session.run_to_end(past, shutdown, audit).await;
@@ -252,171 +251,6 @@ struct Session {
 }
 
 impl Session {
-    async fn begin(
-        config: &Arc<Config>,
-        past: &mut Past,
-        audit: &Audit,
-        broker: usize,
-        board: &Board,
-    ) -> Result<Self, Fault> {
-        let client = Arc::clone(&audit.client);
-        let preflight = answered(config, slot::preflight(&client, config)).await?;
-        let Ready { tables, coverage, warnings, .. } = preflight.ready(config)?;
-        for warning in warnings {
-            // Once for each process: they do not change from session to session.
-            if past.warned.insert(warning.what.clone()) {
-                warn!(hint = warning.hint, "{}", warning.what);
-            }
-        }
-        // The broker before the slot: a relay that cannot publish need not keep a walsender busy.
-        let brokers = &config.amqp.brokers;
-        let broker = brokers
-            .get(broker % brokers.len().max(1))
-            .ok_or_else(|| Fault::usage("no broker is configured", "set AMQP_URL"))?;
-        let publisher = Publisher::connect(broker, &config.amqp).await;
-        let mut publisher = publisher.map_err(|fault| fault.on(Side::Broker))?;
-        answered(config, pass_again(config, &client, &coverage)).await?;
-        if let Some(why) = catch_up::ensure_slot(config, &client, &tables).await? {
-            warn!(why, "slot recreated: rows without a mark are published first");
-            // What was missed before, the list has.
-            let kept = record_coverage(&client, &config.postgres.slot, coverage.digest().number());
-            answered(config, kept).await?;
-        }
-        let taken = take_slot(config, past, &client, board, &mut publisher).await;
-        let Taken { wal, identity, blocked } = match taken {
-            Ok(taken) => taken,
-            // Of the broker: the slot has nothing to do with it.
-            Err(fault) if fault.side == Side::Broker => return Err(fault),
-            Err(fault) => return Err(catch_up::soften(config, &client, fault).await),
-        };
-        past.walsender = wal.pid();
-        // Only now: the relay that held the slot before wrote its progress until then, and saw to what was
-        // changed meanwhile.
-        if answered(config, slot::coverage(&client, config)).await? != coverage {
-            return Err(Fault::transient("the publication was changed while the session began"));
-        }
-        let recalled = recall(config, past, board, &client, &identity, &coverage);
-        let Recalled { memory, durable, gap, end, confirmed: start_lsn } =
-            answered(config, recalled).await?;
-        past.memory = Some(Remembered {
-            identity: identity.clone(),
-            memory: memory.clone(),
-            recorded: durable,
-        });
-        if let Some(Gap { why, .. }) = &gap {
-            warn!(
-                why,
-                "rows may have passed by the slot: what is left of its stream is passed first, then \
-                 it is made again, and the rows that wait in the table are published before its stream"
-            );
-        }
-        let is_quiet = board.runs_again();
-        let listed = catch_up::pending(&client, &config.postgres.slot);
-        let catch_up = answered(config, listed).await?;
-        let mut away = answered(config, slot::away(&client, config, &tables)).await?;
-        let is_all_there = gap.is_none() && catch_up.is_none();
-        away.retain(|it| !(is_all_there && it.until.is_some_and(|until| until <= durable)));
-        away.iter_mut().for_each(|it| it.until = it.until.or(Some(end)));
-        let kept = slot::record_outboxes(&client, config, &tables, &away);
-        if let Err(fault) = answered(config, kept).await {
-            debug!("which tables are read cannot be kept: {}", fault.what);
-        }
-        for it in &away {
-            let (schema, name) = &it.was;
-            let what =
-                format!("{schema}.{name} is another table now: that of before is read to its end");
-            if past.warned.insert(format!("{what} {}", it.relation())) {
-                info!(relation = it.relation(), "{what}");
-            }
-        }
-        let asked = Arc::clone(config);
-        let (with_away, tables) = slot::with_away(config, &tables, &away);
-        let config = &Arc::new(with_away);
-        let away_from = asked.tables.len();
-        if catch_up.is_some() {
-            let told = catch_up::tell_orphans(&client, &config.postgres.slot, &tables);
-            answered(config, told).await?;
-        }
-        if let Some(CatchUp { why, total, .. }) = &catch_up {
-            info!(why, rows = total, "catching up: listed rows are published before the stream");
-        }
-        let marker = Marker::prepare(&client, config, &tables, identity.clone());
-        let marker = answered(config, marker).await?;
-        let rules = Rules {
-            tables: config.tables.clone().into(),
-            oids: tables.iter().take(away_from).map(|table| table.relation).collect(),
-            away: (away_from..)
-                .zip(&away)
-                .map(|(number, it)| (it.relation(), it.was.clone(), number))
-                .collect(),
-            limits: publisher.limits(),
-            window_messages: config.window.messages,
-            window_bytes: config.window.bytes,
-            is_strict: config.window.is_strict,
-            parking: config.parking.clone(),
-            audit: config.audit.clone(),
-            confirm_timeout: config.amqp.confirm_timeout,
-            blocked_timeout: config.amqp.blocked_timeout,
-            check_interval: config.postgres.check_interval,
-            silence: silence(config),
-            leaves: coverage.leaves(),
-            is_passing: gap.is_some(),
-        };
-        if !is_quiet {
-            info!(
-                slot = config.postgres.slot,
-                publication = config.postgres.publication,
-                tables = config.tables.iter().map(|table| format!("{}.{}", table.schema, table.name)).collect::<Vec<_>>().join(", "),
-                exchanges = config.tables.iter().map(|table| table.exchange.to_string()).collect::<Vec<_>>().join(", "),
-                broker = format!("{}:{}{}", broker.host, broker.port, broker.vhost),
-                %start_lsn,
-                delivered_before = %memory.delivered,
-                timeline = identity.timeline,
-                window_messages = config.window.messages,
-                window_bytes = config.window.bytes,
-                "running"
-            );
-        }
-        let listed = catch_up.as_ref().map(|it| relay::CatchUp::new(it.consistent_lsn));
-        let mut relay = Relay::new(rules, memory, listed);
-        relay.set_clock(postgres::now_micros());
-        let spans = past.spans.clone().map(|queue| {
-            relay.make_spans();
-            let server = otlp::Server { address: broker.host.clone(), port: broker.port };
-            (queue, Arc::new(server))
-        });
-        let mut session = Self {
-            config: Arc::clone(config),
-            asked,
-            board: board.clone(),
-            relay,
-            wal,
-            publisher,
-            marker: Arc::new(marker),
-            client,
-            notified: Arc::clone(&audit.notified),
-            coverage: Rc::new(RefCell::new(coverage)),
-            outboxes: tables.into(),
-            spans,
-            catch_up,
-            gap,
-            reach: Reach::new(durable),
-            recording: None,
-            identity,
-            start_lsn,
-            jobs: FuturesUnordered::new(),
-            began: Instant::now(),
-            effects: Vec::new(),
-            is_broker_gone: false,
-            blocked,
-            told: None,
-            recovery: board.outage().map(|_| Recovery::new(start_lsn)),
-            is_quiet,
-        };
-        session.tell();
-        Ok(session)
-    }
-
     /// Says on the board what it is at.
     fn tell(&mut self) {
         let doing = self.relay.doing();
@@ -528,12 +362,7 @@ impl Session {
             self.perform();
         }
         loop {
-            let now = self.began.elapsed();
-            let deadline = self.relay.deadline(now).map(|at| self.began + at);
-            let over = self.recovery.as_ref().and_then(Recovery::deadline);
-            let over = over.map(|at| self.began + at);
-            let deadline = deadline.into_iter().chain(drain_ends).chain(over);
-            let deadline = deadline.chain(self.reach.next_write()).min().unwrap_or_else(far);
+            let deadline = self.deadline().into_iter().chain(drain_ends).min().unwrap_or_else(far);
             if deadline != alarm.deadline() {
                 alarm.as_mut().reset(deadline);
             }
@@ -562,11 +391,7 @@ impl Session {
                 () = &mut alarm => Input::Tick,
             };
             if drain_ends.is_some_and(|at| at <= Instant::now()) {
-                let (messages, _) = self.relay.in_flight();
-                return Err(Fault::transient(format!(
-                    "not drained within session.drain_timeout: {messages} messages are in flight; they are published again at the next start"
-                ))
-                .into());
+                return Err(self.undrained().into());
             }
             self.follow(&input);
             let now = self.began.elapsed();
@@ -577,21 +402,42 @@ impl Session {
             // What came before the end is still to be done.
             let has_published = self.perform();
             outcome?;
-            if self
-                .gap
-                .as_ref()
-                .is_some_and(|gap| self.relay.has_passed(self.began.elapsed(), gap.end))
-            {
-                return Err(
-                    Fault::transient("the slot is made again, for rows that passed by it").into()
-                );
-            }
+            self.is_gap_open()?;
             self.tell();
             self.recover(now);
             if has_published {
                 // The publisher's task writes it: now, not once the stream has nothing more to say.
                 tokio::task::yield_now().await;
             }
+        }
+    }
+
+    /// When something is to be done, if nothing else happens first.
+    fn deadline(&self) -> Option<Instant> {
+        let since_began = |at| self.began + at;
+        let relay = self.relay.deadline(self.began.elapsed()).map(since_began);
+        let over = self.recovery.as_ref().and_then(Recovery::deadline).map(since_began);
+        [relay, over, self.reach.next_write()].into_iter().flatten().min()
+    }
+
+    fn undrained(&self) -> Fault {
+        let (messages, _) = self.relay.in_flight();
+        Fault::transient(format!(
+            "not drained within session.drain_timeout: {messages} messages are in flight; they are published again at the next start"
+        ))
+    }
+
+    /// Where rows passed by the slot, its stream is passed first.
+    ///
+    /// # Errors
+    /// It is passed: the session ends, and the next makes the slot again.
+    fn is_gap_open(&self) -> Result<(), Fault> {
+        let now = self.began.elapsed();
+        match &self.gap {
+            Some(gap) if self.relay.has_passed(now, gap.end) => {
+                Err(Fault::transient("the slot is made again, for rows that passed by it"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -646,24 +492,7 @@ impl Session {
                     let lsn = self.reach.settled(lsn);
                     self.acknowledge(lsn);
                 }
-                Effect::Mark(batch) => {
-                    self.marker.parking().log(&self.config, &batch.parking);
-                    let (marker, client) = (Arc::clone(&self.marker), Arc::clone(&self.client));
-                    let config = Arc::clone(&self.config);
-                    self.jobs.push(Box::pin(async move {
-                        let mut outcome = answered(&config, marker.write(&client, batch)).await?;
-                        loop {
-                            match outcome {
-                                Outcome::Written(written) => return Ok(Input::Written(written)),
-                                Outcome::Unrecorded(written) => {
-                                    tokio::time::sleep(LOCKED).await;
-                                    let again = marker.record_again(&client, written);
-                                    outcome = answered(&config, again).await?;
-                                }
-                            }
-                        }
-                    }));
-                }
+                Effect::Mark(batch) => self.write(batch),
                 Effect::GivenUp(marks) => self.marker.log_given_up(&marks),
                 Effect::Check => {
                     let (client, config) = (Arc::clone(&self.client), Arc::clone(&self.asked));
@@ -681,25 +510,8 @@ impl Session {
                     let rows = marker.parking().claim_alone(client, &asked).await?;
                     Ok(Input::ClaimedAlone { asked, rows })
                 }),
-                Effect::CatchUp(from) => {
-                    let (config, outboxes) = (Arc::clone(&self.config), Arc::clone(&self.outboxes));
-                    let Some(listed) = self.catch_up.clone() else { continue };
-                    self.ask(async move |_, client| {
-                        let (limit, total) = (CATCH_UP_ROWS, listed.total);
-                        let fetched =
-                            catch_up::fetch(client, &config, &outboxes, &listed, from, limit);
-                        let Chunk { rows, next } = fetched.await?;
-                        Ok(Input::CatchUp { rows, next, is_last: next >= total })
-                    });
-                }
-                Effect::CaughtUp => {
-                    let slot = self.config.postgres.slot.clone();
-                    self.ask(async move |_, client| {
-                        catch_up::finish(client, &slot).await?;
-                        info!("caught up: the stream begins");
-                        Ok(Input::CaughtUp)
-                    });
-                }
+                Effect::CatchUp(from) => self.fetch(from),
+                Effect::CaughtUp => self.finish_catch_up(),
                 Effect::Resolve { relation, xid } => {
                     let (client, config) = (Arc::clone(&self.client), Arc::clone(&self.config));
                     self.jobs.push(Box::pin(resolve(client, config, (relation, xid))));
@@ -711,6 +523,47 @@ impl Session {
             queue.put(server, self.relay.take_spans());
         }
         has_published
+    }
+
+    /// Writes a batch of marks, with what was put aside and how far all is settled.
+    fn write(&mut self, batch: Batch) {
+        self.marker.parking().log(&self.config, &batch.parking);
+        let (marker, client) = (Arc::clone(&self.marker), Arc::clone(&self.client));
+        let config = Arc::clone(&self.config);
+        self.jobs.push(Box::pin(async move {
+            let mut outcome = answered(&config, marker.write(&client, batch)).await?;
+            loop {
+                match outcome {
+                    Outcome::Written(written) => return Ok(Input::Written(written)),
+                    Outcome::Unrecorded(written) => {
+                        tokio::time::sleep(LOCKED).await;
+                        let again = marker.record_again(&client, written);
+                        outcome = answered(&config, again).await?;
+                    }
+                }
+            }
+        }));
+    }
+
+    /// Fetches rows of the catch-up's list.
+    fn fetch(&mut self, from: u64) {
+        let (config, outboxes) = (Arc::clone(&self.config), Arc::clone(&self.outboxes));
+        let Some(listed) = self.catch_up.clone() else { return };
+        self.ask(async move |_, client| {
+            let (limit, total) = (CATCH_UP_ROWS, listed.total);
+            let fetched = catch_up::fetch(client, &config, &outboxes, &listed, from, limit);
+            let Chunk { rows, next } = fetched.await?;
+            Ok(Input::CatchUp { rows, next, is_last: next >= total })
+        });
+    }
+
+    fn finish_catch_up(&mut self) {
+        let slot = self.config.postgres.slot.clone();
+        self.ask(async move |_, client| {
+            catch_up::finish(client, &slot).await?;
+            info!("caught up: the stream begins");
+            Ok(Input::CaughtUp)
+        });
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) use crate::postgres::grants::{
     grants_for, parked_grants, prune_grants, reconcile_grants, replay_grants, statements,
     type_grants,
 };
-pub(crate) use away::{away, record_outboxes, with_away};
+pub(crate) use away::{Away, away, record_outboxes, with_away};
 pub(crate) use coverage::{Coverage, Digest, coverage, record_coverage};
 pub use finding::{Finding, NAMES, Severity};
 pub(crate) use preflight::Ready;

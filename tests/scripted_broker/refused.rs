@@ -152,3 +152,42 @@ async fn a_channel_closed_over_a_message_without_naming_it_parks_exactly_that_on
     ensure!(setting.count(PARKED).await? == 2, "{}", relay.log());
     relay.drain(PATIENCE).await
 }
+
+/// Its dead letter can have no `message_id`. That no queue takes it is known by its place.
+#[tokio::test]
+async fn a_returned_dead_letter_without_a_message_id_is_not_delivered() -> Result<()> {
+    let script = |publish: &Publish<'_>, answers: &mut Answers| {
+        if publish.id.is_empty() {
+            answers.give_back(publish.tag);
+        }
+        answers.ack(publish.tag);
+    };
+    let setting = Setting::start(script).await?;
+    let setting = setting
+        .set("tables.0.on_failure", "dead_letter")
+        .set("tables.0.dead_letter_exchange", "dead");
+    setting.client.batch_execute("ALTER TABLE outbox_messages ALTER COLUMN id TYPE text").await?;
+    let relay = setting.run()?;
+    let sql = "INSERT INTO outbox_messages (id, aggregate_type, aggregate_id, event_type, payload) \
+         SELECT CASE n WHEN 2 THEN repeat('x', 300) ELSE n::text END, 'order', n, 'paid', '{}' \
+           FROM generate_series(1, 3) n";
+    setting.client.batch_execute(sql).await?;
+    let outcome = "SELECT count(*) FROM pgoutbox.parked \
+         WHERE state IN ('parked', 'failed') AND length(event_id) = 300";
+    wait_until("its dead letter is refused", PATIENCE, async || {
+        let count = setting.count(outcome).await?;
+        ensure!(count == 1, "{count} are parked");
+        Ok(true)
+    })
+    .await?;
+    let delivered = "SELECT count(*) FROM outbox_messages WHERE relayed_at IS NOT NULL";
+    wait_until("the others are delivered", PATIENCE, async || {
+        Ok(setting.count(delivered).await? == 2)
+    })
+    .await?;
+    relay.drain(PATIENCE).await?;
+    let others =
+        "SELECT count(*) FROM outbox_messages WHERE relayed_at IS NOT NULL AND length(id) < 9";
+    ensure!(setting.count(others).await? == 2, "it is marked:\n{}", relay.log());
+    Ok(())
+}

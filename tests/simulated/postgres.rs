@@ -1,13 +1,30 @@
 //! A model of Postgres: a WAL, the rows it made, a slot and its walsender.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pgoutbox::testing::core::event::pgoutput::{Column, StoredRow, Tuple};
-use pgoutbox::testing::core::relay::marks::Batch;
+use pgoutbox::testing::core::relay::marks::{Batch, Mark, MarkError, Missed, Why};
 
 use crate::parking::ParkingTable;
 use crate::script::Script;
+
+/// So many statements may the search for what is refused take, of what goes apart.
+const STATEMENTS: usize = 12;
+
+fn missed(place: usize, why: Why) -> Missed {
+    Missed { place, why }
+}
+
+fn refused() -> Why {
+    Why::Refused(Arc::new(MarkError {
+        code: "P0001".to_owned(),
+        message: "no mark".to_owned(),
+        is_lock: false,
+        is_of_trigger: true,
+    }))
+}
 
 /// A relation of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,6 +109,8 @@ pub(crate) struct Event {
     pub(crate) is_deleted: bool,
     /// Where in the WAL its mark is.
     pub(crate) marked: Option<u64>,
+    /// The server refuses its mark until then.
+    pub(crate) refused_until: u64,
     pub(crate) routing_key: String,
     pub(crate) exchange: &'static str,
     pub(crate) body: String,
@@ -131,7 +150,7 @@ pub(crate) enum What {
 
 /// What became of a transaction of marks.
 pub(crate) struct MarksWritten {
-    pub(crate) missing: Vec<usize>,
+    pub(crate) missing: Vec<Missed>,
     pub(crate) written_lsn: u64,
     pub(crate) flushed_lsn: u64,
 }
@@ -174,6 +193,8 @@ pub(crate) struct Postgres {
     listed: Vec<(usize, Row)>,
     /// Where in the WAL the list was removed.
     list_removed: Option<u64>,
+    /// Tables that take no marks, until then.
+    closed_until: BTreeMap<usize, u64>,
 }
 
 impl Postgres {
@@ -195,6 +216,7 @@ impl Postgres {
                 locked_until: 0,
                 is_deleted: false,
                 marked: None,
+                refused_until: 0,
                 routing_key,
                 exchange: row.exchange.unwrap_or("outbox"),
                 body: row.body.clone(),
@@ -271,6 +293,7 @@ impl Postgres {
             parking: ParkingTable::new(4),
             listed: Vec::new(),
             list_removed: None,
+            closed_until: BTreeMap::new(),
         }
     }
 
@@ -312,6 +335,7 @@ impl Postgres {
                     locked_until: 0,
                     is_deleted: false,
                     marked: None,
+                    refused_until: 0,
                     routing_key,
                     exchange: row.exchange.unwrap_or("outbox"),
                     body: row.body.clone(),
@@ -399,25 +423,7 @@ impl Postgres {
     /// A transaction of marks and progress.
     pub(crate) fn write(&mut self, now: u64, batch: &Batch, position: (u64, u64)) -> MarksWritten {
         let lsn = self.end + 40;
-        let parked = self.parking.places();
-        let mut missing = Vec::new();
-        for (at, mark) in batch.marks.iter().enumerate() {
-            let Some(place) = self.place(&mark.id) else { continue };
-            if mark.is_repeat && parked.contains(&place) {
-                continue;
-            }
-            let event = &mut self.events[place];
-            let is_gone = event.is_deleted || event.marked.is_some();
-            let is_free = now >= event.visible_at && now >= event.locked_until;
-            match self.marking {
-                Marking::SideTable => event.marked = event.marked.or(Some(lsn)),
-                Marking::None => {}
-                Marking::Update | Marking::Delete if is_free && is_gone => {}
-                Marking::Update | Marking::Delete if is_free => event.marked = Some(lsn),
-                // Whoever holds the lock may be about to remove the row.
-                Marking::Update | Marking::Delete => missing.push(at),
-            }
-        }
+        let missing = self.write_marks(now, lsn, &batch.marks);
         let places = &self.places;
         self.parking.write(now, lsn, &batch.parking, |id| places.get(id).copied());
         if position >= self.progress() {
@@ -425,6 +431,87 @@ impl Postgres {
         }
         self.end = lsn;
         MarksWritten { missing, written_lsn: lsn, flushed_lsn: self.flushed }
+    }
+
+    /// Marks that go together are one statement for each table, of which one row that is refused
+    /// takes the others along. What goes apart is halved until that row stands alone, as far as the
+    /// statements last.
+    fn write_marks(&mut self, now: u64, lsn: u64, marks: &[Mark]) -> Vec<Missed> {
+        let parked = self.parking.places();
+        let is_passed_over = |mark: &Mark, place| mark.is_repeat && parked.contains(&place);
+        let mut missing = Vec::new();
+        for table in 0..2 {
+            let of_table = marks.iter().enumerate().filter(|(_, mark)| mark.table == table);
+            let found = of_table.filter_map(|(at, mark)| Some((at, mark, self.place(&mark.id)?)));
+            let found = found.filter(|(_, mark, place)| !is_passed_over(mark, *place));
+            let (apart, together): (Vec<_>, Vec<_>) =
+                found.partition(|(_, mark, _)| mark.goes_apart());
+            let places = |of: Vec<(usize, &Mark, usize)>| -> Vec<(usize, usize)> {
+                of.into_iter().map(|(at, _, place)| (at, place)).collect()
+            };
+            let (apart, together) = (places(apart), places(together));
+            self.write_part(now, lsn, table, &together, 1, &mut missing);
+            self.write_part(now, lsn, table, &apart, STATEMENTS, &mut missing);
+        }
+        missing.sort_by_key(|missed| missed.place);
+        missing
+    }
+
+    fn write_part(
+        &mut self,
+        now: u64,
+        lsn: u64,
+        table: usize,
+        marks: &[(usize, usize)],
+        statements: usize,
+        missing: &mut Vec<Missed>,
+    ) {
+        let mut open = vec![marks];
+        let mut left = statements;
+        while let Some(part) = open.pop() {
+            if left == 0 {
+                missing.extend(part.iter().map(|(at, _)| missed(*at, Why::Suspected)));
+                continue;
+            }
+            left -= 1;
+            if part.iter().all(|(_, place)| !self.is_mark_refused(now, table, *place)) {
+                let late = part.iter().filter(|(_, place)| !self.mark(now, lsn, *place));
+                missing.extend(late.map(|(at, _)| Missed::waits(*at)).collect::<Vec<_>>());
+            } else if let [(at, _)] = part {
+                missing.push(missed(*at, refused()));
+            } else {
+                let (first, last) = part.split_at(part.len() / 2);
+                open.extend([last, first]);
+            }
+        }
+    }
+
+    /// Writes a mark; `false` where somebody holds the row, or it is not visible yet.
+    fn mark(&mut self, now: u64, lsn: u64, place: usize) -> bool {
+        let event = &mut self.events[place];
+        let is_gone = event.is_deleted || event.marked.is_some();
+        let is_free = now >= event.visible_at && now >= event.locked_until;
+        match self.marking {
+            Marking::SideTable => event.marked = event.marked.or(Some(lsn)),
+            Marking::None => {}
+            Marking::Update | Marking::Delete if is_free && is_gone => {}
+            Marking::Update | Marking::Delete if is_free => event.marked = Some(lsn),
+            // Whoever holds the lock may be about to remove the row.
+            Marking::Update | Marking::Delete => return false,
+        }
+        true
+    }
+
+    /// The server refuses the mark of an event: over its row, or over its table.
+    pub(crate) fn is_mark_refused(&self, now: u64, table: usize, place: usize) -> bool {
+        let closed_until = self.closed_until.get(&table).copied().unwrap_or(0);
+        self.marking != Marking::None
+            && (now < closed_until || now < self.events[place].refused_until)
+    }
+
+    /// A table takes no marks until then.
+    pub(crate) fn close_table(&mut self, table: usize, until: u64) {
+        self.closed_until.insert(table, until);
     }
 
     /// The mark of an event is on disk, or it has no row any more, or rows are not marked.

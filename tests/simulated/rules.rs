@@ -53,6 +53,8 @@ pub(crate) struct Ledger {
     pub(crate) stuck: Option<usize>,
     /// Events whose LSN went ahead of their mark when the hold had passed.
     released: BTreeSet<usize>,
+    /// Those whose mark the server refused, tried by itself.
+    pub(crate) refused: BTreeSet<usize>,
     /// Those of them whose mark no session tries any more.
     unmarkable: BTreeSet<usize>,
     pub(crate) released_count: u64,
@@ -79,6 +81,7 @@ impl Ledger {
         self.oversized.retain(|place| *place < count);
         self.skipped.retain(|place| *place < count);
         self.unmarkable.retain(|place| *place < count);
+        self.refused.retain(|place| *place < count);
     }
 
     /// Rule: the first copy of each message comes in commit order, or at least within its
@@ -252,7 +255,14 @@ impl Ledger {
         self.unmarkable.extend(missing.filter(|place| was_parked.contains(place)));
     }
 
-    /// Everything that was committed is in a queue, and marked.
+    /// Rule: only a mark that the server refuses is given up here: nothing else lasts for so long.
+    pub(crate) fn given_up(&mut self, place: usize) {
+        assert!(self.refused.contains(&place), "the mark of event {place} was given up");
+        self.unmarkable.insert(place);
+    }
+
+    /// Everything that was committed is in a queue, and marked, but for those whose mark the server
+    /// refuses: these keep no other from being marked.
     pub(crate) fn is_complete(&self, postgres: &Postgres) -> bool {
         let mut places = 0..postgres.events.len();
         self.unaccepted.is_empty()
@@ -261,6 +271,7 @@ impl Ledger {
                 postgres.is_mark_safe(place)
                     || self.unmarkable.contains(&place)
                     || self.dead.contains(&place)
+                    || self.refused.contains(&place)
             })
     }
 

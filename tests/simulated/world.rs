@@ -16,7 +16,7 @@ use pgoutbox::testing::core::event::pgoutput;
 use pgoutbox::testing::core::event::pgoutput::StoredRow;
 use pgoutbox::testing::core::message::{Limits, Message};
 use pgoutbox::testing::core::parked::{Aggregate, Head, Looked, ParkedRow};
-use pgoutbox::testing::core::relay::marks::{Batch, Missed, Written};
+use pgoutbox::testing::core::relay::marks::{Batch, Missed, Why, Written};
 use pgoutbox::testing::core::relay::window::Answer;
 use pgoutbox::testing::core::relay::{
     CatchUp, Effect, End, Input, Memory, Relay, Resolution, Rules,
@@ -49,6 +49,8 @@ pub(crate) struct Tally {
     storms: u64,
     acknowledged: u64,
     marks_released: u64,
+    marks_refused: u64,
+    tables_closed: u64,
     most_repeated_by_a_kill: u64,
     simulated_ms: u64,
     parked: u64,
@@ -79,6 +81,8 @@ impl AddAssign for Tally {
         self.storms += other.storms;
         self.acknowledged += other.acknowledged;
         self.marks_released += other.marks_released;
+        self.marks_refused += other.marks_refused;
+        self.tables_closed += other.tables_closed;
         self.most_repeated_by_a_kill =
             self.most_repeated_by_a_kill.max(other.most_repeated_by_a_kill);
         self.simulated_ms += other.simulated_ms;
@@ -109,6 +113,8 @@ impl Tally {
             self.storms,
             self.acknowledged,
             self.marks_released,
+            self.marks_refused,
+            self.tables_closed,
             self.most_repeated_by_a_kill,
             self.parked,
             self.queued,
@@ -172,6 +178,8 @@ enum Act {
     Noise,
     DeleteRow,
     LockRow,
+    RefuseMark,
+    CloseTable,
     Flush,
     Checkpoint,
     Send,
@@ -310,6 +318,13 @@ impl World {
             Act::LockRow => {
                 self.with_recent_event("locked", |event, until| event.locked_until = until)
             }
+            Act::RefuseMark => {
+                let is_for_ever = self.script.is_heads();
+                self.with_recent_event("refused its mark", |event, until| {
+                    event.refused_until = if is_for_ever { u64::MAX } else { until };
+                });
+            }
+            Act::CloseTable => self.close_table(),
             Act::Flush => self.postgres.flush(),
             Act::Checkpoint => self.postgres.checkpoint(),
             Act::Send => self.send(),
@@ -416,6 +431,15 @@ impl World {
         }
         change(event, until);
         self.say(format_args!("the row of event {place} is {what} (until {until})"));
+    }
+
+    /// A table takes no marks any more: a trigger raises, a right is gone.
+    fn close_table(&mut self) {
+        let table = self.script.up_to(1);
+        let until = self.now + self.script.pick(&[100, 5_000, 60_000, 600_000]);
+        self.postgres.close_table(table, until);
+        self.tally.tables_closed += 1;
+        self.say(format_args!("table {table} takes no marks until {until}"));
     }
 
     fn send(&mut self) {
@@ -525,15 +549,18 @@ impl World {
                 unreachable!("looked at above");
             };
             let MarksWritten { missing, written_lsn, flushed_lsn } = written;
-            for at in &missing {
+            for Missed { place: at, why } in &missing {
                 let place = self.postgres.place(&batch.marks[*at].id).expect("an event");
                 session.watch.missing_since.entry(place).or_insert(self.now);
+                if matches!(why, Why::Refused(_)) {
+                    self.ledger.refused.insert(place);
+                    self.tally.marks_refused += 1;
+                }
             }
             if !missing.is_empty() {
                 self.say(format_args!("{} marks could not be written", missing.len()));
             }
             let (written_lsn, flushed_lsn) = (written_lsn.into(), flushed_lsn.into());
-            let missing = missing.into_iter().map(Missed::waits).collect();
             return self.handle(Input::Written(Written {
                 batch,
                 missing,
@@ -924,13 +951,16 @@ impl World {
         let unconfirmed = &session.watch.unconfirmed;
         assert!(messages >= unconfirmed.len(), "a message left the window without its confirm");
         assert!(bytes >= unconfirmed.values().sum(), "bytes left the window without their confirm");
-        assert_eq!(session.relay.tally().unmarked, 0, "nothing was missing for so long");
     }
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            // What stays unmarked is counted by the relay.
-            Effect::GivenUp(_) => {}
+            Effect::GivenUp(marks) => {
+                for mark in marks {
+                    let place = self.postgres.place(&mark.id).expect("an event");
+                    self.ledger.given_up(place);
+                }
+            }
             Effect::Publish(message) => self.publish(message),
             Effect::Mark(batch) => self.mark(batch),
             Effect::Check => {
@@ -1255,7 +1285,7 @@ impl World {
         let mut missing: Vec<usize> = session.watch.missing_since.keys().copied().collect();
         // The server could not write these, and its answer never came.
         if let Some(Marks { batch, written: Some(written) }) = &session.marks {
-            let ids = written.missing.iter().map(|at| &batch.marks[*at].id);
+            let ids = written.missing.iter().map(|missed| &batch.marks[missed.place].id);
             missing.extend(ids.filter_map(|id| self.postgres.place(id)));
         }
         self.ledger.left_unmarked(missing.iter(), &self.postgres);
@@ -1391,6 +1421,8 @@ fn weights(script: &Script, largest_transaction: u64, mode: Mode) -> Vec<(u32, A
     let seldom = [
         (6, Act::DeleteRow),
         (6, Act::LockRow),
+        (6, Act::RefuseMark),
+        (1, Act::CloseTable),
         (5, Act::Checkpoint),
         (5, Act::WaitLong),
         (3, Act::LowerLimit),

@@ -94,8 +94,8 @@ impl Origins<'_> {
 /// A mark to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
-    /// Number of the event.
-    pub number: u64,
+    /// Number of the event; `None` where no LSN waits for it.
+    pub number: Option<u64>,
     /// Which of the configured tables.
     pub table: usize,
     /// Id of the row.
@@ -122,7 +122,7 @@ pub struct Mark {
 
 impl Mark {
     /// A mark that was not tried yet.
-    pub(crate) fn new(number: u64, table: usize, id: String, xid: Option<u32>) -> Self {
+    pub(crate) fn new(number: Option<u64>, table: usize, id: String, xid: Option<u32>) -> Self {
         Self {
             number,
             table,
@@ -175,7 +175,7 @@ impl Mark {
 
     /// It is not to be written together with others: one that was refused would be again, and takes
     /// those along that are written in the same statement.
-    pub(crate) fn goes_apart(&self) -> bool {
+    pub fn goes_apart(&self) -> bool {
         self.refused.is_some() || self.is_suspected
     }
 }
@@ -247,11 +247,13 @@ pub(crate) struct Marks {
     is_shuffled: bool,
     /// Marks that go with the next batch, whatever its size.
     urgent: Vec<Mark>,
+    is_writing: bool,
+    /// The lowest number of the batch that is being written.
     in_flight: Option<u64>,
     missing: Vec<Missing>,
     /// Written, but in the WAL only: lost if the server crashes now
     /// (`synchronous_commit = off`). The lowest number of each batch.
-    unflushed: Vec<(u64, PgLsn)>,
+    unflushed: Vec<(Option<u64>, PgLsn)>,
     given_up: u64,
     /// Of these, those that nobody was told of yet.
     untold: Vec<Mark>,
@@ -266,6 +268,7 @@ impl Marks {
             pending: VecDeque::new(),
             is_shuffled: false,
             urgent: Vec::new(),
+            is_writing: false,
             in_flight: None,
             missing: Vec::new(),
             unflushed: Vec::new(),
@@ -285,8 +288,8 @@ impl Marks {
 
     fn lowest_pending(&self) -> Option<u64> {
         match self.is_shuffled {
-            true => self.pending.iter().map(|mark| mark.number).min(),
-            false => self.pending.front().map(|mark| mark.number),
+            true => self.pending.iter().filter_map(|mark| mark.number).min(),
+            false => self.pending.front().and_then(|mark| mark.number),
         }
     }
 
@@ -303,7 +306,7 @@ impl Marks {
 
     /// A batch is being written.
     pub(crate) fn is_writing(&self) -> bool {
-        self.in_flight.is_some()
+        self.is_writing
     }
 
     /// Marks given up so far: the row stays unmarked although its event was delivered.
@@ -338,8 +341,8 @@ impl Marks {
     /// tried for longer than it may hold the LSN does not hold up the end of a session either.
     pub(crate) fn is_idle(&self, now: Duration) -> bool {
         let is_held = |missing: &Missing| now < missing.since + self.patience.hold;
-        self.through(now) == u64::MAX
-            && self.in_flight.is_none()
+        self.through(now).is_none()
+            && !self.is_writing
             && self.urgent.is_empty()
             && !self.missing.iter().any(is_held)
     }
@@ -363,20 +366,20 @@ impl Marks {
     /// Takes up to `limit` marks to be written now: those due again first, for they are older,
     /// but leaving half of the room to new ones.
     pub(crate) fn take(&mut self, now: Duration, limit: usize) -> Vec<Mark> {
-        debug_assert!(self.in_flight.is_none(), "one batch at a time");
+        debug_assert!(!self.is_writing, "one batch at a time");
         self.count_crowd(now);
         let due = self.missing.extract_if(.., |missing| missing.next_try <= now);
         let due = due.take(limit.div_ceil(2)).map(|missing| missing.mark);
         let mut marks: Vec<Mark> = self.urgent.drain(..).chain(due).collect();
         let room = limit.saturating_sub(marks.len());
         marks.extend(self.pending.drain(..room.min(self.pending.len())));
-        self.in_flight = Some(lowest(&marks));
+        (self.is_writing, self.in_flight) = (true, lowest(&marks));
         marks
     }
 
     /// Takes in what became of a batch.
     pub(crate) fn written(&mut self, now: Duration, written: Written) {
-        self.in_flight = None;
+        (self.is_writing, self.in_flight) = (false, None);
         if !written.batch.marks.is_empty() {
             self.unflushed.push((lowest(&written.batch.marks), written.written_lsn));
         }
@@ -432,21 +435,22 @@ impl Marks {
         self.unflushed.retain(|(_, written)| *written > lsn);
     }
 
-    /// Every event before this number has its mark safe, or has waited for it long enough.
-    pub(crate) fn through(&self, now: Duration) -> u64 {
+    /// Every event before this number has its mark safe, or has waited for it long enough; `None`:
+    /// all have.
+    pub(crate) fn through(&self, now: Duration) -> Option<u64> {
         let held = self.missing.iter().filter(|missing| now < missing.since + self.patience.hold);
         let open = [
             self.lowest_pending(),
             self.in_flight,
-            held.map(|missing| missing.mark.number).min(),
-            self.unflushed.iter().map(|(number, _)| *number).min(),
+            held.filter_map(|missing| missing.mark.number).min(),
+            self.unflushed.iter().filter_map(|(number, _)| *number).min(),
         ];
-        open.into_iter().flatten().min().unwrap_or(u64::MAX)
+        open.into_iter().flatten().min()
     }
 }
 
-fn lowest(marks: &[Mark]) -> u64 {
-    marks.iter().map(|mark| mark.number).min().unwrap_or(u64::MAX)
+fn lowest(marks: &[Mark]) -> Option<u64> {
+    marks.iter().filter_map(|mark| mark.number).min()
 }
 
 #[cfg(test)]
@@ -458,8 +462,8 @@ mod tests {
         let seconds = Duration::from_secs;
         let lsn = PgLsn::from(100);
         let mut marks = Marks::new(Patience { hold: seconds(10), give_up: seconds(300) });
-        marks.push(Mark::new(0, 0, "a".into(), Some(7)));
-        assert_eq!(marks.through(seconds(0)), 0, "it is not written");
+        marks.push(Mark::new(Some(0), 0, "a".into(), Some(7)));
+        assert_eq!(marks.through(seconds(0)), Some(0), "it is not written");
         let batch = Batch {
             marks: marks.take(seconds(0), 9),
             parking: Parking::default(),
@@ -469,9 +473,9 @@ mod tests {
         let written =
             Written { batch, missing: vec![Missed::waits(0)], written_lsn: lsn, flushed_lsn: lsn };
         marks.written(seconds(0), written);
-        assert_eq!(marks.through(seconds(9)), 0, "it was missed, and holds the LSN");
+        assert_eq!(marks.through(seconds(9)), Some(0), "it was missed, and holds the LSN");
         assert!(!marks.is_idle(seconds(9)));
-        assert_eq!(marks.through(seconds(10)), u64::MAX);
+        assert_eq!(marks.through(seconds(10)), None);
         assert!(marks.is_idle(seconds(10)), "the end of a session does not wait for it either");
         assert_eq!((marks.missing(), marks.given_up()), (1, 0), "it is tried on");
     }
@@ -504,7 +508,7 @@ mod tests {
         let mut number = 0;
         for second in 0..200 {
             for _ in 0..1_000 {
-                marks.push(Mark::new(number, 0, number.to_string(), None));
+                marks.push(Mark::new(Some(number), 0, number.to_string(), None));
                 number += 1;
             }
             while marks.pending() > 0 {
@@ -515,7 +519,7 @@ mod tests {
             assert!(!marks.is_crowded(), "at {second} s with {}", marks.missing());
             assert!(marks.missing() <= MISSING_LIMIT);
         }
-        let gone: Vec<u64> = marks.take_given_up().iter().map(|mark| mark.number).collect();
+        let gone: Vec<u64> = marks.take_given_up().iter().filter_map(|mark| mark.number).collect();
         let all = number - u64::try_from(marks.missing()).unwrap_or(0);
         assert_eq!(u64::try_from(gone.len()).unwrap_or(0), all, "each is missing or told of");
         assert!(gone.iter().all(|number| *number < all + 1_000), "the oldest go first");
@@ -526,7 +530,7 @@ mod tests {
         let seconds = Duration::from_secs;
         let mut marks = Marks::new(Patience { hold: seconds(10), give_up: seconds(300) });
         for number in 0..40_000 {
-            marks.push(Mark::new(number, 0, number.to_string(), None));
+            marks.push(Mark::new(Some(number), 0, number.to_string(), None));
         }
         while marks.pending() > 0 {
             refused(&mut marks, seconds(0), 500);

@@ -154,10 +154,14 @@ impl Progress {
     }
 
     /// The LSN to acknowledge now, if it is a new one: all events before it are settled, all
-    /// marks through event `marked_through` are safe, and check `passed` found the publication
+    /// marks before event `marked_through` are safe, or all where that is `None`, and check `passed` found the publication
     /// as it should be.
-    pub(crate) fn acknowledge(&mut self, marked_through: u64, passed: u64) -> Option<PgLsn> {
-        let done = self.settled.min(marked_through);
+    pub(crate) fn acknowledge(
+        &mut self,
+        marked_through: Option<u64>,
+        passed: u64,
+    ) -> Option<PgLsn> {
+        let done = marked_through.map_or(self.settled, |through| through.min(self.settled));
         let mut reached = None;
         while let Some(point) = self.points.front() {
             if point.after > done || point.check > passed || self.is_behind_left(point.lsn) {
@@ -201,14 +205,14 @@ mod tests {
         progress.receive(at(100, 0));
         progress.receive(at(100, 1));
         progress.commit(lsn(140), 1);
-        assert_eq!(progress.acknowledge(2, 1), None, "nothing is settled");
+        assert_eq!(progress.acknowledge(Some(2), 1), None, "nothing is settled");
         progress.settle(0);
-        assert_eq!(progress.acknowledge(2, 1), None, "half is settled");
+        assert_eq!(progress.acknowledge(Some(2), 1), None, "half is settled");
         assert_eq!(progress.position(), at(100, 1));
         progress.settle(1);
-        assert_eq!(progress.acknowledge(1, 1), None, "one is not marked");
-        assert_eq!(progress.acknowledge(2, 0), None, "no check has passed");
-        assert_eq!(progress.acknowledge(2, 1), Some(lsn(140)));
+        assert_eq!(progress.acknowledge(Some(1), 1), None, "one is not marked");
+        assert_eq!(progress.acknowledge(Some(2), 0), None, "no check has passed");
+        assert_eq!(progress.acknowledge(Some(2), 1), Some(lsn(140)));
         assert_eq!(progress.position(), Position::after_commit(lsn(140)));
         assert!(!progress.is_settled_point_waiting());
     }
@@ -219,9 +223,9 @@ mod tests {
         progress.receive(at(100, 0));
         progress.commit(lsn(140), 0);
         progress.barrier(lsn(900), 0);
-        assert_eq!(progress.acknowledge(0, 9), None);
+        assert_eq!(progress.acknowledge(Some(0), 9), None);
         progress.settle(0);
-        assert_eq!(progress.acknowledge(1, 9), Some(lsn(900)));
+        assert_eq!(progress.acknowledge(Some(1), 9), Some(lsn(900)));
         progress.barrier(lsn(900), 0);
         assert!(!progress.is_settled_point_waiting(), "a repeated keepalive is nothing new");
     }
@@ -239,8 +243,8 @@ mod tests {
         }
         assert_eq!(progress.settled(), 3);
         assert_eq!(progress.position(), at(200, 0), "so much is delivered");
-        assert_eq!(progress.acknowledge(3, 9), Some(lsn(140)));
-        assert_eq!(progress.acknowledge(3, 9), None);
+        assert_eq!(progress.acknowledge(Some(3), 9), Some(lsn(140)));
+        assert_eq!(progress.acknowledge(Some(3), 9), None);
         assert!(!progress.is_settled_point_waiting(), "a drain does not wait for it");
     }
 
@@ -262,9 +266,9 @@ mod tests {
         progress.settle(1);
         progress.settle(2);
         assert_eq!((progress.settled(), progress.position()), (0, Position::start()));
-        assert_eq!(progress.acknowledge(3, 1), None);
+        assert_eq!(progress.acknowledge(Some(3), 1), None);
         progress.settle(0);
         assert_eq!(progress.settled(), 3);
-        assert_eq!(progress.acknowledge(3, 1), Some(lsn(140)));
+        assert_eq!(progress.acknowledge(Some(3), 1), Some(lsn(140)));
     }
 }

@@ -211,9 +211,10 @@ impl Recorder {
         self.marks.is_unflushed() || self.unwritten.is_unflushed()
     }
 
-    /// Every event before this number is safe, or has waited for its mark for long enough.
-    pub(super) fn through(&self, now: Duration) -> u64 {
-        self.marks.through(now).min(self.unwritten.through())
+    /// Every event before this number is safe, or has waited for its mark for long enough;
+    /// `None`: all are.
+    pub(super) fn through(&self, now: Duration) -> Option<u64> {
+        [self.marks.through(now), self.unwritten.through()].into_iter().flatten().min()
     }
 
     /// Everything before this place is delivered, or parked for good: what is parked and not on
@@ -267,7 +268,7 @@ mod tests {
             let number = progress.receive(place(index));
             progress.settle(number);
             recorder.settled(Duration::ZERO);
-            recorder.mark(Mark::new(number, 0, index.to_string(), None));
+            recorder.mark(Mark::new(Some(number), 0, index.to_string(), None));
         }
     }
 
@@ -314,7 +315,7 @@ mod tests {
         assert_eq!(wrote(&mut recorder, batch, vec![Missed::waits(1)]), 1);
         assert!(recorder.is_recorded(&progress));
         assert_eq!(recorder.unrecorded(&progress), 0);
-        assert_eq!(recorder.through(Duration::ZERO), 1, "the second holds the LSN");
+        assert_eq!(recorder.through(Duration::ZERO), Some(1), "the second holds the LSN");
         assert!(!recorder.is_idle(Duration::ZERO));
         assert_eq!(recorder.unrecorded_progress(&progress, place(0)), None);
     }

@@ -17,9 +17,6 @@ use crate::core::relay::retry::after_tries;
 use crate::core::relay::window::{Answer, Outcome};
 use crate::error::{Fault, Side};
 
-/// Number of an event that no LSN waits for.
-const NO_NUMBER: u64 = u64::MAX;
-
 /// A try of a parked event.
 #[derive(Debug)]
 pub(super) struct Try {
@@ -119,7 +116,7 @@ impl Relay {
                 let outcome = Tried::Delivered { attempts };
                 let op =
                     self.attempted(now, seq, arrival.mapping.table, arrival.id.clone(), outcome);
-                if let Some(mark) = self.mark_of(NO_NUMBER, arrival) {
+                if let Some(mark) = self.mark_of(None, arrival) {
                     self.recorder.mark_urgently(mark);
                 }
                 Some((seq, op))
@@ -366,11 +363,11 @@ impl Relay {
     }
 
     pub(super) fn mark(&mut self, number: u64, arrival: Arrival, is_repeat: bool) {
-        let Some(mark) = self.mark_of(number, arrival) else { return };
+        let Some(mark) = self.mark_of(Some(number), arrival) else { return };
         self.recorder.mark(if is_repeat { mark.repeated() } else { mark });
     }
 
-    fn mark_of(&mut self, number: u64, arrival: Arrival) -> Option<Mark> {
+    fn mark_of(&mut self, number: Option<u64>, arrival: Arrival) -> Option<Mark> {
         if self.rules.audit.mode == AuditMode::None || arrival.id.is_none() {
             return None;
         }

@@ -387,7 +387,7 @@ impl ParkingStore {
                 xid_end: xid(row, "xid_end")?,
                 occurred_at: occurred_at.map(String::into_boxed_str),
             };
-            let mark = id.map(|id| Mark::new(u64::MAX, table, id, None).from(origin));
+            let mark = id.map(|id| Mark::new(None, table, id, None).from(origin));
             Ok((row.try_get("seq")?, mark))
         };
         // Those of a table that is configured no longer stay as they are.

@@ -1,0 +1,323 @@
+//! How a session begins, step by step. Each step is a type that holds what is known by then, and an
+//! arrow to the next, which may fail in its own way:
+//!
+//! `Preflighted` (the tables are as they should be) → `Connected` (the broker takes messages) →
+//! `Owner` (the slot is ours; a standby waits here, for weeks perhaps) → `Recalled` (it is known
+//! what earlier sessions did) → `Prepared` (and what is read) → [`Session`].
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+use tracing::{debug, info, warn};
+
+use super::reach::Reach;
+use super::recovery::Recovery;
+use super::remembered::{self, Gap, pass_again, recall};
+use super::standby::{Taken, take_slot};
+use super::{Audit, Past, Remembered, Session, answered, silence};
+use crate::board::Board;
+use crate::config::{Broker, Config};
+use crate::core::relay::{self, Memory, Relay, Rules};
+use crate::error::{Fault, Side};
+use crate::otlp;
+use crate::postgres;
+use crate::postgres::marker::Marker;
+use crate::postgres::outbox_table::OutboxTable;
+use crate::rabbitmq::publisher::Publisher;
+use crate::slot::catch_up::{self, CatchUp};
+use crate::slot::{self, Away, Coverage, Ready, record_coverage};
+
+/// What a session is begun with.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub(super) config: &'a Arc<Config>,
+    pub(super) audit: &'a Audit,
+    /// Which of the brokers is tried.
+    pub(super) broker: usize,
+    pub(super) board: &'a Board,
+}
+
+impl<'a> Given<'a> {
+    fn client(&self) -> &'a Client {
+        &self.audit.client
+    }
+
+    fn slot(&self) -> &'a str {
+        &self.config.postgres.slot
+    }
+
+    fn broker(&self) -> Result<&'a Broker, Fault> {
+        let brokers = &self.config.amqp.brokers;
+        let broker = brokers.get(self.broker % brokers.len().max(1));
+        broker.ok_or_else(|| Fault::usage("no broker is configured", "set AMQP_URL"))
+    }
+}
+
+/// Server, slot, publication and tables are as they should be.
+struct Preflighted {
+    tables: Vec<OutboxTable>,
+    coverage: Coverage,
+}
+
+/// The broker takes messages.
+struct Connected {
+    preflighted: Preflighted,
+    publisher: Publisher,
+}
+
+/// Nobody else has the slot.
+struct Owner {
+    connected: Connected,
+    taken: Taken,
+}
+
+/// It is known what earlier sessions did.
+struct Recalled {
+    owner: Owner,
+    known: remembered::Recalled,
+    /// What is published before the stream.
+    catch_up: Option<CatchUp>,
+    /// Earlier sessions of the outage came as far: they have said all there is to say.
+    is_quiet: bool,
+}
+
+/// Everything is known that is read.
+struct Prepared {
+    recalled: Recalled,
+    /// With the tables that are away behind those that are configured.
+    config: Arc<Config>,
+    outboxes: Vec<OutboxTable>,
+    away: Vec<Away>,
+    marker: Marker,
+}
+
+impl Session {
+    /// Begins a session: everything up to the first frame of the stream.
+    pub(super) async fn begin(given: Given<'_>, past: &mut Past) -> Result<Self, Fault> {
+        let preflighted = Preflighted::check(given, past).await?;
+        let connected = preflighted.connect(given).await?;
+        let owner = connected.take_slot(given, past).await?;
+        let recalled = owner.recall(given, past).await?;
+        recalled.prepare(given, past).await?.start(given, past)
+    }
+}
+
+impl Preflighted {
+    async fn check(given: Given<'_>, past: &mut Past) -> Result<Self, Fault> {
+        let Given { config, .. } = given;
+        let preflight = answered(config, slot::preflight(given.client(), config)).await?;
+        let Ready { tables, coverage, warnings, .. } = preflight.ready(config)?;
+        for warning in warnings {
+            // Once for each process: they do not change from session to session.
+            if past.warned.insert(warning.what.clone()) {
+                warn!(hint = warning.hint, "{}", warning.what);
+            }
+        }
+        Ok(Self { tables, coverage })
+    }
+
+    /// The broker before the slot: a relay that cannot publish need not keep a walsender busy.
+    async fn connect(self, given: Given<'_>) -> Result<Connected, Fault> {
+        let publisher = Publisher::connect(given.broker()?, &given.config.amqp).await;
+        let publisher = publisher.map_err(|fault| fault.on(Side::Broker))?;
+        Ok(Connected { preflighted: self, publisher })
+    }
+}
+
+impl Connected {
+    async fn take_slot(mut self, given: Given<'_>, past: &mut Past) -> Result<Owner, Fault> {
+        let (Given { config, board, .. }, client) = (given, given.client());
+        let Preflighted { tables, coverage, .. } = &self.preflighted;
+        answered(config, pass_again(config, client, coverage)).await?;
+        if let Some(why) = catch_up::ensure_slot(config, client, tables).await? {
+            warn!(why, "slot recreated: rows without a mark are published first");
+            // What was missed before, the list has.
+            let kept = record_coverage(client, given.slot(), coverage.digest().number());
+            answered(config, kept).await?;
+        }
+        let taken = match take_slot(config, past, client, board, &mut self.publisher).await {
+            Ok(taken) => taken,
+            // Of the broker: the slot has nothing to do with it.
+            Err(fault) if fault.side == Side::Broker => return Err(fault),
+            Err(fault) => return Err(catch_up::soften(config, client, fault).await),
+        };
+        past.walsender = taken.wal.pid();
+        // Only now: the relay that held the slot before wrote its progress until then, and saw to
+        // what was changed meanwhile.
+        if answered(config, slot::coverage(client, config)).await? != *coverage {
+            return Err(Fault::transient("the publication was changed while the session began"));
+        }
+        Ok(Owner { connected: self, taken })
+    }
+}
+
+impl Owner {
+    async fn recall(self, given: Given<'_>, past: &mut Past) -> Result<Recalled, Fault> {
+        let (Given { config, board, .. }, client) = (given, given.client());
+        let identity = &self.taken.identity;
+        let coverage = &self.connected.preflighted.coverage;
+        let known = recall(config, past, board, client, identity, coverage);
+        let known = answered(config, known).await?;
+        past.memory = Some(Remembered {
+            identity: identity.clone(),
+            memory: known.memory.clone(),
+            recorded: known.durable,
+        });
+        if let Some(Gap { why, .. }) = &known.gap {
+            warn!(
+                why,
+                "rows may have passed by the slot: what is left of its stream is passed first, then \
+                 it is made again, and the rows that wait in the table are published before its stream"
+            );
+        }
+        let is_quiet = board.runs_again();
+        let catch_up = answered(config, catch_up::pending(client, given.slot())).await?;
+        Ok(Recalled { owner: self, known, catch_up, is_quiet })
+    }
+}
+
+impl Recalled {
+    async fn prepare(self, given: Given<'_>, past: &mut Past) -> Result<Prepared, Fault> {
+        let (Given { config, .. }, client) = (given, given.client());
+        let away = self.away(given, past).await?;
+        let tables = &self.owner.connected.preflighted.tables;
+        let (with_away, outboxes) = slot::with_away(config, tables, &away);
+        let config = Arc::new(with_away);
+        if let Some(CatchUp { why, total, .. }) = &self.catch_up {
+            let told = catch_up::tell_orphans(client, given.slot(), &outboxes);
+            answered(&config, told).await?;
+            info!(why, rows = total, "catching up: listed rows are published before the stream");
+        }
+        let identity = self.owner.taken.identity.clone();
+        let marker = Marker::prepare(client, &config, &outboxes, identity);
+        let marker = answered(&config, marker).await?;
+        Ok(Prepared { recalled: self, config, outboxes, away, marker })
+    }
+
+    /// The tables that were configured under another name, and are read to their end.
+    async fn away(&self, given: Given<'_>, past: &mut Past) -> Result<Vec<Away>, Fault> {
+        let (Given { config, .. }, client) = (given, given.client());
+        let tables = &self.owner.connected.preflighted.tables;
+        let mut away = answered(config, slot::away(client, config, tables)).await?;
+        let is_all_there = self.known.gap.is_none() && self.catch_up.is_none();
+        let durable = self.known.durable;
+        away.retain(|it| !(is_all_there && it.until.is_some_and(|until| until <= durable)));
+        away.iter_mut().for_each(|it| it.until = it.until.or(Some(self.known.end)));
+        let kept = slot::record_outboxes(client, config, tables, &away);
+        if let Err(fault) = answered(config, kept).await {
+            debug!("which tables are read cannot be kept: {}", fault.what);
+        }
+        for it in &away {
+            let (schema, name) = &it.was;
+            let what =
+                format!("{schema}.{name} is another table now: that of before is read to its end");
+            if past.warned.insert(format!("{what} {}", it.relation())) {
+                info!(relation = it.relation(), "{what}");
+            }
+        }
+        Ok(away)
+    }
+}
+
+impl Prepared {
+    fn start(self, given: Given<'_>, past: &Past) -> Result<Session, Fault> {
+        let broker = given.broker()?;
+        let (rules, memory) = (self.rules(given), self.recalled.known.memory.clone());
+        if !self.recalled.is_quiet {
+            self.say(broker, &memory);
+        }
+        let Self { recalled, config, outboxes, marker, .. } = self;
+        let Recalled { owner, known, catch_up, is_quiet } = recalled;
+        let Owner { connected: Connected { preflighted, publisher }, taken } = owner;
+        let Taken { wal, identity, blocked } = taken;
+        let start_lsn = known.confirmed;
+        let listed = catch_up.as_ref().map(|it| relay::CatchUp::new(it.consistent_lsn));
+        let mut relay = Relay::new(rules, memory, listed);
+        relay.set_clock(postgres::now_micros());
+        let spans = past.spans.clone().map(|queue| {
+            relay.make_spans();
+            let server = otlp::Server { address: broker.host.clone(), port: broker.port };
+            (queue, Arc::new(server))
+        });
+        let mut session = Session {
+            config,
+            asked: Arc::clone(given.config),
+            board: given.board.clone(),
+            relay,
+            wal,
+            publisher,
+            marker: Arc::new(marker),
+            client: Arc::clone(&given.audit.client),
+            notified: Arc::clone(&given.audit.notified),
+            coverage: Rc::new(RefCell::new(preflighted.coverage)),
+            outboxes: outboxes.into(),
+            spans,
+            catch_up,
+            gap: known.gap,
+            reach: Reach::new(known.durable),
+            recording: None,
+            identity,
+            start_lsn,
+            jobs: FuturesUnordered::new(),
+            began: Instant::now(),
+            effects: Vec::new(),
+            is_broker_gone: false,
+            blocked,
+            told: None,
+            recovery: given.board.outage().map(|_| Recovery::new(start_lsn)),
+            is_quiet,
+        };
+        session.tell();
+        Ok(session)
+    }
+
+    fn connected(&self) -> &Connected {
+        &self.recalled.owner.connected
+    }
+
+    fn rules(&self, given: Given<'_>) -> Rules {
+        let config = &self.config;
+        let away_from = given.config.tables.len();
+        let away = (away_from..).zip(&self.away);
+        Rules {
+            tables: config.tables.clone().into(),
+            oids: self.outboxes.iter().take(away_from).map(|table| table.relation).collect(),
+            away: away.map(|(number, it)| (it.relation(), it.was.clone(), number)).collect(),
+            limits: self.connected().publisher.limits(),
+            window_messages: config.window.messages,
+            window_bytes: config.window.bytes,
+            is_strict: config.window.is_strict,
+            parking: config.parking.clone(),
+            audit: config.audit.clone(),
+            confirm_timeout: config.amqp.confirm_timeout,
+            blocked_timeout: config.amqp.blocked_timeout,
+            check_interval: config.postgres.check_interval,
+            silence: silence(config),
+            leaves: self.connected().preflighted.coverage.leaves(),
+            is_passing: self.recalled.known.gap.is_some(),
+        }
+    }
+
+    fn say(&self, broker: &Broker, memory: &Memory) {
+        let config = &self.config;
+        let all = |names: Vec<String>| names.join(", ");
+        let tables = &config.tables;
+        info!(
+            slot = config.postgres.slot,
+            publication = config.postgres.publication,
+            tables = all(tables.iter().map(|it| format!("{}.{}", it.schema, it.name)).collect()),
+            exchanges = all(tables.iter().map(|it| it.exchange.to_string()).collect()),
+            broker = format!("{}:{}{}", broker.host, broker.port, broker.vhost),
+            start_lsn = %self.recalled.known.confirmed,
+            delivered_before = %memory.delivered,
+            timeline = self.recalled.owner.taken.identity.timeline,
+            window_messages = config.window.messages,
+            window_bytes = config.window.bytes,
+            "running"
+        );
+    }
+}
