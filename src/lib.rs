@@ -28,7 +28,7 @@
 //!
 //! One task owns all state. [`session`] selects what happens next, hands it to the relay as
 //! an input, and performs the effects that the relay answers with. [`session::supervisor`] runs
-//! session after session. What it comes to, [`observe::service`] tells systemd.
+//! session after session. [`observe::service`] reports the state to systemd.
 //!
 //! # What holds, always
 //!
@@ -54,7 +54,9 @@
 //!
 //! # Layout
 //!
-//! A folder for what a byte meets. Each says in its own page what may enter, and what it must not know.
+//! A folder for what a byte meets. Each says in its own page what may enter, and what it must not know;
+//! `docs/architecture.md` has these invariants in one list. Public are [`cli::main`], [`config`] and
+//! [`error`]; nothing else is.
 //!
 //! - [`wal`]: where bytes come in; alone in knowing the replication protocol.
 //! - [`core`]: what decides; pure.
@@ -95,26 +97,7 @@
 //!
 //! # What was rejected
 //!
-//! - *A pipeline of tasks and channels.* The client libraries run tasks of their own; more of
-//!   them would part the decision from the state, and every crash point between two
-//!   channels is a case to prove.
-//! - *A remembered LSN as the start of the stream.* A server that is behind it after a
-//!   failover skips what is written next up to there. The stream starts at 0/0, where the slot
-//!   stands, and what was delivered is passed over on our side.
-//! - *pgwire-replication's client.* A task, a channel and a copy for each message, no timeouts,
-//!   no last word at the end of a stream: its protocol is used, on a connection of our own.
-//! - *Waiting for marks before publishing on, or fsync for each batch.* The LSN waits
-//!   instead, for the WAL of the marks to reach the disk by itself.
-//! - *lapin's publish.* Three frames, three promises, a future and two threads for each message:
-//!   two thirds of what an event cost; and of returned messages it does not tell whose they are.
-//!   What a message needs is its bytes and a number.
-//! - *lapin's auto-recovery.* Publishes that go on after a lost connection overtake those
-//!   that failed.
-//! - *Passive declares to see whether an exchange exists.* They need the `configure`
-//!   permission from RabbitMQ 4.3 on, which a relay should not have.
-//! - *The commit's `end_lsn` on each message.* It is only known once the whole transaction
-//!   was read. Where the commit record starts is known from the first row on, and is as
-//!   good a place in commit order.
+//! `docs/architecture.md` has the designs that were tried or considered, and why they were left.
 
 // Ground: known to all.
 pub mod config;

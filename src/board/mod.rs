@@ -4,6 +4,8 @@
 //! The relay's figures are not written as they change: somebody asks, and the loop answers when
 //! it comes by. That costs the path of an event nothing, and an answer that does not come shows
 //! that the loop stands still.
+//!
+//! **Invariant:** it decides nothing, and neither who writes nor who reads waits for the other.
 
 pub(crate) mod outage;
 pub(crate) mod snapshot;

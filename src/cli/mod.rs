@@ -1,4 +1,7 @@
 //! One file per verb, and what they share.
+//!
+//! **Invariant:** nothing else imports it. What a command does to the database is in
+//! [`crate::operator`], [`crate::slot`] or [`crate::upkeep`]; here are arguments and what is printed.
 
 mod bounds;
 mod check;

@@ -10,8 +10,10 @@
 //! `…_FILE` for a variable. Paths in the file are relative to its directory.
 //!
 //! Plain text is what a URL means that does not ask for TLS, to whatever host: never a
-//! silent fallback, and the same for `postgres://` as for `amqp://`. Whoever asks for TLS
-//! gets the chain and the name verified unless `sslmode` says less.
+//! silent fallback, and the same for `postgres://` as for `amqp://`. TLS means that the chain and the
+//! name are verified, unless `sslmode` says less.
+//!
+//! **Invariant:** nothing here connects to anything; it reads files and variables only.
 //!
 //! # Layout
 //! `settings` is the table of all settings; `flags`, `file` and `source` find what was

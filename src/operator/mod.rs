@@ -1,5 +1,8 @@
-//! What an operator does to `pgoutbox.parked`: looks, has tried again, gives up. The relay hears
-//! of it by NOTIFY in the same transaction.
+//! What an operator does to `pgoutbox.parked`: looks at events, has them tried again, discards them.
+//! The relay hears of it by NOTIFY in the same transaction.
+//!
+//! **Invariant:** the database holds the state. The relay and a person meet in the same rows, under
+//! locks; nothing here knows whether a relay runs.
 
 pub(crate) mod replay;
 

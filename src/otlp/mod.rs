@@ -3,7 +3,9 @@
 //!
 //! The session puts spans into a bounded queue and never waits: what does not fit is dropped and
 //! counted. A thread of its own with a runtime of its own takes them out in batches and sends
-//! them. An outage of the collector is told once.
+//! them. An outage of the collector is logged once.
+//!
+//! **Invariant:** no event waits for a span.
 //!
 //! # Layout
 //! [`crate::core::span`] has what is said. Pure: `span` makes the request. `collector` sends it.

@@ -1,4 +1,7 @@
-//! One ordinary Postgres connection, and what its errors mean.
+//! Ordinary Postgres connections, what their errors mean, and what is kept by them.
+//!
+//! **Invariant:** every connection comes from [`connect`], with its settings for each [`Role`] in one
+//! list, and its SQL from [`sql`]. The replication protocol is not known here.
 
 pub(crate) mod grants;
 pub(crate) mod identity;

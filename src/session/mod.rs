@@ -1,7 +1,10 @@
 //! One life from connect to error: it connects, turns what happens into inputs of the
-//! [`Relay`] and does what the relay says. It decides nothing itself.
+//! [`Relay`] and does what the relay says.
 //!
-//! `begin` begins it, step by step; `recovery` tells when an outage is over; `remembered` is what the progress row holds from session
+//! **Invariant:** it decides nothing itself, and any error of a connection ends it: there is one way of
+//! recovery, the start of the next session.
+//!
+//! `begin` begins it, step by step; `recovery` knows when an outage is over; `remembered` is what the progress row holds from session
 //! to session; `reach` is how far the slot may be acknowledged; `standby` takes the slot, once nobody
 //! else has it.
 

@@ -1,8 +1,10 @@
 //! The slot, the publication, and whether everything the relay needs is in place.
 //!
-//! Nothing here is ever made in passing: `init` makes things, `check` and the start of
-//! `run` look at them ([`preflight`]), and the running relay asks one cheap question over
-//! and over ([`coverage`]).
+//! `init` creates things, `check` and the start of `run` look at them ([`preflight`]), and the running
+//! relay asks one cheap question again and again ([`coverage`]).
+//!
+//! **Invariant:** looking changes nothing, and a slot that somebody uses is never dropped. Nothing here
+//! knows the broker or the relay.
 
 pub(crate) mod catch_up;
 mod away;

@@ -1,4 +1,6 @@
 //! TLS as the settings ask for it, for Postgres and RabbitMQ alike.
+//!
+//! **Invariant:** it opens no connection: it makes what a connection is secured with.
 
 pub(crate) mod chain;
 

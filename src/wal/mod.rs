@@ -3,6 +3,8 @@
 //!
 //! pgwire-replication frames and parses it; the connection is our own, since its client takes a
 //! task, a channel and a copy for each message, has no timeouts, and cannot say what it has sent.
+//!
+//! **Invariant:** the replication protocol is known here alone. What a row means is not known here.
 
 mod connection;
 mod frames;

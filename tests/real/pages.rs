@@ -177,7 +177,13 @@ impl Stage {
             "toml" => {
                 let file = self.folder.path().join("block.toml");
                 std::fs::write(self.folder.path().join("otlp-headers"), "api-key=x")?;
-                std::fs::write(&file, &text)?;
+                // A part of a table is of one that the page has named before.
+                let table = "[[tables]]\nname = \"public.outbox_messages\"\n";
+                let is_part = text.starts_with("[tables.");
+                std::fs::write(
+                    &file,
+                    if is_part { format!("{table}{text}") } else { text.clone() },
+                )?;
                 let mut command = self.command("pgoutbox");
                 command.args(["config", "--config"]).arg(file);
                 command
