@@ -10,7 +10,7 @@ use crate::error::{Fault, Kind};
 
 /// A fault that stays the same is logged again this often.
 const REMINDER: Duration = Duration::from_secs(300);
-/// Kinds of faults that are told apart within one outage.
+/// Kinds of faults that are distinguished within one outage.
 const KINDS: usize = 64;
 
 /// How much of a failure is news.

@@ -25,7 +25,7 @@ pub(super) struct Args {
     pub force: bool,
 }
 
-/// How long a walsender that was told to end may take.
+/// How long a walsender that was asked to end may take.
 const TERMINATE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Drops them, after confirmation.

@@ -26,7 +26,7 @@ pub(crate) struct Address {
 /// What is wrong with a URL: a fixed text, so that no part of a secret can slip into it.
 type Wrong = &'static str;
 
-/// Said wherever a special character may have been taken for a separator.
+/// Said wherever a special character may have been read as a separator.
 const ENCODE: Wrong = "it does not read as scheme://user:password@host:port/name?key=value; \
      a special character in the user or password must be percent-encoded (`@` is %40, `/` is \
      %2F, `?` is %3F, `#` is %23, `%` is %25)";

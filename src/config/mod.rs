@@ -336,7 +336,7 @@ pub struct Columns {
     pub content_type: ColumnRef,
     /// Becomes the header of the W3C's trace context. Default `traceparent`.
     pub traceparent: ColumnRef,
-    /// Likewise. Default `tracestate`.
+    /// Becomes the header `tracestate` of the same standard. Default `tracestate`.
     pub tracestate: ColumnRef,
     /// The mark: timestamptz or timestamp. Default `relayed_at`.
     pub relayed_at: ColumnRef,

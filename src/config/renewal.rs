@@ -203,7 +203,7 @@ impl Http {
 }
 
 impl Otlp {
-    /// Takes its headers as their file has them now, and tells whether they are others.
+    /// Takes its headers as their file has them now, and returns whether they have changed.
     pub(crate) async fn renew(&mut self) -> bool {
         let now = self.renewal.read().await.and_then(|now| now.otlp);
         let is_other = now.as_ref().is_some_and(|now| now.headers != self.headers);

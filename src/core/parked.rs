@@ -218,13 +218,13 @@ pub struct Looked {
     pub due: Vec<Due>,
     /// Every aggregate whose first event was tried, and waits for its time or for an operator.
     pub held: Vec<Aggregate>,
-    /// Every aggregate of which anything waits; told by the first look of a session only.
+    /// Every aggregate of which anything waits; filled by the first look of a session only.
     pub waiting: Vec<Aggregate>,
     /// Until the next event is due.
     pub next_due: Option<Duration>,
     /// Who paused the relay, and their note; `None` where nobody did.
     pub paused_by: Option<String>,
-    /// Events that the stream brings again; told by the first look of a session only.
+    /// Events that the stream brings again; filled by the first look of a session only.
     pub ahead: Ahead,
 }
 

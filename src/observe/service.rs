@@ -1,4 +1,4 @@
-//! What systemd is told by `sd_notify`: that the relay is ready, what it is at, that it moves, and
+//! What systemd hears by `sd_notify`: that the relay is ready, its state, that it moves, and
 //! that it stops. Nothing is said where `NOTIFY_SOCKET` is not set.
 //!
 //! It is sent by a thread of its own: a service manager that does not read its socket would have the
@@ -26,7 +26,7 @@ use crate::error::Fault;
 const BEATS: u32 = 4;
 /// Of the time between two of them, how much the loop has to answer.
 const ANSWER: u32 = 2;
-/// How often systemd would be told where it does not want to know.
+/// How often the state is reported where systemd asks for no watchdog.
 const NEVER: Duration = Duration::from_secs(3_600);
 /// How much waits for a service manager that does not read; the rest is not said.
 const WAITING: usize = 64;

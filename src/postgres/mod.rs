@@ -58,7 +58,7 @@ pub async fn connect(role: Role, config: &config::Postgres) -> Result<Connected,
 /// What is done with a notification.
 pub(crate) type Notified = Box<dyn Fn(&Notification) + Send>;
 
-/// As [`connect`]; notifications of the channels that the client listens to are told.
+/// As [`connect`]; notifications of the channels that the client listens to are passed on.
 ///
 /// # Errors
 /// As [`connect`].

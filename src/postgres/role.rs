@@ -32,7 +32,7 @@ pub enum Role {
     Console,
     /// Drops the slot, as the role that reads it.
     Drop,
-    /// `status`: a table that is locked is told of, not waited for.
+    /// `status`: a table that is locked is reported, not waited for.
     Status,
     /// Any other command.
     Command,

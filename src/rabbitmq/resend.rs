@@ -37,7 +37,7 @@ pub(crate) struct Item {
     pub seq: Option<i64>,
     /// It has no id, or one that other rows have too: a mark of one is a mark of all.
     pub is_shared: bool,
-    /// What tells its row from others with its id.
+    /// What distinguishes its row from others with its id.
     pub origin: Origin,
     /// Its aggregate, type and id, where it has one.
     pub aggregate: Option<(Option<String>, String)>,

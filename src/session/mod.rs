@@ -247,7 +247,7 @@ struct Session {
     blocked: Option<String>,
     /// What the board says it is at.
     told: Option<Doing>,
-    /// What tells that an outage is over; `None` where there is none.
+    /// What decides that an outage is over; `None` where there is none.
     recovery: Option<Recovery>,
     /// Earlier sessions of the outage came as far: they have said all there is to say.
     is_quiet: bool,
@@ -481,7 +481,7 @@ impl Session {
         })
     }
 
-    /// Performs the effects; tells whether something was published.
+    /// Performs the effects; returns whether something was published.
     fn perform(&mut self) -> bool {
         let mut has_published = false;
         let mut effects = std::mem::take(&mut self.effects);

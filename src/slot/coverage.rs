@@ -68,7 +68,7 @@ pub(super) struct Answer {
     is_temporary: bool,
     pub(super) is_unlogged: bool,
     pub(super) is_all_tables: bool,
-    /// Where else there is a table of the name; looked up only to be told.
+    /// Where else there is a table of the name; looked up only for the message.
     pub(super) elsewhere: Vec<String>,
     /// What the publication has instead; likewise.
     pub(super) renamed: Option<String>,

@@ -253,7 +253,7 @@ fn out_of_date(read: &Read, is_refused: bool, now: Timestamp) -> Option<Trouble>
     })
 }
 
-/// What of a certificate people are told.
+/// What is shown of a certificate.
 struct Read {
     subject: String,
     issuer: String,

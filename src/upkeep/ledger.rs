@@ -31,7 +31,7 @@ pub(crate) struct Table {
     pub is_estimate: bool,
     /// All rows.
     pub committed: Count,
-    /// Rows with a mark; where marks are rows removed, or none at all, nobody can tell.
+    /// Rows with a mark; where marks are rows removed, or none at all, this is unknown.
     pub delivered: Option<Count>,
     /// Rows without a mark that stand in the parking, in whatever state.
     pub parked: i64,

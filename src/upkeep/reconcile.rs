@@ -107,7 +107,7 @@ impl Walk {
     fn pass_over(&mut self, what: &str, fault: &Fault) {
         let table = what.split(':').next().unwrap_or_default();
         if self.told.is_to_tell(&format!("{table} {:?}", fault.code())) {
-            warn!(hint = fault.hint, "reconciliation: {what} is not looked at: {}", fault.what);
+            warn!(hint = fault.hint, "reconciliation: {what} is skipped: {}", fault.what);
         }
     }
 }

@@ -103,7 +103,7 @@ impl<'a> Watch<'a> {
     fn failed(&mut self, fault: &Fault) {
         self.client = None;
         if !std::mem::replace(&mut self.is_failing, true) {
-            warn!(hint = fault.hint, "the guard over the WAL cannot look: {}", fault.what);
+            warn!(hint = fault.hint, "WAL guard: cannot query the server: {}", fault.what);
         }
     }
 

@@ -221,7 +221,7 @@ impl Connection {
 }
 
 impl Drop for Connection {
-    /// Says goodbye as far as that takes no waiting: a server tells its log of clients that were
+    /// Says goodbye as far as that takes no waiting: a server logs clients that were
     /// lost.
     fn drop(&mut self) {
         let mut terminate = BytesMut::new();

@@ -173,7 +173,7 @@ impl Wal {
 }
 
 impl WalStream {
-    /// The walsender's process, as the server told it.
+    /// The walsender's process, as the server named it.
     pub(crate) fn pid(&self) -> Option<i32> {
         self.pid
     }

@@ -1,4 +1,4 @@
-//! What the server is told while it streams: how far everything is safe, and that we live.
+//! What is reported to the server while it streams: how far everything is safe, and that we live.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::postgres::now_micros;
 
-/// Least pause between two that only tell of progress.
+/// Least pause between two reports that are of progress only.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What the task that writes to the server is told.
+/// What the task that writes to the server is to send.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Told {
     /// The server asked for a word.
@@ -58,7 +58,7 @@ pub(super) async fn report<W: AsyncWrite + Unpin>(
     }
 }
 
-/// Waits until there is something new to tell, and it is time to.
+/// Waits until there is something new to report, and it is time to.
 async fn progress(acknowledged: &mut watch::Receiver<u64>, sent_at: Instant) {
     if acknowledged.changed().await.is_err() {
         std::future::pending::<()>().await;

@@ -158,7 +158,7 @@ impl Which {
         }
     }
 
-    /// Whoever changes everything must say so.
+    /// To change everything takes `--all`.
     fn must_be_said(&self, verb: &str) -> Result<(), Fault> {
         if self.is_empty() && !self.all {
             return Err(Fault::usage(

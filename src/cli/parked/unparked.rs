@@ -8,7 +8,7 @@ use crate::postgres::sql;
 use crate::postgres::{column, query};
 use crate::text::Shown;
 
-/// In words. Whoever names an event wants to know what became of it, also where it never failed.
+/// In words. An event that is named is traced, also where it never failed.
 pub(super) async fn told(client: &Client, config: &Config, ids: &[String]) -> String {
     let mut lines = vec!["no parked event fits".to_owned()];
     for id in ids {

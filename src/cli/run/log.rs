@@ -53,7 +53,7 @@ impl Log {
         Ok(Self { filter: handle, level: log.level.clone(), is_loud: false })
     }
 
-    /// From now on it says as much as this; tells whether that is news. The log is the only one to
+    /// From now on it says as much as this; returns whether that is a change. The log is the only one to
     /// know what it said until now: a configuration may never have come into force.
     pub(super) fn set_level(&mut self, level: &str) -> bool {
         if self.level == level {
@@ -84,7 +84,7 @@ impl Log {
             .map_err(|fault| fault.what)
             .and_then(|filter| self.filter.reload(filter).map_err(|error| error.to_string()));
         if let Err(error) = outcome {
-            warn!("the log goes on as it was: {error}");
+            warn!("log level unchanged: {error}");
         }
     }
 }

@@ -54,7 +54,7 @@ impl Live {
         }
     }
 
-    /// Null where nothing was told.
+    /// Null where nothing answered.
     pub(super) fn json(&self) -> Value {
         match self {
             Self::Told(told) => told.clone(),

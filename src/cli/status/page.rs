@@ -1,4 +1,4 @@
-//! What is told, before it is written: as it is, or fitted to a screen.
+//! What is shown, before it is written: as it is, or fitted to a screen.
 
 use std::fmt::Display;
 

@@ -1,4 +1,4 @@
-//! What SIGHUP changes is told of every setting.
+//! What SIGHUP changes is known of every setting.
 
 use super::super::settings::{Kind, Preset, SETTINGS, Setting};
 use super::super::{Explained, InForce, plan};

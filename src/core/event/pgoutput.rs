@@ -214,7 +214,7 @@ impl Tuple {
         Cell::Text { start, end: start + text.len() - filled }
     }
 
-    /// Likewise, sharing the allocation instead of borrowing.
+    /// The same text, sharing the allocation instead of borrowing.
     pub fn bytes(&self, cell: Cell) -> Option<Bytes> {
         self.text(cell).map(|text| self.0.slice_ref(text))
     }

@@ -84,7 +84,7 @@ pub struct Mapping {
 /// How a body is read from its column's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PayloadKind {
-    /// As it stands.
+    /// The text is the body.
     Text,
     /// Hexadecimal behind `\x`.
     Bytea,
@@ -339,7 +339,7 @@ impl Relations {
     }
 }
 
-/// Which configured table a relation is, where that can be told from its name.
+/// Which configured table a relation is, where its name says so.
 pub(crate) fn table_named(tables: &[Table], message: &RelationMessage) -> Option<usize> {
     tables.iter().position(|table| table.schema == message.schema && table.name == message.name)
 }

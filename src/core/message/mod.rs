@@ -40,13 +40,13 @@ pub(crate) const AGGREGATE_ID_HEADER: &str = "aggregate_id";
 
 /// Of a dead letter: why it could not be delivered, in a word.
 pub(crate) const REASON_HEADER: &str = "pgoutbox-reason";
-/// Likewise, in full.
+/// Of a dead letter: why it could not be delivered, in full.
 pub(crate) const ERROR_HEADER: &str = "pgoutbox-error";
 /// Of a dead letter: the event's table.
 pub(crate) const TABLE_HEADER: &str = "pgoutbox-table";
 /// Of a dead letter: the exchange it should have gone to.
 pub(crate) const EXCHANGE_HEADER: &str = "pgoutbox-exchange";
-/// Likewise, the routing key.
+/// Of a dead letter: the routing key it should have had.
 pub(crate) const ROUTING_KEY_HEADER: &str = "pgoutbox-routing-key";
 
 /// What a content header frame holds besides the properties: class, weight, body size.

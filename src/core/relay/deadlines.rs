@@ -10,7 +10,7 @@ use crate::text::span;
 /// waits for us to let it shut down (`walsender.c`, `WalSndDone`).
 const STORM: u32 = 20;
 
-/// Which part of the silence that ends a session is told.
+/// Which part of the silence that ends a session is shown.
 const UNUSUAL: (u32, u32) = (8, 15);
 
 /// When something was last heard of the servers, and how long each may be silent.

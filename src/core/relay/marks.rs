@@ -109,7 +109,7 @@ pub struct Mark {
     pub is_repeat: bool,
     /// When it happened, in seconds since 1970, where that was read: it tells the partition.
     pub seconds: Option<u64>,
-    /// What tells its row from others with its id.
+    /// What distinguishes its row from others with its id.
     pub origin: Origin,
     tries: usize,
     /// When it could first not be written.
@@ -255,7 +255,7 @@ pub(crate) struct Marks {
     /// (`synchronous_commit = off`). The lowest number of each batch.
     unflushed: Vec<(Option<u64>, PgLsn)>,
     given_up: u64,
-    /// Of these, those that nobody was told of yet.
+    /// Of these, those that were not reported yet.
     untold: Vec<Mark>,
     is_crowded: bool,
 }

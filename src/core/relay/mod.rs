@@ -164,7 +164,7 @@ impl Relay {
         self.intake_waits_for().is_none()
     }
 
-    /// Takes in what happened and tells what to do about it.
+    /// Takes in what happened and returns what to do about it.
     ///
     /// # Errors
     /// The session has ended.
@@ -178,7 +178,7 @@ impl Relay {
         self.follow_up(now, effects)
     }
 
-    /// Takes in what happened, and tells only what follows from that alone. Of many frames that
+    /// Takes in what happened, and returns only what follows from that alone. Of many frames that
     /// came at once each is taken in, and then [`follow_up`](Self::follow_up) is called.
     ///
     /// # Errors

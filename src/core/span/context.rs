@@ -39,7 +39,7 @@ impl Context {
         is_valid.then_some(Self { trace_id, span_id, flags, state })
     }
 
-    /// Whoever began the trace records it, so we do.
+    /// The one who began the trace records it, so we do.
     pub(crate) fn is_sampled(&self) -> bool {
         self.flags & SAMPLED != 0
     }

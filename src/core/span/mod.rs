@@ -15,9 +15,9 @@ pub(crate) struct Span {
     pub ended_micros: i64,
     /// Its `message_id`; empty where it cannot be read.
     pub message_id: String,
-    /// Its exchange; empty where it cannot be told.
+    /// Its exchange; empty where it is not known.
     pub exchange: String,
-    /// Its routing key; empty where it cannot be told.
+    /// Its routing key; empty where it is not known.
     pub routing_key: String,
     /// Why it was refused, in a word and in full; `None` where it was delivered.
     pub refusal: Option<(&'static str, String)>,

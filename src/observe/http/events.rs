@@ -19,7 +19,7 @@ use super::status;
 /// Listeners at one time.
 pub(super) const LISTENERS: usize = 16;
 const PERIOD: Duration = Duration::from_secs(1);
-/// Changes of the state are not told more often.
+/// Changes of the state are not sent more often.
 const PAUSE: Duration = Duration::from_millis(200);
 
 struct Listener {
@@ -31,7 +31,7 @@ struct Listener {
     _place: OwnedSemaphorePermit,
 }
 
-/// What one listener is told.
+/// What one listener is sent.
 pub(super) fn stream(
     looker: Arc<Looker>,
     history: Arc<History>,

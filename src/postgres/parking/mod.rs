@@ -26,12 +26,12 @@ use crate::postgres::sql;
 use crate::postgres::{classify, column, is_of_row, query};
 use stuck::{Stuck, Write};
 
-/// The channel on which the parking's changes are told; the payload is the slot's name.
+/// The channel on which changes of the parking are notified; the payload is the slot's name.
 pub(crate) const CHANNEL: &str = "pgoutbox_parked";
 
 /// Events that somebody has a lock on are not looked at again before.
 const LOCKED: Duration = Duration::from_secs(1);
-/// The same lock is not told of again before.
+/// The same lock is not logged again before.
 const TOLD_AGAIN: Duration = Duration::from_secs(60);
 
 /// Where the rows of one table show the tries of their events.

@@ -100,7 +100,7 @@ fn frame(out: &mut Vec<u8>, kind: u8, channel: u16, parts: &[&[u8]]) -> Result<(
 }
 
 /// How many bytes at the start of `bytes` are whole frames, or the greeting before them.
-/// What cannot be told is: it is not for us to hold it back.
+/// What cannot be decided counts as such: it is not for us to hold it back.
 pub(super) fn whole(bytes: &[u8]) -> usize {
     let mut at = 0;
     while let Some(rest) = bytes.get(at..)

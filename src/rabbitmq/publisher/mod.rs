@@ -87,7 +87,7 @@ pub struct Publisher {
     mover: AbortHandle,
     /// Messages that the broker has not confirmed.
     tags: Tags,
-    /// What lapin says the connection ended of; what came before it is told first.
+    /// What lapin says the connection ended of; what came before it is handed out first.
     ended: Option<lapin::Error>,
     /// Why nothing that comes counts any more.
     broken: Option<String>,
