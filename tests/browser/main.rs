@@ -3,15 +3,10 @@
 #![allow(
     missing_docs,
     unreachable_pub,
-    dead_code,
     clippy::indexing_slicing,
-    reason = "a test binary has no readers of its API, and shares files with `real`"
+    reason = "a test binary has no readers of its API"
 )]
 
-#[path = "../real/bare.rs"]
-mod bare;
-#[path = "../real/setting.rs"]
-mod setting;
 mod states;
 
 use std::net::SocketAddr;
@@ -22,15 +17,14 @@ use harness::browser::{Browser, Page};
 use harness::relay::Relay;
 use harness::workload::Workload;
 
-use bare::{arrived, uuid};
-use setting::{PATIENCE, Setting, steady};
+use harness::setting::{PATIENCE, Setting, arrived, steady, uuid};
 
 const TOKEN: &str = "correct-horse-battery-staple";
 
 async fn running(setting: &Setting) -> Result<(Relay, SocketAddr)> {
     let relay = setting.run()?;
     let address = relay.http(PATIENCE).await?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     Ok((relay, address))
 }
 

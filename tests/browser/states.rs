@@ -8,9 +8,9 @@ use harness::browser::{Browser, Page};
 use harness::proxy::{Cut, Direction, Proxy};
 use harness::{shared, wait_until};
 
-use crate::bare::arrived;
-use crate::setting::{PATIENCE, Setting};
 use crate::{no_complaints, picture};
+use harness::setting::arrived;
+use harness::setting::{PATIENCE, Setting};
 
 /// Words that lie over one another, within a plot or between the cells of a row.
 const OVERLAPS: &str = "(() => {
@@ -75,7 +75,7 @@ async fn a_standby_and_a_pause() -> Result<()> {
     let consumer = setting.consumer().await?;
     let leader = setting.run()?;
     let leads = leader.http(PATIENCE).await?;
-    leader.wait_for_log("running", PATIENCE).await?;
+    leader.reaches("running", PATIENCE).await?;
     let standby = setting.run()?;
     let waits = standby.http(PATIENCE).await?;
     let browser = Browser::start().await?;
@@ -105,7 +105,7 @@ async fn a_catch_up_and_a_broker_that_is_gone() -> Result<()> {
     let _consumer = setting.consumer().await?;
     let drop = format!("SELECT pg_drop_replication_slot('{}')::text", setting.database);
     let relay = setting.run()?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     relay.drain(PATIENCE).await?;
     setting.ask::<String>(&drop).await?;
     insert(&setting, 5000).await?;
@@ -137,7 +137,7 @@ async fn hundreds_of_parked_events() -> Result<()> {
     let setting = setting.set("http.token", "correct-horse");
     let relay = setting.run()?;
     let address = relay.http(PATIENCE).await?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     // No queue is bound.
     insert(&setting, 350).await?;
     insert(&setting, 40).await?;

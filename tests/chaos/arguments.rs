@@ -9,8 +9,8 @@ use clap::Parser;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "chaos")]
 pub struct Arguments {
-    /// Seed of the first round; the next have the next numbers. Random by default, but
-    /// for the short selection
+    /// Seed of the first round; the next have the next numbers. By default random, and of the
+    /// short selection the day, counted from 1970
     #[arg(long)]
     pub seed: Option<u64>,
     /// All scenarios, again and again, for so long (30m)

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::round::{Allowed, Outcome, Round, Skipped, Stage};
-use crate::setting::Setting;
+use harness::setting::Setting;
 
 /// Stands between the program and the C library's clock; built by the compiler that Rust links
 /// with.

@@ -8,7 +8,7 @@ use harness::postgres::{Options, Postgres, Shutdown};
 use harness::{shared, wait_until};
 
 use crate::round::{Allowed, Outcome, Round, Skipped, Stage};
-use crate::setting::Setting;
+use harness::setting::Setting;
 
 /// Says that mounts of this process are seen by nobody else and end with it.
 pub const OWN_MOUNTS: &str = "PGOUTBOX_TEST_OWN_MOUNTS";

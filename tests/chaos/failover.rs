@@ -7,7 +7,7 @@ use harness::postgres::{Options, Postgres, Shutdown};
 use harness::{shared, wait_until};
 
 use crate::round::{Allowed, Outcome, Round, Skipped, Stage};
-use crate::setting::{Setting, program};
+use harness::setting::{Setting, program};
 
 /// Postgres keeps a slot on its standbys from this version on.
 const SLOTS_FAIL_OVER: u32 = 17;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use harness::wait_until;
 
 use crate::round::{Allowed, Outcome, Round, Stage, outage};
-use crate::setting::Setting;
+use harness::setting::Setting;
 
 /// Sometimes longer than the others' patience, which is 2 s to 4 s here, and sometimes not.
 const FREEZE: Duration = Duration::from_secs(7);

@@ -9,7 +9,7 @@ use harness::shared;
 use harness::workload::Ledger;
 
 use crate::round::{Outcome, Round, judge_rows, quick, relay};
-use crate::setting::Setting;
+use harness::setting::Setting;
 
 /// All of it at the pace of a debug build on two busy cores.
 const WITHIN: Duration = Duration::from_secs(900);

@@ -14,7 +14,7 @@ use lapin::options::{ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOpt
 use lapin::types::FieldTable;
 
 use crate::round::{Allowed, Outcome, Round, Stage};
-use crate::setting::Setting;
+use harness::setting::Setting;
 
 /// What becomes of an event that cannot be delivered, in every scenario here. Where it is parked,
 /// only strict ordering keeps later events of its aggregate behind a returned one.

@@ -6,7 +6,7 @@ use anyhow::Result;
 use harness::postgres::Shutdown;
 
 use crate::round::{Allowed, Outcome, Round, Stage};
-use crate::setting::Setting;
+use harness::setting::Setting;
 
 pub async fn relay(round: Round) -> Result<Outcome> {
     let mut stage = Stage::start(&round, Setting::shared().await?).await?;

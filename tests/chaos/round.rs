@@ -13,7 +13,7 @@ use harness::relay::Relay;
 use harness::wait_until;
 use harness::workload::{self, Ledger, Workload};
 
-use crate::setting::{Setting, steady};
+use harness::setting::{Setting, steady};
 
 /// What one lost session may repeat: the window and one batch of marks, by default.
 pub const REPEATS_PER_SESSION: usize = 1_500;

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use crate::round::{Allowed, Outcome, Round, Stage};
-use crate::setting::{PATIENCE, Setting};
+use harness::setting::{PATIENCE, Setting};
 
 /// Columns come, change and go; mapped ones change into types that can be read; the table is
 /// written again.

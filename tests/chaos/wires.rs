@@ -7,7 +7,7 @@ use harness::proxy::{Cut, Direction, Proxy};
 use harness::{shared, wait_until};
 
 use crate::round::{Allowed, Outcome, Round, Stage, outage};
-use crate::setting::Setting;
+use harness::setting::Setting;
 
 #[derive(Clone, Copy)]
 enum Wire {

@@ -124,7 +124,7 @@ async fn what_only_a_person_can_mend_wakes_somebody() -> Result<()> {
         }
         let relay = setting.run()?;
         let address = relay.http(PATIENCE).await?;
-        relay.wait_for_log(" running ", PATIENCE).await?;
+        relay.reaches("running", PATIENCE).await?;
         setting.sql(case.sql).await?;
         let is_shown = async || {
             let metrics = get(address, "/metrics").await?.body;

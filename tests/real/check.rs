@@ -88,8 +88,17 @@ pub async fn paste(url: &str, sql: &str) -> Result<String> {
     pasted.await?
 }
 
-impl Setting {
-    pub async fn check(&self) -> Result<Checked> {
+/// What `check` finds, and what it says to do.
+pub trait Checks {
+    async fn check(&self) -> Result<Checked>;
+    /// Does what is printed, as an operator would: psql, or the program itself.
+    async fn carry_out(&self, finding: &Value) -> Result<()>;
+    /// Breaks one thing by SQL, finds it, runs the SQL that is printed, and finds it no more.
+    async fn repairs(&self, name: &str, severity: &str, broken_by: &str) -> Result<()>;
+}
+
+impl Checks for Setting {
+    async fn check(&self) -> Result<Checked> {
         let output = self.program.output(&["check", "--json"]).await?;
         let json: Value = serde_json::from_slice(&output.stdout)
             .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
@@ -100,8 +109,7 @@ impl Setting {
         Ok(Checked { code: output.status.code(), findings })
     }
 
-    /// Does what is printed, as an operator would: psql, or the program itself.
-    pub async fn carry_out(&self, finding: &Value) -> Result<()> {
+    async fn carry_out(&self, finding: &Value) -> Result<()> {
         let hint = hint(finding);
         let command = hint.split("  -- ").next().unwrap_or_default();
         match command.strip_prefix("pgoutbox ") {
@@ -114,7 +122,6 @@ impl Setting {
         Ok(())
     }
 
-    /// Breaks one thing by SQL, finds it, runs the SQL that is printed, and finds it no more.
     async fn repairs(&self, name: &str, severity: &str, broken_by: &str) -> Result<()> {
         self.check().await?.has_not(name);
         self.sql(broken_by).await.with_context(|| broken_by.to_owned())?;

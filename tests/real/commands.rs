@@ -25,8 +25,13 @@ fn told(output: &Output) -> String {
     String::from_utf8_lossy(&both).into_owned()
 }
 
-impl Setting {
+/// Commands, and what they end with.
+trait Commands {
     /// A command that must end with this exit code, and what it said.
+    async fn exits(&self, code: i32, args: &[&str]) -> Result<String>;
+}
+
+impl Commands for Setting {
     async fn exits(&self, code: i32, args: &[&str]) -> Result<String> {
         let output = self.program.output(args).await?;
         let told = told(&output);

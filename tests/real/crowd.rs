@@ -43,7 +43,7 @@ async fn a_loop_that_hangs_is_not_alive() -> Result<()> {
     setting.env("LD_PRELOAD", library.to_str().context("UTF-8")?);
     setting.env("PGOUTBOX_TEST_HANG", hang.to_str().context("UTF-8")?);
     let relay = setting.run()?;
-    relay.wait_for_log(" running ", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     // The log is a moment ahead of the state.
     until_code(address, "/readyz", 200).await?;
     assert_eq!(get(address, "/livez").await?.json()?["state"], "running");
@@ -190,7 +190,7 @@ async fn a_flood_does_not_delay_events() -> Result<()> {
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
     let address = relay.http(PATIENCE).await?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     let quiet = latencies(&setting, &consumer, EVENTS).await?;
     let flood = Flood::start(address)?;
     wait_until("the flood", PATIENCE, async || Ok(flood.answers.load(Ordering::Relaxed) > 20))

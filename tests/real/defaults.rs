@@ -172,7 +172,7 @@ async fn every_command_and_the_relay_run_whatever_the_defaults_are() -> Result<(
         .sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = current_database()")
         .await?;
     let relay = setting.run()?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     arrived(&consumer, 1).await?;
     insert(&admin, 2, "good").await?;
     insert(&admin, 3, "nobody").await?;

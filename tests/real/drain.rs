@@ -192,7 +192,7 @@ async fn a_closed_channel_does_not_hold_it() -> Result<()> {
     let amqp_url = setting.amqp_url.clone();
     setting.env("AMQP_URL", &through(&amqp_url, &proxy));
     let relay = setting.run()?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     proxy.stall(Direction::Down);
     let before = proxy.bytes(Direction::Up);
     setting

@@ -4,10 +4,16 @@ use anyhow::{Context, Result};
 use harness::shared;
 
 use crate::bare::{arrived, ids};
+use crate::check::Checks as _;
 use crate::setting::{PATIENCE, Setting, program};
 
-impl Setting {
+/// A database of another encoding.
+trait Encoded: Sized {
     /// A database of this encoding, with nothing in it yet.
+    async fn of_encoding(encoding: &str) -> Result<Self>;
+}
+
+impl Encoded for Setting {
     async fn of_encoding(encoding: &str) -> Result<Self> {
         let (postgres, rabbitmq) = tokio::try_join!(shared::postgres(), shared::rabbitmq())?;
         let database = format!("{}_{}", postgres.create_database().await?, encoding.to_lowercase());

@@ -5,6 +5,7 @@ use harness::shared;
 use pgoutbox::config::{Config, Needs, Sources};
 use pgoutbox::testing::slot::{self, Finding, Severity};
 
+use crate::check::Checks as _;
 use crate::check::{hint, paste};
 use crate::setting::Setting;
 

@@ -188,7 +188,7 @@ async fn names_the_transaction_that_holds_the_wal() -> Result<()> {
     let (_postgres, setting) = scene(&rabbitmq.url(&vhost)).await?;
     setting.program.succeed(&["init", "--declare"]).await?;
     let relay = setting.run()?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     let client = setting.client().await?;
     client.batch_execute("BEGIN; SELECT txid_current();").await?;
     let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
@@ -251,9 +251,9 @@ async fn a_relay_that_works_keeps_its_slot() -> Result<()> {
     let setting = setting.set("guard.policy", "drop_slot_and_catch_up_later");
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     let standby = setting.run()?;
-    standby.wait_for_log("standby", PATIENCE).await?;
+    standby.reaches("standby", PATIENCE).await?;
     setting.sql(LARGE).await?;
     relay.wait_for_log("\"ERROR\"", PATIENCE).await?;
     arrived(&consumer, 2500).await.with_context(|| relay.log())?;
@@ -274,9 +274,9 @@ async fn a_pause_is_called_a_pause() -> Result<()> {
     let (_postgres, setting) = scene(&rabbitmq.url(&vhost)).await?;
     setting.program.succeed(&["init", "--declare"]).await?;
     let relay = setting.run()?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     setting.program.succeed(&["pause", "--note", "a migration"]).await?;
-    relay.wait_for_log("paused by", PATIENCE).await?;
+    relay.reaches("paused", PATIENCE).await?;
     let line = write_until(&setting, &relay, "the relay is paused since").await?;
     let line: serde_json::Value = serde_json::from_str(&line)?;
     assert!(

@@ -13,7 +13,7 @@ const TOKEN: &str = "correct-horse-battery-staple";
 async fn running(setting: &Setting) -> Result<(Relay, SocketAddr)> {
     let relay = setting.run()?;
     let address = relay.http(PATIENCE).await?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     Ok((relay, address))
 }
 

@@ -24,7 +24,7 @@ const TOKEN: &str = "correct-horse-battery-staple";
 async fn running(setting: &Setting) -> Result<(Relay, SocketAddr)> {
     let relay = setting.run()?;
     let address = relay.http(PATIENCE).await?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     Ok((relay, address))
 }
 
@@ -241,7 +241,7 @@ async fn a_taken_port_is_a_fault_before_anything_is_connected() -> Result<()> {
 async fn off_serves_nothing() -> Result<()> {
     let setting = Setting::shared().await?.set("http.address", "off");
     let relay = setting.run()?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     assert!(!relay.log().contains("HTTP"), "{}", relay.log());
     relay.drain(PATIENCE).await
 }

@@ -25,7 +25,7 @@ async fn killed_again_and_again_under_load() -> Result<()> {
     }
     // The one before it may have delivered all that there was, and a process that has just begun
     // ends by SIGTERM instead of taking it for a wish.
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     load.stop();
     let ledger = load.finish().await?;
     let verdict = setting.judge(&ledger, consumer, &relay, KILLS * REPEATS_PER_KILL).await?;

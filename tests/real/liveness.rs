@@ -127,7 +127,7 @@ impl World {
             )
             .await?;
         let relay = setting.run()?;
-        relay.wait_for_log("running", BOUND).await?;
+        relay.reaches("running", BOUND).await?;
         Ok(Self { setting, consumer, relay, good: 0 })
     }
 
@@ -152,7 +152,7 @@ impl World {
 
     async fn bear(&mut self, wrong: &Wrong) -> Result<()> {
         let Wrong { before, columns, values, beside, after, .. } = wrong;
-        let sessions = sessions(&self.relay);
+        let sessions = self.relay.sessions();
         self.setting.sql(before).await?;
         let client = self.setting.client().await?;
         self.others().await?;
@@ -181,15 +181,11 @@ impl World {
         // What was in flight when the broker closed the channel comes once more.
         let repeats = came.saturating_sub(self.good);
         ensure!(repeats <= 1_000, "{repeats} repeats");
-        let more = self::sessions(&self.relay) - sessions;
+        let more = self.relay.sessions() - sessions;
         ensure!(more <= 3, "{more} sessions more");
         client.batch_execute("ROLLBACK").await?;
         self.setting.sql(after).await
     }
-}
-
-fn sessions(relay: &Relay) -> usize {
-    relay.log().lines().filter(|line| line.contains(" running ")).count()
 }
 
 #[tokio::test]

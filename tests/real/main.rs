@@ -10,7 +10,6 @@
 mod alerts;
 mod audit;
 mod backoff;
-mod bare;
 mod catch_up;
 mod caught_up;
 mod check;
@@ -63,7 +62,6 @@ mod row_lock;
 mod schemas;
 mod secrets;
 mod service;
-mod setting;
 mod side_table;
 mod shares;
 mod spans;
@@ -75,3 +73,6 @@ mod terminal;
 mod tls;
 mod transactions;
 mod wire;
+
+/// What a test is built of.
+use harness::setting::{self, self as bare};

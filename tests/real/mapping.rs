@@ -7,6 +7,8 @@ use lapin::types::AMQPValue;
 use serde_json::json;
 
 use crate::bare::{arrived, text};
+use crate::check::Checks as _;
+use crate::replay::Replays as _;
 use crate::setting::{PATIENCE, Setting};
 
 const TABLE: &str = "id uuid PRIMARY KEY DEFAULT gen_random_uuid(), event_type text, payload jsonb, \

@@ -17,7 +17,7 @@ async fn a_row_that_is_not_yet_visible_is_marked_later() -> Result<()> {
     let (postgres, setting) = Setting::own_postgres().await?;
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     reload(&setting, "ALTER SYSTEM SET synchronous_standby_names = 'absent'", "absent").await?;
     // Not by workload: its first statement would wait before the writers begin.
     let mut waiting = Vec::new();
@@ -91,7 +91,7 @@ async fn a_locked_table_ends_no_session() -> Result<()> {
     let setting = Setting::shared().await?;
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     // Frozen, so that it marks nothing before the lock is there.
     relay.sigstop()?;
     insert_rows(&setting, ROWS).await?;

@@ -125,20 +125,6 @@ async fn all_once(consumer: &Consumer, count: usize, relay: &Relay) -> Result<()
     Ok(())
 }
 
-/// The slot goes past all that is committed now.
-async fn is_acknowledged(setting: &Setting, relay: &Relay) -> Result<()> {
-    let lsn: String = setting.ask("SELECT pg_current_wal_lsn()::text").await?;
-    let passed = format!(
-        "SELECT confirmed_flush_lsn >= '{lsn}' FROM pg_replication_slots WHERE slot_name = '{}'",
-        setting.database
-    );
-    setting.until("the slot to pass", &passed).await.with_context(|| relay.log())
-}
-
-fn sessions(relay: &Relay) -> usize {
-    relay.log().lines().filter(|line| line.contains(" running ")).count()
-}
-
 /// Counts the rows that wait for their mark.
 fn unmarked(mode: &str) -> &'static str {
     match mode {
@@ -174,13 +160,13 @@ async fn one_bad_row((mode, sql, says): Case) -> Result<()> {
     }
     let others = format!("SELECT ({}) = 1", unmarked(mode));
     setting.until("the others' marks", &others).await.with_context(|| relay.log())?;
-    is_acknowledged(&setting, &relay).await?;
+    setting.is_acknowledged(&relay).await?;
     let given_up = relay.wait_for_log("is given up", PATIENCE).await?;
     for part in [says, uuid(BAD).as_str(), "public.outbox_messages"] {
         ensure!(given_up.contains(part), "{part:?} is not in {given_up}");
     }
     all_once(&consumer, (ROWS + MORE) as usize, &relay).await?;
-    ensure!(sessions(&relay) == 1, "{}", relay.log());
+    ensure!(relay.sessions() == 1, "{}", relay.log());
     relay.drain(PATIENCE).await?;
     let ended = relay.wait_for_log("session ended", PATIENCE).await?;
     ensure!(ended.contains("marks_given_up=1"), "{ended}");
@@ -273,7 +259,7 @@ async fn one_bad_table((mode, sql, repaired, says): (&str, &str, &str, &str)) ->
     let (setting, audit) = two_tables(mode).await?;
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     let client = setting.client().await?;
     client.batch_execute(&sql.replace("audit", &audit)).await.context(sql.to_owned())?;
     let mut count = 0;
@@ -292,7 +278,7 @@ async fn one_bad_table((mode, sql, repaired, says): (&str, &str, &str, &str)) ->
     };
     let others = format!("SELECT ({}) = 0", unmarked("outbox_b"));
     setting.until("the other table's marks", &others).await.with_context(|| relay.log())?;
-    is_acknowledged(&setting, &relay).await?;
+    setting.is_acknowledged(&relay).await?;
     let told = relay.wait_for_log("no row of public.outbox_a can be marked", PATIENCE).await?;
     let address = relay.http(PATIENCE).await?;
     // Events get through: it is ready, and says what is refused, and for a right what gives it back.
@@ -324,7 +310,7 @@ async fn one_bad_table((mode, sql, repaired, says): (&str, &str, &str, &str)) ->
     setting.until("the marks once it is repaired", &all).await.with_context(|| relay.log())?;
     let is_well = async || Ok(!get(address, "/readyz").await?.body.contains("marks_refused"));
     wait_until("nothing to be refused any more", PATIENCE, is_well).await?;
-    ensure!(sessions(&relay) == 1, "{}", relay.log());
+    ensure!(relay.sessions() == 1, "{}", relay.log());
     ensure!(consumer.total() == count, "{} came: {:?}", consumer.total(), ids(&consumer.finish()));
     relay.drain(PATIENCE).await
 }
@@ -346,7 +332,7 @@ async fn a_locked_table_is_nothing_to_the_others() -> Result<()> {
     let (setting, _) = two_tables("update").await?;
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     relay.sigstop()?;
     setting.sql("INSERT INTO outbox_a SELECT FROM generate_series(1, 50)").await?;
     let holder = setting.client().await?;
@@ -358,12 +344,12 @@ async fn a_locked_table_is_nothing_to_the_others() -> Result<()> {
     all_once(&consumer, 1_050, &relay).await?;
     let others = "SELECT count(*) = 0 FROM outbox_b WHERE relayed_at IS NULL";
     setting.until("the other table's marks", others).await.with_context(|| relay.log())?;
-    is_acknowledged(&setting, &relay).await?;
+    setting.is_acknowledged(&relay).await?;
     holder.batch_execute("COMMIT").await?;
-    is_acknowledged(&setting, &relay).await?;
+    setting.is_acknowledged(&relay).await?;
     let all = "SELECT count(*) = 0 FROM outbox_a WHERE relayed_at IS NULL";
     setting.until("its own marks", all).await.with_context(|| relay.log())?;
-    ensure!(sessions(&relay) == 1, "{}", relay.log());
+    ensure!(relay.sessions() == 1, "{}", relay.log());
     ensure!(consumer.total() == 1_050, "{} came", consumer.total());
     relay.drain(PATIENCE).await
 }

@@ -112,7 +112,7 @@ async fn what_is_discarded_in_a_large_aggregate_under_way_is_not_published() -> 
     operate(&setting, &["retry", "--seq", "1"]).await?;
     arrived(&consumer, 20).await?;
     setting.program.succeed(&["pause", "--note", "what is this"]).await?;
-    relay.wait_for_log("paused by", PATIENCE).await?;
+    relay.reaches("paused", PATIENCE).await?;
     // What is under way ends, and is recorded.
     setting
         .until(

@@ -24,7 +24,16 @@ fn row(number: u32, state: &'static str, aggregate: &'static str) -> Row {
     Row { number, state, aggregate: Some(aggregate), reason: "returned", minutes: 0 }
 }
 
-impl Setting {
+/// Parked events, as an operator has them.
+trait ParkedCommands {
+    async fn park(&self, rows: &[Row]) -> Result<()>;
+    async fn states(&self) -> Result<String>;
+    async fn parked(&self, code: i32, args: &[&str]) -> Result<String>;
+    /// Payloads of what comes on the relay's channel.
+    async fn listen(&self) -> Result<UnboundedReceiver<String>>;
+}
+
+impl ParkedCommands for Setting {
     async fn park(&self, rows: &[Row]) -> Result<()> {
         for row in rows {
             let Row { number, state, aggregate, reason, minutes } = row;
@@ -68,7 +77,6 @@ impl Setting {
         Ok(told)
     }
 
-    /// Payloads of what comes on the relay's channel.
     async fn listen(&self) -> Result<UnboundedReceiver<String>> {
         let (client, mut connection) = tokio_postgres::connect(&self.database_url, NoTls).await?;
         let (sender, receiver) = unbounded_channel();

@@ -59,19 +59,6 @@ async fn marks(setting: &Setting) -> Result<Vec<bool>> {
     setting.ask("SELECT array_agg(relayed_at IS NOT NULL ORDER BY id) FROM outbox_messages").await
 }
 
-async fn is_acknowledged(setting: &Setting, relay: &Relay) -> Result<()> {
-    let lsn: String = setting.ask("SELECT pg_current_wal_lsn()::text").await?;
-    let sql = format!(
-        "SELECT confirmed_flush_lsn >= '{lsn}' FROM pg_replication_slots WHERE slot_name = '{}'",
-        setting.database
-    );
-    wait_for("the slot to pass", PATIENCE, async || {
-        Ok(setting.ask::<bool>(&sql).await?.then_some(()))
-    })
-    .await
-    .with_context(|| relay.log())
-}
-
 #[tokio::test]
 async fn an_aggregate_waits_and_follows_in_order_while_others_flow() -> Result<()> {
     let setting = setting().await?;
@@ -85,7 +72,7 @@ async fn an_aggregate_waits_and_follows_in_order_while_others_flow() -> Result<(
     insert(&setting, 5, "a", "good").await?;
     parked(&setting, &relay, "02 parked, 03 queued, 05 queued").await?;
     // The WAL is not held by it.
-    is_acknowledged(&setting, &relay).await?;
+    setting.is_acknowledged(&relay).await?;
     assert_eq!(ids(&arrived(&consumer, 2).await?), [uuid(1), uuid(4)]);
     assert_eq!(marks(&setting).await?, [true, false, false, true, false]);
     let shown: (i32, bool) = {
@@ -276,7 +263,7 @@ async fn dead_letters_say_why_and_hold_nothing() -> Result<()> {
     assert_eq!(text("pgoutbox-exchange"), "outbox");
     assert_eq!(text("pgoutbox-routing-key"), "late");
     assert_eq!(text("pgoutbox-table"), "public.outbox_messages");
-    is_acknowledged(&setting, &relay).await?;
+    setting.is_acknowledged(&relay).await?;
     assert_eq!(marks(&setting).await?, [false, true]);
     let failed: bool = setting
         .ask("SELECT failed_at IS NOT NULL FROM outbox_messages ORDER BY id LIMIT 1")
@@ -413,7 +400,7 @@ async fn ids_of_any_size_are_parked() -> Result<()> {
                     FROM pgoutbox.parked";
     setting.until("all to be parked", states).await.with_context(|| relay.log())?;
     assert_eq!(ids(&arrived(&consumer, 1).await?), ["3"]);
-    is_acknowledged(&setting, &relay).await?;
+    setting.is_acknowledged(&relay).await?;
     assert_eq!(relay.log().matches(" running ").count(), 1, "{}", relay.log());
     // The place is found again by the index: each is parked once.
     bind(&setting, "nobody").await?;
@@ -456,7 +443,7 @@ async fn an_event_is_parked_in_the_form_that_can_be_written() -> Result<()> {
                    = '01 a t, - - t, - - f, 04 - t' FROM pgoutbox.parked";
     setting.until("all to be parked", shown).await.with_context(|| relay.log())?;
     assert_eq!(ids(&arrived(&consumer, 1).await?), [uuid(5)]);
-    is_acknowledged(&setting, &relay).await?;
+    setting.is_acknowledged(&relay).await?;
     assert_eq!(relay.log().matches(" running ").count(), 1, "{}", relay.log());
     assert!(relay.log().contains("is parked without its row"), "{}", relay.log());
     relay.drain(PATIENCE).await

@@ -27,11 +27,6 @@ async fn all_in_order(consumer: &Consumer, numbers: &[u32], relay: &Relay) -> Re
     Ok(())
 }
 
-/// Sessions that came as far as the stream.
-fn sessions(relay: &Relay) -> usize {
-    relay.log().matches(" running ").count()
-}
-
 struct Part {
     name: &'static str,
     table: &'static str,
@@ -179,7 +174,7 @@ async fn nothing_is_done(setting: &Setting, alterations: &[&str], while_away: bo
         setting.database
     );
     setting.until("the acknowledgement", &acknowledged).await.with_context(|| relay.log())?;
-    assert_eq!(sessions(&relay), 1, "{}", relay.log());
+    assert_eq!(relay.sessions(), 1, "{}", relay.log());
     assert_eq!(consumer.total(), consumer.distinct(), "{}", relay.log());
     let _: String = setting.ask(&slot).await?;
     for text in ["recreated", "passed by"] {
@@ -324,7 +319,7 @@ async fn by_itself(table: &str, publication: &str, works: bool) -> Result<()> {
         relay.drain(PATIENCE).await?;
         relay = setting.run()?;
     }
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     assert_eq!(consumer.total(), numbers.len());
     relay.drain(PATIENCE).await
 }

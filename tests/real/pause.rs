@@ -27,7 +27,7 @@ async fn a_paused_relay_publishes_nothing_until_it_is_resumed() -> Result<()> {
 
     let said = setting.program.succeed(&["pause", "--note", "migration"]).await?;
     assert!(said.contains("pgoutbox resume"), "{said}");
-    relay.wait_for_log("paused by", PATIENCE).await?;
+    relay.reaches("paused", PATIENCE).await?;
     insert(&setting, 2).await?;
     // What is in flight is finished, and it can be stopped.
     relay.drain(PATIENCE).await?;
@@ -39,7 +39,7 @@ async fn a_paused_relay_publishes_nothing_until_it_is_resumed() -> Result<()> {
     insert(&setting, 3).await?;
     relay.kill9().await?;
     let relay = setting.run()?;
-    relay.wait_for_log("paused by", PATIENCE).await?;
+    relay.reaches("paused", PATIENCE).await?;
     // Also where nobody runs, who looks is told.
     let told = setting.program.output(&["status"]).await?;
     let told = String::from_utf8(told.stdout)?;
@@ -79,7 +79,7 @@ async fn a_long_pause_with_much_to_read_ends_no_session() -> Result<()> {
     let consumer = setting.bound("#").await?;
     setting.program.succeed(&["pause"]).await?;
     let relay = setting.run()?;
-    relay.wait_for_log("paused by", PATIENCE).await?;
+    relay.reaches("paused", PATIENCE).await?;
     // Too short to be compressed, each: some 20 MB in all.
     let fill = format!(
         "INSERT INTO outbox_messages (aggregate_type, aggregate_id, topic, payload)
@@ -113,7 +113,7 @@ async fn the_console_pauses_and_resumes_for_whoever_has_the_token() -> Result<()
     let setting = Setting::shared().await?.set("http.token", "correct-horse");
     let relay = setting.run()?;
     let address = relay.http(PATIENCE).await?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     let json = ("Content-Type", "application/json");
     let token = ("Authorization", "Bearer correct-horse");
     let state = async || -> Result<String> {

@@ -7,6 +7,8 @@ use lapin::options::QueueBindOptions;
 use lapin::types::FieldTable;
 
 use crate::bare::{arrived, ids};
+use crate::check::Checks as _;
+use crate::replay::Replays as _;
 use crate::setting::{PATIENCE, Setting};
 
 /// Ids from a sequence, and no column of the time: nothing but its transaction tells one row 1 from
@@ -207,8 +209,16 @@ async fn a_discarded_row_that_its_application_updates_stays_discarded() -> Resul
     Ok(())
 }
 
-impl Setting {
+/// Rows, counted.
+pub trait Counted {
     /// Waits for what `verify` counts: a row waits as long as any older transaction of the server does.
+    async fn until_counted(&self, want: [i64; 5]) -> Result<()>;
+    async fn all_but_marked(&self, unmarked: i64) -> Result<()>;
+    /// What `verify` counts: committed, delivered, parked, waiting, unmarked.
+    async fn counts(&self) -> Result<[i64; 5]>;
+}
+
+impl Counted for Setting {
     async fn until_counted(&self, want: [i64; 5]) -> Result<()> {
         let mut last = [0; 5];
         wait_for("the ledger", PATIENCE, async || {
@@ -225,8 +235,7 @@ impl Setting {
         self.until("all but some are marked", &sql).await
     }
 
-    /// What `verify` counts: committed, delivered, parked, waiting, unmarked.
-    pub async fn counts(&self) -> Result<[i64; 5]> {
+    async fn counts(&self) -> Result<[i64; 5]> {
         let output = self.program.output(&["verify", "--json"]).await?;
         let ledger: serde_json::Value = serde_json::from_slice(&output.stdout)
             .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;

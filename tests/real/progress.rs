@@ -59,7 +59,7 @@ async fn postgres_stops_at_once() -> Result<()> {
     setting.env("PGOUTBOX_SESSION__BACKOFF_MAX", "1s");
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     stop_fast(&postgres, "idle").await?;
     postgres.start_again().await?;
 

@@ -12,6 +12,7 @@ use pgoutbox::testing::reconcile;
 use serde_json::Value;
 
 use crate::bare::{arrived, ids, uuid};
+use crate::replay::Replays as _;
 use crate::setting::{PATIENCE, Setting};
 
 /// What the relay says of missing rows.
@@ -37,8 +38,15 @@ fn told(relay: &Relay, text: &str) -> Vec<Value> {
     lines.filter(|line| line["message"].as_str().is_some_and(|said| said.contains(text))).collect()
 }
 
-impl Setting {
+/// Marks that are lost, and who finds it.
+trait Verifies {
     /// Rows that have lost their mark, and one of them is parked.
+    async fn lose_marks(&self) -> Result<()>;
+    async fn verify(&self, code: i32) -> Result<Value>;
+    async fn verify_within(&self, wait: &str, code: i32) -> Result<Value>;
+}
+
+impl Verifies for Setting {
     async fn lose_marks(&self) -> Result<()> {
         self.sql(&format!(
             "UPDATE outbox_messages SET relayed_at = NULL WHERE id IN ('{}', '{}', '{}')",
@@ -201,7 +209,7 @@ async fn verify_tells_a_relay_that_is_behind_from_one_that_is_stuck() -> Result<
     setting.insert(1).await?;
     setting.all_marked().await?;
     setting.program.succeed(&["pause"]).await?;
-    relay.wait_for_log("paused by", PATIENCE).await?;
+    relay.reaches("paused", PATIENCE).await?;
     setting.sql("INSERT INTO outbox_messages (topic, payload) VALUES ('good', '{}')").await?;
     let ledger = setting.verify_within("1s", 0).await?;
     assert!(has(&ledger, "relay-behind", "warning"), "{ledger}");

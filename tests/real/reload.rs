@@ -65,7 +65,7 @@ async fn a_broker_that_is_named_wrong_is_mended_by_a_reload() -> Result<()> {
     relay.wait_for_log("again_in", PATIENCE).await?;
     write(&file, &format!("[amqp]\nurl = \"{right}\"\n"))?;
     relay.hangup()?;
-    relay.wait_for_log(" running ", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     relay.drain(PATIENCE).await
 }
 
@@ -137,7 +137,7 @@ async fn another_slot_is_what_everything_is_about() -> Result<()> {
     let started = relay.wait_for_log("pgoutbox starts", PATIENCE).await?;
     let path = file.path().display().to_string();
     assert!(started.contains(env!("CARGO_PKG_VERSION")) && started.contains(&path), "{started}");
-    relay.wait_for_log(" running ", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     write(&file, &slot(&second).replace("= 7", "= 8"))?;
     relay.hangup()?;
     relay.wait_for_log("window_messages=8", PATIENCE).await.with_context(|| relay.log())?;
@@ -151,7 +151,7 @@ async fn another_slot_is_what_everything_is_about() -> Result<()> {
     let paused = request(address, "POST", "/pause", &headers, "{\"note\": \"n\"}").await?;
     assert_eq!(paused.code, 200, "{paused:?}");
     assert_eq!(setting.ask::<String>("SELECT slot::text FROM pgoutbox.pause").await?, second);
-    relay.wait_for_log("paused by", PATIENCE).await?;
+    relay.reaches("paused", PATIENCE).await?;
     relay.drain(PATIENCE).await
 }
 
@@ -208,7 +208,7 @@ async fn a_login_that_is_given_up_leaves_nothing_behind() -> Result<()> {
     wait_until("one socket", PATIENCE, async || Ok(sockets(proxy.port())? <= 1)).await?;
     wait_until("one thread", PATIENCE, async || Ok(logins(&relay)? <= 1)).await?;
     proxy.resume(Direction::Down);
-    relay.wait_for_log(" running ", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     relay.drain(PATIENCE).await
 }
 

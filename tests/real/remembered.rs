@@ -126,7 +126,12 @@ async fn what_init_made_is_compared_too() -> Result<()> {
     Ok(())
 }
 
-impl Setting {
+/// What somebody does to the slot.
+trait Dropped {
+    fn drop_slot(&self) -> String;
+}
+
+impl Dropped for Setting {
     fn drop_slot(&self) -> String {
         format!("SELECT pg_drop_replication_slot('{}')", self.database)
     }

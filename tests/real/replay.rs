@@ -10,8 +10,17 @@ use serde_json::Value;
 use crate::bare::{arrived, id, ids, uuid};
 use crate::setting::{PATIENCE, Setting};
 
-impl Setting {
-    pub async fn replay(&self, code: i32, args: &[&str]) -> Result<String> {
+/// Rows, and their replay.
+pub trait Replays {
+    async fn replay(&self, code: i32, args: &[&str]) -> Result<String>;
+    /// Puts the event of this number aside with its row, committed at this place and time.
+    async fn put_row_aside(&self, number: u32, state: &str, lsn: &str, at: &str) -> Result<()>;
+    /// Rows of ten aggregates, a second apart, the last of them now.
+    async fn insert(&self, count: u32) -> Result<()>;
+}
+
+impl Replays for Setting {
+    async fn replay(&self, code: i32, args: &[&str]) -> Result<String> {
         let args = [&["replay"], args].concat();
         let output = self.program.output(&args).await?;
         let told = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
@@ -20,8 +29,7 @@ impl Setting {
         Ok(told)
     }
 
-    /// Puts the event of this number aside with its row, committed at this place and time.
-    pub async fn put_row_aside(&self, number: u32, state: &str, lsn: &str, at: &str) -> Result<()> {
+    async fn put_row_aside(&self, number: u32, state: &str, lsn: &str, at: &str) -> Result<()> {
         self.sql(&format!(
             r#"INSERT INTO pgoutbox.parked (slot, outbox, event_id, commit_lsn, index, commit_time, state, is_holding, note, columns, cells)
                VALUES (current_database(), 'outbox_messages', '{id}', '{lsn}', {number}, '{at}', '{state}', false, 'TICKET-1',
@@ -32,8 +40,7 @@ impl Setting {
         .await
     }
 
-    /// Rows of ten aggregates, a second apart, the last of them now.
-    pub async fn insert(&self, count: u32) -> Result<()> {
+    async fn insert(&self, count: u32) -> Result<()> {
         self.sql(&format!(
             "INSERT INTO outbox_messages (id, aggregate_type, aggregate_id, event_type, topic, payload, headers, occurred_at)
              SELECT ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid, 'order', n % 10, NULL, 'good',

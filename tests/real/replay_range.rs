@@ -5,18 +5,25 @@ use harness::postgres::{self, Postgres, Shutdown};
 use harness::shared;
 
 use crate::bare::uuid;
+use crate::replay::Replays as _;
 use crate::replay::setting;
 use crate::setting::{PATIENCE, Setting};
 
-impl Setting {
+/// Rows by time.
+trait Ranges {
     /// The numbers of the rows that a replay would send, in its order.
+    async fn chosen(&self, args: &[&str]) -> Result<Vec<u32>>;
+    /// A time as the command takes it.
+    async fn time(&self, sql: &str) -> Result<String>;
+}
+
+impl Ranges for Setting {
     async fn chosen(&self, args: &[&str]) -> Result<Vec<u32>> {
         let told = self.replay(0, &[args, &["--dry-run"]].concat()).await?;
         let ids = told.lines().filter_map(|line| line.strip_prefix("would send ")?.get(24..36));
         ids.map(|id| Ok(id.parse()?)).collect()
     }
 
-    /// A time as the command takes it.
     async fn time(&self, sql: &str) -> Result<String> {
         let text = "YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"";
         self.ask(&format!("SELECT to_char(({sql}) AT TIME ZONE 'UTC', '{text}')")).await
@@ -128,7 +135,7 @@ async fn rows_are_chosen_by_when_they_were_committed() -> Result<()> {
         .await?;
     // A keepalive twice a second, so that the slot is soon where the WAL is.
     let relay = setting.clone().set("postgres.wal_sender_timeout", "1s").run()?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     let unmarked = [&range[..], &["--only", "unrelayed"]].concat();
     assert_eq!(setting.chosen(&unmarked).await?, [14]);
     relay.drain(PATIENCE).await

@@ -105,7 +105,7 @@ async fn the_broker_raises_its_memory_alarm_in_the_middle_of_large_messages() ->
     setting.env("PGOUTBOX_AMQP__HEARTBEAT", "1s");
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     rabbitmq.memory_alarm(true).await?;
     let sql = format!(
         "INSERT INTO outbox_messages (aggregate_type, aggregate_id, event_type, payload)

@@ -124,7 +124,7 @@ async fn a_reload_takes_over_what_a_certificate_file_holds() -> Result<()> {
         .set("postgres.ca_file", &authority.path().display().to_string());
     setting.program = setting.program.env("PGPASSWORD_FILE", servers.file("password"));
     let relay = setting.run()?;
-    relay.wait_for_log(" running ", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     relay.hangup()?;
     relay.wait_for_log("SIGHUP: no other setting has changed", PATIENCE).await?;
     let both = [

@@ -8,6 +8,7 @@ use harness::wait_until;
 use tokio_postgres::Client;
 
 use crate::bare::{arrived, ids};
+use crate::place::Counted as _;
 use crate::place::{NUMBERED, bind, parked};
 use crate::progress::through;
 use crate::setting::{PATIENCE, Setting};

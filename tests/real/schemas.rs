@@ -15,6 +15,7 @@ use harness::wait_until;
 use serde_json::Value;
 
 use crate::bare::id;
+use crate::check::Checks as _;
 use crate::check::hint;
 use crate::setting::{PATIENCE, Setting};
 use list::{Case, Refused, refuses, works};

@@ -102,7 +102,7 @@ async fn systemd_hears_of_a_life_in_order() -> Result<()> {
 async fn a_standby_has_started_and_a_relay_without_a_broker_has_not() -> Result<()> {
     let mut setting = Setting::shared().await?;
     let leader = setting.run()?;
-    leader.wait_for_log("running", PATIENCE).await?;
+    leader.reaches("running", PATIENCE).await?;
     let manager = Manager::start()?;
     setting.env("NOTIFY_SOCKET", &manager.path());
     let standby = setting.run()?;

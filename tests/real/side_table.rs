@@ -4,7 +4,9 @@ use anyhow::{Context, Result};
 use harness::wait_for;
 
 use crate::bare::{arrived, ids, uuid};
+use crate::place::Counted as _;
 use crate::place::{NUMBERED, bind, insert, parked, quick};
+use crate::replay::Replays as _;
 use crate::setting::{PATIENCE, Setting};
 
 /// With a time of its own.

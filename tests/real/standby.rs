@@ -18,15 +18,15 @@ async fn takes_over_from_a_killed_leader() -> Result<()> {
     let setting = Setting::shared().await?;
     let consumer = setting.consumer().await?;
     let leader = setting.run()?;
-    leader.wait_for_log("running", PATIENCE).await?;
+    leader.reaches("running", PATIENCE).await?;
     let standby = setting.run()?;
-    standby.wait_for_log(STANDBY, PATIENCE).await?;
+    standby.reaches("standby", PATIENCE).await?;
     let mut load = Workload::start(&setting.database_url, steady()).await?;
     consumer.wait_distinct(200, PATIENCE).await?;
     assert!(!standby.log().contains("running"), "two leaders:\n{}", standby.log());
     leader.kill9().await?;
     let killed = Instant::now();
-    standby.wait_for_log("running", Duration::from_secs(5)).await?;
+    standby.reaches("running", Duration::from_secs(5)).await?;
     let took = killed.elapsed();
     let before = consumer.distinct();
     consumer.wait_distinct(before + 100, PATIENCE).await?;
@@ -46,20 +46,20 @@ async fn takes_over_from_a_frozen_leader() -> Result<()> {
     setting.env("PGOUTBOX_POSTGRES__WAL_SENDER_TIMEOUT", "3s");
     let consumer = setting.consumer().await?;
     let leader = setting.run()?;
-    leader.wait_for_log("running", PATIENCE).await?;
+    leader.reaches("running", PATIENCE).await?;
     let standby = setting.run()?;
-    standby.wait_for_log(STANDBY, PATIENCE).await?;
+    standby.reaches("standby", PATIENCE).await?;
     let mut load = Workload::start(&setting.database_url, steady()).await?;
     consumer.wait_distinct(200, PATIENCE).await?;
     leader.sigstop()?;
     let frozen = Instant::now();
-    standby.wait_for_log("running", timeout + Duration::from_secs(2)).await?;
+    standby.reaches("running", timeout + Duration::from_secs(2)).await?;
     let took = frozen.elapsed();
     // What the leader had in hand when it froze, the new one has delivered by then.
     let committed = load.committed();
     consumer.wait_distinct(committed, PATIENCE).await?;
     leader.sigcont()?;
-    leader.wait_for_log(STANDBY, PATIENCE).await?;
+    leader.reaches("standby", PATIENCE).await?;
     assert!(standby.is_running(), "{}", standby.log());
     let before = consumer.distinct();
     consumer.wait_distinct(before + 100, PATIENCE).await?;
@@ -78,7 +78,7 @@ async fn takes_over_from_a_frozen_leader() -> Result<()> {
 async fn a_standby_that_loses_its_broker_says_so_and_comes_back() -> Result<()> {
     let setting = Setting::shared().await?;
     let leader = setting.run()?;
-    leader.wait_for_log("running", PATIENCE).await?;
+    leader.reaches("running", PATIENCE).await?;
     let rabbitmq = harness::shared::rabbitmq().await?;
     let proxy = Proxy::start(rabbitmq.port()).await?;
     let behind = setting.clone().set("amqp.url", &through(&setting.amqp_url, &proxy));
@@ -105,6 +105,6 @@ async fn a_standby_that_loses_its_broker_says_so_and_comes_back() -> Result<()> 
     proxy.resume(Direction::Down);
     until(200, 3).await?;
     leader.kill9().await?;
-    standby.wait_for_log("running", PATIENCE).await?;
+    standby.reaches("running", PATIENCE).await?;
     standby.drain(PATIENCE).await
 }

@@ -71,16 +71,6 @@ impl Swept {
     }
 }
 
-/// Everything committed until now is acknowledged.
-async fn is_acknowledged(setting: &Setting, relay: &Relay) -> Result<()> {
-    let lsn: String = setting.ask("SELECT pg_current_wal_lsn()::text").await?;
-    let passed = format!(
-        "SELECT confirmed_flush_lsn >= '{lsn}' FROM pg_replication_slots WHERE slot_name = '{}'",
-        setting.database
-    );
-    setting.until("the slot to pass", &passed).await.with_context(|| relay.log())
-}
-
 /// A line of the log that is about this, and has a hint.
 fn is_told(relay: &Relay, parts: &[&str]) -> Result<()> {
     let log = relay.log();
@@ -89,10 +79,6 @@ fn is_told(relay: &Relay, parts: &[&str]) -> Result<()> {
     let hint = line.split("hint=").nth(1).unwrap_or_default();
     ensure!(hint.trim_matches('"').len() > 10, "no hint in {line}");
     Ok(())
-}
-
-fn sessions(relay: &Relay) -> usize {
-    relay.log().lines().filter(|line| line.contains(" running ")).count()
 }
 
 async fn switch_off(setting: &Setting) -> Result<()> {

@@ -329,7 +329,7 @@ async fn a_column_missing_or_of_a_wrong_type_is_named_at_the_start() -> Result<(
     assert!(told.replace('"', "").contains(hint), "{told}");
     // Once that is done it goes on by itself.
     setting.sql(hint).await?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     relay.drain(PATIENCE).await
 }
 

@@ -94,7 +94,17 @@ pub async fn servers() -> Result<&'static Servers> {
     SERVERS.get_or_try_init(Servers::start).await
 }
 
-impl Setting {
+/// TLS, and how it is refused.
+trait Certified {
+    fn file(self, key: &str, name: &str, servers: &Servers) -> Self;
+    fn certificate(self, section: &str, name: &str, servers: &Servers) -> Self;
+    /// An event gets through; `look` is asked meanwhile.
+    async fn relays(&self, look: impl AsyncFnOnce() -> Result<()>) -> Result<()>;
+    /// The relay says why it cannot connect, tries again, and never gives up.
+    async fn is_refused(&self, told: &str, hint: &str) -> Result<()>;
+}
+
+impl Certified for Setting {
     fn file(self, key: &str, name: &str, servers: &Servers) -> Self {
         self.set(key, &servers.file(name).display().to_string())
     }
@@ -107,7 +117,6 @@ impl Setting {
         )
     }
 
-    /// An event gets through; `look` is asked meanwhile.
     async fn relays(&self, look: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
         let consumer = self.consumer().await?;
         let relay = self.run()?;
@@ -117,7 +126,6 @@ impl Setting {
         relay.drain(PATIENCE).await
     }
 
-    /// The relay says why it cannot connect, tries again, and never gives up.
     async fn is_refused(&self, told: &str, hint: &str) -> Result<()> {
         let relay = self.clone().set("log.level", "info,pgoutbox=debug").run()?;
         let line = relay.wait_for_log("failures=3", PATIENCE).await?;

@@ -78,7 +78,7 @@ async fn half_a_million_rows_in_one_transaction_need_no_memory() -> Result<()> {
     };
     let consumer = Consumer::start(&setting.amqp_url, options).await?;
     let relay = setting.run()?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     let before = relay.peak_rss_bytes()?;
     insert_rows(&setting, ROWS).await?;
     let committed = Instant::now();

@@ -32,6 +32,7 @@ pub mod proxy;
 pub mod rabbitmq;
 mod reaper;
 pub mod relay;
+pub mod setting;
 pub mod shared;
 pub mod usage;
 mod user;

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
+use crate::http;
 use crate::process::{Process, Signal};
 use crate::reaper::{self, Kind};
 use crate::usage;
@@ -195,6 +196,29 @@ impl Relay {
         .await
         .with_context(|| self.log())?;
         line.with_context(|| format!("the relay ended without {text:?}:\n{}", self.log()))
+    }
+
+    /// Waits until it says by HTTP that it is at this: `running`, `standby`, `paused`. Fails early if the
+    /// process ends before.
+    pub async fn reaches(&self, state: &str, within: Duration) -> Result<()> {
+        let address = self.http(within).await?;
+        let what = format!("the relay to be {state}");
+        let came = wait_for(&what, within, async || {
+            if !self.is_running() {
+                return Ok(Some(false));
+            }
+            let told = http::get(address, "/livez").await?.json()?;
+            ensure!(told.get("state").is_some_and(|it| it == state), "it says {told}");
+            Ok(Some(true))
+        });
+        let came = came.await.with_context(|| self.log())?;
+        ensure!(came, "the relay ended before it was {state}:\n{}", self.log());
+        Ok(())
+    }
+
+    /// Sessions that came as far as the stream.
+    pub fn sessions(&self) -> usize {
+        self.log().lines().filter(|line| line.contains(" running ")).count()
     }
 
     /// Where it serves HTTP.

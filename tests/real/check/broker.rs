@@ -10,6 +10,7 @@ use lapin::types::FieldTable;
 use serde_json::Value;
 
 use super::hint;
+use crate::check::Checks as _;
 use crate::setting::Setting;
 
 #[tokio::test]

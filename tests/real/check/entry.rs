@@ -7,6 +7,7 @@ use harness::postgres::{self, Postgres, Shutdown};
 use harness::shared;
 
 use super::{hint, paste};
+use crate::check::Checks as _;
 use crate::setting::{PATIENCE, Setting};
 
 /// A corner with the two roles that `init` makes, as its owner and as these sees it.

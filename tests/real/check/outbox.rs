@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use harness::shared;
 
 use super::{hint, paste};
+use crate::check::Checks as _;
 use crate::setting::Setting;
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use harness::wait_until;
 
+use crate::check::Checks as _;
 use crate::setting::{PATIENCE, Setting};
 
 /// Beyond its limit, and no checkpoint was there yet to remove what it needs.

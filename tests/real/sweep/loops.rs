@@ -10,7 +10,7 @@ use harness::http::get;
 use harness::relay::Relay;
 use harness::wait_for;
 
-use super::{CLASSES, Swept, codes, is_acknowledged};
+use super::{CLASSES, Swept, codes};
 use crate::setting::{PATIENCE, Setting};
 
 /// `raise_if_armed('x')` raises what `armed` has for x.
@@ -128,7 +128,7 @@ impl Loop {
         self.setting.sql("DELETE FROM armed").await?;
         let distinct = self.consumer.wait_distinct(count, PATIENCE).await;
         distinct.with_context(|| self.relay.log())?;
-        is_acknowledged(&self.setting, &self.relay).await?;
+        self.setting.is_acknowledged(&self.relay).await?;
         let ready = async || Ok((get(self.address, "/readyz").await?.code == 200).then_some(()));
         wait_for("it to be ready", PATIENCE, ready).await.with_context(|| self.relay.log())?;
         self.relay.drain(PATIENCE).await
@@ -143,7 +143,7 @@ async fn progress() -> Result<Swept> {
     let mut swept = Swept::default();
     let sql = trigger("progress", "INSERT OR UPDATE", "pgoutbox.progress");
     let world = Loop::new(setting(&sql).await?).await?;
-    world.relay.wait_for_log("running", PATIENCE).await?;
+    world.relay.reaches("running", PATIENCE).await?;
     arm(&world.setting, "progress", "P0001").await?;
     world.insert("good").await?;
     world.sweep(&mut swept, "progress", "progress: write", &codes()).await?;

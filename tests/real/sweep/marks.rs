@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 use harness::relay::Relay;
 
-use super::{CLASSES, SWITCH, Swept, came, codes, is_acknowledged, is_told, sessions, switch_off};
+use super::{CLASSES, SWITCH, Swept, came, codes, is_told, switch_off};
 use crate::setting::{PATIENCE, Setting};
 
 const STATEMENTS: [(&str, &str); 3] =
@@ -100,7 +100,7 @@ impl World {
         let count = self.insert().await?;
         came(&consumer, count, &relay).await?;
         self.others_are_marked(&relay).await?;
-        is_acknowledged(&self.setting, &relay).await?;
+        self.setting.is_acknowledged(&relay).await?;
         let swept = self.told(statement, &relay).await?;
         let raised: i64 = self.setting.ask("SELECT last_value FROM raised").await?;
         println!("sweep: {statement}: {raised} errors over {count} events");
@@ -113,7 +113,7 @@ impl World {
         let all = all.iter().map(|table| format!("NOT EXISTS ({})", self.unmarked(table)));
         let all = format!("SELECT {}", all.collect::<Vec<_>>().join(" AND "));
         self.setting.until("all marks", &all).await.with_context(|| relay.log())?;
-        ensure!(sessions(&relay) == 1 && relay.is_running(), "{}", relay.log());
+        ensure!(relay.sessions() == 1 && relay.is_running(), "{}", relay.log());
         ensure!(consumer.total() == count, "{} came of {count}", consumer.total());
         relay.drain(PATIENCE).await?;
         Ok(swept)

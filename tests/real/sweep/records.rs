@@ -10,7 +10,7 @@ use harness::wait_until;
 use lapin::options::QueueBindOptions;
 use lapin::types::FieldTable;
 
-use super::{SWITCH, Swept, came, codes, is_acknowledged, is_told, sessions, switch_off};
+use super::{SWITCH, Swept, came, codes, is_told, switch_off};
 use crate::bare::id;
 use crate::setting::{PATIENCE, Setting};
 
@@ -88,7 +88,7 @@ impl World {
                 self.expected += 1;
             }
         }
-        is_acknowledged(&self.setting, &self.relay).await
+        self.setting.is_acknowledged(&self.relay).await
     }
 
     /// One more behind each, in its aggregate.
@@ -98,7 +98,7 @@ impl World {
         self.setting.sql(sql).await?;
         // Of an event that is parked without its aggregate nothing waits behind it.
         self.expected += self.codes.len();
-        is_acknowledged(&self.setting, &self.relay).await
+        self.setting.is_acknowledged(&self.relay).await
     }
 
     async fn came(&self) -> Result<()> {
@@ -118,7 +118,7 @@ impl World {
         self.setting.sql(sql).await?;
         self.expected += 1;
         self.came().await?;
-        is_acknowledged(&self.setting, &self.relay).await
+        self.setting.is_acknowledged(&self.relay).await
     }
 
     /// So many errors were raised.
@@ -175,7 +175,7 @@ async fn records_of_parked_events() -> Result<()> {
     let is_empty = "SELECT count(*) = 0 FROM pgoutbox.parked";
     setting.until("an empty parking", is_empty).await.with_context(|| world.relay.log())?;
     ensure!(world.consumer.total() == world.expected, "{} came", world.consumer.total());
-    ensure!(sessions(&world.relay) == 1 && world.relay.is_running(), "{}", world.relay.log());
+    ensure!(world.relay.sessions() == 1 && world.relay.is_running(), "{}", world.relay.log());
     world.is_in_order()?;
     world.relay.drain(PATIENCE).await?;
     swept.print();

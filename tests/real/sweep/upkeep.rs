@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use harness::wait_until;
 
-use super::{CLASSES, SWITCH, Swept, is_told, sessions, switch_off};
+use super::{CLASSES, SWITCH, Swept, is_told, switch_off};
 use crate::setting::{PATIENCE, Setting};
 
 /// Of a class each, and those that are told apart by name.
@@ -57,7 +57,7 @@ const RECORDS: &str = "
 async fn reconciliation() -> Result<()> {
     let setting = setting(RECORDS).await?;
     let relay = setting.run()?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     setting.sql("UPDATE events SET relayed_at = NULL; UPDATE others SET relayed_at = NULL").await?;
     let found = format!("table=\"public.events\" rows={} ", few().len());
     relay.wait_for_log(&found, PATIENCE).await?;
@@ -78,7 +78,7 @@ async fn reconciliation() -> Result<()> {
     })
     .await
     .with_context(|| relay.log())?;
-    ensure!(sessions(&relay) == 1 && relay.is_running(), "{}", relay.log());
+    ensure!(relay.sessions() == 1 && relay.is_running(), "{}", relay.log());
     relay.drain(PATIENCE).await?;
     swept.print();
     Ok(())
@@ -96,7 +96,7 @@ const DELETES: &str = "
 async fn pruning() -> Result<()> {
     let setting = setting(DELETES).await?.set("prune.keep", "1h").set("prune.interval", "1s");
     let relay = setting.run()?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     let gone = "SELECT NOT EXISTS (SELECT FROM events WHERE id LIKE 'good%') AND NOT EXISTS (SELECT FROM others)
                    AND NOT EXISTS (SELECT FROM pgoutbox.parked WHERE event_id LIKE 'good%')";
     setting.until("the good rows to go", gone).await.with_context(|| relay.log())?;
@@ -114,7 +114,7 @@ async fn pruning() -> Result<()> {
     }
     let left: i64 = setting.ask("SELECT count(*) FROM events").await?;
     ensure!(left == i64::try_from(few().len())?, "{left} rows stay");
-    ensure!(sessions(&relay) == 1 && relay.is_running(), "{}", relay.log());
+    ensure!(relay.sessions() == 1 && relay.is_running(), "{}", relay.log());
     switch_off(&setting).await?;
     // The relay leaves them alone for an hour; a command does not.
     setting.program.succeed(&["prune"]).await?;

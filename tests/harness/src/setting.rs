@@ -1,0 +1,291 @@
+//! One test's own corner of the servers, built step by step: a database, a vhost, a slot, settings of
+//! the program, and then looks at what came of it.
+//!
+//! ```ignore
+//! let setting = Setting::with(&[("audit.mode", "delete"), ("parking.backoff_min", "100ms")]).await?;
+//! let consumer = setting.bound("#").await?;
+//! let relay = setting.run()?;
+//! ```
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lapin::types::AMQPValue;
+use serde_json::Value;
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
+
+use crate::checker::{self, Verdict};
+use crate::consumer::{self, Consumer, Delivery, QueueType};
+use crate::postgres::{self, Postgres};
+use crate::rabbitmq::{self, RabbitMq};
+use crate::relay::{Pgoutbox, Relay};
+use crate::workload::{self, Ledger};
+use crate::{shared, wait_for, wait_until};
+
+/// How long anything may take on a busy machine before the test has failed.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Clone)]
+/// A database with the outbox, a vhost with the exchange, and the program set up for both.
+pub struct Setting {
+    pub database: String,
+    pub vhost: String,
+    pub database_url: String,
+    pub amqp_url: String,
+    pub program: Pgoutbox,
+}
+
+impl Setting {
+    /// On the servers that all tests share: for tests that do not break them.
+    pub async fn shared() -> Result<Self> {
+        let (postgres, rabbitmq) = tokio::try_join!(shared::postgres(), shared::rabbitmq())?;
+        let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);
+        let (database_url, amqp_url) = (postgres.url(&database), rabbitmq.url(&vhost));
+        Self::of(database, vhost, database_url, amqp_url).await
+    }
+
+    /// With a Postgres of its own, to be broken, and the broker that all tests share.
+    pub async fn own_postgres() -> Result<(Postgres, Self)> {
+        let own = Postgres::start(postgres::Options::default());
+        let (postgres, rabbitmq) = tokio::try_join!(own, shared::rabbitmq())?;
+        let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);
+        let (database_url, amqp_url) = (postgres.url(&database), rabbitmq.url(&vhost));
+        let setting = Self::of(database, vhost, database_url, amqp_url).await?;
+        Ok((postgres, setting))
+    }
+
+    /// On the shared Postgres, and with a broker that no other test uses meanwhile.
+    pub async fn own_rabbitmq() -> Result<(MutexGuard<'static, RabbitMq>, Self)> {
+        let (postgres, rabbitmq) = tokio::try_join!(shared::postgres(), breakable())?;
+        let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);
+        let (database_url, amqp_url) = (postgres.url(&database), rabbitmq.url(&vhost));
+        let setting = Self::of(database, vhost, database_url, amqp_url).await?;
+        Ok((rabbitmq, setting))
+    }
+
+    /// The program with one more setting, by its variable.
+    pub fn env(&mut self, name: &str, value: &str) {
+        self.program = self.program.clone().env(name, value);
+    }
+
+    /// On the servers behind these URLs. The slot is named after the database: slots are the
+    /// whole server's.
+    pub async fn of(
+        database: String,
+        vhost: String,
+        database_url: String,
+        amqp_url: String,
+    ) -> Result<Self> {
+        let program = program(&database, &database_url, &amqp_url);
+        program.succeed(&["init", "--declare", "--set", "amqp.connect_timeout=60s"]).await?;
+        Ok(Self { database, vhost, database_url, amqp_url, program })
+    }
+
+    pub async fn consumer(&self) -> Result<Consumer> {
+        let options = consumer::Options { declare_exchange: false, ..Default::default() };
+        Consumer::start(&self.amqp_url, options).await
+    }
+
+    pub fn run(&self) -> Result<Relay> {
+        self.program.spawn(&["run"])
+    }
+
+    pub async fn client(&self) -> Result<tokio_postgres::Client> {
+        postgres::connect(&self.database_url).await
+    }
+
+    /// Runs SQL in the test's database.
+    pub async fn sql(&self, sql: &str) -> Result<()> {
+        Ok(self.client().await?.batch_execute(sql).await?)
+    }
+
+    /// Rows without their mark.
+    pub async fn unmarked(&self) -> Result<usize> {
+        checker::unmarked(&self.client().await?, &workload::Options::default().table).await
+    }
+
+    /// Waits until every row is marked.
+    pub async fn all_marked(&self) -> Result<()> {
+        wait_until("all rows are marked", PATIENCE, async || Ok(self.unmarked().await? == 0)).await
+    }
+
+    /// Waits for what was committed, drains the relay and judges. Every promise but the number
+    /// of repeats must be kept.
+    pub async fn judge(
+        &self,
+        ledger: &Ledger,
+        consumer: Consumer,
+        relay: &Relay,
+        repeats_allowed: usize,
+    ) -> Result<Verdict> {
+        let came = consumer.wait_distinct(ledger.committed.len(), PATIENCE).await;
+        came.with_context(|| relay.log())?;
+        relay.drain(PATIENCE).await?;
+        let verdict = checker::check(ledger, &consumer.finish(), self.unmarked().await?);
+        let broken = verdict.broken(repeats_allowed);
+        ensure!(broken.is_empty(), "{broken:?}\n{verdict}\n{}", relay.log());
+        Ok(verdict)
+    }
+
+    /// Made by `init`, with settings by their keys in the file.
+    pub async fn with(settings: &[(&str, &str)]) -> Result<Self> {
+        let bare = Self::bare().await?;
+        let setting = settings.iter().fold(bare, |setting, (key, value)| setting.set(key, value));
+        setting.init().await?;
+        Ok(setting)
+    }
+
+    /// The slot passes all that is committed now.
+    pub async fn is_acknowledged(&self, relay: &Relay) -> Result<()> {
+        let lsn: String = self.ask("SELECT pg_current_wal_lsn()::text").await?;
+        let passed = format!(
+            "SELECT confirmed_flush_lsn >= '{lsn}' FROM pg_replication_slots WHERE slot_name = '{}'",
+            self.database
+        );
+        self.until("the slot to pass", &passed).await.with_context(|| relay.log())
+    }
+
+    /// A database and a vhost with nothing in them yet, on the servers that all tests share.
+    pub async fn bare() -> Result<Self> {
+        let (postgres, rabbitmq) = tokio::try_join!(shared::postgres(), shared::rabbitmq())?;
+        let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);
+        let (database_url, amqp_url) = (postgres.url(&database), rabbitmq.url(&vhost));
+        let program = program(&database, &database_url, &amqp_url);
+        Ok(Self { database, vhost, database_url, amqp_url, program })
+    }
+
+    /// One setting more, by its key in the file.
+    #[must_use]
+    pub fn set(mut self, key: &str, value: &str) -> Self {
+        let name = format!("PGOUTBOX_{}", key.replace('.', "__").to_uppercase());
+        self.program = self.program.env(&name, value);
+        self
+    }
+
+    pub async fn init(&self) -> Result<String> {
+        self.program.succeed(&["init", "--declare", "--set", "amqp.connect_timeout=60s"]).await
+    }
+
+    /// `pgoutbox status --json`, whatever its exit code says.
+    pub async fn status(&self) -> Result<Value> {
+        let output = self.program.output(&["status", "--json"]).await?;
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// One value that SQL gives.
+    pub async fn ask<T>(&self, sql: &str) -> Result<T>
+    where
+        T: for<'a> tokio_postgres::types::FromSql<'a>,
+    {
+        let row = self.client().await?.query_one(sql, &[]).await;
+        Ok(row.with_context(|| sql.to_owned())?.try_get(0)?)
+    }
+
+    /// Waits until SQL says `true`.
+    pub async fn until(&self, what: &str, sql: &str) -> Result<()> {
+        let client = self.client().await?;
+        wait_until(what, PATIENCE, async || Ok(client.query_one(sql, &[]).await?.try_get(0)?)).await
+    }
+
+    /// What comes of the exchange by this binding; the exchange is declared where it is not there.
+    pub async fn bound(&self, binding: &str) -> Result<Consumer> {
+        let options = consumer::Options {
+            queue_type: QueueType::Classic,
+            binding: binding.to_owned(),
+            ..Default::default()
+        };
+        Consumer::start(&self.amqp_url, options).await
+    }
+
+    /// Puts the event of this number aside; for those who ask whether it is, not what it was.
+    pub async fn put_aside(&self, number: u32, state: &str) -> Result<()> {
+        self.sql(&format!(
+            "INSERT INTO pgoutbox.parked (slot, outbox, event_id, commit_lsn, index, commit_time, state, is_holding, columns, cells)
+             VALUES (current_database(), 'outbox_messages', '{}', '0/1', {number}, now(), '{state}', false, '[]', '{{}}')",
+            uuid(number)
+        ))
+        .await
+    }
+
+    /// A channel to declare, bind and publish with.
+    pub async fn channel(&self) -> Result<lapin::Channel> {
+        Ok(rabbitmq::connect(&self.amqp_url).await?.create_channel().await?)
+    }
+}
+
+/// A broker that tests break, one after the other: a node takes seconds to start.
+async fn breakable() -> Result<MutexGuard<'static, RabbitMq>> {
+    static RABBITMQ: OnceCell<Mutex<RabbitMq>> = OnceCell::const_new();
+    let start = async || -> Result<Mutex<RabbitMq>> {
+        let options = rabbitmq::Options { spare_vhosts: 16, ..Default::default() };
+        Ok(Mutex::new(RabbitMq::start(options).await?))
+    };
+    let rabbitmq = RABBITMQ.get_or_try_init(start).await?.lock().await;
+    if !rabbitmq.is_running() {
+        // The test before failed while it was down.
+        rabbitmq.start_again().await?;
+    }
+    Ok(rabbitmq)
+}
+
+/// A load that the relay keeps up with in a debug build, until it is stopped.
+pub fn steady() -> workload::Options {
+    workload::Options {
+        until: workload::Until::Stopped,
+        pause: Duration::from_millis(20),
+        large: 300,
+        ..Default::default()
+    }
+}
+
+/// The program under test, with its slot named after the database.
+pub fn program(database: &str, database_url: &str, amqp_url: &str) -> Pgoutbox {
+    Pgoutbox::at(binary())
+        .env("DATABASE_URL", database_url)
+        .env("AMQP_URL", amqp_url)
+        .env("PGOUTBOX_POSTGRES__SLOT", database)
+}
+
+/// Waits for so many deliveries, repeats counted, and looks at all there are.
+pub async fn arrived(consumer: &Consumer, count: usize) -> Result<Vec<Delivery>> {
+    wait_for(&format!("{count} deliveries"), PATIENCE, async || {
+        let all = consumer.deliveries(<[Delivery]>::to_vec);
+        let last = ids(all.get(all.len().saturating_sub(20)..).unwrap_or_default());
+        ensure!(all.len() >= count, "{} came, at last: {last:?}", all.len());
+        Ok(Some(all))
+    })
+    .await
+}
+
+/// The `message_id`s, in the order in which they came.
+pub fn ids(deliveries: &[Delivery]) -> Vec<String> {
+    deliveries.iter().map(id).collect()
+}
+
+pub fn id(delivery: &Delivery) -> String {
+    let id = delivery.properties.message_id().as_ref();
+    id.map_or_else(String::new, |id| id.to_string())
+}
+
+/// A header that is text.
+pub fn text<'a>(delivery: &'a Delivery, name: &str) -> Option<&'a str> {
+    match delivery.header(name)? {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+        _ => None,
+    }
+}
+
+/// An id that says where a row stands among others: `…0007`.
+pub fn uuid(number: u32) -> String {
+    format!("00000000-0000-0000-0000-{number:012}")
+}
+
+/// The binary that cargo has built for the test that runs: it says where at run time, newer ones at
+/// least; it stands above the test's own.
+pub fn binary() -> PathBuf {
+    let told = std::env::var_os("CARGO_BIN_EXE_pgoutbox").map(PathBuf::from);
+    let above = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join("pgoutbox"));
+    told.or_else(above).unwrap_or_else(|| "pgoutbox".into())
+}
