@@ -21,9 +21,6 @@ pub(super) struct Args {
 }
 
 /// Prints what it answers, and says whether that is good.
-///
-/// # Errors
-/// There is nobody to ask.
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let http = Config::load(sources, Needs::NONE)?.http;
     let path = if args.ready { "/readyz" } else { "/livez" };

@@ -19,9 +19,6 @@ pub(super) struct Args {
 }
 
 /// The page; nothing where pages were written.
-///
-/// # Errors
-/// The directory's.
 pub(super) fn run(args: &Args, command: Command) -> Result<String, Fault> {
     let Some(directory) = &args.out else {
         let mut page = Vec::new();

@@ -32,9 +32,6 @@ pub(super) struct Args {
 }
 
 /// The SQL, in the order in which it must run.
-///
-/// # Errors
-/// The configuration's.
 pub(super) fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
     let config = Config::load(sources, Needs::NONE)?;
     if args.uninstall {

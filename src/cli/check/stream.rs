@@ -28,9 +28,6 @@ pub(super) async fn look(config: &Config) -> Finding {
 }
 
 /// Who reads the slot, where that is no relay of its own: `run` would only wait.
-///
-/// # Errors
-/// The connection's.
 pub(super) async fn user(config: &Config, client: &Client) -> Result<Option<Finding>, Fault> {
     let (slot, own) = (&config.postgres.slot, &config.postgres.application_name);
     let rows = query(client, &sql::render(sql::CHECK_SLOT_USER, &[("slot", slot)])?).await?;

@@ -63,9 +63,6 @@ pub(super) struct Parking {
 
 impl Parking {
     /// The first of the events that are not done with.
-    ///
-    /// # Errors
-    /// The connection's.
     pub(super) async fn list(&self, config: &Arc<Config>) -> Result<Value, Fault> {
         let mut listed = self.listed.lock().await;
         if let Some((at, of, value)) = &*listed
@@ -91,9 +88,6 @@ impl Parking {
     }
 
     /// Does it to those that are still there and are of our slot.
-    ///
-    /// # Errors
-    /// The connection's.
     pub(super) async fn act(
         &self,
         config: &Config,
@@ -124,9 +118,6 @@ impl Parking {
 }
 
 /// Has the relay publish nothing more, or publish again.
-///
-/// # Errors
-/// The connection's.
 pub(super) async fn pause(config: &Config, is_paused: bool, note: &str) -> Result<Value, Fault> {
     let client = connect(config).await?;
     let slot = &config.postgres.slot;
