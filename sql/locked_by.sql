@@ -1,4 +1,4 @@
--- Who has locked rows of a table for the longest time.
+-- Who has locked a table, or rows of it, for the longest time: who has the whole table first.
 --   $1 text: the table
 SELECT activity.pid, activity.state, activity.application_name,
        extract(epoch FROM now() - activity.xact_start)::float8 AS seconds
@@ -8,4 +8,5 @@ SELECT activity.pid, activity.state, activity.application_name,
    AND own.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND own.mode NOT IN ('AccessShareLock', 'ShareUpdateExclusiveLock')
    AND own.pid <> pg_backend_pid()
- ORDER BY activity.xact_start LIMIT 1;
+ ORDER BY own.mode NOT IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'),
+          activity.xact_start LIMIT 1;

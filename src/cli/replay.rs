@@ -459,6 +459,7 @@ fn summary(args: &Args, tally: &Tally) {
                 "delivered": tally.delivered, "refused": refused, "held": tally.held,
                 "gone": tally.gone, "marked": tally.marked, "would_send": tally.dry,
                 "undated": tally.undated, "unknown": tally.unknown,
+                "shared": tally.shared.iter().map(|(id, rows)| json!({ "id": id, "rows": rows })).collect::<Vec<_>>(),
             })
         ));
         return;
@@ -472,6 +473,12 @@ fn summary(args: &Args, tally: &Tally) {
     }
     for id in &tally.unknown {
         say(format_args!("unknown  {}: no row that fits has this id", Shown(id)));
+    }
+    for (id, rows) in &tally.shared {
+        say(format_args!(
+            "shared   {}: {rows} rows have this id: each is an event of its own, sent once and in order",
+            Shown(id)
+        ));
     }
     if args.dry_run {
         say(format_args!("{} would be sent, {} cannot be", tally.dry, tally.refused.len()));

@@ -1,7 +1,7 @@
 //! Sends rows of the outbox, or of the parking, once more: by the relay's own path from row to
 //! message, without touching the slot.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::error::Fault;
 use crate::operator::{self, Parked};
 use crate::postgres::outbox::{Outbox, explain_filter};
 use crate::postgres::sql;
-use crate::postgres::{classify, column, now_micros, query};
+use crate::postgres::{classify, column, is_of_row, now_micros, query};
 use crate::rabbitmq::resend::{Fate, Item, Resender};
 
 /// Rows that are marked in one statement.
@@ -97,6 +97,8 @@ pub(crate) struct Tally {
     pub in_vain: Vec<String>,
     /// Ids that were asked for and that no row has.
     pub unknown: Vec<String>,
+    /// Ids that were asked for and that several rows have, and how many: each of them is sent.
+    pub shared: Vec<(String, u64)>,
 }
 
 impl Tally {
@@ -148,8 +150,8 @@ pub(crate) struct Replay<'a> {
     limits: Limits,
     marks: bool,
     delivered: Vec<Item>,
-    /// Of the ids that were asked for, those that some row has.
-    asked: HashSet<String>,
+    /// Of the ids that were asked for, those that some row has, and how many have it.
+    asked: BTreeMap<String, u64>,
     tally: Tally,
     report: Report<'a>,
 }
@@ -196,7 +198,7 @@ impl<'a> Replay<'a> {
             limits,
             marks,
             delivered: Vec::new(),
-            asked: HashSet::new(),
+            asked: BTreeMap::new(),
             tally: Tally::default(),
             report,
         }
@@ -235,19 +237,24 @@ impl<'a> Replay<'a> {
                 break;
             }
             let found = keys.iter().filter_map(|key| key.id.as_ref());
-            self.asked.extend(found.filter(|id| filter.ids.contains(id)).cloned());
+            for id in found.filter(|id| filter.ids.contains(id)) {
+                *self.asked.entry(id.clone()).or_default() += 1;
+            }
             self.keys(outbox, &keys, filter.only).await?;
         }
         query(self.client, "CLOSE replay").await.map(drop)
     }
 
-    /// Ids that were asked for of all tables, and that no row has.
+    /// Says which of the ids that were asked for of all tables no row has, or several.
     pub(crate) fn expect(&mut self, ids: &[String]) {
-        let unknown = ids.iter().filter(|id| !self.asked.contains(*id));
+        let unknown = ids.iter().filter(|id| !self.asked.contains_key(*id));
         self.tally.unknown.extend(unknown.cloned());
+        let shared = self.asked.iter().filter(|(_, rows)| **rows > 1);
+        self.tally.shared.extend(shared.map(|(id, rows)| (id.clone(), *rows)));
     }
 
-    /// Sends rows of a table, in this order.
+    /// Sends rows of a table, in this order. One that the server cannot show is refused, and the others
+    /// go on: where a statement fails over what is in its rows, it is halved until that row stands alone.
     ///
     /// # Errors
     /// As [`rows`](Self::rows).
@@ -257,29 +264,69 @@ impl<'a> Replay<'a> {
         keys: &[Key],
         only: Only,
     ) -> Result<(), Fault> {
+        let mut work = vec![keys];
+        while let Some(keys) = work.pop() {
+            let (done, outcome) = self.some_keys(outbox, keys, only).await?;
+            let Err(fault) = outcome else { continue };
+            let rest = keys.get(done..).unwrap_or_default();
+            if let [key] = rest {
+                let item = Item {
+                    table: outbox.number,
+                    id: key.id.clone().unwrap_or_default(),
+                    seq: None,
+                    is_shared: key.is_shared,
+                    origin: Origin::default(),
+                    aggregate: None,
+                };
+                self.one(item, Err(Refusal::unreadable("row", fault.what))).await?;
+            } else {
+                let (first, second) = rest.split_at(rest.len() / 2);
+                work.extend([second, first].into_iter().filter(|keys| !keys.is_empty()));
+            }
+        }
+        self.mark(MARKS, false).await
+    }
+
+    /// Up to the first that the server cannot show: how many are done with, and what it said.
+    async fn some_keys(
+        &mut self,
+        outbox: &Outbox,
+        keys: &[Key],
+        only: Only,
+    ) -> Result<(usize, Result<(), Fault>), Fault> {
         let wanted = serde_json::Value::from_iter(keys.iter().map(Key::as_json)).to_string();
         let variables = [("rows", wanted.as_str()), ("only", only.word())];
         let sql = outbox.render(sql::REPLAY_ROWS, &variables)?;
         let failed = |error| classify(&error);
         let mut stream = pin!(self.client.simple_query_raw(&sql).await.map_err(failed)?);
         let mut reader: Option<(Reader<'_>, Arc<[Column]>)> = None;
-        let mut found = 0;
-        while let Some(message) = stream.next().await {
-            let SimpleQueryMessage::Row(row) = message.map_err(failed)? else { continue };
+        let (mut found, mut done) = (0_usize, 0_usize);
+        let outcome = loop {
+            let row = match stream.next().await {
+                None => break Ok(()),
+                Some(Err(error)) if is_of_row(&error) => break Err(classify(&error)),
+                Some(message) => match message.map_err(failed)? {
+                    SimpleQueryMessage::Row(row) => row,
+                    _ => continue,
+                },
+            };
             found += 1;
             let (reader, columns) = match &mut reader {
                 Some(reader) => reader,
                 None => reader.insert(shape(outbox, &row)?),
             };
-            let number: usize = text(&row, 0)?.and_then(|text| text.parse().ok()).unwrap_or(0);
-            let key = number.checked_sub(1).and_then(|at| keys.get(at));
+            done = text(&row, 0)?.and_then(|text| text.parse().ok()).unwrap_or(0);
+            let key = done.checked_sub(1).and_then(|at| keys.get(at));
             let is_shared = key.is_some_and(|key| key.is_shared);
             let item = Item { is_shared, ..item(outbox, columns, &row)? };
             let built = build(reader, &row, self.limits)?;
             self.one(item, built).await?;
+        };
+        if outcome.is_ok() {
+            done = keys.len();
         }
-        self.tally.gone += u64::try_from(keys.len().saturating_sub(found)).unwrap_or(0);
-        self.mark(MARKS, false).await
+        self.tally.gone += u64::try_from(done.saturating_sub(found)).unwrap_or(0);
+        Ok((done, outcome))
     }
 
     /// Sends a dead-lettered or discarded event from its row in the parking.

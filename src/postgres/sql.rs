@@ -34,6 +34,7 @@ files! {
     CATCH_UP_LISTED = "catch_up_listed.sql", "The list is whole.";
     ROW_FILTER = "row_filter.sql", "Which rows of a table the publication has.";
     CATCH_UP_FETCH = "catch_up_fetch.sql", "The next rows of one table on the list.";
+    CATCH_UP_ROW = "catch_up_row.sql", "Which row of the list a number is.";
     CATCH_UP_FINISH = "catch_up_finish.sql", "A catch-up is over.";
     CATCH_UP_SWEEP = "catch_up_sweep.sql", "Takes a list away that is done with.";
     BLOCKERS = "blockers.sql", "Who keeps a slot from being created.";
@@ -97,6 +98,7 @@ files! {
     PARK_UNMARKED = "park_unmarked.sql", "Which of them still wait for their marks.";
     PARK_MARKED = "park_marked.sql", "Those of them that wait no longer.";
     PARKED_STILL = "parked_still.sql", "Of written outcomes, those that a lock was in the way of.";
+    PARKED_FREE = "parked_free.sql", "Whether nobody has a lock on all of the parking.";
     LOCKED_BY = "locked_by.sql", "Who has locked rows of a table.";
     PARK_WITHDRAWN = "park_withdrawn.sql", "Parked events that were taken, and not sent.";
     PARK_REFUSED = "park_refused.sql", "A parked event that was refused again.";

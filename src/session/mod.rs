@@ -502,9 +502,19 @@ impl Session {
                     let before = Rc::clone(&self.coverage);
                     self.jobs.push(Box::pin(check(client, config, before)));
                 }
-                Effect::Look { from } => self.ask(async move |marker, client| {
-                    marker.look(client, from).await.map(Input::Looked)
-                }),
+                Effect::Look { from } => {
+                    let (marker, client) = (Arc::clone(&self.marker), Arc::clone(&self.client));
+                    let config = Arc::clone(&self.config);
+                    self.jobs.push(Box::pin(async move {
+                        loop {
+                            let looked = answered(&config, marker.look(&client, from)).await?;
+                            if let Some(looked) = looked {
+                                return Ok(Input::Looked(looked));
+                            }
+                            tokio::time::sleep(LOCKED).await;
+                        }
+                    }));
+                }
                 Effect::Claim { aggregate, after } => self.ask(async move |marker, client| {
                     let head = marker.parking().claim(client, &aggregate, after).await?;
                     Ok(Input::Claimed { aggregate, head })

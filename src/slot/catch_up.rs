@@ -27,7 +27,7 @@ use crate::postgres::outbox::{self, Content};
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
 use crate::postgres::turn::Turn;
-use crate::postgres::{self, classify, column, query};
+use crate::postgres::{self, classify, column, is_of_row, query};
 use crate::slot::{self, SlotState};
 use crate::wal::{NewSlot, Wal};
 
@@ -36,6 +36,8 @@ const CHUNK_BYTES: u64 = 8 << 20;
 /// Columns of `catch_up_fetch.sql` before the table's own: number, last number, bytes before,
 /// time of the commit, the transaction that wrote it.
 const META: usize = 5;
+/// Rows that cannot be read, of one chunk in which no other can: then it is no fault of theirs.
+const MOST_UNREADABLE: u32 = 100;
 /// How often it is said whom a new slot waits for.
 const NOTICE: Duration = Duration::from_secs(30);
 
@@ -569,6 +571,9 @@ pub async fn fetch(
     Ok(Chunk { rows, next })
 }
 
+/// Rows of one table. One that the server cannot show, since something in it raises or is no text, is
+/// passed over, and the others come: where a statement fails over what is in its rows, it is halved until
+/// that row stands alone.
 async fn fetch_table(
     client: &Client,
     config: &Config,
@@ -576,8 +581,107 @@ async fn fetch_table(
     from: u64,
     to: u64,
 ) -> Result<Chunk, Fault> {
+    let (mut rows, mut unreadable) = (Vec::new(), 0);
+    let mut work = vec![(from, to)];
+    while let Some((from, to)) = work.pop() {
+        let fetched = fetch_range(client, config, (number, table, outbox), from, to).await?;
+        let fault = match fetched {
+            Ok(part) => {
+                rows.extend(part.rows);
+                // Rows were left out at the end where they were too many bytes.
+                if part.next < to {
+                    return Ok(Chunk { rows, next: part.next });
+                }
+                continue;
+            }
+            Err(fault) => fault,
+        };
+        if to - from > 1 {
+            let middle = from + (to - from) / 2;
+            work.extend([(middle, to), (from, middle)]);
+            continue;
+        }
+        unreadable += 1;
+        if unreadable > MOST_UNREADABLE && rows.is_empty() {
+            return Err(fault);
+        }
+        pass_over(client, config, table, from, &fault).await?;
+    }
+    Ok(Chunk { rows, next: to })
+}
+
+/// A row of the list that cannot be read. It stays without a mark, so that whoever looks for such rows
+/// finds it.
+async fn pass_over(
+    client: &Client,
+    config: &Config,
+    table: &Table,
+    n: u64,
+    fault: &Fault,
+) -> Result<(), Fault> {
+    let variables = [("slot", config.postgres.slot.as_str()), ("n", &n.to_string())];
+    let rows = query(client, &sql::render(sql::CATCH_UP_ROW, &variables)?).await?;
+    let Some(row) = rows.first() else { return Ok(()) };
+    let (id, leaf, place): (Option<String>, String, String) =
+        (column(row, "id")?, column(row, "leaf")?, column(row, "place")?);
+    let title = format!("{}.{}", table.schema, table.name);
+    let by = id.as_ref().map_or("--only unrelayed".to_owned(), |id| format!("--id {id}"));
+    let hint = format!(
+        "{}; correct the row (SELECT * FROM {leaf} WHERE ctid = '{place}'), then: pgoutbox replay --table {title} {by} --mark",
+        fault.hint
+    );
+    warn!(
+        hint,
+        event_id = id,
+        table = title,
+        "a listed row cannot be read, and is passed over: it stays without a mark, and later ones of its aggregate go on: {}",
+        fault.what
+    );
+    Ok(())
+}
+
+/// The inner error is of something in the rows.
+async fn fetch_range(
+    client: &Client,
+    config: &Config,
+    (number, table, outbox): (usize, &Table, &OutboxTable),
+    from: u64,
+    to: u64,
+) -> Result<Result<Chunk, Fault>, Fault> {
+    let sql = fetch_sql(config, table, outbox, from, to)?;
+    // The simple protocol: its texts are made by the same functions as the stream's, which a
+    // cast to text is not (boolean, char, inet).
+    let answer = match client.simple_query(&sql).await {
+        Err(error) if is_of_row(&error) => return Ok(Err(classify(&error))),
+        answer => answer.map_err(|error| classify(&error))?,
+    };
+    let mut found = answer.into_iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let Some(first) = found.next() else { return Ok(Ok(Chunk { rows: Vec::new(), next: to })) };
+    let last_n: u64 = meta(&first, 1)?;
+    let places = places(&first, table, outbox)?;
+    let mut rows = Vec::new();
+    for row in std::iter::once(first).chain(found) {
+        rows.push((meta(&row, 0)?, stored(&row, number, outbox, &places)?));
+    }
+    let next = match rows.last() {
+        Some((n, _)) if *n < last_n => n + 1,
+        _ => to,
+    };
+    Ok(Ok(Chunk { rows, next }))
+}
+
+fn fetch_sql(
+    config: &Config,
+    table: &Table,
+    outbox: &OutboxTable,
+    from: u64,
+    to: u64,
+) -> Result<String, Fault> {
     let names = Names::of(config, table, outbox);
-    let sql = sql::render(
+    sql::render(
         sql::CATCH_UP_FETCH,
         &[
             ("slot", config.postgres.slot.as_str()),
@@ -596,27 +700,7 @@ async fn fetch_table(
             ("occurred_at", names.occurred_at),
             ("time", names.time),
         ],
-    )?;
-    // The simple protocol: its texts are made by the same functions as the stream's, which a
-    // cast to text is not (boolean, char, inet).
-    let answer = client.simple_query(&sql).await.map_err(|error| classify(&error))?;
-    let mut found = answer.into_iter().filter_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
-    let Some(first) = found.next() else { return Ok(Chunk { rows: Vec::new(), next: to }) };
-    let last_n: u64 = meta(&first, 1)?;
-    let places = places(&first, table, outbox)?;
-    let mut rows = Vec::new();
-    for row in std::iter::once(first).chain(found) {
-        rows.push((meta(&row, 0)?, stored(&row, number, outbox, &places)?));
-    }
-    // Rows are left out at the end where they were too many bytes.
-    let next = match rows.last() {
-        Some((n, _)) if *n < last_n => n + 1,
-        _ => to,
-    };
-    Ok(Chunk { rows, next })
+    )
 }
 
 fn meta<T: std::str::FromStr>(row: &SimpleQueryRow, at: usize) -> Result<T, Fault> {

@@ -37,6 +37,8 @@ use crate::setting::Setting;
 
 const SCRIPTS: u64 = 6;
 const STEPS: usize = 120;
+/// Two tables to an aggregate.
+const TABLES: [&str; 2] = ["a", "b"];
 /// Long enough for a script, whatever the machine does meanwhile.
 const HOUR_MS: u64 = 3_600_000;
 const DUE: usize = 64;
@@ -53,6 +55,13 @@ struct Pair<'a> {
     now: u64,
     lsn: u64,
     events: u32,
+    setting: &'a Setting,
+    /// Events since the tables were truncated: the next id.
+    ids: u32,
+    /// The event that has an id now.
+    places: BTreeMap<String, usize>,
+    /// The rows of the outboxes: the event of each, by table and id.
+    rows: BTreeMap<(usize, String), usize>,
     /// Postgres' numbers, by the model's.
     seqs: BTreeMap<i64, i64>,
     script: String,
@@ -77,8 +86,9 @@ impl Pair<'_> {
         }
     }
 
-    fn park(&mut self) -> Result<Park> {
+    async fn park(&mut self) -> Result<Park> {
         self.events += 1;
+        self.ids += 1;
         let kinds = [None, Some("order"), Some("Order")];
         let kind = kinds[self.random.usize(0..3)];
         let id = ["7", "8"][self.random.usize(0..2)];
@@ -88,16 +98,24 @@ impl Pair<'_> {
         let is_holding =
             aggregate.is_some() && state != State::DeadLettered && self.random.u8(0..5) > 0;
         let state = if is_holding || state != State::Queued { state } else { State::Failed };
-        let id = uuid(self.events);
+        let (id, table) = (uuid(self.ids), self.random.usize(0..2));
+        let insert = format!(
+            "INSERT INTO {} (id, payload) VALUES ($1::text::uuid, '{{}}') RETURNING xmin::text::bigint",
+            TABLES[table]
+        );
+        let xid: i64 = self.client.query_one(&insert, &[&id]).await?.get(0);
+        let place = usize::try_from(self.events)?;
+        self.places.insert(id.clone(), place);
+        self.rows.insert((table, id.clone()), place);
         Ok(Park {
             number: self.events.into(),
             position: Position { commit_lsn: u64::from(self.events).into(), index: 0 },
             id: Some(id.clone()),
             aggregate,
-            mapping: Arc::clone(&self.mappings[self.random.usize(0..2)]),
+            mapping: Arc::clone(&self.mappings[table]),
             tuple: Tuple::of_texts([Some(id.as_bytes()), Some(&b"{}"[..])].into_iter())?,
             commit_time: 700_000_000_000_000,
-            xid: None,
+            xid: Some(u32::try_from(xid)?),
             state,
             is_holding,
             refusal: (state != State::Queued).then(|| refusal(&mut self.random)),
@@ -121,7 +139,7 @@ impl Pair<'_> {
 
     async fn step(&mut self) -> Result<()> {
         self.lsn += 1;
-        match self.random.u8(0..16) {
+        match self.random.u8(0..19) {
             0..=3 => self.write_parks().await,
             4..=6 => self.claim().await,
             7 => self.claim_alone().await,
@@ -130,6 +148,9 @@ impl Pair<'_> {
             11 => self.retry().await,
             12..=13 => self.look().await,
             14 => self.pause().await,
+            15 => self.replay().await,
+            16 => self.prune().await,
+            17 => self.truncate().await,
             _ => self.pass().await,
         }
     }
@@ -137,9 +158,8 @@ impl Pair<'_> {
     async fn write(&mut self, parking: &Parking) -> Result<()> {
         let mut of_model = Parking { parks: parking.parks.clone(), ..Parking::default() };
         of_model.attempts.clone_from(&parking.attempts);
-        self.model.write(self.now, self.lsn, &of_model, |id| {
-            id.rsplit('-').next().and_then(|number| number.parse().ok())
-        });
+        let places = &self.places;
+        self.model.write(self.now, self.lsn, &of_model, |id| places.get(id).copied());
         let mut theirs = Parking { parks: parking.parks.clone(), ..Parking::default() };
         theirs.attempts = parking.attempts.clone();
         for attempt in &mut theirs.attempts {
@@ -150,8 +170,10 @@ impl Pair<'_> {
     }
 
     async fn write_parks(&mut self) -> Result<()> {
-        let parks: Vec<Park> =
-            (0..self.random.usize(1..4)).map(|_| self.park()).collect::<Result<_>>()?;
+        let mut parks = Vec::new();
+        for _ in 0..self.random.usize(1..4) {
+            parks.push(self.park().await?);
+        }
         // The stream brings them again.
         let again = if self.random.u8(0..4) == 0 { 2 } else { 1 };
         for _ in 0..again {
@@ -159,12 +181,13 @@ impl Pair<'_> {
             self.say(format_args!("park {states:?}"));
             self.write(&Parking { parks: parks.clone(), ..Parking::default() }).await?;
         }
-        let sql = "SELECT event_id, seq FROM pgoutbox.parked";
-        let theirs: BTreeMap<String, i64> =
+        // By the place: an id may have been used before.
+        let sql = "SELECT (commit_lsn - '0/0')::bigint, seq FROM pgoutbox.parked";
+        let theirs: BTreeMap<i64, i64> =
             self.client.query(sql, &[]).await?.iter().map(|row| (row.get(0), row.get(1))).collect();
         for row in self.model.rows() {
-            let id = row.row.id.clone().unwrap_or_default();
-            let seq = theirs.get(&id).with_context(|| format!("{id} is not parked"))?;
+            let place = i64::try_from(row.place)?;
+            let seq = theirs.get(&place).with_context(|| format!("{place} is not parked"))?;
             self.seqs.insert(row.row.seq, *seq);
         }
         Ok(())
@@ -204,6 +227,8 @@ impl Pair<'_> {
     ) -> Result<()> {
         let mut ours = ours.clone();
         ours.seq = self.seqs.get(&ours.seq).copied().unwrap_or(-1);
+        // Which transactions wrote it the model does not know.
+        (ours.row.xid, ours.xid_end) = (theirs.row.xid, theirs.xid_end);
         ensure!(ours == *theirs, "{ours:?}\n{theirs:?}");
         Ok(())
     }
@@ -303,6 +328,42 @@ impl Pair<'_> {
         Ok(())
     }
 
+    /// Of records only; they say so where their rows are to be marked.
+    async fn replay(&mut self) -> Result<()> {
+        let Some(seq) = self.some().first().copied() else { return Ok(()) };
+        self.say(format_args!("replay {seq}"));
+        let is_record = self.model.replay(self.lsn, seq);
+        let theirs = self.seqs.get(&seq).copied().unwrap_or(-1).to_string();
+        let output =
+            self.setting.program.output(&["replay", "--mark", "--parked", &theirs]).await?;
+        ensure!(output.status.success() == is_record, "{output:?}");
+        Ok(())
+    }
+
+    /// Records that are done with go, and their rows, and no others with their ids.
+    async fn prune(&mut self) -> Result<()> {
+        self.say(format_args!("prune"));
+        let gone = self.model.prune(self.lsn);
+        self.rows.retain(|_, place| !gone.contains(place));
+        let keep = "UPDATE pgoutbox.parked SET changed_at = now() - interval '1 day'";
+        self.client.batch_execute(keep).await?;
+        let pruned = self.setting.program.succeed(&["prune", "--keep", "1h", "--json"]).await?;
+        let report: serde_json::Value = serde_json::from_str(&pruned)?;
+        let tables = report["tables"].as_array().context("tables")?;
+        let count: u64 = tables.iter().filter_map(|table| table["parked"].as_u64()).sum();
+        ensure!(count == u64::try_from(gone.len())?, "{gone:?} against {pruned}");
+        Ok(())
+    }
+
+    /// The application empties its tables, and its ids begin again.
+    async fn truncate(&mut self) -> Result<()> {
+        self.say(format_args!("truncate"));
+        self.ids = 0;
+        self.rows.clear();
+        self.client.batch_execute("TRUNCATE a, b").await?;
+        Ok(())
+    }
+
     async fn pass(&mut self) -> Result<()> {
         self.say(format_args!("an hour passes"));
         self.now += HOUR_MS;
@@ -330,6 +391,14 @@ impl Pair<'_> {
             })
             .collect();
         ensure!(ours == theirs, "the model\n{ours:#?}\nPostgres\n{theirs:#?}");
+        let sql = "SELECT 0, id::text FROM a UNION ALL SELECT 1, id::text FROM b ORDER BY 1, 2";
+        let rows = self.client.query(sql, &[]).await?;
+        let theirs: Vec<(usize, String)> = rows
+            .iter()
+            .map(|row| Ok((usize::try_from(row.get::<_, i32>(0))?, row.get(1))))
+            .collect::<Result<_>>()?;
+        let ours: Vec<(usize, String)> = self.rows.keys().cloned().collect();
+        ensure!(ours == theirs, "rows: the model\n{ours:#?}\nPostgres\n{theirs:#?}");
         Ok(())
     }
 
@@ -374,6 +443,7 @@ fn notes(note: &str) -> Vec<Note> {
             _ if part.contains("was refused") => Note::Refused,
             _ if part.contains("dead-letter exchange took it") => Note::DeadLettered,
             _ if part.contains("and was not") => Note::Withdrawn,
+            _ if part.starts_with("replayed by") => Note::Replayed,
             _ => return None,
         })
     };
@@ -382,8 +452,13 @@ fn notes(note: &str) -> Vec<Note> {
 
 #[tokio::test]
 async fn the_model_of_the_parking_is_postgres() -> Result<()> {
-    let setting = Setting::bare().await?.set("tables.0.name", "a").set("tables.1.name", "b");
-    for table in ["a", "b"] {
+    let setting = Setting::bare()
+        .await?
+        .set("tables.0.name", "a")
+        .set("tables.1.name", "b")
+        .set("tables.0.routing_key", "here")
+        .set("tables.1.routing_key", "here");
+    for table in TABLES {
         setting
             .sql(&format!(
                 "CREATE TABLE {table} (id uuid PRIMARY KEY, payload jsonb, relayed_at timestamptz)"
@@ -391,6 +466,7 @@ async fn the_model_of_the_parking_is_postgres() -> Result<()> {
             .await?;
     }
     setting.init().await?;
+    let _consumer = setting.bound("#").await?;
     let variables = [
         ("DATABASE_URL", setting.database_url.as_str()),
         ("AMQP_URL", &setting.amqp_url),
@@ -420,7 +496,9 @@ async fn the_model_of_the_parking_is_postgres() -> Result<()> {
         None => (0..SCRIPTS / 2).chain((0..SCRIPTS / 2).map(|n| today * 1_000 + n)).collect(),
     };
     for seed in seeds {
-        client.batch_execute("DELETE FROM pgoutbox.parked; DELETE FROM pgoutbox.pause").await?;
+        client
+            .batch_execute("TRUNCATE a, b; DELETE FROM pgoutbox.parked; DELETE FROM pgoutbox.pause")
+            .await?;
         let mut pair = Pair {
             random: fastrand::Rng::with_seed(seed),
             client: &client,
@@ -431,6 +509,10 @@ async fn the_model_of_the_parking_is_postgres() -> Result<()> {
             now: HOUR_MS,
             lsn: 0,
             events: 0,
+            setting: &setting,
+            ids: 0,
+            places: BTreeMap::new(),
+            rows: BTreeMap::new(),
             seqs: BTreeMap::new(),
             script: String::new(),
         };

@@ -5,6 +5,7 @@ use harness::shared;
 
 use crate::bare::{arrived, ids};
 use crate::check::Checks as _;
+use crate::replay::Replays as _;
 use crate::setting::{PATIENCE, Setting, program};
 
 /// A database of another encoding.
@@ -91,5 +92,57 @@ async fn bytes_that_are_no_text_park_their_event() -> Result<()> {
     assert_eq!(ids(&came), ["1", "5"]);
     let parked = "SELECT count(*) = 3 FROM pgoutbox.parked WHERE reason = 'unreadable'";
     setting.until("three to be parked", parked).await?;
-    relay.drain(PATIENCE).await
+    relay.drain(PATIENCE).await?;
+    // Such rows of a catch-up's list, among others.
+    setting.sql("SELECT pg_drop_replication_slot(current_database())").await?;
+    setting
+        .sql(
+            r"INSERT INTO outbox_messages VALUES ('11', 'here', E'\xff'), ('12', 'here', 'twelve'),
+                  (E'\xe4\xe4', 'here', 'x'), ('13', 'here', E'\xfe'), ('14', 'here', 'fourteen')",
+        )
+        .await?;
+    let relay = setting.run()?;
+    let came = arrived(&consumer, 4).await.with_context(|| relay.log())?;
+    assert_eq!(ids(&came), ["1", "5", "12", "14"]);
+    relay.wait_for_log("a listed row cannot be read, and is passed over", PATIENCE).await?;
+    relay.wait_for_log("caught up: the stream begins", PATIENCE).await?;
+    // With the one whose record could not keep its id.
+    assert_eq!(relay.log().matches("a listed row cannot be read").count(), 4);
+    relay.drain(PATIENCE).await?;
+    // And of a replay: each is named, and the others are sent.
+    let told = setting.replay(1, &["--id", "11", "--id", "12", "--id", "13", "--id", "14"]).await?;
+    assert!(told.contains("2 delivered, 2 refused") && told.contains("refused  11"), "{told}");
+    assert_eq!(ids(&arrived(&consumer, 6).await?)[4..], ["12", "14"]);
+    Ok(())
+}
+
+/// A column that is worked out when a row is read, and raises for some.
+#[tokio::test]
+async fn a_row_that_raises_when_it_is_read_stops_no_other() -> Result<()> {
+    if shared::postgres().await?.version() < 18 {
+        // Before, no column is worked out when it is read.
+        return Ok(());
+    }
+    let setting = Setting::bare().await?;
+    setting
+        .sql(
+            "CREATE TABLE outbox_messages (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, topic text, payload text,
+                 n int, share int GENERATED ALWAYS AS (100 / n) VIRTUAL, relayed_at timestamptz)",
+        )
+        .await?;
+    setting.init().await?;
+    let consumer = setting.bound("here").await?;
+    setting.sql("SELECT pg_drop_replication_slot(current_database())").await?;
+    setting
+        .sql("INSERT INTO outbox_messages (topic, payload, n) SELECT 'here', 'x', n FROM unnest('{1,0,2,3,0,4}'::int[]) AS n")
+        .await?;
+    let relay = setting.run()?;
+    let came = arrived(&consumer, 4).await.with_context(|| relay.log())?;
+    assert_eq!(ids(&came), ["1", "3", "4", "6"]);
+    relay.wait_for_log("caught up: the stream begins", PATIENCE).await?;
+    assert_eq!(relay.log().matches("a listed row cannot be read").count(), 2);
+    relay.drain(PATIENCE).await?;
+    let told = setting.replay(1, &["--all"]).await?;
+    assert!(told.contains("4 delivered, 2 refused"), "{told}");
+    Ok(())
 }

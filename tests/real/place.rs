@@ -284,6 +284,7 @@ async fn a_catch_up_publishes_each_row_once_whatever_its_id() -> Result<()> {
     setting.sql("UPDATE outbox_messages SET relayed_at = NULL WHERE id = 'twin'").await?;
     let sent = setting.replay(0, &["--id", "twin", "--mark"]).await?;
     assert!(sent.contains("2 delivered") && sent.contains("2 marked"), "{sent}");
+    assert!(sent.contains("shared   twin: 2 rows have this id"), "{sent}");
     let unknown = setting.replay(1, &["--id", "twin", "--id", "nobody"]).await?;
     assert!(unknown.contains("unknown  nobody") && unknown.contains("2 delivered"), "{unknown}");
     // A row without an id cannot be sent, and says so.

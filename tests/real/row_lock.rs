@@ -184,6 +184,57 @@ async fn the_rows_of_the_progress_and_the_pause() -> Result<()> {
     relay.drain(PATIENCE).await
 }
 
+/// A lock on all of the parking: what is not about it goes on, and the log says whose it is.
+#[tokio::test]
+async fn the_parking_as_a_whole() -> Result<()> {
+    for (table, mode) in [
+        ("pgoutbox.parked", "ACCESS EXCLUSIVE"),
+        ("pgoutbox.parked", "SHARE"),
+        ("pgoutbox.pause", "ACCESS EXCLUSIVE"),
+    ] {
+        let setting = setting("100ms").await?;
+        let consumer = setting.bound("good").await?;
+        let relay = setting.run()?;
+        insert(&setting, "a", "late").await?;
+        parked(&setting, &relay, "1 parked").await?;
+        let lock = format!("LOCK TABLE {table} IN {mode} MODE");
+        let (operator, pid) = locked(&setting, &lock).await?;
+        let said = format!("{table} is locked by pid {pid}");
+        relay.wait_for_log(&said, PATIENCE).await?;
+        // One whose mark waits for nothing, one that is to be parked, and others after it.
+        insert(&setting, "b", "good").await?;
+        marked(&setting, 2).await.with_context(|| format!("{lock}\n{}", relay.log()))?;
+        insert(&setting, "c", "late").await?;
+        for aggregate in ["a", "b", "d"] {
+            insert(&setting, aggregate, "good").await?;
+        }
+        let came = arrived(&consumer, 3).await.with_context(|| format!("{lock}\n{}", relay.log()));
+        assert_eq!(ids(&came?), ["2", "5", "6"], "{lock}");
+        bind(&setting, "late").await?;
+        operator.batch_execute("COMMIT").await?;
+        setting.all_marked().await.with_context(|| format!("{lock}\n{}", relay.log()))?;
+        parked(&setting, &relay, "").await?;
+        is_one_session(&relay);
+        // It also ends, and does not begin without it.
+        let (operator, _) = locked(&setting, &lock).await?;
+        insert(&setting, "e", "good").await?;
+        marked(&setting, 7).await?;
+        relay.drain(PATIENCE).await.context(lock.clone())?;
+        operator.batch_execute("COMMIT").await?;
+        let (operator, pid) = locked(&setting, &lock).await?;
+        let relay = setting.run()?;
+        insert(&setting, "e", "good").await?;
+        relay.wait_for_log(&format!("{table} is locked by pid {pid}"), PATIENCE).await?;
+        operator.batch_execute("COMMIT").await?;
+        marked(&setting, 8).await.with_context(|| format!("{lock}\n{}", relay.log()))?;
+        relay.drain(PATIENCE).await?;
+        let came = ids(&arrived(&consumer, 8).await?);
+        let of_a: Vec<_> = came.iter().filter(|id| ["1", "4"].contains(&id.as_str())).collect();
+        assert_eq!(of_a, ["1", "4"], "{lock}: {came:?}");
+    }
+    Ok(())
+}
+
 /// The event has left the parking, its mark met a lock, and the process is gone.
 #[tokio::test]
 async fn a_mark_that_meets_a_lock_outlives_the_process() -> Result<()> {

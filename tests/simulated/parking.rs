@@ -21,6 +21,8 @@ pub(crate) enum Note {
     DeadLettered,
     Withdrawn,
     Unknown,
+    #[allow(dead_code, reason = "for the test against Postgres")]
+    Replayed,
 }
 
 #[derive(Debug, Clone)]
@@ -59,6 +61,8 @@ enum Op {
         now: u64,
         is_reset: bool,
     },
+    Replayed(i64),
+    Pruned(Vec<i64>),
 }
 
 /// What a discard did.
@@ -219,6 +223,12 @@ impl ParkingTable {
                     row.due = None;
                 }
             }
+            Op::Replayed(seq) => {
+                if let Some(row) = self.rows.get_mut(seq) {
+                    row.notes.push(Note::Replayed);
+                }
+            }
+            Op::Pruned(seqs) => self.rows.retain(|seq, _| !seqs.contains(seq)),
             Op::Retried { seq, now, is_reset } => {
                 if let Some(row) = self.rows.get_mut(seq) {
                     (row.state, row.due) = (State::Parked(Duration::ZERO), Some(*now));
@@ -362,6 +372,26 @@ impl ParkingTable {
             self.push(lsn, Op::Retried { seq: *seq, now, is_reset });
         }
         heads.len()
+    }
+
+    /// An operator sends a record once more. It stays, and says so.
+    #[allow(dead_code, reason = "for the test against Postgres")]
+    pub(crate) fn replay(&mut self, lsn: u64, seq: i64) -> bool {
+        let is_record = self.rows.get(&seq).is_some_and(|row| !row.is_open());
+        if is_record {
+            self.push(lsn, Op::Replayed(seq));
+        }
+        is_record
+    }
+
+    /// Records of events that are done with go: their places.
+    #[allow(dead_code, reason = "for the test against Postgres")]
+    pub(crate) fn prune(&mut self, lsn: u64) -> Vec<usize> {
+        let done = || self.rows.iter().filter(|(_, row)| !row.is_open());
+        let places = done().map(|(_, row)| row.place).collect();
+        let seqs = done().map(|(seq, _)| *seq).collect();
+        self.push(lsn, Op::Pruned(seqs));
+        places
     }
 
     /// Numbers of the rows that are not done with.

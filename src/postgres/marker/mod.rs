@@ -17,7 +17,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
 use postgres_types::{PgLsn, ToSql};
-use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Row, Statement};
 
 use crate::config::Config;
@@ -28,7 +27,7 @@ use crate::core::relay::marks::{Batch, Mark, Missed, Written};
 use crate::error::Fault;
 use crate::postgres::identity::Identity;
 use crate::postgres::outbox_table::OutboxTable;
-use crate::postgres::parking::ParkingStore;
+use crate::postgres::parking::{ParkingStore, is_locked};
 use crate::postgres::sql;
 use crate::postgres::{classify, is_lock};
 use parts::Parts;
@@ -120,8 +119,28 @@ fn bound(kind: TimeKind, seconds: u64) -> Box<dyn ToSql + Sync + Send> {
 pub(crate) enum Outcome {
     /// It is written.
     Written(Written),
-    /// All of it but the progress: somebody has a lock on that row. To be tried again.
-    Unrecorded(Written),
+    /// Its marks are; a lock stood in the way of the rest. To be tried again.
+    Unrecorded(Unrecorded),
+}
+
+/// A batch whose marks are written, and not yet how far the events are settled.
+#[derive(Debug)]
+pub(crate) struct Unrecorded {
+    written: Written,
+    rest: Rest,
+}
+
+/// What of a batch is to be written besides its marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// Somebody has a lock on the whole parking.
+    ParkingAndProgress {
+        /// What was delivered stays until its mark is known to be written.
+        keeps: bool,
+    },
+    /// Somebody has a lock on the row of the progress.
+    Progress,
+    None,
 }
 
 /// Writes marks and progress for one session.
@@ -171,7 +190,7 @@ impl Marker {
         self.tables.refusing()
     }
 
-    /// Looks at the parking: see [`ParkingStore::look`].
+    /// Looks at the parking: see [`ParkingStore::look`]. `None` while somebody has a lock on all of it.
     ///
     /// # Errors
     /// The connection's.
@@ -179,8 +198,17 @@ impl Marker {
         &self,
         client: &Client,
         from: Option<Position>,
-    ) -> Result<Looked, Fault> {
-        let looked = self.parking.look(client, from).await?;
+    ) -> Result<Option<Looked>, Fault> {
+        if !self.parking.is_free(client).await.map_err(|error| classify(&error))? {
+            return Ok(None);
+        }
+        let looked = match self.parking.look(client, from).await {
+            Err(fault) if is_lock(&fault) => {
+                self.parking.met_table_lock(client).await;
+                return Ok(None);
+            }
+            looked => looked?,
+        };
         let now = Instant::now();
         let is_due = {
             let mut settled_at = self.settled_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -191,9 +219,18 @@ impl Marker {
             is_due
         };
         if is_due {
-            self.settle_unmarked(client).await.map_err(|error| classify(&error))?;
+            self.settle(client).await.map_err(|error| classify(&error))?;
         }
-        Ok(looked)
+        Ok(Some(looked))
+    }
+
+    /// Where somebody has a lock on all of the parking, it is done later.
+    async fn settle(&self, client: &Client) -> Result<(), Error> {
+        match self.settle_unmarked(client).await {
+            Err(error) if is_locked(&error) => self.parking.met_table_lock(client).await,
+            outcome => outcome?,
+        }
+        Ok(())
     }
 
     /// Events that left the parking delivered, and whose marks could not be written then: perhaps by
@@ -242,7 +279,7 @@ impl Marker {
         };
         let mut parts = self.tables.parts(&batch.marks, &parked);
         let usual = self.together(client, &batch, &parts).await.map_err(failed)?;
-        let mut is_recorded = true;
+        let mut rest = Rest::None;
         let (mut found, mut wal) = match usual {
             Some((found, wal)) => {
                 self.tables.took(&parts);
@@ -250,7 +287,7 @@ impl Marker {
             }
             None => {
                 parts.take_apart();
-                let wal = self.without_marks(client, &batch, &mut is_recorded).await;
+                let wal = self.without_marks(client, &batch, &mut rest).await;
                 (HashSet::new(), wal.map_err(failed)?)
             }
         };
@@ -267,31 +304,34 @@ impl Marker {
                 missing.map_err(failed)?
             }
         };
-        if !(batch.parking.parks.is_empty() && batch.parking.attempts.is_empty()) {
+        let is_parked = !matches!(rest, Rest::ParkingAndProgress { .. });
+        if is_parked && !(batch.parking.parks.is_empty() && batch.parking.attempts.is_empty()) {
             self.parking.follow(client).await;
             self.parking.clear_failed(client, &batch.parking).await;
-            self.settle_unmarked(client).await.map_err(failed)?;
+            self.settle(client).await.map_err(failed)?;
         }
         let written = Written { batch, missing, written_lsn, flushed_lsn };
-        Ok(if is_recorded { Outcome::Written(written) } else { Outcome::Unrecorded(written) })
+        Ok(match rest {
+            Rest::None => Outcome::Written(written),
+            rest => Outcome::Unrecorded(Unrecorded { written, rest }),
+        })
     }
 
-    /// Records the progress of a batch that is written but for that.
+    /// Writes what is missing of a batch whose marks are written.
     ///
     /// # Errors
     /// The connection's.
     pub(crate) async fn record_again(
         &self,
         client: &Client,
-        written: Written,
+        unrecorded: Unrecorded,
     ) -> Result<Outcome, Fault> {
-        match self.record(client, &written.batch).await {
-            Err(error) if is_locked(&error) => {
-                self.parking.locked_progress(client, &self.slot).await;
-                return Ok(Outcome::Unrecorded(written));
-            }
-            outcome => outcome.map_err(|error| classify(&error))?,
-        };
+        let Unrecorded { written, rest } = unrecorded;
+        let rest = self.rest(client, &written.batch, rest).await;
+        let rest = rest.map_err(|error| classify(&error))?;
+        if rest != Rest::None {
+            return Ok(Outcome::Unrecorded(Unrecorded { written, rest }));
+        }
         let wal = client.query_one(&self.wal_position, &[]).await;
         let wal = wal.map_err(|error| classify(&error))?;
         let lsn = |at: usize| wal.try_get(at).map_err(|error: Error| classify(&error));
@@ -330,23 +370,39 @@ impl Marker {
         &self,
         client: &Client,
         batch: &Batch,
-        is_recorded: &mut bool,
+        rest: &mut Rest,
     ) -> Result<Row, Error> {
         let keeps = !batch.marks.is_empty();
         match self.transaction(client, batch, &[], Choice::Usual, keeps).await {
             Err(error) if error.as_db_error().is_some() => {}
             outcome => return outcome.map(|(_, wal)| wal),
         }
+        *rest = self.rest(client, batch, Rest::ParkingAndProgress { keeps }).await?;
+        client.query_one(&self.wal_position, &[]).await
+    }
+
+    /// Writes what is left of a batch, each by itself; returns what a lock stood in the way of.
+    async fn rest(&self, client: &Client, batch: &Batch, rest: Rest) -> Result<Rest, Error> {
         // In this order: what is recorded as settled is not parked any more.
-        self.parking.write_each(client, &batch.parking, keeps).await?;
+        if let Rest::ParkingAndProgress { keeps } = rest {
+            if !self.parking.is_free(client).await? {
+                return Ok(rest);
+            }
+            match self.parking.write_each(client, &batch.parking, keeps).await {
+                Err(error) if is_locked(&error) => {
+                    self.parking.met_table_lock(client).await;
+                    return Ok(rest);
+                }
+                outcome => outcome?,
+            }
+        }
         match self.record(client, batch).await {
             Err(error) if is_locked(&error) => {
-                *is_recorded = false;
                 self.parking.locked_progress(client, &self.slot).await;
+                Ok(Rest::Progress)
             }
-            outcome => drop(outcome?),
+            outcome => outcome.map(|_| Rest::None),
         }
-        client.query_one(&self.wal_position, &[]).await
     }
 
     async fn record(&self, client: &Client, batch: &Batch) -> Result<u64, Error> {
@@ -430,10 +486,6 @@ impl Marker {
         });
         Ok(missed.collect())
     }
-}
-
-fn is_locked(error: &Error) -> bool {
-    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) && is_lock(&classify(error))
 }
 
 /// The stream brought a parked event again: not to be marked. The mark of the same event that

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{join_all, try_join};
 use postgres_types::{PgLsn, ToSql, Type};
 use serde_json::json;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Row, Statement};
 use tracing::{debug, info, warn};
 
@@ -23,7 +24,7 @@ use crate::core::relay::marks::{Mark, Origin};
 use crate::error::Fault;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
-use crate::postgres::{classify, column, is_of_row, query};
+use crate::postgres::{classify, column, is_lock, is_of_row, query};
 use stuck::{Stuck, Write};
 
 /// The channel on which changes of the parking are notified; the payload is the slot's name.
@@ -79,6 +80,8 @@ struct Mind {
     deferred: Vec<Attempt>,
     /// A lock was met lately.
     locked_at: Option<Instant>,
+    /// Somebody has a lock on all of the parking: asking would only wait for it.
+    is_locked: bool,
     told_at: Option<Instant>,
 }
 
@@ -88,6 +91,23 @@ impl ParkingStore {
     /// # Errors
     /// The connection's.
     pub async fn prepare(
+        client: &Client,
+        config: &Config,
+        outboxes: &[OutboxTable],
+    ) -> Result<Self, Fault> {
+        match Self::prepare_all(client, config, outboxes).await {
+            Err(mut fault) if is_lock(&fault) => {
+                let (table, (who, hint)) = table_locker(client).await;
+                fault.what = format!(
+                    "{table} is locked by {who}: which aggregates wait is not known, and nothing is published"
+                );
+                Err(fault.hint(hint))
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn prepare_all(
         client: &Client,
         config: &Config,
         outboxes: &[OutboxTable],
@@ -242,6 +262,8 @@ impl ParkingStore {
             }
         };
         match outcome {
+            // A lock on the row is passed over: this one is on the table.
+            Err(error) if is_locked(&error) => Err(error),
             Err(error) if error.as_db_error().is_some() => {
                 self.stuck.put_off(seq, what, &error);
                 Ok(false)
@@ -321,14 +343,9 @@ impl ParkingStore {
 
     /// Somebody has a lock on a parked event: says who, once a minute.
     async fn met_lock(&self, client: &Client, seq: Option<i64>) {
-        let now = Instant::now();
-        {
-            let mut mind = self.mind();
-            mind.locked_at = Some(now);
-            if mind.told_at.is_some_and(|at| now.saturating_duration_since(at) < TOLD_AGAIN) {
-                return;
-            }
-            mind.told_at = Some(now);
+        self.mind().locked_at = Some(Instant::now());
+        if !self.is_to_tell() {
+            return;
         }
         let event = seq.map_or("parked events are".to_owned(), |seq| {
             format!("the parked event with seq {seq} is")
@@ -340,15 +357,54 @@ impl ParkingStore {
         );
     }
 
+    /// Somebody has a lock on all of the parking: says who, once a minute. What is about the parking
+    /// waits until it is free, without asking again and again on the connection of the marks.
+    pub(crate) async fn met_table_lock(&self, client: &Client) {
+        self.mind().is_locked = true;
+        if !self.is_to_tell() {
+            return;
+        }
+        let (table, (who, hint)) = table_locker(client).await;
+        warn!(
+            hint,
+            "{table} is locked by {who}: parked events and those to be parked wait until that transaction ends, others go on for a window"
+        );
+    }
+
+    /// Whether nobody has a lock on all of the parking. Asks the server only where somebody had.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub(crate) async fn is_free(&self, client: &Client) -> Result<bool, Error> {
+        if !self.mind().is_locked {
+            return Ok(true);
+        }
+        match client.batch_execute(sql::PARKED_FREE).await {
+            Err(error) if is_locked(&error) => {
+                self.met_table_lock(client).await;
+                return Ok(false);
+            }
+            // Whatever else it is, those who ask will meet it.
+            Err(error) if error.as_db_error().is_some() => {}
+            outcome => outcome?,
+        }
+        self.mind().is_locked = false;
+        Ok(true)
+    }
+
+    fn is_to_tell(&self) -> bool {
+        let (now, mut mind) = (Instant::now(), self.mind());
+        let is_told = mind.told_at.is_some_and(|at| now.saturating_duration_since(at) < TOLD_AGAIN);
+        if !is_told {
+            mind.told_at = Some(now);
+        }
+        !is_told
+    }
+
     /// Somebody has a lock on the row of the progress: says who, once a minute.
     pub(crate) async fn locked_progress(&self, client: &Client, slot: &str) {
-        let now = Instant::now();
-        {
-            let mut mind = self.mind();
-            if mind.told_at.is_some_and(|at| now.saturating_duration_since(at) < TOLD_AGAIN) {
-                return;
-            }
-            mind.told_at = Some(now);
+        if !self.is_to_tell() {
+            return;
         }
         let (who, hint) = locker(client, "pgoutbox.progress").await;
         warn!(
@@ -404,6 +460,7 @@ impl ParkingStore {
     /// The connection's.
     pub(crate) async fn marked(&self, client: &Client, seqs: &[i64]) -> Result<(), Error> {
         match client.execute(&self.marked, &[&seqs]).await {
+            Err(error) if is_locked(&error) => return Err(error),
             Err(error) if error.as_db_error().is_some() => {}
             outcome => {
                 outcome?;
@@ -654,7 +711,14 @@ impl ParkingStore {
         let parameters: [&(dyn ToSql + Sync); 5] =
             [&self.slot, &aggregate_type, &aggregate_id, &after, &passed_over];
         let failed = |error| classify(&error);
+        if !self.is_free(client).await.map_err(failed)? {
+            return Ok(Head::Waits);
+        }
         let rows = match client.query(&self.claim, &parameters).await {
+            Err(error) if is_locked(&error) => {
+                self.met_table_lock(client).await;
+                return Ok(Head::Waits);
+            }
             // A trigger: its turn has not come.
             Err(error) if error.as_db_error().is_some() => {
                 let first = parameters.get(..4).unwrap_or_default();
@@ -692,7 +756,15 @@ impl ParkingStore {
         seqs: &[i64],
     ) -> Result<Vec<ParkedRow>, Fault> {
         let failed = |error| classify(&error);
+        if !self.is_free(client).await.map_err(failed)? {
+            return Ok(Vec::new());
+        }
         let rows = match client.query(&self.claim_alone, &[&self.slot, &seqs]).await {
+            // Still due, they are found with the next look.
+            Err(error) if is_locked(&error) => {
+                self.met_table_lock(client).await;
+                return Ok(Vec::new());
+            }
             Err(error) if error.as_db_error().is_some() => self.claim_each(client, seqs).await?,
             rows => rows.map_err(failed)?,
         };
@@ -887,11 +959,37 @@ impl ParkingStore {
     }
 }
 
+/// A lock stood in the way, says the server, and no trigger.
+pub(crate) fn is_locked(error: &Error) -> bool {
+    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) && is_lock(&classify(error))
+}
+
+/// Who has locked all of the parking, or all pauses.
+async fn table_locker(client: &Client) -> (&'static str, (String, String)) {
+    for table in ["pgoutbox.parked", "pgoutbox.pause"] {
+        if let Some(locker) = known_locker(client, table).await {
+            return (table, locker);
+        }
+    }
+    ("pgoutbox.parked", unknown_locker())
+}
+
+fn unknown_locker() -> (String, String) {
+    (
+        "another session".to_owned(),
+        "end the transaction that has it locked: pg_locks names it".to_owned(),
+    )
+}
+
 /// Who has locked rows of a table, and what to do about it.
 pub(crate) async fn locker(client: &Client, table: &str) -> (String, String) {
+    known_locker(client, table).await.unwrap_or_else(unknown_locker)
+}
+
+async fn known_locker(client: &Client, table: &str) -> Option<(String, String)> {
     let rows =
         client.query_typed(sql::LOCKED_BY, &[(&table, Type::TEXT)]).await.unwrap_or_default();
-    let told = rows.first().and_then(|row| {
+    rows.first().and_then(|row| {
         let pid: i32 = row.try_get(0).ok()?;
         let state: Option<String> = row.try_get(1).ok()?;
         let name: Option<String> = row.try_get(2).ok()?;
@@ -903,12 +1001,6 @@ pub(crate) async fn locker(client: &Client, table: &str) -> (String, String) {
             format!("pid {pid} (application \"{name}\", {state}, its transaction is {lasted} old)"),
             format!("end that transaction, or: SELECT pg_terminate_backend({pid});"),
         ))
-    });
-    told.unwrap_or_else(|| {
-        (
-            "another session".to_owned(),
-            "end the transaction that has it locked: pg_locks names it".to_owned(),
-        )
     })
 }
 
