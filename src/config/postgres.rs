@@ -1,9 +1,10 @@
 //! From settings to the two Postgres connections.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::address::encode;
-use super::postgres_url::{PostgresUrl, port, several};
+use super::postgres_url::{PostgresUrl, VARIABLES, port, seconds, several, variable};
 use super::problem::Problems;
 use super::shown::Shown;
 use super::source::{Environment, Origin, secret_file};
@@ -14,6 +15,8 @@ use super::{OnSlotLoss, Place, Postgres, Renewal, Secret, Server, Tls, TlsMode};
 
 const URL: &str = "postgres.url";
 const STREAM_URL: &str = "postgres.stream_url";
+/// libpq's word for the system's authorities.
+const SYSTEM: &str = "system";
 
 /// What the connections are put together from.
 pub(crate) struct Assembly<'a> {
@@ -29,6 +32,9 @@ impl Assembly<'_> {
         let values = self.values;
         let url = values.postgres_url(URL).unwrap_or_default();
         let audit = self.audit(&url, is_needed);
+        if is_needed {
+            self.libpqs_own(&url, &audit);
+        }
         let stream = self.stream(&url, &audit);
         let text = |key: &str| values.text(key).unwrap_or_default();
         Postgres {
@@ -49,10 +55,46 @@ impl Assembly<'_> {
                     self.shown.set("postgres.connect_timeout", text, values.origin(URL));
                     timeout
                 }
-                _ => values.span("postgres.connect_timeout"),
+                _ => self.connect_timeout(),
             },
             check_interval: values.span("postgres.check_interval"),
             renewal: Renewal::default(),
+        }
+    }
+
+    fn connect_timeout(&mut self) -> Duration {
+        let (key, name) = ("postgres.connect_timeout", "PGCONNECT_TIMEOUT");
+        let said = self.env.filled(name, self.problems).filter(|_| !self.values.is_set(key));
+        match said.map(seconds) {
+            None => {}
+            Some(Ok(timeout)) => {
+                self.shown.set(key, super::settings::span(timeout), name);
+                return timeout;
+            }
+            Some(Err(Wrong { what, hint })) => self.problems.add(name, "", what, hint),
+        }
+        self.values.span(key)
+    }
+
+    /// Variables that psql would heed, and that would change something here. Those that only fill in what
+    /// is missing are none where nothing is.
+    fn libpqs_own(&mut self, url: &PostgresUrl, audit: &Server) {
+        let is_whole = url.host.is_some() && url.user.is_some() && url.database.is_some();
+        let has_password = !audit.password.expose().is_empty();
+        for (name, parameter) in VARIABLES {
+            let is_filler = match parameter {
+                "service" | "servicefile" => is_whole,
+                "passfile" => has_password,
+                // A service brings it, and psql takes none otherwise.
+                "hostaddr" => url.host.is_some(),
+                _ => false,
+            };
+            let Some(value) = self.env.filled(name, self.problems).filter(|_| !is_filler) else {
+                continue;
+            };
+            if let Err(Wrong { what, hint }) = variable(parameter, value) {
+                self.problems.add(name, "", what, hint);
+            }
         }
     }
 
@@ -60,11 +102,20 @@ impl Assembly<'_> {
     fn application_name(&mut self, url: &PostgresUrl, slot: &str) -> String {
         let key = "postgres.application_name";
         let said = self.url_or_setting(key, url.application_name.as_ref());
-        said.or_else(|| self.values.text(key)).unwrap_or_else(|| {
-            let name: String = format!("pgoutbox/{slot}").chars().take(63).collect();
-            self.shown.set(key, name.clone(), "default");
-            name
-        })
+        said.or_else(|| self.values.text(key))
+            .or_else(|| self.variable(key, "PGAPPNAME"))
+            .unwrap_or_else(|| {
+                let name: String = format!("pgoutbox/{slot}").chars().take(63).collect();
+                self.shown.set(key, name.clone(), "default");
+                name
+            })
+    }
+
+    /// What a variable of libpq's says, where neither a setting nor the URL does.
+    fn variable(&mut self, key: &str, name: &str) -> Option<String> {
+        let said = self.env.filled(name, self.problems).filter(|said| said.len() <= 63)?;
+        self.shown.set(key, said.to_owned(), name);
+        Some(said.to_owned())
     }
 
     /// What the URL says, where no setting of its own does.
@@ -273,7 +324,9 @@ impl Assembly<'_> {
         if let Some(mode) = url.mode {
             return Some(given(mode, self.values.origin(URL), URL));
         }
-        let text = self.env.filled("PGSSLMODE", self.problems)?;
+        let is_system = self.env.filled("PGSSLROOTCERT", self.problems) == Some(SYSTEM);
+        let text =
+            self.env.filled("PGSSLMODE", self.problems).or(is_system.then_some("verify-full"))?;
         match ssl_mode(text) {
             Ok(mode) => Some(given(mode, Origin::SharedEnv("PGSSLMODE".to_owned()), "")),
             Err(Wrong { what, hint }) => {
@@ -310,6 +363,9 @@ impl Assembly<'_> {
             return Some(of_url(path, URL));
         }
         let path = self.env.filled(env, self.problems)?;
+        if env == "PGSSLROOTCERT" && path == SYSTEM {
+            return None;
+        }
         Some(given(path, Origin::SharedEnv(env.to_owned()), String::new()))
     }
 }

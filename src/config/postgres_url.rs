@@ -163,6 +163,17 @@ fn libpqs(key: &str, value: &str) -> Result<(), Wrong> {
             "files of libpq's are not read",
             "write the connection out; a password may stand in postgres.password_file",
         ),
+        "ssl_max_protocol_version" => {
+            (value == "TLSv1.3", "TLS 1.2 and 1.3 are what is spoken", "leave it out")
+        }
+        "requiressl" => (value == "0", "sslmode says that", "write sslmode=require or verify-full"),
+        // Of GSSAPI, which is never asked for.
+        "krbsrvname" | "gsslib" | "gssdelegation" => (true, "", ""),
+        "min_protocol_version" | "max_protocol_version" => (
+            ["3.0", "latest"].contains(&value),
+            "version 3.0 of Postgres' protocol is what is spoken",
+            "leave it out",
+        ),
         "sslpassword" => (
             false,
             "keys with a password are not read",
@@ -196,6 +207,48 @@ fn libpqs(key: &str, value: &str) -> Result<(), Wrong> {
     ))
 }
 
+/// Variables of libpq's, each with the parameter that it stands for. Those that pgoutbox reads are not
+/// among them.
+pub(crate) const VARIABLES: [(&str, &str); 26] = [
+    ("PGHOSTADDR", "hostaddr"),
+    ("PGPASSFILE", "passfile"),
+    ("PGSERVICE", "service"),
+    ("PGSERVICEFILE", "servicefile"),
+    ("PGOPTIONS", "options"),
+    ("PGCHANNELBINDING", "channel_binding"),
+    ("PGREQUIREAUTH", "require_auth"),
+    ("PGREQUIREPEER", "requirepeer"),
+    ("PGTARGETSESSIONATTRS", "target_session_attrs"),
+    ("PGLOADBALANCEHOSTS", "load_balance_hosts"),
+    ("PGSSLNEGOTIATION", "sslnegotiation"),
+    ("PGSSLCERTMODE", "sslcertmode"),
+    ("PGSSLCOMPRESSION", "sslcompression"),
+    ("PGSSLCRL", "sslcrl"),
+    ("PGSSLCRLDIR", "sslcrldir"),
+    ("PGSSLSNI", "sslsni"),
+    ("PGSSLMINPROTOCOLVERSION", "ssl_min_protocol_version"),
+    ("PGSSLMAXPROTOCOLVERSION", "ssl_max_protocol_version"),
+    ("PGREQUIRESSL", "requiressl"),
+    ("PGGSSENCMODE", "gssencmode"),
+    ("PGKRBSRVNAME", "krbsrvname"),
+    ("PGGSSLIB", "gsslib"),
+    ("PGGSSDELEGATION", "gssdelegation"),
+    ("PGMINPROTOCOLVERSION", "min_protocol_version"),
+    ("PGMAXPROTOCOLVERSION", "max_protocol_version"),
+    ("PGCLIENTENCODING", "client_encoding"),
+];
+
+/// Whether such a variable may be passed over: psql would heed it.
+///
+/// # Errors
+/// Says why not.
+pub(crate) fn variable(parameter: &str, value: &str) -> Result<(), Wrong> {
+    libpqs(parameter, value).map_err(|Wrong { what, hint }| {
+        let why = what.split_once("honoured: ").map_or(what.as_str(), |(_, why)| why);
+        Wrong::new(format!("is set, and cannot be honoured: {why}"), hint)
+    })
+}
+
 pub(crate) fn several() -> Wrong {
     Wrong::new(
         "names several hosts: a slot lives on one server",
@@ -222,7 +275,7 @@ pub(crate) fn port(text: &str) -> Result<u16, Wrong> {
         .ok_or_else(|| Wrong::new("the port is not a number from 1 to 65535", ""))
 }
 
-fn seconds(text: &str) -> Result<Duration, Wrong> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, Wrong> {
     match text.parse::<u64>() {
         Ok(seconds @ 1..=300) => Ok(Duration::from_secs(seconds)),
         _ => Err(Wrong::new(

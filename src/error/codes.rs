@@ -12,6 +12,7 @@ pub(crate) const INVALID_CATALOG_NAME: &str = "3D000";
 pub(crate) const INVALID_SCHEMA_NAME: &str = "3F000";
 /// 42501.
 pub(crate) const INSUFFICIENT_PRIVILEGE: &str = "42501";
+pub(crate) const UNDEFINED_TABLE: &str = "42P01";
 /// 42704: among others a publication that the stream needs.
 pub(crate) const UNDEFINED_OBJECT: &str = "42704";
 /// 53300.

@@ -28,6 +28,8 @@ files! {
     CATCH_UP = "catch_up.sql", "A catch-up under way.";
     CATCH_UP_BEGIN = "catch_up_begin.sql", "Says that a slot is about to be recreated.";
     CATCH_UP_OPEN = "catch_up_open.sql", "Sees the tables where the new slot's stream begins.";
+    ATTACHED = "attached.sql", "Partitions that were made or attached lately.";
+    ATTACHED_WAITING = "attached_waiting.sql", "Whether one of them holds rows that wait since before.";
     CATCH_UP_WAITING = "catch_up_waiting.sql", "The rows of one table that wait.";
     CATCH_UP_LIST = "catch_up_list.sql", "Numbers the rows that wait.";
     CATCH_UP_KEEP = "catch_up_keep.sql", "Keeps those whole that their id does not tell apart.";

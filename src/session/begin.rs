@@ -18,11 +18,11 @@ use super::reach::Reach;
 use super::recovery::Recovery;
 use super::remembered::{self, Gap, pass_again, recall};
 use super::standby::{Taken, take_slot};
-use super::{Audit, Past, Remembered, Session, answered, silence};
+use super::{Audit, Past, Remembered, Session, answered, attached, silence};
 use crate::board::Board;
 use crate::config::{Broker, Config};
 use crate::core::relay::{self, Memory, Relay, Rules};
-use crate::error::{Fault, Side};
+use crate::error::{Fault, Side, codes};
 use crate::otlp;
 use crate::postgres;
 use crate::postgres::marker::Marker;
@@ -111,7 +111,7 @@ impl Preflighted {
         let Given { config, .. } = given;
         let preflight = answered(config, slot::preflight(given.client(), config)).await?;
         let Ready { tables, coverage, warnings, .. } = preflight.ready(config)?;
-        for warning in warnings {
+        for warning in slot::one_of_each(warnings) {
             // Once for each process: they do not change from session to session.
             if past.warned.insert(warning.what.clone()) {
                 warn!(hint = warning.hint, "{}", warning.what);
@@ -160,8 +160,17 @@ impl Owner {
         let (Given { config, board, .. }, client) = (given, given.client());
         let identity = &self.taken.identity;
         let coverage = &self.connected.preflighted.coverage;
-        let known = recall(config, past, board, client, identity, coverage);
+        let mut looked = past.looked.clone();
+        let tables = &self.connected.preflighted.tables;
+        let attached = match attached(config, client, tables, &mut looked).await {
+            // The first check of the session waits for it.
+            Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => None,
+            attached => attached?,
+        };
+        let known = recall(config, past, board, client, identity, coverage, attached);
         let known = answered(config, known).await?;
+        // Only now: what they hold is known to wait, on disk.
+        past.looked = looked;
         past.memory = Some(Remembered {
             identity: identity.clone(),
             memory: known.memory.clone(),
@@ -254,6 +263,7 @@ impl Prepared {
             client: Arc::clone(&given.audit.client),
             notified: Arc::clone(&given.audit.notified),
             coverage: Rc::new(RefCell::new(preflighted.coverage)),
+            looked: Rc::new(RefCell::new(past.looked.clone())),
             outboxes: outboxes.into(),
             spans,
             catch_up,

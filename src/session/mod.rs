@@ -48,7 +48,7 @@ use crate::postgres::{self, Role, classify};
 use crate::rabbitmq::publisher::{Closure, Publisher, Signal};
 use crate::shutdown::Shutdown;
 use crate::slot::catch_up::{self, CatchUp, Chunk};
-use crate::slot::{self, Coverage, record_coverage};
+use crate::slot::{self, Coverage, Looked, record_coverage};
 use crate::text::span;
 use crate::upkeep::reconcile::Trigger;
 use crate::wal::WalStream;
@@ -65,6 +65,7 @@ const FRAMES: usize = 128;
 const SILENCE: (u32, u32) = (3, 2);
 /// Pause before a check that met a locked catalog is made again.
 const LOCKED: Duration = Duration::from_secs(1);
+const ATTACHED: &str = "the slot is made again, and these rows are published: nothing";
 /// How long an orderly end waits for the last acknowledgement to be on its way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// For how long, and how often, a relation that is not there is looked for.
@@ -87,6 +88,8 @@ struct Remembered {
 pub(crate) struct Past {
     memory: Option<Remembered>,
     coverage: Option<Coverage>,
+    /// Partitions that hold nothing that no stream brings.
+    looked: Looked,
     /// Failed sessions in a row that brought nothing on.
     pub failures: u32,
     /// Something was acknowledged in the last session, or it stood for longer than the longest
@@ -225,6 +228,7 @@ struct Session {
     notified: Arc<Notify>,
     /// By what the tables are covered; another once something was altered that matters to no row.
     coverage: Rc<RefCell<Coverage>>,
+    looked: Rc<RefCell<Looked>>,
     outboxes: Arc<[OutboxTable]>,
     /// Where spans go, and the broker that they are about.
     spans: Option<(otlp::Queue, Arc<otlp::Server>)>,
@@ -314,6 +318,7 @@ impl Session {
             recorded: self.reach.durable(),
         });
         past.coverage = Some(self.coverage.borrow().clone());
+        past.looked.clone_from(&self.looked.borrow());
         if !self.is_quiet {
             info!(
                 published = tally.published,
@@ -499,8 +504,12 @@ impl Session {
                 Effect::GivenUp(marks) => self.marker.log_given_up(&marks),
                 Effect::Check => {
                     let (client, config) = (Arc::clone(&self.client), Arc::clone(&self.asked));
-                    let before = Rc::clone(&self.coverage);
-                    self.jobs.push(Box::pin(check(client, config, before)));
+                    let (before, looked) = (Rc::clone(&self.coverage), Rc::clone(&self.looked));
+                    let outboxes = Arc::clone(&self.outboxes);
+                    self.jobs.push(Box::pin(async move {
+                        check_attached(&client, &config, &outboxes, &looked).await?;
+                        check(client, config, before).await
+                    }));
                 }
                 Effect::Look { from } => {
                     let (marker, client) = (Arc::clone(&self.marker), Arc::clone(&self.client));
@@ -749,6 +758,50 @@ async fn resolve(
             return Ok(Input::Resolved(found));
         }
         tokio::time::sleep(LOOK_AGAIN.1).await;
+    }
+}
+
+/// Whether a table with rows that wait has become a partition; said where nothing follows from it.
+async fn attached(
+    config: &Config,
+    client: &Client,
+    outboxes: &[OutboxTable],
+    looked: &mut Looked,
+) -> Result<Option<String>, Fault> {
+    let mut first = None;
+    loop {
+        let found = slot::attached(client, config, outboxes, looked, silence(config) / 2);
+        match answered(config, found).await? {
+            None => return Ok(first),
+            Some(what) if config.is_catching_up() => first = first.or(Some(what)),
+            Some(what) => {
+                let hint = "pgoutbox replay --only unrelayed --mark  -- with audit.mode = none publish them yourself";
+                warn!(hint, "rows that no stream brings: {what}");
+            }
+        }
+    }
+}
+
+/// The next session looks again, and makes a gap of what was found. What is locked is waited for:
+/// nothing is acknowledged meanwhile.
+async fn check_attached(
+    client: &Client,
+    config: &Config,
+    outboxes: &[OutboxTable],
+    looked: &RefCell<Looked>,
+) -> Result<(), Fault> {
+    loop {
+        let mut seen = looked.borrow().clone();
+        match attached(config, client, outboxes, &mut seen).await {
+            Ok(None) => {
+                looked.replace(seen);
+                return Ok(());
+            }
+            Ok(Some(what)) => return Err(Fault::transient(what).hint(ATTACHED).on(Side::Audit)),
+            Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => {}
+            Err(fault) => return Err(fault),
+        }
+        tokio::time::sleep(LOCKED).await;
     }
 }
 

@@ -159,6 +159,7 @@ pub(super) async fn recall(
     client: &Client,
     identity: &Identity,
     coverage: &Coverage,
+    attached: Option<String>,
 ) -> Result<Recalled, Fault> {
     let slot = config.postgres.slot.as_str();
     let place = Place::of(slot::state(client, slot).await?);
@@ -190,7 +191,7 @@ pub(super) async fn recall(
         None if is_ahead => past.coverage.as_ref().and_then(|earlier| earlier.change(coverage)),
         None => why_gap_without_row(config, past, identity, place, coverage),
     };
-    let gap = why.map(|why| Gap { why, end });
+    let gap = why.or(attached).map(|why| Gap { why, end });
     past.coverage = Some(coverage.clone());
     if gap.is_some() && row.is_none() {
         // Only this process knows, and it may end.

@@ -404,6 +404,19 @@ async fn contents(
     Ok(contents)
 }
 
+/// The rows of `read` that wait: the table itself, or a partition of it.
+pub(super) async fn waiting_in(
+    client: &Client,
+    config: &Config,
+    read: &Table,
+    outbox: &OutboxTable,
+) -> Result<String, Fault> {
+    let filter = outbox::row_filter(client, config, outbox.relation).await?;
+    let content = Content::find(client, outbox.relation, read).await?;
+    let waiting = waiting(config, read, outbox, &filter, &content)?;
+    Ok(waiting.trim_end().trim_end_matches(';').to_owned())
+}
+
 fn waiting(
     config: &Config,
     table: &Table,

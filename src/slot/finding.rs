@@ -145,6 +145,29 @@ pub struct Finding {
     pub hint: String,
 }
 
+/// One for several of a name: of tables that are alike the first is told of in full, and how many more
+/// there are. `check` has each.
+pub(crate) fn one_of_each(findings: Vec<Finding>) -> Vec<Finding> {
+    let mut merged: Vec<(Finding, usize)> = Vec::new();
+    for finding in findings {
+        match merged.iter_mut().find(|(first, _)| first.name == finding.name) {
+            Some((_, more)) => *more += 1,
+            None => merged.push((finding, 0)),
+        }
+    }
+    let told = |(mut finding, more): (Finding, usize)| {
+        if more > 0 {
+            finding.what = format!(
+                "{}; {more} more {} like it, see `pgoutbox check`",
+                finding.what,
+                if more == 1 { "is" } else { "are" }
+            );
+        }
+        finding
+    };
+    merged.into_iter().map(told).collect()
+}
+
 impl Finding {
     fn new(name: &'static str, severity: Severity, what: String, hint: String) -> Self {
         debug_assert!(NAMES.contains(&name), "{name} is not among the names of findings");
@@ -208,5 +231,23 @@ impl Finding {
         let fault = Fault::definite(join(|f| &f.what), join(|f| &f.hint));
         let is_passed_by = errors.iter().any(|finding| PASSED_BY.contains(&finding.name));
         Some(if is_passed_by { fault.kind(Kind::PassedBy) } else { fault })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_tables_that_are_alike_are_one_line() {
+        let of = |name, table: &str| Finding::warning(name, format!("{table} is so"), "SQL");
+        let all = vec![
+            of("id-index", "a"),
+            of("catch-up-order", "a"),
+            of("id-index", "b"),
+            of("id-index", "c"),
+        ];
+        let said: Vec<_> = one_of_each(all).into_iter().map(|finding| finding.what).collect();
+        assert_eq!(said, ["a is so; 2 more are like it, see `pgoutbox check`", "a is so"]);
     }
 }

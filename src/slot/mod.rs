@@ -7,6 +7,7 @@
 //! knows the broker or the relay.
 
 pub(crate) mod catch_up;
+mod attached;
 mod away;
 mod coverage;
 mod finding;
@@ -28,8 +29,10 @@ pub(crate) use crate::postgres::grants::{
     grants_for, parked_grants, prune_grants, reconcile_grants, replay_grants, statements,
     type_grants,
 };
+pub(crate) use attached::{Looked, attached};
 pub(crate) use away::{Away, away, record_outboxes, with_away};
 pub(crate) use coverage::{Coverage, Digest, coverage, record_coverage};
+pub(crate) use finding::one_of_each;
 pub use finding::{Finding, NAMES, Severity};
 pub(crate) use preflight::Ready;
 pub use preflight::preflight;

@@ -8,6 +8,7 @@
 )]
 
 mod alerts;
+mod attached;
 mod audit;
 mod backoff;
 mod catch_up;

@@ -89,6 +89,100 @@ fn wrong_postgres_urls() {
     }
 }
 
+/// Parameters of libpq's, each with a value that is taken and one that is refused.
+const LIBPQS: [(&str, &str, &str); 38] = [
+    ("hostaddr", "", "10.0.0.1"),
+    ("passfile", "", "/root/.pgpass"),
+    ("service", "", "shop"),
+    ("servicefile", "", "/etc/pg_service.conf"),
+    ("options", "", "-c%20search_path=x"),
+    ("channel_binding", "prefer", "require"),
+    ("require_auth", "", "scram-sha-256"),
+    ("requirepeer", "", "postgres"),
+    ("target_session_attrs", "read-write", "standby"),
+    ("load_balance_hosts", "disable", "random"),
+    ("sslnegotiation", "postgres", "direct"),
+    ("sslcertmode", "allow", "require"),
+    ("sslcompression", "0", "1"),
+    ("sslcrl", "", "crl.pem"),
+    ("sslcrldir", "", "crl"),
+    ("sslsni", "1", "0"),
+    ("ssl_min_protocol_version", "TLSv1.2", "TLSv1.3"),
+    ("ssl_max_protocol_version", "TLSv1.3", "TLSv1.2"),
+    ("requiressl", "0", "1"),
+    ("gssencmode", "prefer", "require"),
+    ("krbsrvname", "postgres", ""),
+    ("gsslib", "gssapi", ""),
+    ("gssdelegation", "0", ""),
+    ("min_protocol_version", "3.0", "3.2"),
+    ("max_protocol_version", "latest", "3.2"),
+    ("client_encoding", "auto", "latin1"),
+    ("sslpassword", "", "secret"),
+    ("keepalives", "1", "0"),
+    ("keepalives_idle", "10", "x"),
+    ("keepalives_interval", "10", "x"),
+    ("keepalives_count", "3", "x"),
+    ("tcp_user_timeout", "0", "x"),
+    ("fallback_application_name", "x", ""),
+    ("replication", "", "database"),
+    ("application_name", "shop", ""),
+    ("connect_timeout", "5", "0"),
+    ("sslrootcert", "system", ""),
+    ("sslmode", "verify-full", "prefer"),
+];
+
+/// Every parameter of libpq's of Postgres 18: taken, or refused with its own reason; and so as a
+/// variable.
+#[test]
+fn what_libpq_knows_is_understood_or_refused_by_name() {
+    for (parameter, taken, refused) in LIBPQS {
+        // Neither whole nor with a password: what fills in counts.
+        let own = |value: &str| format!("postgres:///d?{parameter}={value}");
+        let variable = super::super::postgres_url::VARIABLES;
+        let variable = variable.iter().find(|(_, stands_for)| *stands_for == parameter);
+        let of_env = |value: &str| {
+            let value = value.replace("%20", " ");
+            variable.map(|(name, _)| {
+                Try::both().env(&[
+                    ("DATABASE_URL", "postgres:///d"),
+                    ("USER", "me"),
+                    (name, &value),
+                ])
+            })
+        };
+        if !taken.is_empty() {
+            Try::both().env(&[("DATABASE_URL", &own(taken)), ("USER", "me")]).load();
+            if let Some(tried) = of_env(taken) {
+                tried.load();
+            }
+        }
+        if !refused.is_empty() {
+            let fault = Try::both().env(&[("DATABASE_URL", &own(refused)), ("USER", "me")]).fault();
+            assert!(
+                fault.contains(parameter) || fault.contains("falls back"),
+                "{parameter}: {fault}"
+            );
+            assert!(!fault.contains("does not know"), "{parameter}: {fault}");
+            if let (Some(tried), Some((name, _))) = (of_env(refused), variable) {
+                let fault = tried.fault();
+                assert!(
+                    fault.contains(&format!("{name}: is set, and cannot be honoured: ")),
+                    "{parameter}: {fault}"
+                );
+            }
+        }
+    }
+    // What nothing is missing for fills nothing in.
+    for (name, value) in [("PGSERVICE", "shop"), ("PGPASSFILE", "/x"), ("PGHOSTADDR", "10.0.0.1")] {
+        Try::both().env(&[("DATABASE_URL", "postgres://u:p@h/d"), (name, value)]).load();
+    }
+    let named =
+        |pair| Try::both().env(&[("DATABASE_URL", "postgres://u@h/d"), pair]).load().postgres;
+    assert_eq!(named(("PGAPPNAME", "shop")).application_name, "shop");
+    assert_eq!(named(("PGCONNECT_TIMEOUT", "9")).connect_timeout, Duration::from_secs(9));
+    assert_eq!(named(("PGSSLROOTCERT", "system")).audit.tls.mode, TlsMode::VerifyFull);
+}
+
 fn broker(url: &str) -> super::super::Broker {
     Try::both().env(&[("AMQP_URL", url)]).load().amqp.brokers.remove(0)
 }
