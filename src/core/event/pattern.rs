@@ -206,7 +206,12 @@ impl Finder<'_> {
         let typed =
             name.rsplit_once(':').and_then(|(name, named)| Some((name, ValueType::named(named)?)));
         let name = typed.map_or(name, |(name, _)| name);
-        *value_type = typed.map(|(_, it)| it).or(*value_type);
+        if let Some((_, said)) = typed
+            && value_type.replace(said).is_some_and(|before| before != said)
+        {
+            let (schema, table) = (&self.config.schema, &self.config.name);
+            self.errors.push(format!("{setting} of {schema}.{table} has two types"));
+        }
         if let Some(found) = self.whole(name).or_else(|| self.path(name)) {
             return found.ok();
         }

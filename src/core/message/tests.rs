@@ -323,6 +323,10 @@ fn a_mapping_that_cannot_be_is_an_error_that_lists_the_columns() {
         ("headers = { x = \"{tenant.}\" }", "names \"tenant.\""),
         ("body = { x = \"{nowhere.a}\" }", "its columns are id, aggregate_type"),
         ("properties = { type = \"{count:integer}\" }", "is text, and has no type"),
+        (
+            "headers = { x = \"{count:integer} | {tenant:text}\" }",
+            "headers.x of public.outbox_messages has two",
+        ),
         ("routing_key = \"{count:integer}\"", "is text, and has no type"),
         ("[tables.events.a]\nexchange = \"{gone}\"", "events.a.exchange"),
         ("[tables.cloudevents]\nmode = \"binary\"\nsource = \"{gone}\"", "cloudevents.source"),
