@@ -78,6 +78,8 @@ pub enum Kind {
     Standby,
     /// As long as it lasts, rows of an outbox table pass by the slot: they are to be caught up with.
     PassedBy,
+    /// The stream has rows of an outbox table in a shape that the mapping does not fit.
+    Shape,
 }
 
 /// What a refusal of RabbitMQ is about, where one reply code stands for several things.

@@ -72,7 +72,7 @@ const POOLER: &str = "connect to Postgres itself, not through a pooler in transa
 /// The line for a kind of fault.
 pub(crate) fn entry(kind: Kind, peer: Peer) -> Entry {
     match (kind, peer) {
-        (Kind::Own | Kind::PassedBy, _) => Entry::passing(AGAIN),
+        (Kind::Own | Kind::PassedBy | Kind::Shape, _) => Entry::passing(AGAIN),
         (Kind::Standby, _) => Entry::passing("name the primary in DATABASE_URL"),
         (Kind::Sql(code), _) => sql(code),
         (Kind::Amqp(code, about), _) => amqp(code, about),
@@ -359,6 +359,7 @@ mod tests {
             Kind::Own,
             Kind::Standby,
             Kind::PassedBy,
+            Kind::Shape,
             Kind::Timeout,
             Kind::Closed,
             Kind::Login,

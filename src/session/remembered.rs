@@ -33,7 +33,11 @@ pub(super) async fn record_fault(
     end: &End,
 ) {
     record(config, past.walsender, board, client, end).await;
-    if matches!(end, End::Fault(fault) if fault.kind == Kind::PassedBy) {
+    let End::Fault(Fault { kind, .. }) = end else { return };
+    // Rows of another shape are read from the table, once that has the columns again: a column was
+    // renamed and back, say. Where no list can be made, they can only be mapped as they were.
+    let is_left = *kind == Kind::Shape && config.is_catching_up();
+    if *kind == Kind::PassedBy || is_left {
         // Whoever puts it right leaves no trace: it is written down that something was wrong.
         let noted = record_coverage(client, &config.postgres.slot, 0);
         if !matches!(timeout(STOP_TIMEOUT, noted).await, Ok(Ok(()))) {

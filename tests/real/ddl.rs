@@ -206,6 +206,66 @@ async fn write(
     Ok(n)
 }
 
+/// What takes a mapped column away, a row of that shape, and what brings the column back.
+const SHAPES: [[&str; 3]; 4] = [
+    [
+        "ALTER TABLE outbox_messages RENAME COLUMN payload TO body",
+        "INSERT INTO outbox_messages (event_type, aggregate_type, aggregate_id, body, occurred_at) VALUES ('placed', 'order', '0', '{\"aggregate\": 0, \"n\": $n}', clock_timestamp())",
+        "ALTER TABLE outbox_messages RENAME COLUMN body TO payload",
+    ],
+    [
+        "ALTER TABLE outbox_messages RENAME COLUMN id TO key",
+        "INSERT INTO outbox_messages (event_type, aggregate_type, aggregate_id, payload, occurred_at) VALUES ('placed', 'order', '0', '{\"aggregate\": 0, \"n\": $n}', clock_timestamp())",
+        "ALTER TABLE outbox_messages RENAME COLUMN key TO id",
+    ],
+    [
+        "ALTER TABLE outbox_messages ALTER COLUMN payload TYPE jsonb[] USING ARRAY[payload]",
+        "INSERT INTO outbox_messages (event_type, aggregate_type, aggregate_id, payload, occurred_at) VALUES ('placed', 'order', '0', ARRAY['{\"aggregate\": 0, \"n\": $n}'::jsonb], clock_timestamp())",
+        "ALTER TABLE outbox_messages ALTER COLUMN payload TYPE jsonb USING payload[1]",
+    ],
+    // Nobody but the stream ever saw it.
+    [
+        "SELECT",
+        "BEGIN; ALTER TABLE outbox_messages RENAME COLUMN payload TO body; INSERT INTO outbox_messages (event_type, aggregate_type, aggregate_id, body, occurred_at) \
+         VALUES ('placed', 'order', '0', '{\"aggregate\": 0, \"n\": $n}', clock_timestamp()); ALTER TABLE outbox_messages RENAME COLUMN body TO payload; COMMIT",
+        "SELECT",
+    ],
+];
+
+/// A row whose shape no mapping fits is read from the table, once that has the columns again. Before,
+/// the relay stood until somebody changed the mapping, twice.
+#[tokio::test]
+async fn a_row_of_another_shape_is_read_from_the_table() -> Result<()> {
+    let setting = Setting::shared().await?.set("session.backoff_max", "300ms");
+    let consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    let address = relay.http(PATIENCE).await?;
+    let mut n = 0;
+    let mut insert = async |sql: &str| {
+        n += 1;
+        setting.sql(&sql.replace("$n", &n.to_string())).await.map(|()| n)
+    };
+    let usual = SHAPES[1][1];
+    for [does, row, undoes] in SHAPES {
+        insert(usual).await?;
+        setting.sql(does).await?;
+        insert(row).await?;
+        if does != "SELECT" {
+            let is_unready = async || Ok(get(address, "/readyz").await?.code == 503);
+            wait_until("it to be not ready", PATIENCE, is_unready).await.context(does)?;
+        }
+        setting.sql(undoes).await?;
+        let last = insert(usual).await?;
+        let all = async || Ok(came(&consumer)?.get(&0) == Some(&last));
+        wait_until("all events", PATIENCE, all)
+            .await
+            .with_context(|| format!("{does}: {:?}\n{}", came(&consumer), relay.log()))?;
+    }
+    setting.all_marked().await?;
+    assert!(relay.is_running(), "{}", relay.log());
+    relay.drain(PATIENCE).await
+}
+
 /// The last event of each aggregate that came, none missing before it.
 fn came(consumer: &Consumer) -> Result<BTreeMap<i64, i64>> {
     consumer.deliveries(|all| {

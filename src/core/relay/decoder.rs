@@ -13,7 +13,7 @@ use crate::core::event::pgoutput::{self, Cell, Column, RelationMessage, StoredRo
 use crate::core::event::relation::{Mapping, Relation, Relations, table_named};
 use crate::core::event::{Position, Row, event_id};
 use crate::core::parked::Aggregate;
-use crate::error::Fault;
+use crate::error::{Fault, Kind};
 
 /// Shapes of stored rows that are kept compiled.
 const SHAPES: usize = 8;
@@ -84,6 +84,8 @@ pub(super) struct Decoder {
     unresolved: Option<(u32, Tuple)>,
     /// Relations that hold today what their rows in the stream say.
     partitions: BTreeSet<u32>,
+    /// What is in the tables of today is left to the list that is made once the stream is passed.
+    is_passing: bool,
     /// The row that was read last.
     cells: Vec<Cell>,
 }
@@ -102,6 +104,7 @@ impl Decoder {
             announced: BTreeMap::new(),
             unresolved: None,
             partitions: BTreeSet::new(),
+            is_passing: rules.is_passing,
             cells: Vec::new(),
         }
     }
@@ -194,10 +197,18 @@ impl Decoder {
                 self.relations.insert(relation.oid, Relation::Outbox(Arc::new(mapping)));
                 Ok(())
             }
+            // The list has them: it is made of the table of today, which the mapping fits.
+            Err(_) if self.is_passing => {
+                self.relations.insert(relation.oid, Relation::Other);
+                Ok(())
+            }
             Err(errors) => Err(Fault::definite(
                 errors.join("; "),
-                "the WAL holds rows of this older or newer shape: map the columns as they were, let the relay pass these rows, then change the mapping",
+                "the WAL holds rows of this older or newer shape: where the table has the mapped columns again, they are \
+                 read from it (on_slot_loss = \"catch_up\", with marks); else map the columns as they were, let the \
+                 relay pass these rows, then change the mapping",
             )
+            .kind(Kind::Shape)
             .into()),
         }
     }
