@@ -17,7 +17,7 @@ const PURE: [&str; 9] = [
     "src/error/",
     "src/rabbitmq/publisher/frames.rs",
     "src/rabbitmq/publisher/tags.rs",
-    "src/postgres/sql.rs",
+    "src/postgres/sql/mod.rs",
     "src/otlp/span.rs",
     "src/observe/metrics/encode.rs",
     "src/observe/http/guest.rs",
@@ -165,25 +165,65 @@ fn no_text_of_a_fault_is_searched() {
     }
 }
 
+/// The first sentence of the comment that a file begins with.
+fn first_sentence(sql: &str) -> String {
+    let comment = sql.lines().map_while(|line| line.strip_prefix("--"));
+    let text = comment.take_while(|line| !line.starts_with("   ")).map(str::trim);
+    let text = text.collect::<Vec<_>>().join(" ");
+    let end = text.find(". ").map_or(text.trim_end_matches('.').len(), |end| end);
+    format!("{}.", &text[..end])
+}
+
+/// The constants of the SQL files, by path: `mark/update.sql` is `MARK_UPDATE`, `park/park.sql` is `PARK`.
+fn sql_constants() -> Vec<(String, String, String)> {
+    let constants = files("sql", "sql").into_iter().map(|path| {
+        let text = fs::read_to_string(&path).expect("readable");
+        let name = path.strip_prefix(root().join("sql")).expect("below sql");
+        let name = name.to_str().expect("UTF-8");
+        let (folder, file) = name.trim_end_matches(".sql").split_once('/').expect("a folder");
+        let constant = if folder == file { folder.to_owned() } else { format!("{folder}_{file}") };
+        (constant.to_uppercase(), name.to_owned(), first_sentence(&text))
+    });
+    constants.collect()
+}
+
+/// The list of them in the code is made from the folder.
+#[test]
+fn the_list_of_sql_files_is_that_of_the_folder() {
+    const LIST: &str = "src/postgres/sql/files.rs";
+    let is = read(LIST);
+    let (head, _) = is.split_once("\nfiles! {\n").expect("the list");
+    let lines = sql_constants()
+        .into_iter()
+        .map(|(name, file, about)| format!("    {name} = {file:?}, {about:?};\n"));
+    let wanted = format!("{head}\nfiles! {{\n{}}}\n", lines.collect::<String>());
+    if std::env::var_os("PGOUTBOX_WRITE").is_some() {
+        fs::write(root().join(LIST), &wanted).expect("writable");
+    }
+    let line = is.lines().zip(wanted.lines()).find(|(is, wanted)| is != wanted);
+    assert!(
+        is == wanted,
+        "{LIST} is not as the folder has it, from {line:?} on: PGOUTBOX_WRITE=1 writes it"
+    );
+}
+
 #[test]
 fn each_sql_file_is_used() {
-    let uses = read("src/postgres/sql.rs");
-    for path in files("sql", "sql") {
-        let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
-        let constant = name.trim_end_matches(".sql").to_uppercase();
-        assert!(
-            uses.contains(&format!("{constant} = \"{name}\"")),
-            "sql/{name} is not in src/postgres/sql.rs"
-        );
-        let is_used =
-            files("src", "rs").iter().filter(|path| !path.ends_with("sql.rs")).any(|path| {
-                fs::read_to_string(path).expect("readable").contains(&format!("sql::{constant}"))
-            });
-        assert!(is_used, "sql/{name} is used by nothing");
+    let code: Vec<String> = files("src", "rs")
+        .iter()
+        .filter(|path| !path.ends_with("sql/files.rs"))
+        .map(|path| fs::read_to_string(path).expect("readable"))
+        .collect();
+    for (constant, file, _) in sql_constants() {
+        let is_name = |rest: &str| rest.starts_with(|c: char| c == '_' || c.is_alphanumeric());
+        let is_in = |text: &String| {
+            let uses = format!("sql::{constant}");
+            text.split(&uses).skip(1).any(|rest| !is_name(rest))
+        };
+        assert!(code.iter().any(is_in), "sql/{file} is used by nothing");
     }
 }
 
-/// A database of another encoding than UTF-8 has not every character, not even in a comment.
 #[test]
 fn sql_is_ascii() {
     for path in files("sql", "sql") {

@@ -219,7 +219,7 @@ impl Maker<'_> {
             }
             None => "schema pgoutbox".to_owned(),
         };
-        self.make(&what, sql::SCHEMA).await
+        self.make(&what, sql::INIT_SCHEMA).await
     }
 
     /// The function is pgoutbox's own, so a newer one replaces an older.
@@ -251,9 +251,9 @@ impl Maker<'_> {
 
     /// Whether the function is there as this version makes it for this table.
     async fn is_same_function(&self, table: &Table) -> Result<bool, Fault> {
-        let body = sql::ENQUEUE.split("$enqueue$").nth(1).unwrap_or_default();
+        let body = sql::INIT_ENQUEUE.split("$enqueue$").nth(1).unwrap_or_default();
         let variables = [("schema", table.schema.as_str()), ("table", &table.name), ("body", body)];
-        let rows = query(self.client, &sql::render(sql::ENQUEUE_KNOWN, &variables)?).await?;
+        let rows = query(self.client, &sql::render(sql::INIT_ENQUEUE_KNOWN, &variables)?).await?;
         rows.first().map_or(Ok(false), |row| column(row, "is_same"))
     }
 
@@ -304,8 +304,11 @@ impl Maker<'_> {
         if !is_marking {
             let lsn = slot::create(self.client, config, timeout).await?;
             // What was before it is not to be looked for: nothing tells.
-            postgres::execute(self.client, &sql::render(sql::FORGET_COVERAGE, &[("slot", slot)])?)
-                .await?;
+            postgres::execute(
+                self.client,
+                &sql::render(sql::PROGRESS_FORGET_COVERAGE, &[("slot", slot)])?,
+            )
+            .await?;
             catch_up::record_new(&as_owner(config), self.client, &lsn).await;
             self.covered(config).await;
             say(format_args!(

@@ -42,7 +42,7 @@ pub(super) fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
         let span = args.partitioned.as_deref().and_then(PartitionSpan::read);
         parts.push(outbox(&config, table, args.server_version * 10_000, span)?);
     }
-    parts.push(sql::SCHEMA.to_owned());
+    parts.push(sql::INIT_SCHEMA.to_owned());
     if let Some(table) = config.tables.first() {
         parts.push(enqueue(table)?);
     }
@@ -66,10 +66,10 @@ pub(super) fn outbox(
 ) -> Result<String, Fault> {
     let new_id = if server_version >= 180_000 { "uuidv7" } else { "gen_random_uuid" };
     let variables = [("schema", table.schema.as_str()), ("table", &table.name), ("new_id", new_id)];
-    let Some(span) = span else { return sql::render(sql::OUTBOX, &variables) };
+    let Some(span) = span else { return sql::render(sql::INIT_OUTBOX, &variables) };
     let default = partition::default_name(&table.name);
     let mut out = sql::render(
-        sql::OUTBOX_PARTITIONED,
+        sql::INIT_OUTBOX_PARTITIONED,
         &[variables.as_slice(), &[("default", &default)]].concat(),
     )?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -90,14 +90,14 @@ pub(super) fn outbox(
 
 /// The function that writes into the first table.
 pub(super) fn enqueue(table: &Table) -> Result<String, Fault> {
-    sql::render(sql::ENQUEUE, &[("schema", &table.schema), ("table", &table.name)])
+    sql::render(sql::INIT_ENQUEUE, &[("schema", &table.schema), ("table", &table.name)])
 }
 
 /// The publication with every table.
 pub(super) fn publication(config: &Config) -> Result<String, Fault> {
     let mut out = String::new();
     for (number, table) in config.tables.iter().enumerate() {
-        let file = if number == 0 { sql::PUBLICATION } else { sql::PUBLICATION_TABLE };
+        let file = if number == 0 { sql::INIT_PUBLICATION } else { sql::INIT_PUBLICATION_TABLE };
         let variables = [
             ("publication", config.postgres.publication.as_str()),
             ("schema", &table.schema),
@@ -112,7 +112,7 @@ pub(super) fn publication(config: &Config) -> Result<String, Fault> {
 pub(super) fn roles(config: &Config, stream: &str, audit: &str) -> Result<Vec<String>, Fault> {
     let database = config.postgres.audit.database.as_str();
     let variables = [("stream_role", stream), ("audit_role", audit), ("database", database)];
-    let mut parts = vec![sql::render(sql::ROLES, &variables)?];
+    let mut parts = vec![sql::render(sql::INIT_ROLES, &variables)?];
     let mode = config.audit.mode;
     for table in &config.tables {
         parts.push(parked_grants(table, audit)?);
@@ -146,5 +146,8 @@ pub(super) fn roles(config: &Config, stream: &str, audit: &str) -> Result<Vec<St
 /// What `uninstall` runs.
 pub(super) fn uninstall(config: &Config) -> Result<String, Fault> {
     let postgres = &config.postgres;
-    sql::render(sql::UNINSTALL, &[("slot", &postgres.slot), ("publication", &postgres.publication)])
+    sql::render(
+        sql::INIT_UNINSTALL,
+        &[("slot", &postgres.slot), ("publication", &postgres.publication)],
+    )
 }

@@ -366,7 +366,7 @@ pub(crate) async fn pause_of(
     client: &Client,
     slot: &str,
 ) -> Result<Option<(String, String, Option<String>)>, Fault> {
-    let rows = query(client, &sql::render(sql::PAUSED, &[("slot", slot)])?).await?;
+    let rows = query(client, &sql::render(sql::PAUSE_STATE, &[("slot", slot)])?).await?;
     let pause = |row| {
         let (by, at) = paused(row)?;
         Ok((by, at, column(row, "note")?))
@@ -379,7 +379,7 @@ pub(crate) async fn pause_of(
 /// # Errors
 /// The connection's.
 pub async fn resume(client: &Client, slot: &str) -> Result<Option<(String, String)>, Fault> {
-    let rows = query(client, &sql::render(sql::RESUME, &[("slot", slot)])?).await?;
+    let rows = query(client, &sql::render(sql::PAUSE_RESUME, &[("slot", slot)])?).await?;
     rows.first().map(paused).transpose()
 }
 

@@ -174,8 +174,8 @@ impl Outbox {
         rows: &[(String, Origin)],
     ) -> Result<Marked, Fault> {
         let (mark, still) = match self.mode {
-            AuditMode::Update => (sql::MARK_UPDATE, Some(sql::STILL_UNMARKED)),
-            AuditMode::Delete => (sql::MARK_DELETE, Some(sql::STILL_THERE)),
+            AuditMode::Update => (sql::MARK_UPDATE, Some(sql::MARK_STILL_UNMARKED)),
+            AuditMode::Delete => (sql::MARK_DELETE, Some(sql::MARK_STILL_THERE)),
             AuditMode::SideTable => (sql::MARK_SIDE_TABLE, None),
             AuditMode::None => return Ok(Marked::default()),
         };
@@ -293,7 +293,7 @@ pub(crate) async fn row_filter(
     let relation = relation.to_string();
     let publication = config.postgres.publication.as_str();
     let variables = [("publication", publication), ("relation", relation.as_str())];
-    let rows = query(client, &sql::render(sql::ROW_FILTER, &variables)?).await?;
+    let rows = query(client, &sql::render(sql::TABLE_ROW_FILTER, &variables)?).await?;
     rows.first().map_or_else(|| Ok("true".to_owned()), |row| column(row, "filter"))
 }
 
@@ -331,7 +331,7 @@ async fn type_of(
     name: &str,
 ) -> Result<Option<(String, String)>, Fault> {
     let relation = relation.to_string();
-    let sql = sql::render(sql::ID_TYPE, &[("relation", &relation), ("id", name)])?;
+    let sql = sql::render(sql::TABLE_ID_TYPE, &[("relation", &relation), ("id", name)])?;
     let rows = query(client, &sql).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     Ok(Some((column(row, "schema")?, column(row, "name")?)))

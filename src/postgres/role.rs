@@ -223,7 +223,7 @@ pub(crate) fn options(settings: &[Setting]) -> String {
 pub(crate) fn statements(settings: &[Setting]) -> Result<String, Fault> {
     settings
         .iter()
-        .map(|(name, value)| sql::render(sql::SET, &[("name", name), ("value", value)]))
+        .map(|(name, value)| sql::render(sql::SERVER_SET, &[("name", name), ("value", value)]))
         .collect()
 }
 

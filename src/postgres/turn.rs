@@ -8,7 +8,7 @@ use crate::postgres::sql;
 use crate::postgres::{self, Role, classify};
 
 /// A turn that no other process has. It ends when this is dropped, and with the connection of its
-/// own that it is held by: `sql/turn.sql` says why that is a transaction's.
+/// own that it is held by: `sql/server/turn.sql` says why that is a transaction's.
 pub(crate) struct Turn {
     client: Client,
 }
@@ -22,7 +22,7 @@ impl Turn {
         let postgres = &config.postgres;
         let (client, _driver) = postgres::connect(Role::Turn(what), postgres).await?;
         let turn = format!("pgoutbox {what} {}", postgres.slot);
-        let sql = sql::render(sql::TURN, &[("turn", &turn)])?;
+        let sql = sql::render(sql::SERVER_TURN, &[("turn", &turn)])?;
         let answers = client.simple_query(&sql).await.map_err(|error| classify(&error))?;
         let is_ours = answers.iter().any(|answer| match answer {
             SimpleQueryMessage::Row(row) => {

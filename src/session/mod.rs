@@ -829,8 +829,9 @@ async fn check(
         answered(&config, kept).await?;
         before.replace(coverage);
     }
-    let asked =
-        async { client.query_one(sql::WAL_POSITION, &[]).await.map_err(|error| classify(&error)) };
+    let asked = async {
+        client.query_one(sql::SERVER_WAL_POSITION, &[]).await.map_err(|error| classify(&error))
+    };
     let row = answered(&config, asked).await?;
     let flushed_lsn: PgLsn = row.try_get(1).map_err(|error| classify(&error))?;
     Ok(Input::Checked { flushed_lsn })

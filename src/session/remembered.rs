@@ -73,7 +73,7 @@ pub(super) async fn record(
     let text = json.to_string();
     let lasted = board.outage().map_or(Duration::ZERO, |outage| outage.lasted(Instant::now()));
     let write = async {
-        let statement = client.prepare(sql::RECORD_FAULT).await?;
+        let statement = client.prepare(sql::PROGRESS_FAULT).await?;
         let slot = &config.postgres.slot;
         let lasted = lasted.as_secs_f64();
         client.execute(&statement, &[slot, &text, &lasted, &walsender]).await
@@ -88,7 +88,7 @@ pub(super) async fn record(
 
 /// The outage is over.
 pub(super) async fn clear_fault(config: &Config, client: &Client) -> Result<(), Fault> {
-    let sql = sql::render(sql::CLEAR_FAULT, &[("slot", config.postgres.slot.as_str())])?;
+    let sql = sql::render(sql::PROGRESS_CLEAR_FAULT, &[("slot", config.postgres.slot.as_str())])?;
     query(client, &sql).await.map(drop)
 }
 
@@ -124,7 +124,7 @@ struct Row {
 
 impl Row {
     async fn read(board: &Board, client: &Client, slot: &str) -> Result<Option<Self>, Fault> {
-        let recall = sql::render(sql::RECALL_PROGRESS, &[("slot", slot)])?;
+        let recall = sql::render(sql::PROGRESS_RECALL, &[("slot", slot)])?;
         // All of it onto the wire at once: whatever becomes of the query, COMMIT ends the transaction.
         let (begin, rows, commit) = tokio::join!(
             biased;
@@ -170,7 +170,7 @@ pub(super) async fn recall(
     let confirmed = place.confirmed;
     let row = Row::read(board, client, slot).await?;
     let end: PgLsn = {
-        let rows = query(client, sql::WAL_POSITION).await?;
+        let rows = query(client, sql::SERVER_WAL_POSITION).await?;
         let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
         row.try_get(0).map_err(|error| classify(&error))?
     };
@@ -182,7 +182,7 @@ pub(super) async fn recall(
             %end,
             "pgoutbox.progress is ahead of the server, which was restored from a copy: it does not count"
         );
-        postgres::execute(client, &sql::render(sql::FORGET_PROGRESS, &[("slot", slot)])?).await?;
+        postgres::execute(client, &sql::render(sql::PROGRESS_FORGET, &[("slot", slot)])?).await?;
         past.reconcile.as_ref().map(Trigger::now);
         same = None;
     }
@@ -369,8 +369,8 @@ pub(super) async fn record_reach(
         ("timeline", timeline.as_str()),
         ("lsn", lsn.as_str()),
     ];
-    postgres::execute(client, &sql::render(sql::RECORD_REACH, &variables)?).await?;
-    let rows = query(client, sql::WAL_POSITION).await?;
+    postgres::execute(client, &sql::render(sql::PROGRESS_REACH, &variables)?).await?;
+    let rows = query(client, sql::SERVER_WAL_POSITION).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     row.try_get(0).map_err(|error| classify(&error))
 }
@@ -389,7 +389,7 @@ pub(super) async fn pass_again(
     if !is_readable || report.is_none_or(|report| report.is_listed) {
         return Ok(());
     }
-    let rows = query(client, &sql::render(sql::COVERAGE, &[("slot", slot)])?).await?;
+    let rows = query(client, &sql::render(sql::PROGRESS_COVERAGE, &[("slot", slot)])?).await?;
     let kept = rows.first().map_or(Ok(None), |row| column::<Option<i64>>(row, "coverage"))?;
     if kept.is_none_or(|kept| kept == coverage.digest().number()) {
         return Ok(());

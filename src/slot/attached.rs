@@ -41,7 +41,7 @@ pub(crate) async fn attached(
     for (table, outbox) in config.tables.iter().zip(outboxes) {
         let relation = outbox.relation.to_string();
         let variables = [("slot", config.postgres.slot.as_str()), ("relation", &relation)];
-        for row in query(client, &sql::render(sql::ATTACHED, &variables)?).await? {
+        for row in query(client, &sql::render(sql::CATCH_UP_ATTACHED, &variables)?).await? {
             let part = Part {
                 oid: column(&row, "part")?,
                 schema: column(&row, "schema")?,
@@ -96,7 +96,7 @@ async fn ask(
     let waiting = catch_up::waiting_in(client, config, read, outbox).await?;
     let oid = part.oid.to_string();
     let variables = [("part", oid.as_str()), ("xid", &part.xid), ("command", &part.command)];
-    let asked = sql::render(sql::ATTACHED_WAITING, &variables)?;
+    let asked = sql::render(sql::CATCH_UP_ATTACHED_WAITING, &variables)?;
     let rows = query(client, &format!("WITH waiting AS (\n{waiting}\n)\n{asked}")).await?;
     rows.first().map_or(Ok(false), |row| column(row, "is_waiting"))
 }

@@ -41,7 +41,7 @@ pub(crate) async fn away(
     outboxes: &[OutboxTable],
 ) -> Result<Vec<Away>, Fault> {
     let mut found = Vec::new();
-    let kept = sql::render(sql::OUTBOXES_KEPT, &[("slot", config.postgres.slot.as_str())])?;
+    let kept = sql::render(sql::PROGRESS_OUTBOXES, &[("slot", config.postgres.slot.as_str())])?;
     for row in query(client, &kept).await? {
         let relation: u32 = column(&row, "relation")?;
         let was: (String, String) = (column(&row, "schema")?, column(&row, "name")?);
@@ -103,5 +103,5 @@ pub(crate) async fn record_outboxes(
     });
     let tables = serde_json::Value::Array(tables.chain(away).collect()).to_string();
     let variables = [("slot", config.postgres.slot.as_str()), ("tables", &tables)];
-    postgres::execute(client, &sql::render(sql::RECORD_OUTBOXES, &variables)?).await
+    postgres::execute(client, &sql::render(sql::PROGRESS_RECORD_OUTBOXES, &variables)?).await
 }

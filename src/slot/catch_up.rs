@@ -496,7 +496,7 @@ async fn record(
     let Identity { system_identifier, timeline } = identity;
     let progress: [&(dyn postgres_types::ToSql + Sync); 5] =
         [&slot, system_identifier, timeline, &before, &0_i64];
-    let written = client.execute(sql::RECORD_PROGRESS, &progress).await;
+    let written = client.execute(sql::PROGRESS_RECORD, &progress).await;
     written.map(|_| ()).map_err(|error| classify(&error))
 }
 
@@ -512,7 +512,7 @@ pub(crate) async fn record_new(config: &Config, client: &Client, lsn: &str) {
     drop(wal);
     let progress: [&(dyn postgres_types::ToSql + Sync); 5] =
         [&slot, &system_identifier, &timeline, &consistent_lsn, &0_i64];
-    let _ = client.execute(sql::RECORD_PROGRESS, &progress).await;
+    let _ = client.execute(sql::PROGRESS_RECORD, &progress).await;
 }
 
 /// The list that is to be published before the stream is read. To be asked once the slot is

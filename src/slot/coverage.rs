@@ -122,7 +122,7 @@ pub(crate) async fn record_coverage(
 ) -> Result<(), Fault> {
     let coverage = coverage.to_string();
     let variables = [("slot", slot), ("coverage", coverage.as_str())];
-    postgres::execute(client, &sql::render(sql::RECORD_COVERAGE, &variables)?).await
+    postgres::execute(client, &sql::render(sql::PROGRESS_RECORD_COVERAGE, &variables)?).await
 }
 
 impl Coverage {

@@ -156,7 +156,8 @@ fn took_too_long(code: &SqlState) -> bool {
 /// # Errors
 /// None but a defect of the files.
 pub(crate) fn creation(config: &Config, timeout: Duration) -> Result<String, Fault> {
-    let file = if config.postgres.is_failover { sql::SLOT_FAILOVER } else { sql::SLOT };
+    let file =
+        if config.postgres.is_failover { sql::SLOT_CREATE_FAILOVER } else { sql::SLOT_CREATE };
     let millis = format!("{}ms", timeout.as_millis());
     sql::render(file, &[("slot", &config.postgres.slot), ("timeout", &millis)])
 }
@@ -167,7 +168,7 @@ pub(crate) fn creation(config: &Config, timeout: Duration) -> Result<String, Fau
 /// The connection's.
 pub(crate) async fn blockers(client: &Client) -> Result<(Vec<String>, Vec<String>), Fault> {
     let (mut blockers, mut hints) = (Vec::new(), Vec::new());
-    for row in query(client, sql::BLOCKERS).await? {
+    for row in query(client, sql::SLOT_BLOCKERS).await? {
         blockers.push(column::<String>(&row, "who")?);
         hints.push(column::<String>(&row, "hint")?);
     }
@@ -220,7 +221,7 @@ pub(crate) fn ways_out(config: &Config, is_there: bool) -> String {
 pub(crate) fn ways_past(config: &Config) -> String {
     let slot = [("slot", config.postgres.slot.as_str())];
     // A file of our own without its comments: it cannot fail.
-    let sql = sql::render(sql::FORGET_COVERAGE, &slot).unwrap_or_default();
+    let sql = sql::render(sql::PROGRESS_FORGET_COVERAGE, &slot).unwrap_or_default();
     let sql = sql.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join(" ");
     let go_on = format!("{sql}  -- then start it again: it goes on with the stream");
     if config.audit.mode == AuditMode::None {
@@ -276,7 +277,7 @@ pub(crate) async fn partition_of(
         ("publication", &config.postgres.publication),
         ("tables", &tables),
     ];
-    let sql = sql::render(sql::PARTITION_ROOT, &variables)?;
+    let sql = sql::render(sql::TABLE_PARTITION_ROOT, &variables)?;
     let rows = query(client, &sql).await?;
     if rows.is_empty() {
         return Ok(Resolution::Gone);
@@ -314,10 +315,10 @@ mod tests {
             let is_code = |line: &&str| !line.starts_with("--");
             sql.lines().filter(is_code).map(str::to_owned).collect::<Vec<_>>()
         };
-        let failover = code(sql::SLOT_FAILOVER);
+        let failover = code(sql::SLOT_CREATE_FAILOVER);
         assert!(failover.iter().any(|line| line.contains(", failover => true")));
         let plain: Vec<_> =
             failover.iter().map(|line| line.replace(", failover => true", "")).collect();
-        assert_eq!(plain, code(sql::SLOT));
+        assert_eq!(plain, code(sql::SLOT_CREATE));
     }
 }

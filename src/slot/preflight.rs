@@ -141,7 +141,7 @@ async fn elsewhere(client: &Client, config: &Config, answers: &mut [Answer]) -> 
 async fn renamed(client: &Client, config: &Config, table: &Table) -> Result<Option<String>, Fault> {
     let tables = tables_json(config);
     let variables = [("publication", config.postgres.publication.as_str()), ("tables", &tables)];
-    for row in query(client, &sql::render(sql::OTHER_TABLES, &variables)?).await? {
+    for row in query(client, &sql::render(sql::CHECK_OTHER_TABLES, &variables)?).await? {
         let columns: Vec<String> = column(&row, "columns")?;
         let mut of_outbox = [&table.columns.id, &table.columns.payload].into_iter();
         let has_all = of_outbox.all(|wanted| columns.contains(&wanted.name));
@@ -160,7 +160,7 @@ async fn strangers(
     let publication = &config.postgres.publication;
     let tables = tables_json(config);
     let variables = [("publication", publication.as_str()), ("tables", &tables)];
-    let rows = query(client, &sql::render(sql::OTHER_TABLES, &variables)?).await?;
+    let rows = query(client, &sql::render(sql::CHECK_OTHER_TABLES, &variables)?).await?;
     let names = rows.iter().map(|row| column(row, "name")).collect::<Result<Vec<String>, _>>()?;
     if names.is_empty() {
         return Ok(None);

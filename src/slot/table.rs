@@ -120,7 +120,7 @@ async fn id_base(
 ) -> Result<Option<(String, String)>, Fault> {
     let relation = oid.to_string();
     let variables = [("relation", relation.as_str()), ("id", &table.columns.id.name)];
-    let rows = query(client, &sql::render(sql::ID_TYPE, &variables)?).await?;
+    let rows = query(client, &sql::render(sql::TABLE_ID_TYPE, &variables)?).await?;
     rows.first().map(|row| Ok((column(row, "schema")?, column(row, "name")?))).transpose()
 }
 

@@ -3,7 +3,7 @@
 //!
 //! `occurred_at` cannot tell: the application writes it, and a transaction may stay open for an
 //! hour after. The time of the last acknowledged commit cannot either: it says nothing of commits
-//! that were seen between. So a transaction id and an LSN are taken together (`sql/horizon.sql`),
+//! that were seen between. So a transaction id and an LSN are taken together (`sql/reconcile/horizon.sql`),
 //! and the slot's `confirmed_flush_lsn` is compared with that LSN.
 
 use std::time::Duration;
@@ -47,11 +47,11 @@ pub(crate) enum Reached {
 /// # Errors
 /// The connection's.
 pub(crate) async fn point(client: &Client) -> Result<Point, Fault> {
-    let rows = query(client, sql::HORIZON).await?;
+    let rows = query(client, sql::RECONCILE_HORIZON).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     let point = Point { xmin: column(row, "xmin")?, lsn: column(row, "lsn")? };
     // It only makes it quicker: a role that may not, or a full disk, is no reason to stop here.
-    let _ = query(client, sql::HORIZON_FLUSH).await;
+    let _ = query(client, sql::RECONCILE_HORIZON_FLUSH).await;
     Ok(point)
 }
 
@@ -61,7 +61,7 @@ pub(crate) async fn point(client: &Client) -> Result<Point, Fault> {
 /// The connection's.
 pub(crate) async fn reached(client: &Client, slot: &str, point: &Point) -> Result<Reached, Fault> {
     let variables = [("slot", slot), ("lsn", point.lsn.as_str())];
-    let rows = query(client, &sql::render(sql::HORIZON_PASSED, &variables)?).await?;
+    let rows = query(client, &sql::render(sql::RECONCILE_HORIZON_PASSED, &variables)?).await?;
     let Some(row) = rows.first() else { return Ok(Reached::NoSlot) };
     if column::<Option<bool>>(row, "is_passed")?.unwrap_or(false) {
         return Ok(Reached::Passed);

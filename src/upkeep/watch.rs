@@ -176,7 +176,7 @@ impl<'a> Watch<'a> {
         if self.is_blind {
             return Ok(None);
         }
-        match client.query_typed(sql::WAL_ON_DISK, &[]).await {
+        match client.query_typed(sql::SERVER_WAL_ON_DISK, &[]).await {
             Ok(rows) => {
                 let bytes = rows.first().map(|row| column::<Option<i64>>(row, "bytes"));
                 Ok(bytes.transpose()?.flatten().map(positive))
@@ -237,7 +237,7 @@ impl<'a> Watch<'a> {
             "full_in_seconds": verdict.full_in.map(|full_in| full_in.as_secs()),
         });
         let write = async {
-            let statement = client.prepare(sql::RECORD_GUARD).await?;
+            let statement = client.prepare(sql::GUARD_RECORD).await?;
             let (slot, level) = (&self.config.postgres.slot, verdict.level.to_string());
             client.execute(&statement, &[slot, &level, &json.to_string()]).await
         };
@@ -249,7 +249,7 @@ impl<'a> Watch<'a> {
     /// Who paused the relay, and when: a pause is the operator's own doing, and looks like a relay
     /// that is stuck. Best effort: a schema of an earlier version has none.
     async fn pause(&self, client: &Client) -> Option<String> {
-        let paused = sql::render(sql::PAUSED, &[("slot", &self.config.postgres.slot)]).ok()?;
+        let paused = sql::render(sql::PAUSE_STATE, &[("slot", &self.config.postgres.slot)]).ok()?;
         let rows = query(client, &paused).await.ok()?;
         let row = rows.first()?;
         let [at, by] = ["paused_at", "paused_by"].map(|name| column::<String>(row, name));
@@ -288,7 +288,7 @@ impl<'a> Watch<'a> {
             ("application_name", self.config.postgres.application_name.as_str()),
             ("seconds", &YOUNG.as_secs().to_string()),
         ];
-        let rows = query(client, &sql::render(sql::HOLDERS, &names)?).await?;
+        let rows = query(client, &sql::render(sql::GUARD_HOLDERS, &names)?).await?;
         let (mut who, mut hints) = (Vec::new(), Vec::new());
         for row in &rows {
             who.push(column::<String>(row, "who")?);
@@ -331,7 +331,7 @@ impl<'a> Watch<'a> {
             ("slot", postgres.slot.as_str()),
             ("application_name", postgres.application_name.as_str()),
         ];
-        postgres::execute(&client, &sql::render(sql::DROP_SLOT, &names)?).await?;
+        postgres::execute(&client, &sql::render(sql::SLOT_DROP, &names)?).await?;
         let slot = &postgres.slot;
         match crate::slot::state(&client, slot).await? {
             None => error!(

@@ -54,6 +54,6 @@ async fn row(client: &Client, table: &Table, id: &str) -> Result<Option<Option<S
         ("relayed_at", table.columns.relayed_at.name.as_str()),
         ("event_id", id),
     ];
-    let rows = query(client, &sql::render(sql::OUTBOX_ROW, &variables)?).await?;
+    let rows = query(client, &sql::render(sql::TABLE_ROW, &variables)?).await?;
     rows.first().map(|row| column(row, "relayed_at")).transpose()
 }

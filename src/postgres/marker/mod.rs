@@ -170,9 +170,9 @@ impl Marker {
         let prepare = async |sql| client.prepare(sql).await.map_err(|error| classify(&error));
         Ok(Self {
             tables: Tables::prepare(client, config, outboxes).await?,
-            record: prepare(sql::RECORD_PROGRESS).await?,
-            wal_position: prepare(sql::WAL_POSITION).await?,
-            snapshot_xmin: prepare(sql::SNAPSHOT_XMIN).await?,
+            record: prepare(sql::PROGRESS_RECORD).await?,
+            wal_position: prepare(sql::SERVER_WAL_POSITION).await?,
+            snapshot_xmin: prepare(sql::SERVER_SNAPSHOT_XMIN).await?,
             slot: config.postgres.slot.clone(),
             identity,
             parking: ParkingStore::prepare(client, config, outboxes).await?,

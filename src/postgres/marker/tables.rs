@@ -626,7 +626,7 @@ async fn statements(
 ) -> Result<Statements, Unprepared> {
     let relation = outbox.relation.to_string();
     let id = table.columns.id.name.as_str();
-    let id_type = sql::render(sql::ID_TYPE, &[("relation", &relation), ("id", id)])?;
+    let id_type = sql::render(sql::TABLE_ID_TYPE, &[("relation", &relation), ("id", id)])?;
     let rows = client.query_typed(&id_type, &[]).await?;
     let row = rows.first().ok_or_else(|| {
         Fault::new(Class::Transient, format!("{}.{} is gone", table.schema, table.name), "")
@@ -647,10 +647,12 @@ async fn statements(
         Ok(client.prepare(&sql::render_some(sql, &variables)?).await?)
     };
     let (mark, unlocked, still) = match mode {
-        AuditMode::Delete => (sql::MARK_DELETE, sql::MARK_DELETE_UNLOCKED, Some(sql::STILL_THERE)),
+        AuditMode::Delete => {
+            (sql::MARK_DELETE, sql::MARK_DELETE_UNLOCKED, Some(sql::MARK_STILL_THERE))
+        }
         AuditMode::SideTable => (sql::MARK_SIDE_TABLE, sql::MARK_SIDE_TABLE, None),
         AuditMode::Update | AuditMode::None => {
-            (sql::MARK_UPDATE, sql::MARK_UPDATE_UNLOCKED, Some(sql::STILL_UNMARKED))
+            (sql::MARK_UPDATE, sql::MARK_UPDATE_UNLOCKED, Some(sql::MARK_STILL_UNMARKED))
         }
     };
     let within = match mode {

@@ -987,8 +987,10 @@ pub(crate) async fn locker(client: &Client, table: &str) -> (String, String) {
 }
 
 async fn known_locker(client: &Client, table: &str) -> Option<(String, String)> {
-    let rows =
-        client.query_typed(sql::LOCKED_BY, &[(&table, Type::TEXT)]).await.unwrap_or_default();
+    let rows = client
+        .query_typed(sql::SERVER_LOCKED_BY, &[(&table, Type::TEXT)])
+        .await
+        .unwrap_or_default();
     rows.first().and_then(|row| {
         let pid: i32 = row.try_get(0).ok()?;
         let state: Option<String> = row.try_get(1).ok()?;
@@ -1023,7 +1025,7 @@ impl Shown {
         let found: Vec<String> =
             found.iter().map(|row| column(row, "name")).collect::<Result<_, _>>()?;
         let id = names.id.name.as_str();
-        let id_type = sql::render(sql::ID_TYPE, &[("relation", &relation), ("id", id)])?;
+        let id_type = sql::render(sql::TABLE_ID_TYPE, &[("relation", &relation), ("id", id)])?;
         let rows = query(client, &id_type).await?;
         let row = rows
             .first()
@@ -1046,7 +1048,7 @@ impl Shown {
             let mut variables = base.to_vec();
             variables.push((field, name));
             if field == "failed_at" {
-                let sql = sql::render(sql::DELIVERED_ROW_FAILED_AT, &variables)?;
+                let sql = sql::render(sql::PARKED_ROW_DELIVERED, &variables)?;
                 shown.clear_failed = client.prepare(&sql).await.ok();
             }
             variables.push(("relation", &relation));

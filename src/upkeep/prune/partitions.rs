@@ -103,7 +103,7 @@ pub(super) async fn list(
     config: &Config,
     target: &Target,
 ) -> Result<Parts, Fault> {
-    let rows = query(client, &target.render(sql::PARTITIONS, &[])?).await?;
+    let rows = query(client, &target.render(sql::PARTITION_LIST, &[])?).await?;
     let mut all = Vec::new();
     for row in &rows {
         all.push(Part {

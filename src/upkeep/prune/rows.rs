@@ -132,7 +132,7 @@ impl<'a> Work<'a> {
     ) -> Result<(), Fault> {
         let relation = self.target.relation.to_string();
         let heaps =
-            query(self.client, &sql::render(sql::HEAP, &[("relation", &relation)])?).await?;
+            query(self.client, &sql::render(sql::TABLE_HEAP, &[("relation", &relation)])?).await?;
         for heap in heaps {
             let (schema, name): (String, String) =
                 (column(&heap, "schema")?, column(&heap, "name")?);
@@ -156,7 +156,8 @@ impl<'a> Work<'a> {
         let sql = "SELECT 'pgoutbox.relayed'::regclass::oid::text AS oid";
         let rows = query(self.client, sql).await?;
         let oid: String = rows.first().map_or(Ok(String::new()), |row| column(row, "oid"))?;
-        let heaps = query(self.client, &sql::render(sql::HEAP, &[("relation", &oid)])?).await?;
+        let heaps =
+            query(self.client, &sql::render(sql::TABLE_HEAP, &[("relation", &oid)])?).await?;
         let blocks = heaps.first().map_or(Ok(0), |heap| column(heap, "blocks"))?;
         let whole = parts.dropped_whole();
         let sql = self.target.render(sql::PRUNE_SIDE_TABLE, &[("whole", &whole)])?;
@@ -299,7 +300,7 @@ impl<'a> Work<'a> {
         }
         Fault::definite(
             fault.what,
-            "run sql/grants_prune.sql, which `pgoutbox schema --audit-role NAME --stream-role NAME` prints too",
+            "run sql/grants/prune.sql, which `pgoutbox schema --audit-role NAME --stream-role NAME` prints too",
         )
     }
 

@@ -41,7 +41,7 @@ impl Target {
         let relation: u32 = column(found, "oid")?;
         let relation_text = relation.to_string();
         let id = table.columns.id.name.as_str();
-        let id_type = sql::render(sql::ID_TYPE, &[("relation", &relation_text), ("id", id)])?;
+        let id_type = sql::render(sql::TABLE_ID_TYPE, &[("relation", &relation_text), ("id", id)])?;
         let rows = query(client, &id_type).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let columns = outbox::columns(client, relation).await?;

@@ -1,0 +1,75 @@
+-- The next rows of one table on the list, as the stream would show them. Those that are gone or
+-- marked meanwhile are left out. Each is found where it stood; only those that have moved since are
+-- looked for by their id, all of a chunk at once. So it works without an index on the id, slowly.
+--   psql -v slot=pgoutbox -v from=0 -v to=500 -v bytes=8388608 -v schema=public
+--        -v table=outbox_messages -v relation=16389 -v mode=update -v id=id -v id_schema=pg_catalog
+--        -v id_type=uuid -v payload=payload -v relayed_at=relayed_at -v occurred_at=occurred_at
+--        -v time=timestamptz -1 -f catch_up/fetch.sql
+-- One message, and so one transaction, without BEGIN: where it fails, the connection, which marks are
+-- written on too, is not left within a transaction.
+SET TRANSACTION READ ONLY;
+SET LOCAL datestyle = ISO;
+SET LOCAL timezone = 'UTC';
+SET LOCAL intervalstyle = iso_8601;
+SET LOCAL bytea_output = hex;
+SET LOCAL extra_float_digits = 1;
+WITH listed AS MATERIALIZED (
+    SELECT n, id, leaf, place, xid, is_shared, content FROM pgoutbox.catch_up_rows
+     WHERE slot = :'slot' AND n >= :'from'::bigint AND n < :'to'::bigint
+       AND outbox = :'relation'::oid::regclass
+), unmoved AS MATERIALIZED (
+    SELECT listed.n AS pgoutbox_n, listed.xid AS pgoutbox_xid, pgoutbox_event AS pgoutbox_row
+      FROM listed
+      JOIN :"schema".:"table" AS pgoutbox_event
+        ON pgoutbox_event.ctid = listed.place AND pgoutbox_event.tableoid = listed.leaf AND pgoutbox_event.:"id"::text = listed.id
+     WHERE NOT listed.is_shared
+), moved AS (
+    SELECT DISTINCT ON (listed.n) listed.n, listed.xid, pgoutbox_event
+      FROM listed
+      JOIN :"schema".:"table" AS pgoutbox_event ON pgoutbox_event.:"id" = listed.id:::"id_schema".:"id_type"
+     WHERE NOT listed.is_shared
+       AND NOT EXISTS (SELECT FROM unmoved WHERE unmoved.pgoutbox_n = listed.n)
+), found AS (
+    SELECT * FROM unmoved
+    UNION ALL
+    SELECT * FROM moved
+    UNION ALL
+    SELECT listed.n, listed.xid, json_populate_record(NULL:::"schema".:"table", listed.content)
+      FROM listed WHERE listed.is_shared AND listed.content IS NOT NULL
+), waiting AS (
+    SELECT found.*,
+           coalesce(pg_column_size((found.pgoutbox_row).:"payload"), 0) AS pgoutbox_bytes,
+           coalesce(
+               -- Of the transaction that wrote it, before anybody updated it.
+               CASE WHEN current_setting('track_commit_timestamp')::boolean
+                    THEN pg_xact_commit_timestamp(found.pgoutbox_xid::text::xid) END,
+               CASE :'time'
+                    WHEN 'timestamptz' THEN (found.pgoutbox_row).:"occurred_at"::text::timestamptz
+                    WHEN 'timestamp' THEN (found.pgoutbox_row).:"occurred_at"::text::timestamp AT TIME ZONE 'UTC'
+                    WHEN 'bigint' THEN CASE WHEN (found.pgoutbox_row).:"occurred_at"::text::numeric BETWEEN 0 AND 253402300799999
+                                            THEN to_timestamp((found.pgoutbox_row).:"occurred_at"::text::float8 / 1000) END
+               END,
+               (SELECT begun_at FROM pgoutbox.catch_up WHERE slot = :'slot')) AS pgoutbox_time
+      FROM found
+      JOIN listed ON listed.n = found.pgoutbox_n
+     WHERE listed.is_shared
+        OR (:'mode' <> 'update' OR (found.pgoutbox_row).:"relayed_at" IS NULL)
+           AND (:'mode' <> 'side_table'
+                OR NOT EXISTS (SELECT FROM pgoutbox.relayed AS mark
+                                WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = listed.id
+                                  AND pgoutbox.is_mark_of(mark, listed.xid::text::xid,
+                                      CASE WHEN :'time' <> 'none' THEN coalesce((found.pgoutbox_row).:"occurred_at"::text, '') END)))
+)
+SELECT chunk.pgoutbox_n, chunk.pgoutbox_last_n, chunk.pgoutbox_bytes_before, chunk.pgoutbox_commit_time,
+       chunk.pgoutbox_xid, (chunk.pgoutbox_row).*
+  FROM (SELECT waiting.*,
+               max(waiting.pgoutbox_n) OVER () AS pgoutbox_last_n,
+               sum(waiting.pgoutbox_bytes) OVER (ORDER BY waiting.pgoutbox_n) - waiting.pgoutbox_bytes AS pgoutbox_bytes_before,
+               -- In microseconds since 2000; of a time that says nothing, that of the list.
+               (extract(epoch FROM CASE WHEN waiting.pgoutbox_time BETWEEN '1970-01-01 00:00:00+00' AND '9999-12-31 00:00:00+00'
+                                        THEN waiting.pgoutbox_time
+                                        ELSE (SELECT begun_at FROM pgoutbox.catch_up WHERE slot = :'slot') END)
+                * 1000000)::bigint - 946684800000000 AS pgoutbox_commit_time
+          FROM waiting) AS chunk
+ WHERE chunk.pgoutbox_bytes_before < :'bytes'::bigint
+ ORDER BY chunk.pgoutbox_n;

@@ -1,3 +1,0 @@
--- The catch-up is over.
---   psql -v slot=pgoutbox -f catch_up_finish.sql
-DELETE FROM pgoutbox.catch_up WHERE slot = :'slot';

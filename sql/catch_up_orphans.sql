@@ -1,4 +1,0 @@
--- Rows of the list that are of none of these tables: theirs is gone, or cannot be read.
---   psql -v slot=pgoutbox -v relations='{16389}' -f catch_up_orphans.sql
-SELECT count(*) AS rows FROM pgoutbox.catch_up_rows
- WHERE slot = :'slot' AND outbox::oid <> ALL (:'relations'::oid[]);

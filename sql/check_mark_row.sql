@@ -1,5 +1,0 @@
--- A row to try a mark on, locked by nobody.
---   psql -v schema=public -v table=outbox_messages -v id=id -f check_mark_row.sql
-SELECT outbox.:"id"::text AS id FROM :"schema".:"table" AS outbox
- WHERE outbox.:"id" IS NOT NULL
- LIMIT 1;

@@ -1,4 +1,0 @@
--- By what the publication covered the tables when a session last saw to it; null: not known.
---   psql -v slot=pgoutbox -f coverage.sql
-SELECT (to_jsonb(progress) ->> 'coverage')::bigint AS coverage
-  FROM pgoutbox.progress AS progress WHERE slot = :'slot';

@@ -1,0 +1,29 @@
+-- Rows of the outbox show of their parked events: failed_at. Of those that changed lately, for the
+-- row may not be visible yet when its event is parked. The record keeps who wrote the row last. What
+-- somebody has a lock on is left: a later look finds it.
+--   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v id_schema=pg_catalog
+--        -v id_type=uuid -v failed_at=failed_at -f parked/row_failed_at.sql
+WITH wanted AS MATERIALIZED (
+    SELECT parked.seq, parked.event_id,
+           CASE WHEN parked.state IN ('failed', 'dead_lettered', 'discarded')
+                    THEN coalesce(outbox.:"failed_at", now()) END AS value
+      FROM pgoutbox.parked AS parked
+      JOIN :"schema".:"table" AS outbox ON outbox.:"id" = parked.event_id:::"id_schema".:"id_type"
+     WHERE parked.outbox = :'relation'::oid::regclass
+       AND parked.changed_at > now() - interval '1 minute' AND parked.state NOT IN ('queued', 'delivered')
+       -- Not of a row with a used id in a table that was truncated since.
+       AND (parked.filenode IS NULL OR parked.filenode = pg_relation_filenode(parked.outbox))
+       AND outbox.:"failed_at" IS DISTINCT FROM CASE WHEN parked.state IN ('failed', 'dead_lettered', 'discarded')
+                    THEN coalesce(outbox.:"failed_at", now()) END
+       FOR NO KEY UPDATE SKIP LOCKED
+), shown AS (
+    UPDATE :"schema".:"table" AS outbox
+       SET :"failed_at" = wanted.value
+      FROM wanted
+     WHERE outbox.:"id" = wanted.event_id:::"id_schema".:"id_type"
+       AND outbox.:"failed_at" IS DISTINCT FROM wanted.value
+    RETURNING wanted.seq
+)
+UPDATE pgoutbox.parked
+   SET shown_xid = pg_current_xact_id()::text::bigint % 4294967296
+ WHERE seq IN (SELECT seq FROM shown);

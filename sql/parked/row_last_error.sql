@@ -1,0 +1,27 @@
+-- Rows of the outbox show of their parked events: last_error. Of those that changed lately, for the
+-- row may not be visible yet when its event is parked. The record keeps who wrote the row last. What
+-- somebody has a lock on is left: a later look finds it.
+--   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v id_schema=pg_catalog
+--        -v id_type=uuid -v last_error=last_error -f parked/row_last_error.sql
+WITH wanted AS MATERIALIZED (
+    SELECT parked.seq, parked.event_id,
+           parked.last_error AS value
+      FROM pgoutbox.parked AS parked
+      JOIN :"schema".:"table" AS outbox ON outbox.:"id" = parked.event_id:::"id_schema".:"id_type"
+     WHERE parked.outbox = :'relation'::oid::regclass
+       AND parked.changed_at > now() - interval '1 minute' AND parked.state NOT IN ('queued', 'delivered')
+       -- Not of a row with a used id in a table that was truncated since.
+       AND (parked.filenode IS NULL OR parked.filenode = pg_relation_filenode(parked.outbox))
+       AND outbox.:"last_error" IS DISTINCT FROM parked.last_error
+       FOR NO KEY UPDATE SKIP LOCKED
+), shown AS (
+    UPDATE :"schema".:"table" AS outbox
+       SET :"last_error" = wanted.value
+      FROM wanted
+     WHERE outbox.:"id" = wanted.event_id:::"id_schema".:"id_type"
+       AND outbox.:"last_error" IS DISTINCT FROM wanted.value
+    RETURNING wanted.seq
+)
+UPDATE pgoutbox.parked
+   SET shown_xid = pg_current_xact_id()::text::bigint % 4294967296
+ WHERE seq IN (SELECT seq FROM shown);

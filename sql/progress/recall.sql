@@ -1,0 +1,15 @@
+-- A session begins: what is known of the slot's progress, and since when nothing is delivered.
+-- An update, in a transaction that waits for the disk, and not a look: a row that is visible may
+-- still be lost in a crash of the server (marks and parked events are written with
+-- synchronous_commit = off), and then the relay would remember as settled what is parked
+-- nowhere. Its commit comes after that of the row.
+--   BEGIN; SET LOCAL synchronous_commit = local;
+--   psql -v slot=pgoutbox -f progress/recall.sql
+--   COMMIT;
+UPDATE pgoutbox.progress
+   SET fault = fault
+ WHERE slot = :'slot'
+RETURNING system_identifier, timeline, end_lsn::text AS end_lsn, commit_lsn::text AS commit_lsn,
+          settled, fault::text AS fault,
+          extract(epoch FROM now() - coalesce(fault_at, now()))::float8 AS fault_seconds,
+          (to_jsonb(progress) ->> 'coverage')::bigint AS coverage;
