@@ -55,6 +55,11 @@ impl MessageMap {
 }
 
 impl Table {
+    /// `schema.table`, as people write it; for SQL see `postgres::sql::qualified`.
+    pub fn title(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
     /// The exchanges of its messages, as templates: its own, and those of types of events.
     pub fn exchanges(&self) -> impl Iterator<Item = &Template> {
         let routes = self.message.events.iter().filter_map(|route| route.exchange.as_ref());

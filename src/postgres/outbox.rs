@@ -50,7 +50,7 @@ impl Outbox {
         let table = config.tables.get(number).cloned().ok_or_else(|| {
             Fault::definite("no such table in the configuration", "pgoutbox config")
         })?;
-        let title = format!("{}.{}", table.schema, table.name);
+        let title = table.title();
         let missing = |what: String| Fault::definite(what, "pgoutbox check");
         let variables = [
             ("schema", table.schema.as_str()),
@@ -63,11 +63,7 @@ impl Outbox {
         let columns = columns(client, relation).await?;
         let find = |name: &str| columns.iter().find(|column| column.name == name);
         let time_column = find(&table.columns.occurred_at.name);
-        let time = time_column.map(|column| match column.type_oid {
-            oid if oid == Type::TIMESTAMP.oid() => TimeKind::Timestamp,
-            oid if oid == Type::INT8.oid() => TimeKind::EpochMillis,
-            _ => TimeKind::Timestamptz,
-        });
+        let time = time_column.and_then(|column| TimeKind::of(column.type_oid));
         let id = table.columns.id.name.as_str();
         let id_type = type_of(client, relation, id)
             .await?
@@ -101,7 +97,7 @@ impl Outbox {
 
     /// `schema.table`.
     pub(crate) fn title(&self) -> String {
-        format!("{}.{}", self.table.schema, self.table.name)
+        self.table.title()
     }
 
     /// Puts its names into a file, and what else the file needs. A field that the table lacks

@@ -319,7 +319,7 @@ impl Prepared {
         info!(
             slot = config.postgres.slot,
             publication = config.postgres.publication,
-            tables = all(tables.iter().map(|it| format!("{}.{}", it.schema, it.name)).collect()),
+            tables = all(tables.iter().map(|it| it.title()).collect()),
             exchanges = all(tables.iter().map(|it| it.exchange.to_string()).collect()),
             broker = format!("{}:{}{}", broker.host, broker.port, broker.vhost),
             start_lsn = %self.recalled.known.confirmed,

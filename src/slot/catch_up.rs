@@ -637,7 +637,7 @@ async fn pass_over(
     let Some(row) = rows.first() else { return Ok(()) };
     let (id, leaf, place): (Option<String>, String, String) =
         (column(row, "id")?, column(row, "leaf")?, column(row, "place")?);
-    let title = format!("{}.{}", table.schema, table.name);
+    let title = table.title();
     let by = id.as_ref().map_or("--only unrelayed".to_owned(), |id| format!("--id {id}"));
     let hint = format!(
         "{}; correct the row (SELECT * FROM {leaf} WHERE ctid = '{place}'), then: pgoutbox replay --table {title} {by} --mark",

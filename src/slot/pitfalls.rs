@@ -4,7 +4,6 @@ use tokio_postgres::{Client, Row};
 
 use super::Finding;
 use super::coverage::Answer;
-use super::table::title;
 use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
 use crate::postgres::sql;
@@ -62,7 +61,7 @@ fn children(table: &Table, children: &[String]) -> Option<Finding> {
     let quoted = sql::qualified(&table.schema, &table.name);
     let what = format!(
         "{} has tables that inherit from it ({}): rows in them come under those names, and would not be relayed",
-        title(table),
+        table.title(),
         children.join(", ")
     );
     let hint = match children.iter().any(|child| child.starts_with(CHUNKS)) {
@@ -76,7 +75,7 @@ fn children(table: &Table, children: &[String]) -> Option<Finding> {
 }
 
 fn unlogged(table: &Table, answer: &Answer) -> Option<Finding> {
-    let (name, unlogged) = (title(table), &answer.parts.unlogged);
+    let (name, unlogged) = (table.title(), &answer.parts.unlogged);
     let quoted = [sql::qualified(&table.schema, &table.name)];
     let set_logged =
         |names: &[String]| each(names, |name| format!("ALTER TABLE {name} SET LOGGED;"));
@@ -103,7 +102,7 @@ fn foreign(table: &Table, foreign: &[String]) -> Option<Finding> {
         "partition-foreign",
         format!(
             "partitions of {} are foreign tables ({names}): their rows are not in this server's WAL",
-            title(table)
+            table.title()
         ),
         format!(
             "{}  -- where it is a partition of a partition, detach it from that one",
@@ -132,7 +131,7 @@ fn mark_default(table: &Table, row: &Row) -> Result<Option<Finding>, Fault> {
         "mark-default",
         format!(
             "{mark} of {} {why}: each row is inserted with its mark, and would not be published",
-            title(table)
+            table.title()
         ),
         format!(
             "ALTER TABLE {} {alter};  -- where the column's type is a domain, its own default and NOT NULL too",
@@ -154,7 +153,7 @@ fn unidentified(table: &Table, row: &Row) -> Result<Option<Finding>, Fault> {
         "replica-identity-missing",
         format!(
             "{} has no replica identity, and is in a publication that sends more than inserts ({publications}): Postgres refuses every mark",
-            title(table)
+            table.title()
         ),
         format!("{full}  -- or, at less WAL: ALTER TABLE {quoted} ADD PRIMARY KEY ({id});"),
     )))
@@ -172,7 +171,7 @@ fn references(table: &Table, row: &Row) -> Result<Option<Finding>, Fault> {
         "table-referenced",
         format!(
             "rows of {tables} refer to rows of {}: those cannot be deleted as their mark (audit.mode = delete)",
-            title(table)
+            table.title()
         ),
         format!(
             "{}  -- or make it ON DELETE CASCADE or SET NULL, or choose another audit.mode",

@@ -2,7 +2,6 @@
 
 use tokio_postgres::{Client, Row};
 
-use super::table::title;
 use super::{Finding, Severity};
 use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
@@ -51,7 +50,7 @@ pub(super) async fn look(
         let what = format!(
             "role \"{role}\" may not read {}: rows that a lost slot does not hold could not be \
              published (postgres.on_slot_loss)",
-            title(table)
+            table.title()
         );
         let hint = grants_for(sql::GRANTS_CATCH_UP, config.audit.mode, table, role)?;
         let severity = if is_catching_up { Severity::Error } else { Severity::Warning };
@@ -61,7 +60,7 @@ pub(super) async fn look(
     if !is_enough {
         findings.push(Finding::error(
             "grant-mark",
-            format!("role \"{role}\" may not write marks in {}", title(table)),
+            format!("role \"{role}\" may not write marks in {}", table.title()),
             statements(&grants_for(grants, config.audit.mode, table, role)?),
         ));
     }
@@ -70,7 +69,7 @@ pub(super) async fn look(
             "grant-type",
             format!(
                 "role \"{role}\" may not use schema {schema}, which has the type of {}'s {}: no id can be cast to it",
-                title(table),
+                table.title(),
                 table.columns.id.name
             ),
             format!("GRANT USAGE ON SCHEMA {schema} TO {};", sql::identifier(role)),
@@ -92,7 +91,7 @@ pub(super) async fn look(
         let is_needed = config.audit.mode != AuditMode::SideTable || config.is_catching_up();
         let finding = Finding::error(
             "row-level-security",
-            format!("row level security may hide rows of {} from role \"{role}\"", title(table)),
+            format!("row level security may hide rows of {} from role \"{role}\"", table.title()),
             hint,
         );
         let severity = if is_needed { Severity::Error } else { Severity::Warning };
@@ -112,7 +111,7 @@ fn beside(config: &Config, table: &Table, row: &Row) -> Result<Vec<Finding>, Fau
             "grant-reconcile",
             format!(
                 "role \"{role}\" may not look for rows of {} that were missed (reconciliation and pgoutbox verify)",
-                title(table)
+                table.title()
             ),
             grant(table, role, &[("SELECT", unreadable.clone())]),
         ));
@@ -123,7 +122,7 @@ fn beside(config: &Config, table: &Table, row: &Row) -> Result<Vec<Finding>, Fau
             "grant-republish",
             format!(
                 "role \"{role}\" may not send rows of {} once more (reconcile.republish)",
-                title(table)
+                table.title()
             ),
             statements(&replay_grants(table, role)?),
         ));
@@ -133,7 +132,10 @@ fn beside(config: &Config, table: &Table, row: &Row) -> Result<Vec<Finding>, Fau
     if is_pruning && !(has_rows && may("select_id")? && may("update_any")? && may("delete")?) {
         findings.push(Finding::warning(
             "grant-prune",
-            format!("role \"{role}\" may not delete relayed rows of {} (prune.keep)", title(table)),
+            format!(
+                "role \"{role}\" may not delete relayed rows of {} (prune.keep)",
+                table.title()
+            ),
             statements(&prune_grants(table, role)?),
         ));
     }
@@ -152,7 +154,7 @@ fn leaves(config: &Config, table: &Table, row: &Row) -> Result<Vec<Finding>, Fau
             "grant-reconcile",
             format!(
                 "role \"{role}\" may not look for rows that were missed in partitions of {}: {}",
-                title(table),
+                table.title(),
                 few(&unreadable)
             ),
             statements(&reconcile_grants(table, role)?),
@@ -164,7 +166,7 @@ fn leaves(config: &Config, table: &Table, row: &Row) -> Result<Vec<Finding>, Fau
             "grant-prune",
             format!(
                 "role \"{role}\" may not delete relayed rows in partitions of {} (prune.keep): {}",
-                title(table),
+                table.title(),
                 few(&undeletable)
             ),
             statements(&prune_grants(table, role)?),
@@ -192,7 +194,7 @@ fn shown_columns(config: &Config, table: &Table, row: &Row) -> Result<Option<Fin
     let role = &config.postgres.audit.user;
     let what = format!(
         "role \"{role}\" may not show in rows of {} how their parked events were tried: {}",
-        title(table),
+        table.title(),
         unwritable.join(", ")
     );
     // The row is found by its id.

@@ -1,6 +1,5 @@
 //! One outbox table: whether its rows can be read, and marked at a fair price.
 
-use postgres_types::Type;
 use tokio_postgres::Client;
 
 use super::coverage::set_tables;
@@ -84,7 +83,7 @@ pub(super) async fn look(
         id_base,
         partition_time: named(&table.columns.occurred_at.name)
             .filter(|time| shape.key_columns.contains(&time.name) && time.is_readable)
-            .and_then(|time| time_kind(time.type_oid)),
+            .and_then(|time| TimeKind::of(time.type_oid)),
         has_mark: named(&table.columns.relayed_at.name).is_some(),
         columns: shown(&attributes, |attribute| attribute.is_streamed).into(),
         heir: None,
@@ -122,16 +121,6 @@ async fn id_base(
     let variables = [("relation", relation.as_str()), ("id", &table.columns.id.name)];
     let rows = query(client, &sql::render(sql::TABLE_ID_TYPE, &variables)?).await?;
     rows.first().map(|row| Ok((column(row, "schema")?, column(row, "name")?))).transpose()
-}
-
-fn time_kind(type_oid: u32) -> Option<TimeKind> {
-    [
-        (Type::TIMESTAMPTZ, TimeKind::Timestamptz),
-        (Type::TIMESTAMP, TimeKind::Timestamp),
-        (Type::INT8, TimeKind::EpochMillis),
-    ]
-    .into_iter()
-    .find_map(|(of, kind)| (of.oid() == type_oid).then_some(kind))
 }
 
 fn shown(attributes: &[Attribute], is_shown: fn(&Attribute) -> bool) -> Vec<Column> {
@@ -188,10 +177,6 @@ async fn attributes(
         .collect()
 }
 
-pub(super) fn title(table: &Table) -> String {
-    format!("{}.{}", table.schema, table.name)
-}
-
 fn columns(
     config: &Config,
     (number, table): (usize, &Table),
@@ -213,7 +198,7 @@ fn columns(
                 config,
                 attributes,
                 can_send,
-                &format!("columns of {} that have a meaning do not come", title(table)),
+                &format!("columns of {} that have a meaning do not come", table.title()),
             ));
         }
         _ => {}
@@ -221,7 +206,7 @@ fn columns(
     if findings.is_empty() {
         findings.push(Finding::good(
             "table",
-            format!("{} has the columns it needs, of types that can be read", title(table)),
+            format!("{} has the columns it needs, of types that can be read", table.title()),
         ));
     }
     findings
@@ -300,7 +285,7 @@ fn partition(table: &Table, shape: &Shape) -> Option<Finding> {
     let root = shape.root.as_ref().filter(|_| shape.is_partition)?;
     Some(Finding::warning(
         "table-is-partition",
-        format!("{} is a partition of {root}", title(table)),
+        format!("{} is a partition of {root}", table.title()),
         "name the partitioned table in the configuration, unless this one partition is all you mean",
     ))
 }
@@ -313,7 +298,7 @@ fn partition_key(config: &Config, table: &Table, shape: &Shape) -> Option<Findin
         format!(
             "{} is partitioned by {key}: writing {column} moves the row to another partition, \
              and a moved row is published again",
-            title(table)
+            table.title()
         )
     };
     let hint = "partition by a column that never changes, such as occurred_at: \
@@ -334,7 +319,7 @@ pub(super) fn mandatory(table: &Table) -> Option<Finding> {
     let what = || {
         format!(
             "an event of {} that no queue takes counts as delivered, and is lost: mandatory is false",
-            title(table)
+            table.title()
         )
     };
     let hint = "meant for exchanges of plugins, such as x-delayed-message, that answer \"unroutable\" for what they \
@@ -345,7 +330,7 @@ pub(super) fn mandatory(table: &Table) -> Option<Finding> {
 /// What a catch-up goes by, where the server does not keep when a transaction was committed.
 pub(super) fn order(config: &Config, table: &Table, outbox: &OutboxTable) -> Option<Finding> {
     let mapped = table.columns.occurred_at.name.as_str();
-    let is_time = |column: &&Column| time_kind(column.type_oid).is_some();
+    let is_time = |column: &&Column| TimeKind::of(column.type_oid).is_some();
     let mut times = outbox.columns.iter().filter(is_time);
     if config.audit.mode == AuditMode::None || times.clone().any(|column| column.name == mapped) {
         return None;
@@ -354,7 +339,7 @@ pub(super) fn order(config: &Config, table: &Table, outbox: &OutboxTable) -> Opt
         "no column of {} says when an event happened: a catch-up publishes its rows in the order of \
          their ids, where these are numbers, else in that in which their transactions began; and a row that \
          was updated is told from another with its id by its content alone",
-        title(table)
+        table.title()
     );
     let likely = times.find(|column| LIKELY_TIMES.contains(&column.name.as_str()));
     let hint = match likely {
@@ -397,7 +382,8 @@ async fn id_index(
         "p" => format!("CREATE INDEX ON {place};  -- locks the table against writes meanwhile"),
         _ => format!("CREATE UNIQUE INDEX CONCURRENTLY ON {place};"),
     };
-    let what = format!("no index of {} begins with {id}: every mark reads all of it", title(table));
+    let what =
+        format!("no index of {} begins with {id}: every mark reads all of it", table.title());
     Ok(Some(Finding::warning("id-index", what, hint)))
 }
 
@@ -415,7 +401,7 @@ async fn id_values(client: &Client, table: &Table, shape: &Shape) -> Result<Vec<
             "id-nullable",
             format!(
                 "{id} of {} may be NULL: such an event cannot be delivered, and is parked",
-                title(table)
+                table.title()
             ),
             format!("ALTER TABLE {place} ALTER COLUMN {quoted} SET NOT NULL;"),
         ));
@@ -438,7 +424,7 @@ async fn id_values(client: &Client, table: &Table, shape: &Shape) -> Result<Vec<
             format!(
                 "nothing keeps two rows of {} from having one {id}: both are published, under one message_id, and \
                  the mark of one is a mark of both",
-                title(table)
+                table.title()
             ),
             hint,
         ));
@@ -466,7 +452,7 @@ fn marks(config: &Config, table: &Table, shape: &Shape) -> Vec<Finding> {
             "replica-identity-full",
             format!(
                 "{} has REPLICA IDENTITY FULL: every mark writes the old row to the WAL as well",
-                title(table)
+                table.title()
             ),
             format!(
                 "ALTER TABLE {} REPLICA IDENTITY DEFAULT;",

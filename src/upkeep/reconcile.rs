@@ -209,7 +209,7 @@ async fn go_on(client: &Client, config: &Config, walk: &mut Walk) -> Result<(), 
         }
         match one_table(client, config, table, walk).await {
             Err(fault) if client.is_closed() || fault.code().is_none() => return Err(fault),
-            Err(fault) => walk.pass_over(&format!("{}.{}", table.schema, table.name), &fault),
+            Err(fault) => walk.pass_over(&table.title(), &fault),
             Ok(()) => {}
         }
         walk.table += 1;

@@ -31,7 +31,7 @@ pub(super) async fn told(client: &Client, config: &Config, ids: &[String]) -> St
 }
 
 fn line(config: &Config, table: &Table, id: &str, mark: Option<&str>) -> String {
-    let (id, title) = (Shown(id), format!("{}.{}", table.schema, table.name));
+    let (id, title) = (Shown(id), table.title());
     match (config.audit.mode, mark) {
         (_, Some(at)) => {
             format!("event {id} of {title} is delivered: marked at {}", Shown(at))

@@ -226,7 +226,7 @@ async fn guard(client: &Client, config: &Config) -> Result<Option<Value>, Fault>
 /// wait and which are missing.
 async fn count(client: &Client, config: &Config, number: usize, table: &Table) -> Unmarked {
     let unmarked = |counted: Result<ledger::Table, String>| Unmarked {
-        table: format!("{}.{}", table.schema, table.name),
+        table: table.title(),
         rows: counted.as_ref().ok().map(|ledger| ledger.waiting.rows + ledger.unmarked.rows),
         is_estimate: counted.as_ref().is_ok_and(|ledger| ledger.is_estimate),
         why_not: counted.err(),

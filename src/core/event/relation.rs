@@ -101,6 +101,19 @@ pub enum TimeKind {
     EpochMillis,
 }
 
+impl TimeKind {
+    /// That of a column of this type; `None` where it is no time.
+    pub(crate) fn of(type_oid: u32) -> Option<Self> {
+        [
+            (Type::TIMESTAMPTZ, Self::Timestamptz),
+            (Type::TIMESTAMP, Self::Timestamp),
+            (Type::INT8, Self::EpochMillis),
+        ]
+        .into_iter()
+        .find_map(|(of, kind)| (of.oid() == type_oid).then_some(kind))
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Accepts {
     Text,
@@ -178,11 +191,10 @@ impl Mapping {
             event_type: finder.optional("event_type", &names.event_type, Accepts::Text),
             headers: finder.optional("headers", &names.headers, Accepts::Headers),
             occurred_at,
-            time_kind: match occurred_at.map(type_of) {
-                Some(oid) if oid == Type::TIMESTAMP.oid() => TimeKind::Timestamp,
-                Some(oid) if oid == Type::INT8.oid() => TimeKind::EpochMillis,
-                _ => TimeKind::Timestamptz,
-            },
+            // Of another type, an error has been told.
+            time_kind: occurred_at
+                .and_then(|at| TimeKind::of(type_of(at)))
+                .unwrap_or(TimeKind::Timestamptz),
             correlation_id: finder.optional("correlation_id", &names.correlation_id, Accepts::Text),
             content_type: finder.optional("content_type", &names.content_type, Accepts::Text),
             traceparent: finder.optional("traceparent", &names.traceparent, Accepts::Text),

@@ -242,7 +242,7 @@ impl Message {
         letter: Letter<'_>,
         limits: Limits,
     ) -> Result<Self, Refusal> {
-        let table = format!("{}.{}", letter.table.schema, letter.table.name);
+        let table = letter.table.title();
         let (properties, body) = match &message {
             Some(message) => (message.properties(), message.body.clone()),
             None => {

@@ -400,7 +400,7 @@ impl Relay {
 
     pub(super) fn table_name(&self, arrival: &Arrival) -> String {
         let table = self.rules.tables.get(arrival.mapping.table);
-        table.map_or_else(String::new, |table| format!("{}.{}", table.schema, table.name))
+        table.map_or_else(String::new, |table| table.title())
     }
 }
 

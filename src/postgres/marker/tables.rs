@@ -114,7 +114,7 @@ impl Entry {
     }
 
     fn name(&self) -> String {
-        format!("{}.{}", self.table.schema, self.table.name)
+        self.table.title()
     }
 }
 

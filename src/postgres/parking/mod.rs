@@ -881,7 +881,7 @@ impl ParkingStore {
         for park in &parking.parks {
             let Some(refusal) = &park.refusal else { continue };
             let table = config.tables.get(park.mapping.table);
-            let table = table.map_or_else(String::new, |t| format!("{}.{}", t.schema, t.name));
+            let table = table.map_or_else(String::new, |t| t.title());
             let (id, position) = (park.id.as_deref().unwrap_or("without id"), park.position);
             let what = match park.state {
                 State::DeadLettered => "sent to the dead-letter exchange",
@@ -902,7 +902,7 @@ impl ParkingStore {
             let (event_id, seq) = (attempt.id.as_deref(), attempt.seq);
             let id = event_id.unwrap_or("without id");
             let table = config.tables.get(attempt.table);
-            let table = table.map_or_else(String::new, |t| format!("{}.{}", t.schema, t.name));
+            let table = table.map_or_else(String::new, |t| t.title());
             let (attempts, state, refusal) = match &attempt.outcome {
                 Tried::Refused { attempts, state, refusal } => (attempts, state, refusal),
                 Tried::Delivered { attempts: 0 } => {

@@ -197,7 +197,7 @@ pub(crate) async fn pass(
     };
     let client = connect(config).await?;
     for table in &config.tables {
-        let title = format!("{}.{}", table.schema, table.name);
+        let title = table.title();
         report.tables.push(TableReport { table: title.clone(), ..TableReport::default() });
         let Some(of_table) = report.tables.last_mut() else { continue };
         match one_table(&client, config, table, order, known, of_table).await {
