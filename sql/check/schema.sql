@@ -2,7 +2,7 @@
 -- names come from the catalog, so that a missing one is an answer and not an error.
 SELECT namespace.oid IS NOT NULL AS has_schema,
        has_schema_privilege(namespace.oid, 'USAGE') AS usage,
-       progress.oid IS NOT NULL AS has_progress,
+       progress.oid IS NOT NULL AND session.attname IS NOT NULL AND taken_over.oid IS NOT NULL AS has_progress,
        has_table_privilege(progress.oid, 'SELECT') AND has_table_privilege(progress.oid, 'INSERT')
            AND has_table_privilege(progress.oid, 'UPDATE') AS can_progress,
        relayed.oid IS NOT NULL AS has_relayed,
@@ -28,14 +28,15 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND has_table_privilege(parked.oid, 'UPDATE') AS can_prune,
        -- In the order in which init/schema.sql makes them; an index or a function where its table is there.
        (SELECT coalesce(array_agg(wanted.name ORDER BY wanted.number), '{}')
-          FROM unnest('{progress,relayed,is_mark_of,parked,parked_place,parked_id,parked_waiting,parked_claimed,is_record_of,catch_up,catch_up_rows,pause,guard}'::text[])
+          FROM unnest('{progress,taken_over,relayed,is_mark_of,parked,parked_place,parked_id,parked_waiting,parked_claimed,is_record_of,catch_up,catch_up_rows,pause,guard}'::text[])
                WITH ORDINALITY AS wanted (name, number)
          WHERE NOT EXISTS (SELECT FROM pg_class AS own
                             WHERE own.relnamespace = namespace.oid AND own.relname = wanted.name)
            AND (wanted.name <> 'is_record_of' OR is_record_of.oid IS NULL)
+           AND (wanted.name <> 'taken_over' OR taken_over.oid IS NULL AND progress.oid IS NOT NULL)
            AND (wanted.name <> 'is_mark_of' OR is_mark_of.oid IS NULL AND relayed.oid IS NOT NULL)
            AND (wanted.name !~ '^(parked_|is_record_of)' OR parked.oid IS NOT NULL))
-       || ARRAY(SELECT 'progress.' || wanted.name FROM unnest('{coverage,tables}'::text[]) AS wanted (name)
+       || ARRAY(SELECT 'progress.' || wanted.name FROM unnest('{coverage,tables,session}'::text[]) AS wanted (name)
                  WHERE progress.oid IS NOT NULL
                    AND NOT EXISTS (SELECT FROM pg_attribute AS own
                                     WHERE own.attrelid = progress.oid AND own.attname = wanted.name))
@@ -46,6 +47,10 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
   LEFT JOIN pg_namespace AS namespace ON namespace.nspname = 'pgoutbox'
   LEFT JOIN pg_class AS progress
          ON progress.relnamespace = namespace.oid AND progress.relname = 'progress'
+  LEFT JOIN pg_attribute AS session
+         ON session.attrelid = progress.oid AND session.attname = 'session'
+  LEFT JOIN pg_proc AS taken_over
+         ON taken_over.pronamespace = namespace.oid AND taken_over.proname = 'taken_over'
   LEFT JOIN pg_class AS relayed
          ON relayed.relnamespace = namespace.oid AND relayed.relname = 'relayed'
   LEFT JOIN pg_class AS catch_up

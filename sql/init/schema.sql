@@ -22,6 +22,16 @@ ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS coverage bigint;
 -- Which tables are read as outboxes, by oid: one that was renamed, and another made under its name, may
 -- hold rows that still wait.
 ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS tables jsonb;
+-- The session that owns the slot. What an earlier one still has under way (its host is cut off, or its
+-- batch waits for a lock) is refused once this one has read the row. Null: nobody is refused.
+ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS session uuid;
+-- How it is refused: with the whole transaction.
+CREATE OR REPLACE FUNCTION pgoutbox.taken_over(of_slot name) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'another relay has taken over slot "%"', of_slot USING ERRCODE = 'OB001';
+END
+$$;
+GRANT EXECUTE ON FUNCTION pgoutbox.taken_over(name) TO PUBLIC;
 
 -- The marks where audit.mode is side_table: some 330 bytes of WAL, whatever the size of the row.
 -- Made in any case: empty it costs nothing, and the mode can then change without DDL.

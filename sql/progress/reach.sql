@@ -1,9 +1,11 @@
 -- Says that everything before an LSN is settled where nothing else is written, before it is
 -- acknowledged: waits for the disk, by itself. So a slot that stands further on than its row was
--- moved by somebody else. Never backwards on the same server and timeline.
---   psql -v slot=pgoutbox -v system=7400000000000000000 -v timeline=1 -v lsn=0/16B3748 -f progress/reach.sql
-INSERT INTO pgoutbox.progress AS progress (slot, system_identifier, timeline, end_lsn, updated_at)
-SELECT :'slot', :'system', :'timeline'::integer, :'lsn'::pg_lsn, now()
+-- moved by somebody else. Never backwards on the same server and timeline; an error where a later
+-- session owns the slot.
+--   psql -v slot=pgoutbox -v system=7400000000000000000 -v timeline=1 -v lsn=0/16B3748 \
+--        -v session=00000000-0000-4000-8000-000000000000 -f progress/reach.sql
+INSERT INTO pgoutbox.progress AS progress (slot, system_identifier, timeline, end_lsn, session, updated_at)
+SELECT :'slot', :'system', :'timeline'::integer, :'lsn'::pg_lsn, :'session'::uuid, now()
  WHERE set_config('synchronous_commit', 'local', true) = 'local'
 ON CONFLICT (slot) DO UPDATE
    SET system_identifier = excluded.system_identifier,
@@ -11,7 +13,9 @@ ON CONFLICT (slot) DO UPDATE
        end_lsn = excluded.end_lsn,
        commit_lsn = NULL,
        settled = 0,
+       session = excluded.session,
        updated_at = excluded.updated_at
- WHERE (progress.system_identifier, progress.timeline)
-       IS DISTINCT FROM (excluded.system_identifier, excluded.timeline)
-    OR excluded.end_lsn > coalesce(progress.commit_lsn, progress.end_lsn);
+ WHERE CASE WHEN progress.session <> excluded.session THEN pgoutbox.taken_over(progress.slot)
+            ELSE (progress.system_identifier, progress.timeline)
+                 IS DISTINCT FROM (excluded.system_identifier, excluded.timeline)
+              OR excluded.end_lsn > coalesce(progress.commit_lsn, progress.end_lsn) END;

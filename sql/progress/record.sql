@@ -1,23 +1,27 @@
 -- Writes how far the events are settled, in the transaction of their marks. Never backwards
--- on the same server and timeline: a relay that was replaced may still write. The fault goes
--- once the relay has passed the event that it was stuck on.
+-- on the same server and timeline. Where a later session owns the slot, an error takes the whole
+-- transaction back: the later one has looked at what is parked, and does not look for more. The fault
+-- goes once the relay has passed the event that it was stuck on.
 --   $1 name: slot, $2 text: system identifier, $3 integer: timeline, $4 pg_lsn: place,
---   $5 bigint: events settled of the transaction whose commit record starts there
+--   $5 bigint: events settled of the transaction whose commit record starts there,
+--   $6 text: session; null where it is written outside one
 INSERT INTO pgoutbox.progress AS progress
-       (slot, system_identifier, timeline, end_lsn, commit_lsn, settled, updated_at)
-VALUES ($1, $2, $3, $4::pg_lsn, CASE WHEN $5::bigint > 0 THEN $4::pg_lsn END, $5::bigint, now())
+       (slot, system_identifier, timeline, end_lsn, commit_lsn, settled, session, updated_at)
+VALUES ($1, $2, $3, $4::pg_lsn, CASE WHEN $5::bigint > 0 THEN $4::pg_lsn END, $5::bigint, $6::text::uuid, now())
 ON CONFLICT (slot) DO UPDATE
    SET system_identifier = excluded.system_identifier,
        timeline = excluded.timeline,
        end_lsn = CASE WHEN excluded.settled = 0 THEN excluded.end_lsn ELSE progress.end_lsn END,
        commit_lsn = excluded.commit_lsn,
        settled = excluded.settled,
+       session = coalesce(excluded.session, progress.session),
        updated_at = excluded.updated_at,
        fault = CASE WHEN (progress.fault ->> 'commit_lsn')::pg_lsn >= excluded.end_lsn
                     THEN progress.fault END,
        fault_at = CASE WHEN (progress.fault ->> 'commit_lsn')::pg_lsn >= excluded.end_lsn
                        THEN progress.fault_at END
- WHERE (progress.system_identifier, progress.timeline)
-       IS DISTINCT FROM (excluded.system_identifier, excluded.timeline)
-    OR (coalesce(excluded.commit_lsn, excluded.end_lsn), excluded.settled)
-       >= (coalesce(progress.commit_lsn, progress.end_lsn), progress.settled);
+ WHERE CASE WHEN progress.session <> excluded.session THEN pgoutbox.taken_over(progress.slot)
+            ELSE (progress.system_identifier, progress.timeline)
+                 IS DISTINCT FROM (excluded.system_identifier, excluded.timeline)
+              OR (coalesce(excluded.commit_lsn, excluded.end_lsn), excluded.settled)
+                 >= (coalesce(progress.commit_lsn, progress.end_lsn), progress.settled) END;

@@ -6,6 +6,8 @@ pub(crate) const CHECK_VIOLATION: &str = "23514";
 pub(crate) const INVALID_AUTHORIZATION_SPECIFICATION: &str = "28000";
 /// 28P01.
 pub(crate) const INVALID_PASSWORD: &str = "28P01";
+/// OB001, of our own (`sql/init/schema.sql`): a later session owns the slot.
+pub(crate) const TAKEN_OVER: &str = "OB001";
 /// 3D000: no such database.
 pub(crate) const INVALID_CATALOG_NAME: &str = "3D000";
 /// 3F000: no such schema.

@@ -5,7 +5,7 @@
 
 use std::io::ErrorKind;
 
-use super::{About, Class, Handshake, Kind, Peer, SqlState};
+use super::{About, Class, Handshake, Kind, Peer, SqlState, codes};
 
 /// What is done about a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,6 +175,9 @@ fn by_code(code: &str) -> Option<Entry> {
         ),
         "58P01" => Entry::person(
             "a file of the server's is missing: the pgoutput plugin (part of Postgres itself), or WAL that was removed by hand",
+        ),
+        codes::TAKEN_OVER => Entry::passing(
+            "what this relay still had to write is left to the other one; this one waits as its standby",
         ),
         "XX001" | "XX002" => Entry::passing(
             "the server finds its data damaged: look into Postgres' log, and REINDEX or restore what it names",

@@ -383,7 +383,10 @@ impl ServerError {
     pub(crate) fn fault(self) -> Fault {
         let mut fault = Fault::of(Kind::Sql(self.code), Peer::Postgres, self.to_string());
         // What the database's own code raises says nothing of the statement's tables and rights.
-        if self.is_raised() || self.is_within_function && fault.class == Class::Definite {
+        let is_own = self.code.as_str() == codes::TAKEN_OVER;
+        if !is_own
+            && (self.is_raised() || self.is_within_function && fault.class == Class::Definite)
+        {
             fault.class = Class::Transient;
             fault = fault.hint(table::TRIGGER);
         }
@@ -400,6 +403,9 @@ pub(crate) fn server_error(fault: &Fault) -> Option<&ServerError> {
 /// without the row, or in another form of it, the statement may do.
 pub(crate) fn is_of_row(error: &tokio_postgres::Error) -> bool {
     let Some(db) = error.as_db_error() else { return false };
+    if is_taken_over(error) {
+        return false;
+    }
     let error = ServerError::of(db);
     // What may pass by itself is no fault of a row's, unless somebody says so.
     let may_pass = ["08", "25", "40", "53", "55", "57", "58", "XX"].contains(&error.code.class());
@@ -407,6 +413,16 @@ pub(crate) fn is_of_row(error: &tokio_postgres::Error) -> bool {
     entry.verdict == table::Verdict::OfRow
         || error.is_raised()
         || error.is_within_function && !may_pass
+}
+
+/// A later session owns the slot: nothing more of this one's is to be written.
+pub(crate) fn is_taken_over(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| code.code() == codes::TAKEN_OVER)
+}
+
+/// The server refuses it, and another form of it, or a part, may do.
+pub(crate) fn is_refused(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_some() && !is_taken_over(error)
 }
 
 /// Somebody has a lock: the server says so, not a trigger that raises the same code.

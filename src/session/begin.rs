@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::reach::Reach;
 use super::recovery::Recovery;
-use super::remembered::{self, Gap, pass_again, recall};
+use super::remembered::{self, Gap, Own, pass_again, recall};
 use super::standby::{Taken, take_slot};
 use super::{Audit, Past, Remembered, Session, answered, attached, silence};
 use crate::board::Board;
@@ -25,6 +25,7 @@ use crate::core::relay::{self, Memory, Relay, Rules};
 use crate::error::{Fault, Side, codes};
 use crate::otlp;
 use crate::postgres;
+use crate::postgres::identity::new_session;
 use crate::postgres::marker::Marker;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::rabbitmq::publisher::Publisher;
@@ -73,6 +74,8 @@ struct Connected {
 struct Owner {
     connected: Connected,
     taken: Taken,
+    /// Its id, by which what earlier sessions still write is refused.
+    session: String,
 }
 
 /// It is known what earlier sessions did.
@@ -151,7 +154,7 @@ impl Connected {
         if answered(config, slot::coverage(client, config)).await? != *coverage {
             return Err(Fault::transient("the publication was changed while the session began"));
         }
-        Ok(Owner { connected: self, taken })
+        Ok(Owner { connected: self, taken, session: new_session() })
     }
 }
 
@@ -167,7 +170,8 @@ impl Owner {
             Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => None,
             attached => attached?,
         };
-        let known = recall(config, past, board, client, identity, coverage, attached);
+        let own = Own { identity, session: &self.session };
+        let known = recall(config, past, board, client, own, coverage, attached);
         let known = answered(config, known).await?;
         // Only now: what they hold is known to wait, on disk.
         past.looked = looked;
@@ -202,7 +206,8 @@ impl Recalled {
             info!(why, rows = total, "catching up: listed rows are published before the stream");
         }
         let identity = self.owner.taken.identity.clone();
-        let marker = Marker::prepare(client, &config, &outboxes, identity);
+        let session = &self.owner.session;
+        let marker = Marker::prepare(client, &config, &outboxes, identity, session);
         let marker = answered(&config, marker).await?;
         Ok(Prepared { recalled: self, config, outboxes, away, marker })
     }
@@ -241,7 +246,7 @@ impl Prepared {
         }
         let Self { recalled, config, outboxes, marker, .. } = self;
         let Recalled { owner, known, catch_up, is_quiet } = recalled;
-        let Owner { connected: Connected { preflighted, publisher }, taken } = owner;
+        let Owner { connected: Connected { preflighted, publisher }, taken, session: id } = owner;
         let Taken { wal, identity, blocked } = taken;
         let start_lsn = known.confirmed;
         let listed = catch_up.as_ref().map(|it| relay::CatchUp::new(it.consistent_lsn));
@@ -271,6 +276,7 @@ impl Prepared {
             reach: Reach::new(known.durable),
             recording: None,
             identity,
+            id,
             start_lsn,
             jobs: FuturesUnordered::new(),
             began: Instant::now(),

@@ -55,7 +55,7 @@ use crate::wal::WalStream;
 use begin::Given;
 use reach::Reach;
 use recovery::Recovery;
-use remembered::{Gap, begin_catch_up, clear_fault, record_fault, record_reach};
+use remembered::{Gap, Own, begin_catch_up, clear_fault, record_fault, record_reach};
 
 /// Frames taken from the stream before the messages they made are handed to the broker: a
 /// longer batch saves no more system calls, and the first of it should not wait.
@@ -240,6 +240,8 @@ struct Session {
     /// What is settled is being written down.
     recording: Option<Recording>,
     identity: Identity,
+    /// The session's, in the progress row.
+    id: String,
     /// Where the slot stood before it was taken.
     start_lsn: PgLsn,
     jobs: FuturesUnordered<Job>,
@@ -646,10 +648,11 @@ impl Session {
         self.acknowledge(lsn);
         let Some(lsn) = self.reach.begin_write(Instant::now()) else { return };
         let (client, identity) = (Arc::clone(&self.client), self.identity.clone());
-        let config = Arc::clone(&self.config);
+        let (config, session) = (Arc::clone(&self.config), self.id.clone());
         self.recording = Some(Box::pin(async move {
             let slot = &config.postgres.slot;
-            match answered(&config, record_reach(&client, slot, &identity, lsn)).await {
+            let own = Own { identity: &identity, session: &session };
+            match answered(&config, record_reach(&client, slot, own, lsn)).await {
                 Ok(end) => Some((lsn, end)),
                 // Somebody has a lock on the row, say: it is tried again. Where the connection is
                 // gone, the session ends over that.
@@ -671,7 +674,8 @@ impl Session {
     async fn record_last(&mut self) {
         let Some(lsn) = self.reach.unrecorded() else { return };
         let slot = &self.config.postgres.slot;
-        let written = record_reach(&self.client, slot, &self.identity, lsn);
+        let own = Own { identity: &self.identity, session: &self.id };
+        let written = record_reach(&self.client, slot, own, lsn);
         if let Ok(Ok(end)) = timeout(STOP_TIMEOUT, written).await {
             let lsn = self.reach.recorded(Some((lsn, end)));
             self.acknowledge(lsn);

@@ -105,6 +105,13 @@ pub(super) struct Recalled {
     pub(super) confirmed: PgLsn,
 }
 
+/// Who asks, and writes: the server, and the session's id.
+#[derive(Clone, Copy)]
+pub(super) struct Own<'a> {
+    pub(super) identity: &'a Identity,
+    pub(super) session: &'a str,
+}
+
 /// Rows that the slot does not bring may wait in the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Gap {
@@ -123,8 +130,14 @@ struct Row {
 }
 
 impl Row {
-    async fn read(board: &Board, client: &Client, slot: &str) -> Result<Option<Self>, Fault> {
-        let recall = sql::render(sql::PROGRESS_RECALL, &[("slot", slot)])?;
+    async fn read(
+        board: &Board,
+        client: &Client,
+        slot: &str,
+        session: &str,
+    ) -> Result<Option<Self>, Fault> {
+        let variables = [("slot", slot), ("session", session)];
+        let recall = sql::render(sql::PROGRESS_RECALL, &variables)?;
         // All of it onto the wire at once: whatever becomes of the query, COMMIT ends the transaction.
         let (begin, rows, commit) = tokio::join!(
             biased;
@@ -161,14 +174,15 @@ pub(super) async fn recall(
     past: &mut Past,
     board: &Board,
     client: &Client,
-    identity: &Identity,
+    own: Own<'_>,
     coverage: &Coverage,
     attached: Option<String>,
 ) -> Result<Recalled, Fault> {
+    let identity = own.identity;
     let slot = config.postgres.slot.as_str();
     let place = Place::of(slot::state(client, slot).await?);
     let confirmed = place.confirmed;
-    let row = Row::read(board, client, slot).await?;
+    let row = Row::read(board, client, slot, own.session).await?;
     let end: PgLsn = {
         let rows = query(client, sql::SERVER_WAL_POSITION).await?;
         let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
@@ -199,7 +213,7 @@ pub(super) async fn recall(
     past.coverage = Some(coverage.clone());
     if gap.is_some() && row.is_none() {
         // Only this process knows, and it may end.
-        record_reach(client, slot, identity, confirmed).await?;
+        record_reach(client, slot, own, confirmed).await?;
         record_coverage(client, slot, 0).await?;
     }
     if let Some(Gap { why, .. }) = &gap
@@ -215,7 +229,7 @@ pub(super) async fn recall(
     // written over, all of them would be taken for delivered.
     let is_catching_up = u64::from(confirmed) == u64::from(durable) + 1;
     if gap.is_none() && confirmed > durable && !is_catching_up {
-        record_reach(client, slot, identity, confirmed).await?;
+        record_reach(client, slot, own, confirmed).await?;
         durable = confirmed;
     }
     remember_coverage(past, client, slot, gap.is_some()).await;
@@ -358,16 +372,17 @@ async fn remember_coverage(past: &mut Past, client: &Client, slot: &str, is_gap:
 pub(super) async fn record_reach(
     client: &Client,
     slot: &str,
-    identity: &Identity,
+    own: Own<'_>,
     lsn: PgLsn,
 ) -> Result<PgLsn, Fault> {
-    let Identity { system_identifier, timeline } = identity;
+    let Identity { system_identifier, timeline } = own.identity;
     let (timeline, lsn) = (timeline.to_string(), lsn.to_string());
     let variables = [
         ("slot", slot),
         ("system", system_identifier.as_str()),
         ("timeline", timeline.as_str()),
         ("lsn", lsn.as_str()),
+        ("session", own.session),
     ];
     postgres::execute(client, &sql::render(sql::PROGRESS_REACH, &variables)?).await?;
     let rows = query(client, sql::SERVER_WAL_POSITION).await?;

@@ -494,8 +494,8 @@ async fn record(
 ) -> Result<(), Fault> {
     let before = Position::before(new.consistent_lsn).commit_lsn;
     let Identity { system_identifier, timeline } = identity;
-    let progress: [&(dyn postgres_types::ToSql + Sync); 5] =
-        [&slot, system_identifier, timeline, &before, &0_i64];
+    let progress: [&(dyn postgres_types::ToSql + Sync); 6] =
+        [&slot, system_identifier, timeline, &before, &0_i64, &None::<&str>];
     let written = client.execute(sql::PROGRESS_RECORD, &progress).await;
     written.map(|_| ()).map_err(|error| classify(&error))
 }
@@ -510,8 +510,8 @@ pub(crate) async fn record_new(config: &Config, client: &Client, lsn: &str) {
         return;
     };
     drop(wal);
-    let progress: [&(dyn postgres_types::ToSql + Sync); 5] =
-        [&slot, &system_identifier, &timeline, &consistent_lsn, &0_i64];
+    let progress: [&(dyn postgres_types::ToSql + Sync); 6] =
+        [&slot, &system_identifier, &timeline, &consistent_lsn, &0_i64, &None::<&str>];
     let _ = client.execute(sql::PROGRESS_RECORD, &progress).await;
 }
 

@@ -35,6 +35,7 @@ use tokio_postgres::Client;
 use crate::bare::uuid;
 use crate::setting::Setting;
 
+const SESSION: &str = "00000000-0000-4000-8000-000000000000";
 const SCRIPTS: u64 = 6;
 const STEPS: usize = 120;
 /// Two tables to an aggregate.
@@ -481,7 +482,7 @@ async fn the_model_of_the_parking_is_postgres() -> Result<()> {
     let config = Config::load(&sources, Needs::POSTGRES)?;
     let client = setting.client().await?;
     let outboxes = slot::preflight(&client, &config).await?.tables;
-    let store = ParkingStore::prepare(&client, &config, &outboxes).await?;
+    let store = ParkingStore::prepare(&client, &config, &outboxes, SESSION).await?;
     let columns = ["id", "payload"].map(|name| Column { name: name.to_owned(), type_oid: 25 });
     let mapping = |table: usize| {
         let mapping = Mapping::compile(table, &config.tables[table], &columns, false);

@@ -70,6 +70,7 @@ mod standby;
 mod sweep;
 mod swapped;
 mod tables;
+mod taken_over;
 mod terminal;
 mod tls;
 mod transactions;

@@ -27,6 +27,8 @@ use script::Script;
 use world::{Tally, World};
 
 const ROUNDS: u64 = 300;
+/// A seed beyond them that found a fault: a late batch parked behind the back of the next session.
+const FOUND: u64 = 1_003;
 /// Steps of a round, for the first and the last: short scripts first, so that the first one
 /// that fails is easy to read.
 const STEPS: (u64, u64) = (40, 1_500);
@@ -60,7 +62,7 @@ fn the_rules_hold_whatever_happens() {
         return;
     }
     let mut total = Tally::default();
-    for seed in 0..number("PGOUTBOX_ROUNDS").unwrap_or(ROUNDS) {
+    for seed in (0..number("PGOUTBOX_ROUNDS").unwrap_or(ROUNDS)).chain([FOUND]) {
         total += round(seed, LAST_LINES).expect("a round failed");
     }
     println!("{total:#?}");

@@ -172,6 +172,8 @@ pub(crate) struct Postgres {
     next_id: u64,
     xid: u32,
     pub(crate) parking: ParkingTable,
+    /// The session that has read the progress row last: batches of others are refused.
+    pub(crate) session: u64,
     /// Rows that the slot does not hold, by place; their place in commit order is before all.
     listed: Vec<(usize, Row)>,
     /// Where in the WAL the list was removed.
@@ -274,6 +276,7 @@ impl Postgres {
             next_id: 0,
             xid: 700,
             parking: ParkingTable::new(4),
+            session: 0,
             listed: Vec::new(),
             list_removed: None,
             closed_until: BTreeMap::new(),
@@ -403,8 +406,17 @@ impl Postgres {
         on_disk.map_or((0, 0), |(_, position)| *position)
     }
 
-    /// A transaction of marks and progress.
-    pub(crate) fn write(&mut self, now: u64, batch: &Batch, position: (u64, u64)) -> MarksWritten {
+    /// A transaction of marks and progress; `None` where it is refused.
+    pub(crate) fn write(
+        &mut self,
+        now: u64,
+        session: u64,
+        batch: &Batch,
+        position: (u64, u64),
+    ) -> Option<MarksWritten> {
+        if session != self.session {
+            return None;
+        }
         let lsn = self.end + 40;
         let missing = self.write_marks(now, lsn, &batch.marks);
         let places = &self.places;
@@ -413,7 +425,7 @@ impl Postgres {
             self.progress.push((lsn, position));
         }
         self.end = lsn;
-        MarksWritten { missing, written_lsn: lsn, flushed_lsn: self.flushed }
+        Some(MarksWritten { missing, written_lsn: lsn, flushed_lsn: self.flushed })
     }
 
     /// Marks that go together are one statement for each table, of which one row that is refused

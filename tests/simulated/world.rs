@@ -71,6 +71,7 @@ type Listed = Vec<(u64, StoredRow)>;
 
 /// A relay and its connections.
 struct Session {
+    number: u64,
     relay: Relay,
     memory: Memory,
     began: u64,
@@ -153,7 +154,7 @@ pub(crate) struct World {
     session: Option<Session>,
     memory: Memory,
     /// Batches of marks of relays that are gone, which the server may still execute.
-    zombies: Vec<Batch>,
+    zombies: Vec<(u64, Batch)>,
     ledger: Ledger,
     mode: Mode,
     rules: Rules,

@@ -7,6 +7,9 @@
 //! of its marks first; after that so many statements may go into finding out which are refused, and
 //! what was not reached is tried with the next batch. Nothing is ever awaited inside an
 //! open transaction: anyone who else uses the connection would find itself within it.
+//!
+//! Once a later session owns the slot, nothing of a batch is written any more, in whatever way: the
+//! session ends ([`is_taken_over`](crate::postgres::is_taken_over)).
 
 mod parts;
 mod tables;
@@ -29,7 +32,7 @@ use crate::postgres::identity::Identity;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::parking::{ParkingStore, is_locked};
 use crate::postgres::sql;
-use crate::postgres::{classify, is_lock};
+use crate::postgres::{classify, is_lock, is_refused};
 use parts::Parts;
 use tables::{Statements, Tables};
 
@@ -151,6 +154,7 @@ pub(crate) struct Marker {
     snapshot_xmin: Statement,
     slot: String,
     identity: Identity,
+    session: String,
     parking: ParkingStore,
     /// When events that left the parking without a mark were looked at last.
     settled_at: Mutex<Option<Instant>>,
@@ -166,6 +170,7 @@ impl Marker {
         config: &Config,
         outboxes: &[OutboxTable],
         identity: Identity,
+        session: &str,
     ) -> Result<Self, Fault> {
         let prepare = async |sql| client.prepare(sql).await.map_err(|error| classify(&error));
         Ok(Self {
@@ -175,7 +180,8 @@ impl Marker {
             snapshot_xmin: prepare(sql::SERVER_SNAPSHOT_XMIN).await?,
             slot: config.postgres.slot.clone(),
             identity,
-            parking: ParkingStore::prepare(client, config, outboxes).await?,
+            session: session.to_owned(),
+            parking: ParkingStore::prepare(client, config, outboxes, session).await?,
             settled_at: Mutex::default(),
         })
     }
@@ -360,7 +366,7 @@ impl Marker {
             outcome => outcome,
         };
         match outcome {
-            Err(error) if error.as_db_error().is_some() => Ok(None),
+            Err(error) if is_refused(&error) => Ok(None),
             outcome => outcome.map(Some),
         }
     }
@@ -374,7 +380,7 @@ impl Marker {
     ) -> Result<Row, Error> {
         let keeps = !batch.marks.is_empty();
         match self.transaction(client, batch, &[], Choice::Usual, keeps).await {
-            Err(error) if error.as_db_error().is_some() => {}
+            Err(error) if is_refused(&error) => {}
             outcome => return outcome.map(|(_, wal)| wal),
         }
         *rest = self.rest(client, batch, Rest::ParkingAndProgress { keeps }).await?;
@@ -409,8 +415,8 @@ impl Marker {
         let Position { commit_lsn, index } = batch.position;
         let settled = i64::try_from(index).unwrap_or(i64::MAX);
         let Identity { system_identifier, timeline } = &self.identity;
-        let progress: [&(dyn ToSql + Sync); 5] =
-            [&self.slot, system_identifier, timeline, &commit_lsn, &settled];
+        let progress: [&(dyn ToSql + Sync); 6] =
+            [&self.slot, system_identifier, timeline, &commit_lsn, &settled, &self.session];
         client.execute(&self.record, &progress).await
     }
 

@@ -24,7 +24,7 @@ use crate::core::relay::marks::{Mark, Origin};
 use crate::error::Fault;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
-use crate::postgres::{classify, column, is_lock, is_of_row, query};
+use crate::postgres::{classify, column, is_lock, is_of_row, is_refused, query};
 use stuck::{Stuck, Write};
 
 /// The channel on which changes of the parking are notified; the payload is the slot's name.
@@ -45,6 +45,8 @@ struct Shown {
 /// Writes and reads the parking, for one session.
 pub struct ParkingStore {
     slot: String,
+    session: String,
+    still_ours: Statement,
     oids: Vec<u32>,
     shown: Vec<Shown>,
     park: Statement,
@@ -94,8 +96,9 @@ impl ParkingStore {
         client: &Client,
         config: &Config,
         outboxes: &[OutboxTable],
+        session: &str,
     ) -> Result<Self, Fault> {
-        match Self::prepare_all(client, config, outboxes).await {
+        match Self::prepare_all(client, config, outboxes, session).await {
             Err(mut fault) if is_lock(&fault) => {
                 let (table, (who, hint)) = table_locker(client).await;
                 fault.what = format!(
@@ -111,6 +114,7 @@ impl ParkingStore {
         client: &Client,
         config: &Config,
         outboxes: &[OutboxTable],
+        session: &str,
     ) -> Result<Self, Fault> {
         let prepare = async |sql| client.prepare(sql).await.map_err(|error| classify(&error));
         let slot = config.postgres.slot.clone();
@@ -125,6 +129,8 @@ impl ParkingStore {
         }
         Ok(Self {
             slot,
+            session: session.to_owned(),
+            still_ours: prepare(sql::PROGRESS_STILL_OURS).await?,
             oids: outboxes.iter().map(|outbox| outbox.relation).collect(),
             shown,
             park: prepare(sql::PARK).await?,
@@ -249,22 +255,25 @@ impl ParkingStore {
         let seq = attempt.seq;
         let (what, outcome) = match &attempt.outcome {
             Tried::Refused { .. } => {
-                let mut outcome = self.refused(client, attempt, Form::Whole).await;
+                let refused = |form| self.alone(client, self.refused(client, attempt, form));
+                let mut outcome = refused(Form::Whole).await;
                 if outcome.as_ref().is_err_and(is_of_row) {
-                    outcome = self.refused(client, attempt, Form::Plain).await;
+                    outcome = refused(Form::Plain).await;
                 }
                 (Write::Outcome, outcome)
             }
             Tried::Delivered { .. } => (Write::Delivered, self.end(client, seq, keeps).await),
             Tried::Withdrawn => {
-                let withdrawn = client.execute(&self.withdrawn, &[&vec![seq]]).await;
-                (Write::Outcome, withdrawn)
+                let seqs = vec![seq];
+                let withdrawn: [&(dyn ToSql + Sync); 1] = [&seqs];
+                let withdrawn = client.execute(&self.withdrawn, &withdrawn);
+                (Write::Outcome, self.alone(client, withdrawn).await)
             }
         };
         match outcome {
             // A lock on the row is passed over: this one is on the table.
             Err(error) if is_locked(&error) => Err(error),
-            Err(error) if error.as_db_error().is_some() => {
+            Err(error) if is_refused(&error) => {
                 self.stuck.put_off(seq, what, &error);
                 Ok(false)
             }
@@ -282,8 +291,40 @@ impl ParkingStore {
             self.has_unmarked.store(true, Ordering::Relaxed);
         }
         let leave = if keeps { &self.kept } else { &self.delivered };
-        client.execute(leave, &[&vec![seq]]).await?;
-        client.execute(&self.noted, &[&vec![seq]]).await
+        let seqs = vec![seq];
+        let seqs: [&(dyn ToSql + Sync); 1] = [&seqs];
+        let both = async {
+            let (left, noted) = tokio::join!(
+                biased;
+                client.execute(leave, &seqs),
+                client.execute(&self.noted, &seqs),
+            );
+            left.and(noted)
+        };
+        self.alone(client, both).await
+    }
+
+    /// Writes something outside the transaction of the marks, unless a later session owns the slot.
+    /// `write` is not to wait for an answer before all of it is on the wire.
+    async fn alone<T>(
+        &self,
+        client: &Client,
+        write: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let ours: [&(dyn ToSql + Sync); 2] = [&self.slot, &self.session];
+        // The question last: whatever the write waits for, it holds up nobody who takes the slot over.
+        let (begin, written, ours, commit) = tokio::join!(
+            biased;
+            client.batch_execute("BEGIN"),
+            write,
+            client.execute(&self.still_ours, &ours),
+            client.batch_execute("COMMIT"),
+        );
+        begin?;
+        let written = written?;
+        ours?;
+        commit?;
+        Ok(written)
     }
 
     fn mind(&self) -> MutexGuard<'_, Mind> {
@@ -484,12 +525,12 @@ impl ParkingStore {
     }
 
     async fn park_somehow(&self, client: &Client, park: &Park) -> Result<(), Error> {
-        let mut last = match self.park(client, park, Form::Whole).await {
+        let mut last = match self.alone(client, self.park(client, park, Form::Whole)).await {
             Err(error) if is_of_row(&error) => error,
             outcome => return outcome,
         };
         for (form, what) in Form::LESSER {
-            match self.park(client, park, form).await {
+            match self.alone(client, self.park(client, park, form)).await {
                 Ok(()) => {
                     let (id, position) =
                         (park.id.as_deref().unwrap_or("without id"), park.position);
@@ -596,7 +637,7 @@ impl ParkingStore {
     async fn end_delivered(&self, client: &Client) -> Result<(), Error> {
         for seq in self.stuck.delivered() {
             match self.end(client, seq, true).await {
-                Err(error) if error.as_db_error().is_some() => {
+                Err(error) if is_refused(&error) => {
                     self.stuck.put_off(seq, Write::Delivered, &error);
                 }
                 outcome => {

@@ -133,6 +133,7 @@ files! {
     PROGRESS_RECORD = "progress/record.sql", "Writes how far the events are settled, in the transaction of their marks.";
     PROGRESS_RECORD_COVERAGE = "progress/record_coverage.sql", "Remembers by what the publication covers the tables, once that was verified: where it is another when the next session begins, rows may have passed by the slot.";
     PROGRESS_RECORD_OUTBOXES = "progress/record_outboxes.sql", "Remembers which tables are read as outboxes, by oid: [{\"relation\": 16389, \"schema\": ..., \"name\": ...}, ...]; with \"until\": it has another name now, and what it held is done with once the slot is settled up to there.";
+    PROGRESS_STILL_OURS = "progress/still_ours.sql", "An error where a later session owns the slot.";
     PRUNE_CONSTRAINT = "prune/constraint.sql", "A constraint that kept a row from being deleted.";
     PRUNE_PARKED = "prune/parked.sql", "Records of events that are done with, dead-lettered or discarded long ago, together with their rows: a row that outlived its record would look like one never relayed.";
     PRUNE_PARKED_LIST = "prune/parked_list.sql", "The next records of events that are done with, dead-lettered or discarded long ago.";

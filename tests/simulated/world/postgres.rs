@@ -91,11 +91,24 @@ impl World {
         session.walsender.keepalive(is_reply_requested);
     }
 
+    /// The server executes what a relay that is gone had sent.
+    pub(super) fn haunt_postgres(&mut self) {
+        let (session, batch) = self.zombies.remove(0);
+        match self.write(session, &batch) {
+            Some(_) => {
+                self.tally.late_batches += 1;
+                self.say(format_args!("a batch of a relay that is gone is written after all"));
+            }
+            None => {
+                self.tally.late_batches_refused += 1;
+                self.say(format_args!("a batch of session {session} comes late, and is refused"));
+            }
+        }
+    }
+
     pub(super) fn execute(&mut self) {
         if !self.zombies.is_empty() && self.script.is_heads() {
-            let batch = self.zombies.remove(0);
-            self.say(format_args!("a batch of a relay that is gone is written after all"));
-            self.write(&batch);
+            self.haunt_postgres();
             return;
         }
         let Some(session) = &mut self.session else { return };
@@ -130,16 +143,18 @@ impl World {
         }
         let Some(mut marks) = session.marks.take() else { return };
         if marks.written.is_none() {
-            marks.written = Some(self.write(&marks.batch));
+            let number = self.session.as_ref().map_or(0, |session| session.number);
+            marks.written = self.write(number, &marks.batch);
+            assert!(marks.written.is_some(), "the session that owns the slot is refused");
         }
         if let Some(session) = &mut self.session {
             session.marks = Some(marks);
         }
     }
 
-    pub(super) fn write(&mut self, batch: &Batch) -> MarksWritten {
+    pub(super) fn write(&mut self, session: u64, batch: &Batch) -> Option<MarksWritten> {
         let position = pair(batch.position);
-        let written = self.postgres.write(self.now, batch, position);
+        let written = self.postgres.write(self.now, session, batch, position);
         self.ledger.recorded(&self.postgres);
         written
     }

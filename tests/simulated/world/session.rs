@@ -6,8 +6,14 @@ impl World {
     pub(super) fn begin(&mut self) {
         // Nobody starts on a publication that lacks a table.
         self.mend_publication();
+        // What earlier ones left behind comes in time, now and then.
+        while !self.zombies.is_empty() && self.tally.sessions % 8 == 7 {
+            self.haunt_postgres();
+        }
         // Read in a transaction that waits for the disk.
         self.postgres.flush();
+        self.tally.sessions += 1;
+        self.postgres.session = self.tally.sessions;
         let (commit_lsn, index) = self.postgres.progress();
         let row = Position { commit_lsn: commit_lsn.into(), index };
         let memory = Memory { delivered: self.memory.delivered.max(row), ..self.memory.clone() };
@@ -22,9 +28,9 @@ impl World {
         }
         let mut rules = self.rules.clone();
         rules.limits.body = self.body_limit;
-        self.tally.sessions += 1;
         self.say(format_args!("session {} with {memory:X?}", self.tally.sessions));
         self.session = Some(Session {
+            number: self.tally.sessions,
             watch: Watch::new(&self.postgres, millis(rules.audit.hold)),
             relay: Relay::new(rules, memory.clone(), catch_up),
             memory,
@@ -275,7 +281,7 @@ impl World {
         if let Some(Marks { batch, written: None }) = session.marks
             && self.script.is_heads()
         {
-            self.zombies.push(batch);
+            self.zombies.push((session.number, batch));
         }
         self.broker.abandon(session.connection, &self.script);
     }

@@ -33,6 +33,8 @@ pub(crate) struct Tally {
     pub(super) replayed: u64,
     pub(super) listed: u64,
     pub(super) pauses: u64,
+    pub(super) late_batches: u64,
+    pub(super) late_batches_refused: u64,
 }
 
 impl AddAssign for Tally {
@@ -66,6 +68,8 @@ impl AddAssign for Tally {
         self.replayed += other.replayed;
         self.listed += other.listed;
         self.pauses += other.pauses;
+        self.late_batches += other.late_batches;
+        self.late_batches_refused += other.late_batches_refused;
     }
 }
 
@@ -96,6 +100,8 @@ impl Tally {
             self.replayed,
             self.listed,
             self.pauses,
+            self.late_batches,
+            self.late_batches_refused,
         ];
         assert!(counts.iter().all(|count| *count > 0), "something never happened");
     }
