@@ -175,7 +175,7 @@ async fn a_role_of_its_own_needs_no_more_than_its_grants() -> Result<()> {
     let output = least.program.output(&["prune"]).await?;
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("public.outbox_messages") && told.contains("sql/grants/prune.sql"), "{told}");
+    assert!(told.contains("public.outbox_messages") && told.contains("grants/prune.sql"), "{told}");
     Ok(())
 }
 
