@@ -247,7 +247,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.events.?.exchange", Template, Unset, "exchange of events of this type; goes before `exchange`"),
     setting("tables.*.events.?.routing_key", Template, Unset, "routing key of events of this type; goes before `routing_key`"),
     setting("tables.*.cloudevents.mode", Choice(&["off", "binary", "structured"]), Value("off"), "CloudEvents 1.0: its attributes as headers (`binary`), or an event as JSON around the payload (`structured`)"),
-    setting("tables.*.cloudevents.prefix", Choice(&["cloudEvents:", "cloudEvents_"]), Value("cloudEvents:"), "of the attributes' headers in binary mode"),
+    setting("tables.*.cloudevents.prefix", Choice(&["cloudEvents:", "cloudEvents_", "ce-"]), Value("cloudEvents:"), "of the attributes' headers in binary mode: the AMQP binding's, its other form, or that of the RabbitMQ binding"),
     setting("tables.*.cloudevents.source", Template, Derived("`/<schema>.<table>`"), "its attribute `source`, a URI reference"),
     setting("tables.*.cloudevents.type", Template, Value("{event_type}"), "its attribute `type`"),
     setting("tables.*.cloudevents.subject", Template, Value("{aggregate_id}"), "its attribute `subject`; left out where it is empty"),

@@ -259,6 +259,8 @@ fn a_cloud_event_in_binary_mode_has_its_attributes_as_headers() {
     assert_eq!(content_type.as_str(), "application/json");
     let other = build("[tables.cloudevents]\nmode = \"binary\"\nprefix = \"cloudEvents_\"");
     assert_eq!(text_header(&other, "cloudEvents_source"), "/public.outbox_messages");
+    let rabbitmq = build("[tables.cloudevents]\nmode = \"binary\"\nprefix = \"ce-\"");
+    assert_eq!(text_header(&rabbitmq, "ce-specversion"), "1.0");
 }
 
 #[test]
