@@ -211,6 +211,8 @@ async fn a_copy_is_restored_where_there_are_no_marks() -> Result<()> {
     wait_until("these", PATIENCE, async || Ok(came(&consumer).len() == 56))
         .await
         .with_context(|| relay.log())?;
+    // The consumer may have them before the relay has their confirms.
+    setting.is_acknowledged(&relay).await?;
     relay.sigstop()?;
     stop(&server).await?;
     std::fs::remove_dir_all(server.data())?;
