@@ -28,7 +28,8 @@ ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS session uuid;
 -- How it is refused: with the whole transaction.
 CREATE OR REPLACE FUNCTION pgoutbox.taken_over(of_slot name) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE EXCEPTION 'another relay has taken over slot "%"', of_slot USING ERRCODE = 'OB001';
+    RAISE EXCEPTION 'another relay has taken over slot "%", or its row in pgoutbox.progress was removed', of_slot
+        USING ERRCODE = 'OB001';
 END
 $$;
 GRANT EXECUTE ON FUNCTION pgoutbox.taken_over(name) TO PUBLIC;

@@ -1,12 +1,14 @@
 -- Says that everything before an LSN is settled where nothing else is written, before it is
 -- acknowledged: waits for the disk, by itself. So a slot that stands further on than its row was
 -- moved by somebody else. Never backwards on the same server and timeline; an error where a later
--- session owns the slot.
+-- session owns the slot, or the row is gone that this one found when it began.
 --   psql -v slot=pgoutbox -v system=7400000000000000000 -v timeline=1 -v lsn=0/16B3748 \
---        -v session=00000000-0000-4000-8000-000000000000 -f progress/reach.sql
+--        -v session=00000000-0000-4000-8000-000000000000 -v begins=true -f progress/reach.sql
 INSERT INTO pgoutbox.progress AS progress (slot, system_identifier, timeline, end_lsn, session, updated_at)
 SELECT :'slot', :'system', :'timeline'::integer, :'lsn'::pg_lsn, :'session'::uuid, now()
  WHERE set_config('synchronous_commit', 'local', true) = 'local'
+   AND CASE WHEN :'begins'::boolean OR EXISTS (SELECT FROM pgoutbox.progress WHERE slot = :'slot') THEN true
+            ELSE pgoutbox.taken_over(:'slot') END
 ON CONFLICT (slot) DO UPDATE
    SET system_identifier = excluded.system_identifier,
        timeline = excluded.timeline,

@@ -1,13 +1,16 @@
 -- Writes how far the events are settled, in the transaction of their marks. Never backwards
 -- on the same server and timeline. Where a later session owns the slot, an error takes the whole
--- transaction back: the later one has looked at what is parked, and does not look for more. The fault
--- goes once the relay has passed the event that it was stuck on.
+-- transaction back: the later one has looked at what is parked, and does not look for more. Likewise where
+-- the row that the session found is gone: somebody dropped the schema, and what was parked went with it.
+-- The fault goes once the relay has passed the event that it was stuck on.
 --   $1 name: slot, $2 text: system identifier, $3 integer: timeline, $4 pg_lsn: place,
 --   $5 bigint: events settled of the transaction whose commit record starts there,
 --   $6 text: session; null where it is written outside one
 INSERT INTO pgoutbox.progress AS progress
        (slot, system_identifier, timeline, end_lsn, commit_lsn, settled, session, updated_at)
-VALUES ($1, $2, $3, $4::pg_lsn, CASE WHEN $5::bigint > 0 THEN $4::pg_lsn END, $5::bigint, $6::text::uuid, now())
+SELECT $1, $2, $3, $4::pg_lsn, CASE WHEN $5::bigint > 0 THEN $4::pg_lsn END, $5::bigint, $6::text::uuid, now()
+ WHERE CASE WHEN $6::text IS NULL OR EXISTS (SELECT FROM pgoutbox.progress WHERE slot = $1) THEN true
+            ELSE pgoutbox.taken_over($1) END
 ON CONFLICT (slot) DO UPDATE
    SET system_identifier = excluded.system_identifier,
        timeline = excluded.timeline,

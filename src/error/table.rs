@@ -177,7 +177,7 @@ fn by_code(code: &str) -> Option<Entry> {
             "a file of the server's is missing: the pgoutput plugin (part of Postgres itself), or WAL that was removed by hand",
         ),
         codes::TAKEN_OVER => Entry::passing(
-            "what this relay still had to write is left to the other one; this one waits as its standby",
+            "what this relay still had to write is left to the other one, whose standby this one is now; where the row of pgoutbox.progress was removed, the rows that wait are caught up with",
         ),
         "XX001" | "XX002" => Entry::passing(
             "the server finds its data damaged: look into Postgres' log, and REINDEX or restore what it names",

@@ -652,7 +652,7 @@ impl Session {
         self.recording = Some(Box::pin(async move {
             let slot = &config.postgres.slot;
             let own = Own { identity: &identity, session: &session };
-            match answered(&config, record_reach(&client, slot, own, lsn)).await {
+            match answered(&config, record_reach(&client, slot, own, lsn, false)).await {
                 Ok(end) => Some((lsn, end)),
                 // Somebody has a lock on the row, say: it is tried again. Where the connection is
                 // gone, the session ends over that.
@@ -675,7 +675,7 @@ impl Session {
         let Some(lsn) = self.reach.unrecorded() else { return };
         let slot = &self.config.postgres.slot;
         let own = Own { identity: &self.identity, session: &self.id };
-        let written = record_reach(&self.client, slot, own, lsn);
+        let written = record_reach(&self.client, slot, own, lsn, false);
         if let Ok(Ok(end)) = timeout(STOP_TIMEOUT, written).await {
             let lsn = self.reach.recorded(Some((lsn, end)));
             self.acknowledge(lsn);

@@ -31,6 +31,9 @@ pub(super) struct Reach {
     wanted: PgLsn,
     acknowledged: PgLsn,
     is_writing: bool,
+    /// The echo of the last recording was recorded: where that ended was read after it, and others
+    /// may have written in between.
+    has_followed: bool,
     next_at: Instant,
 }
 
@@ -45,6 +48,7 @@ impl Reach {
             wanted: zero,
             acknowledged: zero,
             is_writing: false,
+            has_followed: true,
             next_at: Instant::now(),
         }
     }
@@ -101,9 +105,13 @@ impl Reach {
     /// When that is worth a recording of its own.
     pub(super) fn next_write(&self) -> Option<Instant> {
         let wanted = u64::from(self.unrecorded()?);
-        let is_echo = wanted <= u64::from(self.end) + ECHO;
         let is_much = wanted > u64::from(self.acknowledged.max(self.durable)) + MUCH;
-        (!self.is_writing && (!is_echo || is_much)).then_some(self.next_at)
+        let is_worth_it = !self.is_echo() || is_much || !self.has_followed;
+        (!self.is_writing && is_worth_it).then_some(self.next_at)
+    }
+
+    fn is_echo(&self) -> bool {
+        u64::from(self.wanted) <= u64::from(self.end) + ECHO
     }
 
     /// The recording to be written now, if one is.
@@ -111,6 +119,7 @@ impl Reach {
         if self.next_write()? > now {
             return None;
         }
+        self.has_followed = self.is_echo();
         self.is_writing = true;
         self.next_at = now + PAUSE;
         Some(self.wanted)
@@ -145,13 +154,17 @@ mod tests {
         assert_eq!(wanted, lsn(1_100));
         assert_eq!(reach.next_write(), None, "one at a time");
         assert_eq!(reach.recorded(Some((wanted, lsn(1_400)))), Some(lsn(1_100)));
-        // Its own write comes back as a keepalive, and once more with the running transactions.
-        for echo in [1_400, 1_500] {
+        // Its own write comes back as a keepalive, and once more with the running transactions. The
+        // first of them is followed: a neighbour may have written before that write's end was read.
+        assert_eq!(reach.settled(lsn(1_400)), None);
+        assert_eq!(reach.begin_write(now), None, "not so soon again");
+        let follows = reach.begin_write(now + PAUSE).unwrap();
+        assert_eq!(reach.recorded(Some((follows, lsn(1_700)))), Some(lsn(1_400)));
+        for echo in [1_700, 1_800] {
             assert_eq!(reach.settled(lsn(echo)), None);
             assert_eq!(reach.next_write(), None);
         }
-        reach.settled(lsn(1_900));
-        assert_eq!(reach.begin_write(now), None, "not so soon again");
-        assert_eq!(reach.begin_write(now + PAUSE), Some(lsn(1_900)));
+        reach.settled(lsn(2_200));
+        assert_eq!(reach.begin_write(now + PAUSE + PAUSE), Some(lsn(2_200)));
     }
 }

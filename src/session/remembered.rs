@@ -213,7 +213,7 @@ pub(super) async fn recall(
     past.coverage = Some(coverage.clone());
     if gap.is_some() && row.is_none() {
         // Only this process knows, and it may end.
-        record_reach(client, slot, own, confirmed).await?;
+        record_reach(client, slot, own, confirmed, true).await?;
         record_coverage(client, slot, 0).await?;
     }
     if let Some(Gap { why, .. }) = &gap
@@ -229,7 +229,7 @@ pub(super) async fn recall(
     // written over, all of them would be taken for delivered.
     let is_catching_up = u64::from(confirmed) == u64::from(durable) + 1;
     if gap.is_none() && confirmed > durable && !is_catching_up {
-        record_reach(client, slot, own, confirmed).await?;
+        record_reach(client, slot, own, confirmed, true).await?;
         durable = confirmed;
     }
     remember_coverage(past, client, slot, gap.is_some()).await;
@@ -368,12 +368,14 @@ async fn remember_coverage(past: &mut Past, client: &Client, slot: &str, is_gap:
     }
 }
 
-/// Writes down that everything before `lsn` is settled, on disk; returns where the WAL ends then.
+/// Writes down that everything before `lsn` is settled, on disk; returns where the WAL ends then. Only a
+/// session that `begins` makes the row: one that found it is not to make up for it where it is gone.
 pub(super) async fn record_reach(
     client: &Client,
     slot: &str,
     own: Own<'_>,
     lsn: PgLsn,
+    begins: bool,
 ) -> Result<PgLsn, Fault> {
     let Identity { system_identifier, timeline } = own.identity;
     let (timeline, lsn) = (timeline.to_string(), lsn.to_string());
@@ -383,6 +385,7 @@ pub(super) async fn record_reach(
         ("timeline", timeline.as_str()),
         ("lsn", lsn.as_str()),
         ("session", own.session),
+        ("begins", if begins { "true" } else { "false" }),
     ];
     postgres::execute(client, &sql::render(sql::PROGRESS_REACH, &variables)?).await?;
     let rows = query(client, sql::SERVER_WAL_POSITION).await?;
