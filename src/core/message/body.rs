@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use super::properties::Of;
-use super::value::{json_text, parsed, to_json};
+use super::value::{attribute, json_text, parsed, to_json};
 use crate::config::ValueType;
 use crate::core::event::pattern::{CloudPatterns, Member};
 use crate::core::event::relation::PayloadKind;
@@ -115,7 +115,7 @@ fn structured(
             let out = object.name(name);
             match extension.value_type {
                 it @ (ValueType::Integer | ValueType::Boolean) => to_json(out, name, it, &text)?,
-                _ => json_text(out, &text),
+                it => json_text(out, &attribute(name, it, text)?),
             }
         }
     }

@@ -7,7 +7,7 @@ use super::body::attributes;
 use super::fields::{Fields, integer};
 use super::json::add_row;
 use super::properties::Of;
-use super::value::to_header;
+use super::value::{attribute, to_header};
 use super::{AGGREGATE_ID_HEADER, AGGREGATE_TYPE_HEADER, COMMIT_LSN_HEADER, INDEX_HEADER};
 use crate::core::event::pattern::MessagePatterns;
 use crate::core::event::{Position, Refusal};
@@ -70,6 +70,7 @@ fn add_configured(
     }
     for (name, extension) in &events.extensions {
         if let Some(text) = extension.text("cloudevents", of.row)? {
+            let text = attribute(name, extension.value_type, text)?;
             fields.text(&prefixed(name), text.as_bytes())?;
         }
     }

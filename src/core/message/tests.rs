@@ -241,6 +241,8 @@ fn a_cloud_event_in_binary_mode_has_its_attributes_as_headers() {
         source = "/shop/{tenant}"
         [tables.cloudevents.extensions]
         partitionkey = "{aggregate_id}"
+        isnew = "{is_new}"
+        bytes = "{bytes}"
         "#,
     );
     for (name, text) in [
@@ -251,6 +253,8 @@ fn a_cloud_event_in_binary_mode_has_its_attributes_as_headers() {
         ("time", "2026-11-30T12:00:00.123456Z"),
         ("subject", "42"),
         ("partitionkey", "42"),
+        ("isnew", "true"),
+        ("bytes", "AP8="),
     ] {
         assert_eq!(text_header(&message, &format!("cloudEvents:{name}")), text);
     }

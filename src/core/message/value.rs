@@ -1,5 +1,7 @@
 //! A value that a template makes, as its type is written: into a header, or into JSON.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
@@ -82,6 +84,31 @@ pub(super) fn to_json(
         }
     }
     Ok(())
+}
+
+/// The text of a CloudEvent's attribute: of a flag and of bytes, the form that CloudEvents gives them.
+///
+/// # Errors
+/// A text that is not of the type.
+pub(super) fn attribute<'a>(
+    name: &str,
+    value_type: ValueType,
+    value: Cow<'a, str>,
+) -> Result<Cow<'a, str>, Refusal> {
+    let wrong =
+        |what: &str| Refusal::unreadable("cloudevents", format!("\"{name}\" is not {what}"));
+    match value_type {
+        ValueType::Boolean => match boolean(&value) {
+            Some(true) => Ok(Cow::Borrowed("true")),
+            Some(false) => Ok(Cow::Borrowed("false")),
+            None => Err(wrong("true or false")),
+        },
+        ValueType::Base64 => {
+            let bytes = unhex(value.as_bytes()).ok_or_else(|| wrong("a bytea"))?;
+            Ok(Cow::Owned(STANDARD.encode(bytes)))
+        }
+        _ => Ok(value),
+    }
 }
 
 /// Writes a text with its quotes.
