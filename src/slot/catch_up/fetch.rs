@@ -1,0 +1,222 @@
+//! Reads rows of the list, in the form of the stream.
+
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use tracing::warn;
+
+use super::CatchUp;
+use super::list::Names;
+use crate::config::{Config, Table};
+use crate::core::event::pgoutput::{StoredRow, Tuple};
+use crate::error::Fault;
+use crate::postgres::outbox_table::OutboxTable;
+use crate::postgres::sql;
+use crate::postgres::{classify, column, is_of_row, query};
+
+/// Bytes of payload, as they are stored, in one chunk; one larger row alone still comes.
+const CHUNK_BYTES: u64 = 8 << 20;
+
+/// Columns of `catch_up_fetch.sql` before the table's own: number, last number, bytes before,
+/// time of the commit, the transaction that wrote it.
+const META: usize = 5;
+
+/// Rows that cannot be read, of one chunk in which no other can: then it is no fault of theirs.
+const MOST_UNREADABLE: u32 = 100;
+
+/// Some rows of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// The rows with their numbers, in order. Numbers of rows that are gone or marked meanwhile
+    /// are missing.
+    pub rows: Vec<(u64, StoredRow)>,
+    /// Where the next chunk begins: the end of the list, where this was the last.
+    pub next: u64,
+}
+
+/// Rows of the list from number `from` on, up to `limit` numbers, and fewer where they are large.
+///
+/// # Errors
+/// The connection's; transient where a table's shape changed.
+pub async fn fetch(
+    client: &Client,
+    config: &Config,
+    outboxes: &[OutboxTable],
+    catch_up: &CatchUp,
+    from: u64,
+    limit: u64,
+) -> Result<Chunk, Fault> {
+    let mut next = catch_up.total.min(from.saturating_add(limit));
+    let mut rows = Vec::new();
+    for (number, (table, outbox)) in config.tables.iter().zip(outboxes).enumerate() {
+        let part = fetch_table(client, config, (number, table, outbox), from, next).await?;
+        next = next.min(part.next);
+        rows.extend(part.rows);
+    }
+    rows.retain(|(n, _)| *n < next);
+    rows.sort_unstable_by_key(|(n, _)| *n);
+    Ok(Chunk { rows, next })
+}
+
+/// Rows of one table. One that the server cannot show, since something in it raises or is no text, is
+/// passed over, and the others come: where a statement fails over what is in its rows, it is halved until
+/// that row stands alone.
+async fn fetch_table(
+    client: &Client,
+    config: &Config,
+    (number, table, outbox): (usize, &Table, &OutboxTable),
+    from: u64,
+    to: u64,
+) -> Result<Chunk, Fault> {
+    let (mut rows, mut unreadable) = (Vec::new(), 0);
+    let mut work = vec![(from, to)];
+    while let Some((from, to)) = work.pop() {
+        let fetched = fetch_range(client, config, (number, table, outbox), from, to).await?;
+        let fault = match fetched {
+            Ok(part) => {
+                rows.extend(part.rows);
+                // Rows were left out at the end where they were too many bytes.
+                if part.next < to {
+                    return Ok(Chunk { rows, next: part.next });
+                }
+                continue;
+            }
+            Err(fault) => fault,
+        };
+        if to - from > 1 {
+            let middle = from + (to - from) / 2;
+            work.extend([(middle, to), (from, middle)]);
+            continue;
+        }
+        unreadable += 1;
+        if unreadable > MOST_UNREADABLE && rows.is_empty() {
+            return Err(fault);
+        }
+        pass_over(client, config, table, from, &fault).await?;
+    }
+    Ok(Chunk { rows, next: to })
+}
+
+/// A row of the list that cannot be read. It stays without a mark, so that whoever looks for such rows
+/// finds it.
+async fn pass_over(
+    client: &Client,
+    config: &Config,
+    table: &Table,
+    n: u64,
+    fault: &Fault,
+) -> Result<(), Fault> {
+    let variables = [("slot", config.postgres.slot.as_str()), ("n", &n.to_string())];
+    let rows = query(client, &sql::render(sql::CATCH_UP_ROW, &variables)?).await?;
+    let Some(row) = rows.first() else { return Ok(()) };
+    let (id, leaf, place): (Option<String>, String, String) =
+        (column(row, "id")?, column(row, "leaf")?, column(row, "place")?);
+    let title = table.title();
+    let by = id.as_ref().map_or("--only unrelayed".to_owned(), |id| format!("--id {id}"));
+    let hint = format!(
+        "{}; correct the row (SELECT * FROM {leaf} WHERE ctid = '{place}'), then: pgoutbox replay --table {title} {by} --mark",
+        fault.hint
+    );
+    warn!(
+        hint,
+        event_id = id,
+        table = title,
+        "a listed row cannot be read, and is passed over: it stays without a mark, and later ones of its aggregate go on: {}",
+        fault.what
+    );
+    Ok(())
+}
+
+/// The inner error is of something in the rows.
+async fn fetch_range(
+    client: &Client,
+    config: &Config,
+    (number, table, outbox): (usize, &Table, &OutboxTable),
+    from: u64,
+    to: u64,
+) -> Result<Result<Chunk, Fault>, Fault> {
+    let sql = fetch_sql(config, table, outbox, from, to)?;
+    // The simple protocol: its texts are made by the same functions as the stream's, which a
+    // cast to text is not (boolean, char, inet).
+    let answer = match client.simple_query(&sql).await {
+        Err(error) if is_of_row(&error) => return Ok(Err(classify(&error))),
+        answer => answer.map_err(|error| classify(&error))?,
+    };
+    let mut found = answer.into_iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let Some(first) = found.next() else { return Ok(Ok(Chunk { rows: Vec::new(), next: to })) };
+    let last_n: u64 = meta(&first, 1)?;
+    let places = places(&first, table, outbox)?;
+    let mut rows = Vec::new();
+    for row in std::iter::once(first).chain(found) {
+        rows.push((meta(&row, 0)?, stored(&row, number, outbox, &places)?));
+    }
+    let next = match rows.last() {
+        Some((n, _)) if *n < last_n => n + 1,
+        _ => to,
+    };
+    Ok(Ok(Chunk { rows, next }))
+}
+
+fn fetch_sql(
+    config: &Config,
+    table: &Table,
+    outbox: &OutboxTable,
+    from: u64,
+    to: u64,
+) -> Result<String, Fault> {
+    let names = Names::of(config, table, outbox);
+    sql::render(
+        sql::CATCH_UP_FETCH,
+        &[
+            ("slot", config.postgres.slot.as_str()),
+            ("from", &from.to_string()),
+            ("to", &to.to_string()),
+            ("bytes", &CHUNK_BYTES.to_string()),
+            ("schema", &table.schema),
+            ("table", &table.name),
+            ("relation", &outbox.relation.to_string()),
+            ("mode", names.mode),
+            ("id", names.id),
+            ("id_schema", &outbox.id_base.0),
+            ("id_type", &outbox.id_base.1),
+            ("payload", &table.columns.payload.name),
+            ("relayed_at", names.relayed_at),
+            ("occurred_at", names.occurred_at),
+            ("time", names.time),
+        ],
+    )
+}
+
+fn meta<T: std::str::FromStr>(row: &SimpleQueryRow, at: usize) -> Result<T, Fault> {
+    let text = row.try_get(at).map_err(|error| classify(&error))?.unwrap_or_default();
+    text.parse().map_err(|_| Fault::transient(format!("the list of rows cannot be read: {text:?}")))
+}
+
+/// Where each column of the table is in the answer.
+fn places(row: &SimpleQueryRow, table: &Table, outbox: &OutboxTable) -> Result<Vec<usize>, Fault> {
+    let columns = row.columns().iter().enumerate().skip(META);
+    let place = |name: &str| columns.clone().find(|(_, column)| column.name() == name);
+    let places = outbox.columns.iter().map(|column| place(&column.name).map(|(at, _)| at));
+    places.collect::<Option<_>>().ok_or_else(|| {
+        Fault::transient(format!("{}.{} has changed its columns", table.schema, table.name))
+    })
+}
+
+fn stored(
+    row: &SimpleQueryRow,
+    table: usize,
+    outbox: &OutboxTable,
+    places: &[usize],
+) -> Result<StoredRow, Fault> {
+    let texts = places.iter().map(|at| row.try_get(*at).map(|text| text.map(str::as_bytes)));
+    let texts: Vec<_> = texts.collect::<Result<_, _>>().map_err(|error| classify(&error))?;
+    let tuple = Tuple::of_texts(texts.into_iter());
+    Ok(StoredRow {
+        table,
+        columns: outbox.columns.clone(),
+        tuple: tuple.map_err(|error| Fault::transient(error.to_string()))?,
+        commit_time: meta(row, 3)?,
+        xid: Some(meta(row, 4)?),
+    })
+}

@@ -1,0 +1,161 @@
+//! The SQL of the list: which rows wait, and in which order they are published.
+
+use postgres_types::Type;
+use tokio_postgres::Client;
+
+use crate::config::{AuditMode, Config, Table};
+use crate::error::Fault;
+use crate::postgres::outbox::{self, Content};
+use crate::postgres::outbox_table::OutboxTable;
+use crate::postgres::sql;
+use crate::wal::NewSlot;
+
+/// One message to the server, so that nothing comes in between.
+pub(super) fn list(
+    config: &Config,
+    outboxes: &[OutboxTable],
+    filters: &[String],
+    contents: &[Content],
+    why: &str,
+    new: &NewSlot,
+) -> Result<String, Fault> {
+    let slot = config.postgres.slot.as_str();
+    let open = [("slot", slot), ("snapshot", new.snapshot.as_str())];
+    let mut out = sql::render(sql::CATCH_UP_OPEN, &open)?;
+    out.push_str("WITH waiting AS (\n");
+    let tables = || config.tables.iter().zip(outboxes);
+    let parts = tables().zip(filters).zip(contents);
+    for (number, (((table, outbox), filter), content)) in parts.enumerate() {
+        if number > 0 {
+            out.push_str("UNION ALL\n");
+        }
+        let waiting = waiting(config, table, outbox, filter, content)?;
+        out.push_str(waiting.trim_end().trim_end_matches(';'));
+        out.push('\n');
+    }
+    out.push_str(")\n");
+    let consistent_lsn = new.consistent_lsn.to_string();
+    out.push_str(&sql::render(sql::CATCH_UP_LIST, &[("slot", slot)])?);
+    for (table, outbox) in tables() {
+        let relation = outbox.relation.to_string();
+        let variables = [
+            ("slot", slot),
+            ("schema", &table.schema),
+            ("table", &table.name),
+            ("relation", &relation),
+        ];
+        out.push_str(&sql::render(sql::CATCH_UP_KEEP, &variables)?);
+    }
+    let close = [("slot", slot), ("why", why), ("consistent_lsn", &consistent_lsn)];
+    out.push_str(&sql::render(sql::CATCH_UP_LISTED, &close)?);
+    Ok(out)
+}
+
+pub(super) async fn filters(
+    config: &Config,
+    client: &Client,
+    outboxes: &[OutboxTable],
+) -> Result<Vec<String>, Fault> {
+    let mut filters = Vec::new();
+    for table in outboxes {
+        let filter = outbox::row_filter(client, config, table.relation).await?;
+        // One that is published no more is filtered as the one that has its name.
+        filters.push(match table.heir {
+            Some(heir) if filter == "true" => outbox::row_filter(client, config, heir).await?,
+            _ => filter,
+        });
+    }
+    Ok(filters)
+}
+
+pub(super) async fn contents(
+    config: &Config,
+    client: &Client,
+    outboxes: &[OutboxTable],
+) -> Result<Vec<Content>, Fault> {
+    let mut contents = Vec::new();
+    for (table, outbox) in config.tables.iter().zip(outboxes) {
+        contents.push(Content::find(client, outbox.relation, table).await?);
+    }
+    Ok(contents)
+}
+
+/// The rows of `read` that wait: the table itself, or a partition of it.
+pub(in crate::slot) async fn waiting_in(
+    client: &Client,
+    config: &Config,
+    read: &Table,
+    outbox: &OutboxTable,
+) -> Result<String, Fault> {
+    let filter = outbox::row_filter(client, config, outbox.relation).await?;
+    let content = Content::find(client, outbox.relation, read).await?;
+    let waiting = waiting(config, read, outbox, &filter, &content)?;
+    Ok(waiting.trim_end().trim_end_matches(';').to_owned())
+}
+
+fn waiting(
+    config: &Config,
+    table: &Table,
+    outbox: &OutboxTable,
+    filter: &str,
+    content: &Content,
+) -> Result<String, Fault> {
+    let names = Names::of(config, table, outbox);
+    let [payload, topic, of_type, of_id] = content.variables();
+    sql::render(
+        sql::CATCH_UP_WAITING,
+        &[
+            payload,
+            topic,
+            of_type,
+            of_id,
+            ("slot", config.postgres.slot.as_str()),
+            ("schema", &table.schema),
+            ("table", &table.name),
+            ("relation", &outbox.relation.to_string()),
+            ("mode", names.mode),
+            ("id", names.id),
+            ("relayed_at", names.relayed_at),
+            ("occurred_at", names.occurred_at),
+            ("time", names.time),
+            ("filter", filter),
+        ],
+    )
+}
+
+/// Columns as the SQL wants them named: where one has no part to play, any will do.
+pub(super) struct Names<'a> {
+    pub(super) mode: &'static str,
+    pub(super) id: &'a str,
+    pub(super) relayed_at: &'a str,
+    pub(super) occurred_at: &'a str,
+    pub(super) time: &'static str,
+}
+
+impl<'a> Names<'a> {
+    pub(super) fn of(config: &Config, table: &'a Table, outbox: &OutboxTable) -> Self {
+        let columns = &table.columns;
+        let id = columns.id.name.as_str();
+        let time = outbox.columns.iter().find(|column| column.name == columns.occurred_at.name);
+        let time = match time.and_then(|column| Type::from_oid(column.type_oid)) {
+            Some(Type::TIMESTAMPTZ) => "timestamptz",
+            Some(Type::TIMESTAMP) => "timestamp",
+            Some(Type::INT8) => "bigint",
+            _ => "none",
+        };
+        let mode = match config.audit.mode {
+            AuditMode::Update => "update",
+            AuditMode::Delete => "delete",
+            AuditMode::SideTable => "side_table",
+            AuditMode::None => "none",
+        };
+        let is_update = config.audit.mode == AuditMode::Update;
+        Self {
+            mode,
+            id,
+            relayed_at: if is_update { columns.relayed_at.name.as_str() } else { id },
+            occurred_at: if time == "none" { id } else { columns.occurred_at.name.as_str() },
+            time,
+        }
+    }
+}
