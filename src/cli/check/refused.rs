@@ -2,7 +2,7 @@
 
 use crate::config::Server;
 use crate::error::{Fault, Kind};
-use crate::postgres::{self, Denied};
+use crate::postgres::{self, Denial};
 use crate::slot::Finding;
 
 /// What is said of a pooler in between.
@@ -11,25 +11,25 @@ pub(super) const POOLER: &str = "pooler";
 /// `streams`: whether it is the stream's role.
 pub(super) fn finding(server: &Server, streams: bool, fault: Fault) -> Finding {
     let Some(error) = postgres::server_error(&fault) else { return unreached(fault) };
-    let Some(denied) = Denied::of(error, streams) else { return unreached(fault) };
+    let Some(denied) = Denial::of(error, streams) else { return unreached(fault) };
     let hint = denied.hint(server, &error.message, streams);
     let what = match denied {
-        Denied::Pooler => {
+        Denial::Pooler => {
             format!("{}: this is a pooler, and it does not let the connection through", fault.what)
         }
         _ => fault.what,
     };
     let reason = match denied {
-        Denied::Pooler => POOLER,
-        Denied::RoleMissing => "role-missing",
-        Denied::RoleLogin | Denied::Role => "role-login",
-        Denied::Hba => "pg-hba",
-        Denied::Password => "postgres-login",
-        Denied::DatabaseMissing | Denied::DatabaseClosed => "postgres-database",
-        Denied::Replication => "role-replication",
-        Denied::Connect => "role-connect",
-        Denied::WalSenders => "max-wal-senders",
-        Denied::RoleLimit | Denied::DatabaseLimit | Denied::Connections => "max-connections",
+        Denial::Pooler => POOLER,
+        Denial::RoleMissing => "role-missing",
+        Denial::RoleLogin | Denial::Role => "role-login",
+        Denial::Hba => "pg-hba",
+        Denial::Password => "postgres-login",
+        Denial::DatabaseMissing | Denial::DatabaseClosed => "postgres-database",
+        Denial::Replication => "role-replication",
+        Denial::Connect => "role-connect",
+        Denial::WalSenders => "max-wal-senders",
+        Denial::RoleLimit | Denial::DatabaseLimit | Denial::Connections => "max-connections",
     };
     Finding::error(reason, what, hint)
 }

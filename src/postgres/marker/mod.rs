@@ -9,7 +9,7 @@
 //! open transaction: anyone who else uses the connection would find itself within it.
 //!
 //! Once a later session owns the slot, nothing of a batch is written any more, in whatever way: the
-//! session ends ([`is_taken_over`](crate::postgres::is_taken_over)).
+//! session ends ([`is_taken_over`](crate::postgres::server_error::is_taken_over)).
 
 mod parts;
 mod tables;

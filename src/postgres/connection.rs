@@ -1,0 +1,199 @@
+//! A connection: dialled, logged in, with the settings of its role, and driven until its end.
+//!
+//! **Invariant:** every ordinary connection comes from [`connect`]; what it was set to is one list for
+//! each [`Role`].
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinHandle;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Notification};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use tracing::debug;
+
+use super::denial::{Denial, not_in};
+use super::execute;
+use super::farewell::Driven;
+use super::role::{self, Role};
+use super::server_error::{classify, no_answer, server_error, unreachable};
+use crate::config::{self, Server, TlsMode};
+use crate::error::Fault;
+use crate::net;
+use crate::tls;
+
+/// What tokio-postgres may log: not the parameters of its statements, among which are the rows of
+/// parked events.
+pub(crate) const LOG: [&str; 1] = ["tokio_postgres=info"];
+
+/// A client, and the task that drives its connection: it ends with the fault that ended the
+/// connection, or without one once the client is dropped.
+pub(crate) type Connected = (Client, JoinHandle<Result<(), Fault>>);
+
+/// Connects and logs in, within the timeout, with the settings of the [`Role`].
+///
+/// # Errors
+/// Transient, unless the server says that only a person can fix it.
+pub async fn connect(role: Role, config: &config::Postgres) -> Result<Connected, Fault> {
+    connect_and_hear(role, config, None).await
+}
+
+/// What is done with a notification.
+pub(crate) type Notified = Box<dyn Fn(&Notification) + Send>;
+
+/// As [`connect`]; notifications of the channels that the client listens to are passed on.
+///
+/// # Errors
+/// As [`connect`].
+pub(crate) async fn connect_and_hear(
+    role: Role,
+    config: &config::Postgres,
+    notified: Option<Notified>,
+) -> Result<Connected, Fault> {
+    let config = &config.renewed().await;
+    let server = role.server(config);
+    let options = role::options(&role.settings(config));
+    let connected = match log_in(role, config, Some(&options)).await {
+        // A pooler that knows no options: they are set by statements.
+        Err(fault) if is_poolers(&fault) => log_in(role, config, None).await,
+        outcome => outcome,
+    };
+    let Link { client, version, is_applied, drive } =
+        connected.map_err(|fault| not_in(server, false, fault))?;
+    let driver = tokio::spawn(drive(notified));
+    let rest = role.rest(config, &version, is_applied).into_iter();
+    // What may end the others is turned off before them, by itself.
+    let (first, rest): (Vec<_>, Vec<_>) = rest.partition(|(name, _)| *name == "statement_timeout");
+    for settings in [first, rest].into_iter().filter(|settings| !settings.is_empty()) {
+        let sql = role::statements(&settings)?;
+        let set = within(config.connect_timeout, execute(&client, &sql)).await;
+        set.map_err(|fault| not_in(server, false, fault))?;
+    }
+    Ok((client, driver))
+}
+
+/// "unsupported startup parameter": a server of Postgres' own names the function that reports.
+fn is_poolers(fault: &Fault) -> bool {
+    let denied = server_error(fault).and_then(|error| Denial::of(error, false));
+    denied == Some(Denial::Pooler)
+}
+
+type Driver = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send>>;
+
+/// A connection that is logged in, and what the server said of itself.
+struct Link {
+    client: Client,
+    version: String,
+    is_applied: bool,
+    drive: Box<dyn FnOnce(Option<Notified>) -> Driver + Send>,
+}
+
+async fn log_in(
+    role: Role,
+    config: &config::Postgres,
+    options: Option<&str>,
+) -> Result<Link, Fault> {
+    let (server, bound) = (role.server(config), config.connect_timeout);
+    let login = client_config(server, &role.application_name(config), options);
+    // libpq knows no TLS on a unix socket either.
+    if let Some(path) = socket_path(server) {
+        let stream = within(bound, async { UnixStream::connect(path).await.map_err(unreachable) });
+        return within(bound, start(&login, stream.await?, NoTls)).await;
+    }
+    let stream = net::dial(&server.host, server.port, bound).await.map_err(unreachable)?;
+    watch_over(&stream).map_err(unreachable)?;
+    if server.tls.mode == TlsMode::Disable {
+        return within(bound, start(&login, stream, NoTls)).await;
+    }
+    let mut tls = MakeRustlsConnect::new(tls::client_config(&server.tls)?);
+    let tls = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut tls, &server.host)
+        .map_err(|never| match never {})?;
+    within(bound, start(&login, stream, tls)).await
+}
+
+async fn start<S, T>(config: &tokio_postgres::Config, stream: S, tls: T) -> Result<Link, Fault>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: TlsConnect<S>,
+    T::Stream: Send + 'static,
+{
+    let (client, connection) =
+        config.connect_raw(stream, tls).await.map_err(|error| classify(&error))?;
+    let (name, value) = role::APPLIED;
+    let version = connection.parameter("server_version").unwrap_or_default().to_owned();
+    let is_applied = connection.parameter(name) == Some(value);
+    let drive = Box::new(|notified| Box::pin(drive(connection, notified)) as Driver);
+    Ok(Link { client, version, is_applied, drive })
+}
+
+/// Where a server's socket is, if it is one of this machine's.
+pub(crate) fn socket_path(server: &Server) -> Option<String> {
+    let is_socket = server.host.starts_with('/');
+    is_socket.then(|| format!("{}/.s.PGSQL.{}", server.host, server.port))
+}
+
+/// A dead server shows within some 25 s, on an idle connection or a busy one; the system's own
+/// defaults would take hours.
+pub(crate) fn watch_over(stream: &TcpStream) -> std::io::Result<()> {
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(10))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(3);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(20)))
+}
+
+async fn within<T>(
+    bound: Duration,
+    asked: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    tokio::time::timeout(bound, asked).await.unwrap_or_else(|_| Err(no_answer(bound)))
+}
+
+async fn drive<S, T>(
+    mut connection: tokio_postgres::Connection<S, T>,
+    notified: Option<Notified>,
+) -> Result<(), Fault>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let _driven = Driven::begin();
+    while let Some(message) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+        match (message.map_err(|error| classify(&error))?, &notified) {
+            (AsyncMessage::Notification(notification), Some(notified)) => notified(&notification),
+            (AsyncMessage::Notice(notice), _) => debug!("Postgres says: {}", notice.message()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn client_config(
+    server: &Server,
+    application_name: &str,
+    options: Option<&str>,
+) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config.user(&server.user).dbname(&server.database).application_name(application_name);
+    // Verifying is the connector's part.
+    config.ssl_mode(match server.tls.mode {
+        TlsMode::Disable => SslMode::Disable,
+        _ if socket_path(server).is_some() => SslMode::Disable,
+        _ => SslMode::Require,
+    });
+    if let Some(options) = options {
+        config.options(options);
+    }
+    let password = server.password.expose();
+    if !password.is_empty() {
+        config.password(password);
+    }
+    config
+}
