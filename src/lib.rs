@@ -78,9 +78,9 @@
 //! Each crate in `Cargo.toml` stands here with what would have to be written without it.
 //!
 //! - The servers' protocols: `lapin` with `amq-protocol` (AMQP, and its types in messages),
-//!   `async-rs` and `async-compat` (what lapin calls a socket and a runtime), `pgwire-replication`
-//!   and `postgres-protocol` (the stream's messages and login), `tokio-postgres` with
-//!   `postgres-types` (ordinary SQL), `opentelemetry-proto` and `prost` (spans for a collector).
+//!   `async-rs` (what lapin calls a socket and a runtime), `pgwire-replication` and
+//!   `postgres-protocol` (the stream's messages and login), `tokio-postgres` with `postgres-types`
+//!   (ordinary SQL), `opentelemetry-proto` and `prost` (spans for a collector).
 //! - The runtime: `tokio`, `futures-util`, `bytes`, `smallvec` (lists that need no memory of their
 //!   own: a row's headers), `socket2` (keepalives of TCP, which decide how soon a dead server is noticed).
 //! - TLS, by one library without a system's: `rustls`, `tokio-rustls`, `tokio-postgres-rustls`,

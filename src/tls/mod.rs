@@ -25,8 +25,8 @@ use x509_cert::der::Decode;
 use crate::config::{Tls, TlsMode};
 use crate::error::{Fault, Handshake, Kind, Peer, table};
 
-/// Installs the one crypto provider of the process. Two are compiled in by way of
-/// dependencies, and rustls refuses to choose.
+/// Installs the one crypto provider of the process: a dependency that brings a second one must not
+/// leave the choice to rustls, which refuses to make it.
 pub fn install_provider() {
     // Fails only where one is installed already, which is as well.
     let _ = rustls::crypto::ring::default_provider().install_default();

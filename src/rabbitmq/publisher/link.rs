@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-use futures_util::io::{AsyncRead, AsyncWrite};
 use futures_util::task::AtomicWaker;
+use tokio::io::ReadBuf;
 
 use super::frames::{self, Closing, HEARTBEAT, Said, Sorted, Sorter, whole};
 use crate::core::message::Message;
@@ -147,7 +147,7 @@ pub(super) enum End {
 /// lapin's end of the pipe.
 pub(super) struct LapinEnd(pub(super) Arc<Link>);
 
-impl AsyncRead for LapinEnd {
+impl futures_util::io::AsyncRead for LapinEnd {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -182,7 +182,7 @@ impl AsyncRead for LapinEnd {
     }
 }
 
-impl AsyncWrite for LapinEnd {
+impl futures_util::io::AsyncWrite for LapinEnd {
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -235,7 +235,7 @@ pub(super) struct Mover<S> {
     last_sign: Instant,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Mover<S> {
+impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Mover<S> {
     pub(super) fn new(socket: S, link: Arc<Link>) -> Self {
         Self {
             socket,
@@ -333,10 +333,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Mover<S> {
                 self.read.resize(self.read.len() * 2, 0);
             }
             let free = self.read.get_mut(self.filled..).unwrap_or_default();
-            let count = match Pin::new(&mut self.socket).poll_read(cx, free) {
+            let mut free = ReadBuf::new(free);
+            match Pin::new(&mut self.socket).poll_read(cx, &mut free) {
                 Poll::Pending => return Ok(Poll::Pending),
-                Poll::Ready(count) => count?,
-            };
+                Poll::Ready(read) => read?,
+            }
+            let count = free.filled().len();
             if count == 0 {
                 return Ok(Poll::Ready(()));
             }

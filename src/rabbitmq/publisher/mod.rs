@@ -20,20 +20,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use async_compat::CompatExt;
 use futures_util::{Stream, StreamExt};
 use lapin::options::ConfirmSelectOptions;
 use lapin::protocol::{AMQPError, AMQPErrorKind};
-use lapin::tcp::{AsyncTcpStream, RustlsConnector};
+use lapin::tcp::AsyncTcpStream;
 use lapin::types::ShortString;
 use lapin::uri::{
     AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism,
 };
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
+use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use frames::Said;
 use link::{End, LapinEnd, Link, Mover};
@@ -42,7 +44,7 @@ use tags::Tags;
 use crate::config::{Amqp, Broker, TlsMode};
 use crate::core::message::{Limits, Message};
 use crate::core::relay::window::Answer;
-use crate::error::{About, Fault, Kind, Peer, table};
+use crate::error::{About, Fault, Handshake, Kind, Peer, table};
 use crate::net;
 use crate::tls;
 
@@ -145,17 +147,15 @@ impl Publisher {
         let handle = socket.try_clone().map_err(|error| unreachable(&error))?;
         kill.arm(handle);
 
-        let stream = AsyncTcpStream::Plain(stream.compat());
-        let stream = match broker.tls.mode {
-            TlsMode::Disable => stream,
+        let link = Arc::new(Link::default());
+        let mover = match broker.tls.mode {
+            TlsMode::Disable => tokio::spawn(Mover::new(stream, Arc::clone(&link)).run()),
             _ => {
-                let connector = RustlsConnector::from(Arc::new(tls::client_config(&broker.tls)?));
-                let secured = stream.into_rustls(&connector, &broker.host).await;
-                secured.map_err(|error| refused(&lapin::Error::from(error)))?
+                let stream = secure(stream, broker).await?;
+                tokio::spawn(Mover::new(stream, Arc::clone(&link)).run())
             }
         };
-        let link = Arc::new(Link::default());
-        let mover = tokio::spawn(Mover::new(stream, Arc::clone(&link)).run()).abort_handle();
+        let mover = mover.abort_handle();
         let lapins = Mutex::new(Some(LapinEnd(Arc::clone(&link))));
         let properties = ConnectionProperties::default()
             .with_connection_name(amqp.connection_name.as_str().into());
@@ -338,6 +338,20 @@ fn prepare(stream: &TcpStream, amqp: &Amqp) -> std::io::Result<socket2::Socket> 
     // No bound on how long the broker may leave bytes where they are: with an alarm it reads
     // nothing for as long as that lasts. A host that is gone sends no heartbeat either.
     socket.try_clone()
+}
+
+/// lapin is built without TLS: what it is given in place of a socket needs none.
+async fn secure(stream: TcpStream, broker: &Broker) -> Result<TlsStream<TcpStream>, Fault> {
+    let connector = TlsConnector::from(Arc::new(tls::client_config(&broker.tls)?));
+    let name = ServerName::try_from(broker.host.clone()).map_err(|error| {
+        let what = format!("{} is no name that TLS can verify: {error}", broker.host);
+        Fault::of(Kind::Tls(Handshake::Name), Peer::RabbitMq, what)
+    })?;
+    let secured = connector.connect(name, stream).await;
+    secured.map_err(|error| {
+        let kind = tls::trouble(&error).map_or(Kind::Io(error.kind()), Kind::Tls);
+        Fault::of(kind, Peer::RabbitMq, error.to_string()).because(error)
+    })
 }
 
 fn uri(broker: &Broker, amqp: &Amqp) -> AMQPUri {

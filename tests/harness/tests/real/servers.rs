@@ -1,11 +1,19 @@
 //! The servers of the harness, for real.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use harness::certs::{Authority, Pair};
 use harness::postgres::{self, Auth, Postgres, Shutdown};
 use harness::rabbitmq::{self, Permissions, RabbitMq};
-use harness::{certs::Authority, shared};
+use harness::shared;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 #[tokio::test]
 async fn postgres_survives_a_stop_and_a_kill() -> Result<()> {
@@ -95,18 +103,10 @@ async fn rabbitmq_survives_a_stop_and_a_kill_and_speaks_tls() -> Result<()> {
         RabbitMq::start(rabbitmq::Options { tls: Some(tls), ..Default::default() }).await?;
     let vhost = rabbitmq.add_vhost().await?;
 
-    rabbitmq.add_user("relay", "unused", &vhost, Permissions::ALL).await?;
-    let client = authority.client("relay")?;
-    let config = lapin::tcp::OwnedTLSConfig {
-        identity: Some(lapin::tcp::OwnedIdentity::PKCS8 {
-            pem: client.cert.into(),
-            key: client.key.into(),
-        }),
-        cert_chain: Some(authority.pem().to_owned()),
-    };
-    let runtime = lapin::runtime::default_runtime()?;
-    let url = rabbitmq.tls_url("x:x", "127.0.0.1", &vhost) + "?auth_mechanism=external";
-    lapin::Connection::connect_with_config(&url, Default::default(), config, runtime).await?;
+    let greeting = greeting_of(&rabbitmq, &authority, &authority.client("relay")?).await?;
+    assert!(greeting.contains("EXTERNAL"), "{greeting}");
+    let stranger = Authority::new("another authority")?.client("relay")?;
+    assert!(greeting_of(&rabbitmq, &authority, &stranger).await.is_err(), "a stranger was let in");
 
     rabbitmq.kill9().await?;
     assert!(rabbitmq.connect(&vhost).await.is_err());
@@ -116,4 +116,29 @@ async fn rabbitmq_survives_a_stop_and_a_kill_and_speaks_tls() -> Result<()> {
     rabbitmq.start_again().await?;
     rabbitmq.connect(&vhost).await?;
     Ok(())
+}
+
+/// What RabbitMQ says first, over TLS: how one may log in, among others.
+async fn greeting_of(rabbitmq: &RabbitMq, authority: &Authority, client: &Pair) -> Result<String> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes())?)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(
+            vec![CertificateDer::from_pem_slice(client.cert.as_bytes())?],
+            PrivateKeyDer::from_pem_slice(client.key.as_bytes())?,
+        )?;
+    let stream = TcpStream::connect(("127.0.0.1", rabbitmq.tls_port())).await?;
+    let connector = TlsConnector::from(Arc::new(config));
+    let mut stream = connector.connect(ServerName::try_from("localhost")?, stream).await?;
+    stream.write_all(b"AMQP\x00\x00\x09\x01").await?;
+    // Type, channel and size of a frame.
+    let mut head = [0; 7];
+    stream.read_exact(&mut head).await?;
+    let [_, _, _, size @ ..] = head;
+    let mut payload = vec![0; u32::from_be_bytes(size).try_into()?];
+    stream.read_exact(&mut payload).await?;
+    Ok(String::from_utf8_lossy(&payload).into_owned())
 }
