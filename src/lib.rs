@@ -70,7 +70,7 @@
 //! - [`board`]: what the process knows of itself, for [`observe`]: HTTP and the console, metrics,
 //!   systemd. [`otlp`] sends spans to a collector.
 //! - [`cli`]: a file for each verb; what only `check` looks at is below `cli/check/`.
-//! - [`config`], [`error`], [`text`], [`tls`], and [`output`], which alone writes to standard output
+//! - [`config`], [`error`], [`text`], [`tls`], [`backoff`], [`within`], and [`output`], which alone writes to standard output
 //!   and error, are known to all.
 //!
 //! # What it depends on, and why
@@ -100,6 +100,7 @@
 //! `docs/architecture.md` has the designs that were tried or considered, and why they were left.
 
 // Ground: known to all.
+mod backoff;
 pub mod config;
 pub mod error;
 mod net;
@@ -108,6 +109,7 @@ mod shutdown;
 mod text;
 mod tls;
 mod told;
+mod within;
 
 // Decides.
 mod core;

@@ -8,7 +8,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
+
+use crate::within::within;
 
 /// The next address is tried after this long, or once the one before has failed (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -18,7 +20,7 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// # Errors
 /// What each address said, if none answers.
 pub(crate) async fn dial(host: &str, port: u16, bound: Duration) -> io::Result<TcpStream> {
-    let addresses: Vec<_> = within(bound, lookup_host((host, port))).await?.collect();
+    let addresses: Vec<_> = within(bound, lookup_host((host, port)), no_answer).await?.collect();
     reach(addresses, bound).await
 }
 
@@ -30,7 +32,9 @@ async fn reach(addresses: Vec<SocketAddr>, bound: Duration) -> io::Result<TcpStr
     loop {
         let next = waiting.next();
         if let Some(address) = next {
-            tries.push(async move { (address, within(bound, TcpStream::connect(address)).await) });
+            tries.push(async move {
+                (address, within(bound, TcpStream::connect(address), no_answer).await)
+            });
         }
         tokio::select! {
             biased;
@@ -55,11 +59,9 @@ fn told(mut failed: Vec<(SocketAddr, io::Error)>, is_one: bool) -> io::Error {
     }
 }
 
-async fn within<T>(bound: Duration, asked: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(bound, asked).await.unwrap_or_else(|_| {
-        let what = format!("no answer within {}", crate::text::span(bound));
-        Err(io::Error::new(io::ErrorKind::TimedOut, what))
-    })
+fn no_answer(bound: Duration) -> io::Error {
+    let what = format!("no answer within {}", crate::text::span(bound));
+    io::Error::new(io::ErrorKind::TimedOut, what)
 }
 
 #[cfg(test)]

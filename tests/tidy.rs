@@ -103,7 +103,7 @@ fn each_client_library_lives_in_one_place() {
 /// What may know what: the rooms of `src/` by floor, the lowest first. A room imports from its own
 /// floor's room and from lower floors only.
 const FLOORS: [&[&str]; 13] = [
-    &["error", "output", "shutdown", "text", "told"],
+    &["backoff", "error", "output", "shutdown", "text", "told", "within"],
     &["net"],
     &["config"],
     &["tls"],
@@ -695,6 +695,22 @@ fn one_file_writes_to_the_outputs() {
         for banned in ["println!", "print!(", "io::stderr", "io::stdout", " stdout()", " stderr()"]
         {
             assert!(!text.contains(banned), "{banned} in {}", path.display());
+        }
+    }
+}
+
+/// A wait of its own forgets what is late, and a pause of its own forgets its bound: there is one of each.
+#[test]
+fn one_file_bounds_waits_and_one_doubles_pauses() {
+    for path in files("src", "rs") {
+        let text = code(&fs::read_to_string(&path).expect("a file"));
+        let words: String = text.split_whitespace().collect();
+        for (home, banned) in [
+            ("src/within.rs", &["time::timeout", ",timeout}", ",timeout,", "{timeout,"][..]),
+            ("src/backoff.rs", &["saturating_pow(", "*2).min(", "saturating_mul(2).min("]),
+        ] {
+            let found = banned.iter().find(|banned| words.contains(**banned));
+            assert!(path.ends_with(home) || found.is_none(), "{found:?} in {}", path.display());
         }
     }
 }

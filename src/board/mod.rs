@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::board::outage::{News, Outage};
 use crate::config::Config;
@@ -26,6 +26,7 @@ use crate::core::tally::Tally;
 use crate::error::{Class, Fault, Side};
 use crate::otlp::{Counters, Counts};
 use crate::postgres::marker::UnmarkedView;
+use crate::within::in_time;
 
 /// Changes of the state that are remembered.
 const CHANGES: usize = 100;
@@ -497,7 +498,7 @@ impl Board {
         let mut looks = self.0.looks.subscribe();
         if self.kept().shown.state.is_in_session() {
             self.0.asked.notify_one();
-            let _ = timeout(patience, looks.changed()).await;
+            let _ = in_time(patience, looks.changed()).await;
         }
         self.shown()
     }

@@ -12,6 +12,7 @@ use crate::output;
 use crate::postgres::sql;
 use crate::postgres::{self, query};
 use crate::slot::{self, SlotState};
+use crate::within::within;
 
 /// Drops the slot, the publication and schema pgoutbox. Never the outbox table.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -114,8 +115,8 @@ async fn end_walsender(client: &Client, name: &str) -> Result<(), Fault> {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(TERMINATE_TIMEOUT, ended).await.unwrap_or_else(|_| {
-        Err(Fault::transient(format!("slot \"{name}\" is still in use"))
-            .hint("stop the relay first"))
+    within(TERMINATE_TIMEOUT, ended, |_| {
+        Fault::transient(format!("slot \"{name}\" is still in use")).hint("stop the relay first")
     })
+    .await
 }

@@ -13,7 +13,6 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::timeout;
 
 use super::load::assemble;
 use super::problem::Problems;
@@ -22,6 +21,8 @@ use super::source::{Collected, Found, Sources, is_regular, secret_file};
 use super::value::Raw;
 use super::values::Values;
 use super::{Amqp, Broker, Config, Http, Needs, Otlp, Postgres, Secret, Server};
+
+use crate::within::in_time;
 
 /// How long files may take. On a network they may hang, and a login does not wait for that.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -122,7 +123,7 @@ impl Renewal {
             thread::Builder::new().name("secrets".to_owned()).spawn(reading).ok()?;
             read.await.ok()
         };
-        timeout(PATIENCE, reading).await.ok()?
+        in_time(PATIENCE, reading).await?
     }
 }
 

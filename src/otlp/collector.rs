@@ -12,7 +12,6 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse
 use prost::Message;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
@@ -21,6 +20,7 @@ use crate::config::{Otlp, TlsMode};
 use crate::core::span::Span;
 use crate::error::{Fault, table};
 use crate::tls;
+use crate::within::in_time;
 
 /// The most that is read of an answer.
 const LARGEST: usize = 64 << 10;
@@ -111,11 +111,11 @@ impl Collector {
     /// Sends a request, within the timeout.
     pub(super) async fn post(&mut self, body: Bytes) -> Result<Sent, Failure> {
         let patience = self.otlp.timeout;
-        let outcome = timeout(patience, self.exchange(body)).await;
+        let outcome = in_time(patience, self.exchange(body)).await;
         let (code, answer) = match outcome {
-            Ok(Ok(answered)) => answered,
-            Ok(Err(error)) => return Err(self.unreachable(&error)),
-            Err(_) => {
+            Some(Ok(answered)) => answered,
+            Some(Err(error)) => return Err(self.unreachable(&error)),
+            None => {
                 self.connection = None;
                 return Err(Failure::new(
                     format!("no answer within {}", crate::text::span(patience)),

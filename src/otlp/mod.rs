@@ -26,7 +26,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
-use tokio::time::timeout;
 use tracing::{info, warn};
 
 pub(crate) use span::Server;
@@ -34,6 +33,7 @@ pub(crate) use span::Server;
 use crate::config::Otlp;
 use crate::core::span::Span;
 use crate::error::Fault;
+use crate::within::in_time;
 use collector::{Collector, Failure, Sent};
 
 /// Spans that wait, at most.
@@ -187,7 +187,7 @@ impl Exporter {
     /// Sends what is left, within bounds.
     pub(crate) async fn finish(mut self) {
         self.shared.close();
-        let is_done = timeout(LAST, &mut self.ended).await.is_ok();
+        let is_done = in_time(LAST, &mut self.ended).await.is_some();
         let left = self.shared.waiting().0.len();
         if !is_done {
             warn!(left, "the last spans could not be sent in time");
@@ -212,7 +212,7 @@ async fn export(shared: &Shared, mut collector: Collector) {
             }
             shared.some.notified().await;
             // In time or not: what is there is sent.
-            let _ = timeout(LINGER, shared.enough.notified()).await;
+            let _ = in_time(LINGER, shared.enough.notified()).await;
             continue;
         }
         send(shared, &mut collector, &batch, &mut is_out).await;
@@ -244,7 +244,7 @@ async fn send(
                     break;
                 }
                 // Nothing is waited for at the end of a relay.
-                let _ = timeout(pause, closed(shared)).await;
+                let _ = in_time(pause, closed(shared)).await;
                 pause *= 2;
             }
         }

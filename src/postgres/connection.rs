@@ -25,6 +25,7 @@ use crate::config::{self, Server, TlsMode};
 use crate::error::Fault;
 use crate::net;
 use crate::tls;
+use crate::within::within;
 
 /// What tokio-postgres may log: not the parameters of its statements, among which are the rows of
 /// parked events.
@@ -70,7 +71,7 @@ pub(crate) async fn connect_and_hear(
     let (first, rest): (Vec<_>, Vec<_>) = rest.partition(|(name, _)| *name == "statement_timeout");
     for settings in [first, rest].into_iter().filter(|settings| !settings.is_empty()) {
         let sql = role::statements(&settings)?;
-        let set = within(config.connect_timeout, execute(&client, &sql)).await;
+        let set = within(config.connect_timeout, execute(&client, &sql), no_answer).await;
         set.map_err(|fault| not_in(server, false, fault))?;
     }
     Ok((client, driver))
@@ -101,18 +102,19 @@ async fn log_in(
     let login = client_config(server, &role.application_name(config), options);
     // libpq knows no TLS on a unix socket either.
     if let Some(path) = socket_path(server) {
-        let stream = within(bound, async { UnixStream::connect(path).await.map_err(unreachable) });
-        return within(bound, start(&login, stream.await?, NoTls)).await;
+        let stream = async { UnixStream::connect(path).await.map_err(unreachable) };
+        let stream = within(bound, stream, no_answer).await?;
+        return within(bound, start(&login, stream, NoTls), no_answer).await;
     }
     let stream = net::dial(&server.host, server.port, bound).await.map_err(unreachable)?;
     watch_over(&stream).map_err(unreachable)?;
     if server.tls.mode == TlsMode::Disable {
-        return within(bound, start(&login, stream, NoTls)).await;
+        return within(bound, start(&login, stream, NoTls), no_answer).await;
     }
     let mut tls = MakeRustlsConnect::new(tls::client_config(&server.tls)?);
     let tls = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut tls, &server.host)
         .map_err(|never| match never {})?;
-    within(bound, start(&login, stream, tls)).await
+    within(bound, start(&login, stream, tls), no_answer).await
 }
 
 async fn start<S, T>(config: &tokio_postgres::Config, stream: S, tls: T) -> Result<Link, Fault>
@@ -147,13 +149,6 @@ pub(crate) fn watch_over(stream: &TcpStream) -> std::io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(Duration::from_secs(20)))
-}
-
-async fn within<T>(
-    bound: Duration,
-    asked: impl Future<Output = Result<T, Fault>>,
-) -> Result<T, Fault> {
-    tokio::time::timeout(bound, asked).await.unwrap_or_else(|_| Err(no_answer(bound)))
 }
 
 async fn drive<S, T>(

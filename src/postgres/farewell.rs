@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::within::in_time;
+
 /// How long [`say_goodbye`] waits. What is still in use by then is cut off by the end of the process.
 const GOODBYE: Duration = Duration::from_millis(200);
 
@@ -46,5 +48,5 @@ pub(crate) async fn say_goodbye() {
             gone.await;
         }
     };
-    let _ = tokio::time::timeout(GOODBYE, all_gone).await;
+    let _ = in_time(GOODBYE, all_gone).await;
 }

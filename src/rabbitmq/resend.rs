@@ -7,7 +7,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 use crate::config::{Amqp, Config};
@@ -17,6 +17,7 @@ use crate::core::relay::marks::Origin;
 use crate::core::relay::window::{InFlight, Outcome, Return, Stray, Window};
 use crate::error::Fault;
 use crate::rabbitmq::publisher::{Closure, Publisher, Signal};
+use crate::within::in_time;
 
 /// Messages in flight at most: a replay need not be fast, and what is in flight when the
 /// connection is lost is sent again.
@@ -202,9 +203,9 @@ impl<'a> Resender<'a> {
         } else {
             (self.amqp.confirm_timeout, "RabbitMQ has confirmed nothing")
         };
-        match timeout(limit, self.publisher.next()).await {
-            Ok(signal) => self.take(signal).await,
-            Err(_) => Err(Fault::transient(format!("{what} for {}", crate::text::span(limit)))),
+        match in_time(limit, self.publisher.next()).await {
+            Some(signal) => self.take(signal).await,
+            None => Err(Fault::transient(format!("{what} for {}", crate::text::span(limit)))),
         }
     }
 

@@ -27,7 +27,7 @@ use futures_util::stream::FuturesUnordered;
 use postgres_types::PgLsn;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_postgres::Client;
 use tracing::{Level, enabled, info, trace, warn};
 
@@ -52,6 +52,7 @@ use crate::slot::{self, Coverage, Looked, record_coverage};
 use crate::text::span;
 use crate::upkeep::reconcile::Trigger;
 use crate::wal::WalStream;
+use crate::within::{in_time, within};
 use begin::Given;
 use reach::Reach;
 use recovery::Recovery;
@@ -343,13 +344,13 @@ impl Session {
         self.recording = None;
         if let Some(batch) = self.relay.unrecorded_progress() {
             // Best effort: what is not recorded is published again, and known by its id.
-            let _ = timeout(STOP_TIMEOUT, self.marker.write(&self.client, batch)).await;
+            let _ = in_time(STOP_TIMEOUT, self.marker.write(&self.client, batch)).await;
         }
         record_fault(&self.config, past, &self.board, &self.client, &end).await;
         if let Some(gap) = self.gap_passed(&end) {
             let coverage = self.coverage.borrow().clone();
             let begun = begin_catch_up(&self.config, &self.client, &gap, &coverage);
-            if timeout(STOP_TIMEOUT, begun).await.is_ok_and(|begun| begun.is_ok()) {
+            if in_time(STOP_TIMEOUT, begun).await.is_some_and(|begun| begun.is_ok()) {
                 past.brought_on = true;
             }
         }
@@ -676,7 +677,7 @@ impl Session {
         let slot = &self.config.postgres.slot;
         let own = Own { identity: &self.identity, session: &self.id };
         let written = record_reach(&self.client, slot, own, lsn, false);
-        if let Ok(Ok(end)) = timeout(STOP_TIMEOUT, written).await {
+        if let Some(Ok(end)) = in_time(STOP_TIMEOUT, written).await {
             let lsn = self.reach.recorded(Some((lsn, end)));
             self.acknowledge(lsn);
         }
@@ -741,11 +742,12 @@ async fn answered<T>(
     asked: impl Future<Output = Result<T, Fault>>,
 ) -> Result<T, Fault> {
     let patience = silence(config);
-    timeout(patience, asked).await.unwrap_or_else(|_| {
+    within(patience, asked, |patience| {
         let patience = crate::text::span(patience);
         let what = format!("no answer on the audit connection for {patience}; connecting again");
-        Err(Fault::of(Kind::Timeout, Peer::Postgres, what).on(Side::Audit))
+        Fault::of(Kind::Timeout, Peer::Postgres, what).on(Side::Audit)
     })
+    .await
 }
 
 /// A relation that is not there may be one whose transaction is not seen by others yet: it is

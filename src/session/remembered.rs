@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use postgres_types::PgLsn;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_postgres::Client;
 use tracing::{debug, warn};
 
@@ -21,6 +21,7 @@ use crate::postgres::{self, classify, column, query};
 use crate::slot::catch_up;
 use crate::slot::{self, Coverage, Digest, SlotState, record_coverage};
 use crate::upkeep::reconcile::Trigger;
+use crate::within::in_time;
 
 /// Says in the progress row why nothing is delivered and since when, for `pgoutbox status`. It
 /// stands there until something is delivered ([`clear_fault`]). Not where another relay holds the
@@ -40,7 +41,7 @@ pub(super) async fn record_fault(
     if *kind == Kind::PassedBy || is_left {
         // Whoever puts it right leaves no trace: it is written down that something was wrong.
         let noted = record_coverage(client, &config.postgres.slot, 0);
-        if !matches!(timeout(STOP_TIMEOUT, noted).await, Ok(Ok(()))) {
+        if !matches!(in_time(STOP_TIMEOUT, noted).await, Some(Ok(()))) {
             debug!("that rows passed by the slot was not recorded");
         }
     }
@@ -79,10 +80,10 @@ pub(super) async fn record(
         client.execute(&statement, &[slot, &text, &lasted, &walsender]).await
     };
     // Best effort: the log has it too.
-    match timeout(STOP_TIMEOUT, write).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => debug!("the fault was not recorded: {}", classify(&error)),
-        Err(_) => debug!("the fault was not recorded: no answer"),
+    match in_time(STOP_TIMEOUT, write).await {
+        Some(Ok(_)) => {}
+        Some(Err(error)) => debug!("the fault was not recorded: {}", classify(&error)),
+        None => debug!("the fault was not recorded: no answer"),
     }
 }
 

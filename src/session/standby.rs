@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use super::remembered::record_fault;
 use super::{Past, answered};
+use crate::backoff::Backoff;
 use crate::board::outage::News;
 use crate::board::{Board, State};
 use crate::config::Config;
@@ -20,8 +21,8 @@ use crate::slot;
 use crate::text::span;
 use crate::wal::{Wal, WalStream};
 
-/// A standby looks after the slot this often, at least and at most, in milliseconds.
-const STANDBY_POLL_MS: (u64, u64) = (400, 800);
+/// A standby looks after the slot this often, or up to twice as often.
+const STANDBY_POLL: Backoff = Backoff::new(Duration::from_millis(800), Duration::from_millis(800));
 
 /// Our own previous walsender has the slot: the server has not noticed yet that we are gone, or
 /// hangs. Then nobody else delivers.
@@ -136,8 +137,7 @@ async fn take(
         }
         // Asking costs the server less than a connection for each try.
         loop {
-            let pause = fastrand::u64(STANDBY_POLL_MS.0..=STANDBY_POLL_MS.1);
-            tokio::time::sleep(Duration::from_millis(pause)).await;
+            tokio::time::sleep(STANDBY_POLL.spread(1, fastrand::u16(..))).await;
             // A standby does nothing but stand.
             if is_standby && !is_sure && began.elapsed() >= unnoticed {
                 is_sure = true;

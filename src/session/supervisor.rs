@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use crate::backoff::Backoff;
 use crate::board::outage::News;
 use crate::board::{Board, State};
 use crate::config::Config;
@@ -50,7 +51,9 @@ pub(crate) async fn run(
             board.stop(&fault);
             return Err(fault);
         }
-        let pause = backoff(&config, past.failed());
+        let backoff = Backoff::new(config.session.backoff_min, config.session.backoff_max);
+        // Relays that failed together should not come back together.
+        let pause = backoff.spread(past.failed(), fastrand::u16(..));
         let news = board.wait(&fault, pause);
         log(&fault, news, pause, board);
         tokio::select! {
@@ -88,15 +91,4 @@ fn log(fault: &Fault, news: News, pause: Duration, board: &Board) {
     } else {
         warn!(hint, again_in, failures, lasted, "{}", fault.what);
     }
-}
-
-/// Doubles with each failure, up to the maximum, less a random part of up to half: relays
-/// that failed together should not come back together.
-fn backoff(config: &Config, failures: u32) -> Duration {
-    let doubled = 2_u32.saturating_pow(failures.saturating_sub(1).min(16));
-    let longest =
-        config.session.backoff_min.saturating_mul(doubled).min(config.session.backoff_max);
-    Duration::from_millis(
-        u64::try_from(longest.mul_f64(0.5 + fastrand::f64() / 2.0).as_millis()).unwrap_or(u64::MAX),
-    )
 }

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use super::catch_up;
@@ -12,6 +11,7 @@ use crate::config::{Config, Table};
 use crate::error::{Fault, codes};
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::{self, Role, column, query, sql};
+use crate::within::in_time;
 
 /// Partitions that were looked at, each with the transaction that attached it.
 pub(crate) type Looked = BTreeSet<(u32, String)>;
@@ -53,7 +53,7 @@ pub(crate) async fn attached(
                 continue;
             }
             // On a connection of its own: marks wait for nothing.
-            let look = timeout(patience, is_waiting(config, table, outbox, &part));
+            let look = in_time(patience, is_waiting(config, table, outbox, &part));
             let is_waiting = look.await.unwrap_or(Ok(true))?;
             looked.insert((part.oid, part.xid.clone()));
             if is_waiting {

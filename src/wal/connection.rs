@@ -23,6 +23,7 @@ use crate::net;
 use crate::postgres::role::APPLIED;
 use crate::postgres::{ServerError, no_answer, socket_path, unreachable, watch_over};
 use crate::tls;
+use crate::within::within;
 
 /// The bytes of a connection, whatever carries them.
 pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -245,9 +246,8 @@ pub(super) enum Reached {
 /// Transient.
 pub(super) async fn reach(server: &Server, bound: Duration) -> Result<Reached, Fault> {
     if let Some(path) = socket_path(server) {
-        let connecting = tokio::time::timeout(bound, UnixStream::connect(path)).await;
-        let stream = connecting.map_err(|_| no_answer(bound))?;
-        return Ok(Reached::Unix(stream.map_err(unreachable)?));
+        let connecting = async { UnixStream::connect(path).await.map_err(unreachable) };
+        return Ok(Reached::Unix(within(bound, connecting, no_answer).await?));
     }
     let stream = net::dial(&server.host, server.port, bound).await.map_err(unreachable)?;
     watch_over(&stream).map_err(unreachable)?;

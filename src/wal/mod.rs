@@ -20,7 +20,6 @@ use postgres_types::PgLsn;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
 use connection::{Connection, Socket, TextRow, server_fault};
 use frames::{Frame, Frames, ended};
@@ -30,9 +29,10 @@ use crate::config::Postgres;
 use crate::core::event::pgoutput;
 use crate::core::relay::Input;
 use crate::error::{Fault, Kind, Peer};
-use crate::postgres;
 use crate::postgres::identity::Identity;
+use crate::postgres::no_answer;
 use crate::postgres::role::{self, Role};
+use crate::within::{in_time, within};
 
 const ROLE: Role = Role::Stream;
 /// The server is asked for a word this often in each `wal_sender_timeout`: twice it may get lost.
@@ -74,7 +74,7 @@ impl Wal {
     pub(crate) async fn connect(config: &Postgres) -> Result<(Self, Identity), Fault> {
         let config = &config.renewed().await;
         let (server, bound) = (ROLE.server(config), config.connect_timeout);
-        let not_in = |fault| postgres::not_in(server, true, fault);
+        let not_in = |fault| crate::postgres::not_in(server, true, fault);
         let reached = connection::reach(server, bound).await.map_err(not_in)?;
         let connecting = async {
             let options = role::options(&ROLE.settings(config));
@@ -88,7 +88,7 @@ impl Wal {
             let rows = connection.query("IDENTIFY_SYSTEM").await?;
             Ok((connection, identity(&rows)?))
         };
-        let (connection, identity) = within(bound, connecting).await.map_err(not_in)?;
+        let (connection, identity) = within(bound, connecting, no_answer).await.map_err(not_in)?;
         let wal = Self {
             connection,
             slot: config.slot.clone(),
@@ -123,7 +123,7 @@ impl Wal {
             self.connection.query(&timeout).await?;
             self.connection.query(&create).await
         };
-        let rows = within(bound, asked).await?;
+        let rows = within(bound, asked, no_answer).await?;
         let column = |number| {
             cell(&rows, number)
                 .ok_or_else(|| Fault::transient("CREATE_REPLICATION_SLOT answered nothing"))
@@ -142,7 +142,7 @@ impl Wal {
     pub(crate) async fn drop_slot(&mut self, slot: &str, bound: Duration) -> Result<(), Fault> {
         let name = postgres_protocol::escape::escape_identifier(slot);
         let drop = format!("DROP_REPLICATION_SLOT {name}");
-        within(bound, self.connection.query(&drop)).await.map(|_| ())
+        within(bound, self.connection.query(&drop), no_answer).await.map(|_| ())
     }
 
     /// Starts the stream, which takes hold of the slot. Always from 0/0: the server then
@@ -161,7 +161,8 @@ impl Wal {
             publication.replace('\'', "''")
         );
         let pid = connection.pid();
-        let (socket, read) = within(bound, connection.begin_stream(&start)).await?.into_parts();
+        let (socket, read) =
+            within(bound, connection.begin_stream(&start), no_answer).await?.into_parts();
         let (reader, writer) = tokio::io::split(socket);
         let (acknowledged, receiver) = watch::channel(0);
         let told = Told::default();
@@ -216,7 +217,7 @@ impl WalStream {
             writer.write_all(&terminate).await.ok()?;
             writer.shutdown().await.ok()
         };
-        let _ = timeout(bound, farewell).await;
+        let _ = in_time(bound, farewell).await;
     }
 
     fn input(&self, frame: Frame) -> Result<Option<Input>, Fault> {
@@ -253,14 +254,6 @@ impl Drop for WalStream {
         // It would hold the connection, and so the slot.
         self.reporting.abort();
     }
-}
-
-/// The server's answers have no timeouts of their own.
-async fn within<T>(
-    bound: Duration,
-    asked: impl Future<Output = Result<T, Fault>>,
-) -> Result<T, Fault> {
-    timeout(bound, asked).await.unwrap_or_else(|_| Err(postgres::no_answer(bound)))
 }
 
 fn cell(rows: &[TextRow], number: usize) -> Option<&str> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use postgres_types::PgLsn;
 
+use crate::backoff::Backoff;
 use crate::config::{Audit, Parking, Table};
 use crate::core::event::pgoutput::{self, StoredRow};
 use crate::core::event::{Position, Refusal};
@@ -56,9 +57,9 @@ pub struct Rules {
 /// A parked event that is nacked again by a channel so old may have a queue that has room:
 /// RabbitMQ does not tell a channel each time that a quorum queue takes messages again
 /// (`rabbit_fifo`: not where `max-length` is taken away). Only a new channel shows it.
-pub(super) const NACK_PATIENCE: Duration = Duration::from_secs(60);
-/// It doubles with each channel that did not help, up to this.
-pub(super) const NACK_PATIENCE_MAX: Duration = Duration::from_secs(3_600);
+/// It doubles with each channel that did not help.
+pub(super) const NACK_PATIENCE: Backoff =
+    Backoff::new(Duration::from_secs(60), Duration::from_secs(3_600));
 
 /// What outlives a session, on the same server and timeline.
 #[derive(Debug, Clone)]
@@ -91,7 +92,7 @@ impl Default for Memory {
             convicted: None,
             dropped: None,
             budget: Budget::default(),
-            nack_patience: NACK_PATIENCE,
+            nack_patience: NACK_PATIENCE.next(None),
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::arrival::Arrival;
-use super::input::{Dropped, End, Memory, NACK_PATIENCE, NACK_PATIENCE_MAX};
+use super::input::{Dropped, End, Memory, NACK_PATIENCE};
 use super::retry::Budget;
 use crate::config::{OnFailure, Parking};
 use crate::core::event::{Position, Refusal};
@@ -182,7 +182,7 @@ impl Outcomes {
 
     /// A parked event was delivered: this channel is told when a queue has room again.
     pub(super) fn retry_delivered(&mut self) {
-        self.nack_patience = NACK_PATIENCE;
+        self.nack_patience = NACK_PATIENCE.next(None);
     }
 
     /// A parked event was nacked: `true` where only a new channel shows whether its queue has room
@@ -190,7 +190,7 @@ impl Outcomes {
     pub(super) fn is_out_of_patience(&mut self, now: Duration) -> bool {
         let is_out = now >= self.nack_patience;
         if is_out {
-            self.nack_patience = (self.nack_patience * 2).min(NACK_PATIENCE_MAX);
+            self.nack_patience = NACK_PATIENCE.next(Some(self.nack_patience));
         }
         is_out
     }
@@ -305,11 +305,11 @@ mod tests {
     #[test]
     fn a_new_channel_is_opened_more_and_more_seldom() {
         let mut outcomes = Outcomes::new(&Memory::default());
-        assert!(!outcomes.is_out_of_patience(NACK_PATIENCE - Duration::from_secs(1)));
-        assert!(outcomes.is_out_of_patience(NACK_PATIENCE));
-        assert!(!outcomes.is_out_of_patience(NACK_PATIENCE));
-        assert!(outcomes.is_out_of_patience(NACK_PATIENCE * 2));
+        assert!(!outcomes.is_out_of_patience(NACK_PATIENCE.next(None) - Duration::from_secs(1)));
+        assert!(outcomes.is_out_of_patience(NACK_PATIENCE.next(None)));
+        assert!(!outcomes.is_out_of_patience(NACK_PATIENCE.next(None)));
+        assert!(outcomes.is_out_of_patience(NACK_PATIENCE.next(None) * 2));
         outcomes.retry_delivered();
-        assert!(outcomes.is_out_of_patience(NACK_PATIENCE));
+        assert!(outcomes.is_out_of_patience(NACK_PATIENCE.next(None)));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::config::Parking;
 use crate::core::event::Position;
 use crate::core::parked::State;
@@ -13,11 +14,9 @@ pub(crate) fn after_tries(rules: &Parking, attempts: u32, position: Position) ->
     if attempts >= rules.max_attempts {
         return State::Failed;
     }
-    let doubled = 2_u32.saturating_pow(attempts.saturating_sub(1).min(31));
-    let longest = rules.backoff_min.saturating_mul(doubled).min(rules.backoff_max);
-    let half = longest / 2;
+    let backoff = Backoff::new(rules.backoff_min, rules.backoff_max);
     let share = scatter(u64::from(position.commit_lsn) ^ position.index ^ u64::from(attempts));
-    State::Parked(half + half * u32::from(share) / u32::from(u16::MAX))
+    State::Parked(backoff.spread(attempts, share))
 }
 
 /// Any number to an even spread over 16 bits.

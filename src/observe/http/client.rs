@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::config::Http;
 use crate::error::Fault;
+use crate::within::in_time;
 
 /// The most that is read of an answer.
 const LARGEST: usize = 4 << 20;
@@ -38,10 +39,10 @@ pub(crate) async fn get(
 ) -> Result<(u16, String), Fault> {
     let address = address(http).ok_or_else(|| Fault::transient("http.address names no port"))?;
     let failed = |why: String| Fault::transient(format!("http://{address}{path}: {why}"));
-    match tokio::time::timeout(patience, ask(http, address, path)).await {
-        Ok(Ok((code, text))) => Ok((code.as_u16(), text)),
-        Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(_) => Err(failed("no answer in time".to_owned())),
+    match in_time(patience, ask(http, address, path)).await {
+        Some(Ok((code, text))) => Ok((code.as_u16(), text)),
+        Some(Err(error)) => Err(failed(error.to_string())),
+        None => Err(failed("no answer in time".to_owned())),
     }
 }
 

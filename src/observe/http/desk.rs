@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use tokio::time::{Duration, Instant, timeout};
+use tokio::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::guest::{Rules, has_two_hosts, is_foreign};
@@ -26,6 +26,7 @@ use crate::board::Board;
 use crate::config::{Config, Http};
 use crate::error::Fault;
 use crate::observe::metrics::{self, Process};
+use crate::within::in_time;
 
 /// What is answered.
 pub(super) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
@@ -150,9 +151,7 @@ impl Desk {
             "/status" => self.status().await,
             "/history" => json_answer(StatusCode::OK, &self.history.json(self.looker.elapsed())),
             "/parked" => match self.board.in_force() {
-                Some(config) => {
-                    of_postgres(timeout(PATIENCE, self.parking.list(&config)).await.ok())
-                }
+                Some(config) => of_postgres(in_time(PATIENCE, self.parking.list(&config)).await),
                 None => of_postgres(None),
             },
             "/events" => self.events(),
@@ -228,7 +227,7 @@ impl Desk {
         }
         which.note = noted(remote, &which.note);
         let Some(config) = self.board.in_force() else { return of_postgres(None) };
-        let acted = timeout(PATIENCE, self.parking.act(&config, action, &which)).await.ok();
+        let acted = in_time(PATIENCE, self.parking.act(&config, action, &which)).await;
         log(remote, &format!("{action:?} {:?}", which.seqs), acted.as_ref());
         of_postgres(acted)
     }
@@ -245,7 +244,7 @@ impl Desk {
         };
         let note = noted(remote, &note);
         let Some(config) = self.board.in_force() else { return of_postgres(None) };
-        let acted = timeout(PATIENCE, parked::pause(&config, is_paused, &note)).await.ok();
+        let acted = in_time(PATIENCE, parked::pause(&config, is_paused, &note)).await;
         log(remote, if is_paused { "pause" } else { "resume" }, acted.as_ref());
         of_postgres(acted)
     }

@@ -10,11 +10,13 @@ use futures_util::stream::unfold;
 use hyper::body::{Bytes, Frame};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::history::History;
 use super::look::Looker;
 use super::status;
+
+use crate::within::in_time;
 
 /// Listeners at one time.
 pub(super) const LISTENERS: usize = 16;
@@ -50,7 +52,7 @@ impl Listener {
     async fn next(&mut self) -> String {
         if !std::mem::replace(&mut self.is_first, false) {
             sleep(PAUSE).await;
-            let _ = timeout(PERIOD.saturating_sub(PAUSE), self.changes.changed()).await;
+            let _ = in_time(PERIOD.saturating_sub(PAUSE), self.changes.changed()).await;
         }
         let snapshot = self.looker.look().await;
         let mut status = status::json(&snapshot, self.history.recent());

@@ -41,12 +41,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
 use crate::board::Board;
 use crate::config::{Config, Http};
 use crate::error::Fault;
+use crate::within::in_time;
 use desk::{Desk, Lasting};
 use door::{Door, Visit};
 
@@ -199,14 +200,14 @@ async fn attend(stream: TcpStream, remote: SocketAddr, visit: Arc<Visit>, desk: 
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service_fn(answer));
     let mut served = poll_fn(|context| connection.poll_without_shutdown(context));
-    let mut outcome = timeout(LIFE, &mut served).await;
-    if outcome.is_err() && is_long.load(Ordering::Relaxed) {
-        outcome = timeout(LONG_LIFE, &mut served).await;
+    let mut outcome = in_time(LIFE, &mut served).await;
+    if outcome.is_none() && is_long.load(Ordering::Relaxed) {
+        outcome = in_time(LONG_LIFE, &mut served).await;
     }
     match outcome {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%remote, "an HTTP connection ended: {error}"),
-        Err(_) => return debug!(%remote, "an HTTP connection was too slow"),
+        Some(Ok(())) => {}
+        Some(Err(error)) => debug!(%remote, "an HTTP connection ended: {error}"),
+        None => return debug!(%remote, "an HTTP connection was too slow"),
     }
     linger(connection.into_parts().io.into_inner()).await;
 }
@@ -216,6 +217,6 @@ async fn attend(stream: TcpStream, remote: SocketAddr, visit: Arc<Visit>, desk: 
 async fn linger(mut stream: TcpStream) {
     if stream.shutdown().await.is_ok() {
         let mut rest = stream.take(LINGER_BYTES);
-        let _ = timeout(LINGER, copy(&mut rest, &mut sink())).await;
+        let _ = in_time(LINGER, copy(&mut rest, &mut sink())).await;
     }
 }

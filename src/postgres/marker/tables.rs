@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::UnmarkedView;
 use super::parts::{Group, Parts, why_of};
 use super::{Key, Wanted, is_put_aside};
+use crate::backoff::Backoff;
 use crate::config::{Audit, AuditMode, Config, Table};
 use crate::core::event::Position;
 use crate::core::event::relation::TimeKind;
@@ -31,14 +32,14 @@ const MOST_STATEMENTS: usize = 64;
 const LONGEST: Duration = Duration::from_secs(5);
 /// So many marks refused in a row mean that it is the table: a trigger, a right.
 const IN_A_ROW: usize = 8;
-/// Such a table is tried again after a pause that doubles from the first to the second of these.
-const PROBE_PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
+/// The pauses after which such a table is tried again.
+const PROBE_PAUSES: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
 /// A table that took a mark so lately takes marks.
 const TAKES: Duration = Duration::from_secs(5);
 /// A table that is closed for so long is said to be, however lately that was said before.
 const LASTS: Duration = Duration::from_secs(5);
 /// The pauses for a table that somebody has locked.
-const LOCK_PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
+const LOCK_PAUSES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
 /// A table that was not tried for so long has no mark that waits.
 const NOTHING_WAITS: Duration = Duration::from_secs(60);
 /// Most statements of such a try.
@@ -120,8 +121,8 @@ impl Entry {
 
 impl State {
     fn closed_until(&mut self, now: Instant, why: &Arc<MarkError>) {
-        let [first, longest] = if why.is_lock { LOCK_PAUSES } else { PROBE_PAUSES };
-        let pause = self.closed.as_ref().map_or(first, |closed| (closed.pause * 2).min(longest));
+        let pauses = if why.is_lock { LOCK_PAUSES } else { PROBE_PAUSES };
+        let pause = pauses.next(self.closed.as_ref().map(|closed| closed.pause));
         let since = self.closed.as_ref().map_or(now, |closed| closed.since);
         self.closed = Some(Closed { why: Arc::clone(why), since, pause, next_try: now + pause });
     }

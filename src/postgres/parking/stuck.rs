@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Error;
 use tracing::warn;
 
+use crate::backoff::Backoff;
 use crate::postgres::classify;
 use crate::told::Told;
 
-/// An event is put off for as long as the first of these; each further time doubles it, up to the
-/// second.
-const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+/// For how long an event is put off.
+const PAUSES: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
 /// What could not be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,10 +53,9 @@ impl Stuck {
 
     /// Puts one off, and says so.
     pub(super) fn put_off(&self, seq: i64, what: Write, error: &Error) {
-        let [first, longest] = PAUSES;
         let mut state = self.state();
         let one = state.by_seq.get(&seq);
-        let pause = one.map_or(first, |one| (one.pause * 2).min(longest));
+        let pause = PAUSES.next(one.map(|one| one.pause));
         let is_delivered = what == Write::Delivered || one.is_some_and(|one| one.is_delivered);
         let until = Instant::now() + pause;
         state.by_seq.insert(seq, One { pause, until, is_delivered });

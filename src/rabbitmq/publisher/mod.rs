@@ -33,7 +33,6 @@ use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -47,6 +46,7 @@ use crate::core::relay::window::Answer;
 use crate::error::{About, Fault, Handshake, Kind, Peer, table};
 use crate::net;
 use crate::tls;
+use crate::within::{in_time, within};
 
 /// How long a farewell may take. A blocked connection cannot even say goodbye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -115,15 +115,11 @@ impl Publisher {
         })?;
         let kill = Kill::default();
         let connecting = Self::connect_within(broker, amqp, stream, &kill);
-        let outcome = match timeout(amqp.connect_timeout, connecting).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                let bound = crate::text::span(amqp.connect_timeout);
-                let what = format!("no answer within {bound}");
-                Err(Fault::of(Kind::Timeout, Peer::RabbitMq, what))
-            }
-        };
-        outcome.map_err(|mut fault| {
+        let outcome = within(amqp.connect_timeout, connecting, |bound| {
+            let what = format!("no answer within {}", crate::text::span(bound));
+            Fault::of(Kind::Timeout, Peer::RabbitMq, what)
+        });
+        outcome.await.map_err(|mut fault| {
             // It says so by an alert, which the reset that follows may overtake.
             let is_certless = broker.tls.mode != TlsMode::Disable && broker.tls.cert_file.is_none();
             if is_certless && fault.kind == Kind::Io(std::io::ErrorKind::ConnectionReset) {
@@ -296,7 +292,7 @@ impl Publisher {
     /// Says goodbye, within a bound, and makes sure that lapin's thread ends.
     pub async fn close(self) {
         let farewell = self.connection.close(200, ShortString::default());
-        let _ = timeout(CLOSE_TIMEOUT, farewell).await;
+        let _ = in_time(CLOSE_TIMEOUT, farewell).await;
     }
 }
 

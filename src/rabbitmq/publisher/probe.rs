@@ -6,10 +6,10 @@ use futures_util::{Stream, StreamExt};
 use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Error, ErrorKind, Event};
-use tokio::time::timeout;
 
 use super::{Publisher, protocol_error};
 use crate::config::Amqp;
+use crate::within::in_time;
 
 /// The routing key of a message that nobody gets.
 const ROUTING_KEY: &str = "pgoutbox.check";
@@ -56,7 +56,7 @@ impl Publisher {
         let alarm = alarm(self.connection.events_listener());
         tokio::select! {
             why = alarm => Answer::Blocked(why),
-            outcome = timeout(amqp.connect_timeout, asked) => answer(outcome.ok()),
+            outcome = in_time(amqp.connect_timeout, asked) => answer(outcome),
         }
     }
 
@@ -68,7 +68,7 @@ impl Publisher {
             channel.queue_declare(queue.into(), options, FieldTable::default()).await?;
             channel.close(200, "done".into()).await
         };
-        answer(timeout(amqp.connect_timeout, asked).await.ok())
+        answer(in_time(amqp.connect_timeout, asked).await)
     }
 }
 

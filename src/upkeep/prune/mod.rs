@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tracing::{debug, info, warn};
 
+use crate::backoff::Backoff;
 use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
 use crate::postgres::turn::Turn;
@@ -96,6 +97,8 @@ impl Report {
 /// could ever do.
 pub(crate) async fn run(config: &Config, mut shutdown: Shutdown) {
     let order = Order { keep: config.prune.keep, is_dry: false };
+    let interval = config.prune.interval;
+    let pauses = Backoff::new(interval.saturating_mul(2), interval.saturating_mul(16));
     let mut failures = 0_u32;
     let (mut said, mut known, mut since) = (BTreeSet::new(), Known::default(), Instant::now());
     loop {
@@ -119,12 +122,11 @@ pub(crate) async fn run(config: &Config, mut shutdown: Shutdown) {
                     debug!("prune.keep is not set, and no partitions are to be made");
                     return;
                 }
-                config.prune.interval
+                interval
             }
             Err(fault) => {
                 failures = failures.saturating_add(1);
-                let rest =
-                    config.prune.interval.saturating_mul(2_u32.saturating_pow(failures.min(4)));
+                let rest = pauses.after(failures);
                 let again_in = span(rest);
                 warn!(hint = fault.hint, again_in, "pruning: {}", fault.what);
                 rest
