@@ -2,12 +2,9 @@
 
 #![allow(missing_docs, clippy::expect_used, reason = "a test binary: it fails by panicking")]
 
-#[path = "../benches/hot_path/journey.rs"]
-mod journey;
-
 use std::alloc::System;
 
-use journey::Journey;
+use model::journey::Journey;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]

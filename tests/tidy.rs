@@ -613,6 +613,16 @@ fn nothing_waits_by_sleeping_and_nothing_is_ignored() {
     assert!(found.is_empty(), "{found:?}");
 }
 
+/// What two tests need stands in `tests/harness` or `tests/model`, and is compiled once.
+#[test]
+fn no_file_is_part_of_two_programs() {
+    for path in ["src", "tests", "benches"].iter().flat_map(|folder| files(folder, "rs")) {
+        let text = fs::read_to_string(&path).expect("readable");
+        let is_ours = path.ends_with("tidy.rs");
+        assert!(is_ours || !text.contains("#[path"), "{} names a path", path.display());
+    }
+}
+
 /// Most lines of a function.
 const LONGEST: usize = 70;
 

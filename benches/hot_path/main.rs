@@ -11,12 +11,10 @@
     reason = "a bench fails by panicking"
 )]
 
-mod journey;
 mod steps;
 
 use divan::{AllocProfiler, Bencher};
-
-use journey::Journey;
+use model::journey::Journey;
 
 #[global_allocator]
 static ALLOCATOR: AllocProfiler = AllocProfiler::system();

@@ -9,7 +9,7 @@ use pgoutbox::testing::core::message::Message;
 use pgoutbox::testing::core::relay::window::{Answer, InFlight, Return, Window};
 use postgres_types::PgLsn;
 
-use crate::journey::{LIMITS, insert, relation, table};
+use model::journey::{LIMITS, insert, relation, table};
 
 fn shape() -> RelationMessage {
     match pgoutput::decode(&relation()) {

@@ -18,22 +18,7 @@
     reason = "a test fails by panicking"
 )]
 
-#[path = "../simulated/broker.rs"]
-mod broker;
-#[path = "../simulated/parking.rs"]
-mod parking;
-#[path = "../simulated/postgres.rs"]
-mod postgres;
-#[path = "../simulated/rules.rs"]
-#[allow(dead_code, reason = "the simulated world's own test uses the rest")]
-mod rules;
-#[path = "../simulated/script.rs"]
-#[allow(dead_code, reason = "the simulated world's own test uses the rest")]
-mod script;
 mod targets;
-#[path = "../simulated/world.rs"]
-#[allow(dead_code, reason = "the simulated world's own test uses the rest")]
-mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};

@@ -4,6 +4,8 @@ use std::rc::Rc;
 
 use amq_protocol::protocol::basic::gen_properties;
 use bytes::Bytes;
+use model::script::Script;
+use model::world::World;
 use pgoutbox::config::{
     self, ColumnRef, Columns, Flags, MessageMap, Needs, OnFailure, Sources, Table, Template,
 };
@@ -11,9 +13,6 @@ use pgoutbox::testing::core::event::pgoutput::{self, Column, Tuple};
 use pgoutbox::testing::core::event::relation::Mapping;
 use pgoutbox::testing::core::event::{Event, Position, Row};
 use pgoutbox::testing::core::message::{Limits, Message};
-
-use crate::script::Script;
-use crate::world::World;
 
 /// Bytes of the stream: read, or refused.
 pub fn decode(bytes: &[u8]) {

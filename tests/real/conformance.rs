@@ -4,22 +4,13 @@
 //!
 //! - `PGOUTBOX_SEED=n` replays one script.
 
-#[path = "../simulated/parking.rs"]
-#[allow(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "the simulated world uses the rest, and fails by panicking"
-)]
-mod model;
-
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use model::{Note, ParkingTable, Row};
+use model::parking::{Note, ParkingTable, Row};
 use pgoutbox::config::{Config, Needs, Sources};
 use pgoutbox::testing::core::event::pgoutput::{Column, Tuple};
 use pgoutbox::testing::core::event::relation::Mapping;

@@ -4,7 +4,7 @@ use super::*;
 
 /// What rounds came to.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub struct Tally {
     pub(super) events: u64,
     pub(super) copies: u64,
     pub(super) repeats: u64,
@@ -75,7 +75,7 @@ impl AddAssign for Tally {
 
 impl Tally {
     /// Each thing that may happen did.
-    pub(crate) fn check_that_it_was_worth_it(&self) {
+    pub fn check_that_it_was_worth_it(&self) {
         let counts = [
             self.kills,
             self.server_crashes,

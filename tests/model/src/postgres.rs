@@ -1,6 +1,5 @@
 //! A model of Postgres: a WAL, the rows it made, a slot and its walsender.
 
-#[path = "postgres/walsender.rs"]
 mod walsender;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::ops::Range;
 
 /// Draws and notes.
-pub(crate) struct Script {
+pub struct Script {
     /// Choices made in advance; the generator makes those that are left.
     bytes: RefCell<std::vec::IntoIter<u8>>,
     random: RefCell<fastrand::Rng>,
@@ -14,12 +14,11 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self::of(seed, Vec::new())
     }
 
-    #[allow(dead_code, reason = "the simulated world's own test takes a seed")]
-    pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
+    pub fn of_bytes(bytes: &[u8]) -> Self {
         Self::of(0, bytes.to_vec())
     }
 
@@ -42,7 +41,7 @@ impl Script {
     }
 
     /// One of the range; its start where the range is empty.
-    pub(crate) fn within(&self, range: Range<u64>) -> u64 {
+    pub fn within(&self, range: Range<u64>) -> u64 {
         if range.is_empty() {
             return range.start;
         }
@@ -51,26 +50,26 @@ impl Script {
     }
 
     /// Up to `len`, `len` itself included.
-    pub(crate) fn up_to(&self, len: usize) -> usize {
+    pub fn up_to(&self, len: usize) -> usize {
         let steered = self.steered_index(len + 1);
         steered.unwrap_or_else(|| self.random.borrow_mut().usize(0..=len))
     }
 
-    pub(crate) fn one_in(&self, n: u64) -> bool {
+    pub fn one_in(&self, n: u64) -> bool {
         self.within(0..n) == 0
     }
 
-    pub(crate) fn is_heads(&self) -> bool {
+    pub fn is_heads(&self) -> bool {
         self.one_in(2)
     }
 
-    pub(crate) fn pick<T: Copy>(&self, from: &[T]) -> T {
+    pub fn pick<T: Copy>(&self, from: &[T]) -> T {
         let steered = self.steered_index(from.len());
         from[steered.unwrap_or_else(|| self.random.borrow_mut().usize(0..from.len()))]
     }
 
     /// Draws by weight.
-    pub(crate) fn weighted<T: Copy>(&self, from: &[(u32, T)]) -> T {
+    pub fn weighted<T: Copy>(&self, from: &[(u32, T)]) -> T {
         let total: u32 = from.iter().map(|(weight, _)| weight).sum();
         let steered = self.steered(total.into()).and_then(|number| number.try_into().ok());
         let mut at = steered.unwrap_or_else(|| self.random.borrow_mut().u32(0..total));
@@ -83,16 +82,16 @@ impl Script {
         unreachable!("the weights were summed up")
     }
 
-    pub(crate) fn shuffle<T>(&self, items: &mut [T]) {
+    pub fn shuffle<T>(&self, items: &mut [T]) {
         self.random.borrow_mut().shuffle(items);
     }
 
-    pub(crate) fn note(&self, line: impl Display) {
+    pub fn note(&self, line: impl Display) {
         self.lines.borrow_mut().push(line.to_string());
     }
 
     /// The last lines, the newest at the end.
-    pub(crate) fn last(&self, count: usize) -> Vec<String> {
+    pub fn last(&self, count: usize) -> Vec<String> {
         let lines = self.lines.borrow();
         lines[lines.len().saturating_sub(count)..].to_vec()
     }

@@ -6,6 +6,7 @@
 //! - `PGOUTBOX_ROUNDS=n` runs so many rounds instead of the default.
 
 #![allow(
+    missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
@@ -13,18 +14,11 @@
     reason = "a test fails by panicking"
 )]
 
-mod broker;
-mod parking;
-mod postgres;
-mod rules;
-mod script;
-mod world;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use script::Script;
-use world::{Tally, World};
+use model::script::Script;
+use model::world::{Tally, World};
 
 const ROUNDS: u64 = 300;
 /// A seed beyond them that found a fault: a late batch parked behind the back of the next session.

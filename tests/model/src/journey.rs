@@ -5,16 +5,6 @@
 //! The one place that knows the interface of the hot path: the benches and the bound on
 //! allocations share it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    dead_code,
-    reason = "shared by a bench and a test, which fail by panicking and use their part of it"
-)]
-
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::hint::black_box;

@@ -1,22 +1,14 @@
 //! The world around the relay: what happens next, and to whom.
 //!
-//! One file for each actor; the paths are said, since the fuzzer takes the world in by its path.
+//! One file for each actor.
 
-#[path = "world/broker.rs"]
 mod broker;
-#[path = "world/clock.rs"]
 mod clock;
-#[path = "world/effects.rs"]
 mod effects;
-#[path = "world/operator.rs"]
 mod operator;
-#[path = "world/postgres.rs"]
 mod postgres;
-#[path = "world/session.rs"]
 mod session;
-#[path = "world/setup.rs"]
 mod setup;
-#[path = "world/tally.rs"]
 mod tally;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -46,7 +38,7 @@ use crate::postgres::{Frame, Marking, MarksWritten, Postgres, Row, Table, Walsen
 use crate::rules::{Ledger, Mode, Watch, position_of};
 use crate::script::Script;
 
-pub(crate) use tally::Tally;
+pub use tally::Tally;
 
 use setup::{mode, rules, weights};
 
@@ -146,7 +138,7 @@ enum Act {
 }
 
 /// Everything.
-pub(crate) struct World {
+pub struct World {
     script: Rc<Script>,
     now: u64,
     postgres: Postgres,
@@ -167,7 +159,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(script: Rc<Script>) -> Self {
+    pub fn new(script: Rc<Script>) -> Self {
         let marking = script.weighted(&[
             (5, Marking::Update),
             (2, Marking::Delete),
@@ -218,7 +210,7 @@ impl World {
     }
 
     /// Runs a round: `steps` of anything, then everything is repaired and must come to its end.
-    pub(crate) fn run(mut self, steps: u64) -> Tally {
+    pub fn run(mut self, steps: u64) -> Tally {
         for _ in 0..steps {
             if self.session.is_none() {
                 self.begin();

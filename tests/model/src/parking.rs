@@ -15,29 +15,28 @@ const TAIL: usize = 16;
 
 /// What a record says of an event that was in flight when it was discarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Note {
+pub enum Note {
     Delivered,
     Refused,
     DeadLettered,
     Withdrawn,
     Unknown,
-    #[allow(dead_code, reason = "for the test against Postgres")]
     Replayed,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Row {
-    pub(crate) place: usize,
-    pub(crate) state: State,
+pub struct Row {
+    pub place: usize,
+    pub state: State,
     /// When it is tried; `None` where that is not said.
-    pub(crate) due: Option<u64>,
-    pub(crate) is_discarded: bool,
+    pub due: Option<u64>,
+    pub is_discarded: bool,
     /// The relay took it, and has not written what became of it.
-    pub(crate) is_claimed: bool,
+    pub is_claimed: bool,
     /// It was taken when it was discarded.
     was_in_flight: bool,
-    pub(crate) notes: Vec<Note>,
-    pub(crate) row: ParkedRow,
+    pub notes: Vec<Note>,
+    pub row: ParkedRow,
 }
 
 #[derive(Debug, Clone)]
@@ -67,25 +66,25 @@ enum Op {
 
 /// What a discard did.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Discarded {
+pub struct Discarded {
     /// Places of events given up.
-    pub(crate) places: Vec<usize>,
+    pub places: Vec<usize>,
     /// Aggregates whose next event is the first now.
-    pub(crate) freed: usize,
+    pub freed: usize,
     /// Events that were in flight.
-    pub(crate) in_flight: usize,
+    pub in_flight: usize,
 }
 
 /// The table.
 #[derive(Debug)]
-pub(crate) struct ParkingTable {
+pub struct ParkingTable {
     rows: BTreeMap<i64, Row>,
     log: Vec<(u64, Op)>,
     seq: i64,
     /// Rows that a look brings at most.
     due_limit: usize,
     /// An operator paused the relay.
-    pub(crate) is_paused: bool,
+    pub is_paused: bool,
 }
 
 fn due(now: u64, state: State) -> Option<u64> {
@@ -96,7 +95,7 @@ fn due(now: u64, state: State) -> Option<u64> {
 }
 
 impl Row {
-    pub(crate) fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         !self.is_discarded && self.state != State::DeadLettered
     }
 
@@ -112,12 +111,12 @@ impl Row {
 }
 
 impl ParkingTable {
-    pub(crate) fn new(due_limit: usize) -> Self {
+    pub fn new(due_limit: usize) -> Self {
         Self { rows: BTreeMap::new(), log: Vec::new(), seq: 0, due_limit, is_paused: false }
     }
 
     /// A transaction writes it, at this place of the WAL.
-    pub(crate) fn write(
+    pub fn write(
         &mut self,
         now: u64,
         lsn: u64,
@@ -249,7 +248,7 @@ impl ParkingTable {
     }
 
     /// A crash takes back what was not on disk.
-    pub(crate) fn crash(&mut self, flushed: u64) {
+    pub fn crash(&mut self, flushed: u64) {
         self.log.retain(|(lsn, _)| *lsn <= flushed);
         self.rows.clear();
         for (_, op) in std::mem::take(&mut self.log) {
@@ -259,7 +258,7 @@ impl ParkingTable {
     }
 
     /// The first of the same aggregate that is not done with; itself where it waits for none.
-    pub(crate) fn head(&self, row: &Row) -> i64 {
+    pub fn head(&self, row: &Row) -> i64 {
         let first = |queue| self.rows.values().find(|other| other.queue() == Some(queue));
         row.queue().and_then(first).unwrap_or(row).row.seq
     }
@@ -269,13 +268,12 @@ impl ParkingTable {
     }
 
     /// All that the table holds.
-    #[allow(dead_code, reason = "for the test against Postgres")]
-    pub(crate) fn rows(&self) -> impl Iterator<Item = &Row> {
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
         self.rows.values()
     }
 
     /// A look.
-    pub(crate) fn look(&mut self, now: u64, lsn: u64, from: Option<Position>) -> Looked {
+    pub fn look(&mut self, now: u64, lsn: u64, from: Option<Position>) -> Looked {
         let is_first = from.is_some();
         if is_first && self.rows.values().any(|row| row.is_claimed) {
             self.push(lsn, Op::Unclaimed);
@@ -314,7 +312,7 @@ impl ParkingTable {
     }
 
     /// The relay takes the next of an aggregate.
-    pub(crate) fn claim(&mut self, now: u64, lsn: u64, aggregate: &Aggregate, after: i64) -> Head {
+    pub fn claim(&mut self, now: u64, lsn: u64, aggregate: &Aggregate, after: i64) -> Head {
         let behind: Vec<&Row> = self
             .rows
             .range(after + 1..)
@@ -332,7 +330,7 @@ impl ParkingTable {
     }
 
     /// The relay takes some that nobody waits for.
-    pub(crate) fn claim_alone(&mut self, now: u64, lsn: u64, seqs: &[i64]) -> Vec<ParkedRow> {
+    pub fn claim_alone(&mut self, now: u64, lsn: u64, seqs: &[i64]) -> Vec<ParkedRow> {
         let rows = self.rows.values().filter(|row| seqs.contains(&row.row.seq));
         let rows = rows.filter(|row| row.is_open() && row.is_due(now));
         let rows: Vec<ParkedRow> = rows.map(|row| row.row.clone()).collect();
@@ -341,7 +339,7 @@ impl ParkingTable {
     }
 
     /// An operator gives events up.
-    pub(crate) fn discard(&mut self, lsn: u64, seqs: &[i64]) -> Discarded {
+    pub fn discard(&mut self, lsn: u64, seqs: &[i64]) -> Discarded {
         let open = self.rows.values().filter(|row| row.is_open() && seqs.contains(&row.row.seq));
         let open: Vec<Row> = open.cloned().collect();
         let firsts: BTreeSet<&Aggregate> =
@@ -364,7 +362,7 @@ impl ParkingTable {
     }
 
     /// An operator has events tried at once: those that wait for no other. Returns how many.
-    pub(crate) fn retry(&mut self, now: u64, lsn: u64, seqs: &[i64], is_reset: bool) -> usize {
+    pub fn retry(&mut self, now: u64, lsn: u64, seqs: &[i64], is_reset: bool) -> usize {
         let heads = self.rows.values().filter(|row| self.is_head(row));
         let heads = heads.filter(|row| seqs.contains(&row.row.seq));
         let heads: Vec<i64> = heads.map(|row| row.row.seq).collect();
@@ -375,8 +373,7 @@ impl ParkingTable {
     }
 
     /// An operator sends a record once more. It stays, and says so.
-    #[allow(dead_code, reason = "for the test against Postgres")]
-    pub(crate) fn replay(&mut self, lsn: u64, seq: i64) -> bool {
+    pub fn replay(&mut self, lsn: u64, seq: i64) -> bool {
         let is_record = self.rows.get(&seq).is_some_and(|row| !row.is_open());
         if is_record {
             self.push(lsn, Op::Replayed(seq));
@@ -385,8 +382,7 @@ impl ParkingTable {
     }
 
     /// Records of events that are done with go: their places.
-    #[allow(dead_code, reason = "for the test against Postgres")]
-    pub(crate) fn prune(&mut self, lsn: u64) -> Vec<usize> {
+    pub fn prune(&mut self, lsn: u64) -> Vec<usize> {
         let done = || self.rows.iter().filter(|(_, row)| !row.is_open());
         let places = done().map(|(_, row)| row.place).collect();
         let seqs = done().map(|(seq, _)| *seq).collect();
@@ -395,34 +391,34 @@ impl ParkingTable {
     }
 
     /// Numbers of the rows that are not done with.
-    pub(crate) fn open(&self) -> Vec<i64> {
+    pub fn open(&self) -> Vec<i64> {
         self.rows.iter().filter(|(_, row)| row.is_open()).map(|(seq, _)| *seq).collect()
     }
 
     /// Places of records that can be replayed.
-    pub(crate) fn records(&self) -> Vec<usize> {
+    pub fn records(&self) -> Vec<usize> {
         self.rows.values().filter(|row| !row.is_open()).map(|row| row.place).collect()
     }
 
     /// Places of events that were discarded before they were handed out.
-    pub(crate) fn given_up(&self) -> BTreeSet<usize> {
+    pub fn given_up(&self) -> BTreeSet<usize> {
         let given_up = self.rows.values().filter(|row| row.is_discarded && !row.was_in_flight);
         given_up.map(|row| row.place).collect()
     }
 
     /// Places of events that are parked, in whatever state.
-    pub(crate) fn places(&self) -> BTreeSet<usize> {
+    pub fn places(&self) -> BTreeSet<usize> {
         self.rows.values().map(|row| row.place).collect()
     }
 
     /// Places of events that later ones of their aggregate wait for.
-    pub(crate) fn holding(&self) -> BTreeSet<usize> {
+    pub fn holding(&self) -> BTreeSet<usize> {
         let open = self.rows.values().filter(|row| row.is_open() && row.row.is_holding);
         open.map(|row| row.place).collect()
     }
 
     /// Places that a crash now would not take back.
-    pub(crate) fn on_disk(&self, flushed: u64) -> BTreeSet<usize> {
+    pub fn on_disk(&self, flushed: u64) -> BTreeSet<usize> {
         let parks = self.log.iter().filter(|(lsn, _)| *lsn <= flushed);
         parks
             .filter_map(|(_, op)| match op {
