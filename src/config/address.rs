@@ -18,6 +18,8 @@ pub(crate) struct Address {
     pub(crate) host: Option<String>,
     pub(crate) is_ipv6: bool,
     pub(crate) port: Option<u16>,
+    /// Further hosts behind commas, as libpq takes them, each with a port of its own.
+    pub(crate) others: Vec<(Option<String>, Option<u16>)>,
     /// The path with its `/`, not decoded; empty where there is none.
     pub(crate) path: String,
     pub(crate) query: Vec<(String, String)>,
@@ -31,15 +33,24 @@ const ENCODE: Wrong = "it does not read as scheme://user:password@host:port/name
      a special character in the user or password must be percent-encoded (`@` is %40, `/` is \
      %2F, `?` is %3F, `#` is %23, `%` is %25)";
 
-/// As libpq takes them, each with a port of its own.
+/// A URL that may name only one.
 pub(crate) const SEVERAL: Wrong = "it names several hosts";
 
 impl Address {
+    /// Reads a URL with one host.
+    ///
+    /// # Errors
+    /// As [`parse_several`](Self::parse_several), and where it names several.
+    pub(crate) fn parse(text: &str) -> Result<Self, Wrong> {
+        let address = Self::parse_several(text)?;
+        if address.others.is_empty() { Ok(address) } else { Err(SEVERAL) }
+    }
+
     /// Reads a URL.
     ///
     /// # Errors
     /// A fixed text; the URL's own text is never repeated.
-    pub(crate) fn parse(text: &str) -> Result<Self, Wrong> {
+    pub(crate) fn parse_several(text: &str) -> Result<Self, Wrong> {
         if text.chars().any(|c| c.is_control() || c == ' ') {
             return Err("it holds a space or a control character");
         }
@@ -90,37 +101,40 @@ impl Address {
     }
 
     fn server(&mut self, server: &str) -> Result<(), Wrong> {
-        if server.contains(',') {
-            return Err(SEVERAL);
-        }
-        let (host, port) = match server.strip_prefix('[') {
-            Some(rest) => {
-                self.is_ipv6 = true;
-                let (host, port) = rest.split_once(']').ok_or("a `[` has no `]`")?;
-                match port.strip_prefix(':') {
-                    Some(port) => (host, Some(port)),
-                    None if port.is_empty() => (host, None),
-                    None => return Err(ENCODE),
-                }
-            }
-            None => match server.split_once(':') {
-                Some((_, port)) if port.contains(':') => {
-                    return Err("an IPv6 address must stand in `[` and `]`");
-                }
-                Some((host, port)) => (host, Some(port)),
-                None => (server, None),
-            },
-        };
-        if !host.is_empty() {
-            self.host = Some(decode(host)?);
-        }
-        self.port = match port {
-            None | Some("") => None,
-            // Not a number: often a password with a `/` in it, so it is not repeated.
-            Some(port) => Some(port.parse().ok().filter(|port| *port > 0).ok_or(ENCODE)?),
-        };
+        let mut places = server.split(',').map(place);
+        (self.host, self.port) = places.next().unwrap_or(Ok((None, None)))?;
+        self.is_ipv6 = server.starts_with('[');
+        self.others = places.collect::<Result<_, _>>()?;
         Ok(())
     }
+}
+
+/// A host and its port.
+fn place(server: &str) -> Result<(Option<String>, Option<u16>), Wrong> {
+    let (host, port) = match server.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']').ok_or("a `[` has no `]`")?;
+            match port.strip_prefix(':') {
+                Some(port) => (host, Some(port)),
+                None if port.is_empty() => (host, None),
+                None => return Err(ENCODE),
+            }
+        }
+        None => match server.split_once(':') {
+            Some((_, port)) if port.contains(':') => {
+                return Err("an IPv6 address must stand in `[` and `]`");
+            }
+            Some((host, port)) => (host, Some(port)),
+            None => (server, None),
+        },
+    };
+    let host = if host.is_empty() { None } else { Some(decode(host)?) };
+    let port = match port {
+        None | Some("") => None,
+        // Not a number: often a password with a `/` in it, so it is not repeated.
+        Some(port) => Some(port.parse().ok().filter(|port| *port > 0).ok_or(ENCODE)?),
+    };
+    Ok((host, port))
 }
 
 /// Decodes a percent-encoded part.

@@ -57,6 +57,7 @@ mod tests;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use docs::docs_markdown;
@@ -172,6 +173,15 @@ pub enum OnSlotLoss {
     Halt,
 }
 
+/// Where a Postgres server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Host name, IP address, or the directory of a unix socket (starts with `/`).
+    pub name: String,
+    /// TCP port, or the unix socket's number.
+    pub port: u16,
+}
+
 /// One Postgres connection's address and credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
@@ -179,6 +189,8 @@ pub struct Server {
     pub host: String,
     /// TCP port, or the unix socket's number.
     pub port: u16,
+    /// Further hosts, one of which is the primary where the first is not. Empty for most.
+    pub others: Vec<Host>,
     /// Role.
     pub user: String,
     /// Password; empty when none is given.
@@ -189,6 +201,46 @@ pub struct Server {
     pub database: String,
     /// TLS.
     pub tls: Tls,
+}
+
+impl Host {
+    /// Where Postgres is, unless somebody says otherwise.
+    pub(crate) fn local() -> Self {
+        Self { name: "localhost".to_owned(), port: 5432 }
+    }
+
+    /// It is the directory of a unix socket.
+    pub(crate) fn is_socket(&self) -> bool {
+        self.name.starts_with('/')
+    }
+}
+
+impl Server {
+    /// All its hosts, in the order in which they are tried.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = Host> {
+        let first = Host { name: self.host.clone(), port: self.port };
+        std::iter::once(first).chain(self.others.iter().cloned())
+    }
+
+    /// The same login on one of its hosts.
+    pub(crate) fn at(&self, host: Host) -> Self {
+        Self { host: host.name, port: host.port, others: Vec::new(), ..self.clone() }
+    }
+}
+
+impl Config {
+    /// With the stream from that host alone, where both connections have the same hosts.
+    pub(crate) fn streaming_from(self: &Arc<Self>, host: &Host) -> Arc<Self> {
+        let Postgres { audit, stream, .. } = &self.postgres;
+        if stream.others.is_empty() || !stream.hosts().eq(audit.hosts()) {
+            return Arc::clone(self);
+        }
+        let stream = stream.at(host.clone());
+        Arc::new(Self {
+            postgres: Postgres { stream, ..self.postgres.clone() },
+            ..Self::clone(self)
+        })
+    }
 }
 
 /// TLS of one connection.

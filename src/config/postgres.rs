@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::encode;
-use super::postgres_url::{PostgresUrl, VARIABLES, port, seconds, several, variable};
+use super::postgres_url::{PostgresUrl, VARIABLES, hosts, seconds, variable};
 use super::problem::Problems;
 use super::shown::Shown;
 use super::source::{Environment, Origin, secret_file};
 use super::tls::{Files, Given};
 use super::value::{Wrong, ssl_mode};
 use super::values::Values;
-use super::{OnSlotLoss, Place, Postgres, Renewal, Secret, Server, Tls, TlsMode};
+use super::{Host, OnSlotLoss, Place, Postgres, Renewal, Secret, Server, Tls, TlsMode};
 
 const URL: &str = "postgres.url";
 const STREAM_URL: &str = "postgres.stream_url";
@@ -141,7 +141,7 @@ impl Assembly<'_> {
         let host = fill(&url.host, "PGHOST", self.problems);
         let user = fill(&url.user, "PGUSER", self.problems);
         let database = fill(&url.database, "PGDATABASE", self.problems);
-        let port_text = fill(&url.port.map(|port| port.to_string()), "PGPORT", self.problems);
+        let port_text = fill(&url.port, "PGPORT", self.problems).unwrap_or_default();
         let is_known = has_url || host.is_some() || user.is_some() || database.is_some();
         if is_needed && !is_known {
             let hint = "export DATABASE_URL=postgres://user:password@host/database, or give \
@@ -154,24 +154,22 @@ impl Assembly<'_> {
             self.problems.add("", URL, "no role is named", hint);
         }
         let user = user.unwrap_or_default();
-        let host = host.unwrap_or_else(|| "localhost".to_owned());
-        // Of a URL it has been said.
-        if host.contains(',') {
-            let Wrong { what, hint } = several();
-            self.problems.add("PGHOST", "", what, hint);
-        }
-        let port = port_text.map_or(Ok(5432), |text| port(&text)).unwrap_or_else(|wrong| {
-            self.problems.add("PGPORT", "", wrong.what, "write PGPORT=5432");
-            5432
+        let host = host.unwrap_or_default();
+        // Of a URL that names both it has been said.
+        let (first, others) = hosts(&host, &port_text).unwrap_or_else(|Wrong { what, hint }| {
+            let hint = if hint.is_empty() { "write PGPORT=5432".to_owned() } else { hint };
+            self.problems.add("PGPORT", "", what, hint);
+            (Host::local(), Vec::new())
         });
         let (password, password_place) = self.password(url);
         let server = Server {
             password,
             password_place,
-            tls: self.tls(&host, &PostgresUrl::default(), url),
+            tls: self.tls((&first, &others), &PostgresUrl::default(), url),
             database: database.unwrap_or_else(|| user.clone()),
-            host,
-            port,
+            host: first.name,
+            port: first.port,
+            others,
             user,
         };
         if is_known && !self.values.is_bad(URL) {
@@ -235,11 +233,12 @@ impl Assembly<'_> {
             // One role's password is not another's to try.
             (None, None) => (Secret::default(), self.values.place(STREAM_URL)),
         };
-        let host = own.host.clone().unwrap_or_else(|| audit.host.clone());
+        let (first, others) = self.stream_hosts(&own, audit);
         let server = Server {
-            tls: self.tls(&host, &own, url),
-            host,
-            port: own.port.unwrap_or(audit.port),
+            tls: self.tls((&first, &others), &own, url),
+            host: first.name,
+            port: first.port,
+            others,
             user,
             password,
             password_place,
@@ -260,9 +259,32 @@ impl Assembly<'_> {
         server
     }
 
+    /// What the stream's URL leaves out of hosts and ports is as in `postgres.url`.
+    fn stream_hosts(&mut self, own: &PostgresUrl, audit: &Server) -> (Host, Vec<Host>) {
+        let list = |texts: Vec<String>| texts.join(",");
+        let names =
+            own.host.clone().unwrap_or_else(|| list(audit.hosts().map(|it| it.name).collect()));
+        let ports = own.port.clone().unwrap_or_else(|| {
+            let ports: Vec<u16> = audit.hosts().map(|it| it.port).collect();
+            match ports.iter().all(|port| *port == audit.port) {
+                true => audit.port.to_string(),
+                false => list(ports.iter().map(u16::to_string).collect()),
+            }
+        });
+        hosts(&names, &ports).unwrap_or_else(|Wrong { what, hint }| {
+            self.problems.add(self.values.origin(STREAM_URL), STREAM_URL, what, hint);
+            (Host::local(), Vec::new())
+        })
+    }
+
     /// TLS of one connection. `own` are the stream's parameters, which beat the settings;
     /// the settings beat `url`'s; `PG*` fill what is left.
-    fn tls(&mut self, host: &str, own: &PostgresUrl, url: &PostgresUrl) -> Tls {
+    fn tls(
+        &mut self,
+        (first, others): (&Host, &[Host]),
+        own: &PostgresUrl,
+        url: &PostgresUrl,
+    ) -> Tls {
         let mode = self.mode(own, url);
         let files = Files {
             ca: self.file("ca_file", "sslrootcert", "PGSSLROOTCERT", [&own.ca_file, &url.ca_file]),
@@ -270,7 +292,7 @@ impl Assembly<'_> {
             key: self.file("key_file", "sslkey", "PGSSLKEY", [&own.key_file, &url.key_file]),
         };
         let is_filler = |origin: &Origin| matches!(origin, Origin::SharedEnv(name) if name.starts_with("PGSSL"));
-        if host.starts_with('/') {
+        if first.is_socket() && others.iter().all(Host::is_socket) {
             // libpq ignores the variables for a socket; what was written for this server is
             // taken at its word.
             if let Some(mode) =
@@ -388,12 +410,19 @@ fn shown_url(server: &Server) -> String {
     };
     let database = encode(&server.database);
     let mode = mode_name(server.tls.mode);
-    if server.host.starts_with('/') {
-        return format!("postgres://{login}@/{database}?host={}&port={}", server.host, server.port);
+    let list = |text: fn(Host) -> String| server.hosts().map(text).collect::<Vec<_>>().join(",");
+    if server.hosts().any(|host| host.is_socket()) {
+        let (names, ports) = (list(|host| host.name), list(|host| host.port.to_string()));
+        // A socket speaks no TLS.
+        let mode = match server.hosts().all(|host| host.is_socket()) {
+            true => String::new(),
+            false => format!("&sslmode={mode}"),
+        };
+        return format!("postgres://{login}@/{database}?host={names}&port={ports}{mode}");
     }
-    let host = match server.host.contains(':') {
-        true => format!("[{}]", server.host),
-        false => server.host.clone(),
-    };
-    format!("postgres://{login}@{host}:{}/{database}?sslmode={mode}", server.port)
+    let hosts = list(|Host { name, port }| match name.contains(':') {
+        true => format!("[{name}]:{port}"),
+        false => format!("{name}:{port}"),
+    });
+    format!("postgres://{login}@{hosts}/{database}?sslmode={mode}")
 }

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use super::TlsMode;
-use super::address::{Address, SEVERAL, decode};
+use super::address::{Address, decode};
 use super::value::{Wrong, ssl_mode};
+use super::{Host, TlsMode};
 
 /// What a URL says; `None` where it is silent.
 #[derive(Clone, Default)]
 pub(crate) struct PostgresUrl {
+    /// One, or several behind commas.
     pub(crate) host: Option<String>,
-    pub(crate) port: Option<u16>,
+    /// Likewise: one for all hosts, or one for each, which may be empty.
+    pub(crate) port: Option<String>,
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
     pub(crate) database: Option<String>,
@@ -40,10 +42,8 @@ impl PostgresUrl {
         if is_key_value(text) {
             return Err(Wrong::new("is libpq's list of key=value pairs, not a URL", FORM));
         }
-        let address = Address::parse(text.trim()).map_err(|what| match what {
-            SEVERAL => several(),
-            what => Wrong::new(format!("is not a URL: {what}"), FORM),
-        })?;
+        let address = Address::parse_several(text.trim())
+            .map_err(|what| Wrong::new(format!("is not a URL: {what}"), FORM))?;
         if !["postgres", "postgresql"].contains(&address.scheme.as_str()) {
             return Err(Wrong::new("is not a postgres:// URL", FORM));
         }
@@ -52,9 +52,10 @@ impl PostgresUrl {
         if path.contains('/') {
             return Err(Wrong::new("has a `/` after the database's name", FORM));
         }
+        let (host, port) = lists(&address);
         let mut url = Self {
-            host: address.host,
-            port: address.port,
+            host,
+            port,
             user: address.user,
             password: address.password,
             database: Some(database).filter(|name| !name.is_empty()),
@@ -63,9 +64,9 @@ impl PostgresUrl {
         for (key, value) in &address.query {
             url.parameter(key, value)?;
         }
-        let is_several = |text: &Option<String>| text.as_ref().is_some_and(|t| t.contains(','));
-        if is_several(&url.host) {
-            return Err(several());
+        // Where it leaves one of them out, that is seen once it is filled in.
+        if let Some(host) = &url.host {
+            hosts(host, url.port.as_deref().unwrap_or_default())?;
         }
         Ok(url)
     }
@@ -74,7 +75,13 @@ impl PostgresUrl {
         let text = Some(value.to_owned());
         match key {
             "host" => self.host = text,
-            "port" => self.port = Some(port(value)?),
+            "port" => {
+                value
+                    .split(',')
+                    .filter(|one| !one.is_empty())
+                    .try_for_each(|one| port(one).map(|_| ()))?;
+                self.port = text;
+            }
             "user" => self.user = text,
             "password" => self.password = text,
             "dbname" => self.database = text,
@@ -106,7 +113,7 @@ fn libpqs(key: &str, value: &str) -> Result<(), Wrong> {
         "target_session_attrs" => (
             ["any", "read-write", "primary"].contains(&value),
             "a relay reads the primary's slot, and writes marks",
-            "write read-write, or leave it out: a standby is refused anyway",
+            "write read-write, or leave it out: of several hosts the primary is looked for anyway",
         ),
         "channel_binding" => (
             ["prefer", "disable"].contains(&value),
@@ -143,7 +150,11 @@ fn libpqs(key: &str, value: &str) -> Result<(), Wrong> {
             "it is not a number",
             "leave it out: a dead server shows within 25 s here",
         ),
-        "load_balance_hosts" => (value == "disable", "a slot lives on one server", "leave it out"),
+        "load_balance_hosts" => (
+            ["disable", "random"].contains(&value),
+            "it is neither disable nor random",
+            "leave it out: of several hosts the primary is looked for, in whatever order",
+        ),
         "client_encoding" => (
             ["utf8", "utf-8", "auto"].contains(&value.to_ascii_lowercase().as_str()),
             "texts are published as UTF-8",
@@ -249,11 +260,45 @@ pub(crate) fn variable(parameter: &str, value: &str) -> Result<(), Wrong> {
     })
 }
 
-pub(crate) fn several() -> Wrong {
-    Wrong::new(
-        "names several hosts: a slot lives on one server",
-        "name the primary, or an address that follows it (Patroni's, the service's, HAProxy's)",
-    )
+/// An address as libpq's lists of hosts and ports.
+fn lists(address: &Address) -> (Option<String>, Option<String>) {
+    let all = || {
+        let first = (&address.host, &address.port);
+        std::iter::once(first).chain(address.others.iter().map(|(host, port)| (host, port)))
+    };
+    let text = |texts: Vec<String>| Some(texts.join(",")).filter(|text| !text.is_empty());
+    let ports: Vec<String> =
+        all().map(|(_, port)| port.map(|port| port.to_string()).unwrap_or_default()).collect();
+    // Commas without a port between them: none of them has one of its own.
+    let has_ports = ports.iter().any(|port| !port.is_empty());
+    let hosts = text(all().map(|(host, _)| host.clone().unwrap_or_default()).collect());
+    (hosts, text(ports).filter(|_| has_ports))
+}
+
+/// Pairs hosts with ports as libpq does: one port is that of every host, and of several each host
+/// has its own.
+///
+/// # Errors
+/// Their numbers differ, or a port is none.
+pub(crate) fn hosts(names: &str, ports: &str) -> Result<(Host, Vec<Host>), Wrong> {
+    let local = Host::local();
+    let ports: Vec<u16> = ports
+        .split(',')
+        .map(|text| if text.is_empty() { Ok(local.port) } else { port(text) })
+        .collect::<Result<_, _>>()?;
+    let names: Vec<&str> = names.split(',').collect();
+    if ports.len() > 1 && ports.len() != names.len() {
+        return Err(Wrong::new(
+            format!("names {} hosts and {} ports", names.len(), ports.len()),
+            "name one port for all hosts, or one for each: host1:5432,host2:5433",
+        ));
+    }
+    let mut all = names.iter().zip(ports.iter().cycle()).map(|(name, port)| Host {
+        name: if name.is_empty() { local.name.clone() } else { (*name).to_owned() },
+        port: *port,
+    });
+    let first = all.next().unwrap_or_else(Host::local);
+    Ok((first, all.collect()))
 }
 
 /// `host=a dbname=b`: a scheme would come first.

@@ -168,12 +168,12 @@ impl Postgres {
 }
 
 impl Server {
-    /// The login of the same server.
+    /// The login of the same server, or of the one of several that this is.
     fn log_in_as(&mut self, now: &Self) {
-        let place = |server: &Self| (server.host.clone(), server.port, server.database.clone());
         // A password that is gone was in a pipe, or its file is just being written.
         let is_gone = now.password == Secret::default() && self.password != now.password;
-        if place(self) == place(now) && !is_gone {
+        let is_it = self.hosts().all(|host| now.hosts().any(|known| known == host));
+        if is_it && self.database == now.database && !is_gone {
             self.user.clone_from(&now.user);
             self.password.clone_from(&now.password);
         }

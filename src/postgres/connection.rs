@@ -19,9 +19,10 @@ use tracing::debug;
 use super::denial::{Denial, not_in};
 use super::execute;
 use super::farewell::Driven;
+use super::hosts::Search;
 use super::role::{self, Role};
 use super::server_error::{classify, no_answer, server_error, unreachable};
-use crate::config::{self, Server, TlsMode};
+use crate::config::{self, Host, Server, TlsMode};
 use crate::error::Fault;
 use crate::net;
 use crate::tls;
@@ -40,13 +41,14 @@ pub(crate) type Connected = (Client, JoinHandle<Result<(), Fault>>);
 /// # Errors
 /// Transient, unless the server says that only a person can fix it.
 pub async fn connect(role: Role, config: &config::Postgres) -> Result<Connected, Fault> {
-    connect_and_hear(role, config, None).await
+    connect_and_hear(role, config, None).await.map(|(connected, _)| connected)
 }
 
 /// What is done with a notification.
 pub(crate) type Notified = Box<dyn Fn(&Notification) + Send>;
 
-/// As [`connect`]; notifications of the channels that the client listens to are passed on.
+/// As [`connect`]; notifications of the channels that the client listens to are passed on. Says on
+/// which host the server was found.
 ///
 /// # Errors
 /// As [`connect`].
@@ -54,17 +56,10 @@ pub(crate) async fn connect_and_hear(
     role: Role,
     config: &config::Postgres,
     notified: Option<Notified>,
-) -> Result<Connected, Fault> {
+) -> Result<(Connected, Host), Fault> {
     let config = &config.renewed().await;
-    let server = role.server(config);
-    let options = role::options(&role.settings(config));
-    let connected = match log_in(role, config, Some(&options)).await {
-        // A pooler that knows no options: they are set by statements.
-        Err(fault) if is_poolers(&fault) => log_in(role, config, None).await,
-        outcome => outcome,
-    };
-    let Link { client, version, is_applied, drive } =
-        connected.map_err(|fault| not_in(server, false, fault))?;
+    let (server, link) = find(role, config).await?;
+    let Link { client, version, is_applied, drive, .. } = link;
     let driver = tokio::spawn(drive(notified));
     let rest = role.rest(config, &version, is_applied).into_iter();
     // What may end the others is turned off before them, by itself.
@@ -72,9 +67,28 @@ pub(crate) async fn connect_and_hear(
     for settings in [first, rest].into_iter().filter(|settings| !settings.is_empty()) {
         let sql = role::statements(&settings)?;
         let set = within(config.connect_timeout, execute(&client, &sql), no_answer).await;
-        set.map_err(|fault| not_in(server, false, fault))?;
+        set.map_err(|fault| not_in(&server, false, fault))?;
     }
-    Ok((client, driver))
+    Ok(((client, driver), Host { name: server.host, port: server.port }))
+}
+
+/// Logs in to the primary.
+async fn find(role: Role, config: &config::Postgres) -> Result<(Server, Link), Fault> {
+    let options = role::options(&role.settings(config));
+    let mut search = Search::new(role.server(config), false);
+    while let Some(server) = search.next() {
+        let connected = match log_in(role, config, &server, Some(&options)).await {
+            // A pooler that knows no options: they are set by statements.
+            Err(fault) if is_poolers(&fault) => log_in(role, config, &server, None).await,
+            outcome => outcome,
+        };
+        match connected {
+            Ok(link) if search.is_found(&server, link.is_standby) => return Ok((server, link)),
+            Ok(_) => {}
+            Err(fault) => search.failed(&server, fault)?,
+        }
+    }
+    Err(search.end())
 }
 
 /// "unsupported startup parameter": a server of Postgres' own names the function that reports.
@@ -90,15 +104,18 @@ struct Link {
     client: Client,
     version: String,
     is_applied: bool,
+    /// `None`: a pooler does not tell.
+    is_standby: Option<bool>,
     drive: Box<dyn FnOnce(Option<Notified>) -> Driver + Send>,
 }
 
 async fn log_in(
     role: Role,
     config: &config::Postgres,
+    server: &Server,
     options: Option<&str>,
 ) -> Result<Link, Fault> {
-    let (server, bound) = (role.server(config), config.connect_timeout);
+    let bound = config.connect_timeout;
     let login = client_config(server, &role.application_name(config), options);
     // libpq knows no TLS on a unix socket either.
     if let Some(path) = socket_path(server) {
@@ -128,9 +145,13 @@ where
     let (name, value) = role::APPLIED;
     let version = connection.parameter("server_version").unwrap_or_default().to_owned();
     let is_applied = connection.parameter(name) == Some(value);
+    let is_standby = connection.parameter(STANDBY).map(|value| value == "on");
     let drive = Box::new(|notified| Box::pin(drive(connection, notified)) as Driver);
-    Ok(Link { client, version, is_applied, drive })
+    Ok(Link { client, version, is_applied, is_standby, drive })
 }
+
+/// What a server reports of itself, from Postgres 14 on: whether it is a standby.
+pub(crate) const STANDBY: &str = "in_hot_standby";
 
 /// Where a server's socket is, if it is one of this machine's.
 pub(crate) fn socket_path(server: &Server) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use super::server_error::{ServerError, server_error};
 use super::sql;
-use crate::config::Server;
+use crate::config::{Host, Server};
 use crate::error::{Fault, Kind, Peer, SqlState, codes, table};
 
 /// Why a server did not let a connection in.
@@ -157,7 +157,9 @@ pub(crate) fn not_in(server: &Server, streams: bool, mut fault: Fault) -> Fault 
 
 /// Where a server is, for people. Never a password.
 pub(crate) fn address(server: &Server) -> String {
-    format!("{}:{}/{}", server.host, server.port, server.database)
+    let hosts: Vec<_> =
+        server.hosts().map(|Host { name, port }| format!("{name}:{port}")).collect();
+    format!("{}/{}", hosts.join(","), server.database)
 }
 
 #[cfg(test)]
@@ -168,6 +170,7 @@ mod tests {
         Server {
             host: "db".to_owned(),
             port: 5432,
+            others: Vec::new(),
             user: "relay".to_owned(),
             password: crate::config::Secret::default(),
             password_place: crate::config::Place::default(),

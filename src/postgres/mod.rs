@@ -7,6 +7,7 @@ mod connection;
 mod denial;
 mod farewell;
 pub(crate) mod grants;
+pub(crate) mod hosts;
 pub(crate) mod identity;
 pub(crate) mod marker;
 pub(crate) mod outbox;
@@ -22,7 +23,7 @@ use std::time::SystemTime;
 use tokio_postgres::{Client, Row};
 
 pub use connection::connect;
-pub(crate) use connection::{LOG, connect_and_hear, socket_path, watch_over};
+pub(crate) use connection::{LOG, STANDBY, connect_and_hear, socket_path, watch_over};
 pub(crate) use denial::{Denial, address, not_in};
 pub(crate) use farewell::say_goodbye;
 pub use role::Role;

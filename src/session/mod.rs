@@ -33,7 +33,7 @@ use tracing::{Level, enabled, info, trace, warn};
 
 use crate::board::outage::News;
 use crate::board::{Board, Reason, State};
-use crate::config::Config;
+use crate::config::{Config, Host};
 use crate::core::relay::marks::{Batch, Written};
 use crate::core::relay::{Doing, Effect, End, Input, Memory, Relay, Resolution};
 use crate::core::tally::Tally;
@@ -120,6 +120,8 @@ impl Past {
 /// The audit connection: marks, progress, checks.
 struct Audit {
     client: Arc<Client>,
+    /// Where it is.
+    host: Host,
     /// Somebody changed the parking.
     notified: Arc<Notify>,
     connection: JoinHandle<Result<(), Fault>>,
@@ -182,6 +184,8 @@ async fn begin_and_run(
             Err(fault) => return (fault.on(Side::Audit).into(), None),
         },
     };
+    // Another host may take itself for the primary as well.
+    let config = &config.streaming_from(&audit.host);
     let end = tokio::select! {
         biased;
         () = shutdown.wait() => End::Drained,
@@ -201,7 +205,7 @@ async fn connect_audit(config: &Config) -> Result<Audit, Fault> {
     let postgres = &config.postgres;
     let notified = Arc::new(Notify::new());
     let (slot, tell) = (postgres.slot.clone(), Arc::clone(&notified));
-    let (client, connection) = postgres::connect_and_hear(
+    let ((client, connection), host) = postgres::connect_and_hear(
         Role::Session,
         postgres,
         Some(Box::new(move |notification| {
@@ -212,7 +216,7 @@ async fn connect_audit(config: &Config) -> Result<Audit, Fault> {
         })),
     )
     .await?;
-    Ok(Audit { client: Arc::new(client), notified, connection })
+    Ok(Audit { client: Arc::new(client), host, notified, connection })
 }
 
 struct Session {

@@ -82,7 +82,7 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
     if column(row, "is_standby")? {
         let what = "this Postgres is a standby: it cannot be written to";
         return Err(Fault::transient(what).kind(Kind::Standby).hint(
-            "connect to the primary: a name that follows it, or target_session_attrs of a pooler",
+            "connect to the primary: a name that follows it, or several hosts in DATABASE_URL",
         ));
     }
     let mut findings = server::findings(row, config)?;

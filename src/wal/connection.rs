@@ -21,7 +21,7 @@ use crate::config::{Server, TlsMode};
 use crate::error::{Fault, Handshake, Kind, Peer};
 use crate::net;
 use crate::postgres::role::APPLIED;
-use crate::postgres::{ServerError, no_answer, socket_path, unreachable, watch_over};
+use crate::postgres::{STANDBY, ServerError, no_answer, socket_path, unreachable, watch_over};
 use crate::tls;
 use crate::within::within;
 
@@ -40,6 +40,8 @@ pub(super) struct Connection {
     pub(super) version: String,
     /// Whether the options came through.
     pub(super) is_applied: bool,
+    /// `None` where the server does not tell.
+    pub(super) is_standby: Option<bool>,
 }
 
 impl Connection {
@@ -54,7 +56,8 @@ impl Connection {
         options: &str,
     ) -> Result<Self, Fault> {
         let frames = Frames::new(secure(server, reached).await?);
-        let mut connection = Self { frames, pid: None, version: String::new(), is_applied: false };
+        let mut connection =
+            Self { frames, pid: None, version: String::new(), is_applied: false, is_standby: None };
         let parameters = [
             ("user", server.user.as_str()),
             ("database", &server.database),
@@ -158,6 +161,8 @@ impl Connection {
             self.version = value.into_owned();
         } else if name == APPLIED.0 {
             self.is_applied = value == APPLIED.1;
+        } else if name == STANDBY {
+            self.is_standby = Some(value == "on");
         }
     }
 

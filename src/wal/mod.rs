@@ -25,10 +25,11 @@ use connection::{Connection, Socket, TextRow, server_fault};
 use frames::{Frame, Frames, ended};
 use status::Told;
 
-use crate::config::Postgres;
+use crate::config::{Postgres, Server};
 use crate::core::event::pgoutput;
 use crate::core::relay::Input;
 use crate::error::{Fault, Kind, Peer};
+use crate::postgres::hosts::Search;
 use crate::postgres::identity::Identity;
 use crate::postgres::no_answer;
 use crate::postgres::role::{self, Role};
@@ -73,22 +74,15 @@ impl Wal {
     /// As [`postgres::classify`].
     pub(crate) async fn connect(config: &Postgres) -> Result<(Self, Identity), Fault> {
         let config = &config.renewed().await;
-        let (server, bound) = (ROLE.server(config), config.connect_timeout);
-        let not_in = |fault| crate::postgres::not_in(server, true, fault);
-        let reached = connection::reach(server, bound).await.map_err(not_in)?;
-        let connecting = async {
-            let options = role::options(&ROLE.settings(config));
-            let name = ROLE.application_name(config);
-            let mut connection = Connection::open(server, reached, &name, &options).await?;
-            let rest = ROLE.rest(config, &connection.version, connection.is_applied);
-            let set = role::statements(&rest)?;
-            if !set.is_empty() {
-                connection.query(&set).await?;
+        let mut search = Search::new(ROLE.server(config), true);
+        let (connection, identity) = loop {
+            let Some(server) = search.next() else { return Err(search.end()) };
+            match log_in(config, &server).await {
+                Ok(found) if search.is_found(&server, found.0.is_standby) => break found,
+                Ok(_) => {}
+                Err(fault) => search.failed(&server, fault)?,
             }
-            let rows = connection.query("IDENTIFY_SYSTEM").await?;
-            Ok((connection, identity(&rows)?))
         };
-        let (connection, identity) = within(bound, connecting, no_answer).await.map_err(not_in)?;
         let wal = Self {
             connection,
             slot: config.slot.clone(),
@@ -254,6 +248,25 @@ impl Drop for WalStream {
         // It would hold the connection, and so the slot.
         self.reporting.abort();
     }
+}
+
+/// Logs in, and asks the server who it is.
+async fn log_in(config: &Postgres, server: &Server) -> Result<(Connection, Identity), Fault> {
+    let bound = config.connect_timeout;
+    let reached = connection::reach(server, bound).await?;
+    let connecting = async {
+        let options = role::options(&ROLE.settings(config));
+        let name = ROLE.application_name(config);
+        let mut connection = Connection::open(server, reached, &name, &options).await?;
+        let rest = ROLE.rest(config, &connection.version, connection.is_applied);
+        let set = role::statements(&rest)?;
+        if !set.is_empty() {
+            connection.query(&set).await?;
+        }
+        let rows = connection.query("IDENTIFY_SYSTEM").await?;
+        Ok((connection, identity(&rows)?))
+    };
+    within(bound, connecting, no_answer).await
 }
 
 fn cell(rows: &[TextRow], number: usize) -> Option<&str> {

@@ -27,6 +27,7 @@ mod grants;
 mod guard;
 mod health;
 mod hostile;
+mod hosts;
 mod http;
 mod kill;
 mod limit;

@@ -87,7 +87,7 @@ async fn postgres(config: &Config) -> Vec<Finding> {
     let (audit, stream) = (&config.postgres.audit, &config.postgres.stream);
     let mut findings = certificates(config, audit).await;
     let is_refused = certificates::is_refused(&findings);
-    let way = |server: &Server| (server.host.clone(), server.port, server.tls.clone());
+    let way = |server: &Server| (server.hosts().collect::<Vec<_>>(), server.tls.clone());
     if way(audit) != way(stream) {
         findings.extend(certificates(config, stream).await);
     }
@@ -104,11 +104,20 @@ async fn certificates(config: &Config, server: &Server) -> Vec<Finding> {
     if server.tls.mode == TlsMode::Disable {
         return Vec::new();
     }
-    let at = (server.host.as_str(), server.port);
     let bound = config.postgres.connect_timeout;
-    let greeting = greet(Kind::Postgres, at, &server.tls, bound).await;
-    let place = format!("Postgres at {}", postgres::address(server));
-    certificates::findings(&place, &server.host, &server.tls, "postgres", &greeting)
+    let mut findings = Vec::new();
+    for host in server.hosts().filter(|host| !host.is_socket()) {
+        let greeting = greet(Kind::Postgres, (&host.name, host.port), &server.tls, bound).await;
+        let place = format!("Postgres at {}", postgres::address(&server.at(host.clone())));
+        findings.extend(certificates::findings(
+            &place,
+            &host.name,
+            &server.tls,
+            "postgres",
+            &greeting,
+        ));
+    }
+    findings
 }
 
 fn name(severity: Severity) -> &'static str {

@@ -33,6 +33,51 @@ fn postgres_urls() {
     }
 }
 
+/// As libpq pairs them: what psql reaches by a text, a relay reaches by it.
+#[test]
+fn several_hosts() {
+    let tried = |url: &str, ports: &str| {
+        let tried = Try::both().env(&[("DATABASE_URL", url), ("USER", "me"), ("PGPORT", ports)]);
+        let audit = tried.load().postgres.audit;
+        audit
+            .hosts()
+            .map(|host| format!("{}:{}", host.name, host.port))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    for (url, ports, hosts) in [
+        ("postgres://a,b/d", "", "a:5432 b:5432"),
+        ("postgres://u:p@a:1,b:2/d", "", "a:1 b:2"),
+        ("postgres://a,b:2/d", "9", "a:5432 b:2"),
+        ("postgres://a:1,b/d", "9", "a:1 b:5432"),
+        ("postgres://a,b/d", "7", "a:7 b:7"),
+        ("postgres://a,b/d", "7,8", "a:7 b:8"),
+        ("postgres://a,b/d?port=7", "", "a:7 b:7"),
+        ("postgres:///d?host=a,b&port=7,", "", "a:7 b:5432"),
+        ("postgres:///d?host=/run/pg,b", "", "/run/pg:5432 b:5432"),
+        ("postgres://[::1]:1,[::2]/d", "", "::1:1 ::2:5432"),
+        ("postgres://u@a:1,/d", "", "a:1 localhost:5432"),
+    ] {
+        assert_eq!(tried(url, ports), hosts, "{url} {ports}");
+    }
+    let postgres = |env: &[(&str, &str)]| Try::both().env(env).load().postgres;
+    let variables =
+        [("PGHOST", "a,b"), ("PGPORT", "1,2"), ("PGUSER", "u"), ("DATABASE_URL", "postgres:///d")];
+    let of_variables = postgres(&variables);
+    assert_eq!(crate::postgres::address(&of_variables.audit), "a:1,b:2/d");
+    // The stream's, where its URL leaves them out.
+    let stream = |own: &str| {
+        let env =
+            [("DATABASE_URL", "postgres://u@a:1,b:2/d"), ("PGOUTBOX_POSTGRES__STREAM_URL", own)];
+        crate::postgres::address(&postgres(&env).stream)
+    };
+    assert_eq!(stream("postgres://s:p@/d"), "a:1,b:2/d");
+    assert_eq!(stream("postgres://s:p@c,d/d"), "c:1,d:2/d");
+    assert_eq!(stream("postgres://s:p@c:9/d"), "c:9/d");
+    let differ = [("DATABASE_URL", "postgres://u@a,b/d"), ("PGPORT", "1,2,3")];
+    assert!(Try::both().env(&differ).fault().contains("PGPORT: names 2 hosts and 3 ports"));
+}
+
 #[test]
 fn postgres_parameters() {
     let url = "postgres://u@h/d?sslmode=require&application_name=shop&connect_timeout=7";
@@ -63,9 +108,10 @@ fn wrong_postgres_urls() {
         ("postgres://h:70000/d", "percent-encoded"),
         ("postgres://::1/d", "must stand in `[`"),
         ("postgres://[::1/d", "has no `]`"),
-        ("postgres://a,b/d", "several hosts"),
-        ("postgres://u:p@a:5432,b:5433/d", "several hosts"),
-        ("postgres://[::1],[::2]/d", "several hosts"),
+        ("postgres://a,b/d?port=1,2,3", "names 2 hosts and 3 ports"),
+        ("postgres://u:p@a:1,b:2/d?host=c", "names 1 hosts and 2 ports"),
+        ("postgres://a,b:0/d", "percent-encoded"),
+        ("postgres://a,b/d?port=1,x", "1 to 65535"),
         ("host=a,b dbname=d", "list of key=value pairs"),
         ("postgres://h/d/e", "after the database"),
         ("postgres://h/d?sslmode=prefer", "falls back to plain text"),
@@ -100,7 +146,7 @@ const LIBPQS: [(&str, &str, &str); 38] = [
     ("require_auth", "", "scram-sha-256"),
     ("requirepeer", "", "postgres"),
     ("target_session_attrs", "read-write", "standby"),
-    ("load_balance_hosts", "disable", "random"),
+    ("load_balance_hosts", "random", "x"),
     ("sslnegotiation", "postgres", "direct"),
     ("sslcertmode", "allow", "require"),
     ("sslcompression", "0", "1"),
@@ -278,7 +324,7 @@ fn parameters_of_libpq_that_change_nothing_are_taken() {
     for query in [
         "sslmode=require&channel_binding=prefer",
         "target_session_attrs=read-write&gssencmode=disable&sslsni=1",
-        "target_session_attrs=primary&load_balance_hosts=disable",
+        "target_session_attrs=primary&load_balance_hosts=random",
         "keepalives=1&keepalives_idle=30&keepalives_interval=10&keepalives_count=3&tcp_user_timeout=0",
         "sslnegotiation=postgres&sslcertmode=allow&sslcompression=0",
         "ssl_min_protocol_version=TLSv1.2&client_encoding=UTF8&fallback_application_name=psql",
@@ -302,7 +348,7 @@ fn parameters_of_libpq_that_cannot_be_honoured_are_refused_with_their_reason() {
         ("ssl_min_protocol_version=TLSv1.3", "TLS 1.2 and 1.3"),
         ("keepalives=0", "dead server"),
         ("keepalives_idle=x", "not a number"),
-        ("load_balance_hosts=random", "one server"),
+        ("load_balance_hosts=x", "neither disable nor random"),
         ("client_encoding=latin1", "UTF-8"),
         ("options=-csearch_path%3Dx", "sets what its connections need"),
         ("hostaddr=10.0.0.1", "looked up"),
