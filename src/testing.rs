@@ -7,7 +7,8 @@ pub use crate::tls::install_provider;
 /// The settings in their parts, for tests that build them by hand.
 pub mod config {
     pub use crate::config::{
-        Audit, AuditMode, ColumnRef, Columns, OnFailure, Parking, Piece, Table, Template,
+        Audit, AuditMode, ColumnRef, Columns, MarkColumn, MarkColumns, MarkValue, OnFailure,
+        Parking, Piece, Table, Template,
     };
 }
 

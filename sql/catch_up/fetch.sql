@@ -3,7 +3,7 @@
 -- looked for by their id, all of a chunk at once. So it works without an index on the id, slowly.
 --   psql -v slot=pgoutbox -v from=0 -v to=500 -v bytes=8388608 -v schema=public
 --        -v table=outbox_messages -v relation=16389 -v mode=update -v id=id -v id_schema=pg_catalog
---        -v id_type=uuid -v payload=payload -v relayed_at=relayed_at -v occurred_at=occurred_at
+--        -v id_type=uuid -v payload=payload -v marked='outbox.relayed_at IS NOT NULL' -v occurred_at=occurred_at
 --        -v time=timestamptz -1 -f catch_up/fetch.sql
 -- One message, and so one transaction, without BEGIN: where it fails, the connection, which marks are
 -- written on too, is not left within a transaction.
@@ -52,8 +52,9 @@ WITH listed AS MATERIALIZED (
                (SELECT begun_at FROM pgoutbox.catch_up WHERE slot = :'slot')) AS pgoutbox_time
       FROM found
       JOIN listed ON listed.n = found.pgoutbox_n
+     CROSS JOIN LATERAL (SELECT (found.pgoutbox_row).*) AS outbox
      WHERE listed.is_shared
-        OR (:'mode' <> 'update' OR (found.pgoutbox_row).:"relayed_at" IS NULL)
+        OR (:'mode' <> 'update' OR NOT (:marked))
            AND (:'mode' <> 'side_table'
                 OR NOT EXISTS (SELECT FROM pgoutbox.relayed AS mark
                                 WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = listed.id

@@ -1,8 +1,8 @@
 -- The rows of one table that wait, and what orders them. Those that are parked do not wait: the
 -- parking has them. Nor do those that the publication's row filter keeps back.
 --   psql -v slot=pgoutbox -v schema=public -v table=outbox_messages -v relation=16389 -v mode=update -v id=id
---        -v relayed_at=relayed_at -v occurred_at=occurred_at -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v filter=true -f catch_up/waiting.sql
--- mode: audit.mode; in any but update relayed_at may be any column. time: the type of
+--        -v marked='outbox.relayed_at IS NOT NULL' -v occurred_at=occurred_at -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v filter=true -f catch_up/waiting.sql
+-- mode: audit.mode of the table; marked: whether a row is marked in itself. time: the type of
 -- occurred_at, or none; then that may be any column. filter: as table/row_filter.sql says it.
 SELECT :'relation'::oid::regclass AS outbox,
        outbox.:"id"::text AS id,
@@ -28,7 +28,7 @@ SELECT :'relation'::oid::regclass AS outbox,
        END AS occurred_at
   FROM :"schema".:"table" AS outbox
  WHERE (:filter)
-   AND (:'mode' <> 'update' OR outbox.:"relayed_at" IS NULL)
+   AND (:'mode' <> 'update' OR NOT (:marked))
    AND (:'mode' <> 'side_table'
         OR NOT EXISTS (SELECT FROM pgoutbox.relayed AS mark
                         WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = outbox.:"id"::text

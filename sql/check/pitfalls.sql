@@ -1,5 +1,5 @@
 -- What about one table would keep rows out of the stream, or marks out of its rows. One row.
---   psql -v relation=16389 -v relayed_at=relayed_at -v event=u -f check/pitfalls.sql
+--   psql -v relation=16389 -v mark_names='["relayed_at"]' -v event=u -f check/pitfalls.sql
 -- event: how marks are written: u for UPDATE, d for DELETE, - for neither.
 -- Rows of the catalog only: pg_partition_tree waits for whoever has locked a partition, and
 -- pg_get_publication_tables for whoever has locked any table of a publication.
@@ -16,12 +16,12 @@ WITH RECURSIVE part (oid) AS (
       JOIN pg_class AS relation ON relation.oid = part.oid
       JOIN pg_namespace AS namespace ON namespace.oid = relation.relnamespace
 ), mark AS (
-    SELECT attribute.attnum, attribute.attnotnull OR type.typnotnull AS is_required,
+    SELECT attribute.attnum, attribute.attname, attribute.attnotnull OR type.typnotnull AS is_required,
            coalesce(pg_get_expr(filled.adbin, filled.adrelid), type.typdefault) AS filled_with
       FROM pg_attribute AS attribute
       JOIN pg_type AS type ON type.oid = attribute.atttypid
       LEFT JOIN pg_attrdef AS filled ON filled.adrelid = attribute.attrelid AND filled.adnum = attribute.attnum
-     WHERE attribute.attrelid = :'relation'::oid AND attribute.attname = :'relayed_at'
+     WHERE attribute.attrelid = :'relation'::oid AND (:'mark_names'::jsonb) ? attribute.attname
 ), family (oid, namespace) AS (            -- and what it is a partition of
     SELECT oid, (SELECT relnamespace FROM pg_class WHERE pg_class.oid = tree.oid) FROM tree
      UNION
@@ -45,9 +45,9 @@ WITH RECURSIVE part (oid) AS (
                           AND its_publication.refobjid = publication.oid))
 )
 SELECT (SELECT relkind IN ('r', 'p') FROM pg_class WHERE oid = :'relation'::oid) AS is_table,
-       -- Each row would come with its mark.
-       (SELECT filled_with FROM mark WHERE filled_with !~* '^\s*null\M') AS mark_default,
-       coalesce((SELECT is_required FROM mark), false) AS is_mark_required,
+       -- What each row has in the columns of the mark when it is inserted.
+       (SELECT coalesce(jsonb_agg(jsonb_build_array(attname, CASE WHEN filled_with !~* '^\s*null\M' THEN filled_with END,
+                                                    is_required)), '[]')::text FROM mark) AS marks,
        -- Rows that these refer to cannot be deleted.
        ARRAY(SELECT format('%s:%I', conrelid::regclass, conname) FROM pg_constraint
               WHERE confrelid = :'relation'::oid AND contype = 'f' AND conparentid = 0
@@ -66,7 +66,7 @@ SELECT (SELECT relkind IN ('r', 'p') FROM pg_class WHERE oid = :'relation'::oid)
               WHERE tgrelid IN (SELECT oid FROM tree) AND NOT tgisinternal AND tgenabled IN ('O', 'A')
                 AND CASE :'event' WHEN 'u' THEN tgtype & 16 <> 0
                                        AND (cardinality(tgattr::int2[]) = 0
-                                            OR (SELECT attnum FROM mark) = ANY (tgattr::int2[]))
+                                            OR EXISTS (SELECT FROM mark WHERE attnum = ANY (tgattr::int2[])))
                                   WHEN 'd' THEN tgtype & 8 <> 0 END
               UNION
              SELECT DISTINCT 'rule ' || quote_ident(rulename) FROM pg_rewrite

@@ -1,5 +1,5 @@
 -- What the connected role may do to one table, and to pgoutbox's own. Null: not there to ask of.
---   psql -v relation=16389 -v id=id -v relayed_at=relayed_at -v occurred_at=occurred_at -v attempt=attempt \
+--   psql -v relation=16389 -v id=id -v mark_names='["relayed_at"]' -v occurred_at=occurred_at -v attempt=attempt \
 --        -v last_error=last_error -v failed_at=failed_at -f check/privileges.sql
 WITH RECURSIVE part (relid) AS (           -- pg_partition_tree waits for locks
     SELECT link.inhrelid FROM pg_inherits AS link WHERE link.inhparent = :'relation'::oid
@@ -14,10 +14,10 @@ WITH RECURSIVE part (relid) AS (           -- pg_partition_tree waits for locks
 SELECT has_schema_privilege(relation.relnamespace, 'USAGE') AS usage,
        (SELECT has_column_privilege(relation.oid, attnum, 'SELECT') FROM pg_attribute
          WHERE attrelid = relation.oid AND attname = :'id') AS select_id,
-       (SELECT has_column_privilege(relation.oid, attnum, 'SELECT') FROM pg_attribute
-         WHERE attrelid = relation.oid AND attname = :'relayed_at') AS select_mark,
-       (SELECT has_column_privilege(relation.oid, attnum, 'UPDATE') FROM pg_attribute
-         WHERE attrelid = relation.oid AND attname = :'relayed_at') AS update_mark,
+       (SELECT bool_and(has_column_privilege(relation.oid, attnum, 'SELECT')) FROM pg_attribute
+         WHERE attrelid = relation.oid AND (:'mark_names'::jsonb) ? attname) AS select_mark,
+       (SELECT bool_and(has_column_privilege(relation.oid, attnum, 'UPDATE')) FROM pg_attribute
+         WHERE attrelid = relation.oid AND (:'mark_names'::jsonb) ? attname) AS update_mark,
        has_table_privilege(relation.oid, 'SELECT') AS select_all,
        has_table_privilege(relation.oid, 'DELETE') AS delete,
        has_any_column_privilege(relation.oid, 'UPDATE') AS update_any,

@@ -1,5 +1,5 @@
 -- One table: its kind, and what about it would make marks expensive or dangerous. One row, or none.
---   psql -v schema=public -v table=outbox_messages -v relayed_at=relayed_at -f check/table.sql
+--   psql -v schema=public -v table=outbox_messages -v mark_names='["relayed_at"]' -f check/table.sql
 WITH RECURSIVE relation AS (
     SELECT relation.oid, relation.relkind, relation.relpersistence, relation.relreplident, relation.relispartition
       FROM pg_class AS relation
@@ -32,11 +32,11 @@ SELECT relation.oid,
                              AND within.objsubid = attribute.attnum AND within.deptype = 'i'
                              AND within.refclassid = 'pg_class'::regclass AND within.refobjid = part.relid
                              AND within.refobjsubid = 0)) AS dependency), '{}') AS key_columns,
-       -- Indexes that hold the column of the mark, as key, in an expression or as condition.
+       -- Indexes that hold a column of the mark, as key, in an expression or as condition.
        coalesce((SELECT array_agg(DISTINCT index.indexrelid::regclass::text)
                    FROM pg_index AS index
                    JOIN pg_attribute AS attribute ON attribute.attrelid = index.indrelid
-                    AND attribute.attname = :'relayed_at'
+                    AND (:'mark_names'::jsonb) ? attribute.attname
                   WHERE index.indrelid = relation.oid
                     AND (attribute.attnum = ANY (index.indkey::int2[])
                          OR EXISTS (SELECT FROM pg_depend AS dependency

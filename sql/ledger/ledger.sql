@@ -1,7 +1,7 @@
 -- The ledger of one table: every row is delivered, parked, waiting or missing. From a sample of
 -- its pages where percent is below 100.
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
---        -v time_schema=pg_catalog -v time_type=timestamptz -v relayed_at=relayed_at -v mode=update \
+--        -v time_schema=pg_catalog -v time_type=timestamptz -v marked='outbox.relayed_at IS NOT NULL' -v mode=update \
 --        -v slot=pgoutbox -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v filter=true -v xmin=735 -v before= -v percent=100 -f ledger/ledger.sql
 SELECT count(*) AS committed,
        count(*) FILTER (WHERE is_marked) AS delivered,
@@ -14,7 +14,7 @@ SELECT count(*) AS committed,
        min(occurred_at COLLATE "C") FILTER (WHERE NOT is_marked AND NOT is_parked AND is_due) AS oldest_missing
   FROM (SELECT outbox.:"occurred_at"::text AS occurred_at,
                CASE :'mode'
-                   WHEN 'update' THEN outbox.:"relayed_at" IS NOT NULL
+                   WHEN 'update' THEN (:marked)
                    WHEN 'side_table' THEN EXISTS (SELECT FROM pgoutbox.relayed AS mark
                         WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = outbox.:"id"::text
                           AND pgoutbox.is_mark_of(mark, outbox.xmin, CASE WHEN :'time' <> 'none' THEN coalesce(outbox.:"occurred_at"::text, '') END))

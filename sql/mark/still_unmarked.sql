@@ -3,4 +3,4 @@
 SELECT outbox.:"id"::text
   FROM :"schema".:"table" AS outbox
  WHERE outbox.:"id" = ANY (($1::text[]):::"id_schema".:"id_type"[])
-   AND outbox.:"relayed_at" IS NULL;
+   AND NOT (:marked);

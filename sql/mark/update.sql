@@ -2,7 +2,7 @@
 -- the answer.
 --   $1 text[]: ids
 UPDATE :"schema".:"table" AS outbox
-   SET :"relayed_at" = now()
+   SET :set_mark
  WHERE outbox.:"id" = ANY (($1::text[]):::"id_schema".:"id_type"[])
-   AND outbox.:"relayed_at" IS NULL
+   AND NOT (:marked)
 RETURNING outbox.:"id"::text;

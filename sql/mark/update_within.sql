@@ -2,8 +2,8 @@
 -- the time: only partitions of these events' times are looked at, not the index of each.
 --   $1 text[]: ids, $2: from this time on, $3: before this time
 UPDATE :"schema".:"table" AS outbox
-   SET :"relayed_at" = now()
+   SET :set_mark
  WHERE outbox.:"id" = ANY (($1::text[]):::"id_schema".:"id_type"[])
    AND outbox.:"occurred_at" >= $2 AND outbox.:"occurred_at" < $3
-   AND outbox.:"relayed_at" IS NULL
+   AND NOT (:marked)
 RETURNING outbox.:"id"::text;

@@ -8,7 +8,7 @@ WITH old AS MATERIALIZED (
       FROM ONLY :"schema".:"table" AS outbox
      WHERE outbox.ctid >= $1::text::tid AND outbox.ctid < $2::text::tid
        AND outbox.ctid <> ALL ($5::text[]::tid[])
-       AND outbox.:"relayed_at" < now() - $4::float8 * interval '1 second'
+       AND (:marked) AND :marked_at < now() - $4::float8 * interval '1 second'
        -- Not those that the publication's row filter keeps back: table/row_filter.sql.
        AND (:filter)
        AND NOT EXISTS (SELECT FROM pgoutbox.parked

@@ -1,7 +1,7 @@
 -- Rows of a range of pages that the relay has had its chance at, and that are neither marked nor
 -- parked. The range is read by a TID range scan: no index, and no more than asked for.
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
---        -v slot=pgoutbox -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v relayed_at=relayed_at -v mode=update -v filter=true -v xmin=735 \
+--        -v slot=pgoutbox -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v marked='outbox.relayed_at IS NOT NULL' -v mode=update -v filter=true -v xmin=735 \
 --        -v from='(0,0)' -v to='(12800,0)' -f reconcile/reconcile.sql
 SELECT count(*) AS rows,
        min(missing.occurred_at COLLATE "C") AS oldest,
@@ -17,7 +17,7 @@ SELECT count(*) AS rows,
                    -- Not those that the publication's row filter keeps back: table/row_filter.sql.
                    AND (:filter)
                    AND NOT CASE :'mode'
-                           WHEN 'update' THEN outbox.:"relayed_at" IS NOT NULL
+                           WHEN 'update' THEN (:marked)
                            WHEN 'side_table' THEN EXISTS (SELECT FROM pgoutbox.relayed AS mark
                                 WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = outbox.:"id"::text
                                   AND pgoutbox.is_mark_of(mark, outbox.xmin, CASE WHEN :'time' <> 'none' THEN coalesce(outbox.:"occurred_at"::text, '') END))

@@ -2,7 +2,7 @@
 -- where they have moved since. Their columns' texts are taken as the server writes them out, not
 -- cast to text: so the stream does it, and for char(n) and boolean the two differ.
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v id_schema=pg_catalog \
---        -v slot=pgoutbox -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v occurred_at=occurred_at -v id_type=uuid -v relayed_at=relayed_at \
+--        -v slot=pgoutbox -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v occurred_at=occurred_at -v id_type=uuid -v marked='outbox.relayed_at IS NOT NULL' \
 --        -v mode=update -v only=all -v rows='[{"id": "...", "leaf": "16389", "place": "(0,1)", "is_shared": false}]' -f replay/rows.sql
 WITH wanted AS MATERIALIZED (
     SELECT number, one ->> 'id' AS id, (one ->> 'leaf')::oid AS leaf, (one ->> 'place')::tid AS place,
@@ -26,12 +26,13 @@ WITH wanted AS MATERIALIZED (
 SELECT found.number AS pgoutbox_number, found.written_by AS pgoutbox_xmin, (found.pgoutbox_row).*
   FROM found
   JOIN wanted ON wanted.number = found.number
+ CROSS JOIN LATERAL (SELECT (found.pgoutbox_row).*) AS outbox
  -- Looked at again: it may have been marked or parked since it was found. A mark of a shared id says
  -- nothing.
  WHERE :'only' <> 'unrelayed'
     OR wanted.is_shared
     OR NOT CASE :'mode'
-           WHEN 'update' THEN (found.pgoutbox_row).:"relayed_at" IS NOT NULL
+           WHEN 'update' THEN (:marked)
            WHEN 'side_table' THEN EXISTS (SELECT FROM pgoutbox.relayed AS mark
                 WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = wanted.id
                   AND pgoutbox.is_mark_of(mark, found.written_by,

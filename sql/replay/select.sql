@@ -2,7 +2,7 @@
 -- no client memory, and no snapshot kept open while they are sent. An empty variable asks for
 -- nothing; a column that the table lacks is named by its id, and then not asked for.
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
---        -v slot=pgoutbox -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v time_schema=pg_catalog -v time_type=timestamptz -v relayed_at=relayed_at -v mode=update \
+--        -v slot=pgoutbox -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v time_schema=pg_catalog -v time_type=timestamptz -v marked='outbox.relayed_at IS NOT NULL' -v marked_at=outbox.relayed_at -v mode=update \
 --        -v aggregate_type=aggregate_type -v aggregate_id=aggregate_id -v wanted_type= -v wanted_id= \
 --        -v ids='[]' -v since= -v until= -v committed_since= -v committed_until= -v relayed_since= -v relayed_until= \
 --        -v only=all -v filter=true -v xmin= -f replay/select.sql
@@ -24,8 +24,8 @@ SELECT outbox.:"id"::text AS id, outbox.tableoid::text AS leaf, outbox.ctid::tex
    -- By way of text: a column that the table lacks is named by its id.
    AND (:'relayed_since' = '' AND :'relayed_until' = ''
         OR CASE :'mode'
-               WHEN 'update' THEN outbox.:"relayed_at"::text::timestamptz >= coalesce(nullif(:'relayed_since', ''), '-infinity')::timestamptz
-                              AND outbox.:"relayed_at"::text::timestamptz < coalesce(nullif(:'relayed_until', ''), 'infinity')::timestamptz
+               WHEN 'update' THEN :marked_at::text::timestamptz >= coalesce(nullif(:'relayed_since', ''), '-infinity')::timestamptz
+                              AND :marked_at::text::timestamptz < coalesce(nullif(:'relayed_until', ''), 'infinity')::timestamptz
                WHEN 'side_table' THEN EXISTS (SELECT FROM pgoutbox.relayed AS mark
                     WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = outbox.:"id"::text
                       AND pgoutbox.is_mark_of(mark, outbox.xmin, CASE WHEN :'time' <> 'none' THEN coalesce(outbox.:"occurred_at"::text, '') END)
@@ -34,7 +34,7 @@ SELECT outbox.:"id"::text AS id, outbox.tableoid::text AS leaf, outbox.ctid::tex
                ELSE false END)
    AND (:'only' = 'all'
         OR (:'only' = 'relayed') = CASE :'mode'
-               WHEN 'update' THEN outbox.:"relayed_at" IS NOT NULL
+               WHEN 'update' THEN (:marked)
                WHEN 'side_table' THEN EXISTS (SELECT FROM pgoutbox.relayed AS mark
                     WHERE mark.outbox = :'relation'::oid::regclass AND mark.id = outbox.:"id"::text
                       AND pgoutbox.is_mark_of(mark, outbox.xmin, CASE WHEN :'time' <> 'none' THEN coalesce(outbox.:"occurred_at"::text, '') END))

@@ -1,7 +1,7 @@
--- Whether a row with this id is in an outbox table, and since when it is marked: one row, or none.
--- The whole row goes through JSON, as not every table has the column.
---   psql -v schema=public -v table=outbox_messages -v id=id -v relayed_at=relayed_at -v event_id=7 -f table/row.sql
-SELECT to_jsonb(outbox) ->> :'relayed_at' AS relayed_at
+-- The row with this id, where it is in an outbox table: one row, or none. All of it, as JSON, since not
+-- every table has the columns of a mark.
+--   psql -v schema=public -v table=outbox_messages -v id=id -v event_id=7 -f table/row.sql
+SELECT to_jsonb(outbox)::text AS content
   FROM :"schema".:"table" AS outbox
  WHERE outbox.:"id" = :'event_id'
  LIMIT 1;

@@ -5,8 +5,9 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use super::{Roles, check, connect, say, schema};
-use crate::config::{AuditMode, Config, Needs, PartitionSpan, Sources, Table};
+use crate::config::{Config, Needs, PartitionSpan, Sources, Table};
 use crate::error::{Class, Fault, codes};
+use crate::postgres::outbox::look_up;
 use crate::postgres::sql;
 use crate::postgres::{self, column, query};
 use crate::rabbitmq::declare;
@@ -128,7 +129,7 @@ fn slot_before_publication(config: &Config) -> Fault {
         format!(
             "slot \"{slot}\" exists, but publication \"{}\" does not: a slot cannot use a \
              publication made after it; events committed since then are in the rows with \
-             relayed_at IS NULL",
+             no mark",
             config.postgres.publication
         ),
         format!(
@@ -166,14 +167,8 @@ impl Maker<'_> {
     }
 
     async fn columns(&self, table: &Table) -> Result<Option<Vec<(String, String)>>, Fault> {
-        let variables = [
-            ("schema", table.schema.as_str()),
-            ("table", &table.name),
-            ("relayed_at", &table.columns.relayed_at.name),
-        ];
-        let rows = query(self.client, &sql::render(sql::CHECK_TABLE, &variables)?).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        let oid = column::<u32>(row, "oid")?.to_string();
+        let Some(row) = look_up(self.client, table).await? else { return Ok(None) };
+        let oid = column::<u32>(&row, "oid")?.to_string();
         let variables = [("relation", oid.as_str()), ("publication", "")];
         let rows = query(self.client, &sql::render(sql::CHECK_COLUMNS, &variables)?).await?;
         let pair = |row| Ok((column(row, "name")?, column(row, "type_name")?));
@@ -287,7 +282,7 @@ impl Maker<'_> {
 
     async fn slot(&self, config: &Config, found: &Found, timeout: Duration) -> Result<(), Fault> {
         let slot = &config.postgres.slot;
-        let is_marking = config.audit.mode != AuditMode::None;
+        let is_marking = config.has_marks();
         if found.slot && !(found.is_begun && is_marking) {
             self.found(&format!("slot {slot}"));
             return Ok(());
@@ -396,10 +391,10 @@ fn foreign_column(table: &Table) -> Option<&str> {
         &columns.content_type,
         &columns.traceparent,
         &columns.tracestate,
-        &columns.relayed_at,
     ];
     let is_foreign = |name: &str| !name.is_empty() && !DEFAULT.contains(&name);
-    all.into_iter().filter(|c| c.is_explicit).map(|c| c.name.as_str()).find(|name| is_foreign(name))
+    let named = all.into_iter().filter(|c| c.is_explicit).map(|c| c.name.as_str());
+    named.chain(table.mark.names()).find(|name| is_foreign(name))
 }
 
 /// What was found was not made here, so it is looked at like `check` does.

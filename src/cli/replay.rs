@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use super::parked::aggregate;
 use super::say;
-use crate::config::{AuditMode, Config, Needs, Sources};
+use crate::config::{AuditMode, Config, Needs, Sources, Table};
 use crate::core::event::POSTGRES_EPOCH_MICROS;
 use crate::core::message::Message;
 use crate::error::Fault;
@@ -191,7 +191,9 @@ impl Args {
                 "leave --only unrelayed out, or --relayed-since and --relayed-until",
             ));
         }
-        if self.is_by_commit() && !self.wants_parked() && is_rewritten(config, self.only()) {
+        let is_rewritten = self.only() != Only::Unrelayed
+            && self.tables(config).any(|table| table.is_marked_in_rows());
+        if self.is_by_commit() && !self.wants_parked() && is_rewritten {
             return Err(Fault::usage(
                 "audit.mode is update: a mark rewrites the row, and when the row was first \
                  committed the server knows no more",
@@ -199,31 +201,54 @@ impl Args {
                  (occurred_at); for what was not, add --only unrelayed",
             ));
         }
-        match config.audit.mode {
-            AuditMode::None if self.is_by_mark() => Err(Fault::usage(
+        self.tables(config).try_for_each(|table| self.check_table(config, table))
+    }
+
+    /// The tables that it is about; none where there is no such table, which is said later.
+    fn tables<'c>(&self, config: &'c Config) -> impl Iterator<Item = &'c Table> {
+        let wanted = self.table.clone();
+        config
+            .tables
+            .iter()
+            .filter(move |table| wanted.as_ref().is_none_or(|wanted| table.title() == *wanted))
+    }
+
+    /// Whether the marks of a table, or that it has none, say what is asked.
+    fn check_table(&self, config: &Config, table: &Table) -> Result<(), Fault> {
+        let what = |what: &str| match config.tables.len() {
+            1 => what.to_owned(),
+            _ => format!("{}: {what}", table.title()),
+        };
+        let fault = |why: &str, hint: &str| match config.tables.len() {
+            1 => Err(Fault::usage(what(why), hint)),
+            _ => {
+                Err(Fault::usage(what(why), format!("{hint}; or choose another table by --table")))
+            }
+        };
+        match table.audit_mode {
+            AuditMode::None if self.is_by_mark() => fault(
                 "audit.mode is none: no row is ever marked, and when it was delivered is not known",
                 "choose by --since and --until (occurred_at), or by --committed-since and --committed-until",
-            )),
-            AuditMode::Delete if self.is_by_mark() => Err(Fault::usage(
+            ),
+            AuditMode::Delete if self.is_by_mark() => fault(
                 "audit.mode is delete: a delivered row is gone",
                 "consumers or backups may still have the event",
-            )),
-            AuditMode::None if self.mark || self.only() != Only::All => Err(Fault::usage(
+            ),
+            AuditMode::Update if self.is_by_mark() && table.mark.time_column().is_none() => fault(
+                "the mark has no time: when a row was delivered is not known",
+                "choose by --since and --until (occurred_at), or add a column with \"now()\" to [tables.mark]",
+            ),
+            AuditMode::None if self.mark || self.only() != Only::All => fault(
                 "audit.mode is none: no row is ever marked",
                 "leave --mark and --only out, or choose another audit.mode",
-            )),
-            AuditMode::Delete if self.only() == Only::Relayed => Err(Fault::usage(
+            ),
+            AuditMode::Delete if self.only() == Only::Relayed => fault(
                 "audit.mode is delete: a delivered row is gone",
                 "leave --only relayed out; consumers or backups may still have the event",
-            )),
+            ),
             _ => Ok(()),
         }
     }
-}
-
-/// Whether the last to write a row may be its mark.
-fn is_rewritten(config: &Config, only: Only) -> bool {
-    config.audit.mode == AuditMode::Update && only != Only::Unrelayed
 }
 
 /// Sends what was asked for, and says whether all of it was delivered.

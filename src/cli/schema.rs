@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::Roles;
-use crate::config::{AuditMode, Config, Needs, PartitionSpan, Sources, Table};
+use crate::config::{Config, Needs, PartitionSpan, Sources, Table};
 use crate::core::partition;
 use crate::error::Fault;
+use crate::postgres::grants::mark_grants;
 use crate::postgres::sql;
 use crate::slot::{
     self, grants_for, parked_grants, prune_grants, reconcile_grants, replay_grants, type_grants,
@@ -113,28 +114,23 @@ pub(super) fn roles(config: &Config, stream: &str, audit: &str) -> Result<Vec<St
     let database = config.postgres.audit.database.as_str();
     let variables = [("stream_role", stream), ("audit_role", audit), ("database", database)];
     let mut parts = vec![sql::render(sql::INIT_ROLES, &variables)?];
-    let mode = config.audit.mode;
     for table in &config.tables {
         parts.push(parked_grants(table, audit)?);
         parts.push(type_grants(table, audit)?);
     }
-    let grants = match mode {
-        AuditMode::Update => sql::GRANTS_UPDATE,
-        AuditMode::Delete => sql::GRANTS_DELETE,
-        AuditMode::SideTable => sql::GRANTS_SIDE_TABLE,
-        AuditMode::None => return Ok(parts),
-    };
-    for table in &config.tables {
-        parts.push(grants_for(grants, mode, table, audit)?);
+    let marked = || config.tables.iter().filter(|table| table.has_marks());
+    for table in marked() {
+        let grants = mark_grants(table.audit_mode).unwrap_or_default();
+        parts.push(grants_for(grants, table, audit)?);
         if config.is_catching_up() {
-            parts.push(grants_for(sql::GRANTS_CATCH_UP, mode, table, audit)?);
+            parts.push(grants_for(sql::GRANTS_CATCH_UP, table, audit)?);
         }
     }
-    for table in config.tables.iter().filter(|_| config.prune.keep.is_some()) {
+    for table in marked().filter(|_| config.prune.keep.is_some()) {
         parts.push(prune_grants(table, audit)?);
     }
     parts.dedup();
-    for table in &config.tables {
+    for table in marked() {
         parts.push(reconcile_grants(table, audit)?);
         if config.reconcile.republishes {
             parts.push(replay_grants(table, audit)?);

@@ -85,7 +85,7 @@ async fn look(args: &Args, client: &Client, config: &Config) -> Result<Ledger, F
     let mut tables = Vec::new();
     for number in 0..config.tables.len() {
         let outbox = Outbox::find(client, config, number).await?;
-        let table = ledger::table(client, config, &outbox, &xmin, before, args.exact).await;
+        let table = ledger::table(client, &outbox, &xmin, before, args.exact).await;
         let explained = |fault| {
             explain_filter(with_grant(fault, config, &outbox), &outbox.title(), &outbox.filter)
         };

@@ -8,8 +8,7 @@ use super::source::Origin;
 use super::value::quote;
 use super::values::Values;
 use super::{
-    AuditMode, ColumnRef, Columns, Config, GuardPolicy, OnSlotLoss, Piece, Property, Table,
-    Template,
+    ColumnRef, Columns, Config, GuardPolicy, OnSlotLoss, Piece, Property, Table, Template,
 };
 
 /// Reports every contradiction.
@@ -18,7 +17,7 @@ pub(crate) fn check(config: &Config, values: &Values, problems: &mut Problems) {
     check.durations(config);
     check.upkeep(config);
     for (index, table) in config.tables.iter().enumerate() {
-        check.table(&format!("tables.{index}"), table, config.audit.mode);
+        check.table(&format!("tables.{index}"), table);
         check.user_id(&format!("tables.{index}"), table);
     }
     check.slot_loss(config);
@@ -88,7 +87,7 @@ impl Check<'_> {
             let keys = ["parking.backoff_min", "parking.backoff_max"];
             self.clash(keys, what, "lower backoff_min or raise backoff_max");
         }
-        if audit.mode != AuditMode::None && config.reconcile.age < audit.give_up {
+        if config.has_marks() && config.reconcile.age < audit.give_up {
             let [age, give_up] = [config.reconcile.age, audit.give_up].map(span);
             let what = format!("reconcile.age ({age}) is below audit.give_up ({give_up})");
             let hint = "a mark that is still tried would count as missing, and its event be sent \
@@ -114,7 +113,7 @@ impl Check<'_> {
     }
 
     fn upkeep(&mut self, config: &Config) {
-        let has_no_marks = config.audit.mode == AuditMode::None;
+        let has_no_marks = !config.has_marks();
         if has_no_marks && config.prune.keep.is_some() {
             let what =
                 "is set, but audit.mode none leaves nothing that says which rows were relayed";
@@ -132,7 +131,7 @@ impl Check<'_> {
             let hint = "choose another audit.mode, or take reconcile.republish away";
             self.clash(["reconcile.republish", "audit.mode"], what, hint);
         }
-        let is_halting = config.postgres.on_slot_loss == OnSlotLoss::Halt;
+        let is_halting = config.postgres.on_slot_loss == OnSlotLoss::Halt && !has_no_marks;
         if is_halting && config.guard.policy == GuardPolicy::DropSlot {
             let what = "drops the slot, but postgres.on_slot_loss halt makes no new one";
             let hint = "choose on_slot_loss catch_up, or guard.policy alert or stop";
@@ -146,7 +145,7 @@ impl Check<'_> {
         }
     }
 
-    fn table(&mut self, key: &str, table: &Table, mode: AuditMode) {
+    fn table(&mut self, key: &str, table: &Table) {
         let column = |name: &str| format!("{key}.columns.{name}");
         let is_literal = self.values.is_set(&format!("{key}.schema"));
         if table.schema.is_empty() || table.name.is_empty() {
@@ -169,34 +168,61 @@ impl Check<'_> {
                 self.clash([&column(name), &column(name)], "is empty", hint);
             }
         }
-        let mark = &columns.relayed_at;
-        if mode == AuditMode::Update && mark.name.is_empty() {
-            let hint = "name the column, or choose audit.mode side_table, delete or none";
-            let what = "is empty, but audit.mode update writes the mark there";
-            self.clash([&column("relayed_at"), "audit.mode"], what, hint);
-        }
-        let other = fields(columns).into_iter().find(|(name, other)| {
-            *name != "relayed_at" && !mark.name.is_empty() && other.name == mark.name
-        });
-        if let Some((name, _)) = other {
-            let what = format!("is the same column as {name}: marks would overwrite it");
-            let keys = [column("relayed_at"), column(name)];
-            self.clash([&keys[0], &keys[1]], what, "give the mark a column of its own");
-        }
-        self.written(key, columns);
+        self.mark(key, table);
+        self.written(key, table);
         self.template(&format!("{key}.exchange"), &table.exchange, columns);
         self.template(&format!("{key}.routing_key"), &table.routing_key, columns);
     }
 
+    /// What a marked row holds is written to columns of its own.
+    fn mark(&mut self, key: &str, table: &Table) {
+        let column = |name: &str| format!("{key}.columns.{name}");
+        let (own, names) = (format!("{key}.audit.mode"), table.mark.names().collect::<Vec<_>>());
+        let mode = if self.values.is_set(&own) { own.as_str() } else { "audit.mode" };
+        if table.is_marked_in_rows() && names.iter().any(|name| name.is_empty()) {
+            let hint = "name the column, or choose audit.mode side_table, delete or none";
+            let what = "is empty, but audit.mode update writes the mark there";
+            self.clash([&column("relayed_at"), mode], what, hint);
+        }
+        let by_hand = |name: &&&str| {
+            let set = format!("{key}.mark.{name}");
+            self.values.is_set(&set) && !self.values.is_preset(&set)
+        };
+        if let Some(name) = names.iter().find(by_hand).filter(|_| !table.is_marked_in_rows()) {
+            let what = format!(
+                "says what a marked row holds, but audit.mode {} writes no mark there",
+                table.audit_mode.name()
+            );
+            let hint = "choose audit.mode update, or take [tables.mark] away";
+            self.clash([&format!("{key}.mark.{name}"), mode], what, hint);
+        }
+        let fields = fields(&table.columns);
+        let is_mark =
+            |column: &ColumnRef| !column.name.is_empty() && names.contains(&column.name.as_str());
+        if let Some((name, same)) = fields.iter().find(|(_, other)| is_mark(other)) {
+            let what = format!("is the same column as {name}: marks would overwrite it");
+            let mark = format!("{key}.mark.{}", same.name);
+            let mark = if self.values.is_set(&mark) { mark } else { column("relayed_at") };
+            self.clash([&mark, &column(name)], what, "give the mark a column of its own");
+        }
+    }
+
     /// The tries of a parked event are written to columns of their own: anywhere else they would
     /// pass for a mark, or change what is published.
-    fn written(&mut self, key: &str, columns: &Columns) {
+    fn written(&mut self, key: &str, table: &Table) {
+        let columns = &table.columns;
+        let marks: Vec<_> = table
+            .mark
+            .names()
+            .map(|name| ColumnRef { name: name.to_owned(), is_explicit: false })
+            .collect();
         let tries = [
             ("attempt", &columns.attempt),
             ("last_error", &columns.last_error),
             ("failed_at", &columns.failed_at),
         ];
         let mut others: Vec<_> = fields(columns).to_vec();
+        others.extend(marks.iter().map(|column| ("relayed_at", column)));
         for (name, column) in tries {
             let same = others
                 .iter()
@@ -247,7 +273,7 @@ impl Check<'_> {
         let key = "postgres.on_slot_loss";
         let is_asked =
             self.values.is_set(key) && config.postgres.on_slot_loss == OnSlotLoss::CatchUp;
-        if is_asked && config.audit.mode == AuditMode::None {
+        if is_asked && !config.has_marks() {
             let what =
                 "is catch_up, but with audit.mode = none there is no record of what was delivered";
             let hint = "choose audit.mode update, side_table or delete, or on_slot_loss halt";
@@ -294,7 +320,7 @@ impl Check<'_> {
 }
 
 /// Field names with their columns.
-fn fields(columns: &Columns) -> [(&'static str, &ColumnRef); 13] {
+fn fields(columns: &Columns) -> [(&'static str, &ColumnRef); 12] {
     [
         ("id", &columns.id),
         ("aggregate_type", &columns.aggregate_type),
@@ -308,6 +334,5 @@ fn fields(columns: &Columns) -> [(&'static str, &ColumnRef); 13] {
         ("content_type", &columns.content_type),
         ("traceparent", &columns.traceparent),
         ("tracestate", &columns.tracestate),
-        ("relayed_at", &columns.relayed_at),
     ]
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::settings::{Preset, SETTINGS, Setting};
+use super::settings::{Fallback, SETTINGS, Setting};
 
 /// A Markdown table of all settings: key, variable and flag, default, bounds, meaning. The
 /// `docs/settings.md` holds it between markers, and a test keeps it so.
@@ -11,10 +11,10 @@ pub fn docs_markdown() -> String {
         "| Key | Variable, flag | Default | Bounds | Meaning |\n|---|---|---|---|---|\n",
     );
     for setting in SETTINGS {
-        let default = match setting.preset {
-            Preset::Unset => String::new(),
-            Preset::Value(value) => format!("`{}`", cell(value)),
-            Preset::Derived(words) => cell(words),
+        let default = match setting.fallback {
+            Fallback::Unset => String::new(),
+            Fallback::Value(value) => format!("`{}`", cell(value)),
+            Fallback::Derived(words) => cell(words),
         };
         // Writing to a String cannot fail.
         let _ = writeln!(

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, json};
 
 use super::Config;
-use super::settings::{self, Kind, Preset, SETTINGS, Setting};
+use super::settings::{self, Fallback, Kind, SETTINGS, Setting};
 use super::shown::Shown;
 use super::value::Raw;
 use super::values::Values;
@@ -220,11 +220,11 @@ fn entry(setting: &Setting, key: String, values: &Values, shown: &Shown) -> Entr
             key,
         };
     }
-    let preset = match setting.preset {
-        Preset::Value(text) => Some(Raw::Untyped(text.to_owned())),
-        Preset::Unset | Preset::Derived(_) => None,
+    let fallback = match setting.fallback {
+        Fallback::Value(text) => Some(Raw::Untyped(text.to_owned())),
+        Fallback::Unset | Fallback::Derived(_) => None,
     };
-    let raw = values.raw(&key).cloned().or(preset);
+    let raw = values.raw(&key).cloned().or(fallback);
     let value = raw.map(|raw| shape(setting.kind, raw));
     Entry { value, place: place(setting, &key), key, origin }
 }

@@ -12,8 +12,8 @@ use super::tables::{queues, tables};
 use super::upkeep::{guard, prune};
 use super::values::Values;
 use super::{
-    Audit, AuditMode, Config, Declare, Http, Log, Parking, Reconcile, Renewal, Secret, Session,
-    Window,
+    Audit, Config, Declare, Http, Log, OnSlotLoss, Parking, Reconcile, Renewal, Secret, Session,
+    Table, Window,
 };
 use crate::error::Fault;
 
@@ -82,10 +82,11 @@ pub(crate) fn assemble(
     shown: &mut Shown,
 ) -> Config {
     let env = Environment::new(sources);
-    let postgres = Assembly { values, env: &env, problems, shown }.postgres(needs.postgres);
+    let mut postgres = Assembly { values, env: &env, problems, shown }.postgres(needs.postgres);
     let amqp = amqp(values, &postgres.slot, needs.amqp, problems, shown);
     let text = |key: &str| values.text(key).unwrap_or_default();
     let mut tables = tables(values, problems, shown);
+    postgres.on_slot_loss = on_slot_loss(values, &tables, postgres.on_slot_loss, shown);
     for table in &mut tables {
         table.message.broker_user = amqp.brokers.first().map(|broker| broker.user.clone());
     }
@@ -99,12 +100,6 @@ pub(crate) fn assemble(
             is_strict: text("window.ordering") == "strict",
         },
         audit: Audit {
-            mode: match text("audit.mode").as_str() {
-                "delete" => AuditMode::Delete,
-                "side_table" => AuditMode::SideTable,
-                "none" => AuditMode::None,
-                _ => AuditMode::Update,
-            },
             batch: values.number("audit.batch"),
             linger: values.span("audit.linger"),
             hold: values.span("audit.hold"),
@@ -143,4 +138,21 @@ pub(crate) fn assemble(
             queues: queues(values, problems),
         },
     }
+}
+
+/// What a table without marks lost with its slot, no list brings back: only where somebody says so does the
+/// relay go on.
+fn on_slot_loss(
+    values: &Values,
+    tables: &[Table],
+    said: OnSlotLoss,
+    shown: &mut Shown,
+) -> OnSlotLoss {
+    let key = "postgres.on_slot_loss";
+    let unmarked = tables.iter().position(|table| !table.has_marks());
+    let Some(unmarked) = unmarked.filter(|_| !values.is_set(key)) else { return said };
+    let own = format!("tables.{unmarked}.audit.mode");
+    let mode = if values.is_set(&own) { own.as_str() } else { "audit.mode" };
+    shown.set(key, "halt", format!("{mode}: {}", values.origin(mode)));
+    OnSlotLoss::Halt
 }

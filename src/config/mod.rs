@@ -37,6 +37,7 @@ mod values;
 mod amqp;
 mod contradiction;
 mod load;
+mod mark;
 mod message;
 mod otlp;
 mod postgres;
@@ -64,6 +65,7 @@ pub use docs::docs_markdown;
 pub(crate) use explain::Explained;
 pub use flags::Flags;
 pub use load::{Needs, load};
+pub use mark::{MarkColumn, MarkColumns, MarkValue};
 pub use message::{CloudEvents, Field, MessageMap, Property, Route, ValueType};
 pub(crate) use reload::{InForce, plan};
 pub(crate) use renewal::{Place, Renewal};
@@ -126,10 +128,20 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether a lost slot is made up for from the table. Without marks nothing tells which
-    /// rows wait.
+    /// Whether a lost slot is made up for from the tables that have marks. Without marks nothing tells
+    /// which rows wait.
     pub(crate) fn is_catching_up(&self) -> bool {
-        self.postgres.on_slot_loss == OnSlotLoss::CatchUp && self.audit.mode != AuditMode::None
+        self.postgres.on_slot_loss == OnSlotLoss::CatchUp && self.has_marks()
+    }
+
+    /// Whether a table has marks.
+    pub(crate) fn has_marks(&self) -> bool {
+        self.tables.iter().any(Table::has_marks)
+    }
+
+    /// The tables without marks.
+    pub(crate) fn unmarked(&self) -> impl Iterator<Item = &Table> {
+        self.tables.iter().filter(|table| !table.has_marks())
     }
 }
 
@@ -344,6 +356,10 @@ pub struct Table {
     pub is_mandatory: bool,
     /// What its messages have beside what follows from the columns. Default nothing.
     pub message: MessageMap,
+    /// How its delivered events are marked. Default: as `audit.mode` says.
+    pub audit_mode: AuditMode,
+    /// What a marked row holds. Default: a time in `relayed_at`.
+    pub mark: MarkColumns,
 }
 
 /// What becomes of an event that cannot be delivered.
@@ -390,8 +406,6 @@ pub struct Columns {
     pub traceparent: ColumnRef,
     /// Becomes the header `tracestate` of the same standard. Default `tracestate`.
     pub tracestate: ColumnRef,
-    /// The mark: timestamptz or timestamp. Default `relayed_at`.
-    pub relayed_at: ColumnRef,
     /// Tries of a parked event: integer or bigint. Default `attempt`.
     pub attempt: ColumnRef,
     /// Why its last try failed: text. Default `last_error`.
@@ -434,11 +448,9 @@ pub struct Window {
     pub is_strict: bool,
 }
 
-/// How delivered events are marked: `[audit]`.
+/// How delivered events are marked: `[audit]`. What a mark is, each table says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
-    /// What a mark is. Default `update`.
-    pub mode: AuditMode,
     /// Most marks in one statement. Default 500.
     pub batch: usize,
     /// How long a mark may wait for its batch to fill. Default 50 ms.
@@ -452,7 +464,7 @@ pub struct Audit {
 /// What a mark is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuditMode {
-    /// `UPDATE … SET relayed_at = now()`.
+    /// `UPDATE … SET relayed_at = now()`, or what [`Table::mark`] says.
     Update,
     /// `DELETE` the row.
     Delete,

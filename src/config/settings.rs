@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
+use Fallback::{Derived, Unset, Value};
 use Kind::{
-    AmqpUrl, Choice, Column, Count, ExchangeType, Field, File, Flag, HttpUrl, List, Listen,
-    LogFilter, Name, PostgresUrl, Secret, Size, SlotName, Span, SslMode, Template, Text,
+    AmqpUrl, Choice, Column, Constant, Count, ExchangeType, Field, File, Flag, HttpUrl, List,
+    Listen, LogFilter, Name, PostgresUrl, Secret, Size, SlotName, Span, SslMode, Template, Text,
 };
-use Preset::{Derived, Unset, Value};
 
 /// What a setting's value must look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub(crate) enum Kind {
     Template,
     /// What a header or a member of the body holds: a template, a number or a flag.
     Field,
+    /// What a column of the mark holds: a text, a whole number or a flag.
+    Constant,
     /// Directives of tracing's `EnvFilter`.
     LogFilter,
     /// An IP address and a port, or `off`.
@@ -89,6 +91,7 @@ impl Kind {
             File => "PEM file".to_owned(),
             Template => "template".to_owned(),
             Field => "template, number, `true` or `false`".to_owned(),
+            Constant => "text, number, `true` or `false`".to_owned(),
             LogFilter => "a level, or `target=level` pairs".to_owned(),
             Listen => "`IP:port`, or `off`".to_owned(),
             List => "list; comma-separated outside the file".to_owned(),
@@ -103,6 +106,8 @@ impl Kind {
 pub(crate) const FLAGS: [&str; 2] = ["true", "false"];
 /// `postgres.sslmode`'s words.
 pub(crate) const SSL_MODES: [&str; 4] = ["disable", "require", "verify-ca", "verify-full"];
+/// `audit.mode`'s words.
+pub(crate) const AUDIT_MODES: [&str; 4] = ["update", "delete", "side_table", "none"];
 /// `prune.partition_span`'s words.
 pub(crate) const PARTITION_SPANS: [&str; 4] = ["hour", "day", "week", "month"];
 /// `guard.policy`'s words.
@@ -125,7 +130,7 @@ pub(crate) fn span(duration: Duration) -> String {
 
 /// What holds where nobody sets anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Preset {
+pub(crate) enum Fallback {
     /// Nothing.
     Unset,
     /// This, written as a variable would be.
@@ -142,7 +147,7 @@ pub(crate) struct Setting {
     /// What its value must look like.
     pub(crate) kind: Kind,
     /// What holds where nobody sets it.
-    pub(crate) preset: Preset,
+    pub(crate) fallback: Fallback,
     /// A flag of its own, beside `--set`.
     pub(crate) flag: Option<&'static str>,
     /// A variable that other programs read too.
@@ -151,8 +156,8 @@ pub(crate) struct Setting {
     pub(crate) doc: &'static str,
 }
 
-const fn setting(key: &'static str, kind: Kind, preset: Preset, doc: &'static str) -> Setting {
-    Setting { key, kind, preset, flag: None, shared_env: None, doc }
+const fn setting(key: &'static str, kind: Kind, fallback: Fallback, doc: &'static str) -> Setting {
+    Setting { key, kind, fallback, flag: None, shared_env: None, doc }
 }
 
 impl Setting {
@@ -201,7 +206,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("postgres.key_file", File, Unset, "key of the client certificate"),
     setting("postgres.slot", SlotName, Value("pgoutbox"), "logical replication slot").flag("--slot"),
     setting("postgres.publication", Name, Value("pgoutbox"), "publication").flag("--publication"),
-    setting("postgres.on_slot_loss", Choice(&["catch_up", "halt"]), Value("catch_up"), "what `run` does where its slot is gone or lost: make a new one and publish the rows that wait in the table first, or stop"),
+    setting("postgres.on_slot_loss", Choice(&["catch_up", "halt"]), Value("catch_up"), "what `run` does where its slot is gone or lost: make a new one and publish the rows that wait in the tables first, or stop; where a table has `audit.mode` none, `halt` unless it is set, since nothing tells which rows of it wait"),
     setting("postgres.failover", Flag, Value("false"), "whether a slot made here is copied to standbys and outlives a failover; from Postgres 17 on"),
     setting("postgres.application_name", Text(63), Derived("`pgoutbox/<slot>`"), "name shown in `pg_stat_activity` and `pg_stat_replication`"),
     setting("postgres.wal_sender_timeout", Span { min: secs(1), max: mins(10) }, Value("10s"), "after which silence the server gives the stream up, and a standby can take the slot"),
@@ -228,6 +233,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.content_type", Text(255), Value("application/json"), "content type where the row has none"),
     setting("tables.*.app_id", Text(255), Unset, "`app_id` of the messages"),
     setting("tables.*.mandatory", Flag, Value("true"), "whether RabbitMQ returns what no queue takes; `false` for exchanges of plugins that say so of what they deliver (delayed-message, deduplication): then what no queue takes is lost"),
+    setting("tables.*.audit.mode", Choice(&AUDIT_MODES), Derived("`audit.mode`"), "how a delivered event of this table is marked"),
+    setting("tables.*.mark.?", Constant, Unset, "a column that a marked row holds this value in, such as `status = \"DELIVERED\"`, `published = 1` or `sent_at = \"now()\"`; a row is marked where each of them does; goes before `columns.relayed_at`"),
     setting("tables.*.on_failure", Choice(&["park", "dead_letter", "block"]), Value("park"), "what becomes of an event that cannot be delivered: put aside and tried again, waited for, or sent to `dead_letter_exchange`"),
     setting("tables.*.hold_aggregate", Flag, Value("true"), "whether later events of its aggregate wait behind a parked one"),
     setting("tables.*.dead_letter_exchange", Text(255), Unset, "exchange for events that cannot be delivered, with the reason in headers"),
@@ -265,7 +272,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.columns.content_type", Column, Value("content_type"), "becomes `content_type`"),
     setting("tables.*.columns.traceparent", Column, Value("traceparent"), "becomes the header `traceparent`, unchanged, unless `headers` has one"),
     setting("tables.*.columns.tracestate", Column, Value("tracestate"), "becomes the header `tracestate`, likewise"),
-    setting("tables.*.columns.relayed_at", Column, Value("relayed_at"), "the mark: timestamptz or timestamp"),
+    setting("tables.*.columns.relayed_at", Column, Value("relayed_at"), "the mark: timestamptz or timestamp; `mark` has other kinds"),
     setting("tables.*.columns.attempt", Column, Value("attempt"), "where the tries of a parked event are counted: integer or bigint"),
     setting("tables.*.columns.last_error", Column, Value("last_error"), "why its last try failed: text"),
     setting("tables.*.columns.failed_at", Column, Value("failed_at"), "when its tries ended: timestamptz or timestamp"),
@@ -274,7 +281,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("window.bytes", Size { min: 64 * KIB, max: 4 * GIB }, Value("32MiB"), "bytes of their bodies; one larger message alone still passes"),
     setting("window.ordering", Choice(&["pipelined", "strict"]), Value("pipelined"), "`strict`: at most one message in flight per aggregate, so that not even a nack or a return lets a later event pass"),
 
-    setting("audit.mode", Choice(&["update", "delete", "side_table", "none"]), Value("update"), "how a delivered event is marked"),
+    setting("audit.mode", Choice(&AUDIT_MODES), Value("update"), "how a delivered event is marked; `tables.N.audit.mode` says it for one table"),
     setting("audit.batch", Count { min: 1, max: 10_000 }, Value("500"), "most marks in one statement"),
     setting("audit.linger", Span { min: ms(0), max: secs(10) }, Value("50ms"), "how long a mark may wait for its batch to fill"),
     setting("audit.hold", Span { min: ms(100), max: mins(10) }, Value("10s"), "how long a mark that cannot be written holds the LSN"),

@@ -58,6 +58,8 @@ impl fmt::Debug for Sources {
 pub(crate) enum Origin {
     /// Nowhere.
     Default,
+    /// The preset of this name, which a table is said to be of.
+    Preset(&'static str),
     /// A variable that other programs read too. Below the file, which was written for
     /// pgoutbox, while such a variable may be there for its neighbours.
     SharedEnv(String),
@@ -91,6 +93,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
+            Self::Preset(name) => write!(f, "preset {name}"),
             Self::SharedEnv(name) | Self::Env(name) | Self::Flag(name) => f.write_str(name),
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
         }

@@ -1,10 +1,11 @@
 //! From settings to tables and queues.
 
+use super::mark::mark;
 use super::message::message_map;
 use super::problem::Problems;
 use super::shown::Shown;
 use super::values::Values;
-use super::{ColumnRef, Columns, OnFailure, Queue, Table};
+use super::{AuditMode, ColumnRef, Columns, OnFailure, Queue, Table};
 
 /// `[[tables]]`; one of default names where none is set.
 pub(crate) fn tables(values: &Values, problems: &mut Problems, shown: &mut Shown) -> Vec<Table> {
@@ -56,6 +57,8 @@ fn table(values: &Values, key: &str, problems: &mut Problems, shown: &mut Shown)
         content_type: text("content_type").unwrap_or_default(),
         app_id: text("app_id"),
         on_failure: on_failure(values, key, problems),
+        audit_mode: audit_mode(values, key),
+        mark: mark(values, key, problems),
         is_mandatory: values.flag(&format!("{key}.mandatory")),
         is_holding: values.flag(&format!("{key}.hold_aggregate")),
     }
@@ -80,10 +83,18 @@ fn on_failure(values: &Values, key: &str, problems: &mut Problems) -> OnFailure 
     }
 }
 
+fn audit_mode(values: &Values, key: &str) -> AuditMode {
+    let own = values.text(&format!("{key}.audit.mode"));
+    AuditMode::named(&own.or_else(|| values.text("audit.mode")).unwrap_or_default())
+}
+
 fn columns(values: &Values, key: &str) -> Columns {
     let column = |name: &str| {
         let key = format!("{key}.{name}");
-        ColumnRef { name: values.text(&key).unwrap_or_default(), is_explicit: values.is_set(&key) }
+        ColumnRef {
+            name: values.text(&key).unwrap_or_default(),
+            is_explicit: values.is_set(&key) && !values.is_preset(&key),
+        }
     };
     Columns {
         id: column("id"),
@@ -98,7 +109,6 @@ fn columns(values: &Values, key: &str) -> Columns {
         content_type: column("content_type"),
         traceparent: column("traceparent"),
         tracestate: column("tracestate"),
-        relayed_at: column("relayed_at"),
         attempt: column("attempt"),
         last_error: column("last_error"),
         failed_at: column("failed_at"),

@@ -66,6 +66,7 @@ pub(crate) fn parse(kind: Kind, raw: &Raw) -> Result<Value, Wrong> {
         Kind::List => list(raw),
         Kind::AmqpUrl => super::amqp_url::parse_all(raw),
         Kind::Field => field(raw),
+        Kind::Constant => constant(raw),
         _ => match raw {
             Raw::Text(text) | Raw::Untyped(text) => parse_text(kind, text),
             Raw::Flag(flag) if kind == Kind::Flag => Ok(Value::Flag(*flag)),
@@ -106,7 +107,7 @@ fn parse_text(kind: Kind, text: &str) -> Result<Value, Wrong> {
         Kind::Template => template(text).map(Value::Template),
         Kind::PostgresUrl => PostgresUrl::parse(text).map(Box::new).map(Value::PostgresUrl),
         // These take more than a text: see `parse`.
-        Kind::Count { .. } | Kind::List | Kind::AmqpUrl | Kind::Field => {
+        Kind::Count { .. } | Kind::List | Kind::AmqpUrl | Kind::Field | Kind::Constant => {
             Err(wrong_type(kind, "a text"))
         }
     }
@@ -130,6 +131,17 @@ fn field(raw: &Raw) -> Result<Value, Wrong> {
     Ok(Value::Field(field))
 }
 
+fn constant(raw: &Raw) -> Result<Value, Wrong> {
+    let text = match raw {
+        Raw::Text(text) | Raw::Untyped(text) => return sized(Kind::Constant, text, 1, 255),
+        Raw::Integer(number) => number.to_string(),
+        Raw::Flag(flag) => flag.to_string(),
+        Raw::List(_) => return Err(wrong_type(Kind::Constant, "a list")),
+        Raw::Other(name) => return Err(wrong_type(Kind::Constant, name)),
+    };
+    Ok(Value::Text(text))
+}
+
 /// A value for an error: quoted, cut, on one line.
 pub(crate) fn quote(text: &str) -> String {
     let mut cut: String = text.chars().take(60).collect();
@@ -146,6 +158,7 @@ fn wrong_type(kind: Kind, found: &str) -> Wrong {
         Kind::Span { .. } | Kind::Seconds { .. } => "a duration such as \"30s\"",
         Kind::List => "a list of texts",
         Kind::Flag => "true or false",
+        Kind::Constant => "a text in quotes, a whole number, true or false",
         Kind::Field => "a template in quotes, a whole number, true or false",
         _ => "a text in quotes",
     };

@@ -8,7 +8,7 @@ use super::amqp_url::AmqpUrl;
 use super::message::Field;
 use super::postgres_url::PostgresUrl;
 use super::problem::Problems;
-use super::settings::{self, Preset};
+use super::settings::{self, Fallback};
 use super::source::{Collected, Origin};
 use super::value::{self, Raw, Value};
 use super::{Place, Template, TlsMode};
@@ -62,7 +62,7 @@ impl Values {
         let file = self.files.get(key).cloned();
         let setting = if file.is_some() { format!("{key}_file") } else { key.to_owned() };
         let name = match self.origin(key) {
-            Origin::Default => setting,
+            Origin::Default | Origin::Preset(_) => setting,
             Origin::File { path, line } => format!("{setting}, {}:{line}", path.display()),
             // The name of a file's variable is not kept.
             Origin::Env(_) | Origin::Flag(_) if file.is_some() => setting,
@@ -95,10 +95,12 @@ impl Values {
             return Some(value.clone());
         }
         let setting = settings::find(key)?;
-        match setting.preset {
-            // That every preset can be read is held by a test.
-            Preset::Value(text) => value::parse(setting.kind, &Raw::Untyped(text.to_owned())).ok(),
-            Preset::Unset | Preset::Derived(_) => None,
+        match setting.fallback {
+            // That every fallback can be read is held by a test.
+            Fallback::Value(text) => {
+                value::parse(setting.kind, &Raw::Untyped(text.to_owned())).ok()
+            }
+            Fallback::Unset | Fallback::Derived(_) => None,
         }
     }
 
@@ -171,6 +173,24 @@ impl Values {
                 _ => None,
             })
             .collect()
+    }
+
+    /// The names below a section such as `tables.0.mark`, each with its text, in the order of the names.
+    pub(crate) fn texts(&self, section: &str) -> Vec<(String, String)> {
+        let section = format!("{section}.");
+        let below =
+            self.set.range(section.clone()..).take_while(|(key, _)| key.starts_with(&section));
+        below
+            .filter_map(|(key, (value, _, _))| match value {
+                Value::Text(text) => Some((key.strip_prefix(&section)?.to_owned(), text.clone())),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Whether it is a table's preset that set it.
+    pub(crate) fn is_preset(&self, key: &str) -> bool {
+        matches!(self.origin(key), Origin::Preset(_))
     }
 
     /// The keys that are set.

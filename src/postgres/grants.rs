@@ -1,31 +1,35 @@
 //! The files of grants, rendered for a table.
 
+use super::mark::MarkSql;
 use super::sql;
 use crate::config::{AuditMode, Table};
 use crate::error::Fault;
+
+/// The file of what marking rows of a table needs; `None` where nothing is marked.
+pub(crate) fn mark_grants(mode: AuditMode) -> Option<&'static str> {
+    match mode {
+        AuditMode::Update => Some(sql::GRANTS_UPDATE),
+        AuditMode::Delete => Some(sql::GRANTS_DELETE),
+        AuditMode::SideTable => Some(sql::GRANTS_SIDE_TABLE),
+        AuditMode::None => None,
+    }
+}
 
 /// The grants of one table, rendered.
 ///
 /// # Errors
 /// None but a defect of the files.
-pub(crate) fn grants_for(
-    grants: &str,
-    mode: AuditMode,
-    table: &Table,
-    audit_role: &str,
-) -> Result<String, Fault> {
+pub(crate) fn grants_for(grants: &str, table: &Table, audit_role: &str) -> Result<String, Fault> {
     let (schema, name) = (("schema", table.schema.as_str()), ("table", table.name.as_str()));
     let id = ("id", table.columns.id.name.as_str());
-    let mark = ("relayed_at", table.columns.relayed_at.name.as_str());
+    let mark = MarkSql::of(table);
+    let mark = mark.variables();
     let role = ("audit_role", audit_role);
     if grants == sql::GRANTS_CATCH_UP {
         return sql::render(grants, &[schema, name, role]);
     }
-    match mode {
-        AuditMode::Update => sql::render(grants, &[schema, name, id, mark, role]),
-        AuditMode::Delete => sql::render(grants, &[schema, name, id, role]),
-        AuditMode::SideTable | AuditMode::None => sql::render(grants, &[role]),
-    }
+    let all: Vec<_> = [schema, name, id, role].into_iter().chain(mark).collect();
+    sql::render_some(grants, &all)
 }
 
 /// What reconciliation and `verify` read of a table.

@@ -9,6 +9,7 @@ mod farewell;
 pub(crate) mod grants;
 pub(crate) mod hosts;
 pub(crate) mod identity;
+pub(crate) mod mark;
 pub(crate) mod marker;
 pub(crate) mod outbox;
 pub(crate) mod outbox_table;

@@ -3,13 +3,14 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use postgres_types::{ToSql, Type};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use crate::config::{AuditMode, Columns, Config, Table};
 use crate::core::event::pgoutput::Column;
 use crate::core::event::relation::TimeKind;
 use crate::core::relay::marks::{Origin, Origins};
 use crate::error::{Fault, Kind};
+use crate::postgres::mark::MarkSql;
 use crate::postgres::sql;
 use crate::postgres::{classify, column, execute, query};
 
@@ -28,7 +29,7 @@ pub(crate) struct Outbox {
     pub time: Option<TimeKind>,
     /// It has columns of these fields.
     pub has_aggregate: (bool, bool),
-    mode: AuditMode,
+    marks: MarkSql,
     slot: String,
     /// Which rows the publication has: see [`row_filter`].
     pub filter: String,
@@ -52,14 +53,9 @@ impl Outbox {
         })?;
         let title = table.title();
         let missing = |what: String| Fault::definite(what, "pgoutbox check");
-        let variables = [
-            ("schema", table.schema.as_str()),
-            ("table", &table.name),
-            ("relayed_at", &table.columns.relayed_at.name),
-        ];
-        let rows = query(client, &sql::render(sql::CHECK_TABLE, &variables)?).await?;
-        let row = rows.first().ok_or_else(|| missing(format!("table {title} does not exist")))?;
-        let relation: u32 = column(row, "oid")?;
+        let row = look_up(client, &table).await?;
+        let row = row.ok_or_else(|| missing(format!("table {title} does not exist")))?;
+        let relation: u32 = column(&row, "oid")?;
         let columns = columns(client, relation).await?;
         let find = |name: &str| columns.iter().find(|column| column.name == name);
         let time_column = find(&table.columns.occurred_at.name);
@@ -72,9 +68,9 @@ impl Outbox {
             Some(column) => type_of(client, relation, &column.name).await?,
             None => None,
         };
-        if config.audit.mode == AuditMode::Update && find(&table.columns.relayed_at.name).is_none()
-        {
-            return Err(missing(format!("{title} has no column for relayed_at")));
+        let is_lacking = |name: &&str| table.is_marked_in_rows() && find(name).is_none();
+        if let Some(lacking) = table.mark.names().find(is_lacking) {
+            return Err(missing(format!("{title} has no column \"{lacking}\" for the mark")));
         }
         Ok(Self {
             number,
@@ -84,7 +80,7 @@ impl Outbox {
                 find(&table.columns.aggregate_type.name).is_some(),
                 find(&table.columns.aggregate_id.name).is_some(),
             ),
-            mode: config.audit.mode,
+            marks: MarkSql::of(&table),
             slot: config.postgres.slot.clone(),
             filter: row_filter(client, config, relation).await?,
             content: Content::find(client, relation, &table).await?,
@@ -111,7 +107,6 @@ impl Outbox {
         let or_id =
             |has: bool, name: &'_ str| if has { name.to_owned() } else { names.id.name.clone() };
         let occurred_at = or_id(self.time.is_some(), &names.occurred_at.name);
-        let relayed_at = or_id(self.mode == AuditMode::Update, &names.relayed_at.name);
         let aggregate_type = or_id(self.has_aggregate.0, &names.aggregate_type.name);
         let aggregate_id = or_id(self.has_aggregate.1, &names.aggregate_id.name);
         let own = [
@@ -124,16 +119,15 @@ impl Outbox {
             ("occurred_at", &occurred_at),
             ("time_schema", &self.time_type.0),
             ("time_type", &self.time_type.1),
-            ("relayed_at", &relayed_at),
             ("aggregate_type", &aggregate_type),
             ("aggregate_id", &aggregate_id),
-            ("mode", mode(self.mode)),
+            ("mode", self.table.audit_mode.name()),
             ("slot", &self.slot),
             ("filter", &self.filter),
             ("time", self.time.map_or("none", time_name)),
         ];
         let is_given = |name: &str| more.iter().any(|(given, _)| *given == name);
-        let own = own.into_iter().chain(self.content.variables());
+        let own = own.into_iter().chain(self.content.variables()).chain(self.marks.variables());
         let own = own.filter(|(name, _)| sql::has(file, name) && !is_given(name));
         let all: Vec<_> = own.chain(more.iter().copied()).collect();
         sql::render(file, &all)
@@ -169,7 +163,7 @@ impl Outbox {
         client: &Client,
         rows: &[(String, Origin)],
     ) -> Result<Marked, Fault> {
-        let (mark, still) = match self.mode {
+        let (mark, still) = match self.table.audit_mode {
             AuditMode::Update => (sql::MARK_UPDATE, Some(sql::MARK_STILL_UNMARKED)),
             AuditMode::Delete => (sql::MARK_DELETE, Some(sql::MARK_STILL_THERE)),
             AuditMode::SideTable => (sql::MARK_SIDE_TABLE, None),
@@ -201,7 +195,7 @@ impl Outbox {
         let ids: Vec<&str> = rows.iter().map(|(id, _)| id.as_str()).collect();
         let origins: Origins<'_> = rows.iter().map(|(_, origin)| origin).collect();
         let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&ids, Type::TEXT_ARRAY)];
-        if self.mode == AuditMode::SideTable {
+        if self.table.audit_mode == AuditMode::SideTable {
             let types = [Type::INT8_ARRAY, Type::INT8_ARRAY, Type::TEXT_ARRAY];
             parameters.extend(origins.parameters().into_iter().zip(types));
         }
@@ -267,14 +261,16 @@ impl Content {
     }
 }
 
-/// `audit.mode` as the settings write it.
-pub(crate) fn mode(mode: AuditMode) -> &'static str {
-    match mode {
-        AuditMode::Update => "update",
-        AuditMode::Delete => "delete",
-        AuditMode::SideTable => "side_table",
-        AuditMode::None => "none",
-    }
+/// A table as the catalog has it, by its name: see `check/table.sql`.
+///
+/// # Errors
+/// The connection's.
+pub(crate) async fn look_up(client: &Client, table: &Table) -> Result<Option<Row>, Fault> {
+    let marks = MarkSql::of(table);
+    let names = [("schema", table.schema.as_str()), ("table", &table.name)];
+    let variables: Vec<_> = names.into_iter().chain(marks.variables()).collect();
+    let rows = query(client, &sql::render_some(sql::CHECK_TABLE, &variables)?).await?;
+    Ok(rows.into_iter().next())
 }
 
 /// The publication's row filter for a table: an expression that is `true` where there is none.

@@ -783,10 +783,12 @@ async fn attached(
         let found = slot::attached(client, config, outboxes, looked, silence(config) / 2);
         match answered(config, found).await? {
             None => return Ok(first),
-            Some(what) if config.is_catching_up() => first = first.or(Some(what)),
-            Some(what) => {
+            Some(found) if config.is_catching_up() && found.has_marks => {
+                first = first.or(Some(found.what));
+            }
+            Some(found) => {
                 let hint = "pgoutbox replay --only unrelayed --mark  -- with audit.mode = none publish them yourself";
-                warn!(hint, "rows that no stream brings: {what}");
+                warn!(hint, "rows that no stream brings: {}", found.what);
             }
         }
     }

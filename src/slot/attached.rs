@@ -25,6 +25,14 @@ struct Part {
     command: String,
 }
 
+/// What was found.
+pub(crate) struct Attached {
+    /// In words.
+    pub what: String,
+    /// Its table has marks: a catch-up brings the rows.
+    pub has_marks: bool,
+}
+
 /// Looks at each partition that is new since the slot was last acknowledged, once. Says which has rows
 /// that wait, if one has; one that cannot be looked through within `patience` counts as such. To be asked
 /// before anything is acknowledged that was committed since.
@@ -37,7 +45,7 @@ pub(crate) async fn attached(
     outboxes: &[OutboxTable],
     looked: &mut Looked,
     patience: Duration,
-) -> Result<Option<String>, Fault> {
+) -> Result<Option<Attached>, Fault> {
     for (table, outbox) in config.tables.iter().zip(outboxes) {
         let relation = outbox.relation.to_string();
         let variables = [("slot", config.postgres.slot.as_str()), ("relation", &relation)];
@@ -57,10 +65,13 @@ pub(crate) async fn attached(
             let is_waiting = look.await.unwrap_or(Ok(true))?;
             looked.insert((part.oid, part.xid.clone()));
             if is_waiting {
-                return Ok(Some(format!(
-                    "{}.{} became a partition of {}.{}, and holds rows that wait since before",
-                    part.schema, part.name, table.schema, table.name
-                )));
+                let what = format!(
+                    "{}.{} became a partition of {}, and holds rows that wait since before",
+                    part.schema,
+                    part.name,
+                    table.title()
+                );
+                return Ok(Some(Attached { what, has_marks: table.has_marks() }));
             }
         }
     }

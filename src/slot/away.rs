@@ -6,7 +6,7 @@ use postgres_types::PgLsn;
 use tokio_postgres::Client;
 
 use super::table;
-use crate::config::{AuditMode, Config, Table};
+use crate::config::{Config, Table};
 use crate::core::event::relation::Mapping;
 use crate::error::Fault;
 use crate::postgres::outbox_table::OutboxTable;
@@ -58,7 +58,7 @@ pub(crate) async fn away(
             ..table.clone()
         };
         let outbox = table::outbox(client, config, &table, relation).await?;
-        let needs_mark = config.audit.mode == AuditMode::Update;
+        let needs_mark = table.is_marked_in_rows();
         let is_readable = |outbox: &OutboxTable| {
             Mapping::compile(number, &table, &outbox.columns, needs_mark).is_ok()
         };

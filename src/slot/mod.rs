@@ -37,7 +37,7 @@ pub use finding::{Finding, NAMES, Severity};
 pub(crate) use preflight::Ready;
 pub use preflight::preflight;
 
-use crate::config::{AuditMode, Config, Table};
+use crate::config::{Config, Table};
 use crate::core::relay::Resolution;
 use crate::error::Fault;
 use crate::postgres::sql;
@@ -204,7 +204,7 @@ pub(crate) fn ways_out(config: &Config, is_there: bool) -> String {
         false => String::new(),
     };
     let init = "pgoutbox init  -- makes a new one";
-    if config.audit.mode == AuditMode::None {
+    if !config.has_marks() {
         return format!(
             "{drop}{init}; with audit.mode = none there is no record of what was delivered: what was committed \
              meanwhile is yours to publish"
@@ -224,7 +224,7 @@ pub(crate) fn ways_past(config: &Config) -> String {
     let sql = sql::render(sql::PROGRESS_FORGET_COVERAGE, &slot).unwrap_or_default();
     let sql = sql.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join(" ");
     let go_on = format!("{sql}  -- then start it again: it goes on with the stream");
-    if config.audit.mode == AuditMode::None {
+    if !config.has_marks() {
         return format!(
             "with audit.mode = none there is no record of what was delivered: publish what was committed \
              meanwhile yourself, then: {go_on}"

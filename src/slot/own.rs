@@ -21,7 +21,7 @@ pub(super) async fn look(client: &Client, config: &Config) -> Result<Own, Fault>
     let is = |name: &str| Ok::<_, Fault>(column::<Option<bool>>(row, name)?.unwrap_or(false));
     let role = &config.postgres.audit.user;
     let quoted = sql::identifier(role);
-    let uses_relayed = config.audit.mode == AuditMode::SideTable;
+    let uses_relayed = config.tables.iter().any(|table| table.audit_mode == AuditMode::SideTable);
     let has_all = is("has_progress")? && is("has_catch_up")? && is("has_parked")?;
     let missing: Vec<String> = column(row, "missing")?;
     let what = format!(
@@ -43,7 +43,7 @@ pub(super) async fn look(client: &Client, config: &Config) -> Result<Own, Fault>
             format!("GRANT SELECT, INSERT, UPDATE ON pgoutbox.guard TO {quoted};"),
         ));
     }
-    let is_pruning = config.prune.keep.is_some() && config.audit.mode != AuditMode::None;
+    let is_pruning = config.prune.keep.is_some() && config.has_marks();
     if is_pruning && is("has_relayed")? && !is("can_prune")? {
         findings.push(Finding::warning(
             "grant-prune-own",

@@ -4,8 +4,9 @@ use tokio_postgres::{Client, Row};
 
 use super::Finding;
 use super::coverage::Answer;
-use crate::config::{AuditMode, Config, Table};
+use crate::config::{AuditMode, MarkValue, Table};
 use crate::error::Fault;
+use crate::postgres::mark::MarkSql;
 use crate::postgres::sql;
 use crate::postgres::{column, query};
 
@@ -13,24 +14,19 @@ use crate::postgres::{column, query};
 const CHUNKS: &str = "_timescaledb_internal.";
 
 /// Looks at the table and all that it is made of.
-pub(super) async fn look(
-    client: &Client,
-    config: &Config,
-    table: &Table,
-    oid: u32,
-) -> Result<Vec<Finding>, Fault> {
+pub(super) async fn look(client: &Client, table: &Table, oid: u32) -> Result<Vec<Finding>, Fault> {
     let relation = oid.to_string();
-    let event = match config.audit.mode {
+    let event = match table.audit_mode {
         AuditMode::Update => "u",
         AuditMode::Delete => "d",
         AuditMode::SideTable | AuditMode::None => "-",
     };
-    let mark = ("relayed_at", table.columns.relayed_at.name.as_str());
-    let variables = [("relation", relation.as_str()), mark, ("event", event)];
+    let names = MarkSql::of(table).names();
+    let variables = [("relation", relation.as_str()), ("mark_names", &names), ("event", event)];
     let rows = query(client, &sql::render(sql::CHECK_PITFALLS, &variables)?).await?;
     let Some(row) = rows.first() else { return Ok(Vec::new()) };
     let mut findings = Vec::new();
-    if config.audit.mode == AuditMode::Update {
+    if table.is_marked_in_rows() {
         findings.extend(mark_default(table, row)?);
     }
     findings.extend(unidentified(table, row)?);
@@ -113,16 +109,33 @@ fn foreign(table: &Table, foreign: &[String]) -> Option<Finding> {
 
 /// A row that comes with its mark is taken for one that was relayed.
 fn mark_default(table: &Table, row: &Row) -> Result<Option<Finding>, Fault> {
-    let default: Option<String> = column(row, "mark_default")?;
-    let is_required: bool = column(row, "is_mark_required")?;
-    let mark = &table.columns.relayed_at.name;
-    let why = match (&default, is_required) {
-        (Some(default), _) => format!("has the default {default}"),
-        (None, true) => "is NOT NULL".to_owned(),
-        (None, false) => return Ok(None),
+    let marks: String = column(row, "marks")?;
+    let marks: Vec<(String, Option<String>, bool)> = serde_json::from_str(&marks)
+        .map_err(|error| Fault::transient(format!("what the catalog says of marks: {error}")))?;
+    let mut first = None;
+    for wanted in &table.mark.0 {
+        let found = marks.iter().find(|(name, _, _)| *name == wanted.name);
+        let Some((_, default, is_required)) = found else { return Ok(None) };
+        let comes = match &wanted.value {
+            MarkValue::Now => default.is_some() || *is_required,
+            MarkValue::Constant(text) => {
+                default.as_deref().is_some_and(|default| is_constant(default, text))
+            }
+        };
+        // Where one column does not hold its value, the row is not marked.
+        if !comes {
+            return Ok(None);
+        }
+        first = first.or(Some((&wanted.name, &wanted.value, default, *is_required)));
+    }
+    let Some((mark, value, default, is_required)) = first else { return Ok(None) };
+    let why = match default {
+        Some(default) => format!("has the default {default}"),
+        None => "is NOT NULL".to_owned(),
     };
     let column = sql::identifier(mark);
     let alter = match (default, is_required) {
+        (Some(_), _) if *value != MarkValue::Now => format!("ALTER {column} DROP DEFAULT"),
         (Some(_), false) => format!("ALTER {column} SET DEFAULT NULL"),
         (None, true) => format!("ALTER {column} DROP NOT NULL"),
         _ => format!("ALTER {column} SET DEFAULT NULL, ALTER {column} DROP NOT NULL"),
@@ -138,6 +151,13 @@ fn mark_default(table: &Table, row: &Row) -> Result<Option<Finding>, Fault> {
             sql::qualified(&table.schema, &table.name)
         ),
     )))
+}
+
+/// Whether a column's default, as the catalog writes it, is this constant: `'DONE'::text`, `1`, `true`.
+fn is_constant(default: &str, text: &str) -> bool {
+    let value = default.split_once("'::").map_or(default, |(value, _)| value);
+    let value = value.trim_matches(['\'', '(', ')']).replace("''", "'");
+    value == text
 }
 
 fn unidentified(table: &Table, row: &Row) -> Result<Option<Finding>, Fault> {

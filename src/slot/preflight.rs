@@ -107,7 +107,7 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
         findings.extend(found);
         findings.extend(table::mandatory(table));
         if !column::<bool>(row, "has_commit_times")? {
-            findings.extend(outbox.as_ref().and_then(|outbox| table::order(config, table, outbox)));
+            findings.extend(outbox.as_ref().and_then(|outbox| table::order(table, outbox)));
         }
         tables.extend(outbox);
     }

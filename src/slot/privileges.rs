@@ -8,6 +8,7 @@ use crate::error::Fault;
 use crate::postgres::grants::{
     grants_for, prune_grants, reconcile_grants, replay_grants, statements,
 };
+use crate::postgres::mark::MarkSql;
 use crate::postgres::sql;
 use crate::postgres::{column, query};
 
@@ -20,10 +21,11 @@ pub(super) async fn look(
     is_catching_up: bool,
 ) -> Result<Vec<Finding>, Fault> {
     let relation = oid.to_string();
+    let names = MarkSql::of(table).names();
     let variables = [
         ("relation", relation.as_str()),
         ("id", &table.columns.id.name),
-        ("relayed_at", &table.columns.relayed_at.name),
+        ("mark_names", &names),
         ("occurred_at", &table.columns.occurred_at.name),
         ("attempt", &table.columns.attempt.name),
         ("last_error", &table.columns.last_error.name),
@@ -32,7 +34,7 @@ pub(super) async fn look(
     let rows = query(client, &sql::render(sql::CHECK_PRIVILEGES, &variables)?).await?;
     let Some(row) = rows.first() else { return Ok(Vec::new()) };
     let may = |name: &str| Ok::<_, Fault>(column::<Option<bool>>(row, name)?.unwrap_or(true));
-    let (grants, is_enough) = match config.audit.mode {
+    let (grants, is_enough) = match table.audit_mode {
         AuditMode::Update => (
             sql::GRANTS_UPDATE,
             may("usage")? && may("select_id")? && may("select_mark")? && may("update_mark")?,
@@ -52,7 +54,7 @@ pub(super) async fn look(
              published (postgres.on_slot_loss)",
             table.title()
         );
-        let hint = grants_for(sql::GRANTS_CATCH_UP, config.audit.mode, table, role)?;
+        let hint = grants_for(sql::GRANTS_CATCH_UP, table, role)?;
         let severity = if is_catching_up { Severity::Error } else { Severity::Warning };
         let finding = Finding::error("grant-catch-up", what, statements(&hint));
         findings.push(finding.with_severity(severity));
@@ -61,7 +63,7 @@ pub(super) async fn look(
         findings.push(Finding::error(
             "grant-mark",
             format!("role \"{role}\" may not write marks in {}", table.title()),
-            statements(&grants_for(grants, config.audit.mode, table, role)?),
+            statements(&grants_for(grants, table, role)?),
         ));
     }
     if let Some(schema) = column::<Option<String>>(row, "closed_type_schema")? {
@@ -88,7 +90,7 @@ pub(super) async fn look(
             ),
         };
         // A row that is hidden has no mark ever, and is missing in a catch-up.
-        let is_needed = config.audit.mode != AuditMode::SideTable || config.is_catching_up();
+        let is_needed = table.audit_mode != AuditMode::SideTable || config.is_catching_up();
         let finding = Finding::error(
             "row-level-security",
             format!("row level security may hide rows of {} from role \"{role}\"", table.title()),
@@ -127,7 +129,7 @@ fn beside(config: &Config, table: &Table, row: &Row) -> Result<Vec<Finding>, Fau
             statements(&replay_grants(table, role)?),
         ));
     }
-    let is_pruning = config.prune.keep.is_some() && config.audit.mode != AuditMode::Delete;
+    let is_pruning = config.prune.keep.is_some() && table.audit_mode != AuditMode::Delete;
     let has_rows = may("usage")? && !unreadable.iter().any(|name| name == "ctid");
     if is_pruning && !(has_rows && may("select_id")? && may("update_any")? && may("delete")?) {
         findings.push(Finding::warning(
@@ -160,7 +162,7 @@ fn leaves(config: &Config, table: &Table, row: &Row) -> Result<Vec<Finding>, Fau
             statements(&reconcile_grants(table, role)?),
         ));
     }
-    let is_pruning = config.prune.keep.is_some() && config.audit.mode != AuditMode::Delete;
+    let is_pruning = config.prune.keep.is_some() && table.audit_mode != AuditMode::Delete;
     if is_pruning && !undeletable.is_empty() {
         findings.push(Finding::warning(
             "grant-prune",

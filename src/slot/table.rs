@@ -8,6 +8,7 @@ use crate::config::{AuditMode, Config, Table};
 use crate::core::event::pgoutput::Column;
 use crate::core::event::relation::{Mapping, TimeKind};
 use crate::error::Fault;
+use crate::postgres::outbox::look_up;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
 use crate::postgres::{column, query};
@@ -69,11 +70,11 @@ pub(super) async fn look(
     let attributes = attributes(client, config, shape.oid, has_generated).await?;
     let mut findings = columns(config, (number, table), &attributes, has_generated.is_some());
     findings.extend(partition(table, &shape));
-    findings.extend(partition_key(config, table, &shape));
-    findings.extend(id_index(client, config, table, &shape).await?);
+    findings.extend(partition_key(table, &shape));
+    findings.extend(id_index(client, table, &shape).await?);
     findings.extend(id_values(client, table, &shape).await?);
-    findings.extend(pitfalls::look(client, config, table, shape.oid).await?);
-    findings.extend(marks(config, table, &shape));
+    findings.extend(pitfalls::look(client, table, shape.oid).await?);
+    findings.extend(marks(table, &shape));
     findings.extend(privileges::look(client, config, table, shape.oid, is_catching_up).await?);
     let named = |name: &str| attributes.iter().find(|attribute| attribute.name == name);
     let Some(id) = named(&table.columns.id.name) else { return Ok((findings, None)) };
@@ -84,7 +85,7 @@ pub(super) async fn look(
         partition_time: named(&table.columns.occurred_at.name)
             .filter(|time| shape.key_columns.contains(&time.name) && time.is_readable)
             .and_then(|time| TimeKind::of(time.type_oid)),
-        has_mark: named(&table.columns.relayed_at.name).is_some(),
+        has_mark: table.mark.names().all(|name| named(name).is_some()),
         columns: shown(&attributes, |attribute| attribute.is_streamed).into(),
         heir: None,
     });
@@ -106,7 +107,7 @@ pub(super) async fn outbox(
         id_type: id.type_name.clone(),
         id_base,
         partition_time: None,
-        has_mark: named(&table.columns.relayed_at.name).is_some(),
+        has_mark: table.mark.names().all(|name| named(name).is_some()),
         columns: shown(&attributes, |attribute| attribute.is_streamed).into(),
         heir: None,
     }))
@@ -129,13 +130,8 @@ fn shown(attributes: &[Attribute], is_shown: fn(&Attribute) -> bool) -> Vec<Colu
 }
 
 async fn shape(client: &Client, table: &Table) -> Result<Option<Shape>, Fault> {
-    let variables = [
-        ("schema", table.schema.as_str()),
-        ("table", &table.name),
-        ("relayed_at", &table.columns.relayed_at.name),
-    ];
-    let rows = query(client, &sql::render(sql::CHECK_TABLE, &variables)?).await?;
-    let Some(row) = rows.first() else { return Ok(None) };
+    let Some(row) = look_up(client, table).await? else { return Ok(None) };
+    let row = &row;
     Ok(Some(Shape {
         oid: column(row, "oid")?,
         kind: column(row, "kind")?,
@@ -183,7 +179,7 @@ fn columns(
     attributes: &[Attribute],
     can_send: bool,
 ) -> Vec<Finding> {
-    let needs_mark = config.audit.mode == AuditMode::Update;
+    let needs_mark = table.is_marked_in_rows();
     let all = Mapping::compile(number, table, &shown(attributes, |_| true), needs_mark);
     // What the table lacks is one thing; what it has and the stream does not show, another.
     let mut findings = mapping_errors(all.as_ref().err(), table, attributes);
@@ -232,16 +228,13 @@ fn mapping_errors(
     attributes: &[Attribute],
 ) -> Vec<Finding> {
     let names: Vec<_> = attributes.iter().map(|a| a.name.as_str()).collect();
+    let time = table.mark.time_column().filter(|name| !name.is_empty());
     let hint = |error: &str| {
-        if error.contains("for relayed_at") {
+        if let Some(mark) = time.filter(|_| error.ends_with("for the mark")) {
             format!(
                 "ALTER TABLE {} ADD COLUMN {} timestamptz;  -- or choose another audit.mode",
                 sql::qualified(&table.schema, &table.name),
-                sql::identifier(if table.columns.relayed_at.name.is_empty() {
-                    "relayed_at"
-                } else {
-                    &table.columns.relayed_at.name
-                }),
+                sql::identifier(mark),
             )
         } else {
             format!(
@@ -290,10 +283,9 @@ fn partition(table: &Table, shape: &Shape) -> Option<Finding> {
     ))
 }
 
-fn partition_key(config: &Config, table: &Table, shape: &Shape) -> Option<Finding> {
+fn partition_key(table: &Table, shape: &Shape) -> Option<Finding> {
     let key = shape.partition_key.as_ref()?;
     let has = |name: &str| shape.key_columns.iter().any(|column| column == name);
-    let mark = table.columns.relayed_at.name.as_str();
     let what = |column: &str| {
         format!(
             "{} is partitioned by {key}: writing {column} moves the row to another partition, \
@@ -304,7 +296,8 @@ fn partition_key(config: &Config, table: &Table, shape: &Shape) -> Option<Findin
     let hint = "partition by a column that never changes, such as occurred_at: \
                 make a new table, since a partition key cannot be altered";
     let written = WRITTEN.into_iter().find(|name| has(name));
-    if config.audit.mode == AuditMode::Update && has(mark) {
+    let mut marks = table.mark.names().filter(|_| table.is_marked_in_rows());
+    if let Some(mark) = marks.find(|mark| has(mark)) {
         return Some(Finding::error("partition-key", what(mark), hint));
     }
     if let Some(column) = written {
@@ -328,11 +321,11 @@ pub(super) fn mandatory(table: &Table) -> Option<Finding> {
 }
 
 /// What a catch-up goes by, where the server does not keep when a transaction was committed.
-pub(super) fn order(config: &Config, table: &Table, outbox: &OutboxTable) -> Option<Finding> {
+pub(super) fn order(table: &Table, outbox: &OutboxTable) -> Option<Finding> {
     let mapped = table.columns.occurred_at.name.as_str();
     let is_time = |column: &&Column| TimeKind::of(column.type_oid).is_some();
     let mut times = outbox.columns.iter().filter(is_time);
-    if config.audit.mode == AuditMode::None || times.clone().any(|column| column.name == mapped) {
+    if !table.has_marks() || times.clone().any(|column| column.name == mapped) {
         return None;
     }
     let what = format!(
@@ -359,13 +352,8 @@ pub(super) fn order(config: &Config, table: &Table, outbox: &OutboxTable) -> Opt
 }
 
 /// Marks find their rows by the id.
-async fn id_index(
-    client: &Client,
-    config: &Config,
-    table: &Table,
-    shape: &Shape,
-) -> Result<Option<Finding>, Fault> {
-    let looks_up = matches!(config.audit.mode, AuditMode::Update | AuditMode::Delete);
+async fn id_index(client: &Client, table: &Table, shape: &Shape) -> Result<Option<Finding>, Fault> {
+    let looks_up = matches!(table.audit_mode, AuditMode::Update | AuditMode::Delete);
     if !looks_up {
         return Ok(None);
     }
@@ -432,9 +420,9 @@ async fn id_values(client: &Client, table: &Table, shape: &Shape) -> Result<Vec<
     Ok(findings)
 }
 
-fn marks(config: &Config, table: &Table, shape: &Shape) -> Vec<Finding> {
+fn marks(table: &Table, shape: &Shape) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if config.audit.mode != AuditMode::Update {
+    if !table.is_marked_in_rows() {
         return findings;
     }
     for index in &shape.mark_indexes {
@@ -442,7 +430,7 @@ fn marks(config: &Config, table: &Table, shape: &Shape) -> Vec<Finding> {
             "mark-index",
             format!(
                 "index {index} covers {}: no mark can be a HOT update, each writes to every index",
-                table.columns.relayed_at.name
+                table.mark.names().collect::<Vec<_>>().join(" or ")
             ),
             format!("DROP INDEX CONCURRENTLY {index};  -- if no query of yours needs it"),
         ));

@@ -3,7 +3,7 @@
 use tokio_postgres::{Client, Row};
 
 use super::{Finding, GONE, SlotState, never_there, ways_out};
-use crate::config::{AuditMode, Config};
+use crate::config::Config;
 use crate::error::Fault;
 use crate::postgres::column;
 use crate::postgres::sql;
@@ -76,9 +76,9 @@ fn gone(config: &Config, reason: Option<&str>) -> Finding {
             "pgoutbox run",
         );
     }
-    let shown = match config.audit.mode {
-        AuditMode::None => "",
-        _ => ": the rows without a mark (relayed_at IS NULL) show them",
+    let shown = match config.has_marks() {
+        false => "",
+        true => ": the rows without a mark show them",
     };
     Finding::error(name, format!("{what}{shown}"), ways_out(config, reason.is_some()))
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use tokio_postgres::Client;
 
-use crate::config::{AuditMode, Config};
+use crate::config::AuditMode;
 use crate::error::Fault;
 use crate::postgres::outbox::Outbox;
 use crate::postgres::sql;
@@ -63,7 +63,6 @@ pub(crate) struct Parked {
 /// The connection's.
 pub(crate) async fn table(
     client: &Client,
-    config: &Config,
     outbox: &Outbox,
     xmin: &str,
     before: Timestamp,
@@ -81,7 +80,7 @@ pub(crate) async fn table(
         let oldest = oldest.and_then(|text| outbox.time_of(&text));
         Ok::<_, Fault>(Count { rows: rows(name)?, oldest })
     };
-    let has_marks = matches!(config.audit.mode, AuditMode::Update | AuditMode::SideTable);
+    let has_marks = matches!(outbox.table.audit_mode, AuditMode::Update | AuditMode::SideTable);
     let mut ledger = Table {
         title: outbox.title(),
         is_estimate: share < 1.0,
@@ -91,7 +90,7 @@ pub(crate) async fn table(
         waiting: count("waiting")?,
         unmarked: count("missing")?,
     };
-    if config.audit.mode == AuditMode::None {
+    if !outbox.table.has_marks() {
         // Without marks no row can lack one.
         (ledger.waiting, ledger.unmarked) = (Count::default(), Count::default());
     }

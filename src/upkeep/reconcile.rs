@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tracing::{debug, info, warn};
 
-use crate::config::{AuditMode, Config, Table};
+use crate::config::{Config, Table};
 use crate::error::{Class, Fault, codes};
 use crate::operator::replay::{Key, Only, Replay};
 use crate::postgres::outbox::{Outbox, explain_filter};
@@ -79,7 +79,7 @@ pub fn spawn(config: &Config) -> Reconciler {
     let now = Trigger::default();
     let (config, trigger) = (config.clone(), now.clone());
     let task = tokio::spawn(async move {
-        if config.audit.mode != AuditMode::None {
+        if config.has_marks() {
             run(&config, &trigger).await;
         }
     });
@@ -206,6 +206,10 @@ async fn go_on(client: &Client, config: &Config, walk: &mut Walk) -> Result<(), 
     while let Some(table) = config.tables.get(walk.table) {
         if walk.found.len() <= walk.table {
             walk.found.push(Missing::default());
+        }
+        if !table.has_marks() {
+            walk.table += 1;
+            continue;
         }
         match one_table(client, config, table, walk).await {
             Err(fault) if client.is_closed() || fault.code().is_none() => return Err(fault),

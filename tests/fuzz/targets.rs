@@ -7,7 +7,8 @@ use bytes::Bytes;
 use model::script::Script;
 use model::world::World;
 use pgoutbox::config::{
-    self, ColumnRef, Columns, Flags, MessageMap, Needs, OnFailure, Sources, Table, Template,
+    self, AuditMode, ColumnRef, Columns, Flags, MarkColumns, MessageMap, Needs, OnFailure, Sources,
+    Table, Template,
 };
 use pgoutbox::testing::core::event::pgoutput::{self, Column, Tuple};
 use pgoutbox::testing::core::event::relation::Mapping;
@@ -95,7 +96,6 @@ fn table(input: &mut Input<'_>) -> Table {
         content_type: column("content_type"),
         traceparent: column("traceparent"),
         tracestate: column("tracestate"),
-        relayed_at: column("relayed_at"),
         attempt: column("attempt"),
         last_error: column("last_error"),
         failed_at: column("failed_at"),
@@ -119,6 +119,8 @@ fn table(input: &mut Input<'_>) -> Table {
         is_holding: true,
         is_mandatory: true,
         message: MessageMap::default(),
+        audit_mode: AuditMode::Update,
+        mark: MarkColumns::time("relayed_at"),
     }
 }
 

@@ -10,6 +10,7 @@
 mod alerts;
 mod attached;
 mod audit;
+mod audit_modes;
 mod backoff;
 mod catch_up;
 mod caught_up;

@@ -61,10 +61,34 @@ impl Case {
         }
     }
 
-    fn mark(&self) -> String {
+    /// The columns of the mark with what they hold then; `None`: any time.
+    fn mark(&self) -> Vec<(String, Option<String>)> {
+        let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        let of_mark = self.set.iter().filter_map(|(key, value)| {
+            let constant = (*value != "now()").then(|| format!("'{}'", value.replace('\'', "''")));
+            Some((quote(key.strip_prefix("mark.")?), constant))
+        });
+        let of_mark: Vec<_> = of_mark.collect();
+        if !of_mark.is_empty() {
+            return of_mark;
+        }
         let named = self.set.iter().find(|(key, _)| *key == "columns.relayed_at");
-        let name = named.map_or("relayed_at", |(_, name)| name);
-        format!("\"{}\"", name.replace('"', "\"\""))
+        vec![(quote(named.map_or("relayed_at", |(_, name)| name)), None)]
+    }
+
+    /// Whether a row is marked in itself.
+    fn marked(&self) -> String {
+        let holds = self.mark().into_iter().map(|(column, constant)| match constant {
+            None => format!("{column} IS NOT NULL"),
+            Some(constant) => format!("{column} = {constant}"),
+        });
+        holds.collect::<Vec<_>>().join(" AND ")
+    }
+
+    /// Takes the mark of a row away: what a new row holds.
+    fn unmark(&self) -> String {
+        let set = self.mark().into_iter().map(|(column, _)| format!("{column} = DEFAULT"));
+        set.collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -95,6 +119,10 @@ impl World {
                 .set(&format!("tables.{number}.name"), case.table)
                 .set(&format!("tables.{number}.app_id"), case.name);
             for (key, value) in case.set {
+                // Where rows do not carry their marks, there is nothing to say of them.
+                if key.starts_with("mark.") && mode != "update" {
+                    continue;
+                }
                 setting = setting.set(&format!("tables.{number}.{key}"), value);
             }
             let made = setting.sql(&case.sql(case.ddl, 0, "")).await;
@@ -174,7 +202,7 @@ impl World {
         let client = self.setting.client().await?;
         for case in self.cases.clone() {
             let literal = format!("'{}'", quoted(case.schema, case.table).replace('\'', "''"));
-            let sql = sql.replace("{mark}", &case.mark()).replace("{literal}", &literal);
+            let sql = sql.replace("{marked}", &case.marked()).replace("{literal}", &literal);
             let sql = case.sql(&sql, 0, "");
             let count = wait_until(stage, PATIENCE, async || {
                 Ok(client.query_one(&sql, &[]).await?.try_get::<_, i64>(0)? == wanted)
@@ -195,7 +223,7 @@ impl World {
     /// Every row that was delivered has its mark.
     async fn marked(&mut self, stage: &str, rows: i64) -> Result<()> {
         match self.mode {
-            "update" => self.count(stage, "SELECT count({mark}) FROM {t}", rows).await,
+            "update" => self.count(stage, "SELECT count(*) FROM {t} WHERE {marked}", rows).await,
             "delete" => self.count(stage, "SELECT count(*) FROM {t}", 0).await,
             "side_table" => {
                 let marks =
@@ -261,8 +289,8 @@ impl World {
             let table = quoted(case.schema, case.table);
             let unmark = match self.mode {
                 "update" => {
-                    let (mark, one) = (case.mark(), "(SELECT tableoid, ctid FROM {t} LIMIT 1)");
-                    format!("UPDATE {{t}} SET {mark} = NULL WHERE (tableoid, ctid) IN {one}")
+                    let (unmark, one) = (case.unmark(), "(SELECT tableoid, ctid FROM {t} LIMIT 1)");
+                    format!("UPDATE {{t}} SET {unmark} WHERE (tableoid, ctid) IN {one}")
                 }
                 _ => {
                     let literal = table.replace('\'', "''");

@@ -324,7 +324,7 @@ async fn a_column_missing_or_of_a_wrong_type_is_named_at_the_start() -> Result<(
     let relay = setting.run()?;
     relay.wait_for_log("ERROR", PATIENCE).await?;
     let told = relay.log().replace("\\\"", "\"");
-    assert!(told.contains("has no column \"relayed_at\" for relayed_at"), "{told}");
+    assert!(told.contains("has no column \"relayed_at\" for the mark"), "{told}");
     let hint = "ALTER TABLE public.outbox_messages ADD COLUMN relayed_at timestamptz;";
     assert!(told.replace('"', "").contains(hint), "{told}");
     // Once that is done it goes on by itself.

@@ -4,6 +4,7 @@ use tokio_postgres::Client;
 
 use crate::config::{AuditMode, Config};
 use crate::error::{Fault, codes};
+use crate::postgres::mark::MarkSql;
 use crate::postgres::outbox::Outbox;
 use crate::postgres::sql;
 use crate::postgres::{column, execute, query};
@@ -17,13 +18,13 @@ const UNTOLD: [&str; 3] =
 /// Tries a mark in each table. What else is wrong with a table was found before.
 pub(in crate::cli) async fn look(client: &Client, config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let (file, event) = match config.audit.mode {
-        AuditMode::Update => (sql::CHECK_MARK_UPDATE, "u"),
-        AuditMode::Delete => (sql::CHECK_MARK_DELETE, "d"),
-        // Nobody but pgoutbox writes into pgoutbox.relayed.
-        AuditMode::SideTable | AuditMode::None => return findings,
-    };
-    for number in 0..config.tables.len() {
+    for (number, table) in config.tables.iter().enumerate() {
+        let (file, event) = match table.audit_mode {
+            AuditMode::Update => (sql::CHECK_MARK_UPDATE, "u"),
+            AuditMode::Delete => (sql::CHECK_MARK_DELETE, "d"),
+            // Nobody but pgoutbox writes into pgoutbox.relayed.
+            AuditMode::SideTable | AuditMode::None => continue,
+        };
         let Ok(outbox) = Outbox::find(client, config, number).await else { continue };
         // What is no table has no marks, and is found by itself.
         if let Ok(Some(beside)) = beside(client, &outbox, event).await {
@@ -72,8 +73,8 @@ async fn beside(
     event: &str,
 ) -> Result<Option<Vec<String>>, Fault> {
     let relation = outbox.relation.to_string();
-    let mark = ("relayed_at", outbox.table.columns.relayed_at.name.as_str());
-    let variables = [("relation", relation.as_str()), mark, ("event", event)];
+    let names = MarkSql::of(&outbox.table).names();
+    let variables = [("relation", relation.as_str()), ("mark_names", &names), ("event", event)];
     let rows = query(client, &sql::render(sql::CHECK_PITFALLS, &variables)?).await?;
     match rows.first() {
         Some(row) if column(row, "is_table")? => Ok(Some(column(row, "beside_marks")?)),

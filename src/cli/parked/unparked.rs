@@ -1,8 +1,9 @@
 //! What is known of events that are not parked.
 
+use serde_json::Value;
 use tokio_postgres::Client;
 
-use crate::config::{AuditMode, Config, Table};
+use crate::config::{Config, MarkColumn, MarkValue, Table};
 use crate::error::Fault;
 use crate::postgres::sql;
 use crate::postgres::{column, query};
@@ -15,9 +16,9 @@ pub(super) async fn told(client: &Client, config: &Config, ids: &[String]) -> St
         let mut is_found = false;
         for table in &config.tables {
             // Another table's id may be of another type: then it is not there.
-            if let Ok(Some(mark)) = row(client, table, id).await {
+            if let Ok(Some(row)) = row(client, table, id).await {
                 is_found = true;
-                lines.push(line(config, table, id, mark.as_deref()));
+                lines.push(line(table, id, &row));
             }
         }
         if !is_found {
@@ -30,30 +31,42 @@ pub(super) async fn told(client: &Client, config: &Config, ids: &[String]) -> St
     lines.join("\n")
 }
 
-fn line(config: &Config, table: &Table, id: &str, mark: Option<&str>) -> String {
+fn line(table: &Table, id: &str, row: &Value) -> String {
     let (id, title) = (Shown(id), table.title());
-    match (config.audit.mode, mark) {
-        (_, Some(at)) => {
-            format!("event {id} of {title} is delivered: marked at {}", Shown(at))
-        }
-        (AuditMode::Update, None) => format!(
-            "event {id} of {title} has no mark: it waits for its turn (pgoutbox status), or for its mark"
-        ),
-        (_, None) => format!(
+    if !table.is_marked_in_rows() {
+        return format!(
             "event {id} of {title} is in the table; with this audit.mode the row does not say whether it is delivered"
-        ),
+        );
+    }
+    if !table.mark.0.iter().all(|column| holds(column, row)) {
+        return format!(
+            "event {id} of {title} has no mark: it waits for its turn (pgoutbox status), or for its mark"
+        );
+    }
+    let at = table.mark.time_column().and_then(|column| row.get(column)?.as_str());
+    let at = at.map_or(String::new(), |at| format!(" at {}", Shown(at)));
+    format!("event {id} of {title} is delivered: marked{at}")
+}
+
+/// Whether a column of a row, as JSON says it, holds what a marked row has there.
+fn holds(column: &MarkColumn, row: &Value) -> bool {
+    match (&column.value, row.get(&column.name)) {
+        (_, None | Some(Value::Null)) => false,
+        (MarkValue::Now, Some(_)) => true,
+        (MarkValue::Constant(text), Some(Value::String(held))) => held.trim_end() == text,
+        (MarkValue::Constant(text), Some(held)) => held.to_string() == *text,
     }
 }
 
-/// Its mark, if the row is there.
-async fn row(client: &Client, table: &Table, id: &str) -> Result<Option<Option<String>>, Fault> {
+/// The row, if it is there.
+async fn row(client: &Client, table: &Table, id: &str) -> Result<Option<Value>, Fault> {
     let variables = [
         ("schema", table.schema.as_str()),
         ("table", table.name.as_str()),
         ("id", table.columns.id.name.as_str()),
-        ("relayed_at", table.columns.relayed_at.name.as_str()),
         ("event_id", id),
     ];
     let rows = query(client, &sql::render(sql::TABLE_ROW, &variables)?).await?;
-    rows.first().map(|row| column(row, "relayed_at")).transpose()
+    let content = rows.first().map(|row| column::<String>(row, "content")).transpose()?;
+    Ok(content.and_then(|content| serde_json::from_str(&content).ok()))
 }

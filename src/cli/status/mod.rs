@@ -10,7 +10,7 @@ use page::Page;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::config::{AuditMode, Config, Needs, Sources, Table};
+use crate::config::{Config, Needs, Sources, Table};
 use crate::error::Fault;
 use crate::operator;
 use crate::postgres::outbox::Outbox;
@@ -231,13 +231,13 @@ async fn count(client: &Client, config: &Config, number: usize, table: &Table) -
         is_estimate: counted.as_ref().is_ok_and(|ledger| ledger.is_estimate),
         why_not: counted.err(),
     };
-    if config.audit.mode == AuditMode::None {
+    if !table.has_marks() {
         return unmarked(Err("audit.mode is none".to_owned()));
     }
     let counted = async {
         let outbox = Outbox::find(client, config, number).await?;
         // Whether the slot has passed them does not matter here.
-        ledger::table(client, config, &outbox, "", Timestamp::now(), false).await
+        ledger::table(client, &outbox, "", Timestamp::now(), false).await
     };
     // No such column, no right to read it, or a lock: the rest of the status still counts.
     unmarked(counted.await.map_err(|fault| fault.what))

@@ -1,32 +1,36 @@
 //! What SIGHUP changes is known of every setting.
 
-use super::super::settings::{Kind, Preset, SETTINGS, Setting};
+use super::super::settings::{Fallback, Kind, SETTINGS, Setting};
 use super::super::{Explained, InForce, plan};
 use super::tls::with_files;
 use super::*;
 
 /// A value near the one that holds, so that nothing else has to change with it.
 fn another(setting: &Setting) -> String {
-    let preset = match setting.preset {
-        Preset::Value(text) => text,
-        Preset::Unset | Preset::Derived(_) => "",
+    let fallback = match setting.fallback {
+        Fallback::Value(text) => text,
+        Fallback::Unset | Fallback::Derived(_) => "",
     };
     let parse = |text: &str| humantime::parse_duration(text).unwrap();
-    let unlike = |words: &[&str]| words.iter().find(|word| **word != preset).unwrap().to_string();
+    let unlike = |words: &[&str]| words.iter().find(|word| **word != fallback).unwrap().to_string();
     match setting.kind {
-        Kind::Text(_) | Kind::Name | Kind::Column | Kind::SlotName => "other".to_owned(),
-        Kind::Secret => "name=another".to_owned(),
-        Kind::Count { .. } => (preset.parse::<u64>().unwrap() + 1).to_string(),
-        Kind::Size { .. } if preset.is_empty() => "1GiB".to_owned(),
-        Kind::Size { .. } => {
-            format!("{}KiB", preset.parse::<bytesize::ByteSize>().unwrap().0 / 1024 + 1)
+        Kind::Constant | Kind::Text(_) | Kind::Name | Kind::Column | Kind::SlotName => {
+            "other".to_owned()
         }
-        Kind::Span { .. } | Kind::Seconds { .. } if preset.is_empty() => "30days".to_owned(),
+        Kind::Secret => "name=another".to_owned(),
+        Kind::Count { .. } => (fallback.parse::<u64>().unwrap() + 1).to_string(),
+        Kind::Size { .. } if fallback.is_empty() => "1GiB".to_owned(),
+        Kind::Size { .. } => {
+            format!("{}KiB", fallback.parse::<bytesize::ByteSize>().unwrap().0 / 1024 + 1)
+        }
+        Kind::Span { .. } | Kind::Seconds { .. } if fallback.is_empty() => "30days".to_owned(),
         Kind::Span { .. } => {
-            let longer = parse(preset) + std::time::Duration::from_millis(1);
+            let longer = parse(fallback) + std::time::Duration::from_millis(1);
             humantime::format_duration(longer).to_string()
         }
         Kind::Seconds { .. } => "11s".to_owned(),
+        // It is what `audit.mode` says, where it is not set.
+        Kind::Choice(_) if setting.key == "tables.*.audit.mode" => "delete".to_owned(),
         Kind::Choice(words) => unlike(words),
         Kind::Flag => unlike(&["true", "false"]),
         Kind::SslMode => "require".to_owned(),

@@ -22,21 +22,21 @@ fn two_urls_are_enough() {
     assert_eq!(table.exchange.fixed(), Some("outbox"));
     assert!(!table.columns.id.is_explicit);
     assert_eq!((config.window.messages, config.window.bytes), (1000, 32 << 20));
-    assert_eq!(config.audit.mode, AuditMode::Update);
+    assert_eq!(config.tables[0].audit_mode, AuditMode::Update);
 }
 
 #[test]
-fn every_preset_can_be_read() {
-    use super::super::settings::Preset;
+fn every_fallback_can_be_read() {
+    use super::super::settings::Fallback;
     for setting in SETTINGS {
-        if let Preset::Value(text) = setting.preset {
+        if let Fallback::Value(text) = setting.fallback {
             let value = parse(setting.kind, &Raw::Untyped(text.to_owned()));
             assert!(value.is_ok(), "{}: {value:?}", setting.key);
         }
     }
 }
 
-/// A value that differs from the preset, sound and without contradicting other presets.
+/// A value that differs from the fallback, sound and without contradicting other fallbacks.
 fn sample(setting: &Setting, certificate: &str) -> String {
     // These bound others from below.
     let is_low = ["linger", "hold", "backoff_min", "heartbeat"]
@@ -49,6 +49,7 @@ fn sample(setting: &Setting, certificate: &str) -> String {
         | Kind::SlotName
         | Kind::Column
         | Kind::Template
+        | Kind::Constant
         | Kind::Field => "sample".to_owned(),
         Kind::Secret if setting.key == "otlp.headers" => "key=other%20secret".to_owned(),
         Kind::Secret => "other secret".to_owned(),
@@ -70,7 +71,9 @@ fn sample(setting: &Setting, certificate: &str) -> String {
         Kind::PostgresUrl => "postgres://other@elsewhere/app".to_owned(),
         Kind::AmqpUrl => "amqp://other@elsewhere".to_owned(),
         Kind::HttpUrl => "https://other.example/spans".to_owned(),
-        Kind::Flag => (setting.preset != super::super::settings::Preset::Value("true")).to_string(),
+        Kind::Flag => {
+            (setting.fallback != super::super::settings::Fallback::Value("true")).to_string()
+        }
     }
 }
 

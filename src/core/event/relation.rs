@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use postgres_types::Type;
 
-use crate::config::{ColumnRef, Table};
+use crate::config::{ColumnRef, MarkValue, Table};
 use crate::core::event::pattern::{MessagePatterns, Pattern};
 use crate::core::event::pgoutput::{Cell, Column, RelationMessage, Tuple};
 
@@ -66,8 +66,9 @@ pub struct Mapping {
     pub traceparent: Option<usize>,
     /// Column of the header `tracestate`.
     pub tracestate: Option<usize>,
-    /// Column of the mark, where it comes with the row.
-    pub relayed_at: Option<usize>,
+    /// The columns of the mark, where all of them come with the row: what each holds in a row that is
+    /// marked, as the stream says it; `None`: anything. Empty where rows do not carry their marks.
+    pub(crate) mark: Vec<(usize, Option<Box<str>>)>,
     /// Columns of type `char(n)` other than the payload: the spaces that fill them up are no part
     /// of the value, and Postgres' own cast to text leaves them out.
     padded: Vec<usize>,
@@ -121,6 +122,7 @@ enum Accepts {
     Headers,
     Time,
     Mark,
+    Constant,
 }
 
 impl Accepts {
@@ -142,6 +144,7 @@ impl Accepts {
             Self::Headers => is_text || is(&[Type::JSONB, Type::JSON]),
             Self::Time => is(&[Type::TIMESTAMPTZ, Type::TIMESTAMP, Type::INT8]),
             Self::Mark => is(&[Type::TIMESTAMPTZ, Type::TIMESTAMP]),
+            Self::Constant => is_text || is(&[Type::BOOL, Type::INT2, Type::INT4, Type::INT8]),
         }
     }
 
@@ -152,13 +155,14 @@ impl Accepts {
             Self::Headers => "jsonb, json or text",
             Self::Time => "timestamptz, timestamp or bigint (milliseconds)",
             Self::Mark => "timestamptz or timestamp",
+            Self::Constant => "text, varchar, an enum, boolean, smallint, integer or bigint",
         }
     }
 }
 
 impl Mapping {
     /// Finds a table's fields among the columns of one shape of it. With
-    /// `needs_mark`, the column of the mark must be there too.
+    /// `needs_mark`, the columns of the mark must be there too.
     ///
     /// # Errors
     /// Every field that is missing or of a wrong type, one line each.
@@ -172,9 +176,7 @@ impl Mapping {
         let names = &config.columns;
         let id = finder.required("id", &names.id, Accepts::Text);
         let payload = finder.required("payload", &names.payload, Accepts::Payload);
-        if needs_mark {
-            finder.required("relayed_at", &names.relayed_at, Accepts::Mark);
-        }
+        let mark = finder.mark(needs_mark);
         let occurred_at = finder.optional("occurred_at", &names.occurred_at, Accepts::Time);
         let type_of = |at: usize| columns.get(at).map_or(0, |column| column.type_oid);
         let mapping = Self {
@@ -199,7 +201,7 @@ impl Mapping {
             content_type: finder.optional("content_type", &names.content_type, Accepts::Text),
             traceparent: finder.optional("traceparent", &names.traceparent, Accepts::Text),
             tracestate: finder.optional("tracestate", &names.tracestate, Accepts::Text),
-            relayed_at: finder.position(&names.relayed_at.name),
+            mark,
             padded: padded(columns, payload),
             exchange: finder.pattern("exchange", &config.exchange),
             routing_key: finder.pattern("routing_key", &config.routing_key),
@@ -244,6 +246,39 @@ fn padded(columns: &[Column], payload: usize) -> Vec<usize> {
     padded.map(|(at, _)| at).filter(|at| *at != payload).collect()
 }
 
+/// What a column of this type holds in a row that is marked, as the server writes it.
+fn held(value: &MarkValue, type_oid: u32) -> Result<Option<Box<str>>, String> {
+    let accepts = match value {
+        MarkValue::Now => Accepts::Mark,
+        MarkValue::Constant(_) => Accepts::Constant,
+    };
+    let MarkValue::Constant(text) = value else {
+        let is_time = accepts.accepts(type_oid);
+        return is_time
+            .then_some(None)
+            .ok_or_else(|| format!("its type must be {}", accepts.names()));
+    };
+    if !accepts.accepts(type_oid) {
+        return Err(format!("its type must be {}", accepts.names()));
+    }
+    let text = text.as_str();
+    let written = match Type::from_oid(type_oid) {
+        Some(Type::BOOL) => match text.to_ascii_lowercase().as_str() {
+            "true" | "t" => "t".to_owned(),
+            "false" | "f" => "f".to_owned(),
+            _ => return Err(format!("it is a boolean, and {text:?} is none")),
+        },
+        Some(Type::INT2 | Type::INT4 | Type::INT8) => match text.parse::<i64>() {
+            Ok(number) => number.to_string(),
+            Err(_) => return Err(format!("it is a number, and {text:?} is none")),
+        },
+        // The spaces that fill it up are no part of the value.
+        Some(Type::BPCHAR) => text.trim_end_matches(' ').to_owned(),
+        _ => text.to_owned(),
+    };
+    Ok(Some(written.into()))
+}
+
 /// Looks for columns, and collects what is wrong.
 pub(super) struct Finder<'a> {
     pub(super) columns: &'a [Column],
@@ -273,6 +308,40 @@ impl Finder<'_> {
             _ => {}
         }
         at
+    }
+
+    /// The columns of the mark; those that are missing are an error where they are needed.
+    fn mark(&mut self, is_needed: bool) -> Vec<(usize, Option<Box<str>>)> {
+        let config = self.config;
+        if !config.is_marked_in_rows() {
+            return Vec::new();
+        }
+        let mut found = Vec::new();
+        for column in &config.mark.0 {
+            let at = self.position(&column.name);
+            let type_oid = at.and_then(|at| self.columns.get(at)).map(|found| found.type_oid);
+            if let (Some(at), Some(type_oid)) = (at, type_oid) {
+                match held(&column.value, type_oid) {
+                    Ok(text) => found.push((at, text)),
+                    Err(why) => self.errors.push(format!(
+                        "column \"{}\" of {} cannot be read as the mark: {why}",
+                        column.name,
+                        config.title(),
+                    )),
+                }
+            } else if is_needed {
+                self.errors.push(format!(
+                    "{} has no column \"{}\" for the mark",
+                    config.title(),
+                    column.name
+                ));
+            }
+        }
+        // Those that come with the row alone do not say whether it is marked.
+        if found.len() < config.mark.0.len() {
+            found.clear();
+        }
+        found
     }
 
     fn required(&mut self, field: &str, column: &ColumnRef, accepts: Accepts) -> usize {

@@ -10,8 +10,9 @@ use super::aggregates::{Admitted, Next};
 use super::arrival::{Arrival, Ready, Source};
 use super::decoder::{Decoded, Inserted, protocol};
 use super::{Effect, End, Relay};
-use crate::config::{AuditMode, OnFailure};
-use crate::core::event::pgoutput::{self, Cell, StoredRow};
+use crate::config::OnFailure;
+use crate::core::event::pgoutput::{self, Cell, StoredRow, Tuple};
+use crate::core::event::relation::Mapping;
 use crate::core::event::{Event, Position, Refusal};
 use crate::core::message::Message;
 use crate::core::parked::{Aggregate, State};
@@ -118,7 +119,7 @@ impl Relay {
         self.decoder.read(&mapping, &tuple).map_err(protocol)?;
         let id = self.decoder.id(&mapping, &tuple);
         let number = self.progress.receive(position);
-        if self.came_marked(mapping.relayed_at) {
+        if self.came_marked(&mapping, &tuple) {
             self.tally.came_marked += 1;
             self.settle(now, number);
             return Ok(());
@@ -138,12 +139,15 @@ impl Relay {
             && self.decoder.is_held_by_a_table(relation)
     }
 
-    /// The row that was read last was inserted with its mark, which stands in this column: it was
-    /// relayed before, and is restored, copied or moved to another partition.
-    fn came_marked(&self, relayed_at: Option<usize>) -> bool {
-        let mark = relayed_at.filter(|_| self.rules.audit.mode == AuditMode::Update);
-        let cell = mark.and_then(|mark| self.decoder.cell(mark));
-        cell.is_some_and(|cell| cell != Cell::Null)
+    /// The row that was read last was inserted with its mark: it was relayed before, and is restored,
+    /// copied or moved to another partition.
+    fn came_marked(&self, mapping: &Mapping, tuple: &Tuple) -> bool {
+        let holds = |(column, mark): &(usize, Option<Box<str>>)| {
+            let cell = self.decoder.cell(*column).filter(|cell| *cell != Cell::Null);
+            let wanted = mark.as_deref().map(str::as_bytes);
+            cell.is_some_and(|cell| wanted.is_none() || tuple.text(cell) == wanted)
+        };
+        !mapping.mark.is_empty() && mapping.mark.iter().all(holds)
     }
 
     /// An event was received, and has its number; its row was read last.

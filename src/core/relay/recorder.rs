@@ -243,14 +243,12 @@ impl Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::AuditMode;
     use crate::core::relay::marks::Missed;
 
     const LINGER: Duration = Duration::from_millis(50);
 
     fn audit() -> Audit {
         Audit {
-            mode: AuditMode::Update,
             batch: 2,
             linger: LINGER,
             hold: Duration::from_secs(10),

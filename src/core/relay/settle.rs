@@ -368,10 +368,11 @@ impl Relay {
     }
 
     fn mark_of(&mut self, number: Option<u64>, arrival: Arrival) -> Option<Mark> {
-        if self.rules.audit.mode == AuditMode::None || arrival.id.is_none() {
+        let mode = self.rules.tables.get(arrival.mapping.table)?.audit_mode;
+        if mode == AuditMode::None || arrival.id.is_none() {
             return None;
         }
-        let origin = match self.rules.audit.mode {
+        let origin = match mode {
             AuditMode::SideTable => self.origin(&arrival),
             _ => Origin::default(),
         };

@@ -20,7 +20,8 @@ use crate::core::event::Position;
 use crate::core::event::relation::TimeKind;
 use crate::core::relay::marks::{Mark, MarkError, Origins, Why};
 use crate::error::{Class, Fault, codes, table};
-use crate::postgres::grants::{grants_for, statements as statements_of};
+use crate::postgres::grants::{grants_for, mark_grants, statements as statements_of};
+use crate::postgres::mark::MarkSql;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
 use crate::postgres::{classify, column};
@@ -292,15 +293,13 @@ impl Tables {
     ) -> Result<Self, Fault> {
         let audit = config.audit.clone();
         let mut entries = Vec::new();
-        if audit.mode != AuditMode::None {
-            for (table, outbox) in config.tables.iter().zip(outboxes) {
-                let (table, outbox) = (table.clone(), outbox.clone());
-                entries.push(Entry { table, outbox, state: Mutex::default() });
-            }
+        for (table, outbox) in config.tables.iter().zip(outboxes) {
+            let (table, outbox) = (table.clone(), outbox.clone());
+            entries.push(Entry { table, outbox, state: Mutex::default() });
         }
         let role = config.postgres.audit.user.clone();
         let tables = Self { audit, role, entries, batches: AtomicUsize::new(0) };
-        for entry in &tables.entries {
+        for entry in tables.entries.iter().filter(|entry| entry.table.has_marks()) {
             tables.renew(client, entry).await?;
         }
         Ok(tables)
@@ -308,7 +307,7 @@ impl Tables {
 
     /// Prepares the statements of a table; one that cannot be marked is closed.
     async fn renew(&self, client: &Client, entry: &Entry) -> Result<(), Fault> {
-        match statements(client, self.audit.mode, &entry.table, &entry.outbox).await {
+        match statements(client, &entry.table, &entry.outbox).await {
             Ok(statements) => {
                 let mut state = entry.state();
                 state.statements = Some(Arc::new(statements));
@@ -529,8 +528,8 @@ impl Tables {
         let table = sql::qualified(schema, name);
         let own = why.filter(|why| !why.is_of_trigger);
         let code = own.map_or("", |why| why.code.as_str());
-        match (code, self.audit.mode) {
-            (codes::INSUFFICIENT_PRIVILEGE, mode) => self.grants(entry, mode),
+        match (code, entry.table.audit_mode) {
+            (codes::INSUFFICIENT_PRIVILEGE, _) => self.grants(entry),
             _ if why.is_some_and(|why| why.is_lock) => {
                 format!("somebody holds a lock on all of {table}: the marks follow")
             }
@@ -544,10 +543,12 @@ impl Tables {
             (_, mode) => {
                 let id = id.map_or("…".to_owned(), sql::literal);
                 let place = format!("WHERE {} = {id}", sql::identifier(&columns.id.name));
-                let relayed_at = sql::identifier(&columns.relayed_at.name);
                 let statement = match mode {
                     AuditMode::Delete => format!("DELETE FROM {table} {place};"),
-                    _ => format!("UPDATE {table} SET {relayed_at} = now() {place};"),
+                    _ => format!(
+                        "UPDATE {table} SET {} {place};",
+                        MarkSql::of(&entry.table).set_mark()
+                    ),
                 };
                 format!(
                     "let the table take it (a trigger, a rule or a constraint of it does not): {statement}"
@@ -559,13 +560,9 @@ impl Tables {
 
 impl Tables {
     /// What the role may not do, as SQL.
-    fn grants(&self, entry: &Entry, mode: AuditMode) -> String {
-        let grants = match mode {
-            AuditMode::Delete => sql::GRANTS_DELETE,
-            AuditMode::SideTable => sql::GRANTS_SIDE_TABLE,
-            AuditMode::Update | AuditMode::None => sql::GRANTS_UPDATE,
-        };
-        let sql = grants_for(grants, mode, &entry.table, &self.role);
+    fn grants(&self, entry: &Entry) -> String {
+        let grants = mark_grants(entry.table.audit_mode).unwrap_or_default();
+        let sql = grants_for(grants, &entry.table, &self.role);
         sql.map_or_else(|_| table::GRANT.to_owned(), |sql| statements_of(&sql))
     }
 }
@@ -621,7 +618,6 @@ impl From<Fault> for Unprepared {
 
 async fn statements(
     client: &Client,
-    mode: AuditMode,
     table: &Table,
     outbox: &OutboxTable,
 ) -> Result<Statements, Unprepared> {
@@ -633,17 +629,17 @@ async fn statements(
         Fault::new(Class::Transient, format!("{}.{} is gone", table.schema, table.name), "")
     })?;
     let (id_schema, id_type): (String, String) = (column(row, "schema")?, column(row, "name")?);
-    let relayed_at = table.columns.relayed_at.name.as_str();
-    let variables = [
+    let (mode, marks) = (table.audit_mode, MarkSql::of(table));
+    let mut variables = vec![
         ("schema", table.schema.as_str()),
         ("table", &table.name),
         ("id", id),
         ("id_schema", &id_schema),
         ("id_type", &id_type),
-        ("relayed_at", relayed_at),
         ("occurred_at", &table.columns.occurred_at.name),
         ("relation", &relation),
     ];
+    variables.extend(marks.variables());
     let prepare = async |sql: &str| -> Result<Statement, Unprepared> {
         Ok(client.prepare(&sql::render_some(sql, &variables)?).await?)
     };

@@ -167,6 +167,6 @@ files! {
     TABLE_LEAVES = "table/leaves.sql", "The tables that hold the rows of a table: itself, or its partitions.";
     TABLE_PAGES = "table/pages.sql", "Pages of a table with all its partitions, from the files' sizes: no row is read.";
     TABLE_PARTITION_ROOT = "table/partition_root.sql", "A relation and all that it is a partition of, itself first; none where it is gone.";
-    TABLE_ROW = "table/row.sql", "Whether a row with this id is in an outbox table, and since when it is marked: one row, or none.";
+    TABLE_ROW = "table/row.sql", "The row with this id, where it is in an outbox table: one row, or none.";
     TABLE_ROW_FILTER = "table/row_filter.sql", "The publication's row filter (from Postgres 15 on) for a table, as an expression over its columns: rows for which it is not true are none of this relay's.";
 }

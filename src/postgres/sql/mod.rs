@@ -2,8 +2,8 @@
 //!
 //! A file is what an operator runs with `psql -v name=value -f file`, and what the code runs
 //! after [`render`]: the same bytes, so they cannot drift. Variables are psql's own:
-//! `:"name"` an identifier, `:'name'` a literal. psql's bare `:name` is used for one only, which
-//! the server itself wrote: `:filter`, an expression ([`ROW_FILTER`]).
+//! `:"name"` an identifier, `:'name'` a literal. psql's bare `:name` is used for expressions only: the
+//! publication's row filter, which the server itself wrote, and what a mark is ([`BARE`]).
 
 mod files;
 
@@ -59,12 +59,23 @@ pub(crate) fn render_some(sql: &str, variables: &[(&str, &str)]) -> Result<Strin
 
 /// A file has this variable.
 pub(crate) fn has(sql: &str, name: &str) -> bool {
-    let is_bare = name == FILTER && sql.contains(&format!(":{FILTER}"));
-    is_bare || sql.contains(&format!(":\"{name}\"")) || sql.contains(&format!(":'{name}'"))
+    let is_bare = || {
+        let used = format!(":{name}");
+        let uses = sql.match_indices(&used).map(|(at, used)| at + used.len());
+        let mut ends =
+            uses.map(|end| !sql.get(end..).is_some_and(|rest| rest.starts_with(is_word)));
+        BARE.contains(&name) && ends.any(|is_end| is_end)
+    };
+    is_bare() || sql.contains(&format!(":\"{name}\"")) || sql.contains(&format!(":'{name}'"))
 }
 
-/// The one variable that stands as it is.
-const FILTER: &str = "filter";
+/// The variables that stand as they are, all of them about a row by the name of `outbox`:
+/// - `filter`: what the publication's row filter lets pass;
+/// - `marked`: whether the row is marked in itself; `true` or `false`, never NULL;
+/// - `marked_at`: when, where its mark says so;
+/// - `set_mark`: what an UPDATE sets;
+/// - `mark_columns`: the names of the columns.
+const BARE: [&str; 5] = ["filter", "marked", "marked_at", "set_mark", "mark_columns"];
 
 fn slip(what: String) -> Fault {
     Fault::definite(what, "this is a defect of pgoutbox: please report it")
@@ -129,9 +140,10 @@ impl<'a> Token<'a> {
             "\"" => ('"', Quote::Identifier),
             "'" => ('\'', Quote::Literal),
             _ => {
-                let (word, after) = sql.get(1..)?.split_at_checked(FILTER.len())?;
-                let is_it = word == FILTER && !after.starts_with(is_word);
-                return is_it.then_some(Self::Variable(word, Quote::Bare, FILTER.len() + 1));
+                let rest = sql.get(1..)?;
+                let end = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+                let word = rest.get(..end).filter(|word| BARE.contains(word))?;
+                return Some(Self::Variable(word, Quote::Bare, end + 1));
             }
         };
         let name = sql.get(2..)?.split(sign).next()?;

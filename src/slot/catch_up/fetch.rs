@@ -8,6 +8,7 @@ use super::list::Names;
 use crate::config::{Config, Table};
 use crate::core::event::pgoutput::{StoredRow, Tuple};
 use crate::error::Fault;
+use crate::postgres::mark::MarkSql;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
 use crate::postgres::{classify, column, is_of_row, query};
@@ -165,27 +166,27 @@ fn fetch_sql(
     from: u64,
     to: u64,
 ) -> Result<String, Fault> {
-    let names = Names::of(config, table, outbox);
-    sql::render(
-        sql::CATCH_UP_FETCH,
-        &[
-            ("slot", config.postgres.slot.as_str()),
-            ("from", &from.to_string()),
-            ("to", &to.to_string()),
-            ("bytes", &CHUNK_BYTES.to_string()),
-            ("schema", &table.schema),
-            ("table", &table.name),
-            ("relation", &outbox.relation.to_string()),
-            ("mode", names.mode),
-            ("id", names.id),
-            ("id_schema", &outbox.id_base.0),
-            ("id_type", &outbox.id_base.1),
-            ("payload", &table.columns.payload.name),
-            ("relayed_at", names.relayed_at),
-            ("occurred_at", names.occurred_at),
-            ("time", names.time),
-        ],
-    )
+    let (names, marks) = (Names::of(table, outbox), MarkSql::of(table));
+    let (relation, bytes) = (outbox.relation.to_string(), CHUNK_BYTES.to_string());
+    let (from, to) = (from.to_string(), to.to_string());
+    let own = [
+        ("slot", config.postgres.slot.as_str()),
+        ("from", &from),
+        ("to", &to),
+        ("bytes", &bytes),
+        ("schema", &table.schema),
+        ("table", &table.name),
+        ("relation", &relation),
+        ("mode", names.mode),
+        ("id", names.id),
+        ("id_schema", &outbox.id_base.0),
+        ("id_type", &outbox.id_base.1),
+        ("payload", &table.columns.payload.name),
+        ("occurred_at", names.occurred_at),
+        ("time", names.time),
+    ];
+    let all: Vec<_> = own.into_iter().chain(marks.variables()).collect();
+    sql::render_some(sql::CATCH_UP_FETCH, &all)
 }
 
 fn meta<T: std::str::FromStr>(row: &SimpleQueryRow, at: usize) -> Result<T, Fault> {

@@ -3,8 +3,9 @@
 use postgres_types::Type;
 use tokio_postgres::Client;
 
-use crate::config::{AuditMode, Config, Table};
+use crate::config::{Config, Table};
 use crate::error::Fault;
+use crate::postgres::mark::MarkSql;
 use crate::postgres::outbox::{self, Content};
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
@@ -24,7 +25,9 @@ pub(super) fn list(
     let mut out = sql::render(sql::CATCH_UP_OPEN, &open)?;
     out.push_str("WITH waiting AS (\n");
     let tables = || config.tables.iter().zip(outboxes);
-    let parts = tables().zip(filters).zip(contents);
+    // Without marks nothing tells which rows wait.
+    let parts =
+        tables().zip(filters).zip(contents).filter(|(((table, _), _), _)| table.has_marks());
     for (number, (((table, outbox), filter), content)) in parts.enumerate() {
         if number > 0 {
             out.push_str("UNION ALL\n");
@@ -100,40 +103,33 @@ fn waiting(
     filter: &str,
     content: &Content,
 ) -> Result<String, Fault> {
-    let names = Names::of(config, table, outbox);
-    let [payload, topic, of_type, of_id] = content.variables();
-    sql::render(
-        sql::CATCH_UP_WAITING,
-        &[
-            payload,
-            topic,
-            of_type,
-            of_id,
-            ("slot", config.postgres.slot.as_str()),
-            ("schema", &table.schema),
-            ("table", &table.name),
-            ("relation", &outbox.relation.to_string()),
-            ("mode", names.mode),
-            ("id", names.id),
-            ("relayed_at", names.relayed_at),
-            ("occurred_at", names.occurred_at),
-            ("time", names.time),
-            ("filter", filter),
-        ],
-    )
+    let (names, marks) = (Names::of(table, outbox), MarkSql::of(table));
+    let relation = outbox.relation.to_string();
+    let own = [
+        ("slot", config.postgres.slot.as_str()),
+        ("schema", &table.schema),
+        ("table", &table.name),
+        ("relation", &relation),
+        ("mode", names.mode),
+        ("id", names.id),
+        ("occurred_at", names.occurred_at),
+        ("time", names.time),
+        ("filter", filter),
+    ];
+    let all: Vec<_> = own.into_iter().chain(content.variables()).chain(marks.variables()).collect();
+    sql::render_some(sql::CATCH_UP_WAITING, &all)
 }
 
 /// Columns as the SQL wants them named: where one has no part to play, any will do.
 pub(super) struct Names<'a> {
     pub(super) mode: &'static str,
     pub(super) id: &'a str,
-    pub(super) relayed_at: &'a str,
     pub(super) occurred_at: &'a str,
     pub(super) time: &'static str,
 }
 
 impl<'a> Names<'a> {
-    pub(super) fn of(config: &Config, table: &'a Table, outbox: &OutboxTable) -> Self {
+    pub(super) fn of(table: &'a Table, outbox: &OutboxTable) -> Self {
         let columns = &table.columns;
         let id = columns.id.name.as_str();
         let time = outbox.columns.iter().find(|column| column.name == columns.occurred_at.name);
@@ -143,17 +139,9 @@ impl<'a> Names<'a> {
             Some(Type::INT8) => "bigint",
             _ => "none",
         };
-        let mode = match config.audit.mode {
-            AuditMode::Update => "update",
-            AuditMode::Delete => "delete",
-            AuditMode::SideTable => "side_table",
-            AuditMode::None => "none",
-        };
-        let is_update = config.audit.mode == AuditMode::Update;
         Self {
-            mode,
+            mode: table.audit_mode.name(),
             id,
-            relayed_at: if is_update { columns.relayed_at.name.as_str() } else { id },
             occurred_at: if time == "none" { id } else { columns.occurred_at.name.as_str() },
             time,
         }

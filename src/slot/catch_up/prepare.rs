@@ -6,12 +6,12 @@ use std::time::Duration;
 use postgres_types::PgLsn;
 use tokio::time::{Instant, interval_at};
 use tokio_postgres::Client;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::finish;
 use super::list::{contents, filters, list};
 use super::report::report;
-use crate::config::{AuditMode, Config};
+use crate::config::Config;
 use crate::core::event::Position;
 use crate::error::{Fault, codes};
 use crate::postgres::identity::Identity;
@@ -66,7 +66,7 @@ pub async fn prepare(
     patience: Patience,
 ) -> Result<u64, Fault> {
     let slot = config.postgres.slot.as_str();
-    if config.audit.mode == AuditMode::None {
+    if !config.has_marks() {
         return Err(slot::nothing_tells(config));
     }
     let Some(_turn) = Turn::take(config, "catch-up").await? else {
@@ -109,6 +109,15 @@ async fn prepare_locked(
         outbox::explain_filter(fault, "the list of rows that wait", filters)
     })?;
     drop(wal);
+    for table in config.unmarked() {
+        let hint = "publish what was committed meanwhile yourself; postgres.on_slot_loss = \"halt\" stops instead";
+        let table = table.title();
+        warn!(
+            hint,
+            table,
+            "rows that no stream brings: without marks nothing tells which of this table wait"
+        );
+    }
     record(client, slot, &identity, &new).await?;
     let listed = report(client, slot).await?.filter(|report| report.is_listed);
     let total = listed.and_then(|report| u64::try_from(report.total).ok());

@@ -187,7 +187,7 @@ pub(crate) async fn pass(
     known: &mut Known,
     report: &mut Report,
 ) -> Result<(), Fault> {
-    if order.keep.is_some() && config.audit.mode == AuditMode::None {
+    if order.keep.is_some() && !config.has_marks() {
         return Err(Fault::usage(
             "audit.mode none leaves nothing that says which rows were relayed",
             "choose another audit.mode",
@@ -235,14 +235,20 @@ async fn one_table(
     let parts = partitions::list(client, config, target).await?;
     report.is_managed = parts.span.is_some();
     partitions::make(client, config, target, &parts, order, report).await?;
-    let Some(keep) = order.keep else { return Ok(true) };
+    let Some(keep) = order.keep.filter(|_| table.has_marks()) else { return Ok(true) };
+    if table.is_marked_in_rows() && !target.has_age() {
+        return Err(Fault::definite(
+            "nothing says how old a relayed row is: its mark has no time, and the table no column for occurred_at",
+            "add a column with \"now()\" to [tables.mark], or map [tables.columns] occurred_at",
+        ));
+    }
     report.notes.extend(parts.unmarked(target));
     let mut work = rows::Work::new(client, &config.prune, target, keep, order.is_dry, known);
     work.parked(report).await?;
     if parts.has_ours() {
-        partitions::drop_old(client, config, target, &parts, order, keep, report).await?;
+        partitions::drop_old(client, target, &parts, order, keep, report).await?;
     }
-    match config.audit.mode {
+    match table.audit_mode {
         AuditMode::Update => work.marked(&parts, report).await?,
         AuditMode::SideTable => work.marked_beside(&parts, report).await?,
         AuditMode::Delete | AuditMode::None => {}

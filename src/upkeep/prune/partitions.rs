@@ -196,14 +196,13 @@ async fn create(
 /// Drops partitions that ended before `keep` and hold no row that must stay.
 pub(super) async fn drop_old(
     client: &Client,
-    config: &Config,
     target: &Target,
     parts: &Parts,
     order: Order,
     keep: Duration,
     report: &mut TableReport,
 ) -> Result<(), Fault> {
-    let work = Work { client, config, target, keep, has_default: parts.has_default() };
+    let work = Work { client, target, keep, has_default: parts.has_default() };
     if !order.is_dry {
         work.finish_earlier(report).await?;
     }
@@ -228,7 +227,6 @@ fn not_owner() -> Fault {
 
 struct Work<'a> {
     client: &'a Client,
-    config: &'a Config,
     target: &'a Target,
     keep: Duration,
     has_default: bool,
@@ -278,7 +276,7 @@ impl Work<'_> {
 
     async fn is_kept(&self, name: &str) -> Result<bool, Fault> {
         let seconds = self.keep.as_secs_f64().to_string();
-        let sql = match self.config.audit.mode {
+        let sql = match self.target.audit_mode {
             AuditMode::Update => sql::PARTITION_KEPT,
             AuditMode::SideTable => sql::PARTITION_KEPT_SIDE_TABLE,
             AuditMode::Delete => sql::PARTITION_KEPT_DELETE,

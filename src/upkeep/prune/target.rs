@@ -2,8 +2,10 @@
 
 use tokio_postgres::Client;
 
-use crate::config::{Config, Table};
+use crate::config::{AuditMode, Config, Table};
+use crate::core::event::relation::TimeKind;
 use crate::error::Fault;
+use crate::postgres::mark::MarkSql;
 use crate::postgres::outbox::{self, Content};
 use crate::postgres::{column, query, sql};
 
@@ -16,7 +18,9 @@ pub(super) struct Target {
     pub(super) id: String,
     id_schema: String,
     id_type: String,
-    relayed_at: String,
+    pub(super) audit_mode: AuditMode,
+    marks: MarkSql,
+    has_age: bool,
     /// The column of the time, or the id where there is none.
     occurred_at: String,
     time: &'static str,
@@ -33,12 +37,8 @@ impl Target {
         config: &Config,
         table: &Table,
     ) -> Result<Option<Self>, Fault> {
-        let (schema, name) = (("schema", table.schema.as_str()), ("table", table.name.as_str()));
-        let mark = table.columns.relayed_at.name.as_str();
-        let found = sql::render(sql::CHECK_TABLE, &[schema, name, ("relayed_at", mark)])?;
-        let found = query(client, &found).await?;
-        let Some(found) = found.first() else { return Ok(None) };
-        let relation: u32 = column(found, "oid")?;
+        let Some(found) = outbox::look_up(client, table).await? else { return Ok(None) };
+        let relation: u32 = column(&found, "oid")?;
         let relation_text = relation.to_string();
         let id = table.columns.id.name.as_str();
         let id_type = sql::render(sql::TABLE_ID_TYPE, &[("relation", &relation_text), ("id", id)])?;
@@ -46,7 +46,9 @@ impl Target {
         let Some(row) = rows.first() else { return Ok(None) };
         let columns = outbox::columns(client, relation).await?;
         let time = &table.columns.occurred_at.name;
-        let has_time = columns.iter().any(|column| column.name == *time);
+        let time_column = columns.iter().find(|column| column.name == *time);
+        let has_time = time_column.is_some();
+        let kind = time_column.and_then(|column| TimeKind::of(column.type_oid));
         Ok(Some(Self {
             schema: table.schema.clone(),
             table: table.name.clone(),
@@ -55,13 +57,20 @@ impl Target {
             id: id.to_owned(),
             id_schema: column(row, "schema")?,
             id_type: column(row, "name")?,
-            relayed_at: mark.to_owned(),
+            audit_mode: table.audit_mode,
+            has_age: kind.is_some() || table.mark.time_column().is_some(),
+            marks: MarkSql::of(table).marked_at(&event_time(time, kind)),
             occurred_at: if has_time { time.clone() } else { id.to_owned() },
             time: if has_time { "some" } else { "none" },
             content: Content::find(client, relation, table).await?,
             filter: outbox::row_filter(client, config, relation).await?,
             slot: config.postgres.slot.clone(),
         }))
+    }
+
+    /// Something says how long ago a row was marked, or at least when its event happened.
+    pub(super) fn has_age(&self) -> bool {
+        self.has_age
     }
 
     /// The publication has only some of its rows.
@@ -82,7 +91,6 @@ impl Target {
             ("id", self.id.as_str()),
             ("id_schema", self.id_schema.as_str()),
             ("id_type", self.id_type.as_str()),
-            ("relayed_at", self.relayed_at.as_str()),
             ("occurred_at", self.occurred_at.as_str()),
             ("time", self.time),
             ("filter", self.filter.as_str()),
@@ -90,8 +98,19 @@ impl Target {
         ];
         let is_given = |name: &str| more.iter().any(|(given, _)| *given == name);
         let mut variables = more.to_vec();
-        let own = own.into_iter().chain(self.content.variables());
+        let own = own.into_iter().chain(self.content.variables()).chain(self.marks.variables());
         variables.extend(own.filter(|(name, _)| !is_given(name)));
         sql::render_some(sql, &variables)
+    }
+}
+
+/// When an event happened, as an expression: what the age of a row is told by whose mark has no time.
+fn event_time(column: &str, kind: Option<TimeKind>) -> String {
+    let column = sql::identifier(column);
+    match kind {
+        None => "NULL::timestamptz".to_owned(),
+        Some(TimeKind::Timestamptz) => format!("outbox.{column}"),
+        Some(TimeKind::Timestamp) => format!("outbox.{column} AT TIME ZONE 'UTC'"),
+        Some(TimeKind::EpochMillis) => format!("to_timestamp(outbox.{column} / 1000.0)"),
     }
 }

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pgoutbox::config::{
-    Audit, AuditMode, ColumnRef, Columns, MessageMap, OnFailure, Parking, Piece, Table, Template,
+    Audit, AuditMode, ColumnRef, Columns, MarkColumns, MessageMap, OnFailure, Parking, Piece,
+    Table, Template,
 };
 use pgoutbox::testing::core::event::pgoutput::{Message, decode};
 use pgoutbox::testing::core::message::Limits;
@@ -143,7 +144,6 @@ pub fn table() -> Table {
             content_type: column("content_type"),
             traceparent: column("traceparent"),
             tracestate: column("tracestate"),
-            relayed_at: column("relayed_at"),
             attempt: column("attempt"),
             last_error: column("last_error"),
             failed_at: column("failed_at"),
@@ -159,6 +159,8 @@ pub fn table() -> Table {
         is_holding: true,
         is_mandatory: true,
         message: MessageMap::default(),
+        audit_mode: AuditMode::Update,
+        mark: MarkColumns::time("relayed_at"),
     }
 }
 
@@ -174,7 +176,6 @@ fn rules() -> Rules {
         window_bytes: 32 << 20,
         is_strict: false,
         audit: Audit {
-            mode: AuditMode::Update,
             batch: 500,
             linger: Duration::from_millis(50),
             hold: Duration::from_secs(10),

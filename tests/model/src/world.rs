@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pgoutbox::config::{
-    Audit, AuditMode, ColumnRef, Columns, MessageMap, OnFailure, Parking, Piece,
+    Audit, AuditMode, ColumnRef, Columns, MarkColumns, MessageMap, OnFailure, Parking, Piece,
     Table as TableConfig, Template,
 };
 use pgoutbox::error::Fault;

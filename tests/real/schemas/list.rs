@@ -58,7 +58,69 @@ const fn with_payload(
 }
 
 pub fn works() -> Vec<Case> {
-    [ids(), payloads(), fields(), names(), pieces(), beside()].concat()
+    [ids(), payloads(), fields(), marks(), names(), pieces(), beside()].concat()
+}
+
+/// What a marked row holds is of a kind of its own, where rows carry their marks.
+const fn with_mark(
+    name: &'static str,
+    ddl: &'static str,
+    set: &'static [(&'static str, &'static str)],
+) -> Case {
+    Case { set, ..case(name, ddl) }
+}
+
+fn marks() -> Vec<Case> {
+    vec![
+        with_mark(
+            "mark_status",
+            "CREATE TABLE {t} (id bigint PRIMARY KEY, occurred_at timestamptz DEFAULT now(),
+                status text NOT NULL DEFAULT 'PENDING' CHECK (status IN ('PENDING', 'DELIVERED')), {rest})",
+            &[("mark.status", "DELIVERED")],
+        ),
+        with_mark(
+            "mark_status_and_time",
+            "CREATE TABLE {t} (id bigint PRIMARY KEY, status varchar(20) DEFAULT 'Scheduled', sent timestamp, {rest})",
+            &[("mark.status", "It's \"sent\""), ("mark.sent", "now()")],
+        ),
+        with_mark(
+            "mark_smallint",
+            "CREATE TABLE {t} (id bigint PRIMARY KEY, occurred_at bigint DEFAULT 1700000000000,
+                published smallint DEFAULT 0, {rest}); CREATE INDEX ON {t} (published, id)",
+            &[("mark.published", "1")],
+        ),
+        with_mark(
+            "mark_boolean",
+            "CREATE TABLE {t} (id bigint PRIMARY KEY, occurred_at timestamp DEFAULT now(),
+                dispatched boolean NOT NULL DEFAULT false, {rest})",
+            &[("mark.dispatched", "true")],
+        ),
+        with_mark(
+            "mark_enum",
+            "CREATE SCHEMA \"My-Marks\"; CREATE TYPE \"My-Marks\".\"A State\" AS ENUM ('new one', 'sent one');
+             CREATE TABLE {t} (id bigint PRIMARY KEY, occurred_at timestamptz DEFAULT now(),
+                \"the state\" \"My-Marks\".\"A State\" NOT NULL DEFAULT 'new one', {rest})",
+            &[("mark.the state", "sent one")],
+        ),
+        with_mark(
+            "mark_domain",
+            "CREATE DOMAIN state_of AS text NOT NULL DEFAULT 'waits';
+             CREATE TABLE {t} (id bigint PRIMARY KEY, occurred_at timestamptz DEFAULT now(), state state_of, {rest})",
+            &[("mark.state", "went")],
+        ),
+        with_mark(
+            "mark_char",
+            "CREATE TABLE {t} (id bigint PRIMARY KEY, occurred_at timestamptz DEFAULT now(), state char(10) DEFAULT 'new', {rest})",
+            &[("mark.state", "sent")],
+        ),
+        with_mark(
+            "mark_of_a_partition",
+            "CREATE TABLE {t} (id bigint, occurred_at timestamptz DEFAULT now(), state integer DEFAULT 0, {rest},
+                PRIMARY KEY (id, occurred_at)) PARTITION BY RANGE (occurred_at);
+             CREATE TABLE mark_of_a_partition_all PARTITION OF {t} FOR VALUES FROM ('2020-01-01') TO ('2099-01-01')",
+            &[("mark.state", "7"), ("mark.relayed_at", "now()")],
+        ),
+    ]
 }
 
 fn ids() -> Vec<Case> {

@@ -96,7 +96,6 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
         content_type: column("content_type"),
         traceparent: column("traceparent"),
         tracestate: column("tracestate"),
-        relayed_at: column("relayed_at"),
         attempt: column("attempt"),
         last_error: column("last_error"),
         failed_at: column("failed_at"),
@@ -125,6 +124,13 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
             is_holding: mode.is_holding,
             is_mandatory: true,
             message: MessageMap::default(),
+            audit_mode: match marking {
+                Marking::Update => AuditMode::Update,
+                Marking::Delete => AuditMode::Delete,
+                Marking::SideTable => AuditMode::SideTable,
+                Marking::None => AuditMode::None,
+            },
+            mark: MarkColumns::time("relayed_at"),
         })
         .into();
     Rules {
@@ -143,12 +149,6 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
             poll_interval: Duration::from_secs(10),
         },
         audit: Audit {
-            mode: match marking {
-                Marking::Update => AuditMode::Update,
-                Marking::Delete => AuditMode::Delete,
-                Marking::SideTable => AuditMode::SideTable,
-                Marking::None => AuditMode::None,
-            },
             batch: script.pick(&[1, 3, 10]),
             linger: Duration::from_millis(script.pick(&[0, 10, 50])),
             hold: Duration::from_millis(script.pick(&[0, 100, 2_000, 10_000])),

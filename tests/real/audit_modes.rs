@@ -1,0 +1,167 @@
+//! Tables with marks of different kinds, and without, on one relay.
+
+use anyhow::{Context, Result};
+use harness::consumer::Consumer;
+use harness::relay::Relay;
+use harness::wait_until;
+
+use crate::setting::{PATIENCE, Setting, ids};
+
+const TABLES: [(&str, &str); 4] =
+    [("updated", "update"), ("unmarked", "none"), ("deleted", "delete"), ("beside", "side_table")];
+
+/// One table for each kind of mark.
+async fn four() -> Result<Setting> {
+    let mut setting = Setting::bare().await?.set("tables.0.mark.state", "SENT");
+    for (number, (name, mode)) in TABLES.iter().enumerate() {
+        setting = setting
+            .set(&format!("tables.{number}.name"), name)
+            .set(&format!("tables.{number}.audit.mode"), mode);
+        let state = if number == 0 { ", state text DEFAULT 'NEW'" } else { "" };
+        setting
+            .sql(&format!(
+                "CREATE TABLE {name} (id text PRIMARY KEY, topic text DEFAULT 'here', payload jsonb DEFAULT '1',
+                     occurred_at timestamptz DEFAULT clock_timestamp(){state})"
+            ))
+            .await?;
+    }
+    setting.init().await?;
+    Ok(setting)
+}
+
+async fn insert(setting: &Setting, n: u32) -> Result<()> {
+    for (name, _) in TABLES {
+        setting.sql(&format!("INSERT INTO {name} (id) VALUES ('{name} {n}')")).await?;
+    }
+    Ok(())
+}
+
+/// Waits until just these came, whatever their order.
+async fn came(consumer: &Consumer, relay: &Relay, wanted: &[String]) -> Result<()> {
+    let mut wanted = wanted.to_vec();
+    wanted.sort();
+    wait_until("the events", PATIENCE, async || {
+        let mut came = ids(&consumer.deliveries(<[_]>::to_vec));
+        came.sort();
+        Ok(came == wanted)
+    })
+    .await
+    .with_context(|| format!("{:?}\n{}", ids(&consumer.deliveries(<[_]>::to_vec)), relay.log()))
+}
+
+fn all(numbers: &[u32]) -> Vec<String> {
+    let each = |n: &u32| TABLES.map(|(name, _)| format!("{name} {n}"));
+    numbers.iter().flat_map(each).collect()
+}
+
+async fn marked(setting: &Setting, rows: i64) -> Result<()> {
+    let sql = format!(
+        "SELECT (SELECT count(*) FROM updated WHERE state = 'SENT') = {rows}
+            AND (SELECT count(*) FROM deleted) = 0
+            AND (SELECT count(*) FROM pgoutbox.relayed) = {rows}
+            AND (SELECT count(*) FROM pgoutbox.relayed WHERE outbox = 'beside'::regclass) = {rows}"
+    );
+    setting.until("each table's own marks", &sql).await
+}
+
+#[tokio::test]
+async fn each_table_has_its_own_kind_of_mark() -> Result<()> {
+    let setting = four().await?;
+    let consumer = setting.bound("here").await?;
+    let relay = setting.run()?;
+    insert(&setting, 1).await?;
+    came(&consumer, &relay, &all(&[1])).await?;
+    marked(&setting, 1).await?;
+    relay.drain(PATIENCE).await?;
+
+    let verified: serde_json::Value =
+        serde_json::from_slice(&setting.program.output(&["verify", "--json"]).await?.stdout)?;
+    let delivered = |table: usize| verified["tables"][table]["delivered"]["rows"].as_u64();
+    assert_eq!([0, 1, 2, 3].map(delivered), [Some(1), None, None, Some(1)], "{verified}");
+
+    // A table without marks lost what it lost: the relay stops, unless somebody says otherwise.
+    setting.sql("SELECT pg_drop_replication_slot(current_database())").await?;
+    insert(&setting, 2).await?;
+    let halted = setting.program.output(&["run"]).await?;
+    let said = String::from_utf8_lossy(&halted.stderr).into_owned();
+    assert_eq!(halted.status.code(), Some(1), "{said}");
+    assert!(said.contains("on_slot_loss"), "{said}");
+
+    let going_on = setting.clone().set("postgres.on_slot_loss", "catch_up");
+    let relay = going_on.run()?;
+    let mut wanted = all(&[1, 2]);
+    wanted.retain(|id| id != "unmarked 2");
+    came(&consumer, &relay, &wanted).await?;
+    marked(&setting, 2).await?;
+    insert(&setting, 3).await?;
+    wanted.extend(all(&[3]));
+    came(&consumer, &relay, &wanted).await?;
+    let log = relay.log();
+    assert!(log.contains("without marks nothing tells which of this table wait"), "{log}");
+    assert!(log.contains("public.unmarked"), "{log}");
+    relay.drain(PATIENCE).await
+}
+
+#[tokio::test]
+async fn a_row_that_comes_with_its_whole_mark_was_relayed_before() -> Result<()> {
+    let setting = Setting::bare()
+        .await?
+        .set("tables.0.name", "box")
+        .set("tables.0.mark.state", "sent")
+        .set("tables.0.mark.done", "true");
+    setting
+        .sql(
+            "CREATE TYPE state AS ENUM ('new', 'sent');
+             CREATE TABLE box (id text PRIMARY KEY, topic text DEFAULT 'here', payload jsonb DEFAULT '1',
+                 state state DEFAULT 'new', done boolean)",
+        )
+        .await?;
+    setting.init().await?;
+    let consumer = setting.bound("here").await?;
+    let relay = setting.run()?;
+    setting
+        .sql(
+            "INSERT INTO box (id, state, done) VALUES
+                 ('marked', 'sent', true), ('in part', 'sent', NULL), ('in part too', 'new', true),
+                 ('new', 'new', false)",
+        )
+        .await?;
+    came(&consumer, &relay, &["in part", "in part too", "new"].map(str::to_owned)).await?;
+    setting
+        .until("all to be marked", "SELECT count(*) = 4 FROM box WHERE state = 'sent' AND done")
+        .await?;
+    relay.drain(PATIENCE).await?;
+    assert!(relay.log().contains("came_marked=1"), "{}", relay.log());
+    Ok(())
+}
+
+/// Each is told before anything is made or published, with what helps.
+#[tokio::test]
+async fn a_mark_that_cannot_be_is_refused() -> Result<()> {
+    let cases: [(&str, &[(&str, &str)], &str); 7] = [
+        ("n text", &[("mark.m", "x")], "has no column \"m\" for the mark"),
+        ("m jsonb", &[("mark.m", "x")], "its type must be text, varchar, an enum"),
+        ("m text", &[("mark.m", "now()")], "its type must be timestamptz or timestamp"),
+        ("m smallint", &[("mark.m", "done")], "it is a number, and \"done\" is none"),
+        ("m boolean", &[("mark.m", "1")], "it is a boolean, and \"1\" is none"),
+        ("m text DEFAULT 'done'", &[("mark.m", "done")], "each row is inserted with its mark"),
+        ("m text CHECK (m <> 'done')", &[("mark.m", "done")], "violates check constraint"),
+    ];
+    for (column, set, wanted) in cases {
+        let mut setting = Setting::bare().await?.set("tables.0.name", "box");
+        for (key, value) in set {
+            setting = setting.set(&format!("tables.0.{key}"), value);
+        }
+        setting
+            .sql(&format!(
+                "CREATE TABLE box (id text PRIMARY KEY, payload jsonb, topic text, {column});
+                 INSERT INTO box VALUES ('1', '1', 'here')"
+            ))
+            .await?;
+        let output = setting.program.output(&["init"]).await?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{column}: {said}");
+        assert!(said.contains(wanted) && said.contains("hint: "), "{column}: {said}");
+    }
+    Ok(())
+}
