@@ -22,7 +22,7 @@ pub(crate) fn check(config: &Config, values: &Values, problems: &mut Problems) {
     }
     check.slot_loss(config);
     check.same_table(config);
-    check.exchange_flag(config);
+    check.table_flags(config);
     check.queues(config);
     check.token(config);
 }
@@ -281,13 +281,15 @@ impl Check<'_> {
         }
     }
 
-    /// `--exchange` says nothing of which table is meant.
-    fn exchange_flag(&mut self, config: &Config) {
-        let key = "tables.0.exchange";
-        let origin = self.values.origin(key);
-        if config.tables.len() > 1 && origin == Origin::Flag("--exchange".to_owned()) {
-            let what = "there is more than one table";
-            self.problems.add(origin, "", what, "write --set tables.N.exchange=NAME");
+    /// Such a flag says nothing of which table is meant.
+    fn table_flags(&mut self, config: &Config) {
+        for (flag, name) in [("--exchange", "exchange"), ("--preset", "preset")] {
+            let origin = self.values.origin(&format!("tables.0.{name}"));
+            if config.tables.len() > 1 && origin == Origin::Flag(flag.to_owned()) {
+                let what = "there is more than one table";
+                let hint = format!("write --set tables.N.{name}=NAME");
+                self.problems.add(origin, "", what, hint);
+            }
         }
     }
 

@@ -27,6 +27,9 @@ pub struct Flags {
     /// Exchange of the table's messages, a template
     #[arg(long, global = true, value_name = "NAME", help_heading = "Settings")]
     pub exchange: Option<String>,
+    /// Library or relay that made the table, such as phoenix_micro or debezium
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Settings")]
+    pub preset: Option<String>,
     /// off, error, warn, info, debug, trace, or pairs such as pgoutbox=debug
     #[arg(long, global = true, value_name = "LEVEL", help_heading = "Settings")]
     pub log_level: Option<String>,
@@ -54,6 +57,7 @@ impl Flags {
             ("--slot", "postgres.slot", &self.slot),
             ("--publication", "postgres.publication", &self.publication),
             ("--exchange", "tables.0.exchange", &self.exchange),
+            ("--preset", "tables.0.preset", &self.preset),
             ("--log-level", "log.level", &self.log_level),
             ("--log-format", "log.format", &self.log_format),
         ]

@@ -5,6 +5,7 @@ use super::contradiction;
 use super::explain::Explained;
 use super::otlp::otlp;
 use super::postgres::Assembly;
+use super::preset;
 use super::problem::Problems;
 use super::shown::Shown;
 use super::source::{Environment, Sources, collect};
@@ -63,7 +64,8 @@ impl Config {
 /// As [`Config::load`].
 pub fn load(sources: &Sources, needs: Needs) -> Result<(Config, Explained), Fault> {
     let mut problems = Problems::default();
-    let collected = collect(sources, &mut problems);
+    let mut collected = collect(sources, &mut problems);
+    preset::apply(&mut collected);
     let renewal = Renewal::of(&collected.found, sources);
     let values = Values::read(collected, &mut problems);
     let mut shown = Shown::default();

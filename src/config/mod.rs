@@ -41,6 +41,7 @@ mod mark;
 mod message;
 mod otlp;
 mod postgres;
+mod preset;
 mod problem;
 mod reload;
 mod renewal;

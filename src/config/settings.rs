@@ -226,6 +226,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("amqp.max_message_bytes", Size { min: KIB, max: 512 * MIB }, Value("16MiB"), "largest body that is published; 16MiB is RabbitMQ 4's own limit"),
     setting("amqp.connection_name", Text(255), Derived("`pgoutbox/<slot>`"), "name shown in RabbitMQ's list of connections"),
 
+    setting("tables.*.preset", Choice(&super::preset::NAMES), Unset, "the library or relay that made the table: sets what follows, each of which can be set otherwise").flag("--preset"),
     setting("tables.*.schema", Name, Value("public"), "schema"),
     setting("tables.*.name", Text(127), Value("outbox_messages"), "table; `schema.table` where `schema` is not set"),
     setting("tables.*.exchange", Template, Value("outbox"), "exchange").flag("--exchange"),

@@ -151,6 +151,18 @@ impl Collected {
     }
 }
 
+impl Collected {
+    /// Sets what nobody has set, nor tried to.
+    pub(super) fn preset(&mut self, key: &str, value: &str, origin: Origin) {
+        if self.found.contains_key(key) || self.bad.iter().any(|bad| bad == key) {
+            return;
+        }
+        let raw = Raw::Untyped(value.to_owned());
+        let found = Found { key: key.to_owned(), raw, origin, file: None, is_from_file: false };
+        self.found.insert(key.to_owned(), found);
+    }
+}
+
 /// The secret that a key such as `postgres.url_file` names the file of.
 fn secret_of(key: &str) -> Option<&str> {
     let secret = key.strip_suffix("_file")?;

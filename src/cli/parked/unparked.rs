@@ -54,7 +54,7 @@ fn holds(column: &MarkColumn, row: &Value) -> bool {
         (_, None | Some(Value::Null)) => false,
         (MarkValue::Now, Some(_)) => true,
         (MarkValue::Constant(text), Some(Value::String(held))) => held.trim_end() == text,
-        (MarkValue::Constant(text), Some(held)) => held.to_string() == *text,
+        (MarkValue::Constant(text), Some(held)) => is_written(held, text),
     }
 }
 
@@ -69,4 +69,10 @@ async fn row(client: &Client, table: &Table, id: &str) -> Result<Option<Value>, 
     let rows = query(client, &sql::render(sql::TABLE_ROW, &variables)?).await?;
     let content = rows.first().map(|row| column::<String>(row, "content")).transpose()?;
     Ok(content.and_then(|content| serde_json::from_str(&content).ok()))
+}
+
+/// Whether JSON writes a value as this text.
+fn is_written(value: &Value, text: &str) -> bool {
+    let written = value.to_string();
+    written == text
 }

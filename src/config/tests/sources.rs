@@ -187,6 +187,7 @@ fn flags_of_their_own() {
             flags.slot = Some("flag_slot".to_owned());
             flags.publication = Some("flag_pub".to_owned());
             flags.exchange = Some("flag_ex".to_owned());
+            flags.preset = Some("phoenix_micro".to_owned());
             flags.log_level = Some("debug".to_owned());
             flags.log_format = Some("json".to_owned());
         })
@@ -196,6 +197,7 @@ fn flags_of_their_own() {
     assert_eq!(config.postgres.slot, "flag_slot");
     assert_eq!(config.postgres.publication, "flag_pub");
     assert_eq!(config.tables[0].exchange.fixed(), Some("flag_ex"));
+    assert_eq!(config.tables[0].columns.occurred_at.name, "inserted_at");
     assert_eq!(config.log.level, "debug");
     assert!(config.log.is_json);
     let documented = SETTINGS.iter().filter_map(|setting| setting.flag);
@@ -207,6 +209,7 @@ fn flags_of_their_own() {
         slot: Some(String::new()),
         publication: Some(String::new()),
         exchange: Some(String::new()),
+        preset: Some(String::new()),
         log_level: Some(String::new()),
         log_format: Some(String::new()),
         ..Flags::default()
@@ -214,6 +217,27 @@ fn flags_of_their_own() {
     let mut given: Vec<&str> = all.given().map(|(flag, _, _)| flag).collect();
     given.sort_unstable();
     assert_eq!(given, documented);
+}
+
+#[test]
+fn a_preset_stands_below_all_that_is_set() {
+    let tried = |file: &str| Try::both().file(file).load();
+    let table = |file: &str| tried(file).tables[0].clone();
+    let preset = "[[tables]]\npreset = \"debezium\"\n";
+    let plain = table(preset);
+    assert_eq!(plain.columns.aggregate_id.name, "aggregateid");
+    assert!(!plain.columns.aggregate_id.is_explicit, "a variant of the table may lack it");
+    assert_eq!(plain.audit_mode, AuditMode::None);
+    assert_eq!(
+        table(&format!("[audit]\nmode = \"side_table\"\n{preset}")).audit_mode,
+        AuditMode::SideTable
+    );
+    let own = table(&format!("{preset}routing_key = \"x\"\ncolumns.aggregate_id = \"other\"\n"));
+    assert_eq!(own.routing_key.fixed(), Some("x"));
+    assert_eq!(own.columns.aggregate_id.name, "other");
+    assert_eq!(own.columns.aggregate_type.name, "aggregatetype", "the rest stays");
+    let own = table(&format!("[audit]\nmode = \"update\"\n{preset}mark.state = \"done\"\n"));
+    assert_eq!(own.mark.names().collect::<Vec<_>>(), ["state"]);
 }
 
 #[test]

@@ -1,0 +1,90 @@
+//! Settings of a table that another library or relay made: `tables.N.preset`.
+//!
+//! A preset is nothing but settings of the table, below all that anybody sets: `pgoutbox config` shows each
+//! with the preset as its origin, and any of them can be set otherwise.
+
+use super::source::{Collected, Origin};
+use super::value::Raw;
+
+/// Settings of a table by its kind.
+struct Preset {
+    name: &'static str,
+    /// Keys below the table, with their values as a variable would say them.
+    settings: &'static [(&'static str, &'static str)],
+}
+
+/// The names of all presets.
+pub(crate) const NAMES: [&str; 2] = ["phoenix_micro", "debezium"];
+
+const PRESETS: [Preset; 2] = [
+    // `outbox_messages` of the Elixir library; its relay polls the rows without relayed_at and failed_at.
+    Preset {
+        name: "phoenix_micro",
+        settings: &[
+            ("name", "outbox_messages"),
+            ("exchange", "phoenix_micro"),
+            ("routing_key", "{topic}"),
+            ("columns.occurred_at", "inserted_at"),
+            ("dead_letter_exchange", "phoenix_micro.dlx"),
+        ],
+    },
+    // The table of Debezium's outbox event router; with Quarkus' extension its rows are deleted in the
+    // transaction that inserts them, so that nothing can be marked.
+    Preset {
+        name: "debezium",
+        settings: &[
+            ("name", "outboxevent"),
+            ("exchange", "outbox.event.{aggregate_type}"),
+            ("routing_key", "{aggregate_id}"),
+            ("columns.aggregate_type", "aggregatetype"),
+            ("columns.aggregate_id", "aggregateid"),
+            ("columns.event_type", "type"),
+            ("columns.occurred_at", "timestamp"),
+            ("audit.mode", "none"),
+            ("headers.id", "{id}"),
+        ],
+    },
+];
+
+/// Adds the settings of the presets that tables are said to be of, where nobody set them. A name that is no
+/// preset's is reported with the setting itself.
+pub(super) fn apply(collected: &mut Collected) {
+    let named: Vec<(String, &Preset)> = collected
+        .found
+        .iter()
+        .filter_map(|(key, found)| {
+            let table = key.strip_suffix(".preset").filter(|table| table.starts_with("tables."))?;
+            let (Raw::Text(name) | Raw::Untyped(name)) = &found.raw else { return None };
+            let preset = PRESETS.iter().find(|preset| preset.name == name)?;
+            Some((table.to_owned(), preset))
+        })
+        .collect();
+    for (table, preset) in named {
+        let keys = || collected.found.keys();
+        // One mark goes before another as a whole.
+        let own_mark = format!("{table}.mark.");
+        let has_mark = keys().any(|key| key.starts_with(&own_mark))
+            || collected.found.contains_key(&format!("{table}.columns.relayed_at"));
+        let has_mode = collected.found.contains_key("audit.mode");
+        for (key, value) in preset.settings {
+            let is_left = match *key {
+                "audit.mode" => has_mode,
+                key => has_mark && key.starts_with("mark."),
+            };
+            if !is_left {
+                let key = format!("{table}.{key}");
+                collected.preset(&key, value, Origin::Preset(preset.name));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_is_that_of_a_preset() {
+        assert_eq!(PRESETS.map(|preset| preset.name), NAMES);
+    }
+}
