@@ -380,6 +380,7 @@ fn foreign_column(table: &Table) -> Option<&str> {
     let columns = &table.columns;
     let all = [
         &columns.id,
+        &columns.message_id,
         &columns.aggregate_type,
         &columns.aggregate_id,
         &columns.event_type,

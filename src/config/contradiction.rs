@@ -322,9 +322,10 @@ impl Check<'_> {
 }
 
 /// Field names with their columns.
-fn fields(columns: &Columns) -> [(&'static str, &ColumnRef); 12] {
+fn fields(columns: &Columns) -> [(&'static str, &ColumnRef); 13] {
     [
         ("id", &columns.id),
+        ("message_id", &columns.message_id),
         ("aggregate_type", &columns.aggregate_type),
         ("aggregate_id", &columns.aggregate_id),
         ("event_type", &columns.event_type),

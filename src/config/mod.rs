@@ -357,6 +357,8 @@ pub struct Table {
     pub is_mandatory: bool,
     /// What its messages have beside what follows from the columns. Default nothing.
     pub message: MessageMap,
+    /// Whether each header of a row is sent as a text. Default `false`: by its type in JSON.
+    pub has_text_headers: bool,
     /// How its delivered events are marked. Default: as `audit.mode` says.
     pub audit_mode: AuditMode,
     /// What a marked row holds. Default: a time in `relayed_at`.
@@ -383,8 +385,10 @@ pub enum OnFailure {
 /// out; one that the configuration names must exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Columns {
-    /// Event id, becomes `message_id`: uuid, text or bigint. Default `id`.
+    /// The key of a row, becomes `message_id`: uuid, text or bigint. Default `id`.
     pub id: ColumnRef,
+    /// Another column that becomes `message_id`. Default none.
+    pub message_id: ColumnRef,
     /// Default `aggregate_type`.
     pub aggregate_type: ColumnRef,
     /// Default `aggregate_id`.

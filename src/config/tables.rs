@@ -57,6 +57,7 @@ fn table(values: &Values, key: &str, problems: &mut Problems, shown: &mut Shown)
         content_type: text("content_type").unwrap_or_default(),
         app_id: text("app_id"),
         on_failure: on_failure(values, key, problems),
+        has_text_headers: text("header_values").as_deref() == Some("text"),
         audit_mode: audit_mode(values, key),
         mark: mark(values, key, problems),
         is_mandatory: values.flag(&format!("{key}.mandatory")),
@@ -98,6 +99,7 @@ fn columns(values: &Values, key: &str) -> Columns {
     };
     Columns {
         id: column("id"),
+        message_id: column("message_id"),
         aggregate_type: column("aggregate_type"),
         aggregate_id: column("aggregate_id"),
         event_type: column("event_type"),

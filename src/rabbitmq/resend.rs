@@ -71,7 +71,9 @@ struct Sent {
 
 impl InFlight for Sent {
     fn is(&self, returned: &Return) -> bool {
-        returned.message_id == self.item.id
+        let properties = self.message.properties();
+        let own = properties.message_id().as_ref().map_or("", |id| id.as_str());
+        returned.message_id == own
     }
 
     fn bytes(&self) -> usize {

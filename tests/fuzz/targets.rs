@@ -85,6 +85,7 @@ fn table(input: &mut Input<'_>) -> Table {
     };
     let columns = Columns {
         id: column("id"),
+        message_id: column("message_id"),
         aggregate_type: column("aggregate_type"),
         aggregate_id: column("aggregate_id"),
         event_type: column("event_type"),
@@ -118,6 +119,7 @@ fn table(input: &mut Input<'_>) -> Table {
         on_failure: OnFailure::Block,
         is_holding: true,
         is_mandatory: true,
+        has_text_headers: false,
         message: MessageMap::default(),
         audit_mode: AuditMode::Update,
         mark: MarkColumns::time("relayed_at"),

@@ -3,10 +3,11 @@
 
 use anyhow::{Context, Result, ensure};
 use harness::consumer::Delivery;
+use harness::wait_until;
 use lapin::types::AMQPValue;
 use serde_json::json;
 
-use crate::bare::{arrived, text};
+use crate::bare::{arrived, ids, text};
 use crate::check::Checks as _;
 use crate::replay::Replays as _;
 use crate::setting::{PATIENCE, Setting};
@@ -139,5 +140,65 @@ async fn a_mapping_that_the_table_does_not_fit_is_named_at_the_start() -> Result
     {
         ensure!(said.contains(part), "{said}");
     }
+    Ok(())
+}
+
+/// The row's key and the id that consumers know repeats by are two columns: what comes back is known all the
+/// same, also where two rows have one `message_id`.
+#[tokio::test]
+async fn a_message_id_of_its_own_column() -> Result<()> {
+    let setting = Setting::bare()
+        .await?
+        .set("tables.0.name", "box")
+        .set("tables.0.columns.message_id", "event_id")
+        .set("parking.backoff_min", "1h")
+        .set("parking.backoff_max", "2h");
+    setting
+        .sql(
+            "CREATE TABLE box (id bigint PRIMARY KEY, event_id text, topic text, payload jsonb DEFAULT '1',
+                 aggregate_type text DEFAULT 'a', aggregate_id text, relayed_at timestamptz)",
+        )
+        .await?;
+    setting.init().await?;
+    let here = setting.bound("here").await?;
+    let relay = setting.run()?;
+    setting
+        .sql(
+            "INSERT INTO box (id, event_id, topic, aggregate_id) VALUES
+                 (1, 'one', 'here', '1'), (2, 'same', 'nowhere', '2'), (3, 'same', 'here', '3'), (4, NULL, 'here', '4')",
+        )
+        .await?;
+    let mut came = ids(&arrived(&here, 3).await?);
+    came.sort();
+    assert_eq!(came, ["4", "one", "same"]);
+    setting
+        .until(
+            "the one that came back to be parked",
+            "SELECT array_agg(event_id) = '{2}' FROM pgoutbox.parked",
+        )
+        .await?;
+    setting
+        .until(
+            "the others' marks",
+            "SELECT array_agg(id ORDER BY id) = '{1,3,4}' FROM box WHERE relayed_at IS NOT NULL",
+        )
+        .await?;
+    // Both read of one queue.
+    let late = setting.bound("nowhere").await?;
+    setting.program.succeed(&["parked", "retry", "--all"]).await?;
+    let all = || [&here, &late].map(|it| ids(&it.deliveries(<[Delivery]>::to_vec))).concat();
+    let wait = wait_until("the parked one", PATIENCE, async || Ok(all().len() == 4)).await;
+    wait.with_context(|| relay.log())?;
+    assert_eq!(all().iter().filter(|id| *id == "same").count(), 2);
+    setting.until("its mark", "SELECT count(relayed_at) = 4 FROM box").await?;
+    relay.drain(PATIENCE).await?;
+    // By the row's key; what no queue takes is told by it too.
+    setting.program.succeed(&["replay", "--id", "1"]).await?;
+    wait_until("the replayed one", PATIENCE, async || Ok(all().len() == 5)).await?;
+    assert_eq!(all().iter().filter(|id| *id == "one").count(), 2);
+    setting.sql("UPDATE box SET topic = 'void' WHERE id = 3").await?;
+    let refused = setting.program.output(&["replay", "--id", "3"]).await?;
+    let said = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
     Ok(())
 }

@@ -119,8 +119,10 @@ impl<'a> Row<'a> {
 /// One outbox row.
 #[derive(Debug)]
 pub struct Event<'a> {
-    /// Its id, the `message_id` of its message.
+    /// The id of its row.
     pub id: &'a str,
+    /// The `message_id` of its message: that id, unless a column of its own says another.
+    pub message_id: &'a str,
     /// The type of its aggregate.
     pub aggregate_type: Option<&'a str>,
     /// The id of its aggregate.
@@ -154,8 +156,11 @@ impl<'a> Event<'a> {
     /// # Errors
     /// A value that cannot be read.
     pub fn read(mapping: &Mapping, row: Row<'a>, commit_time: i64) -> Result<Self, Refusal> {
+        let id = event_id(mapping, row)?;
+        let message_id = row.optional("message_id", mapping.message_id)?;
         Ok(Self {
-            id: event_id(mapping, row)?,
+            id,
+            message_id: message_id.unwrap_or(id),
             aggregate_type: row.optional("aggregate_type", mapping.aggregate_type)?,
             aggregate_id: row.optional("aggregate_id", mapping.aggregate_id)?,
             event_type: row.optional("event_type", mapping.event_type)?,

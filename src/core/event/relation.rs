@@ -42,6 +42,8 @@ pub struct Mapping {
     pub table: usize,
     /// Column of the event id.
     pub id: usize,
+    /// Column of the `message_id`, where that is another.
+    pub message_id: Option<usize>,
     /// Column of the body.
     pub payload: usize,
     /// How the body is read.
@@ -182,6 +184,7 @@ impl Mapping {
         let mapping = Self {
             table,
             id,
+            message_id: finder.optional("message_id", &names.message_id, Accepts::Text),
             payload,
             payload_kind: if type_of(payload) == Type::BYTEA.oid() {
                 PayloadKind::Bytea

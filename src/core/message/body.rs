@@ -178,7 +178,7 @@ pub(super) fn attributes<'a>(
     let event_type = events.event_type.text("cloudevents.type", of.row)?;
     let mut attributes = vec![
         ("specversion", Cow::Borrowed("1.0")),
-        ("id", required("id", Some(Cow::Borrowed(of.event.id)))?),
+        ("id", required("id", Some(Cow::Borrowed(of.event.message_id)))?),
         ("source", required("cloudevents.source", source)?),
         ("type", required("cloudevents.type", event_type)?),
     ];

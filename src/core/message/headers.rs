@@ -5,7 +5,7 @@ use postgres_types::PgLsn;
 
 use super::body::attributes;
 use super::fields::{Fields, integer};
-use super::json::add_row;
+use super::json::{add_row, add_row_as_text};
 use super::properties::Of;
 use super::value::{attribute, to_header};
 use super::{AGGREGATE_ID_HEADER, AGGREGATE_TYPE_HEADER, COMMIT_LSN_HEADER, INDEX_HEADER};
@@ -36,7 +36,10 @@ pub(super) fn write_headers(out: &mut Vec<u8>, of: Of<'_>) -> Result<(), Refusal
     }
     let json = event.headers.filter(|json| *json != NO_HEADERS);
     if let Some(json) = json {
-        add_row(&mut fields, json)?;
+        match of.table.has_text_headers {
+            true => add_row_as_text(&mut fields, json)?,
+            false => add_row(&mut fields, json)?,
+        }
     }
     let patterns = mapping.message.as_deref();
     if let Some(patterns) = patterns {
@@ -190,6 +193,7 @@ mod tests {
             let object = serde_json::to_string(&headers).unwrap();
             let event = Event {
                 id: "a",
+                message_id: "a",
                 aggregate_type: aggregate.as_deref(),
                 aggregate_id: aggregate.as_deref(),
                 event_type: None,

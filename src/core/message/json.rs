@@ -4,9 +4,12 @@
 //! that is no small integer is read once more, with its numbers taken out of the text and each
 //! put in by what stands there.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use serde_json::value::RawValue;
 
 use super::fields::{Fields, Length, integer, kind, text};
 use crate::core::event::Refusal;
@@ -45,6 +48,60 @@ fn read(
     let mut json = serde_json::Deserializer::from_str(json);
     Row { fields, reading }.deserialize(&mut json).and_then(|()| json.end())
 }
+
+/// Adds the headers that a row has, each as a text: for consumers that read nothing else. What is no string
+/// stands there as JSON writes it; what is null is left out.
+///
+/// # Errors
+/// What is no object, or what AMQP cannot take.
+pub(super) fn add_row_as_text(fields: &mut Fields<'_>, json: &str) -> Result<(), Refusal> {
+    let headers: serde_json::Result<Option<Raws<'_>>> = serde_json::from_str(json);
+    let headers = headers.map_err(|error| Refusal::unreadable("headers", why(fields, &error)))?;
+    for (name, value) in headers.map(|headers| headers.0).unwrap_or_default() {
+        if FORBIDDEN.contains(&name.as_ref()) {
+            return Err(Refusal::ForbiddenHeader { name: name.into_owned() });
+        }
+        match value.get() {
+            "null" => {}
+            string if string.starts_with('"') => {
+                let string: Cow<'_, str> = serde_json::from_str(string)
+                    .map_err(|error| Refusal::unreadable("headers", why(fields, &error)))?;
+                fields.text(&name, string.as_bytes())?;
+            }
+            other => fields.text(&name, other.as_bytes())?,
+        }
+    }
+    Ok(())
+}
+
+/// The members of an object, in their order, their values as they are written.
+struct Raws<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> serde::Deserialize<'de> for Raws<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some((name, value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
+                    members.push((name.0, value));
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(Members).map(Self)
+    }
+}
+
+/// A string, borrowed where it has no escapes.
+#[derive(serde::Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Not the parser's own words: they quote the value.
 fn why(fields: &Fields<'_>, error: &serde_json::Error) -> String {

@@ -106,7 +106,7 @@ pub(super) fn write(head: &mut Vec<u8>, of: Of<'_>) -> Result<u64, Refusal> {
     let expiration = of.text(Property::Expiration, None)?;
     let expiration = expiration.map(milliseconds).transpose()?;
     flags |= named(head, flag::EXPIRATION, "expiration", expiration)?;
-    short(head, "id", event.id)?;
+    short(head, "id", event.message_id)?;
     let timestamp = timestamp(of)?;
     head.extend_from_slice(&timestamp.to_be_bytes());
     let event_type = of.text(Property::Type, event.event_type)?;

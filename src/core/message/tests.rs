@@ -383,3 +383,42 @@ fn what_is_written_is_read_again() {
     assert_eq!((message.exchange(), message.routing_key()), ("ex", "key.ä"));
     assert_eq!((message.properties(), &message.body), (properties, &body));
 }
+
+#[test]
+fn another_column_says_the_message_id() {
+    let message_id = |row: &[Option<&str>]| {
+        let message = build_of("columns.message_id = \"tenant\"", row).unwrap();
+        message.properties().message_id().as_ref().unwrap().to_string()
+    };
+    assert_eq!(message_id(&ROW), "acme");
+    assert_eq!(message_id(&row_with(&[("tenant", None)])), ROW[0].unwrap(), "the row's own id");
+}
+
+#[test]
+fn headers_are_texts_where_consumers_read_nothing_else() {
+    let json = r#"{"s":"a\"\u00fc","n":1.50,"big":12345678901234567890123,"b":true,"o":{"x":[1, 2]},"z":null,"s":"last"}"#;
+    let row = row_with(&[("headers", Some(json))]);
+    let message = build_of("header_values = \"text\"", &row).unwrap();
+    let text = |name: &str| match header(&message, name)? {
+        AMQPValue::LongString(text) => Some(String::from_utf8(text.as_bytes().to_vec()).unwrap()),
+        other => panic!("{name}: {other:?}"),
+    };
+    assert_eq!(text("s").as_deref(), Some("last"), "of two with one name the last one counts");
+    assert_eq!(text("n").as_deref(), Some("1.50"), "its digits");
+    assert_eq!(text("big").as_deref(), Some("12345678901234567890123"));
+    assert_eq!(text("b").as_deref(), Some("true"));
+    assert_eq!(text("o").as_deref(), Some(r#"{"x":[1, 2]}"#));
+    assert_eq!(text("z"), None);
+    for (json, why) in
+        [("[1]", "it is no JSON object"), ("{\"a\":", "is no JSON"), ("7", "no JSON object")]
+    {
+        let row = row_with(&[("headers", Some(json))]);
+        let refusal = build_of("header_values = \"text\"", &row).unwrap_err().to_string();
+        assert!(refusal.contains(why), "{json}: {refusal}");
+    }
+    let row = row_with(&[("headers", Some(r#"{"CC":"x"}"#))]);
+    let refusal = build_of("header_values = \"text\"", &row).unwrap_err();
+    assert!(matches!(refusal, Refusal::ForbiddenHeader { .. }), "{refusal}");
+    let row = row_with(&[("headers", Some("null"))]);
+    assert!(build_of("header_values = \"text\"", &row).is_ok(), "as no headers at all");
+}

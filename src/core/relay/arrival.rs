@@ -99,10 +99,10 @@ impl InFlight for Published {
     /// where the event's id is too long for one.
     fn is(&self, returned: &Return) -> bool {
         let has_id = returned.message_id == self.arrival.id();
+        // A column of its own says the `message_id`: the place tells all the same.
+        let is_any = returned.message_id.is_empty() || self.arrival.mapping.message_id.is_some();
         match returned.position {
-            Some(position) => {
-                position == self.arrival.position && (has_id || returned.message_id.is_empty())
-            }
+            Some(position) => position == self.arrival.position && (has_id || is_any),
             None => has_id,
         }
     }

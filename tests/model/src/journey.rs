@@ -133,6 +133,7 @@ pub fn table() -> Table {
         name: "outbox_messages".to_owned(),
         columns: Columns {
             id: column("id"),
+            message_id: column("message_id"),
             aggregate_type: column("aggregate_type"),
             aggregate_id: column("aggregate_id"),
             event_type: column("event_type"),
@@ -158,6 +159,7 @@ pub fn table() -> Table {
         on_failure: OnFailure::Park,
         is_holding: true,
         is_mandatory: true,
+        has_text_headers: false,
         message: MessageMap::default(),
         audit_mode: AuditMode::Update,
         mark: MarkColumns::time("relayed_at"),

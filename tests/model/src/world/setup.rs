@@ -85,6 +85,7 @@ pub(super) fn mode(script: &Script) -> Mode {
 pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
     let columns = |id: &str| Columns {
         id: column(id),
+        message_id: column("message_id"),
         aggregate_type: column("aggregate_type"),
         aggregate_id: column("aggregate_id"),
         event_type: column("event_type"),
@@ -123,6 +124,7 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
             },
             is_holding: mode.is_holding,
             is_mandatory: true,
+            has_text_headers: false,
             message: MessageMap::default(),
             audit_mode: match marking {
                 Marking::Update => AuditMode::Update,
