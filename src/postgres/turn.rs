@@ -33,6 +33,13 @@ impl Turn {
         Ok(is_ours.then_some(Self { client }))
     }
 
+    /// Gives it back. Dropped, it lasts until the server has seen that the connection is gone, and who
+    /// asks next may come before that.
+    pub(crate) async fn end(self) {
+        // Where this fails the connection has ended, and the turn with it.
+        let _ = self.client.batch_execute("COMMIT").await;
+    }
+
     /// Its connection has ended, so somebody else may have it by now.
     pub(crate) fn is_lost(&self) -> bool {
         self.client.is_closed()

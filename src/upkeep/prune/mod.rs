@@ -199,6 +199,19 @@ pub(crate) async fn pass(
         report.is_busy = true;
         return Ok(());
     }
+    let outcome = all_tables(config, order, known, report).await;
+    if let Some(turn) = turn {
+        turn.end().await;
+    }
+    outcome
+}
+
+async fn all_tables(
+    config: &Config,
+    order: Order,
+    known: &mut Known,
+    report: &mut Report,
+) -> Result<(), Fault> {
     let client = connect(config).await?;
     for table in &config.tables {
         let title = table.title();
