@@ -25,6 +25,9 @@ demo:
 	cargo build --profile demo --locked --no-default-features --package pgoutbox --package harness --bin pgoutbox --bin demo
 	PGOUTBOX_BIN='$(abspath $(TARGET))/demo/pgoutbox' '$(TARGET)/demo/demo' $(ARGS)
 
+# A test with real servers waits most of its time: twice as many at one time as there are cores.
+test matrix: export RUST_TEST_THREADS ?= $(shell expr 2 '*' "$$(getconf _NPROCESSORS_ONLN)")
+
 test:
 	sh tests/setup.sh
 	cargo fmt --all --check

@@ -55,13 +55,16 @@ have() { # postgres|rabbitmq VERSION
     echo "$place"
 }
 
-table=$(printf '%-10s %-10s %8s %8s %8s  %s' postgres rabbitmq passed failed seconds chaos)
-verdict=0
+header=$(printf '%-10s %-10s %8s %8s %8s  %s' postgres rabbitmq passed failed seconds chaos)
+rows=$(mktemp -d)
+trap 'rm -rf "$rows"' EXIT
 
-# One pair; "-" is what is installed, or what the environment names.
+# One pair; "-" is what is installed, or what the environment names. Its line of the table goes into a file, and another
+# file says that it failed: pairs may run side by side.
 run() { # POSTGRES RABBITMQ CHAOS-ARGUMENTS TEST-FILTER...
-    local postgres=$1 rabbitmq=$2 chaos=$3 place log started passed failed struck
+    local postgres=$1 rabbitmq=$2 chaos=$3 row place log started passed failed struck
     shift 3
+    row=$rows/$(date +%s%N)
     log=$logs/postgres-$postgres-rabbitmq-$rabbitmq.log
     started=$(date +%s)
     echo "matrix: Postgres $postgres, RabbitMQ $rabbitmq (- is the installed one): $log"
@@ -81,18 +84,18 @@ run() { # POSTGRES RABBITMQ CHAOS-ARGUMENTS TEST-FILTER...
     ) >"$log" 2>&1 || {
         if [ $? -eq $CANNOT_BE_HAD ] && [ "$which" = ends ] && [ "${PGOUTBOX_VERSIONS:-}" != required ]; then
             echo "matrix: NOT RUN on Postgres $postgres, RabbitMQ $rabbitmq: they cannot be had here" >&2
-            table+=$(printf '\n%-10s %-10s NOT RUN: cannot be had here' "$postgres" "$rabbitmq")
+            printf '%-10s %-10s NOT RUN: cannot be had here\n' "$postgres" "$rabbitmq" >"$row.row"
             return
         fi
-        verdict=1
+        touch "$row.failed"
         echo "matrix: Postgres $postgres, RabbitMQ $rabbitmq FAILED: $log" >&2
         grep -E '^test .* FAILED|BROKEN|cannot be had|^error' "$log" >&2 || tail -n 20 "$log" >&2
     }
     passed=$(sed -n 's/^test result:.* \([0-9]*\) passed.*/\1/p' "$log")
     failed=$(sed -n 's/^test result:.* \([0-9]*\) failed.*/\1/p' "$log")
     struck=$(grep -c '  kept$' "$log") || true
-    table+=$(printf '\n%-10s %-10s %8s %8s %8s  %s' "$postgres" "$rabbitmq" "${passed:-none}" "${failed:-?}" \
-        $(($(date +%s) - started)) "$struck kept, $(grep -c ' BROKEN, ' "$log" || true) broken")
+    printf '%-10s %-10s %8s %8s %8s  %s\n' "$postgres" "$rabbitmq" "${passed:-none}" "${failed:-?}" \
+        $(($(date +%s) - started)) "$struck kept, $(grep -c ' BROKEN, ' "$log" || true) broken" >"$row.row"
 }
 
 case $which in
@@ -101,10 +104,12 @@ all)
     for version in $RABBITMQ; do run - "$version" "" ""; done
     ;;
 ends)
+    # Side by side: what they do most is wait.
     # shellcheck disable=SC2086 # a list of filters
     for pair in "${POSTGRES%% *} ${RABBITMQ%% *}" "${POSTGRES##* } ${RABBITMQ##* }"; do
-        run $pair "--only relay-killed --only binding-removed" $DEPENDS
+        run $pair "--only relay-killed --only binding-removed" $DEPENDS &
     done
+    wait
     ;;
 *)
     sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
@@ -112,5 +117,6 @@ ends)
     ;;
 esac
 echo
-echo "$table"
-exit $verdict
+echo "$header"
+cat "$rows"/*.row
+[ -z "$(find "$rows" -name '*.failed')" ]

@@ -64,9 +64,10 @@ async fn delivery_order_is_commit_order() -> Result<()> {
 }
 
 #[tokio::test]
-async fn half_a_million_rows_in_one_transaction_need_no_memory() -> Result<()> {
-    const ROWS: i64 = 500_000;
-    const PEAK_BYTES: u64 = 64 << 20;
+async fn a_huge_transaction_needs_no_memory() -> Result<()> {
+    const ROWS: i64 = 200_000;
+    /// Sixty bytes a row would be more.
+    const GROWTH_BYTES: u64 = 12 << 20;
     /// All of it at the pace of a debug build on two busy cores.
     const WITHIN: Duration = Duration::from_secs(300);
     let setting = Setting::shared().await?;
@@ -92,7 +93,12 @@ async fn half_a_million_rows_in_one_transaction_need_no_memory() -> Result<()> {
         before >> 10,
         peak >> 10
     );
-    assert!(peak < PEAK_BYTES, "peak memory: {} KiB", peak >> 10);
+    assert!(
+        peak < before + GROWTH_BYTES,
+        "peak memory: {} KiB, {} before",
+        peak >> 10,
+        before >> 10
+    );
     setting.judge(&ledger, consumer, &relay, 0).await?;
     Ok(())
 }
