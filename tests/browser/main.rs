@@ -151,7 +151,7 @@ async fn data_and_actions_need_the_token() -> Result<()> {
     // No queue is bound.
     setting.sql("INSERT INTO outbox_messages (topic, payload) VALUES ('t', '1')").await?;
     setting.put_aside(9, "failed").await?;
-    relay.wait_for_log("is parked", PATIENCE).await?;
+    setting.until("it to be parked", "SELECT count(*) = 2 FROM pgoutbox.parked").await?;
     let browser = Browser::start().await?;
     let page = browser.open(&format!("http://{address}/"), 1200, false).await?;
     page.until("!document.getElementById('gate').hidden").await?;

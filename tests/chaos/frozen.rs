@@ -73,7 +73,7 @@ async fn alarm(round: Round, which: Alarm) -> Result<Outcome> {
     for _ in 0..round.faults() {
         stage.moment().await?;
         raise(true).await?;
-        stage.relay.wait_for_log("blocks the connection", round.patience()).await?;
+        stage.relay.is_down("broker_blocked", round.patience()).await?;
         stage.while_committing().await?;
         outage(FREEZE).await;
         raise(false).await?;

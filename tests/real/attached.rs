@@ -120,7 +120,7 @@ async fn rows_of_a_table_that_is_attached_are_told_of() -> Result<()> {
     setting.init().await?;
     let _consumer = setting.bound("#").await?;
     let relay = setting.run()?;
-    relay.wait_for_log("running", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     attach(&setting, 1, &[(1, false)], false).await?;
     relay
         .wait_for_log("public.part_1 became a partition of public.outbox_messages", PATIENCE)

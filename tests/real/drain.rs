@@ -119,7 +119,7 @@ async fn a_blocked_broker_does_not_hold_it() -> Result<()> {
     let mut load = Workload::start(&setting.database_url, steady()).await?;
     consumer.wait_distinct(200, PATIENCE).await?;
     rabbitmq.memory_alarm(true).await?;
-    relay.wait_for_log("blocks the connection", PATIENCE).await?;
+    relay.is_down("broker_blocked", PATIENCE).await?;
     ends_undrained(&relay).await?;
     rabbitmq.memory_alarm(false).await?;
     let relay = setting.run()?;
@@ -162,7 +162,7 @@ async fn it_ends_at_once_where_nothing_can_be_reached() -> Result<()> {
         let before = silent.connections();
         let relay = setting.run()?;
         if stalls.is_empty() {
-            relay.wait_for_log("again_in", PATIENCE).await?;
+            relay.is_down("fault", PATIENCE).await?;
         } else {
             wait_until(
                 "the relay to connect",
@@ -213,7 +213,7 @@ async fn a_closed_channel_does_not_hold_it() -> Result<()> {
     })
     .await?;
     relay.term()?;
-    relay.wait_for_log("draining", PATIENCE).await?;
+    relay.reaches("draining", PATIENCE).await?;
     proxy.resume(Direction::Down);
     relay.wait_exit(GOODBYE + GOODBYE).await.with_context(|| relay.log())?;
     // The second comes again.

@@ -6,22 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use harness::consumer::Consumer;
+use harness::events::counted;
 use harness::postgres::{Postgres, Shutdown};
 use harness::relay::Relay;
 use harness::wait_until;
 
 use crate::setting::{PATIENCE, Setting};
-
-/// Inserts events `from` to `to` of one aggregate, each in a transaction of its own.
-pub async fn insert(setting: &Setting, from: i64, to: i64) -> Result<()> {
-    let client = setting.client().await?;
-    for n in from..=to {
-        let sql = "INSERT INTO outbox_messages (aggregate_type, aggregate_id, event_type, payload, occurred_at)
-             VALUES ('order', 'one', 'placed', jsonb_build_object('n', $1::bigint), clock_timestamp())";
-        client.execute(sql, &[&n]).await?;
-    }
-    Ok(())
-}
 
 /// The numbers of the events as they came first.
 pub fn came(consumer: &Consumer) -> Vec<i64> {
@@ -84,7 +74,7 @@ async fn a_slot_that_somebody_moved_is_caught_up_with() -> Result<()> {
         let setting = Setting::shared().await?;
         let consumer = setting.consumer().await?;
         let relay = setting.run()?;
-        insert(&setting, 1, 3).await?;
+        setting.insert(counted(1..=3).of("one")).await?;
         all_came(&consumer, &relay, 3).await?;
         setting.all_marked().await?;
         if is_killed {
@@ -96,7 +86,7 @@ async fn a_slot_that_somebody_moved_is_caught_up_with() -> Result<()> {
         for statement in moved(&setting).split(';') {
             setting.sql(statement).await.with_context(|| format!("{name}: {statement}"))?;
         }
-        insert(&setting, 5, 7).await?;
+        setting.insert(counted(5..=7).of("one")).await?;
         let relay = setting.run()?;
         all_came(&consumer, &relay, 7).await.context(name)?;
         setting.all_marked().await?;
@@ -119,7 +109,7 @@ async fn without_marks_a_slot_that_somebody_moved_stops_the_relay() -> Result<()
     let setting = Setting::shared().await?.set("audit.mode", "none");
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    insert(&setting, 1, 3).await?;
+    setting.insert(counted(1..=3).of("one")).await?;
     all_came(&consumer, &relay, 3).await?;
     relay.drain(PATIENCE).await?;
     for statement in remade(&setting).split(';') {
@@ -137,17 +127,17 @@ async fn without_marks_a_slot_that_somebody_moved_stops_the_relay() -> Result<()
         .sql(&format!("UPDATE pgoutbox.progress SET coverage = NULL WHERE slot = '{slot}'"))
         .await?;
     let relay = setting.run()?;
-    insert(&setting, 5, 6).await?;
+    setting.insert(counted(5..=6).of("one")).await?;
     wait_until("the rest", PATIENCE, async || Ok(came(&consumer) == [1, 2, 3, 5, 6]))
         .await
         .with_context(|| format!("{:?}\n{}", came(&consumer), relay.log()))?;
     relay.drain(PATIENCE).await?;
     // A new slot of its own making is none that somebody moved.
     setting.sql(&format!("SELECT pg_drop_replication_slot('{slot}')")).await?;
-    insert(&setting, 7, 7).await?;
+    setting.insert(counted(7..=7).of("one")).await?;
     setting.init().await?;
     let relay = setting.run()?;
-    insert(&setting, 8, 9).await?;
+    setting.insert(counted(8..=9).of("one")).await?;
     wait_until("the rest", PATIENCE, async || Ok(came(&consumer) == [1, 2, 3, 5, 6, 8, 9]))
         .await
         .with_context(|| format!("{:?}\n{}", came(&consumer), relay.log()))?;
@@ -165,7 +155,7 @@ async fn a_relay_that_is_killed_leaves_no_gap_behind() -> Result<()> {
         let mut last = 0;
         for round in 0..4 {
             let relay = setting.run()?;
-            insert(&setting, last + 1, last + 3).await?;
+            setting.insert(counted(last + 1..=last + 3).of("one")).await?;
             last += 3;
             all_came(&consumer, &relay, last).await?;
             // Keepalives alone move it on.
@@ -211,7 +201,7 @@ async fn postgres_is_restored_from_a_copy_while_the_relay_lives() -> Result<()> 
     let setting = setting.set("session.backoff_max", "300ms");
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    insert(&setting, 1, 5).await?;
+    setting.insert(counted(1..=5).of("one")).await?;
     all_came(&consumer, &relay, 5).await?;
     setting.all_marked().await?;
     relay.sigstop()?;
@@ -223,7 +213,7 @@ async fn postgres_is_restored_from_a_copy_while_the_relay_lives() -> Result<()> 
         relay.sigcont()?;
         let before = came(&consumer).len();
         // Of a history that will be gone.
-        insert(&setting, 1_000, 1_100).await?;
+        setting.insert(counted(1_000..=1_100).of("one")).await?;
         let more = before + if is_passed { 0 } else { 101 };
         wait_until("these", PATIENCE, async || Ok(came(&consumer).len() >= more))
             .await
@@ -240,7 +230,7 @@ async fn postgres_is_restored_from_a_copy_while_the_relay_lives() -> Result<()> 
             setting.sql(filler).await?;
         }
         let (from, to) = if is_passed { (2_000, 2_050) } else { (6, 60) };
-        insert(&setting, from, to).await?;
+        setting.insert(counted(from..=to).of("one")).await?;
         relay.sigcont()?;
         wait_until("the new ones", PATIENCE, async || {
             let numbers = came(&consumer);
@@ -262,13 +252,13 @@ async fn a_progress_row_ahead_of_the_server_does_not_count() -> Result<()> {
     let setting = Setting::shared().await?;
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    insert(&setting, 1, 3).await?;
+    setting.insert(counted(1..=3).of("one")).await?;
     all_came(&consumer, &relay, 3).await?;
     setting.all_marked().await?;
     relay.drain(PATIENCE).await?;
     setting.sql("UPDATE pgoutbox.progress SET end_lsn = 'FFFF/0', commit_lsn = NULL").await?;
     let relay = setting.run()?;
-    insert(&setting, 4, 6).await?;
+    setting.insert(counted(4..=6).of("one")).await?;
     all_came(&consumer, &relay, 6).await?;
     setting.all_marked().await?;
     relay.drain(PATIENCE).await?;

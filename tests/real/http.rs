@@ -268,7 +268,7 @@ async fn the_token_is_asked_for_save_by_probes() -> Result<()> {
     let setting = setting.set("http.token", TOKEN);
     let relay = setting.run()?;
     let address = relay.http(PATIENCE).await?;
-    relay.wait_for_log("again_in", PATIENCE).await?;
+    relay.is_down("fault", PATIENCE).await?;
     let with = async |path: &str, shown: &str| {
         request(address, "GET", path, &[("Authorization", shown)], "").await
     };

@@ -1,34 +1,26 @@
 //! A fault of the whole is told from many bad events.
 
 use anyhow::{Context, Result, ensure};
+use harness::events::{Events, events};
+use harness::scenario::{Scenario, Settings};
 use harness::wait_for;
 
 use crate::bare::{ids, uuid};
 use crate::setting::{PATIENCE, Setting};
 
-async fn setting(limit: &str) -> Result<Setting> {
-    let setting = Setting::bare()
-        .await?
-        .set("tables.0.exchange", "{event_type} | outbox")
-        .set("parking.limit", limit)
-        .set("session.backoff_max", "500ms")
-        // Each try is told.
-        .set("log.level", "debug")
-        .set("parking.backoff_min", "1h")
-        .set("parking.backoff_max", "1h");
-    setting.init().await?;
-    Ok(setting)
-}
+const TOLD: Settings = &[
+    ("tables.0.exchange", "{event_type} | outbox"),
+    ("session.backoff_max", "500ms"),
+    // Each try is told.
+    ("log.level", "debug"),
+];
 
-async fn insert(setting: &Setting, first: u32, last: u32, is_bad: &str) -> Result<()> {
-    setting
-        .sql(&format!(
-            "INSERT INTO outbox_messages (id, aggregate_type, aggregate_id, topic, payload)
-             SELECT ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid, 'order', n::text,
-                    CASE WHEN {is_bad} THEN 'bad' ELSE 'good' END, '{{}}'
-               FROM generate_series({first}, {last}) AS n"
-        ))
-        .await
+/// One of each aggregate.
+fn events_of(numbers: std::ops::RangeInclusive<i64>, is_bad: &str) -> Events {
+    events(numbers, "good")
+        .column("aggregate_type", "'order'")
+        .column("aggregate_id", "n::text")
+        .column("topic", &format!("CASE WHEN {is_bad} THEN 'bad' ELSE 'good' END"))
 }
 
 async fn parked(setting: &Setting) -> Result<i64> {
@@ -38,12 +30,11 @@ async fn parked(setting: &Setting) -> Result<i64> {
 /// Many bad events, among good ones and in a row, stop nobody.
 #[tokio::test]
 async fn bad_events_beyond_the_limit_stop_nobody_while_others_are_delivered() -> Result<()> {
-    let setting = setting("10").await?;
-    let consumer = setting.bound("good").await?;
-    let relay = setting.run()?;
-    insert(&setting, 1, 1_200, "n % 60 = 0").await?;
+    let (setting, consumer, relay) =
+        Scenario::with(TOLD).retries("1h").set("parking.limit", "10").run("good").await?;
+    setting.insert(events_of(1..=1_200, "n % 60 = 0")).await?;
     // In a row, and then good ones.
-    insert(&setting, 1_201, 1_400, "n < 1300").await?;
+    setting.insert(events_of(1_201..=1_400, "n < 1300")).await?;
     let good = 1_200 - 20 + 101;
     consumer.wait_distinct(good, PATIENCE).await.with_context(|| relay.log())?;
     setting
@@ -68,12 +59,15 @@ async fn bad_events_beyond_the_limit_stop_nobody_while_others_are_delivered() ->
 #[tokio::test]
 async fn a_fault_of_the_whole_parks_no_more_than_the_limit() -> Result<()> {
     for exchange in ["", "absent"] {
-        let setting = setting("3")
+        let stops = Scenario::with(TOLD).retries("1h").set("parking.limit", "3");
+        // After `init`, which would declare it.
+        let setting = stops
+            .setting()
             .await?
             .set("tables.0.exchange", if exchange.is_empty() { "outbox" } else { exchange });
         let consumer = setting.bound("nothing").await?;
         let relay = setting.run()?;
-        insert(&setting, 1, 40, "false").await?;
+        setting.insert(events_of(1..=40, "false")).await?;
         let told = async || {
             let status = setting.status().await?;
             let what = status["fault"]["what"].as_str().unwrap_or_default().to_owned();

@@ -5,6 +5,7 @@ use futures_util::future::try_join_all;
 use harness::consumer::Consumer;
 use harness::http::get;
 use harness::relay::Relay;
+use harness::scenario::{Scenario, Settings};
 use harness::{shared, wait_until};
 
 use crate::bare::{ids, uuid};
@@ -108,15 +109,7 @@ const CASES: [Case; 13] = [
     ),
 ];
 
-async fn setting(mode: &str) -> Result<Setting> {
-    let setting = Setting::bare()
-        .await?
-        .set("audit.mode", mode)
-        .set("audit.hold", "1s")
-        .set("audit.give_up", "3s");
-    setting.init().await?;
-    Ok(setting)
-}
+const SOON: Settings = &[("audit.hold", "1s"), ("audit.give_up", "3s")];
 
 /// Everything came once.
 async fn all_once(consumer: &Consumer, count: usize, relay: &Relay) -> Result<()> {
@@ -137,7 +130,7 @@ fn unmarked(mode: &str) -> &'static str {
 }
 
 async fn one_bad_row((mode, sql, says): Case) -> Result<()> {
-    let setting = setting(mode).await?;
+    let setting = Scenario::with(SOON).set("audit.mode", mode).setting().await?;
     let consumer = setting.consumer().await?;
     let client = setting.client().await?;
     client

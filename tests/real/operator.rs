@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use harness::consumer::Consumer;
+use harness::events::event;
 use harness::http::request;
 use harness::proxy::{Direction, Proxy};
 use harness::relay::Relay;
+use harness::scenario::{Scenario, Settings};
 use harness::wait_for;
-use lapin::options::QueueBindOptions;
 use lapin::types::FieldTable;
 
 use crate::bare::{arrived, ids, uuid};
@@ -17,47 +18,26 @@ use crate::progress::through;
 use crate::setting::{PATIENCE, Setting};
 
 /// Two outbox tables, `a` and `b`. Nothing is tried again unless it is asked for.
-async fn setting() -> Result<Setting> {
-    let setting = Setting::bare()
-        .await?
-        .set("tables.0.name", "a")
-        .set("tables.1.name", "b")
-        .set("session.backoff_min", "50ms")
-        .set("session.backoff_max", "200ms")
-        .set("parking.limit", "100000")
-        .set("parking.backoff_min", "1h")
-        .set("parking.backoff_max", "1h");
-    for table in ["a", "b"] {
-        setting
-            .sql(&format!(
-                "CREATE TABLE {table} (id uuid PRIMARY KEY, aggregate_type text, aggregate_id text, topic text,
-                     payload jsonb, relayed_at timestamptz)"
-            ))
-            .await?;
-    }
-    setting.init().await?;
-    Ok(setting)
-}
+const TWO_TABLES: Settings = &[
+    ("tables.0.name", "a"),
+    ("tables.1.name", "b"),
+    ("session.backoff_min", "50ms"),
+    ("session.backoff_max", "200ms"),
+    ("parking.limit", "100000"),
+    ("parking.backoff_min", "1h"),
+    ("parking.backoff_max", "1h"),
+];
+const TABLES: &str =
+    "CREATE TABLE a (id uuid PRIMARY KEY, aggregate_type text, aggregate_id text, topic text,
+         payload jsonb, relayed_at timestamptz);
+     CREATE TABLE b (LIKE a INCLUDING ALL)";
 
 /// Events of one aggregate, in a transaction each, with their tables and topics.
 async fn insert(setting: &Setting, events: &[(u32, &str, &str)]) -> Result<()> {
-    let client = setting.client().await?;
     for (number, table, topic) in events {
-        let sql = format!(
-            "INSERT INTO {table} (id, aggregate_type, aggregate_id, topic, payload)
-             VALUES ('{}', 'order', '7', '{topic}', '{{}}')",
-            uuid(*number)
-        );
-        client.batch_execute(&sql).await.context(sql)?;
+        setting.insert(event(*number, topic).table(table).of("7")).await?;
     }
     Ok(())
-}
-
-async fn bind(setting: &Setting, key: &str) -> Result<()> {
-    let channel = setting.channel().await?;
-    let (queue, exchange) = ("consumer".into(), "outbox".into());
-    let options = QueueBindOptions::default();
-    Ok(channel.queue_bind(queue, exchange, key.into(), options, FieldTable::default()).await?)
 }
 
 async fn unbind(setting: &Setting, key: &str) -> Result<()> {
@@ -93,9 +73,7 @@ fn numbers(consumer: &Consumer) -> Vec<u32> {
 #[tokio::test]
 async fn what_is_discarded_in_a_large_aggregate_under_way_is_not_published() -> Result<()> {
     const EVENTS: u32 = 2_000;
-    let setting = setting().await?;
-    let consumer = setting.bound("good").await?;
-    let relay = setting.run()?;
+    let (setting, consumer, relay) = Scenario::with(TWO_TABLES).tables(TABLES).run("good").await?;
     insert(&setting, &[(1, "a", "late")]).await?;
     stand(&setting, &relay, "1 parked").await?;
     setting
@@ -108,7 +86,7 @@ async fn what_is_discarded_in_a_large_aggregate_under_way_is_not_published() -> 
     setting
         .until("all are behind", &format!("SELECT count(*) = {EVENTS} FROM pgoutbox.parked"))
         .await?;
-    bind(&setting, "late").await?;
+    setting.bind("late").await?;
     operate(&setting, &["retry", "--seq", "1"]).await?;
     arrived(&consumer, 20).await?;
     setting.program.succeed(&["pause", "--note", "what is this"]).await?;
@@ -153,7 +131,7 @@ async fn what_is_discarded_in_a_large_aggregate_under_way_is_not_published() -> 
 
 #[tokio::test]
 async fn an_event_discarded_in_flight_keeps_its_record_and_the_order_holds() -> Result<()> {
-    let setting = setting().await?;
+    let setting = Scenario::with(TWO_TABLES).tables(TABLES).setting().await?;
     let proxy = Proxy::start(harness::shared::rabbitmq().await?.port()).await?;
     let consumer = setting.bound("good").await?;
     let mut by_proxy = setting.clone();
@@ -170,7 +148,7 @@ async fn an_event_discarded_in_flight_keeps_its_record_and_the_order_holds() -> 
         let behind = rest.map(|(number, _, _)| format!("{number} queued")).join(", ");
         stand(&setting, &relay, &format!("{} parked, {behind}", n(1))).await?;
         if is_delivered {
-            bind(&setting, "late").await?;
+            setting.bind("late").await?;
         }
         proxy.stall(Direction::Down);
         operate(&setting, &["retry", "--all"]).await?;
@@ -207,8 +185,12 @@ async fn an_event_discarded_in_flight_keeps_its_record_and_the_order_holds() -> 
 
 #[tokio::test]
 async fn the_next_in_order_follows_whatever_table_it_is_of() -> Result<()> {
-    let setting =
-        setting().await?.set("parking.max_attempts", "1").set("http.token", "correct-horse");
+    let setting = Scenario::with(TWO_TABLES)
+        .tables(TABLES)
+        .set("parking.max_attempts", "1")
+        .set("http.token", "correct-horse")
+        .setting()
+        .await?;
     let consumer = setting.bound("good").await?;
     let mut relay = setting.run()?;
     // As an operator does it: at a relay that runs, by the console, and where none runs.
@@ -272,9 +254,7 @@ async fn the_next_in_order_follows_whatever_table_it_is_of() -> Result<()> {
 /// A schema as version 0.9 left it, with what the relays and operators of that version leave in it.
 #[tokio::test]
 async fn parked_events_of_the_version_before_go_on_in_order() -> Result<()> {
-    let setting = setting().await?;
-    let consumer = setting.bound("good").await?;
-    let relay = setting.run()?;
+    let (setting, consumer, relay) = Scenario::with(TWO_TABLES).tables(TABLES).run("good").await?;
     insert(&setting, &[(1, "a", "late")]).await?;
     stand(&setting, &relay, "1 parked").await?;
     insert(&setting, &[(2, "b", "good"), (3, "a", "good"), (4, "b", "good")]).await?;

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use harness::events::rows;
 use harness::http::get;
 use harness::wait_until;
 use tokio::net::unix::pipe::{self, Receiver};
@@ -60,12 +61,6 @@ async fn an_answer_that_cannot_be_written_is_no_success() -> Result<()> {
     Ok(())
 }
 
-async fn insert(setting: &Setting, count: u32) -> Result<()> {
-    let insert =
-        "INSERT INTO outbox_messages (topic, payload) SELECT 't', '{}' FROM generate_series";
-    setting.sql(&format!("{insert}(1, {count})")).await
-}
-
 async fn lost(address: SocketAddr) -> Result<u64> {
     let metrics = get(address, "/metrics").await?.body;
     let line = metrics.lines().find(|line| line.starts_with("pgoutbox_log_lines_lost_total "));
@@ -87,7 +82,7 @@ async fn a_log_on_a_full_disk_stops_nothing_and_is_counted() -> Result<()> {
         let (address, setting) = at_port(&setting)?;
         let before = consumer.total();
         let relay = setting.program.spawn_redirected(redirect, &["run"])?;
-        insert(&setting, 10).await?;
+        setting.insert(rows(10, "t")).await?;
         arrived(&consumer, before + 10).await?;
         setting.all_marked().await?;
         if redirect != "2>&-" {
@@ -133,7 +128,7 @@ async fn a_log_that_nobody_reads_stops_nothing() -> Result<()> {
     // It has something to say of that, and says it to nobody.
     for _ in 0..3 {
         relay.hangup()?;
-        insert(&setting, 10).await?;
+        setting.insert(rows(10, "t")).await?;
         setting.all_marked().await?;
     }
     arrived(&consumer, 30).await?;

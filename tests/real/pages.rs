@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use harness::consumer::Consumer;
+use harness::events::event;
 use harness::wait_until;
 
 use crate::bare::uuid;
@@ -67,16 +68,6 @@ fn blocks() -> Result<Vec<Block>> {
     Ok(blocks)
 }
 
-async fn insert(setting: &Setting, number: u32) -> Result<()> {
-    let id = uuid(number);
-    setting
-        .sql(&format!(
-            "INSERT INTO outbox_messages (id, topic, aggregate_type, aggregate_id, payload)
-             VALUES ('{id}', 'orders.paid', 'order', '{number}', '{{}}')"
-        ))
-        .await
-}
-
 /// What the pages call by a name that is nobody's: the servers, and one event of each kind.
 struct Stage {
     setting: Setting,
@@ -100,7 +91,7 @@ impl Stage {
             .await?;
         let relay = setting.run()?;
         for number in [7, 8] {
-            insert(&setting, number).await?;
+            setting.insert(event(number, "orders.paid").of(&number.to_string())).await?;
             wait_until("the event is parked", PATIENCE, async || {
                 Ok(setting.ask::<i64>("SELECT count(*) FROM pgoutbox.parked").await?
                     == i64::from(number - 6))
@@ -108,7 +99,7 @@ impl Stage {
             .await?;
         }
         let consumer = setting.consumer().await?;
-        insert(&setting, 9).await?;
+        setting.insert(event(9, "orders.paid").of(&9.to_string())).await?;
         consumer.wait_distinct(1, PATIENCE).await?;
         relay.drain(PATIENCE).await?;
         let stage = Self { setting, folder: tempfile::tempdir()?, _consumer: consumer };
@@ -214,7 +205,7 @@ async fn each_block_of_the_manual_runs() -> Result<()> {
     for block in blocks {
         if relay.is_none() && !block.text.contains("\npgoutbox run ") {
             let started = stage.setting.run()?;
-            started.wait_for_log(" running ", PATIENCE).await?;
+            started.reaches("running", PATIENCE).await?;
             relay = Some(started);
         }
         stage.run(&block).with_context(|| format!("{}:{}", block.page, block.line))?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::StreamExt;
+use harness::scenario::Scenario;
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_postgres::{AsyncMessage, NoTls};
@@ -99,15 +100,9 @@ async fn heard(receiver: &mut UnboundedReceiver<String>) -> Result<String> {
     tokio::time::timeout(PATIENCE, receiver.recv()).await?.context("nobody told")
 }
 
-async fn setting() -> Result<Setting> {
-    let setting = Setting::bare().await?;
-    setting.init().await?;
-    Ok(setting)
-}
-
 #[tokio::test]
 async fn list_shows_what_is_asked_for() -> Result<()> {
-    let setting = setting().await?;
+    let setting = Scenario::default().setting().await?;
     assert!(setting.parked(0, &["list"]).await?.contains("no parked event fits"));
     setting
         .park(&[
@@ -152,7 +147,7 @@ async fn list_shows_what_is_asked_for() -> Result<()> {
 /// A relay of version 0.1 may still park events, and calls it "mend".
 #[tokio::test]
 async fn a_hint_of_the_version_before_is_shown_and_its_schema_renewed() -> Result<()> {
-    let setting = setting().await?;
+    let setting = Scenario::default().setting().await?;
     setting.park(&[row(1, "parked", "7")]).await?;
     setting
         .sql(
@@ -174,7 +169,7 @@ async fn a_hint_of_the_version_before_is_shown_and_its_schema_renewed() -> Resul
 
 #[tokio::test]
 async fn show_builds_the_message_as_it_would_be_published_now() -> Result<()> {
-    let setting = setting().await?;
+    let setting = Scenario::default().setting().await?;
     setting.park(&[row(1, "failed", "7"), row(2, "queued", "7"), row(3, "queued", "7")]).await?;
     let told = setting.parked(0, &["show", "--id", &uuid(1)]).await?;
     for part in [
@@ -234,7 +229,7 @@ async fn show_builds_the_message_as_it_would_be_published_now() -> Result<()> {
 
 #[tokio::test]
 async fn retry_takes_heads_at_once_and_leaves_what_waits_behind_them() -> Result<()> {
-    let setting = setting().await?;
+    let setting = Scenario::default().setting().await?;
     setting
         .park(&[
             row(1, "failed", "7"),
@@ -286,7 +281,7 @@ async fn retry_takes_heads_at_once_and_leaves_what_waits_behind_them() -> Result
 
 #[tokio::test]
 async fn discard_asks_keeps_a_trail_and_lets_the_aggregate_go_on() -> Result<()> {
-    let setting = setting().await?;
+    let setting = Scenario::default().setting().await?;
     setting
         .park(&[
             row(1, "failed", "7"),
@@ -335,7 +330,7 @@ async fn discard_asks_keeps_a_trail_and_lets_the_aggregate_go_on() -> Result<()>
 /// On a terminal of its own, which `script` gives it.
 #[tokio::test]
 async fn discard_takes_yes_and_no_from_a_terminal() -> Result<()> {
-    let setting = setting().await?;
+    let setting = Scenario::default().setting().await?;
     setting.park(&[row(1, "failed", "7"), row(2, "queued", "7"), row(3, "queued", "7")]).await?;
     for (seq, question, answer, expected) in [
         (

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use harness::consumer::{self, QueueType};
-use harness::relay::Relay;
+use harness::events::event;
+use harness::scenario::{Scenario, Settings};
 use harness::wait_for;
 use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -14,46 +15,13 @@ use crate::bare::{arrived, ids, uuid};
 use crate::setting::{PATIENCE, Setting};
 
 /// With quick retries. The exchange of an event is its type, where it has one.
-async fn setting() -> Result<Setting> {
-    let setting = Setting::bare()
-        .await?
-        .set("tables.0.exchange", "{event_type} | outbox")
-        .set("session.backoff_min", "50ms")
-        .set("session.backoff_max", "200ms")
-        .set("parking.backoff_min", "100ms")
-        .set("parking.backoff_max", "400ms");
-    setting.init().await?;
-    Ok(setting)
-}
-
-/// One event in a transaction of its own.
-async fn insert(setting: &Setting, number: u32, aggregate: &str, topic: &str) -> Result<()> {
-    let sql = format!(
-        "INSERT INTO outbox_messages (id, aggregate_type, aggregate_id, topic, payload)
-         VALUES ('{}', 'order', '{aggregate}', '{topic}', '{{}}')",
-        uuid(number)
-    );
-    setting.client().await?.batch_execute(&sql).await.context(sql)
-}
-
-async fn bind(setting: &Setting, key: &str) -> Result<()> {
-    let channel = setting.channel().await?;
-    let (queue, exchange) = ("consumer".into(), "outbox".into());
-    let options = QueueBindOptions::default();
-    Ok(channel.queue_bind(queue, exchange, key.into(), options, FieldTable::default()).await?)
-}
-
-/// Waits for a text that the parking answers.
-async fn parked(setting: &Setting, relay: &Relay, want: &str) -> Result<()> {
-    let sql = "SELECT coalesce(string_agg(right(event_id, 2) || ' ' || state, ', ' ORDER BY seq), '') FROM pgoutbox.parked";
-    let mut last = String::new();
-    wait_for("the parking", PATIENCE, async || {
-        last = setting.ask::<String>(sql).await?;
-        Ok((last == want).then_some(()))
-    })
-    .await
-    .with_context(|| format!("want {want:?}, is {last:?}\n{}", relay.log()))
-}
+const RETRIES: Settings = &[
+    ("tables.0.exchange", "{event_type} | outbox"),
+    ("session.backoff_min", "50ms"),
+    ("session.backoff_max", "200ms"),
+    ("parking.backoff_min", "100ms"),
+    ("parking.backoff_max", "400ms"),
+];
 
 async fn marks(setting: &Setting) -> Result<Vec<bool>> {
     setting.ask("SELECT array_agg(relayed_at IS NOT NULL ORDER BY id) FROM outbox_messages").await
@@ -61,16 +29,14 @@ async fn marks(setting: &Setting) -> Result<Vec<bool>> {
 
 #[tokio::test]
 async fn an_aggregate_waits_and_follows_in_order_while_others_flow() -> Result<()> {
-    let setting = setting().await?;
-    let consumer = setting.bound("good").await?;
-    let relay = setting.run()?;
-    insert(&setting, 1, "a", "good").await?;
-    insert(&setting, 2, "a", "late").await?;
-    parked(&setting, &relay, "02 parked").await?;
-    insert(&setting, 3, "a", "good").await?;
-    insert(&setting, 4, "b", "good").await?;
-    insert(&setting, 5, "a", "good").await?;
-    parked(&setting, &relay, "02 parked, 03 queued, 05 queued").await?;
+    let (setting, consumer, relay) = Scenario::with(RETRIES).run("good").await?;
+    setting.insert(event(1, "good").of("a")).await?;
+    setting.insert(event(2, "late").of("a")).await?;
+    setting.parking_is(&relay, "2 parked").await?;
+    setting.insert(event(3, "good").of("a")).await?;
+    setting.insert(event(4, "good").of("b")).await?;
+    setting.insert(event(5, "good").of("a")).await?;
+    setting.parking_is(&relay, "2 parked, 3 queued, 5 queued").await?;
     // The WAL is not held by it.
     setting.is_acknowledged(&relay).await?;
     assert_eq!(ids(&arrived(&consumer, 2).await?), [uuid(1), uuid(4)]);
@@ -86,13 +52,13 @@ async fn an_aggregate_waits_and_follows_in_order_while_others_flow() -> Result<(
         (row.get(0), row.get(1))
     };
     assert!(shown.0 >= 1 && shown.1, "{shown:?}");
-    bind(&setting, "late").await?;
+    setting.bind("late").await?;
     setting.all_marked().await.with_context(|| relay.log())?;
-    parked(&setting, &relay, "").await?;
+    setting.parking_is(&relay, "").await?;
     let line = format!("parked event {} is delivered, after ", uuid(2));
     let log = relay.wait_for_log(&line, PATIENCE).await?;
     assert_eq!(log.matches("is delivered, after").count(), 1, "the one that was refused: {log}");
-    insert(&setting, 6, "a", "good").await?;
+    setting.insert(event(6, "good").of("a")).await?;
     let came = ids(&arrived(&consumer, 6).await?);
     assert_eq!(came, [1, 4, 2, 3, 5, 6].map(uuid), "in the order of their commits");
     setting.all_marked().await?;
@@ -102,21 +68,18 @@ async fn an_aggregate_waits_and_follows_in_order_while_others_flow() -> Result<(
 
 #[tokio::test]
 async fn the_held_aggregates_survive_a_kill() -> Result<()> {
-    let setting =
-        setting().await?.set("parking.backoff_min", "1h").set("parking.backoff_max", "1h");
-    let consumer = setting.bound("good").await?;
-    let relay = setting.run()?;
-    insert(&setting, 1, "a", "late").await?;
-    parked(&setting, &relay, "01 parked").await?;
-    insert(&setting, 2, "a", "good").await?;
-    parked(&setting, &relay, "01 parked, 02 queued").await?;
+    let (setting, consumer, relay) = Scenario::with(RETRIES).retries("1h").run("good").await?;
+    setting.insert(event(1, "late").of("a")).await?;
+    setting.parking_is(&relay, "1 parked").await?;
+    setting.insert(event(2, "good").of("a")).await?;
+    setting.parking_is(&relay, "1 parked, 2 queued").await?;
     relay.kill9().await?;
-    insert(&setting, 3, "a", "good").await?;
-    insert(&setting, 4, "b", "good").await?;
+    setting.insert(event(3, "good").of("a")).await?;
+    setting.insert(event(4, "good").of("b")).await?;
     let relay = setting.run()?;
-    parked(&setting, &relay, "01 parked, 02 queued, 03 queued").await?;
+    setting.parking_is(&relay, "1 parked, 2 queued, 3 queued").await?;
     assert_eq!(ids(&arrived(&consumer, 1).await?), [uuid(4)]);
-    bind(&setting, "late").await?;
+    setting.bind("late").await?;
     // An operator wants it tried now.
     setting.program.succeed(&["parked", "retry", "--aggregate", "order/a"]).await?;
     assert_eq!(ids(&arrived(&consumer, 4).await?), [4, 1, 2, 3].map(uuid));
@@ -127,13 +90,12 @@ async fn the_held_aggregates_survive_a_kill() -> Result<()> {
 
 #[tokio::test]
 async fn tries_end_and_a_taken_out_event_lets_its_aggregate_go() -> Result<()> {
-    let setting = setting().await?.set("parking.max_attempts", "3");
-    let consumer = setting.bound("good").await?;
-    let relay = setting.run()?;
-    insert(&setting, 1, "a", "late").await?;
-    parked(&setting, &relay, "01 failed").await?;
-    insert(&setting, 2, "a", "good").await?;
-    parked(&setting, &relay, "01 failed, 02 queued").await?;
+    let (setting, consumer, relay) =
+        Scenario::with(RETRIES).set("parking.max_attempts", "3").run("good").await?;
+    setting.insert(event(1, "late").of("a")).await?;
+    setting.parking_is(&relay, "1 failed").await?;
+    setting.insert(event(2, "good").of("a")).await?;
+    setting.parking_is(&relay, "1 failed, 2 queued").await?;
     let told = setting.program.succeed(&["status"]).await?;
     assert!(told.contains("1 failed of public.outbox_messages"), "{told}");
     assert!(told.contains("pgoutbox parked list --state failed"), "{told}");
@@ -150,8 +112,8 @@ async fn tries_end_and_a_taken_out_event_lets_its_aggregate_go() -> Result<()> {
     assert_eq!((row.get::<_, i32>(0), row.get::<_, bool>(1)), (3, true));
     setting.program.succeed(&["parked", "discard", "--state", "failed", "--yes"]).await?;
     assert_eq!(ids(&arrived(&consumer, 1).await?), [uuid(2)]);
-    parked(&setting, &relay, "01 discarded").await?;
-    insert(&setting, 3, "a", "good").await?;
+    setting.parking_is(&relay, "1 discarded").await?;
+    setting.insert(event(3, "good").of("a")).await?;
     assert_eq!(ids(&arrived(&consumer, 2).await?), [2, 3].map(uuid));
     assert_eq!(marks(&setting).await?.first(), Some(&false), "a discarded event is not relayed");
     relay.drain(PATIENCE).await?;
@@ -160,9 +122,8 @@ async fn tries_end_and_a_taken_out_event_lets_its_aggregate_go() -> Result<()> {
 
 #[tokio::test]
 async fn exactly_the_one_that_closes_the_channel_is_parked() -> Result<()> {
-    let setting = setting().await?.set("parking.max_attempts", "1000");
-    let consumer = setting.bound("#").await?;
-    let relay = setting.run()?;
+    let (setting, consumer, relay) =
+        Scenario::with(RETRIES).set("parking.max_attempts", "1000").run("#").await?;
     let bad = 137;
     let mut sql = String::from("BEGIN;");
     for number in 1..=300 {
@@ -197,11 +158,10 @@ async fn exactly_the_one_that_closes_the_channel_is_parked() -> Result<()> {
 
 #[tokio::test]
 async fn a_fault_of_the_whole_is_not_parked() -> Result<()> {
-    let setting = setting().await?.set("parking.limit", "5");
-    let consumer = setting.bound("nothing").await?;
-    let relay = setting.run()?;
+    let (setting, consumer, relay) =
+        Scenario::with(RETRIES).set("parking.limit", "5").run("nothing").await?;
     for number in 1..=30 {
-        insert(&setting, number, &number.to_string(), "late").await?;
+        setting.insert(event(number, "late").of(&number.to_string())).await?;
     }
     let status = wait_for("the stop", PATIENCE, async || {
         let status = setting.status().await?;
@@ -217,7 +177,7 @@ async fn a_fault_of_the_whole_is_not_parked() -> Result<()> {
         "{status}"
     );
     assert_eq!(setting.ask::<i64>("SELECT count(*) FROM pgoutbox.parked").await?, 5);
-    bind(&setting, "late").await?;
+    setting.bind("late").await?;
     setting.all_marked().await.with_context(|| relay.log())?;
     let mut came = ids(&arrived(&consumer, 30).await?);
     came.sort();
@@ -229,10 +189,11 @@ async fn a_fault_of_the_whole_is_not_parked() -> Result<()> {
 
 #[tokio::test]
 async fn dead_letters_say_why_and_hold_nothing() -> Result<()> {
-    let setting = setting()
-        .await?
+    let setting = Scenario::with(RETRIES)
         .set("tables.0.on_failure", "dead_letter")
-        .set("tables.0.dead_letter_exchange", "dead");
+        .set("tables.0.dead_letter_exchange", "dead")
+        .setting()
+        .await?;
     let consumer = setting.bound("good").await?;
     let dead = consumer::Options {
         exchange: "dead".to_owned(),
@@ -243,10 +204,10 @@ async fn dead_letters_say_why_and_hold_nothing() -> Result<()> {
     let channel = setting.channel().await?;
     consumer::declare(&channel, &dead).await?;
     let relay = setting.run()?;
-    insert(&setting, 1, "a", "late").await?;
-    insert(&setting, 2, "a", "good").await?;
+    setting.insert(event(1, "late").of("a")).await?;
+    setting.insert(event(2, "good").of("a")).await?;
     assert_eq!(ids(&arrived(&consumer, 1).await?), [uuid(2)]);
-    parked(&setting, &relay, "01 dead_lettered").await?;
+    setting.parking_is(&relay, "1 dead_lettered").await?;
     let got = wait_for("the dead letter", PATIENCE, async || {
         Ok(channel.basic_get("dead".into(), BasicGetOptions { no_ack: true }).await?)
     })
@@ -270,7 +231,7 @@ async fn dead_letters_say_why_and_hold_nothing() -> Result<()> {
         .await?;
     assert!(failed, "its row says that it failed");
     // Once it can be delivered, it is sent from its row in the parking.
-    bind(&setting, "late").await?;
+    setting.bind("late").await?;
     setting.program.succeed(&["replay", "--dead-lettered"]).await?;
     assert_eq!(ids(&arrived(&consumer, 2).await?), [2, 1].map(uuid));
     relay.drain(PATIENCE).await?;
@@ -279,7 +240,11 @@ async fn dead_letters_say_why_and_hold_nothing() -> Result<()> {
 
 #[tokio::test]
 async fn strict_ordering_lets_nothing_pass_a_nack() -> Result<()> {
-    let setting = setting().await?.set("window.ordering", "strict").set("parking.limit", "100000");
+    let setting = Scenario::with(RETRIES)
+        .set("window.ordering", "strict")
+        .set("parking.limit", "100000")
+        .setting()
+        .await?;
     // It declares the exchange.
     let consumer = setting.bound("nothing").await?;
     let channel = setting.channel().await?;
@@ -403,7 +368,7 @@ async fn ids_of_any_size_are_parked() -> Result<()> {
     setting.is_acknowledged(&relay).await?;
     assert_eq!(relay.log().matches(" running ").count(), 1, "{}", relay.log());
     // The place is found again by the index: each is parked once.
-    bind(&setting, "nobody").await?;
+    setting.bind("nobody").await?;
     setting.program.succeed(&["parked", "retry", "--all"]).await?;
     arrived(&consumer, 3).await.with_context(|| relay.log())?;
     relay.drain(PATIENCE).await
@@ -413,11 +378,8 @@ async fn ids_of_any_size_are_parked() -> Result<()> {
 /// index or a limit: the event is parked without that, and holds up nobody.
 #[tokio::test]
 async fn an_event_is_parked_in_the_form_that_can_be_written() -> Result<()> {
-    let setting = setting()
-        .await?
-        .set("tables.0.exchange", "outbox")
-        .set("parking.backoff_min", "1h")
-        .set("parking.backoff_max", "1h");
+    let setting =
+        Scenario::with(RETRIES).set("tables.0.exchange", "outbox").retries("1h").setting().await?;
     let consumer = setting.bound("good").await?;
     setting
         .sql(
@@ -427,9 +389,9 @@ async fn an_event_is_parked_in_the_form_that_can_be_written() -> Result<()> {
         )
         .await?;
     let relay = setting.run()?;
-    insert(&setting, 1, "a", "nobody").await?;
-    insert(&setting, 2, "long", "nobody").await?;
-    insert(&setting, 3, "huge", "nobody").await?;
+    setting.insert(event(1, "nobody").of("a")).await?;
+    setting.insert(event(2, "nobody").of("long")).await?;
+    setting.insert(event(3, "nobody").of("huge")).await?;
     // Its error holds quotes, as one may hold what the database's encoding has not.
     setting
         .sql(&format!(
@@ -437,7 +399,7 @@ async fn an_event_is_parked_in_the_form_that_can_be_written() -> Result<()> {
             uuid(4)
         ))
         .await?;
-    insert(&setting, 5, "free", "good").await?;
+    setting.insert(event(5, "good").of("free")).await?;
     let shown = "SELECT coalesce(string_agg(concat_ws(' ', coalesce(right(event_id, 2), '-'),
                      coalesce(aggregate_id, '-'), cardinality(cells) > 0), ', ' ORDER BY seq), '')
                    = '01 a t, - - t, - - f, 04 - t' FROM pgoutbox.parked";

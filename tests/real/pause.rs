@@ -1,20 +1,12 @@
 //! An operator pauses the relay, and resumes it.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use harness::events::event;
 use harness::http::request;
 use harness::wait_until;
 
 use crate::bare::{arrived, ids, uuid};
 use crate::setting::{PATIENCE, Setting};
-
-async fn insert(setting: &Setting, number: u32) -> Result<()> {
-    let sql = format!(
-        "INSERT INTO outbox_messages (id, aggregate_type, aggregate_id, topic, payload)
-         VALUES ('{}', 'order', 'a', 'good', '{{}}')",
-        uuid(number)
-    );
-    setting.client().await?.batch_execute(&sql).await.context(sql)
-}
 
 #[tokio::test]
 async fn a_paused_relay_publishes_nothing_until_it_is_resumed() -> Result<()> {
@@ -22,13 +14,13 @@ async fn a_paused_relay_publishes_nothing_until_it_is_resumed() -> Result<()> {
     setting.init().await?;
     let consumer = setting.bound("#").await?;
     let relay = setting.run()?;
-    insert(&setting, 1).await?;
+    setting.insert(event(1, "good").of("a")).await?;
     arrived(&consumer, 1).await?;
 
     let said = setting.program.succeed(&["pause", "--note", "migration"]).await?;
     assert!(said.contains("pgoutbox resume"), "{said}");
     relay.reaches("paused", PATIENCE).await?;
-    insert(&setting, 2).await?;
+    setting.insert(event(2, "good").of("a")).await?;
     // What is in flight is finished, and it can be stopped.
     relay.drain(PATIENCE).await?;
 
@@ -36,7 +28,7 @@ async fn a_paused_relay_publishes_nothing_until_it_is_resumed() -> Result<()> {
     let relay = setting.run()?;
     let log = relay.wait_for_log("paused by", PATIENCE).await?;
     assert!(log.contains("migration"), "{log}");
-    insert(&setting, 3).await?;
+    setting.insert(event(3, "good").of("a")).await?;
     relay.kill9().await?;
     let relay = setting.run()?;
     relay.reaches("paused", PATIENCE).await?;
@@ -62,7 +54,7 @@ async fn a_paused_relay_publishes_nothing_until_it_is_resumed() -> Result<()> {
     assert!(said.contains("resumed"), "{said}");
     let came = ids(&arrived(&consumer, 3).await?);
     assert_eq!(came, [1, 2, 3].map(uuid), "each once, in order");
-    relay.wait_for_log("resumed", PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
     setting.all_marked().await?;
     let said = setting.program.succeed(&["resume"]).await?;
     assert!(said.contains("not paused"), "{said}");

@@ -1,10 +1,9 @@
 //! An event is its place in commit order, not its id: an id may be used again.
 
 use anyhow::{Context, Result};
-use harness::relay::Relay;
+use harness::events::rows;
+use harness::scenario::{QUICK, Scenario};
 use harness::wait_for;
-use lapin::options::QueueBindOptions;
-use lapin::types::FieldTable;
 
 use crate::bare::{arrived, ids};
 use crate::check::Checks as _;
@@ -18,71 +17,27 @@ pub const NUMBERED: &str =
          aggregate_type text, aggregate_id text, topic text, payload jsonb NOT NULL DEFAULT '{}',
          relayed_at timestamptz)";
 
-/// With quick sessions, and retries only where they are asked for.
-pub fn quick(setting: Setting) -> Setting {
-    setting
-        .set("session.backoff_min", "50ms")
-        .set("session.backoff_max", "200ms")
-        .set("parking.backoff_min", "1h")
-        .set("parking.backoff_max", "1h")
-        .set("audit.hold", "1s")
-        .set("audit.give_up", "1s")
-        .set("reconcile.age", "1s")
-}
-
-async fn setting(table: &str) -> Result<Setting> {
-    let setting = quick(Setting::bare().await?);
-    setting.sql(table).await?;
-    setting.init().await?;
-    Ok(setting)
-}
-
-pub async fn bind(setting: &Setting, key: &str) -> Result<()> {
-    let channel = setting.channel().await?;
-    let (queue, exchange) = ("consumer".into(), "outbox".into());
-    let options = QueueBindOptions::default();
-    Ok(channel.queue_bind(queue, exchange, key.into(), options, FieldTable::default()).await?)
-}
-
-/// Waits for what the parking holds: ids and states, in commit order.
-pub async fn parked(setting: &Setting, relay: &Relay, want: &str) -> Result<()> {
-    let sql = "SELECT coalesce(string_agg(coalesce(event_id, 'NULL') || ' ' || state, ', ' ORDER BY seq), '') FROM pgoutbox.parked";
-    let mut last = String::new();
-    wait_for("the parking", PATIENCE, async || {
-        last = setting.ask::<String>(sql).await?;
-        Ok((last == want).then_some(()))
-    })
-    .await
-    .with_context(|| format!("want {want:?}, is {last:?}\n{}", relay.log()))
-}
-
-pub async fn insert(setting: &Setting, topic: &str) -> Result<()> {
-    setting.sql(&format!("INSERT INTO outbox_messages (topic) VALUES ('{topic}')")).await
-}
-
 #[tokio::test]
 async fn an_id_that_is_used_again_is_another_event() -> Result<()> {
-    let setting = setting(NUMBERED).await?;
-    let consumer = setting.bound("good").await?;
-    let relay = setting.run()?;
-    insert(&setting, "late").await?;
-    parked(&setting, &relay, "1 parked").await?;
+    let (setting, consumer, relay) = Scenario::with(QUICK).tables(NUMBERED).run("good").await?;
+    setting.insert(rows(1, "late")).await?;
+    setting.parking_is(&relay, "1 parked").await?;
     setting.program.succeed(&["parked", "discard", "--all", "--yes"]).await?;
     setting.sql("TRUNCATE outbox_messages RESTART IDENTITY").await?;
-    insert(&setting, "late").await?;
-    parked(&setting, &relay, "1 discarded, 1 parked").await?;
+    setting.insert(rows(1, "late")).await?;
+    setting.parking_is(&relay, "1 discarded, 1 parked").await?;
     // The stream brings both again; what is there stays as it is.
     relay.kill9().await?;
     let again = "UPDATE pgoutbox.progress SET end_lsn = '0/0', commit_lsn = NULL, settled = 0";
     setting.sql(again).await?;
     let relay = setting.run()?;
-    insert(&setting, "good").await?;
+    setting.insert(rows(1, "good")).await?;
     assert_eq!(ids(&arrived(&consumer, 1).await?), ["2"]);
-    parked(&setting, &relay, "1 discarded, 1 parked").await?;
-    bind(&setting, "late").await?;
+    setting.parking_is(&relay, "1 discarded, 1 parked").await?;
+    setting.bind("late").await?;
     setting.program.succeed(&["parked", "retry", "--all"]).await?;
     assert_eq!(ids(&arrived(&consumer, 2).await?), ["2", "1"]);
-    parked(&setting, &relay, "1 discarded").await?;
+    setting.parking_is(&relay, "1 discarded").await?;
     setting.all_marked().await?;
     relay.drain(PATIENCE).await
 }
@@ -90,16 +45,11 @@ async fn an_id_that_is_used_again_is_another_event() -> Result<()> {
 /// Our own table in partitions: the same id on two days is no error there.
 #[tokio::test]
 async fn two_rows_of_one_id_are_two_events() -> Result<()> {
-    let setting = setting(
-        "CREATE TABLE outbox_messages (id uuid, aggregate_type text, aggregate_id text, topic text,
+    let (setting, consumer, relay) = Scenario::with(QUICK).tables("CREATE TABLE outbox_messages (id uuid, aggregate_type text, aggregate_id text, topic text,
              payload jsonb NOT NULL DEFAULT '{}', occurred_at timestamptz NOT NULL, relayed_at timestamptz,
              PRIMARY KEY (id, occurred_at)) PARTITION BY RANGE (occurred_at);
          CREATE TABLE one PARTITION OF outbox_messages FOR VALUES FROM ('2026-01-01') TO ('2026-01-02');
-         CREATE TABLE other PARTITION OF outbox_messages FOR VALUES FROM ('2026-01-02') TO ('2026-01-03')",
-    )
-    .await?;
-    let consumer = setting.bound("good").await?;
-    let relay = setting.run()?;
+         CREATE TABLE other PARTITION OF outbox_messages FOR VALUES FROM ('2026-01-02') TO ('2026-01-03')").run("good").await?;
     let id = crate::bare::uuid(1);
     setting
         .sql(&format!(
@@ -107,11 +57,11 @@ async fn two_rows_of_one_id_are_two_events() -> Result<()> {
              VALUES ('{id}', 'late', '2026-01-01 12:00Z'), ('{id}', 'late', '2026-01-02 12:00Z')"
         ))
         .await?;
-    parked(&setting, &relay, &format!("{id} parked, {id} parked")).await?;
-    bind(&setting, "late").await?;
+    setting.parking_is(&relay, "1 parked, 1 parked").await?;
+    setting.bind("late").await?;
     setting.program.succeed(&["parked", "retry", "--all"]).await?;
     assert_eq!(ids(&arrived(&consumer, 2).await?), [id.clone(), id]);
-    parked(&setting, &relay, "").await?;
+    setting.parking_is(&relay, "").await?;
     setting.all_marked().await?;
     relay.drain(PATIENCE).await
 }
@@ -120,11 +70,9 @@ async fn two_rows_of_one_id_are_two_events() -> Result<()> {
 /// if it was written in a savepoint, or updated since.
 #[tokio::test]
 async fn a_record_counts_for_its_own_row_only() -> Result<()> {
-    let setting = setting(NUMBERED).await?;
-    let consumer = setting.bound("good").await?;
-    let relay = setting.run()?;
-    insert(&setting, "late").await?;
-    parked(&setting, &relay, "1 parked").await?;
+    let (setting, consumer, relay) = Scenario::with(QUICK).tables(NUMBERED).run("good").await?;
+    setting.insert(rows(1, "late")).await?;
+    setting.parking_is(&relay, "1 parked").await?;
     setting.program.succeed(&["parked", "discard", "--all", "--yes"]).await?;
     setting.sql("TRUNCATE outbox_messages RESTART IDENTITY").await?;
     // Rows 1 and 2: parked, written in a savepoint, and one of them updated by its application.
@@ -134,7 +82,7 @@ async fn a_record_counts_for_its_own_row_only() -> Result<()> {
              RELEASE within; INSERT INTO outbox_messages (topic) VALUES ('good'); COMMIT",
         )
         .await?;
-    parked(&setting, &relay, "1 discarded, 1 parked, 2 parked").await?;
+    setting.parking_is(&relay, "1 discarded, 1 parked, 2 parked").await?;
     assert_eq!(ids(&arrived(&consumer, 1).await?), ["3"]);
     setting.all_but_marked(2).await?;
     setting.sql("UPDATE outbox_messages SET aggregate_type = 'changed' WHERE id = 2").await?;
@@ -143,8 +91,8 @@ async fn a_record_counts_for_its_own_row_only() -> Result<()> {
     // Without the slot all nets are asked: the discarded event's row is gone, a new one has its id.
     setting.sql("SELECT pg_drop_replication_slot(current_database())").await?;
     setting.sql("UPDATE pgoutbox.parked SET state = 'discarded'; TRUNCATE outbox_messages RESTART IDENTITY").await?;
-    insert(&setting, "good").await?;
-    insert(&setting, "good").await?;
+    setting.insert(rows(1, "good")).await?;
+    setting.insert(rows(1, "good")).await?;
     // A row waits as long as any transaction is open that is older: other tests have some.
     wait_for("a new row to be no discarded one", PATIENCE, async || {
         Ok((setting.counts().await? == [2, 0, 0, 0, 2]).then_some(()))
@@ -168,18 +116,18 @@ async fn a_discarded_row_that_its_application_updates_stays_discarded() -> Resul
         ("text", "Grüße, \\ \"x\""),
         ("bytea", r"\x00ff5c"),
     ] {
-        let setting = setting(&format!(
-            "CREATE TABLE outbox_messages (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        let (setting, consumer, relay) = Scenario::with(QUICK)
+            .tables(&format!(
+                "CREATE TABLE outbox_messages (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
                  aggregate_type text, aggregate_id text, topic text, payload {kind} NOT NULL,
                  seen_by text, relayed_at timestamptz)"
-        ))
-        .await?;
-        let consumer = setting.bound("good").await?;
-        let relay = setting.run()?;
+            ))
+            .run("good")
+            .await?;
         let insert =
             format!("INSERT INTO outbox_messages (topic, payload) VALUES ('late', '{payload}')");
         setting.sql(&format!("{insert}; {insert}; {insert}")).await?;
-        parked(&setting, &relay, "1 parked, 2 parked, 3 parked").await?;
+        setting.parking_is(&relay, "1 parked, 2 parked, 3 parked").await?;
         setting.program.succeed(&["parked", "discard", "--all", "--yes"]).await?;
         setting
             .sql(
@@ -203,7 +151,7 @@ async fn a_discarded_row_that_its_application_updates_stays_discarded() -> Resul
         let relay = setting.run()?;
         assert_eq!(ids(&arrived(&consumer, 2).await?), ["2", "2"], "{kind}: {}", relay.log());
         let want = "1 discarded, 2 discarded, 3 discarded, 1 parked";
-        parked(&setting, &relay, want).await.context(kind)?;
+        setting.parking_is(&relay, want).await.context(kind)?;
         relay.drain(PATIENCE).await?;
     }
     Ok(())
@@ -247,11 +195,8 @@ impl Counted for Setting {
 /// Ids that are no ids, no index to find rows by, times that are none: each row is published once.
 #[tokio::test]
 async fn a_catch_up_publishes_each_row_once_whatever_its_id() -> Result<()> {
-    let setting = setting(
-        "CREATE TABLE outbox_messages (id text, aggregate_type text, aggregate_id text, topic text,
-             payload jsonb NOT NULL DEFAULT '{}', occurred_at bigint, relayed_at timestamptz)",
-    )
-    .await?;
+    let setting = Scenario::with(QUICK).tables("CREATE TABLE outbox_messages (id text, aggregate_type text, aggregate_id text, topic text,
+             payload jsonb NOT NULL DEFAULT '{}', occurred_at bigint, relayed_at timestamptz)").setting().await?;
     let consumer = setting.bound("#").await?;
     setting.sql("SELECT pg_drop_replication_slot(current_database())").await?;
     // Between the two of one id more than are fetched at once: a mark of the first is one of both.
@@ -274,7 +219,7 @@ async fn a_catch_up_publishes_each_row_once_whatever_its_id() -> Result<()> {
     expected.extend(fillers);
     expected.extend(["twin", "absurd", "before", "timeless"].map(str::to_owned));
     assert_eq!(came, expected);
-    parked(&setting, &relay, "NULL parked, NULL parked").await?;
+    setting.parking_is(&relay, "NULL parked, NULL parked").await?;
     setting.all_but_marked(2).await?;
     setting.sql("INSERT INTO outbox_messages (id, topic) VALUES ('streamed', 'good')").await?;
     arrived(&consumer, 706).await.with_context(|| relay.log())?;
@@ -296,8 +241,12 @@ async fn a_catch_up_publishes_each_row_once_whatever_its_id() -> Result<()> {
 /// A row that the publication's filter keeps back is none of this relay's, whichever way it is found.
 #[tokio::test]
 async fn a_row_filter_holds_for_all_who_look_at_the_table() -> Result<()> {
-    let setting =
-        setting(NUMBERED).await?.set("reconcile.republish", "true").set("reconcile.interval", "1s");
+    let setting = Scenario::with(QUICK)
+        .tables(NUMBERED)
+        .set("reconcile.republish", "true")
+        .set("reconcile.interval", "1s")
+        .setting()
+        .await?;
     let filter = "ALTER PUBLICATION pgoutbox SET TABLE outbox_messages WHERE (aggregate_type = 'public' AND 1 / (10 - id) >= 0)";
     if setting.ask::<i32>("SELECT current_setting('server_version_num')::int").await? < 150_000 {
         assert!(setting.sql(filter).await.is_err(), "there are no filters before Postgres 15");
@@ -336,8 +285,12 @@ async fn a_row_filter_holds_for_all_who_look_at_the_table() -> Result<()> {
 /// A trigger that undoes the mark: what was sent once more is not sent without end.
 #[tokio::test]
 async fn what_cannot_be_marked_is_sent_once_more_and_no_more() -> Result<()> {
-    let setting =
-        setting(NUMBERED).await?.set("reconcile.republish", "true").set("reconcile.interval", "1s");
+    let setting = Scenario::with(QUICK)
+        .tables(NUMBERED)
+        .set("reconcile.republish", "true")
+        .set("reconcile.interval", "1s")
+        .setting()
+        .await?;
     setting
         .sql(
             "CREATE FUNCTION undo() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END';
@@ -346,7 +299,7 @@ async fn what_cannot_be_marked_is_sent_once_more_and_no_more() -> Result<()> {
         .await?;
     let consumer = setting.bound("#").await?;
     let relay = setting.run()?;
-    insert(&setting, "good").await?;
+    setting.insert(rows(1, "good")).await?;
     relay.wait_for_log("they are not sent again", PATIENCE).await?;
     relay.wait_for_log("they are not sent again", PATIENCE).await?;
     relay.drain(PATIENCE).await?;
@@ -360,16 +313,16 @@ async fn an_id_that_tells_no_row_apart_is_found() -> Result<()> {
     let plain = "CREATE TABLE outbox_messages (id text, topic text, payload jsonb DEFAULT '{}', relayed_at timestamptz)";
     let parted = "CREATE TABLE outbox_messages (id uuid NOT NULL, topic text, payload jsonb DEFAULT '{}',
              occurred_at timestamptz NOT NULL, relayed_at timestamptz) PARTITION BY RANGE (occurred_at)";
-    let setting_of = setting;
-    let setting = setting_of(plain).await?;
+    let quick = |table: &str| Scenario::with(QUICK).tables(table);
+    let setting = quick(plain).setting().await?;
     setting.carry_out(setting.check().await?.has("id-nullable", "warning")).await?;
     setting.check().await?.has_not("id-nullable");
     for table in [plain, parted] {
-        let setting = setting_of(table).await?;
+        let setting = quick(table).setting().await?;
         setting.carry_out(setting.check().await?.has("id-not-unique", "warning")).await?;
         setting.check().await?.has_not("id-not-unique");
     }
-    let good = setting_of(NUMBERED).await?.check().await?;
+    let good = quick(NUMBERED).setting().await?.check().await?;
     good.has_not("id-nullable");
     good.has_not("id-not-unique");
     Ok(())

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use harness::relay::Relay;
+use harness::scenario::{Scenario, Settings};
 use harness::wait_for;
 use lapin::types::AMQPValue;
 use pgoutbox::config::{Config, Needs, Sources};
@@ -19,18 +20,14 @@ use crate::setting::{PATIENCE, Setting};
 const MISSING: &str = "rows are neither marked nor parked";
 
 /// Quick keepalives and quick rounds.
-async fn setting() -> Result<Setting> {
-    let setting = Setting::bare()
-        .await?
-        .set("postgres.wal_sender_timeout", "1s")
-        .set("reconcile.interval", "1s")
-        .set("reconcile.age", "1s")
-        .set("audit.hold", "1s")
-        .set("audit.give_up", "1s")
-        .set("log.format", "json");
-    setting.init().await?;
-    Ok(setting)
-}
+const HASTY: Settings = &[
+    ("postgres.wal_sender_timeout", "1s"),
+    ("reconcile.interval", "1s"),
+    ("reconcile.age", "1s"),
+    ("audit.hold", "1s"),
+    ("audit.give_up", "1s"),
+    ("log.format", "json"),
+];
 
 fn told(relay: &Relay, text: &str) -> Vec<Value> {
     let lines = relay.log().lines().map(str::to_owned).collect::<Vec<_>>();
@@ -73,8 +70,8 @@ impl Verifies for Setting {
 
 #[tokio::test]
 async fn missing_rows_are_told_with_what_mends_them() -> Result<()> {
-    let setting = setting().await?;
-    setting.insert(30).await?;
+    let setting = Scenario::with(HASTY).setting().await?;
+    setting.fill(30).await?;
     let _queue = setting.bound("#").await?;
     let relay = setting.run()?;
     setting.all_marked().await?;
@@ -101,10 +98,12 @@ async fn missing_rows_are_told_with_what_mends_them() -> Result<()> {
 #[tokio::test]
 async fn missing_rows_are_sent_once_more_where_that_is_wanted() -> Result<()> {
     for mode in ["update", "side_table", "delete"] {
-        let setting = setting().await?.set("reconcile.republish", "true").set("audit.mode", mode);
-        let consumer = setting.bound("#").await?;
-        let relay = setting.run()?;
-        setting.insert(30).await?;
+        let (setting, consumer, relay) = Scenario::with(HASTY)
+            .set("reconcile.republish", "true")
+            .set("audit.mode", mode)
+            .run("#")
+            .await?;
+        setting.fill(30).await?;
         let is_done = match mode {
             "update" => "SELECT count(*) = 0 FROM outbox_messages WHERE relayed_at IS NULL",
             "side_table" => "SELECT count(*) = 30 FROM pgoutbox.relayed",
@@ -158,9 +157,7 @@ async fn missing_rows_are_sent_once_more_where_that_is_wanted() -> Result<()> {
 /// rows behind a slot that stands still.
 #[tokio::test]
 async fn what_may_be_on_its_way_is_not_missing() -> Result<()> {
-    let setting = setting().await?;
-    let consumer = setting.bound("#").await?;
-    let relay = setting.run()?;
+    let (setting, consumer, relay) = Scenario::with(HASTY).run("#").await?;
     let mut client = setting.client().await?;
     let open = client.transaction().await?;
     let late = format!(
@@ -203,10 +200,10 @@ fn has(ledger: &Value, name: &str, severity: &str) -> bool {
 
 #[tokio::test]
 async fn verify_tells_a_relay_that_is_behind_from_one_that_is_stuck() -> Result<()> {
-    let setting = setting().await?.set("reconcile.interval", "1h");
+    let setting = Scenario::with(HASTY).set("reconcile.interval", "1h").setting().await?;
     let _queue = setting.bound("#").await?;
     let relay = setting.run()?;
-    setting.insert(1).await?;
+    setting.fill(1).await?;
     setting.all_marked().await?;
     setting.program.succeed(&["pause"]).await?;
     relay.reaches("paused", PATIENCE).await?;
@@ -241,9 +238,9 @@ async fn verify_tells_a_relay_that_is_behind_from_one_that_is_stuck() -> Result<
 #[tokio::test]
 async fn verify_adds_up_and_exits_by_what_is_wrong() -> Result<()> {
     // No rounds: they would have a say.
-    let setting = setting().await?.set("reconcile.interval", "1h");
+    let setting = Scenario::with(HASTY).set("reconcile.interval", "1h").setting().await?;
     let _queue = setting.bound("#").await?;
-    setting.insert(30).await?;
+    setting.fill(30).await?;
     let relay = setting.run()?;
     setting.all_marked().await?;
     let ledger = setting.verify(0).await?;
@@ -315,7 +312,7 @@ async fn a_partitioned_table_is_searched_once_however_many_relays_stand_by() -> 
     setting.init().await?;
     let consumer = setting.bound("#").await?;
     let (relay, standby) = (setting.run()?, setting.run()?);
-    setting.insert(40).await?;
+    setting.fill(40).await?;
     setting.all_marked().await?;
     // A few of either partition.
     setting
@@ -357,7 +354,7 @@ async fn a_round_begins_when_it_is_asked_for() -> Result<()> {
                  WHERE locktype = 'advisory' AND of.datname = current_database()";
     setting.until("the lock is taken", lock).await?;
     let relay = setting.run()?;
-    setting.insert(30).await?;
+    setting.fill(30).await?;
     setting.all_marked().await?;
     // The first may still be found by the round of the start.
     for round in 0..3 {

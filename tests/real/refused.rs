@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use harness::consumer::{self, Delivery, QueueType};
 use harness::rabbitmq::Permissions;
 use harness::relay::Relay;
+use harness::scenario::{Scenario, Settings};
 use harness::{shared, wait_for};
 use lapin::options::{
     BasicGetOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions,
@@ -25,19 +26,15 @@ const LAST: u32 = 7;
 const BACKOFF: Duration = Duration::from_millis(400);
 
 /// With a quick and readable retry. The exchange of an event is its type, where it has one.
-async fn setting() -> Result<Setting> {
-    let setting = Setting::bare()
-        .await?
-        .set("tables.0.exchange", "{event_type} | outbox")
-        .set("tables.0.on_failure", "block")
-        .set("session.backoff_min", "400ms")
-        .set("session.backoff_max", "1600ms")
-        // Tries that say nothing new are told at debug.
-        .set("log.level", "info,pgoutbox=debug")
-        .set("log.format", "json");
-    setting.init().await?;
-    Ok(setting)
-}
+const BLOCKS: Settings = &[
+    ("tables.0.exchange", "{event_type} | outbox"),
+    ("tables.0.on_failure", "block"),
+    ("session.backoff_min", "400ms"),
+    ("session.backoff_max", "1600ms"),
+    // Tries that say nothing new are told at debug.
+    ("log.level", "info,pgoutbox=debug"),
+    ("log.format", "json"),
+];
 
 fn good(number: u32) -> String {
     format!(
@@ -158,9 +155,7 @@ fn nothing_lost(came: &[String], bad: u32) {
 
 #[tokio::test]
 async fn unroutable_until_a_queue_is_bound() -> Result<()> {
-    let setting = setting().await?;
-    let consumer = setting.bound("good").await?;
-    let relay = setting.run()?;
+    let (setting, consumer, relay) = Scenario::with(BLOCKS).run("good").await?;
     let bad = good(BAD).replace("'good'", "'nobody.wants.it'");
     insert_around(&setting, 1, &bad).await?;
     is_stuck(&setting, &relay, BAD, "no queue took it: 312 NO_ROUTE", "bind a queue").await?;
@@ -198,9 +193,7 @@ async fn bind(setting: &Setting, queue: &str, exchange: &str, key: &str) -> Resu
 
 #[tokio::test]
 async fn exchange_missing_until_it_is_declared() -> Result<()> {
-    let setting = setting().await?;
-    let consumer = setting.bound("#").await?;
-    let relay = setting.run()?;
+    let (setting, consumer, relay) = Scenario::with(BLOCKS).run("#").await?;
     let bad =
         good(BAD).replace("(id,", "(event_type, id,").replace("VALUES (", "VALUES ('absent', ");
     insert_around(&setting, 1, &bad).await?;
@@ -220,7 +213,7 @@ async fn exchange_missing_until_it_is_declared() -> Result<()> {
 
 #[tokio::test]
 async fn forbidden_until_it_is_granted() -> Result<()> {
-    let owner = setting().await?;
+    let owner = Scenario::with(BLOCKS).setting().await?;
     let consumer = owner.bound("#").await?;
     let forbidden = consumer::Options {
         exchange: "forbidden".to_owned(),
@@ -253,7 +246,7 @@ async fn forbidden_until_it_is_granted() -> Result<()> {
 
 #[tokio::test]
 async fn nacked_until_the_queue_has_room() -> Result<()> {
-    let setting = setting().await?;
+    let setting = Scenario::with(BLOCKS).setting().await?;
     let consumer = setting.bound("good").await?;
     let channel = setting.channel().await?;
     let mut arguments = FieldTable::default();
@@ -344,7 +337,7 @@ const ROWS: [Case; 7] = [
 
 #[tokio::test]
 async fn rows_that_make_no_message_until_the_settings_take_them() -> Result<()> {
-    let setting = setting().await?.set("amqp.max_message_bytes", "1KiB");
+    let setting = Scenario::with(BLOCKS).set("amqp.max_message_bytes", "1KiB").setting().await?;
     let consumer = setting.bound("#").await?;
     let mut first = 1;
     for (column, value, why, hint, (key, repaired)) in ROWS {
@@ -378,7 +371,7 @@ async fn rows_that_make_no_message_until_the_settings_take_them() -> Result<()> 
 async fn one_bad_among_a_thousand_is_named() -> Result<()> {
     const ALL: u32 = 1_001;
     const ONE: u32 = 613;
-    let setting = setting().await?;
+    let setting = Scenario::with(BLOCKS).setting().await?;
     let consumer = setting.bound("#").await?;
     setting
         .sql(&format!(

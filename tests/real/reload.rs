@@ -62,7 +62,7 @@ async fn a_broker_that_is_named_wrong_is_mended_by_a_reload() -> Result<()> {
     setting.env("PGOUTBOX_SESSION__BACKOFF_MIN", "1m");
     setting.env("PGOUTBOX_SESSION__BACKOFF_MAX", "10m");
     let relay = setting.run()?;
-    relay.wait_for_log("again_in", PATIENCE).await?;
+    relay.is_down("fault", PATIENCE).await?;
     write(&file, &format!("[amqp]\nurl = \"{right}\"\n"))?;
     relay.hangup()?;
     relay.reaches("running", PATIENCE).await?;

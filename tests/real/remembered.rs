@@ -3,11 +3,12 @@
 
 use anyhow::{Context, Result};
 use harness::consumer::Consumer;
+use harness::events::counted;
 use harness::postgres::Shutdown;
 use harness::relay::Relay;
 use harness::wait_until;
 
-use crate::gaps::{all_came, came, copy, insert, remade, stop};
+use crate::gaps::{all_came, came, copy, remade, stop};
 use crate::setting::{PATIENCE, Setting, program};
 
 /// It ends with an explanation, and again when it is started again; nothing was acknowledged meanwhile.
@@ -58,11 +59,11 @@ async fn a_promoted_server_whose_slot_was_made_there() -> Result<()> {
     let unmarked = setting.clone().set("audit.mode", "none");
     let consumer = setting.consumer().await?;
     let relay = unmarked.run()?;
-    insert(&setting, 1, 3).await?;
+    setting.insert(counted(1..=3).of("one")).await?;
     all_came(&consumer, &relay, 3).await?;
     relay.drain(PATIENCE).await?;
     // With the relay away: it never sees this one.
-    insert(&setting, 4, 4).await?;
+    setting.insert(counted(4..=4).of("one")).await?;
     primary.stop(Shutdown::Fast, PATIENCE).await?;
     standby.promote().await?;
     let url = standby.url(&setting.database);
@@ -80,7 +81,7 @@ async fn a_promoted_server_whose_slot_was_made_there() -> Result<()> {
     // Somebody looks, publishes 4 and goes on.
     goes_on(&setting).await?;
     let relay = unmarked.run()?;
-    insert(&setting, 5, 6).await?;
+    setting.insert(counted(5..=6).of("one")).await?;
     these_came(&consumer, &relay, &[1, 2, 3, 5, 6]).await?;
     relay.drain(PATIENCE).await?;
     assert!(came(&consumer).is_sorted());
@@ -95,7 +96,7 @@ async fn what_init_made_is_compared_too() -> Result<()> {
         run_sql(&setting, &setting.drop_slot()).await?;
         setting.init().await?;
         let consumer = setting.consumer().await?;
-        insert(&setting, 1, 3).await?;
+        setting.insert(counted(1..=3).of("one")).await?;
         let because = if is_dump {
             // As a dump of another server has it. Its LSNs say nothing here.
             setting
@@ -106,7 +107,7 @@ async fn what_init_made_is_compared_too() -> Result<()> {
             "somebody made it again"
         };
         run_sql(&setting, &remade(&setting)).await?;
-        insert(&setting, 5, 6).await?;
+        setting.insert(counted(5..=6).of("one")).await?;
         if mode == "none" {
             halts(&setting, because).await?;
             goes_on(&setting).await?;
@@ -199,7 +200,7 @@ async fn a_copy_is_restored_where_there_are_no_marks() -> Result<()> {
     let setting = setting.set("session.backoff_max", "300ms").set("audit.mode", "none");
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    insert(&setting, 1, 5).await?;
+    setting.insert(counted(1..=5).of("one")).await?;
     all_came(&consumer, &relay, 5).await?;
     relay.sigstop()?;
     stop(&server).await?;
@@ -207,7 +208,7 @@ async fn a_copy_is_restored_where_there_are_no_marks() -> Result<()> {
     copy(&server.data(), &backup)?;
     server.start_again().await?;
     relay.sigcont()?;
-    insert(&setting, 1_000, 1_050).await?;
+    setting.insert(counted(1_000..=1_050).of("one")).await?;
     wait_until("these", PATIENCE, async || Ok(came(&consumer).len() == 56))
         .await
         .with_context(|| relay.log())?;
@@ -218,7 +219,7 @@ async fn a_copy_is_restored_where_there_are_no_marks() -> Result<()> {
     std::fs::remove_dir_all(server.data())?;
     copy(&backup, &server.data())?;
     server.start_again().await?;
-    insert(&setting, 6, 30).await?;
+    setting.insert(counted(6..=30).of("one")).await?;
     relay.sigcont()?;
     wait_until("the new ones", PATIENCE, async || {
         let numbers = came(&consumer);

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use harness::consumer::Delivery;
+use harness::scenario::{Scenario, Settings};
 use harness::wait_until;
 use lapin::types::AMQPValue;
 use serde_json::Value;
@@ -17,7 +18,7 @@ pub trait Replays {
     /// Puts the event of this number aside with its row, committed at this place and time.
     async fn put_row_aside(&self, number: u32, state: &str, lsn: &str, at: &str) -> Result<()>;
     /// Rows of ten aggregates, a second apart, the last of them now.
-    async fn insert(&self, count: u32) -> Result<()>;
+    async fn fill(&self, count: u32) -> Result<()>;
 }
 
 impl Replays for Setting {
@@ -41,7 +42,7 @@ impl Replays for Setting {
         .await
     }
 
-    async fn insert(&self, count: u32) -> Result<()> {
+    async fn fill(&self, count: u32) -> Result<()> {
         self.sql(&format!(
             "INSERT INTO outbox_messages (id, aggregate_type, aggregate_id, event_type, topic, payload, headers, occurred_at)
              SELECT ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid, 'order', n % 10, NULL, 'good',
@@ -52,15 +53,8 @@ impl Replays for Setting {
     }
 }
 
-/// A keepalive twice a second, so that the slot is soon where the WAL is.
-pub async fn setting() -> Result<Setting> {
-    let setting = Setting::bare()
-        .await?
-        .set("tables.0.exchange", "{event_type} | outbox")
-        .set("postgres.wal_sender_timeout", "1s");
-    setting.init().await?;
-    Ok(setting)
-}
+pub const HASTY: Settings =
+    &[("tables.0.exchange", "{event_type} | outbox"), ("postgres.wal_sender_timeout", "1s")];
 
 fn is_replayed(delivery: &Delivery) -> bool {
     delivery.header("pgoutbox-replayed") == Some(&AMQPValue::Boolean(true))
@@ -71,9 +65,9 @@ fn is_replayed(delivery: &Delivery) -> bool {
 #[tokio::test]
 async fn a_thousand_rows_in_order_with_their_ids_at_the_rate_and_marked() -> Result<()> {
     const ROWS: u32 = 1_000;
-    let setting = setting().await?;
+    let setting = Scenario::with(HASTY).setting().await?;
     let consumer = setting.bound("#").await?;
-    setting.insert(ROWS).await?;
+    setting.fill(ROWS).await?;
     let slot = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = current_database()";
     let before: String = setting.ask(slot).await?;
     let began = Instant::now();
@@ -109,9 +103,9 @@ async fn a_thousand_rows_in_order_with_their_ids_at_the_rate_and_marked() -> Res
 
 #[tokio::test]
 async fn what_is_refused_is_named_and_holds_its_aggregate() -> Result<()> {
-    let setting = setting().await?;
+    let setting = Scenario::with(HASTY).setting().await?;
     let consumer = setting.bound("good").await?;
-    setting.insert(40).await?;
+    setting.fill(40).await?;
     // 13 finds no queue, 24 no exchange, 35 makes no message: of aggregates 3, 4 and 5.
     setting
         .sql(&format!(
@@ -152,8 +146,8 @@ async fn what_is_refused_is_named_and_holds_its_aggregate() -> Result<()> {
 
 #[tokio::test]
 async fn rows_are_chosen_by_id_aggregate_and_time() -> Result<()> {
-    let setting = setting().await?;
-    setting.insert(60).await?;
+    let setting = Scenario::with(HASTY).setting().await?;
+    setting.fill(60).await?;
     let sent = async |args: &[&str]| -> Result<Vec<u32>> {
         let told = setting.replay(0, &[args, &["--dry-run"]].concat()).await?;
         let ids = told.lines().filter_map(|line| line.strip_prefix("would send ")?.get(24..36));
@@ -238,9 +232,9 @@ async fn rows_of_other_tables_are_read_by_their_own_types() -> Result<()> {
 
 #[tokio::test]
 async fn unrelayed_rows_are_those_that_the_relay_will_not_send() -> Result<()> {
-    let setting = setting().await?;
+    let setting = Scenario::with(HASTY).setting().await?;
     let consumer = setting.bound("#").await?;
-    setting.insert(30).await?;
+    setting.fill(30).await?;
     // Nobody reads the slot: all thirty are still to come.
     let told = setting.replay(1, &["--only", "unrelayed"]).await?;
     assert!(told.contains("may still be on their way") && told.contains("pgoutbox run"), "{told}");
@@ -273,7 +267,7 @@ async fn unrelayed_rows_are_those_that_the_relay_will_not_send() -> Result<()> {
 
 #[tokio::test]
 async fn discarded_events_are_sent_from_their_rows_and_open_ones_are_not() -> Result<()> {
-    let setting = setting().await?;
+    let setting = Scenario::with(HASTY).setting().await?;
     let consumer = setting.bound("#").await?;
     for (number, state, lsn) in [
         (1, "discarded", "0/100"),

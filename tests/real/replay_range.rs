@@ -2,11 +2,12 @@
 
 use anyhow::{Context, Result};
 use harness::postgres::{self, Postgres, Shutdown};
+use harness::scenario::Scenario;
 use harness::shared;
 
 use crate::bare::uuid;
+use crate::replay::HASTY;
 use crate::replay::Replays as _;
-use crate::replay::setting;
 use crate::setting::{PATIENCE, Setting};
 
 /// Rows by time.
@@ -33,8 +34,8 @@ impl Ranges for Setting {
 /// After an accident of a consumer's: what was delivered between two times.
 #[tokio::test]
 async fn rows_are_chosen_by_when_they_were_delivered() -> Result<()> {
-    let setting = setting().await?;
-    setting.insert(30).await?;
+    let setting = Scenario::with(HASTY).setting().await?;
+    setting.fill(30).await?;
     let side_table = setting.clone().set("audit.mode", "side_table");
     // Row n was marked n minutes after ten; the last ten have no mark.
     let marked = "timestamptz '2026-11-22 10:00Z' + right(id::text, 2)::int * interval '1 minute'";
@@ -73,7 +74,7 @@ async fn rows_are_chosen_by_when_they_were_committed() -> Result<()> {
     let setting = Setting::of(database, vhost, database_url, amqp_url).await?;
     let side_table = setting.clone().set("audit.mode", "side_table");
     let _consumer = setting.consumer().await?;
-    setting.insert(2).await?;
+    setting.fill(2).await?;
     let since_ever = ["--committed-since", "2000-01-01"];
 
     // The server does not keep the times of commits.
@@ -144,7 +145,7 @@ async fn rows_are_chosen_by_when_they_were_committed() -> Result<()> {
 /// Events in the parking know their commit themselves.
 #[tokio::test]
 async fn discarded_events_are_chosen_by_when_they_were_committed() -> Result<()> {
-    let setting = setting().await?;
+    let setting = Scenario::with(HASTY).setting().await?;
     for number in 1..=4 {
         let at = format!("2026-01-02 03:04:0{number}Z");
         setting.put_row_aside(number, "discarded", "0/100", &at).await?;

@@ -77,7 +77,7 @@ async fn the_broker_raises_its_memory_alarm() -> Result<()> {
     let mut load = Workload::start(&setting.database_url, steady()).await?;
     consumer.wait_distinct(200, PATIENCE).await?;
     rabbitmq.memory_alarm(true).await?;
-    relay.wait_for_log("blocks the connection", PATIENCE).await?;
+    relay.is_down("broker_blocked", PATIENCE).await?;
     let since = std::time::Instant::now();
     wait_until("three times the confirm timeout", PATIENCE, async || {
         Ok(since.elapsed() > Duration::from_secs(6))
@@ -86,7 +86,7 @@ async fn the_broker_raises_its_memory_alarm() -> Result<()> {
     let delivered = consumer.distinct();
     assert!(delivered < load.committed(), "nothing was blocked");
     rabbitmq.memory_alarm(false).await?;
-    relay.wait_for_log("no longer blocks the connection", PATIENCE).await?;
+    relay.is_ready(PATIENCE).await?;
     consumer.wait_distinct(delivered + 200, PATIENCE).await?;
     load.stop();
     let ledger = load.finish().await?;
@@ -112,7 +112,7 @@ async fn the_broker_raises_its_memory_alarm_in_the_middle_of_large_messages() ->
          SELECT 'order', 'a', 'paid', to_jsonb(repeat('x', 1 << 20)) FROM generate_series(1, {EVENTS})"
     );
     setting.sql(&sql).await?;
-    relay.wait_for_log("blocks the connection", PATIENCE).await?;
+    relay.is_down("broker_blocked", PATIENCE).await?;
     let since = std::time::Instant::now();
     wait_until("six heartbeats", PATIENCE, async || Ok(since.elapsed() > Duration::from_secs(6)))
         .await?;

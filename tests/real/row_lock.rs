@@ -2,43 +2,43 @@
 //! nothing else.
 
 use anyhow::{Context, Result};
+use harness::events::rows;
 use harness::proxy::{Direction, Proxy};
 use harness::relay::Relay;
-use harness::wait_until;
+use harness::scenario::{Scenario, Settings};
+use harness::{wait_for, wait_until};
 use tokio_postgres::Client;
 
 use crate::bare::{arrived, ids};
 use crate::place::Counted as _;
-use crate::place::{NUMBERED, bind, parked};
+use crate::place::NUMBERED;
 use crate::progress::through;
 use crate::setting::{PATIENCE, Setting};
 
-async fn setting(backoff: &str) -> Result<Setting> {
-    let setting = Setting::bare()
-        .await?
-        .set("parking.backoff_min", backoff)
-        .set("parking.backoff_max", backoff)
-        .set("parking.max_attempts", "100000")
-        .set("parking.poll_interval", "500ms")
-        .set("audit.hold", "1s")
-        .set("audit.give_up", "2s");
-    setting.sql(NUMBERED).await?;
-    setting.init().await?;
-    Ok(setting)
-}
-
-async fn insert(setting: &Setting, aggregate: &str, topic: &str) -> Result<()> {
-    let sql = format!(
-        "INSERT INTO outbox_messages (aggregate_type, aggregate_id, topic) VALUES ('order', '{aggregate}', '{topic}')"
-    );
-    setting.sql(&sql).await
-}
+const PATIENT: Settings = &[
+    ("parking.max_attempts", "100000"),
+    ("parking.poll_interval", "500ms"),
+    ("audit.hold", "1s"),
+    ("audit.give_up", "2s"),
+];
 
 async fn locked(setting: &Setting, sql: &str) -> Result<(Client, i32)> {
     let client = setting.client().await?;
     client.batch_execute(&format!("BEGIN; {sql}")).await?;
     let pid = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
     Ok((client, pid))
+}
+
+/// While no parked event is being tried: what becomes of one is written in one batch with marks, which
+/// then wait for this lock.
+async fn locked_between_tries(setting: &Setting, sql: &str) -> Result<(Client, i32)> {
+    let flies = "SELECT EXISTS (SELECT FROM pgoutbox.parked WHERE claimed_at IS NOT NULL)";
+    wait_for("a moment without a try", PATIENCE, async || {
+        let (client, pid) = locked(setting, sql).await?;
+        let flies: bool = client.query_one(flies, &[]).await?.get(0);
+        Ok((!flies).then_some((client, pid)))
+    })
+    .await
 }
 
 async fn marked(setting: &Setting, id: i64) -> Result<()> {
@@ -57,25 +57,24 @@ async fn a_parked_event_that_waits_for_its_turn() -> Result<()> {
         "SELECT FROM pgoutbox.parked WHERE event_id = '1' FOR UPDATE",
         "UPDATE pgoutbox.parked SET note = 'look here' WHERE event_id = '1'",
     ] {
-        let setting = setting("100ms").await?;
-        let consumer = setting.bound("good").await?;
-        let relay = setting.run()?;
-        insert(&setting, "a", "late").await?;
-        insert(&setting, "b", "late").await?;
-        insert(&setting, "", "late").await?;
-        parked(&setting, &relay, "1 parked, 2 parked, 3 parked").await?;
+        let (setting, consumer, relay) =
+            Scenario::with(PATIENT).retries("100ms").tables(NUMBERED).run("good").await?;
+        setting.insert(rows(1, "late").of("a")).await?;
+        setting.insert(rows(1, "late").of("b")).await?;
+        setting.insert(rows(1, "late").of("")).await?;
+        setting.parking_is(&relay, "1 parked, 2 parked, 3 parked").await?;
         let (operator, pid) = locked(&setting, lock).await?;
         relay.wait_for_log(&format!("locked by pid {pid}"), PATIENCE).await?;
         // Of its aggregate, and of another.
-        insert(&setting, "a", "good").await?;
-        insert(&setting, "c", "good").await?;
+        setting.insert(rows(1, "good").of("a")).await?;
+        setting.insert(rows(1, "good").of("c")).await?;
         marked(&setting, 5).await.with_context(|| relay.log())?;
-        bind(&setting, "late").await?;
+        setting.bind("late").await?;
         marked(&setting, 2).await.with_context(|| relay.log())?;
         marked(&setting, 3).await.with_context(|| relay.log())?;
         operator.batch_execute("COMMIT").await?;
         marked(&setting, 4).await.with_context(|| relay.log())?;
-        parked(&setting, &relay, "").await?;
+        setting.parking_is(&relay, "").await?;
         is_one_session(&relay);
         let came = ids(&arrived(&consumer, 5).await?);
         let of_a: Vec<&String> =
@@ -105,16 +104,16 @@ async fn a_parked_event_in_flight() -> Result<()> {
         ),
     ];
     for (lock, is_bound, end, want) in cases {
-        let setting = setting("1h").await?;
+        let setting = Scenario::with(PATIENT).retries("1h").tables(NUMBERED).setting().await?;
         let proxy = Proxy::start(harness::shared::rabbitmq().await?.port()).await?;
         let consumer = setting.bound("good").await?;
         let mut by_proxy = setting.clone();
         by_proxy.env("AMQP_URL", &through(&setting.amqp_url, &proxy));
         let relay = by_proxy.run()?;
-        insert(&setting, "a", "late").await?;
-        parked(&setting, &relay, "1 parked").await?;
+        setting.insert(rows(1, "late").of("a")).await?;
+        setting.parking_is(&relay, "1 parked").await?;
         if is_bound {
-            bind(&setting, "late").await?;
+            setting.bind("late").await?;
         }
         proxy.stall(Direction::Down);
         setting.program.succeed(&["parked", "retry", "--all"]).await?;
@@ -123,7 +122,7 @@ async fn a_parked_event_in_flight() -> Result<()> {
         let (operator, pid) = locked(&setting, lock).await?;
         proxy.resume(Direction::Down);
         relay.wait_for_log(&format!("locked by pid {pid}"), PATIENCE).await?;
-        insert(&setting, "b", "good").await?;
+        setting.insert(rows(1, "good").of("b")).await?;
         marked(&setting, 2).await.with_context(|| relay.log())?;
         if is_bound {
             marked(&setting, 1).await.with_context(|| relay.log())?;
@@ -131,7 +130,7 @@ async fn a_parked_event_in_flight() -> Result<()> {
         operator.batch_execute("COMMIT").await?;
         let free = "SELECT count(*) = 0 FROM pgoutbox.parked WHERE claimed_at IS NOT NULL OR state = 'delivered'";
         setting.until("the outcome is written", free).await?;
-        parked(&setting, &relay, want).await?;
+        setting.parking_is(&relay, want).await?;
         if want == "1 discarded" {
             let note: String = setting.ask("SELECT note FROM pgoutbox.parked").await?;
             assert!(note.contains("it was in flight then, and was delivered at"), "{note}");
@@ -149,10 +148,9 @@ async fn a_parked_event_in_flight() -> Result<()> {
 
 #[tokio::test]
 async fn the_rows_of_the_progress_and_the_pause() -> Result<()> {
-    let setting = setting("1h").await?;
-    let consumer = setting.bound("good").await?;
-    let relay = setting.run()?;
-    insert(&setting, "a", "good").await?;
+    let (setting, consumer, relay) =
+        Scenario::with(PATIENT).retries("1h").tables(NUMBERED).run("good").await?;
+    setting.insert(rows(1, "good").of("a")).await?;
     marked(&setting, 1).await?;
     let (pausing, _) = locked(
         &setting,
@@ -162,7 +160,7 @@ async fn the_rows_of_the_progress_and_the_pause() -> Result<()> {
     let (operator, pid) =
         locked(&setting, "UPDATE pgoutbox.progress SET updated_at = updated_at").await?;
     for _ in 0..3 {
-        insert(&setting, "a", "good").await?;
+        setting.insert(rows(1, "good").of("a")).await?;
     }
     arrived(&consumer, 4).await.with_context(|| relay.log())?;
     relay.wait_for_log(&format!("pgoutbox.progress is locked by pid {pid}"), PATIENCE).await?;
@@ -179,7 +177,7 @@ async fn the_rows_of_the_progress_and_the_pause() -> Result<()> {
     let relay = setting.run()?;
     relay.wait_for_log(&format!("pgoutbox.progress is locked by pid {pid}"), PATIENCE).await?;
     operator.batch_execute("COMMIT").await?;
-    insert(&setting, "a", "good").await?;
+    setting.insert(rows(1, "good").of("a")).await?;
     arrived(&consumer, 5).await.with_context(|| relay.log())?;
     relay.drain(PATIENCE).await
 }
@@ -192,38 +190,37 @@ async fn the_parking_as_a_whole() -> Result<()> {
         ("pgoutbox.parked", "SHARE"),
         ("pgoutbox.pause", "ACCESS EXCLUSIVE"),
     ] {
-        let setting = setting("100ms").await?;
-        let consumer = setting.bound("good").await?;
-        let relay = setting.run()?;
-        insert(&setting, "a", "late").await?;
-        parked(&setting, &relay, "1 parked").await?;
+        let (setting, consumer, relay) =
+            Scenario::with(PATIENT).retries("100ms").tables(NUMBERED).run("good").await?;
+        setting.insert(rows(1, "late").of("a")).await?;
+        setting.parking_is(&relay, "1 parked").await?;
         let lock = format!("LOCK TABLE {table} IN {mode} MODE");
-        let (operator, pid) = locked(&setting, &lock).await?;
+        let (operator, pid) = locked_between_tries(&setting, &lock).await?;
         let said = format!("{table} is locked by pid {pid}");
         relay.wait_for_log(&said, PATIENCE).await?;
         // One whose mark waits for nothing, one that is to be parked, and others after it.
-        insert(&setting, "b", "good").await?;
+        setting.insert(rows(1, "good").of("b")).await?;
         marked(&setting, 2).await.with_context(|| format!("{lock}\n{}", relay.log()))?;
-        insert(&setting, "c", "late").await?;
+        setting.insert(rows(1, "late").of("c")).await?;
         for aggregate in ["a", "b", "d"] {
-            insert(&setting, aggregate, "good").await?;
+            setting.insert(rows(1, "good").of(aggregate)).await?;
         }
         let came = arrived(&consumer, 3).await.with_context(|| format!("{lock}\n{}", relay.log()));
         assert_eq!(ids(&came?), ["2", "5", "6"], "{lock}");
-        bind(&setting, "late").await?;
+        setting.bind("late").await?;
         operator.batch_execute("COMMIT").await?;
         setting.all_marked().await.with_context(|| format!("{lock}\n{}", relay.log()))?;
-        parked(&setting, &relay, "").await?;
+        setting.parking_is(&relay, "").await?;
         is_one_session(&relay);
         // It also ends, and does not begin without it.
         let (operator, _) = locked(&setting, &lock).await?;
-        insert(&setting, "e", "good").await?;
+        setting.insert(rows(1, "good").of("e")).await?;
         marked(&setting, 7).await?;
         relay.drain(PATIENCE).await.context(lock.clone())?;
         operator.batch_execute("COMMIT").await?;
         let (operator, pid) = locked(&setting, &lock).await?;
         let relay = setting.run()?;
-        insert(&setting, "e", "good").await?;
+        setting.insert(rows(1, "good").of("e")).await?;
         relay.wait_for_log(&format!("{table} is locked by pid {pid}"), PATIENCE).await?;
         operator.batch_execute("COMMIT").await?;
         marked(&setting, 8).await.with_context(|| format!("{lock}\n{}", relay.log()))?;
@@ -239,26 +236,29 @@ async fn the_parking_as_a_whole() -> Result<()> {
 #[tokio::test]
 async fn a_mark_that_meets_a_lock_outlives_the_process() -> Result<()> {
     for mode in ["update", "delete"] {
-        let setting = setting("1h").await?.set("audit.mode", mode);
-        let consumer = setting.bound("good").await?;
-        let relay = setting.run()?;
-        insert(&setting, "a", "late").await?;
-        parked(&setting, &relay, "1 parked").await?;
+        let (setting, consumer, relay) = Scenario::with(PATIENT)
+            .retries("1h")
+            .tables(NUMBERED)
+            .set("audit.mode", mode)
+            .run("good")
+            .await?;
+        setting.insert(rows(1, "late").of("a")).await?;
+        setting.parking_is(&relay, "1 parked").await?;
         let (application, _) =
             locked(&setting, "SELECT FROM outbox_messages WHERE id = 1 FOR UPDATE").await?;
-        bind(&setting, "late").await?;
+        setting.bind("late").await?;
         setting.program.succeed(&["parked", "retry", "--all"]).await?;
         arrived(&consumer, 1).await?;
-        parked(&setting, &relay, "1 delivered").await?;
+        setting.parking_is(&relay, "1 delivered").await?;
         relay.kill9().await?;
         assert_eq!(setting.counts().await?[2], 1, "it is accounted for");
         // A session that begins while it is locked still, and one that the mark is given up in.
         let relay = setting.run()?;
-        insert(&setting, "a", "good").await?;
+        setting.insert(rows(1, "good").of("a")).await?;
         arrived(&consumer, 2).await.with_context(|| relay.log())?;
-        parked(&setting, &relay, "1 delivered").await?;
+        setting.parking_is(&relay, "1 delivered").await?;
         application.batch_execute("COMMIT").await?;
-        parked(&setting, &relay, "").await?;
+        setting.parking_is(&relay, "").await?;
         match mode {
             "update" => marked(&setting, 1).await?,
             _ => setting.until("it is gone", "SELECT count(*) = 0 FROM outbox_messages").await?,

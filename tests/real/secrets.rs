@@ -121,7 +121,7 @@ async fn no_secret_is_shown_whatever_fails() -> Result<()> {
              VALUES ('t', '{\"p\": \"payload-marker\"}', '{\"CC\": [\"header-marker\"]}')",
         )
         .await?;
-    relay.wait_for_log("is parked", PATIENCE).await?;
+    setting.until("it to be parked", "SELECT count(*) = 1 FROM pgoutbox.parked").await?;
     said.command_line(&relay)?;
     said.commands(&setting).await?;
     relay.drain(PATIENCE).await?;

@@ -1,11 +1,13 @@
 //! A mark in `pgoutbox.relayed` is of one row, not of all that ever have its id.
 
 use anyhow::{Context, Result};
+use harness::events::rows;
+use harness::scenario::{QUICK, Scenario};
 use harness::wait_for;
 
 use crate::bare::{arrived, ids, uuid};
 use crate::place::Counted as _;
-use crate::place::{NUMBERED, bind, insert, parked, quick};
+use crate::place::NUMBERED;
 use crate::replay::Replays as _;
 use crate::setting::{PATIENCE, Setting};
 
@@ -20,13 +22,6 @@ const PARTED: &str = "CREATE TABLE outbox_messages (id uuid, aggregate_type text
          PRIMARY KEY (id, occurred_at)) PARTITION BY RANGE (occurred_at);
      CREATE TABLE one PARTITION OF outbox_messages FOR VALUES FROM ('2026-01-01') TO ('2026-01-02');
      CREATE TABLE other PARTITION OF outbox_messages FOR VALUES FROM ('2026-01-02') TO ('2026-01-03')";
-
-async fn setting(table: &str) -> Result<Setting> {
-    let setting = quick(Setting::bare().await?).set("audit.mode", "side_table");
-    setting.sql(table).await?;
-    setting.init().await?;
-    Ok(setting)
-}
 
 /// Waits for what `verify` counts: a row waits as long as any transaction of the server is older.
 async fn counts(setting: &Setting, want: [i64; 5]) -> Result<()> {
@@ -44,11 +39,14 @@ const LATER: &str = "UPDATE pgoutbox.relayed SET relayed_at = now() - interval '
 #[tokio::test]
 async fn an_id_that_is_used_again_has_no_mark() -> Result<()> {
     for table in [NUMBERED, TIMED] {
-        let setting = setting(table).await?.set("prune.keep", "1h");
-        let consumer = setting.bound("good").await?;
-        let relay = setting.run()?;
-        insert(&setting, "good").await?;
-        insert(&setting, "good").await?;
+        let (setting, consumer, relay) = Scenario::with(QUICK)
+            .set("audit.mode", "side_table")
+            .tables(table)
+            .set("prune.keep", "1h")
+            .run("good")
+            .await?;
+        setting.insert(rows(1, "good")).await?;
+        setting.insert(rows(1, "good")).await?;
         assert_eq!(ids(&arrived(&consumer, 2).await?), ["1", "2"], "{}", relay.log());
         counts(&setting, [2, 2, 0, 0, 0]).await?;
         relay.drain(PATIENCE).await?;
@@ -73,7 +71,7 @@ async fn an_id_that_is_used_again_has_no_mark() -> Result<()> {
         counts(&setting, [2, 2, 0, 0, 0]).await?;
         // The same from the stream, beside the marks of the second.
         setting.sql("TRUNCATE outbox_messages RESTART IDENTITY").await?;
-        insert(&setting, "good").await?;
+        setting.insert(rows(1, "good")).await?;
         arrived(&consumer, 5).await?;
         counts(&setting, [1, 1, 0, 0, 0]).await?;
         assert_eq!(setting.ask::<i64>("SELECT count(*) FROM pgoutbox.relayed").await?, 3);
@@ -92,9 +90,8 @@ async fn an_id_that_is_used_again_has_no_mark() -> Result<()> {
 
 #[tokio::test]
 async fn two_rows_of_one_id_have_two_marks() -> Result<()> {
-    let setting = setting(PARTED).await?;
-    let consumer = setting.bound("good").await?;
-    let relay = setting.run()?;
+    let (setting, consumer, relay) =
+        Scenario::with(QUICK).set("audit.mode", "side_table").tables(PARTED).run("good").await?;
     let id = uuid(1);
     let row = |day: u32| {
         format!(
@@ -129,31 +126,27 @@ async fn two_rows_of_one_id_have_two_marks() -> Result<()> {
 #[tokio::test]
 async fn a_parked_event_that_is_delivered_has_its_mark() -> Result<()> {
     for time in ["", ", occurred_at timestamptz NOT NULL DEFAULT now()"] {
-        let setting = setting(&format!(
+        let (setting, consumer, relay) = Scenario::with(QUICK).set("audit.mode", "side_table").tables(&format!(
             "CREATE TABLE outbox_messages (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
                  aggregate_type text, aggregate_id text, topic text, payload jsonb NOT NULL DEFAULT '{{}}',
                  attempt int, last_error text, failed_at timestamptz{time})"
-        ))
-        .await?
-        .set("parking.max_attempts", "1");
-        let consumer = setting.bound("good").await?;
-        let relay = setting.run()?;
-        insert(&setting, "late").await?;
-        insert(&setting, "never").await?;
-        parked(&setting, &relay, "1 failed, 2 failed").await?;
+        )).set("parking.max_attempts", "1").run("good").await?;
+        setting.insert(rows(1, "late")).await?;
+        setting.insert(rows(1, "never")).await?;
+        setting.parking_is(&relay, "1 failed, 2 failed").await?;
         let shown =
             "SELECT count(*) = 2 FROM outbox_messages WHERE failed_at IS NOT NULL AND attempt = 1";
         setting.until("the rows show it", shown).await?;
-        bind(&setting, "late").await?;
+        setting.bind("late").await?;
         setting.program.succeed(&["parked", "retry", "--seq", "1"]).await?;
         arrived(&consumer, 1).await?;
-        parked(&setting, &relay, "2 failed").await?;
+        setting.parking_is(&relay, "2 failed").await?;
         let shown = "SELECT count(*) = 1 FROM outbox_messages WHERE failed_at IS NULL";
         setting.until("the row shows it no more", shown).await?;
         counts(&setting, [2, 1, 1, 0, 0]).await?;
         // Sent once more from the record, and marked.
         setting.program.succeed(&["parked", "discard", "--seq", "2", "--yes"]).await?;
-        bind(&setting, "never").await?;
+        setting.bind("never").await?;
         let sent = setting.replay(0, &["--parked", "2", "--mark"]).await?;
         assert!(sent.contains("1 delivered") && sent.contains("1 marked"), "{sent}");
         counts(&setting, [2, 2, 0, 0, 0]).await?;
@@ -165,7 +158,8 @@ async fn a_parked_event_that_is_delivered_has_its_mark() -> Result<()> {
 /// Marks of the version before know only the id, and count for whatever row has it.
 #[tokio::test]
 async fn marks_of_the_version_before_go_on() -> Result<()> {
-    let setting = setting(TIMED).await?;
+    let setting =
+        Scenario::with(QUICK).set("audit.mode", "side_table").tables(TIMED).setting().await?;
     let consumer = setting.bound("good").await?;
     setting
         .sql(

@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use harness::certs::Authority;
 use harness::collector::{Answer, Collector};
+use harness::events::{Events, event};
 use harness::relay::Relay;
+use harness::scenario::{Scenario, Settings};
 use harness::{http, wait_for};
 use lapin::options::QueueBindOptions;
 use lapin::types::FieldTable;
@@ -43,26 +45,13 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-async fn setting(endpoint: &str) -> Result<Setting> {
-    let setting = Setting::bare()
-        .await?
-        .set("otlp.endpoint", endpoint)
-        .set("parking.backoff_min", "100ms")
-        .set("parking.backoff_max", "200ms");
-    setting.init().await?;
-    setting
-        .sql("ALTER TABLE outbox_messages ADD COLUMN traceparent text, ADD COLUMN tracestate text")
-        .await?;
-    Ok(setting)
-}
+const SOON: Settings = &[("parking.backoff_min", "100ms"), ("parking.backoff_max", "200ms")];
+const TRACED: &str =
+    "ALTER TABLE outbox_messages ADD COLUMN traceparent text, ADD COLUMN tracestate text";
 
-async fn insert(setting: &Setting, number: u32, topic: &str, traceparent: &str) -> Result<()> {
-    let sql = format!(
-        "INSERT INTO outbox_messages (id, topic, payload, traceparent, tracestate)
-         VALUES ('{}', '{topic}', '{{}}', '{traceparent}', 'congo=1')",
-        uuid(number)
-    );
-    setting.sql(&sql).await
+fn traced(number: u32, topic: &str, traceparent: &str) -> Events {
+    let parent = format!("'{traceparent}'");
+    event(number, topic).column("traceparent", &parent).column("tracestate", "'congo=1'")
 }
 
 /// So many events of sampled traces, each in a transaction of its own.
@@ -141,16 +130,19 @@ fn nanos(time: SystemTime) -> Result<u128> {
 #[tokio::test]
 async fn a_sampled_event_has_a_span_and_its_message_is_as_it_was() -> Result<()> {
     let collector = Collector::start().await?;
-    let setting = setting(&collector.url())
-        .await?
+    let setting = Scenario::with(SOON)
+        .set("otlp.endpoint", &collector.url())
+        .sql(TRACED)
         .set("otlp.headers", "x-key=hunter2%2C")
-        .set("otlp.service_name", "shop");
+        .set("otlp.service_name", "shop")
+        .setting()
+        .await?;
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
     let before = nanos(SystemTime::now())?;
-    insert(&setting, 1, "by.column", &traceparent(1, "01")).await?;
-    insert(&setting, 2, "unsampled", &traceparent(2, "00")).await?;
-    insert(&setting, 3, "malformed", &traceparent(3, "1")).await?;
+    setting.insert(traced(1, "by.column", &traceparent(1, "01"))).await?;
+    setting.insert(traced(2, "unsampled", &traceparent(2, "00"))).await?;
+    setting.insert(traced(3, "malformed", &traceparent(3, "1"))).await?;
     setting
         .sql(&format!(
             "INSERT INTO outbox_messages (id, topic, payload) VALUES ('{}', 'none', '{{}}');
@@ -221,10 +213,9 @@ async fn a_sampled_event_has_a_span_and_its_message_is_as_it_was() -> Result<()>
 #[tokio::test]
 async fn a_refused_event_is_an_error_until_it_is_delivered() -> Result<()> {
     let collector = Collector::start().await?;
-    let setting = setting(&collector.url()).await?;
-    let consumer = setting.bound("good").await?;
-    let relay = setting.run()?;
-    insert(&setting, 1, "late", &traceparent(1, "01")).await?;
+    let (setting, consumer, relay) =
+        Scenario::with(SOON).set("otlp.endpoint", &collector.url()).sql(TRACED).run("good").await?;
+    setting.insert(traced(1, "late", &traceparent(1, "01"))).await?;
     let refused = came(&collector, &relay, 2).await?;
     for span in &refused {
         let status = span.status.clone().context("a status")?;
@@ -250,7 +241,11 @@ async fn a_refused_event_is_an_error_until_it_is_delivered() -> Result<()> {
 #[tokio::test]
 async fn a_collector_that_is_away_is_told_once_and_found_again() -> Result<()> {
     let address = SocketAddr::from(([127, 0, 0, 1], harness::free_port()?));
-    let setting = setting(&format!("http://{address}")).await?;
+    let setting = Scenario::with(SOON)
+        .set("otlp.endpoint", &format!("http://{address}"))
+        .sql(TRACED)
+        .setting()
+        .await?;
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
     insert_many(&setting, 20).await?;
@@ -259,7 +254,7 @@ async fn a_collector_that_is_away_is_told_once_and_found_again() -> Result<()> {
     let collector = Collector::start_at(address).await?;
     assert_eq!(came(&collector, &relay, 20).await?.len(), 20);
     relay.wait_for_log("are exported to", PATIENCE).await?;
-    insert(&setting, 21, "again", &traceparent(21, "01")).await?;
+    setting.insert(traced(21, "again", &traceparent(21, "01"))).await?;
     came(&collector, &relay, 21).await?;
     relay.drain(PATIENCE).await?;
     let told = warnings(&relay);
@@ -273,7 +268,12 @@ async fn a_collector_that_never_answers_costs_spans_and_no_event() -> Result<()>
     const EVENTS: u32 = 4_000;
     let collector = Collector::start().await?;
     collector.answer(Answer::Silence);
-    let setting = setting(&collector.url()).await?.set("otlp.timeout", "60s");
+    let setting = Scenario::with(SOON)
+        .set("otlp.endpoint", &collector.url())
+        .sql(TRACED)
+        .set("otlp.timeout", "60s")
+        .setting()
+        .await?;
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
     insert_many(&setting, EVENTS).await?;
@@ -296,14 +296,14 @@ async fn a_collector_that_never_answers_costs_spans_and_no_event() -> Result<()>
 async fn a_reload_turns_spans_on_and_off() -> Result<()> {
     let collector = Collector::start().await?;
     let file = NamedTempFile::with_suffix(".toml")?;
-    let setting = setting("off").await?;
+    let setting = Scenario::with(SOON).set("otlp.endpoint", "off").sql(TRACED).setting().await?;
     // A variable would go before the file.
     let mut program = setting.program.clone().env("PGOUTBOX_OTLP__ENDPOINT", collector.url());
     program = program.env("PGOUTBOX_CONFIG", file.path());
     std::fs::write(file.path(), "[otlp]\ntraces_endpoint = \"off\"\n")?;
     let consumer = setting.consumer().await?;
     let relay = program.spawn(&["run"])?;
-    insert(&setting, 1, "off", &traceparent(1, "01")).await?;
+    setting.insert(traced(1, "off", &traceparent(1, "01"))).await?;
     consumer.wait_distinct(1, PATIENCE).await?;
     for (text, number) in [("", 2), ("[otlp]\nservice_name = \"shop\"\n", 3)] {
         std::fs::write(file.path(), text)?;
@@ -313,7 +313,7 @@ async fn a_reload_turns_spans_on_and_off() -> Result<()> {
             Ok(goes_on() + 1 == usize::try_from(number)?)
         })
         .await?;
-        insert(&setting, number, "on", &traceparent(number, "01")).await?;
+        setting.insert(traced(number, "on", &traceparent(number, "01"))).await?;
         consumer.wait_distinct(usize::try_from(number)?, PATIENCE).await?;
     }
     relay.drain(PATIENCE).await?;
@@ -326,7 +326,8 @@ async fn a_reload_turns_spans_on_and_off() -> Result<()> {
 async fn a_collector_that_refuses_is_told_with_what_mends_it() -> Result<()> {
     let collector = Collector::start().await?;
     collector.answer(Answer::Code(401, b"hunter2".to_vec()));
-    let setting = setting(&collector.url()).await?;
+    let setting =
+        Scenario::with(SOON).set("otlp.endpoint", &collector.url()).sql(TRACED).setting().await?;
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
     insert_many(&setting, 3).await?;
@@ -339,10 +340,10 @@ async fn a_collector_that_refuses_is_told_with_what_mends_it() -> Result<()> {
     let partial = ExportTracePartialSuccess { rejected_spans: 1, error_message: "no".into() };
     let partial = ExportTraceServiceResponse { partial_success: Some(partial) };
     collector.answer(Answer::Code(200, partial.encode_to_vec()));
-    insert(&setting, 4, "again", &traceparent(4, "01")).await?;
+    setting.insert(traced(4, "again", &traceparent(4, "01"))).await?;
     until_counted(&relay, "failed", 4).await?;
     collector.answer(Answer::Code(503, Vec::new()));
-    insert(&setting, 5, "again", &traceparent(5, "01")).await?;
+    setting.insert(traced(5, "again", &traceparent(5, "01"))).await?;
     came(&collector, &relay, 6).await?;
     collector.answer(Answer::Code(200, Vec::new()));
     until_counted(&relay, "exported", 1).await?;
@@ -368,11 +369,15 @@ async fn https_is_verified() -> Result<()> {
         std::fs::write(files.path().join(name), authority.pem())?;
     }
     let file = |name: &str| files.path().join(name).display().to_string();
-    let setting = setting(&format!("https://{address}")).await?;
+    let setting = Scenario::with(SOON)
+        .set("otlp.endpoint", &format!("https://{address}"))
+        .sql(TRACED)
+        .setting()
+        .await?;
     let consumer = setting.consumer().await?;
 
     let relay = setting.clone().set("otlp.ca_file", &file("theirs.pem")).run()?;
-    insert(&setting, 1, "first", &traceparent(1, "01")).await?;
+    setting.insert(traced(1, "first", &traceparent(1, "01"))).await?;
     let line = relay.wait_for_log("spans cannot be exported", PATIENCE).await?;
     assert!(line.contains("certificate") && line.contains("otlp.ca_file"), "{line}");
     consumer.wait_distinct(1, PATIENCE).await?;
@@ -380,7 +385,7 @@ async fn https_is_verified() -> Result<()> {
     assert_eq!(collector.requests().len(), 0);
 
     let relay = setting.clone().set("otlp.ca_file", &file("ours.pem")).run()?;
-    insert(&setting, 2, "second", &traceparent(2, "01")).await?;
+    setting.insert(traced(2, "second", &traceparent(2, "01"))).await?;
     let spans = came(&collector, &relay, 1).await?;
     assert_eq!(attribute(&spans[0], "messaging.message.id"), Some(uuid(2)));
     relay.drain(PATIENCE).await

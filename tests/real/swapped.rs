@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 use harness::consumer::Consumer;
+use harness::events::counted;
 use harness::relay::Relay;
 use harness::wait_until;
 
@@ -15,16 +16,6 @@ const TABLE: &str = "CREATE TABLE outbox_messages (id bigint GENERATED ALWAYS AS
 const SWAP: &str = "CREATE TABLE next (LIKE outbox_messages INCLUDING ALL);
     ALTER TABLE outbox_messages RENAME TO before; ALTER TABLE next RENAME TO outbox_messages;
     ALTER PUBLICATION pgoutbox ADD TABLE outbox_messages";
-
-async fn insert(setting: &Setting, numbers: std::ops::Range<i64>) -> Result<()> {
-    let (first, last) = (numbers.start, numbers.end - 1);
-    setting
-        .sql(&format!(
-            "INSERT INTO outbox_messages (payload)
-             SELECT jsonb_build_object('n', n) FROM generate_series({first}, {last}) AS n"
-        ))
-        .await
-}
 
 /// The numbers of the events that came, each once.
 fn came(consumer: &Consumer) -> Vec<i64> {
@@ -57,7 +48,7 @@ async fn begin() -> Result<(Setting, Consumer, Relay)> {
     setting.init().await?;
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    insert(&setting, 1..2).await?;
+    setting.insert(counted(1..=1).at_once()).await?;
     all_in_order(&consumer, 1, &relay).await?;
     Ok((setting, consumer, relay))
 }
@@ -66,9 +57,9 @@ async fn begin() -> Result<(Setting, Consumer, Relay)> {
 async fn while_the_relay_runs() -> Result<()> {
     let (setting, consumer, relay) = begin().await?;
     relay.sigstop()?;
-    insert(&setting, 2..6).await?;
+    setting.insert(counted(2..=5).at_once()).await?;
     setting.sql(SWAP).await?;
-    insert(&setting, 6..16).await?;
+    setting.insert(counted(6..=15).at_once()).await?;
     relay.sigcont()?;
     all_in_order(&consumer, 15, &relay).await?;
     all_marked(&setting, &relay).await?;
@@ -81,7 +72,7 @@ async fn while_the_relay_runs() -> Result<()> {
     );
     setting.until("the new slot", &is_over).await.with_context(|| relay.log())?;
     setting.sql("INSERT INTO before (payload) VALUES ('{\"n\": 99}')").await?;
-    insert(&setting, 16..17).await?;
+    setting.insert(counted(16..=16).at_once()).await?;
     all_in_order(&consumer, 16, &relay).await?;
     relay.drain(PATIENCE).await
 }
@@ -90,9 +81,9 @@ async fn while_the_relay_runs() -> Result<()> {
 async fn while_no_relay_runs() -> Result<()> {
     let (setting, consumer, relay) = begin().await?;
     relay.drain(PATIENCE).await?;
-    insert(&setting, 2..6).await?;
+    setting.insert(counted(2..=5).at_once()).await?;
     setting.sql(SWAP).await?;
-    insert(&setting, 6..16).await?;
+    setting.insert(counted(6..=15).at_once()).await?;
     let relay = setting.run()?;
     all_in_order(&consumer, 15, &relay).await?;
     all_marked(&setting, &relay).await?;
@@ -110,9 +101,9 @@ async fn drop_slot(setting: &Setting) -> Result<()> {
 async fn while_the_slot_is_lost() -> Result<()> {
     let (setting, consumer, relay) = begin().await?;
     relay.drain(PATIENCE).await?;
-    insert(&setting, 2..6).await?;
+    setting.insert(counted(2..=5).at_once()).await?;
     setting.sql(SWAP).await?;
-    insert(&setting, 6..16).await?;
+    setting.insert(counted(6..=15).at_once()).await?;
     drop_slot(&setting).await?;
     let relay = setting.run()?;
     all_in_order(&consumer, 15, &relay).await?;
@@ -124,7 +115,7 @@ async fn while_the_slot_is_lost() -> Result<()> {
 async fn while_a_list_waits() -> Result<()> {
     let (setting, consumer, relay) = begin().await?;
     relay.drain(PATIENCE).await?;
-    insert(&setting, 2..6).await?;
+    setting.insert(counted(2..=5).at_once()).await?;
     drop_slot(&setting).await?;
     setting.program.succeed(&["pause"]).await?;
     let relay = setting.run()?;
@@ -132,7 +123,7 @@ async fn while_a_list_waits() -> Result<()> {
     setting.until("the list", listed).await?;
     relay.kill9().await?;
     setting.sql(SWAP).await?;
-    insert(&setting, 6..16).await?;
+    setting.insert(counted(6..=15).at_once()).await?;
     setting.program.succeed(&["resume"]).await?;
     let relay = setting.run()?;
     all_in_order(&consumer, 15, &relay).await?;

@@ -315,14 +315,14 @@ async fn a_column_missing_or_of_a_wrong_type_is_named_at_the_start() -> Result<(
         assert_eq!(status.code(), Some(1), "{key}={value}: {all}");
         assert!(all.contains(told), "{key}={value}: {all}");
         let relay = wrong.run()?;
-        relay.wait_for_log("ERROR", PATIENCE).await?;
+        relay.is_down("fault", PATIENCE).await?;
         let all = relay.log().replace("\\\"", "\"");
         assert!(all.contains(told), "{key}={value}: {all}");
         relay.drain(PATIENCE).await?;
     }
     setting.sql("ALTER TABLE outbox_messages DROP COLUMN relayed_at").await?;
     let relay = setting.run()?;
-    relay.wait_for_log("ERROR", PATIENCE).await?;
+    relay.is_down("fault", PATIENCE).await?;
     let told = relay.log().replace("\\\"", "\"");
     assert!(told.contains("has no column \"relayed_at\" for the mark"), "{told}");
     let hint = "ALTER TABLE public.outbox_messages ADD COLUMN relayed_at timestamptz;";

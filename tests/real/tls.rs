@@ -279,7 +279,7 @@ async fn an_authority_mended_while_it_tries_lets_the_relay_in() -> Result<()> {
     let consumer = setting.consumer().await?;
     setting.sql("SELECT pgoutbox.enqueue('t', '{}')").await?;
     let relay = setting.run()?;
-    relay.wait_for_log("failures=1", PATIENCE).await?;
+    relay.is_down("fault", PATIENCE).await?;
     // Who renews a certificate may write its file in two steps.
     std::fs::write(authority.path(), "")?;
     relay.wait_for_log("holds no certificate", PATIENCE).await?;

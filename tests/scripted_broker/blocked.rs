@@ -23,7 +23,7 @@ async fn a_blocked_connection_is_kept_and_goes_on_where_it_was() -> Result<()> {
     let connections = setting.broker.connections();
     let relay = setting.run()?;
     setting.insert(1..=100).await?;
-    relay.wait_for_log("blocks the connection", PATIENCE).await?;
+    relay.is_down("broker_blocked", PATIENCE).await?;
     setting.is_marked(80).await?;
     setting.insert(101..=200).await?;
     let marked = setting.marked().await?;

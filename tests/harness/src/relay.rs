@@ -8,6 +8,7 @@ use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::http;
 use crate::process::{Process, Signal};
@@ -214,6 +215,31 @@ impl Relay {
         let came = came.await.with_context(|| self.log())?;
         ensure!(came, "the relay ended before it was {state}:\n{}", self.log());
         Ok(())
+    }
+
+    /// Waits until `/readyz` gives this as the reason why it is not ready: `fault`, `broker_blocked`. Returns the
+    /// reason.
+    pub async fn is_down(&self, code: &str, within: Duration) -> Result<Value> {
+        let address = self.http(within).await?;
+        let what = format!("/readyz to say {code}");
+        let reason = wait_for(&what, within, async || {
+            let told = http::get(address, "/readyz").await?.json()?;
+            let mut reasons = told.get("reasons").and_then(Value::as_array).into_iter().flatten();
+            let reason = reasons.find(|reason| reason.get("code").is_some_and(|it| it == code));
+            Ok(Some(reason.cloned().with_context(|| format!("it says {told}"))?))
+        });
+        reason.await.with_context(|| self.log())
+    }
+
+    /// Waits until `/readyz` has nothing against it.
+    pub async fn is_ready(&self, within: Duration) -> Result<()> {
+        let address = self.http(within).await?;
+        let ready = wait_for("the relay to be ready", within, async || {
+            let answer = http::get(address, "/readyz").await?;
+            ensure!(answer.code == 200, "{answer:?}");
+            Ok(Some(()))
+        });
+        ready.await.with_context(|| self.log())
     }
 
     /// Sessions that came as far as the stream.

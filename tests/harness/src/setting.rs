@@ -2,21 +2,26 @@
 //! the program, and then looks at what came of it.
 //!
 //! ```ignore
-//! let setting = Setting::with(&[("audit.mode", "delete"), ("parking.backoff_min", "100ms")]).await?;
+//! let setting = Setting::bare().await?.set("audit.mode", "delete");
+//! setting.init().await?;
 //! let consumer = setting.bound("#").await?;
 //! let relay = setting.run()?;
 //! ```
+//!
+//! Where nothing stands between these steps, [`Scenario`](crate::scenario::Scenario) says them at once.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lapin::types::AMQPValue;
+use lapin::options::QueueBindOptions;
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use crate::checker::{self, Verdict};
 use crate::consumer::{self, Consumer, Delivery, QueueType};
+use crate::events::Events;
 use crate::postgres::{self, Postgres};
 use crate::rabbitmq::{self, RabbitMq};
 use crate::relay::{Pgoutbox, Relay};
@@ -100,6 +105,10 @@ impl Setting {
         Ok(self.client().await?.batch_execute(sql).await?)
     }
 
+    pub async fn insert(&self, events: Events) -> Result<()> {
+        self.sql(&events.sql()).await
+    }
+
     /// Rows without their mark.
     pub async fn unmarked(&self) -> Result<usize> {
         checker::unmarked(&self.client().await?, &workload::Options::default().table).await
@@ -126,14 +135,6 @@ impl Setting {
         let broken = verdict.broken(repeats_allowed);
         ensure!(broken.is_empty(), "{broken:?}\n{verdict}\n{}", relay.log());
         Ok(verdict)
-    }
-
-    /// Made by `init`, with settings by their keys in the file.
-    pub async fn with(settings: &[(&str, &str)]) -> Result<Self> {
-        let bare = Self::bare().await?;
-        let setting = settings.iter().fold(bare, |setting, (key, value)| setting.set(key, value));
-        setting.init().await?;
-        Ok(setting)
     }
 
     /// The slot passes all that is committed now.
@@ -197,6 +198,28 @@ impl Setting {
             ..Default::default()
         };
         Consumer::start(&self.amqp_url, options).await
+    }
+
+    /// The consumer's queue has what is published under this key too.
+    pub async fn bind(&self, key: &str) -> Result<()> {
+        let channel = self.channel().await?;
+        let (queue, exchange) = ("consumer".into(), "outbox".into());
+        let options = QueueBindOptions::default();
+        Ok(channel.queue_bind(queue, exchange, key.into(), options, FieldTable::default()).await?)
+    }
+
+    /// Waits for what the parking holds: numbers of ids and states, in commit order: `2 parked, 3 queued`.
+    pub async fn parking_is(&self, relay: &Relay, want: &str) -> Result<()> {
+        let sql = "SELECT coalesce(string_agg(coalesce(regexp_replace(event_id, '^[0-]+', ''), 'NULL') || ' ' || state, ', '
+                                              ORDER BY seq), '')
+                     FROM pgoutbox.parked";
+        wait_until(&format!("the parking to be {want:?}"), PATIENCE, async || {
+            let is: String = self.ask(sql).await?;
+            ensure!(is == want, "it is {is:?}");
+            Ok(true)
+        })
+        .await
+        .with_context(|| relay.log())
     }
 
     /// Puts the event of this number aside; for those who ask whether it is, not what it was.

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use harness::consumer::Consumer;
 use harness::http::get;
 use harness::relay::Relay;
+use harness::scenario::{Scenario, Settings};
 use harness::wait_for;
 
 use super::{CLASSES, Swept, codes};
@@ -45,15 +46,11 @@ struct Loop {
     since: Instant,
 }
 
+const HASTY: Settings = &[("session.backoff_min", "10ms"), ("session.backoff_max", "200ms")];
+
 async fn setting(sql: &str) -> Result<Setting> {
-    let setting = Setting::bare()
-        .await?
-        .set("session.backoff_min", "10ms")
-        .set("session.backoff_max", "200ms")
-        .set("http.address", &format!("127.0.0.1:{}", harness::free_port()?));
-    setting.init().await?;
-    setting.sql(&(ARMED.to_owned() + sql)).await?;
-    Ok(setting)
+    let address = format!("127.0.0.1:{}", harness::free_port()?);
+    Scenario::with(HASTY).set("http.address", &address).sql(ARMED).sql(sql).setting().await
 }
 
 impl Loop {
