@@ -8,7 +8,7 @@ pub use crate::tls::install_provider;
 pub mod config {
     pub use crate::config::{
         Audit, AuditMode, ColumnRef, Columns, MarkColumn, MarkColumns, MarkValue, OnFailure,
-        Parking, Piece, Table, Template,
+        Parking, Piece, RowRule, Table, Template,
     };
 }
 

@@ -79,6 +79,7 @@ impl Snapshot {
         tally.delivered
             + tally.repeated
             + tally.came_marked
+            + tally.left_out
             + tally.parked
             + tally.queued
             + tally.dead_lettered

@@ -45,6 +45,7 @@ mod preset;
 mod problem;
 mod reload;
 mod renewal;
+mod rule;
 mod shown;
 mod tables;
 mod tls;
@@ -70,6 +71,7 @@ pub use mark::{MarkColumn, MarkColumns, MarkValue};
 pub use message::{CloudEvents, Field, MessageMap, Property, Route, ValueType};
 pub(crate) use reload::{InForce, plan};
 pub(crate) use renewal::{Place, Renewal};
+pub use rule::{Condition, RowRule};
 pub use source::Sources;
 pub(crate) use tls::Content;
 
@@ -359,6 +361,8 @@ pub struct Table {
     pub message: MessageMap,
     /// Whether each header of a row is sent as a text. Default `false`: by its type in JSON.
     pub has_text_headers: bool,
+    /// Which of its rows are published. Default: all.
+    pub rule: RowRule,
     /// How its delivered events are marked. Default: as `audit.mode` says.
     pub audit_mode: AuditMode,
     /// What a marked row holds. Default: a time in `relayed_at`.

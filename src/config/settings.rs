@@ -234,6 +234,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.content_type", Text(255), Value("application/json"), "content type where the row has none"),
     setting("tables.*.app_id", Text(255), Unset, "`app_id` of the messages"),
     setting("tables.*.mandatory", Flag, Value("true"), "whether RabbitMQ returns what no queue takes; `false` for exchanges of plugins that say so of what they deliver (delayed-message, deduplication): then what no queue takes is lost"),
+    setting("tables.*.only.?", List, Unset, "only rows that hold one of these values in this field or column are published, such as `event_type = [\"order.paid\"]`"),
+    setting("tables.*.except.?", List, Unset, "rows that hold one of these values there are not published; what a rule leaves out is not marked either, and nothing else sees it"),
     setting("tables.*.audit.mode", Choice(&AUDIT_MODES), Derived("`audit.mode`"), "how a delivered event of this table is marked"),
     setting("tables.*.mark.?", Constant, Unset, "a column that a marked row holds this value in, such as `status = \"DELIVERED\"`, `published = 1` or `sent_at = \"now()\"`; a row is marked where each of them does; goes before `columns.relayed_at`"),
     setting("tables.*.on_failure", Choice(&["park", "dead_letter", "block"]), Value("park"), "what becomes of an event that cannot be delivered: put aside and tried again, waited for, or sent to `dead_letter_exchange`"),

@@ -3,6 +3,7 @@
 use super::mark::mark;
 use super::message::message_map;
 use super::problem::Problems;
+use super::rule::rule;
 use super::shown::Shown;
 use super::values::Values;
 use super::{AuditMode, ColumnRef, Columns, OnFailure, Queue, Table};
@@ -58,6 +59,7 @@ fn table(values: &Values, key: &str, problems: &mut Problems, shown: &mut Shown)
         app_id: text("app_id"),
         on_failure: on_failure(values, key, problems),
         has_text_headers: text("header_values").as_deref() == Some("text"),
+        rule: rule(values, key),
         audit_mode: audit_mode(values, key),
         mark: mark(values, key, problems),
         is_mandatory: values.flag(&format!("{key}.mandatory")),

@@ -188,6 +188,19 @@ impl Values {
             .collect()
     }
 
+    /// The names below a section such as `tables.0.only`, each with its list, in the order of the names.
+    pub(crate) fn lists(&self, section: &str) -> Vec<(String, Vec<String>)> {
+        let section = format!("{section}.");
+        let below =
+            self.set.range(section.clone()..).take_while(|(key, _)| key.starts_with(&section));
+        below
+            .filter_map(|(key, (value, _, _))| match value {
+                Value::List(list) => Some((key.strip_prefix(&section)?.to_owned(), list.clone())),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// Whether it is a table's preset that set it.
     pub(crate) fn is_preset(&self, key: &str) -> bool {
         matches!(self.origin(key), Origin::Preset(_))

@@ -95,6 +95,8 @@ pub struct Tally {
     pub repeated: u64,
     /// Rows inserted with their mark already set: settled without being published.
     pub came_marked: u64,
+    /// Rows that the rule of their table leaves out.
+    pub left_out: u64,
     /// Messages that no queue took.
     pub returned: u64,
     /// Messages that the broker did not take.
@@ -132,6 +134,7 @@ impl Tally {
             (&mut self.delivered, other.delivered),
             (&mut self.repeated, other.repeated),
             (&mut self.came_marked, other.came_marked),
+            (&mut self.left_out, other.left_out),
             (&mut self.returned, other.returned),
             (&mut self.nacked, other.nacked),
             (&mut self.closed, other.closed),

@@ -82,7 +82,7 @@ impl Outbox {
             ),
             marks: MarkSql::of(&table),
             slot: config.postgres.slot.clone(),
-            filter: row_filter(client, config, relation).await?,
+            filter: row_filter(client, config, &table, relation).await?,
             content: Content::find(client, relation, &table).await?,
             time_type: time_type.unwrap_or_else(|| id_type.clone()),
             id_type,
@@ -273,20 +273,47 @@ pub(crate) async fn look_up(client: &Client, table: &Table) -> Result<Option<Row
     Ok(rows.into_iter().next())
 }
 
-/// The publication's row filter for a table: an expression that is `true` where there is none.
+/// Which rows of a table are this relay's: those that the row filter of the publication and the table's own
+/// rule let pass. An expression that is `true` where all are.
 ///
 /// # Errors
 /// The connection's.
 pub(crate) async fn row_filter(
     client: &Client,
     config: &Config,
+    table: &Table,
     relation: u32,
 ) -> Result<String, Fault> {
     let relation = relation.to_string();
     let publication = config.postgres.publication.as_str();
     let variables = [("publication", publication), ("relation", relation.as_str())];
     let rows = query(client, &sql::render(sql::TABLE_ROW_FILTER, &variables)?).await?;
-    rows.first().map_or_else(|| Ok("true".to_owned()), |row| column(row, "filter"))
+    let published: Option<String> = rows.first().map(|row| column(row, "filter")).transpose()?;
+    let published = published.filter(|filter| filter != "true");
+    Ok(joined(published.into_iter().chain(rule(table))))
+}
+
+fn joined(conditions: impl Iterator<Item = String>) -> String {
+    let all: Vec<String> = conditions.collect();
+    if all.is_empty() { "true".to_owned() } else { all.join(" AND ") }
+}
+
+/// Nothing of a [`row_filter`] is of the publication.
+pub(crate) fn is_rule_alone(table: &Table, filter: &str) -> bool {
+    joined(rule(table)) == filter
+}
+
+/// The table's own rule as an expression, each condition by itself.
+fn rule(table: &Table) -> impl Iterator<Item = String> {
+    table.rule.0.iter().map(|condition| {
+        let column = sql::identifier(table.column_of(&condition.name));
+        let values = condition.values.iter().map(|text| sql::literal(text));
+        let values = values.collect::<Vec<_>>().join(", ");
+        match condition.is_except {
+            true => format!("({column}::text IN ({values})) IS NOT TRUE"),
+            false => format!("({column}::text IN ({values})) IS TRUE"),
+        }
+    })
 }
 
 /// What to say where SQL about a table failed: a row filter that cannot be worked out for some row

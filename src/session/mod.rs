@@ -332,6 +332,7 @@ impl Session {
                 delivered = tally.delivered,
                 delivered_before = tally.repeated,
                 came_marked = tally.came_marked,
+                left_out = tally.left_out,
                 marked = tally.marked,
                 marks_given_up = tally.unmarked,
                 ignored = tally.ignored,

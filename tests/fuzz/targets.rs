@@ -7,8 +7,8 @@ use bytes::Bytes;
 use model::script::Script;
 use model::world::World;
 use pgoutbox::config::{
-    self, AuditMode, ColumnRef, Columns, Flags, MarkColumns, MessageMap, Needs, OnFailure, Sources,
-    Table, Template,
+    self, AuditMode, ColumnRef, Columns, Flags, MarkColumns, MessageMap, Needs, OnFailure, RowRule,
+    Sources, Table, Template,
 };
 use pgoutbox::testing::core::event::pgoutput::{self, Column, Tuple};
 use pgoutbox::testing::core::event::relation::Mapping;
@@ -120,6 +120,7 @@ fn table(input: &mut Input<'_>) -> Table {
         is_holding: true,
         is_mandatory: true,
         has_text_headers: false,
+        rule: RowRule::default(),
         message: MessageMap::default(),
         audit_mode: AuditMode::Update,
         mark: MarkColumns::time("relayed_at"),

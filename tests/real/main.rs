@@ -63,6 +63,7 @@ mod roles;
 mod rotated;
 mod row_lock;
 mod schemas;
+mod rule;
 mod secrets;
 mod service;
 mod side_table;

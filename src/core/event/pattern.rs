@@ -227,7 +227,7 @@ impl Finder<'_> {
 
     /// A field or column of this very name; an error where the field's default column is not there.
     fn whole(&self, name: &str) -> Option<Result<PatternPiece, ()>> {
-        let field = self.field(name);
+        let field = self.config.columns.field(name);
         let column = field.map_or(name, |field| field.name.as_str());
         match self.position(column) {
             Some(at) => Some(Ok(PatternPiece::Column(at))),
@@ -249,25 +249,6 @@ impl Finder<'_> {
             Err(()) => Some(Err(())),
             Ok(_) => None,
         }
-    }
-
-    fn field(&self, name: &str) -> Option<&ColumnRef> {
-        let columns = &self.config.columns;
-        Some(match name {
-            "id" => &columns.id,
-            "aggregate_type" => &columns.aggregate_type,
-            "aggregate_id" => &columns.aggregate_id,
-            "event_type" => &columns.event_type,
-            "topic" => &columns.topic,
-            "payload" => &columns.payload,
-            "headers" => &columns.headers,
-            "occurred_at" => &columns.occurred_at,
-            "correlation_id" => &columns.correlation_id,
-            "content_type" => &columns.content_type,
-            "traceparent" => &columns.traceparent,
-            "tracestate" => &columns.tracestate,
-            _ => return None,
-        })
     }
 
     /// What the configuration makes of the columns, where it makes anything.

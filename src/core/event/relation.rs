@@ -71,6 +71,8 @@ pub struct Mapping {
     /// The columns of the mark, where all of them come with the row: what each holds in a row that is
     /// marked, as the stream says it; `None`: anything. Empty where rows do not carry their marks.
     pub(crate) mark: Vec<(usize, Option<Box<str>>)>,
+    /// Which rows are published; empty: all.
+    pub(crate) rule: Vec<Held>,
     /// Columns of type `char(n)` other than the payload: the spaces that fill them up are no part
     /// of the value, and Postgres' own cast to text leaves them out.
     padded: Vec<usize>,
@@ -82,6 +84,17 @@ pub struct Mapping {
     pub(crate) message: Option<Box<MessagePatterns>>,
     /// The columns of the relation: what a row of it is kept with, where it is kept.
     pub columns: Arc<[Column]>,
+}
+
+/// What a row has to hold in a column to be published, or must not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// The column.
+    pub column: usize,
+    /// Values, as the stream says them.
+    pub values: Vec<Box<str>>,
+    /// Rows with one of them are left out.
+    pub is_except: bool,
 }
 
 /// How a body is read from its column's text.
@@ -178,7 +191,7 @@ impl Mapping {
         let names = &config.columns;
         let id = finder.required("id", &names.id, Accepts::Text);
         let payload = finder.required("payload", &names.payload, Accepts::Payload);
-        let mark = finder.mark(needs_mark);
+        let (mark, rule) = (finder.mark(needs_mark), finder.rule());
         let occurred_at = finder.optional("occurred_at", &names.occurred_at, Accepts::Time);
         let type_of = |at: usize| columns.get(at).map_or(0, |column| column.type_oid);
         let mapping = Self {
@@ -205,6 +218,7 @@ impl Mapping {
             traceparent: finder.optional("traceparent", &names.traceparent, Accepts::Text),
             tracestate: finder.optional("tracestate", &names.tracestate, Accepts::Text),
             mark,
+            rule,
             padded: padded(columns, payload),
             exchange: finder.pattern("exchange", &config.exchange),
             routing_key: finder.pattern("routing_key", &config.routing_key),
@@ -282,6 +296,28 @@ fn held(value: &MarkValue, type_oid: u32) -> Result<Option<Box<str>>, String> {
     Ok(Some(written.into()))
 }
 
+/// A value of a rule as the stream says it. SQL compares the column as text: what is written has to be that.
+fn one_of(text: &str, type_oid: u32) -> Result<Box<str>, String> {
+    let accepts = Accepts::Constant;
+    if !(accepts.accepts(type_oid) || type_oid == Type::UUID.oid()) {
+        return Err(format!("its type must be {} or uuid", accepts.names()));
+    }
+    match Type::from_oid(type_oid) {
+        Some(Type::BOOL) => match text {
+            "true" => Ok("t".into()),
+            "false" => Ok("f".into()),
+            _ => Err(format!("it is a boolean, and {text:?} is neither true nor false")),
+        },
+        Some(Type::INT2 | Type::INT4 | Type::INT8) => {
+            let is_written = text.parse::<i64>().is_ok_and(|number| number.to_string() == text);
+            is_written.then(|| text.into()).ok_or_else(|| {
+                format!("it is a number, and {text:?} is none as Postgres writes it")
+            })
+        }
+        _ => Ok(text.into()),
+    }
+}
+
 /// Looks for columns, and collects what is wrong.
 pub(super) struct Finder<'a> {
     pub(super) columns: &'a [Column],
@@ -345,6 +381,37 @@ impl Finder<'_> {
             found.clear();
         }
         found
+    }
+
+    /// The columns of the rule.
+    fn rule(&mut self) -> Vec<Held> {
+        let config = self.config;
+        let mut rule = Vec::new();
+        for condition in &config.rule.0 {
+            let name = config.column_of(&condition.name);
+            let title = config.title();
+            let Some(column) = self.position(name) else {
+                self.errors.push(format!(
+                    "{title} has no column \"{name}\" for {}.{}",
+                    condition.section(),
+                    condition.name
+                ));
+                continue;
+            };
+            let type_oid = self.columns.get(column).map_or(0, |column| column.type_oid);
+            let values = condition.values.iter().map(|text| one_of(text, type_oid));
+            match values.collect() {
+                Ok(values) => {
+                    rule.push(Held { column, values, is_except: condition.is_except });
+                }
+                Err(why) => self.errors.push(format!(
+                    "column \"{name}\" of {title} cannot be read as {}.{}: {why}",
+                    condition.section(),
+                    condition.name
+                )),
+            }
+        }
+        rule
     }
 
     fn required(&mut self, field: &str, column: &ColumnRef, accepts: Accepts) -> usize {

@@ -12,7 +12,7 @@ use super::decoder::{Decoded, Inserted, protocol};
 use super::{Effect, End, Relay};
 use crate::config::OnFailure;
 use crate::core::event::pgoutput::{self, Cell, StoredRow, Tuple};
-use crate::core::event::relation::Mapping;
+use crate::core::event::relation::{Held, Mapping};
 use crate::core::event::{Event, Position, Refusal};
 use crate::core::message::Message;
 use crate::core::parked::{Aggregate, State};
@@ -119,6 +119,11 @@ impl Relay {
         self.decoder.read(&mapping, &tuple).map_err(protocol)?;
         let id = self.decoder.id(&mapping, &tuple);
         let number = self.progress.receive(position);
+        if !self.is_published(&mapping, &tuple) {
+            self.tally.left_out += 1;
+            self.settle(now, number);
+            return Ok(());
+        }
         if self.came_marked(&mapping, &tuple) {
             self.tally.came_marked += 1;
             self.settle(now, number);
@@ -137,6 +142,15 @@ impl Relay {
         self.rules.is_passing
             && position >= self.delivered
             && self.decoder.is_held_by_a_table(relation)
+    }
+
+    /// The rule of its table lets the row pass that was read last.
+    fn is_published(&self, mapping: &Mapping, tuple: &Tuple) -> bool {
+        mapping.rule.iter().all(|Held { column, values, is_except }| {
+            let text = self.decoder.cell(*column).and_then(|cell| tuple.text(cell));
+            let is_one = text.is_some_and(|text| values.iter().any(|it| it.as_bytes() == text));
+            is_one != *is_except
+        })
     }
 
     /// The row that was read last was inserted with its mark: it was relayed before, and is restored,

@@ -64,6 +64,7 @@ fn tally(tally: &Tally) -> Value {
         "delivered": tally.delivered,
         "delivered_before": tally.repeated,
         "came_marked": tally.came_marked,
+        "left_out": tally.left_out,
         "returned": tally.returned,
         "nacked": tally.nacked,
         "closed": tally.closed,

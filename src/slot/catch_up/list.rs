@@ -60,11 +60,13 @@ pub(super) async fn filters(
     outboxes: &[OutboxTable],
 ) -> Result<Vec<String>, Fault> {
     let mut filters = Vec::new();
-    for table in outboxes {
-        let filter = outbox::row_filter(client, config, table.relation).await?;
+    for (of, table) in config.tables.iter().zip(outboxes) {
+        let filter = outbox::row_filter(client, config, of, table.relation).await?;
         // One that is published no more is filtered as the one that has its name.
         filters.push(match table.heir {
-            Some(heir) if filter == "true" => outbox::row_filter(client, config, heir).await?,
+            Some(heir) if outbox::is_rule_alone(of, &filter) => {
+                outbox::row_filter(client, config, of, heir).await?
+            }
             _ => filter,
         });
     }
@@ -90,7 +92,7 @@ pub(in crate::slot) async fn waiting_in(
     read: &Table,
     outbox: &OutboxTable,
 ) -> Result<String, Fault> {
-    let filter = outbox::row_filter(client, config, outbox.relation).await?;
+    let filter = outbox::row_filter(client, config, read, outbox.relation).await?;
     let content = Content::find(client, outbox.relation, read).await?;
     let waiting = waiting(config, read, outbox, &filter, &content)?;
     Ok(waiting.trim_end().trim_end_matches(';').to_owned())

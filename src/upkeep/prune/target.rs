@@ -63,7 +63,7 @@ impl Target {
             occurred_at: if has_time { time.clone() } else { id.to_owned() },
             time: if has_time { "some" } else { "none" },
             content: Content::find(client, relation, table).await?,
-            filter: outbox::row_filter(client, config, relation).await?,
+            filter: outbox::row_filter(client, config, table, relation).await?,
             slot: config.postgres.slot.clone(),
         }))
     }

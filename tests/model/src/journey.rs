@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use pgoutbox::config::{
     Audit, AuditMode, ColumnRef, Columns, MarkColumns, MessageMap, OnFailure, Parking, Piece,
-    Table, Template,
+    RowRule, Table, Template,
 };
 use pgoutbox::testing::core::event::pgoutput::{Message, decode};
 use pgoutbox::testing::core::message::Limits;
@@ -160,6 +160,7 @@ pub fn table() -> Table {
         is_holding: true,
         is_mandatory: true,
         has_text_headers: false,
+        rule: RowRule::default(),
         message: MessageMap::default(),
         audit_mode: AuditMode::Update,
         mark: MarkColumns::time("relayed_at"),

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use pgoutbox::config::{
     Audit, AuditMode, ColumnRef, Columns, MarkColumns, MessageMap, OnFailure, Parking, Piece,
-    Table as TableConfig, Template,
+    RowRule, Table as TableConfig, Template,
 };
 use pgoutbox::error::Fault;
 use pgoutbox::testing::core::event::{Position, Refusal};

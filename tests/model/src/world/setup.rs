@@ -125,6 +125,7 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
             is_holding: mode.is_holding,
             is_mandatory: true,
             has_text_headers: false,
+            rule: RowRule::default(),
             message: MessageMap::default(),
             audit_mode: match marking {
                 Marking::Update => AuditMode::Update,
