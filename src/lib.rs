@@ -55,8 +55,8 @@
 //! # Layout
 //!
 //! A folder for what a byte meets. Each says in its own page what may enter, and what it must not know;
-//! `docs/architecture.md` has these invariants in one list. Public are [`cli::main`], [`config`] and
-//! [`error`]; nothing else is.
+//! `docs/architecture.md` has these invariants in one list. Public are [`Relay`] with its builder, [`outbox`],
+//! [`cli::main`], [`config`] and [`error`]; nothing else is.
 //!
 //! - [`wal`]: where bytes come in; alone in knowing the replication protocol.
 //! - [`core`]: what decides; pure.
@@ -69,6 +69,7 @@
 //! - [`operator`]: what people have done: parked events, and events sent once more.
 //! - [`board`]: what the process knows of itself, for [`observe`]: HTTP and the console, metrics,
 //!   systemd. [`otlp`] sends spans to a collector.
+//! - [`embed`]: the relay inside another program, and what runs beside it; [`outbox`] writes events.
 //! - [`cli`]: a file for each verb; what only `check` looks at is below `cli/check/`.
 //! - [`config`], [`error`], [`text`], [`tls`], [`backoff`], [`within`], and [`output`], which alone writes to standard output
 //!   and error, are known to all.
@@ -130,8 +131,12 @@ mod operator;
 mod session;
 mod upkeep;
 
-// The command line.
+// The command line, and the relay within another program.
 pub mod cli;
+mod embed;
+pub mod outbox;
+
+pub use embed::{Builder, Now, Relay, Status};
 
 #[doc(hidden)]
 pub mod testing;

@@ -21,6 +21,7 @@ mod crowd;
 mod ddl;
 mod defaults;
 mod drain;
+mod embedded;
 mod encodings;
 mod flow;
 mod gaps;

@@ -11,16 +11,14 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::board::Board;
-use crate::config::{self, Config, InForce, Needs, Sources, load};
+use crate::config::{self, InForce, Needs, Sources, load};
+use crate::embed::upkeep::relay as embed;
 use crate::error::{Class, Fault};
 use crate::observe::http;
 use crate::observe::service;
-use crate::otlp::{Exporter, Queue};
+use crate::otlp::Exporter;
 use crate::output;
-use crate::session::supervisor;
 use crate::shutdown::Shutdown;
-use crate::upkeep::prune;
-use crate::upkeep::reconcile;
 use asked::{Asked, Signals};
 use log::Log;
 
@@ -101,7 +99,8 @@ async fn relay_with(
         started.inspect_err(|fault| warn!(hint = fault.hint, "no spans: {}", fault.what)).ok()
     });
     let spans = exporter.as_ref().map(Exporter::queue);
-    let relaying = with_upkeep(config, ask.clone(), Shutdown::new(asked), spans, board);
+    let shutdown = Shutdown::new(asked);
+    let relaying = embed(config, ask.clone(), shutdown, spans, board, service::stopping);
     tokio::pin!(relaying);
     let mut next: Option<Box<InForce>> = None;
     let mut is_stopping = false;
@@ -240,34 +239,4 @@ fn taken_over(current: &InForce, loaded: Result<InForce, Fault>, log: &mut Log) 
     let changed = if lines.is_empty() { "what a file holds".to_owned() } else { lines.join(", ") };
     info!(changed, "SIGHUP: the configuration has changed: what is in flight is finished first");
     Some(read)
-}
-
-/// The relay, and what runs beside it.
-async fn with_upkeep(
-    config: &Config,
-    stop: watch::Sender<bool>,
-    shutdown: Shutdown,
-    spans: Option<Queue>,
-    board: &Board,
-) -> Result<(), Fault> {
-    let (pruning, upkeep) = (shutdown.clone(), config.clone());
-    tokio::spawn(async move { prune::run(&upkeep, pruning).await });
-    // Ends with this function.
-    let reconciler = reconcile::spawn(config);
-    let guarding = shutdown.clone();
-    let relaying = supervisor::run(config.clone(), shutdown, reconciler.trigger(), spans, board);
-    tokio::pin!(relaying);
-    tokio::select! {
-        biased;
-        end = &mut relaying => end,
-        verdict = crate::upkeep::watch::run(config, guarding, board) => {
-            // What is in flight may still be settled; the verdict stands, whatever comes of it.
-            if verdict.is_err() {
-                service::stopping();
-                stop.send_replace(true);
-            }
-            let end = relaying.await;
-            verdict.and(end)
-        }
-    }
 }
