@@ -34,25 +34,32 @@ WITH listed AS MATERIALIZED (
     UNION ALL
     SELECT * FROM moved
     UNION ALL
-    SELECT listed.n, listed.xid, json_populate_record(NULL:::"schema".:"table", listed.content)
+    -- These are kept whole: see catch_up/keep.sql.
+    SELECT listed.n, listed.xid, NULL:::"schema".:"table"
       FROM listed WHERE listed.is_shared AND listed.content IS NOT NULL
 ), waiting AS (
-    SELECT found.*,
-           coalesce(pg_column_size((found.pgoutbox_row).:"payload"), 0) AS pgoutbox_bytes,
+    SELECT found.*, listed.content AS pgoutbox_content,
+           coalesce(pg_column_size((found.pgoutbox_row).:"payload"), pg_column_size(listed.content), 0) AS pgoutbox_bytes,
            coalesce(
                -- Of the transaction that wrote it, before anybody updated it.
                CASE WHEN current_setting('track_commit_timestamp')::boolean
                     THEN pg_xact_commit_timestamp(found.pgoutbox_xid::text::xid) END,
                CASE :'time'
-                    WHEN 'timestamptz' THEN (found.pgoutbox_row).:"occurred_at"::text::timestamptz
-                    WHEN 'timestamp' THEN (found.pgoutbox_row).:"occurred_at"::text::timestamp AT TIME ZONE 'UTC'
-                    WHEN 'bigint' THEN CASE WHEN (found.pgoutbox_row).:"occurred_at"::text::numeric BETWEEN 0 AND 253402300799999
-                                            THEN to_timestamp((found.pgoutbox_row).:"occurred_at"::text::float8 / 1000) END
+                    WHEN 'timestamptz' THEN said.occurred_at::timestamptz
+                    WHEN 'timestamp' THEN said.occurred_at::timestamp AT TIME ZONE 'UTC'
+                    -- Its size tells the unit: seconds, milliseconds, microseconds, nanoseconds.
+                    WHEN 'bigint' THEN to_timestamp(said.occurred_at::float8
+                                                    / CASE WHEN said.occurred_at::numeric < 0 THEN NULL
+                                                           WHEN said.occurred_at::numeric < 1e11 THEN 1
+                                                           WHEN said.occurred_at::numeric < 1e14 THEN 1e3
+                                                           WHEN said.occurred_at::numeric < 1e17 THEN 1e6 ELSE 1e9 END)
                END,
                (SELECT begun_at FROM pgoutbox.catch_up WHERE slot = :'slot')) AS pgoutbox_time
       FROM found
       JOIN listed ON listed.n = found.pgoutbox_n
      CROSS JOIN LATERAL (SELECT (found.pgoutbox_row).*) AS outbox
+     CROSS JOIN LATERAL (SELECT coalesce((found.pgoutbox_row).:"occurred_at"::text,
+                                         listed.content ->> :'occurred_at') AS occurred_at) AS said
      WHERE listed.is_shared
         OR (:'mode' <> 'update' OR NOT (:marked))
            AND (:'mode' <> 'side_table'
@@ -62,7 +69,7 @@ WITH listed AS MATERIALIZED (
                                       CASE WHEN :'time' <> 'none' THEN coalesce((found.pgoutbox_row).:"occurred_at"::text, '') END)))
 )
 SELECT chunk.pgoutbox_n, chunk.pgoutbox_last_n, chunk.pgoutbox_bytes_before, chunk.pgoutbox_commit_time,
-       chunk.pgoutbox_xid, (chunk.pgoutbox_row).*
+       chunk.pgoutbox_xid, chunk.pgoutbox_content, (chunk.pgoutbox_row).*
   FROM (SELECT waiting.*,
                max(waiting.pgoutbox_n) OVER () AS pgoutbox_last_n,
                sum(waiting.pgoutbox_bytes) OVER (ORDER BY waiting.pgoutbox_n) - waiting.pgoutbox_bytes AS pgoutbox_bytes_before,

@@ -1,8 +1,10 @@
 -- Keeps rows of the list whole that their id does not tell from others: a mark of one is a mark of
--- all, and moves them. In the transaction of the list, where they still are where they were seen.
---   psql -v slot=pgoutbox -v schema=public -v table=outbox_messages -v relation=16389 -f catch_up/keep.sql
+-- all, and moves them. In the transaction of the list, where they still are where they were seen. Of
+-- every column the text, and no JSON of its own making: a type may have a cast to JSON that nothing reads
+-- again (hstore has), and JSON itself would not come back as it was. texts: as table/texts.sql says it.
+--   psql -v slot=pgoutbox -v schema=public -v table=outbox_messages -v relation=16389 -v texts='outbox."id"' -f catch_up/keep.sql
 UPDATE pgoutbox.catch_up_rows AS listed
-   SET content = row_to_json(pgoutbox_event)
-  FROM :"schema".:"table" AS pgoutbox_event
+   SET content = (SELECT row_to_json(kept) FROM (SELECT :texts) AS kept)
+  FROM :"schema".:"table" AS outbox
  WHERE listed.slot = :'slot' AND listed.outbox = :'relation'::oid::regclass AND listed.is_shared
-   AND pgoutbox_event.tableoid = listed.leaf AND pgoutbox_event.ctid = listed.place;
+   AND outbox.tableoid = listed.leaf AND outbox.ctid = listed.place;

@@ -22,9 +22,12 @@ SELECT :'relation'::oid::regclass AS outbox,
        CASE :'time'
             WHEN 'timestamptz' THEN outbox.:"occurred_at"::text::timestamptz
             WHEN 'timestamp' THEN outbox.:"occurred_at"::text::timestamp AT TIME ZONE 'UTC'
-            -- In milliseconds; what would be beyond year 9999 says nothing.
-            WHEN 'bigint' THEN CASE WHEN outbox.:"occurred_at"::text::numeric BETWEEN 0 AND 253402300799999
-                                    THEN to_timestamp(outbox.:"occurred_at"::text::float8 / 1000) END
+            -- Its size tells the unit: seconds, milliseconds, microseconds, nanoseconds.
+            WHEN 'bigint' THEN to_timestamp(outbox.:"occurred_at"::text::float8
+                                            / CASE WHEN outbox.:"occurred_at"::text::numeric < 0 THEN NULL
+                                                   WHEN outbox.:"occurred_at"::text::numeric < 1e11 THEN 1
+                                                   WHEN outbox.:"occurred_at"::text::numeric < 1e14 THEN 1e3
+                                                   WHEN outbox.:"occurred_at"::text::numeric < 1e17 THEN 1e6 ELSE 1e9 END)
        END AS occurred_at
   FROM :"schema".:"table" AS outbox
  WHERE (:filter)

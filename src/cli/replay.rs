@@ -369,14 +369,16 @@ async fn send(
     }
     let (aggregate_type, aggregate_id) = args.aggregate.clone().unwrap_or_default();
     for outbox in outboxes {
-        let literal =
-            |at: Option<Timestamp>| at.map(|at| outbox.time_literal(at)).unwrap_or_default();
+        let literal = async |at: Option<Timestamp>| match at {
+            Some(at) => outbox.time_literal(client, at).await,
+            None => Ok(String::new()),
+        };
         let filter = Filter {
             ids: args.ids.clone(),
             aggregate_type: aggregate_type.clone(),
             aggregate_id: aggregate_id.clone(),
-            since: literal(args.since),
-            until: literal(args.until),
+            since: literal(args.since).await?,
+            until: literal(args.until).await?,
             committed_since: absolute(args.committed_since),
             committed_until: absolute(args.committed_until),
             relayed_since: absolute(args.relayed_since),

@@ -249,7 +249,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.properties.expiration", Template, Unset, "milliseconds after which the broker drops the message; dead-lettering applies"),
     setting("tables.*.properties.priority", Template, Unset, "0 to 255"),
     setting("tables.*.properties.type", Template, Unset, "goes before `columns.event_type`, which still routes"),
-    setting("tables.*.properties.timestamp", Template, Unset, "a time, or seconds or milliseconds since 1970; goes before `columns.occurred_at`; without it the commit's time"),
+    setting("tables.*.properties.timestamp", Template, Unset, "a time, or a number of seconds, milliseconds, microseconds or nanoseconds since 1970; goes before `columns.occurred_at`; without it the commit's time"),
     setting("tables.*.properties.user_id", Template, Unset, "must be the user that pgoutbox logs in to the broker as: RabbitMQ refuses any other"),
     setting("tables.*.properties.app_id", Template, Unset, "goes before `app_id`"),
     setting("tables.*.header_values", Choice(&["typed", "text"]), Value("typed"), "how the row's own headers are sent: by their types in JSON, or each as a text, for consumers that read nothing else"),

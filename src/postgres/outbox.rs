@@ -6,6 +6,7 @@ use postgres_types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use crate::config::{AuditMode, Columns, Config, Table};
+use crate::core::event::Epoch;
 use crate::core::event::pgoutput::Column;
 use crate::core::event::relation::TimeKind;
 use crate::core::relay::marks::{Origin, Origins};
@@ -133,13 +134,25 @@ impl Outbox {
         sql::render(file, &all)
     }
 
-    /// A time as its column would say it.
-    pub(crate) fn time_literal(&self, at: Timestamp) -> String {
-        match self.time {
-            Some(TimeKind::EpochMillis) => at.as_millisecond().to_string(),
+    /// A time as its column would say it: where that holds numbers, in the unit of those that are there.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub(crate) async fn time_literal(
+        &self,
+        client: &Client,
+        at: Timestamp,
+    ) -> Result<String, Fault> {
+        Ok(match self.time {
+            Some(TimeKind::Epoch) => {
+                let rows = query(client, &self.render(sql::TABLE_EPOCH, &[])?).await?;
+                let number = rows.first().map(|row| column::<i64>(row, "number")).transpose()?;
+                let unit = number.map_or(Epoch::Millis, Epoch::of);
+                unit.number(at.as_microsecond()).to_string()
+            }
             Some(TimeKind::Timestamp) => at.to_zoned(TimeZone::UTC).datetime().to_string(),
             _ => at.to_string(),
-        }
+        })
     }
 
     /// When a text of its column of the time is.
@@ -150,7 +163,7 @@ impl Outbox {
                 let at: jiff::civil::DateTime = text.parse().ok()?;
                 Some(at.to_zoned(TimeZone::UTC).ok()?.timestamp())
             }
-            TimeKind::EpochMillis => Timestamp::from_millisecond(text.parse().ok()?).ok(),
+            TimeKind::Epoch => Timestamp::from_microsecond(Epoch::micros(text.parse().ok()?)).ok(),
         }
     }
 
@@ -218,7 +231,7 @@ fn time_name(kind: TimeKind) -> &'static str {
     match kind {
         TimeKind::Timestamptz => "timestamptz",
         TimeKind::Timestamp => "timestamp",
-        TimeKind::EpochMillis => "bigint",
+        TimeKind::Epoch => "bigint",
     }
 }
 

@@ -70,7 +70,10 @@ pub(crate) async fn table(
 ) -> Result<Table, Fault> {
     let share = if is_exact { 1.0 } else { share(client, outbox).await? };
     let percent = (share * 100.0).to_string();
-    let before = if outbox.time.is_some() { outbox.time_literal(before) } else { String::new() };
+    let before = match outbox.time {
+        Some(_) => outbox.time_literal(client, before).await?,
+        None => String::new(),
+    };
     let variables = [("xmin", xmin), ("before", &before), ("percent", &percent)];
     let rows = query(client, &outbox.render(sql::LEDGER, &variables)?).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;

@@ -78,6 +78,7 @@ mod taken_over;
 mod terminal;
 mod tls;
 mod transactions;
+mod types;
 mod wire;
 
 /// What a test is built of.

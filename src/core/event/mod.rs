@@ -223,10 +223,10 @@ fn micros(mapping: &Mapping, row: Row<'_>, commit_time: i64) -> Result<i64, Refu
     let micros = text.and_then(|text| match mapping.time_kind {
         TimeKind::Timestamptz => with_offset(text),
         TimeKind::Timestamp => without_offset(text),
-        TimeKind::EpochMillis => text.parse().ok().and_then(|ms: i64| ms.checked_mul(1_000)),
+        TimeKind::Epoch => text.parse().ok().map(Epoch::micros),
     });
     // What AMQP cannot say (infinity, before 1970), and what consumers' clocks cannot (beyond the
-    // year 9999: a number of microseconds, say), is told by the time of the commit instead.
+    // year 9999), is told by the time of the commit instead.
     let committed = commit_time.saturating_add(POSTGRES_EPOCH_MICROS);
     Ok(micros.filter(is_sayable).or(Some(committed).filter(is_sayable)).unwrap_or(0))
 }
@@ -241,16 +241,59 @@ fn without_offset(text: &str) -> Option<i64> {
     at.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|at| at.timestamp().as_microsecond())
 }
 
-/// Microseconds since 1970 that a text says, whichever way: a time, or a number of seconds, or of
-/// milliseconds, which is over the seconds of the year 5138.
+/// Microseconds since 1970 that a text says, whichever way: a time, or a number.
 pub(crate) fn micros_of(text: &str) -> Option<i64> {
-    const MOST_SECONDS: i64 = 100_000_000_000;
-    let micros = match text.parse::<i64>() {
-        Ok(number) if number < MOST_SECONDS => number.checked_mul(1_000_000),
-        Ok(number) => number.checked_mul(1_000),
+    let micros = match text.parse() {
+        Ok(number) => Some(Epoch::micros(number)),
         Err(_) => with_offset(text).or_else(|| without_offset(text)),
     };
     micros.filter(is_sayable)
+}
+
+/// In what a number counts from 1970 on. Its size tells: each unit has the numbers of the years from
+/// 1973 to 5138 for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Epoch {
+    /// Up to 10^11.
+    Seconds,
+    /// Up to 10^14.
+    Millis,
+    /// Up to 10^17.
+    Micros,
+    /// Beyond.
+    Nanos,
+}
+
+impl Epoch {
+    /// The unit of a number.
+    pub(crate) fn of(number: i64) -> Self {
+        match number.unsigned_abs() {
+            0..100_000_000_000 => Self::Seconds,
+            100_000_000_000..100_000_000_000_000 => Self::Millis,
+            100_000_000_000_000..100_000_000_000_000_000 => Self::Micros,
+            _ => Self::Nanos,
+        }
+    }
+
+    /// The microsecond that a number says.
+    pub(crate) fn micros(number: i64) -> i64 {
+        match Self::of(number) {
+            Self::Seconds => number.saturating_mul(1_000_000),
+            Self::Millis => number.saturating_mul(1_000),
+            Self::Micros => number,
+            Self::Nanos => number / 1_000,
+        }
+    }
+
+    /// The number that says a microsecond in this unit.
+    pub(crate) fn number(self, micros: i64) -> i64 {
+        match self {
+            Self::Seconds => micros / 1_000_000,
+            Self::Millis => micros / 1_000,
+            Self::Micros => micros,
+            Self::Nanos => micros.saturating_mul(1_000),
+        }
+    }
 }
 
 fn is_sayable(micros: &i64) -> bool {

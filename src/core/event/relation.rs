@@ -113,8 +113,8 @@ pub enum TimeKind {
     Timestamptz,
     /// Without: taken as UTC.
     Timestamp,
-    /// Milliseconds since 1970.
-    EpochMillis,
+    /// A number since 1970, of seconds up to nanoseconds: see [`Epoch`](super::Epoch).
+    Epoch,
 }
 
 impl TimeKind {
@@ -123,7 +123,7 @@ impl TimeKind {
         [
             (Type::TIMESTAMPTZ, Self::Timestamptz),
             (Type::TIMESTAMP, Self::Timestamp),
-            (Type::INT8, Self::EpochMillis),
+            (Type::INT8, Self::Epoch),
         ]
         .into_iter()
         .find_map(|(of, kind)| (of.oid() == type_oid).then_some(kind))
@@ -168,7 +168,7 @@ impl Accepts {
             Self::Text => "text, varchar, uuid, bigint, integer, numeric or an enum",
             Self::Payload => "jsonb, json, text or bytea",
             Self::Headers => "jsonb, json or text",
-            Self::Time => "timestamptz, timestamp or bigint (milliseconds)",
+            Self::Time => "timestamptz, timestamp or bigint (since 1970)",
             Self::Mark => "timestamptz or timestamp",
             Self::Constant => "text, varchar, an enum, boolean, smallint, integer or bigint",
         }

@@ -106,7 +106,7 @@ impl<'a> Wanted<'a> {
 /// A time as a parameter of its column's type.
 fn bound(kind: TimeKind, seconds: u64) -> Box<dyn ToSql + Sync + Send> {
     match kind {
-        TimeKind::EpochMillis => {
+        TimeKind::Epoch => {
             Box::new(i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX))
         }
         TimeKind::Timestamptz | TimeKind::Timestamp => {

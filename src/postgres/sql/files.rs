@@ -162,6 +162,7 @@ files! {
     SLOT_DROP = "slot/drop.sql", "Drops a slot before its WAL fills the disk.";
     SLOT_KNOWN = "slot/known.sql", "Whether this name was ever the slot of a relay here.";
     SLOT_STATE = "slot/state.sql", "The slot as the server sees it: one row, or none where it does not exist.";
+    TABLE_EPOCH = "table/epoch.sql", "A number of a column that holds the time as one: its size tells the unit.";
     TABLE_HEAP = "table/heap.sql", "The tables that hold the rows: the table itself, or its partitions; and their blocks, from the files' sizes.";
     TABLE_ID_TYPE = "table/id_type.sql", "The type of a table's id column, under which an index on it can be used; for a domain, the type that it is made of.";
     TABLE_LEAVES = "table/leaves.sql", "The tables that hold the rows of a table: itself, or its partitions.";
@@ -169,4 +170,5 @@ files! {
     TABLE_PARTITION_ROOT = "table/partition_root.sql", "A relation and all that it is a partition of, itself first; none where it is gone.";
     TABLE_ROW = "table/row.sql", "The row with this id, where it is in an outbox table: one row, or none.";
     TABLE_ROW_FILTER = "table/row_filter.sql", "The publication's row filter (from Postgres 15 on) for a table, as an expression over its columns: rows for which it is not true are none of this relay's.";
+    TABLE_TEXTS = "table/texts.sql", "The columns of a table as texts, just as the server writes them out: a list of expressions over \"outbox\", in one row.";
 }

@@ -2,8 +2,8 @@
 //!
 //! A file is what an operator runs with `psql -v name=value -f file`, and what the code runs
 //! after [`render`]: the same bytes, so they cannot drift. Variables are psql's own:
-//! `:"name"` an identifier, `:'name'` a literal. psql's bare `:name` is used for expressions only: the
-//! publication's row filter, which the server itself wrote, and what a mark is ([`BARE`]).
+//! `:"name"` an identifier, `:'name'` a literal. psql's bare `:name` is used for expressions only: what the
+//! server itself wrote (the publication's row filter, the columns' texts), and what a mark is ([`BARE`]).
 
 mod files;
 
@@ -74,8 +74,10 @@ pub(crate) fn has(sql: &str, name: &str) -> bool {
 /// - `marked`: whether the row is marked in itself; `true` or `false`, never NULL;
 /// - `marked_at`: when, where its mark says so;
 /// - `set_mark`: what an UPDATE sets;
-/// - `mark_columns`: the names of the columns.
-const BARE: [&str; 5] = ["filter", "marked", "marked_at", "set_mark", "mark_columns"];
+/// - `mark_columns`: the names of the columns;
+/// - `texts`: a list of what its columns hold ([`TABLE_TEXTS`]).
+const BARE: [&str; 6] =
+    ["filter", "marked", "marked_at", "set_mark", "mark_columns", "texts"];
 
 fn slip(what: String) -> Fault {
     Fault::definite(what, "this is a defect of pgoutbox: please report it")

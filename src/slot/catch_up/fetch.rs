@@ -1,12 +1,15 @@
 //! Reads rows of the list, in the form of the stream.
 
+use std::collections::HashMap;
+
+use serde_json::value::RawValue;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 use tracing::warn;
 
 use super::CatchUp;
 use super::list::Names;
 use crate::config::{Config, Table};
-use crate::core::event::pgoutput::{StoredRow, Tuple};
+use crate::core::event::pgoutput::{Column, DecodeError, StoredRow, Tuple};
 use crate::error::Fault;
 use crate::postgres::mark::MarkSql;
 use crate::postgres::outbox_table::OutboxTable;
@@ -17,8 +20,8 @@ use crate::postgres::{classify, column, is_of_row, query};
 const CHUNK_BYTES: u64 = 8 << 20;
 
 /// Columns of `catch_up_fetch.sql` before the table's own: number, last number, bytes before,
-/// time of the commit, the transaction that wrote it.
-const META: usize = 5;
+/// time of the commit, the transaction that wrote it, its texts by column where it was kept whole.
+const META: usize = 6;
 
 /// Rows that cannot be read, of one chunk in which no other can: then it is no fault of theirs.
 const MOST_UNREADABLE: u32 = 100;
@@ -210,9 +213,14 @@ fn stored(
     outbox: &OutboxTable,
     places: &[usize],
 ) -> Result<StoredRow, Fault> {
-    let texts = places.iter().map(|at| row.try_get(*at).map(|text| text.map(str::as_bytes)));
-    let texts: Vec<_> = texts.collect::<Result<_, _>>().map_err(|error| classify(&error))?;
-    let tuple = Tuple::of_texts(texts.into_iter());
+    let text = |at: usize| row.try_get(at).map_err(|error| classify(&error));
+    let tuple = match text(5)? {
+        Some(kept) => whole(kept, outbox)?,
+        None => {
+            let texts = places.iter().map(|at| Ok(text(*at)?.map(str::as_bytes)));
+            Tuple::of_texts(texts.collect::<Result<Vec<_>, Fault>>()?.into_iter())
+        }
+    };
     Ok(StoredRow {
         table,
         columns: outbox.columns.clone(),
@@ -220,4 +228,19 @@ fn stored(
         commit_time: meta(row, 3)?,
         xid: Some(meta(row, 4)?),
     })
+}
+
+/// A row that the list kept whole: of each column its text. One that the table has got since has none.
+fn whole(kept: &str, outbox: &OutboxTable) -> Result<Result<Tuple, DecodeError>, Fault> {
+    let failed = |error| Fault::transient(format!("the list of rows cannot be read: {error}"));
+    let kept: HashMap<String, &RawValue> = serde_json::from_str(kept).map_err(failed)?;
+    let text = |column: &Column| match kept.get(&column.name).map(|value| value.get()) {
+        None | Some("null") => Ok(None),
+        Some(text) if text.starts_with('"') => serde_json::from_str(text).map(Some),
+        // Of a list that version 0.1 made.
+        Some(value) => Ok(Some(value.to_owned())),
+    };
+    let texts: Result<Vec<Option<String>>, _> = outbox.columns.iter().map(text).collect();
+    let texts = texts.map_err(failed)?;
+    Ok(Tuple::of_texts(texts.iter().map(|text| text.as_deref().map(str::as_bytes))))
 }

@@ -8,15 +8,48 @@ use crate::error::Fault;
 use crate::postgres::mark::MarkSql;
 use crate::postgres::outbox::{self, Content};
 use crate::postgres::outbox_table::OutboxTable;
-use crate::postgres::sql;
+use crate::postgres::{column, query, sql};
 use crate::wal::NewSlot;
+
+/// What the SQL of the list takes of a table from the catalog.
+pub(super) struct Rows {
+    /// Which rows the publication has.
+    pub(super) filter: String,
+    content: Content,
+    /// All columns, as a row of the list keeps them.
+    texts: String,
+}
+
+impl Rows {
+    /// Looks it up for each table.
+    pub(super) async fn find(
+        config: &Config,
+        client: &Client,
+        outboxes: &[OutboxTable],
+    ) -> Result<Vec<Self>, Fault> {
+        let mut found = Vec::new();
+        for (table, outbox) in config.tables.iter().zip(outboxes) {
+            let relation = outbox.relation;
+            let mut filter = outbox::row_filter(client, config, table, relation).await?;
+            // One that is published no more is filtered as the one that has its name.
+            if let Some(heir) = outbox.heir.filter(|_| outbox::is_rule_alone(table, &filter)) {
+                filter = outbox::row_filter(client, config, table, heir).await?;
+            }
+            let content = Content::find(client, relation, table).await?;
+            let variables = [("relation", &*relation.to_string())];
+            let texts = query(client, &sql::render(sql::TABLE_TEXTS, &variables)?).await?;
+            let texts = texts.first().map_or_else(|| Ok(String::new()), |row| column(row, "texts"));
+            found.push(Self { filter, content, texts: texts? });
+        }
+        Ok(found)
+    }
+}
 
 /// One message to the server, so that nothing comes in between.
 pub(super) fn list(
     config: &Config,
     outboxes: &[OutboxTable],
-    filters: &[String],
-    contents: &[Content],
+    rows: &[Rows],
     why: &str,
     new: &NewSlot,
 ) -> Result<String, Fault> {
@@ -24,65 +57,34 @@ pub(super) fn list(
     let open = [("slot", slot), ("snapshot", new.snapshot.as_str())];
     let mut out = sql::render(sql::CATCH_UP_OPEN, &open)?;
     out.push_str("WITH waiting AS (\n");
-    let tables = || config.tables.iter().zip(outboxes);
+    let tables = || config.tables.iter().zip(outboxes).zip(rows);
     // Without marks nothing tells which rows wait.
-    let parts =
-        tables().zip(filters).zip(contents).filter(|(((table, _), _), _)| table.has_marks());
-    for (number, (((table, outbox), filter), content)) in parts.enumerate() {
+    let with_marks = tables().filter(|((table, _), _)| table.has_marks());
+    for (number, ((table, outbox), rows)) in with_marks.enumerate() {
         if number > 0 {
             out.push_str("UNION ALL\n");
         }
-        let waiting = waiting(config, table, outbox, filter, content)?;
+        let waiting = waiting(config, table, outbox, &rows.filter, &rows.content)?;
         out.push_str(waiting.trim_end().trim_end_matches(';'));
         out.push('\n');
     }
     out.push_str(")\n");
     let consistent_lsn = new.consistent_lsn.to_string();
     out.push_str(&sql::render(sql::CATCH_UP_LIST, &[("slot", slot)])?);
-    for (table, outbox) in tables() {
+    for ((table, outbox), rows) in tables() {
         let relation = outbox.relation.to_string();
         let variables = [
             ("slot", slot),
             ("schema", &table.schema),
             ("table", &table.name),
             ("relation", &relation),
+            ("texts", &rows.texts),
         ];
         out.push_str(&sql::render(sql::CATCH_UP_KEEP, &variables)?);
     }
     let close = [("slot", slot), ("why", why), ("consistent_lsn", &consistent_lsn)];
     out.push_str(&sql::render(sql::CATCH_UP_LISTED, &close)?);
     Ok(out)
-}
-
-pub(super) async fn filters(
-    config: &Config,
-    client: &Client,
-    outboxes: &[OutboxTable],
-) -> Result<Vec<String>, Fault> {
-    let mut filters = Vec::new();
-    for (of, table) in config.tables.iter().zip(outboxes) {
-        let filter = outbox::row_filter(client, config, of, table.relation).await?;
-        // One that is published no more is filtered as the one that has its name.
-        filters.push(match table.heir {
-            Some(heir) if outbox::is_rule_alone(of, &filter) => {
-                outbox::row_filter(client, config, of, heir).await?
-            }
-            _ => filter,
-        });
-    }
-    Ok(filters)
-}
-
-pub(super) async fn contents(
-    config: &Config,
-    client: &Client,
-    outboxes: &[OutboxTable],
-) -> Result<Vec<Content>, Fault> {
-    let mut contents = Vec::new();
-    for (table, outbox) in config.tables.iter().zip(outboxes) {
-        contents.push(Content::find(client, outbox.relation, table).await?);
-    }
-    Ok(contents)
 }
 
 /// The rows of `read` that wait: the table itself, or a partition of it.

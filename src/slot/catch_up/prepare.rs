@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use tracing::{info, warn};
 
 use super::finish;
-use super::list::{contents, filters, list};
+use super::list::{Rows, list};
 use super::report::report;
 use crate::config::Config;
 use crate::core::event::Position;
@@ -99,11 +99,10 @@ async fn prepare_locked(
         drop_slot(config, &mut wal, &state).await?;
     }
     let new = create(config, client, &mut wal, patience).await?;
-    let filters = filters(config, client, outboxes).await?;
-    let contents = contents(config, client, outboxes).await?;
-    let listed = list(config, outboxes, &filters, &contents, why, &new)?;
+    let rows = Rows::find(config, client, outboxes).await?;
+    let listed = list(config, outboxes, &rows, why, &new)?;
     postgres::execute(client, &listed).await.map_err(|fault| {
-        let filters = filters.iter().filter(|filter| *filter != "true").cloned();
+        let filters = rows.iter().map(|rows| &*rows.filter).filter(|filter| *filter != "true");
         let filters = filters.collect::<Vec<_>>().join("; ");
         let filters = if filters.is_empty() { "true" } else { filters.as_str() };
         outbox::explain_filter(fault, "the list of rows that wait", filters)

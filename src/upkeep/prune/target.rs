@@ -111,6 +111,11 @@ fn event_time(column: &str, kind: Option<TimeKind>) -> String {
         None => "NULL::timestamptz".to_owned(),
         Some(TimeKind::Timestamptz) => format!("outbox.{column}"),
         Some(TimeKind::Timestamp) => format!("outbox.{column} AT TIME ZONE 'UTC'"),
-        Some(TimeKind::EpochMillis) => format!("to_timestamp(outbox.{column} / 1000.0)"),
+        // Its size tells the unit: seconds, milliseconds, microseconds, nanoseconds.
+        Some(TimeKind::Epoch) => format!(
+            "to_timestamp(outbox.{column}::float8 / CASE WHEN abs(outbox.{column}::numeric) < 1e11 THEN 1 \
+             WHEN abs(outbox.{column}::numeric) < 1e14 THEN 1e3 WHEN abs(outbox.{column}::numeric) < 1e17 THEN 1e6 \
+             ELSE 1e9 END)"
+        ),
     }
 }
