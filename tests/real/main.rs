@@ -31,6 +31,7 @@ mod health;
 mod hostile;
 mod hosts;
 mod http;
+mod ids;
 mod kill;
 mod limit;
 mod liveness;

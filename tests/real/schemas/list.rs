@@ -187,6 +187,38 @@ fn ids() -> Vec<Case> {
             "INSERT INTO {t} (id, {c}) VALUES ('a.b.n{n}', {v})",
             "a.b.n{n}",
         ),
+        case("id_name", "CREATE TABLE {t} (id name PRIMARY KEY, {rest})"),
+        case("id_int", "CREATE TABLE {t} (id int PRIMARY KEY, {rest})"),
+        case("id_char_any", "CREATE TABLE {t} (id bpchar PRIMARY KEY, {rest})"),
+        with_id(
+            "id_domain_enum",
+            "CREATE TYPE level AS ENUM ('at 1', 'at 2', 'at 3', 'at 4', 'at 5', 'at 6'); CREATE DOMAIN rank AS level;
+             CREATE TABLE {t} (id rank PRIMARY KEY, {rest})",
+            "INSERT INTO {t} (id, {c}) VALUES ('at {n}', {v})",
+            "at {n}",
+        ),
+        with_id(
+            "id_domain_citext",
+            "CREATE DOMAIN handle AS \"My-Types\".citext CHECK (VALUE <> ''); CREATE DOMAIN own_handle AS handle;
+             CREATE TABLE {t} (id own_handle PRIMARY KEY, {rest})",
+            "INSERT INTO {t} (id, {c}) VALUES ('No{n}', {v})",
+            "No{n}",
+        ),
+        with_id(
+            "id_domain_numeric",
+            "CREATE DOMAIN amount AS numeric(20, 3); CREATE TABLE {t} (id amount PRIMARY KEY, {rest})",
+            "INSERT INTO {t} (id, {c}) VALUES (-1234567890.{n}, {v})",
+            "-1234567890.{n}00",
+        ),
+        with_id(
+            "id_generated",
+            "CREATE TABLE {t} (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), n bigint, {rest});
+             CREATE FUNCTION numbered() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN NEW.id := lpad(NEW.n::text, 32, '0'); RETURN NEW; END $$;
+             CREATE TRIGGER numbers BEFORE INSERT ON {t} FOR EACH ROW EXECUTE FUNCTION numbered()",
+            "INSERT INTO {t} (n, {c}) VALUES ({n}, {v})",
+            "00000000-0000-0000-0000-00000000000{n}",
+        ),
         case("id_collated", "CREATE TABLE {t} (id text COLLATE \"C\" PRIMARY KEY, {rest})"),
         with_id(
             "id_nondeterministic",
@@ -561,6 +593,59 @@ pub fn refuses() -> Vec<Refused> {
         refused("id_range", "column-type", "CREATE TABLE {t} (id int4range PRIMARY KEY, {rest})"),
         refused("id_boolean", "column-type", "CREATE TABLE {t} (id boolean PRIMARY KEY, {rest})"),
         refused("id_jsonb", "column-type", "CREATE TABLE {t} (id jsonb PRIMARY KEY, {rest})"),
+        refused("id_inet", "column-type", "CREATE TABLE {t} (id inet NOT NULL, {rest})"),
+        refused("id_date", "column-type", "CREATE TABLE {t} (id date NOT NULL, {rest})"),
+        refused("id_bytea", "column-type", "CREATE TABLE {t} (id bytea NOT NULL, {rest})"),
+        refused("id_double", "column-type", "CREATE TABLE {t} (id float8 NOT NULL, {rest})"),
+        refused("id_timestamptz", "column-type", "CREATE TABLE {t} (id timestamptz NOT NULL, {rest})"),
+        refused("id_oid", "column-type", "CREATE TABLE {t} (id oid NOT NULL, {rest})"),
+        refused("id_macaddr", "column-type", "CREATE TABLE {t} (id macaddr NOT NULL, {rest})"),
+        refused("id_bits", "column-type", "CREATE TABLE {t} (id bit(8) NOT NULL, {rest})"),
+        refused("id_interval", "column-type", "CREATE TABLE {t} (id interval NOT NULL, {rest})"),
+        refused("id_money", "column-type", "CREATE TABLE {t} (id money NOT NULL, {rest})"),
+        refused("id_json", "column-type", "CREATE TABLE {t} (id json NOT NULL, {rest})"),
+        refused("id_tid_domain", "column-type", "CREATE DOMAIN network AS inet; CREATE TABLE {t} (id network NOT NULL, {rest})"),
+        refused(
+            "payload_boolean",
+            "column-type",
+            "CREATE TABLE {t} (id int PRIMARY KEY, topic text, payload boolean, relayed_at timestamptz)",
+        ),
+        refused(
+            "payload_date",
+            "column-type",
+            "CREATE TABLE {t} (id int PRIMARY KEY, topic text, payload date, relayed_at timestamptz)",
+        ),
+        refused(
+            "payload_uuid",
+            "column-type",
+            "CREATE TABLE {t} (id int PRIMARY KEY, topic text, payload uuid, relayed_at timestamptz)",
+        ),
+        refused(
+            "payload_inet",
+            "column-type",
+            "CREATE TABLE {t} (id int PRIMARY KEY, topic text, payload inet, relayed_at timestamptz)",
+        ),
+        refused(
+            "payload_builtin_range",
+            "column-type",
+            "CREATE TABLE {t} (id int PRIMARY KEY, topic text, payload int4range, relayed_at timestamptz)",
+        ),
+        refused(
+            "payload_double",
+            "column-type",
+            "CREATE TABLE {t} (id int PRIMARY KEY, topic text, payload float8, relayed_at timestamptz)",
+        ),
+        refused("time_of_date", "column-type", "CREATE TABLE {t} (id int PRIMARY KEY, {rest}, occurred_at date)"),
+        refused("time_of_numeric", "column-type", "CREATE TABLE {t} (id int PRIMARY KEY, {rest}, occurred_at numeric)"),
+        refused("time_of_int", "column-type", "CREATE TABLE {t} (id int PRIMARY KEY, {rest}, occurred_at int)"),
+        refused("time_of_double", "column-type", "CREATE TABLE {t} (id int PRIMARY KEY, {rest}, occurred_at float8)"),
+        refused("time_of_day", "column-type", "CREATE TABLE {t} (id int PRIMARY KEY, {rest}, occurred_at timetz)"),
+        refused("time_of_interval", "column-type", "CREATE TABLE {t} (id int PRIMARY KEY, {rest}, occurred_at interval)"),
+        refused(
+            "time_of_date_domain",
+            "column-type",
+            "CREATE DOMAIN birthday AS date; CREATE TABLE {t} (id int PRIMARY KEY, {rest}, occurred_at birthday)",
+        ),
         refused(
             "payload_domain_array",
             "column-type",
