@@ -102,6 +102,18 @@ async fn hostile(role: Option<&str>, of: Of) -> Result<(Setting, String)> {
     Ok((setting, url))
 }
 
+/// The test's own role has the server's settings again, whatever the database's are.
+async fn spare_the_test(setting: &Setting) -> Result<()> {
+    let postgres = shared::postgres().await?;
+    let client = postgres.connect("postgres").await?;
+    let names: Vec<&str> = HOSTILE.iter().map(|(name, _)| *name).collect();
+    let sql = "SELECT string_agg(format('ALTER ROLE postgres IN DATABASE %I SET %I = %s;', $1::text, name,
+                                        CASE name WHEN 'search_path' THEN current_setting(name) ELSE quote_literal(current_setting(name)) END), ' ')
+                 FROM unnest($2::text[] || CASE WHEN current_setting('server_version_num')::int >= 170000 THEN '{transaction_timeout}'::text[] END) AS name";
+    let spared: String = client.query_one(sql, &[&setting.database, &names]).await?.try_get(0)?;
+    postgres.execute("postgres", &spared).await
+}
+
 #[tokio::test]
 async fn every_connection_has_the_settings_of_its_role() -> Result<()> {
     pgoutbox::testing::install_provider();
@@ -143,8 +155,20 @@ async fn connections_of(of: Of) -> Result<()> {
 }
 
 #[tokio::test]
-async fn every_command_and_the_relay_run_whatever_the_defaults_are() -> Result<()> {
-    let (admin, url) = hostile(None, Of::Role).await?;
+async fn every_command_and_the_relay_run_whatever_the_defaults_of_the_role_are() -> Result<()> {
+    commands_and_relay(Of::Role).await
+}
+
+#[tokio::test]
+async fn every_command_and_the_relay_run_whatever_the_defaults_of_the_database_are() -> Result<()> {
+    commands_and_relay(Of::Database).await
+}
+
+async fn commands_and_relay(of: Of) -> Result<()> {
+    let (admin, url) = hostile(None, of).await?;
+    if of == Of::Database {
+        spare_the_test(&admin).await?;
+    }
     let mut setting = admin.clone();
     setting.env("DATABASE_URL", &url);
     let setting = setting
@@ -204,6 +228,14 @@ async fn every_command_and_the_relay_run_whatever_the_defaults_are() -> Result<(
     admin.insert(event(4, "good").of("good")).await?;
     let came = ids(&arrived(&consumer, 4).await?);
     assert_eq!(came, [1, 2, 1, 4].map(uuid), "{}", relay.log());
+    // One transaction that takes longer than any of the timeouts.
+    admin
+        .sql(
+            "INSERT INTO outbox_messages (id, topic, payload)
+             SELECT gen_random_uuid(), 'good', '{}' FROM generate_series(1, 20000)",
+        )
+        .await?;
+    arrived(&consumer, 20_004).await.with_context(|| relay.log())?;
     let log = relay.log();
     let wrong = log.lines().find(|line| line.contains("again_in") || line.contains("SQLSTATE"));
     assert_eq!(wrong, None, "{log}");

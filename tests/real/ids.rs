@@ -182,7 +182,7 @@ impl World {
         self.parked("parking", parked + 2, &relay).await?;
         self.insert(&[(Some("twin"), "here", "g"), (Some("twin"), "here", "i")]).await?;
         self.parked("parking behind", parked + 3, &relay).await?;
-        crate::place::bind(&self.setting, "nowhere").await?;
+        self.setting.bind("nowhere").await?;
         self.setting.program.succeed(&["parked", "retry", "--all"]).await?;
         self.each_once("retry", &relay).await?;
         self.parked("after the retry", parked, &relay).await?;

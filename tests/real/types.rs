@@ -364,7 +364,7 @@ async fn a_body_and_a_time_are_the_same_whichever_way_they_come() -> Result<()> 
     let parked = world.insert("parked").await?;
     let sql = format!("SELECT count(*) = {parked} FROM pgoutbox.parked");
     setting.until("all to be parked", &sql).await.with_context(|| relay.log())?;
-    crate::place::bind(setting, "nowhere").await?;
+    setting.bind("nowhere").await?;
     setting.program.succeed(&["parked", "retry", "--all"]).await?;
     count += parked;
     arrived(consumer, count).await.with_context(|| relay.log())?;

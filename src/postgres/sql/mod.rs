@@ -76,8 +76,7 @@ pub(crate) fn has(sql: &str, name: &str) -> bool {
 /// - `set_mark`: what an UPDATE sets;
 /// - `mark_columns`: the names of the columns;
 /// - `texts`: a list of what its columns hold ([`TABLE_TEXTS`]).
-const BARE: [&str; 6] =
-    ["filter", "marked", "marked_at", "set_mark", "mark_columns", "texts"];
+const BARE: [&str; 6] = ["filter", "marked", "marked_at", "set_mark", "mark_columns", "texts"];
 
 fn slip(what: String) -> Fault {
     Fault::definite(what, "this is a defect of pgoutbox: please report it")
