@@ -1,6 +1,7 @@
 -- Rows of the outbox show of their parked events: last_error. Of those that changed lately, for the
 -- row may not be visible yet when its event is parked. The record keeps who wrote the row last. What
 -- somebody has a lock on is left: a later look finds it.
+--   $1 bigint[]: of these records only, null: of all; $2 bigint[]: records that are left out
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v id_schema=pg_catalog
 --        -v id_type=uuid -v last_error=last_error -f parked/row_last_error.sql
 WITH wanted AS MATERIALIZED (
@@ -10,6 +11,7 @@ WITH wanted AS MATERIALIZED (
       JOIN :"schema".:"table" AS outbox ON outbox.:"id" = parked.event_id:::"id_schema".:"id_type"
      WHERE parked.outbox = :'relation'::oid::regclass
        AND parked.changed_at > now() - interval '1 minute' AND parked.state NOT IN ('queued', 'delivered')
+       AND ($1::bigint[] IS NULL OR parked.seq = ANY ($1::bigint[])) AND parked.seq <> ALL ($2::bigint[])
        -- Not of a row with a used id in a table that was truncated since.
        AND (parked.filenode IS NULL OR parked.filenode = pg_relation_filenode(parked.outbox))
        AND outbox.:"last_error" IS DISTINCT FROM parked.last_error

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::board::{Board, ParkedView, Seen, SlotView};
 use crate::config::{Config, GuardPolicy};
@@ -16,6 +16,7 @@ use crate::error::Fault;
 use crate::postgres::sql;
 use crate::postgres::{self, Role, classify, column, query};
 use crate::shutdown::Shutdown;
+use crate::told::Told;
 
 /// How often what is not calm is said again.
 const REMIND: Duration = Duration::from_secs(600);
@@ -74,6 +75,9 @@ struct Watch<'a> {
     is_blind: bool,
     is_failing: bool,
     said_at: Option<Instant>,
+    /// Level and verdict that `pgoutbox status` is still to be told.
+    unrecorded: Option<(String, String)>,
+    told: Told,
     held_by: String,
 }
 
@@ -95,6 +99,8 @@ impl<'a> Watch<'a> {
             is_blind: false,
             is_failing: false,
             said_at: None,
+            unrecorded: None,
+            told: Told::default(),
             held_by: String::new(),
         }
     }
@@ -124,6 +130,7 @@ impl<'a> Watch<'a> {
         slot.verdict = Some(verdict);
         self.board.saw(seen(&client, self.config, slot).await?);
         self.tell(&client, sample, verdict).await?;
+        self.record(&client).await;
         self.say_who_holds(&client, verdict).await?;
         self.client = Some(client);
         if !verdict.is_due || self.config.guard.policy == GuardPolicy::Alert {
@@ -219,12 +226,6 @@ impl<'a> Watch<'a> {
             Level::Warning => warn!(hint, retained_wal_bytes, "{what}"),
             Level::Critical => error!(hint, retained_wal_bytes, "{what}"),
         }
-        self.record(client, verdict, &what, &hint).await;
-        Ok(())
-    }
-
-    /// For `pgoutbox status`. Best effort: the log has it too.
-    async fn record(&self, client: &Client, verdict: Verdict, what: &str, hint: &str) {
         let room = verdict.room;
         let json = json!({
             "what": what,
@@ -236,13 +237,28 @@ impl<'a> Watch<'a> {
             "left_bytes": room.map(|room| room.left),
             "full_in_seconds": verdict.full_in.map(|full_in| full_in.as_secs()),
         });
+        self.unrecorded = Some((verdict.level.to_string(), json.to_string()));
+        Ok(())
+    }
+
+    /// For `pgoutbox status`: what cannot be written now is tried again with the next look.
+    async fn record(&mut self, client: &Client) {
+        let Some((level, verdict)) = &self.unrecorded else { return };
         let write = async {
             let statement = client.prepare(sql::GUARD_RECORD).await?;
-            let (slot, level) = (&self.config.postgres.slot, verdict.level.to_string());
-            client.execute(&statement, &[slot, &level, &json.to_string()]).await
+            client.execute(&statement, &[&self.config.postgres.slot, level, verdict]).await
         };
-        if let Err(error) = write.await {
-            debug!("the guard's verdict was not recorded: {}", classify(&error));
+        let Err(error) = write.await else {
+            self.unrecorded = None;
+            return;
+        };
+        let fault = classify(&error);
+        if self.told.is_to_tell(&format!("{:?}", fault.kind)) {
+            warn!(
+                hint = fault.hint,
+                "the guard's verdict is not recorded yet, and the status shows an earlier one: {}",
+                fault.what
+            );
         }
     }
 
@@ -404,20 +420,20 @@ fn figures(sample: Sample, verdict: Verdict) -> String {
     };
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a figure for people
     let growth = verdict.growth as u64;
+    let then = match room.bound {
+        Bound::Slot => "the slot is lost",
+        Bound::Disk => "Postgres stops",
+    };
     let when = match verdict.full_in {
         Some(full_in) => format!(
-            "at {}/s it is full in {}",
+            "at {}/s it is full in {}, and then {then}",
             size(growth),
             crate::text::span(Duration::from_secs(full_in.as_secs()))
         ),
         None => "it does not grow".to_owned(),
     };
-    let then = match room.bound {
-        Bound::Slot => "then the slot is lost",
-        Bound::Disk => "then Postgres stops",
-    };
     format!(
-        "the slot keeps {retained} of WAL; {:.0} % of {} is used, {} are left; {when}, and {then}",
+        "the slot keeps {retained} of WAL; {:.0} % of {} is used, {} are left; {when}",
         room.percent,
         limit(room.bound),
         size(room.left)

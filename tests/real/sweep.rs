@@ -5,6 +5,7 @@
 mod loops;
 mod marks;
 mod records;
+mod shown;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};

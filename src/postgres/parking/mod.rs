@@ -1,5 +1,6 @@
 //! Events put aside: written in the transaction of the marks, and looked up when due.
 
+mod shown;
 mod stuck;
 
 use std::collections::BTreeSet;
@@ -24,7 +25,8 @@ use crate::core::relay::marks::{Mark, Origin};
 use crate::error::Fault;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
-use crate::postgres::{classify, column, is_lock, is_of_row, is_refused, query};
+use crate::postgres::{classify, column, is_lock, is_of_row, is_refused};
+use shown::Shown;
 use stuck::{Stuck, Write};
 
 /// The channel on which changes of the parking are notified; the payload is the slot's name.
@@ -34,13 +36,6 @@ pub(crate) const CHANNEL: &str = "pgoutbox_parked";
 const LOCKED: Duration = Duration::from_secs(1);
 /// The same lock is not logged again before.
 const TOLD_AGAIN: Duration = Duration::from_secs(60);
-
-/// Where the rows of one table show the tries of their events.
-struct Shown {
-    /// Brings the rows up to date; one for each column that is there.
-    follow: Vec<Statement>,
-    clear_failed: Option<Statement>,
-}
 
 /// Writes and reads the parking, for one session.
 pub struct ParkingStore {
@@ -891,11 +886,7 @@ impl ParkingStore {
     /// Best effort: what counts is in the parking.
     pub(crate) async fn follow(&self, client: &Client) {
         for shown in &self.shown {
-            for statement in &shown.follow {
-                if let Err(error) = client.execute(statement, &[]).await {
-                    debug!("a row does not show its tries yet: {}", classify(&error));
-                }
-            }
+            shown.follow(client).await;
         }
     }
 
@@ -903,17 +894,7 @@ impl ParkingStore {
     /// Best effort.
     pub(crate) async fn clear_failed(&self, client: &Client, parking: &Parking) {
         for (table, shown) in self.shown.iter().enumerate() {
-            let Some(statement) = &shown.clear_failed else { continue };
-            let of_table = parking.attempts.iter().filter(|attempt| {
-                attempt.table == table && matches!(attempt.outcome, Tried::Delivered { .. })
-            });
-            let ids: Vec<&str> = of_table.filter_map(|attempt| attempt.id.as_deref()).collect();
-            if ids.is_empty() {
-                continue;
-            }
-            if let Err(error) = client.execute(statement, &[&ids]).await {
-                debug!("a delivered row still says that it failed: {}", classify(&error));
-            }
+            shown.clear_failed(client, table, parking).await;
         }
     }
 
@@ -1045,67 +1026,6 @@ async fn known_locker(client: &Client, table: &str) -> Option<(String, String)> 
             format!("end that transaction, or: SELECT pg_terminate_backend({pid});"),
         ))
     })
-}
-
-impl Shown {
-    async fn prepare(
-        client: &Client,
-        table: &crate::config::Table,
-        outbox: &OutboxTable,
-    ) -> Result<Self, Fault> {
-        let relation = outbox.relation.to_string();
-        let names = &table.columns;
-        let columns = [
-            ("attempt", names.attempt.name.as_str()),
-            ("last_error", names.last_error.name.as_str()),
-            ("failed_at", names.failed_at.name.as_str()),
-        ];
-        let mut variables = vec![("relation", relation.as_str())];
-        variables.extend(columns);
-        let found = query(client, &sql::render(sql::PARKED_COLUMNS, &variables)?).await?;
-        let found: Vec<String> =
-            found.iter().map(|row| column(row, "name")).collect::<Result<_, _>>()?;
-        let id = names.id.name.as_str();
-        let id_type = sql::render(sql::TABLE_ID_TYPE, &[("relation", &relation), ("id", id)])?;
-        let rows = query(client, &id_type).await?;
-        let row = rows
-            .first()
-            .ok_or_else(|| Fault::transient(format!("{}.{} is gone", table.schema, table.name)))?;
-        let (id_schema, id_type): (String, String) = (column(row, "schema")?, column(row, "name")?);
-        let base = [
-            ("schema", table.schema.as_str()),
-            ("table", table.name.as_str()),
-            ("id", id),
-            ("id_schema", id_schema.as_str()),
-            ("id_type", id_type.as_str()),
-        ];
-        let mut shown = Self { follow: Vec::new(), clear_failed: None };
-        let files =
-            [sql::PARKED_ROW_ATTEMPT, sql::PARKED_ROW_LAST_ERROR, sql::PARKED_ROW_FAILED_AT];
-        for (file, (field, name)) in files.into_iter().zip(columns) {
-            if !found.iter().any(|found| found == name) {
-                continue;
-            }
-            let mut variables = base.to_vec();
-            variables.push((field, name));
-            if field == "failed_at" {
-                let sql = sql::render(sql::PARKED_ROW_DELIVERED, &variables)?;
-                shown.clear_failed = client.prepare(&sql).await.ok();
-            }
-            variables.push(("relation", &relation));
-            match client.prepare(&sql::render(file, &variables)?).await {
-                Ok(statement) => shown.follow.push(statement),
-                Err(error) => warn!(
-                    hint = format!("set tables.N.columns.{field} to another column, or to \"\""),
-                    "\"{name}\" of {}.{} cannot show the tries of a parked event: {}",
-                    table.schema,
-                    table.name,
-                    classify(&error).what
-                ),
-            }
-        }
-        Ok(shown)
-    }
 }
 
 /// How much of an event is parked.

@@ -15,7 +15,7 @@ use super::{CLASSES, Swept, codes};
 use crate::setting::{PATIENCE, Setting};
 
 /// `raise_if_armed('x')` raises what `armed` has for x.
-const ARMED: &str = "
+pub(super) const ARMED: &str = "
     CREATE TABLE armed (kind text PRIMARY KEY, code text);
     CREATE FUNCTION raise_if_armed(kind text) RETURNS boolean LANGUAGE plpgsql AS $$
     DECLARE code text := (SELECT armed.code FROM public.armed WHERE armed.kind = raise_if_armed.kind);
@@ -28,13 +28,13 @@ const ARMED: &str = "
         RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
     END $$;";
 
-fn trigger(name: &str, events: &str, table: &str) -> String {
+pub(super) fn trigger(name: &str, events: &str, table: &str) -> String {
     format!(
         "CREATE TRIGGER swept_{name} BEFORE {events} ON {table} FOR EACH ROW EXECUTE FUNCTION swept('{name}');"
     )
 }
 
-async fn arm(setting: &Setting, kind: &str, code: &str) -> Result<()> {
+pub(super) async fn arm(setting: &Setting, kind: &str, code: &str) -> Result<()> {
     setting.sql(&format!("DELETE FROM armed; INSERT INTO armed VALUES ('{kind}', '{code}')")).await
 }
 

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use harness::wait_until;
 
+use super::loops::{ARMED, arm, trigger};
 use super::{CLASSES, SWITCH, Swept, is_told, switch_off};
 use crate::setting::{PATIENCE, Setting};
 
@@ -120,6 +121,43 @@ async fn pruning() -> Result<()> {
     setting.program.succeed(&["prune"]).await?;
     let all = "SELECT NOT EXISTS (SELECT FROM events) AND NOT EXISTS (SELECT FROM pgoutbox.parked)";
     setting.until("all rows to go", all).await?;
+    relay.drain(PATIENCE).await?;
+    swept.print();
+    Ok(())
+}
+
+/// The guard goes on looking, and what it found is recorded once that can be done.
+#[tokio::test]
+async fn guard() -> Result<()> {
+    // More WAL is on disk than that, always.
+    let setting = Setting::bare()
+        .await?
+        .set("guard.disk_limit", "1MiB")
+        .set("guard.interval", "100ms")
+        .set("log.format", "text");
+    setting.init().await?;
+    let sql = ARMED.to_owned() + &trigger("guard", "INSERT OR UPDATE", "pgoutbox.guard");
+    setting.sql(&sql).await?;
+    arm(&setting, "guard", "P0001").await?;
+    let consumer = setting.bound("good").await?;
+    let relay = setting.run()?;
+    let mut swept = Swept::default();
+    for code in few() {
+        arm(&setting, "guard", code).await?;
+        let parts = ["the guard's verdict is not recorded yet", &format!("SQLSTATE {code}")];
+        wait_until(code, PATIENCE, async || Ok(is_told(&relay, &parts).is_ok()))
+            .await
+            .with_context(|| relay.log())?;
+        swept.add("guard: record", "it goes on looking, and says so", code);
+    }
+    setting.sql("INSERT INTO outbox_messages (topic, payload) VALUES ('good', '1')").await?;
+    super::came(&consumer, 1, &relay).await?;
+    ensure!(setting.ask::<i64>("SELECT count(*) FROM pgoutbox.guard").await? == 0, "it is armed");
+    setting.sql("DELETE FROM armed").await?;
+    setting
+        .until("the verdict", "SELECT count(*) = 1 FROM pgoutbox.guard WHERE level = 'critical'")
+        .await?;
+    ensure!(relay.sessions() == 1 && relay.is_running(), "{}", relay.log());
     relay.drain(PATIENCE).await?;
     swept.print();
     Ok(())

@@ -1,0 +1,222 @@
+//! Rows of the outbox that show how often their events were tried, where the table has columns for it.
+//! Best effort, beside what is written: one row that the server refuses keeps no other from showing it.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use postgres_types::ToSql;
+use tokio_postgres::{Client, Error, Row, Statement};
+use tracing::{debug, warn};
+
+use crate::config::Table;
+use crate::core::parked::{Parking, Tried};
+use crate::error::Fault;
+use crate::postgres::outbox_table::OutboxTable;
+use crate::postgres::sql;
+use crate::postgres::{classify, column, is_of_row, query};
+use crate::told::Told;
+
+/// A row that the server refuses is left for so long.
+const REST: Duration = Duration::from_secs(30);
+/// Statements to find out which rows it refuses, at one time: marks wait for them.
+const MOST: usize = 200;
+
+/// What a row shows of a failed event that was delivered.
+const DELIVERED: &str = "in failed_at that it was delivered";
+
+/// Where the rows of one table show the tries of their events.
+pub(super) struct Shown {
+    title: String,
+    /// Which records changed lately.
+    changed: Statement,
+    /// Brings the rows up to date; one for each column that is there, by its name.
+    follow: Vec<(String, Statement)>,
+    clear_failed: Option<Statement>,
+    mind: Mutex<Mind>,
+}
+
+#[derive(Default)]
+struct Mind {
+    /// Until when a record is left, by the number of its statement.
+    resting: BTreeMap<(usize, i64), Instant>,
+    told: Told,
+}
+
+impl Shown {
+    /// Looks for the columns, and prepares what there is to do about them.
+    ///
+    /// # Errors
+    /// The connection's, or the table is gone.
+    pub(super) async fn prepare(
+        client: &Client,
+        table: &Table,
+        outbox: &OutboxTable,
+    ) -> Result<Self, Fault> {
+        let relation = outbox.relation.to_string();
+        let names = &table.columns;
+        let columns = [
+            ("attempt", names.attempt.name.as_str()),
+            ("last_error", names.last_error.name.as_str()),
+            ("failed_at", names.failed_at.name.as_str()),
+        ];
+        let mut variables = vec![("relation", relation.as_str())];
+        variables.extend(columns);
+        let found = query(client, &sql::render(sql::PARKED_COLUMNS, &variables)?).await?;
+        let found: Vec<String> =
+            found.iter().map(|row| column(row, "name")).collect::<Result<_, _>>()?;
+        let id = names.id.name.as_str();
+        let id_type = sql::render(sql::TABLE_ID_TYPE, &[("relation", &relation), ("id", id)])?;
+        let rows = query(client, &id_type).await?;
+        let row = rows
+            .first()
+            .ok_or_else(|| Fault::transient(format!("{}.{} is gone", table.schema, table.name)))?;
+        let (id_schema, id_type): (String, String) = (column(row, "schema")?, column(row, "name")?);
+        let base = [
+            ("schema", table.schema.as_str()),
+            ("table", table.name.as_str()),
+            ("id", id),
+            ("id_schema", id_schema.as_str()),
+            ("id_type", id_type.as_str()),
+        ];
+        let changed = sql::render(sql::PARKED_CHANGED, &[("relation", &relation)])?;
+        let mut shown = Self {
+            title: table.title(),
+            changed: client.prepare(&changed).await.map_err(|error| classify(&error))?,
+            follow: Vec::new(),
+            clear_failed: None,
+            mind: Mutex::default(),
+        };
+        let files =
+            [sql::PARKED_ROW_ATTEMPT, sql::PARKED_ROW_LAST_ERROR, sql::PARKED_ROW_FAILED_AT];
+        for (file, (field, name)) in files.into_iter().zip(columns) {
+            if !found.iter().any(|found| found == name) {
+                continue;
+            }
+            let mut variables = base.to_vec();
+            variables.push((field, name));
+            if field == "failed_at" {
+                let sql = sql::render(sql::PARKED_ROW_DELIVERED, &variables)?;
+                shown.clear_failed = client.prepare(&sql).await.ok();
+            }
+            variables.push(("relation", &relation));
+            match client.prepare(&sql::render(file, &variables)?).await {
+                Ok(statement) => shown.follow.push((name.to_owned(), statement)),
+                Err(error) => warn!(
+                    hint = format!("set tables.N.columns.{field} to another column, or to \"\""),
+                    "\"{name}\" of {}.{} cannot show the tries of a parked event: {}",
+                    table.schema,
+                    table.name,
+                    classify(&error).what
+                ),
+            }
+        }
+        Ok(shown)
+    }
+
+    fn mind(&self) -> MutexGuard<'_, Mind> {
+        self.mind.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Rows show the tries of parked events, where it was not possible at once.
+    pub(super) async fn follow(&self, client: &Client) {
+        for (number, (name, statement)) in self.follow.iter().enumerate() {
+            let resting = self.resting(number);
+            let all: [&(dyn ToSql + Sync); 2] = [&None::<Vec<i64>>, &resting];
+            match client.execute(statement, &all).await {
+                Ok(_) => {}
+                Err(error) if is_of_row(&error) => {
+                    self.follow_parts(client, number, &resting).await;
+                }
+                Err(error) => self.tell(&format!("its tries in {name}"), None, &error),
+            }
+        }
+    }
+
+    fn resting(&self, number: usize) -> Vec<i64> {
+        let (mut mind, now) = (self.mind(), Instant::now());
+        mind.resting.retain(|_, until| *until > now);
+        let those = mind.resting.keys().filter(|(of, _)| *of == number);
+        those.map(|(_, seq)| *seq).collect()
+    }
+
+    /// In halves, until those that are refused stand alone.
+    async fn follow_parts(&self, client: &Client, number: usize, resting: &Vec<i64>) {
+        let Some((name, statement)) = self.follow.get(number) else { return };
+        let failed = |error: Error| debug!("no rows to show tries in: {}", classify(&error));
+        let changed: [&(dyn ToSql + Sync); 1] = [resting];
+        let changed = client.query(&self.changed, &changed).await;
+        let seq = |row: &Row| row.try_get::<_, i64>(0);
+        let seqs = changed.and_then(|rows| rows.iter().map(seq).collect::<Result<Vec<_>, _>>());
+        let seqs = match seqs {
+            Ok(seqs) => seqs,
+            Err(error) => return failed(error),
+        };
+        let mut work = vec![seqs];
+        for _ in 0..MOST {
+            let Some(seqs) = work.pop() else { break };
+            let some: [&(dyn ToSql + Sync); 2] = [&seqs, &Vec::<i64>::new()];
+            match client.execute(statement, &some).await {
+                Ok(_) => {}
+                Err(error) if is_of_row(&error) => match seqs.as_slice() {
+                    [] => {}
+                    [seq] => {
+                        self.mind().resting.insert((number, *seq), Instant::now() + REST);
+                        self.tell(&format!("its tries in {name}"), Some(*seq), &error);
+                    }
+                    _ => {
+                        let (first, second) = seqs.split_at(seqs.len() / 2);
+                        work.extend([second.to_vec(), first.to_vec()]);
+                    }
+                },
+                Err(error) => return self.tell(&format!("its tries in {name}"), None, &error),
+            }
+        }
+    }
+
+    /// Failed events that were delivered after all: their rows no longer say that they failed.
+    pub(super) async fn clear_failed(&self, client: &Client, table: usize, parking: &Parking) {
+        let Some(statement) = &self.clear_failed else { return };
+        let of_table = parking.attempts.iter().filter(|attempt| {
+            attempt.table == table && matches!(attempt.outcome, Tried::Delivered { .. })
+        });
+        let those = of_table.filter_map(|attempt| Some((attempt.seq, attempt.id.as_deref()?)));
+        let (seqs, ids): (Vec<i64>, Vec<&str>) = those.unzip();
+        if ids.is_empty() {
+            return;
+        }
+        match client.execute(statement, &[&ids]).await {
+            Ok(_) => {}
+            Err(error) if !is_of_row(&error) => self.tell(DELIVERED, None, &error),
+            Err(_) => {
+                for (seq, id) in seqs.iter().zip(ids) {
+                    if let Err(error) = client.execute(statement, &[&vec![id]]).await {
+                        self.tell(DELIVERED, Some(*seq), &error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Once a minute, for each kind of error.
+    fn tell(&self, what: &str, seq: Option<i64>, error: &Error) {
+        let (fault, title) = (classify(error), &self.title);
+        if error.as_db_error().is_none() {
+            return debug!("rows of {title} do not show tries yet: {}", fault.what);
+        }
+        let is_of_row = seq.is_some();
+        if !self.mind().told.is_to_tell(&format!("{what} {is_of_row} {:?}", fault.code())) {
+            return;
+        }
+        match seq {
+            Some(seq) => warn!(
+                hint = fault.hint,
+                "the row of parked event {seq} in {title} does not show {what}: {}", fault.what
+            ),
+            None => warn!(
+                hint = fault.hint,
+                "no row of a parked event in {title} shows {what}: {}", fault.what
+            ),
+        }
+    }
+}
