@@ -219,6 +219,7 @@ impl<'a> Resender<'a> {
                 }
                 self.is_blocked = why.is_some();
             }
+            Ok(Signal::Reopened) => {}
             Ok(Signal::Answers(answers)) => {
                 let taken = answers.into_iter().try_for_each(|answer| self.window.take(answer));
                 taken.map_err(Stray::fault)?;
@@ -228,7 +229,7 @@ impl<'a> Resender<'a> {
                     self.settle(item, outcome);
                 }
             }
-            Err(Closure::Refused(why)) => self.closed(why).await?,
+            Err(Closure::Refused(why) | Closure::RefusedOnChannel(why)) => self.closed(why).await?,
             Err(Closure::Dropped(fault) | Closure::Lost(fault)) => return Err(fault),
         }
         Ok(())

@@ -282,6 +282,7 @@ impl Prepared {
             began: Instant::now(),
             effects: Vec::new(),
             is_broker_gone: false,
+            told_closed: None,
             blocked,
             told: None,
             recovery: given.board.outage().map(|_| Recovery::new(start_lsn)),

@@ -34,6 +34,7 @@ use tracing::{Level, enabled, info, trace, warn};
 use crate::board::outage::News;
 use crate::board::{Board, Reason, State};
 use crate::config::{Config, Host};
+use crate::core::event::Refusal;
 use crate::core::relay::marks::{Batch, Written};
 use crate::core::relay::{Doing, Effect, End, Input, Memory, Relay, Resolution};
 use crate::core::tally::Tally;
@@ -252,8 +253,11 @@ struct Session {
     jobs: FuturesUnordered<Job>,
     began: Instant,
     effects: Vec<Effect>,
-    /// It closed the channel: the session ends, once what was delivered is marked.
+    /// It closed the channel, and there is to be no other: the session ends, once what was delivered
+    /// is marked.
     is_broker_gone: bool,
+    /// Its words when it closed a channel, which were told.
+    told_closed: Option<String>,
     /// Why the broker has blocked the connection since before the slot was taken.
     blocked: Option<String>,
     /// What the board says it is at.
@@ -482,9 +486,15 @@ impl Session {
                 info!("RabbitMQ no longer blocks the connection");
                 Input::Blocked(false)
             }
+            Ok(Signal::Reopened) => Input::Reopened,
             Err(Closure::Refused(why)) => {
                 self.is_broker_gone = true;
                 Input::Closed(why)
+            }
+            Err(Closure::RefusedOnChannel(why)) => {
+                self.is_broker_gone = true;
+                self.tell_closed(&why);
+                Input::ChannelClosed(why)
             }
             Err(Closure::Dropped(fault)) => {
                 self.is_broker_gone = true;
@@ -492,6 +502,21 @@ impl Session {
             }
             Err(Closure::Lost(fault)) => return Err(fault.on(Side::Broker).into()),
         })
+    }
+
+    /// Once for each of its words, in a session: which events it is over, their records say.
+    fn tell_closed(&mut self, why: &str) {
+        if self.told_closed.as_deref() == Some(why) {
+            return;
+        }
+        self.told_closed = Some(why.to_owned());
+        let (count, _) = self.relay.in_flight();
+        let hint = Refusal::Closed { why: String::new() }.hint();
+        warn!(
+            hint,
+            in_flight = count,
+            "RabbitMQ closed the channel: {why}. A new one is opened, and what was in flight is published again"
+        );
     }
 
     /// Performs the effects; returns whether something was published.
@@ -503,6 +528,10 @@ impl Session {
                 Effect::Publish(message) => {
                     self.publisher.publish(message);
                     has_published = true;
+                }
+                Effect::Reopen => {
+                    self.publisher.reopen(&self.config.amqp);
+                    self.is_broker_gone = false;
                 }
                 Effect::Acknowledge(lsn) => {
                     let lsn = self.reach.settled(lsn);

@@ -85,11 +85,11 @@ pub(super) async fn take_slot(
         match signal {
             Ok(Signal::Blocked(why)) => blocked = why,
             // Nothing was published.
-            Ok(Signal::Answers(_)) => {}
+            Ok(Signal::Answers(_) | Signal::Reopened) => {}
             Err(Closure::Dropped(fault) | Closure::Lost(fault)) => {
                 return Err(fault.on(Side::Broker));
             }
-            Err(Closure::Refused(why)) => {
+            Err(Closure::Refused(why) | Closure::RefusedOnChannel(why)) => {
                 let what = format!("RabbitMQ closed the channel: {why}");
                 return Err(Fault::transient(what).on(Side::Broker));
             }

@@ -80,7 +80,7 @@ async fn run(
         }
         let answers = match publisher.next().await {
             Ok(Signal::Answers(answers)) => answers,
-            Ok(Signal::Blocked(_)) => continue,
+            Ok(Signal::Blocked(_) | Signal::Reopened) => continue,
             Err(closure) => anyhow::bail!("{closure:?}"),
         };
         for mut answer in answers {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::fake_broker::{Answers, Publish};
 use harness::wait_until;
 
@@ -143,14 +143,45 @@ async fn a_channel_closed_over_a_message_without_naming_it_parks_exactly_that_on
         let marked = setting.marked().await?;
         Ok(marked.len() == 27)
     })
-    .await?;
+    .await
+    .with_context(|| relay.log())?;
     let parked = "SELECT count(*) FROM pgoutbox.parked WHERE reason = 'closed' AND right(event_id, 2) = '13'";
     ensure!(setting.count(parked).await? == 1, "{}", relay.log());
     let queued =
         "SELECT count(*) FROM pgoutbox.parked WHERE state = 'queued' AND right(event_id, 2) = '23'";
     ensure!(setting.count(queued).await? == 1, "{}", relay.log());
     ensure!(setting.count(PARKED).await? == 2, "{}", relay.log());
+    // A new channel each time, and the session goes on.
+    ensure!(relay.sessions() == 1, "{} sessions: {}", relay.sessions(), relay.log());
     relay.drain(PATIENCE).await
+}
+
+/// Each of the first copies of every tenth message makes the broker close the channel, while acks of
+/// others are under way. No answer of a channel counts for a message of the next one, and the session is
+/// the same from the first to the last.
+#[tokio::test]
+async fn channels_that_are_closed_again_and_again_lose_nothing() -> Result<()> {
+    let mut times: std::collections::BTreeMap<u64, u32> = std::collections::BTreeMap::new();
+    let script = move |publish: &Publish<'_>, answers: &mut Answers| {
+        let number = number(publish);
+        let time = times.entry(number).or_default();
+        *time += 1;
+        if number.is_multiple_of(10) && *time <= 3 {
+            answers.close_channel(404, "NOT_FOUND - no exchange 'somewhere' in vhost '/'");
+            return;
+        }
+        let delay = std::time::Duration::from_millis(publish.tag % 3 * 10);
+        answers.later(delay).ack(publish.tag);
+    };
+    let setting = Setting::start(script).await?;
+    let setting = setting.set("parking.backoff_min", "10ms").set("parking.backoff_max", "50ms");
+    let relay = setting.run()?;
+    setting.insert(1..=100).await?;
+    setting.judge(&relay, 100, true).await?;
+    ensure!(setting.count(PARKED).await? == 0, "something is still parked");
+    ensure!(relay.sessions() == 1, "{} sessions: {}", relay.sessions(), relay.log());
+    ensure!(relay.log().matches("RabbitMQ closed the channel").count() == 1, "{}", relay.log());
+    Ok(())
 }
 
 /// Its dead letter can have no `message_id`. That no queue takes it is known by its place.

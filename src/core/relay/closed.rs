@@ -5,12 +5,36 @@ use std::time::Duration;
 use super::arrival::{Published, Source};
 use super::outcomes::Suspicion;
 use super::phase::Phase;
-use super::{End, Relay};
+use super::{Effect, End, Relay};
 use crate::config::OnFailure;
 use crate::core::event::Refusal;
 use crate::error::{Fault, Side};
 
 impl Relay {
+    /// The broker closed the channel and keeps the connection. What was in flight is in doubt, and
+    /// goes again on a new channel, in its order; one at a time, where it is not known over which it
+    /// was. Where nothing was in flight it was over nothing of ours, and may be closed again at once:
+    /// then, and while the session ends, it is as if the connection had gone.
+    pub(super) fn channel_closed(&mut self, now: Duration, why: &str, effects: &mut Vec<Effect>) {
+        if self.phase != Phase::Running || !self.outgoing.is_any_in_flight() {
+            return self.closed(now, why);
+        }
+        let mut window = self.outgoing.close();
+        match window.pop() {
+            Some(Published { arrival, dead_letter, .. }) if window.is_empty() => {
+                self.refused(now, arrival, dead_letter, Refusal::Closed { why: why.to_owned() });
+            }
+            last => {
+                window.extend(last);
+                self.suspect(&window);
+                self.outgoing.put_back(window);
+            }
+        }
+        if self.phase == Phase::Running {
+            effects.push(Effect::Reopen);
+        }
+    }
+
     /// The broker does not say over which publish it closed the channel. With one message in
     /// flight it is that one. The session goes on without the broker until what was delivered
     /// before has its marks: the next one comes to the same message, and could write them no

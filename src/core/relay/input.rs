@@ -124,8 +124,12 @@ pub enum Input {
     Answers(Vec<Answer>),
     /// The broker blocks the connection, or no longer does.
     Blocked(bool),
-    /// The broker closed the channel or the connection over something published; its words.
+    /// The broker closed the connection over something published; its words.
     Closed(String),
+    /// The broker closed the channel alone, likewise.
+    ChannelClosed(String),
+    /// There is a new channel on the same connection.
+    Reopened,
     /// The connection to the broker ended, perhaps over something published.
     Dropped(Fault),
     /// A batch of marks was written.
@@ -190,6 +194,8 @@ pub enum Resolution {
 pub enum Effect {
     /// Publish the next message.
     Publish(Message),
+    /// Open a new channel on the same connection. What is published next is numbered from 0 again.
+    Reopen,
     /// Write marks, parked events and progress in one transaction.
     Mark(Batch),
     /// Tell that these marks are given up: their rows stay unmarked, though they are delivered.

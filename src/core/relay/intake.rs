@@ -238,6 +238,14 @@ impl Relay {
             let Some(ready) = self.outgoing.next_ready() else { return };
             let read = self.decoder.read(&ready.arrival.mapping, &ready.arrival.tuple);
             let read = read.map_err(|why| Refusal::unreadable("row", why));
+            // An older one of its aggregate was parked after this one had come.
+            let is_new = ready.dead_letter.is_none()
+                && ready.arrival.waiter.is_none()
+                && matches!(ready.arrival.source, Source::Stream(_));
+            if is_new && read.is_ok() && self.is_held(&ready.arrival) {
+                self.park(now, ready.arrival, State::Queued, None);
+                continue;
+            }
             self.send(now, ready, read, effects);
         }
     }

@@ -203,6 +203,8 @@ impl Relay {
             Input::Answers(answers) => self.answers(now, answers, effects)?,
             Input::Blocked(is_blocked) => self.deadlines.blocked(now, is_blocked),
             Input::Closed(why) => self.closed(now, &why),
+            Input::ChannelClosed(why) => self.channel_closed(now, &why, effects),
+            Input::Reopened => self.outgoing.reopened(),
             Input::Dropped(fault) => self.dropped(now, fault)?,
             Input::Written(written) => self.written(now, written, effects),
             Input::Checked { flushed_lsn } => {

@@ -18,6 +18,8 @@ pub(super) struct Outgoing {
     most_bytes: usize,
     /// Who asked that nothing more is published; `None` where nobody did.
     paused_by: Option<String>,
+    /// The channel is gone, and there is no new one yet.
+    is_closed: bool,
 }
 
 impl Outgoing {
@@ -29,6 +31,7 @@ impl Outgoing {
             most_messages: rules.window_messages,
             most_bytes: rules.window_bytes,
             paused_by: None,
+            is_closed: false,
         }
     }
 
@@ -91,6 +94,7 @@ impl Outgoing {
         let is_alone = is_cautious || wants_alone || is_one_alone;
         let most = if is_alone { 1 } else { self.most_messages };
         first([
+            (self.is_closed, Waiting::Channel),
             (self.window.must_empty(), Waiting::Refusal),
             (self.window.len() + beside.0 >= most, Waiting::Room),
             (self.window.bytes() + beside.1 >= self.most_bytes, Waiting::Bytes),
@@ -138,6 +142,27 @@ impl Outgoing {
     /// The next message of which it is known what became of it, in the order of their publishing.
     pub(super) fn next_settled(&mut self) -> Option<(Published, Outcome)> {
         self.window.next_settled()
+    }
+
+    /// The channel is gone, and all that was in flight with it; a new one is to come.
+    pub(super) fn close(&mut self) -> Vec<Published> {
+        self.is_closed = true;
+        self.take_window()
+    }
+
+    /// There is a new channel.
+    pub(super) fn reopened(&mut self) {
+        self.is_closed = false;
+    }
+
+    /// What was in flight goes again, before all else that is ready. What comes from the parking goes
+    /// alone, as the stream does by then.
+    pub(super) fn put_back(&mut self, window: Vec<Published>) {
+        for Published { arrival, dead_letter, is_alone, .. } in window.into_iter().rev() {
+            let is_parked = matches!(arrival.source, Source::Parked { .. });
+            let is_alone = is_alone || is_parked;
+            self.ready.push_front(Ready { arrival, dead_letter, is_alone });
+        }
     }
 
     /// The channel is gone, and all that was in flight with it.

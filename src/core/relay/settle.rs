@@ -256,7 +256,7 @@ impl Relay {
     }
 
     /// An older event of its aggregate is parked.
-    fn is_held(&mut self, arrival: &Arrival) -> bool {
+    pub(super) fn is_held(&mut self, arrival: &Arrival) -> bool {
         let table = self.rules.tables.get(arrival.mapping.table);
         table.is_some_and(|table| table.is_holding)
             && self

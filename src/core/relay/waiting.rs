@@ -17,6 +17,8 @@ pub(crate) enum Waiting {
     Resume,
     /// For events that were taken in before to be sent.
     Turn,
+    /// For a new channel, since the broker closed the one before.
+    Channel,
     /// For all in flight to be confirmed, since one message was returned or nacked.
     Refusal,
     /// For room in the window.
@@ -44,6 +46,7 @@ impl fmt::Display for Waiting {
             Self::Look => "the first look at the parked events",
             Self::Resume => "pgoutbox resume",
             Self::Turn => "events that were received before to be published",
+            Self::Channel => "a new channel to the broker",
             Self::Refusal => "confirms of everything in flight, since a message was refused",
             Self::Room => "room in the window",
             Self::Bytes => "room in the window, in bytes",

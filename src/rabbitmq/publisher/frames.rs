@@ -191,8 +191,14 @@ pub(super) enum Said {
     Unreadable(&'static str),
 }
 
-/// Why the broker closed the channel or the connection: an error of AMQP, or its words.
-pub(super) type Closing = Result<AMQPError, String>;
+/// The broker closed the channel or the connection.
+#[derive(Debug, Clone)]
+pub(super) struct Closing {
+    /// Its channel alone; the connection lives.
+    pub(super) is_channel: bool,
+    /// Why: an error of AMQP, or its words.
+    pub(super) why: Result<AMQPError, String>,
+}
 
 /// A return is a method, a header and a body.
 #[derive(Debug)]
@@ -224,9 +230,9 @@ pub(super) struct Sorted {
 }
 
 impl Sorter {
-    /// From here on the answers on this channel are ours.
+    /// From here on the answers on this channel are ours, and those on none before it.
     pub(super) fn take_over(&mut self, channel: u16) {
-        self.channel = Some(channel);
+        (self.channel, self.content) = (Some(channel), None);
     }
 
     /// Sorts the whole frames in `bytes`; returns how many bytes these were.
@@ -270,6 +276,8 @@ impl Sorter {
             _ if !is_on_channel => false,
             Some((CHANNEL_CLOSE, _)) => {
                 sorted.closing = frame.parsed().and_then(closing);
+                // Nothing of it is waited for any more, least of all the rest of a return.
+                (self.channel, self.content) = (None, None);
                 false
             }
             Some((method @ (ACK | NACK), arguments)) => {
@@ -326,6 +334,7 @@ impl Sorter {
 
 fn closing(frame: AMQPFrame) -> Option<Closing> {
     let AMQPFrame::Method(_, method) = frame else { return None };
+    let is_channel = matches!(method, AMQPClass::Channel(_));
     let (error, words) = match method {
         AMQPClass::Channel(channel::AMQPMethod::Close(close)) => {
             let words = format!("{} {}", close.reply_code, close.reply_text);
@@ -337,7 +346,7 @@ fn closing(frame: AMQPFrame) -> Option<Closing> {
         }
         _ => return None,
     };
-    Some(error.ok_or(words))
+    Some(Closing { is_channel, why: error.ok_or(words) })
 }
 
 #[cfg(test)]
@@ -537,10 +546,10 @@ mod tests {
             assert_eq!(out.other, bytes);
             out.closing
         };
-        let error = closed(OURS, close(404, "NOT_FOUND")).unwrap().unwrap();
+        let error = closed(OURS, close(404, "NOT_FOUND")).unwrap().why.unwrap();
         assert_eq!(error.get_id(), 404);
-        assert_eq!(closed(OURS, close(999, "odd")).unwrap().unwrap_err(), "999 odd");
-        assert_eq!(closed(2, close(404, "another channel's")), None);
+        assert_eq!(closed(OURS, close(999, "odd")).unwrap().why.unwrap_err(), "999 odd");
+        assert!(closed(2, close(404, "another channel's")).is_none());
         let forced = connection::Close {
             reply_code: 320,
             reply_text: "CONNECTION_FORCED".into(),
@@ -549,7 +558,7 @@ mod tests {
         };
         let frame = AMQPClass::Connection(connection::AMQPMethod::Close(forced));
         let out = sorted(&bytes_of(&AMQPFrame::Method(0, frame)), &[]);
-        assert_eq!(out.closing.unwrap().unwrap().get_id(), 320);
+        assert_eq!(out.closing.unwrap().why.unwrap().get_id(), 320);
     }
 
     #[test]

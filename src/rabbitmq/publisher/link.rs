@@ -80,10 +80,14 @@ impl Link {
         }
     }
 
-    /// From here on the answers on this channel are the publisher's.
+    /// From here on the answers on this channel are the publisher's. One that was closed before is
+    /// over: of its answers none is left by then, since its end is told behind them.
     pub(super) fn take_over(&self, channel: u16, frame_max: usize) {
         let mut held = self.held();
         held.sorter.take_over(channel);
+        held.sorted.said.clear();
+        held.waiting.clear();
+        held.sorted.closing.take_if(|closing| closing.is_channel);
         (held.channel, held.frame_max) = (channel, frame_max);
     }
 

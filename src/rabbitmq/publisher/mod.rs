@@ -5,8 +5,9 @@
 //! turns confirms on, sends heartbeats and says goodbye; what is done for every event is done
 //! here: a publish is written as its bytes, and its answer is read as it stands on the wire
 //! ([`link`]). So a return is known to come before its ack, whichever message it is of.
-//! Any error ends it; there is no recovery in place, since publishes that go on after one
-//! would overtake those that failed.
+//! Any error ends it, but for one: where the broker closes the channel over a message and keeps the
+//! connection, a new channel goes on. There is no other recovery in place, since publishes that go on
+//! after an error would overtake those that failed.
 
 mod frames;
 mod link;
@@ -17,7 +18,7 @@ mod tags;
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
@@ -36,7 +37,7 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use frames::Said;
+use frames::{Closing, Said};
 use link::{End, LapinEnd, Link, Mover};
 use tags::Tags;
 
@@ -66,6 +67,8 @@ pub enum Signal {
     Answers(Vec<Answer>),
     /// The broker blocks the connection (an alarm), or no longer does.
     Blocked(Option<String>),
+    /// There is a new channel; messages are numbered from 0 again.
+    Reopened,
 }
 
 /// How a connection ends.
@@ -73,16 +76,23 @@ pub enum Signal {
 pub enum Closure {
     /// The broker closed it over something that was published.
     Refused(String),
+    /// It closed the channel alone, likewise: [`Publisher::reopen`] opens another.
+    RefusedOnChannel(String),
     /// It ended, and nobody said over what. Perhaps over something that was published.
     Dropped(Fault),
     /// It was lost, or forced closed: not over anything that was published.
     Lost(Fault),
 }
 
+/// A channel in the making.
+type Opening = Pin<Box<dyn Future<Output = Result<Channel, Fault>> + Send>>;
+
 /// One connection and its channel.
 pub struct Publisher {
-    connection: Connection,
+    connection: Arc<Connection>,
     channel: Channel,
+    /// The next one, once the broker has closed that.
+    opening: Option<Opening>,
     events: Pin<Box<dyn Stream<Item = Event> + Send>>,
     socket: socket2::Socket,
     link: Arc<Link>,
@@ -170,20 +180,17 @@ impl Publisher {
         .map_err(|error| refused(&error))?;
         // Before anything is published: it misses what happened before it was asked for.
         let events = Box::pin(connection.events_listener());
-        let channel = connection.create_channel().await.map_err(|error| refused(&error))?;
-        let options = ConfirmSelectOptions::default();
-        channel.confirm_select(options).await.map_err(|error| refused(&error))?;
-        let frame_max =
-            usize::try_from(connection.configuration().frame_max()).unwrap_or(usize::MAX);
-        link.take_over(channel.id(), frame_max);
+        let channel = open(&connection).await?;
+        link.take_over(channel.id(), frame_max(&connection));
         kill.disarm();
         Ok(Self {
             limits: Limits {
                 body: amqp.max_message_bytes,
-                header_frame: frame_max.saturating_sub(frames::OVERHEAD),
+                header_frame: frame_max(&connection).saturating_sub(frames::OVERHEAD),
             },
-            connection,
+            connection: Arc::new(connection),
             channel,
+            opening: None,
             events,
             socket,
             link,
@@ -213,6 +220,20 @@ impl Publisher {
         self.link.publish(message);
     }
 
+    /// Opens a new channel on the same connection, once the broker has closed the one before and that
+    /// was told. lapin's numbers for channels rise, and nothing of the old one comes behind its end:
+    /// so no confirm of it is taken for one of the new. [`next`](Self::next) says when it is there.
+    pub(crate) fn reopen(&mut self, amqp: &Amqp) {
+        let (connection, bound) = (Arc::clone(&self.connection), amqp.connect_timeout);
+        self.opening = Some(Box::pin(async move {
+            within(bound, open(&connection), |bound| {
+                let what = format!("no new channel within {}", crate::text::span(bound));
+                Fault::of(Kind::Timeout, Peer::RabbitMq, what)
+            })
+            .await
+        }));
+    }
+
     /// Waits for what comes back. Nothing is lost if the future is dropped.
     ///
     /// # Errors
@@ -233,17 +254,32 @@ impl Publisher {
                     return Poll::Ready(Ok(Signal::Blocked(Some(why))));
                 }
                 Some(Event::ConnectionUnblocked) => return Poll::Ready(Ok(Signal::Blocked(None))),
+                // Of a channel that the broker closed it is known by its frame; lapin tells it late.
+                Some(Event::Error(_)) if self.connection.status().connected() => {}
                 Some(Event::Error(error)) => self.ended = Some(error),
                 Some(_) => {}
                 None => self.ended = Some(std::io::Error::other("the connection is gone").into()),
             }
         }
+        if let Some(opening) = &mut self.opening {
+            let opened = ready!(opening.as_mut().poll(cx));
+            self.opening = None;
+            return Poll::Ready(
+                opened.map_err(Closure::Lost).map(|channel| self.reopened(channel)),
+            );
+        }
         match self.link.listen(cx, &mut self.said) {
             Poll::Ready(None) => Poll::Ready(Ok(Signal::Answers(self.answers()))),
-            Poll::Ready(Some(End::Closed(Ok(error)))) if is_over_a_publish(&error) => {
-                Poll::Ready(Err(Closure::Refused(error.to_string())))
+            Poll::Ready(Some(End::Closed(Closing { is_channel, why: Ok(error) })))
+                if is_over_a_publish(&error) =>
+            {
+                let why = error.to_string();
+                Poll::Ready(Err(match is_channel {
+                    true => Closure::RefusedOnChannel(why),
+                    false => Closure::Refused(why),
+                }))
             }
-            Poll::Ready(Some(End::Closed(closing))) => {
+            Poll::Ready(Some(End::Closed(Closing { why: closing, .. }))) => {
                 let is_forced = closing.as_ref().is_ok_and(|error| error.get_id() == FORCED);
                 let why = closing.map_or_else(|words| words, |error| error.to_string());
                 let closure = lost(why);
@@ -261,6 +297,12 @@ impl Publisher {
                 None => Poll::Pending,
             },
         }
+    }
+
+    fn reopened(&mut self, channel: Channel) -> Signal {
+        self.link.take_over(channel.id(), frame_max(&self.connection));
+        (self.channel, self.tags) = (channel, Tags::default());
+        Signal::Reopened
     }
 
     /// What was said, of each message by its number.
@@ -294,6 +336,18 @@ impl Publisher {
         let farewell = self.connection.close(200, ShortString::default());
         let _ = in_time(CLOSE_TIMEOUT, farewell).await;
     }
+}
+
+/// A channel with confirms.
+async fn open(connection: &Connection) -> Result<Channel, Fault> {
+    let channel = connection.create_channel().await.map_err(|error| refused(&error))?;
+    let options = ConfirmSelectOptions::default();
+    channel.confirm_select(options).await.map_err(|error| refused(&error))?;
+    Ok(channel)
+}
+
+fn frame_max(connection: &Connection) -> usize {
+    usize::try_from(connection.configuration().frame_max()).unwrap_or(usize::MAX)
 }
 
 /// The socket of a connection in the making. However that ends (the time is up, or it is dropped in

@@ -306,6 +306,8 @@ pub(crate) struct Watch {
     pub(crate) parking: BTreeSet<usize>,
     /// Places in the order of their publishing, by number.
     pub(crate) published: Vec<usize>,
+    /// Likewise, on channels that were closed.
+    pub(crate) earlier: Vec<usize>,
     /// Messages whose confirm the relay was not told yet, with their bytes.
     pub(crate) unconfirmed: BTreeMap<u64, usize>,
     hold: u64,
@@ -326,6 +328,7 @@ impl Watch {
             is_paused: false,
             parking: BTreeSet::new(),
             published: Vec::new(),
+            earlier: Vec::new(),
             unconfirmed: BTreeMap::new(),
             hold,
         }

@@ -74,6 +74,10 @@ struct Session {
     body_limit: usize,
     /// How many messages were in flight when the broker closed the channel.
     closed_with: Option<usize>,
+    /// A new channel is on its way.
+    is_reopening: bool,
+    /// Were in flight on a channel that was closed: they go again.
+    in_doubt: BTreeSet<usize>,
     blocked_told: bool,
     marks: Option<Marks>,
     check: Option<Check>,

@@ -241,6 +241,12 @@ impl Connection {
                 return Ok(false);
             }
             Channel(channel::AMQPMethod::Open(_)) => {
+                if self.is_closing {
+                    // Its messages are told from those of the one before by another number.
+                    let mut log = self.shared.log();
+                    log.connections += 1;
+                    (self.number, self.tag, self.is_closing) = (log.connections, 0, false);
+                }
                 self.channel = channel;
                 Channel(channel::AMQPMethod::OpenOk(channel::OpenOk {}))
             }

@@ -47,7 +47,8 @@ impl Script for AckAtOnce {
 /// A message that came.
 #[derive(Debug)]
 pub struct Publish<'a> {
-    /// Number of its connection, from 1.
+    /// Number of its connection, from 1; a channel that is opened in place of one that was closed
+    /// counts as another.
     pub connection: u64,
     /// Its delivery tag there.
     pub tag: u64,

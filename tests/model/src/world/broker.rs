@@ -74,6 +74,9 @@ impl World {
     /// The relay looks at its confirms.
     pub(super) fn look(&mut self) {
         let Some(session) = &mut self.session else { return };
+        if session.is_reopening {
+            return self.reopen();
+        }
         if session.closed_with.is_some() {
             return;
         }
@@ -85,9 +88,43 @@ impl World {
         if let Some(why) = session.connection.closed.clone() {
             self.tally.channels_closed += 1;
             session.closed_with = Some(session.relay.in_flight().0);
-            self.say(format_args!("the broker closed the channel"));
-            self.handle(Input::Closed(why));
+            // Now and then with the connection.
+            let is_channel = !self.now.is_multiple_of(4);
+            self.say(format_args!("the broker closed the channel; alone: {is_channel}"));
+            self.handle(match is_channel {
+                true => Input::ChannelClosed(why),
+                false => Input::Closed(why),
+            });
         }
+    }
+
+    /// The new channel is there. What was in flight on the old one is in doubt, and goes again; one at
+    /// a time, where there were several.
+    fn reopen(&mut self) {
+        let Some(session) = &mut self.session else { return };
+        session.is_reopening = false;
+        let watch = &mut session.watch;
+        let in_flight: Vec<usize> = std::mem::take(&mut watch.unconfirmed)
+            .keys()
+            .map(|number| watch.published[usize::try_from(*number).unwrap()])
+            .collect();
+        if session.closed_with.take() > Some(1) {
+            let last =
+                in_flight.iter().map(|place| position_of(&self.postgres.events[*place])).max();
+            let through =
+                last.map(|(commit_lsn, index)| Position { commit_lsn: commit_lsn.into(), index });
+            session.memory.cautious_through = session.memory.cautious_through.max(through);
+        }
+        // Messages are numbered anew.
+        watch.earlier.append(&mut watch.published);
+        watch.has_seen_refusal = false;
+        session.in_doubt.extend(in_flight);
+        let closed = std::mem::replace(&mut session.connection, self.broker.connect());
+        session.connection.is_blocked = closed.is_blocked;
+        self.broker.abandon(closed, &self.script);
+        self.tally.channels_reopened += 1;
+        self.say(format_args!("there is a new channel"));
+        self.handle(Input::Reopened);
     }
 
     pub(super) fn answers(&mut self, answers: Vec<Answer>) {

@@ -40,6 +40,8 @@ impl World {
             connection: self.broker.connect(),
             body_limit: self.body_limit,
             closed_with: None,
+            is_reopening: false,
+            in_doubt: BTreeSet::new(),
             blocked_told: false,
             marks: None,
             check: None,
@@ -245,7 +247,7 @@ impl World {
             visible >= delivered,
             "drained, and {delivered:X?} was delivered and is not recorded"
         );
-        for place in &session.watch.published {
+        for place in session.watch.earlier.iter().chain(&session.watch.published) {
             // What left the parking may stand behind an event that the stream is yet to bring again.
             let was_parked = self.postgres.parking.on_disk(u64::MAX).contains(place);
             if was_parked || self.ledger.dead.contains(place) {

@@ -13,6 +13,7 @@ pub struct Tally {
     pub(super) server_crashes: u64,
     pub(super) connections_lost: u64,
     pub(super) channels_closed: u64,
+    pub(super) channels_reopened: u64,
     pub(super) stuck: u64,
     pub(super) drained: u64,
     pub(super) publication_broken: u64,
@@ -47,6 +48,7 @@ impl AddAssign for Tally {
         self.server_crashes += other.server_crashes;
         self.connections_lost += other.connections_lost;
         self.channels_closed += other.channels_closed;
+        self.channels_reopened += other.channels_reopened;
         self.stuck += other.stuck;
         self.drained += other.drained;
         self.publication_broken += other.publication_broken;
@@ -81,6 +83,7 @@ impl Tally {
             self.server_crashes,
             self.connections_lost,
             self.channels_closed,
+            self.channels_reopened,
             self.stuck,
             self.drained,
             self.publication_broken,
