@@ -2,6 +2,7 @@
 -- discards it is told so, and its record keeps what became of it. One that was discarded before is
 -- not found. One row without a seq where the next one waits for its time or for an operator, or where
 -- somebody has a lock on it (is_locked); no row where there is none.
+-- In a transaction that progress/still_ours.sql ends: where a later session owns the slot, nothing is taken.
 --   $1 name: slot, $2 text, $3 text: the aggregate, $4 bigint: seq; only what is behind it,
 --   $5 bigint[]: which are not to be tried now
 WITH head AS (

@@ -106,3 +106,33 @@ async fn a_relay_that_lives_on() -> Result<()> {
     }
     Ok(())
 }
+
+/// What is due is taken by the session that owns the slot, and by no earlier one that wakes: it would be
+/// published behind the back of the other.
+#[tokio::test]
+async fn what_is_due_is_not_taken_by_an_earlier_session() -> Result<()> {
+    const OTHER: &str =
+        "UPDATE pgoutbox.progress SET session = '00000000-0000-4000-8000-000000000000'";
+    // Behind one of its aggregate, and alone.
+    for aggregate in ["'order', 'a'", "NULL, NULL"] {
+        let setting = meddled("").setting().await?;
+        let consumer = setting.bound("good").await?;
+        let relay = setting.run()?;
+        let sql = format!(
+            "INSERT INTO outbox_messages (aggregate_type, aggregate_id, topic) VALUES ({aggregate}, 'late')"
+        );
+        setting.sql(&sql).await?;
+        setting.parking_is(&relay, "1 parked").await?;
+        setting.bind("late").await?;
+        setting.sql(OTHER).await?;
+        setting.program.succeed(&["parked", "retry", "--all"]).await?;
+        let said = format!("another relay has taken over slot \"{}\"", setting.database);
+        relay.wait_for_log(&said, PATIENCE).await?;
+        setting.parking_is(&relay, "").await?;
+        setting.insert(rows(1, "good")).await?;
+        setting.all_marked().await.with_context(|| relay.log())?;
+        relay.drain(PATIENCE).await?;
+        assert_eq!(ids(&arrived(&consumer, 2).await?), ["1", "2"], "{}", relay.log());
+    }
+    Ok(())
+}

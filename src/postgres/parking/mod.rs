@@ -750,13 +750,13 @@ impl ParkingStore {
         if !self.is_free(client).await.map_err(failed)? {
             return Ok(Head::Waits);
         }
-        let rows = match client.query(&self.claim, &parameters).await {
+        let rows = match self.alone(client, client.query(&self.claim, &parameters)).await {
             Err(error) if is_locked(&error) => {
                 self.met_table_lock(client).await;
                 return Ok(Head::Waits);
             }
             // A trigger: its turn has not come.
-            Err(error) if error.as_db_error().is_some() => {
+            Err(error) if is_refused(&error) => {
                 let first = parameters.get(..4).unwrap_or_default();
                 let first = client.query_opt(&self.first, first).await.map_err(failed)?;
                 if let Some(first) = first {
@@ -795,13 +795,14 @@ impl ParkingStore {
         if !self.is_free(client).await.map_err(failed)? {
             return Ok(Vec::new());
         }
-        let rows = match client.query(&self.claim_alone, &[&self.slot, &seqs]).await {
+        let those: [&(dyn ToSql + Sync); 2] = [&self.slot, &seqs];
+        let rows = match self.alone(client, client.query(&self.claim_alone, &those)).await {
             // Still due, they are found with the next look.
             Err(error) if is_locked(&error) => {
                 self.met_table_lock(client).await;
                 return Ok(Vec::new());
             }
-            Err(error) if error.as_db_error().is_some() => self.claim_each(client, seqs).await?,
+            Err(error) if is_refused(&error) => self.claim_each(client, seqs).await?,
             rows => rows.map_err(failed)?,
         };
         let mut taken = Vec::new();
@@ -825,8 +826,10 @@ impl ParkingStore {
     async fn claim_each(&self, client: &Client, seqs: &[i64]) -> Result<Vec<Row>, Fault> {
         let mut claimed = Vec::new();
         for seq in seqs {
-            match client.query(&self.claim_alone, &[&self.slot, &vec![*seq]]).await {
-                Err(error) if error.as_db_error().is_some() => {
+            let one = vec![*seq];
+            let those: [&(dyn ToSql + Sync); 2] = [&self.slot, &one];
+            match self.alone(client, client.query(&self.claim_alone, &those)).await {
+                Err(error) if is_refused(&error) => {
                     self.stuck.put_off(*seq, Write::Claim, &error);
                 }
                 rows => claimed.extend(rows.map_err(|error| classify(&error))?),
