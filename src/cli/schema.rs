@@ -139,6 +139,11 @@ pub(super) fn roles(config: &Config, stream: &str, audit: &str) -> Result<Vec<St
     Ok(parts)
 }
 
+/// What `uninstall` runs where other relays' slots are in the database.
+pub(super) fn uninstall_share(config: &Config) -> Result<String, Fault> {
+    sql::render(sql::INIT_UNINSTALL_SHARE, &[("slot", &config.postgres.slot)])
+}
+
 /// What `uninstall` runs.
 pub(super) fn uninstall(config: &Config) -> Result<String, Fault> {
     let postgres = &config.postgres;

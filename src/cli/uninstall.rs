@@ -1,4 +1,5 @@
-//! `pgoutbox uninstall`: takes back what `init` made, save the outbox table.
+//! `pgoutbox uninstall`: takes back what `init` made, save the outbox table, and what another relay
+//! in the database needs.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -7,14 +8,15 @@ use tokio_postgres::Client;
 
 use super::{connect, say, schema};
 use crate::config::{Config, Needs, Sources};
-use crate::error::Fault;
+use crate::error::{Fault, codes};
 use crate::output;
 use crate::postgres::sql;
-use crate::postgres::{self, query};
+use crate::postgres::{self, column, query};
 use crate::slot::{self, SlotState};
 use crate::within::within;
 
-/// Drops the slot, the publication and schema pgoutbox. Never the outbox table.
+/// Drops the slot, the publication and schema pgoutbox. Never the outbox table. Where another
+/// relay's slot is in the database, the schema and the publication stay
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(after_help = "Examples:\n  pgoutbox uninstall\n  pgoutbox uninstall --yes")]
 pub(super) struct Args {
@@ -41,19 +43,40 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
     if let Some(slot) = &slot {
         refuse(args, &config, slot)?;
     }
-    if !args.yes && !confirm(&config, slot.as_ref())? {
+    let others = others(&client, name).await?;
+    if !args.yes && !confirm(&config, slot.as_ref(), &others)? {
         say("nothing was dropped");
         return Ok(());
     }
     if slot.is_some_and(|slot| slot.is_active) {
         end_walsender(&client, name).await?;
     }
-    postgres::execute(&client, &schema::uninstall(&config)?).await?;
+    let publication = &config.postgres.publication;
+    if others.is_empty() {
+        postgres::execute(&client, &schema::uninstall(&config)?).await?;
+        say(format_args!(
+            "dropped slot {name}, publication {publication} and schema pgoutbox; kept your tables"
+        ));
+        return Ok(());
+    }
+    postgres::execute(&client, &schema::uninstall_share(&config)?).await?;
+    let (others, publication) = (others.join(", "), sql::identifier(publication));
     say(format_args!(
-        "dropped slot {name}, publication {} and schema pgoutbox; kept your tables",
-        config.postgres.publication
+        "dropped slot {name}, and what schema pgoutbox held of it; kept the schema, which the relay of {others} needs, publication {publication} and your tables"
+    ));
+    say(format_args!(
+        "        hint: DROP PUBLICATION {publication};  -- if no other relay reads it"
     ));
     Ok(())
+}
+
+/// The slots of other relays in the database.
+async fn others(client: &Client, name: &str) -> Result<Vec<String>, Fault> {
+    match query(client, &sql::render(sql::SLOT_OTHERS, &[("slot", name)])?).await {
+        // Nothing is there, or no more.
+        Err(fault) if fault.is_code(codes::UNDEFINED_TABLE) => Ok(Vec::new()),
+        rows => rows?.iter().map(|row| column(row, "slot")).collect(),
+    }
 }
 
 fn refuse(args: &Args, config: &Config, slot: &SlotState) -> Result<(), Fault> {
@@ -78,7 +101,7 @@ fn refuse(args: &Args, config: &Config, slot: &SlotState) -> Result<(), Fault> {
     Ok(())
 }
 
-fn confirm(config: &Config, slot: Option<&SlotState>) -> Result<bool, Fault> {
+fn confirm(config: &Config, slot: Option<&SlotState>, others: &[String]) -> Result<bool, Fault> {
     let postgres = &config.postgres;
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
@@ -88,10 +111,14 @@ fn confirm(config: &Config, slot: Option<&SlotState>) -> Result<bool, Fault> {
         ));
     }
     let lag = slot.and_then(|slot| slot.confirmed_lag_bytes).unwrap_or_default();
+    let what = match others {
+        [] => format!("publication {} and schema pgoutbox", postgres.publication),
+        _ => format!("and what schema pgoutbox holds of it, not of {},", others.join(", ")),
+    };
     let question = format!(
-        "This drops slot {} (with {lag} bytes of WAL not yet acknowledged), publication {} and \
-         schema pgoutbox in database {}. Your tables stay. Type yes: ",
-        postgres.slot, postgres.publication, postgres.audit.database
+        "This drops slot {} (with {lag} bytes of WAL not yet acknowledged), {what} in database {}. \
+         Your tables stay. Type yes: ",
+        postgres.slot, postgres.audit.database
     );
     output::out(question.as_bytes());
     let mut answer = String::new();

@@ -301,3 +301,45 @@ async fn upkeep_of_one_share_leaves_the_rows_of_the_other() -> Result<()> {
     }
     Ok(())
 }
+
+/// What one relay leaves behind is its own: the other goes on, with all that is parked for it.
+#[tokio::test]
+async fn one_of_two_is_uninstalled() -> Result<()> {
+    let setting = Setting::bare().await?;
+    setting
+        .sql("CREATE TABLE outbox_messages (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, topic text,
+                aggregate_type text, aggregate_id text, payload jsonb, relayed_at timestamptz)")
+        .await?;
+    let share = |name: &str| {
+        let slot = format!("{}_{name}", setting.database);
+        setting.clone().set("postgres.slot", &slot).set("postgres.publication", name)
+    };
+    let (goes, stays) = (share("goes"), share("stays"));
+    goes.init().await?;
+    stays.init().await?;
+    let (gone, slot) =
+        (format!("{}_goes", setting.database), format!("{}_stays", setting.database));
+    setting
+        .sql(&format!(
+            "INSERT INTO pgoutbox.parked (slot, outbox, event_id, commit_lsn, index, commit_time, state, is_holding, columns, cells)
+             SELECT slot, 'outbox_messages', 'x', '0/1', 1, now(), 'failed', false, '[]', '{{}}'
+               FROM unnest(ARRAY['{gone}', '{slot}']::name[]) AS slot"
+        ))
+        .await?;
+    let told = goes.program.succeed(&["uninstall", "--yes"]).await?;
+    assert!(told.contains(&slot) && told.contains("DROP PUBLICATION \"goes\""), "{told}");
+    let left = "SELECT concat_ws(' ', (SELECT string_agg(slot, ' ') FROM pgoutbox.parked),
+                                      (SELECT string_agg(slot, ' ') FROM pgoutbox.progress),
+                                      (SELECT string_agg(slot_name, ' ') FROM pg_replication_slots WHERE database = current_database()))";
+    assert_eq!(setting.ask::<String>(left).await?, [&*slot; 3].join(" "));
+    stays.program.succeed(&["check"]).await?;
+    let consumer = stays.consumer().await?;
+    let relay = stays.run()?;
+    setting.sql("INSERT INTO outbox_messages (topic, payload) VALUES ('t', '1')").await?;
+    crate::bare::arrived(&consumer, 1).await.with_context(|| relay.log())?;
+    relay.drain(PATIENCE).await?;
+    let told = stays.program.succeed(&["uninstall", "--yes"]).await?;
+    assert!(told.contains("schema pgoutbox; kept your tables"), "{told}");
+    assert!(setting.ask::<bool>("SELECT to_regnamespace('pgoutbox') IS NULL").await?);
+    Ok(())
+}

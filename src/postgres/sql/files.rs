@@ -62,6 +62,7 @@ files! {
     INIT_ROLES = "init/roles.sql", "Two roles with the least that the relay needs, made where missing.";
     INIT_SCHEMA = "init/schema.sql", "What pgoutbox keeps of its own.";
     INIT_UNINSTALL = "init/uninstall.sql", "Drops the slot, the publication and pgoutbox's own schema.";
+    INIT_UNINSTALL_SHARE = "init/uninstall_share.sql", "Drops the slot of one of several relays in a database, and what schema pgoutbox holds of it.";
     LEDGER = "ledger/ledger.sql", "The ledger of one table: every row is delivered, parked, waiting or missing.";
     LEDGER_PARKED = "ledger/parked.sql", "The parked events of a slot, by table and state.";
     MARK_DELETE = "mark/delete.sql", "Removes the rows of delivered events.";
@@ -162,6 +163,7 @@ files! {
     SLOT_CREATE_FAILOVER = "slot/create_failover.sql", "The same slot as a failover slot: a standby that has sync_replication_slots on keeps a copy of it.";
     SLOT_DROP = "slot/drop.sql", "Drops a slot before its WAL fills the disk.";
     SLOT_KNOWN = "slot/known.sql", "Whether this name was ever the slot of a relay here.";
+    SLOT_OTHERS = "slot/others.sql", "Slots of other relays in this database, by what they have recorded.";
     SLOT_STATE = "slot/state.sql", "The slot as the server sees it: one row, or none where it does not exist.";
     TABLE_EPOCH = "table/epoch.sql", "A number of a column that holds the time as one: its size tells the unit.";
     TABLE_HEAP = "table/heap.sql", "The tables that hold the rows: the table itself, or its partitions; and their blocks, from the files' sizes.";
