@@ -18,6 +18,11 @@ pub mod core {
     pub mod event {
         pub use crate::core::event::{Event, Position, Refusal, Row};
 
+        /// See `crate::core::event::envelope`.
+        pub mod envelope {
+            pub use crate::core::event::envelope::{Shape, read};
+        }
+
         /// See `crate::core::event::pgoutput`.
         pub mod pgoutput {
             pub use crate::core::event::pgoutput::{

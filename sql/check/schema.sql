@@ -14,7 +14,7 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND has_table_privilege(rows.oid, 'SELECT') AND has_table_privilege(rows.oid, 'INSERT')
            AND has_table_privilege(rows.oid, 'DELETE')
            AND has_table_privilege(parked.oid, 'SELECT') AS can_catch_up,
-       parked.oid IS NOT NULL AND pause.oid IS NOT NULL AND claimed.oid IS NOT NULL AND hint.attname IS NOT NULL AND is_record_of.oid IS NOT NULL
+       parked.oid IS NOT NULL AND pause.oid IS NOT NULL AND claimed.oid IS NOT NULL AND prefix.attname IS NOT NULL AND is_record_of.oid IS NOT NULL
            AND is_mark_of.oid IS NOT NULL AS has_parked,
        has_table_privilege(pause.oid, 'SELECT') AND has_table_privilege(parked.oid, 'SELECT') AND has_table_privilege(parked.oid, 'INSERT')
            AND has_table_privilege(parked.oid, 'UPDATE') AND has_table_privilege(parked.oid, 'DELETE')
@@ -36,19 +36,24 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND (wanted.name <> 'taken_over' OR taken_over.oid IS NULL AND progress.oid IS NOT NULL)
            AND (wanted.name <> 'is_mark_of' OR is_mark_of.oid IS NULL AND relayed.oid IS NOT NULL)
            AND (wanted.name !~ '^(parked_|is_record_of)' OR parked.oid IS NOT NULL))
-       || ARRAY(SELECT 'progress.' || wanted.name FROM unnest('{coverage,tables,session}'::text[]) AS wanted (name)
+       || ARRAY(SELECT 'progress.' || wanted.name FROM unnest('{coverage,tables,session,messages}'::text[]) AS wanted (name)
                  WHERE progress.oid IS NOT NULL
                    AND NOT EXISTS (SELECT FROM pg_attribute AS own
                                     WHERE own.attrelid = progress.oid AND own.attname = wanted.name))
-       || CASE WHEN parked.oid IS NOT NULL AND hint.attname IS NULL
-               THEN '{parked.hint}'::text[] ELSE '{}' END AS missing,
-       enqueue.oid IS NOT NULL AS has_enqueue
+       || ARRAY(SELECT 'parked.' || wanted.name FROM unnest('{hint,prefix}'::text[]) AS wanted (name)
+                 WHERE parked.oid IS NOT NULL
+                   AND NOT EXISTS (SELECT FROM pg_attribute AS own
+                                    WHERE own.attrelid = parked.oid AND own.attname = wanted.name)) AS missing,
+       enqueue.oid IS NOT NULL AS has_enqueue,
+       messages.attname IS NOT NULL AS has_messages
   FROM (SELECT) AS one
   LEFT JOIN pg_namespace AS namespace ON namespace.nspname = 'pgoutbox'
   LEFT JOIN pg_class AS progress
          ON progress.relnamespace = namespace.oid AND progress.relname = 'progress'
   LEFT JOIN pg_attribute AS session
          ON session.attrelid = progress.oid AND session.attname = 'session'
+  LEFT JOIN pg_attribute AS messages
+         ON messages.attrelid = progress.oid AND messages.attname = 'messages'
   LEFT JOIN pg_proc AS taken_over
          ON taken_over.pronamespace = namespace.oid AND taken_over.proname = 'taken_over'
   LEFT JOIN pg_class AS relayed
@@ -62,7 +67,7 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
   -- Of parked, and the last that an earlier version did not make: with it all else is there.
   LEFT JOIN pg_class AS claimed
          ON claimed.relnamespace = namespace.oid AND claimed.relname = 'parked_claimed'
-  LEFT JOIN pg_attribute AS hint ON hint.attrelid = parked.oid AND hint.attname = 'hint'
+  LEFT JOIN pg_attribute AS prefix ON prefix.attrelid = parked.oid AND prefix.attname = 'prefix'
   LEFT JOIN pg_class AS pause
          ON pause.relnamespace = namespace.oid AND pause.relname = 'pause'
   LEFT JOIN pg_class AS guard

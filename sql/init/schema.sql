@@ -25,6 +25,8 @@ ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS tables jsonb;
 -- The session that owns the slot. What an earlier one still has under way (its host is cut off, or its
 -- batch waits for a lock) is refused once this one has read the row. Null: nobody is refused.
 ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS session uuid;
+-- Whether settled counts messages of pg_logical_emit_message too. Null: no.
+ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS messages boolean;
 -- How it is refused: with the whole transaction.
 CREATE OR REPLACE FUNCTION pgoutbox.taken_over(of_slot name) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
@@ -126,6 +128,8 @@ UPDATE pgoutbox.parked
 -- When the relay took it to publish it, until the outcome is written: in flight. Who discards it
 -- meanwhile is told so. Its own line, for tables that an earlier version made.
 ALTER TABLE pgoutbox.parked ADD COLUMN IF NOT EXISTS claimed_at timestamptz;
+-- An event that has no row, since it was emitted: outbox is 0, and this is the prefix of its message.
+ALTER TABLE pgoutbox.parked ADD COLUMN IF NOT EXISTS prefix text;
 -- Version 0.1 called it "mend". A relay of it that still runs goes on writing that; both are read.
 ALTER TABLE pgoutbox.parked ADD COLUMN IF NOT EXISTS hint text;
 -- An event that was delivered, and whose mark could not be written in the same transaction, stays

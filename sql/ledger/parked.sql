@@ -1,6 +1,6 @@
 -- The parked events of a slot, by table and state.
 --   psql -v slot=pgoutbox -f ledger/parked.sql
-SELECT format('%s.%s', namespace.nspname, relation.relname) AS table, place.state,
+SELECT coalesce('message:' || parked.prefix, format('%s.%s', namespace.nspname, relation.relname)) AS table, place.state,
        count(*) AS events,
        to_char(min(parked.parked_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS oldest,
        extract(epoch FROM now() - min(parked.parked_at))::float8 AS age_seconds

@@ -16,7 +16,7 @@ WITH wanted AS (
       FROM free
      WHERE parked.seq = free.seq AND parked.state IN ('parked', 'queued')
        AND coalesce(parked.next_attempt_at <= now(), true)
-    RETURNING parked.seq, parked.outbox::oid AS outbox, parked.event_id, parked.aggregate_type,
+    RETURNING parked.seq, parked.outbox::oid AS outbox, parked.prefix, parked.event_id, parked.aggregate_type,
               parked.aggregate_id, parked.commit_lsn, parked.index,
               (extract(epoch FROM parked.commit_time) * 1000000)::bigint - 946684800000000 AS commit_micros,
               parked.is_holding, parked.attempts, coalesce(parked.reason = 'closed', false) AS is_closed,

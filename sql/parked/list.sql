@@ -7,8 +7,9 @@ SELECT parked.seq, place.state, place.head, parked.is_holding, parked.reason, pa
                     FROM pgoutbox.parked_queue(parked.slot, parked.aggregate_type, parked.aggregate_id) AS queue
                    WHERE queue.seq > parked.seq)
             ELSE 0 END AS followers,
-       format('%s.%s', namespace.nspname, relation.relname) AS table,
-       namespace.nspname::text AS table_schema, relation.relname::text AS table_name,
+       coalesce('message:' || parked.prefix, format('%s.%s', namespace.nspname, relation.relname)) AS table,
+       CASE WHEN parked.prefix IS NULL THEN namespace.nspname::text ELSE '' END AS table_schema,
+       coalesce(parked.prefix, relation.relname::text) AS table_name,
        parked.event_id, parked.aggregate_type, parked.aggregate_id,
        parked.commit_lsn::text AS commit_lsn, parked.index,
        (extract(epoch FROM parked.commit_time - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint AS commit_micros,
@@ -26,7 +27,8 @@ SELECT parked.seq, place.state, place.head, parked.is_holding, parked.reason, pa
    AND place.state = ANY (:'states'::text[])
    AND (:'ids' = '[]' OR parked.event_id IN (SELECT jsonb_array_elements_text(:'ids'::jsonb)))
    AND (:'seqs' = '{}' OR parked.seq = ANY (:'seqs'::bigint[]))
-   AND (:'table' = '' OR format('%s.%s', namespace.nspname, relation.relname) = :'table')
+   AND (:'table' = ''
+        OR coalesce('message:' || parked.prefix, format('%s.%s', namespace.nspname, relation.relname)) = :'table')
    AND (:'aggregate_type' = '' OR parked.aggregate_type = :'aggregate_type')
    AND (:'aggregate_id' = '' OR parked.aggregate_id = :'aggregate_id')
    AND (:'reason' = '' OR parked.reason = :'reason')

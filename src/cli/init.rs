@@ -59,6 +59,7 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
     }
     maker.own_schema(&found).await?;
     maker.enqueue(&config, &found).await?;
+    maker.emit(&config).await?;
     maker.publication(&config, &found).await?;
     if let Some((stream, audit)) = args.roles.both() {
         maker.roles(&config, stream, audit).await?;
@@ -244,6 +245,25 @@ impl Maker<'_> {
         self.carry_out(verb, what, &schema::enqueue(table)?).await
     }
 
+    /// Functions of pgoutbox's own, likewise.
+    async fn emit(&self, config: &Config) -> Result<(), Fault> {
+        if config.messages.is_empty() {
+            return Ok(());
+        }
+        let bodies: Vec<&str> = sql::INIT_EMIT.split("$emit$").skip(1).step_by(2).collect();
+        let bodies = serde_json::json!(bodies).to_string();
+        let asked = sql::render(sql::INIT_EMIT_KNOWN, &[("bodies", &bodies)])?;
+        let rows = query(self.client, &asked).await?;
+        let is = |name| rows.first().map_or(Ok(false), |row| column::<bool>(row, name));
+        let what = "functions pgoutbox.emit";
+        if is("is_same")? {
+            self.found(what);
+            return Ok(());
+        }
+        let verb = if is("is_there")? { "renewed" } else { "made" };
+        self.carry_out(verb, what, sql::INIT_EMIT).await
+    }
+
     /// Whether the function is there as this version makes it for this table.
     async fn is_same_function(&self, table: &Table) -> Result<bool, Fault> {
         let body = sql::INIT_ENQUEUE.split("$enqueue$").nth(1).unwrap_or_default();
@@ -306,9 +326,14 @@ impl Maker<'_> {
             .await?;
             catch_up::record_new(&as_owner(config), self.client, &lsn).await;
             self.covered(config).await;
+            let before = match config.tables.is_empty() {
+                true => "",
+                false => {
+                    "; rows that are there already are not relayed, since with audit.mode none there is no record of what was delivered"
+                }
+            };
             say(format_args!(
-                "made    slot {slot}: events committed from {lsn} on are in it; rows that are there \
-                 already are not relayed, since with audit.mode none there is no record of what was delivered"
+                "made    slot {slot}: events committed from {lsn} on are in it{before}"
             ));
             return Ok(());
         }

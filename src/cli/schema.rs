@@ -47,6 +47,9 @@ pub(super) fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
     if let Some(table) = config.tables.first() {
         parts.push(enqueue(table)?);
     }
+    if !config.messages.is_empty() {
+        parts.push(sql::INIT_EMIT.to_owned());
+    }
     parts.push(publication(&config)?);
     if let Some((stream, audit)) = args.roles.both() {
         parts.extend(roles(&config, stream, audit)?);
@@ -94,8 +97,12 @@ pub(super) fn enqueue(table: &Table) -> Result<String, Fault> {
     sql::render(sql::INIT_ENQUEUE, &[("schema", &table.schema), ("table", &table.name)])
 }
 
-/// The publication with every table.
+/// The publication with every table; an empty one where there is none.
 pub(super) fn publication(config: &Config) -> Result<String, Fault> {
+    if config.tables.is_empty() {
+        let publication = ("publication", config.postgres.publication.as_str());
+        return sql::render(sql::INIT_PUBLICATION_EMPTY, &[publication]);
+    }
     let mut out = String::new();
     for (number, table) in config.tables.iter().enumerate() {
         let file = if number == 0 { sql::INIT_PUBLICATION } else { sql::INIT_PUBLICATION_TABLE };

@@ -20,9 +20,13 @@ pub(crate) fn check(config: &Config, values: &Values, problems: &mut Problems) {
         check.table(&format!("tables.{index}"), table);
         check.user_id(&format!("tables.{index}"), table);
     }
+    for (index, source) in config.messages.iter().enumerate() {
+        check.user_id(&format!("messages.{index}"), source);
+    }
     check.slot_loss(config);
     check.same_table(config);
     check.table_flags(config);
+    check.same_prefix(config);
     check.queues(config);
     check.token(config);
 }
@@ -273,11 +277,26 @@ impl Check<'_> {
         let key = "postgres.on_slot_loss";
         let is_asked =
             self.values.is_set(key) && config.postgres.on_slot_loss == OnSlotLoss::CatchUp;
-        if is_asked && !config.has_marks() {
+        if is_asked && config.tables.is_empty() {
+            let what = "is catch_up, but there is no table to catch up from: messages have no rows";
+            self.clash([key, key], what, "choose on_slot_loss halt");
+        } else if is_asked && !config.has_marks() {
             let what =
                 "is catch_up, but with audit.mode = none there is no record of what was delivered";
             let hint = "choose audit.mode update, side_table or delete, or on_slot_loss halt";
             self.clash([key, "audit.mode"], what, hint);
+        }
+    }
+
+    fn same_prefix(&mut self, config: &Config) {
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        for (index, source) in config.messages.iter().enumerate() {
+            let first = *seen.entry(&source.name).or_insert(index);
+            if first != index && !source.name.is_empty() {
+                let prefix = format!("messages.{index}.prefix");
+                let what = format!("is {}, as messages.{first} has already", quote(&source.name));
+                self.clash([&prefix, &prefix], what, "name each prefix once");
+            }
         }
     }
 
@@ -311,7 +330,7 @@ impl Check<'_> {
                 let what = format!("is {:?}, as declare.queues.{first} is already", queue.name);
                 self.clash([&name, &name], what, "name each queue once");
             }
-            let exchange = config.tables.first().and_then(|table| table.exchange.fixed());
+            let exchange = config.sources().next().and_then(|table| table.exchange.fixed());
             if queue.exchange.is_none() && exchange.is_none() {
                 let exchange = format!("{key}.exchange");
                 let what = "is not set, and the first table's exchange depends on its rows";

@@ -51,6 +51,7 @@ impl Explained {
             rest = others;
             let repeats = match list {
                 Some("tables") => config.tables.len(),
+                Some("messages") => config.messages.len(),
                 Some(_) => config.declare.queues.len(),
                 None => 1,
             };
@@ -159,10 +160,16 @@ fn header(section: &str) -> String {
     // A list's own header; its sections hang below the last one opened.
     match section.rsplit_once('.') {
         Some((list, index)) if index.bytes().all(|b| b.is_ascii_digit()) => format!("[[{list}]]"),
-        _ => match section.strip_prefix("tables.").and_then(|rest| rest.split_once('.')) {
-            Some((_, below)) => format!("[tables.{below}]"),
-            None => format!("[{section}]"),
-        },
+        _ => {
+            let below = |list: &'static str| {
+                let (_, below) = section.strip_prefix(list)?.strip_prefix('.')?.split_once('.')?;
+                Some(format!("[{list}.{below}]"))
+            };
+            ["tables", "messages"]
+                .into_iter()
+                .find_map(below)
+                .unwrap_or_else(|| format!("[{section}]"))
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::preset;
 use super::problem::Problems;
 use super::shown::Shown;
 use super::source::{Environment, Sources, collect};
-use super::tables::{queues, tables};
+use super::tables::{self, queues};
 use super::upkeep::{guard, prune};
 use super::values::Values;
 use super::{
@@ -87,15 +87,14 @@ pub(crate) fn assemble(
     let mut postgres = Assembly { values, env: &env, problems, shown }.postgres(needs.postgres);
     let amqp = amqp(values, &postgres.slot, needs.amqp, problems, shown);
     let text = |key: &str| values.text(key).unwrap_or_default();
-    let mut tables = tables(values, problems, shown);
-    postgres.on_slot_loss = on_slot_loss(values, &tables, postgres.on_slot_loss, shown);
-    for table in &mut tables {
-        table.message.broker_user = amqp.brokers.first().map(|broker| broker.user.clone());
-    }
+    let [tables, messages] = tables::sources(values, amqp.brokers.first(), problems, shown);
+    let sources = tables.iter().chain(&messages);
+    postgres.on_slot_loss = on_slot_loss(values, sources, postgres.on_slot_loss, shown);
     Config {
         postgres,
         amqp,
         tables,
+        messages,
         window: Window {
             messages: values.number("window.messages"),
             bytes: values.number("window.bytes"),
@@ -142,19 +141,20 @@ pub(crate) fn assemble(
     }
 }
 
-/// What a table without marks lost with its slot, no list brings back: only where somebody says so does the
-/// relay go on.
-fn on_slot_loss(
+/// What a table without marks lost with its slot, or messages did, no list brings back: only where somebody
+/// says so does the relay go on.
+fn on_slot_loss<'a>(
     values: &Values,
-    tables: &[Table],
+    mut sources: impl Iterator<Item = &'a Table>,
     said: OnSlotLoss,
     shown: &mut Shown,
 ) -> OnSlotLoss {
     let key = "postgres.on_slot_loss";
-    let unmarked = tables.iter().position(|table| !table.has_marks());
+    let unmarked = sources.position(|table| !table.has_marks());
     let Some(unmarked) = unmarked.filter(|_| !values.is_set(key)) else { return said };
-    let own = format!("tables.{unmarked}.audit.mode");
-    let mode = if values.is_set(&own) { own.as_str() } else { "audit.mode" };
+    let own = [format!("tables.{unmarked}.audit.mode"), "messages.0.prefix".to_owned()];
+    let own = own.iter().find(|own| values.is_set(own));
+    let mode = own.map_or("audit.mode", String::as_str);
     shown.set(key, "halt", format!("{mode}: {}", values.origin(mode)));
     OnSlotLoss::Halt
 }

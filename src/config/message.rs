@@ -55,15 +55,28 @@ impl MessageMap {
 }
 
 impl Table {
-    /// `schema.table`, as people write it; for SQL see `postgres::sql::qualified`.
+    /// `schema.table` or `message:prefix`, as people write it; for SQL see `postgres::sql::qualified`.
     pub fn title(&self) -> String {
-        format!("{}.{}", self.schema, self.name)
+        title(&self.schema, &self.name)
+    }
+
+    /// It is no table: its events are messages of the prefix that is its name, and have no row.
+    pub(crate) fn is_message(&self) -> bool {
+        self.schema.is_empty()
     }
 
     /// The exchanges of its messages, as templates: its own, and those of types of events.
     pub fn exchanges(&self) -> impl Iterator<Item = &Template> {
         let routes = self.message.events.iter().filter_map(|route| route.exchange.as_ref());
         std::iter::once(&self.exchange).chain(routes)
+    }
+}
+
+/// What people call a table, or the messages of a prefix, which have no schema.
+pub(crate) fn title(schema: &str, name: &str) -> String {
+    match schema {
+        "" => format!("message:{name}"),
+        schema => format!("{schema}.{name}"),
     }
 }
 
@@ -312,7 +325,7 @@ fn cloudevents(
         return None;
     }
     let template = |name: &str| values.optional_template(&key(name));
-    let of_table = Template(vec![vec![Piece::Text(format!("/{schema}.{name}"))]]);
+    let of_table = Template(vec![vec![Piece::Text(format!("/{}", title(schema, name)))]]);
     Some(CloudEvents {
         is_structured: mode == "structured",
         prefix: values.text(&key("prefix")).unwrap_or_default(),

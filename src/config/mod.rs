@@ -68,6 +68,7 @@ pub(crate) use explain::Explained;
 pub use flags::Flags;
 pub use load::{Needs, load};
 pub use mark::{MarkColumn, MarkColumns, MarkValue};
+pub(crate) use message::title;
 pub use message::{CloudEvents, Field, MessageMap, Property, Route, ValueType};
 pub(crate) use reload::{InForce, plan};
 pub(crate) use renewal::{Place, Renewal};
@@ -104,8 +105,10 @@ pub struct Config {
     pub postgres: Postgres,
     /// The RabbitMQ side.
     pub amqp: Amqp,
-    /// The outbox tables; at least one.
+    /// The outbox tables; at least one, unless there are messages.
     pub tables: Vec<Table>,
+    /// Messages that are events, by prefix: tables that have no rows, so to speak.
+    pub messages: Vec<Table>,
     /// How much may be in flight.
     pub window: Window,
     /// How delivered events are marked.
@@ -146,6 +149,16 @@ impl Config {
     pub(crate) fn unmarked(&self) -> impl Iterator<Item = &Table> {
         self.tables.iter().filter(|table| !table.has_marks())
     }
+
+    /// All that events come from. Where one has a number, it is its place here.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &Table> {
+        self.tables.iter().chain(&self.messages)
+    }
+
+    /// The source of a number.
+    pub(crate) fn source(&self, number: usize) -> Option<&Table> {
+        self.sources().nth(number)
+    }
 }
 
 /// The Postgres side: `[postgres]`.
@@ -161,7 +174,8 @@ pub struct Postgres {
     pub slot: String,
     /// Name of the publication. Default `pgoutbox`.
     pub publication: String,
-    /// What the relay does where its slot is gone or lost. Default [`OnSlotLoss::CatchUp`].
+    /// What the relay does where its slot is gone or lost. Default [`OnSlotLoss::CatchUp`]; with
+    /// messages [`OnSlotLoss::Halt`], since nothing else has them.
     pub on_slot_loss: OnSlotLoss,
     /// A slot made here is a failover slot: standbys keep a copy of it. Default `false`; needs
     /// Postgres 17.
@@ -333,12 +347,13 @@ pub struct Broker {
     pub is_external: bool,
 }
 
-/// One outbox table: `[[tables]]`. A column is `None` when the table has none for that field.
+/// What events come from: an outbox table (`[[tables]]`), or the messages of a prefix
+/// (`[[messages]]`), whose columns are the members of an envelope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
-    /// Schema. Default `public`.
+    /// Schema. Default `public`. Empty where it is no table: no schema of Postgres is.
     pub schema: String,
-    /// Table. Default `outbox_messages`.
+    /// Table, default `outbox_messages`; or the prefix of the messages.
     pub name: String,
     /// Column of each field.
     pub columns: Columns,

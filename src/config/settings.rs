@@ -206,7 +206,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("postgres.key_file", File, Unset, "key of the client certificate"),
     setting("postgres.slot", SlotName, Value("pgoutbox"), "logical replication slot").flag("--slot"),
     setting("postgres.publication", Name, Value("pgoutbox"), "publication").flag("--publication"),
-    setting("postgres.on_slot_loss", Choice(&["catch_up", "halt"]), Value("catch_up"), "what `run` does where its slot is gone or lost: make a new one and publish the rows that wait in the tables first, or stop; where a table has `audit.mode` none, `halt` unless it is set, since nothing tells which rows of it wait"),
+    setting("postgres.on_slot_loss", Choice(&["catch_up", "halt"]), Value("catch_up"), "what `run` does where its slot is gone or lost: make a new one and publish the rows that wait in the tables first, or stop; where a table has `audit.mode` none, or there are `[[messages]]`, `halt` unless it is set, since nothing tells which of their events wait"),
     setting("postgres.failover", Flag, Value("false"), "whether a slot made here is copied to standbys and outlives a failover; from Postgres 17 on"),
     setting("postgres.application_name", Text(63), Derived("`pgoutbox/<slot>`"), "name shown in `pg_stat_activity` and `pg_stat_replication`"),
     setting("postgres.wal_sender_timeout", Span { min: secs(1), max: mins(10) }, Value("10s"), "after which silence the server gives the stream up, and a standby can take the slot"),
@@ -282,6 +282,39 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.columns.last_error", Column, Value("last_error"), "why its last try failed: text"),
     setting("tables.*.columns.failed_at", Column, Value("failed_at"), "when its tries ended: timestamptz or timestamp"),
 
+    setting("messages.*.prefix", Text(255), Unset, "prefix of `pg_logical_emit_message`: transactional messages with this very prefix are events; the settings below are as for a table, over the members of an envelope"),
+    setting("messages.*.exchange", Template, Value("outbox"), "exchange"),
+    setting("messages.*.routing_key", Template, Value("{topic} | {aggregate_type}.{event_type}"), "routing key: the first alternative whose members are all set"),
+    setting("messages.*.content_type", Text(255), Value("application/json"), "content type where the envelope has none"),
+    setting("messages.*.app_id", Text(255), Unset, "`app_id` of the messages"),
+    setting("messages.*.mandatory", Flag, Value("true"), "whether RabbitMQ returns what no queue takes; `false` for exchanges of plugins that say so of what they deliver (delayed-message, deduplication): then what no queue takes is lost"),
+    setting("messages.*.on_failure", Choice(&["park", "dead_letter", "block"]), Value("park"), "what becomes of an event that cannot be delivered: put aside and tried again, waited for, or sent to `dead_letter_exchange`"),
+    setting("messages.*.hold_aggregate", Flag, Value("true"), "whether later events of its aggregate wait behind a parked one"),
+    setting("messages.*.dead_letter_exchange", Text(255), Unset, "exchange for events that cannot be delivered, with the reason in headers"),
+    setting("messages.*.dead_letter_routing_key", Text(255), Derived("the message's own"), "their routing key"),
+    setting("messages.*.properties.content_type", Template, Unset, "goes before the member and `content_type`"),
+    setting("messages.*.properties.content_encoding", Template, Unset, "such as `gzip`; pgoutbox encodes nothing"),
+    setting("messages.*.properties.correlation_id", Template, Unset, "goes before the member"),
+    setting("messages.*.properties.reply_to", Template, Unset, "the queue that answers go to"),
+    setting("messages.*.properties.expiration", Template, Unset, "milliseconds after which the broker drops the message; dead-lettering applies"),
+    setting("messages.*.properties.priority", Template, Unset, "0 to 255"),
+    setting("messages.*.properties.type", Template, Unset, "goes before the member `event_type`, which still routes"),
+    setting("messages.*.properties.timestamp", Template, Unset, "a time, or seconds or milliseconds since 1970; goes before the member `occurred_at`; without it the commit's time"),
+    setting("messages.*.properties.user_id", Template, Unset, "must be the user that pgoutbox logs in to the broker as: RabbitMQ refuses any other"),
+    setting("messages.*.properties.app_id", Template, Unset, "goes before `app_id`"),
+    setting("messages.*.header_values", Choice(&["typed", "text"]), Value("typed"), "how the envelope's own headers are sent: by their types in JSON, or each as a text, for consumers that read nothing else"),
+    setting("messages.*.headers.?", Field, Unset, "a header of this name; goes before what the envelope's own headers say"),
+    setting("messages.*.body.?", Field, Unset, "the body is a JSON object with a member of this name; dots in it, or tables in the file, nest"),
+    setting("messages.*.events.?.exchange", Template, Unset, "exchange of events of this type; goes before `exchange`"),
+    setting("messages.*.events.?.routing_key", Template, Unset, "routing key of events of this type; goes before `routing_key`"),
+    setting("messages.*.cloudevents.mode", Choice(&["off", "binary", "structured"]), Value("off"), "CloudEvents 1.0: its attributes as headers (`binary`), or an event as JSON around the payload (`structured`)"),
+    setting("messages.*.cloudevents.prefix", Choice(&["cloudEvents:", "cloudEvents_", "ce-"]), Value("cloudEvents:"), "of the attributes' headers in binary mode: the AMQP binding's, its other form, or that of the RabbitMQ binding"),
+    setting("messages.*.cloudevents.source", Template, Derived("`/message:<prefix>`"), "its attribute `source`, a URI reference"),
+    setting("messages.*.cloudevents.type", Template, Value("{event_type}"), "its attribute `type`"),
+    setting("messages.*.cloudevents.subject", Template, Value("{aggregate_id}"), "its attribute `subject`; left out where it is empty"),
+    setting("messages.*.cloudevents.dataschema", Template, Unset, "its attribute `dataschema`, a URI"),
+    setting("messages.*.cloudevents.extensions.?", Field, Unset, "an extension attribute: its name has lower-case letters and digits"),
+
     setting("window.messages", Count { min: 1, max: 65_535 }, Value("1000"), "messages published and not yet settled"),
     setting("window.bytes", Size { min: 64 * KIB, max: 4 * GIB }, Value("32MiB"), "bytes of their bodies; one larger message alone still passes"),
     setting("window.ordering", Choice(&["pipelined", "strict"]), Value("pipelined"), "`strict`: at most one message in flight per aggregate, so that not even a nack or a return lets a later event pass"),
@@ -342,7 +375,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
 ];
 
 /// Keys that hold a list of tables.
-pub(crate) const LISTS: [&str; 2] = ["tables", "declare.queues"];
+pub(crate) const LISTS: [&str; 3] = ["tables", "messages", "declare.queues"];
 
 /// The setting of a key such as `tables.0.name`, or `tables.0.headers.tenant`.
 pub(crate) fn find(key: &str) -> Option<&'static Setting> {

@@ -6,12 +6,32 @@ use super::problem::Problems;
 use super::rule::rule;
 use super::shown::Shown;
 use super::values::Values;
-use super::{AuditMode, ColumnRef, Columns, OnFailure, Queue, Table};
+use super::{AuditMode, Broker, ColumnRef, Columns, MarkColumns, OnFailure, Queue, Table};
 
-/// `[[tables]]`; one of default names where none is set.
-pub(crate) fn tables(values: &Values, problems: &mut Problems, shown: &mut Shown) -> Vec<Table> {
-    let count = count(values, "tables", problems).max(1);
+/// `[[tables]]` and `[[messages]]`.
+pub(crate) fn sources(
+    values: &Values,
+    broker: Option<&Broker>,
+    problems: &mut Problems,
+    shown: &mut Shown,
+) -> [Vec<Table>; 2] {
+    let mut sources = [tables(values, problems, shown), messages(values, problems)];
+    for source in sources.iter_mut().flatten() {
+        source.message.broker_user = broker.map(|broker| broker.user.clone());
+    }
+    sources
+}
+
+/// One of default names where neither a table nor a message is set.
+fn tables(values: &Values, problems: &mut Problems, shown: &mut Shown) -> Vec<Table> {
+    let least = usize::from(values.indices("messages").is_empty());
+    let count = count(values, "tables", problems).max(least);
     (0..count).map(|index| table(values, &format!("tables.{index}"), problems, shown)).collect()
+}
+
+fn messages(values: &Values, problems: &mut Problems) -> Vec<Table> {
+    let count = count(values, "messages", problems);
+    (0..count).map(|index| message(values, &format!("messages.{index}"), problems)).collect()
 }
 
 /// `[[declare.queues]]`.
@@ -48,11 +68,34 @@ fn table(values: &Values, key: &str, problems: &mut Problems, shown: &mut Shown)
         }
         _ => (schema, name),
     };
+    let columns = columns(values, &format!("{key}.columns"));
+    let source = source(values, key, (schema, name), columns, problems);
+    Table { audit_mode: audit_mode(values, key), mark: mark(values, key, problems), ..source }
+}
+
+fn message(values: &Values, key: &str, problems: &mut Problems) -> Table {
+    let prefix_key = format!("{key}.prefix");
+    if !values.is_set(&prefix_key) && !values.is_bad(&prefix_key) {
+        problems.add("", &prefix_key, "is not set", "name the prefix of the messages");
+    }
+    let prefix = values.text(&prefix_key).unwrap_or_default();
+    source(values, key, (String::new(), prefix), members(), problems)
+}
+
+/// What does not depend on whether it is a table; without marks.
+fn source(
+    values: &Values,
+    key: &str,
+    (schema, name): (String, String),
+    columns: Columns,
+    problems: &mut Problems,
+) -> Table {
+    let text = |name: &str| values.text(&format!("{key}.{name}"));
     Table {
         message: message_map(values, key, (&schema, &name), problems),
         schema,
         name,
-        columns: columns(values, &format!("{key}.columns")),
+        columns,
         exchange: values.template(&format!("{key}.exchange")),
         routing_key: values.template(&format!("{key}.routing_key")),
         content_type: text("content_type").unwrap_or_default(),
@@ -60,8 +103,8 @@ fn table(values: &Values, key: &str, problems: &mut Problems, shown: &mut Shown)
         on_failure: on_failure(values, key, problems),
         has_text_headers: text("header_values").as_deref() == Some("text"),
         rule: rule(values, key),
-        audit_mode: audit_mode(values, key),
-        mark: mark(values, key, problems),
+        audit_mode: AuditMode::None,
+        mark: MarkColumns::default(),
         is_mandatory: values.flag(&format!("{key}.mandatory")),
         is_holding: values.flag(&format!("{key}.hold_aggregate")),
     }
@@ -116,6 +159,29 @@ fn columns(values: &Values, key: &str) -> Columns {
         attempt: column("attempt"),
         last_error: column("last_error"),
         failed_at: column("failed_at"),
+    }
+}
+
+/// The members of an envelope.
+fn members() -> Columns {
+    let member = |name: &str| ColumnRef { name: name.to_owned(), is_explicit: true };
+    Columns {
+        id: member("id"),
+        message_id: member(""),
+        aggregate_type: member("aggregate_type"),
+        aggregate_id: member("aggregate_id"),
+        event_type: member("event_type"),
+        topic: member("topic"),
+        payload: member("payload"),
+        headers: member("headers"),
+        occurred_at: member("occurred_at"),
+        correlation_id: member("correlation_id"),
+        content_type: member("content_type"),
+        traceparent: member("traceparent"),
+        tracestate: member("tracestate"),
+        attempt: member(""),
+        last_error: member(""),
+        failed_at: member(""),
     }
 }
 

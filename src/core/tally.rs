@@ -119,6 +119,8 @@ pub struct Tally {
     pub unmarked: u64,
     /// Rows of relations that are no outbox table, and changes that are no inserts.
     pub ignored: u64,
+    /// Messages with the prefix of an event that are not transactional, and so are none.
+    pub not_transactional: u64,
     /// From commit to being handed to the broker's connection.
     pub to_publish: Histogram,
     /// From commit to the broker's confirm; of events that came by the stream or the list of a
@@ -146,6 +148,7 @@ impl Tally {
             (&mut self.marked, other.marked),
             (&mut self.unmarked, other.unmarked),
             (&mut self.ignored, other.ignored),
+            (&mut self.not_transactional, other.not_transactional),
         ] {
             *mine += theirs;
         }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use postgres_types::PgLsn;
 use tokio_postgres::{Client, Row};
 
-use crate::config::{Config, Table};
+use crate::config::{Config, Table, title};
 use crate::core::event::Position;
 use crate::core::event::pgoutput::{Column, StoredRow, Tuple};
 use crate::core::event::stored;
@@ -106,7 +106,7 @@ impl Parked {
 
     /// `schema.table`.
     pub(crate) fn table_title(&self) -> String {
-        let title = self.table.as_ref().map(|(schema, name)| format!("{schema}.{name}"));
+        let title = self.table.as_ref().map(|(schema, name)| title(schema, name));
         title.unwrap_or_else(|| "a dropped table".to_owned())
     }
 
@@ -190,7 +190,7 @@ fn parked(row: &Row) -> Result<Parked, Fault> {
 /// The connection's, and a table that is not configured.
 pub(crate) async fn row(
     client: &Client,
-    tables: &[Table],
+    config: &Config,
     parked: &Parked,
 ) -> Result<Option<StoredRow>, Fault> {
     let seq = parked.seq.to_string();
@@ -202,7 +202,7 @@ pub(crate) async fn row(
             .as_ref()
             .is_some_and(|(schema, name)| table.schema == *schema && table.name == *name)
     };
-    let table = tables.iter().position(is_it).ok_or_else(|| {
+    let table = config.sources().position(is_it).ok_or_else(|| {
         Fault::definite(
             format!("{}: its table {} is not configured", parked.title(), parked.table_title()),
             "name it under [[tables]] in the configuration",
@@ -239,8 +239,8 @@ pub(crate) struct Target {
 
 /// `None` where no message can be made of the row, or it has gone.
 pub(crate) async fn target(client: &Client, config: &Config, event: &Parked) -> Option<Target> {
-    let row = row(client, &config.tables, event).await.ok()??;
-    let built = stored::build(&config.tables, &row, event.position, usual_limits(config)).ok()?;
+    let row = row(client, config, event).await.ok()??;
+    let built = stored::build(config, &row, event.position, usual_limits(config)).ok()?;
     let (exchange, routing_key) = (built.message.exchange(), built.message.routing_key());
     Some(Target { exchange: exchange.to_owned(), routing_key: routing_key.to_owned() })
 }

@@ -334,7 +334,7 @@ impl<'a> Replay<'a> {
     /// # Errors
     /// As [`rows`](Self::rows).
     pub(crate) async fn parked(&mut self, event: &Parked) -> Result<(), Fault> {
-        let Some(row) = operator::row(self.client, &self.config.tables, event).await? else {
+        let Some(row) = operator::row(self.client, self.config, event).await? else {
             self.tally.gone += 1;
             return Ok(());
         };
@@ -346,7 +346,7 @@ impl<'a> Replay<'a> {
             origin: Origin::default(),
             aggregate: event.aggregate_id.clone().map(|id| (event.aggregate_type.clone(), id)),
         };
-        let built = stored::build(&self.config.tables, &row, event.position, self.limits);
+        let built = stored::build(self.config, &row, event.position, self.limits);
         self.one(item, built).await?;
         self.mark(MARKS, false).await
     }

@@ -51,10 +51,10 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     fn of(config: &'a Config) -> Result<Self, Fault> {
         let fixed = |table: &Table| table.exchange.fixed().map(str::to_owned);
-        let templates = config.tables.iter().flat_map(Table::exchanges);
+        let templates = config.sources().flat_map(Table::exchanges);
         let mut exchanges: BTreeSet<_> =
             templates.filter_map(|template| template.fixed().map(str::to_owned)).collect();
-        let first = config.tables.first().and_then(fixed);
+        let first = config.sources().next().and_then(fixed);
         let mut queues = Vec::new();
         for queue in &config.declare.queues {
             let exchange = queue.exchange.clone().or_else(|| first.clone()).ok_or_else(|| {

@@ -170,7 +170,8 @@ impl Owner {
             Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => None,
             attached => attached?,
         };
-        let own = Own { identity, session: &self.session };
+        let has_messages = self.taken.has_messages;
+        let own = Own { identity, session: &self.session, has_messages };
         let known = recall(config, past, board, client, own, coverage, attached);
         let known = answered(config, known).await?;
         // Only now: what they hold is known to wait, on disk.
@@ -178,6 +179,7 @@ impl Owner {
         past.memory = Some(Remembered {
             identity: identity.clone(),
             memory: known.memory.clone(),
+            has_messages,
             recorded: known.durable,
         });
         if let Some(Gap { why, .. }) = &known.gap {
@@ -247,7 +249,7 @@ impl Prepared {
         let Self { recalled, config, outboxes, marker, .. } = self;
         let Recalled { owner, known, catch_up, is_quiet } = recalled;
         let Owner { connected: Connected { preflighted, publisher }, taken, session: id } = owner;
-        let Taken { wal, identity, blocked } = taken;
+        let Taken { wal, identity, has_messages, blocked } = taken;
         let start_lsn = known.confirmed;
         let listed = catch_up.as_ref().map(|it| relay::CatchUp::new(it.consistent_lsn));
         let mut relay = Relay::new(rules, memory, listed);
@@ -276,6 +278,7 @@ impl Prepared {
             reach: Reach::new(known.durable),
             recording: None,
             identity,
+            has_messages,
             id,
             start_lsn,
             jobs: FuturesUnordered::new(),
@@ -301,7 +304,7 @@ impl Prepared {
         let away_from = given.config.tables.len();
         let away = (away_from..).zip(&self.away);
         Rules {
-            tables: config.tables.clone().into(),
+            tables: config.sources().cloned().collect(),
             oids: self.outboxes.iter().take(away_from).map(|table| table.relation).collect(),
             away: away.map(|(number, it)| (it.relation(), it.was.clone(), number)).collect(),
             limits: self.connected().publisher.limits(),
@@ -327,7 +330,8 @@ impl Prepared {
             slot = config.postgres.slot,
             publication = config.postgres.publication,
             tables = all(tables.iter().map(|it| it.title()).collect()),
-            exchanges = all(tables.iter().map(|it| it.exchange.to_string()).collect()),
+            messages = all(config.messages.iter().map(|it| it.name.clone()).collect()),
+            exchanges = all(config.sources().map(|it| it.exchange.to_string()).collect()),
             broker = format!("{}:{}{}", broker.host, broker.port, broker.vhost),
             start_lsn = %self.recalled.known.confirmed,
             delivered_before = %memory.delivered,
@@ -336,5 +340,8 @@ impl Prepared {
             window_bytes = config.window.bytes,
             "running"
         );
+        if !config.messages.is_empty() {
+            info!("{}", slot::MESSAGES);
+        }
     }
 }

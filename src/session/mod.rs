@@ -81,6 +81,8 @@ const CATCH_UP_ROWS: u64 = 500;
 struct Remembered {
     identity: Identity,
     memory: Memory,
+    /// Places count messages.
+    has_messages: bool,
     /// What the progress row was known to say, on disk.
     recorded: PgLsn,
 }
@@ -246,6 +248,8 @@ struct Session {
     /// What is settled is being written down.
     recording: Option<Recording>,
     identity: Identity,
+    /// Places count messages.
+    has_messages: bool,
     /// The session's, in the progress row.
     id: String,
     /// Where the slot stood before it was taken.
@@ -325,6 +329,7 @@ impl Session {
         let unsettled = self.relay.view(self.began.elapsed()).unsettled;
         past.memory = Some(Remembered {
             identity: self.identity.clone(),
+            has_messages: self.has_messages,
             memory: self.relay.remember(self.began.elapsed(), &end),
             recorded: self.reach.durable(),
         });
@@ -539,6 +544,7 @@ impl Session {
                 }
                 Effect::Mark(batch) => self.write(batch),
                 Effect::GivenUp(marks) => self.marker.log_given_up(&marks),
+                Effect::NotTransactional(source) => self.tell_not_transactional(source),
                 Effect::Check => {
                     let (client, config) = (Arc::clone(&self.client), Arc::clone(&self.asked));
                     let (before, looked) = (Rc::clone(&self.coverage), Rc::clone(&self.looked));
@@ -582,6 +588,15 @@ impl Session {
             queue.put(server, self.relay.take_spans());
         }
         has_published
+    }
+
+    fn tell_not_transactional(&self, source: usize) {
+        let source = self.config.source(source).map_or_else(String::new, |it| it.title());
+        warn!(
+            hint = "emit it with transactional = true: pg_logical_emit_message(true, …), or pgoutbox.emit(…)",
+            source,
+            "a message of {source} is not transactional, and is no event: what it tells of may have been rolled back; further ones are counted"
+        );
     }
 
     /// Writes a batch of marks, with what was put aside and how far all is settled.
@@ -684,9 +699,10 @@ impl Session {
         let Some(lsn) = self.reach.begin_write(Instant::now()) else { return };
         let (client, identity) = (Arc::clone(&self.client), self.identity.clone());
         let (config, session) = (Arc::clone(&self.config), self.id.clone());
+        let has_messages = self.has_messages;
         self.recording = Some(Box::pin(async move {
             let slot = &config.postgres.slot;
-            let own = Own { identity: &identity, session: &session };
+            let own = Own { identity: &identity, session: &session, has_messages };
             match answered(&config, record_reach(&client, slot, own, lsn, false)).await {
                 Ok(end) => Some((lsn, end)),
                 // Somebody has a lock on the row, say: it is tried again. Where the connection is
@@ -709,7 +725,8 @@ impl Session {
     async fn record_last(&mut self) {
         let Some(lsn) = self.reach.unrecorded() else { return };
         let slot = &self.config.postgres.slot;
-        let own = Own { identity: &self.identity, session: &self.id };
+        let has_messages = self.has_messages;
+        let own = Own { identity: &self.identity, session: &self.id, has_messages };
         let written = record_reach(&self.client, slot, own, lsn, false);
         if let Some(Ok(end)) = in_time(STOP_TIMEOUT, written).await {
             let lsn = self.reach.recorded(Some((lsn, end)));

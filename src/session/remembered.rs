@@ -111,6 +111,8 @@ pub(super) struct Recalled {
 pub(super) struct Own<'a> {
     pub(super) identity: &'a Identity,
     pub(super) session: &'a str,
+    /// It counts messages.
+    pub(super) has_messages: bool,
 }
 
 /// Rows that the slot does not bring may wait in the table.
@@ -128,6 +130,8 @@ struct Row {
     position: Position,
     /// `None` where an older version wrote it.
     coverage: Option<i64>,
+    /// Its place counts messages.
+    has_messages: bool,
 }
 
 impl Row {
@@ -163,7 +167,12 @@ impl Row {
             system_identifier: column(row, "system_identifier")?,
             timeline: column(row, "timeline")?,
         };
-        Ok(Some(Self { identity, position: position(row)?, coverage: column(row, "coverage")? }))
+        Ok(Some(Self {
+            identity,
+            position: position(row)?,
+            coverage: column(row, "coverage")?,
+            has_messages: column(row, "has_messages")?,
+        }))
     }
 }
 
@@ -183,7 +192,8 @@ pub(super) async fn recall(
     let slot = config.postgres.slot.as_str();
     let place = Place::of(slot::state(client, slot).await?);
     let confirmed = place.confirmed;
-    let row = Row::read(board, client, slot, own.session).await?;
+    let mut row = Row::read(board, client, slot, own.session).await?;
+    let is_counted = count_anew(past, row.as_mut(), own.has_messages);
     let end: PgLsn = {
         let rows = query(client, sql::SERVER_WAL_POSITION).await?;
         let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
@@ -233,13 +243,36 @@ pub(super) async fn recall(
         record_reach(client, slot, own, confirmed, true).await?;
         durable = confirmed;
     }
+    if !is_counted {
+        record_count(client, slot, own).await?;
+    }
     remember_coverage(past, client, slot, gap.is_some()).await;
     Ok(Recalled { memory, durable, gap, end, confirmed })
 }
 
+/// A place in the middle of a transaction that was counted otherwise is no place: the transaction comes
+/// again. Returns whether the row says how it is counted.
+fn count_anew(past: &mut Past, row: Option<&mut Row>, has_messages: bool) -> bool {
+    let is_counted = row.as_ref().is_some_and(|row| row.has_messages) == has_messages;
+    if let Some(it) = past.memory.as_mut().filter(|it| it.has_messages != has_messages) {
+        it.memory.delivered.index = 0;
+    }
+    if let Some(row) = row.filter(|row| row.has_messages != has_messages) {
+        row.position.index = 0;
+    }
+    is_counted
+}
+
+/// Says in the row how this session counts.
+async fn record_count(client: &Client, slot: &str, own: Own<'_>) -> Result<(), Fault> {
+    let messages = own.has_messages.to_string();
+    let variables = [("slot", slot), ("session", own.session), ("messages", &messages)];
+    postgres::execute(client, &sql::render(sql::PROGRESS_COUNT_MESSAGES, &variables)?).await
+}
+
 /// What the sessions before remember, where the server's history still holds it.
 fn remembered(past: &Past, identity: &Identity, row: Option<&Row>, end: PgLsn) -> Memory {
-    let Some(Remembered { identity: of, memory, recorded }) = past.memory.clone() else {
+    let Some(Remembered { identity: of, memory, recorded, .. }) = past.memory.clone() else {
         return Memory::default();
     };
     let said = row.map(|row| row.position.commit_lsn);

@@ -16,6 +16,8 @@ use crate::config::Config;
 use crate::core::relay::End;
 use crate::error::{Fault, Side, codes};
 use crate::postgres::identity::Identity;
+use crate::postgres::sql;
+use crate::postgres::{column, query};
 use crate::rabbitmq::publisher::{Closure, Publisher, Signal};
 use crate::slot;
 use crate::text::span;
@@ -39,6 +41,17 @@ async fn own(config: &Config, past: &Past, client: &Client) -> Result<Option<Fau
     Ok(Some(Fault::transient(what).on(Side::Stream).hint(hint)))
 }
 
+/// Whether an earlier session came to a place in the middle of a transaction, and counted messages to
+/// tell it: so they are counted until it is passed, though none is configured any more.
+async fn counts_messages(config: &Config, past: &Past, client: &Client) -> Result<bool, Fault> {
+    let slot = ("slot", config.postgres.slot.as_str());
+    let asked = sql::render(sql::PROGRESS_COUNTS_MESSAGES, &[slot])?;
+    let rows = answered(config, query(client, &asked)).await?;
+    let row = rows.first().map_or(Ok(false), |row| column(row, "counts_messages"))?;
+    let remembered = past.memory.as_ref();
+    Ok(row || remembered.is_some_and(|it| it.has_messages && it.memory.delivered.index > 0))
+}
+
 /// Who has the slot, once the server would have noticed the end of an earlier process of ours.
 const ANOTHER: &str = "another relay holds the slot";
 
@@ -57,6 +70,8 @@ fn holder(fault: &Fault, is_sure: bool) -> String {
 pub(super) struct Taken {
     pub(super) wal: WalStream,
     pub(super) identity: Identity,
+    /// The stream has messages, and so their places count.
+    pub(super) has_messages: bool,
     /// Why the broker blocks the connection, where it does.
     pub(super) blocked: Option<String>,
 }
@@ -78,8 +93,8 @@ pub(super) async fn take_slot(
             biased;
             signal = publisher.next() => signal,
             taken = &mut taking => {
-                let (wal, identity) = taken?;
-                return Ok(Taken { wal, identity, blocked });
+                let (wal, identity, has_messages) = taken?;
+                return Ok(Taken { wal, identity, has_messages, blocked });
             }
         };
         match signal {
@@ -102,7 +117,7 @@ async fn take(
     past: &mut Past,
     client: &Client,
     board: &Board,
-) -> Result<(WalStream, Identity), Fault> {
+) -> Result<(WalStream, Identity, bool), Fault> {
     let postgres = &config.postgres;
     let began = Instant::now();
     let mut is_standby = false;
@@ -111,8 +126,10 @@ async fn take(
     loop {
         let connected = Wal::connect(postgres).await;
         let (wal, identity) = connected.map_err(|fault| fault.on(Side::Stream))?;
-        match wal.start(postgres.connect_timeout).await {
-            Ok(stream) => return Ok((stream, identity)),
+        let has_messages =
+            !config.messages.is_empty() || counts_messages(config, past, client).await?;
+        match wal.start(has_messages, postgres.connect_timeout).await {
+            Ok(stream) => return Ok((stream, identity, has_messages)),
             Err(fault) if fault.is_code(codes::OBJECT_IN_USE) => {
                 match own(config, past, client).await? {
                     Some(fault) if board.hinder(&fault) != News::None => {

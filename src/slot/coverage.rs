@@ -229,7 +229,9 @@ impl Membership {
 }
 
 pub(super) async fn ask(client: &Client, config: &Config) -> Result<Vec<Answer>, Fault> {
-    let tables = tables_json(config);
+    // Without tables, of one that there is not: what is asked of the publication is answered all the
+    // same.
+    let tables = if config.tables.is_empty() { "[[]]".to_owned() } else { tables_json(config) };
     let variables = [("publication", config.postgres.publication.as_str()), ("tables", &tables)];
     let rows = query(client, &sql::render(sql::CHECK_PUBLICATION, &variables)?).await?;
     rows.iter()

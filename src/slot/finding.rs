@@ -17,7 +17,7 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 108] = [
+pub const NAMES: [&str; 111] = [
     "broker",
     "broker-blocked",
     "broker-connection",
@@ -65,6 +65,9 @@ pub const NAMES: [&str; 108] = [
     "max-replication-slots",
     "max-slot-wal-keep-size",
     "max-wal-senders",
+    "messages",
+    "messages-mapping",
+    "messages-slot-loss",
     "partition-foreign",
     "partition-key",
     "pg-hba",

@@ -11,6 +11,7 @@ mod attached;
 mod away;
 mod coverage;
 mod finding;
+mod messages;
 mod own;
 mod pitfalls;
 mod preflight;
@@ -34,6 +35,7 @@ pub(crate) use away::{Away, away, record_outboxes, with_away};
 pub(crate) use coverage::{Coverage, Digest, coverage, record_coverage};
 pub(crate) use finding::one_of_each;
 pub use finding::{Finding, NAMES, Severity};
+pub(crate) use messages::MESSAGES;
 pub(crate) use preflight::Ready;
 pub use preflight::preflight;
 
@@ -204,15 +206,22 @@ pub(crate) fn ways_out(config: &Config, is_there: bool) -> String {
         false => String::new(),
     };
     let init = "pgoutbox init  -- makes a new one";
+    let messages = match config.messages.is_empty() {
+        true => "",
+        false => "\n  messages have no rows: what was emitted meanwhile is yours to emit again",
+    };
+    if config.tables.is_empty() {
+        return format!("{drop}{init}{messages}");
+    }
     if !config.has_marks() {
         return format!(
             "{drop}{init}; with audit.mode = none there is no record of what was delivered: what was committed \
-             meanwhile is yours to publish"
+             meanwhile is yours to publish{messages}"
         );
     }
     format!(
         "{drop}{init}, and lists the rows that wait: the next run publishes them first\n  \
-         or set postgres.on_slot_loss = \"catch_up\": run does that by itself"
+         or set postgres.on_slot_loss = \"catch_up\": run does that by itself{messages}"
     )
 }
 

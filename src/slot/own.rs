@@ -22,7 +22,8 @@ pub(super) async fn look(client: &Client, config: &Config) -> Result<Own, Fault>
     let role = &config.postgres.audit.user;
     let quoted = sql::identifier(role);
     let uses_relayed = config.tables.iter().any(|table| table.audit_mode == AuditMode::SideTable);
-    let has_all = is("has_progress")? && is("has_catch_up")? && is("has_parked")?;
+    let has_messages = config.messages.is_empty() || is("has_messages")?;
+    let has_all = is("has_progress")? && is("has_catch_up")? && is("has_parked")? && has_messages;
     let missing: Vec<String> = column(row, "missing")?;
     let what = format!(
         "schema pgoutbox lacks tables, indexes or functions of the relay's own: {}",

@@ -4,7 +4,9 @@ use tokio_postgres::Client;
 
 use super::coverage::{self, Answer, Coverage};
 use super::table;
-use super::{Finding, Severity, SlotState, own, role, server, state, tables_json, verdict};
+use super::{
+    Finding, Severity, SlotState, messages, own, role, server, state, tables_json, verdict,
+};
 use crate::config::{Config, Table};
 use crate::error::{Class, Fault, Kind};
 use crate::postgres::outbox_table::OutboxTable;
@@ -111,6 +113,7 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
         }
         tables.extend(outbox);
     }
+    findings.extend(messages::findings(config));
     findings.extend(own.findings);
     findings.extend(role::look(client, config).await?);
     Ok(Preflight {

@@ -140,19 +140,26 @@ impl Wal {
     }
 
     /// Starts the stream, which takes hold of the slot. Always from 0/0: the server then
-    /// starts where the slot stands. An LSN of our own would be taken for acknowledged, and
+    /// starts where the slot stands. With `has_messages`, what `pg_logical_emit_message` wrote comes too.
+    /// An LSN of our own would be taken for acknowledged, and
     /// on a server that is behind it would skip what is written next.
     ///
     /// # Errors
     /// As [`postgres::classify`]; SQLSTATE 55006 where another holds the slot.
-    pub(crate) async fn start(self, bound: Duration) -> Result<WalStream, Fault> {
+    pub(crate) async fn start(
+        self,
+        has_messages: bool,
+        bound: Duration,
+    ) -> Result<WalStream, Fault> {
         let Self { connection, slot, publication, wal_sender_timeout } = self;
         // The server parses the names as identifiers: unquoted, MyPub would be folded to mypub.
         let slot = postgres_protocol::escape::escape_identifier(&slot);
         let publication = postgres_protocol::escape::escape_identifier(&publication);
         let start = format!(
-            "START_REPLICATION SLOT {slot} LOGICAL 0/0 (proto_version '1', publication_names '{}')",
-            publication.replace('\'', "''")
+            "START_REPLICATION SLOT {slot} LOGICAL 0/0 (proto_version '1', publication_names '{}'{})",
+            publication.replace('\'', "''"),
+            // Anybody's, of any prefix: the server cannot choose.
+            if has_messages { ", messages 'true'" } else { "" }
         );
         let pid = connection.pid();
         let (socket, read) =

@@ -109,6 +109,27 @@ fn mapping() {
 }
 
 #[test]
+fn envelope() {
+    let words = [
+        "\"id\":",
+        "\"payload\":",
+        "\"payload_text\":",
+        "\"payload_base64\":",
+        "\"headers\":{",
+        "\"occurred_at\":\"2026-11-30T07:05:00Z\"",
+        "null",
+        "\\u0000",
+        "\\ud800",
+        "1e999",
+        "[[[[",
+        "{\"",
+        "\",",
+        "}",
+    ];
+    fuzz("envelope", targets::envelope, &words);
+}
+
+#[test]
 fn config() {
     let words = [
         "[[tables]]\n",

@@ -10,6 +10,7 @@ use pgoutbox::config::{
     self, AuditMode, ColumnRef, Columns, Flags, MarkColumns, MessageMap, Needs, OnFailure, RowRule,
     Sources, Table, Template,
 };
+use pgoutbox::testing::core::event::envelope::{self, Shape};
 use pgoutbox::testing::core::event::pgoutput::{self, Column, Tuple};
 use pgoutbox::testing::core::event::relation::Mapping;
 use pgoutbox::testing::core::event::{Event, Position, Row};
@@ -127,6 +128,36 @@ fn table(input: &mut Input<'_>) -> Table {
     }
 }
 
+/// The content of a message: an envelope, of which an event or a refusal is made like of any row, or
+/// what is kept as it came and refused.
+pub fn envelope(bytes: &[u8]) {
+    let mut input = Input(b"");
+    let table = Table { schema: String::new(), ..table(&mut input) };
+    let (shape, tuple) = envelope::read(bytes).unwrap();
+    let mapping = Mapping::compile(0, &table, &shape.columns(), false).unwrap();
+    let mut cells = Vec::new();
+    tuple.read_into(&mut cells).unwrap();
+    assert_eq!(cells.len(), shape.columns().len());
+    let event = Event::read(&mapping, Row { tuple: &tuple, cells: &cells }, 0);
+    match (shape, event) {
+        (Shape::Content, Ok(event)) => panic!("{event:?}"),
+        (Shape::Content, Err(refusal)) => {
+            assert_eq!(tuple.text(cells[0]), Some(bytes));
+            // Nothing of what is in it.
+            assert!(refusal.to_string().is_ascii() && refusal.to_string().len() < 200, "{refusal}");
+        }
+        (Shape::Json, Ok(event)) => {
+            let text = std::str::from_utf8(bytes).unwrap();
+            assert!(
+                text.contains(std::str::from_utf8(&event.payload).unwrap()),
+                "as it is written"
+            );
+        }
+        (Shape::Text | Shape::Bytes, Ok(_)) => {}
+        (_, Err(refusal)) => panic!("{refusal}"),
+    }
+}
+
 /// A table's settings, the columns that a server announces, and a row: a message within all
 /// limits, or a refusal.
 pub fn mapping(bytes: &[u8]) {
@@ -196,7 +227,7 @@ pub fn config(bytes: &[u8]) {
     for needs in [Needs::ALL, Needs::NONE] {
         match config::load(&sources, needs) {
             Ok((config, explained)) => {
-                assert!(!config.tables.is_empty());
+                assert!(!(config.tables.is_empty() && config.messages.is_empty()));
                 let toml = explained.toml();
                 assert!(toml.parse::<toml_edit::DocumentMut>().is_ok(), "{toml}");
                 let _ = (explained.json(), format!("{config:?}"));

@@ -79,7 +79,7 @@ fn listing(capture: &str) -> String {
                 format!("  truncate {}", names.join(", "))
             }
             Message::Emitted { is_transactional, prefix, content, .. } => {
-                let content = String::from_utf8_lossy(content);
+                let [prefix, content] = [prefix, content].map(|it| String::from_utf8_lossy(it));
                 format!("  message {prefix}: {content}, transactional: {is_transactional}")
             }
         };

@@ -40,6 +40,7 @@ mod mark;
 mod mark_partition;
 mod mark_refused;
 mod message;
+mod messages;
 mod operator;
 mod output;
 mod pages;

@@ -134,15 +134,15 @@ fn size(place: &str, amqp: &Amqp, greeting: &Greeting) -> Option<Finding> {
 async fn exchanges(publisher: &Publisher, broker: &Broker, config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut names = BTreeSet::new();
-    for table in &config.tables {
+    for table in config.sources() {
         for exchange in table.exchanges() {
             match exchange.fixed() {
                 Some(name) => _ = names.insert(name),
                 None => findings.push(Finding::unknown(
                     "exchange",
                     format!(
-                        "which exchanges {}.{} names, its rows decide: {exchange}",
-                        table.schema, table.name
+                        "which exchanges {} names, its events decide: {exchange}",
+                        table.title()
                     ),
                     format!("rabbitmqctl list_exchanges -p {}", quoted(&broker.vhost)),
                 )),

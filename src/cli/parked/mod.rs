@@ -90,7 +90,7 @@ struct Which {
     #[arg(long, value_name = "STATE",
           value_parser = ["parked", "queued", "failed", "dead_lettered", "discarded", "delivered", "all"])]
     state: Option<String>,
-    /// Of this table
+    /// Of this table, or `message:PREFIX`
     #[arg(long, value_name = "SCHEMA.TABLE")]
     table: Option<String>,
     /// All of them: retry and discard want it said

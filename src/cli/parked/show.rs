@@ -43,12 +43,12 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<bool, Fault> {
             ));
         }
     };
-    let Some(row) = operator::row(&client, &config.tables, event).await? else {
+    let Some(row) = operator::row(&client, config, event).await? else {
         say(format_args!("{} has been delivered meanwhile", event.title()));
         return Ok(false);
     };
     let neighbours = operator::neighbours(&client, event.seq).await?;
-    let built = stored::build(&config.tables, &row, event.position, usual_limits(config));
+    let built = stored::build(config, &row, event.position, usual_limits(config));
     let message = built.map(|built| built.message);
     if args.body {
         return body(message);

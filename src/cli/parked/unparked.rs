@@ -28,6 +28,12 @@ pub(super) async fn told(client: &Client, config: &Config, ids: &[String]) -> St
             ));
         }
     }
+    if !config.messages.is_empty() {
+        lines.push(
+            "an event that was emitted has no row: once it is delivered, it leaves no trace"
+                .to_owned(),
+        );
+    }
     lines.join("\n")
 }
 

@@ -57,6 +57,7 @@ fn beside(key: &str) -> (&'static [&'static str], &'static [&'static str]) {
         "amqp.key_file=good.pem",
     ];
     const PAIR: &[&str] = &["postgres.cert_file=good.pem", "postgres.key_file=good.pem"];
+    const MESSAGES: &[&str] = &["messages.0.prefix=orders"];
     match key {
         "amqp.ca_file" => (AMQP_TLS, &[]),
         "amqp.auth" => (AMQP_PAIR, &["amqp.url=amqps://mq.example"]),
@@ -67,7 +68,21 @@ fn beside(key: &str) -> (&'static [&'static str], &'static [&'static str]) {
         "postgres.stream_password" => {
             (&["postgres.stream_url=postgres://stream:old@db.example/app"], &[])
         }
-        "tables.0.cloudevents.mode" => (&[], &[]),
+        "tables.0.cloudevents.mode" | "messages.0.prefix" => (&[], &[]),
+        "messages.0.cloudevents.mode" => (MESSAGES, &[]),
+        key if key.starts_with("messages.0.cloudevents.") => {
+            (&["messages.0.prefix=orders", "messages.0.cloudevents.mode=structured"], &[])
+        }
+        "messages.0.on_failure" => (MESSAGES, &["messages.0.dead_letter_exchange=letters"]),
+        "messages.0.dead_letter_exchange" | "messages.0.dead_letter_routing_key" => (
+            &[
+                "messages.0.prefix=orders",
+                "messages.0.on_failure=dead_letter",
+                "messages.0.dead_letter_exchange=letters",
+            ],
+            &[],
+        ),
+        key if key.starts_with("messages.0.") => (MESSAGES, &[]),
         key if key.starts_with("tables.0.cloudevents.") => {
             (&["tables.0.cloudevents.mode=structured"], &[])
         }

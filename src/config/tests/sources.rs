@@ -1,7 +1,7 @@
 //! Where values may stand, and which wins.
 
 use super::super::settings::{Kind, SETTINGS, Setting, env_name, size, span};
-use super::super::{AuditMode, TlsMode, load, value::Raw, value::parse};
+use super::super::{AuditMode, OnFailure, OnSlotLoss, TlsMode, load, value::Raw, value::parse};
 use super::tls::certificate;
 use super::*;
 
@@ -77,20 +77,31 @@ fn sample(setting: &Setting, certificate: &str) -> String {
     }
 }
 
+fn list_of(setting: &Setting) -> &str {
+    setting.key.split('.').next().unwrap_or_default()
+}
+
 /// What must be there for a setting to make sense alone.
 fn companions(setting: &Setting, certificate: &str) -> Vec<(String, String)> {
     let of = |key: &str| (env_name(key), certificate.to_owned());
     let mut all = vec![];
     if setting.key.contains("dead_letter") {
+        let list = list_of(setting);
         let of =
-            |name: &str, value: &str| (env_name(&format!("tables.0.{name}")), value.to_owned());
+            |name: &str, value: &str| (env_name(&format!("{list}.0.{name}")), value.to_owned());
         all.push(of("on_failure", "dead_letter"));
         if !setting.key.ends_with("exchange") {
             all.push(of("dead_letter_exchange", "dead"));
         }
     }
     if setting.key.contains(".cloudevents.") && !setting.key.ends_with(".mode") {
-        all.push((env_name("tables.0.cloudevents.mode"), "binary".to_owned()));
+        let mode = format!("{}.0.cloudevents.mode", list_of(setting));
+        all.push((env_name(&mode), "binary".to_owned()));
+    }
+    if setting.key.starts_with("messages.") && !setting.key.ends_with(".prefix")
+        || setting.key == "messages.*.cloudevents.prefix"
+    {
+        all.push((env_name("messages.0.prefix"), "orders".to_owned()));
     }
     if setting.key == "audit.give_up" {
         all.push((env_name("reconcile.age"), "7days".to_owned()));
@@ -129,8 +140,8 @@ fn toml_line(setting: &Setting, key: &str, text: &str) -> String {
     };
     let (section, prefix) = match section.strip_suffix(".0") {
         Some(list) => (format!("[[{list}]]"), String::new()),
-        None => match section.strip_prefix("tables.0.") {
-            Some(below) => ("[[tables]]".to_owned(), format!("{below}.")),
+        None => match section.split_once(".0.") {
+            Some((list, below)) => (format!("[[{list}]]"), format!("{below}.")),
             None => (format!("[{section}]"), String::new()),
         },
     };
@@ -348,6 +359,59 @@ fn commands_name_the_servers_they_need() {
     let config = Config::load(&nothing.sources, Needs::NONE).unwrap();
     assert!(config.amqp.brokers.is_empty());
     assert_eq!(config.postgres.audit.host, "localhost");
+}
+
+/// What a table's messages are made by, those of a prefix are.
+#[test]
+fn messages_have_the_settings_of_a_table() {
+    const OF_A_TABLE: [&str; 8] =
+        ["preset", "name", "schema", "columns.", "audit.", "mark.", "only.", "except."];
+    let of = |list: &'static str| {
+        SETTINGS
+            .iter()
+            .filter_map(move |it| Some((it.key.strip_prefix(list)?, it.kind, it.fallback)))
+    };
+    let is_shared = |(key, ..): &(&str, _, _)| !OF_A_TABLE.iter().any(|own| key.starts_with(own));
+    let expected: Vec<_> = of("tables.*.").filter(is_shared).collect();
+    let found: Vec<_> = of("messages.*.").filter(|(key, ..)| *key != "prefix").collect();
+    for ((key, kind, preset), (expected, expected_kind, expected_preset)) in
+        found.iter().zip(&expected)
+    {
+        assert_eq!((key, kind), (expected, expected_kind));
+        let is_same = *key == "cloudevents.source" || preset == expected_preset;
+        assert!(is_same, "{key}: {preset:?}, not {expected_preset:?}");
+    }
+    assert_eq!(found.len(), expected.len());
+}
+
+#[test]
+fn messages_alone_need_no_table() {
+    let messages = r#"
+        [[messages]]
+        prefix = "orders"
+        exchange = "{aggregate_type}"
+        on_failure = "block"
+        [messages.headers]
+        tenant = "{headers.tenant}"
+        [[messages]]
+        prefix = "bills.v1 é"
+        "#;
+    let tried = Try::both().file(messages);
+    let config = tried.load();
+    assert!(config.tables.is_empty());
+    let [first, second] = config.messages.as_slice() else { panic!("two prefixes") };
+    assert_eq!((first.title().as_str(), &first.on_failure), ("message:orders", &OnFailure::Block));
+    assert_eq!(first.message.headers.len(), 1);
+    assert_eq!(second.title(), "message:bills.v1 é");
+    assert_eq!(second.exchange.fixed(), Some("outbox"));
+    assert_eq!(config.postgres.on_slot_loss, OnSlotLoss::Halt, "nothing else has them");
+    assert!(!config.is_catching_up() && !config.has_marks());
+    let with_table = format!("{messages}[[tables]]\nname = \"outbox_messages\"\n");
+    let config = Try::both().file(&with_table).load();
+    assert_eq!((config.tables.len(), config.sources().count()), (1, 3));
+    assert!(config.has_marks() && !config.is_catching_up());
+    let by_name = Try::both().file(&with_table).set("postgres.on_slot_loss=catch_up").load();
+    assert!(by_name.is_catching_up(), "as it is said");
 }
 
 #[test]

@@ -73,6 +73,8 @@ fn wrong_values() {
         ("tables.x.name=x", "no such setting"),
         ("tables.1.name=x", "no tables.0"),
         ("declare.queues.0.bindings=x", "declare.queues.0.name: is not set"),
+        ("messages.0.exchange=x", "messages.0.prefix: is not set"),
+        ("messages.0.columns.id=x", "no such setting"),
         ("slot", "has no `=`"),
         ("slot=x", "did you mean postgres.slot?"),
     ] {
@@ -81,7 +83,8 @@ fn wrong_values() {
         assert!(
             fault.contains("--set")
                 || fault.contains("no tables.0")
-                || pair.starts_with("declare.queues"),
+                || pair.starts_with("declare.queues")
+                || pair.starts_with("messages.0.exchange"),
             "{pair}: {fault}"
         );
         assert!(fault.contains("hint: "), "{pair}: {fault}");

@@ -1,5 +1,6 @@
 //! One outbox row, decoded: borrowed from the tuple it came in.
 
+pub(crate) mod envelope;
 mod path;
 pub(crate) mod pattern;
 pub(crate) mod pgoutput;
@@ -156,6 +157,9 @@ impl<'a> Event<'a> {
     /// # Errors
     /// A value that cannot be read.
     pub fn read(mapping: &Mapping, row: Row<'a>, commit_time: i64) -> Result<Self, Refusal> {
+        if mapping.is_content {
+            return Err(envelope::refusal(row));
+        }
         let id = event_id(mapping, row)?;
         let message_id = row.optional("message_id", mapping.message_id)?;
         Ok(Self {

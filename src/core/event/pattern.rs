@@ -168,8 +168,8 @@ impl Finder<'_> {
     pub(super) fn pattern(&mut self, setting: &str, template: &Template) -> Pattern {
         let (pattern, value_type) = self.typed(setting, template);
         if value_type.is_some() {
-            let (schema, name) = (&self.config.schema, &self.config.name);
-            self.errors.push(format!("{setting} of {schema}.{name} is text, and has no type"));
+            let title = self.config.title();
+            self.errors.push(format!("{setting} of {title} is text, and has no type"));
         }
         pattern
     }
@@ -209,17 +209,16 @@ impl Finder<'_> {
         if let Some((_, said)) = typed
             && value_type.replace(said).is_some_and(|before| before != said)
         {
-            let (schema, table) = (&self.config.schema, &self.config.name);
-            self.errors.push(format!("{setting} of {schema}.{table} has two types"));
+            let title = self.config.title();
+            self.errors.push(format!("{setting} of {title} has two types"));
         }
         if let Some(found) = self.whole(name).or_else(|| self.path(name)) {
             return found.ok();
         }
         let columns: Vec<&str> = self.columns.iter().map(|column| column.name.as_str()).collect();
         self.errors.push(format!(
-            "{setting} of {}.{} names \"{name}\", which is neither a field nor a column: its columns are {}",
-            self.config.schema,
-            self.config.name,
+            "{setting} of {} names \"{name}\", which is neither a field nor a column: its columns are {}",
+            self.config.title(),
             columns.join(", "),
         ));
         None

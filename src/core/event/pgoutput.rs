@@ -74,8 +74,8 @@ pub enum Message {
         is_transactional: bool,
         /// Where it is in the WAL.
         lsn: PgLsn,
-        /// Whose it is.
-        prefix: String,
+        /// Whose it is: a text of the database's encoding.
+        prefix: Bytes,
         /// Its content.
         content: Bytes,
     },
@@ -283,7 +283,7 @@ pub fn decode(bytes: &Bytes) -> Result<Message, DecodeError> {
         b'M' => {
             let is_transactional = reader.u8("flags")? & 1 == 1;
             let lsn = reader.lsn("message LSN")?;
-            let prefix = reader.string("prefix")?;
+            let prefix = bytes.slice_ref(reader.text("prefix")?);
             let len = reader.len("length of content")?;
             let content = bytes.slice_ref(reader.take(len, "content")?);
             Message::Emitted { is_transactional, lsn, prefix, content }
@@ -356,7 +356,8 @@ impl<'a> Reader<'a> {
         usize::try_from(len).map_err(|_| DecodeError::new(format!("negative {what}")))
     }
 
-    fn string(&mut self, what: &str) -> Result<String, DecodeError> {
+    /// The bytes up to a NUL.
+    fn text(&mut self, what: &str) -> Result<&'a [u8], DecodeError> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let len = rest
             .iter()
@@ -364,7 +365,11 @@ impl<'a> Reader<'a> {
             .ok_or_else(|| DecodeError::new(format!("message ends inside {what}")))?;
         let text = self.take(len, what)?;
         self.at += 1;
-        match std::str::from_utf8(text) {
+        Ok(text)
+    }
+
+    fn string(&mut self, what: &str) -> Result<String, DecodeError> {
+        match std::str::from_utf8(self.text(what)?) {
             Ok(text) => Ok(text.to_owned()),
             Err(_) => Err(DecodeError::new(format!("{what} is not UTF-8"))),
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use postgres_types::Type;
 
 use crate::config::{ColumnRef, MarkValue, Table};
+use crate::core::event::envelope;
 use crate::core::event::pattern::{MessagePatterns, Pattern};
 use crate::core::event::pgoutput::{Cell, Column, RelationMessage, Tuple};
 
@@ -40,6 +41,8 @@ const READABLE: [Type; 15] = [
 pub struct Mapping {
     /// Which of the configured tables it is.
     pub table: usize,
+    /// The row is the content of a message that is no envelope.
+    pub(crate) is_content: bool,
     /// Column of the event id.
     pub id: usize,
     /// Column of the `message_id`, where that is another.
@@ -75,7 +78,7 @@ pub struct Mapping {
     pub(crate) rule: Vec<Held>,
     /// Columns of type `char(n)` other than the payload: the spaces that fill them up are no part
     /// of the value, and Postgres' own cast to text leaves them out.
-    padded: Vec<usize>,
+    pub(super) padded: Vec<usize>,
     /// Exchange of the message.
     pub(crate) exchange: Pattern,
     /// Routing key of the message.
@@ -187,6 +190,9 @@ impl Mapping {
         columns: &[Column],
         needs_mark: bool,
     ) -> Result<Self, Vec<String>> {
+        if config.is_message() && envelope::is_content(columns) {
+            return Ok(envelope::mapping_of_content(table, columns));
+        }
         let mut finder = Finder { columns, config, errors: Vec::new() };
         let names = &config.columns;
         let id = finder.required("id", &names.id, Accepts::Text);
@@ -196,6 +202,7 @@ impl Mapping {
         let type_of = |at: usize| columns.get(at).map_or(0, |column| column.type_oid);
         let mapping = Self {
             table,
+            is_content: false,
             id,
             message_id: finder.optional("message_id", &names.message_id, Accepts::Text),
             payload,
@@ -226,6 +233,35 @@ impl Mapping {
             columns: columns.into(),
         };
         if finder.errors.is_empty() { Ok(mapping) } else { Err(finder.errors) }
+    }
+
+    /// One that finds nothing.
+    pub(super) fn of_nothing(table: usize, columns: &[Column]) -> Self {
+        Self {
+            table,
+            is_content: false,
+            id: 0,
+            message_id: None,
+            payload: 0,
+            payload_kind: PayloadKind::Text,
+            aggregate_type: None,
+            aggregate_id: None,
+            event_type: None,
+            headers: None,
+            occurred_at: None,
+            time_kind: TimeKind::Timestamptz,
+            correlation_id: None,
+            content_type: None,
+            traceparent: None,
+            tracestate: None,
+            mark: Vec::new(),
+            rule: Vec::new(),
+            padded: Vec::new(),
+            exchange: Pattern(Vec::new()),
+            routing_key: Pattern(Vec::new()),
+            message: None,
+            columns: columns.into(),
+        }
     }
 
     /// Exchange and routing key of events of a type.
@@ -337,10 +373,9 @@ impl Finder<'_> {
         let at = self.position(&column.name);
         match at.and_then(|at| self.columns.get(at)) {
             Some(found) if !accepts.accepts(found.type_oid) => self.errors.push(format!(
-                "column \"{}\" of {}.{} cannot be read as {field}: its type must be {}",
+                "column \"{}\" of {} cannot be read as {field}: its type must be {}",
                 column.name,
-                self.config.schema,
-                self.config.name,
+                self.config.title(),
                 accepts.names(),
             )),
             None if column.is_explicit => self.missing(field, column),
@@ -429,8 +464,9 @@ impl Finder<'_> {
 
     fn missing(&mut self, field: &str, column: &ColumnRef) {
         self.errors.push(format!(
-            "{}.{} has no column \"{}\" for {field}",
-            self.config.schema, self.config.name, column.name,
+            "{} has no column \"{}\" for {field}",
+            self.config.title(),
+            column.name,
         ));
     }
 }

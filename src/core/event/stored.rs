@@ -2,7 +2,8 @@
 
 use amq_protocol::types::FieldTable;
 
-use crate::config::Table;
+use crate::config::{Config, Table};
+use crate::core::event::envelope;
 use crate::core::event::pgoutput::{Cell, Column, StoredRow, Tuple};
 use crate::core::event::relation::Mapping;
 use crate::core::event::{Event, Position, Refusal, Row};
@@ -63,14 +64,15 @@ impl<'a> Reader<'a> {
 /// # Errors
 /// Why it cannot be read or sent.
 pub(crate) fn build(
-    tables: &[Table],
+    config: &Config,
     row: &StoredRow,
     position: Position,
     limits: Limits,
 ) -> Result<Built, Refusal> {
-    let table = tables
-        .get(row.table)
+    let table = config
+        .source(row.table)
         .ok_or_else(|| Refusal::unreadable("table", "it is not among those configured"))?;
+    let row = &envelope::renewed(row.clone());
     let mut reader = Reader::new(row.table, table, &row.columns)
         .map_err(|errors| Refusal::unreadable("row", errors.join("; ")))?;
     reader.build(&row.tuple, row.commit_time, position, limits)

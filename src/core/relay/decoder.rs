@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use postgres_types::PgLsn;
 
 use super::arrival::Arrival;
 use super::input::{End, Resolution, Rules};
+use super::messages::Messages;
 use crate::config::Table;
 use crate::core::event::pgoutput::{self, Cell, Column, RelationMessage, StoredRow, Tuple};
 use crate::core::event::relation::{Mapping, Relation, Relations, table_named};
@@ -26,6 +28,17 @@ struct Transaction {
     xid: u32,
 }
 
+impl Transaction {
+    /// Of what comes next: its place, the time of the commit, and the transaction. Counts rows of other
+    /// tables and other messages too: the place of an event must not depend on which are configured
+    /// today.
+    fn next(&mut self) -> (Position, i64, u32) {
+        let position = self.position;
+        self.position.index += 1;
+        (position, self.commit_time, self.xid)
+    }
+}
+
 /// A relation that has another name or place today: its oid, the schema and name under which its
 /// rows come, and which of the tables it is.
 type Away = (u32, (String, String), usize);
@@ -39,8 +52,10 @@ pub(super) enum Decoded {
     Ignored,
     /// A row of a table that is not configured, at this place.
     Other(Position),
-    /// A row of an outbox table. It is not read yet.
+    /// A row of an outbox table, or a message that is an event. It is not read yet.
     Row(Inserted),
+    /// A message outside a transaction, of this source: what it tells of may have been rolled back.
+    NotTransactional(usize),
     /// The end of a transaction.
     Commit(PgLsn),
     /// Something about a relation of ours, or the publication, may have been altered: what was
@@ -55,10 +70,11 @@ pub(super) enum Decoded {
     },
 }
 
-/// An inserted row of an outbox table.
+/// An inserted row of an outbox table, or a message that is an event.
 #[derive(Debug)]
 pub(super) struct Inserted {
-    pub(super) relation: u32,
+    /// `None` of a message.
+    pub(super) relation: Option<u32>,
     pub(super) mapping: Arc<Mapping>,
     pub(super) tuple: Tuple,
     pub(super) position: Position,
@@ -75,6 +91,7 @@ pub(super) struct Decoder {
     away: Vec<Away>,
     /// Tables whose partitions come under names and oids of their own.
     leaves: Vec<usize>,
+    messages: Messages,
     relations: Relations,
     shapes: Shapes,
     transaction: Option<Transaction>,
@@ -98,6 +115,7 @@ impl Decoder {
             oids: rules.oids.clone(),
             away: rules.away.clone(),
             leaves: rules.leaves.clone(),
+            messages: Messages::new(&rules.tables),
             relations: Relations::default(),
             shapes: Shapes::default(),
             transaction: None,
@@ -127,8 +145,10 @@ impl Decoder {
             pgoutput::Message::Insert { relation, tuple } => return self.insert(relation, tuple),
             pgoutput::Message::Update { .. }
             | pgoutput::Message::Delete { .. }
-            | pgoutput::Message::Truncate { .. }
-            | pgoutput::Message::Emitted { .. } => return Ok(Decoded::Ignored),
+            | pgoutput::Message::Truncate { .. } => return Ok(Decoded::Ignored),
+            pgoutput::Message::Emitted { is_transactional, prefix, content, .. } => {
+                return self.emitted(is_transactional, &prefix, &content);
+            }
             pgoutput::Message::Type { oid, schema, name } => {
                 self.relations.made_of(oid, &schema, &name);
             }
@@ -183,7 +203,7 @@ impl Decoder {
 
     /// It has the columns of a configured table.
     fn fits_any(&self, relation: &RelationMessage) -> bool {
-        let tables = self.tables.iter().enumerate();
+        let tables = self.tables.iter().enumerate().filter(|(_, table)| !table.is_message());
         let mut mappings =
             tables.map(|(number, table)| Mapping::compile(number, table, &relation.columns, false));
         mappings.any(|mapping| mapping.is_ok())
@@ -222,19 +242,38 @@ impl Decoder {
             self.unresolved = Some((relation, tuple));
             return Ok(Decoded::Unknown { relation, xid: transaction.xid });
         }
-        let Transaction { position, commit_time, xid } = *transaction;
-        // Counts rows of other tables too: the place of an event must not depend on which tables
-        // are configured today.
-        transaction.position.index += 1;
+        let (position, commit_time, xid) = transaction.next();
         match known {
             Some(Relation::Outbox(mapping)) => {
                 let mapping = Arc::clone(mapping);
+                let relation = Some(relation);
                 let row = Inserted { relation, mapping, tuple, position, commit_time, xid };
                 Ok(Decoded::Row(row))
             }
             Some(Relation::Other) => Ok(Decoded::Other(position)),
             None => Err(protocol(format!("a row of relation {relation}, never announced"))),
         }
+    }
+
+    /// Anybody's message, at no cost where it is nobody's event.
+    fn emitted(
+        &mut self,
+        is_transactional: bool,
+        prefix: &[u8],
+        content: &Bytes,
+    ) -> Result<Decoded, End> {
+        let source = self.messages.source(prefix);
+        if !is_transactional {
+            return Ok(source.map_or(Decoded::Ignored, Decoded::NotTransactional));
+        }
+        let Some(transaction) = &mut self.transaction else {
+            return Err(protocol("a transactional message outside a transaction"));
+        };
+        let (position, commit_time, xid) = transaction.next();
+        let Some(source) = source else { return Ok(Decoded::Ignored) };
+        let (mapping, tuple) = self.messages.read(&self.tables, source, content)?;
+        let relation = None;
+        Ok(Decoded::Row(Inserted { relation, mapping, tuple, position, commit_time, xid }))
     }
 
     /// A row waits until it is known what its relation is.

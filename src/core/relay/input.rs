@@ -20,7 +20,7 @@ use crate::error::{Class, Fault};
 /// What a session is held to.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// The outbox tables.
+    /// The outbox tables, then the messages: all that events come from.
     pub tables: Arc<[Table]>,
     /// Their oids, in the same order.
     pub oids: Vec<u32>,
@@ -200,6 +200,9 @@ pub enum Effect {
     Mark(Batch),
     /// Tell that these marks are given up: their rows stay unmarked, though they are delivered.
     GivenUp(Vec<Mark>),
+    /// Tell that a message of this source is no event, since it is not transactional: the first of
+    /// the session.
+    NotTransactional(usize),
     /// Check the publication, and ask how far the WAL is on disk.
     Check,
     /// Find out what this relation is.

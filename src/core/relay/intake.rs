@@ -11,6 +11,7 @@ use super::arrival::{Arrival, Ready, Source};
 use super::decoder::{Decoded, Inserted, protocol};
 use super::{Effect, End, Relay};
 use crate::config::OnFailure;
+use crate::core::event::envelope;
 use crate::core::event::pgoutput::{self, Cell, StoredRow, Tuple};
 use crate::core::event::relation::{Held, Mapping};
 use crate::core::event::{Event, Position, Refusal};
@@ -96,6 +97,12 @@ impl Relay {
                     self.progress.leave(position);
                 }
             }
+            Decoded::NotTransactional(source) => {
+                if self.tally.not_transactional == 0 {
+                    effects.push(Effect::NotTransactional(source));
+                }
+                self.tally.not_transactional += 1;
+            }
             Decoded::Altered => self.check.require(),
             Decoded::Unknown { relation, xid } => effects.push(Effect::Resolve { relation, xid }),
         }
@@ -109,7 +116,7 @@ impl Relay {
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
         let Inserted { relation, mapping, tuple, position, commit_time, xid } = row;
-        if self.is_left(position, relation) {
+        if relation.is_some_and(|relation| self.is_left(position, relation)) {
             // Not delivered: the next session, if this one is cut off, must not take it for that.
             self.progress.leave(position);
             let number = self.progress.receive(position);
@@ -317,7 +324,10 @@ impl Relay {
                     id: arrival.id(),
                     table,
                     position: *position,
-                    body: event.ok().map(|event| event.payload).unwrap_or_default(),
+                    body: match event {
+                        Ok(event) => event.payload,
+                        Err(_) => envelope::content(mapping, row),
+                    },
                 },
                 limits,
             ),

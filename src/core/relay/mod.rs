@@ -5,7 +5,7 @@
 //! `input` holds what goes in and out. [`Relay`] is a handful of owners and a `match`; an owner has
 //! its fields to itself:
 //!
-//! - `decoder` reads the stream: transactions, relations, rows;
+//! - `decoder` reads the stream: transactions, relations, rows, and `messages` that are events;
 //! - `outgoing` has what is ready to be sent and what is in flight ([`window`]);
 //! - `aggregates` knows who has to wait for whom;
 //! - `outcomes` has learnt from the broker's answers, and decides what becomes of what was refused;
@@ -31,6 +31,7 @@ mod decoder;
 mod flush_check;
 mod input;
 mod intake;
+mod messages;
 mod outcomes;
 mod outgoing;
 mod phase;

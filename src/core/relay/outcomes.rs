@@ -56,6 +56,9 @@ pub(super) struct Refused {
     pub(super) is_dead_letter: bool,
     /// An older event of its aggregate is parked.
     pub(super) is_behind: bool,
+    /// It is a message that is no envelope, which anybody may write: it says nothing of the whole, and
+    /// nobody waits for it.
+    pub(super) is_content: bool,
     pub(super) policy: Policy,
 }
 
@@ -63,16 +66,21 @@ impl Refused {
     /// It counts among those that were refused in a row. Behind an event that is parked there is
     /// no more to find out.
     pub(super) fn counts(self) -> bool {
-        !self.was_parked && !self.is_dead_letter && !self.is_behind && self.policy != Policy::Block
+        let is_new = !self.was_parked && !self.is_dead_letter && !self.is_behind;
+        is_new && !self.is_content && self.policy != Policy::Block
     }
 
     /// What becomes of it; `is_limit_reached`: so many were refused in a row that the fault may be
     /// of the whole.
     pub(super) fn decide(self, is_limit_reached: bool) -> Verdict {
         match self {
-            Self { policy: Policy::Block, was_parked: false, is_dead_letter: false, .. } => {
-                Verdict::Stick
-            }
+            Self {
+                policy: Policy::Block,
+                was_parked: false,
+                is_dead_letter: false,
+                is_content: false,
+                ..
+            } => Verdict::Stick,
             _ if self.counts() && is_limit_reached => Verdict::Wait,
             Self {
                 policy: Policy::DeadLetter, is_dead_letter: false, is_behind: false, ..
@@ -270,8 +278,26 @@ mod tests {
             (letter, true, true, false, Retry, Retry),
         ];
         for (policy, was_parked, is_dead_letter, is_behind, below, at) in table {
-            let refused = Refused { was_parked, is_dead_letter, is_behind, policy };
+            let is_content = false;
+            let refused = Refused { was_parked, is_dead_letter, is_behind, is_content, policy };
             assert_eq!((refused.decide(false), refused.decide(true)), (below, at), "{refused:?}");
+        }
+    }
+
+    /// Whoever may write a message could stop the relay with it.
+    #[test]
+    fn what_is_no_envelope_stops_nothing() {
+        use Verdict::{Park, SendDeadLetter};
+        let (block, park, letter) = (Policy::Block, Policy::Park, Policy::DeadLetter);
+        for (policy, expected) in [(block, Park), (park, Park), (letter, SendDeadLetter)] {
+            let refused = Refused {
+                was_parked: false,
+                is_dead_letter: false,
+                is_behind: false,
+                is_content: true,
+                policy,
+            };
+            assert_eq!((refused.decide(false), refused.decide(true)), (expected, expected));
         }
     }
 

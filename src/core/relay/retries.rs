@@ -9,6 +9,7 @@ use postgres_types::PgLsn;
 use super::arrival::{Arrival, Source};
 use super::settle::Try;
 use super::{Effect, Relay};
+use crate::core::event::envelope;
 use crate::core::event::pgoutput::StoredRow;
 use crate::core::event::{Position, Refusal};
 use crate::core::parked::{Aggregate, Ahead, Attempt, Due, Head, Looked, ParkedRow, Tried};
@@ -271,6 +272,7 @@ impl Relay {
         let is_alone = self.is_to_be_alone(&row);
         let waiter = row.aggregate.filter(|_| row.is_holding);
         let ParkedRow { seq, attempts, position, id, xid_end, row, .. } = row;
+        let row = envelope::renewed(row);
         let mapping = match self.decoder.shape(&row) {
             Ok(mapping) => mapping,
             Err(errors) => {

@@ -76,6 +76,7 @@ fn tally(tally: &Tally) -> Value {
         "marked": tally.marked,
         "marks_given_up": tally.unmarked,
         "ignored": tally.ignored,
+        "not_transactional": tally.not_transactional,
     })
 }
 

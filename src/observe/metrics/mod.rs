@@ -122,7 +122,7 @@ pub const METRICS: &[Metric] = &[
             let ends = it.snapshot.shown.ends.get(&reason).copied().unwrap_or(0);
             out.put(&[("reason", reason.name())], ends);
         }),
-    counter("pgoutbox_events_total", "outcome: delivered, parked, queued, dead_lettered, delivered_before, came_marked, left_out, ignored", "Events by what became of them; delivered_before are those that an earlier session had settled, came_marked are rows inserted with their mark already set, left_out those that tables.N.only or except leave out, ignored are changes that are no inserts of an outbox table.",
+    counter("pgoutbox_events_total", "outcome: delivered, parked, queued, dead_lettered, delivered_before, came_marked, left_out, ignored, not_transactional", "Events by what became of them; delivered_before are those that an earlier session had settled, came_marked are rows inserted with their mark already set, left_out those that tables.N.only or except leave out, ignored are changes that are no inserts of an outbox table and messages of other prefixes, not_transactional are messages of [[messages]] that are no events since they are not transactional.",
         "`delivered` stands still while the application writes: `/readyz`. `parked` rises: `pgoutbox parked list` says why",
         |it, out| {
             let tally = &it.snapshot.shown.tally;
@@ -135,6 +135,7 @@ pub const METRICS: &[Metric] = &[
                 ("came_marked", tally.came_marked),
                 ("left_out", tally.left_out),
                 ("ignored", tally.ignored),
+                ("not_transactional", tally.not_transactional),
             ] {
                 out.put(&[("outcome", outcome)], count);
             }

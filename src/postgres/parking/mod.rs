@@ -43,6 +43,8 @@ pub struct ParkingStore {
     session: String,
     still_ours: Statement,
     oids: Vec<u32>,
+    /// Of messages, whose numbers are behind those of the tables.
+    prefixes: Vec<String>,
     shown: Vec<Shown>,
     park: Statement,
     delivered: Statement,
@@ -127,6 +129,7 @@ impl ParkingStore {
             session: session.to_owned(),
             still_ours: prepare(sql::PROGRESS_STILL_OURS).await?,
             oids: outboxes.iter().map(|outbox| outbox.relation).collect(),
+            prefixes: config.messages.iter().map(|source| source.name.clone()).collect(),
             shown,
             park: prepare(sql::PARK).await?,
             delivered: prepare(sql::PARK_DELIVERED).await?,
@@ -479,7 +482,10 @@ impl ParkingStore {
                 xid_end: xid(row, "xid_end")?,
                 occurred_at: occurred_at.map(String::into_boxed_str),
             };
-            let mark = id.map(|id| Mark::new(None, table, id, None).from(origin));
+            // What has no row has no mark.
+            let is_row = row.try_get::<_, u32>("outbox")? != 0;
+            let mark = id.filter(|_| is_row);
+            let mark = mark.map(|id| Mark::new(None, table, id, None).from(origin));
             Ok((row.try_get("seq")?, mark))
         };
         // Those of a table that is configured no longer stay as they are.
@@ -551,6 +557,7 @@ impl ParkingStore {
         let (id, aggregate) =
             (id.as_ref().filter(|_| has_keys), aggregate.as_ref().filter(|_| has_keys));
         let outbox = self.oids.get(mapping.table).copied().unwrap_or_default();
+        let prefix = self.prefix(mapping.table);
         let (aggregate_type, aggregate_id) = match aggregate.map(Aggregate::parts) {
             Some((aggregate_type, id)) => (aggregate_type, Some(id)),
             None => (None, None),
@@ -576,7 +583,7 @@ impl ParkingStore {
         let occurred_at = mapping.occurred_at.and_then(|at| cells.get(at).copied().flatten());
         let occurred_at = occurred_at.and_then(|text| std::str::from_utf8(text).ok());
         let xid = park.xid.map(i64::from);
-        let parameters: [&(dyn ToSql + Sync); 19] = [
+        let parameters: [&(dyn ToSql + Sync); 20] = [
             &self.slot,
             &outbox,
             &id,
@@ -596,6 +603,7 @@ impl ParkingStore {
             &cells,
             &xid,
             &occurred_at,
+            &prefix,
         ];
         client.execute(&self.park, &parameters).await.map(|_| ())
     }
@@ -720,11 +728,25 @@ impl ParkingStore {
         let rows = client.query(&self.ahead, &[&self.slot, &from.commit_lsn, &index]).await;
         let mut ahead = Ahead::default();
         for row in rows.map_err(|error| classify(&error))? {
-            let event = (self.table(column(&row, "outbox")?), column(&row, "event_id")?);
+            let event = (self.source(&row)?, column(&row, "event_id")?);
             ahead.events.insert(place(&row)?, event);
             ahead.written_lsn = Some(column(&row, "written_lsn")?);
         }
         Ok(ahead)
+    }
+
+    /// Which of the configured sources a record is of.
+    fn source(&self, row: &Row) -> Result<usize, Fault> {
+        let prefix: Option<String> = column(row, "prefix")?;
+        let Some(prefix) = prefix else { return Ok(self.table(column(row, "outbox")?)) };
+        let number = self.prefixes.iter().position(|known| *known == prefix);
+        Ok(number.map_or(usize::MAX, |number| self.oids.len() + number))
+    }
+
+    /// The prefix of a source; `None` of a table.
+    fn prefix(&self, source: usize) -> Option<&str> {
+        let number = source.checked_sub(self.oids.len())?;
+        self.prefixes.get(number).map(String::as_str)
     }
 
     /// Which of the configured tables it is: of one that is configured no longer its try says so.
@@ -857,7 +879,7 @@ impl ParkingStore {
     }
 
     fn row(&self, row: &Row, columns: Arc<[Column]>) -> Result<ParkedRow, Fault> {
-        let outbox: u32 = column(row, "outbox")?;
+        let source = self.source(row)?;
         let cells: Vec<Option<Vec<u8>>> = column(row, "cells")?;
         let tuple = Tuple::of_texts(cells.iter().map(Option::as_deref))
             .map_err(|error| Fault::transient(format!("pgoutbox.parked: {error}")))?;
@@ -876,7 +898,7 @@ impl ParkingStore {
             is_alone: column(row, "is_closed")?,
             xid_end: xid("xid_end")?.filter(|_| written_by.is_some()),
             row: StoredRow {
-                table: self.table(outbox),
+                table: source,
                 columns,
                 tuple,
                 commit_time: column(row, "commit_micros")?,
@@ -905,7 +927,7 @@ impl ParkingStore {
     pub(crate) fn log(&self, config: &Config, parking: &Parking) {
         for park in &parking.parks {
             let Some(refusal) = &park.refusal else { continue };
-            let table = config.tables.get(park.mapping.table);
+            let table = config.source(park.mapping.table);
             let table = table.map_or_else(String::new, |t| t.title());
             let (id, position) = (park.id.as_deref().unwrap_or("without id"), park.position);
             let what = match park.state {
@@ -926,7 +948,7 @@ impl ParkingStore {
         for attempt in &parking.attempts {
             let (event_id, seq) = (attempt.id.as_deref(), attempt.seq);
             let id = event_id.unwrap_or("without id");
-            let table = config.tables.get(attempt.table);
+            let table = config.source(attempt.table);
             let table = table.map_or_else(String::new, |t| t.title());
             let (attempts, state, refusal) = match &attempt.outcome {
                 Tried::Refused { attempts, state, refusal } => (attempts, state, refusal),

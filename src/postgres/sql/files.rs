@@ -53,11 +53,14 @@ files! {
     GUARD_HOLDERS = "guard/holders.sql", "Who keeps restart_lsn from moving: the oldest transactions with an id, in any database, and prepared ones.";
     GUARD_RECORD = "guard/record.sql", "Says how the guard finds the WAL, for `pgoutbox status`.";
     GUARD_SAMPLE = "guard/sample.sql", "What the guard over the WAL looks at.";
+    INIT_EMIT = "init/emit.sql", "Functions that write one event into the WAL alone, without a table: a transactional message, whose prefix the relay is to have under [[messages]].";
+    INIT_EMIT_KNOWN = "init/emit_known.sql", "Whether the functions of init/emit.sql are there, all of them with these bodies.";
     INIT_ENQUEUE = "init/enqueue.sql", "A function that writes one event into the outbox and refuses nonsense, for any language:.";
     INIT_ENQUEUE_KNOWN = "init/enqueue_known.sql", "Whether pgoutbox.enqueue is there with this body, in which {outbox} stands for the table.";
     INIT_OUTBOX = "init/outbox.sql", "The default outbox table.";
     INIT_OUTBOX_PARTITIONED = "init/outbox_partitioned.sql", "The default outbox table in partitions by time, for outboxes so large that deleting row by row costs too much: a whole partition is dropped once each of its rows was relayed long ago.";
     INIT_PUBLICATION = "init/publication.sql", "The publication: inserts only, so that marks and deletes are never sent.";
+    INIT_PUBLICATION_EMPTY = "init/publication_empty.sql", "The publication where there is no table: events come as messages, which need none.";
     INIT_PUBLICATION_TABLE = "init/publication_table.sql", "One more table in the publication.";
     INIT_ROLES = "init/roles.sql", "Two roles with the least that the relay needs, made where missing.";
     INIT_SCHEMA = "init/schema.sql", "What pgoutbox keeps of its own.";
@@ -124,6 +127,8 @@ files! {
     PAUSE_RESUME = "pause/resume.sql", "Has the relay of a slot publish again.";
     PAUSE_STATE = "pause/state.sql", "Who paused the relay of a slot, and when.";
     PROGRESS_CLEAR_FAULT = "progress/clear_fault.sql", "Events are delivered again: what kept them from it is over.";
+    PROGRESS_COUNT_MESSAGES = "progress/count_messages.sql", "A session counts messages among the events of a transaction, or no longer does.";
+    PROGRESS_COUNTS_MESSAGES = "progress/counts_messages.sql", "Whether the place of a slot is in the middle of a transaction, and counts its messages.";
     PROGRESS_COVERAGE = "progress/coverage.sql", "By what the publication covered the tables when a session last saw to it; null: not known.";
     PROGRESS_FAULT = "progress/fault.sql", "Says what keeps events from being delivered, for `pgoutbox status`.";
     PROGRESS_FORGET = "progress/forget.sql", "The row is ahead of the server, which was restored from a copy: what it says is of a history that is gone.";

@@ -41,6 +41,10 @@ pub(crate) enum Table {
     Leaf,
     /// One of the publication that is no outbox.
     Other,
+    /// None: a message of `pg_logical_emit_message` whose prefix is an event's.
+    Emitted,
+    /// None: a message of somebody else.
+    Foreign,
 }
 
 impl Table {
@@ -54,7 +58,19 @@ impl Table {
             Self::Named => "orders_outbox",
             Self::Leaf => "orders_outbox_2026",
             Self::Other => "customers",
+            Self::Emitted => "orders",
+            Self::Foreign => "orders of others",
         }
+    }
+
+    /// It has no rows, but messages of a prefix.
+    pub(crate) fn is_message(self) -> bool {
+        matches!(self, Self::Emitted | Self::Foreign)
+    }
+
+    /// What is written there is an event.
+    pub(crate) fn is_outbox(self) -> bool {
+        !matches!(self, Self::Other | Self::Foreign)
     }
 
     pub(crate) fn from_oid(oid: u32) -> Self {
@@ -111,6 +127,8 @@ pub(crate) struct Event {
     pub(crate) visible_at: u64,
     pub(crate) locked_until: u64,
     pub(crate) is_deleted: bool,
+    /// It has no row.
+    pub(crate) is_message: bool,
     /// Where in the WAL its mark is.
     pub(crate) marked: Option<u64>,
     /// The server refuses its mark until then.
@@ -199,6 +217,7 @@ impl Postgres {
                 visible_at: 0,
                 locked_until: 0,
                 is_deleted: false,
+                is_message: false,
                 marked: None,
                 refused_until: 0,
                 routing_key,
@@ -305,7 +324,7 @@ impl Postgres {
                 row.id = format!("e{}", self.next_id);
                 // Each row has a place, whether its table is configured or not.
                 index += 1;
-                if row.table == Table::Other {
+                if !row.table.is_outbox() {
                     return (None, row);
                 }
                 let place = self.events.len();
@@ -319,10 +338,11 @@ impl Postgres {
                     visible_at,
                     locked_until: 0,
                     is_deleted: false,
+                    is_message: row.table.is_message(),
                     marked: None,
                     refused_until: 0,
                     routing_key,
-                    exchange: row.exchange.unwrap_or("outbox"),
+                    exchange: row.exchange.filter(|_| !row.table.is_message()).unwrap_or("outbox"),
                     body: row.body.clone(),
                 });
                 self.places.insert(row.id.clone(), place);
@@ -432,6 +452,7 @@ impl Postgres {
     /// statements last.
     fn write_marks(&mut self, now: u64, lsn: u64, marks: &[Mark]) -> Vec<Missed> {
         let parked = self.parking.places();
+        assert!(marks.iter().all(|mark| mark.table < 2), "what has no row is not marked");
         let is_passed_over = |mark: &Mark, place| mark.is_repeat && parked.contains(&place);
         let mut missing = Vec::new();
         for table in 0..2 {
@@ -512,6 +533,7 @@ impl Postgres {
     pub(crate) fn is_mark_safe(&self, place: usize) -> bool {
         let event = &self.events[place];
         self.marking == Marking::None
+            || event.is_message
             || event.is_deleted && self.marking != Marking::SideTable
             || event.marked.is_some_and(|lsn| lsn <= self.flushed)
     }

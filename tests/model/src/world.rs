@@ -205,7 +205,7 @@ impl World {
     fn list(&mut self) {
         let count = self.script.within(1..20);
         let mut rows: Vec<Row> = (0..count).map(|_| self.row(0)).collect();
-        rows.retain(|row| row.table != Table::Other);
+        rows.retain(|row| row.table.is_outbox() && !row.table.is_message());
         let count = rows.len();
         self.postgres.list(rows);
         self.ledger.committed(0..count, false);

@@ -77,8 +77,12 @@ impl Walsender {
         self.data(begin, What::Rest);
         if !is_empty {
             for (place, row) in rows {
-                self.announce(row, script);
-                self.insert(*place, row);
+                if row.table.is_message() {
+                    self.message(*place, row);
+                } else {
+                    self.announce(row, script);
+                    self.insert(*place, row);
+                }
                 if script.one_in(20) {
                     self.keepalive(false);
                 }
@@ -142,12 +146,34 @@ impl Walsender {
         self.data(bytes, place.map_or(What::Rest, What::Event));
     }
 
+    fn message(&mut self, place: Option<usize>, row: &Row) {
+        let members = row.columns().into_iter().filter_map(|(name, type_oid, value)| {
+            let value = value?;
+            let is_member = !matches!(name, "note" | "exchange" | "relayed_at");
+            let is_json = type_oid == 3_802;
+            is_member.then(|| match is_json {
+                true => format!("\"{name}\": {value}"),
+                false => format!("\"{name}\": \"{value}\""),
+            })
+        });
+        let content = format!("{{{}}}", members.collect::<Vec<_>>().join(", "));
+        let mut bytes = BytesMut::new();
+        bytes.put_u8(b'M');
+        bytes.put_u8(1);
+        bytes.put_u64(7);
+        bytes.put_slice(row.table.name().as_bytes());
+        bytes.put_u8(0);
+        bytes.put_u32(u32::try_from(content.len()).unwrap());
+        bytes.put_slice(content.as_bytes());
+        self.data(bytes, place.map_or(What::Rest, What::Event));
+    }
+
     /// What a server may send besides.
     fn aside(&mut self, script: &Script) {
         let mut bytes = BytesMut::new();
         match script.within(0..3) {
             0 => {
-                bytes.put_slice(b"M\x01\0\0\0\0\0\0\0\x09other\0");
+                bytes.put_slice(b"M\0\0\0\0\0\0\0\0\x09orders\0");
                 bytes.put_u32(3);
                 bytes.put_slice(b"abc");
             }

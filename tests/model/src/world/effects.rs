@@ -11,6 +11,7 @@ impl World {
                     self.ledger.given_up(place);
                 }
             }
+            Effect::NotTransactional(_) => {}
             Effect::Publish(message) => self.publish(message),
             Effect::Reopen => {
                 let Some(session) = &mut self.session else { return };

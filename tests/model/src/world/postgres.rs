@@ -36,6 +36,8 @@ impl World {
                 (3, Table::Named),
                 (3, Table::Leaf),
                 (2, Table::Other),
+                (3, Table::Emitted),
+                (1, Table::Foreign),
             ]),
             shape,
             id: String::new(),

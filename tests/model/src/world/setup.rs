@@ -103,12 +103,16 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
     };
     let named = |name: &str| Piece::Column(name.to_owned());
     let text = |text: &str| Piece::Text(text.to_owned());
-    let tables: Vec<TableConfig> = [Table::Known, Table::Named]
+    let of_column = || Template(vec![vec![named("exchange")], vec![text("outbox")]]);
+    let tables: Vec<TableConfig> = [Table::Known, Table::Named, Table::Emitted]
         .map(|table| TableConfig {
-            schema: "public".to_owned(),
+            schema: if table.is_message() { String::new() } else { "public".to_owned() },
             name: table.name().to_owned(),
             columns: columns("id"),
-            exchange: Template(vec![vec![named("exchange")], vec![text("outbox")]]),
+            exchange: match table.is_message() {
+                true => Template(vec![vec![text("outbox")]]),
+                false => of_column(),
+            },
             routing_key: Template(vec![
                 vec![named("topic")],
                 vec![named("aggregate_type"), text("."), named("event_type")],
@@ -128,6 +132,7 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
             rule: RowRule::default(),
             message: MessageMap::default(),
             audit_mode: match marking {
+                _ if table.is_message() => AuditMode::None,
                 Marking::Update => AuditMode::Update,
                 Marking::Delete => AuditMode::Delete,
                 Marking::SideTable => AuditMode::SideTable,
