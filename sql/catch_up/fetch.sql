@@ -59,6 +59,8 @@ WITH listed AS MATERIALIZED (
       JOIN listed ON listed.n = found.pgoutbox_n
      CROSS JOIN LATERAL (SELECT (found.pgoutbox_row).*) AS outbox
      CROSS JOIN LATERAL (SELECT coalesce((found.pgoutbox_row).:"occurred_at"::text,
+                                         listed.content -> 'texts' ->> :'occurred_at',
+                                         -- Of a list that version 0.1 made.
                                          listed.content ->> :'occurred_at') AS occurred_at) AS said
      WHERE listed.is_shared
         OR (:'mode' <> 'update' OR NOT (:marked))

@@ -4,7 +4,7 @@
 -- again (hstore has), and JSON itself would not come back as it was. texts: as table/texts.sql says it.
 --   psql -v slot=pgoutbox -v schema=public -v table=outbox_messages -v relation=16389 -v texts='outbox."id"' -f catch_up/keep.sql
 UPDATE pgoutbox.catch_up_rows AS listed
-   SET content = (SELECT row_to_json(kept) FROM (SELECT :texts) AS kept)
+   SET content = (SELECT json_build_object('texts', row_to_json(kept)) FROM (SELECT :texts) AS kept)
   FROM :"schema".:"table" AS outbox
  WHERE listed.slot = :'slot' AND listed.outbox = :'relation'::oid::regclass AND listed.is_shared
    AND outbox.tableoid = listed.leaf AND outbox.ctid = listed.place;

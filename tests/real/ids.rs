@@ -158,6 +158,8 @@ impl World {
             .with_context(|| relay.log())?;
         relay.kill9().await?;
         let relay = self.setting.run()?;
+        // All may have come before it was killed.
+        relay.reaches("running", PATIENCE).await?;
         self.all_came("restart", &relay).await?;
         self.marked("restart", &relay).await?;
         let all = self.consumer.deliveries(|all| all.iter().map(number).collect::<Vec<_>>());

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use postgres_types::Type;
 use serde_json::value::RawValue;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 use tracing::warn;
@@ -234,13 +235,30 @@ fn stored(
 fn whole(kept: &str, outbox: &OutboxTable) -> Result<Result<Tuple, DecodeError>, Fault> {
     let failed = |error| Fault::transient(format!("the list of rows cannot be read: {error}"));
     let kept: HashMap<String, &RawValue> = serde_json::from_str(kept).map_err(failed)?;
-    let text = |column: &Column| match kept.get(&column.name).map(|value| value.get()) {
-        None | Some("null") => Ok(None),
-        Some(text) if text.starts_with('"') => serde_json::from_str(text).map(Some),
-        // Of a list that version 0.1 made.
-        Some(value) => Ok(Some(value.to_owned())),
+    let text = |value: &RawValue| serde_json::from_str::<Option<String>>(value.get());
+    let columns = outbox.columns.iter();
+    let texts: Result<Vec<Option<String>>, _> = match kept.get("texts").filter(|_| kept.len() == 1)
+    {
+        Some(texts) => {
+            let mut texts: HashMap<String, Option<String>> =
+                serde_json::from_str(texts.get()).map_err(failed)?;
+            Ok(columns.map(|column| texts.remove(&column.name).flatten()).collect())
+        }
+        // Of a list that version 0.1 made, which kept JSON as it stood.
+        None => columns
+            .map(|column| match kept.get(&column.name) {
+                None => Ok(None),
+                Some(value) if value.get() == "null" => Ok(None),
+                Some(value) if is_text(value, column) => text(value),
+                Some(value) => Ok(Some(value.get().to_owned())),
+            })
+            .collect(),
     };
-    let texts: Result<Vec<Option<String>>, _> = outbox.columns.iter().map(text).collect();
     let texts = texts.map_err(failed)?;
     Ok(Tuple::of_texts(texts.iter().map(|text| text.as_deref().map(str::as_bytes))))
+}
+
+fn is_text(value: &RawValue, column: &Column) -> bool {
+    let is_json = [Type::JSON.oid(), Type::JSONB.oid()].contains(&column.type_oid);
+    !is_json && value.get().starts_with('"')
 }
