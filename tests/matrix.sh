@@ -118,5 +118,5 @@ ends)
 esac
 echo
 echo "$header"
-cat "$rows"/*.row
+sort -V "$rows"/*.row
 [ -z "$(find "$rows" -name '*.failed')" ]

@@ -260,8 +260,11 @@ pub async fn mark_permission(round: Round) -> Result<Outcome> {
         stage.while_committing().await?;
         stage.felt(&["permission denied"], since).await;
         stage.setting.sql(&format!("GRANT {}", right.replace("FROM", "TO"))).await?;
-        // Until then it is the same outage, which is said once.
-        stage.felt(&["are marked again"], since).await;
+        // Until it marks again it is the same outage, which is said once. A table that takes no marks is
+        // tried every 15 s at last.
+        let granted: String = stage.setting.ask("SELECT clock_timestamp()::text").await?;
+        let marks = "SELECT EXISTS (SELECT FROM outbox_messages WHERE relayed_at > ";
+        stage.setting.until("a mark", &format!("{marks}'{granted}')")).await?;
         let ended = wait_until("the relay to end", Duration::from_secs(2), async || {
             Ok(!stage.relay.is_running())
         });
