@@ -28,6 +28,8 @@ const NAME_BYTES: usize = 255;
 /// How messages of a table are made, beside its columns.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MessageMap {
+    /// Where the payload and the headers stand, where a column holds more than one of them.
+    pub envelope: Envelope,
     /// Properties by template; one is left out where its template yields nothing.
     pub properties: Vec<(Property, Template)>,
     /// Headers by name.
@@ -42,10 +44,20 @@ pub struct MessageMap {
     pub broker_user: Option<String>,
 }
 
+/// Places in the JSON of a column.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Envelope {
+    /// Of the payload, instead of `columns.payload` as a whole.
+    pub payload: Option<Template>,
+    /// Of the object of headers, instead of `columns.headers`.
+    pub headers: Option<Template>,
+}
+
 impl MessageMap {
-    /// Whether messages are made of their columns alone.
+    /// Whether nothing is made by template.
     pub fn is_empty(&self) -> bool {
-        let Self { properties, headers, body, events, cloudevents, broker_user: _ } = self;
+        let Self { envelope: _, properties, headers, body, events, cloudevents, broker_user: _ } =
+            self;
         properties.is_empty()
             && headers.is_empty()
             && body.is_empty()
@@ -244,7 +256,9 @@ pub(crate) fn message_map(
         let key = format!("{key}.properties.{}", property.name());
         Some((*property, values.optional_template(&key)?))
     });
+    let envelope = |name: &str| values.optional_template(&format!("{key}.envelope.{name}"));
     MessageMap {
+        envelope: Envelope { payload: envelope("payload"), headers: envelope("headers") },
         properties: properties.collect(),
         headers: headers(values, &format!("{key}.headers"), problems),
         body: body(values, &format!("{key}.body"), problems),

@@ -69,7 +69,7 @@ pub use flags::Flags;
 pub use load::{Needs, load};
 pub use mark::{MarkColumn, MarkColumns, MarkValue};
 pub(crate) use message::title;
-pub use message::{CloudEvents, Field, MessageMap, Property, Route, ValueType};
+pub use message::{CloudEvents, Envelope, Field, MessageMap, Property, Route, ValueType};
 pub(crate) use reload::{InForce, plan};
 pub(crate) use renewal::{Place, Renewal};
 pub use rule::{Condition, RowRule};

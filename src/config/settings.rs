@@ -242,6 +242,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.hold_aggregate", Flag, Value("true"), "whether later events of its aggregate wait behind a parked one"),
     setting("tables.*.dead_letter_exchange", Text(255), Unset, "exchange for events that cannot be delivered, with the reason in headers"),
     setting("tables.*.dead_letter_routing_key", Text(255), Derived("the message's own"), "their routing key"),
+    setting("tables.*.envelope.payload", Template, Unset, "a place in the JSON of a column, such as `{content.data}`: it is the payload, instead of `columns.payload` as a whole"),
+    setting("tables.*.envelope.headers", Template, Unset, "the same of the object of headers, instead of `columns.headers`"),
     setting("tables.*.properties.content_type", Template, Unset, "goes before the column and `content_type`"),
     setting("tables.*.properties.content_encoding", Template, Unset, "such as `gzip`; pgoutbox encodes nothing"),
     setting("tables.*.properties.correlation_id", Template, Unset, "goes before the column"),

@@ -90,6 +90,15 @@ impl<'a> Row<'a> {
         column.map_or(Ok(None), |column| self.text(field, column))
     }
 
+    /// Its own headers, as JSON.
+    fn headers(&self, mapping: &Mapping) -> Result<Option<&'a str>, Refusal> {
+        let column = self.optional("headers", mapping.headers)?;
+        match column.filter(|_| !mapping.headers_names.is_empty()) {
+            Some(json) => place("headers", json, &mapping.headers_names),
+            None => Ok(column),
+        }
+    }
+
     /// The type of its aggregate, where it can be read.
     pub(crate) fn aggregate_type(&self, mapping: &Mapping) -> Option<&'a str> {
         self.optional("aggregate_type", mapping.aggregate_type).ok().flatten()
@@ -103,7 +112,7 @@ impl<'a> Row<'a> {
     /// The `traceparent` and `tracestate` that its message has, where they are text: those of its
     /// headers go before the columns.
     pub(crate) fn trace(&self, mapping: &Mapping) -> [Option<Cow<'a, str>>; 2] {
-        let headers = self.optional("headers", mapping.headers).ok().flatten();
+        let headers = self.headers(mapping).ok().flatten();
         // Hardly any row has them there, and the object need not be read for it.
         let headers = headers.filter(|json| json.contains("\"trace"));
         let headers: serde_json::Map<String, serde_json::Value> =
@@ -168,7 +177,7 @@ impl<'a> Event<'a> {
             aggregate_type: row.optional("aggregate_type", mapping.aggregate_type)?,
             aggregate_id: row.optional("aggregate_id", mapping.aggregate_id)?,
             event_type: row.optional("event_type", mapping.event_type)?,
-            headers: row.optional("headers", mapping.headers)?,
+            headers: row.headers(mapping)?,
             micros: micros(mapping, row, commit_time)?,
             correlation_id: row.optional("correlation_id", mapping.correlation_id)?,
             content_type: row.optional("content_type", mapping.content_type)?,
@@ -195,6 +204,13 @@ fn payload(mapping: &Mapping, row: Row<'_>) -> Result<Bytes, Refusal> {
         return Err(Refusal::unreadable("payload", "the server did not send it as text"));
     }
     let text = row.tuple.bytes(cell).unwrap_or_default();
+    if !mapping.payload_names.is_empty() {
+        let json = row.text("payload", mapping.payload)?;
+        let found = json.map(|json| place("payload", json, &mapping.payload_names)).transpose()?;
+        return Ok(found
+            .flatten()
+            .map_or_else(Bytes::new, |found| text.slice_ref(found.as_bytes())));
+    }
     match mapping.payload_kind {
         PayloadKind::Text if std::str::from_utf8(&text).is_err() => {
             Err(Refusal::unreadable("payload", "it is not UTF-8"))
@@ -204,6 +220,15 @@ fn payload(mapping: &Mapping, row: Row<'_>) -> Result<Bytes, Refusal> {
             unhex(&text).ok_or_else(|| Refusal::unreadable("payload", "it is no hexadecimal bytea"))
         }
     }
+}
+
+/// What stands behind these names in JSON, as it is written there.
+fn place<'a>(
+    field: &'static str,
+    json: &'a str,
+    names: &[String],
+) -> Result<Option<&'a str>, Refusal> {
+    path::json(json, names).map_err(|why| Refusal::unreadable(field, why))
 }
 
 /// A `bytea` in its hex output form (`bytea_output` is pinned on the stream).

@@ -174,7 +174,33 @@ impl Finder<'_> {
         pattern
     }
 
-    /// The same, with the type that the template says.
+    /// The column and the names of a template that is one place: of what is read as it stands there.
+    pub(super) fn place(
+        &mut self,
+        setting: &str,
+        template: Option<&Template>,
+    ) -> Option<(usize, Vec<String>)> {
+        let template = template?;
+        let before = self.errors.len();
+        let pattern = self.pattern(setting, template);
+        let alternative = match pattern.0.as_slice() {
+            [pieces] => pieces.as_slice(),
+            _ => &[],
+        };
+        match alternative {
+            [PatternPiece::Column(at)] => return Some((*at, Vec::new())),
+            [PatternPiece::Path(at, names)] => return Some((*at, names.clone())),
+            // What is wrong with it has been told.
+            _ if self.errors.len() > before => {}
+            _ => self.errors.push(format!(
+                "{setting} of {} must be one place in a column of it, such as {{content.data}}",
+                self.config.title()
+            )),
+        }
+        None
+    }
+
+    /// A template with the type that it says.
     fn typed(&mut self, setting: &str, template: &Template) -> (Pattern, Option<ValueType>) {
         let mut value_type = None;
         let alternatives = template.0.iter();
@@ -342,6 +368,7 @@ impl Finder<'_> {
         });
         let extensions = extensions.collect();
         let payload = self.position(&self.config.columns.payload.name);
+        let is_place = self.config.message.envelope.payload.is_some();
         CloudPatterns {
             is_structured: events.is_structured,
             prefix: events.prefix.clone(),
@@ -349,7 +376,7 @@ impl Finder<'_> {
             event_type: self.pattern("cloudevents.type", &events.event_type),
             optional,
             extensions,
-            is_json: payload.is_some_and(|at| self.of_column(at) == ValueType::Json),
+            is_json: is_place || payload.is_some_and(|at| self.of_column(at) == ValueType::Json),
         }
     }
 }

@@ -49,6 +49,8 @@ pub struct Mapping {
     pub message_id: Option<usize>,
     /// Column of the body.
     pub payload: usize,
+    /// The body stands behind these names in the column's JSON; without any, it is the column.
+    pub(crate) payload_names: Vec<String>,
     /// How the body is read.
     pub payload_kind: PayloadKind,
     /// Column of the aggregate's type.
@@ -59,6 +61,8 @@ pub struct Mapping {
     pub event_type: Option<usize>,
     /// Column of the headers.
     pub headers: Option<usize>,
+    /// They stand behind these names in the column's JSON; without any, they are the column.
+    pub(crate) headers_names: Vec<String>,
     /// Column of the time.
     pub occurred_at: Option<usize>,
     /// How the time is read.
@@ -197,6 +201,14 @@ impl Mapping {
         let names = &config.columns;
         let id = finder.required("id", &names.id, Accepts::Text);
         let payload = finder.required("payload", &names.payload, Accepts::Payload);
+        let envelope = &config.message.envelope;
+        let (payload, payload_names) = finder
+            .place("envelope.payload", envelope.payload.as_ref())
+            .unwrap_or((payload, Vec::new()));
+        let headers = finder.optional("headers", &names.headers, Accepts::Headers);
+        let (headers, headers_names) = finder
+            .place("envelope.headers", envelope.headers.as_ref())
+            .map_or((headers, Vec::new()), |(at, names)| (Some(at), names));
         let (mark, rule) = (finder.mark(needs_mark), finder.rule());
         let occurred_at = finder.optional("occurred_at", &names.occurred_at, Accepts::Time);
         let type_of = |at: usize| columns.get(at).map_or(0, |column| column.type_oid);
@@ -206,7 +218,7 @@ impl Mapping {
             id,
             message_id: finder.optional("message_id", &names.message_id, Accepts::Text),
             payload,
-            payload_kind: if type_of(payload) == Type::BYTEA.oid() {
+            payload_kind: if type_of(payload) == Type::BYTEA.oid() && payload_names.is_empty() {
                 PayloadKind::Bytea
             } else {
                 PayloadKind::Text
@@ -214,7 +226,9 @@ impl Mapping {
             aggregate_type: finder.optional("aggregate_type", &names.aggregate_type, Accepts::Text),
             aggregate_id: finder.optional("aggregate_id", &names.aggregate_id, Accepts::Text),
             event_type: finder.optional("event_type", &names.event_type, Accepts::Text),
-            headers: finder.optional("headers", &names.headers, Accepts::Headers),
+            payload_names,
+            headers,
+            headers_names,
             occurred_at,
             // Of another type, an error has been told.
             time_kind: occurred_at
@@ -238,6 +252,8 @@ impl Mapping {
     /// One that finds nothing.
     pub(super) fn of_nothing(table: usize, columns: &[Column]) -> Self {
         Self {
+            payload_names: Vec::new(),
+            headers_names: Vec::new(),
             table,
             is_content: false,
             id: 0,

@@ -68,7 +68,8 @@ impl<'a> Of<'a> {
 
     /// Whether the row has no payload at all.
     pub(super) fn is_null_payload(&self) -> bool {
-        self.row.cells.get(self.mapping.payload).is_none_or(|cell| *cell == Cell::Null)
+        let is_absent = !self.mapping.payload_names.is_empty() && self.event.payload.is_empty();
+        is_absent || self.row.cells.get(self.mapping.payload).is_none_or(|cell| *cell == Cell::Null)
     }
 
     fn is_structured(&self) -> bool {

@@ -319,6 +319,31 @@ fn what_a_row_cannot_fill_is_refused_by_name_and_never_repeated() {
     assert!(refusal.contains("no JSON, as its content type says"), "{refusal}");
 }
 
+/// As it is written there, to the last digit.
+#[test]
+fn payload_and_headers_come_out_of_one_column() {
+    let lines = r#"
+        columns = { payload = "tenant" }
+        envelope = { payload = "{tenant.value}", headers = "{tenant.meta.headers}" }
+    "#;
+    let of = |json: &'static str| build_of(lines, &row_with(&[("tenant", Some(json))]));
+    let message =
+        of(r#"{"meta":{"headers":{"who":"acme","n":3}},"value":{"price": 1.50}}"#).unwrap();
+    assert_eq!(&message.body[..], br#"{"price": 1.50}"#);
+    assert_eq!(text_header(&message, "who"), "acme");
+    assert_eq!(header(&message, "n"), Some(AMQPValue::LongLongInt(3)));
+    assert_eq!(header(&message, "delay"), None, "the column is not asked");
+    let message = of(r#"{"value":"text"}"#).unwrap();
+    assert_eq!(&message.body[..], br#""text""#);
+    let message = of(r#"{"value":null}"#).unwrap();
+    assert_eq!(&message.body[..], b"");
+    let structured = format!("{lines}\ncloudevents = {{ mode = \"structured\" }}");
+    let row = row_with(&[("tenant", Some(r#"{"value":null}"#))]);
+    assert!(json_body(&build_of(&structured, &row).unwrap()).get("data").is_none());
+    let refusal = of("{secret").unwrap_err().to_string();
+    assert!(refusal.contains("no JSON") && !refusal.contains("secret"), "{refusal}");
+}
+
 #[test]
 fn a_mapping_that_cannot_be_is_an_error_that_lists_the_columns() {
     for (lines, what) in [
@@ -333,6 +358,9 @@ fn a_mapping_that_cannot_be_is_an_error_that_lists_the_columns() {
             "headers = { x = \"{count:integer} | {tenant:text}\" }",
             "headers.x of public.outbox_messages has two",
         ),
+        ("envelope = { payload = \"{nowhere.a}\" }", "envelope.payload of"),
+        ("envelope = { payload = \"a {more.b}\" }", "must be one place in a column"),
+        ("envelope = { headers = \"{more.b} | {more.c}\" }", "must be one place in a column"),
         ("routing_key = \"{count:integer}\"", "is text, and has no type"),
         ("[tables.events.a]\nexchange = \"{gone}\"", "events.a.exchange"),
         ("[tables.cloudevents]\nmode = \"binary\"\nsource = \"{gone}\"", "cloudevents.source"),
