@@ -188,6 +188,14 @@ impl Maker<'_> {
             self.found(&what);
             return Ok(());
         }
+        if let Some(maker) = table.maker {
+            return Err(Fault::definite(
+                format!(
+                    "{what} does not exist, and its preset is of one that another library makes"
+                ),
+                format!("{maker}; then run `pgoutbox init` again"),
+            ));
+        }
         if let Some(other) = foreign_column(table) {
             return Err(Fault::definite(
                 format!("{what} does not exist, and the default one has no column \"{other}\""),

@@ -40,11 +40,15 @@ pub(super) fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
     }
     let mut parts = Vec::new();
     for table in &config.tables {
+        if let Some(maker) = table.maker {
+            parts.push(format!("-- Table {}: {maker}.\n", table.title()));
+            continue;
+        }
         let span = args.partitioned.as_deref().and_then(PartitionSpan::read);
         parts.push(outbox(&config, table, args.server_version * 10_000, span)?);
     }
     parts.push(sql::INIT_SCHEMA.to_owned());
-    if let Some(table) = config.tables.first() {
+    if let Some(table) = config.tables.first().filter(|table| table.maker.is_none()) {
         parts.push(enqueue(table)?);
     }
     if !config.messages.is_empty() {

@@ -372,6 +372,8 @@ pub struct Table {
     pub is_holding: bool,
     /// Whether the broker returns a message that no queue takes. Default `true`.
     pub is_mandatory: bool,
+    /// What makes it, where its preset knows: it is not for pgoutbox to make.
+    pub maker: Option<&'static str>,
     /// What its messages have beside what follows from the columns. Default nothing.
     pub message: MessageMap,
     /// Whether each header of a row is sent as a text. Default `false`: by its type in JSON.

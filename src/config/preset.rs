@@ -9,6 +9,8 @@ use super::value::Raw;
 /// Settings of a table by its kind.
 struct Preset {
     name: &'static str,
+    /// What makes such a table, for those who have none yet.
+    maker: &'static str,
     /// Keys below the table, with their values as a variable would say them.
     settings: &'static [(&'static str, &'static str)],
 }
@@ -16,35 +18,45 @@ struct Preset {
 /// The names of all presets.
 pub(crate) const NAMES: [&str; 2] = ["phoenix_micro", "debezium"];
 
-const PRESETS: [Preset; 2] = [
-    // `outbox_messages` of the Elixir library; its relay polls the rows without relayed_at and failed_at.
-    Preset {
-        name: "phoenix_micro",
-        settings: &[
-            ("name", "outbox_messages"),
-            ("exchange", "phoenix_micro"),
-            ("routing_key", "{topic}"),
-            ("columns.occurred_at", "inserted_at"),
-            ("dead_letter_exchange", "phoenix_micro.dlx"),
-        ],
-    },
-    // The table of Debezium's outbox event router; with Quarkus' extension its rows are deleted in the
-    // transaction that inserts them, so that nothing can be marked.
-    Preset {
-        name: "debezium",
-        settings: &[
-            ("name", "outboxevent"),
-            ("exchange", "outbox.event.{aggregate_type}"),
-            ("routing_key", "{aggregate_id}"),
-            ("columns.aggregate_type", "aggregatetype"),
-            ("columns.aggregate_id", "aggregateid"),
-            ("columns.event_type", "type"),
-            ("columns.occurred_at", "timestamp"),
-            ("audit.mode", "none"),
-            ("headers.id", "{id}"),
-        ],
-    },
-];
+const PRESETS: [Preset; 2] = [PHOENIX_MICRO, DEBEZIUM];
+
+/// The Elixir library. Its relay polls the rows without `relayed_at` and `failed_at`; its consumers make a text
+/// of each header, which a table or an array is not, and know repeats by the `message_id`.
+const PHOENIX_MICRO: Preset = Preset {
+    name: "phoenix_micro",
+    maker: "run `mix phoenix_micro.gen.migration` and `mix ecto.migrate`",
+    settings: &[
+        ("name", "outbox_messages"),
+        ("exchange", "phoenix_micro"),
+        ("routing_key", "{topic}"),
+        ("columns.occurred_at", "inserted_at"),
+        ("header_values", "text"),
+        ("dead_letter_exchange", "phoenix_micro.dlx"),
+    ],
+};
+
+/// The table of Debezium's outbox event router. With Quarkus' extension its rows are deleted in the
+/// transaction that inserts them, so that nothing can be marked.
+const DEBEZIUM: Preset = Preset {
+    name: "debezium",
+    maker: "create it as Debezium's page of the outbox event router says it, or let Hibernate do so",
+    settings: &[
+        ("name", "outboxevent"),
+        ("exchange", "outbox.event.{aggregate_type}"),
+        ("routing_key", "{aggregate_id}"),
+        ("columns.aggregate_type", "aggregatetype"),
+        ("columns.aggregate_id", "aggregateid"),
+        ("columns.event_type", "type"),
+        ("columns.occurred_at", "timestamp"),
+        ("audit.mode", "none"),
+        ("headers.id", "{id}"),
+    ],
+};
+
+/// What makes a table of this preset.
+pub(super) fn maker(name: &str) -> Option<&'static str> {
+    PRESETS.iter().find(|preset| preset.name == name).map(|preset| preset.maker)
+}
 
 /// Adds the settings of the presets that tables are said to be of, where nobody set them. A name that is no
 /// preset's is reported with the setting itself.
@@ -82,9 +94,23 @@ pub(super) fn apply(collected: &mut Collected) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{settings, value};
 
     #[test]
     fn each_name_is_that_of_a_preset() {
         assert_eq!(PRESETS.map(|preset| preset.name), NAMES);
+    }
+
+    /// A key that nobody knows would say nothing.
+    #[test]
+    fn each_setting_of_a_preset_is_one() {
+        for preset in PRESETS {
+            for (key, value) in preset.settings {
+                let setting = settings::find(&format!("tables.0.{key}"));
+                let setting = setting.unwrap_or_else(|| panic!("{}: {key}", preset.name));
+                let read = value::parse(setting.kind, &Raw::Untyped((*value).to_owned()));
+                assert!(read.is_ok(), "{}: {key} = {value}", preset.name);
+            }
+        }
     }
 }

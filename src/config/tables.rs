@@ -2,6 +2,7 @@
 
 use super::mark::mark;
 use super::message::message_map;
+use super::preset::maker;
 use super::problem::Problems;
 use super::rule::rule;
 use super::shown::Shown;
@@ -92,6 +93,7 @@ fn source(
 ) -> Table {
     let text = |name: &str| values.text(&format!("{key}.{name}"));
     Table {
+        maker: text("preset").and_then(|name| maker(&name)),
         message: message_map(values, key, (&schema, &name), problems),
         schema,
         name,

@@ -122,6 +122,7 @@ fn table(input: &mut Input<'_>) -> Table {
         is_mandatory: true,
         has_text_headers: false,
         rule: RowRule::default(),
+        maker: None,
         message: MessageMap::default(),
         audit_mode: AuditMode::Update,
         mark: MarkColumns::time("relayed_at"),

@@ -52,6 +52,7 @@ mod parts;
 mod place;
 mod progress;
 mod pause;
+mod presets;
 mod prune;
 mod publication;
 mod reconcile;

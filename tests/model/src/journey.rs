@@ -161,6 +161,7 @@ pub fn table() -> Table {
         is_mandatory: true,
         has_text_headers: false,
         rule: RowRule::default(),
+        maker: None,
         message: MessageMap::default(),
         audit_mode: AuditMode::Update,
         mark: MarkColumns::time("relayed_at"),

@@ -130,6 +130,7 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
             is_mandatory: true,
             has_text_headers: false,
             rule: RowRule::default(),
+            maker: None,
             message: MessageMap::default(),
             audit_mode: match marking {
                 _ if table.is_message() => AuditMode::None,
