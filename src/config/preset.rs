@@ -16,9 +16,9 @@ struct Preset {
 }
 
 /// The names of all presets.
-pub(crate) const NAMES: [&str; 2] = ["phoenix_micro", "debezium"];
+pub(crate) const NAMES: [&str; 3] = ["phoenix_micro", "structus", "debezium"];
 
-const PRESETS: [Preset; 2] = [PHOENIX_MICRO, DEBEZIUM];
+const PRESETS: [Preset; 3] = [PHOENIX_MICRO, STRUCTUS, DEBEZIUM];
 
 /// The Elixir library. Its relay polls the rows without `relayed_at` and `failed_at`; its consumers make a text
 /// of each header, which a table or an array is not, and know repeats by the `message_id`.
@@ -32,6 +32,21 @@ const PHOENIX_MICRO: Preset = Preset {
         ("columns.occurred_at", "inserted_at"),
         ("header_values", "text"),
         ("dead_letter_exchange", "phoenix_micro.dlx"),
+    ],
+};
+
+/// The Kotlin library: an interface, with a table in its documentation. Its consumers know repeats by the id of
+/// the event, which is not the row's key.
+const STRUCTUS: Preset = Preset {
+    name: "structus",
+    maker: "create it as structus-kotlin's MessageOutboxRepository says it",
+    settings: &[
+        ("name", "message_outbox"),
+        ("routing_key", "{event_type}"),
+        ("columns.message_id", "event_id"),
+        ("columns.occurred_at", "created_at"),
+        ("columns.relayed_at", "published_at"),
+        ("columns.attempt", "retry_count"),
     ],
 };
 

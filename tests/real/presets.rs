@@ -3,6 +3,7 @@
 //! queries say what is true of its rows.
 
 mod phoenix_micro;
+mod structus;
 
 use std::collections::BTreeMap;
 
@@ -197,7 +198,8 @@ fn text(text: &str) -> AMQPValue {
 }
 
 /// A relay of the preset's name, each with its library's table.
-const MADE: [(&str, &str); 1] = [("phoenix_micro", phoenix_micro::DDL)];
+const MADE: [(&str, &str); 2] =
+    [("phoenix_micro", phoenix_micro::DDL), ("structus", structus::DDL)];
 
 /// What `schema` prints is all that such a table needs, roles and their grants with it; and `config` says of
 /// whom a setting is.
@@ -232,7 +234,10 @@ async fn what_schema_prints_makes_a_relay_of_the_librarys_table() -> Result<()> 
 #[tokio::test]
 async fn a_table_that_is_missing_is_named_with_what_makes_it() -> Result<()> {
     let setting = Setting::bare().await?;
-    for (preset, maker) in [("phoenix_micro", "mix phoenix_micro.gen.migration")] {
+    for (preset, maker) in [
+        ("phoenix_micro", "mix phoenix_micro.gen.migration"),
+        ("structus", "MessageOutboxRepository"),
+    ] {
         let output = setting.program.output(&["init", "--preset", preset]).await?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(output.status.code() == Some(1), "{preset}: {said}");
