@@ -2,6 +2,7 @@
 //! of a message. Each lives through a stream, a failure, a retry and a lost slot, and the library's own
 //! queries say what is true of its rows.
 
+mod debezium;
 mod phoenix_micro;
 mod structus;
 
@@ -198,8 +199,11 @@ fn text(text: &str) -> AMQPValue {
 }
 
 /// A relay of the preset's name, each with its library's table.
-const MADE: [(&str, &str); 2] =
-    [("phoenix_micro", phoenix_micro::DDL), ("structus", structus::DDL)];
+const MADE: [(&str, &str); 3] = [
+    ("phoenix_micro", phoenix_micro::DDL),
+    ("structus", structus::DDL),
+    ("debezium", debezium::DDL),
+];
 
 /// What `schema` prints is all that such a table needs, roles and their grants with it; and `config` says of
 /// whom a setting is.
@@ -237,6 +241,7 @@ async fn a_table_that_is_missing_is_named_with_what_makes_it() -> Result<()> {
     for (preset, maker) in [
         ("phoenix_micro", "mix phoenix_micro.gen.migration"),
         ("structus", "MessageOutboxRepository"),
+        ("debezium", "outbox event router"),
     ] {
         let output = setting.program.output(&["init", "--preset", preset]).await?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
