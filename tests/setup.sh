@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes sure that the servers the tests and the demo start for themselves are installed:
 # Postgres 14 or newer (postgres, initdb) and rabbitmq-server. For the tests, besides: pgbouncer, promtool (package
-# prometheus), which checks metrics and rules, and a headless Chromium, which looks at the console.
+# prometheus), which checks metrics and rules, a headless Chromium, which looks at the console, and npm, by which a
+# library that writes an outbox of its own is installed.
 #
 # Nothing happens, and no root is needed, if they are there. Otherwise they come from the distribution's own packages,
 # on Debian and Ubuntu. Nothing is started and no database cluster is made: the tests do that, in private.
@@ -59,6 +60,7 @@ missing() {
         have_pgbouncer || packages="$packages pgbouncer"
         command -v promtool >/dev/null || packages="$packages prometheus"
         have_chromium || packages="$packages chromium"
+        command -v npm >/dev/null || packages="$packages npm"
     fi
     # Unquoted: no leading space.
     echo $packages
@@ -69,8 +71,8 @@ give_up() {
 setup: $1
 setup: please install: $packages
   Debian, Ubuntu:  apt-get install $packages   (Ubuntu: Google Chrome instead of chromium)
-  Fedora:          dnf install postgresql-server rabbitmq-server pgbouncer golang-github-prometheus chromium
-  macOS:           brew install postgresql@17 rabbitmq pgbouncer prometheus chromium
+  Fedora:          dnf install postgresql-server rabbitmq-server pgbouncer golang-github-prometheus chromium npm
+  macOS:           brew install postgresql@17 rabbitmq pgbouncer prometheus chromium node
 or set PGOUTBOX_TEST_POSTGRES (a bin directory with postgres and initdb, $oldest or newer)
 and PGOUTBOX_TEST_RABBITMQ (the root of an unpacked rabbitmq-server with its Erlang).
 TEXT

@@ -16,9 +16,10 @@ struct Preset {
 }
 
 /// The names of all presets.
-pub(crate) const NAMES: [&str; 3] = ["phoenix_micro", "structus", "debezium"];
+pub(crate) const NAMES: [&str; 4] =
+    ["phoenix_micro", "structus", "debezium", "pg_transactional_outbox"];
 
-const PRESETS: [Preset; 3] = [PHOENIX_MICRO, STRUCTUS, DEBEZIUM];
+const PRESETS: [Preset; 4] = [PHOENIX_MICRO, STRUCTUS, DEBEZIUM, PG_TRANSACTIONAL_OUTBOX];
 
 /// The Elixir library. Its relay polls the rows without `relayed_at` and `failed_at`; its consumers make a text
 /// of each header, which a table or an array is not, and know repeats by the `message_id`.
@@ -65,6 +66,31 @@ const DEBEZIUM: Preset = Preset {
         ("columns.occurred_at", "timestamp"),
         ("audit.mode", "none"),
         ("headers.id", "{id}"),
+    ],
+};
+
+/// The Node library. Its publisher is written by its users, who hand the whole message on: what its inbox takes.
+const PG_TRANSACTIONAL_OUTBOX: Preset = Preset {
+    name: "pg_transactional_outbox",
+    maker: "run the SQL of its DatabaseSetup.dropAndCreateTable",
+    settings: &[
+        ("name", "outbox"),
+        ("routing_key", "{aggregate_type}.{event_type}"),
+        ("columns.event_type", "message_type"),
+        ("columns.headers", "metadata"),
+        ("columns.occurred_at", "created_at"),
+        ("columns.relayed_at", "processed_at"),
+        ("columns.attempt", "started_attempts"),
+        ("columns.failed_at", "abandoned_at"),
+        ("body.id", "{id}"),
+        ("body.aggregateType", "{aggregate_type}"),
+        ("body.aggregateId", "{aggregate_id}"),
+        ("body.messageType", "{event_type}"),
+        ("body.segment", "{segment}"),
+        ("body.concurrency", "{concurrency}"),
+        ("body.payload", "{payload}"),
+        ("body.metadata", "{metadata}"),
+        ("body.createdAt", "{created_at}"),
     ],
 };
 

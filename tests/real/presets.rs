@@ -3,6 +3,7 @@
 //! queries say what is true of its rows.
 
 mod debezium;
+mod pg_transactional_outbox;
 mod phoenix_micro;
 mod structus;
 
@@ -242,6 +243,7 @@ async fn a_table_that_is_missing_is_named_with_what_makes_it() -> Result<()> {
         ("phoenix_micro", "mix phoenix_micro.gen.migration"),
         ("structus", "MessageOutboxRepository"),
         ("debezium", "outbox event router"),
+        ("pg_transactional_outbox", "dropAndCreateTable"),
     ] {
         let output = setting.program.output(&["init", "--preset", preset]).await?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
