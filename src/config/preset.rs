@@ -16,10 +16,11 @@ struct Preset {
 }
 
 /// The names of all presets.
-pub(crate) const NAMES: [&str; 4] =
-    ["phoenix_micro", "structus", "debezium", "pg_transactional_outbox"];
+pub(crate) const NAMES: [&str; 5] =
+    ["phoenix_micro", "structus", "debezium", "pg_transactional_outbox", "eventuate"];
 
-const PRESETS: [Preset; 4] = [PHOENIX_MICRO, STRUCTUS, DEBEZIUM, PG_TRANSACTIONAL_OUTBOX];
+const PRESETS: [Preset; 5] =
+    [PHOENIX_MICRO, STRUCTUS, DEBEZIUM, PG_TRANSACTIONAL_OUTBOX, EVENTUATE];
 
 /// The Elixir library. Its relay polls the rows without `relayed_at` and `failed_at`; its consumers make a text
 /// of each header, which a table or an array is not, and know repeats by the `message_id`.
@@ -91,6 +92,23 @@ const PG_TRANSACTIONAL_OUTBOX: Preset = Preset {
         ("body.payload", "{payload}"),
         ("body.metadata", "{metadata}"),
         ("body.createdAt", "{created_at}"),
+    ],
+};
+
+/// Eventuate Tram: a fanout exchange for each destination. Its consumers read nothing but the body.
+const EVENTUATE: Preset = Preset {
+    name: "eventuate",
+    maker: "run postgres/2.initialize-database.sql of eventuate-common",
+    settings: &[
+        ("schema", "eventuate"),
+        ("name", "message"),
+        ("exchange", "{destination}"),
+        ("routing_key", "{headers.PARTITION_ID} | {headers.ID}"),
+        ("columns.occurred_at", "creation_time"),
+        ("mark.published", "1"),
+        ("headers.key", "{headers.PARTITION_ID} | {headers.ID}"),
+        ("body.payload", "{payload}"),
+        ("body.headers", "{headers:json}"),
     ],
 };
 

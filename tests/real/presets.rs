@@ -3,6 +3,7 @@
 //! queries say what is true of its rows.
 
 mod debezium;
+mod eventuate;
 mod pg_transactional_outbox;
 mod phoenix_micro;
 mod structus;
@@ -200,10 +201,11 @@ fn text(text: &str) -> AMQPValue {
 }
 
 /// A relay of the preset's name, each with its library's table.
-const MADE: [(&str, &str); 3] = [
+const MADE: [(&str, &str); 4] = [
     ("phoenix_micro", phoenix_micro::DDL),
     ("structus", structus::DDL),
     ("debezium", debezium::DDL),
+    ("eventuate", eventuate::DDL),
 ];
 
 /// What `schema` prints is all that such a table needs, roles and their grants with it; and `config` says of
@@ -244,6 +246,7 @@ async fn a_table_that_is_missing_is_named_with_what_makes_it() -> Result<()> {
         ("structus", "MessageOutboxRepository"),
         ("debezium", "outbox event router"),
         ("pg_transactional_outbox", "dropAndCreateTable"),
+        ("eventuate", "2.initialize-database.sql"),
     ] {
         let output = setting.program.output(&["init", "--preset", preset]).await?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
