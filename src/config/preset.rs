@@ -16,11 +16,11 @@ struct Preset {
 }
 
 /// The names of all presets.
-pub(crate) const NAMES: [&str; 5] =
-    ["phoenix_micro", "structus", "debezium", "pg_transactional_outbox", "eventuate"];
+pub(crate) const NAMES: [&str; 6] =
+    ["phoenix_micro", "structus", "debezium", "pg_transactional_outbox", "eventuate", "cap"];
 
-const PRESETS: [Preset; 5] =
-    [PHOENIX_MICRO, STRUCTUS, DEBEZIUM, PG_TRANSACTIONAL_OUTBOX, EVENTUATE];
+const PRESETS: [Preset; 6] =
+    [PHOENIX_MICRO, STRUCTUS, DEBEZIUM, PG_TRANSACTIONAL_OUTBOX, EVENTUATE, CAP];
 
 /// The Elixir library. Its relay polls the rows without `relayed_at` and `failed_at`; its consumers make a text
 /// of each header, which a table or an array is not, and know repeats by the `message_id`.
@@ -109,6 +109,26 @@ const EVENTUATE: Preset = Preset {
         ("headers.key", "{headers.PARTITION_ID} | {headers.ID}"),
         ("body.payload", "{payload}"),
         ("body.headers", "{headers:json}"),
+    ],
+};
+
+/// CAP for .NET: one column holds the headers and the value.
+const CAP: Preset = Preset {
+    name: "cap",
+    maker: "start an application with CAP and UsePostgreSql once",
+    settings: &[
+        ("schema", "cap"),
+        ("name", "published"),
+        ("exchange", "cap.default.router"),
+        ("routing_key", "{Name}"),
+        ("columns.id", "Id"),
+        ("columns.payload", "Content"),
+        ("columns.occurred_at", "Added"),
+        ("columns.attempt", "Retries"),
+        ("envelope.payload", "{Content.Value}"),
+        ("envelope.headers", "{Content.Headers}"),
+        ("header_values", "text"),
+        ("mark.StatusName", "Succeeded"),
     ],
 };
 

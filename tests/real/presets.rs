@@ -2,6 +2,7 @@
 //! of a message. Each lives through a stream, a failure, a retry and a lost slot, and the library's own
 //! queries say what is true of its rows.
 
+mod cap;
 mod debezium;
 mod eventuate;
 mod pg_transactional_outbox;
@@ -201,11 +202,12 @@ fn text(text: &str) -> AMQPValue {
 }
 
 /// A relay of the preset's name, each with its library's table.
-const MADE: [(&str, &str); 4] = [
+const MADE: [(&str, &str); 5] = [
     ("phoenix_micro", phoenix_micro::DDL),
     ("structus", structus::DDL),
     ("debezium", debezium::DDL),
     ("eventuate", eventuate::DDL),
+    ("cap", cap::DDL),
 ];
 
 /// What `schema` prints is all that such a table needs, roles and their grants with it; and `config` says of
@@ -247,6 +249,7 @@ async fn a_table_that_is_missing_is_named_with_what_makes_it() -> Result<()> {
         ("debezium", "outbox event router"),
         ("pg_transactional_outbox", "dropAndCreateTable"),
         ("eventuate", "2.initialize-database.sql"),
+        ("cap", "UsePostgreSql"),
     ] {
         let output = setting.program.output(&["init", "--preset", preset]).await?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
