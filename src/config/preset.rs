@@ -16,11 +16,18 @@ struct Preset {
 }
 
 /// The names of all presets.
-pub(crate) const NAMES: [&str; 6] =
-    ["phoenix_micro", "structus", "debezium", "pg_transactional_outbox", "eventuate", "cap"];
+pub(crate) const NAMES: [&str; 7] = [
+    "phoenix_micro",
+    "structus",
+    "debezium",
+    "pg_transactional_outbox",
+    "eventuate",
+    "cap",
+    "openoutbox",
+];
 
-const PRESETS: [Preset; 6] =
-    [PHOENIX_MICRO, STRUCTUS, DEBEZIUM, PG_TRANSACTIONAL_OUTBOX, EVENTUATE, CAP];
+const PRESETS: [Preset; 7] =
+    [PHOENIX_MICRO, STRUCTUS, DEBEZIUM, PG_TRANSACTIONAL_OUTBOX, EVENTUATE, CAP, OPENOUTBOX];
 
 /// The Elixir library. Its relay polls the rows without `relayed_at` and `failed_at`; its consumers make a text
 /// of each header, which a table or an array is not, and know repeats by the `message_id`.
@@ -129,6 +136,24 @@ const CAP: Preset = Preset {
         ("envelope.headers", "{Content.Headers}"),
         ("header_values", "text"),
         ("mark.StatusName", "Succeeded"),
+    ],
+};
+
+/// The table of the Open Outbox specification. A payload is bytes of anything.
+const OPENOUTBOX: Preset = Preset {
+    name: "openoutbox",
+    maker: "run schema/postgres/open-outbox.sql of its relay",
+    settings: &[
+        ("name", "openoutbox_events"),
+        ("exchange", "openoutbox"),
+        ("routing_key", "{event_type}"),
+        ("columns.id", "event_id"),
+        ("columns.aggregate_id", "partition_key"),
+        ("columns.occurred_at", "created_at"),
+        ("columns.attempt", "attempts"),
+        ("properties.content_type", "{headers.content-type} | application/octet-stream"),
+        ("mark.status", "DELIVERED"),
+        ("mark.delivered_at", "now()"),
     ],
 };
 

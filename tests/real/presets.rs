@@ -5,6 +5,7 @@
 mod cap;
 mod debezium;
 mod eventuate;
+mod openoutbox;
 mod pg_transactional_outbox;
 mod phoenix_micro;
 mod structus;
@@ -202,12 +203,13 @@ fn text(text: &str) -> AMQPValue {
 }
 
 /// A relay of the preset's name, each with its library's table.
-const MADE: [(&str, &str); 5] = [
+const MADE: [(&str, &str); 6] = [
     ("phoenix_micro", phoenix_micro::DDL),
     ("structus", structus::DDL),
     ("debezium", debezium::DDL),
     ("eventuate", eventuate::DDL),
     ("cap", cap::DDL),
+    ("openoutbox", openoutbox::DDL),
 ];
 
 /// What `schema` prints is all that such a table needs, roles and their grants with it; and `config` says of
@@ -250,6 +252,7 @@ async fn a_table_that_is_missing_is_named_with_what_makes_it() -> Result<()> {
         ("pg_transactional_outbox", "dropAndCreateTable"),
         ("eventuate", "2.initialize-database.sql"),
         ("cap", "UsePostgreSql"),
+        ("openoutbox", "open-outbox.sql"),
     ] {
         let output = setting.program.output(&["init", "--preset", preset]).await?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
