@@ -404,7 +404,7 @@ impl Marker {
         }
         match self.record(client, batch).await {
             Err(error) if is_locked(&error) => {
-                self.parking.locked_progress(client, &self.slot).await;
+                self.parking.locked_progress(client).await;
                 Ok(Rest::Progress)
             }
             outcome => outcome.map(|_| Rest::None),

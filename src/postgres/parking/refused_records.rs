@@ -29,7 +29,7 @@ pub(super) enum Write {
 }
 
 #[derive(Debug)]
-struct One {
+struct Rest {
     pause: Duration,
     until: Instant,
     is_delivered: bool,
@@ -37,16 +37,16 @@ struct One {
 
 #[derive(Debug, Default)]
 struct State {
-    by_seq: BTreeMap<i64, One>,
+    by_seq: BTreeMap<i64, Rest>,
     told: Told,
 }
 
 /// All of them, of one session. The next begins without: what was delivered and still has its record
 /// is sent once more then.
 #[derive(Debug, Default)]
-pub(super) struct Stuck(Mutex<State>);
+pub(super) struct RefusedRecords(Mutex<State>);
 
-impl Stuck {
+impl RefusedRecords {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -58,7 +58,7 @@ impl Stuck {
         let pause = PAUSES.next(one.map(|one| one.pause));
         let is_delivered = what == Write::Delivered || one.is_some_and(|one| one.is_delivered);
         let until = Instant::now() + pause;
-        state.by_seq.insert(seq, One { pause, until, is_delivered });
+        state.by_seq.insert(seq, Rest { pause, until, is_delivered });
         let fault = classify(error);
         let is_to_tell = state.told.is_to_tell(&format!("{what:?} {:?}", fault.code()));
         drop(state);

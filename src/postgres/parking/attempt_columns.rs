@@ -26,7 +26,7 @@ const MOST: usize = 200;
 const DELIVERED: &str = "in failed_at that it was delivered";
 
 /// Where the rows of one table show the tries of their events.
-pub(super) struct Shown {
+pub(super) struct AttemptColumns {
     title: String,
     /// Which records changed lately.
     changed: Statement,
@@ -43,7 +43,7 @@ struct Mind {
     told: Told,
 }
 
-impl Shown {
+impl AttemptColumns {
     /// Looks for the columns, and prepares what there is to do about them.
     ///
     /// # Errors
