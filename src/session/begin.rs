@@ -14,11 +14,16 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 use tracing::{debug, info, warn};
 
-use super::reach::Reach;
-use super::recovery::Recovery;
-use super::remembered::{self, Gap, Own, pass_again, recall};
+use super::audit::{AuditConnection, answered, silence};
+use super::broker::BrokerConnection;
+use super::bulletin::Bulletin;
+use super::checks::attached;
+use super::jobs::Jobs;
+use super::past::{Past, Remembered};
+use super::progress_row::{self, Gap, Own, pass_again, recall};
+use super::recording::Recording;
 use super::standby::{Taken, take_slot};
-use super::{Audit, Past, Remembered, Session, answered, attached, silence};
+use super::work::Session;
 use crate::board::Board;
 use crate::config::{Broker, Config};
 use crate::core::relay::{self, Memory, Relay, Rules};
@@ -36,7 +41,7 @@ use crate::slot::{self, Away, Coverage, Ready, record_coverage};
 #[derive(Clone, Copy)]
 pub(super) struct Given<'a> {
     pub(super) config: &'a Arc<Config>,
-    pub(super) audit: &'a Audit,
+    pub(super) audit: &'a AuditConnection,
     /// Which of the brokers is tried.
     pub(super) broker: usize,
     pub(super) board: &'a Board,
@@ -81,7 +86,7 @@ struct Owner {
 /// It is known what earlier sessions did.
 struct Recalled {
     owner: Owner,
-    known: remembered::Recalled,
+    known: progress_row::Recalled,
     /// What is published before the stream.
     catch_up: Option<CatchUp>,
     /// Earlier sessions of the outage came as far: they have said all there is to say.
@@ -259,39 +264,34 @@ impl Prepared {
             let server = otlp::Server { address: broker.host.clone(), port: broker.port };
             (queue, Arc::new(server))
         });
+        let client = &given.audit.client;
         let mut session = Session {
-            config,
-            asked: Arc::clone(given.config),
-            board: given.board.clone(),
             relay,
             wal,
-            publisher,
-            marker: Arc::new(marker),
-            client: Arc::clone(&given.audit.client),
+            broker: BrokerConnection::new(publisher),
+            recording: Recording::new(&config, client, (identity, id, has_messages), known.durable),
+            bulletin: Bulletin::new(given.board, start_lsn, is_quiet),
             notified: Arc::clone(&given.audit.notified),
-            coverage: Rc::new(RefCell::new(preflighted.coverage)),
-            looked: Rc::new(RefCell::new(past.looked.clone())),
-            outboxes: outboxes.into(),
             spans,
-            catch_up,
             gap: known.gap,
-            reach: Reach::new(known.durable),
-            recording: None,
-            identity,
-            has_messages,
-            id,
             start_lsn,
-            jobs: FuturesUnordered::new(),
             began: Instant::now(),
             effects: Vec::new(),
-            is_broker_gone: false,
-            told_closed: None,
             blocked,
-            told: None,
-            recovery: given.board.outage().map(|_| Recovery::new(start_lsn)),
-            is_quiet,
+            jobs: Jobs {
+                config: Arc::clone(&config),
+                asked: Arc::clone(given.config),
+                client: Arc::clone(client),
+                marker: Arc::new(marker),
+                outboxes: outboxes.into(),
+                coverage: Rc::new(RefCell::new(preflighted.coverage)),
+                looked: Rc::new(RefCell::new(past.looked.clone())),
+                catch_up,
+                running: FuturesUnordered::new(),
+            },
+            config,
         };
-        session.tell();
+        session.bulletin.tell(&session.relay);
         Ok(session)
     }
 

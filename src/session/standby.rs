@@ -7,8 +7,9 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 use tracing::{info, warn};
 
-use super::remembered::record_fault;
-use super::{Past, answered};
+use super::audit::answered;
+use super::past::Past;
+use super::progress_row::record_fault;
 use crate::backoff::Backoff;
 use crate::board::outage::News;
 use crate::board::{Board, State};

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::core::relay::End;
 use crate::error::{Class, Fault};
 use crate::otlp::Queue;
-use crate::session::{self, Past};
+use crate::session::{self, past::Past};
 use crate::shutdown::Shutdown;
 use crate::text::span;
 use crate::upkeep::reconcile::Trigger;

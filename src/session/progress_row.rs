@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 use tracing::{debug, warn};
 
-use super::{Past, Remembered, STOP_TIMEOUT};
+use super::STOP_TIMEOUT;
+use super::past::{Past, Remembered};
 use crate::board::Board;
 use crate::config::Config;
 use crate::core::event::Position;

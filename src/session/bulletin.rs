@@ -1,0 +1,97 @@
+//! What a session says of itself, on the board and in the log: what it is at, and when an outage begins and
+//! ends.
+
+use std::time::Duration;
+
+use postgres_types::PgLsn;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::recovery::Recovery;
+use crate::board::outage::News;
+use crate::board::{Board, State};
+use crate::core::relay::{Doing, Relay};
+use crate::error::Fault;
+use crate::text::span;
+
+/// What was said so far.
+pub(super) struct Bulletin {
+    pub(super) board: Board,
+    /// What the board says it is at.
+    doing: Option<Doing>,
+    /// What decides that an outage is over; `None` where there is none.
+    recovery: Option<Recovery>,
+    /// Earlier sessions of the outage came as far: they have said all there is to say.
+    is_quiet: bool,
+}
+
+impl Bulletin {
+    /// At the start of a session, whose slot stands at `acknowledged`.
+    pub(super) fn new(board: &Board, acknowledged: PgLsn, is_quiet: bool) -> Self {
+        let recovery = board.outage().map(|_| Recovery::new(acknowledged));
+        Self { board: board.clone(), doing: None, recovery, is_quiet }
+    }
+
+    /// The end of this session is no news.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_quiet
+    }
+
+    /// When an outage may be over, if nothing else happens first.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        self.recovery.as_ref().and_then(Recovery::deadline)
+    }
+
+    /// Says on the board what it is at.
+    pub(super) fn tell(&mut self, relay: &Relay) {
+        let doing = relay.doing();
+        let before = self.doing.replace(doing);
+        if before == Some(doing) {
+            return;
+        }
+        if before == Some(Doing::Paused) && relay.paused_by().is_none() {
+            info!("resumed: events are published again");
+        }
+        let (state, what) = match doing {
+            Doing::CatchingUp => {
+                (State::CatchingUp, "publishes the rows that the slot does not hold")
+            }
+            Doing::Streaming => (State::Running, "reads the stream"),
+            Doing::Paused => {
+                let by = relay.paused_by().unwrap_or_default();
+                warn!(
+                    hint = "pgoutbox resume",
+                    "paused by {by}: nothing is published, WAL is kept"
+                );
+                return self.board.pause(by);
+            }
+            Doing::Draining => (State::Draining, "finishes what is in flight"),
+            // What has failed is said when the session has ended.
+            Doing::Failing => return,
+        };
+        self.board.enter(state, what);
+    }
+
+    /// Nothing is delivered, and the session lives.
+    pub(super) fn hinder(&mut self, fault: &Fault, acknowledged: PgLsn) {
+        if self.board.hinder(fault) != News::None {
+            warn!(hint = fault.hint, "{}", fault.what);
+        }
+        self.recovery.get_or_insert_with(|| Recovery::new(acknowledged));
+    }
+
+    /// Says that the outage is over, once it is.
+    pub(super) fn recover(&mut self, now: Duration, relay: &Relay) -> bool {
+        let is_over = self.recovery.as_mut().is_some_and(|it| it.is_over(now, relay));
+        if !is_over {
+            return false;
+        }
+        self.recovery = None;
+        self.is_quiet = false;
+        if let Some(outage) = self.board.recover() {
+            let lasted = span(outage.lasted(Instant::now()));
+            info!(lasted, failures = outage.failures, "events are delivered again");
+        }
+        true
+    }
+}

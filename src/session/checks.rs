@@ -1,0 +1,122 @@
+//! What a session asks the server while it runs: whether the tables are still covered, and what a relation
+//! is that it does not know.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postgres_types::PgLsn;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+use tracing::warn;
+
+use super::audit::{answered, silence};
+use crate::config::Config;
+use crate::core::relay::{Input, Resolution};
+use crate::error::{Fault, Side, codes};
+use crate::postgres::classify;
+use crate::postgres::outbox_table::OutboxTable;
+use crate::postgres::sql;
+use crate::slot::{self, Coverage, Looked, record_coverage};
+
+/// Pause before a check that met a locked catalog is made again.
+pub(super) const LOCKED: Duration = Duration::from_secs(1);
+/// For how long, and how often, a relation that is not there is looked for.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(100));
+const ATTACHED: &str = "the slot is made again, and these rows are published: nothing";
+
+/// A relation that is not there may be one whose transaction is not seen by others yet: it is
+/// looked for again.
+pub(super) async fn resolve(
+    client: Arc<Client>,
+    config: Arc<Config>,
+    relation: (u32, u32),
+) -> Result<Input, Fault> {
+    let began = Instant::now();
+    loop {
+        let found = answered(&config, slot::partition_of(&client, relation, &config)).await?;
+        if found != Resolution::Gone || began.elapsed() >= LOOK_AGAIN.0 {
+            return Ok(Input::Resolved(found));
+        }
+        tokio::time::sleep(LOOK_AGAIN.1).await;
+    }
+}
+
+/// Whether a table with rows that wait has become a partition; said where nothing follows from it.
+pub(super) async fn attached(
+    config: &Config,
+    client: &Client,
+    outboxes: &[OutboxTable],
+    looked: &mut Looked,
+) -> Result<Option<String>, Fault> {
+    let mut first = None;
+    loop {
+        let found = slot::attached(client, config, outboxes, looked, silence(config) / 2);
+        match answered(config, found).await? {
+            None => return Ok(first),
+            Some(found) if config.is_catching_up() && found.has_marks => {
+                first = first.or(Some(found.what));
+            }
+            Some(found) => {
+                let hint = "pgoutbox replay --only unrelayed --mark  -- with audit.mode = none publish them yourself";
+                warn!(hint, "rows that no stream brings: {}", found.what);
+            }
+        }
+    }
+}
+
+/// The next session looks again, and makes a gap of what was found. What is locked is waited for:
+/// nothing is acknowledged meanwhile.
+pub(super) async fn check_attached(
+    client: &Client,
+    config: &Config,
+    outboxes: &[OutboxTable],
+    looked: &RefCell<Looked>,
+) -> Result<(), Fault> {
+    loop {
+        let mut seen = looked.borrow().clone();
+        match attached(config, client, outboxes, &mut seen).await {
+            Ok(None) => {
+                looked.replace(seen);
+                return Ok(());
+            }
+            Ok(Some(what)) => return Err(Fault::transient(what).hint(ATTACHED).on(Side::Audit)),
+            Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => {}
+            Err(fault) => return Err(fault),
+        }
+        tokio::time::sleep(LOCKED).await;
+    }
+}
+
+pub(super) async fn check(
+    client: Arc<Client>,
+    config: Arc<Config>,
+    before: Rc<RefCell<Coverage>>,
+) -> Result<Input, Fault> {
+    let coverage = loop {
+        match answered(&config, slot::coverage(&client, &config)).await {
+            // No table is opened for that. A catalog may be locked, as while it is rewritten: that
+            // stops nothing that is delivered, which is only not acknowledged meanwhile.
+            Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => {}
+            outcome => break outcome?,
+        }
+        tokio::time::sleep(LOCKED).await;
+    };
+    let change = before.borrow().change(&coverage);
+    if let Some(what) = change {
+        if !before.borrow().differs_aside(&coverage) {
+            let what = format!("{what} while the relay was running");
+            return Err(Fault::transient(what).on(Side::Audit));
+        }
+        let kept = record_coverage(&client, &config.postgres.slot, coverage.digest().number());
+        answered(&config, kept).await?;
+        before.replace(coverage);
+    }
+    let asked = async {
+        client.query_one(sql::SERVER_WAL_POSITION, &[]).await.map_err(|error| classify(&error))
+    };
+    let row = answered(&config, asked).await?;
+    let flushed_lsn: PgLsn = row.try_get(1).map_err(|error| classify(&error))?;
+    Ok(Input::Checked { flushed_lsn })
+}

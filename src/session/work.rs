@@ -1,0 +1,382 @@
+//! The loop of a session: it selects what happens next, hands it to the relay, and performs what that
+//! answers with.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postgres_types::PgLsn;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+use tracing::{Level, enabled, info, trace, warn};
+
+use super::STOP_TIMEOUT;
+use super::audit::AuditConnection;
+use super::broker::BrokerConnection;
+use super::bulletin::Bulletin;
+use super::jobs::Jobs;
+use super::past::{Past, Remembered};
+use super::progress_row::{self, Gap, begin_catch_up, record_fault};
+use super::recording::Recording;
+use crate::config::Config;
+use crate::core::relay::marks::Written;
+use crate::core::relay::{Doing, Effect, End, Input, Relay};
+use crate::core::tally::Tally;
+use crate::error::{Fault, Side, codes};
+use crate::otlp;
+use crate::postgres;
+use crate::rabbitmq::publisher::{Closure, Signal};
+use crate::shutdown::Shutdown;
+use crate::wal::WalStream;
+use crate::within::in_time;
+
+/// Frames taken from the stream before the messages they made are handed to the broker: a
+/// longer batch saves no more system calls, and the first of it should not wait.
+const FRAMES: usize = 128;
+
+/// What a session has done, and the age of its oldest unsettled event.
+pub(super) type Account = (Tally, Option<Duration>);
+
+/// A session that has begun.
+pub(super) struct Session {
+    /// With the tables that are away behind those that are configured.
+    pub(super) config: Arc<Config>,
+    pub(super) relay: Relay,
+    pub(super) wal: WalStream,
+    pub(super) broker: BrokerConnection,
+    /// What is asked of the database.
+    pub(super) jobs: Jobs,
+    /// What is settled, on its way to the disk.
+    pub(super) recording: Recording,
+    /// What is said of it.
+    pub(super) bulletin: Bulletin,
+    /// Somebody changed the parking.
+    pub(super) notified: Arc<Notify>,
+    /// Where spans go, and the broker that they are about.
+    pub(super) spans: Option<(otlp::Queue, Arc<otlp::Server>)>,
+    /// Rows may have passed by the slot: its stream is passed, and the slot is made again.
+    pub(super) gap: Option<Gap>,
+    /// Where the slot stood before it was taken.
+    pub(super) start_lsn: PgLsn,
+    pub(super) began: Instant,
+    pub(super) effects: Vec<Effect>,
+    /// Why the broker has blocked the connection since before the slot was taken.
+    pub(super) blocked: Option<String>,
+}
+
+impl Session {
+    /// Runs it until it ends, and leaves what the next one is to know.
+    pub(super) async fn run_to_end(
+        mut self,
+        past: &mut Past,
+        shutdown: &mut Shutdown,
+        audit: AuditConnection,
+    ) -> (End, Account) {
+        self.jobs.push(AuditConnection::ended(audit.connection));
+        let end = match self.work(shutdown).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        };
+        let tally = self.relay.tally();
+        let unsettled = self.relay.view(self.began.elapsed()).unsettled;
+        past.memory = Some(Remembered {
+            identity: self.recording.identity.clone(),
+            has_messages: self.recording.has_messages,
+            memory: self.relay.remember(self.began.elapsed(), &end),
+            recorded: self.recording.durable(),
+        });
+        past.coverage = Some(self.jobs.coverage.borrow().clone());
+        past.looked.clone_from(&self.jobs.looked.borrow());
+        if !self.bulletin.is_quiet() {
+            info!(
+                published = tally.published,
+                delivered = tally.delivered,
+                delivered_before = tally.repeated,
+                came_marked = tally.came_marked,
+                left_out = tally.left_out,
+                marked = tally.marked,
+                marks_given_up = tally.unmarked,
+                ignored = tally.ignored,
+                acknowledged = %self.relay.acknowledged(),
+                "session ended"
+            );
+        }
+        let stood = self.began.elapsed() >= self.config.session.backoff_max;
+        past.brought_on |= stood || self.relay.acknowledged() > self.start_lsn;
+        // The connection hands over no further answer while one of these leaves its own unread.
+        // What they asked is on its way all the same, and a mark that was not asked for yet comes
+        // again with its event: nothing is acknowledged before its mark is written.
+        self.jobs.running.clear();
+        self.recording.stop();
+        if let Some(batch) = self.relay.unrecorded_progress() {
+            // Best effort: what is not recorded is published again, and known by its id.
+            let _ = in_time(STOP_TIMEOUT, self.jobs.marker.write(&self.jobs.client, batch)).await;
+        }
+        record_fault(&self.config, past, &self.bulletin.board, &self.jobs.client, &end).await;
+        if let Some(gap) = self.gap_passed(&end) {
+            let coverage = self.jobs.coverage.borrow().clone();
+            let begun = begin_catch_up(&self.config, &self.jobs.client, &gap, &coverage);
+            if in_time(STOP_TIMEOUT, begun).await.is_some_and(|begun| begun.is_ok()) {
+                past.brought_on = true;
+            }
+        }
+        if matches!(end, End::Drained | End::Stuck(_)) {
+            let lsn = self.recording.record_last().await;
+            self.acknowledge(lsn);
+            let wal = self.wal.stop(STOP_TIMEOUT);
+            tokio::join!(wal, self.broker.close());
+        }
+        (end, (tally, unsettled))
+    }
+
+    async fn work(&mut self, shutdown: &mut Shutdown) -> Result<std::convert::Infallible, End> {
+        let mut drain_ends: Option<Instant> = None;
+        // One for the whole session: a new timer that ends before all others wakes the runtime's
+        // thread by a write and a read of its own, in each round.
+        let mut alarm = pin!(sleep_until(far()));
+        if let Some(why) = self.blocked.take() {
+            let input = self.signal(Ok(Signal::Blocked(Some(why))))?;
+            self.relay.handle(self.began.elapsed(), input, &mut self.effects)?;
+            self.perform();
+        }
+        loop {
+            let deadline = self.deadline().into_iter().chain(drain_ends).min().unwrap_or_else(far);
+            if deadline != alarm.deadline() {
+                alarm.as_mut().reset(deadline);
+            }
+            let input = tokio::select! {
+                biased;
+                () = shutdown.wait(), if drain_ends.is_none() => {
+                    drain_ends = Some(Instant::now() + self.config.session.drain_timeout);
+                    let (messages, _) = self.relay.in_flight();
+                    info!(in_flight = messages, "draining");
+                    Input::Drain
+                }
+                Some(done) = self.jobs.next() => done?,
+                signal = self.broker.next() => self.signal(signal)?,
+                () = self.notified.notified() => Input::Notified,
+                () = self.bulletin.board.asked() => {
+                    self.show();
+                    continue;
+                }
+                lsn = self.recording.next() => {
+                    self.acknowledge(lsn);
+                    continue;
+                }
+                frame = self.wal.next(), if self.relay.is_reading() => frame.map_err(stream)?,
+                () = &mut alarm => Input::Tick,
+            };
+            if drain_ends.is_some_and(|at| at <= Instant::now()) {
+                return Err(self.undrained().into());
+            }
+            self.follow(&input);
+            let now = self.began.elapsed();
+            let outcome = match input {
+                Input::Stream(_) | Input::KeepAlive { .. } => self.frames(now, input),
+                _ => self.relay.handle(now, input, &mut self.effects),
+            };
+            // What came before the end is still to be done.
+            let has_published = self.perform();
+            outcome?;
+            self.is_gap_open()?;
+            self.bulletin.tell(&self.relay);
+            if self.bulletin.recover(now, &self.relay) {
+                self.jobs.clear_fault();
+            }
+            if has_published {
+                // The publisher's task writes it: now, not once the stream has nothing more to say.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// When something is to be done, if nothing else happens first.
+    fn deadline(&self) -> Option<Instant> {
+        let since_began = |at| self.began + at;
+        let relay = self.relay.deadline(self.began.elapsed()).map(since_began);
+        let over = self.bulletin.deadline().map(since_began);
+        [relay, over, self.recording.deadline()].into_iter().flatten().min()
+    }
+
+    /// Takes in a frame and what the server has sent already, without waiting: what it makes
+    /// goes to the broker together.
+    fn frames(&mut self, now: Duration, first: Input) -> Result<(), End> {
+        self.relay.take_in(now, first, &mut self.effects)?;
+        for _ in 1..FRAMES {
+            if !self.relay.is_reading() {
+                break;
+            }
+            let Some(frame) = self.wal.next_now() else { break };
+            self.relay.take_in(now, frame.map_err(stream)?, &mut self.effects)?;
+        }
+        self.relay.follow_up(now, &mut self.effects)
+    }
+
+    fn signal(&mut self, signal: Result<Signal, Closure>) -> Result<Input, End> {
+        Ok(match signal {
+            Ok(Signal::Answers(answers)) => Input::Answers(answers),
+            Ok(Signal::Blocked(Some(why))) => {
+                self.hindered(&blocked(&why));
+                Input::Blocked(true)
+            }
+            Ok(Signal::Blocked(None)) => {
+                info!("RabbitMQ no longer blocks the connection");
+                Input::Blocked(false)
+            }
+            Ok(Signal::Reopened) => Input::Reopened,
+            Err(Closure::Refused(why)) => Input::Closed(why),
+            Err(Closure::RefusedOnChannel(why)) => {
+                let (count, _) = self.relay.in_flight();
+                self.broker.tell_closed(&why, count);
+                Input::ChannelClosed(why)
+            }
+            Err(Closure::Dropped(fault)) => Input::Dropped(fault.on(Side::Broker)),
+            Err(Closure::Lost(fault)) => return Err(fault.on(Side::Broker).into()),
+        })
+    }
+
+    /// Performs the effects; returns whether something was published.
+    fn perform(&mut self) -> bool {
+        let mut has_published = false;
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Publish(message) => {
+                    self.broker.publish(message);
+                    has_published = true;
+                }
+                Effect::Reopen => self.broker.reopen(&self.config.amqp),
+                Effect::Acknowledge(lsn) => {
+                    let lsn = self.recording.settled(lsn);
+                    self.acknowledge(lsn);
+                }
+                Effect::Mark(batch) => self.jobs.write(batch),
+                Effect::GivenUp(marks) => self.jobs.marker.log_given_up(&marks),
+                Effect::NotTransactional(source) => self.tell_not_transactional(source),
+                Effect::Check => self.jobs.check(),
+                Effect::Look { from } => self.jobs.look(from),
+                Effect::Claim { aggregate, after } => self.jobs.claim(aggregate, after),
+                Effect::ClaimAlone(asked) => self.jobs.claim_alone(asked),
+                Effect::CatchUp(from) => self.jobs.fetch(from),
+                Effect::CaughtUp => self.jobs.finish_catch_up(),
+                Effect::Resolve { relation, xid } => self.jobs.resolve(relation, xid),
+            }
+        }
+        self.effects = effects;
+        if let Some((queue, server)) = &self.spans {
+            queue.put(server, self.relay.take_spans());
+        }
+        has_published
+    }
+
+    fn tell_not_transactional(&self, source: usize) {
+        let source = self.config.source(source).map_or_else(String::new, |it| it.title());
+        warn!(
+            hint = "emit it with transactional = true: pg_logical_emit_message(true, …), or pgoutbox.emit(…)",
+            source,
+            "a message of {source} is not transactional, and is no event: what it tells of may have been rolled back; further ones are counted"
+        );
+    }
+
+    /// Nothing is delivered, and the session lives: said, and recorded for `pgoutbox status`.
+    fn hindered(&mut self, fault: &Fault) {
+        self.bulletin.hinder(fault, self.relay.acknowledged());
+        let (config, board) = (Arc::clone(&self.config), self.bulletin.board.clone());
+        let (fault, walsender) = (fault.clone(), self.wal.pid());
+        self.jobs.ask(async move |_, client| {
+            let end = End::Fault(fault);
+            progress_row::record(&config, walsender, &board, client, &end).await;
+            Ok(Input::Tick)
+        });
+    }
+
+    /// Learns from an input what is recorded, and records what is worth it.
+    fn follow(&mut self, input: &Input) {
+        if let Input::Written(written) = input {
+            trace_marks(written);
+        }
+        let lsn = self.recording.learn(input);
+        self.acknowledge(lsn);
+        self.recording.begin();
+    }
+
+    fn acknowledge(&self, lsn: Option<PgLsn>) {
+        if let Some(lsn) = lsn {
+            self.wal.acknowledge(lsn);
+        }
+    }
+
+    /// Shows the relay to anyone who asked.
+    fn show(&mut self) {
+        let now = self.began.elapsed();
+        // Whoever sets the wall clock sets it under a session that runs for months.
+        let elapsed = i64::try_from(now.as_micros()).unwrap_or(0);
+        self.relay.set_clock(postgres::now_micros().saturating_sub(elapsed));
+        let listed =
+            self.jobs.catch_up.as_ref().filter(|_| self.relay.doing() == Doing::CatchingUp);
+        let listed = listed.map(|listed| (listed.total, self.relay.caught_up()));
+        self.bulletin.board.show(self.relay.view(now), listed, self.jobs.marker.refusing());
+    }
+
+    fn undrained(&self) -> Fault {
+        let (messages, _) = self.relay.in_flight();
+        Fault::transient(format!(
+            "not drained within session.drain_timeout: {messages} messages are in flight; they are published again at the next start"
+        ))
+    }
+
+    /// Where rows passed by the slot, its stream is passed first.
+    ///
+    /// # Errors
+    /// It is passed: the session ends, and the next makes the slot again.
+    fn is_gap_open(&self) -> Result<(), Fault> {
+        let now = self.began.elapsed();
+        match &self.gap {
+            Some(gap) if self.relay.has_passed(now, gap.end) => {
+                Err(Fault::transient("the slot is made again, for rows that passed by it"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What passed by the slot, where nothing more is to be had from it: all of it was passed, or it
+    /// cannot be read. Up to Postgres 17 a slot stops where the publication was missing, for ever.
+    fn gap_passed(&mut self, end: &End) -> Option<Gap> {
+        let is_unreadable = matches!(end, End::Fault(fault)
+            if fault.side == Side::Stream && fault.is_code(codes::UNDEFINED_OBJECT));
+        let (now, gap) = (self.began.elapsed(), self.gap.take());
+        if is_unreadable && self.config.is_catching_up() {
+            let why = || "the publication was missing where the slot stands".to_owned();
+            return gap.or_else(|| Some(Gap { why: why(), end: PgLsn::from(0) }));
+        }
+        gap.filter(|gap| self.relay.has_passed(now, gap.end))
+    }
+}
+
+fn stream(fault: Fault) -> Fault {
+    fault.on(Side::Stream)
+}
+
+fn blocked(why: &str) -> Fault {
+    let what = format!("RabbitMQ blocks the connection ({why}): nothing is published, WAL is kept");
+    Fault::transient(what)
+        .on(Side::Broker)
+        .hint("clear its memory or disk alarm: rabbitmq-diagnostics alarms")
+}
+
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(3_600)
+}
+
+/// The last line of each event, at a level at which they are looked for one by one.
+fn trace_marks(written: &Written) {
+    if !enabled!(Level::TRACE) {
+        return;
+    }
+    for (place, mark) in written.batch.marks.iter().enumerate() {
+        let missed = written.missing.binary_search_by_key(&place, |missed| missed.place);
+        if missed.is_err() {
+            trace!(event_id = mark.id, position = %mark.position, "an event is marked");
+        }
+    }
+}
