@@ -109,7 +109,7 @@ mod output;
 mod shutdown;
 mod text;
 mod tls;
-mod told;
+mod log_throttle;
 mod within;
 
 // Decides.

@@ -44,14 +44,15 @@ pub mod core {
     /// See `crate::core::parked`.
     pub mod parked {
         pub use crate::core::parked::{
-            Aggregate, Ahead, Attempt, Due, Head, Looked, Park, ParkedRow, Parking, State, Tried,
+            Aggregate, Ahead, Attempt, AttemptOutcome, Due, Head, Park, ParkedRow, ParkedState,
+            ParkingBatch, Schedule,
         };
     }
 
     /// See `crate::core::relay`.
     pub mod relay {
         pub use crate::core::relay::{
-            CatchUp, Effect, End, Input, Memory, Relay, Resolution, Rules,
+            CatchUpCursor, Effect, End, Input, Memory, Relay, Resolution, Rules,
         };
 
         /// See `crate::core::relay::marks`.
@@ -61,19 +62,21 @@ pub mod core {
 
         /// See `crate::core::relay::window`.
         pub mod window {
-            pub use crate::core::relay::window::{Answer, InFlight, Outcome, Return, Window};
+            pub use crate::core::relay::window::{
+                Answer, DeliveryOutcome, InFlight, Return, Window,
+            };
         }
     }
 }
 
 /// See `crate::observe::metrics`.
 pub mod metrics {
-    pub use crate::observe::metrics::{Kind, METRICS, docs_markdown};
+    pub use crate::observe::metrics::{METRICS, MetricKind, docs_markdown};
 }
 
 /// See `crate::operator`.
 pub mod operator {
-    pub use crate::operator::{Discarded, discard, pause, resume, retry};
+    pub use crate::operator::{DiscardReport, discard, pause, resume, retry};
 }
 
 /// See `crate::postgres`.

@@ -59,9 +59,9 @@ fn put(out: &mut impl Write, c: char) -> fmt::Result {
 /// A text from outside (an id, a name, what a server says), as part of a line: nothing in it acts
 /// on a terminal, it has no line breaks, and it is cut where it is very long.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Shown<'a>(pub &'a str);
+pub(crate) struct Printable<'a>(pub &'a str);
 
-impl Display for Shown<'_> {
+impl Display for Printable<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         for (index, c) in self.0.chars().enumerate() {
             if index == LONGEST {
@@ -141,20 +141,20 @@ mod tests {
     fn hostile_texts_become_harmless() {
         let id = "a\u{1b}]0;owned\u{7}\u{1b}[2J\nb\t\u{9b}31m\u{7f}\u{202e}c\u{2028}";
         let shown = "a\\u001b]0;owned\\u0007\\u001b[2J\\nb\\t\\u009b31m\\u007f\\u202ec\\u2028";
-        assert_eq!(Shown(id).to_string(), shown);
+        assert_eq!(Printable(id).to_string(), shown);
         assert_eq!(
             harmless(format_args!("x\n{id}")),
             format!("x\n{}", shown.replace("\\nb", "\nb"))
         );
         let long = "ü".repeat(4_000);
-        assert_eq!(Shown(&long).to_string(), format!("{}… (8000 bytes)", "ü".repeat(LONGEST)));
-        assert_eq!(Shown("order/7 ✓ 日本").to_string(), "order/7 ✓ 日本");
+        assert_eq!(Printable(&long).to_string(), format!("{}… (8000 bytes)", "ü".repeat(LONGEST)));
+        assert_eq!(Printable("order/7 ✓ 日本").to_string(), "order/7 ✓ 日本");
     }
 
     proptest! {
         #[test]
         fn nothing_harmful_is_left(text: String) {
-            prop_assert!(!Shown(&text).to_string().contains(is_harmful));
+            prop_assert!(!Printable(&text).to_string().contains(is_harmful));
             prop_assert!(!harmless(&text).replace('\n', "").contains(is_harmful));
         }
 

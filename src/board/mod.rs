@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::board::outage::{News, Outage};
 use crate::config::Config;
-use crate::core::guard::{Level, Verdict};
+use crate::core::guard::{GuardVerdict, Level};
 use crate::core::relay::View;
 use crate::core::tally::Tally;
 use crate::error::{Class, Fault, Side};
@@ -33,7 +33,7 @@ const CHANGES: usize = 100;
 
 /// What the process is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum State {
+pub(crate) enum RelayState {
     /// It connects to both servers.
     Connecting,
     /// Another relay holds the slot.
@@ -52,7 +52,7 @@ pub(crate) enum State {
     Stopped,
 }
 
-impl State {
+impl RelayState {
     /// All of them, in the order of a life.
     pub(crate) const ALL: [Self; 8] = [
         Self::Connecting,
@@ -85,7 +85,7 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for RelayState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -93,7 +93,7 @@ impl fmt::Display for State {
 
 /// Why a session ended, as metrics name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Reason {
+pub(crate) enum EndReason {
     /// It was asked to.
     Drained,
     /// The replication connection.
@@ -110,7 +110,7 @@ pub(crate) enum Reason {
     Other,
 }
 
-impl Reason {
+impl EndReason {
     /// All of them.
     pub(crate) const ALL: [Self; 7] = [
         Self::Drained,
@@ -154,7 +154,7 @@ pub(crate) struct Change {
     /// When.
     pub at: SystemTime,
     /// The state since then.
-    pub state: State,
+    pub state: RelayState,
     /// What happened.
     pub what: String,
     /// How to fix it; empty where nothing needs doing.
@@ -177,7 +177,7 @@ pub(crate) struct SlotView {
     /// Bytes of transactions that its walsender had to put on disk, over its life.
     pub spilled_bytes: i64,
     /// What the guard thinks of it; `None` where there is no slot.
-    pub verdict: Option<Verdict>,
+    pub verdict: Option<GuardVerdict>,
 }
 
 impl SlotView {
@@ -213,11 +213,11 @@ pub(crate) struct Seen {
 
 /// All of it, at one moment.
 #[derive(Debug, Clone)]
-pub(crate) struct Shown {
+pub(crate) struct BoardContent {
     /// When the process began.
     pub began: SystemTime,
     /// What it is at.
-    pub state: State,
+    pub state: RelayState,
     /// Since when.
     pub since: Instant,
     /// What led to the state.
@@ -239,7 +239,7 @@ pub(crate) struct Shown {
     /// Sessions begun.
     pub sessions: u64,
     /// Ended sessions by reason.
-    pub ends: BTreeMap<Reason, u64>,
+    pub ends: BTreeMap<EndReason, u64>,
     /// Rows of a catch-up, and those of them that are published.
     pub catch_up: Option<(u64, u64)>,
     /// What Postgres was seen to hold, and when.
@@ -252,7 +252,7 @@ pub(crate) struct Shown {
 
 #[derive(Debug)]
 struct Inner {
-    shown: Mutex<Kept>,
+    shown: Mutex<BoardState>,
     in_force: Mutex<Option<Arc<Config>>>,
     spans: Arc<Counters>,
     asked: Notify,
@@ -263,13 +263,13 @@ struct Inner {
 }
 
 #[derive(Debug)]
-struct Kept {
-    shown: Shown,
+struct BoardState {
+    shown: BoardContent,
     /// What ended sessions have done.
     past: Tally,
 }
 
-fn fail(shown: &mut Shown, fault: &Fault) -> News {
+fn fail(shown: &mut BoardContent, fault: &Fault) -> News {
     let outage = shown.outage.get_or_insert_with(|| Outage::new(fault.clone(), Duration::ZERO));
     outage.fail(fault, Instant::now())
 }
@@ -287,9 +287,9 @@ impl Default for Board {
 impl Board {
     /// Nothing has happened yet.
     pub(crate) fn new() -> Self {
-        let shown = Shown {
+        let shown = BoardContent {
             began: SystemTime::now(),
-            state: State::Connecting,
+            state: RelayState::Connecting,
             since: Instant::now(),
             why: String::new(),
             outage: None,
@@ -307,7 +307,7 @@ impl Board {
             changes: VecDeque::new(),
         };
         Self(Arc::new(Inner {
-            shown: Mutex::new(Kept { shown, past: Tally::default() }),
+            shown: Mutex::new(BoardState { shown, past: Tally::default() }),
             in_force: Mutex::default(),
             spans: Arc::default(),
             asked: Notify::new(),
@@ -334,28 +334,28 @@ impl Board {
         self.0.in_force.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, BoardState> {
         self.0.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state is another one, or another thing led to it.
-    pub(crate) fn enter(&self, state: State, why: impl Into<String>) {
+    pub(crate) fn enter(&self, state: RelayState, why: impl Into<String>) {
         self.change(state, why.into(), String::new(), |shown| {
             // Connecting again is no news while nothing gets on.
-            state != State::Connecting || shown.outage.is_none()
+            state != RelayState::Connecting || shown.outage.is_none()
         });
     }
 
     /// Somebody paused the relay.
     pub(crate) fn pause(&self, by: &str) {
         let (what, hint) = (format!("paused by {by}"), "pgoutbox resume".to_owned());
-        self.change(State::Paused, what, hint, |_| true);
+        self.change(RelayState::Paused, what, hint, |_| true);
     }
 
     /// A session has failed; it is tried again after `pause`. Says how much of that is news.
     pub(crate) fn wait(&self, fault: &Fault, pause: Duration) -> News {
         let mut news = News::None;
-        self.change(State::Waiting, fault.what.clone(), fault.hint.clone(), |shown| {
+        self.change(RelayState::Waiting, fault.what.clone(), fault.hint.clone(), |shown| {
             news = fail(shown, fault);
             shown.again_at = Some(Instant::now() + pause);
             news != News::None
@@ -401,7 +401,7 @@ impl Board {
 
     /// Only a person can fix it: the process ends.
     pub(crate) fn stop(&self, fault: &Fault) {
-        self.change(State::Stopped, fault.what.clone(), fault.hint.clone(), |shown| {
+        self.change(RelayState::Stopped, fault.what.clone(), fault.hint.clone(), |shown| {
             fail(shown, fault);
             true
         });
@@ -410,10 +410,10 @@ impl Board {
     /// `also` says whether the change is to be remembered.
     fn change(
         &self,
-        state: State,
+        state: RelayState,
         what: String,
         hint: String,
-        also: impl FnOnce(&mut Shown) -> bool,
+        also: impl FnOnce(&mut BoardContent) -> bool,
     ) {
         {
             let mut kept = self.kept();
@@ -445,7 +445,7 @@ impl Board {
     /// A session has ended, having done so much, with an oldest unsettled event of this age.
     pub(crate) fn session_ends(
         &self,
-        reason: Reason,
+        reason: EndReason,
         done: Option<&Tally>,
         unsettled: Option<Duration>,
     ) {
@@ -494,7 +494,7 @@ impl Board {
 
     /// All of it as it is now; where no session runs, or the loop does not answer within
     /// `patience`, as it was.
-    pub(crate) async fn look(&self, patience: Duration) -> Shown {
+    pub(crate) async fn look(&self, patience: Duration) -> BoardContent {
         let mut looks = self.0.looks.subscribe();
         if self.kept().shown.state.is_in_session() {
             self.0.asked.notify_one();
@@ -504,8 +504,8 @@ impl Board {
     }
 
     /// All of it as it was last shown.
-    pub(crate) fn shown(&self) -> Shown {
-        Shown { spans: self.0.spans.counts(), ..self.kept().shown.clone() }
+    pub(crate) fn shown(&self) -> BoardContent {
+        BoardContent { spans: self.0.spans.counts(), ..self.kept().shown.clone() }
     }
 
     /// Where it is counted what became of spans.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::board::Shown;
+use crate::board::BoardContent;
 use crate::config::Config;
 
 /// What a configuration says, as long as it is in force.
@@ -36,7 +36,7 @@ pub(crate) struct Snapshot {
     /// What the configuration in force says.
     pub facts: Facts,
     /// What the board shows.
-    pub shown: Shown,
+    pub shown: BoardContent,
     /// How long the state has held.
     pub state_for: Duration,
     /// How long ago the loop answered.
@@ -55,7 +55,7 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     /// The board as it was shown, at `now`.
-    pub(crate) fn new(facts: Facts, shown: Shown, now: Instant) -> Self {
+    pub(crate) fn new(facts: Facts, shown: BoardContent, now: Instant) -> Self {
         let ago = |at: Instant| now.saturating_duration_since(at);
         let left = shown.left_unsettled.filter(|_| shown.outage.is_some());
         let left = left.map(|(at, age)| age + ago(at));

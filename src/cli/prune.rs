@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::say;
 use crate::config::{Config, Needs, Sources};
 use crate::error::Fault;
-use crate::upkeep::prune::{self, Known, Order, Report, TableReport, Trouble};
+use crate::upkeep::prune::{self, Order, Report, TableReport, Trouble, UndeletablePlaces};
 
 /// Deletes rows relayed long ago, drops old partitions and makes new ones: what `run` does every
 /// prune.interval. Rows that are not relayed, parked or failed stay.
@@ -35,7 +35,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let config = Config::load(sources, Needs::POSTGRES)?;
     let order = Order { keep: args.keep.or(config.prune.keep), is_dry: args.dry_run };
-    let (mut report, mut known) = (Report::default(), Known::default());
+    let (mut report, mut known) = (Report::default(), UndeletablePlaces::default());
     let outcome = tokio::select! {
         biased;
         name = interrupted() => Err(Fault::transient(format!(

@@ -14,14 +14,14 @@ use crate::config::{AuditMode, Config, Needs, Sources, Table};
 use crate::core::event::POSTGRES_EPOCH_MICROS;
 use crate::core::message::Message;
 use crate::error::Fault;
-use crate::operator::replay::{Filter, Only, Replay, Tally};
-use crate::operator::{self, Parked, usual_limits};
+use crate::operator::replay::{MarkFilter, Replay, ReplayTally, RowFilter};
+use crate::operator::{self, ParkedEvent, usual_limits};
 use crate::postgres::outbox::Outbox;
 use crate::postgres::sql;
 use crate::postgres::{self, Role, column, query};
 use crate::rabbitmq::resend::{Fate, Item, Resender};
-use crate::text::Shown;
-use crate::upkeep::horizon::{self, Reached};
+use crate::text::Printable;
+use crate::upkeep::horizon::{self, SlotReach};
 
 /// Sends events once more: rows of the outbox table, or events that were discarded or
 /// dead-lettered. With their own ids and the header `pgoutbox-replayed` = true, without a position,
@@ -137,11 +137,11 @@ impl Args {
         !self.seqs.is_empty() || self.discarded || self.dead_lettered
     }
 
-    fn only(&self) -> Only {
+    fn only(&self) -> MarkFilter {
         match self.only.as_str() {
-            "relayed" => Only::Relayed,
-            "unrelayed" => Only::Unrelayed,
-            _ => Only::All,
+            "relayed" => MarkFilter::Relayed,
+            "unrelayed" => MarkFilter::Unrelayed,
+            _ => MarkFilter::All,
         }
     }
 
@@ -170,7 +170,7 @@ impl Args {
             || self.until.is_some()
             || self.is_by_commit()
             || self.is_by_mark()
-            || self.only() != Only::All
+            || self.only() != MarkFilter::All
             || self.all;
         if !self.wants_parked() && !is_any {
             return Err(Fault::usage(
@@ -179,19 +179,19 @@ impl Args {
                  --only unrelayed, --parked SEQ, or --all",
             ));
         }
-        if self.wants_parked() && self.only() != Only::All {
+        if self.wants_parked() && self.only() != MarkFilter::All {
             return Err(Fault::usage(
                 "--only chooses among rows of the outbox, not among parked events",
                 "leave it out",
             ));
         }
-        if self.is_by_mark() && self.only() == Only::Unrelayed {
+        if self.is_by_mark() && self.only() == MarkFilter::Unrelayed {
             return Err(Fault::usage(
                 "rows without a mark have no time at which it was written",
                 "leave --only unrelayed out, or --relayed-since and --relayed-until",
             ));
         }
-        let is_rewritten = self.only() != Only::Unrelayed
+        let is_rewritten = self.only() != MarkFilter::Unrelayed
             && self.tables(config).any(|table| table.is_marked_in_rows());
         if self.is_by_commit() && !self.wants_parked() && is_rewritten {
             return Err(Fault::usage(
@@ -238,11 +238,11 @@ impl Args {
                 "the mark has no time: when a row was delivered is not known",
                 "choose by --since and --until (occurred_at), or add a column with \"now()\" to [tables.mark]",
             ),
-            AuditMode::None if self.mark || self.only() != Only::All => fault(
+            AuditMode::None if self.mark || self.only() != MarkFilter::All => fault(
                 "audit.mode is none: no row is ever marked",
                 "leave --mark and --only out, or choose another audit.mode",
             ),
-            AuditMode::Delete if self.only() == Only::Relayed => fault(
+            AuditMode::Delete if self.only() == MarkFilter::Relayed => fault(
                 "audit.mode is delete: a delivered row is gone",
                 "leave --only relayed out; consumers or backups may still have the event",
             ),
@@ -332,15 +332,15 @@ async fn commit_times(client: &Client) -> Result<(), Fault> {
 
 /// For rows without a mark: those that the relay is about to send must not be sent twice.
 async fn chance(args: &Args, client: &Client, config: &Config) -> Result<String, Fault> {
-    if args.only() != Only::Unrelayed {
+    if args.only() != MarkFilter::Unrelayed {
         return Ok(String::new());
     }
     let slot = &config.postgres.slot;
     let point = horizon::point(client).await?;
     match horizon::wait(client, slot, &point, args.wait).await? {
-        Reached::Passed => Ok(point.xmin),
-        Reached::NoSlot => Ok(String::new()),
-        Reached::Behind { bytes, is_active } => Err(Fault::definite(
+        SlotReach::Passed => Ok(point.xmin),
+        SlotReach::NoSlot => Ok(String::new()),
+        SlotReach::Behind { bytes, is_active } => Err(Fault::definite(
             format!(
                 "slot \"{slot}\" is {bytes} bytes of WAL behind: rows without a mark may still be on their way"
             ),
@@ -373,7 +373,7 @@ async fn send(
             Some(at) => outbox.time_literal(client, at).await,
             None => Ok(String::new()),
         };
-        let filter = Filter {
+        let filter = RowFilter {
             ids: args.ids.clone(),
             aggregate_type: aggregate_type.clone(),
             aggregate_id: aggregate_id.clone(),
@@ -397,16 +397,20 @@ fn absolute(at: Option<Timestamp>) -> String {
 }
 
 /// Discarded and dead-lettered events, in commit order. Others are the relay's.
-async fn done_with(args: &Args, client: &Client, config: &Config) -> Result<Vec<Parked>, Fault> {
+async fn done_with(
+    args: &Args,
+    client: &Client,
+    config: &Config,
+) -> Result<Vec<ParkedEvent>, Fault> {
     let (aggregate_type, aggregate_id) = args.aggregate.clone().unwrap_or_default();
     let states = [("discarded", args.discarded), ("dead_lettered", args.dead_lettered)];
     let states = states.into_iter().filter(|(_, is_wanted)| *is_wanted);
-    let mut filter = operator::Filter {
+    let mut filter = operator::ParkedFilter {
         states: states.map(|(state, _)| state.to_owned()).collect(),
         table: args.table.clone().unwrap_or_default(),
         aggregate_type,
         aggregate_id,
-        ..operator::Filter::default()
+        ..operator::ParkedFilter::default()
     };
     if !args.seqs.is_empty() {
         filter.seqs = args.seqs.clone();
@@ -444,12 +448,16 @@ fn print(item: &Item, fate: &Fate, is_json: bool) {
         return;
     }
     let id = if item.id.is_empty() { "a row without an id" } else { item.id.as_str() };
-    let id = Shown(id);
+    let id = Printable(id);
     match fate {
         Fate::Delivered => {}
         Fate::Refused(refusal) => {
             let why = refusal.to_string();
-            say(format_args!("refused  {id}: {}\n         hint: {}", Shown(&why), refusal.hint()));
+            say(format_args!(
+                "refused  {id}: {}\n         hint: {}",
+                Printable(&why),
+                refusal.hint()
+            ));
         }
         Fate::Held => {
             say(format_args!("held     {id}: an event before it of its aggregate was refused"));
@@ -465,15 +473,15 @@ fn would_send(item: &Item, message: &Message) -> String {
     });
     format!(
         "would send {}{}: exchange {}, routing key {}, {} bytes",
-        Shown(&item.id),
-        Shown(&aggregate.unwrap_or_default()),
-        Shown(message.exchange()),
-        Shown(message.routing_key()),
+        Printable(&item.id),
+        Printable(&aggregate.unwrap_or_default()),
+        Printable(message.exchange()),
+        Printable(message.routing_key()),
         message.body.len()
     )
 }
 
-fn summary(args: &Args, tally: &Tally) {
+fn summary(args: &Args, tally: &ReplayTally) {
     if args.json {
         let refused: Vec<_> = tally
             .refused
@@ -499,12 +507,12 @@ fn summary(args: &Args, tally: &Tally) {
         ));
     }
     for id in &tally.unknown {
-        say(format_args!("unknown  {}: no row that fits has this id", Shown(id)));
+        say(format_args!("unknown  {}: no row that fits has this id", Printable(id)));
     }
     for (id, rows) in &tally.shared {
         say(format_args!(
             "shared   {}: {rows} rows have this id: each is an event of its own, sent once and in order",
-            Shown(id)
+            Printable(id)
         ));
     }
     if args.dry_run {

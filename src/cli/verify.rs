@@ -8,14 +8,14 @@ use tokio_postgres::Client;
 
 use super::parked::{events, span};
 use super::say;
-use super::status::{self, Progress, bytes};
+use super::status::{self, ProgressRow, bytes};
 use crate::config::{Config, Needs, Sources};
 use crate::error::{Fault, codes};
 use crate::postgres::outbox::{Outbox, explain_filter};
 use crate::postgres::{self, Role, execute};
 use crate::slot::{self, Finding, Severity, SlotState, reconcile_grants, statements};
-use crate::upkeep::horizon::{self, Reached};
-use crate::upkeep::ledger::{self, Count, Parked, Table};
+use crate::upkeep::horizon::{self, SlotReach};
+use crate::upkeep::ledger::{self, Count, ParkedCount, TableLedger};
 
 /// Prints the ledger: of every row that was committed, whether it was delivered, is parked or
 /// waits; and the slot. Exit code 1 where something is wrong: a row that is none of these, an
@@ -43,11 +43,11 @@ pub(super) struct Args {
 
 struct Ledger {
     at: Timestamp,
-    reached: Reached,
-    tables: Vec<Table>,
-    parked: Vec<Parked>,
+    reached: SlotReach,
+    tables: Vec<TableLedger>,
+    parked: Vec<ParkedCount>,
     slot: Option<SlotState>,
-    progress: Option<Progress>,
+    progress: Option<ProgressRow>,
 }
 
 /// Looks, prints, and says whether all is well.
@@ -76,8 +76,8 @@ async fn look(args: &Args, client: &Client, config: &Config) -> Result<Ledger, F
     let reached = horizon::wait(client, slot, &point, args.wait).await?;
     let xmin = match reached {
         // Without a slot nothing is on its way.
-        Reached::Passed | Reached::NoSlot => point.xmin,
-        Reached::Behind { .. } => String::new(),
+        SlotReach::Passed | SlotReach::NoSlot => point.xmin,
+        SlotReach::Behind { .. } => String::new(),
     };
     let at = Timestamp::now();
     let before = at.checked_sub(config.reconcile.age).unwrap_or(at);
@@ -154,12 +154,12 @@ fn slot_finding(config: &Config, ledger: &Ledger) -> Option<Finding> {
         ));
     }
     match ledger.reached {
-        Reached::Behind { bytes: behind, is_active: false } => Some(Finding::error(
+        SlotReach::Behind { bytes: behind, is_active: false } => Some(Finding::error(
             "slot-unread",
             format!("nobody reads slot \"{name}\", and {} of WAL wait for it", bytes(Some(behind))),
             "pgoutbox run",
         )),
-        Reached::Behind { bytes: behind, is_active: true } => Some(Finding::warning(
+        SlotReach::Behind { bytes: behind, is_active: true } => Some(Finding::warning(
             "relay-behind",
             format!(
                 "the relay is {} of WAL behind: rows without a mark count as waiting",
@@ -167,7 +167,7 @@ fn slot_finding(config: &Config, ledger: &Ledger) -> Option<Finding> {
             ),
             "wait until it has caught up, or longer: --wait 5m",
         )),
-        Reached::Passed | Reached::NoSlot => None,
+        SlotReach::Passed | SlotReach::NoSlot => None,
     }
 }
 
@@ -280,7 +280,7 @@ fn as_json(config: &Config, ledger: &Ledger, findings: &[Finding]) -> Value {
             "wal_status": slot.wal_status,
             "confirmed_flush_lsn": slot.confirmed_flush_lsn,
             "confirmed_lag_bytes": slot.confirmed_lag_bytes,
-            "has_passed_what_was_committed": ledger.reached == Reached::Passed,
+            "has_passed_what_was_committed": ledger.reached == SlotReach::Passed,
         })
     });
     let progress = ledger.progress.as_ref().map(|progress| {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::address::encode;
 use super::amqp_url::AmqpUrl;
+use super::effective::EffectiveValues;
 use super::problem::Problems;
 use super::settings::span;
-use super::shown::Shown;
-use super::tls::{Files, Given};
+use super::tls::{Files, NamedValue};
 use super::values::Values;
 use super::{Amqp, Broker, Renewal, Secret, Tls, TlsMode};
 
@@ -19,7 +19,7 @@ pub(crate) fn amqp(
     slot: &str,
     is_needed: bool,
     problems: &mut Problems,
-    shown: &mut Shown,
+    shown: &mut EffectiveValues,
 ) -> Amqp {
     let urls = values.amqp_urls(URL);
     if is_needed && urls.is_empty() && !values.is_bad(URL) {
@@ -86,7 +86,7 @@ fn is_external(
     values: &Values,
     urls: &[AmqpUrl],
     problems: &mut Problems,
-    shown: &mut Shown,
+    shown: &mut EffectiveValues,
 ) -> bool {
     let said = same(urls, |url| url.is_external, "auth_mechanism", values, problems);
     match said.filter(|_| !values.is_set("amqp.auth")) {
@@ -102,7 +102,7 @@ fn is_external(
 fn tls(values: &Values, urls: &[AmqpUrl], is_external: bool, problems: &mut Problems) -> Tls {
     let file = |key: &str| {
         let origin = values.origin(key);
-        values.text(key).map(|path| Given {
+        values.text(key).map(|path| NamedValue {
             value: origin.resolve(&path),
             origin,
             name: key.to_owned(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::problem::Problems;
 use super::settings::span;
-use super::source::Origin;
+use super::source::ValueOrigin;
 use super::value::quote;
 use super::values::Values;
 use super::{
@@ -304,7 +304,7 @@ impl Check<'_> {
     fn table_flags(&mut self, config: &Config) {
         for (flag, name) in [("--exchange", "exchange"), ("--preset", "preset")] {
             let origin = self.values.origin(&format!("tables.0.{name}"));
-            if config.tables.len() > 1 && origin == Origin::Flag(flag.to_owned()) {
+            if config.tables.len() > 1 && origin == ValueOrigin::Flag(flag.to_owned()) {
                 let what = "there is more than one table";
                 let hint = format!("write --set tables.N.{name}=NAME");
                 self.problems.add(origin, "", what, hint);

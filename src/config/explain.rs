@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use serde_json::{Map, json};
 
 use super::Config;
-use super::settings::{self, Fallback, Kind, SETTINGS, Setting};
-use super::shown::Shown;
+use super::effective::EffectiveValues;
+use super::settings::{self, Fallback, SETTINGS, Setting, ValueKind};
 use super::value::Raw;
 use super::values::Values;
 
@@ -15,7 +15,7 @@ const MASK: &str = "***";
 
 /// Every setting's effective value and origin, in the order of the documentation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Explained(Vec<Entry>);
+pub struct SettingsReport(Vec<Entry>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
@@ -37,8 +37,8 @@ enum Shape {
     List(Vec<String>),
 }
 
-impl Explained {
-    pub(crate) fn new(config: &Config, values: &Values, shown: &Shown) -> Self {
+impl SettingsReport {
+    pub(crate) fn new(config: &Config, values: &Values, shown: &EffectiveValues) -> Self {
         let mut entries = Vec::new();
         // Settings of one list stand together, table by table.
         let mut rest = SETTINGS;
@@ -214,7 +214,7 @@ fn place(setting: &Setting, key: &str) -> (String, String) {
     }
 }
 
-fn entry(setting: &Setting, key: String, values: &Values, shown: &Shown) -> Entry {
+fn entry(setting: &Setting, key: String, values: &Values, shown: &EffectiveValues) -> Entry {
     let origin = match values.is_set(&key) {
         true => values.origin(&key).to_string(),
         false => "default".to_owned(),
@@ -236,7 +236,7 @@ fn entry(setting: &Setting, key: String, values: &Values, shown: &Shown) -> Entr
     Entry { value, place: place(setting, &key), key, origin }
 }
 
-fn shape(kind: Kind, raw: Raw) -> Shape {
+fn shape(kind: ValueKind, raw: Raw) -> Shape {
     // URLs come masked by way of `Shown`; should one not, it is all a secret.
     if kind.is_secret() {
         return Shape::Text(MASK.to_owned());
@@ -250,12 +250,12 @@ fn shape(kind: Kind, raw: Raw) -> Shape {
     match (kind, raw) {
         (_, Raw::Integer(number)) => Shape::Number(number),
         (_, Raw::Flag(flag)) => Shape::Flag(flag),
-        (Kind::Flag, raw) => Shape::Flag(text(&raw) == "true"),
-        (Kind::Count { .. }, raw) => match text(&raw).trim().parse() {
+        (ValueKind::Flag, raw) => Shape::Flag(text(&raw) == "true"),
+        (ValueKind::Count { .. }, raw) => match text(&raw).trim().parse() {
             Ok(number) => Shape::Number(number),
             Err(_) => Shape::Text(text(&raw)),
         },
-        (Kind::List, Raw::Untyped(list)) => {
+        (ValueKind::List, Raw::Untyped(list)) => {
             Shape::List(list.split(',').map(|item| item.trim().to_owned()).collect())
         }
         (_, Raw::List(list)) => Shape::List(list.iter().map(text).collect()),

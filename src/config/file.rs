@@ -7,14 +7,14 @@ use toml_edit::{Document, Item, TableLike, Value};
 
 use super::problem::Problems;
 use super::settings::{LISTS, is_section, pattern};
-use super::source::{Collected, Origin, cannot_read};
+use super::source::{SourceValues, ValueOrigin, cannot_read};
 use super::value::Raw;
 
 /// Reads a file into `collected`.
 pub(crate) fn collect(
     path: &Path,
     is_named: bool,
-    collected: &mut Collected,
+    collected: &mut SourceValues,
     problems: &mut Problems,
 ) {
     let text = match fs::read_to_string(path) {
@@ -36,7 +36,7 @@ pub(crate) fn collect(
             let line = error.span().map_or(1, |span| file.line(span.start));
             let what = format!("is not TOML: {}", error.message().replace('\n', ", "));
             problems.add(
-                Origin::File { path: path.to_owned(), line },
+                ValueOrigin::File { path: path.to_owned(), line },
                 "",
                 what,
                 "hint the line; texts stand in quotes, sections in [ ], tables in [[ ]]",
@@ -60,7 +60,7 @@ impl File<'_> {
         &self,
         path: &str,
         table: &dyn TableLike,
-        collected: &mut Collected,
+        collected: &mut SourceValues,
         problems: &mut Problems,
     ) {
         for (name, item) in table.iter() {
@@ -69,7 +69,7 @@ impl File<'_> {
                 path => format!("{path}.{name}"),
             };
             let span = table.key(name).and_then(toml_edit::Key::span).or(item.span());
-            let origin = Origin::File {
+            let origin = ValueOrigin::File {
                 path: self.path.to_owned(),
                 line: span.map_or(1, |span| self.line(span.start)),
             };
@@ -81,8 +81,8 @@ impl File<'_> {
         &self,
         key: &str,
         item: &Item,
-        origin: Origin,
-        collected: &mut Collected,
+        origin: ValueOrigin,
+        collected: &mut SourceValues,
         problems: &mut Problems,
     ) {
         let is_list = LISTS.contains(&pattern(key).as_str());

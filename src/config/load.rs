@@ -2,19 +2,19 @@
 
 use super::amqp::amqp;
 use super::contradiction;
-use super::explain::Explained;
+use super::effective::EffectiveValues;
+use super::explain::SettingsReport;
 use super::otlp::otlp;
 use super::postgres::Assembly;
 use super::preset;
 use super::problem::Problems;
-use super::shown::Shown;
 use super::source::{Environment, Sources, collect};
 use super::tables::{self, queues};
 use super::upkeep::{guard, prune};
 use super::values::Values;
 use super::{
     Audit, Config, Declare, Http, Log, OnSlotLoss, Parking, Reconcile, Renewal, Secret, Session,
-    Table, Window,
+    Table, WindowSettings,
 };
 use crate::error::Fault;
 
@@ -62,17 +62,17 @@ impl Config {
 ///
 /// # Errors
 /// As [`Config::load`].
-pub fn load(sources: &Sources, needs: Needs) -> Result<(Config, Explained), Fault> {
+pub fn load(sources: &Sources, needs: Needs) -> Result<(Config, SettingsReport), Fault> {
     let mut problems = Problems::default();
     let mut collected = collect(sources, &mut problems);
     preset::apply(&mut collected);
     let renewal = Renewal::of(&collected.found, sources);
     let values = Values::read(collected, &mut problems);
-    let mut shown = Shown::default();
+    let mut shown = EffectiveValues::default();
     let mut config = assemble(sources, needs, &values, &mut problems, &mut shown);
     config.renew_by(&renewal);
     contradiction::check(&config, &values, &mut problems);
-    let explained = Explained::new(&config, &values, &shown);
+    let explained = SettingsReport::new(&config, &values, &shown);
     problems.or((config, explained))
 }
 
@@ -81,7 +81,7 @@ pub(crate) fn assemble(
     needs: Needs,
     values: &Values,
     problems: &mut Problems,
-    shown: &mut Shown,
+    shown: &mut EffectiveValues,
 ) -> Config {
     let env = Environment::new(sources);
     let mut postgres = Assembly { values, env: &env, problems, shown }.postgres(needs.postgres);
@@ -95,7 +95,7 @@ pub(crate) fn assemble(
         amqp,
         tables,
         messages,
-        window: Window {
+        window: WindowSettings {
             messages: values.number("window.messages"),
             bytes: values.number("window.bytes"),
             is_strict: text("window.ordering") == "strict",
@@ -147,7 +147,7 @@ fn on_slot_loss<'a>(
     values: &Values,
     mut sources: impl Iterator<Item = &'a Table>,
     said: OnSlotLoss,
-    shown: &mut Shown,
+    shown: &mut EffectiveValues,
 ) -> OnSlotLoss {
     let key = "postgres.on_slot_loss";
     let unmarked = sources.position(|table| !table.has_marks());

@@ -46,7 +46,7 @@ mod problem;
 mod reload;
 mod renewal;
 mod rule;
-mod shown;
+mod effective;
 mod tables;
 mod tls;
 mod upkeep;
@@ -64,7 +64,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use docs::docs_markdown;
-pub(crate) use explain::Explained;
+pub(crate) use explain::SettingsReport;
 pub use flags::Flags;
 pub use load::{Needs, load};
 pub use mark::{MarkColumn, MarkColumns, MarkValue};
@@ -74,7 +74,7 @@ pub(crate) use reload::{InForce, plan};
 pub(crate) use renewal::{Place, Renewal};
 pub use rule::{Condition, RowRule};
 pub use source::Sources;
-pub(crate) use tls::Content;
+pub(crate) use tls::FileDigest;
 
 /// A value that never shows in a log, an error or `Debug`.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -110,7 +110,7 @@ pub struct Config {
     /// Messages that are events, by prefix: tables that have no rows, so to speak.
     pub messages: Vec<Table>,
     /// How much may be in flight.
-    pub window: Window,
+    pub window: WindowSettings,
     /// How delivered events are marked.
     pub audit: Audit,
     /// Events put aside.
@@ -284,7 +284,7 @@ pub struct Tls {
     /// PEM file with the client certificate's key.
     pub key_file: Option<PathBuf>,
     /// What they held when the settings were read: other certificates are another configuration.
-    pub content: Content,
+    pub content: FileDigest,
 }
 
 /// libpq's `sslmode`, less the modes that fall back to plain text in silence.
@@ -465,7 +465,7 @@ pub enum Piece {
 
 /// How much may be in flight: `[window]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
+pub struct WindowSettings {
     /// Messages published and not settled. Default 1,000.
     pub messages: usize,
     /// Bytes of their bodies. Default 32 MiB. One larger message alone still passes.

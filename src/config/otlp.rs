@@ -4,8 +4,8 @@ use hyper::header::{HeaderName, HeaderValue};
 
 use super::address::{Address, decode};
 use super::problem::Problems;
-use super::source::Origin;
-use super::tls::{Files, Given};
+use super::source::ValueOrigin;
+use super::tls::{Files, NamedValue};
 use super::value::{Value, Wrong, quote};
 use super::values::Values;
 use super::{Otlp, Renewal, Secret, Tls, TlsMode};
@@ -77,7 +77,7 @@ pub(crate) fn otlp(values: &Values, problems: &mut Problems) -> Option<Otlp> {
 /// The URL that counts: the one for spans alone, unless it is in a variable that other programs
 /// read too and the other one was written for pgoutbox. `off` in either is no spans.
 fn endpoint(values: &Values) -> Option<(&'static str, String)> {
-    let is_shared = |key: &str| matches!(values.origin(key), Origin::SharedEnv(_));
+    let is_shared = |key: &str| matches!(values.origin(key), ValueOrigin::SharedEnv(_));
     let found: Vec<_> = [TRACES_ENDPOINT, ENDPOINT]
         .into_iter()
         .filter_map(|key| values.text(key).map(|url| (key, url)))
@@ -94,7 +94,7 @@ fn tls(values: &Values, is_tls: bool, problems: &mut Problems) -> Tls {
         return Tls::default();
     }
     let origin = values.origin(CA_FILE);
-    let ca = values.text(CA_FILE).map(|path| Given {
+    let ca = values.text(CA_FILE).map(|path| NamedValue {
         value: origin.resolve(&path),
         origin,
         name: CA_FILE.to_owned(),

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::encode;
+use super::effective::EffectiveValues;
 use super::postgres_url::{PostgresUrl, VARIABLES, hosts, seconds, variable};
 use super::problem::Problems;
-use super::shown::Shown;
-use super::source::{Environment, Origin, secret_file};
-use super::tls::{Files, Given};
+use super::source::{Environment, ValueOrigin, secret_file};
+use super::tls::{Files, NamedValue};
 use super::value::{Wrong, ssl_mode};
 use super::values::Values;
 use super::{Host, OnSlotLoss, Place, Postgres, Renewal, Secret, Server, Tls, TlsMode};
@@ -23,7 +23,7 @@ pub(crate) struct Assembly<'a> {
     pub(crate) values: &'a Values,
     pub(crate) env: &'a Environment<'a>,
     pub(crate) problems: &'a mut Problems,
-    pub(crate) shown: &'a mut Shown,
+    pub(crate) shown: &'a mut EffectiveValues,
 }
 
 impl Assembly<'_> {
@@ -291,7 +291,7 @@ impl Assembly<'_> {
             cert: self.file("cert_file", "sslcert", "PGSSLCERT", [&own.cert_file, &url.cert_file]),
             key: self.file("key_file", "sslkey", "PGSSLKEY", [&own.key_file, &url.key_file]),
         };
-        let is_filler = |origin: &Origin| matches!(origin, Origin::SharedEnv(name) if name.starts_with("PGSSL"));
+        let is_filler = |origin: &ValueOrigin| matches!(origin, ValueOrigin::SharedEnv(name) if name.starts_with("PGSSL"));
         if first.is_socket() && others.iter().all(Host::is_socket) {
             // libpq ignores the variables for a socket; what was written for this server is
             // taken at its word.
@@ -324,7 +324,7 @@ impl Assembly<'_> {
         }
         files.check(self.problems);
         let content = files.content();
-        let path = |file: Option<Given<PathBuf>>| file.map(|file| file.value);
+        let path = |file: Option<NamedValue<PathBuf>>| file.map(|file| file.value);
         Tls {
             mode: mode_value,
             ca_file: path(files.ca),
@@ -334,8 +334,8 @@ impl Assembly<'_> {
         }
     }
 
-    fn mode(&mut self, own: &PostgresUrl, url: &PostgresUrl) -> Option<Given<TlsMode>> {
-        let given = |value, origin, name: &str| Given { value, origin, name: name.to_owned() };
+    fn mode(&mut self, own: &PostgresUrl, url: &PostgresUrl) -> Option<NamedValue<TlsMode>> {
+        let given = |value, origin, name: &str| NamedValue { value, origin, name: name.to_owned() };
         if let Some(mode) = own.mode {
             return Some(given(mode, self.values.origin(STREAM_URL), STREAM_URL));
         }
@@ -350,7 +350,7 @@ impl Assembly<'_> {
         let text =
             self.env.filled("PGSSLMODE", self.problems).or(is_system.then_some("verify-full"))?;
         match ssl_mode(text) {
-            Ok(mode) => Some(given(mode, Origin::SharedEnv("PGSSLMODE".to_owned()), "")),
+            Ok(mode) => Some(given(mode, ValueOrigin::SharedEnv("PGSSLMODE".to_owned()), "")),
             Err(Wrong { what, hint }) => {
                 self.problems.add("PGSSLMODE", "", what, hint);
                 None
@@ -364,8 +364,8 @@ impl Assembly<'_> {
         parameter: &str,
         env: &str,
         [own, url]: [&Option<String>; 2],
-    ) -> Option<Given<PathBuf>> {
-        let given = |path: &str, origin: Origin, name: String| Given {
+    ) -> Option<NamedValue<PathBuf>> {
+        let given = |path: &str, origin: ValueOrigin, name: String| NamedValue {
             value: origin.resolve(path),
             origin,
             name,
@@ -388,7 +388,7 @@ impl Assembly<'_> {
         if env == "PGSSLROOTCERT" && path == SYSTEM {
             return None;
         }
-        Some(given(path, Origin::SharedEnv(env.to_owned()), String::new()))
+        Some(given(path, ValueOrigin::SharedEnv(env.to_owned()), String::new()))
     }
 }
 

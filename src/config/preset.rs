@@ -3,7 +3,7 @@
 //! A preset is nothing but settings of the table, below all that anybody sets: `pgoutbox config` shows each
 //! with the preset as its origin, and any of them can be set otherwise.
 
-use super::source::{Collected, Origin};
+use super::source::{SourceValues, ValueOrigin};
 use super::value::Raw;
 
 /// Settings of a table by its kind.
@@ -164,7 +164,7 @@ pub(super) fn maker(name: &str) -> Option<&'static str> {
 
 /// Adds the settings of the presets that tables are said to be of, where nobody set them. A name that is no
 /// preset's is reported with the setting itself.
-pub(super) fn apply(collected: &mut Collected) {
+pub(super) fn apply(collected: &mut SourceValues) {
     let named: Vec<(String, &Preset)> = collected
         .found
         .iter()
@@ -189,7 +189,7 @@ pub(super) fn apply(collected: &mut Collected) {
             };
             if !is_left {
                 let key = format!("{table}.{key}");
-                collected.preset(&key, value, Origin::Preset(preset.name));
+                collected.preset(&key, value, ValueOrigin::Preset(preset.name));
             }
         }
     }

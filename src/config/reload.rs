@@ -1,6 +1,6 @@
 //! What SIGHUP changes, and what it cannot.
 
-use super::{Config, Explained};
+use super::{Config, SettingsReport};
 
 /// Taken over by the next process only: each is in use from its first moment on.
 const RESTART: [&str; 3] = ["http.address", "http.token", "log.format"];
@@ -15,7 +15,7 @@ pub(crate) struct InForce {
     /// The configuration.
     pub config: Config,
     /// Each of its values.
-    pub explained: Explained,
+    pub explained: SettingsReport,
 }
 
 /// What is different in a configuration that was read again, by key.

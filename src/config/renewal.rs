@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 
+use super::effective::EffectiveValues;
 use super::load::assemble;
 use super::problem::Problems;
-use super::shown::Shown;
-use super::source::{Collected, Found, Sources, is_regular, secret_file};
+use super::source::{SourceValue, SourceValues, Sources, is_regular, secret_file};
 use super::value::Raw;
 use super::values::Values;
 use super::{Amqp, Broker, Config, Http, Needs, Otlp, Postgres, Secret, Server};
@@ -84,7 +84,7 @@ impl fmt::Debug for Renewal {
 }
 
 struct Recipe {
-    found: BTreeMap<String, Found>,
+    found: BTreeMap<String, SourceValue>,
     env: BTreeMap<OsString, OsString>,
     /// One that hangs is enough.
     turn: Arc<Semaphore>,
@@ -92,7 +92,7 @@ struct Recipe {
 
 impl Renewal {
     /// Of what a configuration was made of.
-    pub(crate) fn of(found: &BTreeMap<String, Found>, sources: &Sources) -> Self {
+    pub(crate) fn of(found: &BTreeMap<String, SourceValue>, sources: &Sources) -> Self {
         let file = OsString::from(PGPASSWORD_FILE);
         let mut env = sources.env.clone();
         let password_file = env.get(&file).map(PathBuf::from).filter(|path| is_regular(path));
@@ -138,8 +138,8 @@ impl Recipe {
         }
         let sources = Sources { env: self.env.clone(), ..Sources::default() };
         // Nobody is there to be told; what cannot be read is of another server, and not taken.
-        let (mut problems, mut shown) = (Problems::default(), Shown::default());
-        let values = Values::read(Collected { found, bad: Vec::new() }, &mut problems);
+        let (mut problems, mut shown) = (Problems::default(), EffectiveValues::default());
+        let values = Values::read(SourceValues { found, bad: Vec::new() }, &mut problems);
         assemble(&sources, Needs::NONE, &values, &mut problems, &mut shown)
     }
 }

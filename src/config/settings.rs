@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use Fallback::{Derived, Unset, Value};
-use Kind::{
+use ValueKind::{
     AmqpUrl, Choice, Column, Constant, Count, ExchangeType, Field, File, Flag, HttpUrl, List,
     Listen, LogFilter, Name, PostgresUrl, Secret, Size, SlotName, Span, SslMode, Template, Text,
 };
 
 /// What a setting's value must look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ValueKind {
     /// 1 to so many bytes without control characters.
     Text(usize),
     /// A Postgres name: 1 to 63 bytes.
@@ -60,7 +60,7 @@ pub(crate) enum Kind {
     HttpUrl,
 }
 
-impl Kind {
+impl ValueKind {
     /// Whether the value holds, or may hold, a secret: it can come from a file, and is masked.
     pub(crate) fn is_secret(self) -> bool {
         matches!(self, Secret | PostgresUrl | AmqpUrl)
@@ -81,7 +81,7 @@ impl Kind {
             Count { min, max } => format!("{min} to {max}"),
             Size { min, max } => format!("{} to {}", size(min), size(max)),
             Span { min, max } => format!("{} to {}", span(min), span(max)),
-            Kind::Seconds { min, max } => {
+            ValueKind::Seconds { min, max } => {
                 format!("{} to {}, whole seconds", span(min), span(max))
             }
             Choice(choices) => words(choices),
@@ -145,7 +145,7 @@ pub(crate) struct Setting {
     /// Dotted path in the file; `*` stands for an index, `?` for a name that the user gives.
     pub(crate) key: &'static str,
     /// What its value must look like.
-    pub(crate) kind: Kind,
+    pub(crate) kind: ValueKind,
     /// What holds where nobody sets it.
     pub(crate) fallback: Fallback,
     /// A flag of its own, beside `--set`.
@@ -156,7 +156,12 @@ pub(crate) struct Setting {
     pub(crate) doc: &'static str,
 }
 
-const fn setting(key: &'static str, kind: Kind, fallback: Fallback, doc: &'static str) -> Setting {
+const fn setting(
+    key: &'static str,
+    kind: ValueKind,
+    fallback: Fallback,
+    doc: &'static str,
+) -> Setting {
     Setting { key, kind, fallback, flag: None, shared_env: None, doc }
 }
 
@@ -219,7 +224,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("amqp.ca_file", File, Unset, "authorities to trust instead of the system's; needs `amqps://`"),
     setting("amqp.cert_file", File, Unset, "client certificate"),
     setting("amqp.key_file", File, Unset, "key of the client certificate"),
-    setting("amqp.heartbeat", Kind::Seconds { min: secs(1), max: secs(60) }, Value("10s"), "the connection is closed after twice this time without a word from the broker"),
+    setting("amqp.heartbeat", ValueKind::Seconds { min: secs(1), max: secs(60) }, Value("10s"), "the connection is closed after twice this time without a word from the broker"),
     setting("amqp.connect_timeout", Span { min: ms(100), max: mins(5) }, Value("10s"), "bound on connect, TLS, login and opening the channel"),
     setting("amqp.confirm_timeout", Span { min: secs(2), max: mins(60) }, Value("30s"), "how long a message may wait for its confirm, the time of a broker's alarm not counted"),
     setting("amqp.blocked_timeout", Span { min: secs(1), max: mins(24 * 60) }, Value("10m"), "how long a broker's alarm may last before the session is ended"),

@@ -55,7 +55,7 @@ impl fmt::Debug for Sources {
 
 /// Where a value was written. The order is that of precedence: later wins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Origin {
+pub(crate) enum ValueOrigin {
     /// Nowhere.
     Default,
     /// The preset of this name, which a table is said to be of.
@@ -71,7 +71,7 @@ pub(crate) enum Origin {
     Flag(String),
 }
 
-impl Origin {
+impl ValueOrigin {
     /// Whether both have the same precedence.
     fn is_level_with(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
@@ -89,7 +89,7 @@ impl Origin {
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for ValueOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -102,10 +102,10 @@ impl fmt::Display for Origin {
 
 /// A value as found.
 #[derive(Debug, Clone)]
-pub(crate) struct Found {
+pub(crate) struct SourceValue {
     pub(crate) key: String,
     pub(crate) raw: Raw,
-    pub(crate) origin: Origin,
+    pub(crate) origin: ValueOrigin,
     /// The secret's file, where the value was read from one that can be read again.
     pub(crate) file: Option<PathBuf>,
     is_from_file: bool,
@@ -113,16 +113,22 @@ pub(crate) struct Found {
 
 /// All values found, the winning one of each key.
 #[derive(Default)]
-pub(crate) struct Collected {
-    pub(crate) found: BTreeMap<String, Found>,
+pub(crate) struct SourceValues {
+    pub(crate) found: BTreeMap<String, SourceValue>,
     /// Keys of which a value could not be read: nothing else need be said about them.
     pub(crate) bad: Vec<String>,
 }
 
-impl Collected {
+impl SourceValues {
     /// Takes a value in, where its key is known, instead of an earlier one: sources are read in
     /// the order of precedence.
-    pub(crate) fn add(&mut self, key: &str, raw: Raw, origin: Origin, problems: &mut Problems) {
+    pub(crate) fn add(
+        &mut self,
+        key: &str,
+        raw: Raw,
+        origin: ValueOrigin,
+        problems: &mut Problems,
+    ) {
         // A key of its own is never the `_file` of another.
         let (key, raw, file, is_from_file) = match (settings::find(key), secret_of(key)) {
             (None, Some(secret)) => match read_secret(&raw, &origin) {
@@ -146,19 +152,20 @@ impl Collected {
             let what = format!("is set twice, here and by {}: as it is and as a file", old.origin);
             problems.add(&origin, key, what, "keep one of the two");
         }
-        let found = Found { key: key.to_owned(), raw, origin, file, is_from_file };
+        let found = SourceValue { key: key.to_owned(), raw, origin, file, is_from_file };
         self.found.insert(key.to_owned(), found);
     }
 }
 
-impl Collected {
+impl SourceValues {
     /// Sets what nobody has set, nor tried to.
-    pub(super) fn preset(&mut self, key: &str, value: &str, origin: Origin) {
+    pub(super) fn preset(&mut self, key: &str, value: &str, origin: ValueOrigin) {
         if self.found.contains_key(key) || self.bad.iter().any(|bad| bad == key) {
             return;
         }
         let raw = Raw::Untyped(value.to_owned());
-        let found = Found { key: key.to_owned(), raw, origin, file: None, is_from_file: false };
+        let found =
+            SourceValue { key: key.to_owned(), raw, origin, file: None, is_from_file: false };
         self.found.insert(key.to_owned(), found);
     }
 }
@@ -171,7 +178,7 @@ fn secret_of(key: &str) -> Option<&str> {
 }
 
 /// A secret, and its file if that can be read again.
-fn read_secret(raw: &Raw, origin: &Origin) -> Result<(String, Option<PathBuf>), String> {
+fn read_secret(raw: &Raw, origin: &ValueOrigin) -> Result<(String, Option<PathBuf>), String> {
     match raw {
         Raw::Text(path) | Raw::Untyped(path) => {
             let path = origin.resolve(path);
@@ -211,9 +218,9 @@ pub(crate) fn cannot_read(path: &Path, error: &io::Error) -> String {
     }
 }
 
-fn unknown(key: &str, origin: &Origin, problems: &mut Problems) {
+fn unknown(key: &str, origin: &ValueOrigin, problems: &mut Problems) {
     let as_written = |key: String| match origin {
-        Origin::Env(_) | Origin::SharedEnv(_) => settings::env_name(&key),
+        ValueOrigin::Env(_) | ValueOrigin::SharedEnv(_) => settings::env_name(&key),
         _ => key,
     };
     let hint = match settings::nearest(key) {
@@ -222,15 +229,15 @@ fn unknown(key: &str, origin: &Origin, problems: &mut Problems) {
     };
     // A variable's name says the key already.
     let key = match origin {
-        Origin::Env(_) => "",
+        ValueOrigin::Env(_) => "",
         _ => key,
     };
     problems.add(origin, key, "there is no such setting", hint);
 }
 
 /// Reads all sources; later ones win.
-pub(crate) fn collect(sources: &Sources, problems: &mut Problems) -> Collected {
-    let mut collected = Collected::default();
+pub(crate) fn collect(sources: &Sources, problems: &mut Problems) -> SourceValues {
+    let mut collected = SourceValues::default();
     let texts = Environment::new(sources);
     for setting in SETTINGS {
         if let Some(name) = setting.shared_env {
@@ -242,11 +249,11 @@ pub(crate) fn collect(sources: &Sources, problems: &mut Problems) -> Collected {
     }
     variables(&texts, &mut collected, problems);
     for (flag, key, value) in sources.flags.given() {
-        let origin = Origin::Flag(flag.to_owned());
+        let origin = ValueOrigin::Flag(flag.to_owned());
         collected.add(key, Raw::Untyped(value.to_owned()), origin, problems);
     }
     for pair in &sources.flags.set {
-        let origin = Origin::Flag("--set".to_owned());
+        let origin = ValueOrigin::Flag("--set".to_owned());
         // The pair may hold a secret, so only a key is ever repeated.
         match pair.split_once('=') {
             Some((key, value)) => {
@@ -263,20 +270,20 @@ fn shared(
     key: &str,
     name: &str,
     texts: &Environment<'_>,
-    collected: &mut Collected,
+    collected: &mut SourceValues,
     problems: &mut Problems,
 ) {
     let file = format!("{name}_FILE");
     let names = [(key.to_owned(), name), (format!("{key}_file"), &file)];
     for (key, name) in names {
         if let Some(text) = texts.filled(name, problems) {
-            let origin = Origin::SharedEnv(name.to_owned());
+            let origin = ValueOrigin::SharedEnv(name.to_owned());
             collected.add(&key, Raw::Untyped(text.to_owned()), origin, problems);
         }
     }
 }
 
-fn variables(texts: &Environment<'_>, collected: &mut Collected, problems: &mut Problems) {
+fn variables(texts: &Environment<'_>, collected: &mut SourceValues, problems: &mut Problems) {
     for name in texts.0.keys().filter_map(|name| name.to_str()) {
         let Some(rest) = name.strip_prefix("PGOUTBOX_") else {
             continue;
@@ -284,7 +291,7 @@ fn variables(texts: &Environment<'_>, collected: &mut Collected, problems: &mut 
         if rest.contains("__") {
             if let Some(text) = texts.text(name, problems) {
                 let key = rest.to_ascii_lowercase().replace("__", ".");
-                let origin = Origin::Env(name.to_owned());
+                let origin = ValueOrigin::Env(name.to_owned());
                 collected.add(&key, Raw::Untyped(text.to_owned()), origin, problems);
             }
         } else if let Some(meant) = meant(rest) {

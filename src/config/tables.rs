@@ -1,11 +1,11 @@
 //! From settings to tables and queues.
 
+use super::effective::EffectiveValues;
 use super::mark::mark;
 use super::message::message_map;
 use super::preset::maker;
 use super::problem::Problems;
 use super::rule::rule;
-use super::shown::Shown;
 use super::values::Values;
 use super::{AuditMode, Broker, ColumnRef, Columns, MarkColumns, OnFailure, Queue, Table};
 
@@ -14,7 +14,7 @@ pub(crate) fn sources(
     values: &Values,
     broker: Option<&Broker>,
     problems: &mut Problems,
-    shown: &mut Shown,
+    shown: &mut EffectiveValues,
 ) -> [Vec<Table>; 2] {
     let mut sources = [tables(values, problems, shown), messages(values, problems)];
     for source in sources.iter_mut().flatten() {
@@ -24,7 +24,7 @@ pub(crate) fn sources(
 }
 
 /// One of default names where neither a table nor a message is set.
-fn tables(values: &Values, problems: &mut Problems, shown: &mut Shown) -> Vec<Table> {
+fn tables(values: &Values, problems: &mut Problems, shown: &mut EffectiveValues) -> Vec<Table> {
     let least = usize::from(values.indices("messages").is_empty());
     let count = count(values, "tables", problems).max(least);
     (0..count).map(|index| table(values, &format!("tables.{index}"), problems, shown)).collect()
@@ -53,7 +53,12 @@ fn count(values: &Values, list: &str, problems: &mut Problems) -> usize {
     indices.len()
 }
 
-fn table(values: &Values, key: &str, problems: &mut Problems, shown: &mut Shown) -> Table {
+fn table(
+    values: &Values,
+    key: &str,
+    problems: &mut Problems,
+    shown: &mut EffectiveValues,
+) -> Table {
     let text = |name: &str| values.text(&format!("{key}.{name}"));
     let name = text("name").unwrap_or_default();
     let schema = text("schema").unwrap_or_default();

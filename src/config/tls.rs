@@ -12,23 +12,23 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::problem::Problems;
-use super::source::{Origin, cannot_read};
+use super::source::{ValueOrigin, cannot_read};
 
 /// A value with what it is called in an error.
 #[derive(Debug, Clone)]
-pub(crate) struct Given<T> {
+pub(crate) struct NamedValue<T> {
     pub(crate) value: T,
-    pub(crate) origin: Origin,
+    pub(crate) origin: ValueOrigin,
     /// The key, or the variable or URL parameter.
     pub(crate) name: String,
 }
 
 /// What files held, to tell it from another.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Content(u64);
+pub struct FileDigest(u64);
 
 // By hand: one of the files is a key.
-impl fmt::Debug for Content {
+impl fmt::Debug for FileDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Content")
     }
@@ -37,23 +37,23 @@ impl fmt::Debug for Content {
 /// The three files of one connection.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Files {
-    pub(crate) ca: Option<Given<PathBuf>>,
-    pub(crate) cert: Option<Given<PathBuf>>,
-    pub(crate) key: Option<Given<PathBuf>>,
+    pub(crate) ca: Option<NamedValue<PathBuf>>,
+    pub(crate) cert: Option<NamedValue<PathBuf>>,
+    pub(crate) key: Option<NamedValue<PathBuf>>,
 }
 
 impl Files {
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Given<PathBuf>> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &NamedValue<PathBuf>> {
         [&self.ca, &self.cert, &self.key].into_iter().flatten()
     }
 
     /// What they hold.
-    pub(crate) fn content(&self) -> Content {
+    pub(crate) fn content(&self) -> FileDigest {
         let mut hasher = DefaultHasher::new();
         for file in self.all() {
             fs::read(&file.value).unwrap_or_default().hash(&mut hasher);
         }
-        Content(hasher.finish())
+        FileDigest(hasher.finish())
     }
 
     /// Reads the files and reports what a connection would stumble over.
@@ -83,12 +83,16 @@ impl Files {
     }
 }
 
-fn alone(file: &Given<PathBuf>, other: &str, problems: &mut Problems) {
+fn alone(file: &NamedValue<PathBuf>, other: &str, problems: &mut Problems) {
     let what = format!("is set without its {other}");
     problems.add(&file.origin, &file.name, what, "set both cert_file and key_file, or neither");
 }
 
-fn report<T>(file: &Given<PathBuf>, read: Result<T, String>, problems: &mut Problems) -> Option<T> {
+fn report<T>(
+    file: &NamedValue<PathBuf>,
+    read: Result<T, String>,
+    problems: &mut Problems,
+) -> Option<T> {
     read.map_err(|what| problems.add(&file.origin, &file.name, what, "name a readable PEM file"))
         .ok()
 }

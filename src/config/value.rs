@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use super::amqp_url::AmqpUrl;
 use super::message::Field;
 use super::postgres_url::PostgresUrl;
-use super::settings::{EXCHANGE_TYPES, FLAGS, Kind, SSL_MODES, size, span};
+use super::settings::{EXCHANGE_TYPES, FLAGS, SSL_MODES, ValueKind, size, span};
 use super::{Template, TlsMode};
 
 /// A value as it was written.
@@ -60,16 +60,16 @@ impl Wrong {
 ///
 /// # Errors
 /// When it has the wrong type or form, or is out of bounds. Never repeats a secret.
-pub(crate) fn parse(kind: Kind, raw: &Raw) -> Result<Value, Wrong> {
+pub(crate) fn parse(kind: ValueKind, raw: &Raw) -> Result<Value, Wrong> {
     match kind {
-        Kind::Count { min, max } => count(raw, min, max),
-        Kind::List => list(raw),
-        Kind::AmqpUrl => super::amqp_url::parse_all(raw),
-        Kind::Field => field(raw),
-        Kind::Constant => constant(raw),
+        ValueKind::Count { min, max } => count(raw, min, max),
+        ValueKind::List => list(raw),
+        ValueKind::AmqpUrl => super::amqp_url::parse_all(raw),
+        ValueKind::Field => field(raw),
+        ValueKind::Constant => constant(raw),
         _ => match raw {
             Raw::Text(text) | Raw::Untyped(text) => parse_text(kind, text),
-            Raw::Flag(flag) if kind == Kind::Flag => Ok(Value::Flag(*flag)),
+            Raw::Flag(flag) if kind == ValueKind::Flag => Ok(Value::Flag(*flag)),
             Raw::Flag(_) => Err(wrong_type(kind, "true or false")),
             Raw::Integer(number) => Err(bare_number(kind, *number)),
             Raw::List(_) => Err(wrong_type(kind, "a list")),
@@ -78,38 +78,40 @@ pub(crate) fn parse(kind: Kind, raw: &Raw) -> Result<Value, Wrong> {
     }
 }
 
-fn parse_text(kind: Kind, text: &str) -> Result<Value, Wrong> {
+fn parse_text(kind: ValueKind, text: &str) -> Result<Value, Wrong> {
     match kind {
-        Kind::Text(max) => sized(kind, text, 1, max),
-        Kind::Name => sized(kind, text, 1, 63),
-        Kind::Column => sized(kind, text, 0, 63),
-        Kind::File => sized(kind, text, 1, 4096),
-        Kind::SlotName => slot_name(text),
-        Kind::Secret if text.contains('\0') => Err(Wrong::new("holds a NUL character", "")),
-        Kind::Secret => Ok(Value::Text(text.to_owned())),
-        Kind::Size { min, max } => bytes(text, min, max),
-        Kind::Span { min, max } => duration(text, min, max),
-        Kind::Seconds { min, max } => match duration(text, min, max)? {
+        ValueKind::Text(max) => sized(kind, text, 1, max),
+        ValueKind::Name => sized(kind, text, 1, 63),
+        ValueKind::Column => sized(kind, text, 0, 63),
+        ValueKind::File => sized(kind, text, 1, 4096),
+        ValueKind::SlotName => slot_name(text),
+        ValueKind::Secret if text.contains('\0') => Err(Wrong::new("holds a NUL character", "")),
+        ValueKind::Secret => Ok(Value::Text(text.to_owned())),
+        ValueKind::Size { min, max } => bytes(text, min, max),
+        ValueKind::Span { min, max } => duration(text, min, max),
+        ValueKind::Seconds { min, max } => match duration(text, min, max)? {
             Value::Span(span) if span.subsec_nanos() != 0 => Err(Wrong::new(
                 format!("{} is not a whole number of seconds", quote(text)),
                 "AMQP counts heartbeats in seconds: write `10s`",
             )),
             value => Ok(value),
         },
-        Kind::Choice(choices) => choice(text, choices),
-        Kind::Flag => choice(text, &FLAGS).map(|_| Value::Flag(text == "true")),
-        Kind::ExchangeType if text.starts_with("x-") => sized(kind, text, 3, 255),
-        Kind::ExchangeType => choice(text, &EXCHANGE_TYPES),
-        Kind::SslMode => ssl_mode(text).map(Value::SslMode),
-        Kind::LogFilter => log_filter(text),
-        Kind::Listen => listen(text),
-        Kind::HttpUrl => super::otlp::http_url(text),
-        Kind::Template => template(text).map(Value::Template),
-        Kind::PostgresUrl => PostgresUrl::parse(text).map(Box::new).map(Value::PostgresUrl),
+        ValueKind::Choice(choices) => choice(text, choices),
+        ValueKind::Flag => choice(text, &FLAGS).map(|_| Value::Flag(text == "true")),
+        ValueKind::ExchangeType if text.starts_with("x-") => sized(kind, text, 3, 255),
+        ValueKind::ExchangeType => choice(text, &EXCHANGE_TYPES),
+        ValueKind::SslMode => ssl_mode(text).map(Value::SslMode),
+        ValueKind::LogFilter => log_filter(text),
+        ValueKind::Listen => listen(text),
+        ValueKind::HttpUrl => super::otlp::http_url(text),
+        ValueKind::Template => template(text).map(Value::Template),
+        ValueKind::PostgresUrl => PostgresUrl::parse(text).map(Box::new).map(Value::PostgresUrl),
         // These take more than a text: see `parse`.
-        Kind::Count { .. } | Kind::List | Kind::AmqpUrl | Kind::Field | Kind::Constant => {
-            Err(wrong_type(kind, "a text"))
-        }
+        ValueKind::Count { .. }
+        | ValueKind::List
+        | ValueKind::AmqpUrl
+        | ValueKind::Field
+        | ValueKind::Constant => Err(wrong_type(kind, "a text")),
     }
 }
 
@@ -125,19 +127,19 @@ fn field(raw: &Raw) -> Result<Value, Wrong> {
         Raw::Text(text) | Raw::Untyped(text) => Field::of(template(text)?),
         Raw::Integer(number) => Field::integer(*number),
         Raw::Flag(flag) => Field::boolean(*flag),
-        Raw::List(_) => return Err(wrong_type(Kind::Field, "a list")),
-        Raw::Other(name) => return Err(wrong_type(Kind::Field, name)),
+        Raw::List(_) => return Err(wrong_type(ValueKind::Field, "a list")),
+        Raw::Other(name) => return Err(wrong_type(ValueKind::Field, name)),
     };
     Ok(Value::Field(field))
 }
 
 fn constant(raw: &Raw) -> Result<Value, Wrong> {
     let text = match raw {
-        Raw::Text(text) | Raw::Untyped(text) => return sized(Kind::Constant, text, 1, 255),
+        Raw::Text(text) | Raw::Untyped(text) => return sized(ValueKind::Constant, text, 1, 255),
         Raw::Integer(number) => number.to_string(),
         Raw::Flag(flag) => flag.to_string(),
-        Raw::List(_) => return Err(wrong_type(Kind::Constant, "a list")),
-        Raw::Other(name) => return Err(wrong_type(Kind::Constant, name)),
+        Raw::List(_) => return Err(wrong_type(ValueKind::Constant, "a list")),
+        Raw::Other(name) => return Err(wrong_type(ValueKind::Constant, name)),
     };
     Ok(Value::Text(text))
 }
@@ -151,24 +153,24 @@ pub(crate) fn quote(text: &str) -> String {
     format!("{cut:?}")
 }
 
-fn wrong_type(kind: Kind, found: &str) -> Wrong {
+fn wrong_type(kind: ValueKind, found: &str) -> Wrong {
     let wanted = match kind {
-        Kind::Count { .. } => "a whole number",
-        Kind::Size { .. } => "a size such as \"32MiB\"",
-        Kind::Span { .. } | Kind::Seconds { .. } => "a duration such as \"30s\"",
-        Kind::List => "a list of texts",
-        Kind::Flag => "true or false",
-        Kind::Constant => "a text in quotes, a whole number, true or false",
-        Kind::Field => "a template in quotes, a whole number, true or false",
+        ValueKind::Count { .. } => "a whole number",
+        ValueKind::Size { .. } => "a size such as \"32MiB\"",
+        ValueKind::Span { .. } | ValueKind::Seconds { .. } => "a duration such as \"30s\"",
+        ValueKind::List => "a list of texts",
+        ValueKind::Flag => "true or false",
+        ValueKind::Constant => "a text in quotes, a whole number, true or false",
+        ValueKind::Field => "a template in quotes, a whole number, true or false",
         _ => "a text in quotes",
     };
     Wrong::new(format!("is {found}"), format!("write {wanted}"))
 }
 
-fn bare_number(kind: Kind, number: i64) -> Wrong {
+fn bare_number(kind: ValueKind, number: i64) -> Wrong {
     let examples = match kind {
-        Kind::Size { .. } => ["KiB", "MiB"],
-        Kind::Span { .. } | Kind::Seconds { .. } => ["ms", "s"],
+        ValueKind::Size { .. } => ["KiB", "MiB"],
+        ValueKind::Span { .. } | ValueKind::Seconds { .. } => ["ms", "s"],
         _ => return wrong_type(kind, "a number"),
     };
     let [small, large] = examples;
@@ -178,11 +180,11 @@ fn bare_number(kind: Kind, number: i64) -> Wrong {
     )
 }
 
-fn out_of_bounds(text: &str, kind: Kind) -> Wrong {
+fn out_of_bounds(text: &str, kind: ValueKind) -> Wrong {
     Wrong::new(format!("{} is out of bounds", quote(text)), format!("choose {}", kind.bounds()))
 }
 
-fn sized(kind: Kind, text: &str, min: usize, max: usize) -> Result<Value, Wrong> {
+fn sized(kind: ValueKind, text: &str, min: usize, max: usize) -> Result<Value, Wrong> {
     if text.len() < min {
         return Err(Wrong::new("is empty", format!("give {}", kind.bounds())));
     }
@@ -243,7 +245,7 @@ pub(crate) fn ssl_mode(text: &str) -> Result<TlsMode, Wrong> {
 }
 
 fn count(raw: &Raw, min: u64, max: u64) -> Result<Value, Wrong> {
-    let kind = Kind::Count { min, max };
+    let kind = ValueKind::Count { min, max };
     let (text, number) = match raw {
         Raw::Integer(number) => (number.to_string(), u64::try_from(*number).ok()),
         Raw::Untyped(text) => match text.trim().parse::<i128>() {
@@ -265,7 +267,7 @@ fn count(raw: &Raw, min: u64, max: u64) -> Result<Value, Wrong> {
 }
 
 fn bytes(text: &str, min: u64, max: u64) -> Result<Value, Wrong> {
-    let kind = Kind::Size { min, max };
+    let kind = ValueKind::Size { min, max };
     // A bare number would pass for bytes: where a unit is usual it is likelier a slip.
     if let Ok(number) = text.trim().parse::<i64>() {
         return Err(bare_number(kind, number));
@@ -281,7 +283,7 @@ fn bytes(text: &str, min: u64, max: u64) -> Result<Value, Wrong> {
 }
 
 fn duration(text: &str, min: Duration, max: Duration) -> Result<Value, Wrong> {
-    let kind = Kind::Span { min, max };
+    let kind = ValueKind::Span { min, max };
     if let Ok(number) = text.trim().parse::<i64>() {
         return Err(bare_number(kind, number));
     }
@@ -301,17 +303,17 @@ fn list(raw: &Raw) -> Result<Value, Wrong> {
             text.split(',').map(|item| Raw::Text(item.trim().to_owned())).collect()
         }
         Raw::List(items) => items.clone(),
-        Raw::Text(_) => return Err(wrong_type(Kind::List, "a text")),
-        Raw::Integer(_) => return Err(wrong_type(Kind::List, "a number")),
-        Raw::Flag(_) => return Err(wrong_type(Kind::List, "true or false")),
-        Raw::Other(name) => return Err(wrong_type(Kind::List, name)),
+        Raw::Text(_) => return Err(wrong_type(ValueKind::List, "a text")),
+        Raw::Integer(_) => return Err(wrong_type(ValueKind::List, "a number")),
+        Raw::Flag(_) => return Err(wrong_type(ValueKind::List, "true or false")),
+        Raw::Other(name) => return Err(wrong_type(ValueKind::List, name)),
     };
     let items = items.iter().map(|item| match item {
         Raw::Text(text) if text.len() <= 255 => Ok(text.clone()),
         Raw::Text(text) => {
             Err(Wrong::new(format!("{} has {} bytes", quote(text), text.len()), "AMQP allows 255"))
         }
-        _ => Err(wrong_type(Kind::List, "a list of something else")),
+        _ => Err(wrong_type(ValueKind::List, "a list of something else")),
     });
     items.collect::<Result<_, _>>().map(Value::List)
 }

@@ -9,20 +9,20 @@ use super::message::Field;
 use super::postgres_url::PostgresUrl;
 use super::problem::Problems;
 use super::settings::{self, Fallback};
-use super::source::{Collected, Origin};
+use super::source::{SourceValues, ValueOrigin};
 use super::value::{self, Raw, Value};
 use super::{Place, Template, TlsMode};
 
 /// What was set, by key.
 pub(crate) struct Values {
-    set: BTreeMap<String, (Value, Raw, Origin)>,
+    set: BTreeMap<String, (Value, Raw, ValueOrigin)>,
     files: BTreeMap<String, PathBuf>,
     bad: Vec<String>,
 }
 
 impl Values {
     /// Reads what was found; what cannot be read is reported, and counts as unset.
-    pub(crate) fn read(collected: Collected, problems: &mut Problems) -> Self {
+    pub(crate) fn read(collected: SourceValues, problems: &mut Problems) -> Self {
         let mut values = Self { set: BTreeMap::new(), files: BTreeMap::new(), bad: collected.bad };
         for (key, found) in collected.found {
             // A key that is not in the table has been reported.
@@ -53,8 +53,8 @@ impl Values {
     }
 
     /// Where a value was set.
-    pub(crate) fn origin(&self, key: &str) -> Origin {
-        self.set.get(key).map_or(Origin::Default, |(_, _, origin)| origin.clone())
+    pub(crate) fn origin(&self, key: &str) -> ValueOrigin {
+        self.set.get(key).map_or(ValueOrigin::Default, |(_, _, origin)| origin.clone())
     }
 
     /// Where a secret stands.
@@ -62,11 +62,11 @@ impl Values {
         let file = self.files.get(key).cloned();
         let setting = if file.is_some() { format!("{key}_file") } else { key.to_owned() };
         let name = match self.origin(key) {
-            Origin::Default | Origin::Preset(_) => setting,
-            Origin::File { path, line } => format!("{setting}, {}:{line}", path.display()),
+            ValueOrigin::Default | ValueOrigin::Preset(_) => setting,
+            ValueOrigin::File { path, line } => format!("{setting}, {}:{line}", path.display()),
             // The name of a file's variable is not kept.
-            Origin::Env(_) | Origin::Flag(_) if file.is_some() => setting,
-            Origin::SharedEnv(name) | Origin::Env(name) | Origin::Flag(name) => name,
+            ValueOrigin::Env(_) | ValueOrigin::Flag(_) if file.is_some() => setting,
+            ValueOrigin::SharedEnv(name) | ValueOrigin::Env(name) | ValueOrigin::Flag(name) => name,
         };
         Place { name, file }
     }
@@ -203,7 +203,7 @@ impl Values {
 
     /// Whether it is a table's preset that set it.
     pub(crate) fn is_preset(&self, key: &str) -> bool {
-        matches!(self.origin(key), Origin::Preset(_))
+        matches!(self.origin(key), ValueOrigin::Preset(_))
     }
 
     /// The keys that are set.

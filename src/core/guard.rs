@@ -93,7 +93,7 @@ pub(crate) struct Thresholds {
 
 /// How it stands.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Verdict {
+pub(crate) struct GuardVerdict {
     /// Its severity.
     pub level: Level,
     /// Whether that is news.
@@ -127,7 +127,7 @@ pub(crate) struct Room {
 
 /// What was seen before, and how severe it was.
 #[derive(Debug)]
-pub(crate) struct Guard {
+pub(crate) struct WalGuard {
     thresholds: Thresholds,
     seen: VecDeque<Sample>,
     /// The first sample with the `restart_lsn` of now, and how many have been seen since.
@@ -136,21 +136,21 @@ pub(crate) struct Guard {
     calm: u32,
 }
 
-impl Guard {
+impl WalGuard {
     /// Nothing was seen yet.
     pub(crate) fn new(thresholds: Thresholds) -> Self {
         Self { thresholds, seen: VecDeque::new(), stuck: None, level: Level::Calm, calm: 0 }
     }
 
     /// Takes a sample in and says how it stands. Samples come in the order of their time.
-    pub(crate) fn observe(&mut self, sample: Sample) -> Verdict {
+    pub(crate) fn observe(&mut self, sample: Sample) -> GuardVerdict {
         self.remember(sample);
         let growth = self.growth(sample);
         let room = room(&sample, self.thresholds.disk_limit);
         let full_in = room.and_then(|room| full_in(room.left, growth));
         let before = self.level;
         self.settle(sample.is_lost, room, full_in);
-        Verdict {
+        GuardVerdict {
             level: self.level,
             is_news: self.level != before,
             retained: sample.wal.saturating_sub(sample.restart),
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn projects_when_the_slot_is_lost() {
-        let mut guard = Guard::new(thresholds());
+        let mut guard = WalGuard::new(thresholds());
         let mut last = None;
         for n in 0..20 {
             // 10 MB/s under a limit of 100 GiB: full in three hours.
@@ -347,9 +347,9 @@ mod tests {
 
     #[test]
     fn warns_once_then_acts_once_and_calms_down_late() {
-        let mut guard = Guard::new(thresholds());
+        let mut guard = WalGuard::new(thresholds());
         let mut news = Vec::new();
-        let mut see = |guard: &mut Guard, at: u64, retained: u64| {
+        let mut see = |guard: &mut WalGuard, at: u64, retained: u64| {
             let verdict =
                 guard.observe(sample(at, 1000 * GIB + retained, 1000 * GIB, Some(100 * GIB)));
             if verdict.is_news {
@@ -365,7 +365,7 @@ mod tests {
 
     #[test]
     fn one_good_sample_is_no_relief() {
-        let mut guard = Guard::new(thresholds());
+        let mut guard = WalGuard::new(thresholds());
         let bad = |at| sample(at, 1095 * GIB, 1000 * GIB, Some(100 * GIB));
         let good = |at| sample(at, 1095 * GIB, 1094 * GIB, Some(100 * GIB));
         assert_eq!(guard.observe(bad(0)).level, Level::Critical);
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn a_slot_that_moves_in_steps_is_no_growth() {
-        let mut guard = Guard::new(thresholds());
+        let mut guard = WalGuard::new(thresholds());
         for n in 0..200_u64 {
             // 50 MB/s, acknowledged all the time; restart_lsn follows every 20 s.
             let verdict = guard.observe(sample(
@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_there_is_nothing_to_fill() {
-        let mut guard = Guard::new(thresholds());
+        let mut guard = WalGuard::new(thresholds());
         for n in 0..100 {
             let verdict = guard.observe(sample(n, n * GIB, 0, None));
             assert_eq!((verdict.level, verdict.room, verdict.full_in), (Level::Calm, None, None));
@@ -403,16 +403,16 @@ mod tests {
     #[test]
     fn the_nearer_limit_counts() {
         let limits = Thresholds { disk_limit: Some(10 * GIB), ..thresholds() };
-        let verdict = Guard::new(limits).observe(sample(0, 8 * GIB, 0, Some(100 * GIB)));
+        let verdict = WalGuard::new(limits).observe(sample(0, 8 * GIB, 0, Some(100 * GIB)));
         assert_eq!(verdict.room.unwrap().bound, Bound::Disk);
         assert_eq!(verdict.level, Level::Warning);
-        let verdict = Guard::new(limits).observe(sample(0, GIB, 0, Some(2 * GIB)));
+        let verdict = WalGuard::new(limits).observe(sample(0, GIB, 0, Some(2 * GIB)));
         assert_eq!(verdict.room.unwrap().bound, Bound::Slot);
     }
 
     #[test]
     fn says_that_a_transaction_holds_the_wal() {
-        let mut guard = Guard::new(thresholds());
+        let mut guard = WalGuard::new(thresholds());
         let mut held = Vec::new();
         for n in 0..10_u64 {
             let wal = GIB + n * (8 << 20);
@@ -421,11 +421,11 @@ mod tests {
         }
         assert_eq!(held.iter().position(|is_held| *is_held), Some(STUCK));
         // A relay that does not acknowledge is another matter.
-        let mut guard = Guard::new(thresholds());
+        let mut guard = WalGuard::new(thresholds());
         let at = |n: u64| sample(n * 10, GIB + n * (8 << 20), GIB, None);
         assert!((0..10).all(|n| !guard.observe(at(n)).is_held));
         // Nor is one of a few seconds.
-        let mut guard = Guard::new(thresholds());
+        let mut guard = WalGuard::new(thresholds());
         let at = |n: u64| {
             let wal = GIB + n * (8 << 20);
             Sample { confirmed: wal, ..sample(n / 10, wal, GIB, None) }
@@ -436,7 +436,7 @@ mod tests {
     #[test]
     fn a_lost_slot_is_critical() {
         let lost = Sample { is_lost: true, ..sample(0, GIB, GIB, None) };
-        assert_eq!(Guard::new(thresholds()).observe(lost).level, Level::Critical);
+        assert_eq!(WalGuard::new(thresholds()).observe(lost).level, Level::Critical);
     }
 
     #[test]
@@ -445,20 +445,20 @@ mod tests {
             confirmed,
             ..sample(n, 1095 * GIB, 1000 * GIB, Some(100 * GIB))
         };
-        let mut guard = Guard::new(thresholds());
+        let mut guard = WalGuard::new(thresholds());
         assert!((0..9).all(|n| !guard.observe(at(n, 1000 * GIB + n)).is_due), "it acknowledges");
-        let mut guard = Guard::new(thresholds());
+        let mut guard = WalGuard::new(thresholds());
         let due: Vec<_> = (0..4).map(|n| guard.observe(at(n, 1000 * GIB)).is_due).collect();
         assert_eq!(due, [false, false, true, true], "it does not");
         // Within one transaction, or a catch-up, nothing is acknowledged.
         let within = |n: u64| Sample { settled: (7, n), ..at(n, 1000 * GIB) };
-        let mut guard = Guard::new(thresholds());
+        let mut guard = WalGuard::new(thresholds());
         assert!((0..9).all(|n| !guard.observe(within(n)).is_due), "it settles");
         assert!(!guard.observe(within(8)).is_due && guard.observe(within(8)).is_due, "it stops");
         let full = sample(0, 1099 * GIB, 1000 * GIB, Some(100 * GIB));
-        assert!(Guard::new(thresholds()).observe(full).is_due, "there is no time left");
+        assert!(WalGuard::new(thresholds()).observe(full).is_due, "there is no time left");
         // Who works is never the reason, where the server itself sees to the limit.
-        let mut guard = Guard::new(thresholds());
+        let mut guard = WalGuard::new(thresholds());
         let full = |n: u64| Sample {
             settled: (7, n),
             ..sample(n, 1099 * GIB, 1000 * GIB, Some(100 * GIB))
@@ -466,7 +466,7 @@ mod tests {
         guard.observe(full(0));
         assert!((1..9).all(|n| !guard.observe(full(n)).is_due));
         let disk = Thresholds { disk_limit: Some(100 * GIB), ..thresholds() };
-        let mut guard = Guard::new(disk);
+        let mut guard = WalGuard::new(disk);
         guard.observe(Sample { safe: None, ..full(0) });
         assert!(guard.observe(Sample { safe: None, ..full(1) }).is_due, "a full disk stops all");
     }
@@ -474,7 +474,7 @@ mod tests {
     #[test]
     fn wal_that_others_keep_is_no_reason_to_act() {
         let limits = Thresholds { disk_limit: Some(10 * GIB), ..thresholds() };
-        let mut guard = Guard::new(limits);
+        let mut guard = WalGuard::new(limits);
         for n in 0..10 {
             let others = Sample { on_disk: 10 * GIB, ..sample(n, 101 * GIB, 100 * GIB, None) };
             let verdict = guard.observe(others);
@@ -502,7 +502,7 @@ mod tests {
         #[test]
         fn never_too_late_and_never_without_a_reason(steps in samples(), keep in 1_u64..200) {
             let keep = keep * GIB;
-            let mut guard = Guard::new(thresholds());
+            let mut guard = WalGuard::new(thresholds());
             let mut before = Level::Calm;
             for sample in played(&steps, Some(keep)) {
                 let verdict = guard.observe(sample);
@@ -527,7 +527,7 @@ mod tests {
         #[test]
         fn falls_again_once_all_is_well(steps in samples(), keep in 1_u64..200) {
             let keep = keep * GIB;
-            let mut guard = Guard::new(thresholds());
+            let mut guard = WalGuard::new(thresholds());
             let all = played(&steps, Some(keep));
             for sample in &all {
                 guard.observe(*sample);

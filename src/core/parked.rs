@@ -80,7 +80,7 @@ impl fmt::Display for Aggregate {
 
 /// Where a parked event stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum ParkedState {
     /// It is tried again after this pause.
     Parked(Duration),
     /// It waits behind an older one of its aggregate, and was never tried.
@@ -111,7 +111,7 @@ pub struct Park {
     /// The transaction that wrote the row, where that is known.
     pub xid: Option<u32>,
     /// Where it stands.
-    pub state: State,
+    pub state: ParkedState,
     /// Later events of its aggregate wait behind it.
     pub is_holding: bool,
     /// Why it could not be delivered; none where it only waits.
@@ -136,12 +136,12 @@ pub struct Attempt {
     /// Its id, where it can be read.
     pub id: Option<String>,
     /// The outcome.
-    pub outcome: Tried,
+    pub outcome: AttemptOutcome,
 }
 
 /// The outcome of a try.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Tried {
+pub enum AttemptOutcome {
     /// A queue took it.
     Delivered {
         /// Tries that were refused before.
@@ -154,7 +154,7 @@ pub enum Tried {
         /// Tries so far.
         attempts: u32,
         /// Where it stands now.
-        state: State,
+        state: ParkedState,
         /// Why.
         refusal: Refusal,
     },
@@ -213,7 +213,7 @@ pub struct Due {
 
 /// What a look at the parking found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Looked {
+pub struct Schedule {
     /// Events whose time has come, the oldest first; not all of them, where there are many.
     pub due: Vec<Due>,
     /// Every aggregate whose first event was tried, and waits for its time or for an operator.
@@ -255,7 +255,7 @@ impl Ahead {
 
 /// Everything that is written about parked events in one transaction.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Parking {
+pub struct ParkingBatch {
     /// Events put aside, in commit order within each aggregate.
     pub parks: Vec<Park>,
     /// What became of tries, in their order.
@@ -276,8 +276,8 @@ struct Unsafe {
 /// server (`synchronous_commit = off`). Unlike a mark, it is never given up: an event that is
 /// neither delivered nor parked is lost.
 #[derive(Debug, Default)]
-pub(crate) struct Unwritten {
-    next: Parking,
+pub(crate) struct UnwrittenBatch {
+    next: ParkingBatch,
     in_flight: bool,
     bytes: usize,
     pushed: u64,
@@ -285,7 +285,7 @@ pub(crate) struct Unwritten {
     open: Vec<Unsafe>,
 }
 
-impl Unwritten {
+impl UnwrittenBatch {
     /// An event is put aside; returns how much is to be written until here.
     pub(crate) fn park(&mut self, park: Park) -> u64 {
         self.open.push(Unsafe { number: park.number, position: park.position, written: None });
@@ -329,7 +329,7 @@ impl Unwritten {
     }
 
     /// Takes what waits.
-    pub(crate) fn take(&mut self) -> Parking {
+    pub(crate) fn take(&mut self) -> ParkingBatch {
         let mut parking = std::mem::take(&mut self.next);
         parking.through = self.pushed;
         self.bytes = 0;
@@ -338,7 +338,7 @@ impl Unwritten {
     }
 
     /// A batch was written, behind this place of the WAL.
-    pub(crate) fn wrote(&mut self, parking: &Parking, written_lsn: PgLsn) {
+    pub(crate) fn wrote(&mut self, parking: &ParkingBatch, written_lsn: PgLsn) {
         self.in_flight = false;
         self.written = self.written.max(parking.through);
         let parks = parking.parks.len();

@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use crate::board::Board;
 use crate::config::Config;
 use crate::error::Fault;
-use crate::otlp::Queue;
+use crate::otlp::SpanQueue;
 use crate::session::supervisor;
 use crate::shutdown::Shutdown;
 use crate::upkeep::{prune, reconcile, watch as guard};
@@ -18,7 +18,7 @@ pub(crate) async fn relay(
     config: &Config,
     stop: watch::Sender<bool>,
     shutdown: Shutdown,
-    spans: Option<Queue>,
+    spans: Option<SpanQueue>,
     board: &Board,
     is_stopping: impl FnOnce(),
 ) -> Result<(), Fault> {

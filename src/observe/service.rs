@@ -18,7 +18,7 @@ use sd_notify::NotifyState;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::debug;
 
-use crate::board::{Board, State};
+use crate::board::{Board, RelayState};
 use crate::error::Fault;
 
 /// Signs of life in the time after which systemd takes the process for stuck: one that comes late
@@ -95,8 +95,11 @@ fn tell(board: &Board, is_ready: bool) -> bool {
     is_ready || starts
 }
 
-fn is_up(state: State) -> bool {
-    matches!(state, State::Standby | State::CatchingUp | State::Running | State::Paused)
+fn is_up(state: RelayState) -> bool {
+    matches!(
+        state,
+        RelayState::Standby | RelayState::CatchingUp | RelayState::Running | RelayState::Paused
+    )
 }
 
 /// The loop of a session answers. Outside of a session everything has a timeout of its own, and
@@ -177,8 +180,11 @@ mod tests {
 
     #[test]
     fn a_standby_is_up_and_a_relay_without_servers_is_not() {
-        let up: Vec<_> = State::ALL.into_iter().filter(|state| is_up(*state)).collect();
-        assert_eq!(up, [State::Standby, State::CatchingUp, State::Running, State::Paused]);
+        let up: Vec<_> = RelayState::ALL.into_iter().filter(|state| is_up(*state)).collect();
+        assert_eq!(
+            up,
+            [RelayState::Standby, RelayState::CatchingUp, RelayState::Running, RelayState::Paused]
+        );
     }
 
     #[test]
@@ -191,7 +197,7 @@ mod tests {
         let patience = Duration::from_millis(20);
         let board = Board::new();
         assert!(is_moving(&board, patience).await, "it connects");
-        board.enter(State::Running, "");
+        board.enter(RelayState::Running, "");
         assert!(!is_moving(&board, patience).await, "nobody answers");
     }
 }

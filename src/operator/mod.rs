@@ -19,7 +19,7 @@ use crate::core::message::Limits;
 use crate::error::Fault;
 use crate::postgres::sql;
 use crate::postgres::{column, query};
-use crate::text::Shown;
+use crate::text::Printable;
 
 /// States of events that are not done with.
 pub(crate) const OPEN: [&str; 3] = ["parked", "queued", "failed"];
@@ -28,7 +28,7 @@ pub(crate) const DONE: [&str; 2] = ["dead_lettered", "discarded"];
 
 /// Which parked events are meant; what is empty is not asked for.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Filter {
+pub(crate) struct ParkedFilter {
     /// In one of these states.
     pub states: Vec<String>,
     /// With one of these ids.
@@ -51,7 +51,7 @@ pub(crate) struct Filter {
 
 /// A parked event, save its row.
 #[derive(Debug, Clone)]
-pub(crate) struct Parked {
+pub(crate) struct ParkedEvent {
     /// Its number; rises in commit order.
     pub seq: i64,
     /// `parked`, `queued`, `failed`, `dead_lettered` or `discarded`.
@@ -94,7 +94,7 @@ pub(crate) struct Parked {
     pub note: Option<String>,
 }
 
-impl Parked {
+impl ParkedEvent {
     /// `type/id` of its aggregate, where it has one.
     pub(crate) fn aggregate(&self) -> Option<String> {
         let id = self.aggregate_id.as_ref()?;
@@ -113,7 +113,7 @@ impl Parked {
     /// Its id for people.
     pub(crate) fn title(&self) -> String {
         let id = self.event_id.as_deref().unwrap_or("with an unreadable id");
-        format!("event {} (seq {}, {})", Shown(id), self.seq, self.state)
+        format!("event {} (seq {}, {})", Printable(id), self.seq, self.state)
     }
 
     /// It is done with: neither tried again nor waited for.
@@ -129,8 +129,8 @@ impl Parked {
 pub(crate) async fn list(
     client: &Client,
     slot: &str,
-    filter: &Filter,
-) -> Result<Vec<Parked>, Fault> {
+    filter: &ParkedFilter,
+) -> Result<Vec<ParkedEvent>, Fault> {
     let states = format!("{{{}}}", filter.states.join(","));
     let ids = serde_json::Value::from(filter.ids.clone()).to_string();
     let (seqs, limit) = (array(&filter.seqs), filter.limit.unwrap_or(1 << 40).to_string());
@@ -151,13 +151,13 @@ pub(crate) async fn list(
     rows.iter().map(parked).collect()
 }
 
-fn parked(row: &Row) -> Result<Parked, Fault> {
+fn parked(row: &Row) -> Result<ParkedEvent, Fault> {
     let schema: Option<String> = column(row, "table_schema")?;
     let name: Option<String> = column(row, "table_name")?;
     let commit_lsn: String = column(row, "commit_lsn")?;
     let index: i64 = column(row, "index")?;
     let seq: i64 = column(row, "seq")?;
-    Ok(Parked {
+    Ok(ParkedEvent {
         seq,
         state: column(row, "state")?,
         is_holding: column(row, "is_holding")?,
@@ -191,7 +191,7 @@ fn parked(row: &Row) -> Result<Parked, Fault> {
 pub(crate) async fn row(
     client: &Client,
     config: &Config,
-    parked: &Parked,
+    parked: &ParkedEvent,
 ) -> Result<Option<StoredRow>, Fault> {
     let seq = parked.seq.to_string();
     let rows = query(client, &sql::render(sql::PARKED_ROW, &[("seq", &seq)])?).await?;
@@ -230,7 +230,7 @@ pub(crate) async fn row(
 
 /// Where the message of a parked event would go now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Target {
+pub(crate) struct Destination {
     /// Its exchange.
     pub exchange: String,
     /// Its routing key.
@@ -238,11 +238,15 @@ pub(crate) struct Target {
 }
 
 /// `None` where no message can be made of the row, or it has gone.
-pub(crate) async fn target(client: &Client, config: &Config, event: &Parked) -> Option<Target> {
+pub(crate) async fn target(
+    client: &Client,
+    config: &Config,
+    event: &ParkedEvent,
+) -> Option<Destination> {
     let row = row(client, config, event).await.ok()??;
     let built = stored::build(config, &row, event.position, usual_limits(config)).ok()?;
     let (exchange, routing_key) = (built.message.exchange(), built.message.routing_key());
-    Some(Target { exchange: exchange.to_owned(), routing_key: routing_key.to_owned() })
+    Some(Destination { exchange: exchange.to_owned(), routing_key: routing_key.to_owned() })
 }
 
 /// What RabbitMQ negotiates as the largest frame unless told otherwise, less the frame's own 8:
@@ -294,7 +298,7 @@ pub async fn retry(
 
 /// What a discard did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Discarded {
+pub struct DiscardReport {
     /// Events given up.
     pub events: i64,
     /// Aggregates whose next event is tried now.
@@ -312,13 +316,13 @@ pub async fn discard(
     slot: &str,
     seqs: &[i64],
     note: &str,
-) -> Result<Discarded, Fault> {
+) -> Result<DiscardReport, Fault> {
     let seqs = array(seqs);
     let variables = [("slot", slot), ("seqs", seqs.as_str()), ("note", note)];
     let rows = query(client, &sql::render(sql::PARKED_DISCARD, &variables)?).await?;
-    let Some(row) = rows.first() else { return Ok(Discarded::default()) };
+    let Some(row) = rows.first() else { return Ok(DiscardReport::default()) };
     let (events, freed) = (column(row, "events")?, column(row, "freed")?);
-    Ok(Discarded { events, freed, in_flight: column(row, "in_flight")? })
+    Ok(DiscardReport { events, freed, in_flight: column(row, "in_flight")? })
 }
 
 /// Notes on discarded and dead-lettered events that they were replayed after all.

@@ -10,12 +10,12 @@ use tokio_postgres::{Client, Row, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::config::Config;
 use crate::core::event::pgoutput::{Column, Tuple};
-use crate::core::event::stored::{self, Built, Reader};
+use crate::core::event::stored::{self, Reader, StoredMessage};
 use crate::core::event::{Position, Refusal};
 use crate::core::message::{Limits, Message};
 use crate::core::relay::marks::Origin;
 use crate::error::Fault;
-use crate::operator::{self, Parked};
+use crate::operator::{self, ParkedEvent};
 use crate::postgres::outbox::{Outbox, explain_filter};
 use crate::postgres::sql;
 use crate::postgres::{classify, column, is_of_row, now_micros, query};
@@ -28,7 +28,7 @@ const META: usize = 2;
 
 /// Which rows of an outbox table are meant; what is empty is not asked for.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Filter {
+pub(crate) struct RowFilter {
     /// With one of these ids.
     pub ids: Vec<String>,
     /// Of this type of aggregate.
@@ -49,14 +49,14 @@ pub(crate) struct Filter {
     /// With a mark that was written before this time.
     pub relayed_until: String,
     /// With a mark, without, or both.
-    pub only: Only,
+    pub only: MarkFilter,
     /// Written by transactions before this one.
     pub xmin: String,
 }
 
 /// Rows with a mark, without one, or both.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Only {
+pub(crate) enum MarkFilter {
     /// Both.
     #[default]
     All,
@@ -66,7 +66,7 @@ pub(crate) enum Only {
     Unrelayed,
 }
 
-impl Only {
+impl MarkFilter {
     fn word(self) -> &'static str {
         match self {
             Self::All => "all",
@@ -78,7 +78,7 @@ impl Only {
 
 /// What a replay came to.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tally {
+pub(crate) struct ReplayTally {
     /// Events that a queue took.
     pub delivered: u64,
     /// Events that were refused: id and why.
@@ -101,7 +101,7 @@ pub(crate) struct Tally {
     pub shared: Vec<(String, u64)>,
 }
 
-impl Tally {
+impl ReplayTally {
     /// Everything that was sent was delivered.
     pub(crate) fn is_complete(&self) -> bool {
         self.refused.is_empty() && self.held.is_empty() && self.unknown.is_empty()
@@ -138,7 +138,7 @@ impl Key {
 }
 
 /// Told of each event as soon as its fate is known.
-pub(crate) type Report<'a> = &'a mut (dyn FnMut(&Item, &Fate) + Send);
+pub(crate) type FateSink<'a> = &'a mut (dyn FnMut(&Item, &Fate) + Send);
 
 /// One replay.
 pub(crate) struct Replay<'a> {
@@ -152,8 +152,8 @@ pub(crate) struct Replay<'a> {
     delivered: Vec<Item>,
     /// Of the ids that were asked for, those that some row has, and how many have it.
     asked: BTreeMap<String, u64>,
-    tally: Tally,
-    report: Report<'a>,
+    tally: ReplayTally,
+    report: FateSink<'a>,
 }
 
 impl<'a> Replay<'a> {
@@ -164,7 +164,7 @@ impl<'a> Replay<'a> {
         outboxes: &'a [Outbox],
         resender: Resender<'a>,
         marks: bool,
-        report: Report<'a>,
+        report: FateSink<'a>,
     ) -> Self {
         let limits = resender.limits();
         Self::with(config, client, outboxes, Some(resender), limits, marks, report)
@@ -176,7 +176,7 @@ impl<'a> Replay<'a> {
         client: &'a Client,
         outboxes: &'a [Outbox],
         limits: Limits,
-        report: Report<'a>,
+        report: FateSink<'a>,
     ) -> Self {
         Self::with(config, client, outboxes, None, limits, false, report)
     }
@@ -188,7 +188,7 @@ impl<'a> Replay<'a> {
         resender: Option<Resender<'a>>,
         limits: Limits,
         marks: bool,
-        report: Report<'a>,
+        report: FateSink<'a>,
     ) -> Self {
         Self {
             config,
@@ -199,7 +199,7 @@ impl<'a> Replay<'a> {
             marks,
             delivered: Vec::new(),
             asked: BTreeMap::new(),
-            tally: Tally::default(),
+            tally: ReplayTally::default(),
             report,
         }
     }
@@ -209,7 +209,7 @@ impl<'a> Replay<'a> {
     ///
     /// # Errors
     /// A connection's, or a table that cannot be read.
-    pub(crate) async fn rows(&mut self, outbox: &Outbox, filter: &Filter) -> Result<(), Fault> {
+    pub(crate) async fn rows(&mut self, outbox: &Outbox, filter: &RowFilter) -> Result<(), Fault> {
         let ids = serde_json::Value::from(filter.ids.clone()).to_string();
         let variables = [
             ("ids", ids.as_str()),
@@ -262,7 +262,7 @@ impl<'a> Replay<'a> {
         &mut self,
         outbox: &Outbox,
         keys: &[Key],
-        only: Only,
+        only: MarkFilter,
     ) -> Result<(), Fault> {
         let mut work = vec![keys];
         while let Some(keys) = work.pop() {
@@ -292,7 +292,7 @@ impl<'a> Replay<'a> {
         &mut self,
         outbox: &Outbox,
         keys: &[Key],
-        only: Only,
+        only: MarkFilter,
     ) -> Result<(usize, Result<(), Fault>), Fault> {
         let wanted = serde_json::Value::from_iter(keys.iter().map(Key::as_json)).to_string();
         let variables = [("rows", wanted.as_str()), ("only", only.word())];
@@ -333,7 +333,7 @@ impl<'a> Replay<'a> {
     ///
     /// # Errors
     /// As [`rows`](Self::rows).
-    pub(crate) async fn parked(&mut self, event: &Parked) -> Result<(), Fault> {
+    pub(crate) async fn parked(&mut self, event: &ParkedEvent) -> Result<(), Fault> {
         let Some(row) = operator::row(self.client, self.config, event).await? else {
             self.tally.gone += 1;
             return Ok(());
@@ -355,7 +355,7 @@ impl<'a> Replay<'a> {
     ///
     /// # Errors
     /// As [`rows`](Self::rows).
-    pub(crate) async fn finish(mut self) -> Result<Tally, Fault> {
+    pub(crate) async fn finish(mut self) -> Result<ReplayTally, Fault> {
         if let Some(resender) = &mut self.resender {
             resender.finish().await?;
         }
@@ -369,14 +369,18 @@ impl<'a> Replay<'a> {
 
     /// After a fault: marks what was delivered until then, as far as that can be done, and says
     /// what it came to.
-    pub(crate) async fn give_up(mut self) -> Tally {
+    pub(crate) async fn give_up(mut self) -> ReplayTally {
         self.settle();
         // The fault that led here is the one to tell.
         let _ = self.mark(1, true).await;
         self.tally
     }
 
-    async fn one(&mut self, item: Item, built: Result<Built, Refusal>) -> Result<(), Fault> {
+    async fn one(
+        &mut self,
+        item: Item,
+        built: Result<StoredMessage, Refusal>,
+    ) -> Result<(), Fault> {
         let message = built.and_then(|built| built.message.replayed());
         match (&mut self.resender, message) {
             (Some(resender), Ok(message)) => resender.send(item, message).await?,
@@ -520,7 +524,7 @@ fn build(
     reader: &mut Reader<'_>,
     row: &SimpleQueryRow,
     limits: Limits,
-) -> Result<Result<Built, Refusal>, Fault> {
+) -> Result<Result<StoredMessage, Refusal>, Fault> {
     let texts: Vec<Option<&str>> =
         (META..row.len()).map(|at| text(row, at)).collect::<Result<_, _>>()?;
     let texts = texts.into_iter().map(|text| text.map(str::as_bytes));

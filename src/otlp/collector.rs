@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
-use super::span::{self, Server};
+use super::span::{self, SpanServer};
 use crate::config::{Otlp, TlsMode};
 use crate::core::span::Span;
 use crate::error::{Fault, table};
@@ -41,7 +41,7 @@ pub(super) struct Collector {
 }
 
 /// The collector took a batch, but for some that it rejected.
-pub(super) struct Sent {
+pub(super) struct Acceptance {
     pub(super) rejected: usize,
     pub(super) why: String,
 }
@@ -103,13 +103,16 @@ impl Collector {
     }
 
     /// The request that brings these spans.
-    pub(super) fn request<'a>(&self, spans: impl Iterator<Item = (&'a Server, &'a Span)>) -> Bytes {
+    pub(super) fn request<'a>(
+        &self,
+        spans: impl Iterator<Item = (&'a SpanServer, &'a Span)>,
+    ) -> Bytes {
         let request = span::request(&self.otlp.service_name, spans, || fastrand::u64(..));
         request.encode_to_vec().into()
     }
 
     /// Sends a request, within the timeout.
-    pub(super) async fn post(&mut self, body: Bytes) -> Result<Sent, Failure> {
+    pub(super) async fn post(&mut self, body: Bytes) -> Result<Acceptance, Failure> {
         let patience = self.otlp.timeout;
         let outcome = in_time(patience, self.exchange(body)).await;
         let (code, answer) = match outcome {
@@ -133,7 +136,7 @@ impl Collector {
             ExportTraceServiceResponse::decode(answer).ok().and_then(|a| a.partial_success);
         let partial = partial.unwrap_or_default();
         let rejected = usize::try_from(partial.rejected_spans).unwrap_or(0);
-        Ok(Sent { rejected, why: partial.error_message })
+        Ok(Acceptance { rejected, why: partial.error_message })
     }
 
     fn unreachable(&self, error: &Error) -> Failure {

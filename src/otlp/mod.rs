@@ -28,13 +28,13 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tracing::{info, warn};
 
-pub(crate) use span::Server;
+pub(crate) use span::SpanServer;
 
 use crate::config::Otlp;
 use crate::core::span::Span;
 use crate::error::Fault;
 use crate::within::in_time;
-use collector::{Collector, Failure, Sent};
+use collector::{Acceptance, Collector, Failure};
 
 /// Spans that wait, at most.
 const WAITING: usize = 2_048;
@@ -82,7 +82,7 @@ fn add(count: &AtomicU64, spans: usize) {
 }
 
 /// Spans on their way, with the broker that each is about.
-type Waiting = VecDeque<(Arc<Server>, Span)>;
+type Waiting = VecDeque<(Arc<SpanServer>, Span)>;
 
 #[derive(Debug)]
 struct Shared {
@@ -100,7 +100,7 @@ impl Shared {
     }
 
     /// The next batch, and whether there will be no other.
-    fn take(&self) -> (Vec<(Arc<Server>, Span)>, bool) {
+    fn take(&self) -> (Vec<(Arc<SpanServer>, Span)>, bool) {
         let mut waiting = self.waiting();
         let (spans, is_closed) = &mut *waiting;
         let count = spans.len().min(BATCH);
@@ -116,11 +116,11 @@ impl Shared {
 
 /// Takes spans, without ever waiting.
 #[derive(Debug, Clone)]
-pub(crate) struct Queue(Arc<Shared>);
+pub(crate) struct SpanQueue(Arc<Shared>);
 
-impl Queue {
+impl SpanQueue {
     /// Takes spans about this broker.
-    pub(crate) fn put(&self, server: &Arc<Server>, spans: Vec<Span>) {
+    pub(crate) fn put(&self, server: &Arc<SpanServer>, spans: Vec<Span>) {
         let count = spans.len();
         if count == 0 {
             return;
@@ -180,8 +180,8 @@ impl Exporter {
     }
 
     /// Where spans are put.
-    pub(crate) fn queue(&self) -> Queue {
-        Queue(Arc::clone(&self.shared))
+    pub(crate) fn queue(&self) -> SpanQueue {
+        SpanQueue(Arc::clone(&self.shared))
     }
 
     /// Sends what is left, within bounds.
@@ -222,14 +222,14 @@ async fn export(shared: &Shared, mut collector: Collector) {
 async fn send(
     shared: &Shared,
     collector: &mut Collector,
-    batch: &[(Arc<Server>, Span)],
+    batch: &[(Arc<SpanServer>, Span)],
     is_out: &mut bool,
 ) {
     let request = collector.request(batch.iter().map(|(server, span)| (&**server, span)));
     let mut pause = PAUSE;
     for tried in 1..=TRIES {
         match collector.post(request.clone()).await {
-            Ok(Sent { rejected, why }) => {
+            Ok(Acceptance { rejected, why }) => {
                 let rejected = rejected.min(batch.len());
                 add(&shared.counters.exported, batch.len() - rejected);
                 add(&shared.counters.failed, rejected);
@@ -305,8 +305,8 @@ mod tests {
             enough: Notify::new(),
             counters: Arc::clone(&counters),
         });
-        let queue = Queue(Arc::clone(&shared));
-        let server = Arc::new(Server { address: String::new(), port: 1 });
+        let queue = SpanQueue(Arc::clone(&shared));
+        let server = Arc::new(SpanServer { address: String::new(), port: 1 });
         let put = |count: usize| queue.put(&server, vec![span(); count]);
         put(WAITING - 1);
         assert_eq!(counters.counts(), Counts::default());

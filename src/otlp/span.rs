@@ -20,7 +20,7 @@ const SCHEMA: &str = "https://opentelemetry.io/schemas/1.37.0";
 
 /// The broker that spans are about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Server {
+pub(crate) struct SpanServer {
     /// Host name or address.
     pub address: String,
     /// Port.
@@ -30,7 +30,7 @@ pub(crate) struct Server {
 /// The request that brings these spans. Their ids are made of what `random` gives.
 pub(super) fn request<'a>(
     service_name: &str,
-    spans: impl Iterator<Item = (&'a Server, &'a Span)>,
+    spans: impl Iterator<Item = (&'a SpanServer, &'a Span)>,
     mut random: impl FnMut() -> u64,
 ) -> ExportTraceServiceRequest {
     let version = env!("CARGO_PKG_VERSION");
@@ -62,7 +62,7 @@ fn span_id(random: &mut impl FnMut() -> u64) -> Vec<u8> {
     random().max(1).to_be_bytes().to_vec()
 }
 
-fn sent(server: &Server, span: &Span, span_id: Vec<u8>) -> Sent {
+fn sent(server: &SpanServer, span: &Span, span_id: Vec<u8>) -> Sent {
     let Context { trace_id, span_id: parent, flags, state } = &span.context;
     let flags = u32::from(*flags) | IS_REMOTE;
     let began = unix_nanos(span.began_micros);
@@ -98,7 +98,7 @@ fn name(exchange: &str) -> String {
     format!("publish {exchange}").trim_end().to_owned()
 }
 
-fn attributes(server: &Server, span: &Span) -> Vec<KeyValue> {
+fn attributes(server: &SpanServer, span: &Span) -> Vec<KeyValue> {
     let Span { exchange, routing_key, message_id, .. } = span;
     let destination = match (exchange.as_str(), routing_key.as_str()) {
         (exchange, "") => exchange.to_owned(),
@@ -157,8 +157,8 @@ mod tests {
         }
     }
 
-    fn server() -> Server {
-        Server { address: "mq.example".to_owned(), port: 5672 }
+    fn server() -> SpanServer {
+        SpanServer { address: "mq.example".to_owned(), port: 5672 }
     }
 
     fn sent_of(span: &Span) -> Sent {

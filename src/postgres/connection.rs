@@ -18,7 +18,7 @@ use tracing::debug;
 
 use super::denial::{Denial, not_in};
 use super::execute;
-use super::farewell::Driven;
+use super::farewell::OpenConnection;
 use super::hosts::Search;
 use super::role::{self, Role};
 use super::server_error::{classify, no_answer, server_error, unreachable};
@@ -45,7 +45,7 @@ pub async fn connect(role: Role, config: &config::Postgres) -> Result<Connected,
 }
 
 /// What is done with a notification.
-pub(crate) type Notified = Box<dyn Fn(&Notification) + Send>;
+pub(crate) type NotificationHandler = Box<dyn Fn(&Notification) + Send>;
 
 /// As [`connect`]; notifications of the channels that the client listens to are passed on. Says on
 /// which host the server was found.
@@ -55,7 +55,7 @@ pub(crate) type Notified = Box<dyn Fn(&Notification) + Send>;
 pub(crate) async fn connect_and_hear(
     role: Role,
     config: &config::Postgres,
-    notified: Option<Notified>,
+    notified: Option<NotificationHandler>,
 ) -> Result<(Connected, Host), Fault> {
     let config = &config.renewed().await;
     let (server, link) = find(role, config).await?;
@@ -106,7 +106,7 @@ struct Link {
     is_applied: bool,
     /// `None`: a pooler does not tell.
     is_standby: Option<bool>,
-    drive: Box<dyn FnOnce(Option<Notified>) -> Driver + Send>,
+    drive: Box<dyn FnOnce(Option<NotificationHandler>) -> Driver + Send>,
 }
 
 async fn log_in(
@@ -174,13 +174,13 @@ pub(crate) fn watch_over(stream: &TcpStream) -> std::io::Result<()> {
 
 async fn drive<S, T>(
     mut connection: tokio_postgres::Connection<S, T>,
-    notified: Option<Notified>,
+    notified: Option<NotificationHandler>,
 ) -> Result<(), Fault>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let _driven = Driven::begin();
+    let _driven = OpenConnection::begin();
     while let Some(message) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
         match (message.map_err(|error| classify(&error))?, &notified) {
             (AsyncMessage::Notification(notification), Some(notified)) => notified(&notification),

@@ -17,16 +17,16 @@ static DRIVEN: AtomicUsize = AtomicUsize::new(0);
 static GONE: Notify = Notify::const_new();
 
 /// Counted while it lives.
-pub(super) struct Driven;
+pub(super) struct OpenConnection;
 
-impl Driven {
+impl OpenConnection {
     pub(super) fn begin() -> Self {
         DRIVEN.fetch_add(1, Ordering::Relaxed);
         Self
     }
 }
 
-impl Drop for Driven {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         DRIVEN.fetch_sub(1, Ordering::Relaxed);
         GONE.notify_waiters();

@@ -39,7 +39,7 @@ pub enum Role {
 }
 
 /// A setting and its value.
-pub(crate) type Setting = (&'static str, String);
+pub(crate) type RoleSetting = (&'static str, String);
 
 /// The first version that has `transaction_timeout`.
 const TRANSACTION_TIMEOUT: u32 = 17;
@@ -166,9 +166,9 @@ impl Role {
     }
 
     /// What every server knows.
-    pub(crate) fn settings(self, config: &Postgres) -> Vec<Setting> {
+    pub(crate) fn settings(self, config: &Postgres) -> Vec<RoleSetting> {
         let timeout = |timeout: Duration| format!("{}ms", timeout.as_millis());
-        let mut settings: Vec<Setting> =
+        let mut settings: Vec<RoleSetting> =
             ALL.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         settings.extend([
             ("statement_timeout", timeout(self.statement_timeout())),
@@ -193,7 +193,12 @@ impl Role {
 
     /// What is still to be set once the server has said who it is: what only its version knows,
     /// and everything where the command line did not come through.
-    pub(crate) fn rest(self, config: &Postgres, version: &str, is_applied: bool) -> Vec<Setting> {
+    pub(crate) fn rest(
+        self,
+        config: &Postgres,
+        version: &str,
+        is_applied: bool,
+    ) -> Vec<RoleSetting> {
         let mut settings = if is_applied { Vec::new() } else { self.settings(config) };
         if major(version) >= TRANSACTION_TIMEOUT {
             // A transaction of 300,000 rows takes its time to decode.
@@ -210,9 +215,9 @@ fn major(version: &str) -> u32 {
 }
 
 /// As a server's command line.
-pub(crate) fn options(settings: &[Setting]) -> String {
+pub(crate) fn options(settings: &[RoleSetting]) -> String {
     let escape = |value: &str| value.replace('\\', r"\\").replace(' ', r"\ ");
-    let option = |(name, value): &Setting| format!("-c {name}={}", escape(value));
+    let option = |(name, value): &RoleSetting| format!("-c {name}={}", escape(value));
     settings.iter().map(option).collect::<Vec<_>>().join(" ")
 }
 
@@ -220,7 +225,7 @@ pub(crate) fn options(settings: &[Setting]) -> String {
 ///
 /// # Errors
 /// A defect of the statement's text.
-pub(crate) fn statements(settings: &[Setting]) -> Result<String, Fault> {
+pub(crate) fn statements(settings: &[RoleSetting]) -> Result<String, Fault> {
     settings
         .iter()
         .map(|(name, value)| sql::render(sql::SERVER_SET, &[("name", name), ("value", value)]))

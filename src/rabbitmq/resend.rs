@@ -14,7 +14,7 @@ use crate::config::{Amqp, Config};
 use crate::core::event::Refusal;
 use crate::core::message::{Limits, Message};
 use crate::core::relay::marks::Origin;
-use crate::core::relay::window::{InFlight, Outcome, Return, Stray, Window};
+use crate::core::relay::window::{DeliveryOutcome, InFlight, Return, Stray, Window};
 use crate::error::Fault;
 use crate::rabbitmq::publisher::{Closure, Publisher, Signal};
 use crate::within::in_time;
@@ -64,12 +64,12 @@ pub(crate) enum Fate {
 }
 
 #[derive(Debug, Clone)]
-struct Sent {
+struct PendingItem {
     item: Item,
     message: Message,
 }
 
-impl InFlight for Sent {
+impl InFlight for PendingItem {
     fn is(&self, returned: &Return) -> bool {
         let properties = self.message.properties();
         let own = properties.message_id().as_ref().map_or("", |id| id.as_str());
@@ -86,9 +86,9 @@ pub(crate) struct Resender<'a> {
     config: &'a Config,
     amqp: Amqp,
     publisher: Publisher,
-    window: Window<Sent>,
+    window: Window<PendingItem>,
     /// In flight when the broker closed the channel: one of them did it.
-    suspects: VecDeque<Sent>,
+    suspects: VecDeque<PendingItem>,
     refused: HashSet<(usize, Option<String>, String)>,
     settled: Vec<(Item, Fate)>,
     is_blocked: bool,
@@ -149,7 +149,7 @@ impl<'a> Resender<'a> {
             self.settled.push((item, Fate::Held));
             return Ok(());
         }
-        self.publish(Sent { item, message });
+        self.publish(PendingItem { item, message });
         let earliest = Instant::now().checked_sub(SLACK).unwrap_or_else(Instant::now);
         self.next_at = (self.next_at + self.period).max(earliest);
         Ok(())
@@ -189,7 +189,7 @@ impl<'a> Resender<'a> {
         key.is_some_and(|key| self.refused.contains(&key))
     }
 
-    fn publish(&mut self, sent: Sent) {
+    fn publish(&mut self, sent: PendingItem) {
         self.publisher.publish(sent.message.clone());
         self.window.push(sent);
     }
@@ -235,21 +235,21 @@ impl<'a> Resender<'a> {
         Ok(())
     }
 
-    fn settle(&mut self, item: Item, outcome: Outcome) {
+    fn settle(&mut self, item: Item, outcome: DeliveryOutcome) {
         match outcome {
-            Outcome::Delivered => self.settled.push((item, Fate::Delivered)),
-            Outcome::Returned(why) => self.refuse(item, Refusal::Returned { why }),
-            Outcome::Nacked => self.refuse(item, Refusal::Nacked),
+            DeliveryOutcome::Delivered => self.settled.push((item, Fate::Delivered)),
+            DeliveryOutcome::Returned(why) => self.refuse(item, Refusal::Returned { why }),
+            DeliveryOutcome::Nacked => self.refuse(item, Refusal::Nacked),
         }
     }
 
     /// The broker closes the channel over one message and takes all that are in flight along. Sent
     /// again one by one, the one that does it twice is convicted.
     async fn closed(&mut self, why: String) -> Result<(), Fault> {
-        let in_flight: Vec<Sent> = std::mem::take(&mut self.window).into_items();
+        let in_flight: Vec<PendingItem> = std::mem::take(&mut self.window).into_items();
         self.publisher = connect(self.config, &self.amqp).await?;
         self.is_blocked = false;
-        match <[Sent; 1]>::try_from(in_flight) {
+        match <[PendingItem; 1]>::try_from(in_flight) {
             Ok([sent]) => self.refuse(sent.item, Refusal::Closed { why }),
             Err(several) => self.suspects.extend(several),
         }

@@ -19,10 +19,10 @@ use super::broker::BrokerConnection;
 use super::bulletin::Bulletin;
 use super::checks::attached;
 use super::jobs::Jobs;
-use super::past::{Past, Remembered};
-use super::progress_row::{self, Gap, Own, pass_again, recall};
+use super::past::{Past, ServerMemory};
+use super::progress_row::{self, Gap, RowOwner, pass_again, recall};
 use super::recording::Recording;
-use super::standby::{Taken, take_slot};
+use super::standby::{SlotLease, take_slot};
 use super::work::Session;
 use crate::board::Board;
 use crate::config::{Broker, Config};
@@ -35,11 +35,11 @@ use crate::postgres::marker::Marker;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::rabbitmq::publisher::Publisher;
 use crate::slot::catch_up::{self, CatchUp};
-use crate::slot::{self, Away, Coverage, Ready, record_coverage};
+use crate::slot::{self, Coverage, FormerOutbox, Prerequisites, record_coverage};
 
 /// What a session is begun with.
 #[derive(Clone, Copy)]
-pub(super) struct Given<'a> {
+pub(super) struct Setup<'a> {
     pub(super) config: &'a Arc<Config>,
     pub(super) audit: &'a AuditConnection,
     /// Which of the brokers is tried.
@@ -47,7 +47,7 @@ pub(super) struct Given<'a> {
     pub(super) board: &'a Board,
 }
 
-impl<'a> Given<'a> {
+impl<'a> Setup<'a> {
     fn client(&self) -> &'a Client {
         &self.audit.client
     }
@@ -78,7 +78,7 @@ struct Connected {
 /// Nobody else has the slot.
 struct Owner {
     connected: Connected,
-    taken: Taken,
+    taken: SlotLease,
     /// Its id, by which what earlier sessions still write is refused.
     session: String,
 }
@@ -86,7 +86,7 @@ struct Owner {
 /// It is known what earlier sessions did.
 struct Recalled {
     owner: Owner,
-    known: progress_row::Recalled,
+    known: progress_row::SlotMemory,
     /// What is published before the stream.
     catch_up: Option<CatchUp>,
     /// Earlier sessions of the outage came as far: they have said all there is to say.
@@ -99,13 +99,13 @@ struct Prepared {
     /// With the tables that are away behind those that are configured.
     config: Arc<Config>,
     outboxes: Vec<OutboxTable>,
-    away: Vec<Away>,
+    away: Vec<FormerOutbox>,
     marker: Marker,
 }
 
 impl Session {
     /// Begins a session: everything up to the first frame of the stream.
-    pub(super) async fn begin(given: Given<'_>, past: &mut Past) -> Result<Self, Fault> {
+    pub(super) async fn begin(given: Setup<'_>, past: &mut Past) -> Result<Self, Fault> {
         let preflighted = Preflighted::check(given, past).await?;
         let connected = preflighted.connect(given).await?;
         let owner = connected.take_slot(given, past).await?;
@@ -115,10 +115,10 @@ impl Session {
 }
 
 impl Preflighted {
-    async fn check(given: Given<'_>, past: &mut Past) -> Result<Self, Fault> {
-        let Given { config, .. } = given;
+    async fn check(given: Setup<'_>, past: &mut Past) -> Result<Self, Fault> {
+        let Setup { config, .. } = given;
         let preflight = answered(config, slot::preflight(given.client(), config)).await?;
-        let Ready { tables, coverage, warnings, .. } = preflight.ready(config)?;
+        let Prerequisites { tables, coverage, warnings, .. } = preflight.ready(config)?;
         for warning in slot::one_of_each(warnings) {
             // Once for each process: they do not change from session to session.
             if past.warned.insert(warning.what.clone()) {
@@ -129,7 +129,7 @@ impl Preflighted {
     }
 
     /// The broker before the slot: a relay that cannot publish need not keep a walsender busy.
-    async fn connect(self, given: Given<'_>) -> Result<Connected, Fault> {
+    async fn connect(self, given: Setup<'_>) -> Result<Connected, Fault> {
         let publisher = Publisher::connect(given.broker()?, &given.config.amqp).await;
         let publisher = publisher.map_err(|fault| fault.on(Side::Broker))?;
         Ok(Connected { preflighted: self, publisher })
@@ -137,8 +137,8 @@ impl Preflighted {
 }
 
 impl Connected {
-    async fn take_slot(mut self, given: Given<'_>, past: &mut Past) -> Result<Owner, Fault> {
-        let (Given { config, board, .. }, client) = (given, given.client());
+    async fn take_slot(mut self, given: Setup<'_>, past: &mut Past) -> Result<Owner, Fault> {
+        let (Setup { config, board, .. }, client) = (given, given.client());
         let Preflighted { tables, coverage, .. } = &self.preflighted;
         answered(config, pass_again(config, client, coverage)).await?;
         if let Some(why) = catch_up::ensure_slot(config, client, tables).await? {
@@ -164,8 +164,8 @@ impl Connected {
 }
 
 impl Owner {
-    async fn recall(self, given: Given<'_>, past: &mut Past) -> Result<Recalled, Fault> {
-        let (Given { config, board, .. }, client) = (given, given.client());
+    async fn recall(self, given: Setup<'_>, past: &mut Past) -> Result<Recalled, Fault> {
+        let (Setup { config, board, .. }, client) = (given, given.client());
         let identity = &self.taken.identity;
         let coverage = &self.connected.preflighted.coverage;
         let mut looked = past.looked.clone();
@@ -176,12 +176,12 @@ impl Owner {
             attached => attached?,
         };
         let has_messages = self.taken.has_messages;
-        let own = Own { identity, session: &self.session, has_messages };
+        let own = RowOwner { identity, session: &self.session, has_messages };
         let known = recall(config, past, board, client, own, coverage, attached);
         let known = answered(config, known).await?;
         // Only now: what they hold is known to wait, on disk.
         past.looked = looked;
-        past.memory = Some(Remembered {
+        past.memory = Some(ServerMemory {
             identity: identity.clone(),
             memory: known.memory.clone(),
             has_messages,
@@ -201,8 +201,8 @@ impl Owner {
 }
 
 impl Recalled {
-    async fn prepare(self, given: Given<'_>, past: &mut Past) -> Result<Prepared, Fault> {
-        let (Given { config, .. }, client) = (given, given.client());
+    async fn prepare(self, given: Setup<'_>, past: &mut Past) -> Result<Prepared, Fault> {
+        let (Setup { config, .. }, client) = (given, given.client());
         let away = self.away(given, past).await?;
         let tables = &self.owner.connected.preflighted.tables;
         let (with_away, outboxes) = slot::with_away(config, tables, &away);
@@ -220,8 +220,8 @@ impl Recalled {
     }
 
     /// The tables that were configured under another name, and are read to their end.
-    async fn away(&self, given: Given<'_>, past: &mut Past) -> Result<Vec<Away>, Fault> {
-        let (Given { config, .. }, client) = (given, given.client());
+    async fn away(&self, given: Setup<'_>, past: &mut Past) -> Result<Vec<FormerOutbox>, Fault> {
+        let (Setup { config, .. }, client) = (given, given.client());
         let tables = &self.owner.connected.preflighted.tables;
         let mut away = answered(config, slot::away(client, config, tables)).await?;
         let is_all_there = self.known.gap.is_none() && self.catch_up.is_none();
@@ -245,7 +245,7 @@ impl Recalled {
 }
 
 impl Prepared {
-    fn start(self, given: Given<'_>, past: &Past) -> Result<Session, Fault> {
+    fn start(self, given: Setup<'_>, past: &Past) -> Result<Session, Fault> {
         let broker = given.broker()?;
         let (rules, memory) = (self.rules(given), self.recalled.known.memory.clone());
         if !self.recalled.is_quiet {
@@ -254,14 +254,14 @@ impl Prepared {
         let Self { recalled, config, outboxes, marker, .. } = self;
         let Recalled { owner, known, catch_up, is_quiet } = recalled;
         let Owner { connected: Connected { preflighted, publisher }, taken, session: id } = owner;
-        let Taken { wal, identity, has_messages, blocked } = taken;
+        let SlotLease { wal, identity, has_messages, blocked } = taken;
         let start_lsn = known.confirmed;
-        let listed = catch_up.as_ref().map(|it| relay::CatchUp::new(it.consistent_lsn));
+        let listed = catch_up.as_ref().map(|it| relay::CatchUpCursor::new(it.consistent_lsn));
         let mut relay = Relay::new(rules, memory, listed);
         relay.set_clock(postgres::now_micros());
         let spans = past.spans.clone().map(|queue| {
             relay.make_spans();
-            let server = otlp::Server { address: broker.host.clone(), port: broker.port };
+            let server = otlp::SpanServer { address: broker.host.clone(), port: broker.port };
             (queue, Arc::new(server))
         });
         let client = &given.audit.client;
@@ -299,7 +299,7 @@ impl Prepared {
         &self.recalled.owner.connected
     }
 
-    fn rules(&self, given: Given<'_>) -> Rules {
+    fn rules(&self, given: Setup<'_>) -> Rules {
         let config = &self.config;
         let away_from = given.config.tables.len();
         let away = (away_from..).zip(&self.away);

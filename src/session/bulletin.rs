@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::recovery::Recovery;
 use crate::board::outage::News;
-use crate::board::{Board, State};
+use crate::board::{Board, RelayState};
 use crate::core::relay::{Doing, Relay};
 use crate::error::Fault;
 use crate::text::span;
@@ -54,9 +54,9 @@ impl Bulletin {
         }
         let (state, what) = match doing {
             Doing::CatchingUp => {
-                (State::CatchingUp, "publishes the rows that the slot does not hold")
+                (RelayState::CatchingUp, "publishes the rows that the slot does not hold")
             }
-            Doing::Streaming => (State::Running, "reads the stream"),
+            Doing::Streaming => (RelayState::Running, "reads the stream"),
             Doing::Paused => {
                 let by = relay.paused_by().unwrap_or_default();
                 warn!(
@@ -65,7 +65,7 @@ impl Bulletin {
                 );
                 return self.board.pause(by);
             }
-            Doing::Draining => (State::Draining, "finishes what is in flight"),
+            Doing::Draining => (RelayState::Draining, "finishes what is in flight"),
             // What has failed is said when the session has ended.
             Doing::Failing => return,
         };

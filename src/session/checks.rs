@@ -18,7 +18,7 @@ use crate::error::{Fault, Side, codes};
 use crate::postgres::classify;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
-use crate::slot::{self, Coverage, Looked, record_coverage};
+use crate::slot::{self, Coverage, KnownPartitions, record_coverage};
 
 /// Pause before a check that met a locked catalog is made again.
 pub(super) const LOCKED: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ pub(super) async fn attached(
     config: &Config,
     client: &Client,
     outboxes: &[OutboxTable],
-    looked: &mut Looked,
+    looked: &mut KnownPartitions,
 ) -> Result<Option<String>, Fault> {
     let mut first = None;
     loop {
@@ -72,7 +72,7 @@ pub(super) async fn check_attached(
     client: &Client,
     config: &Config,
     outboxes: &[OutboxTable],
-    looked: &RefCell<Looked>,
+    looked: &RefCell<KnownPartitions>,
 ) -> Result<(), Fault> {
     loop {
         let mut seen = looked.borrow().clone();

@@ -24,7 +24,7 @@ use crate::postgres;
 use crate::postgres::marker::{Marker, Outcome};
 use crate::postgres::outbox_table::OutboxTable;
 use crate::slot::catch_up::{self, CatchUp, Chunk};
-use crate::slot::{Coverage, Looked};
+use crate::slot::{Coverage, KnownPartitions};
 
 /// Rows of a catch-up's list that are fetched at once, at most; a session passes over those that
 /// are marked already.
@@ -43,7 +43,7 @@ pub(super) struct Jobs {
     pub(super) outboxes: Arc<[OutboxTable]>,
     /// By what the tables are covered; another once something was altered that matters to no row.
     pub(super) coverage: Rc<RefCell<Coverage>>,
-    pub(super) looked: Rc<RefCell<Looked>>,
+    pub(super) looked: Rc<RefCell<KnownPartitions>>,
     /// What is published before the stream.
     pub(super) catch_up: Option<CatchUp>,
     pub(super) running: FuturesUnordered<Job>,

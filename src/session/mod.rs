@@ -30,12 +30,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit::AuditConnection;
-use begin::Given;
+use begin::Setup;
 use past::Past;
 use progress_row::record_fault;
 use work::{Account, Session};
 
-use crate::board::{Board, Reason, State};
+use crate::board::{Board, EndReason, RelayState};
 use crate::config::Config;
 use crate::core::relay::End;
 use crate::error::Side;
@@ -53,12 +53,12 @@ pub(crate) async fn run(
     board: &Board,
 ) -> End {
     board.session_begins();
-    board.enter(State::Connecting, "connects to Postgres and RabbitMQ");
+    board.enter(RelayState::Connecting, "connects to Postgres and RabbitMQ");
     let (end, ended) = begin_and_run(config, past, shutdown, broker, board).await;
     let reason = match &end {
-        End::Drained => Reason::Drained,
-        End::Fault(fault) => Reason::of(fault),
-        End::Stuck(_) => Reason::Event,
+        End::Drained => EndReason::Drained,
+        End::Fault(fault) => EndReason::of(fault),
+        End::Stuck(_) => EndReason::Event,
     };
     let (tally, unsettled) = ended.unzip();
     board.session_ends(reason, tally.as_ref(), unsettled.flatten());
@@ -85,7 +85,7 @@ async fn begin_and_run(
     let end = tokio::select! {
         biased;
         () = shutdown.wait() => End::Drained,
-        session = Session::begin(Given { config, audit: &audit, broker, board }, past) => match session {
+        session = Session::begin(Setup { config, audit: &audit, broker, board }, past) => match session {
             Err(fault) => fault.into(),
             Ok(session) => {
                 let (end, ended) = session.run_to_end(past, shutdown, audit).await;

@@ -7,16 +7,16 @@ use postgres_types::PgLsn;
 use crate::core::relay::Memory;
 use crate::otlp;
 use crate::postgres::identity::Identity;
-use crate::slot::{Coverage, Looked};
+use crate::slot::{Coverage, KnownPartitions};
 use crate::upkeep::reconcile::Trigger;
 
 /// What outlives a session.
 #[derive(Debug, Default)]
 pub(crate) struct Past {
-    pub(super) memory: Option<Remembered>,
+    pub(super) memory: Option<ServerMemory>,
     pub(super) coverage: Option<Coverage>,
     /// Partitions that hold nothing that no stream brings.
-    pub(super) looked: Looked,
+    pub(super) looked: KnownPartitions,
     /// Failed sessions in a row that brought nothing on.
     pub failures: u32,
     /// Something was acknowledged in the last session, or it stood for longer than the longest
@@ -27,7 +27,7 @@ pub(crate) struct Past {
     /// Has the outbox tables looked through for rows that were missed.
     pub reconcile: Option<Trigger>,
     /// Where spans go; `None` where nobody wants them.
-    pub spans: Option<otlp::Queue>,
+    pub spans: Option<otlp::SpanQueue>,
     pub(super) warned: BTreeSet<String>,
 }
 
@@ -45,7 +45,7 @@ impl Past {
 
 /// What a session leaves to the next one on the same server.
 #[derive(Debug, Clone)]
-pub(super) struct Remembered {
+pub(super) struct ServerMemory {
     pub(super) identity: Identity,
     pub(super) memory: Memory,
     /// Places count messages.

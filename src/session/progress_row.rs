@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use tracing::{debug, warn};
 
 use super::STOP_TIMEOUT;
-use super::past::{Past, Remembered};
+use super::past::{Past, ServerMemory};
 use crate::board::Board;
 use crate::config::Config;
 use crate::core::event::Position;
@@ -95,7 +95,7 @@ pub(super) async fn clear_fault(config: &Config, client: &Client) -> Result<(), 
 }
 
 /// What is known of the slot at the start of a session.
-pub(super) struct Recalled {
+pub(super) struct SlotMemory {
     pub(super) memory: Memory,
     /// Everything before is settled, as the progress row says on disk.
     pub(super) durable: PgLsn,
@@ -109,7 +109,7 @@ pub(super) struct Recalled {
 
 /// Who asks, and writes: the server, and the session's id.
 #[derive(Clone, Copy)]
-pub(super) struct Own<'a> {
+pub(super) struct RowOwner<'a> {
     pub(super) identity: &'a Identity,
     pub(super) session: &'a str,
     /// It counts messages.
@@ -185,10 +185,10 @@ pub(super) async fn recall(
     past: &mut Past,
     board: &Board,
     client: &Client,
-    own: Own<'_>,
+    own: RowOwner<'_>,
     coverage: &Coverage,
     attached: Option<String>,
-) -> Result<Recalled, Fault> {
+) -> Result<SlotMemory, Fault> {
     let identity = own.identity;
     let slot = config.postgres.slot.as_str();
     let place = Place::of(slot::state(client, slot).await?);
@@ -248,7 +248,7 @@ pub(super) async fn recall(
         record_count(client, slot, own).await?;
     }
     remember_coverage(past, client, slot, gap.is_some()).await;
-    Ok(Recalled { memory, durable, gap, end, confirmed })
+    Ok(SlotMemory { memory, durable, gap, end, confirmed })
 }
 
 /// A place in the middle of a transaction that was counted otherwise is no place: the transaction comes
@@ -265,7 +265,7 @@ fn count_anew(past: &mut Past, row: Option<&mut Row>, has_messages: bool) -> boo
 }
 
 /// Says in the row how this session counts.
-async fn record_count(client: &Client, slot: &str, own: Own<'_>) -> Result<(), Fault> {
+async fn record_count(client: &Client, slot: &str, own: RowOwner<'_>) -> Result<(), Fault> {
     let messages = own.has_messages.to_string();
     let variables = [("slot", slot), ("session", own.session), ("messages", &messages)];
     postgres::execute(client, &sql::render(sql::PROGRESS_COUNT_MESSAGES, &variables)?).await
@@ -273,7 +273,7 @@ async fn record_count(client: &Client, slot: &str, own: Own<'_>) -> Result<(), F
 
 /// What the sessions before remember, where the server's history still holds it.
 fn remembered(past: &Past, identity: &Identity, row: Option<&Row>, end: PgLsn) -> Memory {
-    let Some(Remembered { identity: of, memory, recorded, .. }) = past.memory.clone() else {
+    let Some(ServerMemory { identity: of, memory, recorded, .. }) = past.memory.clone() else {
         return Memory::default();
     };
     let said = row.map(|row| row.position.commit_lsn);
@@ -408,7 +408,7 @@ async fn remember_coverage(past: &mut Past, client: &Client, slot: &str, is_gap:
 pub(super) async fn record_reach(
     client: &Client,
     slot: &str,
-    own: Own<'_>,
+    own: RowOwner<'_>,
     lsn: PgLsn,
     begins: bool,
 ) -> Result<PgLsn, Fault> {

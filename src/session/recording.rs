@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::STOP_TIMEOUT;
 use super::audit::answered;
-use super::progress_row::{Own, record_reach};
+use super::progress_row::{RowOwner, record_reach};
 use super::reach::Reach;
 use crate::config::Config;
 use crate::core::relay::Input;
@@ -91,7 +91,7 @@ impl Recording {
         let has_messages = self.has_messages;
         self.write = Some(Box::pin(async move {
             let slot = &config.postgres.slot;
-            let own = Own { identity: &identity, session: &session, has_messages };
+            let own = RowOwner { identity: &identity, session: &session, has_messages };
             match answered(&config, record_reach(&client, slot, own, lsn, false)).await {
                 Ok(end) => Some((lsn, end)),
                 // Somebody has a lock on the row, say: it is tried again. Where the connection is
@@ -114,7 +114,7 @@ impl Recording {
         let lsn = self.reach.unrecorded()?;
         let slot = &self.config.postgres.slot;
         let has_messages = self.has_messages;
-        let own = Own { identity: &self.identity, session: &self.session, has_messages };
+        let own = RowOwner { identity: &self.identity, session: &self.session, has_messages };
         let written = record_reach(&self.client, slot, own, lsn, false);
         let end = in_time(STOP_TIMEOUT, written).await?.ok()?;
         self.reach.recorded(Some((lsn, end)))

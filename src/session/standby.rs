@@ -12,7 +12,7 @@ use super::past::Past;
 use super::progress_row::record_fault;
 use crate::backoff::Backoff;
 use crate::board::outage::News;
-use crate::board::{Board, State};
+use crate::board::{Board, RelayState};
 use crate::config::Config;
 use crate::core::relay::End;
 use crate::error::{Fault, Side, codes};
@@ -68,7 +68,7 @@ fn holder(fault: &Fault, is_sure: bool) -> String {
 }
 
 /// The slot, and what was heard meanwhile.
-pub(super) struct Taken {
+pub(super) struct SlotLease {
     pub(super) wal: WalStream,
     pub(super) identity: Identity,
     /// The stream has messages, and so their places count.
@@ -86,7 +86,7 @@ pub(super) async fn take_slot(
     client: &Client,
     board: &Board,
     publisher: &mut Publisher,
-) -> Result<Taken, Fault> {
+) -> Result<SlotLease, Fault> {
     let mut taking = pin!(take(config, past, client, board));
     let mut blocked = None;
     loop {
@@ -95,7 +95,7 @@ pub(super) async fn take_slot(
             signal = publisher.next() => signal,
             taken = &mut taking => {
                 let (wal, identity, has_messages) = taken?;
-                return Ok(Taken { wal, identity, has_messages, blocked });
+                return Ok(SlotLease { wal, identity, has_messages, blocked });
             }
         };
         match signal {
@@ -139,7 +139,10 @@ async fn take(
                         record_fault(config, past, board, client, &end).await;
                     }
                     None if !std::mem::replace(&mut is_standby, true) => {
-                        board.enter(State::Standby, holder(&fault, began.elapsed() >= unnoticed));
+                        board.enter(
+                            RelayState::Standby,
+                            holder(&fault, began.elapsed() >= unnoticed),
+                        );
                         // It is that one's events: our own failures do not keep them.
                         board.recover();
                         info!(
@@ -159,7 +162,7 @@ async fn take(
             // A standby does nothing but stand.
             if is_standby && !is_sure && began.elapsed() >= unnoticed {
                 is_sure = true;
-                board.enter(State::Standby, ANOTHER);
+                board.enter(RelayState::Standby, ANOTHER);
             }
             past.brought_on |= began.elapsed() >= config.session.backoff_max;
             let state = answered(config, slot::state(client, &postgres.slot)).await?;

@@ -8,11 +8,11 @@ use tracing::{debug, error, info, warn};
 
 use crate::backoff::Backoff;
 use crate::board::outage::News;
-use crate::board::{Board, State};
+use crate::board::{Board, RelayState};
 use crate::config::Config;
 use crate::core::relay::End;
 use crate::error::{Class, Fault};
-use crate::otlp::Queue;
+use crate::otlp::SpanQueue;
 use crate::session::{self, past::Past};
 use crate::shutdown::Shutdown;
 use crate::text::span;
@@ -27,7 +27,7 @@ pub(crate) async fn run(
     config: Config,
     mut shutdown: Shutdown,
     reconcile: Trigger,
-    spans: Option<Queue>,
+    spans: Option<SpanQueue>,
     board: &Board,
 ) -> Result<(), Fault> {
     let config = Arc::new(config);
@@ -38,7 +38,7 @@ pub(crate) async fn run(
         let fault = match end {
             End::Drained => {
                 info!("drained");
-                board.enter(State::Stopped, "drained");
+                board.enter(RelayState::Stopped, "drained");
                 return Ok(());
             }
             End::Stuck(stuck) => stuck.fault(),
@@ -60,7 +60,7 @@ pub(crate) async fn run(
             biased;
             () = shutdown.wait() => {
                 info!("stopped while waiting to try again");
-                board.enter(State::Stopped, "asked to stop");
+                board.enter(RelayState::Stopped, "asked to stop");
                 return Ok(());
             }
             () = tokio::time::sleep(pause) => {}

@@ -15,7 +15,7 @@ use super::audit::AuditConnection;
 use super::broker::BrokerConnection;
 use super::bulletin::Bulletin;
 use super::jobs::Jobs;
-use super::past::{Past, Remembered};
+use super::past::{Past, ServerMemory};
 use super::progress_row::{self, Gap, begin_catch_up, record_fault};
 use super::recording::Recording;
 use crate::config::Config;
@@ -53,7 +53,7 @@ pub(super) struct Session {
     /// Somebody changed the parking.
     pub(super) notified: Arc<Notify>,
     /// Where spans go, and the broker that they are about.
-    pub(super) spans: Option<(otlp::Queue, Arc<otlp::Server>)>,
+    pub(super) spans: Option<(otlp::SpanQueue, Arc<otlp::SpanServer>)>,
     /// Rows may have passed by the slot: its stream is passed, and the slot is made again.
     pub(super) gap: Option<Gap>,
     /// Where the slot stood before it was taken.
@@ -79,7 +79,7 @@ impl Session {
         };
         let tally = self.relay.tally();
         let unsettled = self.relay.view(self.began.elapsed()).unsettled;
-        past.memory = Some(Remembered {
+        past.memory = Some(ServerMemory {
             identity: self.recording.identity.clone(),
             has_messages: self.recording.has_messages,
             memory: self.relay.remember(self.began.elapsed(), &end),

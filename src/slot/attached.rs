@@ -14,7 +14,7 @@ use crate::postgres::{self, Role, column, query, sql};
 use crate::within::in_time;
 
 /// Partitions that were looked at, each with the transaction that attached it.
-pub(crate) type Looked = BTreeSet<(u32, String)>;
+pub(crate) type KnownPartitions = BTreeSet<(u32, String)>;
 
 /// A partition that is new here.
 struct Part {
@@ -43,7 +43,7 @@ pub(crate) async fn attached(
     client: &Client,
     config: &Config,
     outboxes: &[OutboxTable],
-    looked: &mut Looked,
+    looked: &mut KnownPartitions,
     patience: Duration,
 ) -> Result<Option<Attached>, Fault> {
     for (table, outbox) in config.tables.iter().zip(outboxes) {

@@ -50,7 +50,7 @@ pub struct Membership {
 }
 
 /// What the server answers for one table.
-pub(super) struct Answer {
+pub(super) struct CoverageRow {
     pub(super) publication: Option<u32>,
     version: Option<String>,
     owner: Option<u32>,
@@ -78,11 +78,11 @@ pub(super) struct Answer {
     is_filtered: bool,
     row_filter: Option<String>,
     column_list: Option<String>,
-    pub(super) parts: Parts,
+    pub(super) parts: UnstreamedParts,
 }
 
 /// What of a table is not in the stream, by name.
-pub(super) struct Parts {
+pub(super) struct UnstreamedParts {
     /// Tables that inherit from it: their rows come under those names.
     pub(super) children: Vec<String>,
     /// Unlogged partitions.
@@ -91,7 +91,7 @@ pub(super) struct Parts {
     pub(super) foreign: Vec<String>,
 }
 
-impl Answer {
+impl CoverageRow {
     /// A table that can be in a publication.
     pub(super) fn is_outbox(&self) -> bool {
         self.relation.is_some() && self.is_table && !self.is_temporary
@@ -228,7 +228,7 @@ impl Membership {
     }
 }
 
-pub(super) async fn ask(client: &Client, config: &Config) -> Result<Vec<Answer>, Fault> {
+pub(super) async fn ask(client: &Client, config: &Config) -> Result<Vec<CoverageRow>, Fault> {
     // Without tables, of one that there is not: what is asked of the publication is answered all the
     // same.
     let tables = if config.tables.is_empty() { "[[]]".to_owned() } else { tables_json(config) };
@@ -237,7 +237,7 @@ pub(super) async fn ask(client: &Client, config: &Config) -> Result<Vec<Answer>,
     rows.iter()
         .map(|row| {
             let is = |name| Ok(column::<Option<bool>>(row, name)?.unwrap_or(false));
-            Ok(Answer {
+            Ok(CoverageRow {
                 publication: column(row, "publication")?,
                 version: column(row, "publication_version")?,
                 owner: column(row, "owner")?,
@@ -262,7 +262,7 @@ pub(super) async fn ask(client: &Client, config: &Config) -> Result<Vec<Answer>,
                 is_filtered: is("is_filtered")?,
                 row_filter: column(row, "row_filter")?,
                 column_list: column(row, "column_list")?,
-                parts: Parts {
+                parts: UnstreamedParts {
                     children: column(row, "children")?,
                     unlogged: column(row, "unlogged")?,
                     foreign: column(row, "foreign_leaves")?,
@@ -273,9 +273,9 @@ pub(super) async fn ask(client: &Client, config: &Config) -> Result<Vec<Answer>,
 }
 
 /// The answers in a form that can be compared; `None` where something is missing.
-pub(super) fn compile(config: &Config, answers: &[Answer]) -> Option<Coverage> {
+pub(super) fn compile(config: &Config, answers: &[CoverageRow]) -> Option<Coverage> {
     let first = answers.first()?;
-    let membership = |(table, answer): (&Table, &Answer)| {
+    let membership = |(table, answer): (&Table, &CoverageRow)| {
         Some(Membership {
             table: sql::qualified(&table.schema, &table.name),
             relation: answer.relation?,
@@ -299,7 +299,7 @@ pub(super) fn compile(config: &Config, answers: &[Answer]) -> Option<Coverage> {
 }
 
 /// What is wrong with the publication.
-pub(super) fn findings(config: &Config, answers: &[Answer]) -> Vec<Finding> {
+pub(super) fn findings(config: &Config, answers: &[CoverageRow]) -> Vec<Finding> {
     let name = &config.postgres.publication;
     let quoted = sql::identifier(name);
     let mut findings = Vec::new();
@@ -373,7 +373,7 @@ pub(super) fn findings(config: &Config, answers: &[Answer]) -> Vec<Finding> {
     findings
 }
 
-fn table_finding(config: &Config, table: &Table, answer: &Answer) -> Option<Finding> {
+fn table_finding(config: &Config, table: &Table, answer: &CoverageRow) -> Option<Finding> {
     let publication = &config.postgres.publication;
     let quoted = sql::identifier(publication);
     let name = sql::qualified(&table.schema, &table.name);
@@ -402,7 +402,7 @@ fn table_finding(config: &Config, table: &Table, answer: &Answer) -> Option<Find
 }
 
 /// Not there, or nothing that can be in a publication: to say that it is not in ours would help nothing.
-fn no_table(table: &Table, answer: &Answer) -> Option<Finding> {
+fn no_table(table: &Table, answer: &CoverageRow) -> Option<Finding> {
     if let Some(missing) = table_missing(table, answer) {
         return Some(missing);
     }
@@ -427,7 +427,7 @@ pub(super) fn set_tables(config: &Config) -> String {
     format!("ALTER PUBLICATION {publication} SET TABLE {};", tables.collect::<Vec<_>>().join(", "))
 }
 
-fn table_missing(table: &Table, answer: &Answer) -> Option<Finding> {
+fn table_missing(table: &Table, answer: &CoverageRow) -> Option<Finding> {
     if answer.relation.is_some() {
         return None;
     }

@@ -8,11 +8,11 @@
 
 pub(crate) mod catch_up;
 mod attached;
-mod away;
+mod former_outbox;
 mod coverage;
 mod finding;
 mod messages;
-mod own;
+mod own_tables;
 mod pitfalls;
 mod preflight;
 mod privileges;
@@ -30,13 +30,13 @@ pub(crate) use crate::postgres::grants::{
     grants_for, parked_grants, prune_grants, reconcile_grants, replay_grants, statements,
     type_grants,
 };
-pub(crate) use attached::{Looked, attached};
-pub(crate) use away::{Away, away, record_outboxes, with_away};
+pub(crate) use attached::{KnownPartitions, attached};
 pub(crate) use coverage::{Coverage, Digest, coverage, record_coverage};
 pub(crate) use finding::one_of_each;
 pub use finding::{Finding, NAMES, Severity};
+pub(crate) use former_outbox::{FormerOutbox, away, record_outboxes, with_away};
 pub(crate) use messages::MESSAGES;
-pub(crate) use preflight::Ready;
+pub(crate) use preflight::Prerequisites;
 pub use preflight::preflight;
 
 use crate::config::{Config, Table};

@@ -3,7 +3,7 @@
 use tokio_postgres::{Client, Row};
 
 use super::Finding;
-use super::coverage::Answer;
+use super::coverage::CoverageRow;
 use crate::config::{AuditMode, MarkValue, Table};
 use crate::error::Fault;
 use crate::postgres::mark::MarkSql;
@@ -36,7 +36,7 @@ pub(super) async fn look(client: &Client, table: &Table, oid: u32) -> Result<Vec
 
 /// What of the table is not in the stream, or comes under names that nobody looks for. The running
 /// relay asks it again and again.
-pub(super) fn parts(table: &Table, answer: &Answer) -> Vec<Finding> {
+pub(super) fn parts(table: &Table, answer: &CoverageRow) -> Vec<Finding> {
     if !answer.is_table {
         return Vec::new();
     }
@@ -70,7 +70,7 @@ fn children(table: &Table, children: &[String]) -> Option<Finding> {
     Some(Finding::error("table-children", what, hint))
 }
 
-fn unlogged(table: &Table, answer: &Answer) -> Option<Finding> {
+fn unlogged(table: &Table, answer: &CoverageRow) -> Option<Finding> {
     let (name, unlogged) = (table.title(), &answer.parts.unlogged);
     let quoted = [sql::qualified(&table.schema, &table.name)];
     let set_logged =

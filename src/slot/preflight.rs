@@ -2,10 +2,10 @@
 
 use tokio_postgres::Client;
 
-use super::coverage::{self, Answer, Coverage};
+use super::coverage::{self, Coverage, CoverageRow};
 use super::table;
 use super::{
-    Finding, Severity, SlotState, messages, own, role, server, state, tables_json, verdict,
+    Finding, Severity, SlotState, messages, own_tables, role, server, state, tables_json, verdict,
 };
 use crate::config::{Config, Table};
 use crate::error::{Class, Fault, Kind};
@@ -37,7 +37,7 @@ pub struct Preflight {
 
 /// What a relay needs of it all, once nothing stands against starting.
 #[derive(Debug, Clone)]
-pub struct Ready {
+pub struct Prerequisites {
     /// One for each configured table, in their order.
     pub tables: Vec<OutboxTable>,
     /// What later answers of [`coverage`](super::coverage()) are compared with.
@@ -51,7 +51,7 @@ impl Preflight {
     ///
     /// # Errors
     /// Everything that stands against it, with the SQL that helps.
-    pub fn ready(self, config: &Config) -> Result<Ready, Fault> {
+    pub fn ready(self, config: &Config) -> Result<Prerequisites, Fault> {
         if let Some(mut fault) = Finding::fault(&self.findings) {
             if self.is_halting {
                 fault.class = Class::Halt;
@@ -59,7 +59,7 @@ impl Preflight {
             return Err(fault);
         }
         match self.coverage {
-            Some(coverage) if self.tables.len() == config.tables.len() => Ok(Ready {
+            Some(coverage) if self.tables.len() == config.tables.len() => Ok(Prerequisites {
                 tables: self.tables,
                 coverage,
                 warnings: self
@@ -89,7 +89,7 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
     }
     let mut findings = server::findings(row, config)?;
     let slot = state(client, &config.postgres.slot).await?;
-    let own = own::look(client, config).await?;
+    let own = own_tables::look(client, config).await?;
     let history = verdict::history(client, config, own.has_catch_up).await?;
     let is_halting = verdict::is_halting(config, slot.as_ref(), history);
     findings.extend(verdict::findings(row, slot.as_ref(), history, config)?);
@@ -97,7 +97,7 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
     elsewhere(client, config, &mut answers).await?;
     findings.extend(coverage::findings(config, &answers));
     // Where an outbox is none, what is there instead may well be meant.
-    if answers.iter().all(Answer::is_outbox) {
+    if answers.iter().all(CoverageRow::is_outbox) {
         findings.extend(strangers(client, config, &answers).await?);
     }
     let mut tables = Vec::new();
@@ -128,7 +128,11 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
 }
 
 /// Where else tables of these names are, for those that are not where they should be.
-async fn elsewhere(client: &Client, config: &Config, answers: &mut [Answer]) -> Result<(), Fault> {
+async fn elsewhere(
+    client: &Client,
+    config: &Config,
+    answers: &mut [CoverageRow],
+) -> Result<(), Fault> {
     let missing = config.tables.iter().zip(answers).filter(|(_, answer)| answer.relation.is_none());
     for (table, answer) in missing {
         let variables = [("schema", table.schema.as_str()), ("table", &table.name)];
@@ -158,7 +162,7 @@ async fn renamed(client: &Client, config: &Config, table: &Table) -> Result<Opti
 async fn strangers(
     client: &Client,
     config: &Config,
-    answers: &[Answer],
+    answers: &[CoverageRow],
 ) -> Result<Option<Finding>, Fault> {
     let publication = &config.postgres.publication;
     let tables = tables_json(config);

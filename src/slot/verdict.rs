@@ -11,7 +11,7 @@ use crate::slot::catch_up;
 
 /// What this database knows of the slot.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum History {
+pub(super) enum SlotHistory {
     /// It never was one of a relay here.
     None,
     /// It was one.
@@ -25,31 +25,35 @@ pub(super) async fn history(
     client: &Client,
     config: &Config,
     has_catch_up: bool,
-) -> Result<History, Fault> {
+) -> Result<SlotHistory, Fault> {
     let slot = &config.postgres.slot;
     if !has_catch_up {
-        return Ok(History::None);
+        return Ok(SlotHistory::None);
     }
     Ok(if catch_up::report(client, slot).await?.is_some() {
-        History::CatchUp
+        SlotHistory::CatchUp
     } else if catch_up::is_known(client, slot).await? {
-        History::Known
+        SlotHistory::Known
     } else {
-        History::None
+        SlotHistory::None
     })
 }
 
 /// Whether `run` would read rows from the table now.
-pub(super) fn is_table_read(config: &Config, slot: Option<&SlotState>, history: History) -> bool {
+pub(super) fn is_table_read(
+    config: &Config,
+    slot: Option<&SlotState>,
+    history: SlotHistory,
+) -> bool {
     let is_gone = slot.is_none_or(|slot| slot.why_lost().is_some());
-    let is_remade = is_gone && history != History::None;
-    config.is_catching_up() && (is_remade || history == History::CatchUp)
+    let is_remade = is_gone && history != SlotHistory::None;
+    config.is_catching_up() && (is_remade || history == SlotHistory::CatchUp)
 }
 
 /// The relay is to stop: its slot is gone or lost, and it is not to make a new one.
-pub(super) fn is_halting(config: &Config, slot: Option<&SlotState>, history: History) -> bool {
+pub(super) fn is_halting(config: &Config, slot: Option<&SlotState>, history: SlotHistory) -> bool {
     let is_gone = slot.is_none_or(|slot| slot.why_lost().is_some());
-    is_gone && (slot.is_some() || history != History::None) && !config.is_catching_up()
+    is_gone && (slot.is_some() || history != SlotHistory::None) && !config.is_catching_up()
 }
 
 /// A slot that is gone, or lost for this reason.
@@ -87,7 +91,7 @@ fn gone(config: &Config, reason: Option<&str>) -> Finding {
 pub(super) fn findings(
     server: &Row,
     slot: Option<&SlotState>,
-    history: History,
+    history: SlotHistory,
     config: &Config,
 ) -> Result<Vec<Finding>, Fault> {
     let Some(slot) = slot else { return missing(server, history, config) };
@@ -124,14 +128,14 @@ pub(super) fn findings(
     Ok(findings)
 }
 
-fn missing(server: &Row, history: History, config: &Config) -> Result<Vec<Finding>, Fault> {
+fn missing(server: &Row, history: SlotHistory, config: &Config) -> Result<Vec<Finding>, Fault> {
     let (slots, most): (i32, i32) = (column(server, "slots")?, column(server, "max_slots")?);
     let mut findings = vec![match history {
-        History::None => {
+        SlotHistory::None => {
             let Fault { what, hint, .. } = never_there(config);
             Finding::error("slot-missing", what, hint)
         }
-        History::Known | History::CatchUp => gone(config, None),
+        SlotHistory::Known | SlotHistory::CatchUp => gone(config, None),
     }];
     if slots >= most {
         findings.push(Finding::error(

@@ -26,7 +26,7 @@ const UNREADABLE: &str = "a certificate that cannot be read";
 
 /// What is wrong with a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Trouble {
+pub(crate) struct ChainFault {
     /// The connection is refused over it; else it will be some day.
     pub is_error: bool,
     /// Which certificate, and why.
@@ -37,12 +37,12 @@ pub(crate) struct Trouble {
 
 /// Takes whatever a server shows, and keeps it to be looked at.
 #[derive(Debug)]
-pub(crate) struct Recorder {
+pub(crate) struct ChainRecorder {
     chain: Mutex<Vec<CertificateDer<'static>>>,
     any: Verifier,
 }
 
-impl Recorder {
+impl ChainRecorder {
     /// What the server showed, its own certificate first.
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
         self.chain.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -53,12 +53,12 @@ impl Recorder {
 ///
 /// # Errors
 /// As [`client_config`](super::client_config).
-pub(crate) fn recording(tls: &Tls) -> Result<(ClientConfig, Arc<Recorder>), Fault> {
+pub(crate) fn recording(tls: &Tls) -> Result<(ClientConfig, Arc<ChainRecorder>), Fault> {
     let lenient = Tls { mode: TlsMode::Require, ..tls.clone() };
     let mut config = super::client_config(&lenient)?;
     let recorder =
-        Arc::new(Recorder { chain: Mutex::default(), any: Verifier::of_anybody(provider()) });
-    let verifier: Arc<dyn ServerCertVerifier> = Arc::<Recorder>::clone(&recorder);
+        Arc::new(ChainRecorder { chain: Mutex::default(), any: Verifier::of_anybody(provider()) });
+    let verifier: Arc<dyn ServerCertVerifier> = Arc::<ChainRecorder>::clone(&recorder);
     config.dangerous().set_certificate_verifier(verifier);
     Ok((config, recorder))
 }
@@ -67,7 +67,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-impl ServerCertVerifier for Recorder {
+impl ServerCertVerifier for ChainRecorder {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -113,10 +113,12 @@ pub(crate) fn troubles(
     host: &str,
     ca_setting: &str,
     now: Timestamp,
-) -> Vec<Trouble> {
+) -> Vec<ChainFault> {
     let is_verified = matches!(tls.mode, TlsMode::VerifyCa | TlsMode::VerifyFull);
-    let mut troubles: Vec<_> =
-        shown.iter().filter_map(|der| out_of_date(&Read::of(der), is_verified, now)).collect();
+    let mut troubles: Vec<_> = shown
+        .iter()
+        .filter_map(|der| out_of_date(&CertificateFacts::of(der), is_verified, now))
+        .collect();
     if is_verified && !troubles.iter().any(|trouble| trouble.is_error) {
         troubles.extend(untrusted(shown, tls, host, ca_setting, now));
     }
@@ -127,15 +129,15 @@ pub(crate) fn troubles(
 ///
 /// # Errors
 /// The file cannot be read.
-pub(crate) fn own_troubles(tls: &Tls, now: Timestamp) -> Result<Vec<Trouble>, Fault> {
+pub(crate) fn own_troubles(tls: &Tls, now: Timestamp) -> Result<Vec<ChainFault>, Fault> {
     let Some(path) = &tls.cert_file else { return Ok(Vec::new()) };
     let shown = certificates(path)?;
-    Ok(shown.iter().filter_map(|der| out_of_date(&Read::of(der), true, now)).collect())
+    Ok(shown.iter().filter_map(|der| out_of_date(&CertificateFacts::of(der), true, now)).collect())
 }
 
 /// Until when the whole of a chain is good.
 pub(crate) fn good_until(shown: &[CertificateDer<'_>]) -> Option<Timestamp> {
-    shown.iter().filter_map(|der| Read::of(der).ends).min()
+    shown.iter().filter_map(|der| CertificateFacts::of(der).ends).min()
 }
 
 fn untrusted(
@@ -144,8 +146,8 @@ fn untrusted(
     host: &str,
     ca_setting: &str,
     now: Timestamp,
-) -> Option<Trouble> {
-    let trouble = |what: String, hint: String| Some(Trouble { is_error: true, what, hint });
+) -> Option<ChainFault> {
+    let trouble = |what: String, hint: String| Some(ChainFault { is_error: true, what, hint });
     let (server, intermediates) = shown.split_first()?;
     let roots = match roots(tls.ca_file.as_deref()) {
         Ok(roots) => roots,
@@ -171,8 +173,8 @@ fn untrusted(
     let seconds = u64::try_from(now.as_second()).unwrap_or(0);
     let at = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
     let error = verifier.verify_server_cert(server, intermediates, &name, &[], at).err()?;
-    let read = Read::of(server);
-    let last = Read::of(shown.last().unwrap_or(server));
+    let read = CertificateFacts::of(server);
+    let last = CertificateFacts::of(shown.last().unwrap_or(server));
     match error {
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
@@ -224,15 +226,15 @@ fn subjects(roots: &RootCertStore) -> String {
     roots.roots.iter().map(subject).collect::<Vec<_>>().join("; ")
 }
 
-fn out_of_date(read: &Read, is_refused: bool, now: Timestamp) -> Option<Trouble> {
+fn out_of_date(read: &CertificateFacts, is_refused: bool, now: Timestamp) -> Option<ChainFault> {
     let (subject, begins, ends) = (&read.subject, read.begins?, read.ends?);
     let renew = "renew it, and have the server load the new one".to_owned();
     if ends <= now {
         let what = format!("certificate {subject} expired at {ends:.0}");
-        return Some(Trouble { is_error: is_refused, what, hint: renew });
+        return Some(ChainFault { is_error: is_refused, what, hint: renew });
     }
     if now < begins {
-        return Some(Trouble {
+        return Some(ChainFault {
             is_error: is_refused,
             what: format!(
                 "certificate {subject} is not good before {begins:.0}; it is {now:.0} here"
@@ -243,7 +245,7 @@ fn out_of_date(read: &Read, is_refused: bool, now: Timestamp) -> Option<Trouble>
     }
     let life = ends.duration_since(begins).unsigned_abs();
     let left = ends.duration_since(now).unsigned_abs();
-    (left < SOON.min(life / 10)).then(|| Trouble {
+    (left < SOON.min(life / 10)).then(|| ChainFault {
         is_error: false,
         what: format!(
             "certificate {subject} expires at {ends:.0}, in {}",
@@ -254,7 +256,7 @@ fn out_of_date(read: &Read, is_refused: bool, now: Timestamp) -> Option<Trouble>
 }
 
 /// What is shown of a certificate.
-struct Read {
+struct CertificateFacts {
     subject: String,
     issuer: String,
     names: Vec<String>,
@@ -262,7 +264,7 @@ struct Read {
     ends: Option<Timestamp>,
 }
 
-impl Read {
+impl CertificateFacts {
     fn of(der: &CertificateDer<'_>) -> Self {
         let Ok(certificate) = Certificate::from_der(der) else {
             let unreadable = || UNREADABLE.to_owned();

@@ -28,7 +28,7 @@ pub(crate) struct Point {
 
 /// How a slot stands to a [`Point`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reached {
+pub(crate) enum SlotReach {
     /// It has passed it: everything before was settled.
     Passed,
     /// It has not.
@@ -59,14 +59,18 @@ pub(crate) async fn point(client: &Client) -> Result<Point, Fault> {
 ///
 /// # Errors
 /// The connection's.
-pub(crate) async fn reached(client: &Client, slot: &str, point: &Point) -> Result<Reached, Fault> {
+pub(crate) async fn reached(
+    client: &Client,
+    slot: &str,
+    point: &Point,
+) -> Result<SlotReach, Fault> {
     let variables = [("slot", slot), ("lsn", point.lsn.as_str())];
     let rows = query(client, &sql::render(sql::RECONCILE_HORIZON_PASSED, &variables)?).await?;
-    let Some(row) = rows.first() else { return Ok(Reached::NoSlot) };
+    let Some(row) = rows.first() else { return Ok(SlotReach::NoSlot) };
     if column::<Option<bool>>(row, "is_passed")?.unwrap_or(false) {
-        return Ok(Reached::Passed);
+        return Ok(SlotReach::Passed);
     }
-    Ok(Reached::Behind {
+    Ok(SlotReach::Behind {
         bytes: column::<Option<i64>>(row, "behind_bytes")?.unwrap_or(0),
         is_active: column(row, "is_active")?,
     })
@@ -81,11 +85,11 @@ pub(crate) async fn wait(
     slot: &str,
     point: &Point,
     within: Duration,
-) -> Result<Reached, Fault> {
+) -> Result<SlotReach, Fault> {
     let deadline = tokio::time::Instant::now() + within;
     loop {
         let reached = reached(client, slot, point).await?;
-        let is_coming = matches!(reached, Reached::Behind { is_active: true, .. });
+        let is_coming = matches!(reached, SlotReach::Behind { is_active: true, .. });
         if !is_coming || tokio::time::Instant::now() >= deadline {
             return Ok(reached);
         }

@@ -24,7 +24,7 @@ pub(crate) struct Count {
 
 /// One table's rows. Committed are those that are there; the others add up to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Table {
+pub(crate) struct TableLedger {
     /// `schema.table`.
     pub title: String,
     /// Counted from a sample of its pages.
@@ -43,7 +43,7 @@ pub(crate) struct Table {
 
 /// Parked events of one table in one state.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Parked {
+pub(crate) struct ParkedCount {
     /// `schema.table`.
     pub table: String,
     /// The state.
@@ -67,7 +67,7 @@ pub(crate) async fn table(
     xmin: &str,
     before: Timestamp,
     is_exact: bool,
-) -> Result<Table, Fault> {
+) -> Result<TableLedger, Fault> {
     let share = if is_exact { 1.0 } else { share(client, outbox).await? };
     let percent = (share * 100.0).to_string();
     let before = match outbox.time {
@@ -84,7 +84,7 @@ pub(crate) async fn table(
         Ok::<_, Fault>(Count { rows: rows(name)?, oldest })
     };
     let has_marks = matches!(outbox.table.audit_mode, AuditMode::Update | AuditMode::SideTable);
-    let mut ledger = Table {
+    let mut ledger = TableLedger {
         title: outbox.title(),
         is_estimate: share < 1.0,
         committed: count("committed")?,
@@ -116,10 +116,10 @@ fn scaled(rows: i64, share: f64) -> i64 {
 ///
 /// # Errors
 /// The connection's.
-pub(crate) async fn parked(client: &Client, slot: &str) -> Result<Vec<Parked>, Fault> {
+pub(crate) async fn parked(client: &Client, slot: &str) -> Result<Vec<ParkedCount>, Fault> {
     let rows = query(client, &sql::render(sql::LEDGER_PARKED, &[("slot", slot)])?).await?;
     let one = |row| {
-        Ok(Parked {
+        Ok(ParkedCount {
             table: column(row, "table")?,
             state: column(row, "state")?,
             events: column(row, "events")?,

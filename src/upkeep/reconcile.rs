@@ -18,16 +18,16 @@ use tracing::{debug, info, warn};
 
 use crate::config::{Config, Table};
 use crate::error::{Class, Fault, codes};
-use crate::operator::replay::{Key, Only, Replay};
+use crate::log_throttle::LogThrottle;
+use crate::operator::replay::{Key, MarkFilter, Replay};
 use crate::postgres::outbox::{Outbox, explain_filter};
 use crate::postgres::sql;
 use crate::postgres::turn::Turn;
 use crate::postgres::{self, Role, column, query, server_error};
 use crate::rabbitmq::resend::{Fate, Item, Resender};
 use crate::slot::{self, statements};
-use crate::told::Told;
-use crate::upkeep::horizon::{self, Reached};
-use crate::upkeep::place::{PLACES, middle, tid};
+use crate::upkeep::horizon::{self, SlotReach};
+use crate::upkeep::row_range::{PLACES, middle, tid};
 
 /// Pages read in one step: 100 MB.
 const STEP_PAGES: i64 = 12_800;
@@ -94,39 +94,39 @@ struct Walk {
     table: usize,
     leaf: String,
     block: i64,
-    found: Vec<Missing>,
+    found: Vec<MissingRows>,
     /// Tables of the last round that lacked something.
     lacking: usize,
     /// Rows that were sent once more and have no mark all the same: they will not get one.
-    sent: HashSet<Sent>,
-    told: Told,
+    sent: HashSet<SentKey>,
+    told: LogThrottle,
 }
 
 impl Walk {
     /// Says what is not looked at, once in a while.
     fn pass_over(&mut self, what: &str, fault: &Fault) {
         let table = what.split(':').next().unwrap_or_default();
-        if self.told.is_to_tell(&format!("{table} {:?}", fault.code())) {
+        if self.told.is_due(&format!("{table} {:?}", fault.code())) {
             warn!(hint = fault.hint, "reconciliation: {what} is skipped: {}", fault.what);
         }
     }
 }
 
 /// Table, id and time of a row. Not its transaction: a mark that a trigger undoes writes it again.
-type Sent = (usize, Option<String>, String);
+type SentKey = (usize, Option<String>, String);
 
 /// Rows of one table.
 #[derive(Debug, Default)]
-struct Missing {
+struct MissingRows {
     rows: i64,
     oldest: Option<String>,
     /// The first of them.
-    first: Vec<Found>,
+    first: Vec<UnmarkedRow>,
 }
 
 /// A row that is neither marked nor parked.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Found {
+struct UnmarkedRow {
     time: String,
     id: Option<String>,
     leaf: String,
@@ -182,7 +182,7 @@ async fn begin(
     loop {
         let point = horizon::point(client).await?;
         let waited = async {
-            while horizon::reached(client, slot, &point).await? != Reached::Passed {
+            while horizon::reached(client, slot, &point).await? != SlotReach::Passed {
                 sleep(POLL).await;
             }
             sleep(config.reconcile.age).await;
@@ -205,7 +205,7 @@ async fn begin(
 async fn go_on(client: &Client, config: &Config, walk: &mut Walk) -> Result<(), Fault> {
     while let Some(table) = config.tables.get(walk.table) {
         if walk.found.len() <= walk.table {
-            walk.found.push(Missing::default());
+            walk.found.push(MissingRows::default());
         }
         if !table.has_marks() {
             walk.table += 1;
@@ -274,9 +274,9 @@ async fn range(
     (from, to): (i64, i64),
     xmin: &str,
     walk: &mut Walk,
-) -> Result<Missing, Fault> {
+) -> Result<MissingRows, Fault> {
     let places = |block: i64| u64::try_from(block).unwrap_or(0).saturating_mul(PLACES);
-    let mut found = Missing::default();
+    let mut found = MissingRows::default();
     let (mut work, mut failures) = (vec![(places(from), places(to))], 0);
     while let Some((from, to)) = work.pop() {
         let fault = match step(client, outbox, (schema, name), (from, to), xmin).await {
@@ -322,25 +322,25 @@ async fn step(
     (schema, name): (&str, &str),
     (from, to): (u64, u64),
     xmin: &str,
-) -> Result<Missing, Fault> {
+) -> Result<MissingRows, Fault> {
     let (from, to) = (tid(from), tid(to));
     let variables =
         [("schema", schema), ("table", name), ("from", &from), ("to", &to), ("xmin", xmin)];
     let rows = query(client, &outbox.render(sql::RECONCILE, &variables)?)
         .await
         .map_err(|fault| explain_filter(fault, &outbox.title(), &outbox.filter))?;
-    let Some(row) = rows.first() else { return Ok(Missing::default()) };
+    let Some(row) = rows.first() else { return Ok(MissingRows::default()) };
     let first: Vec<[Option<String>; 4]> =
         serde_json::from_str(&column::<String>(row, "first")?).unwrap_or_default();
     let oldest: Option<String> = column(row, "oldest")?;
-    Ok(Missing {
+    Ok(MissingRows {
         rows: column(row, "rows")?,
         oldest: oldest.filter(|_| outbox.time.is_some()),
-        first: first.into_iter().map(Found::of).collect(),
+        first: first.into_iter().map(UnmarkedRow::of).collect(),
     })
 }
 
-impl Missing {
+impl MissingRows {
     fn add(&mut self, other: Self) {
         self.rows += other.rows;
         self.oldest = match (self.oldest.take(), other.oldest) {
@@ -352,13 +352,13 @@ impl Missing {
     }
 }
 
-impl Found {
+impl UnmarkedRow {
     fn of([time, id, leaf, place]: [Option<String>; 4]) -> Self {
         let [time, leaf, place] = [time, leaf, place].map(Option::unwrap_or_default);
         Self { time, id, leaf, place }
     }
 
-    fn sent(&self, table: usize) -> Sent {
+    fn sent(&self, table: usize) -> SentKey {
         (table, self.id.clone(), self.time.clone())
     }
 }
@@ -417,8 +417,8 @@ async fn republish(
     client: &Client,
     config: &Config,
     outbox: Outbox,
-    missing: Missing,
-    sent: &mut HashSet<Sent>,
+    missing: MissingRows,
+    sent: &mut HashSet<SentKey>,
 ) -> Result<(), Fault> {
     let mut found = missing.first;
     let all = found.len();
@@ -439,7 +439,7 @@ async fn republish(
     let mut ids: HashMap<&Option<String>, usize> = HashMap::new();
     found.iter().for_each(|row| *ids.entry(&row.id).or_default() += 1);
     let is_shared = |id: &Option<String>| id.is_none() || ids.get(id).is_some_and(|rows| *rows > 1);
-    let key = |row: &Found| Key {
+    let key = |row: &UnmarkedRow| Key {
         id: row.id.clone(),
         leaf: row.leaf.clone(),
         place: row.place.clone(),
@@ -460,14 +460,14 @@ async fn republish(
     let resender = Resender::connect(config, RATE).await?;
     let mut replay = Replay::new(config, client, &outboxes, resender, true, &mut report);
     for keys in keys.chunks(200) {
-        if let Err(fault) = replay.keys(outbox, keys, Only::Unrelayed).await {
+        if let Err(fault) = replay.keys(outbox, keys, MarkFilter::Unrelayed).await {
             replay.give_up().await;
             return Err(fault);
         }
     }
     let tally = replay.finish().await?;
     let in_vain: HashSet<&String> = tally.in_vain.iter().collect();
-    let is_in_vain = |row: &&Found| row.id.as_ref().is_some_and(|id| in_vain.contains(id));
+    let is_in_vain = |row: &&UnmarkedRow| row.id.as_ref().is_some_and(|id| in_vain.contains(id));
     // What has no room is sent again: as many in a round as any round may send.
     let room = MOST_SENT.saturating_sub(sent.len());
     sent.extend(found.iter().filter(is_in_vain).take(room).map(|row| row.sent(outbox.number)));

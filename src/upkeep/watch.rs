@@ -11,12 +11,12 @@ use tracing::{error, info, warn};
 
 use crate::board::{Board, ParkedView, Seen, SlotView};
 use crate::config::{Config, GuardPolicy};
-use crate::core::guard::{Bound, Guard, Level, Sample, Thresholds, Verdict, YOUNG};
+use crate::core::guard::{Bound, GuardVerdict, Level, Sample, Thresholds, WalGuard, YOUNG};
 use crate::error::Fault;
+use crate::log_throttle::LogThrottle;
 use crate::postgres::sql;
 use crate::postgres::{self, Role, classify, column, query};
 use crate::shutdown::Shutdown;
-use crate::told::Told;
 
 /// How often what is not calm is said again.
 const REMIND: Duration = Duration::from_secs(600);
@@ -68,7 +68,7 @@ impl From<Fault> for Ending {
 struct Watch<'a> {
     config: &'a Config,
     board: &'a Board,
-    guard: Guard,
+    guard: WalGuard,
     began: Instant,
     client: Option<Client>,
     /// The right to see the WAL's directory is missing, and that was said.
@@ -77,7 +77,7 @@ struct Watch<'a> {
     said_at: Option<Instant>,
     /// Level and verdict that `pgoutbox status` is still to be told.
     unrecorded: Option<(String, String)>,
-    told: Told,
+    told: LogThrottle,
     held_by: String,
 }
 
@@ -93,14 +93,14 @@ impl<'a> Watch<'a> {
         Self {
             config,
             board,
-            guard: Guard::new(thresholds),
+            guard: WalGuard::new(thresholds),
             began: Instant::now(),
             client: None,
             is_blind: false,
             is_failing: false,
             said_at: None,
             unrecorded: None,
-            told: Told::default(),
+            told: LogThrottle::default(),
             held_by: String::new(),
         }
     }
@@ -209,7 +209,7 @@ impl<'a> Watch<'a> {
         &mut self,
         client: &Client,
         sample: Sample,
-        verdict: Verdict,
+        verdict: GuardVerdict,
     ) -> Result<(), Fault> {
         let is_calm = verdict.level == Level::Calm;
         let is_due = self.said_at.is_none_or(|at| at.elapsed() >= REMIND);
@@ -253,7 +253,7 @@ impl<'a> Watch<'a> {
             return;
         };
         let fault = classify(&error);
-        if self.told.is_to_tell(&format!("{:?}", fault.kind)) {
+        if self.told.is_due(&format!("{:?}", fault.kind)) {
             warn!(
                 hint = fault.hint,
                 "the guard's verdict is not recorded yet, and the status shows an earlier one: {}",
@@ -272,7 +272,7 @@ impl<'a> Watch<'a> {
         Some(format!("the relay is paused since {} by {}", at.ok()?, by.ok()?))
     }
 
-    fn hint(&self, verdict: Verdict, is_paused: bool) -> String {
+    fn hint(&self, verdict: GuardVerdict, is_paused: bool) -> String {
         if verdict.level == Level::Calm {
             return String::new();
         }
@@ -295,7 +295,7 @@ impl<'a> Watch<'a> {
     }
 
     /// An open transaction keeps WAL that the relay is long done with.
-    async fn say_who_holds(&mut self, client: &Client, verdict: Verdict) -> Result<(), Fault> {
+    async fn say_who_holds(&mut self, client: &Client, verdict: GuardVerdict) -> Result<(), Fault> {
         if !verdict.is_held {
             self.held_by.clear();
             return Ok(());
@@ -325,7 +325,7 @@ impl<'a> Watch<'a> {
     async fn act(
         &self,
         sample: Sample,
-        verdict: Verdict,
+        verdict: GuardVerdict,
         pause: Option<&str>,
     ) -> Result<(), Ending> {
         let words = words(sample, verdict, pause);
@@ -403,14 +403,14 @@ fn size(bytes: u64) -> String {
 }
 
 /// How it stands, in a sentence.
-fn words(sample: Sample, verdict: Verdict, pause: Option<&str>) -> String {
+fn words(sample: Sample, verdict: GuardVerdict, pause: Option<&str>) -> String {
     match pause {
         Some(pause) => format!("{}; {pause}", figures(sample, verdict)),
         None => figures(sample, verdict),
     }
 }
 
-fn figures(sample: Sample, verdict: Verdict) -> String {
+fn figures(sample: Sample, verdict: GuardVerdict) -> String {
     if sample.is_lost {
         return "the slot is lost: it needed WAL beyond max_slot_wal_keep_size".to_owned();
     }

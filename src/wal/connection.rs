@@ -51,7 +51,7 @@ impl Connection {
     /// As [`ServerError::fault`]; transient where the server cannot be reached.
     pub(super) async fn open(
         server: &Server,
-        reached: Reached,
+        reached: PlainSocket,
         application_name: &str,
         options: &str,
     ) -> Result<Self, Fault> {
@@ -240,7 +240,7 @@ impl Drop for Connection {
 }
 
 /// A socket, before TLS.
-pub(super) enum Reached {
+pub(super) enum PlainSocket {
     Unix(UnixStream),
     Tcp(TcpStream),
 }
@@ -249,22 +249,22 @@ pub(super) enum Reached {
 ///
 /// # Errors
 /// Transient.
-pub(super) async fn reach(server: &Server, bound: Duration) -> Result<Reached, Fault> {
+pub(super) async fn reach(server: &Server, bound: Duration) -> Result<PlainSocket, Fault> {
     if let Some(path) = socket_path(server) {
         let connecting = async { UnixStream::connect(path).await.map_err(unreachable) };
-        return Ok(Reached::Unix(within(bound, connecting, no_answer).await?));
+        return Ok(PlainSocket::Unix(within(bound, connecting, no_answer).await?));
     }
     let stream = net::dial(&server.host, server.port, bound).await.map_err(unreachable)?;
     watch_over(&stream).map_err(unreachable)?;
-    Ok(Reached::Tcp(stream))
+    Ok(PlainSocket::Tcp(stream))
 }
 
-async fn secure(server: &Server, reached: Reached) -> Result<Box<dyn Socket>, Fault> {
+async fn secure(server: &Server, reached: PlainSocket) -> Result<Box<dyn Socket>, Fault> {
     let failed = unreachable;
     let mut socket = match reached {
         // libpq knows no TLS on a unix socket either.
-        Reached::Unix(socket) => return Ok(Box::new(socket)),
-        Reached::Tcp(socket) => socket,
+        PlainSocket::Unix(socket) => return Ok(Box::new(socket)),
+        PlainSocket::Tcp(socket) => socket,
     };
     if server.tls.mode == TlsMode::Disable {
         return Ok(Box::new(socket));

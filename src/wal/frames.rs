@@ -56,8 +56,8 @@ impl<R: AsyncRead + Unpin> Frames<R> {
     pub(super) async fn next(&mut self) -> Result<Frame, Fault> {
         loop {
             let missing = match self.take()? {
-                Taken::Frame(frame) => return Ok(frame),
-                Taken::Missing(bytes) => bytes,
+                FrameRead::Frame(frame) => return Ok(frame),
+                FrameRead::Missing(bytes) => bytes,
             };
             if self.read.capacity() - self.read.len() < missing.min(ROOM) {
                 self.read.reserve(missing.max(CHUNK));
@@ -69,9 +69,9 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         }
     }
 
-    fn take(&mut self) -> Result<Taken, Fault> {
+    fn take(&mut self) -> Result<FrameRead, Fault> {
         let Some((&[tag, a, b, c, d], _)) = self.read.split_first_chunk::<HEAD>() else {
-            return Ok(Taken::Missing(ROOM));
+            return Ok(FrameRead::Missing(ROOM));
         };
         // The length counts itself.
         let length = usize::try_from(i32::from_be_bytes([a, b, c, d])).unwrap_or(0);
@@ -80,15 +80,15 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         }
         let whole = length + 1;
         if self.read.len() < whole {
-            return Ok(Taken::Missing(whole - self.read.len()));
+            return Ok(FrameRead::Missing(whole - self.read.len()));
         }
         let mut body = self.read.split_to(whole).freeze();
         body.advance(HEAD);
-        Ok(Taken::Frame(Frame { tag, body }))
+        Ok(FrameRead::Frame(Frame { tag, body }))
     }
 }
 
-enum Taken {
+enum FrameRead {
     Frame(Frame),
     /// So many bytes at least.
     Missing(usize),

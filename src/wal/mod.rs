@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 
 use connection::{Connection, Socket, TextRow, server_fault};
 use frames::{Frame, Frames, ended};
-use status::Told;
+use status::StatusUpdates;
 
 use crate::config::{Postgres, Server};
 use crate::core::event::pgoutput;
@@ -62,7 +62,7 @@ pub(crate) struct Wal {
 pub(crate) struct WalStream {
     frames: Frames<ReadHalf<Box<dyn Socket>>>,
     acknowledged: watch::Sender<u64>,
-    told: Told,
+    told: StatusUpdates,
     reporting: JoinHandle<Option<WriteHalf<Box<dyn Socket>>>>,
     pid: Option<i32>,
 }
@@ -166,7 +166,7 @@ impl Wal {
             within(bound, connection.begin_stream(&start), no_answer).await?.into_parts();
         let (reader, writer) = tokio::io::split(socket);
         let (acknowledged, receiver) = watch::channel(0);
-        let told = Told::default();
+        let told = StatusUpdates::default();
         let ping = wal_sender_timeout / PINGS;
         let reporting = tokio::spawn(status::report(writer, receiver, told.clone(), ping));
         let frames = Frames::of_parts(reader, read);

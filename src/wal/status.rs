@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// What the task that writes to the server is to send.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Told {
+pub(super) struct StatusUpdates {
     /// The server asked for a word.
     pub(super) is_asked: Arc<Notify>,
     /// The stream is to end.
@@ -32,7 +32,7 @@ pub(super) struct Told {
 pub(super) async fn report<W: AsyncWrite + Unpin>(
     mut writer: W,
     mut acknowledged: watch::Receiver<u64>,
-    told: Told,
+    told: StatusUpdates,
     ping: Duration,
 ) -> Option<W> {
     let mut message = BytesMut::new();

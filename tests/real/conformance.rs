@@ -16,7 +16,7 @@ use pgoutbox::testing::core::event::pgoutput::{Column, Tuple};
 use pgoutbox::testing::core::event::relation::Mapping;
 use pgoutbox::testing::core::event::{Position, Refusal};
 use pgoutbox::testing::core::parked::{
-    Aggregate, Attempt, Head, Looked, Park, Parking, State, Tried,
+    Aggregate, Attempt, AttemptOutcome, Head, Park, ParkedState, ParkingBatch, Schedule,
 };
 use pgoutbox::testing::operator;
 use pgoutbox::testing::postgres::ParkingStore;
@@ -68,13 +68,13 @@ fn refusal(random: &mut fastrand::Rng) -> Refusal {
 }
 
 impl Pair<'_> {
-    fn state(&mut self) -> State {
+    fn state(&mut self) -> ParkedState {
         match self.random.u8(0..6) {
-            0 => State::Failed,
-            1 => State::DeadLettered,
-            2 => State::Queued,
-            3 => State::Parked(Duration::ZERO),
-            _ => State::Parked(Duration::from_millis(HOUR_MS - 60_000)),
+            0 => ParkedState::Failed,
+            1 => ParkedState::DeadLettered,
+            2 => ParkedState::Queued,
+            3 => ParkedState::Parked(Duration::ZERO),
+            _ => ParkedState::Parked(Duration::from_millis(HOUR_MS - 60_000)),
         }
     }
 
@@ -88,8 +88,9 @@ impl Pair<'_> {
             Aggregate::new(kind, (!self.random.bool() || self.random.bool()).then_some(id));
         let state = self.state();
         let is_holding =
-            aggregate.is_some() && state != State::DeadLettered && self.random.u8(0..5) > 0;
-        let state = if is_holding || state != State::Queued { state } else { State::Failed };
+            aggregate.is_some() && state != ParkedState::DeadLettered && self.random.u8(0..5) > 0;
+        let state =
+            if is_holding || state != ParkedState::Queued { state } else { ParkedState::Failed };
         let (id, table) = (uuid(self.ids), self.random.usize(0..2));
         let insert = format!(
             "INSERT INTO {} (id, payload) VALUES ($1::text::uuid, '{{}}') RETURNING xmin::text::bigint",
@@ -110,7 +111,7 @@ impl Pair<'_> {
             xid: Some(u32::try_from(xid)?),
             state,
             is_holding,
-            refusal: (state != State::Queued).then(|| refusal(&mut self.random)),
+            refusal: (state != ParkedState::Queued).then(|| refusal(&mut self.random)),
         })
     }
 
@@ -147,12 +148,12 @@ impl Pair<'_> {
         }
     }
 
-    async fn write(&mut self, parking: &Parking) -> Result<()> {
-        let mut of_model = Parking { parks: parking.parks.clone(), ..Parking::default() };
+    async fn write(&mut self, parking: &ParkingBatch) -> Result<()> {
+        let mut of_model = ParkingBatch { parks: parking.parks.clone(), ..ParkingBatch::default() };
         of_model.attempts.clone_from(&parking.attempts);
         let places = &self.places;
         self.model.write(self.now, self.lsn, &of_model, |id| places.get(id).copied());
-        let mut theirs = Parking { parks: parking.parks.clone(), ..Parking::default() };
+        let mut theirs = ParkingBatch { parks: parking.parks.clone(), ..ParkingBatch::default() };
         theirs.attempts = parking.attempts.clone();
         for attempt in &mut theirs.attempts {
             attempt.seq = self.seqs.get(&attempt.seq).copied().unwrap_or(-1);
@@ -171,7 +172,7 @@ impl Pair<'_> {
         for _ in 0..again {
             let states: Vec<_> = parks.iter().map(|park| (park.number, park.state)).collect();
             self.say(format_args!("park {states:?}"));
-            self.write(&Parking { parks: parks.clone(), ..Parking::default() }).await?;
+            self.write(&ParkingBatch { parks: parks.clone(), ..ParkingBatch::default() }).await?;
         }
         // By the place: an id may have been used before.
         let sql = "SELECT (commit_lsn - '0/0')::bigint, seq FROM pgoutbox.parked";
@@ -245,21 +246,21 @@ impl Pair<'_> {
         let mut attempts = Vec::new();
         for seq in seqs {
             let outcome = match self.random.u8(0..4) {
-                0 | 1 => Tried::Delivered { attempts: 1 },
-                2 => Tried::Withdrawn,
+                0 | 1 => AttemptOutcome::Delivered { attempts: 1 },
+                2 => AttemptOutcome::Withdrawn,
                 _ => {
                     let mut state = self.state();
-                    if state == State::Queued {
-                        state = State::Failed;
+                    if state == ParkedState::Queued {
+                        state = ParkedState::Failed;
                     }
                     let refusal = refusal(&mut self.random);
-                    Tried::Refused { attempts: self.random.u32(2..20), state, refusal }
+                    AttemptOutcome::Refused { attempts: self.random.u32(2..20), state, refusal }
                 }
             };
             self.say(format_args!("{seq} was tried: {outcome:?}"));
             attempts.push(Attempt { seq, table: 0, id: None, outcome });
         }
-        self.write(&Parking { attempts, ..Parking::default() }).await
+        self.write(&ParkingBatch { attempts, ..ParkingBatch::default() }).await
     }
 
     async fn discard(&mut self) -> Result<()> {
@@ -267,7 +268,7 @@ impl Pair<'_> {
         self.say(format_args!("discard {seqs:?}"));
         let ours = self.model.discard(self.lsn, &seqs);
         let theirs = operator::discard(self.client, self.slot, &self.theirs(&seqs), "").await?;
-        let expected = operator::Discarded {
+        let expected = operator::DiscardReport {
             events: i64::try_from(ours.places.len())?,
             freed: i64::try_from(ours.freed)?,
             in_flight: i64::try_from(ours.in_flight)?,
@@ -292,17 +293,17 @@ impl Pair<'_> {
         self.say(format_args!("look from {from:?}"));
         let ours = self.model.look(self.now, self.lsn, from);
         let theirs = self.store.look(self.client, from).await?;
-        let sorted = |looked: Looked| {
-            let Looked { mut due, mut held, mut waiting, paused_by, ahead, .. } = looked;
+        let sorted = |looked: Schedule| {
+            let Schedule { mut due, mut held, mut waiting, paused_by, ahead, .. } = looked;
             due.iter_mut().for_each(|due| due.seq = 0);
             held.sort();
             waiting.sort();
             (due, held, waiting, paused_by.is_some(), ahead.events)
         };
-        let due = |looked: &Looked| looked.due.iter().map(|due| due.seq).collect::<Vec<_>>();
+        let due = |looked: &Schedule| looked.due.iter().map(|due| due.seq).collect::<Vec<_>>();
         ensure!(self.theirs(&due(&ours)) == due(&theirs), "{ours:?}\n{theirs:?}");
         // Of the next one only whether it is within the step of an hour.
-        let hours = |looked: &Looked| looked.next_due.map(|due| due > Duration::from_secs(600));
+        let hours = |looked: &Schedule| looked.next_due.map(|due| due > Duration::from_secs(600));
         ensure!(hours(&ours) == hours(&theirs), "{ours:?}\n{theirs:?}");
         let (ours, theirs) = (sorted(ours), sorted(theirs));
         ensure!(ours == theirs, "{ours:?}\n{theirs:?}");
@@ -395,11 +396,11 @@ impl Pair<'_> {
     }
 
     fn shown(&self, row: &Row) -> String {
-        let state = |state: State| match state {
-            State::Parked(_) => "parked",
-            State::Queued => "queued",
-            State::Failed => "failed",
-            State::DeadLettered => "dead_lettered",
+        let state = |state: ParkedState| match state {
+            ParkedState::Parked(_) => "parked",
+            ParkedState::Queued => "queued",
+            ParkedState::Failed => "failed",
+            ParkedState::DeadLettered => "dead_lettered",
         };
         let head = self.model.head(row);
         let stored = if row.is_discarded { "discarded" } else { state(row.state) };

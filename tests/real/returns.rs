@@ -8,7 +8,7 @@ use harness::consumer::{self, QueueType};
 use lapin::BasicProperties;
 use pgoutbox::config::{Config, Needs, Sources};
 use pgoutbox::testing::core::message::Message;
-use pgoutbox::testing::core::relay::window::{Answer, InFlight, Outcome, Return, Window};
+use pgoutbox::testing::core::relay::window::{Answer, DeliveryOutcome, InFlight, Return, Window};
 use pgoutbox::testing::publisher::{Publisher, Signal};
 
 use crate::setting::Setting;
@@ -97,7 +97,7 @@ async fn run(
             assert!(window.take(answer).is_ok(), "a return of what is not in flight");
         }
         window.settle(|one, outcome| {
-            let is_delivered = outcome == Outcome::Delivered;
+            let is_delivered = outcome == DeliveryOutcome::Delivered;
             tally.delivered += u64::from(is_delivered);
             tally.returned += u64::from(!is_delivered);
             tally.settled_wrongly += u64::from(is_delivered != one.is_routable);

@@ -7,7 +7,7 @@ use super::greeting::{Greeting, Kind, greet};
 use crate::config::{Amqp, Broker, Config, OnFailure};
 use crate::error::{self, About, Fault};
 use crate::rabbitmq::publisher::Publisher;
-use crate::rabbitmq::publisher::probe::Answer;
+use crate::rabbitmq::publisher::probe::ProbeReply;
 use crate::slot::{Finding, Severity};
 
 /// `max_message_size` where nobody has set it, by the first number of the version.
@@ -159,7 +159,7 @@ async fn exchanges(publisher: &Publisher, broker: &Broker, config: &Config) -> V
     findings
 }
 
-fn exchange(broker: &Broker, config: &Config, name: &str, answer: Answer) -> Finding {
+fn exchange(broker: &Broker, config: &Config, name: &str, answer: ProbeReply) -> Finding {
     let (user, vhost) = (&broker.user, quoted(&broker.vhost));
     let called = if name.is_empty() {
         "the default exchange".to_owned()
@@ -167,10 +167,10 @@ fn exchange(broker: &Broker, config: &Config, name: &str, answer: Answer) -> Fin
         format!("exchange \"{name}\"")
     };
     match answer {
-        Answer::Yes => {
+        ProbeReply::Yes => {
             Finding::good("exchange", format!("{called} takes messages from \"{user}\""))
         }
-        Answer::Missing(_) => Finding::error(
+        ProbeReply::Missing(_) => Finding::error(
             "exchange-missing",
             format!("{called} does not exist in vhost {vhost}"),
             format!(
@@ -179,7 +179,7 @@ fn exchange(broker: &Broker, config: &Config, name: &str, answer: Answer) -> Fin
                 config.declare.exchange_type
             ),
         ),
-        Answer::Forbidden(why) => {
+        ProbeReply::Forbidden(why) => {
             let pattern = quoted(&format!(
                 "^{}$",
                 escaped(if name.is_empty() { "amq.default" } else { name })
@@ -193,12 +193,12 @@ fn exchange(broker: &Broker, config: &Config, name: &str, answer: Answer) -> Fin
                 ),
             )
         }
-        Answer::Blocked(why) => Finding::error(
+        ProbeReply::Blocked(why) => Finding::error(
             "broker-blocked",
             format!("RabbitMQ takes no messages from anybody: it has an alarm ({why})"),
             "clear its memory or disk alarm: rabbitmq-diagnostics alarms",
         ),
-        Answer::Other(why) => Finding::unknown(
+        ProbeReply::Other(why) => Finding::unknown(
             "exchange",
             format!("whether {called} takes messages cannot be seen: {why}"),
             format!("rabbitmqctl list_exchanges -p {vhost}"),
@@ -224,17 +224,19 @@ async fn queues(publisher: &Publisher, broker: &Broker, config: &Config) -> Vec<
     for queue in &config.declare.queues {
         let (name, vhost) = (&queue.name, quoted(&broker.vhost));
         findings.push(match publisher.has_queue(name, &config.amqp).await {
-            Answer::Yes => Finding::good("queue", format!("queue \"{name}\" is there")),
-            Answer::Missing(_) => Finding::warning(
+            ProbeReply::Yes => Finding::good("queue", format!("queue \"{name}\" is there")),
+            ProbeReply::Missing(_) => Finding::warning(
                 "queue-missing",
                 format!("queue \"{name}\" of [[declare.queues]] does not exist in vhost {vhost}"),
                 "pgoutbox init --declare",
             ),
-            Answer::Forbidden(why) | Answer::Blocked(why) | Answer::Other(why) => Finding::unknown(
-                "queue",
-                format!("whether queue \"{name}\" is there cannot be seen: {why}"),
-                format!("rabbitmqctl list_queues -p {vhost} name"),
-            ),
+            ProbeReply::Forbidden(why) | ProbeReply::Blocked(why) | ProbeReply::Other(why) => {
+                Finding::unknown(
+                    "queue",
+                    format!("whether queue \"{name}\" is there cannot be seen: {why}"),
+                    format!("rabbitmqctl list_queues -p {vhost} name"),
+                )
+            }
         });
     }
     findings

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::greeting::Greeting;
 use crate::config::{Tls, TlsMode};
 use crate::slot::{Finding, Severity};
-use crate::tls::chain::{self, Trouble};
+use crate::tls::chain::{self, ChainFault};
 
 const SERVER: &str = "tls-certificate";
 const CLIENT: &str = "tls-client-certificate";
@@ -55,7 +55,11 @@ pub(super) fn is_refused(findings: &[Finding]) -> bool {
     findings.iter().any(|finding| finding.severity == Severity::Error)
 }
 
-fn finding(name: &'static str, place: &str, Trouble { is_error, what, hint }: Trouble) -> Finding {
+fn finding(
+    name: &'static str,
+    place: &str,
+    ChainFault { is_error, what, hint }: ChainFault,
+) -> Finding {
     let severity = if is_error { Severity::Error } else { Severity::Warning };
     Finding::error(name, format!("{place}: {what}"), hint).with_severity(severity)
 }

@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConnection, StreamOwned};
 
 use crate::config::{Tls, TlsMode};
-use crate::tls::chain::{self, Recorder};
+use crate::tls::chain::{self, ChainRecorder};
 
 /// The largest greeting of a broker that is waited for.
 const MOST: usize = 64 * 1024;
@@ -68,7 +68,7 @@ fn look(kind: Kind, host: &str, port: u16, tls: &Tls, bound: Duration) -> Greeti
     let (true, Ok(name)) = (is_ready, name) else { return greeting };
     let Ok(session) = ClientConnection::new(Arc::new(config), name) else { return greeting };
     greeting.version = speak(kind, StreamOwned::new(session, socket));
-    greeting.chain = Recorder::chain(&recorder);
+    greeting.chain = ChainRecorder::chain(&recorder);
     greeting
 }
 

@@ -6,8 +6,8 @@ use super::{Which, say, span, unparked};
 use crate::cli::connect;
 use crate::config::Config;
 use crate::error::Fault;
-use crate::operator::{self, Parked, Target};
-use crate::text::Shown;
+use crate::operator::{self, Destination, ParkedEvent};
+use crate::text::Printable;
 
 /// How much of a text a line shows.
 const SHORT: usize = 60;
@@ -83,7 +83,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<(), Fault> {
     Ok(())
 }
 
-fn line(event: &Parked, to: Option<&Target>) -> [String; 11] {
+fn line(event: &ParkedEvent, to: Option<&Destination>) -> [String; 11] {
     let dash = || "-".to_owned();
     let next = match (event.state.as_str(), event.next_in_seconds) {
         ("parked", Some(seconds)) if seconds > 0.0 => span(seconds),
@@ -93,7 +93,7 @@ fn line(event: &Parked, to: Option<&Target>) -> [String; 11] {
     let short = |text: &str, most: usize| {
         let cut: String = text.chars().take(most).collect();
         let end = if cut.len() < text.len() { "…" } else { "" };
-        format!("{}{end}", Shown(&cut))
+        format!("{}{end}", Printable(&cut))
     };
     let or_dash = |text: Option<&str>, most| text.map_or_else(dash, |text| short(text, most));
     let to = to.map(|to| format!("{}/{}", to.exchange, to.routing_key));
@@ -127,7 +127,7 @@ fn print<const N: usize>(rows: &[[String; N]]) {
     }
 }
 
-pub(super) fn as_json(event: &Parked, to: Option<&Target>) -> Value {
+pub(super) fn as_json(event: &ParkedEvent, to: Option<&Destination>) -> Value {
     json!({
         "seq": event.seq,
         "state": event.state,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{connect, say};
 use crate::config::{Config, Needs, Sources};
 use crate::error::Fault;
-use crate::operator::{self, Filter, OPEN, Parked};
+use crate::operator::{self, OPEN, ParkedEvent, ParkedFilter};
 use crate::output;
 
 /// Events that could not be delivered: lists them, shows one, has them tried again, or gives them
@@ -137,10 +137,10 @@ impl Which {
         !self.ids.is_empty() || !self.seqs.is_empty()
     }
 
-    fn filter(&self, limit: Option<u64>) -> Filter {
+    fn filter(&self, limit: Option<u64>) -> ParkedFilter {
         let (aggregate_type, aggregate_id) = self.aggregate.clone().unwrap_or_default();
         let all = || OPEN.into_iter().chain(operator::DONE).map(str::to_owned).collect();
-        Filter {
+        ParkedFilter {
             states: match self.state.as_deref() {
                 Some("all") => all(),
                 Some(state) => vec![state.to_owned()],
@@ -220,7 +220,7 @@ async fn retry(args: &Retry, config: &Config) -> Result<bool, Fault> {
     Ok(retried > 0)
 }
 
-fn done_with(event: &Parked) -> String {
+fn done_with(event: &ParkedEvent) -> String {
     format!("{} is done with: pgoutbox replay --parked {}", event.title(), event.seq)
 }
 

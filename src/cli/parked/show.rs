@@ -10,9 +10,9 @@ use crate::core::event::Refusal;
 use crate::core::event::stored;
 use crate::core::message::Message;
 use crate::error::Fault;
-use crate::operator::{self, Neighbours, Parked, usual_limits};
+use crate::operator::{self, Neighbours, ParkedEvent, usual_limits};
 use crate::output;
-use crate::text::Shown;
+use crate::text::Printable;
 
 /// Shows everything of one event, and its message as it would be published now.
 #[derive(Debug, Clone, clap::Args)]
@@ -75,8 +75,8 @@ fn body(message: Result<Message, Refusal>) -> Result<bool, Fault> {
     }
 }
 
-fn print(event: &Parked, neighbours: Neighbours, message: &Result<Message, Refusal>) {
-    let line = |name: &str, value: &str| say(format_args!("{name:<12}{}", Shown(value)));
+fn print(event: &ParkedEvent, neighbours: Neighbours, message: &Result<Message, Refusal>) {
+    let line = |name: &str, value: &str| say(format_args!("{name:<12}{}", Printable(value)));
     let optional = |name: &str, value: Option<&str>| {
         if let Some(value) = value {
             line(name, value);
@@ -112,7 +112,7 @@ fn print(event: &Parked, neighbours: Neighbours, message: &Result<Message, Refus
     }
 }
 
-fn state(event: &Parked) -> String {
+fn state(event: &ParkedEvent) -> String {
     let tries =
         if event.attempts == 1 { "1 try".to_owned() } else { format!("{} tries", event.attempts) };
     match (event.state.as_str(), event.next_in_seconds) {
@@ -127,7 +127,7 @@ fn state(event: &Parked) -> String {
 fn print_message(message: &Message) {
     say("message");
     let line = |name: &str, value: &str| {
-        say(format_args!("  {:<24}{}", Shown(name).to_string(), Shown(value)))
+        say(format_args!("  {:<24}{}", Printable(name).to_string(), Printable(value)))
     };
     line("exchange", message.exchange());
     line("routing key", message.routing_key());
@@ -187,7 +187,11 @@ fn object(table: &amq_protocol::types::FieldTable) -> Value {
     Value::Object(fields.map(|(name, value)| (name.to_string(), plain(value))).collect())
 }
 
-fn as_json(event: &Parked, neighbours: Neighbours, message: &Result<Message, Refusal>) -> Value {
+fn as_json(
+    event: &ParkedEvent,
+    neighbours: Neighbours,
+    message: &Result<Message, Refusal>,
+) -> Value {
     let mut shown = list::as_json(event, None);
     let message = match message {
         Ok(message) => {

@@ -7,7 +7,7 @@ use crate::config::{Config, MarkColumn, MarkValue, Table};
 use crate::error::Fault;
 use crate::postgres::sql;
 use crate::postgres::{column, query};
-use crate::text::Shown;
+use crate::text::Printable;
 
 /// In words. An event that is named is traced, also where it never failed.
 pub(super) async fn told(client: &Client, config: &Config, ids: &[String]) -> String {
@@ -24,7 +24,7 @@ pub(super) async fn told(client: &Client, config: &Config, ids: &[String]) -> St
         if !is_found {
             lines.push(format!(
                 "event {} is in no outbox table: it was delivered and removed (audit.mode, pruning), deleted, or never committed",
-                Shown(id)
+                Printable(id)
             ));
         }
     }
@@ -38,7 +38,7 @@ pub(super) async fn told(client: &Client, config: &Config, ids: &[String]) -> St
 }
 
 fn line(table: &Table, id: &str, row: &Value) -> String {
-    let (id, title) = (Shown(id), table.title());
+    let (id, title) = (Printable(id), table.title());
     if !table.is_marked_in_rows() {
         return format!(
             "event {id} of {title} is in the table; with this audit.mode the row does not say whether it is delivered"
@@ -50,7 +50,7 @@ fn line(table: &Table, id: &str, row: &Value) -> String {
         );
     }
     let at = table.mark.time_column().and_then(|column| row.get(column)?.as_str());
-    let at = at.map_or(String::new(), |at| format!(" at {}", Shown(at)));
+    let at = at.map_or(String::new(), |at| format!(" at {}", Printable(at)));
     format!("event {id} of {title} is delivered: marked{at}")
 }
 

@@ -1,6 +1,6 @@
 //! `pgoutbox run`: relays until it is asked to stop.
 
-mod asked;
+mod signal;
 mod log;
 
 use std::future::pending;
@@ -19,8 +19,8 @@ use crate::observe::service;
 use crate::otlp::Exporter;
 use crate::output;
 use crate::shutdown::Shutdown;
-use asked::{Asked, Signals};
 use log::Log;
+use signal::{SignalRequest, Signals};
 
 /// As for a drain that was not done in time.
 const EXIT_UNDRAINED: i32 = 69;
@@ -69,8 +69,8 @@ async fn relay(mut current: InForce, sources: &Sources, mut log: Log) -> Result<
     loop {
         let end = relay_with(&current, sources, &mut log, &mut signals, &board).await;
         match end {
-            Ended::Stopped(outcome) => return outcome,
-            Ended::Reload(next) => current = *next,
+            RunEnd::Stopped(outcome) => return outcome,
+            RunEnd::Reload(next) => current = *next,
         }
         board.put_in_force(&current.config);
         info!("now running with the new configuration");
@@ -78,7 +78,7 @@ async fn relay(mut current: InForce, sources: &Sources, mut log: Log) -> Result<
 }
 
 /// How a relay with one configuration ended.
-enum Ended {
+enum RunEnd {
     Stopped(Result<(), Fault>),
     /// With this one it goes on.
     Reload(Box<InForce>),
@@ -90,7 +90,7 @@ async fn relay_with(
     log: &mut Log,
     signals: &mut Signals,
     board: &Board,
-) -> Ended {
+) -> RunEnd {
     let config = &current.config;
     let (ask, asked) = watch::channel(false);
     let exporter = config.otlp.as_ref().and_then(|otlp| {
@@ -120,7 +120,7 @@ async fn relay_with(
             signal = signals.next() => signal,
         };
         match signal {
-            Asked::Stop(name) if is_stopping => {
+            SignalRequest::Stop(name) if is_stopping => {
                 warn!(
                     signal = name,
                     "second signal: exiting now; what is in flight is published again at the next start"
@@ -128,30 +128,30 @@ async fn relay_with(
                 output::flush();
                 std::process::exit(EXIT_UNDRAINED);
             }
-            Asked::Stop(name) => {
+            SignalRequest::Stop(name) => {
                 info!(signal = name, "asked to stop");
                 is_stopping = true;
                 service::stopping();
                 ask.send_replace(true);
             }
-            Asked::Louder => log.toggle(),
-            Asked::Reload if is_stopping => {}
+            SignalRequest::Louder => log.toggle(),
+            SignalRequest::Reload if is_stopping => {}
             // One that hangs is left to itself: this one may not.
-            Asked::Reload => reading = Reading::begin(sources),
+            SignalRequest::Reload => reading = Reading::begin(sources),
         }
     };
     let ended = match (end, next) {
-        (end, _) if is_stopping => Ended::Stopped(end),
-        (Ok(()), Some(next)) => Ended::Reload(next),
+        (end, _) if is_stopping => RunEnd::Stopped(end),
+        (Ok(()), Some(next)) => RunEnd::Reload(next),
         // What was not drained is published again by the next session, as after any other end.
         (Err(fault), Some(next)) if !matches!(fault.class, Class::Halt | Class::Usage) => {
             warn!(hint = fault.hint, "{}", fault.what);
-            Ended::Reload(next)
+            RunEnd::Reload(next)
         }
-        (end, _) => Ended::Stopped(end),
+        (end, _) => RunEnd::Stopped(end),
     };
     // With another configuration it sends what is left by itself.
-    if let (Ended::Stopped(_), Some(exporter)) = (&ended, exporter) {
+    if let (RunEnd::Stopped(_), Some(exporter)) = (&ended, exporter) {
         exporter.finish().await;
     }
     ended

@@ -16,10 +16,10 @@ use crate::operator;
 use crate::postgres::outbox::Outbox;
 use crate::postgres::sql;
 use crate::postgres::{self, Role, column, query};
-use crate::slot::catch_up::{self, Report};
+use crate::slot::catch_up::{self, CatchUpReport};
 use crate::slot::{self, SlotState};
 use crate::text::span_seconds;
-use crate::upkeep::ledger::{self, Parked};
+use crate::upkeep::ledger::{self, ParkedCount};
 
 /// Shows the slot, the progress, what the relay is stuck on, and how many rows have no mark.
 /// Where a process with the same http.address runs on this machine, also what it is at.
@@ -49,7 +49,7 @@ struct Unmarked {
 }
 
 /// The slot's row of progress.
-pub(super) struct Progress {
+pub(super) struct ProgressRow {
     pub(super) end_lsn: String,
     pub(super) settled: i64,
     pub(super) updated_at: String,
@@ -87,11 +87,11 @@ async fn client(config: &Config) -> Result<Client, Fault> {
 struct Facts {
     live: Live,
     slot: Option<SlotState>,
-    progress: Option<Progress>,
-    catch_up: Option<Report>,
+    progress: Option<ProgressRow>,
+    catch_up: Option<CatchUpReport>,
     guard: Option<Value>,
     paused: Option<Value>,
-    parked: Vec<Parked>,
+    parked: Vec<ParkedCount>,
 }
 
 impl Facts {
@@ -172,7 +172,10 @@ async fn unmarked(client: &Client, config: &Config) -> Vec<Unmarked> {
     unmarked
 }
 
-pub(super) async fn progress(client: &Client, config: &Config) -> Result<Option<Progress>, Fault> {
+pub(super) async fn progress(
+    client: &Client,
+    config: &Config,
+) -> Result<Option<ProgressRow>, Fault> {
     let own = query(client, sql::CHECK_SCHEMA).await?;
     let Some(own) = own.first() else { return Ok(None) };
     if !column::<bool>(own, "has_progress")? {
@@ -182,7 +185,7 @@ pub(super) async fn progress(client: &Client, config: &Config) -> Result<Option<
     let rows = query(client, &sql).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let fault: Option<String> = column(row, "fault")?;
-    Ok(Some(Progress {
+    Ok(Some(ProgressRow {
         end_lsn: column(row, "end_lsn")?,
         settled: column(row, "settled")?,
         updated_at: column(row, "updated_at")?,
@@ -192,7 +195,7 @@ pub(super) async fn progress(client: &Client, config: &Config) -> Result<Option<
     }))
 }
 
-async fn catch_up(client: &Client, config: &Config) -> Result<Option<Report>, Fault> {
+async fn catch_up(client: &Client, config: &Config) -> Result<Option<CatchUpReport>, Fault> {
     let own = query(client, sql::CHECK_SCHEMA).await?;
     let Some(own) = own.first() else { return Ok(None) };
     if column::<Option<bool>>(own, "can_catch_up")? != Some(true) {
@@ -225,7 +228,7 @@ async fn guard(client: &Client, config: &Config) -> Result<Option<Value>, Fault>
 /// Rows that are neither marked nor parked, by the ledger's own account: `verify` says which of them
 /// wait and which are missing.
 async fn count(client: &Client, config: &Config, number: usize, table: &Table) -> Unmarked {
-    let unmarked = |counted: Result<ledger::Table, String>| Unmarked {
+    let unmarked = |counted: Result<ledger::TableLedger, String>| Unmarked {
         table: table.title(),
         rows: counted.as_ref().ok().map(|ledger| ledger.waiting.rows + ledger.unmarked.rows),
         is_estimate: counted.as_ref().is_ok_and(|ledger| ledger.is_estimate),
@@ -246,10 +249,10 @@ async fn count(client: &Client, config: &Config, number: usize, table: &Table) -
 fn as_json(
     config: &Config,
     slot: Option<&SlotState>,
-    progress: Option<&Progress>,
-    catch_up: Option<&Report>,
+    progress: Option<&ProgressRow>,
+    catch_up: Option<&CatchUpReport>,
     guard: Option<&Value>,
-    parked: &[Parked],
+    parked: &[ParkedCount],
     unmarked: &[Unmarked],
 ) -> Value {
     let slot = slot.map(|slot| {
@@ -316,8 +319,8 @@ fn print(
     page: &mut Page,
     config: &Config,
     slot: Option<&SlotState>,
-    progress: Option<&Progress>,
-    catch_up: Option<&Report>,
+    progress: Option<&ProgressRow>,
+    catch_up: Option<&CatchUpReport>,
     unmarked: &[Unmarked],
 ) {
     let name = &config.postgres.slot;
@@ -355,7 +358,7 @@ fn print(
     }
 }
 
-fn print_catch_up(page: &mut Page, report: &Report) {
+fn print_catch_up(page: &mut Page, report: &CatchUpReport) {
     if report.is_listed {
         page.say(format_args!("catch-up  {} of {} rows are published", report.done, report.total));
     } else {
@@ -364,7 +367,7 @@ fn print_catch_up(page: &mut Page, report: &Report) {
     page.say(format_args!("          since {}: {}", report.begun_at, report.why));
 }
 
-fn parked_json(parked: &Parked) -> Value {
+fn parked_json(parked: &ParkedCount) -> Value {
     json!({
         "table": parked.table,
         "state": parked.state,
@@ -373,8 +376,8 @@ fn parked_json(parked: &Parked) -> Value {
     })
 }
 
-fn print_parked(page: &mut Page, parked: &Parked) {
-    let Parked { table, state, events, oldest, .. } = parked;
+fn print_parked(page: &mut Page, parked: &ParkedCount) {
+    let ParkedCount { table, state, events, oldest, .. } = parked;
     page.say(format_args!("parked    {events} {state} of {table}, the oldest since {oldest}"));
     if state == "failed" {
         page.say("          hint: pgoutbox parked list --state failed; then retry or discard");
@@ -426,7 +429,7 @@ fn print_slot(page: &mut Page, name: &str, slot: &SlotState) {
     page.say(format_args!("wal       {status}, {limit}"));
 }
 
-fn print_fault(page: &mut Page, progress: &Progress) {
+fn print_fault(page: &mut Page, progress: &ProgressRow) {
     let Some(fault) = &progress.fault else { return };
     let text = |key: &str| fault.get(key).and_then(Value::as_str);
     page.say(format_args!("stuck     {}", text("what").unwrap_or("for an unknown reason")));

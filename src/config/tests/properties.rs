@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::super::settings::{Kind, SETTINGS, env_name};
+use super::super::settings::{SETTINGS, ValueKind, env_name};
 use super::super::value::{Raw, parse};
 use super::super::{Piece, Template};
 use super::*;
@@ -129,9 +129,9 @@ proptest! {
         let setting = &SETTINGS[index];
         let between = |min: u64, max: u64| min + (max - min) / 1000 * share;
         let text = match setting.kind {
-            Kind::Count { min, max } => between(min, max).to_string(),
-            Kind::Size { min, max } => format!("{}B", between(min, max)),
-            Kind::Span { min, max } => {
+            ValueKind::Count { min, max } => between(min, max).to_string(),
+            ValueKind::Size { min, max } => format!("{}B", between(min, max)),
+            ValueKind::Span { min, max } => {
                 let [min, max] = [min, max].map(|bound| u64::try_from(bound.as_millis()).unwrap());
                 format!("{}ms", between(min, max))
             }

@@ -1,7 +1,7 @@
 //! What SIGHUP changes is known of every setting.
 
-use super::super::settings::{Fallback, Kind, SETTINGS, Setting};
-use super::super::{Explained, InForce, plan};
+use super::super::settings::{Fallback, SETTINGS, Setting, ValueKind};
+use super::super::{InForce, SettingsReport, plan};
 use super::tls::with_files;
 use super::*;
 
@@ -14,37 +14,41 @@ fn another(setting: &Setting) -> String {
     let parse = |text: &str| humantime::parse_duration(text).unwrap();
     let unlike = |words: &[&str]| words.iter().find(|word| **word != fallback).unwrap().to_string();
     match setting.kind {
-        Kind::Constant | Kind::Text(_) | Kind::Name | Kind::Column | Kind::SlotName => {
-            "other".to_owned()
-        }
-        Kind::Secret => "name=another".to_owned(),
-        Kind::Count { .. } => (fallback.parse::<u64>().unwrap() + 1).to_string(),
-        Kind::Size { .. } if fallback.is_empty() => "1GiB".to_owned(),
-        Kind::Size { .. } => {
+        ValueKind::Constant
+        | ValueKind::Text(_)
+        | ValueKind::Name
+        | ValueKind::Column
+        | ValueKind::SlotName => "other".to_owned(),
+        ValueKind::Secret => "name=another".to_owned(),
+        ValueKind::Count { .. } => (fallback.parse::<u64>().unwrap() + 1).to_string(),
+        ValueKind::Size { .. } if fallback.is_empty() => "1GiB".to_owned(),
+        ValueKind::Size { .. } => {
             format!("{}KiB", fallback.parse::<bytesize::ByteSize>().unwrap().0 / 1024 + 1)
         }
-        Kind::Span { .. } | Kind::Seconds { .. } if fallback.is_empty() => "30days".to_owned(),
-        Kind::Span { .. } => {
+        ValueKind::Span { .. } | ValueKind::Seconds { .. } if fallback.is_empty() => {
+            "30days".to_owned()
+        }
+        ValueKind::Span { .. } => {
             let longer = parse(fallback) + std::time::Duration::from_millis(1);
             humantime::format_duration(longer).to_string()
         }
-        Kind::Seconds { .. } => "11s".to_owned(),
+        ValueKind::Seconds { .. } => "11s".to_owned(),
         // It is what `audit.mode` says, where it is not set.
-        Kind::Choice(_) if setting.key == "tables.*.audit.mode" => "delete".to_owned(),
-        Kind::Choice(words) => unlike(words),
-        Kind::Flag => unlike(&["true", "false"]),
-        Kind::SslMode => "require".to_owned(),
-        Kind::ExchangeType => "direct".to_owned(),
-        Kind::File => "other.pem".to_owned(),
-        Kind::Template if setting.key.ends_with(".user_id") => "{who}".to_owned(),
-        Kind::Template => "fixed".to_owned(),
-        Kind::Field => "7".to_owned(),
-        Kind::LogFilter => "debug".to_owned(),
-        Kind::Listen => "127.0.0.1:1".to_owned(),
-        Kind::List => "a,b".to_owned(),
-        Kind::PostgresUrl => "postgres://other:dbpw@db.example/app".to_owned(),
-        Kind::AmqpUrl => "amqp://app:mqpw@other.example".to_owned(),
-        Kind::HttpUrl => "http://other.example:4318".to_owned(),
+        ValueKind::Choice(_) if setting.key == "tables.*.audit.mode" => "delete".to_owned(),
+        ValueKind::Choice(words) => unlike(words),
+        ValueKind::Flag => unlike(&["true", "false"]),
+        ValueKind::SslMode => "require".to_owned(),
+        ValueKind::ExchangeType => "direct".to_owned(),
+        ValueKind::File => "other.pem".to_owned(),
+        ValueKind::Template if setting.key.ends_with(".user_id") => "{who}".to_owned(),
+        ValueKind::Template => "fixed".to_owned(),
+        ValueKind::Field => "7".to_owned(),
+        ValueKind::LogFilter => "debug".to_owned(),
+        ValueKind::Listen => "127.0.0.1:1".to_owned(),
+        ValueKind::List => "a,b".to_owned(),
+        ValueKind::PostgresUrl => "postgres://other:dbpw@db.example/app".to_owned(),
+        ValueKind::AmqpUrl => "amqp://app:mqpw@other.example".to_owned(),
+        ValueKind::HttpUrl => "http://other.example:4318".to_owned(),
     }
 }
 
@@ -116,7 +120,7 @@ fn in_force(tried: &mut Try, pairs: &[String]) -> InForce {
         };
         tried = tried.set(&pair);
     }
-    let (config, explained): (Config, Explained) =
+    let (config, explained): (Config, SettingsReport) =
         load(&tried.sources, Needs::ALL).unwrap_or_else(|fault| panic!("{pairs:?}: {fault}"));
     InForce { config, explained }
 }

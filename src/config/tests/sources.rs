@@ -1,6 +1,6 @@
 //! Where values may stand, and which wins.
 
-use super::super::settings::{Kind, SETTINGS, Setting, env_name, size, span};
+use super::super::settings::{SETTINGS, Setting, ValueKind, env_name, size, span};
 use super::super::{AuditMode, OnFailure, OnSlotLoss, TlsMode, load, value::Raw, value::parse};
 use super::tls::certificate;
 use super::*;
@@ -43,35 +43,35 @@ fn sample(setting: &Setting, certificate: &str) -> String {
         .iter()
         .any(|name| setting.key.ends_with(name));
     match setting.kind {
-        Kind::Template if setting.key.ends_with(".user_id") => "{who}".to_owned(),
-        Kind::Text(_)
-        | Kind::Name
-        | Kind::SlotName
-        | Kind::Column
-        | Kind::Template
-        | Kind::Constant
-        | Kind::Field => "sample".to_owned(),
-        Kind::Secret if setting.key == "otlp.headers" => "key=other%20secret".to_owned(),
-        Kind::Secret => "other secret".to_owned(),
+        ValueKind::Template if setting.key.ends_with(".user_id") => "{who}".to_owned(),
+        ValueKind::Text(_)
+        | ValueKind::Name
+        | ValueKind::SlotName
+        | ValueKind::Column
+        | ValueKind::Template
+        | ValueKind::Constant
+        | ValueKind::Field => "sample".to_owned(),
+        ValueKind::Secret if setting.key == "otlp.headers" => "key=other%20secret".to_owned(),
+        ValueKind::Secret => "other secret".to_owned(),
         // Below the share at which the guard acts.
-        Kind::Count { min, .. } if setting.key == "guard.warn_percent" => min.to_string(),
-        Kind::Count { max, .. } => max.to_string(),
-        Kind::Size { max, .. } => size(max),
-        Kind::Span { min, max } | Kind::Seconds { min, max } => {
+        ValueKind::Count { min, .. } if setting.key == "guard.warn_percent" => min.to_string(),
+        ValueKind::Count { max, .. } => max.to_string(),
+        ValueKind::Size { max, .. } => size(max),
+        ValueKind::Span { min, max } | ValueKind::Seconds { min, max } => {
             span(if is_low { min } else { max })
         }
-        Kind::Choice(["plain", other]) => (*other).to_owned(),
-        Kind::Choice(choices) => (*choices.last().unwrap()).to_owned(),
-        Kind::SslMode => "verify-full".to_owned(),
-        Kind::ExchangeType => "direct".to_owned(),
-        Kind::File => certificate.to_owned(),
-        Kind::Listen => "[::1]:9000".to_owned(),
-        Kind::LogFilter => "pgoutbox=debug".to_owned(),
-        Kind::List => "a, b".to_owned(),
-        Kind::PostgresUrl => "postgres://other@elsewhere/app".to_owned(),
-        Kind::AmqpUrl => "amqp://other@elsewhere".to_owned(),
-        Kind::HttpUrl => "https://other.example/spans".to_owned(),
-        Kind::Flag => {
+        ValueKind::Choice(["plain", other]) => (*other).to_owned(),
+        ValueKind::Choice(choices) => (*choices.last().unwrap()).to_owned(),
+        ValueKind::SslMode => "verify-full".to_owned(),
+        ValueKind::ExchangeType => "direct".to_owned(),
+        ValueKind::File => certificate.to_owned(),
+        ValueKind::Listen => "[::1]:9000".to_owned(),
+        ValueKind::LogFilter => "pgoutbox=debug".to_owned(),
+        ValueKind::List => "a, b".to_owned(),
+        ValueKind::PostgresUrl => "postgres://other@elsewhere/app".to_owned(),
+        ValueKind::AmqpUrl => "amqp://other@elsewhere".to_owned(),
+        ValueKind::HttpUrl => "https://other.example/spans".to_owned(),
+        ValueKind::Flag => {
             (setting.fallback != super::super::settings::Fallback::Value("true")).to_string()
         }
     }
@@ -130,12 +130,12 @@ fn companions(setting: &Setting, certificate: &str) -> Vec<(String, String)> {
 fn toml_line(setting: &Setting, key: &str, text: &str) -> String {
     let (section, name) = key.rsplit_once('.').unwrap();
     let value = match setting.kind {
-        Kind::Count { .. } => text.to_owned(),
-        Kind::List => format!(
+        ValueKind::Count { .. } => text.to_owned(),
+        ValueKind::List => format!(
             "[{}]",
             text.split(", ").map(|t| format!("{t:?}")).collect::<Vec<_>>().join(",")
         ),
-        Kind::Flag => text.to_owned(),
+        ValueKind::Flag => text.to_owned(),
         _ => format!("{text:?}"),
     };
     let (section, prefix) = match section.strip_suffix(".0") {
@@ -175,7 +175,7 @@ fn every_setting_can_be_set_by_file_variable_and_flag() {
             let shown = explained.json();
             let shown = &shown[&key];
             assert!(shown["origin"].as_str().unwrap().ends_with(&origin), "{key}: {shown}");
-            if !setting.kind.is_secret() && setting.kind != Kind::List {
+            if !setting.kind.is_secret() && setting.kind != ValueKind::List {
                 let value = shown["value"].to_string();
                 assert_eq!(value.trim_matches('"'), text, "{key}");
             }

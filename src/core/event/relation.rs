@@ -79,7 +79,7 @@ pub struct Mapping {
     /// marked, as the stream says it; `None`: anything. Empty where rows do not carry their marks.
     pub(crate) mark: Vec<(usize, Option<Box<str>>)>,
     /// Which rows are published; empty: all.
-    pub(crate) rule: Vec<Held>,
+    pub(crate) rule: Vec<RuleColumn>,
     /// Columns of type `char(n)` other than the payload: the spaces that fill them up are no part
     /// of the value, and Postgres' own cast to text leaves them out.
     pub(super) padded: Vec<usize>,
@@ -95,7 +95,7 @@ pub struct Mapping {
 
 /// What a row has to hold in a column to be published, or must not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct RuleColumn {
     /// The column.
     pub column: usize,
     /// Values, as the stream says them.
@@ -435,7 +435,7 @@ impl Finder<'_> {
     }
 
     /// The columns of the rule.
-    fn rule(&mut self) -> Vec<Held> {
+    fn rule(&mut self) -> Vec<RuleColumn> {
         let config = self.config;
         let mut rule = Vec::new();
         for condition in &config.rule.0 {
@@ -453,7 +453,7 @@ impl Finder<'_> {
             let values = condition.values.iter().map(|text| one_of(text, type_oid));
             match values.collect() {
                 Ok(values) => {
-                    rule.push(Held { column, values, is_except: condition.is_except });
+                    rule.push(RuleColumn { column, values, is_except: condition.is_except });
                 }
                 Err(why) => self.errors.push(format!(
                     "column \"{name}\" of {title} cannot be read as {}.{}: {why}",

@@ -18,7 +18,7 @@ pub(crate) struct Reader<'a> {
 
 /// An event and its message.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Built {
+pub(crate) struct StoredMessage {
     /// Its id.
     pub id: String,
     /// Its message.
@@ -49,13 +49,13 @@ impl<'a> Reader<'a> {
         commit_time: i64,
         position: Position,
         limits: Limits,
-    ) -> Result<Built, Refusal> {
+    ) -> Result<StoredMessage, Refusal> {
         let unreadable = |why: String| Refusal::unreadable("row", why);
         self.mapping.read(tuple, &mut self.cells).map_err(unreadable)?;
         let row = Row { tuple, cells: &self.cells };
         let event = Event::read(&self.mapping, row, commit_time)?;
         let message = Message::build(&event, row, position, &self.mapping, self.table, limits)?;
-        Ok(Built { id: event.id.to_owned(), message })
+        Ok(StoredMessage { id: event.id.to_owned(), message })
     }
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn build(
     row: &StoredRow,
     position: Position,
     limits: Limits,
-) -> Result<Built, Refusal> {
+) -> Result<StoredMessage, Refusal> {
     let table = config
         .source(row.table)
         .ok_or_else(|| Refusal::unreadable("table", "it is not among those configured"))?;

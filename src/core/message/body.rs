@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
-use super::properties::Of;
+use super::properties::PropertySources;
 use super::value::{attribute, json_text, parsed, to_json};
 use crate::config::ValueType;
 use crate::core::event::pattern::{CloudPatterns, Member};
@@ -21,7 +21,7 @@ const FRAME_BYTES: usize = 256;
 ///
 /// # Errors
 /// A value that is not of its type, or an attribute that is missing.
-pub(super) fn build(of: Of<'_>) -> Result<Bytes, Refusal> {
+pub(super) fn build(of: PropertySources<'_>) -> Result<Bytes, Refusal> {
     let Some(patterns) = of.mapping.message.as_deref() else {
         return Ok(of.event.payload.clone());
     };
@@ -35,7 +35,7 @@ pub(super) fn build(of: Of<'_>) -> Result<Bytes, Refusal> {
     }
 }
 
-fn object(members: &[(String, Member)], of: Of<'_>) -> Result<Vec<u8>, Refusal> {
+fn object(members: &[(String, Member)], of: PropertySources<'_>) -> Result<Vec<u8>, Refusal> {
     let mut out = Vec::with_capacity(FRAME_BYTES + of.event.payload.len());
     write_object(&mut out, members, of.row)?;
     Ok(out)
@@ -98,7 +98,7 @@ impl<'a> Object<'a> {
 fn structured(
     events: &CloudPatterns,
     members: Option<Vec<u8>>,
-    of: Of<'_>,
+    of: PropertySources<'_>,
 ) -> Result<Bytes, Refusal> {
     let content_type = of.content_type()?;
     let mut out = Vec::with_capacity(2 * FRAME_BYTES + of.event.payload.len());
@@ -129,7 +129,7 @@ fn data(
     object: &mut Object<'_>,
     events: &CloudPatterns,
     members: Option<Vec<u8>>,
-    of: Of<'_>,
+    of: PropertySources<'_>,
     content_type: Option<&str>,
 ) -> Result<(), Refusal> {
     if let Some(members) = members {
@@ -169,7 +169,7 @@ fn is_json(content_type: &str) -> bool {
 /// One that CloudEvents asks for is missing.
 pub(super) fn attributes<'a>(
     events: &'a CloudPatterns,
-    of: Of<'a>,
+    of: PropertySources<'a>,
 ) -> Result<Vec<(&'static str, Cow<'a, str>)>, Refusal> {
     let required = |setting: &'static str, text: Option<Cow<'a, str>>| {
         text.filter(|text| !text.is_empty()).ok_or(Refusal::Unnamed { setting })

@@ -6,7 +6,7 @@ use postgres_types::PgLsn;
 use super::body::attributes;
 use super::fields::{Fields, integer};
 use super::json::{add_row, add_row_as_text};
-use super::properties::Of;
+use super::properties::PropertySources;
 use super::value::{attribute, to_header};
 use super::{AGGREGATE_ID_HEADER, AGGREGATE_TYPE_HEADER, COMMIT_LSN_HEADER, INDEX_HEADER};
 use crate::core::event::pattern::MessagePatterns;
@@ -24,8 +24,8 @@ const NO_HEADERS: &str = "{}";
 ///
 /// # Errors
 /// What AMQP or the broker cannot take.
-pub(super) fn write_headers(out: &mut Vec<u8>, of: Of<'_>) -> Result<(), Refusal> {
-    let Of { event, position, mapping, .. } = of;
+pub(super) fn write_headers(out: &mut Vec<u8>, of: PropertySources<'_>) -> Result<(), Refusal> {
+    let PropertySources { event, position, mapping, .. } = of;
     let mut fields = Fields::open(out);
     let aggregate =
         [(AGGREGATE_TYPE_HEADER, event.aggregate_type), (AGGREGATE_ID_HEADER, event.aggregate_id)];
@@ -57,7 +57,7 @@ pub(super) fn write_headers(out: &mut Vec<u8>, of: Of<'_>) -> Result<(), Refusal
 fn add_configured(
     fields: &mut Fields<'_>,
     patterns: &MessagePatterns,
-    of: Of<'_>,
+    of: PropertySources<'_>,
 ) -> Result<(), Refusal> {
     for (name, value) in &patterns.headers {
         if let Some(text) = value.text("headers", of.row)? {
@@ -226,7 +226,7 @@ mod tests {
             let mapping = Mapping::compile(0, &table, &columns, false).unwrap();
             let tuple = Tuple::of_texts([None, None].into_iter()).unwrap();
             let row = Row { tuple: &tuple, cells: &[] };
-            let of = Of { event: &event, row, position, mapping: &mapping, table: &table };
+            let of = PropertySources { event: &event, row, position, mapping: &mapping, table: &table };
             write_headers(&mut out, of).unwrap();
             let (rest, read) = parse_field_table(&out[6..]).unwrap();
             prop_assert!(rest.is_empty());

@@ -19,7 +19,7 @@ use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 use bytes::Bytes;
 
 use headers::add_position;
-use properties::{Of, PERSISTENT};
+use properties::{PERSISTENT, PropertySources};
 
 use crate::config::Table;
 use crate::core::event::pattern::Pattern;
@@ -89,7 +89,7 @@ impl Message {
         table: &Table,
         limits: Limits,
     ) -> Result<Self, Refusal> {
-        let of = Of { event, row, position, mapping, table };
+        let of = PropertySources { event, row, position, mapping, table };
         let body = body::build(of)?;
         if body.len() > limits.body {
             return Err(Refusal::BodyTooLarge { bytes: body.len(), limit: limits.body });

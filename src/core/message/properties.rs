@@ -34,7 +34,7 @@ mod flag {
 
 /// What properties are made of.
 #[derive(Clone, Copy)]
-pub(super) struct Of<'a> {
+pub(super) struct PropertySources<'a> {
     pub(super) event: &'a Event<'a>,
     pub(super) row: Row<'a>,
     pub(super) position: Position,
@@ -42,7 +42,7 @@ pub(super) struct Of<'a> {
     pub(super) table: &'a Table,
 }
 
-impl<'a> Of<'a> {
+impl<'a> PropertySources<'a> {
     fn patterns(&self) -> Option<&'a MessagePatterns> {
         self.mapping.message.as_deref()
     }
@@ -82,7 +82,7 @@ impl<'a> Of<'a> {
 ///
 /// # Errors
 /// What the row, AMQP or the broker cannot take.
-pub(super) fn write(head: &mut Vec<u8>, of: Of<'_>) -> Result<u64, Refusal> {
+pub(super) fn write(head: &mut Vec<u8>, of: PropertySources<'_>) -> Result<u64, Refusal> {
     let event = of.event;
     let flags_at = head.len();
     head.extend_from_slice(&[0; 2]);
@@ -146,7 +146,7 @@ fn milliseconds(text: Cow<'_, str>) -> Result<Cow<'_, str>, Refusal> {
 }
 
 /// RabbitMQ closes the channel over a `user_id` that is not the connection's user.
-fn user_id<'a>(of: Of<'a>) -> Result<Option<Cow<'a, str>>, Refusal> {
+fn user_id<'a>(of: PropertySources<'a>) -> Result<Option<Cow<'a, str>>, Refusal> {
     let user_id = of.text(Property::UserId, None)?;
     let user = of.table.message.broker_user.as_deref();
     match (&user_id, user) {
@@ -159,7 +159,7 @@ fn user_id<'a>(of: Of<'a>) -> Result<Option<Cow<'a, str>>, Refusal> {
 }
 
 /// That of the property, where it can be read; else when the event happened.
-fn timestamp(of: Of<'_>) -> Result<u64, Refusal> {
+fn timestamp(of: PropertySources<'_>) -> Result<u64, Refusal> {
     let said = of.text(Property::Timestamp, None)?;
     let said = said.and_then(|text| micros_of(&text));
     let seconds = said.and_then(|micros| u64::try_from(micros / 1_000_000).ok());

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::config::{Config, Flags, Needs, Sources};
 use crate::core::event::pgoutput::{Column, Tuple};
-use crate::core::event::stored::{Built, Reader};
+use crate::core::event::stored::{Reader, StoredMessage};
 
 /// A table with these lines of configuration.
 pub(super) fn table_of(lines: &str) -> Table {
@@ -60,7 +60,7 @@ fn build_of(lines: &str, row: &[Option<&str>]) -> Result<Message, Refusal> {
     let mut reader = Reader::new(0, &table, &columns).unwrap();
     let tuple = Tuple::of_texts(row.iter().map(|text| text.map(str::as_bytes))).unwrap();
     let limits = Limits { body: 1 << 20, header_frame: 131_064 };
-    let Built { message, .. } = reader.build(&tuple, 0, Position::start(), limits)?;
+    let StoredMessage { message, .. } = reader.build(&tuple, 0, Position::start(), limits)?;
     Ok(message)
 }
 

@@ -131,7 +131,7 @@ pub(super) struct Aggregates {
 
 /// Where an event goes that has arrived.
 #[derive(Debug)]
-pub(super) enum Admitted {
+pub(super) enum Admission {
     /// To the broker.
     Send(Arrival),
     /// Into the parking, behind others of its aggregate.
@@ -163,27 +163,27 @@ impl Aggregates {
         mut arrival: Arrival,
         cells: &[Cell],
         is_strict: bool,
-    ) -> Admitted {
+    ) -> Admission {
         let (row, mapping) = (Row { tuple: &arrival.tuple, cells }, &arrival.mapping);
         let (aggregate_type, id) = (row.aggregate_type(mapping), row.aggregate_id(mapping));
         if !Aggregate::write(aggregate_type, id, &mut self.key) {
-            return Admitted::Send(arrival);
+            return Admission::Send(arrival);
         }
         match self.queues.get_mut(self.key.as_str()) {
             None if is_strict => {
                 let aggregate = Aggregate::written(&self.key);
                 self.set_busy(&aggregate);
                 arrival.waiter = Some(aggregate);
-                Admitted::Send(arrival)
+                Admission::Send(arrival)
             }
-            None => Admitted::Send(arrival),
+            None => Admission::Send(arrival),
             Some(queue) if queue.waits_in_memory() => {
                 self.waiting += 1;
                 self.bytes += arrival.tuple.size();
                 queue.waiting.push_back(arrival);
-                Admitted::Waits
+                Admission::Waits
             }
-            Some(_) => Admitted::Park(arrival),
+            Some(_) => Admission::Park(arrival),
         }
     }
 

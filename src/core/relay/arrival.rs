@@ -76,7 +76,7 @@ impl Arrival {
 
 /// What is sent to the broker next.
 #[derive(Debug)]
-pub(super) struct Ready {
+pub(super) struct Outbound {
     pub(super) arrival: Arrival,
     /// It is sent to the dead-letter exchange, for this reason.
     pub(super) dead_letter: Option<Refusal>,
@@ -86,7 +86,7 @@ pub(super) struct Ready {
 
 /// A published event.
 #[derive(Debug)]
-pub(super) struct Published {
+pub(super) struct PublishedEvent {
     pub(super) arrival: Arrival,
     pub(super) dead_letter: Option<Refusal>,
     pub(super) is_alone: bool,
@@ -94,7 +94,7 @@ pub(super) struct Published {
     pub(super) at: Duration,
 }
 
-impl InFlight for Published {
+impl InFlight for PublishedEvent {
     /// A message of ours says its place, whatever else it lacks: a dead letter has no `message_id`
     /// where the event's id is too long for one.
     fn is(&self, returned: &Return) -> bool {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::arrival::{Published, Source};
+use super::arrival::{PublishedEvent, Source};
 use super::outcomes::Suspicion;
 use super::phase::Phase;
 use super::{Effect, End, Relay};
@@ -21,7 +21,7 @@ impl Relay {
         }
         let mut window = self.outgoing.close();
         match window.pop() {
-            Some(Published { arrival, dead_letter, .. }) if window.is_empty() => {
+            Some(PublishedEvent { arrival, dead_letter, .. }) if window.is_empty() => {
                 self.refused(now, arrival, dead_letter, Refusal::Closed { why: why.to_owned() });
             }
             last => {
@@ -79,7 +79,7 @@ impl Relay {
 
     /// One of these made the broker close the channel: the next session publishes them one at a
     /// time.
-    fn suspect(&mut self, window: &[Published]) {
+    fn suspect(&mut self, window: &[PublishedEvent]) {
         for published in window {
             match published.arrival.source {
                 Source::Stream(_) => self.outcomes.suspect(published.arrival.position),
@@ -88,8 +88,8 @@ impl Relay {
         }
     }
 
-    fn closed_over(&mut self, now: Duration, published: Published, why: &str) {
-        let Published { arrival, dead_letter, .. } = published;
+    fn closed_over(&mut self, now: Duration, published: PublishedEvent, why: &str) {
+        let PublishedEvent { arrival, dead_letter, .. } = published;
         let fault = Fault::transient(format!(
             "the broker closed the channel over event {} of {}: {why}",
             arrival.id(),

@@ -41,11 +41,11 @@ impl Transaction {
 
 /// A relation that has another name or place today: its oid, the schema and name under which its
 /// rows come, and which of the tables it is.
-type Away = (u32, (String, String), usize);
+type RenamedRelation = (u32, (String, String), usize);
 
 /// What a message of the stream, or a row that waited, comes to.
 #[derive(Debug)]
-pub(super) enum Decoded {
+pub(super) enum DecoderOutput {
     /// Nothing that anybody has to see to.
     Nothing,
     /// A change that is not an inserted row.
@@ -53,7 +53,7 @@ pub(super) enum Decoded {
     /// A row of a table that is not configured, at this place.
     Other(Position),
     /// A row of an outbox table, or a message that is an event. It is not read yet.
-    Row(Inserted),
+    Row(InsertedRow),
     /// A message outside a transaction, of this source: what it tells of may have been rolled back.
     NotTransactional(usize),
     /// The end of a transaction.
@@ -72,7 +72,7 @@ pub(super) enum Decoded {
 
 /// An inserted row of an outbox table, or a message that is an event.
 #[derive(Debug)]
-pub(super) struct Inserted {
+pub(super) struct InsertedRow {
     /// `None` of a message.
     pub(super) relation: Option<u32>,
     pub(super) mapping: Arc<Mapping>,
@@ -88,7 +88,7 @@ pub(super) struct Decoder {
     tables: Arc<[Table]>,
     /// Their oids, but for those that are away.
     oids: Vec<u32>,
-    away: Vec<Away>,
+    away: Vec<RenamedRelation>,
     /// Tables whose partitions come under names and oids of their own.
     leaves: Vec<usize>,
     messages: Messages,
@@ -131,7 +131,7 @@ impl Decoder {
     ///
     /// # Errors
     /// The server says what it cannot say, or a row of a shape that no mapping fits.
-    pub(super) fn take(&mut self, message: pgoutput::Message) -> Result<Decoded, End> {
+    pub(super) fn take(&mut self, message: pgoutput::Message) -> Result<DecoderOutput, End> {
         match message {
             pgoutput::Message::Begin { commit_lsn, commit_time, xid } => {
                 let position = Position { commit_lsn, index: 0 };
@@ -139,13 +139,13 @@ impl Decoder {
             }
             pgoutput::Message::Commit { end_lsn, .. } => {
                 self.transaction = None;
-                return Ok(Decoded::Commit(end_lsn));
+                return Ok(DecoderOutput::Commit(end_lsn));
             }
             pgoutput::Message::Relation(relation) => return self.relation(relation),
             pgoutput::Message::Insert { relation, tuple } => return self.insert(relation, tuple),
             pgoutput::Message::Update { .. }
             | pgoutput::Message::Delete { .. }
-            | pgoutput::Message::Truncate { .. } => return Ok(Decoded::Ignored),
+            | pgoutput::Message::Truncate { .. } => return Ok(DecoderOutput::Ignored),
             pgoutput::Message::Emitted { is_transactional, prefix, content, .. } => {
                 return self.emitted(is_transactional, &prefix, &content);
             }
@@ -154,10 +154,10 @@ impl Decoder {
             }
             pgoutput::Message::Origin { .. } => {}
         }
-        Ok(Decoded::Nothing)
+        Ok(DecoderOutput::Nothing)
     }
 
-    fn relation(&mut self, mut relation: RelationMessage) -> Result<Decoded, End> {
+    fn relation(&mut self, mut relation: RelationMessage) -> Result<DecoderOutput, End> {
         self.relations.resolve_types(&mut relation);
         let oid = relation.oid;
         self.announced.remove(&oid);
@@ -183,7 +183,7 @@ impl Decoder {
                 is_again || fits
             }
         };
-        Ok(if is_altered { Decoded::Altered } else { Decoded::Nothing })
+        Ok(if is_altered { DecoderOutput::Altered } else { DecoderOutput::Nothing })
     }
 
     fn table_of(&self, relation: &RelationMessage) -> Option<usize> {
@@ -197,7 +197,7 @@ impl Decoder {
         table_named(self.tables.get(..self.oids.len())?, relation)
     }
 
-    fn find_away(&self, oid: u32) -> Option<&Away> {
+    fn find_away(&self, oid: u32) -> Option<&RenamedRelation> {
         self.away.iter().find(|(relation, ..)| *relation == oid)
     }
 
@@ -233,24 +233,24 @@ impl Decoder {
         }
     }
 
-    fn insert(&mut self, relation: u32, tuple: Tuple) -> Result<Decoded, End> {
+    fn insert(&mut self, relation: u32, tuple: Tuple) -> Result<DecoderOutput, End> {
         let Some(transaction) = &mut self.transaction else {
             return Err(protocol("a row outside a transaction"));
         };
         let known = self.relations.find(relation);
         if known.is_none() && self.announced.contains_key(&relation) {
             self.unresolved = Some((relation, tuple));
-            return Ok(Decoded::Unknown { relation, xid: transaction.xid });
+            return Ok(DecoderOutput::Unknown { relation, xid: transaction.xid });
         }
         let (position, commit_time, xid) = transaction.next();
         match known {
             Some(Relation::Outbox(mapping)) => {
                 let mapping = Arc::clone(mapping);
                 let relation = Some(relation);
-                let row = Inserted { relation, mapping, tuple, position, commit_time, xid };
-                Ok(Decoded::Row(row))
+                let row = InsertedRow { relation, mapping, tuple, position, commit_time, xid };
+                Ok(DecoderOutput::Row(row))
             }
-            Some(Relation::Other) => Ok(Decoded::Other(position)),
+            Some(Relation::Other) => Ok(DecoderOutput::Other(position)),
             None => Err(protocol(format!("a row of relation {relation}, never announced"))),
         }
     }
@@ -261,19 +261,19 @@ impl Decoder {
         is_transactional: bool,
         prefix: &[u8],
         content: &Bytes,
-    ) -> Result<Decoded, End> {
+    ) -> Result<DecoderOutput, End> {
         let source = self.messages.source(prefix);
         if !is_transactional {
-            return Ok(source.map_or(Decoded::Ignored, Decoded::NotTransactional));
+            return Ok(source.map_or(DecoderOutput::Ignored, DecoderOutput::NotTransactional));
         }
         let Some(transaction) = &mut self.transaction else {
             return Err(protocol("a transactional message outside a transaction"));
         };
         let (position, commit_time, xid) = transaction.next();
-        let Some(source) = source else { return Ok(Decoded::Ignored) };
+        let Some(source) = source else { return Ok(DecoderOutput::Ignored) };
         let (mapping, tuple) = self.messages.read(&self.tables, source, content)?;
         let relation = None;
-        Ok(Decoded::Row(Inserted { relation, mapping, tuple, position, commit_time, xid }))
+        Ok(DecoderOutput::Row(InsertedRow { relation, mapping, tuple, position, commit_time, xid }))
     }
 
     /// A row waits until it is known what its relation is.
@@ -303,11 +303,11 @@ impl Decoder {
     }
 
     /// The row that waited, once it is known what its relation is.
-    pub(super) fn take_resolved(&mut self) -> Result<Decoded, End> {
+    pub(super) fn take_resolved(&mut self) -> Result<DecoderOutput, End> {
         let is_known = |(oid, _): &mut (u32, Tuple)| !self.announced.contains_key(oid);
         match self.unresolved.take_if(is_known) {
             Some((oid, tuple)) => self.insert(oid, tuple),
-            None => Ok(Decoded::Nothing),
+            None => Ok(DecoderOutput::Nothing),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::config::{Audit, Parking, Table};
 use crate::core::event::pgoutput::{self, StoredRow};
 use crate::core::event::{Position, Refusal};
 use crate::core::message::{Limits, Message};
-use crate::core::parked::{Aggregate, Head, Looked, ParkedRow};
+use crate::core::parked::{Aggregate, Head, ParkedRow, Schedule};
 use crate::core::relay::marks::{Batch, Mark, Written};
 use crate::core::relay::retry::Budget;
 use crate::core::relay::window::Answer;
@@ -76,7 +76,7 @@ pub struct Memory {
     /// The event over which the broker closed the channel, and its words.
     pub convicted: Option<(Position, String)>,
     /// Where connections to the broker were lost lately, one after the other.
-    pub dropped: Option<Dropped>,
+    pub dropped: Option<LostConnections>,
     /// How many events were parked lately.
     pub budget: Budget,
     /// How old a session is before a parked event that is nacked again ends it.
@@ -99,7 +99,7 @@ impl Default for Memory {
 
 /// Connections that were lost with the same message first in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Dropped {
+pub struct LostConnections {
     /// Its place.
     pub first: Position,
     /// How many, with others behind it.
@@ -142,7 +142,7 @@ pub enum Input {
     /// What an unknown relation is.
     Resolved(Resolution),
     /// The parking was looked at.
-    Looked(Looked),
+    Looked(Schedule),
     /// The parking answered for the next event of an aggregate.
     Claimed {
         /// The aggregate.
@@ -243,7 +243,7 @@ pub enum End {
     /// Something failed.
     Fault(Fault),
     /// One event cannot be delivered; everything before it is settled.
-    Stuck(Stuck),
+    Stuck(StuckEvent),
 }
 
 impl From<Fault> for End {
@@ -254,7 +254,7 @@ impl From<Fault> for End {
 
 /// The event that a relay cannot get past.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stuck {
+pub struct StuckEvent {
     /// `schema.table`.
     pub table: String,
     /// Its id.
@@ -267,7 +267,7 @@ pub struct Stuck {
     pub is_systemic: bool,
 }
 
-impl Stuck {
+impl StuckEvent {
     /// The fault as an operator reads it.
     pub(crate) fn fault(&self) -> Fault {
         let Self { table, id, position, refusal, is_systemic } = self;

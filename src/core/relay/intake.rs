@@ -6,17 +6,17 @@ use std::time::Duration;
 use postgres_types::PgLsn;
 use tracing::trace;
 
-use super::aggregates::{Admitted, Next};
-use super::arrival::{Arrival, Ready, Source};
-use super::decoder::{Decoded, Inserted, protocol};
+use super::aggregates::{Admission, Next};
+use super::arrival::{Arrival, Outbound, Source};
+use super::decoder::{DecoderOutput, InsertedRow, protocol};
 use super::{Effect, End, Relay};
 use crate::config::OnFailure;
 use crate::core::event::envelope;
 use crate::core::event::pgoutput::{self, Cell, StoredRow, Tuple};
-use crate::core::event::relation::{Held, Mapping};
+use crate::core::event::relation::{Mapping, RuleColumn};
 use crate::core::event::{Event, Position, Refusal};
 use crate::core::message::Message;
-use crate::core::parked::{Aggregate, State};
+use crate::core::parked::{Aggregate, ParkedState};
 use crate::error::Fault;
 
 /// Rows that the slot does not hold, listed before its stream begins. They come before all of
@@ -24,7 +24,7 @@ use crate::error::Fault;
 /// from its start, and is given what is not marked: what an earlier one delivered and could
 /// not mark is marked then.
 #[derive(Debug)]
-pub struct CatchUp {
+pub struct CatchUpCursor {
     commit_lsn: PgLsn,
     next: u64,
     rows: VecDeque<(u64, StoredRow)>,
@@ -33,7 +33,7 @@ pub struct CatchUp {
     is_finishing: bool,
 }
 
-impl CatchUp {
+impl CatchUpCursor {
     /// The list of a slot whose stream begins at `consistent_lsn`.
     pub fn new(consistent_lsn: PgLsn) -> Self {
         Self {
@@ -47,7 +47,7 @@ impl CatchUp {
     }
 }
 
-impl CatchUp {
+impl CatchUpCursor {
     /// Rows of the list that were taken in.
     pub(super) fn taken(&self) -> u64 {
         self.next.saturating_sub(u64::try_from(self.rows.len()).unwrap_or(0))
@@ -82,29 +82,33 @@ impl Relay {
     fn decoded(
         &mut self,
         now: Duration,
-        decoded: Decoded,
+        decoded: DecoderOutput,
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
         match decoded {
-            Decoded::Nothing => {}
-            Decoded::Row(row) => return self.inserted(now, row, effects),
-            Decoded::Commit(end_lsn) => self.progress.commit(end_lsn, self.check.next_number()),
-            Decoded::Ignored => self.tally.ignored += 1,
-            Decoded::Other(position) => {
+            DecoderOutput::Nothing => {}
+            DecoderOutput::Row(row) => return self.inserted(now, row, effects),
+            DecoderOutput::Commit(end_lsn) => {
+                self.progress.commit(end_lsn, self.check.next_number())
+            }
+            DecoderOutput::Ignored => self.tally.ignored += 1,
+            DecoderOutput::Other(position) => {
                 self.tally.ignored += 1;
                 if self.rules.is_passing && position >= self.delivered {
                     // Perhaps of a table that is no outbox, perhaps under a name of before.
                     self.progress.leave(position);
                 }
             }
-            Decoded::NotTransactional(source) => {
+            DecoderOutput::NotTransactional(source) => {
                 if self.tally.not_transactional == 0 {
                     effects.push(Effect::NotTransactional(source));
                 }
                 self.tally.not_transactional += 1;
             }
-            Decoded::Altered => self.check.require(),
-            Decoded::Unknown { relation, xid } => effects.push(Effect::Resolve { relation, xid }),
+            DecoderOutput::Altered => self.check.require(),
+            DecoderOutput::Unknown { relation, xid } => {
+                effects.push(Effect::Resolve { relation, xid })
+            }
         }
         Ok(())
     }
@@ -112,10 +116,10 @@ impl Relay {
     fn inserted(
         &mut self,
         now: Duration,
-        row: Inserted,
+        row: InsertedRow,
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
-        let Inserted { relation, mapping, tuple, position, commit_time, xid } = row;
+        let InsertedRow { relation, mapping, tuple, position, commit_time, xid } = row;
         if relation.is_some_and(|relation| self.is_left(position, relation)) {
             // Not delivered: the next session, if this one is cut off, must not take it for that.
             self.progress.leave(position);
@@ -153,7 +157,7 @@ impl Relay {
 
     /// The rule of its table lets the row pass that was read last.
     fn is_published(&self, mapping: &Mapping, tuple: &Tuple) -> bool {
-        mapping.rule.iter().all(|Held { column, values, is_except }| {
+        mapping.rule.iter().all(|RuleColumn { column, values, is_except }| {
             let text = self.decoder.cell(*column).and_then(|cell| tuple.text(cell));
             let is_one = text.is_some_and(|text| values.iter().any(|it| it.as_bytes() == text));
             is_one != *is_except
@@ -207,9 +211,9 @@ impl Relay {
             return self.send_arrived(now, arrival, effects);
         }
         match self.aggregates.admit(arrival, self.decoder.cells(), is_strict) {
-            Admitted::Send(arrival) => self.send_arrived(now, arrival, effects),
-            Admitted::Park(arrival) => self.park(now, arrival, State::Queued, None),
-            Admitted::Waits => {}
+            Admission::Send(arrival) => self.send_arrived(now, arrival, effects),
+            Admission::Park(arrival) => self.park(now, arrival, ParkedState::Queued, None),
+            Admission::Waits => {}
         }
     }
 
@@ -250,7 +254,7 @@ impl Relay {
                 && ready.arrival.waiter.is_none()
                 && matches!(ready.arrival.source, Source::Stream(_));
             if is_new && read.is_ok() && self.is_held(&ready.arrival) {
-                self.park(now, ready.arrival, State::Queued, None);
+                self.park(now, ready.arrival, ParkedState::Queued, None);
                 continue;
             }
             self.send(now, ready, read, effects);
@@ -259,7 +263,7 @@ impl Relay {
 
     /// Sends off an event that has just arrived, whose row was read last.
     fn send_arrived(&mut self, now: Duration, arrival: Arrival, effects: &mut Vec<Effect>) {
-        let ready = Ready { arrival, dead_letter: None, is_alone: false };
+        let ready = Outbound { arrival, dead_letter: None, is_alone: false };
         self.send(now, ready, Ok(()), effects);
     }
 
@@ -267,11 +271,11 @@ impl Relay {
     fn send(
         &mut self,
         now: Duration,
-        ready: Ready,
+        ready: Outbound,
         read: Result<(), Refusal>,
         effects: &mut Vec<Effect>,
     ) {
-        let Ready { mut arrival, dead_letter, is_alone } = ready;
+        let Outbound { mut arrival, dead_letter, is_alone } = ready;
         if dead_letter.is_none()
             && let Some(why) = self.outcomes.take_convicted(arrival.position)
         {
@@ -283,7 +287,7 @@ impl Relay {
             // Its aggregate may have events in flight, and one of them may be refused too: they
             // are parked in their order.
             Err(_) if self.outgoing.is_any_in_flight() && dead_letter.is_none() => {
-                return self.outgoing.push_first(Ready { arrival, dead_letter, is_alone: true });
+                return self.outgoing.push_first(Outbound { arrival, dead_letter, is_alone: true });
             }
             Err(refusal) => return self.refused(now, arrival, dead_letter, refusal),
         };
@@ -294,7 +298,7 @@ impl Relay {
         trace!(event_id = arrival.id(), position = %arrival.position, "an event is published");
         arrival.seconds = message.timestamp();
         let bytes = message.body.len();
-        self.outgoing.publish(now, Ready { arrival, dead_letter, is_alone }, bytes);
+        self.outgoing.publish(now, Outbound { arrival, dead_letter, is_alone }, bytes);
         effects.push(Effect::Publish(message));
     }
 

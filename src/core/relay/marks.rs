@@ -12,7 +12,7 @@ use std::time::Duration;
 use postgres_types::{PgLsn, ToSql};
 
 use crate::core::event::Position;
-use crate::core::parked::Parking;
+use crate::core::parked::ParkingBatch;
 
 /// Pauses before the tries of a mark that could not be written; the last one repeats.
 const PAUSES_MS: [u64; 5] = [10, 50, 250, 1_000, 5_000];
@@ -186,7 +186,7 @@ pub struct Batch {
     /// The marks.
     pub marks: Vec<Mark>,
     /// What is put aside, and what became of what was.
-    pub parking: Parking,
+    pub parking: ParkingBatch,
     /// Everything before this place is settled.
     pub position: Position,
     /// Events settled when the batch was made.
@@ -231,7 +231,7 @@ struct Missing {
 
 /// How long marks may wait; see [`Audit`](crate::config::Audit).
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+pub(crate) struct MarkPatience {
     /// A mark that cannot be written holds the LSN for so long …
     pub hold: Duration,
     /// … and is tried for so long.
@@ -241,7 +241,7 @@ pub(crate) struct Patience {
 /// The marks of one session.
 #[derive(Debug)]
 pub(crate) struct Marks {
-    patience: Patience,
+    patience: MarkPatience,
     pending: VecDeque<Mark>,
     /// They are not in the order of their numbers: events may settle in another.
     is_shuffled: bool,
@@ -262,7 +262,7 @@ pub(crate) struct Marks {
 
 impl Marks {
     /// No marks wait.
-    pub(crate) fn new(patience: Patience) -> Self {
+    pub(crate) fn new(patience: MarkPatience) -> Self {
         Self {
             patience,
             pending: VecDeque::new(),
@@ -461,12 +461,12 @@ mod tests {
     fn a_mark_that_waits_too_long_holds_up_nothing() {
         let seconds = Duration::from_secs;
         let lsn = PgLsn::from(100);
-        let mut marks = Marks::new(Patience { hold: seconds(10), give_up: seconds(300) });
+        let mut marks = Marks::new(MarkPatience { hold: seconds(10), give_up: seconds(300) });
         marks.push(Mark::new(Some(0), 0, "a".into(), Some(7)));
         assert_eq!(marks.through(seconds(0)), Some(0), "it is not written");
         let batch = Batch {
             marks: marks.take(seconds(0), 9),
-            parking: Parking::default(),
+            parking: ParkingBatch::default(),
             position: Position::start(),
             settled: 1,
         };
@@ -483,7 +483,7 @@ mod tests {
     fn refused(marks: &mut Marks, now: Duration, limit: usize) -> usize {
         let batch = Batch {
             marks: marks.take(now, limit),
-            parking: Parking::default(),
+            parking: ParkingBatch::default(),
             position: Position::start(),
             settled: 1,
         };
@@ -504,7 +504,7 @@ mod tests {
     #[test]
     fn a_table_that_takes_no_marks_stops_nobody_and_is_bounded() {
         let seconds = Duration::from_secs;
-        let mut marks = Marks::new(Patience { hold: seconds(10), give_up: seconds(300) });
+        let mut marks = Marks::new(MarkPatience { hold: seconds(10), give_up: seconds(300) });
         let mut number = 0;
         for second in 0..200 {
             for _ in 0..1_000 {
@@ -528,7 +528,7 @@ mod tests {
     #[test]
     fn many_that_hold_the_lsn_are_waited_for() {
         let seconds = Duration::from_secs;
-        let mut marks = Marks::new(Patience { hold: seconds(10), give_up: seconds(300) });
+        let mut marks = Marks::new(MarkPatience { hold: seconds(10), give_up: seconds(300) });
         for number in 0..40_000 {
             marks.push(Mark::new(Some(number), 0, number.to_string(), None));
         }

@@ -47,9 +47,9 @@ use std::time::Duration;
 
 use postgres_types::PgLsn;
 
-pub(crate) use input::Stuck;
+pub(crate) use input::StuckEvent;
 pub use input::{Effect, End, Input, Memory, Resolution, Rules};
-pub use intake::CatchUp;
+pub use intake::CatchUpCursor;
 pub(crate) use view::{Doing, View};
 
 use aggregates::Aggregates;
@@ -82,7 +82,7 @@ pub struct Relay {
     delivered: Position,
     phase: Phase,
     /// What is to be published before the stream; it is read no further until that is done.
-    catch_up: Option<CatchUp>,
+    catch_up: Option<CatchUpCursor>,
     decoder: Decoder,
     outgoing: Outgoing,
     aggregates: Aggregates,
@@ -101,7 +101,7 @@ pub struct Relay {
 
 impl Relay {
     /// A session begins. The server may send again what came before `memory.delivered`.
-    pub fn new(rules: Rules, memory: Memory, catch_up: Option<CatchUp>) -> Self {
+    pub fn new(rules: Rules, memory: Memory, catch_up: Option<CatchUpCursor>) -> Self {
         Self {
             delivered: memory.delivered,
             phase: Phase::Running,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::arrival::Arrival;
-use super::input::{Dropped, End, Memory, NACK_PATIENCE};
+use super::input::{End, LostConnections, Memory, NACK_PATIENCE};
 use super::retry::Budget;
 use crate::config::{OnFailure, Parking};
 use crate::core::event::{Position, Refusal};
@@ -16,7 +16,7 @@ const TRIAL: Duration = Duration::from_secs(2);
 
 /// What becomes of an event that was refused, or whose dead letter was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum RefusalVerdict {
     /// The relay goes no further.
     Stick,
     /// It waits for the next ones to tell whether the fault is its own.
@@ -49,7 +49,7 @@ impl From<&OnFailure> for Policy {
 
 /// What was refused, as far as that decides.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Refused {
+pub(super) struct RefusedMessage {
     /// The event came out of the parking.
     pub(super) was_parked: bool,
     /// It is its dead letter that was refused.
@@ -62,7 +62,7 @@ pub(super) struct Refused {
     pub(super) policy: Policy,
 }
 
-impl Refused {
+impl RefusedMessage {
     /// It counts among those that were refused in a row. Behind an event that is parked there is
     /// no more to find out.
     pub(super) fn counts(self) -> bool {
@@ -72,7 +72,7 @@ impl Refused {
 
     /// What becomes of it; `is_limit_reached`: so many were refused in a row that the fault may be
     /// of the whole.
-    pub(super) fn decide(self, is_limit_reached: bool) -> Verdict {
+    pub(super) fn decide(self, is_limit_reached: bool) -> RefusalVerdict {
         match self {
             Self {
                 policy: Policy::Block,
@@ -80,13 +80,13 @@ impl Refused {
                 is_dead_letter: false,
                 is_content: false,
                 ..
-            } => Verdict::Stick,
-            _ if self.counts() && is_limit_reached => Verdict::Wait,
+            } => RefusalVerdict::Stick,
+            _ if self.counts() && is_limit_reached => RefusalVerdict::Wait,
             Self {
                 policy: Policy::DeadLetter, is_dead_letter: false, is_behind: false, ..
-            } => Verdict::SendDeadLetter,
-            Self { was_parked: true, .. } => Verdict::Retry,
-            Self { was_parked: false, .. } => Verdict::Park,
+            } => RefusalVerdict::SendDeadLetter,
+            Self { was_parked: true, .. } => RefusalVerdict::Retry,
+            Self { was_parked: false, .. } => RefusalVerdict::Park,
         }
     }
 }
@@ -112,7 +112,7 @@ pub(super) struct Outcomes {
     /// The event over which the broker closed the channel, and its words.
     convicted: Option<(Position, String)>,
     /// Where connections to the broker were lost lately, one after the other.
-    dropped: Option<Dropped>,
+    dropped: Option<LostConnections>,
     /// How old a session is before a parked event that is nacked again ends it.
     nack_patience: Duration,
 }
@@ -178,7 +178,7 @@ impl Outcomes {
     /// its coming again.
     pub(super) fn dropped(&mut self, first: Position, is_alone: bool) -> Suspicion {
         let earlier = self.dropped.filter(|earlier| earlier.first == first);
-        let mut dropped = earlier.unwrap_or(Dropped { first, together: 0, alone: 0 });
+        let mut dropped = earlier.unwrap_or(LostConnections { first, together: 0, alone: 0 });
         *(if is_alone { &mut dropped.alone } else { &mut dropped.together }) += 1;
         self.dropped = Some(dropped);
         if is_alone && dropped.alone >= DROPS {
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn what_becomes_of_a_refused_event() {
-        use Verdict::{Park, Retry, SendDeadLetter, Stick, Wait};
+        use RefusalVerdict::{Park, Retry, SendDeadLetter, Stick, Wait};
         let (block, park, letter) = (Policy::Block, Policy::Park, Policy::DeadLetter);
         // on failure, parked before, dead letter refused, behind a parked one: below the limit, at it
         let table = [
@@ -279,7 +279,8 @@ mod tests {
         ];
         for (policy, was_parked, is_dead_letter, is_behind, below, at) in table {
             let is_content = false;
-            let refused = Refused { was_parked, is_dead_letter, is_behind, is_content, policy };
+            let refused =
+                RefusedMessage { was_parked, is_dead_letter, is_behind, is_content, policy };
             assert_eq!((refused.decide(false), refused.decide(true)), (below, at), "{refused:?}");
         }
     }
@@ -287,10 +288,10 @@ mod tests {
     /// Whoever may write a message could stop the relay with it.
     #[test]
     fn what_is_no_envelope_stops_nothing() {
-        use Verdict::{Park, SendDeadLetter};
+        use RefusalVerdict::{Park, SendDeadLetter};
         let (block, park, letter) = (Policy::Block, Policy::Park, Policy::DeadLetter);
         for (policy, expected) in [(block, Park), (park, Park), (letter, SendDeadLetter)] {
-            let refused = Refused {
+            let refused = RefusedMessage {
                 was_parked: false,
                 is_dead_letter: false,
                 is_behind: false,

@@ -3,17 +3,17 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::arrival::{Arrival, Published, Ready, Source};
+use super::arrival::{Arrival, Outbound, PublishedEvent, Source};
 use super::input::Rules;
 use super::waiting::{Waiting, first};
-use super::window::{Answer, Outcome, Stray, Window};
+use super::window::{Answer, DeliveryOutcome, Stray, Window};
 
 /// What goes to the broker.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     /// Taken in, and not published yet.
-    ready: VecDeque<Ready>,
-    window: Window<Published>,
+    ready: VecDeque<Outbound>,
+    window: Window<PublishedEvent>,
     most_messages: usize,
     most_bytes: usize,
     /// Who asked that nothing more is published; `None` where nobody did.
@@ -61,7 +61,7 @@ impl Outgoing {
     }
 
     /// The oldest message in flight.
-    pub(super) fn oldest(&self) -> Option<&Published> {
+    pub(super) fn oldest(&self) -> Option<&PublishedEvent> {
         self.window.front()
     }
 
@@ -103,16 +103,16 @@ impl Outgoing {
 
     /// An event is ready, behind the others.
     pub(super) fn push(&mut self, arrival: Arrival, is_alone: bool) {
-        self.ready.push_back(Ready { arrival, dead_letter: None, is_alone });
+        self.ready.push_back(Outbound { arrival, dead_letter: None, is_alone });
     }
 
     /// An event is to go next.
-    pub(super) fn push_first(&mut self, ready: Ready) {
+    pub(super) fn push_first(&mut self, ready: Outbound) {
         self.ready.push_front(ready);
     }
 
     /// The next that is ready.
-    pub(super) fn next_ready(&mut self) -> Option<Ready> {
+    pub(super) fn next_ready(&mut self) -> Option<Outbound> {
         self.ready.pop_front()
     }
 
@@ -121,17 +121,17 @@ impl Outgoing {
         if self.ready.is_empty() {
             return Vec::new();
         }
-        let is_parked = |ready: &Ready| matches!(ready.arrival.source, Source::Parked { .. });
-        let (parked, kept): (Vec<Ready>, Vec<Ready>) =
+        let is_parked = |ready: &Outbound| matches!(ready.arrival.source, Source::Parked { .. });
+        let (parked, kept): (Vec<Outbound>, Vec<Outbound>) =
             std::mem::take(&mut self.ready).into_iter().partition(is_parked);
         self.ready = kept.into();
         parked.into_iter().map(|ready| ready.arrival).collect()
     }
 
     /// A message is published.
-    pub(super) fn publish(&mut self, now: Duration, ready: Ready, bytes: usize) {
-        let Ready { arrival, dead_letter, is_alone } = ready;
-        self.window.push(Published { arrival, dead_letter, is_alone, bytes, at: now });
+    pub(super) fn publish(&mut self, now: Duration, ready: Outbound, bytes: usize) {
+        let Outbound { arrival, dead_letter, is_alone } = ready;
+        self.window.push(PublishedEvent { arrival, dead_letter, is_alone, bytes, at: now });
     }
 
     /// Takes in what the broker says.
@@ -140,12 +140,12 @@ impl Outgoing {
     }
 
     /// The next message of which it is known what became of it, in the order of their publishing.
-    pub(super) fn next_settled(&mut self) -> Option<(Published, Outcome)> {
+    pub(super) fn next_settled(&mut self) -> Option<(PublishedEvent, DeliveryOutcome)> {
         self.window.next_settled()
     }
 
     /// The channel is gone, and all that was in flight with it; a new one is to come.
-    pub(super) fn close(&mut self) -> Vec<Published> {
+    pub(super) fn close(&mut self) -> Vec<PublishedEvent> {
         self.is_closed = true;
         self.take_window()
     }
@@ -157,16 +157,16 @@ impl Outgoing {
 
     /// What was in flight goes again, before all else that is ready. What comes from the parking goes
     /// alone, as the stream does by then.
-    pub(super) fn put_back(&mut self, window: Vec<Published>) {
-        for Published { arrival, dead_letter, is_alone, .. } in window.into_iter().rev() {
+    pub(super) fn put_back(&mut self, window: Vec<PublishedEvent>) {
+        for PublishedEvent { arrival, dead_letter, is_alone, .. } in window.into_iter().rev() {
             let is_parked = matches!(arrival.source, Source::Parked { .. });
             let is_alone = is_alone || is_parked;
-            self.ready.push_front(Ready { arrival, dead_letter, is_alone });
+            self.ready.push_front(Outbound { arrival, dead_letter, is_alone });
         }
     }
 
     /// The channel is gone, and all that was in flight with it.
-    pub(super) fn take_window(&mut self) -> Vec<Published> {
+    pub(super) fn take_window(&mut self) -> Vec<PublishedEvent> {
         std::mem::take(&mut self.window).into_items()
     }
 }

@@ -1,6 +1,6 @@
 //! Where a session stands between its start and its end.
 
-use super::{End, Stuck};
+use super::{End, StuckEvent};
 use crate::error::Fault;
 
 /// Where a session stands.
@@ -13,7 +13,7 @@ pub(super) enum Phase {
     /// What is in flight is finished; what was taken in and not sent comes again.
     Failing(Fault),
     /// Likewise; of the stream nothing counts any more, for it is behind this event.
-    Stuck(Stuck),
+    Stuck(StuckEvent),
 }
 
 impl Phase {

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use postgres_types::PgLsn;
 
-use super::marks::{Batch, Mark, Marks, Patience, Written};
+use super::marks::{Batch, Mark, MarkPatience, Marks, Written};
 use super::progress::Progress;
 use super::waiting::{Waiting, first};
 use crate::config::Audit;
 use crate::core::event::Position;
-use crate::core::parked::{Attempt, Park, Parking, Unwritten};
+use crate::core::parked::{Attempt, Park, ParkingBatch, UnwrittenBatch};
 
 /// Most marks that wait for their batch, in batches, before more events are taken in.
 const PENDING_BATCHES: usize = 10;
@@ -19,7 +19,7 @@ const PENDING_BATCHES: usize = 10;
 #[derive(Debug)]
 pub(super) struct Recorder {
     marks: Marks,
-    unwritten: Unwritten,
+    unwritten: UnwrittenBatch,
     /// Most marks in one batch.
     batch: usize,
     /// Most bytes that wait to be put aside.
@@ -41,8 +41,8 @@ impl Recorder {
     pub(super) fn new(audit: &Audit, most_bytes: usize) -> Self {
         Self {
             most_bytes,
-            marks: Marks::new(Patience { hold: audit.hold, give_up: audit.give_up }),
-            unwritten: Unwritten::default(),
+            marks: Marks::new(MarkPatience { hold: audit.hold, give_up: audit.give_up }),
+            unwritten: UnwrittenBatch::default(),
             batch: audit.batch,
             linger: audit.linger,
             recorded: 0,
@@ -233,7 +233,7 @@ impl Recorder {
         let position = self.safe_position(progress);
         (position > self.position.max(delivered)).then(|| Batch {
             marks: Vec::new(),
-            parking: Parking::default(),
+            parking: ParkingBatch::default(),
             position,
             settled: progress.settled(),
         })

@@ -12,7 +12,9 @@ use super::{Effect, Relay};
 use crate::core::event::envelope;
 use crate::core::event::pgoutput::StoredRow;
 use crate::core::event::{Position, Refusal};
-use crate::core::parked::{Aggregate, Ahead, Attempt, Due, Head, Looked, ParkedRow, Tried};
+use crate::core::parked::{
+    Aggregate, Ahead, Attempt, AttemptOutcome, Due, Head, ParkedRow, Schedule,
+};
 
 /// Shortest pause between looks: what is due may be on its way already.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -44,7 +46,7 @@ pub(super) struct Retries {
 
 /// Parked events whose time has come.
 #[derive(Debug, Default)]
-struct Sorted {
+struct DueEvents {
     /// The aggregates that wait for one.
     waited_for: Vec<Aggregate>,
     /// Those that nobody waits for.
@@ -140,8 +142,8 @@ impl Retries {
     }
 
     /// Sorts what is due: what is on its way already is left out, and what has to wait is due later.
-    fn sort(&mut self, now: Duration, due: Vec<Due>) -> Sorted {
-        let mut sorted = Sorted::default();
+    fn sort(&mut self, now: Duration, due: Vec<Due>) -> DueEvents {
+        let mut sorted = DueEvents::default();
         for Due { seq, aggregate, is_alone } in due {
             match self.busy.get(&seq) {
                 Some(None) => continue,
@@ -175,8 +177,8 @@ impl Retries {
 
 impl Relay {
     /// The parking was looked at.
-    pub(super) fn looked(&mut self, now: Duration, looked: Looked, effects: &mut Vec<Effect>) {
-        let Looked { due, held, waiting, next_due, paused_by, ahead } = looked;
+    pub(super) fn looked(&mut self, now: Duration, looked: Schedule, effects: &mut Vec<Effect>) {
+        let Schedule { due, held, waiting, next_due, paused_by, ahead } = looked;
         self.outgoing.pause(paused_by);
         // While it is paused, what is due stays due: the look after the pause finds it.
         let next_due = next_due.filter(|_| !self.outgoing.is_paused());
@@ -202,7 +204,7 @@ impl Relay {
 
     /// The time of parked events has come.
     fn due(&mut self, now: Duration, due: Vec<Due>, effects: &mut Vec<Effect>) {
-        let Sorted { waited_for, alone } = self.retries.sort(now, due);
+        let DueEvents { waited_for, alone } = self.retries.sort(now, due);
         for aggregate in waited_for {
             self.aggregates.hold_as_seen(aggregate.clone());
             self.look_for_first(now, &aggregate, effects);
@@ -311,7 +313,7 @@ impl Relay {
         id: Option<String>,
         waiter: Option<&Aggregate>,
     ) {
-        let outcome = Tried::Withdrawn;
+        let outcome = AttemptOutcome::Withdrawn;
         let op = self.recorder.attempt(now, Attempt { seq, table, id, outcome });
         self.retries.withdrawn(seq, op);
         if let Some(aggregate) = waiter {

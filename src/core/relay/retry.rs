@@ -6,17 +6,17 @@ use std::time::Duration;
 use crate::backoff::Backoff;
 use crate::config::Parking;
 use crate::core::event::Position;
-use crate::core::parked::State;
+use crate::core::parked::ParkedState;
 
 /// Where an event stands after so many tries. The pause doubles with each try, less a part of
 /// up to half, by the event: what was parked together should not come back together.
-pub(crate) fn after_tries(rules: &Parking, attempts: u32, position: Position) -> State {
+pub(crate) fn after_tries(rules: &Parking, attempts: u32, position: Position) -> ParkedState {
     if attempts >= rules.max_attempts {
-        return State::Failed;
+        return ParkedState::Failed;
     }
     let backoff = Backoff::new(rules.backoff_min, rules.backoff_max);
     let share = scatter(u64::from(position.commit_lsn) ^ position.index ^ u64::from(attempts));
-    State::Parked(backoff.spread(attempts, share))
+    ParkedState::Parked(backoff.spread(attempts, share))
 }
 
 /// Any number to an even spread over 16 bits.
@@ -153,8 +153,8 @@ mod tests {
             let rules = rules(1);
             let position = Position { commit_lsn: lsn.into(), index };
             match after_tries(&rules, attempts, position) {
-                State::Failed => prop_assert!(attempts >= 20),
-                State::Parked(pause) => {
+                ParkedState::Failed => prop_assert!(attempts >= 20),
+                ParkedState::Parked(pause) => {
                     let full = Duration::from_secs(1 << (attempts - 1).min(20)).min(rules.backoff_max);
                     prop_assert!(attempts < 20 && pause >= full / 2 && pause <= full, "{pause:?}");
                 }

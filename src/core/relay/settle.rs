@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use tracing::trace;
 
-use super::arrival::{Arrival, Published, Ready, Source};
-use super::outcomes::{Policy, Refused, Verdict};
+use super::arrival::{Arrival, Outbound, PublishedEvent, Source};
+use super::outcomes::{Policy, RefusalVerdict, RefusedMessage};
 use super::phase::Phase;
-use super::{Effect, End, Relay, Stuck};
+use super::{Effect, End, Relay, StuckEvent};
 use crate::config::AuditMode;
 use crate::core::event::{Position, Refusal};
-use crate::core::parked::{Aggregate, Attempt, Park, State, Tried};
+use crate::core::parked::{Aggregate, Attempt, AttemptOutcome, Park, ParkedState};
 use crate::core::relay::marks::{Mark, Origin};
 use crate::core::relay::retry::after_tries;
-use crate::core::relay::window::{Answer, Outcome};
+use crate::core::relay::window::{Answer, DeliveryOutcome};
 use crate::error::{Fault, Side};
 
 /// A try of a parked event.
@@ -49,8 +49,8 @@ impl Relay {
     fn outcome(
         &mut self,
         now: Duration,
-        published: Published,
-        outcome: Outcome,
+        published: PublishedEvent,
+        outcome: DeliveryOutcome,
         effects: &mut Vec<Effect>,
     ) {
         let is_stuck = matches!(self.phase, Phase::Stuck(_));
@@ -58,14 +58,14 @@ impl Relay {
         if is_stuck && matches!(published.arrival.source, Source::Stream(_)) {
             return;
         }
-        let Published { arrival, dead_letter, .. } = published;
+        let PublishedEvent { arrival, dead_letter, .. } = published;
         trace!(event_id = arrival.id(), position = %arrival.position, ?outcome, "the broker answers");
         match outcome {
-            Outcome::Delivered => self.delivered(now, arrival, dead_letter, effects),
-            Outcome::Returned(why) => {
+            DeliveryOutcome::Delivered => self.delivered(now, arrival, dead_letter, effects),
+            DeliveryOutcome::Returned(why) => {
                 self.refused(now, arrival, dead_letter, Refusal::Returned { why });
             }
-            Outcome::Nacked => {
+            DeliveryOutcome::Nacked => {
                 if matches!(arrival.source, Source::Parked { .. }) {
                     self.nacked_again(now);
                 }
@@ -113,7 +113,7 @@ impl Relay {
                 self.tally.delivered += 1;
                 self.outcomes.retry_delivered();
                 self.taken(now);
-                let outcome = Tried::Delivered { attempts };
+                let outcome = AttemptOutcome::Delivered { attempts };
                 let op =
                     self.attempted(now, seq, arrival.mapping.table, arrival.id.clone(), outcome);
                 if let Some(mark) = self.mark_of(None, arrival) {
@@ -123,13 +123,13 @@ impl Relay {
             }
             (Some(refusal), Source::Stream(_)) => {
                 self.tally.dead_lettered += 1;
-                self.park(now, arrival, State::DeadLettered, Some(refusal));
+                self.park(now, arrival, ParkedState::DeadLettered, Some(refusal));
                 None
             }
             (Some(refusal), Source::Parked { seq, attempts }) => {
                 self.tally.dead_lettered += 1;
-                let state = State::DeadLettered;
-                let outcome = Tried::Refused { attempts: attempts + 1, state, refusal };
+                let state = ParkedState::DeadLettered;
+                let outcome = AttemptOutcome::Refused { attempts: attempts + 1, state, refusal };
                 let op =
                     self.attempted(now, seq, arrival.mapping.table, arrival.id.clone(), outcome);
                 Some((seq, op))
@@ -172,37 +172,37 @@ impl Relay {
     }
 
     /// What was refused, as far as that decides.
-    fn case(&mut self, arrival: &Arrival, is_dead_letter: bool) -> Refused {
+    fn case(&mut self, arrival: &Arrival, is_dead_letter: bool) -> RefusedMessage {
         let was_parked = matches!(arrival.source, Source::Parked { .. });
         let is_new = !was_parked && !is_dead_letter;
         let is_behind = is_new && arrival.waiter.is_none() && self.is_held(arrival);
         let table = self.rules.tables.get(arrival.mapping.table);
         let policy = table.map_or(Policy::Park, |table| Policy::from(&table.on_failure));
         let is_content = arrival.mapping.is_content;
-        Refused { was_parked, is_dead_letter, is_behind, is_content, policy }
+        RefusedMessage { was_parked, is_dead_letter, is_behind, is_content, policy }
     }
 
     /// Does what was decided.
     fn follow(
         &mut self,
         now: Duration,
-        verdict: Verdict,
+        verdict: RefusalVerdict,
         arrival: Arrival,
         dead_letter: Option<Refusal>,
         refusal: Refusal,
     ) {
         match verdict {
-            Verdict::Stick => {
+            RefusalVerdict::Stick => {
                 let stuck = self.stuck(&arrival, refusal, false);
                 self.enter(Phase::Stuck(stuck));
             }
-            Verdict::Wait => self.put_on_trial(now, arrival, refusal),
-            Verdict::SendDeadLetter => self.send_dead_letter(arrival, refusal),
-            Verdict::Park => {
+            RefusalVerdict::Wait => self.put_on_trial(now, arrival, refusal),
+            RefusalVerdict::SendDeadLetter => self.send_dead_letter(arrival, refusal),
+            RefusalVerdict::Park => {
                 let state = after_tries(&self.rules.parking, 1, arrival.position);
                 self.park(now, arrival, state, Some(in_full(dead_letter, refusal)));
             }
-            Verdict::Retry => {
+            RefusalVerdict::Retry => {
                 let Source::Parked { seq, attempts } = arrival.source else { return };
                 let tried = Try {
                     seq,
@@ -223,7 +223,7 @@ impl Relay {
         let arrival = if is_new { self.wait_for_verdict(arrival) } else { Some(arrival) };
         if let Some(arrival) = arrival {
             let dead_letter = Some(refusal);
-            self.outgoing.push_first(Ready { arrival, dead_letter, is_alone: false });
+            self.outgoing.push_first(Outbound { arrival, dead_letter, is_alone: false });
         }
     }
 
@@ -270,10 +270,10 @@ impl Relay {
     pub(super) fn tried(&mut self, now: Duration, tried: Try, refusal: Refusal) {
         let attempts = tried.attempts.saturating_add(1);
         let state = after_tries(&self.rules.parking, attempts, tried.position);
-        if let State::Parked(pause) = state {
+        if let ParkedState::Parked(pause) = state {
             self.retries.due(now + pause);
         }
-        let outcome = Tried::Refused { attempts, state, refusal };
+        let outcome = AttemptOutcome::Refused { attempts, state, refusal };
         let op = self.attempted(now, tried.seq, tried.table, tried.id, outcome);
         if let Some(aggregate) = tried.waiter {
             self.rest(now, &aggregate, op);
@@ -285,28 +285,28 @@ impl Relay {
         &mut self,
         now: Duration,
         mut arrival: Arrival,
-        state: State,
+        state: ParkedState,
         refusal: Option<Refusal>,
     ) {
         let Source::Stream(number) = arrival.source else { return };
         let aggregate = self.decoder.aggregate_of(&arrival);
         let table = self.rules.tables.get(arrival.mapping.table);
-        let is_open = state != State::DeadLettered;
+        let is_open = state != ParkedState::DeadLettered;
         let is_holding = is_open && aggregate.is_some() && table.is_some_and(|t| t.is_holding);
         // Behind one that is parked already, refused itself or not.
         let is_behind = is_holding
             && aggregate
                 .as_ref()
                 .is_some_and(|aggregate| self.aggregates.is_held(aggregate.borrow()));
-        let state = if is_behind { State::Queued } else { state };
+        let state = if is_behind { ParkedState::Queued } else { state };
         match state {
-            State::Queued => self.tally.queued += 1,
-            State::DeadLettered => {}
-            State::Parked(pause) => {
+            ParkedState::Queued => self.tally.queued += 1,
+            ParkedState::DeadLettered => {}
+            ParkedState::Parked(pause) => {
                 self.tally.parked += 1;
                 self.retries.due(now + pause);
             }
-            State::Failed => self.tally.parked += 1,
+            ParkedState::Failed => self.tally.parked += 1,
         }
         // It is in flight no more, whatever follows; who waits for it goes on below, or here.
         if let Some(aggregate) = arrival.waiter.take() {
@@ -341,7 +341,7 @@ impl Relay {
 
     pub(super) fn park_waiting(&mut self, now: Duration, aggregate: &Aggregate) {
         for arrival in self.aggregates.park_waiting(aggregate.borrow()) {
-            self.park(now, arrival, State::Queued, None);
+            self.park(now, arrival, ParkedState::Queued, None);
         }
     }
 
@@ -351,7 +351,7 @@ impl Relay {
         seq: i64,
         table: usize,
         id: Option<String>,
-        outcome: Tried,
+        outcome: AttemptOutcome,
     ) -> u64 {
         let op = self.recorder.attempt(now, Attempt { seq, table, id, outcome });
         self.retries.tried(seq, op);
@@ -395,9 +395,14 @@ impl Relay {
         Origin { xid: *xid, xid_end: *xid_end, occurred_at: text.map(Box::from) }
     }
 
-    pub(super) fn stuck(&self, arrival: &Arrival, refusal: Refusal, is_systemic: bool) -> Stuck {
+    pub(super) fn stuck(
+        &self,
+        arrival: &Arrival,
+        refusal: Refusal,
+        is_systemic: bool,
+    ) -> StuckEvent {
         let (id, position) = (arrival.id().to_owned(), arrival.position);
-        Stuck { table: self.table_name(arrival), id, position, refusal, is_systemic }
+        StuckEvent { table: self.table_name(arrival), id, position, refusal, is_systemic }
     }
 
     pub(super) fn table_name(&self, arrival: &Arrival) -> String {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::arrival::Arrival;
 use super::phase::Phase;
-use super::{Relay, Stuck};
+use super::{Relay, StuckEvent};
 use crate::core::event::Refusal;
 
 impl Relay {
@@ -47,7 +47,7 @@ impl Relay {
         }
     }
 
-    fn first_on_trial(&self) -> Option<Stuck> {
+    fn first_on_trial(&self) -> Option<StuckEvent> {
         let (arrival, refusal) = self.outcomes.first_on_trial()?;
         Some(self.stuck(arrival, refusal.clone(), true))
     }

@@ -56,7 +56,7 @@ impl Stray {
 
 /// What became of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum DeliveryOutcome {
     /// A queue took it.
     Delivered,
     /// No queue took it.
@@ -186,14 +186,14 @@ impl<T: InFlight> Window<T> {
     }
 
     /// Settles what the answers so far prove, the oldest first.
-    pub fn settle(&mut self, mut settled: impl FnMut(T, Outcome)) {
+    pub fn settle(&mut self, mut settled: impl FnMut(T, DeliveryOutcome)) {
         while let Some((item, outcome)) = self.next_settled() {
             settled(item, outcome);
         }
     }
 
     /// The oldest message, where the answers so far prove what became of it.
-    pub(crate) fn next_settled(&mut self) -> Option<(T, Outcome)> {
+    pub(crate) fn next_settled(&mut self) -> Option<(T, DeliveryOutcome)> {
         let is_open = match self.has_refused {
             true => self.unconfirmed > 0,
             false => self.entries.front()?.state != State::Acked,
@@ -206,9 +206,9 @@ impl<T: InFlight> Window<T> {
         self.bytes -= entry.item.bytes();
         self.has_refused &= !self.entries.is_empty();
         let outcome = match (entry.returned, entry.state) {
-            (Some(why), _) => Outcome::Returned(why),
-            (None, State::Nacked) => Outcome::Nacked,
-            (None, State::Open | State::Acked) => Outcome::Delivered,
+            (Some(why), _) => DeliveryOutcome::Returned(why),
+            (None, State::Nacked) => DeliveryOutcome::Nacked,
+            (None, State::Open | State::Acked) => DeliveryOutcome::Delivered,
         };
         Some((entry.item, outcome))
     }
@@ -343,11 +343,11 @@ mod tests {
             for (expected, (number, outcome)) in settled.iter().enumerate() {
                 prop_assert_eq!(*number, expected as u64, "settled out of order");
                 let truth = if unroutable.contains(number) {
-                    Outcome::Returned(String::new())
+                    DeliveryOutcome::Returned(String::new())
                 } else if nacked.contains(number) {
-                    Outcome::Nacked
+                    DeliveryOutcome::Nacked
                 } else {
-                    Outcome::Delivered
+                    DeliveryOutcome::Delivered
                 };
                 prop_assert_eq!(outcome, &truth, "message {}", number);
             }

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::sleep;
 
 use super::history::History;
-use super::look::Looker;
+use super::snapshot_cache::Looker;
 use super::status;
 
 use crate::within::in_time;

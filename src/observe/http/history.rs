@@ -64,10 +64,10 @@ impl Point {
 
 /// The last hour.
 #[derive(Debug, Default)]
-pub(super) struct History(Mutex<Kept>);
+pub(super) struct History(Mutex<HistoryData>);
 
 #[derive(Debug, Default)]
-struct Kept {
+struct HistoryData {
     points: VecDeque<Point>,
     /// All that were ever taken.
     taken: u64,
@@ -75,7 +75,7 @@ struct Kept {
 }
 
 impl History {
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, HistoryData> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -17,12 +17,12 @@
 
 pub(crate) mod client;
 mod console;
-mod desk;
-mod door;
+mod router;
+mod accept;
 mod events;
-mod guest;
+mod access;
 mod history;
-mod look;
+mod snapshot_cache;
 mod parked;
 pub(crate) mod ready;
 mod status;
@@ -48,8 +48,8 @@ use crate::board::Board;
 use crate::config::{Config, Http};
 use crate::error::Fault;
 use crate::within::in_time;
-use desk::{Desk, Lasting};
-use door::{Door, Visit};
+use accept::{Door, Visit};
+use router::{Desk, LongLived};
 
 /// How long the request's line and headers may take.
 const HEADERS: Duration = Duration::from_secs(5);
@@ -189,7 +189,7 @@ async fn attend(stream: TcpStream, remote: SocketAddr, visit: Arc<Visit>, desk: 
         let (desk, is_long) = (desk.clone(), &is_long);
         Box::pin(async move {
             let answer = desk.answer(request, remote).await?;
-            is_long.store(answer.extensions().get::<Lasting>().is_some(), Ordering::Relaxed);
+            is_long.store(answer.extensions().get::<LongLived>().is_some(), Ordering::Relaxed);
             Ok::<_, Infallible>(answer)
         })
     };

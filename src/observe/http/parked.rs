@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 
 use crate::config::Config;
 use crate::error::Fault;
-use crate::operator::{self, Filter, OPEN, Parked, Target};
+use crate::operator::{self, Destination, OPEN, ParkedEvent, ParkedFilter};
 use crate::postgres::{self, Role};
 
 /// How many are listed.
@@ -32,7 +32,7 @@ pub(super) enum Action {
 /// Which ones, and why.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Which {
+pub(super) struct ParkedSelection {
     /// Their numbers.
     pub(super) seqs: Vec<i64>,
     /// For the record.
@@ -40,7 +40,7 @@ pub(super) struct Which {
     pub(super) note: String,
 }
 
-impl Which {
+impl ParkedSelection {
     /// It names some events, and not too many.
     ///
     /// # Errors
@@ -56,12 +56,12 @@ impl Which {
 
 /// The parking as Postgres has it.
 #[derive(Debug, Default)]
-pub(super) struct Parking {
+pub(super) struct ParkedCache {
     /// One at a time: anyone who waits is given what the one before was.
     listed: Mutex<Option<(Instant, Arc<Config>, Value)>>,
 }
 
-impl Parking {
+impl ParkedCache {
     /// The first of the events that are not done with.
     pub(super) async fn list(&self, config: &Arc<Config>) -> Result<Value, Fault> {
         let mut listed = self.listed.lock().await;
@@ -72,10 +72,10 @@ impl Parking {
             return Ok(value.clone());
         }
         let client = connect(config).await?;
-        let filter = Filter {
+        let filter = ParkedFilter {
             states: OPEN.map(str::to_owned).to_vec(),
             limit: Some(LISTED),
-            ..Filter::default()
+            ..ParkedFilter::default()
         };
         let found = operator::list(&client, &config.postgres.slot, &filter).await?;
         let mut events = Vec::with_capacity(found.len());
@@ -92,13 +92,13 @@ impl Parking {
         &self,
         config: &Config,
         action: Action,
-        which: &Which,
+        which: &ParkedSelection,
     ) -> Result<Value, Fault> {
         let client = connect(config).await?;
-        let filter = Filter {
+        let filter = ParkedFilter {
             states: OPEN.map(str::to_owned).to_vec(),
             seqs: which.seqs.clone(),
-            ..Filter::default()
+            ..ParkedFilter::default()
         };
         let found = operator::list(&client, &config.postgres.slot, &filter).await?;
         let seqs: Vec<i64> = found.iter().map(|event| event.seq).collect();
@@ -135,7 +135,7 @@ async fn connect(config: &Config) -> Result<Client, Fault> {
     Ok(client)
 }
 
-fn event(event: &Parked, to: Option<&Target>) -> Value {
+fn event(event: &ParkedEvent, to: Option<&Destination>) -> Value {
     json!({
         "seq": event.seq,
         "state": event.state,
@@ -156,10 +156,11 @@ fn event(event: &Parked, to: Option<&Target>) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::Which;
+    use super::ParkedSelection;
 
-    fn read(body: &str) -> Result<Which, String> {
-        let which: Which = serde_json::from_str(body).map_err(|error| error.to_string())?;
+    fn read(body: &str) -> Result<ParkedSelection, String> {
+        let which: ParkedSelection =
+            serde_json::from_str(body).map_err(|error| error.to_string())?;
         which.check().map(|()| which)
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::board::State;
+use crate::board::RelayState;
 use crate::board::snapshot::Snapshot;
 use crate::core::guard::Level;
 use crate::text::span;
@@ -81,7 +81,7 @@ pub(super) fn list(reasons: &[Reason], is_open: bool) -> Vec<Value> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Readiness {
     /// What it is at.
-    pub(super) state: State,
+    pub(super) state: RelayState,
     /// Why it is not ready; ready where there is none.
     pub(crate) reasons: Vec<Reason>,
     /// What is worth a look all the same.
@@ -128,12 +128,12 @@ impl Readiness {
 fn of_state(snapshot: &Snapshot) -> Option<Reason> {
     let shown = &snapshot.shown;
     match shown.state {
-        State::Standby => None,
-        State::Draining => {
+        RelayState::Standby => None,
+        RelayState::Draining => {
             let hint = "wait: it ends by itself, within session.drain_timeout";
             Some(Reason::new("draining", &shown.why, hint))
         }
-        State::Stopped => {
+        RelayState::Stopped => {
             let fault = shown.outage.as_ref().map(|outage| outage.fault.hint.as_str());
             let hint = fault.filter(|hint| !hint.is_empty()).unwrap_or("pgoutbox run");
             Some(Reason::new("stopped", &shown.why, hint))
@@ -142,7 +142,7 @@ fn of_state(snapshot: &Snapshot) -> Option<Reason> {
         _ => of_outage(snapshot).or_else(|| {
             let hint =
                 "wait: each server has its connect_timeout to answer; pgoutbox check looks at both";
-            let is_new = matches!(shown.state, State::Connecting | State::Waiting);
+            let is_new = matches!(shown.state, RelayState::Connecting | RelayState::Waiting);
             is_new.then(|| Reason::new("connecting", &shown.why, hint))
         }),
     }
@@ -172,7 +172,7 @@ fn of_relay(snapshot: &Snapshot) -> Option<Reason> {
             "look at the network to Postgres and at its process: SELECT * FROM pg_stat_replication";
         return Some(Reason::new("postgres_silent", what, hint).for_as_long(Some(silent)));
     }
-    let is_stalled = snapshot.stalled_for > STALLED && snapshot.shown.state != State::Paused;
+    let is_stalled = snapshot.stalled_for > STALLED && snapshot.shown.state != RelayState::Paused;
     is_stalled.then(|| {
         let what = format!(
             "none of {} events that wait was settled for {}",
@@ -203,13 +203,13 @@ fn degraded(snapshot: &Snapshot) -> Vec<Reason> {
     let mut degraded = Vec::new();
     let shown = &snapshot.shown;
     match shown.state {
-        State::Standby => degraded.push(Reason::new(
+        RelayState::Standby => degraded.push(Reason::new(
             "standby",
             &shown.why,
             "nothing: it takes the slot once the other relay leaves it",
         )),
-        State::Paused => degraded.push(Reason::new("paused", &shown.why, "pgoutbox resume")),
-        State::CatchingUp => degraded.push(Reason::new(
+        RelayState::Paused => degraded.push(Reason::new("paused", &shown.why, "pgoutbox resume")),
+        RelayState::CatchingUp => degraded.push(Reason::new(
             "catching_up",
             &shown.why,
             "wait: the stream goes on after it",
@@ -256,7 +256,7 @@ mod tests {
     use crate::board::outage::Outage;
     use crate::board::snapshot::Facts;
     use crate::board::{Board, ParkedView, Seen, SlotView};
-    use crate::core::guard::Verdict;
+    use crate::core::guard::GuardVerdict;
     use crate::core::relay::View;
     use crate::core::tally::Tally;
     use crate::error::Fault;
@@ -264,7 +264,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// In this state for an hour, its loop just asked.
-    fn snapshot(state: State) -> Snapshot {
+    fn snapshot(state: RelayState) -> Snapshot {
         let mut shown = Board::new().shown();
         shown.state = state;
         shown.why = "because".to_owned();
@@ -311,42 +311,47 @@ mod tests {
     }
 
     /// What is changed, the codes of the reasons against it, and those worth a look.
-    type Case =
-        (&'static str, State, fn(&mut Snapshot), &'static [&'static str], &'static [&'static str]);
+    type Case = (
+        &'static str,
+        RelayState,
+        fn(&mut Snapshot),
+        &'static [&'static str],
+        &'static [&'static str],
+    );
 
     #[rustfmt::skip]
     const CASES: &[Case] = &[
-        ("all is well", State::Running, |_| {}, &[], &[]),
-        ("a standby", State::Standby, |_| {}, &[], &["standby"]),
-        ("a catch-up", State::CatchingUp, |_| {}, &[], &["catching_up"]),
-        ("paused", State::Paused, |_| {}, &[], &["paused"]),
-        ("paused with events that wait", State::Paused, |s| s.stalled_for = 99 * SECOND, &[], &["paused"]),
-        ("at its start", State::Connecting, |_| {}, &["connecting"], &[]),
-        ("after a fault", State::Waiting, fault, &["fault"], &[]),
-        ("trying again", State::Connecting, fault, &["fault"], &[]),
-        ("draining", State::Draining, |_| {}, &["draining"], &[]),
-        ("stopped", State::Stopped, |_| {}, &["stopped"], &[]),
-        ("the loop was asked a moment ago", State::Running, |s| s.viewed_ago = Some(SILENT), &[], &[]),
-        ("the loop is silent", State::Running, |s| s.viewed_ago = Some(SILENT + SECOND), &["loop_silent"], &[]),
-        ("it never answered", State::Running, |s| s.viewed_ago = None, &["loop_silent"], &[]),
-        ("nobody is there to answer", State::Standby, |s| s.viewed_ago = None, &[], &["standby"]),
-        ("events wait a little", State::Running, |s| s.stalled_for = STALLED, &[], &[]),
-        ("nothing is settled", State::Running, |s| s.stalled_for = STALLED + SECOND, &["stalled"], &[]),
-        ("it runs, and has not got on yet", State::Running, fault, &["fault"], &[]),
-        ("paused, and has not got on yet", State::Paused, fault, &["fault"], &["paused"]),
-        ("a fault of a relay that another has replaced", State::Standby, fault, &[], &["standby"]),
-        ("stopped by a fault", State::Stopped, fault, &["stopped"], &[]),
-        ("the walsender is silent", State::Running, |s| silence(s, SECOND), &["postgres_silent"], &[]),
-        ("the broker blocks after a fault", State::Running, |s| { fault(s); blocked(s); }, &["broker_blocked"], &[]),
-        ("the broker blocks", State::Running, blocked, &["broker_blocked"], &[]),
-        ("it blocks, and nothing is settled", State::Running, |s| { blocked(s); s.stalled_for = 99 * SECOND; }, &["broker_blocked"], &[]),
-        ("the slot is lost", State::Running, |s| lose(s, SECOND), &["slot_lost"], &[]),
-        ("the slot was lost, and a session recreated it", State::CatchingUp, |s| lose(s, 7200 * SECOND), &[], &["catching_up", "stale"]),
-        ("parked events", State::Running, |s| park(s, "parked"), &[], &["parked_events"]),
-        ("a table takes no marks", State::Running, unmarked, &[], &["marks_refused"]),
-        ("failed events", State::Running, |s| park(s, "failed"), &[], &["failed_events"]),
-        ("the guard warns", State::Running, warn, &[], &["guard"]),
-        ("figures of long ago", State::Running, |s| s.seen_ago = Some(STALE + SECOND), &[], &["stale"]),
+        ("all is well", RelayState::Running, |_| {}, &[], &[]),
+        ("a standby", RelayState::Standby, |_| {}, &[], &["standby"]),
+        ("a catch-up", RelayState::CatchingUp, |_| {}, &[], &["catching_up"]),
+        ("paused", RelayState::Paused, |_| {}, &[], &["paused"]),
+        ("paused with events that wait", RelayState::Paused, |s| s.stalled_for = 99 * SECOND, &[], &["paused"]),
+        ("at its start", RelayState::Connecting, |_| {}, &["connecting"], &[]),
+        ("after a fault", RelayState::Waiting, fault, &["fault"], &[]),
+        ("trying again", RelayState::Connecting, fault, &["fault"], &[]),
+        ("draining", RelayState::Draining, |_| {}, &["draining"], &[]),
+        ("stopped", RelayState::Stopped, |_| {}, &["stopped"], &[]),
+        ("the loop was asked a moment ago", RelayState::Running, |s| s.viewed_ago = Some(SILENT), &[], &[]),
+        ("the loop is silent", RelayState::Running, |s| s.viewed_ago = Some(SILENT + SECOND), &["loop_silent"], &[]),
+        ("it never answered", RelayState::Running, |s| s.viewed_ago = None, &["loop_silent"], &[]),
+        ("nobody is there to answer", RelayState::Standby, |s| s.viewed_ago = None, &[], &["standby"]),
+        ("events wait a little", RelayState::Running, |s| s.stalled_for = STALLED, &[], &[]),
+        ("nothing is settled", RelayState::Running, |s| s.stalled_for = STALLED + SECOND, &["stalled"], &[]),
+        ("it runs, and has not got on yet", RelayState::Running, fault, &["fault"], &[]),
+        ("paused, and has not got on yet", RelayState::Paused, fault, &["fault"], &["paused"]),
+        ("a fault of a relay that another has replaced", RelayState::Standby, fault, &[], &["standby"]),
+        ("stopped by a fault", RelayState::Stopped, fault, &["stopped"], &[]),
+        ("the walsender is silent", RelayState::Running, |s| silence(s, SECOND), &["postgres_silent"], &[]),
+        ("the broker blocks after a fault", RelayState::Running, |s| { fault(s); blocked(s); }, &["broker_blocked"], &[]),
+        ("the broker blocks", RelayState::Running, blocked, &["broker_blocked"], &[]),
+        ("it blocks, and nothing is settled", RelayState::Running, |s| { blocked(s); s.stalled_for = 99 * SECOND; }, &["broker_blocked"], &[]),
+        ("the slot is lost", RelayState::Running, |s| lose(s, SECOND), &["slot_lost"], &[]),
+        ("the slot was lost, and a session recreated it", RelayState::CatchingUp, |s| lose(s, 7200 * SECOND), &[], &["catching_up", "stale"]),
+        ("parked events", RelayState::Running, |s| park(s, "parked"), &[], &["parked_events"]),
+        ("a table takes no marks", RelayState::Running, unmarked, &[], &["marks_refused"]),
+        ("failed events", RelayState::Running, |s| park(s, "failed"), &[], &["failed_events"]),
+        ("the guard warns", RelayState::Running, warn, &[], &["guard"]),
+        ("figures of long ago", RelayState::Running, |s| s.seen_ago = Some(STALE + SECOND), &[], &["stale"]),
     ];
 
     fn fault(snapshot: &mut Snapshot) {
@@ -386,7 +391,7 @@ mod tests {
     }
 
     fn warn(snapshot: &mut Snapshot) {
-        snapshot.shown.seen.as_mut().unwrap().1.slot.verdict = Some(Verdict {
+        snapshot.shown.seen.as_mut().unwrap().1.slot.verdict = Some(GuardVerdict {
             level: Level::Warning,
             is_news: false,
             retained: 1,
@@ -418,7 +423,7 @@ mod tests {
 
     #[test]
     fn a_stranger_is_told_the_codes_only() {
-        let mut snapshot = snapshot(State::Waiting);
+        let mut snapshot = snapshot(RelayState::Waiting);
         fault(&mut snapshot);
         let ready = Readiness::of(&snapshot);
         assert!(ready.json(true).to_string().contains("RabbitMQ is down"));

@@ -7,7 +7,7 @@ use crate::core::tally::Histogram;
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// It only rises, save at a start.
     Counter,
     /// It rises and falls.
@@ -16,7 +16,7 @@ pub enum Kind {
     Histogram,
 }
 
-impl Kind {
+impl MetricKind {
     /// Its word in the format.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -29,7 +29,7 @@ impl Kind {
 
 /// A figure.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Value {
+pub(crate) enum MetricValue {
     /// A count.
     Count(u64),
     /// A whole number below zero, perhaps.
@@ -38,37 +38,37 @@ pub(crate) enum Value {
     Real(f64),
 }
 
-impl From<u64> for Value {
+impl From<u64> for MetricValue {
     fn from(count: u64) -> Self {
         Self::Count(count)
     }
 }
 
-impl From<usize> for Value {
+impl From<usize> for MetricValue {
     fn from(count: usize) -> Self {
         Self::Count(u64::try_from(count).unwrap_or(u64::MAX))
     }
 }
 
-impl From<i64> for Value {
+impl From<i64> for MetricValue {
     fn from(number: i64) -> Self {
         Self::Signed(number)
     }
 }
 
-impl From<f64> for Value {
+impl From<f64> for MetricValue {
     fn from(number: f64) -> Self {
         Self::Real(number)
     }
 }
 
-impl From<bool> for Value {
+impl From<bool> for MetricValue {
     fn from(is_so: bool) -> Self {
         Self::Count(u64::from(is_so))
     }
 }
 
-impl From<Duration> for Value {
+impl From<Duration> for MetricValue {
     fn from(duration: Duration) -> Self {
         Self::Real(duration.as_secs_f64())
     }
@@ -81,7 +81,7 @@ pub(crate) struct Samples<'a> {
     out: &'a mut String,
     name: &'static str,
     help: &'static str,
-    kind: Kind,
+    kind: MetricKind,
     is_begun: bool,
 }
 
@@ -90,33 +90,33 @@ impl<'a> Samples<'a> {
     pub(crate) fn new(
         out: &'a mut String,
         name: &'static str,
-        kind: Kind,
+        kind: MetricKind,
         help: &'static str,
     ) -> Self {
         Self { out, name, help, kind, is_begun: false }
     }
 
     /// One more, with these labels.
-    pub(crate) fn put(&mut self, labels: &[(&str, &str)], value: impl Into<Value>) {
+    pub(crate) fn put(&mut self, labels: &[(&str, &str)], value: impl Into<MetricValue>) {
         self.write("", labels, value.into());
     }
 
     /// One without labels.
-    pub(crate) fn only(&mut self, value: impl Into<Value>) {
+    pub(crate) fn only(&mut self, value: impl Into<MetricValue>) {
         self.put(&[], value);
     }
 
     /// All samples of a histogram.
     pub(crate) fn histogram(&mut self, histogram: &Histogram) {
         for (bound, count) in histogram.cumulative() {
-            let bound = number(Value::Real(bound));
+            let bound = number(MetricValue::Real(bound));
             self.write("_bucket", &[("le", &bound)], count.into());
         }
         self.write("_sum", &[], histogram.sum_seconds().into());
         self.write("_count", &[], histogram.count().into());
     }
 
-    fn write(&mut self, suffix: &str, labels: &[(&str, &str)], value: Value) {
+    fn write(&mut self, suffix: &str, labels: &[(&str, &str)], value: MetricValue) {
         let Self { out, name, .. } = self;
         // Writing to a String cannot fail.
         if !self.is_begun {
@@ -136,14 +136,14 @@ impl<'a> Samples<'a> {
     }
 }
 
-fn number(value: Value) -> String {
+fn number(value: MetricValue) -> String {
     match value {
-        Value::Count(count) => count.to_string(),
-        Value::Signed(number) => number.to_string(),
-        Value::Real(number) if number.is_nan() => "NaN".to_owned(),
-        Value::Real(number) if number == f64::INFINITY => "+Inf".to_owned(),
-        Value::Real(number) if number == f64::NEG_INFINITY => "-Inf".to_owned(),
-        Value::Real(number) => number.to_string(),
+        MetricValue::Count(count) => count.to_string(),
+        MetricValue::Signed(number) => number.to_string(),
+        MetricValue::Real(number) if number.is_nan() => "NaN".to_owned(),
+        MetricValue::Real(number) if number == f64::INFINITY => "+Inf".to_owned(),
+        MetricValue::Real(number) if number == f64::NEG_INFINITY => "-Inf".to_owned(),
+        MetricValue::Real(number) => number.to_string(),
     }
 }
 
@@ -173,7 +173,7 @@ mod tests {
         histogram.observe(Duration::from_millis(1));
         histogram.observe(Duration::from_secs(5_000));
         let mut out = String::new();
-        Samples::new(&mut out, "a_seconds", Kind::Histogram, "How \"long\" \\ it\ntook.")
+        Samples::new(&mut out, "a_seconds", MetricKind::Histogram, "How \"long\" \\ it\ntook.")
             .histogram(&histogram);
         let lines: Vec<&str> = out.lines().collect();
         assert_eq!(lines[0], "# HELP a_seconds How \"long\" \\\\ it\\ntook.");
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn a_metric_without_samples_is_not_there() {
         let mut out = String::new();
-        Samples::new(&mut out, "a_bytes", Kind::Gauge, "Bytes.");
+        Samples::new(&mut out, "a_bytes", MetricKind::Gauge, "Bytes.");
         assert_eq!(out, "");
     }
 
@@ -216,7 +216,7 @@ mod tests {
         fn any_label_can_be_read_back(text: String, odd in "[\\\\\"\n{},= ]{0,8}", count: u64) {
             let text = text + &odd;
             let mut out = String::new();
-            Samples::new(&mut out, "a_total", Kind::Counter, "A.").put(&[("why", &text)], count);
+            Samples::new(&mut out, "a_total", MetricKind::Counter, "A.").put(&[("why", &text)], count);
             let line = out.strip_prefix("# HELP a_total A.\n# TYPE a_total counter\n").unwrap();
             let line = line.strip_prefix("a_total{why=\"").unwrap();
             let label = line.strip_suffix(&format!("\"}} {count}\n")).unwrap();
@@ -225,7 +225,7 @@ mod tests {
 
         #[test]
         fn any_number_can_be_read_back(real: f64) {
-            let text = number(Value::Real(real));
+            let text = number(MetricValue::Real(real));
             let read: f64 = text.parse().unwrap();
             prop_assert!(read == real || read.is_nan() && real.is_nan(), "{} is {}", real, text);
         }

@@ -11,12 +11,12 @@ mod process;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
-pub use encode::Kind;
+pub use encode::MetricKind;
 pub(crate) use encode::Samples;
 pub(crate) use process::Process;
 
 use crate::board::snapshot::Snapshot;
-use crate::board::{Reason, Seen, State};
+use crate::board::{EndReason, RelayState, Seen};
 use crate::core::guard::Level;
 use crate::core::relay::View;
 use crate::observe::http::ready::{CODES, Readiness};
@@ -45,7 +45,7 @@ pub struct Metric {
     /// Its name, units last.
     pub name: &'static str,
     /// What it is.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// Its labels with their values.
     pub labels: &'static str,
     /// What it counts.
@@ -68,7 +68,7 @@ const fn counter(
     moves: &'static str,
     read: fn(Figures<'_>, &mut Samples<'_>),
 ) -> Metric {
-    Metric { name, kind: Kind::Counter, labels, help, moves, read }
+    Metric { name, kind: MetricKind::Counter, labels, help, moves, read }
 }
 
 const fn gauge(
@@ -78,7 +78,7 @@ const fn gauge(
     moves: &'static str,
     read: fn(Figures<'_>, &mut Samples<'_>),
 ) -> Metric {
-    Metric { name, kind: Kind::Gauge, labels, help, moves, read }
+    Metric { name, kind: MetricKind::Gauge, labels, help, moves, read }
 }
 
 const fn histogram(
@@ -87,7 +87,7 @@ const fn histogram(
     moves: &'static str,
     read: fn(Figures<'_>, &mut Samples<'_>),
 ) -> Metric {
-    Metric { name, kind: Kind::Histogram, labels: "", help, moves, read }
+    Metric { name, kind: MetricKind::Histogram, labels: "", help, moves, read }
 }
 
 /// States of a slot as metrics name them: Postgres' own, and one for a slot that is not there.
@@ -101,7 +101,7 @@ pub const METRICS: &[Metric] = &[
         |_, out| out.put(&[("version", env!("CARGO_PKG_VERSION"))], 1_u64)),
     gauge("pgoutbox_session_state", "state: connecting, standby, catching_up, running, paused, draining, waiting, stopped", "1 for the state that holds, 0 for the others.",
         "`waiting` or `connecting` for minutes: `/readyz` and `pgoutbox status` name the fault and how to fix it",
-        |it, out| for state in State::ALL {
+        |it, out| for state in RelayState::ALL {
             out.put(&[("state", state.name())], state == it.snapshot.shown.state);
         }),
     gauge("pgoutbox_blocked_seconds", "reason: connecting, fault, draining, stopped, loop_silent, broker_blocked, postgres_silent, stalled, slot_lost", "How long nothing has been delivered for this reason, which is the code of `/readyz`, through all failed sessions and restarts; 0 for all others, and for all where nothing is wrong.",
@@ -118,7 +118,7 @@ pub const METRICS: &[Metric] = &[
         |it, out| out.only(it.snapshot.shown.sessions)),
     counter("pgoutbox_session_ends_total", "reason: drained, stream, audit, broker, event, definite, other", "Sessions ended, by what ended them.",
         "`stream` or `audit`: look at Postgres; `broker`: look at RabbitMQ; `event`: one event blocks all others, see the log",
-        |it, out| for reason in Reason::ALL {
+        |it, out| for reason in EndReason::ALL {
             let ends = it.snapshot.shown.ends.get(&reason).copied().unwrap_or(0);
             out.put(&[("reason", reason.name())], ends);
         }),
@@ -325,7 +325,11 @@ mod tests {
         let mut names = std::collections::BTreeSet::new();
         for metric in METRICS {
             assert!(names.insert(metric.name), "{metric:?} stands there twice");
-            assert_eq!(metric.kind == Kind::Counter, metric.name.ends_with("_total"), "{metric:?}");
+            assert_eq!(
+                metric.kind == MetricKind::Counter,
+                metric.name.ends_with("_total"),
+                "{metric:?}"
+            );
             for unit in ["milli", "_ms", "micro", "_kb", "_mb", "lsn"] {
                 assert!(!metric.name.contains(unit), "{metric:?}");
             }

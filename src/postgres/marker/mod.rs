@@ -25,7 +25,7 @@ use tokio_postgres::{Client, Error, Row, Statement};
 use crate::config::Config;
 use crate::core::event::Position;
 use crate::core::event::relation::TimeKind;
-use crate::core::parked::Looked;
+use crate::core::parked::Schedule;
 use crate::core::relay::marks::{Batch, Mark, Missed, Written};
 use crate::error::Fault;
 use crate::postgres::identity::Identity;
@@ -204,7 +204,7 @@ impl Marker {
         &self,
         client: &Client,
         from: Option<Position>,
-    ) -> Result<Option<Looked>, Fault> {
+    ) -> Result<Option<Schedule>, Fault> {
         if !self.parking.is_free(client).await.map_err(|error| classify(&error))? {
             return Ok(None);
         }

@@ -20,12 +20,12 @@ use crate::core::event::Position;
 use crate::core::event::relation::TimeKind;
 use crate::core::relay::marks::{Mark, MarkError, Origins, Why};
 use crate::error::{Class, Fault, codes, table};
+use crate::log_throttle::LogThrottle;
 use crate::postgres::grants::{grants_for, mark_grants, statements as statements_of};
 use crate::postgres::mark::MarkSql;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
 use crate::postgres::{classify, column};
-use crate::told::Told;
 
 /// Most statements, and the longest time, that it may take to find out which marks of one batch are
 /// refused.
@@ -90,7 +90,7 @@ struct State {
     /// That it is closed was said, this time.
     is_told_closed: bool,
     /// What was said of it.
-    told: Told,
+    told: LogThrottle,
     /// Marks given up since that was last said.
     given_up: u64,
 }
@@ -406,9 +406,9 @@ impl Tables {
         if state.refused_in_a_row >= IN_A_ROW {
             return true;
         }
-        let is_to_tell = state.told.is_to_tell(&why.code);
+        let is_due = state.told.is_due(&why.code);
         drop(state);
-        if is_to_tell {
+        if is_due {
             let [hold, give_up] = [self.audit.hold, self.audit.give_up].map(span);
             warn!(
                 hint = self.hint(entry, Some(id), Some(why)),
@@ -429,11 +429,11 @@ impl Tables {
         // One that opens and closes all the time is said once a minute, one that stays closed each
         // time that it begins.
         let lasts = state.closed.as_ref().is_some_and(|closed| closed.since.elapsed() >= LASTS);
-        let is_news = state.told.is_to_tell(&format!("closed {}", why.code));
-        let is_to_tell = !why.is_lock && (is_news || lasts && !state.is_told_closed);
-        state.is_told_closed |= is_to_tell;
+        let is_news = state.told.is_due(&format!("closed {}", why.code));
+        let is_due = !why.is_lock && (is_news || lasts && !state.is_told_closed);
+        state.is_told_closed |= is_due;
         drop(state);
-        if is_to_tell {
+        if is_due {
             let [hold, give_up] = [self.audit.hold, self.audit.give_up].map(span);
             warn!(
                 hint = self.hint(entry, None, Some(why)),
@@ -504,7 +504,7 @@ impl Tables {
             let code = mark.refused().map_or("", |why| why.code.as_str());
             let mut state = entry.state();
             state.given_up += 1;
-            if !state.told.is_to_tell(&format!("given up {code}")) {
+            if !state.told.is_due(&format!("given up {code}")) {
                 continue;
             }
             let count = std::mem::take(&mut state.given_up);

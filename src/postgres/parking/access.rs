@@ -23,7 +23,7 @@ pub(super) struct Scope {
 
 /// What the store knows of records that it could not write.
 #[derive(Default)]
-pub(super) struct Unwritten {
+pub(super) struct UnwrittenRecords {
     pub(super) refused: RefusedRecords,
     pub(super) deferred: Deferred,
     pub(super) locks: Locks,
@@ -34,7 +34,7 @@ pub(super) struct Unwritten {
 pub(super) struct Access<'a> {
     pub(super) client: &'a Client,
     pub(super) scope: &'a Scope,
-    pub(super) unwritten: &'a Unwritten,
+    pub(super) unwritten: &'a UnwrittenRecords,
 }
 
 impl Access<'_> {

@@ -10,12 +10,12 @@ use tokio_postgres::{Client, Error, Row, Statement};
 use tracing::{debug, warn};
 
 use crate::config::Table;
-use crate::core::parked::{Parking, Tried};
+use crate::core::parked::{AttemptOutcome, ParkingBatch};
 use crate::error::Fault;
+use crate::log_throttle::LogThrottle;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
 use crate::postgres::{classify, column, is_of_row, query};
-use crate::told::Told;
 
 /// A row that the server refuses is left for so long.
 const REST: Duration = Duration::from_secs(30);
@@ -40,7 +40,7 @@ pub(super) struct AttemptColumns {
 struct Mind {
     /// Until when a record is left, by the number of its statement.
     resting: BTreeMap<(usize, i64), Instant>,
-    told: Told,
+    told: LogThrottle,
 }
 
 impl AttemptColumns {
@@ -175,10 +175,10 @@ impl AttemptColumns {
     }
 
     /// Failed events that were delivered after all: their rows no longer say that they failed.
-    pub(super) async fn clear_failed(&self, client: &Client, table: usize, parking: &Parking) {
+    pub(super) async fn clear_failed(&self, client: &Client, table: usize, parking: &ParkingBatch) {
         let Some(statement) = &self.clear_failed else { return };
         let of_table = parking.attempts.iter().filter(|attempt| {
-            attempt.table == table && matches!(attempt.outcome, Tried::Delivered { .. })
+            attempt.table == table && matches!(attempt.outcome, AttemptOutcome::Delivered { .. })
         });
         let those = of_table.filter_map(|attempt| Some((attempt.seq, attempt.id.as_deref()?)));
         let (seqs, ids): (Vec<i64>, Vec<&str>) = those.unzip();
@@ -205,7 +205,7 @@ impl AttemptColumns {
             return debug!("rows of {title} do not show tries yet: {}", fault.what);
         }
         let is_of_row = seq.is_some();
-        if !self.mind().told.is_to_tell(&format!("{what} {is_of_row} {:?}", fault.code())) {
+        if !self.mind().told.is_due(&format!("{what} {is_of_row} {:?}", fault.code())) {
             return;
         }
         match seq {

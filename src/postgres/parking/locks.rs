@@ -9,9 +9,9 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error};
 use tracing::warn;
 
+use crate::log_throttle::LogThrottle;
 use crate::postgres::sql;
 use crate::postgres::{classify, is_lock};
-use crate::told::Told;
 
 /// Events that somebody has a lock on are not looked at again before.
 pub(super) const LOCKED: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ struct State {
     locked_at: Option<Instant>,
     /// Somebody has a lock on all of the parking: asking would only wait for it.
     is_locked: bool,
-    told: Told,
+    told: LogThrottle,
 }
 
 impl Locks {
@@ -41,7 +41,7 @@ impl Locks {
 
     /// One lock leads to the next: there is one line a minute for all of them.
     fn is_due(&self) -> bool {
-        self.state().told.is_to_tell("lock")
+        self.state().told.is_due("lock")
     }
 
     /// Somebody has a lock on a parked event: says who, once a minute.

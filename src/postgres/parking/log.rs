@@ -3,10 +3,10 @@
 use tracing::{debug, info, warn};
 
 use crate::config::Config;
-use crate::core::parked::{Attempt, Park, Parking, State, Tried};
+use crate::core::parked::{Attempt, AttemptOutcome, Park, ParkedState, ParkingBatch};
 
 /// Logs a batch.
-pub(super) fn log(config: &Config, parking: &Parking) {
+pub(super) fn log(config: &Config, parking: &ParkingBatch) {
     parking.parks.iter().for_each(|park| log_park(config, park));
     parking.attempts.iter().for_each(|attempt| log_attempt(config, attempt));
 }
@@ -17,9 +17,9 @@ fn log_park(config: &Config, park: &Park) {
     let table = table.map_or_else(String::new, |t| t.title());
     let (id, position) = (park.id.as_deref().unwrap_or("without id"), park.position);
     let what = match park.state {
-        State::DeadLettered => "sent to the dead-letter exchange",
-        State::Queued => "parked behind an older one of its aggregate",
-        State::Parked(_) | State::Failed => "parked",
+        ParkedState::DeadLettered => "sent to the dead-letter exchange",
+        ParkedState::Queued => "parked behind an older one of its aggregate",
+        ParkedState::Parked(_) | ParkedState::Failed => "parked",
     };
     warn!(
         hint = refusal.hint(),
@@ -38,15 +38,15 @@ fn log_attempt(config: &Config, attempt: &Attempt) {
     let table = config.source(attempt.table);
     let table = table.map_or_else(String::new, |t| t.title());
     let (attempts, state, refusal) = match &attempt.outcome {
-        Tried::Refused { attempts, state, refusal } => (attempts, state, refusal),
-        Tried::Delivered { attempts: 0 } => {
+        AttemptOutcome::Refused { attempts, state, refusal } => (attempts, state, refusal),
+        AttemptOutcome::Delivered { attempts: 0 } => {
             debug!(
                 event_id,
                 table, seq, "event {id}, which waited behind a parked one, is delivered"
             );
             return;
         }
-        Tried::Delivered { attempts } => {
+        AttemptOutcome::Delivered { attempts } => {
             info!(
                 event_id,
                 table,
@@ -56,10 +56,10 @@ fn log_attempt(config: &Config, attempt: &Attempt) {
             );
             return;
         }
-        Tried::Withdrawn => return,
+        AttemptOutcome::Withdrawn => return,
     };
     match state {
-        State::Failed => warn!(
+        ParkedState::Failed => warn!(
             hint = refusal.hint(),
             event_id,
             table,
@@ -68,7 +68,7 @@ fn log_attempt(config: &Config, attempt: &Attempt) {
             attempts,
             "event {id} has failed after {attempts} tries: {refusal}. Once that is fixed: pgoutbox parked retry --id {id}"
         ),
-        State::Parked(pause) => info!(
+        ParkedState::Parked(pause) => info!(
             again_in = crate::text::span(*pause),
             event_id,
             table,
@@ -77,7 +77,7 @@ fn log_attempt(config: &Config, attempt: &Attempt) {
             attempts,
             "try {attempts} of parked event {id}: {refusal}"
         ),
-        State::DeadLettered => {
+        ParkedState::DeadLettered => {
             let reason = refusal.reason();
             info!(
                 event_id,
@@ -87,6 +87,6 @@ fn log_attempt(config: &Config, attempt: &Attempt) {
                 "parked event {id} is sent to the dead-letter exchange: {refusal}"
             );
         }
-        State::Queued => {}
+        ParkedState::Queued => {}
     }
 }

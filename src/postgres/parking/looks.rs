@@ -12,7 +12,7 @@ use super::access::Access;
 use super::locks::LOCKED;
 use super::record::{aggregate, number_of, position};
 use crate::core::event::Position;
-use crate::core::parked::{Aggregate, Ahead, Due, Looked};
+use crate::core::parked::{Aggregate, Ahead, Due, Schedule};
 use crate::core::relay::marks::Mark;
 use crate::error::Fault;
 use crate::postgres::{classify, column};
@@ -34,7 +34,7 @@ impl Looks {
         &self,
         access: Access<'_>,
         from: Option<Position>,
-    ) -> Result<Looked, Fault> {
+    ) -> Result<Schedule, Fault> {
         let client = access.client;
         let (waiting, ahead) = match from {
             None => (Vec::new(), Ahead::default()),
@@ -63,7 +63,7 @@ impl Looks {
             due.clear();
             next_due = next_due.map(|due| due.max(LOCKED));
         }
-        Ok(Looked {
+        Ok(Schedule {
             due,
             held: aggregates(&held)?,
             waiting,

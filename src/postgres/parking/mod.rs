@@ -28,20 +28,20 @@ pub(crate) use locks::{is_locked, locker};
 
 use crate::config::Config;
 use crate::core::event::Position;
-use crate::core::parked::{Aggregate, Attempt, Head, Looked, ParkedRow, Parking};
+use crate::core::parked::{Aggregate, Attempt, Head, ParkedRow, ParkingBatch, Schedule};
 use crate::core::relay::marks::Mark;
 use crate::error::Fault;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
 use crate::postgres::{classify, is_lock};
-use access::{Access, Scope, Unwritten};
+use access::{Access, Scope, UnwrittenRecords};
 use attempt_columns::AttemptColumns;
 use claims::Claims;
 use locks::table_locker;
 use looks::Looks;
-use outcomes::{Leaving, Outcomes};
+use outcomes::{Leaving, OutcomeWriter};
 use parks::Parks;
-use unmarked::Unmarked;
+use unmarked::UnmarkedRecords;
 
 /// The channel on which changes of the parking are notified; the payload is the slot's name.
 pub(crate) const CHANNEL: &str = "pgoutbox_parked";
@@ -49,10 +49,10 @@ pub(crate) const CHANNEL: &str = "pgoutbox_parked";
 /// Writes and reads the parking, for one session.
 pub struct ParkingStore {
     scope: Scope,
-    unwritten: Unwritten,
+    unwritten: UnwrittenRecords,
     parks: Parks,
-    outcomes: Outcomes,
-    unmarked: Unmarked,
+    outcomes: OutcomeWriter,
+    unmarked: UnmarkedRecords,
     looks: Looks,
     claims: Claims,
     /// By table.
@@ -106,9 +106,9 @@ impl ParkingStore {
                 prefixes: config.messages.iter().map(|source| source.name.clone()).collect(),
                 still_ours: prepare(sql::PROGRESS_STILL_OURS).await?,
             },
-            unwritten: Unwritten::default(),
+            unwritten: UnwrittenRecords::default(),
             parks: Parks { park: prepare(sql::PARK).await? },
-            outcomes: Outcomes {
+            outcomes: OutcomeWriter {
                 delivered: prepare(sql::PARK_DELIVERED).await?,
                 kept: prepare(sql::PARK_KEPT).await?,
                 still: prepare(sql::PARKED_STILL).await?,
@@ -116,7 +116,7 @@ impl ParkingStore {
                 noted: prepare(sql::PARK_NOTED).await?,
                 withdrawn: prepare(sql::PARK_WITHDRAWN).await?,
             },
-            unmarked: Unmarked::new(
+            unmarked: UnmarkedRecords::new(
                 prepare(sql::PARK_UNMARKED).await?,
                 prepare(sql::PARK_MARKED).await?,
             ),
@@ -152,7 +152,7 @@ impl ParkingStore {
     pub async fn write(
         &self,
         client: &Client,
-        parking: &Parking,
+        parking: &ParkingBatch,
         keeps: bool,
     ) -> Result<usize, Error> {
         let (access, leaving) = (self.access(client), Leaving::new(keeps, &self.unmarked));
@@ -174,7 +174,7 @@ impl ParkingStore {
     pub(crate) async fn write_each(
         &self,
         client: &Client,
-        parking: &Parking,
+        parking: &ParkingBatch,
         keeps: bool,
     ) -> Result<(), Error> {
         let (access, leaving) = (self.access(client), Leaving::new(keeps, &self.unmarked));
@@ -259,7 +259,7 @@ impl ParkingStore {
     /// # Errors
     /// A query fails, over a lock on all of the parking for one, or the connection is lost. To be looked at
     /// again.
-    pub async fn look(&self, client: &Client, from: Option<Position>) -> Result<Looked, Fault> {
+    pub async fn look(&self, client: &Client, from: Option<Position>) -> Result<Schedule, Fault> {
         let (access, failed) = (self.access(client), |error: Error| classify(&error));
         self.outcomes.flush(access, &self.unmarked).await.map_err(failed)?;
         self.follow(client).await;
@@ -304,14 +304,14 @@ impl ParkingStore {
 
     /// Failed events that were delivered after all: their rows no longer say that they failed.
     /// Best effort.
-    pub(crate) async fn clear_failed(&self, client: &Client, parking: &Parking) {
+    pub(crate) async fn clear_failed(&self, client: &Client, parking: &ParkingBatch) {
         for (table, columns) in self.columns.iter().enumerate() {
             columns.clear_failed(client, table, parking).await;
         }
     }
 
     /// Says in the log what is put aside.
-    pub(crate) fn log(&self, config: &Config, parking: &Parking) {
+    pub(crate) fn log(&self, config: &Config, parking: &ParkingBatch) {
         log::log(config, parking);
     }
 }

@@ -10,12 +10,12 @@ use super::form::Form;
 use super::locks::is_locked;
 use super::record::state_and_pause;
 use super::refused_records::Write;
-use super::unmarked::Unmarked;
-use crate::core::parked::{Attempt, Tried};
+use super::unmarked::UnmarkedRecords;
+use crate::core::parked::{Attempt, AttemptOutcome};
 use crate::postgres::{is_of_row, is_refused};
 
 /// The statements, of one session.
-pub(super) struct Outcomes {
+pub(super) struct OutcomeWriter {
     pub(super) delivered: Statement,
     pub(super) kept: Statement,
     pub(super) still: Statement,
@@ -30,16 +30,16 @@ pub(super) enum Leaving<'a> {
     /// It goes.
     AtOnce,
     /// It stays until the event's mark is known to be written.
-    Unmarked(&'a Unmarked),
+    Unmarked(&'a UnmarkedRecords),
 }
 
 impl<'a> Leaving<'a> {
-    pub(super) fn new(keeps: bool, unmarked: &'a Unmarked) -> Self {
+    pub(super) fn new(keeps: bool, unmarked: &'a UnmarkedRecords) -> Self {
         if keeps { Self::Unmarked(unmarked) } else { Self::AtOnce }
     }
 }
 
-impl Outcomes {
+impl OutcomeWriter {
     fn leave(&self, leaving: Leaving<'_>) -> &Statement {
         match leaving {
             Leaving::AtOnce => &self.delivered,
@@ -75,12 +75,12 @@ impl Outcomes {
         attempts: &[Attempt],
         leaving: Leaving<'_>,
     ) -> Result<u64, Error> {
-        let those = |is_it: fn(&Tried) -> bool| -> Vec<i64> {
+        let those = |is_it: fn(&AttemptOutcome) -> bool| -> Vec<i64> {
             let those = attempts.iter().filter(|attempt| is_it(&attempt.outcome));
             those.map(|attempt| attempt.seq).collect()
         };
-        let delivered = those(|outcome| matches!(outcome, Tried::Delivered { .. }));
-        let withdrawn = those(|outcome| matches!(outcome, Tried::Withdrawn));
+        let delivered = those(|outcome| matches!(outcome, AttemptOutcome::Delivered { .. }));
+        let withdrawn = those(|outcome| matches!(outcome, AttemptOutcome::Withdrawn));
         let execute = async |statement, seqs: &Vec<i64>| match seqs.is_empty() {
             true => Ok(0),
             false => access.client.execute(statement, &[seqs]).await,
@@ -105,7 +105,7 @@ impl Outcomes {
     ) -> Result<bool, Error> {
         let seq = attempt.seq;
         let (what, outcome) = match &attempt.outcome {
-            Tried::Refused { .. } => {
+            AttemptOutcome::Refused { .. } => {
                 let refused = |form| access.alone(self.refused(access, attempt, form));
                 let mut outcome = refused(Form::Whole).await;
                 if outcome.as_ref().is_err_and(is_of_row) {
@@ -113,8 +113,10 @@ impl Outcomes {
                 }
                 (Write::Outcome, outcome)
             }
-            Tried::Delivered { .. } => (Write::Delivered, self.end(access, seq, leaving).await),
-            Tried::Withdrawn => {
+            AttemptOutcome::Delivered { .. } => {
+                (Write::Delivered, self.end(access, seq, leaving).await)
+            }
+            AttemptOutcome::Withdrawn => {
                 let seqs = vec![seq];
                 let withdrawn: [&(dyn ToSql + Sync); 1] = [&seqs];
                 let withdrawn = access.client.execute(&self.withdrawn, &withdrawn);
@@ -158,7 +160,9 @@ impl Outcomes {
         attempt: &Attempt,
         form: Form,
     ) -> Result<u64, Error> {
-        let Tried::Refused { attempts, state, refusal } = &attempt.outcome else { return Ok(0) };
+        let AttemptOutcome::Refused { attempts, state, refusal } = &attempt.outcome else {
+            return Ok(0);
+        };
         let (state, next_ms) = state_and_pause(*state);
         let attempts = i32::try_from(*attempts).unwrap_or(i32::MAX);
         let error = form.text(&refusal.to_string());
@@ -190,7 +194,11 @@ impl Outcomes {
     }
 
     /// Writes what was deferred, as far as that can be done now.
-    pub(super) async fn flush(&self, access: Access<'_>, unmarked: &Unmarked) -> Result<(), Error> {
+    pub(super) async fn flush(
+        &self,
+        access: Access<'_>,
+        unmarked: &UnmarkedRecords,
+    ) -> Result<(), Error> {
         let unwritten = access.unwritten;
         let deferred = unwritten.deferred.all();
         if deferred.is_empty() {
@@ -212,7 +220,7 @@ impl Outcomes {
     pub(super) async fn end_delivered(
         &self,
         access: Access<'_>,
-        unmarked: &Unmarked,
+        unmarked: &UnmarkedRecords,
     ) -> Result<(), Error> {
         let refused = &access.unwritten.refused;
         for seq in refused.delivered() {

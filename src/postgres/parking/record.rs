@@ -8,19 +8,19 @@ use tokio_postgres::Row;
 use super::access::Scope;
 use crate::core::event::Position;
 use crate::core::event::pgoutput::{Column, StoredRow, Tuple};
-use crate::core::parked::{Aggregate, ParkedRow, State};
+use crate::core::parked::{Aggregate, ParkedRow, ParkedState};
 use crate::error::Fault;
 use crate::postgres::column;
 
 /// A state as the parking has it, and the milliseconds to the next try.
-pub(super) fn state_and_pause(state: State) -> (&'static str, Option<i64>) {
+pub(super) fn state_and_pause(state: ParkedState) -> (&'static str, Option<i64>) {
     match state {
-        State::Parked(pause) => {
+        ParkedState::Parked(pause) => {
             ("parked", Some(i64::try_from(pause.as_millis()).unwrap_or(i64::MAX)))
         }
-        State::Queued => ("queued", None),
-        State::Failed => ("failed", None),
-        State::DeadLettered => ("dead_lettered", None),
+        ParkedState::Queued => ("queued", None),
+        ParkedState::Failed => ("failed", None),
+        ParkedState::DeadLettered => ("dead_lettered", None),
     }
 }
 

@@ -9,8 +9,8 @@ use tokio_postgres::Error;
 use tracing::warn;
 
 use crate::backoff::Backoff;
+use crate::log_throttle::LogThrottle;
 use crate::postgres::classify;
-use crate::told::Told;
 
 /// For how long an event is put off.
 const PAUSES: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
@@ -38,7 +38,7 @@ struct Rest {
 #[derive(Debug, Default)]
 struct State {
     by_seq: BTreeMap<i64, Rest>,
-    told: Told,
+    told: LogThrottle,
 }
 
 /// All of them, of one session. The next begins without: what was delivered and still has its record
@@ -60,9 +60,9 @@ impl RefusedRecords {
         let until = Instant::now() + pause;
         state.by_seq.insert(seq, Rest { pause, until, is_delivered });
         let fault = classify(error);
-        let is_to_tell = state.told.is_to_tell(&format!("{what:?} {:?}", fault.code()));
+        let is_due = state.told.is_due(&format!("{what:?} {:?}", fault.code()));
         drop(state);
-        if !is_to_tell {
+        if !is_due {
             return;
         }
         let (hint, pause) = (fault.hint, crate::text::span(pause));

@@ -10,14 +10,14 @@ use super::refused_records::Write;
 use crate::core::relay::marks::{Mark, Origin};
 
 /// The statements, of one session.
-pub(super) struct Unmarked {
+pub(super) struct UnmarkedRecords {
     unmarked: Statement,
     marked: Statement,
     /// There may be some: an earlier session may have left them.
     may_be_some: AtomicBool,
 }
 
-impl Unmarked {
+impl UnmarkedRecords {
     pub(super) fn new(unmarked: Statement, marked: Statement) -> Self {
         Self { unmarked, marked, may_be_some: AtomicBool::new(true) }
     }

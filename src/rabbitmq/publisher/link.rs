@@ -57,7 +57,7 @@ struct Held {
     /// lapin is done: what is written goes out, and that is all.
     is_lapin_gone: bool,
     /// The socket is, and why; of the kind `UnexpectedEof` where the broker ended it.
-    ended: Option<Ended>,
+    ended: Option<SocketEnd>,
 }
 
 impl Link {
@@ -92,7 +92,7 @@ impl Link {
     }
 
     /// Takes the answers into an empty list, which is given back for the next ones.
-    pub(super) fn listen(&self, cx: &Context<'_>, said: &mut Vec<Said>) -> Poll<Option<End>> {
+    pub(super) fn listen(&self, cx: &Context<'_>, said: &mut Vec<Said>) -> Poll<Option<LinkEnd>> {
         self.listener.register(cx.waker());
         let mut held = self.held();
         if !held.sorted.said.is_empty() {
@@ -100,17 +100,17 @@ impl Link {
             return Poll::Ready(None);
         }
         if let Some(closing) = held.sorted.closing.clone() {
-            return Poll::Ready(Some(End::Closed(closing)));
+            return Poll::Ready(Some(LinkEnd::Closed(closing)));
         }
         match &held.ended {
-            Some(ended) => Poll::Ready(Some(End::Lost(ended.why.clone()))),
+            Some(ended) => Poll::Ready(Some(LinkEnd::Lost(ended.why.clone()))),
             None => Poll::Pending,
         }
     }
 
     fn end(&self, error: &io::Error) {
         let mut held = self.held();
-        held.ended.get_or_insert_with(|| Ended::of(error));
+        held.ended.get_or_insert_with(|| SocketEnd::of(error));
         let waker = held.lapin_waits.take();
         drop(held);
         waker.into_iter().for_each(Waker::wake);
@@ -120,13 +120,13 @@ impl Link {
 
 /// Why a socket ended. An IO error cannot be cloned, and what it is of must not be lost: the broker
 /// refuses our certificate after the handshake.
-struct Ended {
+struct SocketEnd {
     kind: io::ErrorKind,
     why: String,
     tls: Option<rustls::Error>,
 }
 
-impl Ended {
+impl SocketEnd {
     fn of(error: &io::Error) -> Self {
         let tls = error.get_ref().and_then(|below| below.downcast_ref()).cloned();
         Self { kind: error.kind(), why: error.to_string(), tls }
@@ -141,7 +141,7 @@ impl Ended {
 }
 
 /// How it ended.
-pub(super) enum End {
+pub(super) enum LinkEnd {
     /// The broker closed the channel or the connection, and said why.
     Closed(Closing),
     /// The socket is gone.

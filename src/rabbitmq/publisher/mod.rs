@@ -38,7 +38,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use frames::{Closing, Said};
-use link::{End, LapinEnd, Link, Mover};
+use link::{LapinEnd, Link, LinkEnd, Mover};
 use tags::Tags;
 
 use crate::config::{Amqp, Broker, TlsMode};
@@ -270,7 +270,7 @@ impl Publisher {
         }
         match self.link.listen(cx, &mut self.said) {
             Poll::Ready(None) => Poll::Ready(Ok(Signal::Answers(self.answers()))),
-            Poll::Ready(Some(End::Closed(Closing { is_channel, why: Ok(error) })))
+            Poll::Ready(Some(LinkEnd::Closed(Closing { is_channel, why: Ok(error) })))
                 if is_over_a_publish(&error) =>
             {
                 let why = error.to_string();
@@ -279,13 +279,13 @@ impl Publisher {
                     false => Closure::Refused(why),
                 }))
             }
-            Poll::Ready(Some(End::Closed(Closing { why: closing, .. }))) => {
+            Poll::Ready(Some(LinkEnd::Closed(Closing { why: closing, .. }))) => {
                 let is_forced = closing.as_ref().is_ok_and(|error| error.get_id() == FORCED);
                 let why = closing.map_or_else(|words| words, |error| error.to_string());
                 let closure = lost(why);
                 Poll::Ready(Err(if is_forced { closure } else { closure.perhaps_over_a_publish() }))
             }
-            Poll::Ready(Some(End::Lost(why))) => {
+            Poll::Ready(Some(LinkEnd::Lost(why))) => {
                 // Before the socket ends, lapin gives up a broker of which it hears nothing.
                 let is_silent = self.ended.as_ref().is_some_and(is_heartbeat);
                 let why = self.ended.as_ref().map_or(why, ToString::to_string);

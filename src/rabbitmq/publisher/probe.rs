@@ -16,7 +16,7 @@ const ROUTING_KEY: &str = "pgoutbox.check";
 
 /// What the broker said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum ProbeReply {
     /// It would do it.
     Yes,
     /// It is not there.
@@ -33,7 +33,7 @@ impl Publisher {
     /// Whether the broker takes messages for an exchange from this user: one is published in a
     /// transaction that is rolled back, so nobody gets it. (A passive declare needs the right to
     /// `configure` from RabbitMQ 4.3 on, and says nothing about the right to write.)
-    pub(crate) async fn takes(&self, exchange: &str, amqp: &Amqp) -> Answer {
+    pub(crate) async fn takes(&self, exchange: &str, amqp: &Amqp) -> ProbeReply {
         let events = self.connection.events_listener();
         let asked = async {
             // Of its own: a refusal closes the channel.
@@ -55,13 +55,13 @@ impl Publisher {
         // A broker with an alarm says so once something is published, and answers nothing more.
         let alarm = alarm(self.connection.events_listener());
         tokio::select! {
-            why = alarm => Answer::Blocked(why),
+            why = alarm => ProbeReply::Blocked(why),
             outcome = in_time(amqp.connect_timeout, asked) => answer(outcome),
         }
     }
 
     /// Whether a queue is there.
-    pub(crate) async fn has_queue(&self, queue: &str, amqp: &Amqp) -> Answer {
+    pub(crate) async fn has_queue(&self, queue: &str, amqp: &Amqp) -> ProbeReply {
         let asked = async {
             let channel = self.connection.create_channel().await?;
             let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
@@ -96,14 +96,14 @@ async fn alarm(events: impl Stream<Item = Event>) -> String {
     }
 }
 
-fn answer(outcome: Option<Result<(), Error>>) -> Answer {
+fn answer(outcome: Option<Result<(), Error>>) -> ProbeReply {
     match outcome {
-        Some(Ok(())) => Answer::Yes,
-        None => Answer::Other("no answer in time".to_owned()),
+        Some(Ok(())) => ProbeReply::Yes,
+        None => ProbeReply::Other("no answer in time".to_owned()),
         Some(Err(error)) => match protocol_error(&error).map(|error| error.get_id()) {
-            Some(404) => Answer::Missing(error.to_string()),
-            Some(403) => Answer::Forbidden(error.to_string()),
-            _ => Answer::Other(error.to_string()),
+            Some(404) => ProbeReply::Missing(error.to_string()),
+            Some(403) => ProbeReply::Forbidden(error.to_string()),
+            _ => ProbeReply::Other(error.to_string()),
         },
     }
 }

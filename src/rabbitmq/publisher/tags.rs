@@ -14,7 +14,7 @@ pub(super) struct Tags {
 
 /// A confirm of what is not in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Unknown;
+pub(super) struct UnknownTag;
 
 impl Tags {
     /// One more was published.
@@ -31,13 +31,13 @@ impl Tags {
         tag: u64,
         is_multiple: bool,
         mut tell: impl FnMut(u64),
-    ) -> Result<(), Unknown> {
+    ) -> Result<(), UnknownTag> {
         let published = self.first + self.confirmed.len() as u64;
         // "If the multiple field is 1, and the delivery tag is zero, this indicates
         // acknowledgement of all outstanding messages."
         let end = if is_multiple && tag == 0 { published } else { tag };
         if end == 0 || end > published {
-            return Err(Unknown);
+            return Err(UnknownTag);
         }
         let past = end.checked_sub(self.first).and_then(|past| usize::try_from(past).ok());
         if is_multiple {
@@ -50,10 +50,10 @@ impl Tags {
             }
             self.first += through as u64;
         } else {
-            let at = past.and_then(|past| past.checked_sub(1)).ok_or(Unknown)?;
-            let is_confirmed = self.confirmed.get_mut(at).ok_or(Unknown)?;
+            let at = past.and_then(|past| past.checked_sub(1)).ok_or(UnknownTag)?;
+            let is_confirmed = self.confirmed.get_mut(at).ok_or(UnknownTag)?;
             if std::mem::replace(is_confirmed, true) {
-                return Err(Unknown);
+                return Err(UnknownTag);
             }
             tell(end - 1);
         }

@@ -6,7 +6,7 @@ use tracing::{info, warn};
 
 use super::finish;
 use super::prepare::{Patience, prepare};
-use super::report::{Report, is_known, report};
+use super::report::{CatchUpReport, is_known, report};
 use crate::config::Config;
 use crate::error::Fault;
 use crate::postgres::outbox_table::OutboxTable;
@@ -80,7 +80,7 @@ async fn what_is_wrong(config: &Config, client: &Client) -> Result<Option<String
     Ok(Some("somebody recreated it while a catch-up was under way".to_owned()))
 }
 
-fn is_ahead(slot: &SlotState, report: &Report) -> bool {
+fn is_ahead(slot: &SlotState, report: &CatchUpReport) -> bool {
     let lsn = |text: &Option<String>| text.as_ref()?.parse::<PgLsn>().ok();
     match (lsn(&slot.confirmed_flush_lsn), lsn(&report.consistent_lsn)) {
         (Some(confirmed), Some(consistent)) => confirmed > consistent,

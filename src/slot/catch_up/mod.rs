@@ -30,7 +30,7 @@ pub use fetch::fetch;
 pub(super) use list::waiting_in;
 pub(crate) use prepare::record_new;
 pub use prepare::{Patience, prepare};
-pub(crate) use report::{Report, is_known, report};
+pub(crate) use report::{CatchUpReport, is_known, report};
 
 use crate::core::event::Position;
 use crate::error::Fault;

@@ -8,7 +8,7 @@ use crate::postgres::{column, query};
 
 /// How far a catch-up is, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Report {
+pub(crate) struct CatchUpReport {
     /// The list is written; else the slot is still being made.
     pub is_listed: bool,
     /// Why there is one.
@@ -27,10 +27,10 @@ pub(crate) struct Report {
 ///
 /// # Errors
 /// The connection's.
-pub(crate) async fn report(client: &Client, slot: &str) -> Result<Option<Report>, Fault> {
+pub(crate) async fn report(client: &Client, slot: &str) -> Result<Option<CatchUpReport>, Fault> {
     let rows = query(client, &sql::render(sql::CATCH_UP, &[("slot", slot)])?).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    Ok(Some(Report {
+    Ok(Some(CatchUpReport {
         is_listed: column::<String>(row, "state")? == "listed",
         why: column(row, "why")?,
         consistent_lsn: column(row, "consistent_lsn")?,

@@ -6,7 +6,7 @@
 
 mod partitions;
 mod rows;
-mod stuck;
+mod undeletable;
 mod target;
 
 use std::collections::BTreeSet;
@@ -23,8 +23,8 @@ use crate::postgres::turn::Turn;
 use crate::postgres::{self, Role, execute};
 use crate::shutdown::Shutdown;
 use crate::text::span;
-pub(crate) use stuck::Known;
 use target::Target;
+pub(crate) use undeletable::UndeletablePlaces;
 
 /// How long rows that could not be deleted are left alone, and what was said is not said again.
 const RETRY: Duration = Duration::from_secs(3600);
@@ -100,12 +100,13 @@ pub(crate) async fn run(config: &Config, mut shutdown: Shutdown) {
     let interval = config.prune.interval;
     let pauses = Backoff::new(interval.saturating_mul(2), interval.saturating_mul(16));
     let mut failures = 0_u32;
-    let (mut said, mut known, mut since) = (BTreeSet::new(), Known::default(), Instant::now());
+    let (mut said, mut known, mut since) =
+        (BTreeSet::new(), UndeletablePlaces::default(), Instant::now());
     loop {
         let mut report = Report::default();
         let is_whole = since.elapsed() >= RETRY;
         if is_whole {
-            (known, since) = (Known::default(), Instant::now());
+            (known, since) = (UndeletablePlaces::default(), Instant::now());
         }
         let outcome = tokio::select! {
             biased;
@@ -184,7 +185,7 @@ fn tell(report: &Report, said: &mut BTreeSet<String>, is_whole: bool) {
 pub(crate) async fn pass(
     config: &Config,
     order: Order,
-    known: &mut Known,
+    known: &mut UndeletablePlaces,
     report: &mut Report,
 ) -> Result<(), Fault> {
     if order.keep.is_some() && !config.has_marks() {
@@ -209,7 +210,7 @@ pub(crate) async fn pass(
 async fn all_tables(
     config: &Config,
     order: Order,
-    known: &mut Known,
+    known: &mut UndeletablePlaces,
     report: &mut Report,
 ) -> Result<(), Fault> {
     let client = connect(config).await?;
@@ -240,7 +241,7 @@ async fn one_table(
     config: &Config,
     table: &Table,
     order: Order,
-    known: &mut Known,
+    known: &mut UndeletablePlaces,
     report: &mut TableReport,
 ) -> Result<bool, Fault> {
     let Some(target) = Target::find(client, config, table).await? else { return Ok(false) };

@@ -31,7 +31,7 @@ struct Part {
 }
 
 /// A table's partitions; none, where it is no table partitioned by time.
-pub(super) struct Parts {
+pub(super) struct Partitions {
     all: Vec<Part>,
     /// How much time a new one holds; `None` where they are somebody else's business.
     pub(super) span: Option<PartitionSpan>,
@@ -40,7 +40,7 @@ pub(super) struct Parts {
     is_shared: bool,
 }
 
-impl Parts {
+impl Partitions {
     /// Whether its rows go with the whole of it, and not one by one.
     pub(super) fn is_dropped_whole(&self, schema: &str, name: &str) -> bool {
         !self.is_shared && self.whole().any(|part| part.schema == schema && part.name == name)
@@ -102,7 +102,7 @@ pub(super) async fn list(
     client: &Client,
     config: &Config,
     target: &Target,
-) -> Result<Parts, Fault> {
+) -> Result<Partitions, Fault> {
     let rows = query(client, &target.render(sql::PARTITION_LIST, &[])?).await?;
     let mut all = Vec::new();
     for row in &rows {
@@ -132,7 +132,7 @@ pub(super) async fn list(
     let span = if all.is_empty() { None } else { config.prune.partition_span.or_else(named) };
     let clock = query(client, "SELECT extract(epoch FROM now())::bigint AS now").await?;
     let now = clock.first().map_or(Ok(0), |row| column(row, "now"))?;
-    Ok(Parts { all, span, now, is_shared: target.is_shared() })
+    Ok(Partitions { all, span, now, is_shared: target.is_shared() })
 }
 
 /// Makes what `prune.partitions_ahead` asks for.
@@ -140,7 +140,7 @@ pub(super) async fn make(
     client: &Client,
     config: &Config,
     target: &Target,
-    parts: &Parts,
+    parts: &Partitions,
     order: Order,
     report: &mut TableReport,
 ) -> Result<(), Fault> {
@@ -197,7 +197,7 @@ async fn create(
 pub(super) async fn drop_old(
     client: &Client,
     target: &Target,
-    parts: &Parts,
+    parts: &Partitions,
     order: Order,
     keep: Duration,
     report: &mut TableReport,

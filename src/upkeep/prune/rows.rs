@@ -8,14 +8,14 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::TableReport;
-use super::partitions::Parts;
-use super::stuck::{Known, Stuck};
+use super::partitions::Partitions;
 use super::target::Target;
+use super::undeletable::{UndeletablePlaces, UndeletableRows};
 use crate::config::Prune;
 use crate::error::{Fault, codes};
 use crate::postgres::sql;
 use crate::postgres::{classify, column, execute, query};
-use crate::upkeep::place::{PLACES, middle, tid};
+use crate::upkeep::row_range::{PLACES, middle, tid};
 
 /// Blocks that one statement reads at most: 8 MiB.
 const BLOCKS: u64 = 1024;
@@ -33,8 +33,8 @@ pub(super) struct Work<'a> {
     target: &'a Target,
     keep: Duration,
     is_dry: bool,
-    stuck: Stuck,
-    known: &'a mut Known,
+    stuck: UndeletableRows,
+    known: &'a mut UndeletablePlaces,
     failures: u32,
 }
 
@@ -57,9 +57,18 @@ impl<'a> Work<'a> {
         target: &'a Target,
         keep: Duration,
         is_dry: bool,
-        known: &'a mut Known,
+        known: &'a mut UndeletablePlaces,
     ) -> Self {
-        Self { client, prune, target, keep, is_dry, stuck: Stuck::default(), known, failures: 0 }
+        Self {
+            client,
+            prune,
+            target,
+            keep,
+            is_dry,
+            stuck: UndeletableRows::default(),
+            known,
+            failures: 0,
+        }
     }
 
     /// Records of events done with, and their rows: before anything else, so that what goes on
@@ -127,7 +136,7 @@ impl<'a> Work<'a> {
     /// Rows whose mark is old: of the table, or of all partitions that are not dropped whole.
     pub(super) async fn marked(
         &mut self,
-        parts: &Parts,
+        parts: &Partitions,
         report: &mut TableReport,
     ) -> Result<(), Fault> {
         let relation = self.target.relation.to_string();
@@ -150,7 +159,7 @@ impl<'a> Work<'a> {
     /// Old marks of `pgoutbox.relayed`, and their rows.
     pub(super) async fn marked_beside(
         &mut self,
-        parts: &Parts,
+        parts: &Partitions,
         report: &mut TableReport,
     ) -> Result<(), Fault> {
         let sql = "SELECT 'pgoutbox.relayed'::regclass::oid::text AS oid";

@@ -17,7 +17,7 @@ use pgoutbox::config::{
 };
 use pgoutbox::testing::core::event::pgoutput::{Message, decode};
 use pgoutbox::testing::core::message::Limits;
-use pgoutbox::testing::core::parked::{Ahead, Looked};
+use pgoutbox::testing::core::parked::{Ahead, Schedule};
 use pgoutbox::testing::core::relay::marks::Written;
 use pgoutbox::testing::core::relay::window::Answer;
 use pgoutbox::testing::core::relay::{Effect, Input, Memory, Relay, Rules};
@@ -311,7 +311,7 @@ impl Journey {
                         self.answers.push_back(Input::Written(written));
                     }
                     Effect::Check => self.answers.push_back(Input::Checked { flushed_lsn: far }),
-                    Effect::Look { .. } => self.answers.push_back(Input::Looked(Looked {
+                    Effect::Look { .. } => self.answers.push_back(Input::Looked(Schedule {
                         due: Vec::new(),
                         held: Vec::new(),
                         waiting: Vec::new(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pgoutbox::testing::core::event::Position;
 use pgoutbox::testing::core::event::pgoutput::StoredRow;
 use pgoutbox::testing::core::parked::{
-    Aggregate, Ahead, Due, Head, Looked, ParkedRow, Parking, State, Tried,
+    Aggregate, Ahead, AttemptOutcome, Due, Head, ParkedRow, ParkedState, ParkingBatch, Schedule,
 };
 
 /// Fewer behind the one that is taken are few.
@@ -27,7 +27,7 @@ pub enum Note {
 #[derive(Debug, Clone)]
 pub struct Row {
     pub place: usize,
-    pub state: State,
+    pub state: ParkedState,
     /// When it is tried; `None` where that is not said.
     pub due: Option<u64>,
     pub is_discarded: bool,
@@ -50,7 +50,7 @@ enum Op {
     Refused {
         seq: i64,
         attempts: u32,
-        state: State,
+        state: ParkedState,
         due: Option<u64>,
         is_closed: bool,
     },
@@ -87,16 +87,16 @@ pub struct ParkingTable {
     pub is_paused: bool,
 }
 
-fn due(now: u64, state: State) -> Option<u64> {
+fn due(now: u64, state: ParkedState) -> Option<u64> {
     match state {
-        State::Parked(pause) => Some(now + u64::try_from(pause.as_millis()).unwrap()),
+        ParkedState::Parked(pause) => Some(now + u64::try_from(pause.as_millis()).unwrap()),
         _ => None,
     }
 }
 
 impl Row {
     pub fn is_open(&self) -> bool {
-        !self.is_discarded && self.state != State::DeadLettered
+        !self.is_discarded && self.state != ParkedState::DeadLettered
     }
 
     /// Its aggregate, where others of it wait for it or it for them.
@@ -105,7 +105,7 @@ impl Row {
     }
 
     fn is_due(&self, now: u64) -> bool {
-        matches!(self.state, State::Parked(_) | State::Queued)
+        matches!(self.state, ParkedState::Parked(_) | ParkedState::Queued)
             && self.due.is_none_or(|due| due <= now)
     }
 }
@@ -120,7 +120,7 @@ impl ParkingTable {
         &mut self,
         now: u64,
         lsn: u64,
-        parking: &Parking,
+        parking: &ParkingBatch,
         place: impl Fn(&str) -> Option<usize>,
     ) {
         for park in &parking.parks {
@@ -163,9 +163,9 @@ impl ParkingTable {
         for attempt in &parking.attempts {
             let seq = attempt.seq;
             let op = match &attempt.outcome {
-                Tried::Delivered { .. } => Op::Delivered(seq),
-                Tried::Withdrawn => Op::Withdrawn(seq),
-                Tried::Refused { attempts, state, refusal } => Op::Refused {
+                AttemptOutcome::Delivered { .. } => Op::Delivered(seq),
+                AttemptOutcome::Withdrawn => Op::Withdrawn(seq),
+                AttemptOutcome::Refused { attempts, state, refusal } => Op::Refused {
                     seq,
                     attempts: *attempts,
                     state: *state,
@@ -204,7 +204,7 @@ impl ParkingTable {
             }
             Op::Withdrawn(seq) => self.settled(*seq, Note::Withdrawn),
             Op::Refused { seq, attempts, state, due, is_closed } => {
-                let is_letter = *state == State::DeadLettered;
+                let is_letter = *state == ParkedState::DeadLettered;
                 if let Some(row) =
                     self.rows.get_mut(seq).filter(|row| row.is_open() || row.is_claimed)
                 {
@@ -230,7 +230,7 @@ impl ParkingTable {
             Op::Pruned(seqs) => self.rows.retain(|seq, _| !seqs.contains(seq)),
             Op::Retried { seq, now, is_reset } => {
                 if let Some(row) = self.rows.get_mut(seq) {
-                    (row.state, row.due) = (State::Parked(Duration::ZERO), Some(*now));
+                    (row.state, row.due) = (ParkedState::Parked(Duration::ZERO), Some(*now));
                     row.row.attempts *= u32::from(!is_reset);
                 }
             }
@@ -273,26 +273,27 @@ impl ParkingTable {
     }
 
     /// A look.
-    pub fn look(&mut self, now: u64, lsn: u64, from: Option<Position>) -> Looked {
+    pub fn look(&mut self, now: u64, lsn: u64, from: Option<Position>) -> Schedule {
         let is_first = from.is_some();
         if is_first && self.rows.values().any(|row| row.is_claimed) {
             self.push(lsn, Op::Unclaimed);
         }
-        let is_tried = |row: &&Row| matches!(row.state, State::Parked(_) | State::Failed);
+        let is_tried =
+            |row: &&Row| matches!(row.state, ParkedState::Parked(_) | ParkedState::Failed);
         let heads = || self.rows.values().filter(|row| self.is_head(row));
         let aggregates = |rows: Vec<&Row>| -> Vec<Aggregate> {
             let aggregates: BTreeSet<&Aggregate> =
                 rows.iter().filter_map(|row| row.queue()).collect();
             aggregates.into_iter().cloned().collect()
         };
-        let parked = || heads().filter(|row| matches!(row.state, State::Parked(_)));
+        let parked = || heads().filter(|row| matches!(row.state, ParkedState::Parked(_)));
         let due = parked().filter(|row| row.is_due(now)).take(self.due_limit).map(|row| Due {
             seq: row.row.seq,
             aggregate: row.queue().cloned(),
             is_alone: row.row.is_alone,
         });
         let waits = |row: &Row| row.due.expect("it has a time").saturating_sub(now);
-        Looked {
+        Schedule {
             due: due.collect(),
             held: aggregates(heads().filter(is_tried).collect()),
             waiting: if is_first { aggregates(self.rows.values().collect()) } else { Vec::new() },

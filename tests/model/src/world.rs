@@ -26,11 +26,11 @@ use pgoutbox::testing::core::event::{Position, Refusal};
 use pgoutbox::testing::core::event::pgoutput;
 use pgoutbox::testing::core::event::pgoutput::StoredRow;
 use pgoutbox::testing::core::message::{Limits, Message};
-use pgoutbox::testing::core::parked::{Aggregate, Head, Looked, ParkedRow};
+use pgoutbox::testing::core::parked::{Aggregate, Head, ParkedRow, Schedule};
 use pgoutbox::testing::core::relay::marks::{Batch, Missed, Why, Written};
 use pgoutbox::testing::core::relay::window::Answer;
 use pgoutbox::testing::core::relay::{
-    CatchUp, Effect, End, Input, Memory, Relay, Resolution, Rules,
+    CatchUpCursor, Effect, End, Input, Memory, Relay, Resolution, Rules,
 };
 
 use crate::broker::{Broker, Connection, DEAD, Sent};
@@ -83,7 +83,7 @@ struct Session {
     check: Option<Check>,
     resolving: Option<u32>,
     /// The look that is under way: not answered, then with what the server says.
-    look: Option<(Option<Position>, Option<Looked>)>,
+    look: Option<(Option<Position>, Option<Schedule>)>,
     claims: Vec<(Aggregate, i64, Option<Head>)>,
     claims_alone: Vec<(Vec<i64>, Option<Vec<ParkedRow>>)>,
     catching_up: Option<(u64, Option<Listed>)>,

@@ -8,13 +8,13 @@ const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 
 /// The page, and the policy that lets it run its own script and nothing else.
-pub(super) struct Page {
+pub(super) struct ConsolePage {
     pub(super) html: String,
     pub(super) policy: String,
 }
 
 /// Makes the page; `None` where the system gives no random bytes.
-pub(super) fn page(has_actions: bool) -> Option<Page> {
+pub(super) fn page(has_actions: bool) -> Option<ConsolePage> {
     let mut bytes = [0_u8; 16];
     random().fill(&mut bytes).ok()?;
     let nonce: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -28,7 +28,7 @@ pub(super) fn page(has_actions: bool) -> Option<Page> {
          connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
          frame-ancestors 'none'; require-trusted-types-for 'script'"
     );
-    Some(Page { html, policy })
+    Some(ConsolePage { html, policy })
 }
 
 fn random() -> &'static dyn SecureRandom {

@@ -163,7 +163,7 @@ impl World {
 
     pub(super) fn answer(&mut self) {
         let Some(session) = &mut self.session else { return };
-        let is_looked = |look: &mut (Option<Position>, Option<Looked>)| look.1.is_some();
+        let is_looked = |look: &mut (Option<Position>, Option<Schedule>)| look.1.is_some();
         if let Some((_, Some(looked))) = session.look.take_if(is_looked) {
             session.watch.is_paused = looked.paused_by.is_some();
             return self.handle(Input::Looked(looked));

@@ -20,7 +20,7 @@ impl World {
         let delivered = pair(memory.delivered);
         let parked = self.postgres.parking.places();
         self.ledger.check_delivered(&self.postgres, &parked, delivered, "remembered position");
-        let catch_up = self.postgres.catch_up().map(|lsn| CatchUp::new(lsn.into()));
+        let catch_up = self.postgres.catch_up().map(|lsn| CatchUpCursor::new(lsn.into()));
         for (n, row) in self.postgres.listed(0, usize::MAX) {
             if row.tuple.size() > self.body_limit {
                 self.ledger.oversized.insert(usize::try_from(n).unwrap());

@@ -15,7 +15,7 @@ use crate::postgres::{self, column, query};
 
 /// A table that was an outbox.
 #[derive(Debug, Clone)]
-pub(crate) struct Away {
+pub(crate) struct FormerOutbox {
     /// The schema and the name that it had as an outbox.
     pub was: (String, String),
     /// It is done with once the slot is settled up to here; `None`: that is not known yet.
@@ -24,7 +24,7 @@ pub(crate) struct Away {
     outbox: OutboxTable,
 }
 
-impl Away {
+impl FormerOutbox {
     /// Its oid.
     pub(crate) fn relation(&self) -> u32 {
         self.outbox.relation
@@ -39,7 +39,7 @@ pub(crate) async fn away(
     client: &Client,
     config: &Config,
     outboxes: &[OutboxTable],
-) -> Result<Vec<Away>, Fault> {
+) -> Result<Vec<FormerOutbox>, Fault> {
     let mut found = Vec::new();
     let kept = sql::render(sql::PROGRESS_OUTBOXES, &[("slot", config.postgres.slot.as_str())])?;
     for row in query(client, &kept).await? {
@@ -65,7 +65,7 @@ pub(crate) async fn away(
         let Some(outbox) = outbox.filter(is_readable) else { continue };
         let until = column::<Option<String>>(&row, "until")?.and_then(|lsn| lsn.parse().ok());
         let outbox = OutboxTable { heir: Some(heir.relation), ..outbox };
-        found.push(Away { was, until, table, outbox });
+        found.push(FormerOutbox { was, until, table, outbox });
     }
     Ok(found)
 }
@@ -74,7 +74,7 @@ pub(crate) async fn away(
 pub(crate) fn with_away(
     config: &Config,
     outboxes: &[OutboxTable],
-    away: &[Away],
+    away: &[FormerOutbox],
 ) -> (Config, Vec<OutboxTable>) {
     let (mut config, mut outboxes) = (config.clone(), outboxes.to_vec());
     config.tables.extend(away.iter().map(|it| it.table.clone()));
@@ -90,7 +90,7 @@ pub(crate) async fn record_outboxes(
     client: &Client,
     config: &Config,
     outboxes: &[OutboxTable],
-    away: &[Away],
+    away: &[FormerOutbox],
 ) -> Result<(), Fault> {
     let tables = config.tables.iter().zip(outboxes).map(|(table, outbox)| {
         let Table { schema, name, .. } = table;

@@ -9,13 +9,13 @@ use crate::postgres::sql;
 use crate::postgres::{column, query};
 
 /// pgoutbox's own tables.
-pub(super) struct Own {
+pub(super) struct OwnTables {
     pub(super) findings: Vec<Finding>,
     /// Those of the catch-up are there and can be read.
     pub(super) has_catch_up: bool,
 }
 
-pub(super) async fn look(client: &Client, config: &Config) -> Result<Own, Fault> {
+pub(super) async fn look(client: &Client, config: &Config) -> Result<OwnTables, Fault> {
     let rows = query(client, sql::CHECK_SCHEMA).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     let is = |name: &str| Ok::<_, Fault>(column::<Option<bool>>(row, name)?.unwrap_or(false));
@@ -31,7 +31,7 @@ pub(super) async fn look(client: &Client, config: &Config) -> Result<Own, Fault>
     );
     if !has_all || (uses_relayed && !is("has_relayed")?) {
         let findings = vec![Finding::error("schema-missing", what, "pgoutbox init")];
-        return Ok(Own { findings, has_catch_up: false });
+        return Ok(OwnTables { findings, has_catch_up: false });
     }
     let mut findings = Vec::new();
     if !missing.is_empty() {
@@ -86,5 +86,5 @@ pub(super) async fn look(client: &Client, config: &Config) -> Result<Own, Fault>
     if findings.is_empty() {
         findings.push(Finding::good("schema", "schema pgoutbox is there"));
     }
-    Ok(Own { findings, has_catch_up })
+    Ok(OwnTables { findings, has_catch_up })
 }

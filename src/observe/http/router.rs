@@ -16,11 +16,11 @@ use tokio::sync::Semaphore;
 use tokio::time::{Duration, Instant};
 use tracing::{info, warn};
 
-use super::guest::{Rules, has_two_hosts, is_foreign};
+use super::access::{AccessRules, has_two_hosts, is_foreign};
 use super::history::{History, STEP};
-use super::look::Looker;
-use super::parked::{self, Action, Parking, Which};
+use super::parked::{self, Action, ParkedCache, ParkedSelection};
 use super::ready::{self, Readiness};
+use super::snapshot_cache::Looker;
 use super::{console, events, status};
 use crate::board::Board;
 use crate::config::{Config, Http};
@@ -29,11 +29,11 @@ use crate::observe::metrics::{self, Process};
 use crate::within::in_time;
 
 /// What is answered.
-pub(super) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+pub(super) type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// Marks an answer that goes on for long.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Lasting;
+pub(super) struct LongLived;
 
 /// Sent with every answer: nothing here is for caches, frames or other sites.
 const HEADERS: [(HeaderName, &str); 5] = [
@@ -60,27 +60,27 @@ const LOOKS: Duration = Duration::from_secs(1);
 /// Answers requests.
 #[derive(Debug)]
 pub(super) struct Desk {
-    rules: Rules,
+    rules: AccessRules,
     http: Http,
     /// When the token's file was looked into.
     looked: Mutex<Instant>,
     board: Board,
     looker: Arc<Looker>,
     history: Arc<History>,
-    parking: Parking,
+    parking: ParkedCache,
     listeners: Arc<Semaphore>,
 }
 
 impl Desk {
     pub(super) fn new(config: &Config, board: &Board, address: SocketAddr) -> Self {
         Self {
-            rules: Rules::new(config.http.token.clone(), address),
+            rules: AccessRules::new(config.http.token.clone(), address),
             http: config.http.clone(),
             looked: Mutex::new(Instant::now()),
             board: board.clone(),
             looker: Arc::new(Looker::new(board.clone())),
             history: Arc::default(),
-            parking: Parking::default(),
+            parking: ParkedCache::default(),
             listeners: Arc::new(Semaphore::new(events::LISTENERS)),
         }
     }
@@ -114,7 +114,7 @@ impl Desk {
         &self,
         request: Request<Incoming>,
         remote: SocketAddr,
-    ) -> Result<Answer, Infallible> {
+    ) -> Result<Reply, Infallible> {
         // A probe does not wait for a file.
         if !matches!(request.uri().path(), "/livez" | "/readyz") {
             self.renew_token().await;
@@ -159,7 +159,7 @@ impl Desk {
         })
     }
 
-    fn page(&self) -> Answer {
+    fn page(&self) -> Reply {
         let Some(page) = console::page(self.rules.has_token()) else {
             return answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "no random bytes to be had\n");
         };
@@ -170,7 +170,7 @@ impl Desk {
         shown
     }
 
-    async fn live(&self) -> Answer {
+    async fn live(&self) -> Reply {
         let snapshot = self.looker.look().await;
         let silent = ready::silent(&snapshot);
         let code = if silent.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
@@ -182,7 +182,7 @@ impl Desk {
         json_answer(code, &told)
     }
 
-    async fn ready(&self, may_see: bool) -> Answer {
+    async fn ready(&self, may_see: bool) -> Reply {
         let readiness = Readiness::of(&*self.looker.look().await);
         let code = match readiness.is_ready() {
             true => StatusCode::OK,
@@ -191,17 +191,17 @@ impl Desk {
         json_answer(code, &readiness.json(may_see))
     }
 
-    async fn status(&self) -> Answer {
+    async fn status(&self) -> Reply {
         let snapshot = self.looker.look().await;
         json_answer(StatusCode::OK, &status::json(&snapshot, self.history.recent()))
     }
 
-    async fn metrics(&self) -> Answer {
+    async fn metrics(&self) -> Reply {
         let snapshot = self.looker.look().await;
         answer(StatusCode::OK, METRICS, metrics::render(&snapshot, &Process::read()))
     }
 
-    fn events(&self) -> Answer {
+    fn events(&self) -> Reply {
         let Ok(place) = self.listeners.clone().try_acquire_owned() else {
             let text = format!(
                 "{} listen already, and no more can: /status says the same once\n",
@@ -212,13 +212,13 @@ impl Desk {
         let told = events::stream(self.looker.clone(), self.history.clone(), place);
         let mut lasting = answer(StatusCode::OK, EVENTS, "");
         *lasting.body_mut() = StreamBody::new(told).boxed_unsync();
-        lasting.extensions_mut().insert(Lasting);
+        lasting.extensions_mut().insert(LongLived);
         lasting
     }
 
     /// Does what somebody in the console has confirmed.
-    async fn act(&self, request: Request<Incoming>, remote: SocketAddr, action: Action) -> Answer {
-        let mut which: Which = match self.asked(request, remote).await {
+    async fn act(&self, request: Request<Incoming>, remote: SocketAddr, action: Action) -> Reply {
+        let mut which: ParkedSelection = match self.asked(request, remote).await {
             Ok(which) => which,
             Err(refused) => return refused,
         };
@@ -237,7 +237,7 @@ impl Desk {
         request: Request<Incoming>,
         remote: SocketAddr,
         is_paused: bool,
-    ) -> Answer {
+    ) -> Reply {
         let Note { note } = match self.asked(request, remote).await {
             Ok(note) => note,
             Err(refused) => return refused,
@@ -254,7 +254,7 @@ impl Desk {
         &self,
         request: Request<Incoming>,
         remote: SocketAddr,
-    ) -> Result<T, Answer> {
+    ) -> Result<T, Reply> {
         if *request.method() != Method::POST {
             return Err(not_allowed("POST"));
         }
@@ -308,7 +308,7 @@ fn log(remote: SocketAddr, action: &str, acted: Option<&Result<Value, Fault>>) {
     }
 }
 
-fn of_postgres(told: Option<Result<Value, Fault>>) -> Answer {
+fn of_postgres(told: Option<Result<Value, Fault>>) -> Reply {
     match told {
         Some(Ok(value)) => json_answer(StatusCode::OK, &value),
         Some(Err(fault)) => {
@@ -322,14 +322,14 @@ fn of_postgres(told: Option<Result<Value, Fault>>) -> Answer {
     }
 }
 
-fn not_allowed(allowed: &'static str) -> Answer {
+fn not_allowed(allowed: &'static str) -> Reply {
     let mut refused =
         answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, format!("only {allowed} here\n"));
     refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
     refused
 }
 
-fn unauthorized() -> Answer {
+fn unauthorized() -> Reply {
     let mut answer = answer(
         StatusCode::UNAUTHORIZED,
         TEXT,
@@ -340,12 +340,12 @@ fn unauthorized() -> Answer {
     answer
 }
 
-fn json_answer(code: StatusCode, value: &Value) -> Answer {
+fn json_answer(code: StatusCode, value: &Value) -> Reply {
     let value = crate::error::with_old_key(value.clone());
     answer(code, JSON, format!("{value}\n"))
 }
 
-fn answer(code: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+fn answer(code: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
     let mut answer = Response::new(Full::new(body.into()).boxed_unsync());
     *answer.status_mut() = code;
     let headers = answer.headers_mut();

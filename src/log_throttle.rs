@@ -10,11 +10,11 @@ const MOST: usize = 1_000;
 
 /// What was said.
 #[derive(Debug, Default)]
-pub(crate) struct Told(BTreeMap<String, Instant>);
+pub(crate) struct LogThrottle(BTreeMap<String, Instant>);
 
-impl Told {
+impl LogThrottle {
     /// It is time to say this, and it is said from now on.
-    pub(crate) fn is_to_tell(&mut self, what: &str) -> bool {
+    pub(crate) fn is_due(&mut self, what: &str) -> bool {
         let now = Instant::now();
         let is_old = |at: &Instant| now.saturating_duration_since(*at) >= AGAIN;
         let is_due = self.0.get(what).is_none_or(is_old);

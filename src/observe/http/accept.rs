@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 pub(super) const CONNECTIONS: usize = 64;
 
 #[derive(Debug, Default)]
-struct Inside {
+struct Permit {
     /// Connections so far; the number of the next.
     next: u64,
     open: usize,
@@ -21,10 +21,10 @@ struct Inside {
 /// Counts connections, and makes room for new ones: a probe gets in past a flood of clients
 /// that connect and say nothing.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Door(Arc<Mutex<Inside>>);
+pub(super) struct Door(Arc<Mutex<Permit>>);
 
 impl Door {
-    fn inside(&self) -> MutexGuard<'_, Inside> {
+    fn inside(&self) -> MutexGuard<'_, Permit> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

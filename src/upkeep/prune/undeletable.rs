@@ -13,9 +13,9 @@ use crate::postgres::{classify, column, query};
 /// Places of rows that could not be deleted lately: looking for them again is an error in the
 /// server's log for each try.
 #[derive(Debug, Default)]
-pub(crate) struct Known(BTreeMap<String, BTreeSet<u64>>);
+pub(crate) struct UndeletablePlaces(BTreeMap<String, BTreeSet<u64>>);
 
-impl Known {
+impl UndeletablePlaces {
     pub(super) fn add(&mut self, table: &str, place: u64) {
         self.0.entry(table.to_owned()).or_default().insert(place);
     }
@@ -36,7 +36,7 @@ const NAMED: usize = 5;
 
 /// What one thing keeps.
 #[derive(Default)]
-struct Kept {
+struct Obstacle {
     rows: u64,
     ids: Vec<String>,
     /// There are more: they were not looked for one by one.
@@ -48,9 +48,9 @@ struct Kept {
 
 /// All of them, by SQLSTATE and constraint.
 #[derive(Default)]
-pub(super) struct Stuck(BTreeMap<String, Kept>);
+pub(super) struct UndeletableRows(BTreeMap<String, Obstacle>);
 
-impl Stuck {
+impl UndeletableRows {
     /// One row more, by its id; `None`: some rows, nobody knows which.
     pub(super) fn add(&mut self, error: &Error, id: Option<String>) {
         let server = error.as_db_error();

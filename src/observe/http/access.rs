@@ -11,13 +11,13 @@ use crate::config::Secret;
 
 /// What is asked of a request before it is answered.
 #[derive(Debug)]
-pub(super) struct Rules {
+pub(super) struct AccessRules {
     token: Mutex<Option<Secret>>,
     /// Only this machine can reach the port.
     is_loopback: bool,
 }
 
-impl Rules {
+impl AccessRules {
     pub(super) fn new(token: Option<Secret>, address: SocketAddr) -> Self {
         Self { token: Mutex::new(token), is_loopback: address.ip().is_loopback() }
     }
@@ -104,8 +104,8 @@ pub(super) fn is_foreign(headers: &HeaderMap) -> bool {
 mod tests {
     use super::*;
 
-    fn rules(token: Option<&str>, address: &str) -> Rules {
-        Rules::new(token.map(Secret::new), address.parse().unwrap())
+    fn rules(token: Option<&str>, address: &str) -> AccessRules {
+        AccessRules::new(token.map(Secret::new), address.parse().unwrap())
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {

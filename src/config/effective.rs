@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 /// Value and origin by key, for settings whose effective value is not what was written.
 #[derive(Debug, Default)]
-pub(crate) struct Shown(BTreeMap<String, (String, String)>);
+pub(crate) struct EffectiveValues(BTreeMap<String, (String, String)>);
 
-impl Shown {
+impl EffectiveValues {
     pub(crate) fn set(&mut self, key: &str, value: impl Into<String>, origin: impl ToString) {
         self.0.insert(key.to_owned(), (value.into(), origin.to_string()));
     }

@@ -20,17 +20,17 @@ const FRESH: Duration = Duration::from_millis(200);
 pub(super) struct Looker {
     board: Board,
     began: Instant,
-    kept: Mutex<Kept>,
+    kept: Mutex<SnapshotCache>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
-    last: Option<Looked>,
+struct SnapshotCache {
+    last: Option<CachedSnapshot>,
     stall: Stall,
 }
 
 #[derive(Debug)]
-struct Looked {
+struct CachedSnapshot {
     at: Instant,
     /// Changes of the state until then.
     changes: u64,
@@ -71,7 +71,7 @@ impl Looker {
         snapshot.stalled_for =
             kept.stall.observe(now - self.began, snapshot.settled(), snapshot.is_waiting());
         let snapshot = Arc::new(snapshot);
-        kept.last = Some(Looked { at: now, changes, snapshot: snapshot.clone() });
+        kept.last = Some(CachedSnapshot { at: now, changes, snapshot: snapshot.clone() });
         snapshot
     }
 }
@@ -79,16 +79,16 @@ impl Looker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::board::State;
+    use crate::board::RelayState;
 
     #[tokio::test]
     async fn an_answer_holds_until_the_state_is_another_one() {
         let board = Board::new();
         let looker = Looker::new(board.clone());
-        board.enter(State::Connecting, "connects");
+        board.enter(RelayState::Connecting, "connects");
         let first = looker.look().await;
         assert!(Arc::ptr_eq(&first, &looker.look().await), "asked again at once");
-        board.enter(State::Standby, "another relay has the slot");
-        assert_eq!(looker.look().await.shown.state, State::Standby);
+        board.enter(RelayState::Standby, "another relay has the slot");
+        assert_eq!(looker.look().await.shown.state, RelayState::Standby);
     }
 }
