@@ -15,6 +15,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// WAL behind a recording that is only its echo: the server notes the running transactions once
 /// after each write.
 const ECHO: u64 = 192;
+/// So many echoes of a recording are recorded too. Where a recording ended is read after it: what others wrote
+/// in between looks like its echo, and would never be acknowledged on a server where nothing else happens.
+const FOLLOWED: u8 = 2;
 /// So much is worth a recording, whatever wrote it.
 const MUCH: u64 = 64 << 10;
 
@@ -31,9 +34,8 @@ pub(super) struct Reach {
     wanted: PgLsn,
     acknowledged: PgLsn,
     is_writing: bool,
-    /// The echo of the last recording was recorded: where that ended was read after it, and others
-    /// may have written in between.
-    has_followed: bool,
+    /// Echoes that are still to be recorded.
+    follows: u8,
     next_at: Instant,
 }
 
@@ -48,7 +50,7 @@ impl Reach {
             wanted: zero,
             acknowledged: zero,
             is_writing: false,
-            has_followed: true,
+            follows: 0,
             next_at: Instant::now(),
         }
     }
@@ -64,8 +66,21 @@ impl Reach {
         self.due()
     }
 
-    /// The row says that all before `lsn` is settled. Returns as [`settled`](Self::settled).
-    pub(super) fn wrote(&mut self, lsn: PgLsn, end: PgLsn, flushed: PgLsn) -> Option<PgLsn> {
+    /// A batch of marks says in the row that all before `lsn` is settled. Returns as [`settled`](Self::settled).
+    pub(super) fn wrote(
+        &mut self,
+        now: Instant,
+        lsn: PgLsn,
+        end: PgLsn,
+        flushed: PgLsn,
+    ) -> Option<PgLsn> {
+        // As long as batches come, the next one records it.
+        self.next_at = self.next_at.max(now + PAUSE);
+        self.follows = FOLLOWED;
+        self.put(lsn, end, flushed)
+    }
+
+    fn put(&mut self, lsn: PgLsn, end: PgLsn, flushed: PgLsn) -> Option<PgLsn> {
         self.end = self.end.max(end);
         if lsn > self.durable {
             self.written.push((lsn, end));
@@ -85,7 +100,7 @@ impl Reach {
     pub(super) fn recorded(&mut self, written: Option<(PgLsn, PgLsn)>) -> Option<PgLsn> {
         self.is_writing = false;
         let (lsn, end) = written?;
-        self.wrote(lsn, end, end)
+        self.put(lsn, end, end)
     }
 
     fn due(&mut self) -> Option<PgLsn> {
@@ -106,7 +121,7 @@ impl Reach {
     pub(super) fn next_write(&self) -> Option<Instant> {
         let wanted = u64::from(self.unrecorded()?);
         let is_much = wanted > u64::from(self.acknowledged.max(self.durable)) + MUCH;
-        let is_worth_it = !self.is_echo() || is_much || !self.has_followed;
+        let is_worth_it = !self.is_echo() || is_much || self.follows > 0;
         (!self.is_writing && is_worth_it).then_some(self.next_at)
     }
 
@@ -119,7 +134,7 @@ impl Reach {
         if self.next_write()? > now {
             return None;
         }
-        self.has_followed = self.is_echo();
+        self.follows = if self.is_echo() { self.follows.saturating_sub(1) } else { FOLLOWED };
         self.is_writing = true;
         self.next_at = now + PAUSE;
         Some(self.wanted)
@@ -136,10 +151,10 @@ mod tests {
 
     #[test]
     fn nothing_is_acknowledged_before_it_is_recorded_on_disk() {
-        let mut reach = Reach::new(lsn(1_000));
+        let (mut reach, now) = (Reach::new(lsn(1_000)), Instant::now());
         assert_eq!(reach.settled(lsn(900)), Some(lsn(900)), "an earlier session recorded it");
         assert_eq!(reach.settled(lsn(1_100)), Some(lsn(1_000)));
-        assert_eq!(reach.wrote(lsn(1_100), lsn(1_300), lsn(1_200)), None, "not on disk yet");
+        assert_eq!(reach.wrote(now, lsn(1_100), lsn(1_300), lsn(1_200)), None, "not on disk yet");
         assert_eq!(reach.flushed(lsn(1_250)), None);
         assert_eq!(reach.flushed(lsn(1_300)), Some(lsn(1_100)));
         assert_eq!(reach.unrecorded(), None);
@@ -147,24 +162,40 @@ mod tests {
 
     #[test]
     fn an_idle_relay_writes_nothing_and_a_busy_neighbour_is_followed() {
-        let mut reach = Reach::new(lsn(1_000));
-        let now = Instant::now();
+        let (mut reach, mut now) = (Reach::new(lsn(1_000)), Instant::now());
         reach.settled(lsn(1_100));
         let wanted = reach.begin_write(now).unwrap();
         assert_eq!(wanted, lsn(1_100));
         assert_eq!(reach.next_write(), None, "one at a time");
         assert_eq!(reach.recorded(Some((wanted, lsn(1_400)))), Some(lsn(1_100)));
         // Its own write comes back as a keepalive, and once more with the running transactions. The
-        // first of them is followed: a neighbour may have written before that write's end was read.
-        assert_eq!(reach.settled(lsn(1_400)), None);
-        assert_eq!(reach.begin_write(now), None, "not so soon again");
-        let follows = reach.begin_write(now + PAUSE).unwrap();
-        assert_eq!(reach.recorded(Some((follows, lsn(1_700)))), Some(lsn(1_400)));
-        for echo in [1_700, 1_800] {
+        // first of them are followed: a neighbour may have written before that write's end was read.
+        for (echo, end) in [(1_400, 1_700), (1_700, 2_000)] {
+            assert_eq!(reach.settled(lsn(echo)), None);
+            assert_eq!(reach.begin_write(now), None, "not so soon again");
+            now += PAUSE;
+            let follows = reach.begin_write(now).unwrap();
+            assert_eq!(reach.recorded(Some((follows, lsn(end)))), Some(lsn(echo)));
+        }
+        for echo in [2_000, 2_100] {
             assert_eq!(reach.settled(lsn(echo)), None);
             assert_eq!(reach.next_write(), None);
         }
-        reach.settled(lsn(2_200));
-        assert_eq!(reach.begin_write(now + PAUSE + PAUSE), Some(lsn(2_200)));
+        reach.settled(lsn(2_500));
+        assert_eq!(reach.begin_write(now + PAUSE), Some(lsn(2_500)));
+    }
+
+    /// The end of a batch is read after its commit: what others committed in between is behind what the batch
+    /// recorded, and before that end.
+    #[test]
+    fn what_a_neighbour_wrote_before_the_end_of_a_batch_was_read_is_acknowledged() {
+        let (mut reach, now) = (Reach::new(lsn(1_000)), Instant::now());
+        reach.settled(lsn(1_100));
+        assert_eq!(reach.wrote(now, lsn(1_100), lsn(1_600), lsn(1_600)), Some(lsn(1_100)));
+        // A keepalive: the neighbour's commit ends at 1,500, the batch at 1,400.
+        assert_eq!(reach.settled(lsn(1_600)), None);
+        assert_eq!(reach.begin_write(now), None, "a batch may come");
+        let follows = reach.begin_write(now + PAUSE).unwrap();
+        assert_eq!(reach.recorded(Some((follows, lsn(1_900)))), Some(lsn(1_600)));
     }
 }

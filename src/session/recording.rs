@@ -76,7 +76,7 @@ impl Recording {
         match input {
             Input::Written(written) => {
                 let lsn = written.batch.position.commit_lsn;
-                self.reach.wrote(lsn, written.written_lsn, written.flushed_lsn)
+                self.reach.wrote(Instant::now(), lsn, written.written_lsn, written.flushed_lsn)
             }
             Input::Checked { flushed_lsn } => self.reach.flushed(*flushed_lsn),
             _ => None,
