@@ -364,8 +364,17 @@ fn commands_name_the_servers_they_need() {
 /// What a table's messages are made by, those of a prefix are.
 #[test]
 fn messages_have_the_settings_of_a_table() {
-    const OF_A_TABLE: [&str; 8] =
-        ["preset", "name", "schema", "columns.", "audit.", "mark.", "only.", "except."];
+    const OF_A_TABLE: [&str; 9] = [
+        "preset",
+        "name",
+        "schema",
+        "columns.",
+        "envelope.",
+        "audit.",
+        "mark.",
+        "only.",
+        "except.",
+    ];
     let of = |list: &'static str| {
         SETTINGS
             .iter()
