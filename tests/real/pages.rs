@@ -89,6 +89,8 @@ impl Stage {
                  SELECT setval(pg_get_serial_sequence('pgoutbox.parked', 'seq'), 6);",
             )
             .await?;
+        // Its functions, for what the pages emit.
+        setting.clone().set("messages.0.prefix", "orders").init().await?;
         let relay = setting.run()?;
         for number in [7, 8] {
             setting.insert(event(number, "orders.paid").of(&number.to_string())).await?;
