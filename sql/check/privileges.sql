@@ -1,6 +1,6 @@
 -- What the connected role may do to one table, and to pgoutbox's own. Null: not there to ask of.
 --   psql -v relation=16389 -v id=id -v mark_names='["relayed_at"]' -v occurred_at=occurred_at -v attempt=attempt \
---        -v last_error=last_error -v failed_at=failed_at -f check/privileges.sql
+--        -v last_error=last_error -v failed_at=failed_at -v failed_names='[]' -f check/privileges.sql
 WITH RECURSIVE part (relid) AS (           -- pg_partition_tree waits for locks
     SELECT link.inhrelid FROM pg_inherits AS link WHERE link.inhparent = :'relation'::oid
      UNION
@@ -28,7 +28,7 @@ SELECT has_schema_privilege(relation.relnamespace, 'USAGE') AS usage,
            AND NOT has_column_privilege(relation.oid, attnum, 'SELECT')) AS unreadable,
        (SELECT coalesce(array_agg(attname::text ORDER BY attnum), '{}') FROM pg_attribute
          WHERE attrelid = relation.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
-           AND attname IN (:'attempt', :'last_error', :'failed_at')
+           AND (attname IN (:'attempt', :'last_error', :'failed_at') OR (:'failed_names'::jsonb) ? attname)
            AND NOT (has_column_privilege(relation.oid, attnum, 'SELECT')
                     AND has_column_privilege(relation.oid, attnum, 'UPDATE'))) AS unwritable,
        -- The schema of the id's type, where the role may not look into it.

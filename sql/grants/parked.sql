@@ -8,7 +8,7 @@ SELECT set_config('pgoutbox.grant', format('GRANT SELECT (%1$s), UPDATE (%1$s) O
   FROM pg_attribute
  WHERE attrelid = format('%I.%I', :'schema'::text, :'table'::text)::regclass
    AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
-   AND attname IN (:'attempt', :'last_error', :'failed_at')
+   AND (attname IN (:'attempt', :'last_error', :'failed_at') OR (:'failed_names'::jsonb) ? attname)
 HAVING count(*) > 0;
 DO $do$
 BEGIN

@@ -1,4 +1,4 @@
--- Records that changed lately, and that rows of the outbox are to show: see parked/row_attempt.sql.
+-- Records that changed lately, and that rows of the outbox are to show: see parked/show.sql.
 --   $1 bigint[]: records that are left out
 --   psql -v relation=16389 -f parked/changed.sql
 SELECT parked.seq

@@ -49,6 +49,12 @@ impl MarkColumns {
 }
 
 impl Table {
+    /// The columns that show that tries have ended, beside `failed_at`, as JSON.
+    pub(crate) fn failed_names(&self) -> String {
+        let names: Vec<&str> = self.failed.iter().map(|(name, _)| name.as_str()).collect();
+        serde_json::json!(names).to_string()
+    }
+
     /// Whether its rows carry their marks.
     pub(crate) fn is_marked_in_rows(&self) -> bool {
         self.audit_mode == AuditMode::Update

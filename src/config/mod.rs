@@ -378,6 +378,10 @@ pub struct Table {
     pub message: MessageMap,
     /// Whether each header of a row is sent as a text. Default `false`: by its type in JSON.
     pub has_text_headers: bool,
+    /// What `attempt` holds before the first try. Default 0.
+    pub first_attempt: u32,
+    /// What a row holds whose tries have ended, by column. Default nothing.
+    pub failed: Vec<(String, String)>,
     /// Which of its rows are published. Default: all.
     pub rule: RowRule,
     /// How its delivered events are marked. Default: as `audit.mode` says.

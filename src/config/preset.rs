@@ -39,6 +39,7 @@ const PHOENIX_MICRO: Preset = Preset {
         ("exchange", "phoenix_micro"),
         ("routing_key", "{topic}"),
         ("columns.occurred_at", "inserted_at"),
+        ("first_attempt", "1"),
         ("header_values", "text"),
         ("dead_letter_exchange", "phoenix_micro.dlx"),
     ],
@@ -136,6 +137,7 @@ const CAP: Preset = Preset {
         ("envelope.headers", "{Content.Headers}"),
         ("header_values", "text"),
         ("mark.StatusName", "Succeeded"),
+        ("failed.StatusName", "Failed"),
     ],
 };
 
@@ -154,6 +156,7 @@ const OPENOUTBOX: Preset = Preset {
         ("properties.content_type", "{headers.content-type} | application/octet-stream"),
         ("mark.status", "DELIVERED"),
         ("mark.delivered_at", "now()"),
+        ("failed.status", "DEAD"),
     ],
 };
 

@@ -243,6 +243,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.except.?", List, Unset, "rows that hold one of these values there are not published; what a rule leaves out is not marked either, and nothing else sees it"),
     setting("tables.*.audit.mode", Choice(&AUDIT_MODES), Derived("`audit.mode`"), "how a delivered event of this table is marked"),
     setting("tables.*.mark.?", Constant, Unset, "a column that a marked row holds this value in, such as `status = \"DELIVERED\"`, `published = 1` or `sent_at = \"now()\"`; a row is marked where each of them does; goes before `columns.relayed_at`"),
+    setting("tables.*.failed.?", Constant, Unset, "a column that shows this value once the tries of a parked event have ended, such as `status = \"DEAD\"`; beside `columns.failed_at`, and until the event is delivered"),
+    setting("tables.*.first_attempt", Count { min: 0, max: 1 }, Value("0"), "what `columns.attempt` holds before the first try: 1 where the library counts tries, 0 where it counts failures"),
     setting("tables.*.on_failure", Choice(&["park", "dead_letter", "block"]), Value("park"), "what becomes of an event that cannot be delivered: put aside and tried again, waited for, or sent to `dead_letter_exchange`"),
     setting("tables.*.hold_aggregate", Flag, Value("true"), "whether later events of its aggregate wait behind a parked one"),
     setting("tables.*.dead_letter_exchange", Text(255), Unset, "exchange for events that cannot be delivered, with the reason in headers"),

@@ -109,6 +109,8 @@ fn source(
         app_id: text("app_id"),
         on_failure: on_failure(values, key, problems),
         has_text_headers: text("header_values").as_deref() == Some("text"),
+        first_attempt: u32::try_from(values.number(&format!("{key}.first_attempt"))).unwrap_or(0),
+        failed: values.texts(&format!("{key}.failed")),
         rule: rule(values, key),
         audit_mode: AuditMode::None,
         mark: MarkColumns::default(),

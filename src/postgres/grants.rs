@@ -67,7 +67,7 @@ pub(crate) fn prune_grants(table: &Table, role: &str) -> Result<String, Fault> {
 /// # Errors
 /// None but a defect of the files.
 pub(crate) fn parked_grants(table: &Table, role: &str) -> Result<String, Fault> {
-    let columns = &table.columns;
+    let (columns, failed) = (&table.columns, table.failed_names());
     let variables = [
         ("schema", table.schema.as_str()),
         ("table", &table.name),
@@ -75,6 +75,7 @@ pub(crate) fn parked_grants(table: &Table, role: &str) -> Result<String, Fault> 
         ("attempt", &columns.attempt.name),
         ("last_error", &columns.last_error.name),
         ("failed_at", &columns.failed_at.name),
+        ("failed_names", &failed),
         ("audit_role", role),
     ];
     sql::render(sql::GRANTS_PARKED, &variables)

@@ -21,7 +21,7 @@ pub(super) async fn look(
     is_catching_up: bool,
 ) -> Result<Vec<Finding>, Fault> {
     let relation = oid.to_string();
-    let names = MarkSql::of(table).names();
+    let (names, failed) = (MarkSql::of(table).names(), table.failed_names());
     let variables = [
         ("relation", relation.as_str()),
         ("id", &table.columns.id.name),
@@ -30,6 +30,7 @@ pub(super) async fn look(
         ("attempt", &table.columns.attempt.name),
         ("last_error", &table.columns.last_error.name),
         ("failed_at", &table.columns.failed_at.name),
+        ("failed_names", &failed),
     ];
     let rows = query(client, &sql::render(sql::CHECK_PRIVILEGES, &variables)?).await?;
     let Some(row) = rows.first() else { return Ok(Vec::new()) };

@@ -122,6 +122,8 @@ fn table(input: &mut Input<'_>) -> Table {
         is_mandatory: true,
         has_text_headers: false,
         rule: RowRule::default(),
+        first_attempt: 0,
+        failed: Vec::new(),
         maker: None,
         message: MessageMap::default(),
         audit_mode: AuditMode::Update,

@@ -21,6 +21,8 @@ const RETRIES: Settings = &[
     ("session.backoff_max", "200ms"),
     ("parking.backoff_min", "100ms"),
     ("parking.backoff_max", "400ms"),
+    // However long a busy machine takes to look.
+    ("parking.max_attempts", "1000000"),
 ];
 
 async fn marks(setting: &Setting) -> Result<Vec<bool>> {

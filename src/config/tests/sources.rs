@@ -364,7 +364,7 @@ fn commands_name_the_servers_they_need() {
 /// What a table's messages are made by, those of a prefix are.
 #[test]
 fn messages_have_the_settings_of_a_table() {
-    const OF_A_TABLE: [&str; 9] = [
+    const OF_A_TABLE: [&str; 11] = [
         "preset",
         "name",
         "schema",
@@ -374,6 +374,8 @@ fn messages_have_the_settings_of_a_table() {
         "mark.",
         "only.",
         "except.",
+        "failed.",
+        "first_attempt",
     ];
     let of = |list: &'static str| {
         SETTINGS

@@ -210,6 +210,9 @@ impl Mapping {
             .place("envelope.headers", envelope.headers.as_ref())
             .map_or((headers, Vec::new()), |(at, names)| (Some(at), names));
         let (mark, rule) = (finder.mark(needs_mark), finder.rule());
+        if needs_mark {
+            finder.failed();
+        }
         let occurred_at = finder.optional("occurred_at", &names.occurred_at, Accepts::Time);
         let type_of = |at: usize| columns.get(at).map_or(0, |column| column.type_oid);
         let mapping = Self {
@@ -432,6 +435,24 @@ impl Finder<'_> {
             found.clear();
         }
         found
+    }
+
+    /// The columns that show that tries have ended.
+    fn failed(&mut self) {
+        let config = self.config;
+        for (name, value) in &config.failed {
+            let found = self.columns.iter().find(|column| column.name == *name);
+            let title = config.title();
+            let Some(found) = found else {
+                self.errors.push(format!("{title} has no column \"{name}\" for failed.{name}"));
+                continue;
+            };
+            if let Err(why) = held(&MarkValue::Constant(value.clone()), found.type_oid) {
+                let what =
+                    format!("column \"{name}\" of {title} cannot be read as failed.{name}: {why}");
+                self.errors.push(what);
+            }
+        }
     }
 
     /// The columns of the rule.

@@ -55,13 +55,14 @@ impl AttemptColumns {
     ) -> Result<Self, Fault> {
         let relation = outbox.relation.to_string();
         let names = &table.columns;
-        let columns = [
-            ("attempt", names.attempt.name.as_str()),
-            ("last_error", names.last_error.name.as_str()),
-            ("failed_at", names.failed_at.name.as_str()),
+        let failed_names = table.failed_names();
+        let variables = [
+            ("relation", relation.as_str()),
+            ("attempt", &names.attempt.name),
+            ("last_error", &names.last_error.name),
+            ("failed_at", &names.failed_at.name),
+            ("failed_names", &failed_names),
         ];
-        let mut variables = vec![("relation", relation.as_str())];
-        variables.extend(columns);
         let found = query(client, &sql::render(sql::PARKED_COLUMNS, &variables)?).await?;
         let found: Vec<String> =
             found.iter().map(|row| column(row, "name")).collect::<Result<_, _>>()?;
@@ -87,23 +88,25 @@ impl AttemptColumns {
             clear_failed: None,
             mind: Mutex::default(),
         };
-        let files =
-            [sql::PARKED_ROW_ATTEMPT, sql::PARKED_ROW_LAST_ERROR, sql::PARKED_ROW_FAILED_AT];
-        for (file, (field, name)) in files.into_iter().zip(columns) {
-            if !found.iter().any(|found| found == name) {
+        for (setting, name, value) in columns(table) {
+            if !found.contains(&name) {
                 continue;
             }
             let mut variables = base.to_vec();
-            variables.push((field, name));
-            if field == "failed_at" {
-                let sql = sql::render(sql::PARKED_ROW_DELIVERED, &variables)?;
+            if setting == "columns.failed_at" {
+                let delivered = [variables.as_slice(), &[("failed_at", name.as_str())]].concat();
+                let sql = sql::render(sql::PARKED_ROW_DELIVERED, &delivered)?;
                 shown.clear_failed = client.prepare(&sql).await.ok();
             }
-            variables.push(("relation", &relation));
-            match client.prepare(&sql::render(file, &variables)?).await {
-                Ok(statement) => shown.follow.push((name.to_owned(), statement)),
+            variables.extend([
+                ("relation", relation.as_str()),
+                ("shown", &name),
+                ("value", &value),
+            ]);
+            match client.prepare(&sql::render(sql::PARKED_SHOW, &variables)?).await {
+                Ok(statement) => shown.follow.push((name, statement)),
                 Err(error) => warn!(
-                    hint = format!("set tables.N.columns.{field} to another column, or to \"\""),
+                    hint = format!("set tables.N.{setting} to another column, or to \"\""),
                     "\"{name}\" of {}.{} cannot show the tries of a parked event: {}",
                     table.schema,
                     table.name,
@@ -218,5 +221,38 @@ impl AttemptColumns {
                 "no row of a parked event in {title} shows {what}: {}", fault.what
             ),
         }
+    }
+}
+
+/// The settings that name a column, the column, and what it shows: an expression, see `parked/show.sql`.
+fn columns(table: &Table) -> Vec<(String, String, String)> {
+    const HAS_ENDED: &str = "parked.state IN ('failed', 'dead_lettered', 'discarded')";
+    let names = &table.columns;
+    let failed_at = sql::identifier(&names.failed_at.name);
+    let mut columns = vec![
+        ("columns.attempt".to_owned(), names.attempt.name.clone(), attempt(table)),
+        (
+            "columns.last_error".to_owned(),
+            names.last_error.name.clone(),
+            "parked.last_error".to_owned(),
+        ),
+        (
+            "columns.failed_at".to_owned(),
+            names.failed_at.name.clone(),
+            format!("CASE WHEN {HAS_ENDED} THEN coalesce(outbox.{failed_at}, now()) END"),
+        ),
+    ];
+    columns.extend(table.failed.iter().map(|(name, value)| {
+        let (column, literal) = (sql::identifier(name), sql::literal(value));
+        let value = format!("CASE WHEN {HAS_ENDED} THEN {literal} ELSE outbox.{column} END");
+        (format!("failed.{name}"), name.clone(), value)
+    }));
+    columns
+}
+
+fn attempt(table: &Table) -> String {
+    match table.first_attempt {
+        0 => "parked.attempts".to_owned(),
+        first => format!("(parked.attempts + {first})"),
     }
 }

@@ -87,7 +87,7 @@ files! {
     PARK_WITHDRAWN = "park/withdrawn.sql", "Parked events that were taken and not sent after all: the relay was paused, or ended.";
     PARKED_AHEAD = "parked/ahead.sql", "Events that were parked before the relay's place in the stream came to them: the stream brings them again.";
     PARKED_AMONG = "parked/among.sql", "Which of some places have a record in the parking, of whatever state: the events there are not to be marked.";
-    PARKED_CHANGED = "parked/changed.sql", "Records that changed lately, and that rows of the outbox are to show: see parked/row_attempt.sql.";
+    PARKED_CHANGED = "parked/changed.sql", "Records that changed lately, and that rows of the outbox are to show: see parked/show.sql.";
     PARKED_CLAIM = "parked/claim.sql", "Takes the next event of an aggregate, which is to be tried.";
     PARKED_CLAIM_ALONE = "parked/claim_alone.sql", "Takes events that no other waits for, which are to be tried: as parked/claim.sql does it.";
     PARKED_COLUMNS = "parked/columns.sql", "Of the columns in which a row shows the tries of its event, those that are there and that the connected role may write.";
@@ -103,10 +103,8 @@ files! {
     PARKED_REPLAYED = "parked/replayed.sql", "Notes on discarded and dead-lettered events that they were replayed after all.";
     PARKED_RETRY = "parked/retry.sql", "Has parked and failed events tried again at once.";
     PARKED_ROW = "parked/row.sql", "The row of one parked event, as the stream brought it.";
-    PARKED_ROW_ATTEMPT = "parked/row_attempt.sql", "Rows of the outbox show of their parked events: attempt.";
     PARKED_ROW_DELIVERED = "parked/row_delivered.sql", "A failed event was delivered after all.";
-    PARKED_ROW_FAILED_AT = "parked/row_failed_at.sql", "Rows of the outbox show of their parked events: failed_at.";
-    PARKED_ROW_LAST_ERROR = "parked/row_last_error.sql", "Rows of the outbox show of their parked events: last_error.";
+    PARKED_SHOW = "parked/show.sql", "Rows of the outbox show of their parked events, in one column: what `value` says, an expression over the record (parked) and the row (outbox).";
     PARKED_STILL = "parked/still.sql", "Of parked events whose outcome was written, those that still show none: somebody has a lock on them.";
     PARKED_UNCLAIMED = "parked/unclaimed.sql", "A relay begins: what an earlier one had taken and not settled is open again.";
     PARKED_WAITING = "parked/waiting.sql", "The aggregates of which anything waits.";

@@ -75,8 +75,10 @@ pub(crate) fn has(sql: &str, name: &str) -> bool {
 /// - `marked_at`: when, where its mark says so;
 /// - `set_mark`: what an UPDATE sets;
 /// - `mark_columns`: the names of the columns;
-/// - `texts`: a list of what its columns hold ([`TABLE_TEXTS`]).
-const BARE: [&str; 6] = ["filter", "marked", "marked_at", "set_mark", "mark_columns", "texts"];
+/// - `texts`: a list of what its columns hold ([`TABLE_TEXTS`]);
+/// - `value`: what it shows of its parked event.
+const BARE: [&str; 7] =
+    ["filter", "marked", "marked_at", "set_mark", "mark_columns", "texts", "value"];
 
 fn slip(what: String) -> Fault {
     Fault::definite(what, "this is a defect of pgoutbox: please report it")

@@ -161,6 +161,8 @@ pub fn table() -> Table {
         is_mandatory: true,
         has_text_headers: false,
         rule: RowRule::default(),
+        first_attempt: 0,
+        failed: Vec::new(),
         maker: None,
         message: MessageMap::default(),
         audit_mode: AuditMode::Update,

@@ -77,7 +77,7 @@ async fn messages_of_cap_are_relayed_as_its_consumers_read_them() -> Result<()> 
             r#"SELECT "StatusName" = '{status}' AND "Retries" = {retries} FROM "cap"."published" WHERE "Name" = 'orders.lost'"#
         )
     };
-    let states = [state("Scheduled", 1), state("Scheduled", 2)];
+    let states = [state("Scheduled", 1), state("Failed", 2)];
     let states = [states[0].as_str(), states[1].as_str()];
     let key = ("cap.default.router", "orders.lost");
     let delivery = world.fails(&relay, &store(2, "orders.lost"), key, states).await?;

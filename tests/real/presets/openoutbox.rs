@@ -81,7 +81,7 @@ async fn events_of_open_outbox_are_relayed_byte_for_byte() -> Result<()> {
                FROM openoutbox_events WHERE event_type = 'user.lost'"
         )
     };
-    let states = [state("PENDING", 1), state("PENDING", 2)];
+    let states = [state("PENDING", 1), state("DEAD", 2)];
     let states = [states[0].as_str(), states[1].as_str()];
     let insert = produce(2, "user.lost", "{}");
     let delivery = world.fails(&relay, &insert, ("openoutbox", "user.lost"), states).await?;

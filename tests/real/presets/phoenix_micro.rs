@@ -81,10 +81,10 @@ async fn rows_of_phoenix_micro_are_relayed_as_its_consumers_read_them() -> Resul
         .await?;
 
     let once =
-        "SELECT attempt = 1 AND last_error <> '' AND failed_at IS NULL AND relayed_at IS NULL
+        "SELECT attempt = 2 AND last_error <> '' AND failed_at IS NULL AND relayed_at IS NULL
                   FROM outbox_messages WHERE topic = 'orders.lost'";
     let ended =
-        "SELECT attempt = 2 AND last_error <> '' AND failed_at IS NOT NULL AND relayed_at IS NULL
+        "SELECT attempt = 3 AND last_error <> '' AND failed_at IS NOT NULL AND relayed_at IS NULL
                    FROM outbox_messages WHERE topic = 'orders.lost'";
     let insert = enqueue(2, "orders.lost");
     let key = ("phoenix_micro", "orders.lost");

@@ -59,6 +59,14 @@ pub struct Postgres {
     pub(super) process: Mutex<Option<Process>>,
 }
 
+/// Whether a process works in this directory, as every backend does in its server's.
+fn is_anybody_in(directory: &Path) -> bool {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut places =
+        processes.filter_map(|process| std::fs::read_link(process.path().join("cwd")).ok());
+    places.any(|place| place == directory)
+}
+
 impl Postgres {
     pub async fn start(options: Options) -> Result<Postgres> {
         // initdb and cp take a second: other tasks of a single-threaded test go on meanwhile.
@@ -72,6 +80,10 @@ impl Postgres {
         if self.is_running() {
             bail!("this Postgres is running");
         }
+        // The backends of a killed server take a moment to notice: as long as one lives, no other starts.
+        let data = self.data();
+        let has_gone = async || Ok(!is_anybody_in(&data));
+        wait_until("the backends of before to be gone", START, has_gone).await?;
         let mut command = self.binaries.command("postgres");
         command.arg("-D").arg(self.data()).current_dir(&self.home);
         if let Some(user) = self.user {

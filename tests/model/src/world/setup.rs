@@ -130,6 +130,8 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
             is_mandatory: true,
             has_text_headers: false,
             rule: RowRule::default(),
+            first_attempt: 0,
+            failed: Vec::new(),
             maker: None,
             message: MessageMap::default(),
             audit_mode: match marking {

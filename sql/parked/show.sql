@@ -1,12 +1,12 @@
--- Rows of the outbox show of their parked events: attempt. Of those that changed lately, for the
--- row may not be visible yet when its event is parked. The record keeps who wrote the row last. What
--- somebody has a lock on is left: a later look finds it.
+-- Rows of the outbox show of their parked events, in one column: what `value` says, an expression over the
+-- record (parked) and the row (outbox). Of those that changed lately, for the row may not be visible yet when
+-- its event is parked. The record keeps who wrote the row last. What somebody has a lock on is left: a later
+-- look finds it.
 --   $1 bigint[]: of these records only, null: of all; $2 bigint[]: records that are left out
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v id_schema=pg_catalog
---        -v id_type=uuid -v attempt=attempt -f parked/row_attempt.sql
+--        -v id_type=uuid -v shown=attempt -v value=parked.attempts -f parked/show.sql
 WITH wanted AS MATERIALIZED (
-    SELECT parked.seq, parked.event_id,
-           parked.attempts AS value
+    SELECT parked.seq, parked.event_id, :value AS value
       FROM pgoutbox.parked AS parked
       JOIN :"schema".:"table" AS outbox ON outbox.:"id" = parked.event_id:::"id_schema".:"id_type"
      WHERE parked.outbox = :'relation'::oid::regclass
@@ -14,14 +14,14 @@ WITH wanted AS MATERIALIZED (
        AND ($1::bigint[] IS NULL OR parked.seq = ANY ($1::bigint[])) AND parked.seq <> ALL ($2::bigint[])
        -- Not of a row with a used id in a table that was truncated since.
        AND (parked.filenode IS NULL OR parked.filenode = pg_relation_filenode(parked.outbox))
-       AND outbox.:"attempt" IS DISTINCT FROM parked.attempts
+       AND outbox.:"shown" IS DISTINCT FROM :value
        FOR NO KEY UPDATE SKIP LOCKED
 ), shown AS (
     UPDATE :"schema".:"table" AS outbox
-       SET :"attempt" = wanted.value
+       SET :"shown" = wanted.value
       FROM wanted
      WHERE outbox.:"id" = wanted.event_id:::"id_schema".:"id_type"
-       AND outbox.:"attempt" IS DISTINCT FROM wanted.value
+       AND outbox.:"shown" IS DISTINCT FROM wanted.value
     RETURNING wanted.seq
 )
 UPDATE pgoutbox.parked
