@@ -1,9 +1,10 @@
 -- The rows of one table that wait, and what orders them. Those that are parked do not wait: the
 -- parking has them. Nor do those that the publication's row filter keeps back.
 --   psql -v slot=pgoutbox -v schema=public -v table=outbox_messages -v relation=16389 -v mode=update -v id=id
---        -v marked='outbox.relayed_at IS NOT NULL' -v occurred_at=occurred_at -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v filter=true -f catch_up/waiting.sql
+--        -v marked='outbox.relayed_at IS NOT NULL' -v occurred_at=occurred_at -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v among=true -v filter=true -f catch_up/waiting.sql
 -- mode: audit.mode of the table; marked: whether a row is marked in itself. time: the type of
--- occurred_at, or none; then that may be any column. filter: as table/row_filter.sql says it.
+-- occurred_at, or none; then that may be any column. filter: as table/row_filter.sql says it. among: rows that
+-- are looked at; of others nothing is worked out.
 SELECT :'relation'::oid::regclass AS outbox,
        outbox.:"id"::text AS id,
        outbox.tableoid AS leaf,
@@ -30,7 +31,8 @@ SELECT :'relation'::oid::regclass AS outbox,
                                                    WHEN outbox.:"occurred_at"::text::numeric < 1e17 THEN 1e6 ELSE 1e9 END)
        END AS occurred_at
   FROM :"schema".:"table" AS outbox
- WHERE (:filter)
+ WHERE (:among)
+   AND CASE WHEN (:among) THEN (:filter) ELSE false END
    AND (:'mode' <> 'update' OR NOT (:marked))
    AND (:'mode' <> 'side_table'
         OR NOT EXISTS (SELECT FROM pgoutbox.relayed AS mark

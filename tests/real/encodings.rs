@@ -106,7 +106,7 @@ async fn bytes_that_are_no_text_park_their_event() -> Result<()> {
     assert_eq!(ids(&came), ["1", "5", "12", "14"]);
     relay.reaches("running", PATIENCE).await?;
     // With the one whose record could not keep its id.
-    assert_eq!(relay.log().matches("a listed row cannot be read").count(), 4);
+    assert_eq!(relay.log().matches("a row that waits cannot be read").count(), 4);
     relay.drain(PATIENCE).await?;
     // And of a replay: each is named, and the others are sent.
     let told = setting.replay(1, &["--id", "11", "--id", "12", "--id", "13", "--id", "14"]).await?;
@@ -139,7 +139,7 @@ async fn a_row_that_raises_when_it_is_read_stops_no_other() -> Result<()> {
     let came = arrived(&consumer, 4).await.with_context(|| relay.log())?;
     assert_eq!(ids(&came), ["1", "3", "4", "6"]);
     relay.reaches("running", PATIENCE).await?;
-    assert_eq!(relay.log().matches("a listed row cannot be read").count(), 2);
+    assert_eq!(relay.log().matches("a row that waits cannot be read").count(), 2);
     relay.drain(PATIENCE).await?;
     let told = setting.replay(1, &["--all"]).await?;
     assert!(told.contains("4 delivered, 2 refused"), "{told}");

@@ -15,12 +15,16 @@ files! {
     CATCH_UP_FETCH = "catch_up/fetch.sql", "The next rows of one table on the list, as the stream would show them.";
     CATCH_UP_FINISH = "catch_up/finish.sql", "The catch-up is over.";
     CATCH_UP_KEEP = "catch_up/keep.sql", "Keeps rows of the list whole that their id does not tell from others: a mark of one is a mark of all, and moves them.";
+    CATCH_UP_LEAVES = "catch_up/leaves.sql", "The pieces of a table that hold rows, and how many blocks each has.";
     CATCH_UP_LIST = "catch_up/list.sql", "Numbers the rows that wait in the order in which they are published, across all tables: by the time of the commit where the server keeps it (track_commit_timestamp), else by occurred_at; rows that have neither by numeric ids, else by which transaction began first.";
     CATCH_UP_LISTED = "catch_up/listed.sql", "The list is whole.";
     CATCH_UP_OPEN = "catch_up/open.sql", "Sees the tables as they were where the stream of the new slot begins: what was committed before is here, what was committed later is there.";
     CATCH_UP_ORPHANS = "catch_up/orphans.sql", "Rows of the list that are of none of these tables: theirs is gone, or cannot be read.";
+    CATCH_UP_PLACE = "catch_up/place.sql", "The id of the row at a place of a table.";
     CATCH_UP_ROW = "catch_up/row.sql", "Which row of the list a number is.";
     CATCH_UP_SWEEP = "catch_up/sweep.sql", "Takes some rows of a list that is done with away; says how many.";
+    CATCH_UP_TRY = "catch_up/try.sql", "Tries to list some rows of a table and to keep them whole, and writes nothing: it raises where the list would.";
+    CATCH_UP_TRY_OPEN = "catch_up/try_open.sql", "What catch_up/try.sql is run with, in one message, and so one transaction, without BEGIN: it sees what the list sees, and nothing is left behind where it fails.";
     CATCH_UP_WAITING = "catch_up/waiting.sql", "The rows of one table that wait, and what orders them.";
     CHECK_COLUMNS = "check/columns.sql", "The columns of a table as the stream will show them.";
     CHECK_ELSEWHERE = "check/elsewhere.sql", "Tables of the same name in other schemas, for one that is not where it was looked for.";

@@ -70,6 +70,7 @@ pub(crate) fn has(sql: &str, name: &str) -> bool {
 }
 
 /// The variables that stand as they are, all of them about a row by the name of `outbox`:
+/// - `among`: whether it is one of those that are looked at;
 /// - `filter`: what the publication's row filter lets pass;
 /// - `marked`: whether the row is marked in itself; `true` or `false`, never NULL;
 /// - `marked_at`: when, where its mark says so;
@@ -77,8 +78,8 @@ pub(crate) fn has(sql: &str, name: &str) -> bool {
 /// - `mark_columns`: the names of the columns;
 /// - `texts`: a list of what its columns hold ([`TABLE_TEXTS`]);
 /// - `value`: what it shows of its parked event.
-const BARE: [&str; 7] =
-    ["filter", "marked", "marked_at", "set_mark", "mark_columns", "texts", "value"];
+const BARE: [&str; 8] =
+    ["among", "filter", "marked", "marked_at", "set_mark", "mark_columns", "texts", "value"];
 
 fn slip(what: String) -> Fault {
     Fault::definite(what, "this is a defect of pgoutbox: please report it")

@@ -114,8 +114,19 @@ async fn pass_over(
     let Some(row) = rows.first() else { return Ok(()) };
     let (id, leaf, place): (Option<String>, String, String) =
         (column(row, "id")?, column(row, "leaf")?, column(row, "place")?);
+    tell_passed_over(table, id.as_deref(), (&leaf, &place), fault);
+    Ok(())
+}
+
+/// Says that a row is passed over, and where it is.
+pub(super) fn tell_passed_over(
+    table: &Table,
+    id: Option<&str>,
+    (leaf, place): (&str, &str),
+    fault: &Fault,
+) {
     let title = table.title();
-    let by = id.as_ref().map_or("--only unrelayed".to_owned(), |id| format!("--id {id}"));
+    let by = id.map_or("--only unrelayed".to_owned(), |id| format!("--id {id}"));
     let hint = format!(
         "{}; correct the row (SELECT * FROM {leaf} WHERE ctid = '{place}'), then: pgoutbox replay --table {title} {by} --mark",
         fault.hint
@@ -124,10 +135,9 @@ async fn pass_over(
         hint,
         event_id = id,
         table = title,
-        "a listed row cannot be read, and is passed over: it stays without a mark, and later ones of its aggregate go on: {}",
+        "a row that waits cannot be read, and is passed over: it stays without a mark, and later ones of its aggregate go on: {}",
         fault.what
     );
-    Ok(())
 }
 
 /// The inner error is of something in the rows.

@@ -17,7 +17,9 @@ pub(super) struct Rows {
     pub(super) filter: String,
     content: Content,
     /// All columns, as a row of the list keeps them.
-    texts: String,
+    pub(super) texts: String,
+    /// Those that are looked at.
+    pub(super) among: String,
 }
 
 impl Rows {
@@ -39,7 +41,7 @@ impl Rows {
             let variables = [("relation", &*relation.to_string())];
             let texts = query(client, &sql::render(sql::TABLE_TEXTS, &variables)?).await?;
             let texts = texts.first().map_or_else(|| Ok(String::new()), |row| column(row, "texts"));
-            found.push(Self { filter, content, texts: texts? });
+            found.push(Self { filter, content, texts: texts?, among: "true".to_owned() });
         }
         Ok(found)
     }
@@ -64,7 +66,7 @@ pub(super) fn list(
         if number > 0 {
             out.push_str("UNION ALL\n");
         }
-        let waiting = waiting(config, table, outbox, &rows.filter, &rows.content)?;
+        let waiting = waiting(config, table, outbox, rows, &rows.among)?;
         out.push_str(waiting.trim_end().trim_end_matches(';'));
         out.push('\n');
     }
@@ -96,16 +98,17 @@ pub(in crate::slot) async fn waiting_in(
 ) -> Result<String, Fault> {
     let filter = outbox::row_filter(client, config, read, outbox.relation).await?;
     let content = Content::find(client, outbox.relation, read).await?;
-    let waiting = waiting(config, read, outbox, &filter, &content)?;
+    let rows = Rows { filter, content, texts: String::new(), among: "true".to_owned() };
+    let waiting = waiting(config, read, outbox, &rows, &rows.among)?;
     Ok(waiting.trim_end().trim_end_matches(';').to_owned())
 }
 
-fn waiting(
+pub(super) fn waiting(
     config: &Config,
     table: &Table,
     outbox: &OutboxTable,
-    filter: &str,
-    content: &Content,
+    rows: &Rows,
+    among: &str,
 ) -> Result<String, Fault> {
     let (names, marks) = (Names::of(table, outbox), MarkSql::of(table));
     let relation = outbox.relation.to_string();
@@ -118,9 +121,11 @@ fn waiting(
         ("id", names.id),
         ("occurred_at", names.occurred_at),
         ("time", names.time),
-        ("filter", filter),
+        ("filter", &rows.filter),
+        ("among", among),
     ];
-    let all: Vec<_> = own.into_iter().chain(content.variables()).chain(marks.variables()).collect();
+    let all: Vec<_> =
+        own.into_iter().chain(rows.content.variables()).chain(marks.variables()).collect();
     sql::render_some(sql::CATCH_UP_WAITING, &all)
 }
 

@@ -11,12 +11,13 @@
 //! dropped and made again; a slot whose list was never written is never streamed from.
 //!
 //! `ensure` looks whether the slot alone brings every row, `prepare` makes the slot and its list, `list`
-//! is the SQL of the list, `fetch` reads rows of it, and `report` says how far it is.
+//! is the SQL of the list, `raising` finds rows that fail it, `fetch` reads rows of it, and `report` says how far it is.
 
 mod ensure;
 mod fetch;
 mod list;
 mod prepare;
+mod raising;
 mod report;
 
 use postgres_types::PgLsn;

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::finish;
 use super::list::{Rows, list};
+use super::raising::{Tried, all_but, tell};
 use super::report::report;
 use crate::config::Config;
 use crate::core::event::Position;
@@ -19,7 +20,7 @@ use crate::postgres::outbox;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
 use crate::postgres::turn::Turn;
-use crate::postgres::{self, classify};
+use crate::postgres::{self, classify, is_of_row};
 use crate::slot::{self, SlotState};
 use crate::wal::{NewSlot, Wal};
 
@@ -99,14 +100,7 @@ async fn prepare_locked(
         drop_slot(config, &mut wal, &state).await?;
     }
     let new = create(config, client, &mut wal, patience).await?;
-    let rows = Rows::find(config, client, outboxes).await?;
-    let listed = list(config, outboxes, &rows, why, &new)?;
-    postgres::execute(client, &listed).await.map_err(|fault| {
-        let filters = rows.iter().map(|rows| &*rows.filter).filter(|filter| *filter != "true");
-        let filters = filters.collect::<Vec<_>>().join("; ");
-        let filters = if filters.is_empty() { "true" } else { filters.as_str() };
-        outbox::explain_filter(fault, "the list of rows that wait", filters)
-    })?;
+    write(config, client, outboxes, why, &new).await?;
     drop(wal);
     for table in config.unmarked() {
         let hint = "publish what was committed meanwhile yourself; postgres.on_slot_loss = \"halt\" stops instead";
@@ -126,6 +120,49 @@ async fn prepare_locked(
         finish(client, slot).await?;
     }
     Ok(total)
+}
+
+/// Writes the list. A row that fails it is left out, and named.
+async fn write(
+    config: &Config,
+    client: &Client,
+    outboxes: &[OutboxTable],
+    why: &str,
+    new: &NewSlot,
+) -> Result<(), Fault> {
+    let mut rows = Rows::find(config, client, outboxes).await?;
+    let filters = rows.iter().map(|rows| &*rows.filter).filter(|filter| *filter != "true");
+    let filters = filters.collect::<Vec<_>>().join("; ");
+    let filters = if filters.is_empty() { "true" } else { filters.as_str() };
+    let explain = |fault| outbox::explain_filter(fault, "the list of rows that wait", filters);
+    let listed = client.batch_execute(&list(config, outboxes, &rows, why, new)?).await;
+    let Err(error) = listed else { return Ok(()) };
+    let fault = classify(&error);
+    if !is_of_row(&error) {
+        return Err(explain(fault));
+    }
+    postgres::execute(client, "ROLLBACK").await?;
+    let snapshot = new.snapshot.as_str();
+    let mut raising = Vec::new();
+    for ((table, outbox), rows) in config.tables.iter().zip(outboxes).zip(&mut rows) {
+        if !table.has_marks() {
+            continue;
+        }
+        let of_table = Tried { config, table, outbox, rows, snapshot }.raising(client).await;
+        let of_table = of_table.map_err(explain)?;
+        if !of_table.is_empty() {
+            rows.among = all_but(&of_table);
+        }
+        raising.push((table, of_table));
+    }
+    if raising.iter().all(|(_, of_table)| of_table.is_empty()) {
+        return Err(explain(fault));
+    }
+    postgres::execute(client, &list(config, outboxes, &rows, why, new)?).await.map_err(explain)?;
+    for (table, of_table) in &raising {
+        tell(client, table, of_table).await;
+    }
+    Ok(())
 }
 
 /// Only a slot that is ours and that nobody reads.
