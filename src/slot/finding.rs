@@ -17,7 +17,7 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 111] = [
+pub const NAMES: [&str; 112] = [
     "broker",
     "broker-blocked",
     "broker-connection",
@@ -85,6 +85,7 @@ pub const NAMES: [&str; 111] = [
     "publication-not-insert",
     "publication-not-insert-only",
     "publication-other-tables",
+    "publication-partition-filter",
     "publication-partition-root",
     "publication-row-filter",
     "publication-without-table",

@@ -11,6 +11,7 @@ mod attached;
 mod former_outbox;
 mod coverage;
 mod finding;
+mod leaf_filters;
 mod messages;
 mod own_tables;
 mod pitfalls;

@@ -3,7 +3,7 @@
 use tokio_postgres::Client;
 
 use super::coverage::set_tables;
-use super::{Finding, pitfalls, privileges};
+use super::{Finding, leaf_filters, pitfalls, privileges};
 use crate::config::{AuditMode, Config, Table};
 use crate::core::event::pgoutput::Column;
 use crate::core::event::relation::{Mapping, TimeKind};
@@ -74,6 +74,7 @@ pub(super) async fn look(
     findings.extend(id_index(client, table, &shape).await?);
     findings.extend(id_values(client, table, &shape).await?);
     findings.extend(pitfalls::look(client, table, shape.oid).await?);
+    findings.extend(leaf_filters::look(client, config, table, shape.oid).await?);
     findings.extend(marks(table, &shape));
     findings.extend(privileges::look(client, config, table, shape.oid, is_catching_up).await?);
     let named = |name: &str| attributes.iter().find(|attribute| attribute.name == name);

@@ -333,6 +333,47 @@ async fn settings_of_the_server_that_are_odd() -> Result<()> {
     Ok(())
 }
 
+/// A partition made later has no filter, where the filters are the partitions' own.
+#[tokio::test]
+async fn filters_of_partitions() -> Result<()> {
+    if shared::postgres().await?.version() < 15 {
+        // Row filters are from 15 on.
+        return Ok(());
+    }
+    let setting = Setting::bare().await?;
+    setting
+        .sql(
+            "CREATE TABLE outbox_messages (id uuid, aggregate_type text, aggregate_id text, event_type text, topic text,
+                 payload jsonb, headers jsonb, occurred_at timestamptz, relayed_at timestamptz, PRIMARY KEY (id, aggregate_type))
+                 PARTITION BY LIST (aggregate_type);
+             CREATE TABLE part_a PARTITION OF outbox_messages FOR VALUES IN ('a');
+             CREATE TABLE \"Part B\" PARTITION OF outbox_messages FOR VALUES IN ('b')",
+        )
+        .await?;
+    setting.init().await?;
+    let each = "ALTER PUBLICATION pgoutbox SET (publish_via_partition_root = false); ALTER PUBLICATION pgoutbox ADD TABLE";
+    let broken = format!("{each} part_a WHERE (topic <> ''), \"Part B\" WHERE (topic <> '')");
+    setting.repairs("publication-partition-filter", "warning", &broken).await?;
+    // The root has the filter now, and with it a partition that is made later.
+    setting.check().await?.has("publication-row-filter", "warning");
+    let filter = "SELECT rowfilter LIKE '(topic <>%' FROM pg_publication_tables WHERE tablename = 'outbox_messages'";
+    assert!(setting.ask::<bool>(filter).await?);
+    let whole = "ALTER PUBLICATION pgoutbox SET TABLE outbox_messages";
+    setting.sql(whole).await?;
+    // None does for both.
+    let broken = format!("{each} part_a WHERE (topic <> ''), \"Part B\" WHERE (topic = '')");
+    setting.sql(&broken).await?;
+    let found = setting.check().await?;
+    assert!(
+        hint(found.has("publication-partition-filter", "warning")).contains("one filter"),
+        "{found}"
+    );
+    // Without a filter there is nothing to miss.
+    setting.sql(&format!("{whole}, part_a")).await?;
+    setting.check().await?.has_not("publication-partition-filter");
+    Ok(())
+}
+
 #[tokio::test]
 async fn publications() -> Result<()> {
     let setting = Setting::shared().await?;

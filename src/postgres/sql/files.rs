@@ -30,6 +30,7 @@ files! {
     CHECK_ELSEWHERE = "check/elsewhere.sql", "Tables of the same name in other schemas, for one that is not where it was looked for.";
     CHECK_ID = "check/id.sql", "Whether the id tells each row of a table from all others.";
     CHECK_ID_INDEX = "check/id_index.sql", "Whether marks find rows of a table by an index that begins with the id: of each piece, where the table is partitioned.";
+    CHECK_LEAF_FILTERS = "check/leaf_filters.sql", "Partitions whose rows the publication filters, each by a filter of its own, where rows come under the partitions' names: the other partitions have none, nor has one that is made later.";
     CHECK_MARK_DELETE = "check/mark_delete.sql", "Tries to remove a row as a mark does, inside a transaction that is rolled back.";
     CHECK_MARK_ROW = "check/mark_row.sql", "A row to try a mark on, locked by nobody.";
     CHECK_MARK_UPDATE = "check/mark_update.sql", "Tries a mark on a row, inside a transaction that is rolled back: whether it is there then.";
