@@ -237,6 +237,50 @@ async fn a_self_signed_certificate_is_its_own_authority() -> Result<()> {
     Ok(())
 }
 
+/// So is that of a broker.
+#[tokio::test]
+async fn a_broker_may_sign_its_certificate_itself() -> Result<()> {
+    let (own, clients) = (Authority::self_signed(&["localhost"])?, Authority::new("clients")?);
+    let tls = rabbitmq::ServerTls { pair: own.clone(), ca: clients.pem().to_owned() };
+    let rabbitmq =
+        RabbitMq::start(rabbitmq::Options { tls: Some(tls), ..Default::default() }).await?;
+    let postgres = &servers().await?.postgres;
+    let (vhost, database) = (rabbitmq.add_vhost().await?, postgres.create_database().await?);
+    let (database_url, amqp_url) = (postgres.url(&database), rabbitmq.url(&vhost));
+    let setting = Setting::of(database, vhost, database_url, amqp_url).await?;
+    let files = tempfile::tempdir()?;
+    let (file, holder) = (|name: &str| files.path().join(name), clients.client("holder")?);
+    for (name, text) in
+        [("own.pem", &own.cert), ("holder.crt", &holder.cert), ("holder.key", &holder.key)]
+    {
+        std::fs::write(file(name), text)?;
+    }
+    let with = |host: &str| {
+        let url = rabbitmq.tls_url("guest:guest", host, &setting.vhost);
+        let names = [
+            ("amqp.ca_file", "own.pem"),
+            ("amqp.cert_file", "holder.crt"),
+            ("amqp.key_file", "holder.key"),
+        ];
+        let with = setting.clone().set("amqp.url", &url);
+        names
+            .into_iter()
+            .fold(with, |with, (key, name)| with.set(key, &file(name).display().to_string()))
+    };
+    let good = with("localhost");
+    good.relays(async || Ok(())).await?;
+    good.program.succeed(&["check"]).await?;
+    let hint = "a name that the server's certificate holds";
+    with("127.0.0.1").is_refused("not valid for name", hint).await?;
+    rabbitmq.show(&Pair { cert: V1_CERT.to_owned(), key: V1_KEY.to_owned() }).await?;
+    std::fs::write(file("own.pem"), V1_CERT)?;
+    good.is_refused("version 3 is needed", "X.509 version 3").await?;
+    let check = good.program.output(&["check"]).await?;
+    let told = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(told.contains("version 3 is needed"), "{told}");
+    Ok(())
+}
+
 const V1_CERT: &str = "-----BEGIN CERTIFICATE-----
 MIIBJDCBywIUZzQ8NRsjKNpAlxbIKPPKf/+cRFgwCgYIKoZIzj0EAwIwFDESMBAG
 A1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyOTIyMzAxNFoYDzIxMjYxMTA1MjIzMDE0
@@ -247,7 +291,7 @@ AdlC8F0BvUKrT1lw4joKVaPRMAoGCCqGSM49BAMCA0gAMEUCIFSLzHIbKgTKqete
 WUy7vTh6W6o=
 -----END CERTIFICATE-----
 ";
-/// Of this test alone.
+/// Of these tests alone.
 const V1_KEY: &str = "-----BEGIN PRIVATE KEY-----
 MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgI3QEmvI9k2C/v26I
 Yh3CEabRT+FHJsAhrmpgv8q3XCihRANCAAR9ABtPIeqN7Rnf4VAaF3PC4cvaymrC

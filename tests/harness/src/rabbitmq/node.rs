@@ -120,6 +120,15 @@ impl RabbitMq {
         format!("amqp://{user}@127.0.0.1:{port}/{}", vhost.replace('/', "%2f"))
     }
 
+    /// Shows this certificate to whoever connects from now on.
+    pub async fn show(&self, pair: &Pair) -> Result<()> {
+        let key = self.home.join("server.key");
+        std::fs::write(self.home.join("server.crt"), &pair.cert)?;
+        std::fs::remove_file(&key)?;
+        write_private(&key, &pair.key)?;
+        self.ctl(&["eval", "ssl:clear_pem_cache()."]).await.map(drop)
+    }
+
     /// `host` is one of the names in the server's certificate.
     pub fn tls_url(&self, user: &str, host: &str, vhost: &str) -> String {
         format!("amqps://{user}@{host}:{}/{}", self.ports.amqps, vhost.replace('/', "%2f"))
