@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
+
 /// The longest duration that any argument takes: ten years.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -15,6 +17,13 @@ pub(super) fn span(text: &str) -> Result<Duration, String> {
         Ok(_) => Err("the most is 3650days".to_owned()),
         Err(_) => Err("write a number and a unit, such as 30s, 15m or 2h".to_owned()),
     }
+}
+
+/// An event's id. `otherwise`: how else to choose.
+pub(super) fn event_id(otherwise: &'static str) -> impl TypedValueParser<Value = String> {
+    OsStringValueParser::new().try_map(move |id| {
+        id.into_string().map_err(|id| format!("{id:?} is no text in UTF-8: {otherwise}"))
+    })
 }
 
 #[cfg(test)]

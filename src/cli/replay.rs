@@ -47,7 +47,8 @@ use crate::upkeep::horizon::{self, SlotReach};
 )]
 pub(super) struct Args {
     /// The row with this id; may be repeated
-    #[arg(long = "id", value_name = "ID")]
+    #[arg(long = "id", value_name = "ID",
+          value_parser = super::bounds::event_id("choose its row by --aggregate, --since or --only unrelayed"))]
     ids: Vec<String>,
     /// Rows of this aggregate
     #[arg(long, value_name = "TYPE/ID", value_parser = aggregate)]

@@ -8,7 +8,7 @@ use crate::config::{AuditMode, Config, Table};
 use crate::core::event::pgoutput::Column;
 use crate::core::event::relation::{Mapping, TimeKind};
 use crate::error::Fault;
-use crate::postgres::outbox::look_up;
+use crate::postgres::outbox::{look_up, row_filter};
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
 use crate::postgres::{column, query};
@@ -72,7 +72,7 @@ pub(super) async fn look(
     findings.extend(partition(table, &shape));
     findings.extend(partition_key(table, &shape));
     findings.extend(id_index(client, table, &shape).await?);
-    findings.extend(id_values(client, table, &shape).await?);
+    findings.extend(id_values(client, config, table, &shape).await?);
     findings.extend(pitfalls::look(client, table, shape.oid).await?);
     findings.extend(leaf_filters::look(client, config, table, shape.oid).await?);
     findings.extend(marks(table, &shape));
@@ -377,7 +377,12 @@ async fn id_index(client: &Client, table: &Table, shape: &Shape) -> Result<Optio
 }
 
 /// The id is the message's, and what marks find rows by.
-async fn id_values(client: &Client, table: &Table, shape: &Shape) -> Result<Vec<Finding>, Fault> {
+async fn id_values(
+    client: &Client,
+    config: &Config,
+    table: &Table,
+    shape: &Shape,
+) -> Result<Vec<Finding>, Fault> {
     let (id, relation) = (&table.columns.id.name, shape.oid.to_string());
     let variables = [("relation", relation.as_str()), ("id", id.as_str())];
     let rows = query(client, &sql::render(sql::CHECK_ID, &variables)?).await?;
@@ -408,11 +413,20 @@ async fn id_values(client: &Client, table: &Table, shape: &Shape) -> Result<Vec<
             }
             _ => format!("CREATE UNIQUE INDEX CONCURRENTLY ON {place} ({quoted});"),
         };
+        // A mark looks at no filter.
+        let is_shared = table.audit_mode == AuditMode::Update
+            && row_filter(client, config, table, shape.oid).await? != "true";
+        let share = match is_shared {
+            true => {
+                "; where one of them is of another relay's share, it is marked and never published"
+            }
+            false => "",
+        };
         findings.push(Finding::warning(
             "id-not-unique",
             format!(
                 "nothing keeps two rows of {} from having one {id}: both are published, under one message_id, and \
-                 the mark of one is a mark of both",
+                 the mark of one is a mark of both{share}",
                 table.title()
             ),
             hint,

@@ -399,3 +399,22 @@ async fn init_waits_for_who_is_writing_and_names_him() -> Result<()> {
     setting.exits(0, &["init"]).await?;
     Ok(())
 }
+
+/// An id that is no text cannot be looked for: it is named, and how else to choose.
+#[test]
+fn an_id_that_is_no_text_is_a_mistake_of_usage() -> Result<()> {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let bad = OsStr::from_bytes(b"a\xff");
+    for (command, otherwise) in
+        [("replay", "--only unrelayed"), ("parked list", "--seq"), ("parked discard", "--seq")]
+    {
+        let output = Command::new(BINARY).args(command.split(' ')).arg("--id").arg(bad).output()?;
+        let told = told(&output);
+        assert_eq!(output.status.code(), Some(64), "{command}: {told}");
+        for part in ["--id <ID>", r#""a\xFF" is no text in UTF-8"#, otherwise] {
+            assert!(told.contains(part), "{command}: no {part} in {told}");
+        }
+    }
+    Ok(())
+}

@@ -8,6 +8,7 @@ use harness::consumer::Consumer;
 use harness::relay::Relay;
 use harness::wait_until;
 
+use crate::check::Checks as _;
 use crate::setting::{PATIENCE, Setting};
 
 const TABLE: &str = "CREATE TABLE outbox_messages (id uuid DEFAULT gen_random_uuid() PRIMARY KEY,
@@ -121,6 +122,39 @@ async fn two_relays_share_a_table() -> Result<()> {
     assert_eq!((seen.len(), consumer.total()), (consumer.distinct(), consumer.distinct()));
     first.drain(PATIENCE).await?;
     second.drain(PATIENCE).await
+}
+
+/// A mark finds its rows by their id: `check` says what that means for the other's share.
+#[tokio::test]
+async fn an_id_of_both_shares_is_found() -> Result<()> {
+    let setting = Setting::bare().await?;
+    if setting.ask::<i32>("SELECT current_setting('server_version_num')::int").await? < 150_000 {
+        return Ok(());
+    }
+    setting.sql(&TABLE.replace("PRIMARY KEY", "")).await?;
+    let slot = format!("{}_even", setting.database);
+    let even = setting.clone().set("postgres.publication", "even").set("postgres.slot", &slot);
+    even.init().await?;
+    let _consumer = even.consumer().await?;
+    let relay = even.run()?;
+    let both = "INSERT INTO outbox_messages (id, aggregate_id, payload)
+        SELECT '00000000-0000-0000-0000-000000000001', one, '{}' FROM generate_series(1, 8) AS one";
+    setting.sql(both).await?;
+    let others = "SELECT bool_and(relayed_at IS NOT NULL) FROM outbox_messages WHERE hashtext(aggregate_id) & 1 = 1";
+    setting.until("marks of rows that nobody published", others).await?;
+    relay.drain(PATIENCE).await?;
+    let said = "another relay's share";
+    let found = even.check().await?;
+    assert!(found.has("id-not-unique", "warning")["what"].to_string().contains(said), "{found}");
+    // Without a filter there is one share.
+    setting.sql("ALTER PUBLICATION even SET TABLE outbox_messages").await?;
+    let found = even.check().await?;
+    assert!(!found.has("id-not-unique", "warning")["what"].to_string().contains(said), "{found}");
+    // The SQL of the hint, where the ids are told apart.
+    setting.sql("UPDATE outbox_messages SET id = gen_random_uuid()").await?;
+    even.carry_out(even.check().await?.has("id-not-unique", "warning")).await?;
+    even.check().await?.has_not("id-not-unique");
+    Ok(())
 }
 
 const OLD: &str = "now() - interval '3 hours'";

@@ -69,7 +69,7 @@ struct Discard {
 #[derive(Debug, Clone, Default, clap::Args)]
 struct Which {
     /// With this event id; may be repeated
-    #[arg(long = "id", value_name = "ID")]
+    #[arg(long = "id", value_name = "ID", value_parser = super::bounds::event_id("choose it by --seq"))]
     ids: Vec<String>,
     /// With this number, as `list` shows it; may be repeated
     #[arg(long = "seq", value_name = "SEQ")]
