@@ -37,6 +37,8 @@ pub(super) struct Reach {
     /// Echoes that are still to be recorded.
     follows: u8,
     next_at: Instant,
+    /// An echo is recorded from then on: as long as batches come, the next one does it.
+    quiet_at: Instant,
 }
 
 impl Reach {
@@ -52,6 +54,7 @@ impl Reach {
             is_writing: false,
             follows: 0,
             next_at: Instant::now(),
+            quiet_at: Instant::now(),
         }
     }
 
@@ -74,8 +77,7 @@ impl Reach {
         end: PgLsn,
         flushed: PgLsn,
     ) -> Option<PgLsn> {
-        // As long as batches come, the next one records it.
-        self.next_at = self.next_at.max(now + PAUSE);
+        self.quiet_at = now + PAUSE;
         self.follows = FOLLOWED;
         self.put(lsn, end, flushed)
     }
@@ -121,8 +123,11 @@ impl Reach {
     pub(super) fn next_write(&self) -> Option<Instant> {
         let wanted = u64::from(self.unrecorded()?);
         let is_much = wanted > u64::from(self.acknowledged.max(self.durable)) + MUCH;
-        let is_worth_it = !self.is_echo() || is_much || self.follows > 0;
-        (!self.is_writing && is_worth_it).then_some(self.next_at)
+        let at = match !self.is_echo() || is_much {
+            true => Some(self.next_at),
+            false => (self.follows > 0).then(|| self.next_at.max(self.quiet_at)),
+        };
+        at.filter(|_| !self.is_writing)
     }
 
     fn is_echo(&self) -> bool {
@@ -197,5 +202,10 @@ mod tests {
         assert_eq!(reach.begin_write(now), None, "a batch may come");
         let follows = reach.begin_write(now + PAUSE).unwrap();
         assert_eq!(reach.recorded(Some((follows, lsn(1_900)))), Some(lsn(1_600)));
+        // What others write is not put off by batches.
+        let now = now + PAUSE + PAUSE;
+        reach.wrote(now, lsn(1_800), lsn(2_000), lsn(2_000));
+        reach.settled(lsn(9_000));
+        assert_eq!(reach.begin_write(now), Some(lsn(9_000)));
     }
 }

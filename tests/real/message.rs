@@ -89,8 +89,6 @@ async fn a_time_that_cannot_be_told_is_the_commits() -> Result<()> {
             &[
                 "(extract(epoch FROM now()) * 1000000)::bigint",
                 "(extract(epoch FROM now()) * 1000000000)::bigint",
-                "253402300800000",
-                "9223372036854775807",
                 "(-9223372036854775808)::bigint",
                 "-1",
                 "NULL",
