@@ -131,11 +131,8 @@ fn findings(config: &Config, ledger: &Ledger) -> Vec<Finding> {
         ));
     }
     findings.extend(slot_finding(config, ledger));
-    let fault = ledger.progress.as_ref().and_then(|progress| progress.fault.as_ref());
-    if let Some(fault) = fault {
-        let text = |key: &str| fault.get(key).and_then(Value::as_str).unwrap_or_default();
-        let what = format!("the relay is stuck: {}", text("what"));
-        findings.push(Finding::error("relay-stuck", what, text("hint")));
+    if let Some((what, hint)) = ledger.progress.as_ref().and_then(status::ProgressRow::stuck) {
+        findings.push(Finding::error("relay-stuck", what, hint));
     }
     findings
 }

@@ -13,6 +13,7 @@ use pgoutbox::testing::reconcile;
 use serde_json::Value;
 
 use crate::bare::{arrived, ids, uuid};
+use crate::check::Checks as _;
 use crate::replay::Replays as _;
 use crate::setting::{PATIENCE, Setting};
 
@@ -189,7 +190,17 @@ async fn what_may_be_on_its_way_is_not_missing() -> Result<()> {
     assert!(what.contains("nobody reads slot"), "{ledger}");
     assert!(has(&ledger, "slot-unread", "error"), "{ledger}");
     assert_eq!(ledger["findings"][0]["hint"], "pgoutbox run");
-    Ok(())
+    // As `status` and `check` name it.
+    let said = "no relay runs";
+    let found = setting.check().await?;
+    assert!(found.has("slot-unread", "warning")["what"].to_string().contains(said), "{found}");
+    let status = setting.program.output(&["status"]).await?;
+    assert_eq!(status.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&status.stdout).contains(said), "{status:?}");
+    let relay = setting.run()?;
+    setting.all_marked().await?;
+    setting.check().await?.has_not("slot-unread");
+    relay.drain(PATIENCE).await
 }
 
 /// Whether the ledger has this finding.
@@ -227,11 +238,15 @@ async fn verify_tells_a_relay_that_is_behind_from_one_that_is_stuck() -> Result<
     setting.until("the relay to say that it is stuck", is_stuck).await?;
     let ledger = stuck.verify_within("1s", 1).await?;
     assert!(has(&ledger, "relay-stuck", "error"), "{ledger}");
+    let found = stuck.check().await?;
+    let same = &found.has("relay-stuck", "warning")["what"];
+    assert!(same.to_string().contains("absent"), "{found}");
     relay.drain(PATIENCE).await?;
     let relay = setting.run()?;
     setting.all_marked().await?;
     let ledger = setting.verify(0).await?;
     assert!(!has(&ledger, "relay-stuck", "error"), "{ledger}");
+    setting.check().await?.has_not("relay-stuck");
     relay.drain(PATIENCE).await
 }
 

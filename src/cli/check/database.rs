@@ -5,7 +5,7 @@ use tokio_postgres::{Client, Row};
 
 use super::broker::quoted;
 use super::refused::{self, POOLER};
-use super::{clock, marks, stream};
+use super::{clock, marks, relay, stream};
 use crate::cli;
 use crate::config::Config;
 use crate::error::{Fault, Kind, codes};
@@ -44,9 +44,16 @@ pub(super) async fn look(config: &Config) -> Database {
     match slot::preflight(&client, config).await {
         Ok(flight) => {
             database.findings = flight.findings;
-            database.is_slot_active = flight.slot.is_some_and(|slot| slot.is_active);
+            let slot = flight.slot.as_ref();
+            database.is_slot_active = slot.is_some_and(|slot| slot.is_active);
             let tried = marks::look(&client, config).await;
             database.findings.extend(tried);
+            match relay::look(&client, config, slot).await {
+                Ok(fares) => database.findings.extend(fares),
+                Err(fault) => {
+                    database.findings.push(unasked(&config.postgres.audit.user, fault));
+                }
+            }
         }
         Err(fault) => database.findings.push(unasked(&config.postgres.audit.user, fault)),
     }

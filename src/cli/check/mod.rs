@@ -7,6 +7,7 @@ mod database;
 mod greeting;
 pub(super) mod marks;
 mod refused;
+mod relay;
 mod stream;
 
 use serde_json::json;

@@ -39,7 +39,8 @@ pub(super) struct Args {
 }
 
 /// What starts a relay.
-const START: &str = "start pgoutbox run (systemctl start pgoutbox), and see the end of its log";
+pub(super) const START: &str =
+    "start pgoutbox run (systemctl start pgoutbox), and see the end of its log";
 
 struct Unmarked {
     table: String,
@@ -56,6 +57,30 @@ pub(super) struct ProgressRow {
     pub(super) fault: Option<Value>,
     fault_at: Option<String>,
     fault_seconds: Option<f64>,
+}
+
+impl ProgressRow {
+    /// What keeps the relay from delivering, and what helps.
+    pub(super) fn stuck(&self) -> Option<(String, String)> {
+        let fault = self.fault.as_ref()?;
+        let text = |key: &str| fault.get(key).and_then(Value::as_str).unwrap_or_default();
+        Some((format!("the relay is stuck: {}", text("what")), text("hint").to_owned()))
+    }
+}
+
+/// What waits where no relay reads the slot.
+pub(super) fn no_relay(lag: i64) -> String {
+    format!("no relay runs: {} of WAL wait, and the server keeps them on disk", bytes(Some(lag)))
+}
+
+/// Whether any row waits for the relay, as far as that can be told.
+pub(super) async fn has_waiting(client: &Client, config: &Config) -> bool {
+    has_events(&unmarked(client, config).await)
+}
+
+/// Without marks nothing tells whether events are among what waits.
+fn has_events(unmarked: &[Unmarked]) -> bool {
+    unmarked.iter().any(|one| one.rows != Some(0))
 }
 
 /// Looks, prints, and says whether all is well.
@@ -109,8 +134,7 @@ impl Facts {
     }
 
     fn is_well(&self, unmarked: &[Unmarked]) -> bool {
-        // Without marks nothing tells whether events are among what waits.
-        let has_events = unmarked.iter().any(|one| one.rows != Some(0));
+        let has_events = has_events(unmarked);
         let is_slot_well = self.slot.as_ref().is_some_and(|slot| slot.why_lost().is_none());
         let is_stuck = self.progress.as_ref().is_some_and(|progress| progress.fault.is_some());
         is_slot_well
@@ -152,10 +176,7 @@ impl Facts {
         let (slot, progress) = (self.slot.as_ref(), self.progress.as_ref());
         print(&mut page, config, slot, progress, self.catch_up.as_ref(), unmarked);
         if let Some(lag) = self.unread() {
-            page.say(format_args!(
-                "relay     no relay runs: {} of WAL wait, and the server keeps them on disk\n          hint: {START}",
-                bytes(Some(lag))
-            ));
+            page.say(format_args!("relay     {}\n          hint: {START}", no_relay(lag)));
         }
         self.paused.iter().for_each(|paused| print_paused(&mut page, paused));
         self.guard.iter().for_each(|guard| print_guard(&mut page, guard));
