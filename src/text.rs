@@ -7,7 +7,8 @@ use std::time::Duration;
 /// Most characters that are shown of a text from outside, in a line of its own.
 const LONGEST: usize = 300;
 
-/// A duration to its two largest units, cut off below: `1m 15s`, `1s 277ms`.
+/// A duration to its two largest units, cut off below: `1m 15s`, `1s 277ms`. Of one that has milliseconds
+/// nothing smaller is shown: `67ms`.
 pub(crate) fn span(duration: Duration) -> String {
     let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
     let units = [
@@ -23,7 +24,7 @@ pub(crate) fn span(duration: Duration) -> String {
     let parts: Vec<String> = shown
         .iter()
         .take(2)
-        .filter(|(count, _)| *count > 0)
+        .filter(|(count, unit)| *count > 0 && (*unit != "us" || nanos < 1_000_000))
         .map(|(count, unit)| format!("{count}{unit}"))
         .collect();
     if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
@@ -123,6 +124,8 @@ mod tests {
             (0, "0s"),
             (270, "0s"),
             (420_000, "420us"),
+            (67_624_000, "67ms"),
+            (1_000_420_000, "1s"),
             (1_277_836_270, "1s 277ms"),
             (10_000_000_000, "10s"),
             (75_200_000_000, "1m 15s"),

@@ -164,7 +164,10 @@ impl Maker<'_> {
     }
 
     fn found(&self, what: &str) {
-        say(format_args!("{}found   {what}", if self.is_dry { "-- " } else { "" }));
+        // A dry run prints what is to be run.
+        if !self.is_dry {
+            say(format_args!("found   {what}"));
+        }
     }
 
     async fn columns(&self, table: &Table) -> Result<Option<Vec<(String, String)>>, Fault> {
