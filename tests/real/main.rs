@@ -7,6 +7,7 @@
     reason = "a test binary has no readers of its API"
 )]
 
+mod aborted;
 mod alerts;
 mod attached;
 mod audit;
