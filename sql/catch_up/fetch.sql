@@ -26,7 +26,7 @@ WITH listed AS MATERIALIZED (
 ), moved AS (
     SELECT DISTINCT ON (listed.n) listed.n, listed.xid, pgoutbox_event
       FROM listed
-      JOIN :"schema".:"table" AS pgoutbox_event ON pgoutbox_event.:"id" = listed.id:::"id_schema".:"id_type"
+      JOIN :"schema".:"table" AS pgoutbox_event ON pgoutbox_event.:"id":::"id_schema".:"id_type" = listed.id:::"id_schema".:"id_type"
      WHERE NOT listed.is_shared
        AND NOT EXISTS (SELECT FROM unmoved WHERE unmoved.pgoutbox_n = listed.n)
 ), found AS (

@@ -5,5 +5,5 @@
 --        -v set_mark='relayed_at = now()' -v event_id=00000000-0000-0000-0000-000000000001 -f check/mark_update.sql
 UPDATE :"schema".:"table" AS outbox
    SET :set_mark
- WHERE outbox.:"id" = ANY (array_remove(ARRAY[nullif(:'event_id', '')], NULL):::"id_schema".:"id_type"[])
+ WHERE outbox.:"id":::"id_schema".:"id_type" = ANY (array_remove(ARRAY[nullif(:'event_id', '')], NULL):::"id_schema".:"id_type"[])
 RETURNING (:marked) AS is_marked;

@@ -14,7 +14,8 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND has_table_privilege(rows.oid, 'SELECT') AND has_table_privilege(rows.oid, 'INSERT')
            AND has_table_privilege(rows.oid, 'DELETE')
            AND has_table_privilege(parked.oid, 'SELECT') AS can_catch_up,
-       parked.oid IS NOT NULL AND pause.oid IS NOT NULL AND claimed.oid IS NOT NULL AND prefix.attname IS NOT NULL AND is_record_of.oid IS NOT NULL
+       parked.oid IS NOT NULL AND pause.oid IS NOT NULL AND claimed.oid IS NOT NULL AND hint.attname IS NOT NULL
+           AND prefix.attname IS NOT NULL AND is_record_of.oid IS NOT NULL
            AND is_mark_of.oid IS NOT NULL AS has_parked,
        has_table_privilege(pause.oid, 'SELECT') AND has_table_privilege(parked.oid, 'SELECT') AND has_table_privilege(parked.oid, 'INSERT')
            AND has_table_privilege(parked.oid, 'UPDATE') AND has_table_privilege(parked.oid, 'DELETE')
@@ -67,6 +68,7 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
   -- Of parked, and the last that an earlier version did not make: with it all else is there.
   LEFT JOIN pg_class AS claimed
          ON claimed.relnamespace = namespace.oid AND claimed.relname = 'parked_claimed'
+  LEFT JOIN pg_attribute AS hint ON hint.attrelid = parked.oid AND hint.attname = 'hint'
   LEFT JOIN pg_attribute AS prefix ON prefix.attrelid = parked.oid AND prefix.attname = 'prefix'
   LEFT JOIN pg_class AS pause
          ON pause.relnamespace = namespace.oid AND pause.relname = 'pause'

@@ -28,7 +28,7 @@ SELECT count(*) AS committed,
                -- Empty: the slot has not come so far, and nothing can be missing.
                (:'xmin' <> ''
                 AND (outbox.xmin::text::bigint - coalesce(nullif(:'xmin', ''), '0')::bigint + 8589934592) % 4294967296 >= 2147483648
-                AND (:'before' = '' OR outbox.:"occurred_at" < nullif(:'before', '')::text:::"time_schema".:"time_type")
+                AND (:'before' = '' OR outbox.:"occurred_at":::"time_schema".:"time_type" < nullif(:'before', '')::text:::"time_schema".:"time_type")
                ) AS is_due
           FROM :"schema".:"table" AS outbox TABLESAMPLE SYSTEM (:'percent'::float4)
          -- Not those that the publication's row filter keeps back: table/row_filter.sql.

@@ -1,5 +1,5 @@
 -- Removes the rows of delivered events.
 --   $1 text[]: ids
 DELETE FROM :"schema".:"table" AS outbox
- WHERE outbox.:"id" = ANY (($1::text[]):::"id_schema".:"id_type"[])
+ WHERE outbox.:"id":::"id_schema".:"id_type" = ANY (($1::text[]):::"id_schema".:"id_type"[])
 RETURNING outbox.:"id"::text;

@@ -2,5 +2,5 @@
 --   $1 text[]: ids
 SELECT outbox.:"id"::text
   FROM :"schema".:"table" AS outbox
- WHERE outbox.:"id" = ANY (($1::text[]):::"id_schema".:"id_type"[])
+ WHERE outbox.:"id":::"id_schema".:"id_type" = ANY (($1::text[]):::"id_schema".:"id_type"[])
    AND NOT (:marked);

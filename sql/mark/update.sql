@@ -3,6 +3,6 @@
 --   $1 text[]: ids
 UPDATE :"schema".:"table" AS outbox
    SET :set_mark
- WHERE outbox.:"id" = ANY (($1::text[]):::"id_schema".:"id_type"[])
+ WHERE outbox.:"id":::"id_schema".:"id_type" = ANY (($1::text[]):::"id_schema".:"id_type"[])
    AND NOT (:marked)
 RETURNING outbox.:"id"::text;

@@ -2,9 +2,9 @@
 --   $1 text[]: ids
 UPDATE :"schema".:"table" AS marked
    SET :set_mark
- WHERE marked.:"id" IN (
-           SELECT outbox.:"id" FROM :"schema".:"table" AS outbox
-            WHERE outbox.:"id" = ANY (($1::text[]):::"id_schema".:"id_type"[])
+ WHERE marked.:"id":::"id_schema".:"id_type" IN (
+           SELECT outbox.:"id":::"id_schema".:"id_type" FROM :"schema".:"table" AS outbox
+            WHERE outbox.:"id":::"id_schema".:"id_type" = ANY (($1::text[]):::"id_schema".:"id_type"[])
               AND NOT (:marked)
               FOR NO KEY UPDATE SKIP LOCKED)
 RETURNING marked.:"id"::text;

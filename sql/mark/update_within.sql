@@ -3,7 +3,7 @@
 --   $1 text[]: ids, $2: from this time on, $3: before this time
 UPDATE :"schema".:"table" AS outbox
    SET :set_mark
- WHERE outbox.:"id" = ANY (($1::text[]):::"id_schema".:"id_type"[])
+ WHERE outbox.:"id":::"id_schema".:"id_type" = ANY (($1::text[]):::"id_schema".:"id_type"[])
    AND outbox.:"occurred_at" >= $2 AND outbox.:"occurred_at" < $3
    AND NOT (:marked)
 RETURNING outbox.:"id"::text;

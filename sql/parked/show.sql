@@ -8,7 +8,7 @@
 WITH wanted AS MATERIALIZED (
     SELECT parked.seq, parked.event_id, :value AS value
       FROM pgoutbox.parked AS parked
-      JOIN :"schema".:"table" AS outbox ON outbox.:"id" = parked.event_id:::"id_schema".:"id_type"
+      JOIN :"schema".:"table" AS outbox ON outbox.:"id":::"id_schema".:"id_type" = parked.event_id:::"id_schema".:"id_type"
      WHERE parked.outbox = :'relation'::oid::regclass
        AND parked.changed_at > now() - interval '1 minute' AND parked.state NOT IN ('queued', 'delivered')
        AND ($1::bigint[] IS NULL OR parked.seq = ANY ($1::bigint[])) AND parked.seq <> ALL ($2::bigint[])
@@ -20,7 +20,7 @@ WITH wanted AS MATERIALIZED (
     UPDATE :"schema".:"table" AS outbox
        SET :"shown" = wanted.value
       FROM wanted
-     WHERE outbox.:"id" = wanted.event_id:::"id_schema".:"id_type"
+     WHERE outbox.:"id":::"id_schema".:"id_type" = wanted.event_id:::"id_schema".:"id_type"
        AND outbox.:"shown" IS DISTINCT FROM wanted.value
     RETURNING wanted.seq
 )

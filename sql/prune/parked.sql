@@ -13,7 +13,7 @@ WITH old AS MATERIALIZED (
 ), row_gone AS (
     DELETE FROM :"schema".:"table" AS outbox
      USING old
-     WHERE outbox.:"id" = old.event_id:::"id_schema".:"id_type"
+     WHERE outbox.:"id":::"id_schema".:"id_type" = old.event_id:::"id_schema".:"id_type"
        AND pgoutbox.is_record_of(old.record, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END,
                                  ARRAY[:'id', :'payload', :'topic', :'of_type', :'of_id'],
                                  ARRAY[outbox.:"payload"::text, outbox.:"topic"::text, outbox.:"of_type"::text, outbox.:"of_id"::text])

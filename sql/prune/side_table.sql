@@ -18,20 +18,20 @@ WITH old AS MATERIALIZED (
                           AND parked.state IN ('parked', 'queued', 'failed'))
        -- Not marks of those that the publication's row filter keeps back: table/row_filter.sql.
        AND NOT EXISTS (SELECT FROM :"schema".:"table" AS outbox
-                        WHERE outbox.:"id" = relayed.id:::"id_schema".:"id_type" AND NOT coalesce((:filter), false)
+                        WHERE outbox.:"id":::"id_schema".:"id_type" = relayed.id:::"id_schema".:"id_type" AND NOT coalesce((:filter), false)
                           AND pgoutbox.is_mark_of(relayed, outbox.xmin, CASE WHEN :'time' <> 'none' THEN coalesce(outbox.:"occurred_at"::text, '') END))
        AND (:'whole'::text = '{}'
             OR NOT EXISTS (SELECT FROM :"schema".:"table" AS outbox
-                            WHERE outbox.:"id" = relayed.id:::"id_schema".:"id_type"
+                            WHERE outbox.:"id":::"id_schema".:"id_type" = relayed.id:::"id_schema".:"id_type"
                               AND outbox.tableoid = ANY (:'whole'::oid[])))
      LIMIT $3
        FOR UPDATE OF relayed SKIP LOCKED
 ), row_gone AS (
     DELETE FROM :"schema".:"table" AS outbox
-     WHERE outbox.:"id" = ANY (ARRAY(SELECT id FROM old):::"id_schema".:"id_type"[])
+     WHERE outbox.:"id":::"id_schema".:"id_type" = ANY (ARRAY(SELECT id FROM old):::"id_schema".:"id_type"[])
        -- Not a row that only has the id of such a mark.
        AND EXISTS (SELECT FROM old
-                    WHERE old.id:::"id_schema".:"id_type" = outbox.:"id"
+                    WHERE old.id:::"id_schema".:"id_type" = outbox.:"id":::"id_schema".:"id_type"
                       AND pgoutbox.is_mark_of(old.mark, outbox.xmin, CASE WHEN :'time' <> 'none' THEN coalesce(outbox.:"occurred_at"::text, '') END))
 ), gone AS (
     DELETE FROM pgoutbox.relayed

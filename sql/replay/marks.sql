@@ -11,7 +11,7 @@ WITH replayed AS MATERIALIZED (
 SELECT outbox.:"id"::text AS id, outbox.xmin::text AS xmin,
        CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END AS occurred_at
   FROM replayed
-  JOIN :"schema".:"table" AS outbox ON outbox.:"id" = replayed.event_id:::"id_schema".:"id_type"
+  JOIN :"schema".:"table" AS outbox ON outbox.:"id":::"id_schema".:"id_type" = replayed.event_id:::"id_schema".:"id_type"
  WHERE pgoutbox.is_record_of(replayed.record, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END,
                              ARRAY[:'id', :'payload', :'topic', :'of_type', :'of_id'],
                              ARRAY[outbox.:"payload"::text, outbox.:"topic"::text, outbox.:"of_type"::text, outbox.:"of_id"::text]);

@@ -17,7 +17,7 @@ WITH wanted AS MATERIALIZED (
 ), moved AS (
     SELECT DISTINCT ON (wanted.number) wanted.number, pgoutbox_event.xmin, pgoutbox_event
       FROM wanted
-      JOIN :"schema".:"table" AS pgoutbox_event ON pgoutbox_event.:"id" = wanted.id:::"id_schema".:"id_type"
+      JOIN :"schema".:"table" AS pgoutbox_event ON pgoutbox_event.:"id":::"id_schema".:"id_type" = wanted.id:::"id_schema".:"id_type"
      WHERE NOT wanted.is_shared
        AND NOT EXISTS (SELECT FROM unmoved WHERE unmoved.number = wanted.number)
 ), found AS (

@@ -16,8 +16,8 @@ SELECT outbox.:"id"::text AS id, outbox.tableoid::text AS leaf, outbox.ctid::tex
    AND (:'ids' = '[]' OR outbox.:"id"::text IN (SELECT jsonb_array_elements_text(:'ids'::jsonb)))
    AND (:'wanted_type' = '' OR outbox.:"aggregate_type"::text = :'wanted_type')
    AND (:'wanted_id' = '' OR outbox.:"aggregate_id"::text = :'wanted_id')
-   AND (:'since' = '' OR outbox.:"occurred_at" >= nullif(:'since', '')::text:::"time_schema".:"time_type")
-   AND (:'until' = '' OR outbox.:"occurred_at" < nullif(:'until', '')::text:::"time_schema".:"time_type")
+   AND (:'since' = '' OR outbox.:"occurred_at":::"time_schema".:"time_type" >= nullif(:'since', '')::text:::"time_schema".:"time_type")
+   AND (:'until' = '' OR outbox.:"occurred_at":::"time_schema".:"time_type" < nullif(:'until', '')::text:::"time_schema".:"time_type")
    -- Without track_commit_timestamp this is an error: only asked where it is on.
    AND (:'committed_since' = '' OR pg_xact_commit_timestamp(outbox.xmin) >= nullif(:'committed_since', '')::timestamptz)
    AND (:'committed_until' = '' OR pg_xact_commit_timestamp(outbox.xmin) < nullif(:'committed_until', '')::timestamptz)

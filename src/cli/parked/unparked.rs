@@ -5,6 +5,7 @@ use tokio_postgres::Client;
 
 use crate::config::{Config, MarkColumn, MarkValue, Table};
 use crate::error::Fault;
+use crate::postgres::outbox::Outbox;
 use crate::postgres::sql;
 use crate::postgres::{column, query};
 use crate::text::Printable;
@@ -14,9 +15,9 @@ pub(super) async fn told(client: &Client, config: &Config, ids: &[String]) -> St
     let mut lines = vec!["no parked event fits".to_owned()];
     for id in ids {
         let mut is_found = false;
-        for table in &config.tables {
+        for (number, table) in config.tables.iter().enumerate() {
             // Another table's id may be of another type: then it is not there.
-            if let Ok(Some(row)) = row(client, table, id).await {
+            if let Ok(Some(row)) = row(client, config, number, id).await {
                 is_found = true;
                 lines.push(line(table, id, &row));
             }
@@ -65,14 +66,15 @@ fn holds(column: &MarkColumn, row: &Value) -> bool {
 }
 
 /// The row, if it is there.
-async fn row(client: &Client, table: &Table, id: &str) -> Result<Option<Value>, Fault> {
-    let variables = [
-        ("schema", table.schema.as_str()),
-        ("table", table.name.as_str()),
-        ("id", table.columns.id.name.as_str()),
-        ("event_id", id),
-    ];
-    let rows = query(client, &sql::render(sql::TABLE_ROW, &variables)?).await?;
+async fn row(
+    client: &Client,
+    config: &Config,
+    number: usize,
+    id: &str,
+) -> Result<Option<Value>, Fault> {
+    let outbox = Outbox::find(client, config, number).await?;
+    let sql = outbox.render(sql::TABLE_ROW, &[("event_id", id)])?;
+    let rows = query(client, &sql).await?;
     let content = rows.first().map(|row| column::<String>(row, "content")).transpose()?;
     Ok(content.and_then(|content| serde_json::from_str(&content).ok()))
 }
