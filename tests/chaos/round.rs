@@ -15,8 +15,8 @@ use harness::workload::{self, Ledger, Workload};
 
 use harness::setting::{Setting, steady};
 
-/// What one lost session may repeat: the window and one batch of marks, by default.
-pub const REPEATS_PER_SESSION: usize = 1_500;
+/// What one lost channel may repeat: the window and one batch of marks, by default.
+pub const REPEATS_PER_CHANNEL: usize = 1_500;
 /// How soon the relay must say that something is wrong.
 const FELT_WITHIN: Duration = Duration::from_secs(30);
 
@@ -73,9 +73,12 @@ impl Round {
         self.log() + &self.notes.borrow()
     }
 
-    /// Sessions begun so far.
-    fn sessions(&self) -> usize {
-        self.log().lines().filter(|line| line.contains(" running ")).count()
+    /// Channels opened so far: each session's first, and those it opened after the broker had
+    /// closed one.
+    fn channels(&self) -> usize {
+        let opens =
+            |line: &str| line.contains(" running ") || line.contains("RabbitMQ closed the channel");
+        self.log().lines().filter(|line| opens(line)).count()
     }
 }
 
@@ -254,12 +257,12 @@ impl Stage {
         note("drain", self.relay.drain(patience).await);
         let unmarked = self.setting.unmarked().await?;
         let mut verdict = checker::check(ledger, &self.consumer.finish(), unmarked);
-        let sessions = self.round.sessions().max(1);
+        let channels = self.round.channels().max(1);
         let most = if allowed.any_repeats {
             usize::MAX
         } else {
-            // A session that ends is the only reason for a repeat.
-            (sessions - 1) * REPEATS_PER_SESSION
+            // A channel that ends, alone or with its session, is the only reason for a repeat.
+            (channels - 1) * REPEATS_PER_CHANNEL
         };
         let out_of_order = verdict.out_of_order;
         if allowed.overtaking {
