@@ -26,8 +26,9 @@ async fn an_answer_that_cannot_be_written_is_no_success() -> Result<()> {
         &["config"],
         &["config", "--docs"],
         &["schema"],
+        // With something left to do: else it prints no SQL.
+        &["init", "--dry-run", "--set", "postgres.slot=another"],
         &["init"],
-        &["init", "--dry-run"],
         &["prune", "--keep", "1h"],
         &["verify", "--wait", "0s"],
         &["parked", "list"],
