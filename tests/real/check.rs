@@ -17,7 +17,7 @@ use harness::postgres::{self, Postgres, ServerTls, Shutdown};
 use harness::{shared, wait_until};
 use serde_json::Value;
 
-use crate::setting::{PATIENCE, Setting, program};
+use crate::setting::{PATIENCE, Setting};
 
 /// What `check --json` says, and its exit code.
 pub struct Checked {
@@ -191,8 +191,7 @@ async fn finds_everything_at_once() -> Result<()> {
     let (postgres, rabbitmq) = tokio::try_join!(Postgres::start(options), shared::rabbitmq())?;
     let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);
     let (database_url, amqp_url) = (postgres.url(&database), rabbitmq.url(&vhost));
-    let program = program(&database, &database_url, &amqp_url);
-    let setting = Setting { database, vhost, database_url, amqp_url, program };
+    let setting = Setting::with(database, vhost, database_url, amqp_url);
     let setting = setting.set("postgres.on_slot_loss", "halt");
     let wrong = rabbitmq.url_as("guest:wrong", rabbitmq.port(), &setting.vhost);
     let checked = setting.clone().set("amqp.url", &wrong).check().await?;

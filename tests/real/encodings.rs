@@ -1,12 +1,13 @@
 //! Databases of other encodings than UTF-8.
 
 use anyhow::{Context, Result};
+use harness::corner::Corner;
 use harness::shared;
 
 use crate::bare::{arrived, ids};
 use crate::check::Checks as _;
 use crate::replay::Replays as _;
-use crate::setting::{PATIENCE, Setting, program};
+use crate::setting::{PATIENCE, Setting};
 
 /// A database of another encoding.
 trait Encoded: Sized {
@@ -22,10 +23,8 @@ impl Encoded for Setting {
             "CREATE DATABASE {database} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
         );
         postgres.execute("postgres", &create).await?;
-        let vhost = rabbitmq.add_vhost().await?;
-        let (database_url, amqp_url) = (postgres.url(&database), rabbitmq.url(&vhost));
-        let program = program(&database, &database_url, &amqp_url);
-        Ok(Self { database, vhost, database_url, amqp_url, program })
+        let url = postgres.url(&database);
+        Self::in_corner(Corner { database, url }, rabbitmq).await
     }
 }
 

@@ -8,7 +8,7 @@ use harness::wait_until;
 
 use crate::bare::arrived;
 use crate::progress::through;
-use crate::setting::{PATIENCE, Setting, program};
+use crate::setting::{PATIENCE, Setting};
 
 const MIB: i64 = 1 << 20;
 
@@ -19,13 +19,7 @@ async fn scene(amqp: &str) -> Result<(Postgres, Setting)> {
     let postgres = Postgres::start(Options { conf, ..Default::default() }).await?;
     let database = postgres.create_database().await?;
     let database_url = postgres.url(&database);
-    let setting = Setting {
-        program: program(&database, &database_url, amqp),
-        vhost: String::new(),
-        amqp_url: amqp.to_owned(),
-        database_url,
-        database,
-    };
+    let setting = Setting::with(database, String::new(), database_url, amqp.to_owned());
     let setting = setting.set("guard.interval", "100ms").set("log.format", "json");
     setting.program.succeed(&["init"]).await?;
     Ok((postgres, setting))

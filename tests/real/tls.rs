@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use crate::bare::arrived;
-use crate::setting::{PATIENCE, Setting, program};
+use crate::setting::{PATIENCE, Setting};
 
 const PASSWORD: &str = "tls: sécret/@";
 /// In no certificate, though the server answers there.
@@ -79,8 +79,7 @@ impl Servers {
         let (database, vhost) =
             (self.postgres.create_database().await?, self.rabbitmq.add_vhost().await?);
         let (database_url, amqp_url) = (self.postgres.url(&database), self.rabbitmq.url(&vhost));
-        let program = program(&database, &database_url, &amqp_url);
-        let setting = Setting { database, vhost, database_url, amqp_url, program };
+        let setting = Setting::with(database, vhost, database_url, amqp_url);
         setting.init().await?;
         Ok(setting)
     }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
+use harness::corner::Corner;
 use harness::fake_broker::{FakeBroker, Published, Script};
 use harness::relay::{Pgoutbox, Relay};
-use harness::{shared, wait_until};
+use harness::{postgres, wait_until};
 
 /// How long anything may take on a busy machine before the test has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -15,6 +16,8 @@ pub struct Setting {
     pub broker: FakeBroker,
     pub client: tokio_postgres::Client,
     program: Pgoutbox,
+    /// Its slot is dropped with it.
+    _corner: Corner,
 }
 
 impl Setting {
@@ -23,15 +26,14 @@ impl Setting {
     }
 
     pub async fn of(broker: FakeBroker) -> Result<Self> {
-        let postgres = shared::postgres().await?;
-        let database = postgres.create_database().await?;
+        let corner = Corner::new().await?;
         let program = Pgoutbox::at(env!("CARGO_BIN_EXE_pgoutbox"))
-            .env("DATABASE_URL", postgres.url(&database))
+            .env("DATABASE_URL", &corner.url)
             .env("AMQP_URL", broker.url())
-            .env("PGOUTBOX_POSTGRES__SLOT", &database);
+            .env("PGOUTBOX_POSTGRES__SLOT", &corner.database);
         program.succeed(&["init", "--declare"]).await?;
-        let client = postgres.connect(&database).await?;
-        Ok(Self { broker, client, program })
+        let client = postgres::connect(&corner.url).await?;
+        Ok(Self { broker, client, program, _corner: corner })
     }
 
     /// One setting more, by its key in the file.

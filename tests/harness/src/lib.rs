@@ -22,6 +22,7 @@ pub mod certs;
 pub mod checker;
 pub mod collector;
 pub mod consumer;
+pub mod corner;
 pub mod events;
 pub mod fake_broker;
 pub mod http;

@@ -11,6 +11,7 @@
 //! Where nothing stands between these steps, [`Scenario`](crate::scenario::Scenario) says them at once.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -21,6 +22,7 @@ use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use crate::checker::{self, Verdict};
 use crate::consumer::{self, Consumer, Delivery, QueueType};
+use crate::corner::Corner;
 use crate::events::Events;
 use crate::postgres::{self, Postgres};
 use crate::rabbitmq::{self, RabbitMq};
@@ -31,23 +33,24 @@ use crate::{shared, wait_for, wait_until};
 /// How long anything may take on a busy machine before the test has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-#[derive(Clone)]
 /// A database with the outbox, a vhost with the exchange, and the program set up for both.
+#[derive(Clone)]
 pub struct Setting {
     pub database: String,
     pub vhost: String,
     pub database_url: String,
     pub amqp_url: String,
     pub program: Pgoutbox,
+    /// Where the database is on the shared server.
+    pub corner: Option<Arc<Corner>>,
 }
 
 impl Setting {
     /// On the servers that all tests share: for tests that do not break them.
     pub async fn shared() -> Result<Self> {
-        let (postgres, rabbitmq) = tokio::try_join!(shared::postgres(), shared::rabbitmq())?;
-        let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);
-        let (database_url, amqp_url) = (postgres.url(&database), rabbitmq.url(&vhost));
-        Self::of(database, vhost, database_url, amqp_url).await
+        let setting = Self::bare().await?;
+        setting.init().await?;
+        Ok(setting)
     }
 
     /// With a Postgres of its own, to be broken, and the broker that all tests share.
@@ -62,10 +65,9 @@ impl Setting {
 
     /// On the shared Postgres, and with a broker that no other test uses meanwhile.
     pub async fn own_rabbitmq() -> Result<(MutexGuard<'static, RabbitMq>, Self)> {
-        let (postgres, rabbitmq) = tokio::try_join!(shared::postgres(), breakable())?;
-        let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);
-        let (database_url, amqp_url) = (postgres.url(&database), rabbitmq.url(&vhost));
-        let setting = Self::of(database, vhost, database_url, amqp_url).await?;
+        let (corner, rabbitmq) = tokio::try_join!(Corner::new(), breakable())?;
+        let setting = Self::in_corner(corner, &rabbitmq).await?;
+        setting.init().await?;
         Ok((rabbitmq, setting))
     }
 
@@ -82,9 +84,25 @@ impl Setting {
         database_url: String,
         amqp_url: String,
     ) -> Result<Self> {
+        let setting = Self::with(database, vhost, database_url, amqp_url);
+        setting.init().await?;
+        Ok(setting)
+    }
+
+    /// On the servers behind these URLs, where nothing is made.
+    #[must_use]
+    pub fn with(database: String, vhost: String, database_url: String, amqp_url: String) -> Self {
         let program = program(&database, &database_url, &amqp_url);
-        program.succeed(&["init", "--declare", "--set", "amqp.connect_timeout=60s"]).await?;
-        Ok(Self { database, vhost, database_url, amqp_url, program })
+        Self { database, vhost, database_url, amqp_url, program, corner: None }
+    }
+
+    /// On the shared Postgres, where nothing is made, and with a vhost of this broker.
+    pub async fn in_corner(corner: Corner, rabbitmq: &RabbitMq) -> Result<Self> {
+        let vhost = rabbitmq.add_vhost().await?;
+        let (database, url, amqp_url) =
+            (corner.database.clone(), corner.url.clone(), rabbitmq.url(&vhost));
+        let setting = Self::with(database, vhost, url, amqp_url);
+        Ok(Self { corner: Some(Arc::new(corner)), ..setting })
     }
 
     pub async fn consumer(&self) -> Result<Consumer> {
@@ -149,11 +167,8 @@ impl Setting {
 
     /// A database and a vhost with nothing in them yet, on the servers that all tests share.
     pub async fn bare() -> Result<Self> {
-        let (postgres, rabbitmq) = tokio::try_join!(shared::postgres(), shared::rabbitmq())?;
-        let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);
-        let (database_url, amqp_url) = (postgres.url(&database), rabbitmq.url(&vhost));
-        let program = program(&database, &database_url, &amqp_url);
-        Ok(Self { database, vhost, database_url, amqp_url, program })
+        let (corner, rabbitmq) = tokio::try_join!(Corner::new(), shared::rabbitmq())?;
+        Self::in_corner(corner, rabbitmq).await
     }
 
     /// One setting more, by its key in the file.

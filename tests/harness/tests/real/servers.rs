@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use harness::certs::{Authority, Pair};
+use harness::corner::Corner;
 use harness::postgres::{self, Auth, Postgres, Shutdown};
 use harness::rabbitmq::{self, Permissions, RabbitMq};
-use harness::shared;
+use harness::{shared, wait_until};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -141,4 +142,20 @@ async fn greeting_of(rabbitmq: &RabbitMq, authority: &Authority, client: &Pair) 
     let mut payload = vec![0; u32::from_be_bytes(size).try_into()?];
     stream.read_exact(&mut payload).await?;
     Ok(String::from_utf8_lossy(&payload).into_owned())
+}
+
+/// There are 400 on the shared server, and more tests than that.
+#[tokio::test]
+async fn a_test_gives_its_slots_back() -> Result<()> {
+    let corner = Corner::new().await?;
+    let database = corner.database.clone();
+    let client = shared::postgres().await?.connect(&database).await?;
+    let sql = format!("SELECT pg_create_logical_replication_slot('{database}', 'pgoutput')");
+    client.batch_execute(&sql).await?;
+    drop(corner);
+    wait_until("its slot to be dropped", Duration::from_secs(60), async || {
+        let sql = "SELECT FROM pg_replication_slots WHERE database = $1";
+        Ok(client.query_opt(sql, &[&database]).await?.is_none())
+    })
+    .await
 }
