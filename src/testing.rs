@@ -110,5 +110,12 @@ pub mod text {
 
 /// See `crate::upkeep::reconcile`.
 pub mod reconcile {
-    pub use crate::upkeep::reconcile::spawn;
+    use crate::board::Board;
+    use crate::config::Config;
+    use crate::upkeep::reconcile::{self, Reconciler};
+
+    /// Beside no session.
+    pub fn spawn(config: &Config) -> Reconciler {
+        reconcile::spawn(config, &Board::new())
+    }
 }

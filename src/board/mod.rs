@@ -381,6 +381,11 @@ impl Board {
         self.kept().shown.outage.clone()
     }
 
+    /// The sessions fail of the same on Postgres, and their supervisor says so.
+    pub(crate) fn is_said(&self, fault: &Fault) -> bool {
+        self.kept().shown.outage.as_ref().is_some_and(|outage| outage.is_of(fault))
+    }
+
     /// A session runs; whether an earlier one did within the same outage.
     pub(crate) fn runs_again(&self) -> bool {
         self.kept().shown.outage.as_mut().is_some_and(Outage::run)

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::error::{Fault, Kind};
+use crate::error::{Fault, Kind, Side};
 
 /// A fault that stays the same is logged again this often.
 const REMINDER: Duration = Duration::from_secs(300);
@@ -69,6 +69,13 @@ impl Outage {
         std::mem::replace(&mut self.has_run, true)
     }
 
+    /// The fault of something that runs beside the sessions, on Postgres, is the one that they failed of
+    /// last: said once is enough.
+    pub(crate) fn is_of(&self, fault: &Fault) -> bool {
+        let side = self.fault.side;
+        side != Side::Broker && kind(&fault.clone().on(side)) == kind(&self.fault)
+    }
+
     /// One failure more.
     pub(crate) fn fail(&mut self, fault: &Fault, now: Instant) -> News {
         self.fault = fault.clone();
@@ -106,6 +113,7 @@ fn kind(fault: &Fault) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Peer, SqlState};
 
     #[test]
     fn the_same_fault_is_news_once_in_a_while() {
@@ -128,6 +136,21 @@ mod tests {
         }
         assert_eq!(outage.failures, 8);
         assert_eq!(outage.fault.what, "down (pid 19)");
+    }
+
+    #[test]
+    fn what_runs_beside_the_sessions_fails_of_the_same() {
+        let of = |kind, what| Fault::of(kind, Peer::Postgres, what);
+        let sql = |code| Kind::Sql(SqlState::new(code));
+        let login = of(sql("28P01"), "password authentication failed").on(Side::Stream);
+        let outage = Outage::new(login, Duration::ZERO);
+        assert!(outage.is_of(&of(sql("28P01"), "Postgres: password authentication failed")));
+        assert!(!outage.is_of(&of(sql("42501"), "permission denied")));
+        let outage = Outage::new(of(Kind::Closed, "closed").on(Side::Stream), Duration::ZERO);
+        assert!(outage.is_of(&of(Kind::Timeout, "no answer")));
+        let broker = Fault::of(Kind::Closed, Peer::RabbitMq, "closed").on(Side::Broker);
+        let outage = Outage::new(broker, Duration::ZERO);
+        assert!(!outage.is_of(&of(Kind::Closed, "closed")), "that is another server");
     }
 
     #[test]

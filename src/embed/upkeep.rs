@@ -22,10 +22,10 @@ pub(crate) async fn relay(
     board: &Board,
     is_stopping: impl FnOnce(),
 ) -> Result<(), Fault> {
-    let (pruning, upkeep) = (shutdown.clone(), config.clone());
-    tokio::spawn(async move { prune::run(&upkeep, pruning).await });
+    let (pruning, upkeep, seen) = (shutdown.clone(), config.clone(), board.clone());
+    tokio::spawn(async move { prune::run(&upkeep, pruning, &seen).await });
     // Ends with this function.
-    let reconciler = reconcile::spawn(config);
+    let reconciler = reconcile::spawn(config, board);
     let guarding = shutdown.clone();
     let relaying = supervisor::run(config.clone(), shutdown, reconciler.trigger(), spans, board);
     tokio::pin!(relaying);

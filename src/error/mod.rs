@@ -80,6 +80,8 @@ pub enum Kind {
     PassedBy,
     /// The stream has rows of an outbox table in a shape that the mapping does not fit.
     Shape,
+    /// The walsender raises at a row, and does so each time it comes to it.
+    RowInStream,
 }
 
 /// What a refusal of RabbitMQ is about, where one reply code stands for several things.

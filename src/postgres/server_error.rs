@@ -89,6 +89,17 @@ impl ServerError {
         self.is_within_function && self.routine.as_deref() == Some("exec_stmt_raise")
     }
 
+    /// As [`is_of_row`].
+    pub(crate) fn is_of_row(&self) -> bool {
+        // What may pass by itself is no fault of a row's, unless somebody says so.
+        let may_pass =
+            ["08", "25", "40", "53", "55", "57", "58", "XX"].contains(&self.code.class());
+        let entry = table::entry(Kind::Sql(self.code), Peer::Postgres);
+        entry.verdict == table::Verdict::OfRow
+            || self.is_raised()
+            || self.is_within_function && !may_pass
+    }
+
     /// What it means.
     pub(crate) fn fault(self) -> Fault {
         let mut fault = Fault::of(Kind::Sql(self.code), Peer::Postgres, self.to_string());
@@ -116,13 +127,7 @@ pub(crate) fn is_of_row(error: &tokio_postgres::Error) -> bool {
     if is_taken_over(error) {
         return false;
     }
-    let error = ServerError::of(db);
-    // What may pass by itself is no fault of a row's, unless somebody says so.
-    let may_pass = ["08", "25", "40", "53", "55", "57", "58", "XX"].contains(&error.code.class());
-    let entry = table::entry(Kind::Sql(error.code), Peer::Postgres);
-    entry.verdict == table::Verdict::OfRow
-        || error.is_raised()
-        || error.is_within_function && !may_pass
+    ServerError::of(db).is_of_row()
 }
 
 /// A later session owns the slot: nothing more of this one's is to be written.

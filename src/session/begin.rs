@@ -332,7 +332,7 @@ impl Prepared {
             tables = all(tables.iter().map(|it| it.title()).collect()),
             messages = all(config.messages.iter().map(|it| it.name.clone()).collect()),
             exchanges = all(config.sources().map(|it| it.exchange.to_string()).collect()),
-            broker = format!("{}:{}{}", broker.host, broker.port, broker.vhost),
+            broker = format!("{}:{}/{}", broker.host, broker.port, broker.vhost.trim_start_matches('/')),
             start_lsn = %self.recalled.known.confirmed,
             delivered_before = %memory.delivered,
             timeline = self.recalled.owner.taken.identity.timeline,

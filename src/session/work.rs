@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::core::relay::marks::Written;
 use crate::core::relay::{Doing, Effect, End, Input, Relay};
 use crate::core::tally::Tally;
-use crate::error::{Fault, Side, codes};
+use crate::error::{Fault, Kind, Side, codes};
 use crate::otlp;
 use crate::postgres;
 use crate::rabbitmq::publisher::{Closure, Signal};
@@ -340,14 +340,23 @@ impl Session {
     }
 
     /// What passed by the slot, where nothing more is to be had from it: all of it was passed, or it
-    /// cannot be read. Up to Postgres 17 a slot stops where the publication was missing, for ever.
+    /// cannot be read. Up to Postgres 17 a slot stops where the publication was missing, for ever; and any
+    /// where a row raises.
     fn gap_passed(&mut self, end: &End) -> Option<Gap> {
-        let is_unreadable = matches!(end, End::Fault(fault)
-            if fault.side == Side::Stream && fault.is_code(codes::UNDEFINED_OBJECT));
+        let why = match end {
+            End::Fault(fault) if fault.kind == Kind::RowInStream => {
+                Some("no stream gets past a row")
+            }
+            End::Fault(fault)
+                if fault.side == Side::Stream && fault.is_code(codes::UNDEFINED_OBJECT) =>
+            {
+                Some("the publication was missing where the slot stands")
+            }
+            _ => None,
+        };
         let (now, gap) = (self.began.elapsed(), self.gap.take());
-        if is_unreadable && self.config.is_catching_up() {
-            let why = || "the publication was missing where the slot stands".to_owned();
-            return gap.or_else(|| Some(Gap { why: why(), end: PgLsn::from(0) }));
+        if let (Some(why), true) = (why, self.config.is_catching_up()) {
+            return gap.or_else(|| Some(Gap { why: why.to_owned(), end: PgLsn::from(0) }));
         }
         gap.filter(|gap| self.relay.has_passed(now, gap.end))
     }

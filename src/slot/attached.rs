@@ -10,7 +10,7 @@ use super::catch_up;
 use crate::config::{Config, Table};
 use crate::error::{Fault, codes};
 use crate::postgres::outbox_table::OutboxTable;
-use crate::postgres::{self, Role, column, query, sql};
+use crate::postgres::{self, Role, ServerError, column, query, server_error, sql};
 use crate::within::in_time;
 
 /// Partitions that were looked at, each with the transaction that attached it.
@@ -91,6 +91,8 @@ async fn is_waiting(
         Err(fault) if fault.is_code(codes::INSUFFICIENT_PRIVILEGE) => {
             ask(&client, config, table, outbox, part).await
         }
+        // One of them cannot be looked at: the catch-up tells them apart.
+        Err(fault) if server_error(&fault).is_some_and(ServerError::is_of_row) => Ok(true),
         // It is no partition any more.
         Err(fault) if fault.is_code(codes::UNDEFINED_TABLE) => Ok(false),
         answer => answer,

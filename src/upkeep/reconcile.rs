@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tracing::{debug, info, warn};
 
+use crate::board::Board;
 use crate::config::{Config, Table};
 use crate::error::{Class, Fault, codes};
 use crate::log_throttle::LogThrottle;
@@ -75,12 +76,12 @@ impl Drop for Reconciler {
 }
 
 /// Starts it, where rows are marked at all.
-pub fn spawn(config: &Config) -> Reconciler {
+pub(crate) fn spawn(config: &Config, board: &Board) -> Reconciler {
     let now = Trigger::default();
-    let (config, trigger) = (config.clone(), now.clone());
+    let (config, trigger, board) = (config.clone(), now.clone(), board.clone());
     let task = tokio::spawn(async move {
         if config.has_marks() {
-            run(&config, &trigger).await;
+            run(&config, &trigger, &board).await;
         }
     });
     Reconciler { now, task }
@@ -133,15 +134,17 @@ struct UnmarkedRow {
     place: String,
 }
 
-async fn run(config: &Config, trigger: &Trigger) {
+async fn run(config: &Config, trigger: &Trigger, board: &Board) {
     let mut walk = Walk::default();
     let mut told = None;
     loop {
         let Err(fault) = session(config, trigger, &mut walk).await else { continue };
-        if told.as_ref() != Some(&fault.what) {
+        if board.is_said(&fault) {
+            debug!(hint = fault.hint, "reconciliation: {}", fault.what);
+        } else if told.as_ref() != Some(&fault.what) {
             warn!(hint = fault.hint, "reconciliation: {}", fault.what);
+            told = Some(fault.what);
         }
-        told = Some(fault.what);
         sleep(config.reconcile.interval.min(RETRY)).await;
     }
 }

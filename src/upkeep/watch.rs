@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::board::{Board, ParkedView, Seen, SlotView};
 use crate::config::{Config, GuardPolicy};
@@ -105,10 +105,12 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Once for each time that it fails; the session says the same, and louder.
+    /// Once for each time that it fails, unless the sessions say the same.
     fn failed(&mut self, fault: &Fault) {
         self.client = None;
-        if !std::mem::replace(&mut self.is_failing, true) {
+        if self.board.is_said(fault) {
+            debug!(hint = fault.hint, "WAL guard: cannot query the server: {}", fault.what);
+        } else if !std::mem::replace(&mut self.is_failing, true) {
             warn!(hint = fault.hint, "WAL guard: cannot query the server: {}", fault.what);
         }
     }

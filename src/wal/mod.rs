@@ -31,8 +31,8 @@ use crate::core::relay::Input;
 use crate::error::{Fault, Kind, Peer};
 use crate::postgres::hosts::Search;
 use crate::postgres::identity::Identity;
-use crate::postgres::no_answer;
 use crate::postgres::role::{self, Role};
+use crate::postgres::{ServerError, no_answer, server_error};
 use crate::within::{in_time, within};
 
 const ROLE: Role = Role::Stream;
@@ -224,7 +224,7 @@ impl WalStream {
     fn input(&self, frame: Frame) -> Result<Option<Input>, Fault> {
         match frame.tag {
             b'd' => {}
-            b'E' => return Err(server_fault(&frame.body)),
+            b'E' => return Err(at_a_row(server_fault(&frame.body))),
             b'c' => {
                 let what = "Postgres has ended the replication stream";
                 return Err(Fault::of(Kind::Closed, Peer::Postgres, what));
@@ -248,6 +248,18 @@ impl WalStream {
             }
         }))
     }
+}
+
+/// What the walsender raised, told apart where one row is the cause: a filter of the publication that cannot be
+/// worked out for it, text that has no UTF-8, more than a message holds. Neither changes by itself, and a filter
+/// holds for the WAL that was written under it: the server decodes with the catalog of that time.
+fn at_a_row(fault: Fault) -> Fault {
+    let is_of_row = |error: &ServerError| ["22", "54"].contains(&error.code.class());
+    if !server_error(&fault).is_some_and(is_of_row) {
+        return fault;
+    }
+    let what = format!("the walsender cannot pass a row: {}", fault.what);
+    Fault::of(Kind::RowInStream, Peer::Postgres, what)
 }
 
 impl Drop for WalStream {

@@ -1,6 +1,7 @@
 //! Tables that become a partition of the outbox with rows in them.
 
 use anyhow::{Context, Result};
+use harness::shared;
 
 use crate::bare::{arrived, ids, uuid};
 use crate::setting::{PATIENCE, Setting};
@@ -107,6 +108,43 @@ async fn rows_of_a_table_that_is_attached_are_published() -> Result<()> {
         assert_eq!(consumer.total(), 8, "{told}");
     }
     Ok(())
+}
+
+/// A row that the publication's filter cannot be worked out for keeps no other from coming.
+#[tokio::test]
+async fn a_row_that_raises_in_a_table_that_is_attached() -> Result<()> {
+    if shared::postgres().await?.version() < 15 {
+        return Ok(());
+    }
+    let setting = Setting::bare().await?.set("postgres.check_interval", "1s");
+    setting.sql(TABLE).await?;
+    setting.sql("ALTER TABLE outbox_messages ADD divisor int NOT NULL DEFAULT 1").await?;
+    setting
+        .sql(
+            "CREATE PUBLICATION pgoutbox FOR TABLE outbox_messages WHERE (100 / divisor > 1)
+              WITH (publish = 'insert', publish_via_partition_root)",
+        )
+        .await?;
+    setting.init().await?;
+    let consumer = setting.bound("#").await?;
+    let relay = setting.run()?;
+    insert(&setting, "outbox_messages", 0, 1, false).await?;
+    arrived(&consumer, 1).await.with_context(|| relay.log())?;
+    setting
+        .sql(&format!(
+            "CREATE TABLE part_1 (LIKE outbox_messages INCLUDING ALL);
+             INSERT INTO part_1 (id, region, divisor) VALUES ('{}', 1, 0), ('{}', 1, 1);
+             ALTER TABLE outbox_messages ATTACH PARTITION part_1 FOR VALUES IN (1)",
+            uuid(2),
+            uuid(3)
+        ))
+        .await?;
+    arrived(&consumer, 2).await.with_context(|| relay.log())?;
+    insert(&setting, "outbox_messages", 0, 4, false).await?;
+    let came = ids(&arrived(&consumer, 3).await.with_context(|| relay.log())?);
+    assert_eq!(came, [1, 3, 4].map(uuid), "{}", relay.log());
+    assert!(relay.log().contains("a row that waits cannot be read"), "{}", relay.log());
+    relay.drain(PATIENCE).await
 }
 
 /// Where nothing is caught up with, it is said, with the command.

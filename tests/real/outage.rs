@@ -414,3 +414,21 @@ async fn an_outage_outlives_the_process_that_saw_it_begin() -> Result<()> {
     ensure!(lasted > Some(least), "{told} after {least}");
     relay.drain(PATIENCE).await
 }
+
+/// What runs beside the sessions fails of the same: one line says it.
+#[tokio::test]
+async fn one_wrong_login_is_one_line() -> Result<()> {
+    let setting = Setting::shared().await?.set("log.level", "info,pgoutbox=debug");
+    let url = setting.database_url.replace("postgres://postgres", "postgres://nobody_of_this_name");
+    let mut setting = setting;
+    setting.env("DATABASE_URL", &url);
+    let relay = setting.run()?;
+    for told in ["WAL guard: cannot query", "pruning: ", "reconciliation: ", "still: "] {
+        relay.wait_for_log(told, PATIENCE).await?;
+    }
+    let log = relay.log();
+    let lines = log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+    let lines: Vec<_> = lines.filter(|line| line.contains("nobody_of_this_name")).collect();
+    assert_eq!(lines.len(), 1, "{lines:#?}\n{log}");
+    Ok(())
+}

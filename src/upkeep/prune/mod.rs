@@ -17,6 +17,7 @@ use tokio_postgres::Client;
 use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
+use crate::board::Board;
 use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
 use crate::postgres::turn::Turn;
@@ -95,7 +96,7 @@ impl Report {
 
 /// Prunes every `prune.interval`, until asked to stop. Ends early where there is nothing that it
 /// could ever do.
-pub(crate) async fn run(config: &Config, mut shutdown: Shutdown) {
+pub(crate) async fn run(config: &Config, mut shutdown: Shutdown, board: &Board) {
     let order = Order { keep: config.prune.keep, is_dry: false };
     let interval = config.prune.interval;
     let pauses = Backoff::new(interval.saturating_mul(2), interval.saturating_mul(16));
@@ -129,7 +130,11 @@ pub(crate) async fn run(config: &Config, mut shutdown: Shutdown) {
                 failures = failures.saturating_add(1);
                 let rest = pauses.after(failures);
                 let again_in = span(rest);
-                warn!(hint = fault.hint, again_in, "pruning: {}", fault.what);
+                if board.is_said(&fault) {
+                    debug!(hint = fault.hint, again_in, "pruning: {}", fault.what);
+                } else {
+                    warn!(hint = fault.hint, again_in, "pruning: {}", fault.what);
+                }
                 rest
             }
         };
