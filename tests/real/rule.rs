@@ -85,6 +85,13 @@ async fn follows_its_rule(mode: &str) -> Result<()> {
     if mode == "update" {
         setting.sql("UPDATE box SET relayed_at = NULL WHERE id = 'paid 1'").await?;
         came(&["paid 1", "odd 1", "paid 2", "odd 2", "paid 1"]).await?;
+        // The reconciliation ends with the process, at whatever it is.
+        setting
+            .until(
+                "it to be marked again",
+                "SELECT relayed_at IS NOT NULL FROM box WHERE id = 'paid 1'",
+            )
+            .await?;
     }
     relay.drain(PATIENCE).await?;
     if mode != "delete" {
