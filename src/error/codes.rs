@@ -27,5 +27,7 @@ pub(crate) const OBJECT_IN_USE: &str = "55006";
 pub(crate) const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// 57014: cancelled, by `statement_timeout` or by somebody.
 pub(crate) const QUERY_CANCELED: &str = "57014";
+/// XX000: what the server's own code does not expect; among others a text of more than 1 GB.
+pub(crate) const INTERNAL_ERROR: &str = "XX000";
 /// 08P01: also what a pooler says to a parameter that it does not know.
 pub(crate) const PROTOCOL_VIOLATION: &str = "08P01";

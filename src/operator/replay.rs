@@ -18,7 +18,7 @@ use crate::error::Fault;
 use crate::operator::{self, ParkedEvent};
 use crate::postgres::outbox::{Outbox, explain_filter};
 use crate::postgres::sql;
-use crate::postgres::{classify, column, is_of_row, now_micros, query};
+use crate::postgres::{classify, column, is_of_shown_row, now_micros, query};
 use crate::rabbitmq::resend::{Fate, Item, Resender};
 
 /// Rows that are marked in one statement.
@@ -304,7 +304,7 @@ impl<'a> Replay<'a> {
         let outcome = loop {
             let row = match stream.next().await {
                 None => break Ok(()),
-                Some(Err(error)) if is_of_row(&error) => break Err(classify(&error)),
+                Some(Err(error)) if is_of_shown_row(&error) => break Err(classify(&error)),
                 Some(message) => match message.map_err(failed)? {
                     SimpleQueryMessage::Row(row) => row,
                     _ => continue,

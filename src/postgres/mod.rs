@@ -29,7 +29,8 @@ pub(crate) use denial::{Denial, address, not_in};
 pub(crate) use farewell::say_goodbye;
 pub use role::Role;
 pub(crate) use server_error::{
-    ServerError, classify, is_lock, is_of_row, is_refused, no_answer, server_error, unreachable,
+    ServerError, classify, is_lock, is_of_row, is_of_shown_row, is_refused, no_answer,
+    server_error, unreachable,
 };
 
 use crate::core::event::POSTGRES_EPOCH_MICROS;

@@ -130,6 +130,12 @@ pub(crate) fn is_of_row(error: &tokio_postgres::Error) -> bool {
     ServerError::of(db).is_of_row()
 }
 
+/// As [`is_of_row`], where rows are shown: one of more than 1 GB as text is an internal error of the server.
+pub(crate) fn is_of_shown_row(error: &tokio_postgres::Error) -> bool {
+    let is_internal = error.code().is_some_and(|code| code.code() == codes::INTERNAL_ERROR);
+    is_internal || is_of_row(error)
+}
+
 /// A later session owns the slot: nothing more of this one's is to be written.
 pub(crate) fn is_taken_over(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|code| code.code() == codes::TAKEN_OVER)

@@ -186,6 +186,7 @@ impl Owner {
             memory: known.memory.clone(),
             has_messages,
             recorded: known.durable,
+            acknowledged: known.confirmed.max(past.acknowledged(identity)),
         });
         if let Some(Gap { why, .. }) = &known.gap {
             warn!(
@@ -255,7 +256,7 @@ impl Prepared {
         let Recalled { owner, known, catch_up, is_quiet } = recalled;
         let Owner { connected: Connected { preflighted, publisher }, taken, session: id } = owner;
         let SlotLease { wal, identity, has_messages, blocked } = taken;
-        let start_lsn = known.confirmed;
+        let reached = past.acknowledged(&identity);
         let listed = catch_up.as_ref().map(|it| relay::CatchUpCursor::new(it.consistent_lsn));
         let mut relay = Relay::new(rules, memory, listed);
         relay.set_clock(postgres::now_micros());
@@ -270,11 +271,11 @@ impl Prepared {
             wal,
             broker: BrokerConnection::new(publisher),
             recording: Recording::new(&config, client, (identity, id, has_messages), known.durable),
-            bulletin: Bulletin::new(given.board, start_lsn, is_quiet),
+            bulletin: Bulletin::new(given.board, reached, is_quiet),
             notified: Arc::clone(&given.audit.notified),
             spans,
             gap: known.gap,
-            start_lsn,
+            reached,
             began: Instant::now(),
             effects: Vec::new(),
             blocked,

@@ -22,6 +22,8 @@ pub(crate) struct Past {
     /// Something was acknowledged in the last session, or it stood for longer than the longest
     /// pause. What it delivered does not count: it may be the same events again and again.
     pub(super) brought_on: bool,
+    /// Internal errors of the walsender.
+    pub(super) internal: SamePlace,
     /// The walsender of the last stream: the server may not have noticed yet that it is gone.
     pub(crate) walsender: Option<i32>,
     /// Has the outbox tables looked through for rows that were missed.
@@ -31,7 +33,33 @@ pub(crate) struct Past {
     pub(super) warned: BTreeSet<String>,
 }
 
+/// Counts what happens again and again at one place of the stream.
+#[derive(Debug, Default)]
+pub(super) struct SamePlace {
+    /// An LSN.
+    reached: u64,
+    times: u32,
+}
+
+impl SamePlace {
+    /// It has happened where sessions had come so far; how often by now.
+    pub(super) fn count(&mut self, reached: PgLsn) -> u32 {
+        let reached = u64::from(reached);
+        if reached > self.reached {
+            *self = Self { reached, times: 0 };
+        }
+        self.times = self.times.saturating_add(1);
+        self.times
+    }
+}
+
 impl Past {
+    /// How far a session has come on this server.
+    pub(super) fn acknowledged(&self, identity: &Identity) -> PgLsn {
+        let memory = self.memory.as_ref().filter(|it| it.identity == *identity);
+        memory.map_or(PgLsn::from(0), |it| it.acknowledged)
+    }
+
     /// A session has failed; returns how many did in a row without bringing anything on, this
     /// one included.
     pub(crate) fn failed(&mut self) -> u32 {
@@ -52,4 +80,22 @@ pub(super) struct ServerMemory {
     pub(super) has_messages: bool,
     /// What the progress row was known to say, on disk.
     pub(super) recorded: PgLsn,
+    /// How far a session has come. The slot stands before it where the server ended the stream before it
+    /// read so.
+    pub(super) acknowledged: PgLsn,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happens_at_one_place_is_counted_until_sessions_come_further() {
+        let mut seen = SamePlace::default();
+        // A session that ends before anything is acknowledged has come no further.
+        let steps = [(7, 1), (0, 2), (7, 3), (8, 1), (8, 2), (0, 3)];
+        for (lsn, times) in steps {
+            assert_eq!(seen.count(PgLsn::from(lsn)), times, "{lsn}");
+        }
+    }
 }

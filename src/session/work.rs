@@ -30,6 +30,8 @@ use crate::shutdown::Shutdown;
 use crate::wal::WalStream;
 use crate::within::in_time;
 
+/// Sessions that end of an internal error of the walsender at the same place: then a row is the cause.
+const TRIES: u32 = 3;
 /// Frames taken from the stream before the messages they made are handed to the broker: a
 /// longer batch saves no more system calls, and the first of it should not wait.
 const FRAMES: usize = 128;
@@ -57,7 +59,8 @@ pub(super) struct Session {
     /// Rows may have passed by the slot: its stream is passed, and the slot is made again.
     pub(super) gap: Option<Gap>,
     /// Where the slot stood before it was taken.
-    pub(super) start_lsn: PgLsn,
+    /// How far earlier sessions had come.
+    pub(super) reached: PgLsn,
     pub(super) began: Instant,
     pub(super) effects: Vec<Effect>,
     /// Why the broker has blocked the connection since before the slot was taken.
@@ -84,6 +87,7 @@ impl Session {
             has_messages: self.recording.has_messages,
             memory: self.relay.remember(self.began.elapsed(), &end),
             recorded: self.recording.durable(),
+            acknowledged: self.relay.acknowledged().max(self.reached),
         });
         past.coverage = Some(self.jobs.coverage.borrow().clone());
         past.looked.clone_from(&self.jobs.looked.borrow());
@@ -102,7 +106,7 @@ impl Session {
             );
         }
         let stood = self.began.elapsed() >= self.config.session.backoff_max;
-        past.brought_on |= stood || self.relay.acknowledged() > self.start_lsn;
+        past.brought_on |= stood || self.relay.acknowledged() > self.reached;
         // The connection hands over no further answer while one of these leaves its own unread.
         // What they asked is on its way all the same, and a mark that was not asked for yet comes
         // again with its event: nothing is acknowledged before its mark is written.
@@ -113,7 +117,7 @@ impl Session {
             let _ = in_time(STOP_TIMEOUT, self.jobs.marker.write(&self.jobs.client, batch)).await;
         }
         record_fault(&self.config, past, &self.bulletin.board, &self.jobs.client, &end).await;
-        if let Some(gap) = self.gap_passed(&end) {
+        if let Some(gap) = self.gap_passed(&end, past) {
             let coverage = self.jobs.coverage.borrow().clone();
             let begun = begin_catch_up(&self.config, &self.jobs.client, &gap, &coverage);
             if in_time(STOP_TIMEOUT, begun).await.is_some_and(|begun| begun.is_ok()) {
@@ -342,11 +346,14 @@ impl Session {
     /// What passed by the slot, where nothing more is to be had from it: all of it was passed, or it
     /// cannot be read. Up to Postgres 17 a slot stops where the publication was missing, for ever; and any
     /// where a row raises.
-    fn gap_passed(&mut self, end: &End) -> Option<Gap> {
+    fn gap_passed(&mut self, end: &End, past: &mut Past) -> Option<Gap> {
+        let reached = self.relay.acknowledged();
+        let mut is_of_row = |fault: &Fault| {
+            let is_internal = fault.side == Side::Stream && fault.is_code(codes::INTERNAL_ERROR);
+            fault.kind == Kind::RowInStream || is_internal && past.internal.count(reached) >= TRIES
+        };
         let why = match end {
-            End::Fault(fault) if fault.kind == Kind::RowInStream => {
-                Some("no stream gets past a row")
-            }
+            End::Fault(fault) if is_of_row(fault) => Some("no stream gets past a row"),
             End::Fault(fault)
                 if fault.side == Side::Stream && fault.is_code(codes::UNDEFINED_OBJECT) =>
             {

@@ -28,7 +28,7 @@ use status::StatusUpdates;
 use crate::config::{Postgres, Server};
 use crate::core::event::pgoutput;
 use crate::core::relay::Input;
-use crate::error::{Fault, Kind, Peer};
+use crate::error::{Fault, Kind, Peer, codes};
 use crate::postgres::hosts::Search;
 use crate::postgres::identity::Identity;
 use crate::postgres::role::{self, Role};
@@ -255,6 +255,13 @@ impl WalStream {
 /// holds for the WAL that was written under it: the server decodes with the catalog of that time.
 fn at_a_row(fault: Fault) -> Fault {
     let is_of_row = |error: &ServerError| ["22", "54"].contains(&error.code.class());
+    if fault.is_code(codes::INTERNAL_ERROR) {
+        let hint = format!(
+            "{}; if it lasts, a row may be too long to be sent, more than 1 GB as text: with on_slot_loss = \"catch_up\" and marks the slot is then made again by itself, and the other rows are read from the table",
+            fault.hint
+        );
+        return fault.hint(hint);
+    }
     if !server_error(&fault).is_some_and(is_of_row) {
         return fault;
     }

@@ -15,7 +15,7 @@ use crate::error::Fault;
 use crate::postgres::mark::MarkSql;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
-use crate::postgres::{classify, column, is_of_row, query};
+use crate::postgres::{classify, column, is_of_shown_row, query};
 
 /// Bytes of payload, as they are stored, in one chunk; one larger row alone still comes.
 const CHUNK_BYTES: u64 = 8 << 20;
@@ -152,7 +152,7 @@ async fn fetch_range(
     // The simple protocol: its texts are made by the same functions as the stream's, which a
     // cast to text is not (boolean, char, inet).
     let answer = match client.simple_query(&sql).await {
-        Err(error) if is_of_row(&error) => return Ok(Err(classify(&error))),
+        Err(error) if is_of_shown_row(&error) => return Ok(Err(classify(&error))),
         answer => answer.map_err(|error| classify(&error))?,
     };
     let mut found = answer.into_iter().filter_map(|message| match message {

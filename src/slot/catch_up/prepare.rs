@@ -20,7 +20,7 @@ use crate::postgres::outbox;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
 use crate::postgres::turn::Turn;
-use crate::postgres::{self, classify, is_of_row};
+use crate::postgres::{self, classify, is_of_shown_row};
 use crate::slot::{self, SlotState};
 use crate::wal::{NewSlot, Wal};
 
@@ -138,7 +138,7 @@ async fn write(
     let listed = client.batch_execute(&list(config, outboxes, &rows, why, new)?).await;
     let Err(error) = listed else { return Ok(()) };
     let fault = classify(&error);
-    if !is_of_row(&error) {
+    if !is_of_shown_row(&error) {
         return Err(explain(fault));
     }
     postgres::execute(client, "ROLLBACK").await?;

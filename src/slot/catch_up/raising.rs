@@ -8,7 +8,7 @@ use super::list::{Rows, waiting};
 use crate::config::{Config, Table};
 use crate::error::Fault;
 use crate::postgres::outbox_table::OutboxTable;
-use crate::postgres::{classify, column, is_of_row, query, sql};
+use crate::postgres::{classify, column, is_of_shown_row, query, sql};
 
 /// Places of a block, by which places of a table are counted on: more than there are rows in the largest
 /// block that a server can have.
@@ -93,7 +93,7 @@ impl Tried<'_> {
         ];
         sql.push_str(&sql::render(sql::CATCH_UP_TRY, &variables)?);
         let answer = match client.simple_query(&sql).await {
-            Err(error) if is_of_row(&error) => return Ok(Err(classify(&error))),
+            Err(error) if is_of_shown_row(&error) => return Ok(Err(classify(&error))),
             answer => answer.map_err(|error| classify(&error))?,
         };
         let rows = answer.iter().find_map(|message| match message {
