@@ -56,7 +56,7 @@
 //!
 //! A folder for what a byte meets. Each says in its own page what may enter, and what it must not know;
 //! `docs/architecture.md` has these invariants in one list. Public are [`Relay`] with its builder, [`outbox`],
-//! [`cli::main`], [`config`] and [`error`]; nothing else is.
+//! [`cli::main`] and [`error`]; nothing else is.
 //!
 //! - [`wal`]: where bytes come in; alone in knowing the replication protocol.
 //! - [`core`]: what decides; pure.
@@ -102,7 +102,7 @@
 
 // Ground: known to all.
 mod backoff;
-pub mod config;
+mod config;
 pub mod error;
 mod net;
 mod output;

@@ -18,7 +18,7 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// Connects to the first of a host's addresses that answers. Each has `bound` to do so.
 ///
 /// # Errors
-/// What each address said, if none answers.
+/// No address of the host answers: what each said, in one error.
 pub(crate) async fn dial(host: &str, port: u16, bound: Duration) -> io::Result<TcpStream> {
     let addresses: Vec<_> = within(bound, lookup_host((host, port)), no_answer).await?.collect();
     reach(addresses, bound).await

@@ -59,8 +59,8 @@ impl<'a> Event<'a> {
 /// published once the transaction is committed, and never where that is rolled back.
 ///
 /// # Errors
-/// The connection's; what the function refuses, with SQLSTATE and hint: an empty or overlong topic, a payload or
-/// headers that are no JSON of the right kind, an id that is no uuid or used.
+/// The connection is lost; or what the function refuses, with SQLSTATE and hint: an empty or overlong topic, a payload or
+/// headers that are not JSON of the right kind, an id that is not a uuid or used.
 pub async fn enqueue<C: GenericClient>(client: &C, event: &Event<'_>) -> Result<String, Error> {
     let (aggregate_type, aggregate_id) = event.aggregate.unzip();
     let row = client

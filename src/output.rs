@@ -83,7 +83,7 @@ pub(crate) fn is_log_terminal() -> bool {
 /// Begins to write the log on a thread of its own.
 ///
 /// # Errors
-/// There is no thread to be had.
+/// The system does not give the process another thread.
 pub(crate) fn start_log() -> io::Result<()> {
     let (to, from) = sync_channel(LINES);
     thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&from))?;

@@ -4,12 +4,17 @@
 pub use crate::config::docs_markdown as settings_markdown;
 pub use crate::tls::install_provider;
 
-/// The settings in their parts, for tests that build them by hand.
+/// See `crate::config`.
 pub mod config {
     pub use crate::config::{
-        Audit, AuditMode, ColumnRef, Columns, MarkColumn, MarkColumns, MarkValue, OnFailure,
-        Parking, Piece, RowRule, Table, Template,
+        Audit, AuditMode, ColumnRef, Columns, Config, Flags, Needs, OnFailure, Parking, Sources,
+        Table, Template, load,
     };
+
+    /// The columns of all fields, by the name of each.
+    pub fn columns(of: impl FnMut(&'static str) -> ColumnRef) -> Columns {
+        Columns::each(of)
+    }
 }
 
 /// See `crate::core`.
@@ -57,7 +62,9 @@ pub mod core {
 
         /// See `crate::core::relay::marks`.
         pub mod marks {
-            pub use crate::core::relay::marks::{Batch, Mark, MarkError, Missed, Why, Written};
+            pub use crate::core::relay::marks::{
+                Batch, Mark, MarkError, UnwrittenMark, Why, WrittenBatch,
+            };
         }
 
         /// See `crate::core::relay::window`.

@@ -30,7 +30,7 @@ pub(crate) fn span(duration: Duration) -> String {
     if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
 }
 
-/// Seconds likewise; what is no duration counts as none.
+/// Seconds likewise; what is not a duration counts as none.
 pub(crate) fn span_seconds(seconds: f64) -> String {
     let seconds = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default();
     span(Duration::from_secs(seconds.as_secs()))

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 /// An outcome within a bound; one that is late is the error that `late` makes of the bound.
 ///
 /// # Errors
-/// Those of what was asked, or `late`. What was asked is dropped then.
+/// Whatever the future fails with, or `late` once the bound is over; the future is dropped then.
 pub(crate) async fn within<T, E>(
     bound: Duration,
     asked: impl Future<Output = Result<T, E>>,

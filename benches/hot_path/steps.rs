@@ -9,7 +9,8 @@ use pgoutbox::testing::core::message::Message;
 use pgoutbox::testing::core::relay::window::{Answer, InFlight, Return, Window};
 use postgres_types::PgLsn;
 
-use model::journey::{LIMITS, insert, relation, table};
+use model::defaults::table;
+use model::journey::{LIMITS, insert, relation};
 
 fn shape() -> RelationMessage {
     match pgoutput::decode(&relation()) {

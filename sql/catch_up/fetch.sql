@@ -47,7 +47,7 @@ WITH listed AS MATERIALIZED (
                CASE :'time'
                     WHEN 'timestamptz' THEN said.occurred_at::timestamptz
                     WHEN 'timestamp' THEN said.occurred_at::timestamp AT TIME ZONE 'UTC'
-                    -- Its size tells the unit: seconds, milliseconds, microseconds, nanoseconds.
+                    -- Its size gives the unit: seconds, milliseconds, microseconds, nanoseconds.
                     WHEN 'bigint' THEN to_timestamp(said.occurred_at::float8
                                                     / CASE WHEN said.occurred_at::numeric < 0 THEN NULL
                                                            WHEN said.occurred_at::numeric < 1e11 THEN 1

@@ -23,7 +23,7 @@ SELECT :'relation'::oid::regclass AS outbox,
        CASE :'time'
             WHEN 'timestamptz' THEN outbox.:"occurred_at"::text::timestamptz
             WHEN 'timestamp' THEN outbox.:"occurred_at"::text::timestamp AT TIME ZONE 'UTC'
-            -- Its size tells the unit: seconds, milliseconds, microseconds, nanoseconds.
+            -- Its size gives the unit: seconds, milliseconds, microseconds, nanoseconds.
             WHEN 'bigint' THEN to_timestamp(outbox.:"occurred_at"::text::float8
                                             / CASE WHEN outbox.:"occurred_at"::text::numeric < 0 THEN NULL
                                                    WHEN outbox.:"occurred_at"::text::numeric < 1e11 THEN 1

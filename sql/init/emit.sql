@@ -54,29 +54,32 @@ END
 $emit$;
 COMMENT ON FUNCTION pgoutbox.emit_envelope IS 'Writes an envelope as a transactional message; returns its id.';
 
-CREATE OR REPLACE FUNCTION pgoutbox.emit(
-    prefix         text,
-    payload        jsonb,
-    topic          text        DEFAULT NULL,
-    aggregate_type text        DEFAULT NULL,
-    aggregate_id   text        DEFAULT NULL,
-    event_type     text        DEFAULT NULL,
-    headers        jsonb       DEFAULT NULL,
-    id             text        DEFAULT NULL,  -- to choose it; else a new uuid
-    occurred_at    timestamptz DEFAULT NULL,  -- else the time of the commit
-    correlation_id text        DEFAULT NULL,
-    content_type   text        DEFAULT NULL
-) RETURNS text LANGUAGE sql VOLATILE SECURITY INVOKER AS $emit$
-    SELECT pgoutbox.emit_envelope(
-        prefix, CASE WHEN payload IS NOT NULL THEN jsonb_build_object('payload', payload) END,
-        topic, aggregate_type, aggregate_id, event_type, headers, id, occurred_at, correlation_id, content_type)
+-- A payload as the member of an envelope that has it in this form; null is no payload.
+CREATE OR REPLACE FUNCTION pgoutbox.emit_payload(payload jsonb) RETURNS jsonb LANGUAGE sql STABLE STRICT AS $emit$
+    SELECT jsonb_build_object('payload', payload)
 $emit$;
-COMMENT ON FUNCTION pgoutbox.emit(text, jsonb, text, text, text, text, jsonb, text, timestamptz, text, text)
-    IS 'Emits one event with JSON as its payload; returns its id.';
+CREATE OR REPLACE FUNCTION pgoutbox.emit_payload(payload text) RETURNS jsonb LANGUAGE sql STABLE STRICT AS $emit$
+    SELECT jsonb_build_object('payload_text', payload)
+$emit$;
+CREATE OR REPLACE FUNCTION pgoutbox.emit_payload(payload bytea) RETURNS jsonb LANGUAGE sql STABLE STRICT AS $emit$
+    -- Postgres breaks Base64 into lines.
+    SELECT jsonb_build_object('payload_base64', translate(encode(payload, 'base64'), E'\n', ''))
+$emit$;
 
+-- pgoutbox.emit, once for each form.
+DO $do$
+DECLARE
+    form record;
+BEGIN
+FOR form IN
+    SELECT * FROM (VALUES ('jsonb', NULL, 'JSON as its payload'),
+                          ('text',  NULL, 'a text as its payload, sent as it is written'),
+                          ('bytea', 'application/octet-stream', 'bytes as its payload')) AS form (type, content_type, what)
+LOOP
+EXECUTE format($sql$
 CREATE OR REPLACE FUNCTION pgoutbox.emit(
     prefix         text,
-    payload        text,
+    payload        %1$s,
     topic          text        DEFAULT NULL,
     aggregate_type text        DEFAULT NULL,
     aggregate_id   text        DEFAULT NULL,
@@ -85,34 +88,15 @@ CREATE OR REPLACE FUNCTION pgoutbox.emit(
     id             text        DEFAULT NULL,  -- to choose it; else a new uuid
     occurred_at    timestamptz DEFAULT NULL,  -- else the time of the commit
     correlation_id text        DEFAULT NULL,
-    content_type   text        DEFAULT NULL
+    content_type   text        DEFAULT %2$L
 ) RETURNS text LANGUAGE sql VOLATILE SECURITY INVOKER AS $emit$
     SELECT pgoutbox.emit_envelope(
-        prefix, CASE WHEN payload IS NOT NULL THEN jsonb_build_object('payload_text', payload) END,
-        topic, aggregate_type, aggregate_id, event_type, headers, id, occurred_at, correlation_id, content_type)
+        prefix, pgoutbox.emit_payload(payload), topic, aggregate_type, aggregate_id, event_type,
+        headers, id, occurred_at, correlation_id, content_type)
 $emit$;
-COMMENT ON FUNCTION pgoutbox.emit(text, text, text, text, text, text, jsonb, text, timestamptz, text, text)
-    IS 'Emits one event with a text as its payload, sent as it is written; returns its id.';
-
-CREATE OR REPLACE FUNCTION pgoutbox.emit(
-    prefix         text,
-    payload        bytea,
-    topic          text        DEFAULT NULL,
-    aggregate_type text        DEFAULT NULL,
-    aggregate_id   text        DEFAULT NULL,
-    event_type     text        DEFAULT NULL,
-    headers        jsonb       DEFAULT NULL,
-    id             text        DEFAULT NULL,  -- to choose it; else a new uuid
-    occurred_at    timestamptz DEFAULT NULL,  -- else the time of the commit
-    correlation_id text        DEFAULT NULL,
-    content_type   text        DEFAULT 'application/octet-stream'
-) RETURNS text LANGUAGE sql VOLATILE SECURITY INVOKER AS $emit$
-    SELECT pgoutbox.emit_envelope(
-        prefix, CASE WHEN payload IS NOT NULL THEN jsonb_build_object('payload_base64',
-                     -- Postgres breaks Base64 into lines.
-                     translate(encode(payload, 'base64'), E'\n', '')) END,
-        topic, aggregate_type, aggregate_id, event_type, headers, id, occurred_at, correlation_id, content_type)
-$emit$;
-COMMENT ON FUNCTION pgoutbox.emit(text, bytea, text, text, text, text, jsonb, text, timestamptz, text, text)
-    IS 'Emits one event with bytes as its payload; returns its id.';
+COMMENT ON FUNCTION pgoutbox.emit(text, %1$s, text, text, text, text, jsonb, text, timestamptz, text, text) IS %3$L
+$sql$, form.type, form.content_type, format('Emits one event with %s; returns its id.', form.what));
+END LOOP;
+END
+$do$;
 COMMIT;

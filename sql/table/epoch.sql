@@ -1,4 +1,4 @@
--- A number of a column that holds the time as one: its size tells the unit. One row, or none.
+-- A number of a column that holds the time as one: its size gives the unit. One row, or none.
 --   psql -v schema=public -v table=outbox_messages -v occurred_at=occurred_at -f table/epoch.sql
 SELECT outbox.:"occurred_at"::text::bigint AS number
   FROM :"schema".:"table" AS outbox

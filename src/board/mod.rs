@@ -202,7 +202,7 @@ pub(crate) struct ParkedView {
 
 /// What Postgres was seen to hold.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Seen {
+pub(crate) struct ServerView {
     /// The slot.
     pub slot: SlotView,
     /// Events that are not done with.
@@ -243,7 +243,7 @@ pub(crate) struct BoardContent {
     /// Rows of a catch-up, and those of them that are published.
     pub catch_up: Option<(u64, u64)>,
     /// What Postgres was seen to hold, and when.
-    pub seen: Option<(Instant, Seen)>,
+    pub seen: Option<(Instant, ServerView)>,
     /// What became of spans.
     pub spans: Counts,
     /// The last changes of the state, the oldest first.
@@ -493,7 +493,7 @@ impl Board {
     }
 
     /// What Postgres holds.
-    pub(crate) fn saw(&self, seen: Seen) {
+    pub(crate) fn saw(&self, seen: ServerView) {
         self.kept().shown.seen = Some((Instant::now(), seen));
     }
 

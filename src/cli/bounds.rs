@@ -10,7 +10,7 @@ const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Reads a duration.
 ///
 /// # Errors
-/// It is none, or longer than ten years.
+/// The text is not a duration, or one of more than ten years.
 pub(super) fn span(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text.trim()) {
         Ok(span) if span <= LONGEST => Ok(span),
@@ -22,7 +22,7 @@ pub(super) fn span(text: &str) -> Result<Duration, String> {
 /// An event's id. `otherwise`: how else to choose.
 pub(super) fn event_id(otherwise: &'static str) -> impl TypedValueParser<Value = String> {
     OsStringValueParser::new().try_map(move |id| {
-        id.into_string().map_err(|id| format!("{id:?} is no text in UTF-8: {otherwise}"))
+        id.into_string().map_err(|id| format!("{id:?} is not text in UTF-8: {otherwise}"))
     })
 }
 

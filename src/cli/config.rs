@@ -22,7 +22,7 @@ pub(crate) struct Args {
 /// What the command prints, with its closing newline.
 ///
 /// # Errors
-/// As [`config::Config::load`]: the configuration is checked, but no server need be named.
+/// The configuration is wrong: all that is, in one fault. No server need be named.
 pub(crate) fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
     if args.docs {
         return Ok(config::docs_markdown());

@@ -43,7 +43,8 @@ pub(super) struct Args {
 /// Makes what is missing, and says so of each thing.
 ///
 /// # Errors
-/// What stands in the way. What was made until then stays: run it again.
+/// A server cannot be reached, or refuses a statement: what was made until then stays, and the next
+/// run goes on from there.
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
     let needs = if args.declare { Needs::ALL } else { Needs::POSTGRES };
     let config = Config::load(sources, needs)?;
@@ -71,7 +72,7 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
     if args.dry_run { Ok(()) } else { verify(&client, &config).await }
 }
 
-struct Found {
+struct ExistingObjects {
     server_version: i32,
     slot: bool,
     /// It is to be recreated: the rows that wait were never listed.
@@ -83,7 +84,7 @@ struct Found {
 }
 
 /// Looks before anything is made, so that what cannot end well does not begin.
-async fn look(client: &Client, config: &Config) -> Result<Found, Fault> {
+async fn look(client: &Client, config: &Config) -> Result<ExistingObjects, Fault> {
     let flight = slot::preflight(client, config).await?;
     let rows = query(client, sql::SERVER).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
@@ -109,7 +110,7 @@ async fn look(client: &Client, config: &Config) -> Result<Found, Fault> {
         true => catch_up::report(client, &config.postgres.slot).await?,
         false => None,
     };
-    Ok(Found {
+    Ok(ExistingObjects {
         is_begun: report.is_some_and(|report| !report.is_listed),
         server_version: flight.server_version,
         slot: flight.slot.is_some(),
@@ -183,7 +184,7 @@ impl Maker<'_> {
         &self,
         config: &Config,
         table: &Table,
-        found: &Found,
+        found: &ExistingObjects,
         span: Option<PartitionSpan>,
     ) -> Result<(), Fault> {
         let what = format!("table {}.{}", table.schema, table.name);
@@ -215,7 +216,7 @@ impl Maker<'_> {
         })
     }
 
-    async fn own_schema(&self, found: &Found) -> Result<(), Fault> {
+    async fn own_schema(&self, found: &ExistingObjects) -> Result<(), Fault> {
         let what = match &found.missing {
             Some(missing) if missing.is_empty() => {
                 self.found("schema pgoutbox");
@@ -230,7 +231,7 @@ impl Maker<'_> {
     }
 
     /// The function is pgoutbox's own, so a newer one replaces an older.
-    async fn enqueue(&self, config: &Config, found: &Found) -> Result<(), Fault> {
+    async fn enqueue(&self, config: &Config, found: &ExistingObjects) -> Result<(), Fault> {
         let Some(table) = config.tables.first() else { return Ok(()) };
         // In a dry run the table may not be there yet; the default one has all columns.
         if let Some(columns) = self.columns(table).await? {
@@ -283,7 +284,7 @@ impl Maker<'_> {
         rows.first().map_or(Ok(false), |row| column(row, "is_same"))
     }
 
-    async fn publication(&self, config: &Config, found: &Found) -> Result<(), Fault> {
+    async fn publication(&self, config: &Config, found: &ExistingObjects) -> Result<(), Fault> {
         let what = format!("publication {}", config.postgres.publication);
         if found.publication {
             self.found(&what);
@@ -311,7 +312,12 @@ impl Maker<'_> {
         })
     }
 
-    async fn slot(&self, config: &Config, found: &Found, timeout: Duration) -> Result<(), Fault> {
+    async fn slot(
+        &self,
+        config: &Config,
+        found: &ExistingObjects,
+        timeout: Duration,
+    ) -> Result<(), Fault> {
         let slot = &config.postgres.slot;
         let is_marking = config.has_marks();
         if found.slot && !(found.is_begun && is_marking) {

@@ -87,7 +87,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(code) => end(code),
         Err(fault) => {
-            // A program that reads JSON is told what went wrong as JSON.
+            // A program that reads JSON gets what went wrong as JSON.
             if std::env::args_os().any(|argument| argument == "--json") {
                 let _ = print(&format!("{:#}\n", with_old_key(fault.json())));
             }

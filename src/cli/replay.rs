@@ -228,7 +228,7 @@ impl Args {
         };
         match table.audit_mode {
             AuditMode::None if self.is_by_mark() => fault(
-                "audit.mode is none: no row is ever marked, and when it was delivered is not known",
+                "audit.mode = none: no row is ever marked, and when it was delivered is not known",
                 "choose by --since and --until (occurred_at), or by --committed-since and --committed-until",
             ),
             AuditMode::Delete if self.is_by_mark() => fault(
@@ -240,7 +240,7 @@ impl Args {
                 "choose by --since and --until (occurred_at), or add a column with \"now()\" to [tables.mark]",
             ),
             AuditMode::None if self.mark || self.only() != MarkFilter::All => fault(
-                "audit.mode is none: no row is ever marked",
+                "audit.mode = none: no row is ever marked",
                 "leave --mark and --only out, or choose another audit.mode",
             ),
             AuditMode::Delete if self.only() == MarkFilter::Relayed => fault(
@@ -326,7 +326,7 @@ async fn commit_times(client: &Client) -> Result<(), Fault> {
     }
     Err(Fault::definite(
         "track_commit_timestamp is off: this server does not keep when a transaction was committed",
-        "ALTER SYSTEM SET track_commit_timestamp = on;  -- then restart Postgres: it tells of commits from then on. \
+        "ALTER SYSTEM SET track_commit_timestamp = on;  -- then restart Postgres: the times of commits are kept from then on. \
          Until then choose rows by --since and --until (occurred_at)",
     ))
 }

@@ -8,9 +8,7 @@ use crate::core::partition;
 use crate::error::Fault;
 use crate::postgres::grants::mark_grants;
 use crate::postgres::sql;
-use crate::slot::{
-    self, grants_for, parked_grants, prune_grants, reconcile_grants, replay_grants, type_grants,
-};
+use crate::slot::{self, grants_for};
 
 /// Prints the SQL of the outbox, the publication, the slot and the roles. Connects to nothing.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -126,8 +124,8 @@ pub(super) fn roles(config: &Config, stream: &str, audit: &str) -> Result<Vec<St
     let variables = [("stream_role", stream), ("audit_role", audit), ("database", database)];
     let mut parts = vec![sql::render(sql::INIT_ROLES, &variables)?];
     for table in &config.tables {
-        parts.push(parked_grants(table, audit)?);
-        parts.push(type_grants(table, audit)?);
+        parts.push(grants_for(sql::GRANTS_PARKED, table, audit)?);
+        parts.push(grants_for(sql::GRANTS_TYPE, table, audit)?);
     }
     let marked = || config.tables.iter().filter(|table| table.has_marks());
     for table in marked() {
@@ -138,13 +136,13 @@ pub(super) fn roles(config: &Config, stream: &str, audit: &str) -> Result<Vec<St
         }
     }
     for table in marked().filter(|_| config.prune.keep.is_some()) {
-        parts.push(prune_grants(table, audit)?);
+        parts.push(grants_for(sql::GRANTS_PRUNE, table, audit)?);
     }
     parts.dedup();
     for table in marked() {
-        parts.push(reconcile_grants(table, audit)?);
+        parts.push(grants_for(sql::GRANTS_RECONCILE, table, audit)?);
         if config.reconcile.republishes {
-            parts.push(replay_grants(table, audit)?);
+            parts.push(grants_for(sql::GRANTS_REPLAY, table, audit)?);
         }
     }
     Ok(parts)

@@ -12,8 +12,8 @@ use super::status::{self, ProgressRow, bytes};
 use crate::config::{Config, Needs, Sources};
 use crate::error::{Fault, codes};
 use crate::postgres::outbox::{Outbox, explain_filter};
-use crate::postgres::{self, Role, execute};
-use crate::slot::{self, Finding, Severity, SlotState, reconcile_grants, statements};
+use crate::postgres::{self, Role, execute, sql};
+use crate::slot::{self, Finding, Severity, SlotState, grants_for, statements};
 use crate::upkeep::horizon::{self, SlotReach};
 use crate::upkeep::ledger::{self, Count, ParkedCount, TableLedger};
 
@@ -102,7 +102,7 @@ fn with_grant(fault: Fault, config: &Config, outbox: &Outbox) -> Fault {
     if !fault.is_code(codes::INSUFFICIENT_PRIVILEGE) {
         return fault;
     }
-    let grants = reconcile_grants(&outbox.table, &config.postgres.audit.user);
+    let grants = grants_for(sql::GRANTS_RECONCILE, &outbox.table, &config.postgres.audit.user);
     fault.hint(grants.map(|sql| statements(&sql)).unwrap_or_default())
 }
 

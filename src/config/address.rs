@@ -40,7 +40,7 @@ impl Address {
     /// Reads a URL with one host.
     ///
     /// # Errors
-    /// As [`parse_several`](Self::parse_several), and where it names several.
+    /// It is not an address, or names several; the URL's own text is never repeated.
     pub(crate) fn parse(text: &str) -> Result<Self, Wrong> {
         let address = Self::parse_several(text)?;
         if address.others.is_empty() { Ok(address) } else { Err(SEVERAL) }
@@ -49,7 +49,7 @@ impl Address {
     /// Reads a URL.
     ///
     /// # Errors
-    /// A fixed text; the URL's own text is never repeated.
+    /// The text is not an address; the fault says why in fixed words, and never repeats the URL.
     pub(crate) fn parse_several(text: &str) -> Result<Self, Wrong> {
         if text.chars().any(|c| c.is_control() || c == ' ') {
             return Err("it holds a space or a control character");
@@ -140,7 +140,7 @@ fn place(server: &str) -> Result<(Option<String>, Option<u16>), Wrong> {
 /// Decodes a percent-encoded part.
 ///
 /// # Errors
-/// When it is not UTF-8, or a `%` is not followed by two hexadecimal digits.
+/// What is decoded is not UTF-8, or a `%` is not followed by two hexadecimal digits.
 pub(crate) fn decode(part: &str) -> Result<String, Wrong> {
     let mut escapes = part.split('%').skip(1);
     let is_escape =

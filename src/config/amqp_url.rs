@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::address::{Address, SEVERAL, decode};
-use super::value::{Raw, Value, Wrong};
+use super::raw::{Raw, Wrong};
 
 /// What a URL says; `None` where it is silent.
 #[derive(Clone, Default)]
@@ -35,7 +35,7 @@ const FORM: &str = "write it like amqp://user:password@host:5672/vhost, or amqps
 ///
 /// # Errors
 /// Says what is wrong without repeating a URL.
-pub(crate) fn parse_all(raw: &Raw) -> Result<Value, Wrong> {
+pub(crate) fn parse_all(raw: &Raw) -> Result<Vec<AmqpUrl>, Wrong> {
     let urls = match raw {
         Raw::Text(text) | Raw::Untyped(text) => {
             split(text).into_iter().map(AmqpUrl::parse).collect::<Result<Vec<_>, _>>()?
@@ -53,7 +53,7 @@ pub(crate) fn parse_all(raw: &Raw) -> Result<Value, Wrong> {
     };
     match urls.is_empty() {
         true => Err(Wrong::new("is empty", FORM)),
-        false => Ok(Value::AmqpUrl(urls)),
+        false => Ok(urls),
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::kind::span;
+use super::origin::ValueOrigin;
 use super::problem::Problems;
-use super::settings::span;
-use super::source::ValueOrigin;
-use super::value::quote;
+use super::raw::quote;
 use super::values::Values;
 use super::{
     ColumnRef, Columns, Config, GuardPolicy, OnSlotLoss, Piece, Property, Table, Template,

@@ -6,8 +6,9 @@ use serde_json::{Map, json};
 
 use super::Config;
 use super::effective::EffectiveValues;
-use super::settings::{self, Fallback, SETTINGS, Setting, ValueKind};
-use super::value::Raw;
+use super::kind::ValueKind;
+use super::raw::Raw;
+use super::settings::{self, Fallback, SETTINGS, Setting};
 use super::values::Values;
 
 /// What stands in a secret's place.

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use toml_edit::{Document, Item, TableLike, Value};
 
+use super::origin::{SourceValues, ValueOrigin, cannot_read};
 use super::problem::Problems;
+use super::raw::Raw;
 use super::settings::{LISTS, is_section, pattern};
-use super::source::{SourceValues, ValueOrigin, cannot_read};
-use super::value::Raw;
 
 /// Reads a file into `collected`.
 pub(crate) fn collect(

@@ -61,7 +61,7 @@ impl Config {
 /// [`Config::load`], with where each value came from.
 ///
 /// # Errors
-/// As [`Config::load`].
+/// The same fault as of [`Config::load`]: all that is wrong, in one.
 pub fn load(sources: &Sources, needs: Needs) -> Result<(Config, SettingsReport), Fault> {
     let mut problems = Problems::default();
     let mut collected = collect(sources, &mut problems);

@@ -98,7 +98,7 @@ pub(super) fn mark(values: &Values, key: &str, problems: &mut Problems) -> MarkC
         let value = match text.as_str() {
             NOW => MarkValue::Now,
             _ if is_call => {
-                let what = format!("is {text:?}, which is no value that a mark can have");
+                let what = format!("is {text:?}, which is not a value that a mark can have");
                 problems.add(values.origin(&key), &key, what, "write \"now()\" or a constant");
                 continue;
             }

@@ -16,21 +16,26 @@
 //! **Invariant:** nothing here connects to anything; it reads files and variables only.
 //!
 //! # Layout
-//! `settings` is the table of all settings; `flags`, `file` and `source` find what was
-//! written, `value` reads it (`postgres_url`, `amqp_url`, `template`), `values` holds what
-//! won; `postgres`, `amqp`, `otlp`, `tables` and `message` put the sections together, `contradiction` checks
-//! them against each other; `explain` and `docs` show them.
+//! `settings` is the table of all settings, by `kind`; `source` finds what was written, in `flags`, variables
+//! and a `file`, with its `origin`, as `raw`; `value` reads it (`postgres_url`, `amqp_url`, `http_url`,
+//! `template`), `values` holds what won; `postgres`, `amqp`, `otlp`, `tables` and `message_map` put the sections
+//! together, `contradiction` checks them against each other; `explain` and `docs` show them.
 
+mod kind;
+mod raw;
 mod settings;
 
 mod address;
 mod amqp_url;
+mod http_url;
 mod postgres_url;
+mod ssl_mode;
 mod template;
 mod value;
 
 mod file;
 mod flags;
+mod origin;
 mod source;
 mod values;
 
@@ -39,6 +44,7 @@ mod contradiction;
 mod load;
 mod mark;
 mod message;
+mod message_map;
 mod otlp;
 mod postgres;
 mod preset;
@@ -67,12 +73,12 @@ pub use docs::docs_markdown;
 pub(crate) use explain::SettingsReport;
 pub use flags::Flags;
 pub use load::{Needs, load};
-pub use mark::{MarkColumn, MarkColumns, MarkValue};
+pub(crate) use mark::{MarkColumn, MarkColumns, MarkValue};
 pub(crate) use message::title;
-pub use message::{CloudEvents, Envelope, Field, MessageMap, Property, Route, ValueType};
+pub(crate) use message::{CloudEvents, Field, MessageMap, Property, ValueType};
 pub(crate) use reload::{InForce, plan};
 pub(crate) use renewal::{Place, Renewal};
-pub use rule::{Condition, RowRule};
+pub(crate) use rule::RowRule;
 pub use source::Sources;
 pub(crate) use tls::FileDigest;
 
@@ -107,7 +113,7 @@ pub struct Config {
     pub amqp: Amqp,
     /// The outbox tables; at least one, unless there are messages.
     pub tables: Vec<Table>,
-    /// Messages that are events, by prefix: tables that have no rows, so to speak.
+    /// Messages that are events, by prefix: tables that have no rows.
     pub messages: Vec<Table>,
     /// How much may be in flight.
     pub window: WindowSettings,
@@ -134,7 +140,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether a lost slot is made up for from the tables that have marks. Without marks nothing tells
+    /// Whether a lost slot is made up for from the tables that have marks. Without marks there is no record of
     /// which rows wait.
     pub(crate) fn is_catching_up(&self) -> bool {
         self.postgres.on_slot_loss == OnSlotLoss::CatchUp && self.has_marks()
@@ -351,7 +357,7 @@ pub struct Broker {
 /// (`[[messages]]`), whose columns are the members of an envelope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
-    /// Schema. Default `public`. Empty where it is no table: no schema of Postgres is.
+    /// Schema. Default `public`. Empty where it is not a table: no schema of Postgres is.
     pub schema: String,
     /// Table, default `outbox_messages`; or the prefix of the messages.
     pub name: String,
@@ -442,6 +448,30 @@ pub struct Columns {
     pub last_error: ColumnRef,
     /// When its tries ended: timestamptz or timestamp. Default `failed_at`.
     pub failed_at: ColumnRef,
+}
+
+impl Columns {
+    /// The columns of all fields, by the name of each.
+    pub(crate) fn each(mut of: impl FnMut(&'static str) -> ColumnRef) -> Self {
+        Self {
+            id: of("id"),
+            message_id: of("message_id"),
+            aggregate_type: of("aggregate_type"),
+            aggregate_id: of("aggregate_id"),
+            event_type: of("event_type"),
+            topic: of("topic"),
+            payload: of("payload"),
+            headers: of("headers"),
+            occurred_at: of("occurred_at"),
+            correlation_id: of("correlation_id"),
+            content_type: of("content_type"),
+            traceparent: of("traceparent"),
+            tracestate: of("tracestate"),
+            attempt: of("attempt"),
+            last_error: of("last_error"),
+            failed_at: of("failed_at"),
+        }
+    }
 }
 
 /// A column of one field.

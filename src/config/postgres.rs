@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use super::address::encode;
 use super::effective::EffectiveValues;
+use super::origin::{ValueOrigin, secret_file};
 use super::postgres_url::{PostgresUrl, VARIABLES, hosts, seconds, variable};
 use super::problem::Problems;
-use super::source::{Environment, ValueOrigin, secret_file};
+use super::raw::Wrong;
+use super::source::Environment;
+use super::ssl_mode::ssl_mode;
 use super::tls::{Files, NamedValue};
-use super::value::{Wrong, ssl_mode};
 use super::values::Values;
 use super::{Host, OnSlotLoss, Place, Postgres, Renewal, Secret, Server, Tls, TlsMode};
 
@@ -51,7 +53,7 @@ impl Assembly<'_> {
             wal_sender_timeout: values.span("postgres.wal_sender_timeout"),
             connect_timeout: match url.connect_timeout {
                 Some(timeout) if !values.is_set("postgres.connect_timeout") => {
-                    let text = super::settings::span(timeout);
+                    let text = super::kind::span(timeout);
                     self.shown.set("postgres.connect_timeout", text, values.origin(URL));
                     timeout
                 }
@@ -68,7 +70,7 @@ impl Assembly<'_> {
         match said.map(seconds) {
             None => {}
             Some(Ok(timeout)) => {
-                self.shown.set(key, super::settings::span(timeout), name);
+                self.shown.set(key, super::kind::span(timeout), name);
                 return timeout;
             }
             Some(Err(Wrong { what, hint })) => self.problems.add(name, "", what, hint),

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::address::{Address, decode};
-use super::value::{Wrong, ssl_mode};
+use super::raw::Wrong;
+use super::ssl_mode::ssl_mode;
 use super::{Host, TlsMode};
 
 /// What a URL says; `None` where it is silent.
@@ -250,9 +251,6 @@ pub(crate) const VARIABLES: [(&str, &str); 26] = [
 ];
 
 /// Whether such a variable may be passed over: psql would heed it.
-///
-/// # Errors
-/// Says why not.
 pub(crate) fn variable(parameter: &str, value: &str) -> Result<(), Wrong> {
     libpqs(parameter, value).map_err(|Wrong { what, hint }| {
         let why = what.split_once("honoured: ").map_or(what.as_str(), |(_, why)| why);
@@ -279,7 +277,7 @@ fn lists(address: &Address) -> (Option<String>, Option<String>) {
 /// has its own.
 ///
 /// # Errors
-/// Their numbers differ, or a port is none.
+/// There are not as many ports as hosts, or a port is not a number from 1 to 65535.
 pub(crate) fn hosts(names: &str, ports: &str) -> Result<(Host, Vec<Host>), Wrong> {
     let local = Host::local();
     let ports: Vec<u16> = ports
@@ -312,7 +310,7 @@ fn is_key_value(text: &str) -> bool {
 /// Reads a port.
 ///
 /// # Errors
-/// When it is not 1 to 65535.
+/// The text is not a number from 1 to 65535.
 pub(crate) fn port(text: &str) -> Result<u16, Wrong> {
     text.parse()
         .ok()

@@ -3,8 +3,8 @@
 //! A preset is nothing but settings of the table, below all that anybody sets: `pgoutbox config` shows each
 //! with the preset as its origin, and any of them can be set otherwise.
 
-use super::source::{SourceValues, ValueOrigin};
-use super::value::Raw;
+use super::origin::{SourceValues, ValueOrigin};
+use super::raw::Raw;
 
 /// Settings of a table by its kind.
 struct Preset {
@@ -14,17 +14,6 @@ struct Preset {
     /// Keys below the table, with their values as a variable would say them.
     settings: &'static [(&'static str, &'static str)],
 }
-
-/// The names of all presets.
-pub(crate) const NAMES: [&str; 7] = [
-    "phoenix_micro",
-    "structus",
-    "debezium",
-    "pg_transactional_outbox",
-    "eventuate",
-    "cap",
-    "openoutbox",
-];
 
 const PRESETS: [Preset; 7] =
     [PHOENIX_MICRO, STRUCTUS, DEBEZIUM, PG_TRANSACTIONAL_OUTBOX, EVENTUATE, CAP, OPENOUTBOX];
@@ -180,7 +169,7 @@ pub(super) fn apply(collected: &mut SourceValues) {
         .collect();
     for (table, preset) in named {
         let keys = || collected.found.keys();
-        // One mark goes before another as a whole.
+        // One mark takes precedence over another as a whole.
         let own_mark = format!("{table}.mark.");
         let has_mark = keys().any(|key| key.starts_with(&own_mark))
             || collected.found.contains_key(&format!("{table}.columns.relayed_at"));
@@ -201,6 +190,7 @@ pub(super) fn apply(collected: &mut SourceValues) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::kind::PRESETS as NAMES;
     use crate::config::{settings, value};
 
     #[test]

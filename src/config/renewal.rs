@@ -16,9 +16,10 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::effective::EffectiveValues;
 use super::load::assemble;
+use super::origin::{SourceValue, SourceValues, is_regular, secret_file};
 use super::problem::Problems;
-use super::source::{SourceValue, SourceValues, Sources, is_regular, secret_file};
-use super::value::Raw;
+use super::raw::Raw;
+use super::source::Sources;
 use super::values::Values;
 use super::{Amqp, Broker, Config, Http, Needs, Otlp, Postgres, Secret, Server};
 
@@ -26,7 +27,7 @@ use crate::within::in_time;
 
 /// How long files may take. On a network they may hang, and a login does not wait for that.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The one secret that has a file and is no setting.
+/// The one secret that has a file and is not a setting.
 const PGPASSWORD_FILE: &str = "PGPASSWORD_FILE";
 
 /// Where a secret stands: for people, and to know whether it can be read again. It is no part of

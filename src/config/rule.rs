@@ -15,7 +15,7 @@ pub struct Condition {
     pub name: String,
     /// Its values, as text.
     pub values: Vec<String>,
-    /// Rows with one of the values are left out; else all others are. NULL is no value.
+    /// Rows with one of the values are left out; else all others are. NULL is not a value.
     pub is_except: bool,
 }
 

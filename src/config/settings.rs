@@ -3,130 +3,12 @@
 
 use std::time::Duration;
 
+use super::kind::{AUDIT_MODES, GUARD_POLICIES, PARTITION_SPANS, PRESETS, ValueKind};
 use Fallback::{Derived, Unset, Value};
 use ValueKind::{
     AmqpUrl, Choice, Column, Constant, Count, ExchangeType, Field, File, Flag, HttpUrl, List,
     Listen, LogFilter, Name, PostgresUrl, Secret, Size, SlotName, Span, SslMode, Template, Text,
 };
-
-/// What a setting's value must look like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ValueKind {
-    /// 1 to so many bytes without control characters.
-    Text(usize),
-    /// A Postgres name: 1 to 63 bytes.
-    Name,
-    /// A column's name, or empty for none.
-    Column,
-    /// What Postgres allows for a slot.
-    SlotName,
-    /// Any text; never shown.
-    Secret,
-    /// A number.
-    Count { min: u64, max: u64 },
-    /// A number of bytes with a unit.
-    Size { min: u64, max: u64 },
-    /// A duration with a unit.
-    Span { min: Duration, max: Duration },
-    /// A whole number of seconds, as the protocol counts them.
-    Seconds { min: Duration, max: Duration },
-    /// One of some words.
-    Choice(&'static [&'static str]),
-    /// `true` or `false`.
-    Flag,
-    /// libpq's `sslmode`.
-    SslMode,
-    /// RabbitMQ's exchange types, and `x-…` of plugins.
-    ExchangeType,
-    /// A PEM file.
-    File,
-    /// A template over columns.
-    Template,
-    /// What a header or a member of the body holds: a template, a number or a flag.
-    Field,
-    /// What a column of the mark holds: a text, a whole number or a flag.
-    Constant,
-    /// Directives of tracing's `EnvFilter`.
-    LogFilter,
-    /// An IP address and a port, or `off`.
-    Listen,
-    /// Texts of up to 255 bytes; comma-separated outside a file.
-    List,
-    /// A Postgres URL.
-    PostgresUrl,
-    /// AMQP URLs, comma-separated or as a list.
-    AmqpUrl,
-    /// An HTTP URL without login or query, or `off`.
-    HttpUrl,
-}
-
-impl ValueKind {
-    /// Whether the value holds, or may hold, a secret: it can come from a file, and is masked.
-    pub(crate) fn is_secret(self) -> bool {
-        matches!(self, Secret | PostgresUrl | AmqpUrl)
-    }
-
-    /// The bounds in words, for the documentation and for errors.
-    pub(crate) fn bounds(self) -> String {
-        let words = |words: &[&str]| {
-            let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
-            words.join(", ")
-        };
-        match self {
-            Text(max) => format!("1 to {max} bytes"),
-            Name => "1 to 63 bytes".to_owned(),
-            Column => "up to 63 bytes; empty for none".to_owned(),
-            SlotName => "1 to 63 of `a`–`z`, `0`–`9`, `_`".to_owned(),
-            Secret => String::new(),
-            Count { min, max } => format!("{min} to {max}"),
-            Size { min, max } => format!("{} to {}", size(min), size(max)),
-            Span { min, max } => format!("{} to {}", span(min), span(max)),
-            ValueKind::Seconds { min, max } => {
-                format!("{} to {}, whole seconds", span(min), span(max))
-            }
-            Choice(choices) => words(choices),
-            Flag => words(&FLAGS),
-            SslMode => words(&SSL_MODES),
-            ExchangeType => format!("{} or `x-…`", words(&EXCHANGE_TYPES)),
-            File => "PEM file".to_owned(),
-            Template => "template".to_owned(),
-            Field => "template, number, `true` or `false`".to_owned(),
-            Constant => "text, number, `true` or `false`".to_owned(),
-            LogFilter => "a level, or `target=level` pairs".to_owned(),
-            Listen => "`IP:port`, or `off`".to_owned(),
-            List => "list; comma-separated outside the file".to_owned(),
-            PostgresUrl => "`postgres://…`".to_owned(),
-            AmqpUrl => "`amqp://…`, `amqps://…`".to_owned(),
-            HttpUrl => "`http://…`, `https://…`, or `off`".to_owned(),
-        }
-    }
-}
-
-/// A flag's words, in a variable.
-pub(crate) const FLAGS: [&str; 2] = ["true", "false"];
-/// `postgres.sslmode`'s words.
-pub(crate) const SSL_MODES: [&str; 4] = ["disable", "require", "verify-ca", "verify-full"];
-/// `audit.mode`'s words.
-pub(crate) const AUDIT_MODES: [&str; 4] = ["update", "delete", "side_table", "none"];
-/// `prune.partition_span`'s words.
-pub(crate) const PARTITION_SPANS: [&str; 4] = ["hour", "day", "week", "month"];
-/// `guard.policy`'s words.
-pub(crate) const GUARD_POLICIES: [&str; 3] = ["alert", "stop", "drop_slot_and_catch_up_later"];
-/// `declare.exchange_type`'s words.
-pub(crate) const EXCHANGE_TYPES: [&str; 4] = ["topic", "direct", "fanout", "headers"];
-
-/// A number of bytes as it would be written.
-pub(crate) fn size(bytes: u64) -> String {
-    [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
-        .iter()
-        .find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit))
-        .map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
-}
-
-/// A duration as it would be written.
-pub(crate) fn span(duration: Duration) -> String {
-    humantime::format_duration(duration).to_string()
-}
 
 /// What holds where nobody sets anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,7 +93,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("postgres.key_file", File, Unset, "key of the client certificate"),
     setting("postgres.slot", SlotName, Value("pgoutbox"), "logical replication slot").flag("--slot"),
     setting("postgres.publication", Name, Value("pgoutbox"), "publication").flag("--publication"),
-    setting("postgres.on_slot_loss", Choice(&["catch_up", "halt"]), Value("catch_up"), "what `run` does where its slot is gone or lost: make a new one and publish the rows that wait in the tables first, or stop; where a table has `audit.mode` none, or there are `[[messages]]`, `halt` unless it is set, since nothing tells which of their events wait"),
+    setting("postgres.on_slot_loss", Choice(&["catch_up", "halt"]), Value("catch_up"), "what `run` does where its slot is gone or lost: make a new one and publish the rows that wait in the tables first, or stop; where a table has `audit.mode` none, or there are `[[messages]]`, `halt` unless it is set, since there is no record of which of their events wait"),
     setting("postgres.failover", Flag, Value("false"), "whether a slot made here is copied to standbys and outlives a failover; from Postgres 17 on"),
     setting("postgres.application_name", Text(63), Derived("`pgoutbox/<slot>`"), "name shown in `pg_stat_activity` and `pg_stat_replication`"),
     setting("postgres.wal_sender_timeout", Span { min: secs(1), max: mins(10) }, Value("10s"), "after which silence the server gives the stream up, and a standby can take the slot"),
@@ -231,7 +113,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("amqp.max_message_bytes", Size { min: KIB, max: 512 * MIB }, Value("16MiB"), "largest body that is published; 16MiB is RabbitMQ 4's own limit"),
     setting("amqp.connection_name", Text(255), Derived("`pgoutbox/<slot>`"), "name shown in RabbitMQ's list of connections"),
 
-    setting("tables.*.preset", Choice(&super::preset::NAMES), Unset, "the library or relay that made the table: sets what follows, each of which can be set otherwise").flag("--preset"),
+    setting("tables.*.preset", Choice(&PRESETS), Unset, "the library or relay that made the table: sets what follows, each of which can be set otherwise").flag("--preset"),
     setting("tables.*.schema", Name, Value("public"), "schema"),
     setting("tables.*.name", Text(127), Value("outbox_messages"), "table; `schema.table` where `schema` is not set"),
     setting("tables.*.exchange", Template, Value("outbox"), "exchange").flag("--exchange"),
@@ -242,7 +124,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.only.?", List, Unset, "only rows that hold one of these values in this field or column are published, such as `event_type = [\"order.paid\"]`"),
     setting("tables.*.except.?", List, Unset, "rows that hold one of these values there are not published; what a rule leaves out is not marked either, and nothing else sees it"),
     setting("tables.*.audit.mode", Choice(&AUDIT_MODES), Derived("`audit.mode`"), "how a delivered event of this table is marked"),
-    setting("tables.*.mark.?", Constant, Unset, "a column that a marked row holds this value in, such as `status = \"DELIVERED\"`, `published = 1` or `sent_at = \"now()\"`; a row is marked where each of them does; goes before `columns.relayed_at`"),
+    setting("tables.*.mark.?", Constant, Unset, "a column that a marked row holds this value in, such as `status = \"DELIVERED\"`, `published = 1` or `sent_at = \"now()\"`; a row is marked where each of them does; takes precedence over `columns.relayed_at`"),
     setting("tables.*.failed.?", Constant, Unset, "a column that shows this value once the tries of a parked event have ended, such as `status = \"DEAD\"`; beside `columns.failed_at`, and until the event is delivered"),
     setting("tables.*.first_attempt", Count { min: 0, max: 1 }, Value("0"), "what `columns.attempt` holds before the first try: 1 where the library counts tries, 0 where it counts failures"),
     setting("tables.*.on_failure", Choice(&["park", "dead_letter", "block"]), Value("park"), "what becomes of an event that cannot be delivered: put aside and tried again, waited for, or sent to `dead_letter_exchange`"),
@@ -251,21 +133,21 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.dead_letter_routing_key", Text(255), Derived("the message's own"), "their routing key"),
     setting("tables.*.envelope.payload", Template, Unset, "a place in the JSON of a column, such as `{content.data}`: it is the payload, instead of `columns.payload` as a whole"),
     setting("tables.*.envelope.headers", Template, Unset, "the same of the object of headers, instead of `columns.headers`"),
-    setting("tables.*.properties.content_type", Template, Unset, "goes before the column and `content_type`"),
+    setting("tables.*.properties.content_type", Template, Unset, "takes precedence over the column and `content_type`"),
     setting("tables.*.properties.content_encoding", Template, Unset, "such as `gzip`; pgoutbox encodes nothing"),
-    setting("tables.*.properties.correlation_id", Template, Unset, "goes before the column"),
+    setting("tables.*.properties.correlation_id", Template, Unset, "takes precedence over the column"),
     setting("tables.*.properties.reply_to", Template, Unset, "the queue that answers go to"),
     setting("tables.*.properties.expiration", Template, Unset, "milliseconds after which the broker drops the message; dead-lettering applies"),
     setting("tables.*.properties.priority", Template, Unset, "0 to 255"),
-    setting("tables.*.properties.type", Template, Unset, "goes before `columns.event_type`, which still routes"),
-    setting("tables.*.properties.timestamp", Template, Unset, "a time, or a number of seconds, milliseconds, microseconds or nanoseconds since 1970; goes before `columns.occurred_at`; without it the commit's time"),
+    setting("tables.*.properties.type", Template, Unset, "takes precedence over `columns.event_type`, which still routes"),
+    setting("tables.*.properties.timestamp", Template, Unset, "a time, or a number of seconds, milliseconds, microseconds or nanoseconds since 1970; takes precedence over `columns.occurred_at`; without it the commit's time"),
     setting("tables.*.properties.user_id", Template, Unset, "must be the user that pgoutbox logs in to the broker as: RabbitMQ refuses any other"),
-    setting("tables.*.properties.app_id", Template, Unset, "goes before `app_id`"),
+    setting("tables.*.properties.app_id", Template, Unset, "takes precedence over `app_id`"),
     setting("tables.*.header_values", Choice(&["typed", "text"]), Value("typed"), "how the row's own headers are sent: by their types in JSON, or each as a text, for consumers that read nothing else"),
-    setting("tables.*.headers.?", Field, Unset, "a header of this name; goes before what the row's own headers say"),
+    setting("tables.*.headers.?", Field, Unset, "a header of this name; takes precedence over the row's own headers"),
     setting("tables.*.body.?", Field, Unset, "the body is a JSON object with a member of this name; dots in it, or tables in the file, nest"),
-    setting("tables.*.events.?.exchange", Template, Unset, "exchange of events of this type; goes before `exchange`"),
-    setting("tables.*.events.?.routing_key", Template, Unset, "routing key of events of this type; goes before `routing_key`"),
+    setting("tables.*.events.?.exchange", Template, Unset, "exchange of events of this type; takes precedence over `exchange`"),
+    setting("tables.*.events.?.routing_key", Template, Unset, "routing key of events of this type; takes precedence over `routing_key`"),
     setting("tables.*.cloudevents.mode", Choice(&["off", "binary", "structured"]), Value("off"), "CloudEvents 1.0: its attributes as headers (`binary`), or an event as JSON around the payload (`structured`)"),
     setting("tables.*.cloudevents.prefix", Choice(&["cloudEvents:", "cloudEvents_", "ce-"]), Value("cloudEvents:"), "of the attributes' headers in binary mode: the AMQP binding's, its other form, or that of the RabbitMQ binding"),
     setting("tables.*.cloudevents.source", Template, Derived("`/<schema>.<table>`"), "its attribute `source`, a URI reference"),
@@ -301,21 +183,21 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("messages.*.hold_aggregate", Flag, Value("true"), "whether later events of its aggregate wait behind a parked one"),
     setting("messages.*.dead_letter_exchange", Text(255), Unset, "exchange for events that cannot be delivered, with the reason in headers"),
     setting("messages.*.dead_letter_routing_key", Text(255), Derived("the message's own"), "their routing key"),
-    setting("messages.*.properties.content_type", Template, Unset, "goes before the member and `content_type`"),
+    setting("messages.*.properties.content_type", Template, Unset, "takes precedence over the member and `content_type`"),
     setting("messages.*.properties.content_encoding", Template, Unset, "such as `gzip`; pgoutbox encodes nothing"),
-    setting("messages.*.properties.correlation_id", Template, Unset, "goes before the member"),
+    setting("messages.*.properties.correlation_id", Template, Unset, "takes precedence over the member"),
     setting("messages.*.properties.reply_to", Template, Unset, "the queue that answers go to"),
     setting("messages.*.properties.expiration", Template, Unset, "milliseconds after which the broker drops the message; dead-lettering applies"),
     setting("messages.*.properties.priority", Template, Unset, "0 to 255"),
-    setting("messages.*.properties.type", Template, Unset, "goes before the member `event_type`, which still routes"),
-    setting("messages.*.properties.timestamp", Template, Unset, "a time, or seconds or milliseconds since 1970; goes before the member `occurred_at`; without it the commit's time"),
+    setting("messages.*.properties.type", Template, Unset, "takes precedence over the member `event_type`, which still routes"),
+    setting("messages.*.properties.timestamp", Template, Unset, "a time, or seconds or milliseconds since 1970; takes precedence over the member `occurred_at`; without it the commit's time"),
     setting("messages.*.properties.user_id", Template, Unset, "must be the user that pgoutbox logs in to the broker as: RabbitMQ refuses any other"),
-    setting("messages.*.properties.app_id", Template, Unset, "goes before `app_id`"),
+    setting("messages.*.properties.app_id", Template, Unset, "takes precedence over `app_id`"),
     setting("messages.*.header_values", Choice(&["typed", "text"]), Value("typed"), "how the envelope's own headers are sent: by their types in JSON, or each as a text, for consumers that read nothing else"),
-    setting("messages.*.headers.?", Field, Unset, "a header of this name; goes before what the envelope's own headers say"),
+    setting("messages.*.headers.?", Field, Unset, "a header of this name; takes precedence over the envelope's own headers"),
     setting("messages.*.body.?", Field, Unset, "the body is a JSON object with a member of this name; dots in it, or tables in the file, nest"),
-    setting("messages.*.events.?.exchange", Template, Unset, "exchange of events of this type; goes before `exchange`"),
-    setting("messages.*.events.?.routing_key", Template, Unset, "routing key of events of this type; goes before `routing_key`"),
+    setting("messages.*.events.?.exchange", Template, Unset, "exchange of events of this type; takes precedence over `exchange`"),
+    setting("messages.*.events.?.routing_key", Template, Unset, "routing key of events of this type; takes precedence over `routing_key`"),
     setting("messages.*.cloudevents.mode", Choice(&["off", "binary", "structured"]), Value("off"), "CloudEvents 1.0: its attributes as headers (`binary`), or an event as JSON around the payload (`structured`)"),
     setting("messages.*.cloudevents.prefix", Choice(&["cloudEvents:", "cloudEvents_", "ce-"]), Value("cloudEvents:"), "of the attributes' headers in binary mode: the AMQP binding's, its other form, or that of the RabbitMQ binding"),
     setting("messages.*.cloudevents.source", Template, Derived("`/message:<prefix>`"), "its attribute `source`, a URI reference"),
@@ -337,7 +219,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("parking.max_attempts", Count { min: 1, max: 1_000_000 }, Value("20"), "tries of a parked event, the first one included, before it counts as failed; 20 take about an hour"),
     setting("parking.backoff_min", Span { min: ms(10), max: mins(60) }, Value("1s"), "pause before its second try; doubles with each"),
     setting("parking.backoff_max", Span { min: ms(10), max: mins(24 * 60) }, Value("5m"), "longest pause"),
-    setting("parking.limit", Count { min: 1, max: 1_000_000 }, Value("100"), "how many refused events may be parked in a row, none delivered between them, before the relay takes it for a fault of the whole and parks no more"),
+    setting("parking.limit", Count { min: 1, max: 1_000_000 }, Value("100"), "how many refused events may be parked in a row, none delivered between them, before it looks like a failure of the whole system and the relay parks no more"),
     setting("parking.period", Span { min: secs(1), max: mins(24 * 60) }, Value("1m"), "after ten times this at the limit, with nothing delivered, as many more may be parked"),
     setting("parking.poll_interval", Span { min: ms(100), max: mins(10) }, Value("10s"), "how often the parking is looked at where no notification comes"),
 
@@ -367,7 +249,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("http.token", Secret, Unset, "what metrics, status and console ask for as `Authorization: Bearer …`; without one they are open to anyone who reaches the address, and the console's actions are off"),
 
     setting("otlp.endpoint", HttpUrl, Unset, "collector that takes spans by OTLP over HTTP, usually on port 4318; `/v1/traces` is put behind it; unset or `off`: no spans").shared_env("OTEL_EXPORTER_OTLP_ENDPOINT"),
-    setting("otlp.traces_endpoint", HttpUrl, Derived("`otlp.endpoint` with `/v1/traces`"), "the whole URL for spans, taken as it stands; goes before `otlp.endpoint`").shared_env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+    setting("otlp.traces_endpoint", HttpUrl, Derived("`otlp.endpoint` with `/v1/traces`"), "the whole URL for spans, taken as it stands; takes precedence over `otlp.endpoint`").shared_env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
     setting("otlp.headers", Secret, Unset, "headers of each request, such as `api-key=…,tenant=…`; values percent-encoded where they hold a comma").shared_env("OTEL_EXPORTER_OTLP_HEADERS"),
     setting("otlp.timeout", Span { min: ms(100), max: mins(1) }, Value("10s"), "bound on one request, connect and TLS included"),
     setting("otlp.ca_file", File, Derived("the system's"), "authorities to trust; needs `https://`").shared_env("OTEL_EXPORTER_OTLP_CERTIFICATE"),

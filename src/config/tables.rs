@@ -2,7 +2,7 @@
 
 use super::effective::EffectiveValues;
 use super::mark::mark;
-use super::message::message_map;
+use super::message_map::message_map;
 use super::preset::maker;
 use super::problem::Problems;
 use super::rule::rule;
@@ -144,54 +144,22 @@ fn audit_mode(values: &Values, key: &str) -> AuditMode {
 }
 
 fn columns(values: &Values, key: &str) -> Columns {
-    let column = |name: &str| {
+    Columns::each(|name| {
         let key = format!("{key}.{name}");
         ColumnRef {
             name: values.text(&key).unwrap_or_default(),
             is_explicit: values.is_set(&key) && !values.is_preset(&key),
         }
-    };
-    Columns {
-        id: column("id"),
-        message_id: column("message_id"),
-        aggregate_type: column("aggregate_type"),
-        aggregate_id: column("aggregate_id"),
-        event_type: column("event_type"),
-        topic: column("topic"),
-        payload: column("payload"),
-        headers: column("headers"),
-        occurred_at: column("occurred_at"),
-        correlation_id: column("correlation_id"),
-        content_type: column("content_type"),
-        traceparent: column("traceparent"),
-        tracestate: column("tracestate"),
-        attempt: column("attempt"),
-        last_error: column("last_error"),
-        failed_at: column("failed_at"),
-    }
+    })
 }
 
 /// The members of an envelope.
 fn members() -> Columns {
-    let member = |name: &str| ColumnRef { name: name.to_owned(), is_explicit: true };
-    Columns {
-        id: member("id"),
-        message_id: member(""),
-        aggregate_type: member("aggregate_type"),
-        aggregate_id: member("aggregate_id"),
-        event_type: member("event_type"),
-        topic: member("topic"),
-        payload: member("payload"),
-        headers: member("headers"),
-        occurred_at: member("occurred_at"),
-        correlation_id: member("correlation_id"),
-        content_type: member("content_type"),
-        traceparent: member("traceparent"),
-        tracestate: member("tracestate"),
-        attempt: member(""),
-        last_error: member(""),
-        failed_at: member(""),
-    }
+    Columns::each(|name| {
+        let is_member = !matches!(name, "message_id" | "attempt" | "last_error" | "failed_at");
+        let name = if is_member { name } else { "" };
+        ColumnRef { name: name.to_owned(), is_explicit: true }
+    })
 }
 
 fn queue(values: &Values, key: &str, problems: &mut Problems) -> Queue {

@@ -11,8 +11,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
+use super::origin::{ValueOrigin, cannot_read};
 use super::problem::Problems;
-use super::source::{ValueOrigin, cannot_read};
 
 /// A value with what it is called in an error.
 #[derive(Debug, Clone)]

@@ -6,27 +6,12 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::amqp_url::AmqpUrl;
+use super::kind::{EXCHANGE_TYPES, FLAGS, ValueKind, size, span};
 use super::message::Field;
 use super::postgres_url::PostgresUrl;
-use super::settings::{EXCHANGE_TYPES, FLAGS, SSL_MODES, ValueKind, size, span};
+use super::raw::{Raw, Wrong, quote};
+use super::ssl_mode::ssl_mode;
 use super::{Template, TlsMode};
-
-/// A value as it was written.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Raw {
-    /// By a variable or a flag, where all is text.
-    Untyped(String),
-    /// A text of the file.
-    Text(String),
-    /// A whole number of the file.
-    Integer(i64),
-    /// `true` or `false` of the file.
-    Flag(bool),
-    /// A list of the file.
-    List(Vec<Raw>),
-    /// Anything else in the file, by name.
-    Other(&'static str),
-}
 
 /// A value of the type that its setting asks for.
 #[derive(Debug, Clone)]
@@ -43,28 +28,15 @@ pub(crate) enum Value {
     AmqpUrl(Vec<AmqpUrl>),
 }
 
-/// What is wrong with a value, and how to fix it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wrong {
-    pub(crate) what: String,
-    pub(crate) hint: String,
-}
-
-impl Wrong {
-    pub(crate) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { what: what.into(), hint: hint.into() }
-    }
-}
-
 /// Reads a value.
 ///
 /// # Errors
-/// When it has the wrong type or form, or is out of bounds. Never repeats a secret.
+/// The value has the wrong type or form, or is out of bounds. The text never repeats a secret.
 pub(crate) fn parse(kind: ValueKind, raw: &Raw) -> Result<Value, Wrong> {
     match kind {
         ValueKind::Count { min, max } => count(raw, min, max),
         ValueKind::List => list(raw),
-        ValueKind::AmqpUrl => super::amqp_url::parse_all(raw),
+        ValueKind::AmqpUrl => super::amqp_url::parse_all(raw).map(Value::AmqpUrl),
         ValueKind::Field => field(raw),
         ValueKind::Constant => constant(raw),
         _ => match raw {
@@ -103,7 +75,7 @@ fn parse_text(kind: ValueKind, text: &str) -> Result<Value, Wrong> {
         ValueKind::SslMode => ssl_mode(text).map(Value::SslMode),
         ValueKind::LogFilter => log_filter(text),
         ValueKind::Listen => listen(text),
-        ValueKind::HttpUrl => super::otlp::http_url(text),
+        ValueKind::HttpUrl => super::http_url::http_url(text).map(Value::Text),
         ValueKind::Template => template(text).map(Value::Template),
         ValueKind::PostgresUrl => PostgresUrl::parse(text).map(Box::new).map(Value::PostgresUrl),
         // These take more than a text: see `parse`.
@@ -142,15 +114,6 @@ fn constant(raw: &Raw) -> Result<Value, Wrong> {
         Raw::Other(name) => return Err(wrong_type(ValueKind::Constant, name)),
     };
     Ok(Value::Text(text))
-}
-
-/// A value for an error: quoted, cut, on one line.
-pub(crate) fn quote(text: &str) -> String {
-    let mut cut: String = text.chars().take(60).collect();
-    if cut.len() < text.len() {
-        cut.push('…');
-    }
-    format!("{cut:?}")
 }
 
 fn wrong_type(kind: ValueKind, found: &str) -> Wrong {
@@ -219,27 +182,6 @@ fn choice(text: &str, choices: &[&str]) -> Result<Value, Wrong> {
         false => Err(Wrong::new(
             format!("{} is not one of its words", quote(text)),
             format!("choose {}", choices.join(", ")),
-        )),
-    }
-}
-
-/// Reads an `sslmode`.
-///
-/// # Errors
-/// When it is none, or one that falls back to plain text.
-pub(crate) fn ssl_mode(text: &str) -> Result<TlsMode, Wrong> {
-    match text {
-        "disable" => Ok(TlsMode::Disable),
-        "require" => Ok(TlsMode::Require),
-        "verify-ca" => Ok(TlsMode::VerifyCa),
-        "verify-full" => Ok(TlsMode::VerifyFull),
-        "prefer" | "allow" => Err(Wrong::new(
-            format!("sslmode {text} falls back to plain text in silence, so it protects nothing"),
-            "choose verify-full, or disable where plain text is meant",
-        )),
-        _ => Err(Wrong::new(
-            format!("{} is not an sslmode", quote(text)),
-            format!("choose {}", SSL_MODES.join(", ")),
         )),
     }
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use super::amqp_url::AmqpUrl;
 use super::message::Field;
+use super::origin::{SourceValues, ValueOrigin};
 use super::postgres_url::PostgresUrl;
 use super::problem::Problems;
+use super::raw::Raw;
 use super::settings::{self, Fallback};
-use super::source::{SourceValues, ValueOrigin};
-use super::value::{self, Raw, Value};
+use super::value::{self, Value};
 use super::{Place, Template, TlsMode};
 
 /// What was set, by key.

@@ -117,7 +117,7 @@ pub struct Tally {
     pub marked: u64,
     /// Marks given up; the rows stay as they were.
     pub unmarked: u64,
-    /// Rows of relations that are no outbox table, and changes that are no inserts.
+    /// Rows of relations that are no outbox table, and changes that are not inserts.
     pub ignored: u64,
     /// Messages with the prefix of an event that are not transactional, and so are none.
     pub not_transactional: u64,

@@ -56,7 +56,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Reads a configuration file; what is [`set`](Self::set) goes before it.
+    /// Reads a configuration file; what is [`set`](Self::set) takes precedence over it.
     pub fn file(mut self, path: impl Into<PathBuf>) -> Self {
         self.file = Some(path.into());
         self

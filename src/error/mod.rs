@@ -59,7 +59,7 @@ pub enum Kind {
     Own,
     /// An error of Postgres.
     Sql(SqlState),
-    /// An error of RabbitMQ: its reply code, and what it is about where the code does not tell.
+    /// An error of RabbitMQ: its reply code, and what it is about where the code does not say.
     Amqp(u16, About),
     /// A TLS handshake.
     Tls(Handshake),
@@ -136,7 +136,7 @@ pub enum Handshake {
 pub struct SqlState([u8; 5]);
 
 impl SqlState {
-    /// Reads a code; what is no code becomes `XX000`.
+    /// Reads a code; what is not a code becomes `XX000`.
     pub(crate) fn new(code: &str) -> Self {
         match <[u8; 5]>::try_from(code.as_bytes()) {
             Ok(bytes) if bytes.is_ascii() => Self(bytes),

@@ -141,7 +141,7 @@ fn send_all(manager: &OsString, waiting: &Receiver<Errand>) {
             Errand::Say(text) => {
                 // A service manager that does not listen is no reason to stop.
                 if let Err(error) = send(manager, &text) {
-                    debug!("systemd was not told: {error}");
+                    debug!("systemd was not notified: {error}");
                 }
             }
             Errand::Tell(done) => drop(done.try_send(())),
@@ -161,7 +161,7 @@ fn notify(state: &[NotifyState]) {
     let Some(herald) = herald() else { return };
     let text = state.iter().map(|state| format!("{state}\n")).collect();
     if herald.try_send(Errand::Say(text)).is_err() {
-        debug!("systemd was not told: it does not read what it was told before");
+        debug!("systemd was not notified: it does not read what was sent before");
     }
 }
 

@@ -123,9 +123,6 @@ impl ParkedEvent {
 }
 
 /// The parked events of a slot that a filter lets through, the oldest first.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn list(
     client: &Client,
     slot: &str,
@@ -187,7 +184,7 @@ fn parked(row: &Row) -> Result<ParkedEvent, Fault> {
 /// The row of a parked event; `None` where it has gone meanwhile.
 ///
 /// # Errors
-/// The connection's, and a table that is not configured.
+/// The event is of a table that is not configured; or the server cannot be asked.
 pub(crate) async fn row(
     client: &Client,
     config: &Config,
@@ -268,9 +265,6 @@ pub(crate) struct Neighbours {
 }
 
 /// How a parked event stands among those of its aggregate.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn neighbours(client: &Client, seq: i64) -> Result<Neighbours, Fault> {
     let sql = sql::render(sql::PARKED_NEIGHBOURS, &[("seq", &seq.to_string())])?;
     let rows = query(client, &sql).await?;
@@ -281,7 +275,7 @@ pub(crate) async fn neighbours(client: &Client, seq: i64) -> Result<Neighbours, 
 /// Has parked and failed events tried again at once; returns how many. Others are left alone.
 ///
 /// # Errors
-/// The connection's.
+/// The server refuses it, or the connection to it is lost: no event is retried then.
 pub async fn retry(
     client: &Client,
     slot: &str,
@@ -310,7 +304,7 @@ pub struct DiscardReport {
 /// Gives events up, and lets the aggregates go on that they held.
 ///
 /// # Errors
-/// The connection's.
+/// The server refuses it, or the connection to it is lost: no event is discarded then.
 pub async fn discard(
     client: &Client,
     slot: &str,
@@ -326,9 +320,6 @@ pub async fn discard(
 }
 
 /// Notes on discarded and dead-lettered events that they were replayed after all.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn note_replayed(client: &Client, seqs: &[i64]) -> Result<(), Fault> {
     query(client, &sql::render(sql::PARKED_REPLAYED, &[("seqs", &array(seqs))])?).await.map(drop)
 }
@@ -354,7 +345,8 @@ pub struct Pause {
 /// Pauses the relay of a slot. Where it is paused already, that stands, and the note is added.
 ///
 /// # Errors
-/// The connection's.
+/// The role may not write to `pgoutbox.pause`, or the connection is lost: whether it is paused,
+/// [`pause_of`] says.
 pub async fn pause(client: &Client, slot: &str, note: &str) -> Result<Pause, Fault> {
     let rows = query(client, &sql::render(sql::PAUSE, &[("slot", slot), ("note", note)])?).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
@@ -363,9 +355,6 @@ pub async fn pause(client: &Client, slot: &str, note: &str) -> Result<Pause, Fau
 }
 
 /// Who paused the relay of a slot, when, and their note.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn pause_of(
     client: &Client,
     slot: &str,
@@ -381,7 +370,8 @@ pub(crate) async fn pause_of(
 /// Resumes the relay of a slot; who had paused it, and when, if anybody had.
 ///
 /// # Errors
-/// The connection's.
+/// The role may not write to `pgoutbox.pause`, or the connection is lost: whether it is paused,
+/// [`pause_of`] says.
 pub async fn resume(client: &Client, slot: &str) -> Result<Option<(String, String)>, Fault> {
     let rows = query(client, &sql::render(sql::PAUSE_RESUME, &[("slot", slot)])?).await?;
     rows.first().map(paused).transpose()

@@ -208,7 +208,8 @@ impl<'a> Replay<'a> {
     /// they are chosen by it, by `occurred_at`, and by id.
     ///
     /// # Errors
-    /// A connection's, or a table that cannot be read.
+    /// A table cannot be read, or the connection to one of the servers is lost: what was sent until
+    /// then stays sent.
     pub(crate) async fn rows(&mut self, outbox: &Outbox, filter: &RowFilter) -> Result<(), Fault> {
         let ids = serde_json::Value::from(filter.ids.clone()).to_string();
         let variables = [
@@ -255,9 +256,6 @@ impl<'a> Replay<'a> {
 
     /// Sends rows of a table, in this order. One that the server cannot show is refused, and the others
     /// go on: where a statement fails over what is in its rows, it is halved until that row stands alone.
-    ///
-    /// # Errors
-    /// As [`rows`](Self::rows).
     pub(crate) async fn keys(
         &mut self,
         outbox: &Outbox,
@@ -330,9 +328,6 @@ impl<'a> Replay<'a> {
     }
 
     /// Sends a dead-lettered or discarded event from its row in the parking.
-    ///
-    /// # Errors
-    /// As [`rows`](Self::rows).
     pub(crate) async fn parked(&mut self, event: &ParkedEvent) -> Result<(), Fault> {
         let Some(row) = operator::row(self.client, self.config, event).await? else {
             self.tally.gone += 1;
@@ -352,9 +347,6 @@ impl<'a> Replay<'a> {
     }
 
     /// Waits for the last confirms, marks what is left to mark, and says what it all came to.
-    ///
-    /// # Errors
-    /// As [`rows`](Self::rows).
     pub(crate) async fn finish(mut self) -> Result<ReplayTally, Fault> {
         if let Some(resender) = &mut self.resender {
             resender.finish().await?;
@@ -371,7 +363,7 @@ impl<'a> Replay<'a> {
     /// what it came to.
     pub(crate) async fn give_up(mut self) -> ReplayTally {
         self.settle();
-        // The fault that led here is the one to tell.
+        // The fault that led here is the one to report.
         let _ = self.mark(1, true).await;
         self.tally
     }

@@ -85,7 +85,7 @@ fn add(count: &AtomicU64, spans: usize) {
 type Waiting = VecDeque<(Arc<SpanServer>, Span)>;
 
 #[derive(Debug)]
-struct Shared {
+struct SharedQueue {
     waiting: Mutex<(Waiting, bool)>,
     /// Something came, or nothing more will.
     some: Notify,
@@ -94,7 +94,7 @@ struct Shared {
     counters: Arc<Counters>,
 }
 
-impl Shared {
+impl SharedQueue {
     fn waiting(&self) -> MutexGuard<'_, (Waiting, bool)> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -116,7 +116,7 @@ impl Shared {
 
 /// Takes spans, without ever waiting.
 #[derive(Debug, Clone)]
-pub(crate) struct SpanQueue(Arc<Shared>);
+pub(crate) struct SpanQueue(Arc<SharedQueue>);
 
 impl SpanQueue {
     /// Takes spans about this broker.
@@ -146,7 +146,7 @@ impl SpanQueue {
 /// The thread that sends spans, for one relay's life.
 #[derive(Debug)]
 pub(crate) struct Exporter {
-    shared: Arc<Shared>,
+    shared: Arc<SharedQueue>,
     ended: oneshot::Receiver<()>,
 }
 
@@ -161,7 +161,7 @@ impl Exporter {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let collector = Collector::new(otlp)?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedQueue {
             waiting: Mutex::default(),
             some: Notify::new(),
             enough: Notify::new(),
@@ -202,7 +202,7 @@ impl Drop for Exporter {
 }
 
 /// Sends batch after batch until nothing more comes.
-async fn export(shared: &Shared, mut collector: Collector) {
+async fn export(shared: &SharedQueue, mut collector: Collector) {
     let mut is_out = false;
     loop {
         let (batch, is_closed) = shared.take();
@@ -220,7 +220,7 @@ async fn export(shared: &Shared, mut collector: Collector) {
 }
 
 async fn send(
-    shared: &Shared,
+    shared: &SharedQueue,
     collector: &mut Collector,
     batch: &[(Arc<SpanServer>, Span)],
     is_out: &mut bool,
@@ -252,7 +252,7 @@ async fn send(
     add(&shared.counters.failed, batch.len());
 }
 
-async fn closed(shared: &Shared) {
+async fn closed(shared: &SharedQueue) {
     while !shared.waiting().1 {
         shared.enough.notified().await;
     }
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_dropped_and_counted() {
         let counters = Arc::new(Counters::default());
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedQueue {
             waiting: Mutex::default(),
             some: Notify::new(),
             enough: Notify::new(),

@@ -34,13 +34,14 @@ pub(crate) const LOG: [&str; 1] = ["tokio_postgres=info"];
 
 /// A client, and the task that drives its connection: it ends with the fault that ended the
 /// connection, or without one once the client is dropped.
-pub(crate) type Connected = (Client, JoinHandle<Result<(), Fault>>);
+pub(crate) type DrivenClient = (Client, JoinHandle<Result<(), Fault>>);
 
 /// Connects and logs in, within the timeout, with the settings of the [`Role`].
 ///
 /// # Errors
-/// Transient, unless the server says that only a person can fix it.
-pub async fn connect(role: Role, config: &config::Postgres) -> Result<Connected, Fault> {
+/// No server can be reached, or it does not let the role in: transient, unless only a person can
+/// fix it.
+pub async fn connect(role: Role, config: &config::Postgres) -> Result<DrivenClient, Fault> {
     connect_and_hear(role, config, None).await.map(|(connected, _)| connected)
 }
 
@@ -49,14 +50,11 @@ pub(crate) type NotificationHandler = Box<dyn Fn(&Notification) + Send>;
 
 /// As [`connect`]; notifications of the channels that the client listens to are passed on. Says on
 /// which host the server was found.
-///
-/// # Errors
-/// As [`connect`].
 pub(crate) async fn connect_and_hear(
     role: Role,
     config: &config::Postgres,
     notified: Option<NotificationHandler>,
-) -> Result<(Connected, Host), Fault> {
+) -> Result<(DrivenClient, Host), Fault> {
     let config = &config.renewed().await;
     let (server, link) = find(role, config).await?;
     let Link { client, version, is_applied, drive, .. } = link;
@@ -104,7 +102,7 @@ struct Link {
     client: Client,
     version: String,
     is_applied: bool,
-    /// `None`: a pooler does not tell.
+    /// `None`: a pooler does not say.
     is_standby: Option<bool>,
     drive: Box<dyn FnOnce(Option<NotificationHandler>) -> Driver + Send>,
 }

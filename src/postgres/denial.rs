@@ -14,7 +14,7 @@ pub(crate) enum Denial {
     RoleMissing,
     /// The role may not log in.
     RoleLogin,
-    /// One of the two: the server's language does not tell.
+    /// One of the two: its words depend on the server's language.
     Role,
     /// No line of `pg_hba.conf` lets it in.
     Hba,
@@ -165,6 +165,7 @@ pub(crate) fn address(server: &Server) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::server_error::tests::body;
 
     fn server() -> Server {
         Server {
@@ -177,17 +178,6 @@ mod tests {
             database: "app".to_owned(),
             tls: crate::config::Tls::default(),
         }
-    }
-
-    fn body(fields: &[(u8, &str)]) -> Vec<u8> {
-        let mut body = Vec::new();
-        for (field, text) in fields {
-            body.push(*field);
-            body.extend_from_slice(text.as_bytes());
-            body.push(0);
-        }
-        body.push(0);
-        body
     }
 
     #[test]

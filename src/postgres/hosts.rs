@@ -27,7 +27,7 @@ impl<'a> Search<'a> {
     }
 
     /// Whether a host that lets us in is what is looked for. Where there is no other, that is for
-    /// those to say who are asked more; so it is for a pooler, which does not tell.
+    /// those to say who are asked more; so it is for a pooler, which does not say.
     pub(crate) fn is_found(&mut self, host: &Server, is_standby: Option<bool>) -> bool {
         if self.server.others.is_empty() || is_standby != Some(true) {
             return true;

@@ -3,6 +3,7 @@
 //! **Invariant:** every connection comes from [`connect`], with its settings for each [`Role`] in one
 //! list, and its SQL from [`sql`]. The replication protocol is not known here.
 
+mod column_type;
 mod connection;
 mod denial;
 mod farewell;
@@ -23,6 +24,7 @@ use std::time::SystemTime;
 
 use tokio_postgres::{Client, Row};
 
+pub(crate) use column_type::ColumnType;
 pub use connection::connect;
 pub(crate) use connection::{LOG, STANDBY, connect_and_hear, socket_path, watch_over};
 pub(crate) use denial::{Denial, address, not_in};
@@ -40,7 +42,8 @@ use crate::error::{Fault, table};
 /// that it also works through a transaction pooler.
 ///
 /// # Errors
-/// As [`classify`].
+/// What the server says, or that the connection to it is lost, as [`classify`] has it: transient,
+/// unless only a person can fix it.
 pub async fn query(client: &Client, sql: &str) -> Result<Vec<Row>, Fault> {
     client.query_typed(sql, &[]).await.map_err(|error| classify(&error))
 }
@@ -53,9 +56,6 @@ pub(crate) fn now_micros() -> i64 {
 }
 
 /// Runs statements that answer nothing of interest.
-///
-/// # Errors
-/// As [`classify`].
 pub(crate) async fn execute(client: &Client, sql: &str) -> Result<(), Fault> {
     client.batch_execute(sql).await.map_err(|error| classify(&error))
 }

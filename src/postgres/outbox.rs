@@ -13,7 +13,7 @@ use crate::core::relay::marks::{Origin, Origins};
 use crate::error::{Fault, Kind};
 use crate::postgres::mark::MarkSql;
 use crate::postgres::sql;
-use crate::postgres::{classify, column, execute, query};
+use crate::postgres::{ColumnType, classify, column, execute, query};
 
 /// An outbox table as the catalog has it.
 #[derive(Debug, Clone)]
@@ -34,8 +34,8 @@ pub(crate) struct Outbox {
     slot: String,
     /// Which rows the publication has: see [`row_filter`].
     pub filter: String,
-    id_type: (String, String),
-    time_type: (String, String),
+    id_type: ColumnType,
+    time_type: ColumnType,
     content: Content,
 }
 
@@ -43,7 +43,8 @@ impl Outbox {
     /// Looks a configured table up.
     ///
     /// # Errors
-    /// It is not there, or the connection's.
+    /// The table, or a column that the configuration names, is not there; or the server cannot be
+    /// asked.
     pub(crate) async fn find(
         client: &Client,
         config: &Config,
@@ -62,11 +63,11 @@ impl Outbox {
         let time_column = find(&table.columns.occurred_at.name);
         let time = time_column.and_then(|column| TimeKind::of(column.type_oid));
         let id = table.columns.id.name.as_str();
-        let id_type = type_of(client, relation, id)
+        let id_type = ColumnType::find(client, relation, id)
             .await?
             .ok_or_else(|| missing(format!("{title} has no column \"{id}\" for id")))?;
         let time_type = match time_column {
-            Some(column) => type_of(client, relation, &column.name).await?,
+            Some(column) => ColumnType::find(client, relation, &column.name).await?,
             None => None,
         };
         let is_lacking = |name: &&str| table.is_marked_in_rows() && find(name).is_none();
@@ -99,9 +100,6 @@ impl Outbox {
 
     /// Puts its names into a file, and what else the file needs. A field that the table lacks
     /// is named by its id: the file then asks nothing of it.
-    ///
-    /// # Errors
-    /// A variable without a value.
     pub(crate) fn render(&self, file: &str, more: &[(&str, &str)]) -> Result<String, Fault> {
         let relation = self.relation.to_string();
         let names = &self.table.columns;
@@ -115,11 +113,7 @@ impl Outbox {
             ("table", &self.table.name),
             ("relation", &relation),
             ("id", &names.id.name),
-            ("id_schema", &self.id_type.0),
-            ("id_type", &self.id_type.1),
             ("occurred_at", &occurred_at),
-            ("time_schema", &self.time_type.0),
-            ("time_type", &self.time_type.1),
             ("aggregate_type", &aggregate_type),
             ("aggregate_id", &aggregate_id),
             ("mode", self.table.audit_mode.name()),
@@ -128,16 +122,14 @@ impl Outbox {
             ("time", self.time.map_or("none", time_name)),
         ];
         let is_given = |name: &str| more.iter().any(|(given, _)| *given == name);
-        let own = own.into_iter().chain(self.content.variables()).chain(self.marks.variables());
+        let own = own.into_iter().chain(self.id_type.of_id()).chain(self.time_type.of_time());
+        let own = own.chain(self.content.variables()).chain(self.marks.variables());
         let own = own.filter(|(name, _)| sql::has(file, name) && !is_given(name));
         let all: Vec<_> = own.chain(more.iter().copied()).collect();
         sql::render(file, &all)
     }
 
     /// A time as its column would say it: where that holds numbers, in the unit of those that are there.
-    ///
-    /// # Errors
-    /// The connection's.
     pub(crate) async fn time_literal(
         &self,
         client: &Client,
@@ -168,19 +160,16 @@ impl Outbox {
     }
 
     /// Marks delivered events as the relay does.
-    ///
-    /// # Errors
-    /// The connection's.
     pub(crate) async fn mark(
         &self,
         client: &Client,
         rows: &[(String, Origin)],
-    ) -> Result<Marked, Fault> {
+    ) -> Result<MarkReport, Fault> {
         let (mark, still) = match self.table.audit_mode {
             AuditMode::Update => (sql::MARK_UPDATE, Some(sql::MARK_STILL_UNMARKED)),
             AuditMode::Delete => (sql::MARK_DELETE, Some(sql::MARK_STILL_THERE)),
             AuditMode::SideTable => (sql::MARK_SIDE_TABLE, None),
-            AuditMode::None => return Ok(Marked::default()),
+            AuditMode::None => return Ok(MarkReport::default()),
         };
         // In one transaction, so that nobody takes a mark away before it is looked at.
         execute(client, "BEGIN").await?;
@@ -191,7 +180,7 @@ impl Outbox {
                 None => Vec::new(),
             };
             let rows = told.iter().filter(|id| !in_vain.contains(id)).count();
-            Ok(Marked { rows, in_vain })
+            Ok(MarkReport { rows, in_vain })
         };
         let marked = marked.await;
         execute(client, if marked.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
@@ -220,7 +209,7 @@ impl Outbox {
 
 /// What became of marks.
 #[derive(Debug, Default)]
-pub(crate) struct Marked {
+pub(crate) struct MarkReport {
     /// Rows that had no mark before.
     pub rows: usize,
     /// Ids of rows that have none all the same: a trigger or a rule undoes it.
@@ -242,9 +231,6 @@ pub(crate) struct Content([(&'static str, String); 4]);
 
 impl Content {
     /// Looks them up.
-    ///
-    /// # Errors
-    /// The connection's.
     pub(crate) async fn find(client: &Client, relation: u32, table: &Table) -> Result<Self, Fault> {
         let relation = relation.to_string();
         let variables = [("relation", relation.as_str()), ("publication", "")];
@@ -275,9 +261,6 @@ impl Content {
 }
 
 /// A table as the catalog has it, by its name: see `check/table.sql`.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn look_up(client: &Client, table: &Table) -> Result<Option<Row>, Fault> {
     let marks = MarkSql::of(table);
     let names = [("schema", table.schema.as_str()), ("table", &table.name)];
@@ -288,9 +271,6 @@ pub(crate) async fn look_up(client: &Client, table: &Table) -> Result<Option<Row
 
 /// Which rows of a table are this relay's: those that the row filter of the publication and the table's own
 /// rule let pass. An expression that is `true` where all are.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn row_filter(
     client: &Client,
     config: &Config,
@@ -346,25 +326,10 @@ pub(crate) fn explain_filter(fault: Fault, table: &str, filter: &str) -> Fault {
 }
 
 /// The columns of a table as the stream shows them.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn columns(client: &Client, relation: u32) -> Result<Vec<Column>, Fault> {
     let relation = relation.to_string();
     let variables = [("relation", relation.as_str()), ("publication", "")];
     let rows = query(client, &sql::render(sql::CHECK_COLUMNS, &variables)?).await?;
     let one = |row| Ok(Column { name: column(row, "name")?, type_oid: column(row, "type_oid")? });
     rows.iter().map(one).collect()
-}
-
-async fn type_of(
-    client: &Client,
-    relation: u32,
-    name: &str,
-) -> Result<Option<(String, String)>, Fault> {
-    let relation = relation.to_string();
-    let sql = sql::render(sql::TABLE_ID_TYPE, &[("relation", &relation), ("id", name)])?;
-    let rows = query(client, &sql).await?;
-    let Some(row) = rows.first() else { return Ok(None) };
-    Ok(Some((column(row, "schema")?, column(row, "name")?)))
 }

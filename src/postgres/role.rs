@@ -222,9 +222,6 @@ pub(crate) fn options(settings: &[RoleSetting]) -> String {
 }
 
 /// As statements.
-///
-/// # Errors
-/// A defect of the statement's text.
 pub(crate) fn statements(settings: &[RoleSetting]) -> Result<String, Fault> {
     settings
         .iter()

@@ -213,10 +213,11 @@ pub(crate) fn no_answer(bound: Duration) -> Fault {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn body(fields: &[(u8, &str)]) -> Vec<u8> {
+    /// The body of an ErrorResponse.
+    pub(in crate::postgres) fn body(fields: &[(u8, &str)]) -> Vec<u8> {
         let mut body = Vec::new();
         for (field, text) in fields {
             body.push(*field);

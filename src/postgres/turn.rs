@@ -15,9 +15,6 @@ pub(crate) struct Turn {
 
 impl Turn {
     /// Takes the turn at `what` for the configured slot; `None` where somebody else has it.
-    ///
-    /// # Errors
-    /// The connection's.
     pub(crate) async fn take(config: &Config, what: &'static str) -> Result<Option<Self>, Fault> {
         let postgres = &config.postgres;
         let (client, _driver) = postgres::connect(Role::Turn(what), postgres).await?;

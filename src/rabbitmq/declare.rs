@@ -16,7 +16,8 @@ use crate::rabbitmq::publisher::{self, Publisher};
 /// line about each.
 ///
 /// # Errors
-/// The broker's, with what it asks for.
+/// The broker cannot be reached, or refuses a declaration: a permission is missing, or what is
+/// there has other properties.
 pub(crate) async fn declare(config: &Config, is_dry: bool) -> Result<Vec<String>, Fault> {
     let plan = Plan::of(config)?;
     if is_dry {
@@ -26,7 +27,7 @@ pub(crate) async fn declare(config: &Config, is_dry: bool) -> Result<Vec<String>
     let outcome = plan.carry_out(publisher.channel()).await;
     publisher.close().await;
     outcome?;
-    // The broker does not tell what it made from what it found as it should be.
+    // The broker does not distinguish what it made from what it found as it should be.
     Ok(plan.lines("declared "))
 }
 

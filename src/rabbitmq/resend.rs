@@ -98,9 +98,6 @@ pub(crate) struct Resender<'a> {
 
 impl<'a> Resender<'a> {
     /// Connects to the first broker that answers.
-    ///
-    /// # Errors
-    /// None does.
     pub(crate) async fn connect(config: &'a Config, rate: u32) -> Result<Self, Fault> {
         let mut amqp = config.amqp.clone();
         amqp.connection_name.push_str(" replay");
@@ -164,9 +161,6 @@ impl<'a> Resender<'a> {
     }
 
     /// Waits until everything sent has its fate.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send).
     pub(crate) async fn finish(&mut self) -> Result<(), Fault> {
         while !self.window.is_empty() || !self.suspects.is_empty() {
             self.turn().await?;

@@ -64,27 +64,27 @@ impl<'a> Setup<'a> {
 }
 
 /// Server, slot, publication and tables are as they should be.
-struct Preflighted {
+struct PreflightStep {
     tables: Vec<OutboxTable>,
     coverage: Coverage,
 }
 
 /// The broker takes messages.
-struct Connected {
-    preflighted: Preflighted,
+struct BrokerStep {
+    preflighted: PreflightStep,
     publisher: Publisher,
 }
 
 /// Nobody else has the slot.
 struct Owner {
-    connected: Connected,
+    connected: BrokerStep,
     taken: SlotLease,
     /// Its id, by which what earlier sessions still write is refused.
     session: String,
 }
 
 /// It is known what earlier sessions did.
-struct Recalled {
+struct RecallStep {
     owner: Owner,
     known: progress_row::SlotMemory,
     /// What is published before the stream.
@@ -94,8 +94,8 @@ struct Recalled {
 }
 
 /// Everything is known that is read.
-struct Prepared {
-    recalled: Recalled,
+struct PrepareStep {
+    recalled: RecallStep,
     /// With the tables that are away behind those that are configured.
     config: Arc<Config>,
     outboxes: Vec<OutboxTable>,
@@ -106,7 +106,7 @@ struct Prepared {
 impl Session {
     /// Begins a session: everything up to the first frame of the stream.
     pub(super) async fn begin(given: Setup<'_>, past: &mut Past) -> Result<Self, Fault> {
-        let preflighted = Preflighted::check(given, past).await?;
+        let preflighted = PreflightStep::check(given, past).await?;
         let connected = preflighted.connect(given).await?;
         let owner = connected.take_slot(given, past).await?;
         let recalled = owner.recall(given, past).await?;
@@ -114,7 +114,7 @@ impl Session {
     }
 }
 
-impl Preflighted {
+impl PreflightStep {
     async fn check(given: Setup<'_>, past: &mut Past) -> Result<Self, Fault> {
         let Setup { config, .. } = given;
         let preflight = answered(config, slot::preflight(given.client(), config)).await?;
@@ -129,17 +129,17 @@ impl Preflighted {
     }
 
     /// The broker before the slot: a relay that cannot publish need not keep a walsender busy.
-    async fn connect(self, given: Setup<'_>) -> Result<Connected, Fault> {
+    async fn connect(self, given: Setup<'_>) -> Result<BrokerStep, Fault> {
         let publisher = Publisher::connect(given.broker()?, &given.config.amqp).await;
         let publisher = publisher.map_err(|fault| fault.on(Side::Broker))?;
-        Ok(Connected { preflighted: self, publisher })
+        Ok(BrokerStep { preflighted: self, publisher })
     }
 }
 
-impl Connected {
+impl BrokerStep {
     async fn take_slot(mut self, given: Setup<'_>, past: &mut Past) -> Result<Owner, Fault> {
         let (Setup { config, board, .. }, client) = (given, given.client());
-        let Preflighted { tables, coverage, .. } = &self.preflighted;
+        let PreflightStep { tables, coverage, .. } = &self.preflighted;
         answered(config, pass_again(config, client, coverage)).await?;
         if let Some(why) = catch_up::ensure_slot(config, client, tables).await? {
             warn!(why, "slot recreated: rows without a mark are published first");
@@ -164,7 +164,7 @@ impl Connected {
 }
 
 impl Owner {
-    async fn recall(self, given: Setup<'_>, past: &mut Past) -> Result<Recalled, Fault> {
+    async fn recall(self, given: Setup<'_>, past: &mut Past) -> Result<RecallStep, Fault> {
         let (Setup { config, board, .. }, client) = (given, given.client());
         let identity = &self.taken.identity;
         let coverage = &self.connected.preflighted.coverage;
@@ -197,12 +197,12 @@ impl Owner {
         }
         let is_quiet = board.runs_again();
         let catch_up = answered(config, catch_up::pending(client, given.slot())).await?;
-        Ok(Recalled { owner: self, known, catch_up, is_quiet })
+        Ok(RecallStep { owner: self, known, catch_up, is_quiet })
     }
 }
 
-impl Recalled {
-    async fn prepare(self, given: Setup<'_>, past: &mut Past) -> Result<Prepared, Fault> {
+impl RecallStep {
+    async fn prepare(self, given: Setup<'_>, past: &mut Past) -> Result<PrepareStep, Fault> {
         let (Setup { config, .. }, client) = (given, given.client());
         let away = self.away(given, past).await?;
         let tables = &self.owner.connected.preflighted.tables;
@@ -217,7 +217,7 @@ impl Recalled {
         let session = &self.owner.session;
         let marker = Marker::prepare(client, &config, &outboxes, identity, session);
         let marker = answered(&config, marker).await?;
-        Ok(Prepared { recalled: self, config, outboxes, away, marker })
+        Ok(PrepareStep { recalled: self, config, outboxes, away, marker })
     }
 
     /// The tables that were configured under another name, and are read to their end.
@@ -245,7 +245,7 @@ impl Recalled {
     }
 }
 
-impl Prepared {
+impl PrepareStep {
     fn start(self, given: Setup<'_>, past: &Past) -> Result<Session, Fault> {
         let broker = given.broker()?;
         let (rules, memory) = (self.rules(given), self.recalled.known.memory.clone());
@@ -253,8 +253,8 @@ impl Prepared {
             self.say(broker, &memory);
         }
         let Self { recalled, config, outboxes, marker, .. } = self;
-        let Recalled { owner, known, catch_up, is_quiet } = recalled;
-        let Owner { connected: Connected { preflighted, publisher }, taken, session: id } = owner;
+        let RecallStep { owner, known, catch_up, is_quiet } = recalled;
+        let Owner { connected: BrokerStep { preflighted, publisher }, taken, session: id } = owner;
         let SlotLease { wal, identity, has_messages, blocked } = taken;
         let reached = past.acknowledged(&identity);
         let listed = catch_up.as_ref().map(|it| relay::CatchUpCursor::new(it.consistent_lsn));
@@ -296,7 +296,7 @@ impl Prepared {
         Ok(session)
     }
 
-    fn connected(&self) -> &Connected {
+    fn connected(&self) -> &BrokerStep {
         &self.recalled.owner.connected
     }
 

@@ -12,7 +12,7 @@ use crate::rabbitmq::publisher::{Closure, Publisher, Signal};
 pub(super) struct BrokerConnection {
     publisher: Publisher,
     is_gone: bool,
-    /// Its words when it closed a channel, which were told.
+    /// Its words when it closed a channel, which were reported.
     told_closed: Option<String>,
 }
 

@@ -339,7 +339,7 @@ fn why_gap(
     if row.identity.system_identifier != identity.system_identifier {
         // Places of two servers cannot be compared.
         return Some(format!(
-            "pgoutbox.progress tells of another server (system identifier {}): this database was \
+            "pgoutbox.progress is of another server (system identifier {}): this database was \
              restored from a dump, or the server was upgraded",
             row.identity.system_identifier
         ));

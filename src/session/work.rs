@@ -19,7 +19,7 @@ use super::past::{Past, ServerMemory};
 use super::progress_row::{self, Gap, begin_catch_up, record_fault};
 use super::recording::Recording;
 use crate::config::Config;
-use crate::core::relay::marks::Written;
+use crate::core::relay::marks::WrittenBatch;
 use crate::core::relay::{Doing, Effect, End, Input, Relay};
 use crate::core::tally::Tally;
 use crate::error::{Fault, Kind, Side, codes};
@@ -278,7 +278,7 @@ impl Session {
         warn!(
             hint = "emit it with transactional = true: pg_logical_emit_message(true, …), or pgoutbox.emit(…)",
             source,
-            "a message of {source} is not transactional, and is no event: what it tells of may have been rolled back; further ones are counted"
+            "a message of {source} is not transactional, and not an event: what it describes may have been rolled back; further ones are counted"
         );
     }
 
@@ -385,7 +385,7 @@ fn far() -> Instant {
 }
 
 /// The last line of each event, at a level at which they are looked for one by one.
-fn trace_marks(written: &Written) {
+fn trace_marks(written: &WrittenBatch) {
     if !enabled!(Level::TRACE) {
         return;
     }

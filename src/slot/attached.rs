@@ -26,7 +26,7 @@ struct Part {
 }
 
 /// What was found.
-pub(crate) struct Attached {
+pub(crate) struct AttachedRows {
     /// In words.
     pub what: String,
     /// Its table has marks: a catch-up brings the rows.
@@ -36,16 +36,13 @@ pub(crate) struct Attached {
 /// Looks at each partition that is new since the slot was last acknowledged, once. Says which has rows
 /// that wait, if one has; one that cannot be looked through within `patience` counts as such. To be asked
 /// before anything is acknowledged that was committed since.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn attached(
     client: &Client,
     config: &Config,
     outboxes: &[OutboxTable],
     looked: &mut KnownPartitions,
     patience: Duration,
-) -> Result<Option<Attached>, Fault> {
+) -> Result<Option<AttachedRows>, Fault> {
     for (table, outbox) in config.tables.iter().zip(outboxes) {
         let relation = outbox.relation.to_string();
         let variables = [("slot", config.postgres.slot.as_str()), ("relation", &relation)];
@@ -71,7 +68,7 @@ pub(crate) async fn attached(
                     part.name,
                     table.title()
                 );
-                return Ok(Some(Attached { what, has_marks: table.has_marks() }));
+                return Ok(Some(AttachedRows { what, has_marks: table.has_marks() }));
             }
         }
     }
@@ -93,7 +90,7 @@ async fn is_waiting(
         }
         // One of them cannot be looked at: the catch-up tells them apart.
         Err(fault) if server_error(&fault).is_some_and(ServerError::is_of_row) => Ok(true),
-        // It is no partition any more.
+        // It is not a partition any more.
         Err(fault) if fault.is_code(codes::UNDEFINED_TABLE) => Ok(false),
         answer => answer,
     }

@@ -2,6 +2,7 @@
 
 use tokio_postgres::Client;
 
+use super::coverage_row::{CoverageRow, UnstreamedParts};
 use super::{Finding, pitfalls, tables_json};
 use crate::config::{Config, Table};
 use crate::error::Fault;
@@ -49,61 +50,13 @@ pub struct Membership {
     pub column_list: Option<String>,
 }
 
-/// What the server answers for one table.
-pub(super) struct CoverageRow {
-    pub(super) publication: Option<u32>,
-    version: Option<String>,
-    owner: Option<u32>,
-    member_version: Option<String>,
-    is_insert: bool,
-    is_insert_only: bool,
-    is_via_root: bool,
-    /// Whether it sends stored generated columns; `None` before Postgres 18, which cannot.
-    pub(super) has_generated: Option<bool>,
-    pub(super) relation: Option<u32>,
-    is_covered: bool,
-    is_partitioned: bool,
-    is_partition: bool,
-    pub(super) is_table: bool,
-    is_temporary: bool,
-    pub(super) is_unlogged: bool,
-    pub(super) is_all_tables: bool,
-    /// Where else there is a table of the name; looked up only for the message.
-    pub(super) elsewhere: Vec<String>,
-    /// What the publication has instead; likewise.
-    pub(super) renamed: Option<String>,
-    pub(super) member: Option<u32>,
-    member_schema: Option<u32>,
-    part_of: Option<String>,
-    is_filtered: bool,
-    row_filter: Option<String>,
-    column_list: Option<String>,
-    pub(super) parts: UnstreamedParts,
-}
-
-/// What of a table is not in the stream, by name.
-pub(super) struct UnstreamedParts {
-    /// Tables that inherit from it: their rows come under those names.
-    pub(super) children: Vec<String>,
-    /// Unlogged partitions.
-    pub(super) unlogged: Vec<String>,
-    /// Partitions on other servers.
-    pub(super) foreign: Vec<String>,
-}
-
-impl CoverageRow {
-    /// A table that can be in a publication.
-    pub(super) fn is_outbox(&self) -> bool {
-        self.relation.is_some() && self.is_table && !self.is_temporary
-    }
-}
-
 /// Asks whether the publication covers every configured table and publishes inserts: the one
 /// cheap question that a running relay repeats. Only a position that was received before the
 /// question was asked is proven by its answer.
 ///
 /// # Errors
-/// Definite, with the SQL, where a table is not covered; otherwise the connection's.
+/// Definite, with the SQL that helps, where the publication does not cover a table; or the server
+/// cannot be asked.
 pub(crate) async fn coverage(client: &Client, config: &Config) -> Result<Coverage, Fault> {
     let answers = ask(client, config).await?;
     let findings = findings(config, &answers);

@@ -149,7 +149,7 @@ pub struct Finding {
     pub hint: String,
 }
 
-/// One for several of a name: of tables that are alike the first is told of in full, and how many more
+/// One for several of a name: of tables that are alike the first is described in full, and how many more
 /// there are. `check` has each.
 pub(crate) fn one_of_each(findings: Vec<Finding>) -> Vec<Finding> {
     let mut merged: Vec<(Finding, usize)> = Vec::new();

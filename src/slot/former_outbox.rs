@@ -32,9 +32,6 @@ impl FormerOutbox {
 }
 
 /// Those that this slot's relay has read, that are there still, and that can be read as before.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn away(
     client: &Client,
     config: &Config,
@@ -85,7 +82,8 @@ pub(crate) fn with_away(
 /// Keeps which tables are read, by oid.
 ///
 /// # Errors
-/// The connection's; where an older version made the table, that it lacks the column.
+/// An older version made `pgoutbox.progress`, which lacks the column then; or the connection is
+/// lost.
 pub(crate) async fn record_outboxes(
     client: &Client,
     config: &Config,

@@ -10,6 +10,7 @@ pub(crate) mod catch_up;
 mod attached;
 mod former_outbox;
 mod coverage;
+mod coverage_row;
 mod finding;
 mod leaf_filters;
 mod messages;
@@ -27,10 +28,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-pub(crate) use crate::postgres::grants::{
-    grants_for, parked_grants, prune_grants, reconcile_grants, replay_grants, statements,
-    type_grants,
-};
+pub(crate) use crate::postgres::grants::{grants_for, statements};
 pub(crate) use attached::{KnownPartitions, attached};
 pub(crate) use coverage::{Coverage, Digest, coverage, record_coverage};
 pub(crate) use finding::one_of_each;
@@ -94,9 +92,6 @@ impl SlotState {
 pub(crate) const GONE: &str = "it was dropped, or this server was promoted without it";
 
 /// The slot's state; `None` where it does not exist.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn state(client: &Client, slot: &str) -> Result<Option<SlotState>, Fault> {
     let rows = query(client, &sql::render(sql::SLOT_STATE, &[("slot", slot)])?).await?;
     let Some(row) = rows.first() else { return Ok(None) };
@@ -155,20 +150,15 @@ fn took_too_long(code: &SqlState) -> bool {
 }
 
 /// The SQL that makes the slot.
-///
-/// # Errors
-/// None but a defect of the files.
 pub(crate) fn creation(config: &Config, timeout: Duration) -> Result<String, Fault> {
-    let file =
-        if config.postgres.is_failover { sql::SLOT_CREATE_FAILOVER } else { sql::SLOT_CREATE };
+    let options = if config.postgres.is_failover { ", failover => true" } else { "" };
     let millis = format!("{}ms", timeout.as_millis());
-    sql::render(file, &[("slot", &config.postgres.slot), ("timeout", &millis)])
+    let variables =
+        [("slot", config.postgres.slot.as_str()), ("timeout", &millis), ("options", options)];
+    sql::render(sql::SLOT_CREATE, &variables)
 }
 
 /// Who keeps a slot from being made, and the SQL that ends each.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn blockers(client: &Client) -> Result<(Vec<String>, Vec<String>), Fault> {
     let (mut blockers, mut hints) = (Vec::new(), Vec::new());
     for row in query(client, sql::SLOT_BLOCKERS).await? {
@@ -272,9 +262,6 @@ pub(crate) fn nothing_tells(config: &Config) -> Fault {
 /// Finds the configured table that a relation is, or is a partition of. Asked once for each
 /// relation that the stream announces under a name that is not configured, with the transaction of
 /// its first row.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn partition_of(
     client: &Client,
     (relation_oid, xid): (u32, u32),
@@ -312,23 +299,4 @@ pub(crate) async fn partition_of(
 fn tables_json(config: &Config) -> String {
     let pairs = config.tables.iter().map(|table| serde_json::json!([table.schema, table.name]));
     serde_json::Value::Array(pairs.collect()).to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Each waits for others in the same way, so that who it waited for is named in both.
-    #[test]
-    fn a_failover_slot_is_made_as_any_other() {
-        let code = |sql: &str| {
-            let is_code = |line: &&str| !line.starts_with("--");
-            sql.lines().filter(is_code).map(str::to_owned).collect::<Vec<_>>()
-        };
-        let failover = code(sql::SLOT_CREATE_FAILOVER);
-        assert!(failover.iter().any(|line| line.contains(", failover => true")));
-        let plain: Vec<_> =
-            failover.iter().map(|line| line.replace(", failover => true", "")).collect();
-        assert_eq!(plain, code(sql::SLOT_CREATE));
-    }
 }

@@ -3,7 +3,7 @@
 use tokio_postgres::{Client, Row};
 
 use super::Finding;
-use super::coverage::CoverageRow;
+use super::coverage_row::CoverageRow;
 use crate::config::{AuditMode, MarkValue, Table};
 use crate::error::Fault;
 use crate::postgres::mark::MarkSql;

@@ -2,7 +2,8 @@
 
 use tokio_postgres::Client;
 
-use super::coverage::{self, Coverage, CoverageRow};
+use super::coverage::{self, Coverage};
+use super::coverage_row::CoverageRow;
 use super::table;
 use super::{
     Finding, Severity, SlotState, messages, own_tables, role, server, state, tables_json, verdict,
@@ -76,8 +77,8 @@ impl Preflight {
 /// Looks at everything that must be in place, on the audit connection. Changes nothing.
 ///
 /// # Errors
-/// The connection's, and a standby, which is transient: after a failover the name may soon
-/// lead elsewhere. What stands against starting is in the findings.
+/// Transient where the server is a standby: after a failover the name may soon lead elsewhere. Or
+/// the server cannot be asked. What stands against starting is in the findings.
 pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fault> {
     let rows = query(client, sql::SERVER).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;

@@ -5,9 +5,7 @@ use tokio_postgres::{Client, Row};
 use super::{Finding, Severity};
 use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
-use crate::postgres::grants::{
-    grants_for, prune_grants, reconcile_grants, replay_grants, statements,
-};
+use crate::postgres::grants::{grants_for, statements};
 use crate::postgres::mark::MarkSql;
 use crate::postgres::sql;
 use crate::postgres::{column, query};
@@ -127,7 +125,7 @@ fn beside(config: &Config, table: &Table, row: &Row) -> Result<Vec<Finding>, Fau
                 "role \"{role}\" may not send rows of {} once more (reconcile.republish)",
                 table.title()
             ),
-            statements(&replay_grants(table, role)?),
+            statements(&grants_for(sql::GRANTS_REPLAY, table, role)?),
         ));
     }
     let is_pruning = config.prune.keep.is_some() && table.audit_mode != AuditMode::Delete;
@@ -139,7 +137,7 @@ fn beside(config: &Config, table: &Table, row: &Row) -> Result<Vec<Finding>, Fau
                 "role \"{role}\" may not delete relayed rows of {} (prune.keep)",
                 table.title()
             ),
-            statements(&prune_grants(table, role)?),
+            statements(&grants_for(sql::GRANTS_PRUNE, table, role)?),
         ));
     }
     findings.extend(shown_columns(config, table, row)?);
@@ -160,7 +158,7 @@ fn leaves(config: &Config, table: &Table, row: &Row) -> Result<Vec<Finding>, Fau
                 table.title(),
                 few(&unreadable)
             ),
-            statements(&reconcile_grants(table, role)?),
+            statements(&grants_for(sql::GRANTS_RECONCILE, table, role)?),
         ));
     }
     let is_pruning = config.prune.keep.is_some() && table.audit_mode != AuditMode::Delete;
@@ -172,7 +170,7 @@ fn leaves(config: &Config, table: &Table, row: &Row) -> Result<Vec<Finding>, Fau
                 table.title(),
                 few(&undeletable)
             ),
-            statements(&prune_grants(table, role)?),
+            statements(&grants_for(sql::GRANTS_PRUNE, table, role)?),
         ));
     }
     Ok(findings)

@@ -11,7 +11,7 @@ use crate::error::Fault;
 use crate::postgres::outbox::{look_up, row_filter};
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
-use crate::postgres::{column, query};
+use crate::postgres::{ColumnType, column, query};
 
 /// Columns that a relay writes after the insert: as a partition key they would move the row.
 const WRITTEN: [&str; 3] = ["attempt", "failed_at", "last_error"];
@@ -79,7 +79,8 @@ pub(super) async fn look(
     findings.extend(privileges::look(client, config, table, shape.oid, is_catching_up).await?);
     let named = |name: &str| attributes.iter().find(|attribute| attribute.name == name);
     let Some(id) = named(&table.columns.id.name) else { return Ok((findings, None)) };
-    let outbox = id_base(client, table, shape.oid).await?.map(|id_base| OutboxTable {
+    let id_base = ColumnType::find(client, shape.oid, &id.name).await?;
+    let outbox = id_base.map(|id_base| OutboxTable {
         relation: shape.oid,
         id_type: id.type_name.clone(),
         id_base,
@@ -93,7 +94,7 @@ pub(super) async fn look(
     Ok((findings, outbox))
 }
 
-/// The same of a table that is no outbox any more, and of which there is nothing to find.
+/// The same of a table that is not an outbox any more, and of which there is nothing to find.
 pub(super) async fn outbox(
     client: &Client,
     config: &Config,
@@ -103,7 +104,7 @@ pub(super) async fn outbox(
     let attributes = attributes(client, config, oid, None).await?;
     let named = |name: &str| attributes.iter().find(|attribute| attribute.name == name);
     let Some(id) = named(&table.columns.id.name) else { return Ok(None) };
-    Ok(id_base(client, table, oid).await?.map(|id_base| OutboxTable {
+    Ok(ColumnType::find(client, oid, &id.name).await?.map(|id_base| OutboxTable {
         relation: oid,
         id_type: id.type_name.clone(),
         id_base,
@@ -112,17 +113,6 @@ pub(super) async fn outbox(
         columns: shown(&attributes, |attribute| attribute.is_streamed).into(),
         heir: None,
     }))
-}
-
-async fn id_base(
-    client: &Client,
-    table: &Table,
-    oid: u32,
-) -> Result<Option<(String, String)>, Fault> {
-    let relation = oid.to_string();
-    let variables = [("relation", relation.as_str()), ("id", &table.columns.id.name)];
-    let rows = query(client, &sql::render(sql::TABLE_ID_TYPE, &variables)?).await?;
-    rows.first().map(|row| Ok((column(row, "schema")?, column(row, "name")?))).transpose()
 }
 
 fn shown(attributes: &[Attribute], is_shown: fn(&Attribute) -> bool) -> Vec<Column> {

@@ -121,7 +121,7 @@ pub(super) fn findings(
     if config.postgres.is_failover && slot.is_failover == Some(false) {
         findings.push(Finding::warning(
             "slot-failover",
-            format!("slot \"{name}\" is no failover slot, though postgres.failover is true"),
+            format!("slot \"{name}\" is not a failover slot, though postgres.failover is true"),
             format!("ALTER_REPLICATION_SLOT {name} (FAILOVER true);  -- on a replication connection: psql 'dbname={database} replication=database'; relay stopped"),
         ));
     }

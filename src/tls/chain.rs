@@ -50,9 +50,6 @@ impl ChainRecorder {
 }
 
 /// As [`client_config`](super::client_config), for a handshake after which nothing is said.
-///
-/// # Errors
-/// As [`client_config`](super::client_config).
 pub(crate) fn recording(tls: &Tls) -> Result<(ClientConfig, Arc<ChainRecorder>), Fault> {
     let lenient = Tls { mode: TlsMode::Require, ..tls.clone() };
     let mut config = super::client_config(&lenient)?;
@@ -128,7 +125,7 @@ pub(crate) fn troubles(
 /// The same of the certificate that we show.
 ///
 /// # Errors
-/// The file cannot be read.
+/// The file of the client certificate cannot be read, or is not PEM.
 pub(crate) fn own_troubles(tls: &Tls, now: Timestamp) -> Result<Vec<ChainFault>, Fault> {
     let Some(path) = &tls.cert_file else { return Ok(Vec::new()) };
     let shown = certificates(path)?;
@@ -165,7 +162,7 @@ fn untrusted(
         Ok(name) => name,
         Err(_) => {
             return trouble(
-                format!("{host:?} is no name that a certificate can have"),
+                format!("{host:?} is not a name that a certificate can have"),
                 "connect by a host name or an IP address".to_owned(),
             );
         }

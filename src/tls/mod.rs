@@ -63,7 +63,7 @@ fn handshake(error: &Error) -> Handshake {
             _ => Handshake::Refused,
         },
         Error::PeerIncompatible(_) => Handshake::Mismatch,
-        Error::Other(OtherError(error)) if error.is::<Old>() => Handshake::Unusable,
+        Error::Other(OtherError(error)) if error.is::<OldVersion>() => Handshake::Unusable,
         _ => Handshake::Other,
     }
 }
@@ -199,15 +199,15 @@ impl Verifier {
 
 /// It cannot even be used to check that the server holds its key.
 #[derive(Debug)]
-struct Old;
+struct OldVersion;
 
-impl std::fmt::Display for Old {
+impl std::fmt::Display for OldVersion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("it is of X.509 version 1 or 2: version 3 is needed")
     }
 }
 
-impl std::error::Error for Old {}
+impl std::error::Error for OldVersion {}
 
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
@@ -220,7 +220,7 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, Error> {
         let read = x509_cert::Certificate::from_der(end_entity);
         if read.is_ok_and(|read| read.tbs_certificate.version != x509_cert::Version::V3) {
-            return Err(Error::Other(OtherError(Arc::new(Old))));
+            return Err(Error::Other(OtherError(Arc::new(OldVersion))));
         }
         let Some(chain) = &self.chain else {
             return Ok(ServerCertVerified::assertion());

@@ -43,9 +43,6 @@ pub(crate) enum SlotReach {
 }
 
 /// The point where the server stands now.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn point(client: &Client) -> Result<Point, Fault> {
     let rows = query(client, sql::RECONCILE_HORIZON).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
@@ -56,9 +53,6 @@ pub(crate) async fn point(client: &Client) -> Result<Point, Fault> {
 }
 
 /// Whether the slot has passed a point.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn reached(
     client: &Client,
     slot: &str,
@@ -77,9 +71,6 @@ pub(crate) async fn reached(
 }
 
 /// Waits until the slot has passed a point, for so long, and while somebody reads it.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn wait(
     client: &Client,
     slot: &str,

@@ -58,9 +58,6 @@ pub(crate) struct ParkedCount {
 
 /// Counts one table's rows. `xmin` is that of a point that the slot has passed; empty where it
 /// has passed none. What happened after `before` waits in any case.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn table(
     client: &Client,
     outbox: &Outbox,
@@ -113,9 +110,6 @@ fn scaled(rows: i64, share: f64) -> i64 {
 }
 
 /// The slot's parked events by table and state.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn parked(client: &Client, slot: &str) -> Result<Vec<ParkedCount>, Fault> {
     let rows = query(client, &sql::render(sql::LEDGER_PARKED, &[("slot", slot)])?).await?;
     let one = |row| {

@@ -372,9 +372,9 @@ fn with_grant(fault: Fault, config: &Config, table: &Table) -> Fault {
     }
     let role = &config.postgres.audit.user;
     let grants = if config.reconcile.republishes {
-        slot::replay_grants(table, role)
+        slot::grants_for(sql::GRANTS_REPLAY, table, role)
     } else {
-        slot::reconcile_grants(table, role)
+        slot::grants_for(sql::GRANTS_RECONCILE, table, role)
     };
     fault.hint(grants.map(|sql| statements(&sql)).unwrap_or_default())
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tracing::{debug, error, info, warn};
 
-use crate::board::{Board, ParkedView, Seen, SlotView};
+use crate::board::{Board, ParkedView, ServerView, SlotView};
 use crate::config::{Config, GuardPolicy};
 use crate::core::guard::{Bound, GuardVerdict, Level, Sample, Thresholds, WalGuard, YOUNG};
 use crate::error::Fault;
@@ -75,7 +75,7 @@ struct Watch<'a> {
     is_blind: bool,
     is_failing: bool,
     said_at: Option<Instant>,
-    /// Level and verdict that `pgoutbox status` is still to be told.
+    /// Level and verdict that `pgoutbox status` is still to be given.
     unrecorded: Option<(String, String)>,
     told: LogThrottle,
     held_by: String,
@@ -367,7 +367,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-async fn seen(client: &Client, config: &Config, slot: SlotView) -> Result<Seen, Fault> {
+async fn seen(client: &Client, config: &Config, slot: SlotView) -> Result<ServerView, Fault> {
     let sql = sql::render(sql::PARKED_OPEN, &[("slot", &config.postgres.slot)])?;
     // A schema of an earlier version has no parking: `check` says so.
     let rows = query(client, &sql).await.unwrap_or_default();
@@ -381,7 +381,7 @@ async fn seen(client: &Client, config: &Config, slot: SlotView) -> Result<Seen, 
     };
     let held_aggregates = rows.first().map_or(Ok(0), |row| column(row, "held"))?;
     let parked = rows.iter().map(parked).collect::<Result<_, _>>()?;
-    Ok(Seen { slot, parked, held_aggregates })
+    Ok(ServerView { slot, parked, held_aggregates })
 }
 
 async fn connect(config: &Config, role: Role) -> Result<Client, Fault> {

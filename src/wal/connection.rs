@@ -40,7 +40,7 @@ pub(super) struct Connection {
     pub(super) version: String,
     /// Whether the options came through.
     pub(super) is_applied: bool,
-    /// `None` where the server does not tell.
+    /// `None` where the server does not say.
     pub(super) is_standby: Option<bool>,
 }
 
@@ -48,7 +48,8 @@ impl Connection {
     /// Logs in on a socket. `options` are the server's command line.
     ///
     /// # Errors
-    /// As [`ServerError::fault`]; transient where the server cannot be reached.
+    /// Transient where the server cannot be reached; where it refuses the login, what it says
+    /// ([`ServerError::fault`]).
     pub(super) async fn open(
         server: &Server,
         reached: PlainSocket,
@@ -70,7 +71,7 @@ impl Connection {
         frontend::startup_message(parameters, &mut startup).map_err(|e| unsendable(&e))?;
         connection.send(&startup).await?;
         if connection.log_in(server).await? {
-            // It would end the stream at the first text that is no UTF-8; so its bytes come as they are.
+            // It would end the stream at the first text that is not UTF-8; so its bytes come as they are.
             connection.query("SET client_encoding = 'SQL_ASCII'").await?;
         }
         Ok(connection)
@@ -84,8 +85,8 @@ impl Connection {
     /// Runs one command, and gives its rows.
     ///
     /// # Errors
-    /// As [`ServerError::fault`]. The connection can be used on after an error of the
-    /// server.
+    /// What the server says ([`ServerError::fault`]): the connection can be used on then. Or the
+    /// connection is lost.
     pub(super) async fn query(&mut self, sql: &str) -> Result<Vec<TextRow>, Fault> {
         self.send_query(sql).await?;
         let mut outcome = Ok(Vec::new());
@@ -101,9 +102,6 @@ impl Connection {
     }
 
     /// Runs the command that begins a stream; what the server sends next is the stream.
-    ///
-    /// # Errors
-    /// As [`query`](Self::query).
     pub(super) async fn begin_stream(
         mut self,
         sql: &str,
@@ -248,7 +246,7 @@ pub(super) enum PlainSocket {
 /// Reaches a server; each of its addresses has the bound.
 ///
 /// # Errors
-/// Transient.
+/// Nothing listens there, or does not answer within the bound: transient.
 pub(super) async fn reach(server: &Server, bound: Duration) -> Result<PlainSocket, Fault> {
     if let Some(path) = socket_path(server) {
         let connecting = async { UnixStream::connect(path).await.map_err(unreachable) };

@@ -69,9 +69,6 @@ pub(crate) struct WalStream {
 
 impl Wal {
     /// Connects, and asks the server who it is.
-    ///
-    /// # Errors
-    /// As [`postgres::classify`].
     pub(crate) async fn connect(config: &Postgres) -> Result<(Self, Identity), Fault> {
         let config = &config.renewed().await;
         let mut search = Search::new(ROLE.server(config), true);
@@ -98,8 +95,8 @@ impl Wal {
     /// replication commands.)
     ///
     /// # Errors
-    /// As [`postgres::classify`]; SQLSTATE 55P03 where a transaction took too long,
-    /// and no slot is left behind then.
+    /// SQLSTATE 55P03 where a transaction took too long; no slot is left behind then. Or whatever
+    /// else the server says.
     pub(crate) async fn create_slot(
         &mut self,
         slot: &str,
@@ -132,7 +129,7 @@ impl Wal {
     /// Drops a slot that nobody reads.
     ///
     /// # Errors
-    /// As [`postgres::classify`]; SQLSTATE 55006 where another holds it.
+    /// SQLSTATE 55006 where another connection holds the slot. Or whatever else the server says.
     pub(crate) async fn drop_slot(&mut self, slot: &str, bound: Duration) -> Result<(), Fault> {
         let name = postgres_protocol::escape::escape_identifier(slot);
         let drop = format!("DROP_REPLICATION_SLOT {name}");
@@ -145,7 +142,7 @@ impl Wal {
     /// on a server that is behind it would skip what is written next.
     ///
     /// # Errors
-    /// As [`postgres::classify`]; SQLSTATE 55006 where another holds the slot.
+    /// SQLSTATE 55006 where another connection holds the slot. Or whatever else the server says.
     pub(crate) async fn start(
         self,
         has_messages: bool,
@@ -194,9 +191,6 @@ impl WalStream {
     }
 
     /// What the server has sent already.
-    ///
-    /// # Errors
-    /// As [`next`](Self::next).
     pub(crate) fn next_now(&mut self) -> Option<Result<Input, Fault>> {
         self.next().now_or_never()
     }

@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use amq_protocol::protocol::basic::gen_properties;
 use bytes::Bytes;
+use model::defaults;
 use model::script::Script;
 use model::world::World;
-use pgoutbox::config::{
-    self, AuditMode, ColumnRef, Columns, Flags, MarkColumns, MessageMap, Needs, OnFailure, RowRule,
-    Sources, Table, Template,
+use pgoutbox::testing::config::{
+    self, ColumnRef, Flags, Needs, OnFailure, Sources, Table, Template, columns,
 };
 use pgoutbox::testing::core::event::envelope::{self, Shape};
 use pgoutbox::testing::core::event::pgoutput::{self, Column, Tuple};
@@ -76,32 +76,14 @@ const TYPES: [u32; 11] = [2950, 25, 1043, 3802, 114, 17, 1184, 1114, 20, 20_000,
 
 fn table(input: &mut Input<'_>) -> Table {
     let flags = input.byte();
-    let mut column = |name: &str| {
+    let columns = columns(|name| {
         let name = match input.byte() {
             0..=239 => name.to_owned(),
             240..=247 => String::new(),
             _ => NAMES[input.below(NAMES.len())].to_owned(),
         };
         ColumnRef { name, is_explicit: flags & 1 == 1 }
-    };
-    let columns = Columns {
-        id: column("id"),
-        message_id: column("message_id"),
-        aggregate_type: column("aggregate_type"),
-        aggregate_id: column("aggregate_id"),
-        event_type: column("event_type"),
-        topic: column("topic"),
-        payload: column("payload"),
-        headers: column("headers"),
-        occurred_at: column("occurred_at"),
-        correlation_id: column("correlation_id"),
-        content_type: column("content_type"),
-        traceparent: column("traceparent"),
-        tracestate: column("tracestate"),
-        attempt: column("attempt"),
-        last_error: column("last_error"),
-        failed_at: column("failed_at"),
-    };
+    });
     let mut template = |preset: &str| {
         let text = if flags & 2 == 2 { input.text() } else { preset.to_owned() };
         let template = Template::parse(&text).or_else(|_| Template::parse(preset)).unwrap();
@@ -110,24 +92,12 @@ fn table(input: &mut Input<'_>) -> Table {
         template
     };
     Table {
-        schema: "public".to_owned(),
-        name: "outbox_messages".to_owned(),
         columns,
         exchange: template("outbox"),
         routing_key: template("{topic} | {aggregate_type}.{event_type}"),
-        content_type: "application/json".to_owned(),
         app_id: (flags & 4 == 4).then(|| input.text()),
         on_failure: OnFailure::Block,
-        is_holding: true,
-        is_mandatory: true,
-        has_text_headers: false,
-        rule: RowRule::default(),
-        first_attempt: 0,
-        failed: Vec::new(),
-        maker: None,
-        message: MessageMap::default(),
-        audit_mode: AuditMode::Update,
-        mark: MarkColumns::time("relayed_at"),
+        ..defaults::table()
     }
 }
 

@@ -97,7 +97,10 @@ async fn each_table_has_its_own_kind_of_mark() -> Result<()> {
     wanted.extend(all(&[3]));
     came(&consumer, &relay, &wanted).await?;
     let log = relay.log();
-    assert!(log.contains("without marks nothing tells which of this table wait"), "{log}");
+    assert!(
+        log.contains("without marks there is no record of which rows of this table wait"),
+        "{log}"
+    );
     assert!(log.contains("public.unmarked"), "{log}");
     relay.drain(PATIENCE).await
 }
@@ -142,8 +145,8 @@ async fn a_mark_that_cannot_be_is_refused() -> Result<()> {
         ("n text", "x", "has no column \"m\" for the mark"),
         ("m jsonb", "x", "its type must be text, varchar, an enum"),
         ("m text", "now()", "its type must be timestamptz or timestamp"),
-        ("m smallint", "done", "it is a number, and \"done\" is none"),
-        ("m boolean", "1", "it is a boolean, and \"1\" is none"),
+        ("m smallint", "done", "\"done\" is not a number"),
+        ("m boolean", "1", "\"1\" is not a boolean"),
         ("m text DEFAULT 'done'", "done", "each row is inserted with its mark"),
         ("m text CHECK (m <> 'done')", "done", "violates check constraint"),
     ];

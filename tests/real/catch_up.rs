@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use harness::postgres::{self, Postgres};
 use harness::workload::{self, Until, Workload};
 use harness::{shared, wait_until};
-use pgoutbox::config::{Config, Needs, Sources};
 use pgoutbox::error::{Class, Fault};
+use pgoutbox::testing::config::{Config, Needs, Sources};
 use pgoutbox::testing::core::event::pgoutput::{self, Cell, Message, StoredRow, Tuple};
 use pgoutbox::testing::postgres::OutboxTable;
 use pgoutbox::testing::slot;
@@ -559,7 +559,7 @@ async fn init_lists_what_waits_and_a_name_that_never_was_is_no_loss() -> Result<
         catch_up::ensure_slot(&config, &strange.client, &strange.outboxes).await.unwrap_err();
     assert!(fault.class == Class::Definite && fault.hint.contains("pgoutbox init"), "{fault}");
 
-    // Without marks nothing tells.
+    // Without marks there is no record of that.
     setting.program.succeed(&["uninstall", "--yes"]).await?;
     let setting = setting.set("audit.mode", "none");
     let told = setting.init().await?;

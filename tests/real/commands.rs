@@ -399,7 +399,7 @@ async fn init_waits_for_who_is_writing_and_names_him() -> Result<()> {
     Ok(())
 }
 
-/// An id that is no text cannot be looked for: it is named, and how else to choose.
+/// An id that is not text cannot be looked for: it is named, and how else to choose.
 #[test]
 fn an_id_that_is_no_text_is_a_mistake_of_usage() -> Result<()> {
     use std::ffi::OsStr;
@@ -411,7 +411,7 @@ fn an_id_that_is_no_text_is_a_mistake_of_usage() -> Result<()> {
         let output = Command::new(BINARY).args(command.split(' ')).arg("--id").arg(bad).output()?;
         let told = told(&output);
         assert_eq!(output.status.code(), Some(64), "{command}: {told}");
-        for part in ["--id <ID>", r#""a\xFF" is no text in UTF-8"#, otherwise] {
+        for part in ["--id <ID>", r#""a\xFF" is not text in UTF-8"#, otherwise] {
             assert!(told.contains(part), "{command}: no {part} in {told}");
         }
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use model::parking::{Note, ParkingTable, Row};
-use pgoutbox::config::{Config, Needs, Sources};
+use pgoutbox::testing::config::{Config, Needs, Sources};
 use pgoutbox::testing::core::event::pgoutput::{Column, Tuple};
 use pgoutbox::testing::core::event::relation::Mapping;
 use pgoutbox::testing::core::event::{Position, Refusal};

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use harness::events::event;
 use harness::pgbouncer::PgBouncer;
 use harness::shared;
-use pgoutbox::config::{Config, Needs, Sources};
+use pgoutbox::testing::config::{Config, Needs, Sources};
 use pgoutbox::testing::postgres::{Role, connect, query};
 
 use crate::bare::{arrived, ids, uuid};

@@ -103,7 +103,7 @@ async fn idle_slot(setting: &Setting) -> Result<()> {
     setting.until("the slot to be free", sql).await
 }
 
-/// Without marks nothing tells which rows wait: it stops, and says how to go on.
+/// Without marks there is no record of which rows wait: it stops, and says how to go on.
 #[tokio::test]
 async fn without_marks_a_slot_that_somebody_moved_stops_the_relay() -> Result<()> {
     let setting = Setting::shared().await?.set("audit.mode", "none");

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use harness::shared;
-use pgoutbox::config::{Config, Needs, Sources};
+use pgoutbox::testing::config::{Config, Needs, Sources};
 use pgoutbox::testing::slot::{self, Finding, Severity};
 
 use crate::check::Checks as _;

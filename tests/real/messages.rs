@@ -175,7 +175,7 @@ async fn a_message_that_is_not_transactional_is_no_event() -> Result<()> {
         "{metrics}"
     );
     relay.drain(PATIENCE).await?;
-    let told = relay.log().matches("is not transactional, and is no event").count();
+    let told = relay.log().matches("is not transactional, and not an event").count();
     ensure!(told == 1, "told {told} times");
     Ok(())
 }

@@ -8,7 +8,7 @@ use harness::relay::Relay;
 use harness::scenario::{Scenario, Settings};
 use harness::wait_for;
 use lapin::types::AMQPValue;
-use pgoutbox::config::{Config, Needs, Sources};
+use pgoutbox::testing::config::{Config, Needs, Sources};
 use pgoutbox::testing::reconcile;
 use serde_json::Value;
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use harness::consumer::{self, QueueType};
 use lapin::BasicProperties;
-use pgoutbox::config::{Config, Needs, Sources};
+use pgoutbox::testing::config::{Config, Needs, Sources};
 use pgoutbox::testing::core::message::Message;
 use pgoutbox::testing::core::relay::window::{Answer, DeliveryOutcome, InFlight, Return, Window};
 use pgoutbox::testing::publisher::{Publisher, Signal};

@@ -5,7 +5,7 @@ use harness::consumer;
 use harness::rabbitmq::Permissions;
 use harness::shared;
 use harness::workload::{self, Workload};
-use pgoutbox::config::{Config, Needs, Sources};
+use pgoutbox::testing::config::{Config, Needs, Sources};
 use pgoutbox::testing::slot;
 use pgoutbox::testing::slot::catch_up;
 

@@ -128,7 +128,7 @@ async fn a_rule_that_the_table_does_not_fit_is_refused() -> Result<()> {
         ("only.gone", "x", "has no column \"gone\" for only.gone"),
         ("except.payload", "x", "cannot be read as except.payload"),
         ("only.is_test", "yes", "is neither true nor false"),
-        ("only.n", "007", "is none as Postgres writes it"),
+        ("only.n", "007", "is not a number as Postgres writes it"),
     ];
     for (key, value, wanted) in cases {
         let setting = Setting::bare()

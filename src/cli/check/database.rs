@@ -5,7 +5,7 @@ use tokio_postgres::{Client, Row};
 
 use super::broker::quoted;
 use super::refused::{self, POOLER};
-use super::{clock, marks, relay, stream};
+use super::{clock, marks, relay, slot_user};
 use crate::cli;
 use crate::config::Config;
 use crate::error::{Fault, Kind, codes};
@@ -113,7 +113,7 @@ async fn more(client: &Client, config: &Config, found: &mut Database) -> Result<
     findings.extend(timeouts(row, config)?);
     findings.extend(too_new(client, config).await);
     findings.extend(pooler(client, config).await?);
-    findings.extend(stream::user(config, client).await?);
+    findings.extend(slot_user::user(config, client).await?);
     findings.push(returned(client, config).await);
     Ok(())
 }
@@ -220,7 +220,7 @@ async fn pooler(client: &Client, config: &Config) -> Result<Option<Finding>, Fau
     Ok(None)
 }
 
-/// No queue that is bound is seen without a message that it gets. What came back tells.
+/// No queue that is bound is seen without a message that it gets. What came back shows it.
 async fn returned(client: &Client, config: &Config) -> Finding {
     let name = "exchange-binding";
     let vhost = config.amqp.brokers.first().map_or("/", |broker| &broker.vhost);

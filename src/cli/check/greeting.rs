@@ -108,7 +108,7 @@ fn speak(kind: Kind, mut stream: StreamOwned<ClientConnection, TcpStream>) -> Op
     version
 }
 
-/// A broker tells its version to anyone who speaks its protocol.
+/// A broker gives its version to anyone who speaks its protocol.
 fn version(stream: &mut (impl Read + Write)) -> io::Result<Option<String>> {
     stream.write_all(b"AMQP\x00\x00\x09\x01")?;
     stream.flush()?;

@@ -26,7 +26,7 @@ pub(in crate::cli) async fn look(client: &Client, config: &Config) -> Vec<Findin
             AuditMode::SideTable | AuditMode::None => continue,
         };
         let Ok(outbox) = Outbox::find(client, config, number).await else { continue };
-        // What is no table has no marks, and is found by itself.
+        // What is not a table has no marks, and is found by itself.
         if let Ok(Some(beside)) = beside(client, &outbox, event).await {
             let tried = tried(client, &outbox, file).await;
             findings.extend(finding(&outbox, &beside, tried));
@@ -36,14 +36,14 @@ pub(in crate::cli) async fn look(client: &Client, config: &Config) -> Vec<Findin
 }
 
 /// What became of a mark.
-enum Tried {
+enum MarkTrial {
     Written,
     Swallowed,
     /// The table has no row.
     NoRow,
 }
 
-async fn tried(client: &Client, outbox: &Outbox, file: &str) -> Result<Tried, Fault> {
+async fn tried(client: &Client, outbox: &Outbox, file: &str) -> Result<MarkTrial, Fault> {
     execute(client, "BEGIN; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '5s'")
         .await?;
     let tried = try_one(client, outbox, file).await;
@@ -51,7 +51,7 @@ async fn tried(client: &Client, outbox: &Outbox, file: &str) -> Result<Tried, Fa
     tried
 }
 
-async fn try_one(client: &Client, outbox: &Outbox, file: &str) -> Result<Tried, Fault> {
+async fn try_one(client: &Client, outbox: &Outbox, file: &str) -> Result<MarkTrial, Fault> {
     let rows = query(client, &outbox.render(sql::CHECK_MARK_ROW, &[])?).await?;
     let id: Option<String> = rows.first().map(|row| column(row, "id")).transpose()?;
     let has_row = id.is_some();
@@ -60,13 +60,13 @@ async fn try_one(client: &Client, outbox: &Outbox, file: &str) -> Result<Tried, 
     let rows = query(client, &outbox.render(file, &[("event_id", id.as_str())])?).await?;
     let is_marked = rows.first().map(|row| column::<bool>(row, "is_marked")).transpose()?;
     Ok(match (has_row, is_marked) {
-        (false, _) => Tried::NoRow,
-        (true, Some(true)) => Tried::Written,
-        (true, _) => Tried::Swallowed,
+        (false, _) => MarkTrial::NoRow,
+        (true, Some(true)) => MarkTrial::Written,
+        (true, _) => MarkTrial::Swallowed,
     })
 }
 
-/// Triggers and rules that run with each mark; `None` where it is no table.
+/// Triggers and rules that run with each mark; `None` where it is not a table.
 async fn beside(
     client: &Client,
     outbox: &Outbox,
@@ -82,18 +82,18 @@ async fn beside(
     }
 }
 
-fn finding(outbox: &Outbox, beside: &[String], tried: Result<Tried, Fault>) -> Option<Finding> {
+fn finding(outbox: &Outbox, beside: &[String], tried: Result<MarkTrial, Fault>) -> Option<Finding> {
     let (title, names) = (outbox.title(), beside.join(", "));
     let hint = drops(outbox, beside);
     match tried {
-        Ok(Tried::Written) => None,
-        Ok(Tried::NoRow) if beside.is_empty() => None,
-        Ok(Tried::NoRow) => Some(Finding::unknown(
+        Ok(MarkTrial::Written) => None,
+        Ok(MarkTrial::NoRow) if beside.is_empty() => None,
+        Ok(MarkTrial::NoRow) => Some(Finding::unknown(
             "mark-untried",
             format!("{title} has no row to try a mark on; with each mark runs: {names}"),
             "insert an event, and run `pgoutbox check` again",
         )),
-        Ok(Tried::Swallowed) => Some(Finding::error(
+        Ok(MarkTrial::Swallowed) => Some(Finding::error(
             "mark-swallowed",
             format!(
                 "a mark in {title} writes nothing, and says so nowhere ({names}): its rows would be published again and again"

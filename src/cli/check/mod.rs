@@ -8,6 +8,7 @@ mod greeting;
 pub(super) mod marks;
 mod refused;
 mod relay;
+mod slot_user;
 mod stream;
 
 use serde_json::json;

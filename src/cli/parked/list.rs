@@ -32,7 +32,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<(), Fault> {
     let client = connect(config).await?;
     // One bad event may hold many: those are counted at its side.
     let is_folded = !args.waiting && !args.which.wants_waiting();
-    // One more than asked for tells whether there are more.
+    // One more than asked for shows whether there are more.
     let mut filter = args.which.filter(Some(args.limit.saturating_add(1)));
     if is_folded && !args.json {
         filter.states.retain(|state| state != "queued");

@@ -27,7 +27,7 @@ impl Signals {
     /// From now on they do not end the process.
     ///
     /// # Errors
-    /// They cannot be caught.
+    /// The system does not let the process catch one of the signals.
     pub(super) fn catch() -> Result<Self, Fault> {
         let on = |kind| {
             signal(kind)

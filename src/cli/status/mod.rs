@@ -42,7 +42,7 @@ pub(super) struct Args {
 pub(super) const START: &str =
     "start pgoutbox run (systemctl start pgoutbox), and see the end of its log";
 
-struct Unmarked {
+struct UnmarkedRows {
     table: String,
     rows: Option<i64>,
     is_estimate: bool,
@@ -73,13 +73,13 @@ pub(super) fn no_relay(lag: i64) -> String {
     format!("no relay runs: {} of WAL wait, and the server keeps them on disk", bytes(Some(lag)))
 }
 
-/// Whether any row waits for the relay, as far as that can be told.
+/// Whether any row waits for the relay, as far as that can be seen.
 pub(super) async fn has_waiting(client: &Client, config: &Config) -> bool {
     has_events(&unmarked(client, config).await)
 }
 
-/// Without marks nothing tells whether events are among what waits.
-fn has_events(unmarked: &[Unmarked]) -> bool {
+/// Without marks there is no record of whether events are among what waits.
+fn has_events(unmarked: &[UnmarkedRows]) -> bool {
     unmarked.iter().any(|one| one.rows != Some(0))
 }
 
@@ -133,7 +133,7 @@ impl Facts {
         })
     }
 
-    fn is_well(&self, unmarked: &[Unmarked]) -> bool {
+    fn is_well(&self, unmarked: &[UnmarkedRows]) -> bool {
         let has_events = has_events(unmarked);
         let is_slot_well = self.slot.as_ref().is_some_and(|slot| slot.why_lost().is_none());
         let is_stuck = self.progress.as_ref().is_some_and(|progress| progress.fault.is_some());
@@ -149,7 +149,7 @@ impl Facts {
         slot.confirmed_lag_bytes.filter(|lag| *lag > 0)
     }
 
-    fn json(&self, config: &Config, unmarked: &[Unmarked]) -> Value {
+    fn json(&self, config: &Config, unmarked: &[UnmarkedRows]) -> Value {
         let mut json = as_json(
             config,
             self.slot.as_ref(),
@@ -170,7 +170,7 @@ impl Facts {
         json
     }
 
-    fn page(&self, config: &Config, unmarked: &[Unmarked]) -> Page {
+    fn page(&self, config: &Config, unmarked: &[UnmarkedRows]) -> Page {
         let mut page = Page::default();
         self.live.print(&mut page);
         let (slot, progress) = (self.slot.as_ref(), self.progress.as_ref());
@@ -185,7 +185,7 @@ impl Facts {
     }
 }
 
-async fn unmarked(client: &Client, config: &Config) -> Vec<Unmarked> {
+async fn unmarked(client: &Client, config: &Config) -> Vec<UnmarkedRows> {
     let mut unmarked = Vec::new();
     for (number, table) in config.tables.iter().enumerate() {
         unmarked.push(count(client, config, number, table).await);
@@ -248,15 +248,15 @@ async fn guard(client: &Client, config: &Config) -> Result<Option<Value>, Fault>
 
 /// Rows that are neither marked nor parked, by the ledger's own account: `verify` says which of them
 /// wait and which are missing.
-async fn count(client: &Client, config: &Config, number: usize, table: &Table) -> Unmarked {
-    let unmarked = |counted: Result<ledger::TableLedger, String>| Unmarked {
+async fn count(client: &Client, config: &Config, number: usize, table: &Table) -> UnmarkedRows {
+    let unmarked = |counted: Result<ledger::TableLedger, String>| UnmarkedRows {
         table: table.title(),
         rows: counted.as_ref().ok().map(|ledger| ledger.waiting.rows + ledger.unmarked.rows),
         is_estimate: counted.as_ref().is_ok_and(|ledger| ledger.is_estimate),
         why_not: counted.err(),
     };
     if !table.has_marks() {
-        return unmarked(Err("audit.mode is none".to_owned()));
+        return unmarked(Err("audit.mode = none".to_owned()));
     }
     let counted = async {
         let outbox = Outbox::find(client, config, number).await?;
@@ -274,7 +274,7 @@ fn as_json(
     catch_up: Option<&CatchUpReport>,
     guard: Option<&Value>,
     parked: &[ParkedCount],
-    unmarked: &[Unmarked],
+    unmarked: &[UnmarkedRows],
 ) -> Value {
     let slot = slot.map(|slot| {
         json!({
@@ -342,7 +342,7 @@ fn print(
     slot: Option<&SlotState>,
     progress: Option<&ProgressRow>,
     catch_up: Option<&CatchUpReport>,
-    unmarked: &[Unmarked],
+    unmarked: &[UnmarkedRows],
 ) {
     let name = &config.postgres.slot;
     match slot {

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
 use super::page::Page;
-use super::{Facts, Unmarked, client, unmarked};
+use super::{Facts, UnmarkedRows, client, unmarked};
 use crate::cli::say;
 use crate::config::Config;
 use crate::error::{Class, Fault};
@@ -73,7 +73,7 @@ async fn stopped() {
 
 struct Watch {
     client: Option<Client>,
-    counted: Option<(Instant, Vec<Unmarked>)>,
+    counted: Option<(Instant, Vec<UnmarkedRows>)>,
     is_well: bool,
 }
 

@@ -4,8 +4,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::super::settings::{SETTINGS, ValueKind, env_name};
-use super::super::value::{Raw, parse};
+use super::super::kind::ValueKind;
+use super::super::raw::Raw;
+use super::super::settings::{SETTINGS, env_name};
+use super::super::value::parse;
 use super::super::{Piece, Template};
 use super::*;
 

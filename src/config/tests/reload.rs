@@ -1,6 +1,7 @@
 //! What SIGHUP changes is known of every setting.
 
-use super::super::settings::{Fallback, SETTINGS, Setting, ValueKind};
+use super::super::kind::ValueKind;
+use super::super::settings::{Fallback, SETTINGS, Setting};
 use super::super::{InForce, SettingsReport, plan};
 use super::tls::with_files;
 use super::*;

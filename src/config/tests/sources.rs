@@ -1,7 +1,8 @@
 //! Where values may stand, and which wins.
 
-use super::super::settings::{SETTINGS, Setting, ValueKind, env_name, size, span};
-use super::super::{AuditMode, OnFailure, OnSlotLoss, TlsMode, load, value::Raw, value::parse};
+use super::super::kind::{ValueKind, size, span};
+use super::super::settings::{SETTINGS, Setting, env_name};
+use super::super::{AuditMode, OnFailure, OnSlotLoss, TlsMode, load, raw::Raw, value::parse};
 use super::tls::certificate;
 use super::*;
 

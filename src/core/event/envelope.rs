@@ -1,7 +1,7 @@
 //! The content of a message that is an event (`pg_logical_emit_message`): an envelope, put into the
 //! form of a row, so that whatever happens to a row happens to it.
 //!
-//! Anybody who may connect to the database can write such a message. What is no envelope is kept as
+//! Anybody who may connect to the database can write such a message. What is not an envelope is kept as
 //! it came, refused like a row that cannot be read, and read again with each try.
 
 use std::borrow::Cow;
@@ -16,7 +16,6 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::pgoutput::{Column, StoredRow, Tuple};
-use super::relation::Mapping;
 use super::{Refusal, Row, with_offset};
 
 /// The members that are columns of the row.
@@ -42,7 +41,7 @@ const PAYLOAD_TEXT: usize = 12;
 const PAYLOAD_BASE64: usize = 13;
 const MEMBERS: usize = 14;
 
-/// Columns of what is no envelope: its content, and what of it can be read all the same.
+/// Columns of what is not an envelope: its content, and what of it can be read all the same.
 const KEPT: [&str; 4] = ["content", "id", "aggregate_type", "aggregate_id"];
 
 /// Which columns the row of a message has.
@@ -54,7 +53,7 @@ pub enum Shape {
     Text,
     /// Those of an envelope whose payload is bytes.
     Bytes,
-    /// It is no envelope.
+    /// It is not an envelope.
     Content,
 }
 
@@ -84,20 +83,9 @@ fn column(name: &str, of: &Type) -> Column {
     Column { name: name.to_owned(), type_oid: of.oid() }
 }
 
-/// Whether these are the columns of what is no envelope.
+/// Whether these are the columns of what is not an envelope.
 pub(super) fn is_content(columns: &[Column]) -> bool {
     columns.iter().map(|column| column.name.as_str()).eq(KEPT)
-}
-
-/// How what is no envelope is read: it is refused, and known by what of it can be read.
-pub(super) fn mapping_of_content(source: usize, columns: &[Column]) -> Mapping {
-    Mapping {
-        is_content: true,
-        id: 1,
-        aggregate_type: Some(2),
-        aggregate_id: Some(3),
-        ..Mapping::of_nothing(source, columns)
-    }
 }
 
 /// Reads the content of a message.
@@ -134,7 +122,7 @@ pub(crate) fn renewed(row: StoredRow) -> StoredRow {
     }
 }
 
-/// Why a row of content is no envelope.
+/// Why a row of content is not an envelope.
 pub(super) fn refusal(row: Row<'_>) -> Refusal {
     let content = row.tuple.text(row.cell(0)).unwrap_or_default();
     let read = Envelope::read(content);
@@ -145,10 +133,9 @@ pub(super) fn refusal(row: Row<'_>) -> Refusal {
     }
 }
 
-/// What is no envelope, as it came; nothing of any other row.
-pub(crate) fn content(mapping: &Mapping, row: Row<'_>) -> Bytes {
-    let content = row.tuple.bytes(row.cell(0)).filter(|_| mapping.is_content);
-    content.unwrap_or_default()
+/// The content of a message that is not an envelope, as it came.
+pub(crate) fn content(row: Row<'_>) -> Bytes {
+    row.tuple.bytes(row.cell(0)).unwrap_or_default()
 }
 
 fn unreadable(why: impl Into<String>) -> Refusal {
@@ -190,7 +177,7 @@ impl<'a> Envelope<'a> {
             Some(plain) if !plain.contains('\\') => Cow::Borrowed(plain),
             Some(_) => {
                 let text = serde_json::from_str(raw).map(Cow::Owned);
-                text.map_err(|_| wrong("it has an escape that is no character"))?
+                text.map_err(|_| wrong("it has an escape that is not a character"))?
             }
             None if raw.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => Cow::Borrowed(raw),
             None => return Err(wrong("it is neither a text nor a number")),
@@ -218,7 +205,7 @@ impl<'a> Envelope<'a> {
         }
         let time = self.text(OCCURRED_AT)?;
         if time.is_some_and(|time| with_offset(&time).is_none()) {
-            let why = "it is no time with an offset, such as 2026-11-30T07:05:00Z";
+            let why = "it is not a time with an offset, such as 2026-11-30T07:05:00Z";
             return Err(Refusal::unreadable("occurred_at", why));
         }
         if let Some(cell) = cells.get_mut(PAYLOAD) {
@@ -242,7 +229,7 @@ impl<'a> Envelope<'a> {
             (None, Some(text), None) => Ok((Shape::Text, bytes(text))),
             (None, None, Some(base64)) => match STANDARD.decode(&*base64) {
                 Ok(bytes) => Ok((Shape::Bytes, Cow::Owned(hex(&bytes)))),
-                Err(_) => Err(wrong("its Base64 is none")),
+                Err(_) => Err(wrong("it is not Base64")),
             },
             (None, None, None) => Err(wrong("it is missing")),
             _ => Err(wrong("there is more than one")),
@@ -421,12 +408,12 @@ mod tests {
                 b"{\"id\": \"a\", \"payload\": 1, \"payload_text\": \"secret\"}",
                 "there is more than one",
             ),
-            (b"{\"id\": \"a\", \"payload_base64\": \"secret!\"}", "its Base64 is none"),
+            (b"{\"id\": \"a\", \"payload_base64\": \"secret!\"}", "it is not Base64"),
             (
                 b"{\"id\": \"a\\u0000\", \"payload\": 1}",
                 "its id cannot be read: it has a NUL character",
             ),
-            (b"{\"id\": \"\\ud800\", \"payload\": 1}", "it has an escape that is no character"),
+            (b"{\"id\": \"\\ud800\", \"payload\": 1}", "it has an escape that is not a character"),
             (
                 b"{\"id\": \"a\", \"payload\": 1, \"headers\": \"secret\"}",
                 "its headers cannot be read: it is no JSON object",

@@ -1,6 +1,7 @@
 //! One outbox row, decoded: borrowed from the tuple it came in.
 
 pub(crate) mod envelope;
+pub(crate) mod finder;
 mod path;
 pub(crate) mod pattern;
 pub(crate) mod pgoutput;
@@ -164,7 +165,7 @@ impl<'a> Event<'a> {
     /// since 2000-01-01.
     ///
     /// # Errors
-    /// A value that cannot be read.
+    /// A column of the row holds a value that cannot be read: [`Refusal`] says which and why.
     pub fn read(mapping: &Mapping, row: Row<'a>, commit_time: i64) -> Result<Self, Refusal> {
         if mapping.is_content {
             return Err(envelope::refusal(row));
@@ -191,9 +192,6 @@ impl<'a> Event<'a> {
 }
 
 /// The id of a row, also where the rest of it cannot be read.
-///
-/// # Errors
-/// There is none.
 pub(crate) fn event_id<'a>(mapping: &Mapping, row: Row<'a>) -> Result<&'a str, Refusal> {
     row.text("id", mapping.id)?.ok_or_else(|| Refusal::unreadable("id", "it is NULL"))
 }
@@ -216,9 +214,8 @@ fn payload(mapping: &Mapping, row: Row<'_>) -> Result<Bytes, Refusal> {
             Err(Refusal::unreadable("payload", "it is not UTF-8"))
         }
         PayloadKind::Text => Ok(text),
-        PayloadKind::Bytea => {
-            unhex(&text).ok_or_else(|| Refusal::unreadable("payload", "it is no hexadecimal bytea"))
-        }
+        PayloadKind::Bytea => unhex(&text)
+            .ok_or_else(|| Refusal::unreadable("payload", "it is not a hexadecimal bytea")),
     }
 }
 
@@ -279,7 +276,7 @@ pub(crate) fn micros_of(text: &str) -> Option<i64> {
     micros.filter(is_sayable)
 }
 
-/// In what a number counts from 1970 on. Its size tells: each unit has the numbers of the years from
+/// In what a number counts from 1970 on. Its size says which: each unit has the numbers of the years from
 /// 1973 to 5138 for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Epoch {

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 /// What stands behind these names, as JSON; `None` where nothing does, or `null`.
 ///
 /// # Errors
-/// The text is no JSON.
+/// The text of the column is not JSON.
 pub(super) fn json<'a>(text: &'a str, names: &[String]) -> Result<Option<&'a str>, String> {
     let mut json = serde_json::Deserializer::from_str(text);
     let found = Place(names).deserialize(&mut json).and_then(|found| json.end().map(|()| found));
@@ -21,9 +21,6 @@ pub(super) fn json<'a>(text: &'a str, names: &[String]) -> Result<Option<&'a str
 }
 
 /// The same as text: of a string what it says, of anything else its JSON.
-///
-/// # Errors
-/// As [`json`].
 pub(super) fn text<'a>(text: &'a str, names: &[String]) -> Result<Option<Cow<'a, str>>, String> {
     let Some(found) = json(text, names)? else {
         return Ok(None);

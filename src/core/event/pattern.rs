@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use postgres_types::Type;
 
+use super::finder::Finder;
 use super::path;
-use super::relation::Finder;
 use super::{Refusal, Row};
 use crate::config::{
     CloudEvents, ColumnRef, Field, MessageMap, Piece, Property, Template, ValueType,
@@ -82,7 +82,7 @@ impl Pattern {
     /// The text that a row makes: of the first alternative whose columns are all set.
     ///
     /// # Errors
-    /// A value that cannot be read.
+    /// A column that it names holds a value that cannot be read.
     pub(crate) fn text<'a>(
         &'a self,
         setting: &'static str,
@@ -101,7 +101,7 @@ impl TypedPattern {
     /// The text that a row makes, as its type is written: JSON where that is the type.
     ///
     /// # Errors
-    /// A value that cannot be read.
+    /// A column that it names holds a value that cannot be read.
     pub(crate) fn text<'a>(
         &'a self,
         setting: &'static str,
@@ -140,7 +140,7 @@ fn joined<'a>(
 /// The text of a piece; `None` where its column is not set.
 ///
 /// # Errors
-/// A value that cannot be read.
+/// A column that it names holds a value that cannot be read.
 pub(super) fn piece_text<'a>(
     piece: &'a PatternPiece,
     setting: &'static str,
@@ -190,7 +190,7 @@ impl Finder<'_> {
         match alternative {
             [PatternPiece::Column(at)] => return Some((*at, Vec::new())),
             [PatternPiece::Path(at, names)] => return Some((*at, names.clone())),
-            // What is wrong with it has been told.
+            // What is wrong with it has been reported.
             _ if self.errors.len() > before => {}
             _ => self.errors.push(format!(
                 "{setting} of {} must be one place in a column of it, such as {{content.data}}",

@@ -173,7 +173,7 @@ impl Tuple {
     /// Finds the columns. `cells` is emptied first; its allocation is reused.
     ///
     /// # Errors
-    /// Bytes that are no tuple.
+    /// Bytes that are not a tuple.
     pub fn read_into(&self, cells: &mut Vec<Cell>) -> Result<(), DecodeError> {
         cells.clear();
         let mut reader = Reader { bytes: &self.0, at: 0 };
@@ -220,7 +220,7 @@ impl Tuple {
     }
 }
 
-/// Bytes that are no pgoutput.
+/// Bytes that are not pgoutput.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("pgoutput: {0}")]
 pub struct DecodeError(String);
@@ -234,7 +234,7 @@ impl DecodeError {
 /// Decodes one message.
 ///
 /// # Errors
-/// Bytes that are no message of protocol version 1.
+/// Bytes that are not a message of protocol version 1.
 pub fn decode(bytes: &Bytes) -> Result<Message, DecodeError> {
     let mut reader = Reader { bytes, at: 0 };
     let message = match reader.u8("tag")? {

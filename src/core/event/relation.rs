@@ -8,16 +8,14 @@ use std::sync::Arc;
 
 use postgres_types::Type;
 
-use crate::config::{ColumnRef, MarkValue, Table};
-use crate::core::event::envelope;
+use super::envelope;
+use super::finder::{Accepts, Finder, RuleColumn};
+use crate::config::Table;
 use crate::core::event::pattern::{MessagePatterns, Pattern};
 use crate::core::event::pgoutput::{Cell, Column, RelationMessage, Tuple};
 
-/// Oids below this one are built in; above are enums, domains and extension types.
-const FIRST_USER_OID: u32 = 16_384;
-
-/// The built-in types that a field may have. Domains are told by the type that they are made of,
-/// never by their own oid: a domain over bytea is no text.
+/// The built-in types that a field may have. Domains are known by the type that they are made of,
+/// never by their own oid: a domain over bytea is not text.
 const READABLE: [Type; 15] = [
     Type::TEXT,
     Type::VARCHAR,
@@ -41,7 +39,7 @@ const READABLE: [Type; 15] = [
 pub struct Mapping {
     /// Which of the configured tables it is.
     pub table: usize,
-    /// The row is the content of a message that is no envelope.
+    /// The row is the content of a message that is not an envelope.
     pub(crate) is_content: bool,
     /// Column of the event id.
     pub id: usize,
@@ -93,17 +91,6 @@ pub struct Mapping {
     pub columns: Arc<[Column]>,
 }
 
-/// What a row has to hold in a column to be published, or must not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RuleColumn {
-    /// The column.
-    pub column: usize,
-    /// Values, as the stream says them.
-    pub values: Vec<Box<str>>,
-    /// Rows with one of them are left out.
-    pub is_except: bool,
-}
-
 /// How a body is read from its column's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PayloadKind {
@@ -137,51 +124,6 @@ impl TimeKind {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Accepts {
-    Text,
-    Payload,
-    Headers,
-    Time,
-    Mark,
-    Constant,
-}
-
-impl Accepts {
-    fn accepts(self, oid: u32) -> bool {
-        if oid >= FIRST_USER_OID {
-            return !matches!(self, Self::Time | Self::Mark);
-        }
-        let is = |types: &[Type]| types.iter().any(|accepted| accepted.oid() == oid);
-        let is_text = is(&[Type::TEXT, Type::VARCHAR, Type::BPCHAR, Type::NAME]);
-        match self {
-            Self::Text => {
-                let numbers = [Type::INT2, Type::INT4, Type::INT8, Type::NUMERIC];
-                is_text || is(&[Type::UUID]) || is(&numbers)
-            }
-            Self::Payload => {
-                let written = [Type::JSONB, Type::JSON, Type::BYTEA, Type::XML];
-                is_text || is(&written) || is(&[Type::RECORD, Type::ANY_RANGE])
-            }
-            Self::Headers => is_text || is(&[Type::JSONB, Type::JSON]),
-            Self::Time => is(&[Type::TIMESTAMPTZ, Type::TIMESTAMP, Type::INT8]),
-            Self::Mark => is(&[Type::TIMESTAMPTZ, Type::TIMESTAMP]),
-            Self::Constant => is_text || is(&[Type::BOOL, Type::INT2, Type::INT4, Type::INT8]),
-        }
-    }
-
-    fn names(self) -> &'static str {
-        match self {
-            Self::Text => "text, varchar, uuid, bigint, integer, numeric or an enum",
-            Self::Payload => "jsonb, json, text or bytea",
-            Self::Headers => "jsonb, json or text",
-            Self::Time => "timestamptz, timestamp or bigint (since 1970)",
-            Self::Mark => "timestamptz or timestamp",
-            Self::Constant => "text, varchar, an enum, boolean, smallint, integer or bigint",
-        }
-    }
-}
-
 impl Mapping {
     /// Finds a table's fields among the columns of one shape of it. With
     /// `needs_mark`, the columns of the mark must be there too.
@@ -195,7 +137,7 @@ impl Mapping {
         needs_mark: bool,
     ) -> Result<Self, Vec<String>> {
         if config.is_message() && envelope::is_content(columns) {
-            return Ok(envelope::mapping_of_content(table, columns));
+            return Ok(Self::of_content(table, columns));
         }
         let mut finder = Finder { columns, config, errors: Vec::new() };
         let names = &config.columns;
@@ -233,7 +175,7 @@ impl Mapping {
             headers,
             headers_names,
             occurred_at,
-            // Of another type, an error has been told.
+            // Of another type, an error has been reported.
             time_kind: occurred_at
                 .and_then(|at| TimeKind::of(type_of(at)))
                 .unwrap_or(TimeKind::Timestamptz),
@@ -252,8 +194,19 @@ impl Mapping {
         if finder.errors.is_empty() { Ok(mapping) } else { Err(finder.errors) }
     }
 
+    /// Of what is not an envelope: it is refused, and known by what of it can be read.
+    fn of_content(source: usize, columns: &[Column]) -> Self {
+        Self {
+            is_content: true,
+            id: 1,
+            aggregate_type: Some(2),
+            aggregate_id: Some(3),
+            ..Self::of_nothing(source, columns)
+        }
+    }
+
     /// One that finds nothing.
-    pub(super) fn of_nothing(table: usize, columns: &[Column]) -> Self {
+    fn of_nothing(table: usize, columns: &[Column]) -> Self {
         Self {
             payload_names: Vec::new(),
             headers_names: Vec::new(),
@@ -296,7 +249,7 @@ impl Mapping {
     /// Finds the values of a row of this shape.
     ///
     /// # Errors
-    /// Bytes that are no row of it.
+    /// Bytes that are not a row of it.
     pub(crate) fn read(&self, tuple: &Tuple, cells: &mut Vec<Cell>) -> Result<(), String> {
         tuple.read_into(cells).map_err(|error| error.to_string())?;
         let (columns, width) = (cells.len(), self.columns.len());
@@ -316,196 +269,6 @@ fn padded(columns: &[Column], payload: usize) -> Vec<usize> {
     let columns = columns.iter().enumerate();
     let padded = columns.filter(|(_, column)| column.type_oid == Type::BPCHAR.oid());
     padded.map(|(at, _)| at).filter(|at| *at != payload).collect()
-}
-
-/// What a column of this type holds in a row that is marked, as the server writes it.
-fn held(value: &MarkValue, type_oid: u32) -> Result<Option<Box<str>>, String> {
-    let accepts = match value {
-        MarkValue::Now => Accepts::Mark,
-        MarkValue::Constant(_) => Accepts::Constant,
-    };
-    let MarkValue::Constant(text) = value else {
-        let is_time = accepts.accepts(type_oid);
-        return is_time
-            .then_some(None)
-            .ok_or_else(|| format!("its type must be {}", accepts.names()));
-    };
-    if !accepts.accepts(type_oid) {
-        return Err(format!("its type must be {}", accepts.names()));
-    }
-    let text = text.as_str();
-    let written = match Type::from_oid(type_oid) {
-        Some(Type::BOOL) => match text.to_ascii_lowercase().as_str() {
-            "true" | "t" => "t".to_owned(),
-            "false" | "f" => "f".to_owned(),
-            _ => return Err(format!("it is a boolean, and {text:?} is none")),
-        },
-        Some(Type::INT2 | Type::INT4 | Type::INT8) => match text.parse::<i64>() {
-            Ok(number) => number.to_string(),
-            Err(_) => return Err(format!("it is a number, and {text:?} is none")),
-        },
-        // The spaces that fill it up are no part of the value.
-        Some(Type::BPCHAR) => text.trim_end_matches(' ').to_owned(),
-        _ => text.to_owned(),
-    };
-    Ok(Some(written.into()))
-}
-
-/// A value of a rule as the stream says it. SQL compares the column as text: what is written has to be that.
-fn one_of(text: &str, type_oid: u32) -> Result<Box<str>, String> {
-    let accepts = Accepts::Constant;
-    if !(accepts.accepts(type_oid) || type_oid == Type::UUID.oid()) {
-        return Err(format!("its type must be {} or uuid", accepts.names()));
-    }
-    match Type::from_oid(type_oid) {
-        Some(Type::BOOL) => match text {
-            "true" => Ok("t".into()),
-            "false" => Ok("f".into()),
-            _ => Err(format!("it is a boolean, and {text:?} is neither true nor false")),
-        },
-        Some(Type::INT2 | Type::INT4 | Type::INT8) => {
-            let is_written = text.parse::<i64>().is_ok_and(|number| number.to_string() == text);
-            is_written.then(|| text.into()).ok_or_else(|| {
-                format!("it is a number, and {text:?} is none as Postgres writes it")
-            })
-        }
-        _ => Ok(text.into()),
-    }
-}
-
-/// Looks for columns, and collects what is wrong.
-pub(super) struct Finder<'a> {
-    pub(super) columns: &'a [Column],
-    pub(super) config: &'a Table,
-    pub(super) errors: Vec<String>,
-}
-
-impl Finder<'_> {
-    pub(super) fn position(&self, name: &str) -> Option<usize> {
-        self.columns.iter().position(|column| column.name == name)
-    }
-
-    fn optional(&mut self, field: &str, column: &ColumnRef, accepts: Accepts) -> Option<usize> {
-        if column.name.is_empty() {
-            return None;
-        }
-        let at = self.position(&column.name);
-        match at.and_then(|at| self.columns.get(at)) {
-            Some(found) if !accepts.accepts(found.type_oid) => self.errors.push(format!(
-                "column \"{}\" of {} cannot be read as {field}: its type must be {}",
-                column.name,
-                self.config.title(),
-                accepts.names(),
-            )),
-            None if column.is_explicit => self.missing(field, column),
-            _ => {}
-        }
-        at
-    }
-
-    /// The columns of the mark; those that are missing are an error where they are needed.
-    fn mark(&mut self, is_needed: bool) -> Vec<(usize, Option<Box<str>>)> {
-        let config = self.config;
-        if !config.is_marked_in_rows() {
-            return Vec::new();
-        }
-        let mut found = Vec::new();
-        for column in &config.mark.0 {
-            let at = self.position(&column.name);
-            let type_oid = at.and_then(|at| self.columns.get(at)).map(|found| found.type_oid);
-            if let (Some(at), Some(type_oid)) = (at, type_oid) {
-                match held(&column.value, type_oid) {
-                    Ok(text) => found.push((at, text)),
-                    Err(why) => self.errors.push(format!(
-                        "column \"{}\" of {} cannot be read as the mark: {why}",
-                        column.name,
-                        config.title(),
-                    )),
-                }
-            } else if is_needed {
-                self.errors.push(format!(
-                    "{} has no column \"{}\" for the mark",
-                    config.title(),
-                    column.name
-                ));
-            }
-        }
-        // Those that come with the row alone do not say whether it is marked.
-        if found.len() < config.mark.0.len() {
-            found.clear();
-        }
-        found
-    }
-
-    /// The columns that show that tries have ended.
-    fn failed(&mut self) {
-        let config = self.config;
-        for (name, value) in &config.failed {
-            let found = self.columns.iter().find(|column| column.name == *name);
-            let title = config.title();
-            let Some(found) = found else {
-                self.errors.push(format!("{title} has no column \"{name}\" for failed.{name}"));
-                continue;
-            };
-            if let Err(why) = held(&MarkValue::Constant(value.clone()), found.type_oid) {
-                let what =
-                    format!("column \"{name}\" of {title} cannot be read as failed.{name}: {why}");
-                self.errors.push(what);
-            }
-        }
-    }
-
-    /// The columns of the rule.
-    fn rule(&mut self) -> Vec<RuleColumn> {
-        let config = self.config;
-        let mut rule = Vec::new();
-        for condition in &config.rule.0 {
-            let name = config.column_of(&condition.name);
-            let title = config.title();
-            let Some(column) = self.position(name) else {
-                self.errors.push(format!(
-                    "{title} has no column \"{name}\" for {}.{}",
-                    condition.section(),
-                    condition.name
-                ));
-                continue;
-            };
-            let type_oid = self.columns.get(column).map_or(0, |column| column.type_oid);
-            let values = condition.values.iter().map(|text| one_of(text, type_oid));
-            match values.collect() {
-                Ok(values) => {
-                    rule.push(RuleColumn { column, values, is_except: condition.is_except });
-                }
-                Err(why) => self.errors.push(format!(
-                    "column \"{name}\" of {title} cannot be read as {}.{}: {why}",
-                    condition.section(),
-                    condition.name
-                )),
-            }
-        }
-        rule
-    }
-
-    fn required(&mut self, field: &str, column: &ColumnRef, accepts: Accepts) -> usize {
-        match self.optional(field, column, accepts) {
-            Some(at) => at,
-            None => {
-                // An explicit one was already reported by `optional`.
-                if !column.is_explicit || column.name.is_empty() {
-                    self.missing(field, column);
-                }
-                0
-            }
-        }
-    }
-
-    fn missing(&mut self, field: &str, column: &ColumnRef) {
-        self.errors.push(format!(
-            "{} has no column \"{}\" for {field}",
-            self.config.title(),
-            column.name,
-        ));
-    }
 }
 
 /// What the relay knows of a relation of the stream.

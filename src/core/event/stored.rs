@@ -42,7 +42,7 @@ impl<'a> Reader<'a> {
     /// Builds the message of a row.
     ///
     /// # Errors
-    /// What the row, AMQP or the broker cannot take.
+    /// The row cannot be read, or its message is one that AMQP or the broker cannot take.
     pub(crate) fn build(
         &mut self,
         tuple: &Tuple,
@@ -62,7 +62,7 @@ impl<'a> Reader<'a> {
 /// Builds the message of a row that brings its own columns.
 ///
 /// # Errors
-/// Why it cannot be read or sent.
+/// The table has no mapping, or the row cannot be read or sent.
 pub(crate) fn build(
     config: &Config,
     row: &StoredRow,

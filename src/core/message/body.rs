@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
-use super::properties::PropertySources;
+use super::sources::PropertySources;
 use super::value::{attribute, json_text, parsed, to_json};
 use crate::config::ValueType;
 use crate::core::event::pattern::{CloudPatterns, Member};

@@ -6,7 +6,7 @@ use postgres_types::PgLsn;
 use super::body::attributes;
 use super::fields::{Fields, integer};
 use super::json::{add_row, add_row_as_text};
-use super::properties::PropertySources;
+use super::sources::PropertySources;
 use super::value::{attribute, to_header};
 use super::{AGGREGATE_ID_HEADER, AGGREGATE_TYPE_HEADER, COMMIT_LSN_HEADER, INDEX_HEADER};
 use crate::core::event::pattern::MessagePatterns;
@@ -23,7 +23,8 @@ const NO_HEADERS: &str = "{}";
 /// counts more than what its columns say, and less than its position.
 ///
 /// # Errors
-/// What AMQP or the broker cannot take.
+/// A header has a name or a value that AMQP cannot hold, or all of them are larger than the broker
+/// takes.
 pub(super) fn write_headers(out: &mut Vec<u8>, of: PropertySources<'_>) -> Result<(), Refusal> {
     let PropertySources { event, position, mapping, .. } = of;
     let mut fields = Fields::open(out);
@@ -84,7 +85,7 @@ fn index(position: Position) -> i64 {
     i64::try_from(position.index).unwrap_or(i64::MAX)
 }
 
-/// The same of the position alone, for a message that is no event's.
+/// The same of the position alone, for a message that is not an event's.
 pub(super) fn add_position(table: &mut FieldTable, position: Position) {
     let lsn = AMQPValue::LongString(lsn_text(position.commit_lsn).to_vec().into());
     table.insert(ShortString::from(COMMIT_LSN_HEADER), lsn);

@@ -20,7 +20,7 @@ const FORBIDDEN: [&str; 2] = ["CC", "BCC"];
 /// Adds the headers that a row has.
 ///
 /// # Errors
-/// What is no object, or what AMQP cannot take.
+/// The JSON is not an object, or holds a name or a value that AMQP cannot hold.
 pub(super) fn add_row(fields: &mut Fields<'_>, json: &str) -> Result<(), Refusal> {
     let start = fields.mark();
     let mut reading = Reading::default();
@@ -49,11 +49,11 @@ fn read(
     Row { fields, reading }.deserialize(&mut json).and_then(|()| json.end())
 }
 
-/// Adds the headers that a row has, each as a text: for consumers that read nothing else. What is no string
+/// Adds the headers that a row has, each as a text: for consumers that read nothing else. What is not a string
 /// stands there as JSON writes it; what is null is left out.
 ///
 /// # Errors
-/// What is no object, or what AMQP cannot take.
+/// The JSON is not an object, or holds a name or a value that AMQP cannot hold.
 pub(super) fn add_row_as_text(fields: &mut Fields<'_>, json: &str) -> Result<(), Refusal> {
     let headers: serde_json::Result<Option<Raws<'_>>> = serde_json::from_str(json);
     let headers = headers.map_err(|error| Refusal::unreadable("headers", why(fields, &error)))?;
@@ -121,7 +121,7 @@ fn why(fields: &Fields<'_>, error: &serde_json::Error) -> String {
 /// Writes any JSON as a header's value.
 ///
 /// # Errors
-/// What is no JSON, or what AMQP cannot take.
+/// The text is not JSON, or holds a value that AMQP cannot hold.
 pub(super) fn write_value(out: &mut Vec<u8>, json: &str) -> Result<(), Refusal> {
     let (json, numbers) = without_numbers(json);
     let mut reading = Reading { numbers: Some(numbers), refused: None };
@@ -146,7 +146,7 @@ fn without_numbers(json: &str) -> (String, Vec<&str>) {
         out.push_str(before);
         let length = if from.starts_with('"') { string_length(from) } else { number_length(from) };
         let (token, after) = from.split_at(length);
-        // What is no number is left to the parser, to be told.
+        // What is not a number is left to the parser, to be reported.
         if !token.starts_with('"') && serde_json::from_str::<IgnoredAny>(token).is_ok() {
             out.push_str(&numbers.len().to_string());
             numbers.push(token);

@@ -12,6 +12,7 @@ mod fields;
 mod headers;
 mod json;
 mod properties;
+mod sources;
 mod value;
 
 use amq_protocol::protocol::basic::{AMQPProperties, gen_properties, parse_properties};
@@ -19,7 +20,8 @@ use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 use bytes::Bytes;
 
 use headers::add_position;
-use properties::{PERSISTENT, PropertySources};
+use properties::PERSISTENT;
+use sources::PropertySources;
 
 use crate::config::Table;
 use crate::core::event::pattern::Pattern;
@@ -80,7 +82,8 @@ impl Message {
     /// Builds the message of an event.
     ///
     /// # Errors
-    /// What AMQP or the broker cannot take.
+    /// A property or a header is one that AMQP cannot hold, or the message is larger than the
+    /// broker takes.
     pub fn build(
         event: &Event<'_>,
         row: Row<'_>,
@@ -109,7 +112,7 @@ impl Message {
     /// A message of these.
     ///
     /// # Errors
-    /// What AMQP cannot take.
+    /// A name or a property is longer than AMQP can say.
     pub fn new(
         exchange: &str,
         routing_key: &str,
@@ -180,7 +183,7 @@ impl Message {
     /// consumers have seen, and one that drops by position would drop it.
     ///
     /// # Errors
-    /// What AMQP cannot take.
+    /// A name or a property is longer than AMQP can say.
     pub(crate) fn replayed(self) -> Result<Self, Refusal> {
         let positions = [COMMIT_LSN_HEADER, INDEX_HEADER];
         let properties = self.properties();
@@ -235,7 +238,8 @@ impl Message {
     /// why it could not be delivered, and where it should have gone.
     ///
     /// # Errors
-    /// What AMQP or the broker cannot take.
+    /// A property or a header is one that AMQP cannot hold, or the message is larger than the
+    /// broker takes.
     pub(crate) fn dead_letter(
         message: Option<Self>,
         why: &Refusal,

@@ -4,11 +4,9 @@ use std::borrow::Cow;
 
 use super::headers::write_headers;
 use super::short;
-use crate::config::{Property, Table};
-use crate::core::event::pattern::MessagePatterns;
-use crate::core::event::pgoutput::Cell;
-use crate::core::event::relation::Mapping;
-use crate::core::event::{Event, Position, Refusal, Row, micros_of};
+use super::sources::PropertySources;
+use crate::config::Property;
+use crate::core::event::{Refusal, micros_of};
 
 /// AMQP's persistent delivery mode.
 pub(super) const PERSISTENT: u8 = 2;
@@ -32,56 +30,11 @@ mod flag {
     pub(super) const APP_ID: u16 = 1 << 3;
 }
 
-/// What properties are made of.
-#[derive(Clone, Copy)]
-pub(super) struct PropertySources<'a> {
-    pub(super) event: &'a Event<'a>,
-    pub(super) row: Row<'a>,
-    pub(super) position: Position,
-    pub(super) mapping: &'a Mapping,
-    pub(super) table: &'a Table,
-}
-
-impl<'a> PropertySources<'a> {
-    fn patterns(&self) -> Option<&'a MessagePatterns> {
-        self.mapping.message.as_deref()
-    }
-
-    /// What the template of a property makes, or else what the columns say.
-    fn text(
-        &self,
-        property: Property,
-        otherwise: Option<&'a str>,
-    ) -> Result<Option<Cow<'a, str>>, Refusal> {
-        let patterns = self.patterns().map(|patterns| patterns.properties.as_slice());
-        match patterns.unwrap_or_default().iter().find(|(it, _)| *it == property) {
-            Some((_, pattern)) => pattern.text(property.name(), self.row),
-            None => Ok(otherwise.map(Cow::Borrowed)),
-        }
-    }
-
-    /// The media type of the payload.
-    pub(super) fn content_type(&self) -> Result<Option<Cow<'a, str>>, Refusal> {
-        let otherwise = self.event.content_type.unwrap_or(&self.table.content_type);
-        self.text(Property::ContentType, Some(otherwise))
-    }
-
-    /// Whether the row has no payload at all.
-    pub(super) fn is_null_payload(&self) -> bool {
-        let is_absent = !self.mapping.payload_names.is_empty() && self.event.payload.is_empty();
-        is_absent || self.row.cells.get(self.mapping.payload).is_none_or(|cell| *cell == Cell::Null)
-    }
-
-    fn is_structured(&self) -> bool {
-        let events = self.patterns().and_then(|patterns| patterns.cloudevents.as_ref());
-        events.is_some_and(|events| events.is_structured)
-    }
-}
-
 /// Writes all properties, and returns the `timestamp` among them.
 ///
 /// # Errors
-/// What the row, AMQP or the broker cannot take.
+/// A column that a property comes from cannot be read, or holds what AMQP or the broker cannot
+/// take.
 pub(super) fn write(head: &mut Vec<u8>, of: PropertySources<'_>) -> Result<u64, Refusal> {
     let event = of.event;
     let flags_at = head.len();

@@ -14,7 +14,7 @@ use crate::core::event::{Refusal, unhex};
 /// Writes the value of a header.
 ///
 /// # Errors
-/// A text that is not of the type, or AMQP cannot take.
+/// The text is not of the type, or of one that AMQP cannot hold.
 pub(super) fn to_header(
     out: &mut Vec<u8>,
     name: &str,
@@ -52,7 +52,7 @@ pub(super) fn to_header(
 /// Writes a value into JSON. `name` is the member's.
 ///
 /// # Errors
-/// A text that is not of the type.
+/// The text is not a value of the type.
 pub(super) fn to_json(
     out: &mut Vec<u8>,
     name: &str,
@@ -89,7 +89,7 @@ pub(super) fn to_json(
 /// The text of a CloudEvent's attribute: of a flag and of bytes, the form that CloudEvents gives them.
 ///
 /// # Errors
-/// A text that is not of the type.
+/// The text is not a value of the type.
 pub(super) fn attribute<'a>(
     name: &str,
     value_type: ValueType,

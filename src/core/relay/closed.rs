@@ -56,7 +56,7 @@ impl Relay {
     }
 
     /// The connection ended, and nobody said over what: a broker that stops, a network that
-    /// fails; or a message that it cannot bear. That is told by its coming again: with the same
+    /// fails; or a message that it cannot bear. That is seen when it comes again: with the same
     /// first message in flight for the second time they are published one at a time, and the one
     /// that was alone in flight twice is the one.
     pub(super) fn dropped(&mut self, now: Duration, fault: Fault) -> Result<(), End> {

@@ -54,7 +54,7 @@ pub(super) enum DecoderOutput {
     Other(Position),
     /// A row of an outbox table, or a message that is an event. It is not read yet.
     Row(InsertedRow),
-    /// A message outside a transaction, of this source: what it tells of may have been rolled back.
+    /// A message outside a transaction, of this source: what it describes may have been rolled back.
     NotTransactional(usize),
     /// The end of a transaction.
     Commit(PgLsn),
@@ -235,7 +235,7 @@ impl Decoder {
 
     fn insert(&mut self, relation: u32, tuple: Tuple) -> Result<DecoderOutput, End> {
         let Some(transaction) = &mut self.transaction else {
-            return Err(protocol("a row outside a transaction"));
+            return Err(End::protocol("a row outside a transaction"));
         };
         let known = self.relations.find(relation);
         if known.is_none() && self.announced.contains_key(&relation) {
@@ -251,7 +251,7 @@ impl Decoder {
                 Ok(DecoderOutput::Row(row))
             }
             Some(Relation::Other) => Ok(DecoderOutput::Other(position)),
-            None => Err(protocol(format!("a row of relation {relation}, never announced"))),
+            None => Err(End::protocol(format!("a row of relation {relation}, never announced"))),
         }
     }
 
@@ -267,7 +267,7 @@ impl Decoder {
             return Ok(source.map_or(DecoderOutput::Ignored, DecoderOutput::NotTransactional));
         }
         let Some(transaction) = &mut self.transaction else {
-            return Err(protocol("a transactional message outside a transaction"));
+            return Err(End::protocol("a transactional message outside a transaction"));
         };
         let (position, commit_time, xid) = transaction.next();
         let Some(source) = source else { return Ok(DecoderOutput::Ignored) };
@@ -375,11 +375,6 @@ impl Decoder {
         let mapping = &arrival.mapping;
         Aggregate::new(row.aggregate_type(mapping), row.aggregate_id(mapping))
     }
-}
-
-/// The server says what it cannot say: perhaps bytes were lost on the way.
-pub(super) fn protocol(what: impl std::fmt::Display) -> End {
-    End::Fault(Fault::transient(format!("protocol error in the replication stream: {what}")))
 }
 
 /// The mappings of stored rows, by the columns they share.

@@ -12,7 +12,7 @@ use crate::core::event::pgoutput::{self, StoredRow};
 use crate::core::event::{Position, Refusal};
 use crate::core::message::{Limits, Message};
 use crate::core::parked::{Aggregate, Head, ParkedRow, Schedule};
-use crate::core::relay::marks::{Batch, Mark, Written};
+use crate::core::relay::marks::{Batch, Mark, WrittenBatch};
 use crate::core::relay::retry::Budget;
 use crate::core::relay::window::Answer;
 use crate::error::{Class, Fault};
@@ -133,7 +133,7 @@ pub enum Input {
     /// The connection to the broker ended, perhaps over something published.
     Dropped(Fault),
     /// A batch of marks was written.
-    Written(Written),
+    Written(WrittenBatch),
     /// The publication was checked and found as it should be.
     Checked {
         /// The WAL is on disk up to here.
@@ -200,7 +200,7 @@ pub enum Effect {
     Mark(Batch),
     /// Tell that these marks are given up: their rows stay unmarked, though they are delivered.
     GivenUp(Vec<Mark>),
-    /// Tell that a message of this source is no event, since it is not transactional: the first of
+    /// Report that a message of this source is not an event, since it is not transactional: the first of
     /// the session.
     NotTransactional(usize),
     /// Check the publication, and ask how far the WAL is on disk.
@@ -246,6 +246,13 @@ pub enum End {
     Stuck(StuckEvent),
 }
 
+impl End {
+    /// The server says what it cannot say: perhaps bytes were lost on the way.
+    pub(super) fn protocol(what: impl std::fmt::Display) -> Self {
+        Self::Fault(Fault::transient(format!("protocol error in the replication stream: {what}")))
+    }
+}
+
 impl From<Fault> for End {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
@@ -277,7 +284,7 @@ impl StuckEvent {
             return Fault::new(
                 Class::Event,
                 format!(
-                    "{what}. parking.limit is reached: so many events were refused in a row that it is taken for a fault of the whole, and no more are parked until one is delivered, or for ten times parking.period"
+                    "{what}. parking.limit is reached: so many events were refused in a row that it looks like a failure of the whole system, and no more are parked until one is delivered, or for ten times parking.period"
                 ),
                 format!("{}; or, if all of them are bad, raise parking.limit", refusal.hint()),
             );

@@ -3,17 +3,19 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use bytes::Bytes;
 use postgres_types::PgLsn;
 use tracing::trace;
 
 use super::aggregates::{Admission, Next};
 use super::arrival::{Arrival, Outbound, Source};
-use super::decoder::{DecoderOutput, InsertedRow, protocol};
+use super::decoder::{DecoderOutput, InsertedRow};
 use super::{Effect, End, Relay};
 use crate::config::OnFailure;
 use crate::core::event::envelope;
+use crate::core::event::finder::RuleColumn;
 use crate::core::event::pgoutput::{self, Cell, StoredRow, Tuple};
-use crate::core::event::relation::{Mapping, RuleColumn};
+use crate::core::event::relation::Mapping;
 use crate::core::event::{Event, Position, Refusal};
 use crate::core::message::Message;
 use crate::core::parked::{Aggregate, ParkedState};
@@ -95,7 +97,7 @@ impl Relay {
             DecoderOutput::Other(position) => {
                 self.tally.ignored += 1;
                 if self.rules.is_passing && position >= self.delivered {
-                    // Perhaps of a table that is no outbox, perhaps under a name of before.
+                    // Perhaps of a table that is not an outbox, perhaps under a name of before.
                     self.progress.leave(position);
                 }
             }
@@ -127,7 +129,7 @@ impl Relay {
             self.settle(now, number);
             return Ok(());
         }
-        self.decoder.read(&mapping, &tuple).map_err(protocol)?;
+        self.decoder.read(&mapping, &tuple).map_err(End::protocol)?;
         let id = self.decoder.id(&mapping, &tuple);
         let number = self.progress.receive(position);
         if !self.is_published(&mapping, &tuple) {
@@ -330,7 +332,8 @@ impl Relay {
                     position: *position,
                     body: match event {
                         Ok(event) => event.payload,
-                        Err(_) => envelope::content(mapping, row),
+                        Err(_) if mapping.is_content => envelope::content(row),
+                        Err(_) => Bytes::new(),
                     },
                 },
                 limits,

@@ -195,11 +195,11 @@ pub struct Batch {
 
 /// What became of a [`Batch`].
 #[derive(Debug)]
-pub struct Written {
+pub struct WrittenBatch {
     /// The batch.
     pub batch: Batch,
     /// Which of its marks could not be written, ascending.
-    pub missing: Vec<Missed>,
+    pub missing: Vec<UnwrittenMark>,
     /// Behind the batch in the WAL.
     pub written_lsn: PgLsn,
     /// The WAL is on disk up to here.
@@ -208,14 +208,14 @@ pub struct Written {
 
 /// A mark that could not be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Missed {
+pub struct UnwrittenMark {
     /// Its place in the batch.
     pub place: usize,
     /// Why.
     pub why: Why,
 }
 
-impl Missed {
+impl UnwrittenMark {
     /// Its row is locked, or not visible yet.
     pub fn waits(place: usize) -> Self {
         Self { place, why: Why::Waits }
@@ -223,7 +223,7 @@ impl Missed {
 }
 
 #[derive(Debug)]
-struct Missing {
+struct MissingMark {
     mark: Mark,
     since: Duration,
     next_try: Duration,
@@ -250,7 +250,7 @@ pub(crate) struct Marks {
     is_writing: bool,
     /// The lowest number of the batch that is being written.
     in_flight: Option<u64>,
-    missing: Vec<Missing>,
+    missing: Vec<MissingMark>,
     /// Written, but in the WAL only: lost if the server crashes now
     /// (`synchronous_commit = off`). The lowest number of each batch.
     unflushed: Vec<(Option<u64>, PgLsn)>,
@@ -340,7 +340,7 @@ impl Marks {
     /// Nothing waits to be written, to be tried again or to reach the disk. What has been
     /// tried for longer than it may hold the LSN does not hold up the end of a session either.
     pub(crate) fn is_idle(&self, now: Duration) -> bool {
-        let is_held = |missing: &Missing| now < missing.since + self.patience.hold;
+        let is_held = |missing: &MissingMark| now < missing.since + self.patience.hold;
         self.through(now).is_none()
             && !self.is_writing
             && self.urgent.is_empty()
@@ -378,7 +378,7 @@ impl Marks {
     }
 
     /// Takes in what became of a batch.
-    pub(crate) fn written(&mut self, now: Duration, written: Written) {
+    pub(crate) fn written(&mut self, now: Duration, written: WrittenBatch) {
         (self.is_writing, self.in_flight) = (false, None);
         if !written.batch.marks.is_empty() {
             self.unflushed.push((lowest(&written.batch.marks), written.written_lsn));
@@ -413,7 +413,7 @@ impl Marks {
         let next_try = now + Duration::from_millis(pause);
         let next_try = next_try.min(since + self.patience.give_up).max(now);
         mark.tries += usize::from(!is_suspected);
-        self.missing.push(Missing { mark, since, next_try });
+        self.missing.push(MissingMark { mark, since, next_try });
     }
 
     fn give_up(&mut self, mark: Mark) {
@@ -426,7 +426,7 @@ impl Marks {
             return;
         }
         self.missing.sort_by_key(|missing| missing.since);
-        let oldest: Vec<Missing> = self.missing.drain(..MISSING_EXCESS).collect();
+        let oldest: Vec<MissingMark> = self.missing.drain(..MISSING_EXCESS).collect();
         oldest.into_iter().for_each(|missing| self.give_up(missing.mark));
     }
 
@@ -470,8 +470,12 @@ mod tests {
             position: Position::start(),
             settled: 1,
         };
-        let written =
-            Written { batch, missing: vec![Missed::waits(0)], written_lsn: lsn, flushed_lsn: lsn };
+        let written = WrittenBatch {
+            batch,
+            missing: vec![UnwrittenMark::waits(0)],
+            written_lsn: lsn,
+            flushed_lsn: lsn,
+        };
         marks.written(seconds(0), written);
         assert_eq!(marks.through(seconds(9)), Some(0), "it was missed, and holds the LSN");
         assert!(!marks.is_idle(seconds(9)));
@@ -493,11 +497,11 @@ mod tests {
             is_lock: false,
             is_of_trigger: true,
         });
-        let refused = |place| Missed { place, why: Why::Refused(Arc::clone(&why)) };
+        let refused = |place| UnwrittenMark { place, why: Why::Refused(Arc::clone(&why)) };
         let count = batch.marks.len();
         let missing = (0..count).map(refused).collect();
         let lsn = PgLsn::from(100);
-        marks.written(now, Written { batch, missing, written_lsn: lsn, flushed_lsn: lsn });
+        marks.written(now, WrittenBatch { batch, missing, written_lsn: lsn, flushed_lsn: lsn });
         count
     }
 

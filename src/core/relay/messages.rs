@@ -51,14 +51,13 @@ impl Messages {
         source: usize,
         content: &Bytes,
     ) -> Result<(Arc<Mapping>, Tuple), End> {
-        let (shape, tuple) = envelope::read(content).map_err(super::decoder::protocol)?;
+        let (shape, tuple) = envelope::read(content).map_err(End::protocol)?;
         let prefix = self.0.iter_mut().find(|known| known.source == source);
         let slot = prefix.and_then(|prefix| prefix.mappings.get_mut(shape as usize));
         if let Some(Some(mapping)) = &slot {
             return Ok((Arc::clone(mapping), tuple));
         }
-        let config =
-            sources.get(source).ok_or_else(|| super::decoder::protocol("a prefix of nobody"))?;
+        let config = sources.get(source).ok_or_else(|| End::protocol("a prefix of nobody"))?;
         let mapping = Mapping::compile(source, config, &shape.columns(), false);
         let mapping = Arc::new(mapping.map_err(|errors| unmapped(&errors))?);
         if let Some(slot) = slot {

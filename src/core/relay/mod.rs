@@ -63,7 +63,7 @@ use recorder::Recorder;
 use retries::Retries;
 
 use crate::core::event::Position;
-use crate::core::relay::marks::{Batch, Written};
+use crate::core::relay::marks::{Batch, WrittenBatch};
 use crate::core::relay::progress::Progress;
 use crate::core::span::Span;
 use crate::core::tally::Tally;
@@ -168,7 +168,7 @@ impl Relay {
     /// Takes in what happened and returns what to do about it.
     ///
     /// # Errors
-    /// The session has ended.
+    /// The session is over: why, and what the next one is to know, is in [`End`].
     pub fn handle(
         &mut self,
         now: Duration,
@@ -183,7 +183,7 @@ impl Relay {
     /// came at once each is taken in, and then [`follow_up`](Self::follow_up) is called.
     ///
     /// # Errors
-    /// The session has ended.
+    /// The session is over: why, and what the next one is to know, is in [`End`].
     pub fn take_in(
         &mut self,
         now: Duration,
@@ -249,7 +249,7 @@ impl Relay {
     /// Tells what follows from the state, whatever was taken in.
     ///
     /// # Errors
-    /// The session has ended.
+    /// The session is over: why, and what the next one is to know, is in [`End`].
     pub(crate) fn follow_up(
         &mut self,
         now: Duration,
@@ -303,7 +303,7 @@ impl Relay {
         self.recorder.is_recorded(&self.progress)
     }
 
-    fn written(&mut self, now: Duration, written: Written, effects: &mut Vec<Effect>) {
+    fn written(&mut self, now: Duration, written: WrittenBatch, effects: &mut Vec<Effect>) {
         let marked = self.recorder.wrote(now, written);
         self.tally.marked += u64::try_from(marked).unwrap_or(0);
         let given_up = self.recorder.take_given_up();

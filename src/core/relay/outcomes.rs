@@ -11,7 +11,7 @@ use crate::core::event::{Position, Refusal};
 
 /// Connections that were lost in the same place before a message is suspected, and convicted.
 const DROPS: u32 = 2;
-/// For so long the next events may tell whether a fault is of the whole, where there are few.
+/// For so long the next events may show whether a fault is of the whole, where there are few.
 const TRIAL: Duration = Duration::from_secs(2);
 
 /// What becomes of an event that was refused, or whose dead letter was.
@@ -19,7 +19,7 @@ const TRIAL: Duration = Duration::from_secs(2);
 pub(super) enum RefusalVerdict {
     /// The relay goes no further.
     Stick,
-    /// It waits for the next ones to tell whether the fault is its own.
+    /// It waits for the next ones to show whether the fault is its own.
     Wait,
     /// Its dead letter is sent.
     SendDeadLetter,
@@ -56,7 +56,7 @@ pub(super) struct RefusedMessage {
     pub(super) is_dead_letter: bool,
     /// An older event of its aggregate is parked.
     pub(super) is_behind: bool,
-    /// It is a message that is no envelope, which anybody may write: it says nothing of the whole, and
+    /// It is a message that is not an envelope, which anybody may write: it says nothing of the whole, and
     /// nobody waits for it.
     pub(super) is_content: bool,
     pub(super) policy: Policy,
@@ -92,7 +92,7 @@ impl RefusedMessage {
 }
 
 /// Events that were refused when so many in a row had been that the fault may be of the whole: an
-/// exchange that is gone, a mapping that reads nothing. Whether it is, the next ones tell. Once
+/// exchange that is gone, a mapping that reads nothing. Whether it is, the next ones show. Once
 /// one of them is delivered, these are parked each for itself; until then they wait, unsettled,
 /// and in the parking there is nothing more of them.
 #[derive(Debug, Default)]
@@ -220,7 +220,7 @@ impl Outcomes {
         std::mem::take(&mut self.trial.refused)
     }
 
-    /// An event waits for the next ones to tell.
+    /// An event waits for what the next ones show.
     pub(super) fn put_on_trial(&mut self, now: Duration, arrival: Arrival, refusal: Refusal) {
         if self.trial.refused.is_empty() {
             self.trial.until = now + TRIAL;
@@ -238,7 +238,7 @@ impl Outcomes {
         self.trial.refused.clear();
     }
 
-    /// When the next ones have told nothing for long enough; `None` where nobody waits.
+    /// When the next ones have shown nothing for long enough; `None` where nobody waits.
     pub(super) fn trial_ends(&self) -> Option<Duration> {
         (!self.trial.refused.is_empty()).then_some(self.trial.until)
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postgres_types::PgLsn;
 
-use super::marks::{Batch, Mark, MarkPatience, Marks, Written};
+use super::marks::{Batch, Mark, MarkPatience, Marks, WrittenBatch};
 use super::progress::Progress;
 use super::waiting::{Waiting, first};
 use crate::config::Audit;
@@ -185,7 +185,7 @@ impl Recorder {
     }
 
     /// A batch was written. Returns how many of its marks are.
-    pub(super) fn wrote(&mut self, now: Duration, written: Written) -> usize {
+    pub(super) fn wrote(&mut self, now: Duration, written: WrittenBatch) -> usize {
         self.recorded = self.recorded.max(written.batch.settled);
         self.position = self.position.max(written.batch.position);
         let marked = written.batch.marks.len() - written.missing.len();
@@ -243,7 +243,7 @@ impl Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::relay::marks::Missed;
+    use crate::core::relay::marks::UnwrittenMark;
 
     const LINGER: Duration = Duration::from_millis(50);
 
@@ -270,9 +270,9 @@ mod tests {
         }
     }
 
-    fn wrote(recorder: &mut Recorder, batch: Batch, missing: Vec<Missed>) -> usize {
+    fn wrote(recorder: &mut Recorder, batch: Batch, missing: Vec<UnwrittenMark>) -> usize {
         let lsn = PgLsn::from(100);
-        let written = Written { batch, missing, written_lsn: lsn, flushed_lsn: lsn };
+        let written = WrittenBatch { batch, missing, written_lsn: lsn, flushed_lsn: lsn };
         recorder.wrote(Duration::ZERO, written)
     }
 
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!(recorder.waits_for(&progress, Some(2)), Some(Waiting::Progress));
         let batch = recorder.take_if_due(Duration::ZERO, &progress, false).expect("it is full");
         assert!(!recorder.is_recorded(&progress));
-        assert_eq!(wrote(&mut recorder, batch, vec![Missed::waits(1)]), 1);
+        assert_eq!(wrote(&mut recorder, batch, vec![UnwrittenMark::waits(1)]), 1);
         assert!(recorder.is_recorded(&progress));
         assert_eq!(recorder.unrecorded(&progress), 0);
         assert_eq!(recorder.through(Duration::ZERO), Some(1), "the second holds the LSN");

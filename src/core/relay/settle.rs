@@ -82,7 +82,7 @@ impl Relay {
         }
         self.enter(Phase::Failing(
             Fault::transient(
-                "RabbitMQ nacks parked events again and again: a new channel is opened, since it does not tell an old one each time that a queue has room again",
+                "RabbitMQ nacks parked events again and again: a new channel is opened, since an open one does not always resume once a queue has room again",
             )
             .on(Side::Broker)
             .hint(Refusal::Nacked.hint()),

@@ -1,4 +1,4 @@
-//! Events that wait for the next ones to tell whether the fault is of the whole.
+//! Events that wait for the next ones to show whether the fault is of the whole.
 
 use std::time::Duration;
 

@@ -46,7 +46,7 @@ pub struct Return {
 pub struct Stray;
 
 impl Stray {
-    /// What was delivered cannot be told any more: the session ends.
+    /// What was delivered is not known any more: the session ends.
     pub(crate) fn fault(self) -> Fault {
         Fault::transient("RabbitMQ returned a message that is not in flight")
             .on(Side::Broker)

@@ -1,5 +1,5 @@
 //! Server-sent events: the status, each second and with each change of the state. A listener
-//! that reads slowly is told less often; nothing piles up for it.
+//! that reads slowly is sent less; nothing piles up for it.
 
 use std::convert::Infallible;
 use std::sync::Arc;

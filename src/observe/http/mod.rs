@@ -77,7 +77,7 @@ pub(crate) struct Port {
 /// Takes the port, before anything is connected to; `None` where HTTP is off.
 ///
 /// # Errors
-/// Definite: the port cannot be had.
+/// Definite: another process has the port, or the role may not open it.
 pub(crate) fn bind(http: &Http) -> Result<Option<Port>, Fault> {
     let Some(address) = http.address else { return Ok(None) };
     let taken = listen(address).and_then(|listener| {
@@ -128,7 +128,7 @@ fn refused(address: SocketAddr, error: &Error) -> Fault {
 /// Serves the board there until the process ends.
 ///
 /// # Errors
-/// No thread or runtime can be had.
+/// The system does not give the process a thread or the runtime its sockets.
 pub(crate) fn serve(port: Port, config: &Config, board: &Board) -> Result<(), Fault> {
     let failed = |error: Error| Fault::transient(format!("HTTP cannot be served: {error}"));
     let runtime =

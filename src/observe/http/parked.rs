@@ -42,9 +42,6 @@ pub(super) struct ParkedSelection {
 
 impl ParkedSelection {
     /// It names some events, and not too many.
-    ///
-    /// # Errors
-    /// What is wrong with it.
     pub(super) fn check(&self) -> Result<(), String> {
         match self.seqs.len() {
             0 => Err("seqs names no event".to_owned()),

@@ -255,7 +255,7 @@ mod tests {
     use super::*;
     use crate::board::outage::Outage;
     use crate::board::snapshot::Facts;
-    use crate::board::{Board, ParkedView, Seen, SlotView};
+    use crate::board::{Board, ParkedView, ServerView, SlotView};
     use crate::core::guard::GuardVerdict;
     use crate::core::relay::View;
     use crate::core::tally::Tally;
@@ -271,7 +271,8 @@ mod tests {
         if state.is_in_session() {
             shown.view = Some(view());
         }
-        shown.seen = Some((shown.since, Seen { slot: slot("reserved"), ..Seen::default() }));
+        shown.seen =
+            Some((shown.since, ServerView { slot: slot("reserved"), ..ServerView::default() }));
         Snapshot {
             facts: Facts { slot: "shop".to_owned(), window_messages: 10, window_bytes: 10 },
             state_for: 3600 * SECOND,

@@ -16,7 +16,7 @@ pub(crate) use encode::Samples;
 pub(crate) use process::Process;
 
 use crate::board::snapshot::Snapshot;
-use crate::board::{EndReason, RelayState, Seen};
+use crate::board::{EndReason, RelayState, ServerView};
 use crate::core::guard::Level;
 use crate::core::relay::View;
 use crate::observe::http::ready::{CODES, Readiness};
@@ -35,7 +35,7 @@ impl Figures<'_> {
         self.snapshot.shown.view.as_ref()
     }
 
-    fn seen(&self) -> Option<&Seen> {
+    fn seen(&self) -> Option<&ServerView> {
         self.snapshot.shown.seen.as_ref().map(|(_, seen)| seen)
     }
 }

@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::core::event::Position;
 use crate::core::event::relation::TimeKind;
 use crate::core::parked::Schedule;
-use crate::core::relay::marks::{Batch, Mark, Missed, Written};
+use crate::core::relay::marks::{Batch, Mark, UnwrittenMark, WrittenBatch};
 use crate::error::Fault;
 use crate::postgres::identity::Identity;
 use crate::postgres::outbox_table::OutboxTable;
@@ -64,7 +64,7 @@ enum Choice {
 
 /// What is to be marked in one table.
 #[derive(Clone, Default)]
-struct Wanted<'a> {
+struct TableMarks<'a> {
     /// `None` where it takes no marks.
     statements: Option<Arc<Statements>>,
     marks: Vec<&'a Mark>,
@@ -74,7 +74,7 @@ struct Wanted<'a> {
     is_timeless: bool,
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> TableMarks<'a> {
     fn add(&mut self, mark: &'a Mark) {
         self.marks.push(mark);
         match (mark.seconds, self.seconds) {
@@ -121,15 +121,15 @@ fn bound(kind: TimeKind, seconds: u64) -> Box<dyn ToSql + Sync + Send> {
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// It is written.
-    Written(Written),
+    Written(WrittenBatch),
     /// Its marks are; a lock stood in the way of the rest. To be tried again.
-    Unrecorded(Unrecorded),
+    Unrecorded(UnrecordedBatch),
 }
 
 /// A batch whose marks are written, and not yet how far the events are settled.
 #[derive(Debug)]
-pub(crate) struct Unrecorded {
-    written: Written,
+pub(crate) struct UnrecordedBatch {
+    written: WrittenBatch,
     rest: Rest,
 }
 
@@ -162,9 +162,6 @@ pub(crate) struct Marker {
 
 impl Marker {
     /// Prepares the statements.
-    ///
-    /// # Errors
-    /// The connection's. A table that takes no marks is none.
     pub(crate) async fn prepare(
         client: &Client,
         config: &Config,
@@ -197,9 +194,6 @@ impl Marker {
     }
 
     /// Looks at the parking: see [`ParkingStore::look`]. `None` while somebody has a lock on all of it.
-    ///
-    /// # Errors
-    /// The connection's.
     pub(crate) async fn look(
         &self,
         client: &Client,
@@ -275,7 +269,8 @@ impl Marker {
     /// Writes a batch.
     ///
     /// # Errors
-    /// The connection's. A mark that cannot be written is none.
+    /// The connection is lost, or a later session owns the slot. A mark that the server refuses is
+    /// not an error: it comes back as missing.
     pub(crate) async fn write(&self, client: &Client, batch: Batch) -> Result<Outcome, Fault> {
         let failed = |error: Error| classify(&error);
         let has_repeats = batch.marks.iter().any(|mark| mark.is_repeat);
@@ -316,32 +311,29 @@ impl Marker {
             self.parking.clear_failed(client, &batch.parking).await;
             self.settle(client).await.map_err(failed)?;
         }
-        let written = Written { batch, missing, written_lsn, flushed_lsn };
+        let written = WrittenBatch { batch, missing, written_lsn, flushed_lsn };
         Ok(match rest {
             Rest::None => Outcome::Written(written),
-            rest => Outcome::Unrecorded(Unrecorded { written, rest }),
+            rest => Outcome::Unrecorded(UnrecordedBatch { written, rest }),
         })
     }
 
     /// Writes what is missing of a batch whose marks are written.
-    ///
-    /// # Errors
-    /// The connection's.
     pub(crate) async fn record_again(
         &self,
         client: &Client,
-        unrecorded: Unrecorded,
+        unrecorded: UnrecordedBatch,
     ) -> Result<Outcome, Fault> {
-        let Unrecorded { written, rest } = unrecorded;
+        let UnrecordedBatch { written, rest } = unrecorded;
         let rest = self.rest(client, &written.batch, rest).await;
         let rest = rest.map_err(|error| classify(&error))?;
         if rest != Rest::None {
-            return Ok(Outcome::Unrecorded(Unrecorded { written, rest }));
+            return Ok(Outcome::Unrecorded(UnrecordedBatch { written, rest }));
         }
         let wal = client.query_one(&self.wal_position, &[]).await;
         let wal = wal.map_err(|error| classify(&error))?;
         let lsn = |at: usize| wal.try_get(at).map_err(|error: Error| classify(&error));
-        Ok(Outcome::Written(Written { written_lsn: lsn(0)?, flushed_lsn: lsn(1)?, ..written }))
+        Ok(Outcome::Written(WrittenBatch { written_lsn: lsn(0)?, flushed_lsn: lsn(1)?, ..written }))
     }
 
     /// All in one transaction; `None` where the server refuses something of it, and nothing is
@@ -424,7 +416,7 @@ impl Marker {
         &self,
         client: &Client,
         batch: &Batch,
-        wanted: &[Wanted<'_>],
+        wanted: &[TableMarks<'_>],
         choice: Choice,
         keeps: bool,
     ) -> Result<(HashSet<Key>, Row), Error> {
@@ -473,7 +465,7 @@ impl Marker {
         found: &HashSet<Key>,
         parked: &BTreeSet<Position>,
         parts: &Parts<'_>,
-    ) -> Result<Vec<Missed>, Error> {
+    ) -> Result<Vec<UnwrittenMark>, Error> {
         let is_missing = |mark: &Mark| {
             !is_put_aside(mark, parked) && !found.contains(&(mark.table, mark.id.clone()))
         };
@@ -485,10 +477,10 @@ impl Marker {
         let missed = marks.iter().enumerate().filter(|(_, mark)| is_missing(mark));
         let missed = missed.filter_map(|(place, mark)| {
             if let Some(why) = parts.why(mark) {
-                return Some(Missed { place, why });
+                return Some(UnwrittenMark { place, why });
             }
             let is_waiting = waiting.contains(&(mark.table, mark.id.clone()));
-            (is_waiting || !has_ended(mark.xid, xmin)).then(|| Missed::waits(place))
+            (is_waiting || !has_ended(mark.xid, xmin)).then(|| UnwrittenMark::waits(place))
         });
         Ok(missed.collect())
     }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Key, Wanted};
+use super::{Key, TableMarks};
 use crate::core::relay::marks::{Mark, MarkError, Why};
 
 /// Marks of one table that are written apart from the others.
@@ -16,7 +16,7 @@ pub(super) struct Group<'a> {
 /// The marks of a batch.
 pub(super) struct Parts<'a> {
     /// By table, what is written together.
-    wanted: Vec<Wanted<'a>>,
+    wanted: Vec<TableMarks<'a>>,
     /// What is not.
     groups: Vec<Group<'a>>,
     /// Of these it is known why they are not written.
@@ -25,7 +25,7 @@ pub(super) struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    pub(super) fn new(wanted: Vec<Wanted<'a>>) -> Self {
+    pub(super) fn new(wanted: Vec<TableMarks<'a>>) -> Self {
         Self { wanted, groups: Vec::new(), known: HashMap::new(), count: 0 }
     }
 
@@ -52,7 +52,7 @@ impl<'a> Parts<'a> {
         self.know(mark.table, &[mark], &why_of(why));
     }
 
-    pub(super) fn wanted(&self) -> &[Wanted<'a>] {
+    pub(super) fn wanted(&self) -> &[TableMarks<'a>] {
         &self.wanted
     }
 

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::UnmarkedView;
 use super::parts::{Group, Parts, why_of};
-use super::{Key, Wanted, is_put_aside};
+use super::{Key, TableMarks, is_put_aside};
 use crate::backoff::Backoff;
 use crate::config::{Audit, AuditMode, Config, Table};
 use crate::core::event::Position;
@@ -25,7 +25,7 @@ use crate::postgres::grants::{grants_for, mark_grants, statements as statements_
 use crate::postgres::mark::MarkSql;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
-use crate::postgres::{classify, column};
+use crate::postgres::{ColumnType, classify};
 
 /// Most statements, and the longest time, that it may take to find out which marks of one batch are
 /// refused.
@@ -86,7 +86,7 @@ struct State {
     refused_in_a_row: usize,
     /// When it took a mark last.
     took_at: Option<Instant>,
-    closed: Option<Closed>,
+    closed: Option<ClosedTable>,
     /// That it is closed was said, this time.
     is_told_closed: bool,
     /// What was said of it.
@@ -97,7 +97,7 @@ struct State {
 
 /// The table takes no marks.
 #[derive(Clone)]
-struct Closed {
+struct ClosedTable {
     why: Arc<MarkError>,
     since: Instant,
     pause: Duration,
@@ -125,7 +125,8 @@ impl State {
         let pauses = if why.is_lock { LOCK_PAUSES } else { PROBE_PAUSES };
         let pause = pauses.next(self.closed.as_ref().map(|closed| closed.pause));
         let since = self.closed.as_ref().map_or(now, |closed| closed.since);
-        self.closed = Some(Closed { why: Arc::clone(why), since, pause, next_try: now + pause });
+        self.closed =
+            Some(ClosedTable { why: Arc::clone(why), since, pause, next_try: now + pause });
     }
 }
 
@@ -140,12 +141,12 @@ pub(super) struct Tables {
 }
 
 /// How much the search for what is refused in a batch has taken.
-struct Spent {
+struct SearchBudget {
     statements: usize,
     until: Instant,
 }
 
-impl Spent {
+impl SearchBudget {
     /// One statement more, if there may be.
     fn take(&mut self) -> bool {
         let has_more = self.statements < MOST_STATEMENTS && Instant::now() < self.until;
@@ -283,9 +284,6 @@ impl<'t, 'a> Search<'t, 'a> {
 
 impl Tables {
     /// Prepares the statements.
-    ///
-    /// # Errors
-    /// The connection's. A table that takes no marks is none.
     pub(super) async fn prepare(
         client: &Client,
         config: &Config,
@@ -312,12 +310,12 @@ impl Tables {
                 let mut state = entry.state();
                 state.statements = Some(Arc::new(statements));
             }
-            Err(Unprepared::Refused(why)) => {
+            Err(PrepareError::Refused(why)) => {
                 let why = Arc::new(why);
                 entry.state().statements = None;
                 self.close(entry, &why);
             }
-            Err(Unprepared::Fault(fault)) => return Err(fault),
+            Err(PrepareError::Fault(fault)) => return Err(fault),
         }
         Ok(())
     }
@@ -325,11 +323,11 @@ impl Tables {
     /// Sorts the marks of a batch: those that may be written together, and those that may not.
     pub(super) fn parts<'a>(&self, marks: &'a [Mark], parked: &BTreeSet<Position>) -> Parts<'a> {
         let now = Instant::now();
-        let closed: Vec<Option<Closed>> =
+        let closed: Vec<Option<ClosedTable>> =
             self.entries.iter().map(|entry| entry.state().closed.clone()).collect();
         let wanted = self.entries.iter().map(|entry| {
             let statements = entry.state().statements.clone();
-            Wanted { statements, ..Wanted::default() }
+            TableMarks { statements, ..TableMarks::default() }
         });
         let mut parts = Parts::new(wanted.collect());
         for mark in marks.iter().filter(|mark| !is_put_aside(mark, parked)) {
@@ -344,9 +342,6 @@ impl Tables {
     }
 
     /// Writes what goes apart; returns which rows were found.
-    ///
-    /// # Errors
-    /// The connection's.
     pub(super) async fn write_parts(
         &self,
         client: &Client,
@@ -365,7 +360,7 @@ impl Tables {
         let count = self.batches.fetch_add(1, Ordering::Relaxed);
         let first = count.checked_rem(searches.len()).unwrap_or(0);
         searches.rotate_left(first);
-        let mut spent = Spent { statements: 0, until: Instant::now() + LONGEST };
+        let mut spent = SearchBudget { statements: 0, until: Instant::now() + LONGEST };
         for mut search in searches {
             while search.is_open() && spent.take() {
                 search.step(self, client, parts, &mut found).await?;
@@ -466,9 +461,6 @@ impl Tables {
     }
 
     /// Which of these rows wait for their mark.
-    ///
-    /// # Errors
-    /// The connection's.
     pub(super) async fn still<'a>(
         &self,
         client: &Client,
@@ -578,9 +570,6 @@ fn is_of_the_plan(code: &str) -> bool {
 }
 
 /// What the server says of a statement that it refuses.
-///
-/// # Errors
-/// The connection's.
 fn refusal(error: Error) -> Result<MarkError, Error> {
     match error.as_db_error() {
         Some(db) => Ok(MarkError {
@@ -595,13 +584,13 @@ fn refusal(error: Error) -> Result<MarkError, Error> {
     }
 }
 
-enum Unprepared {
+enum PrepareError {
     /// The server refuses it.
     Refused(MarkError),
     Fault(Fault),
 }
 
-impl From<Error> for Unprepared {
+impl From<Error> for PrepareError {
     fn from(error: Error) -> Self {
         match refusal(error) {
             Ok(why) => Self::Refused(why),
@@ -610,7 +599,7 @@ impl From<Error> for Unprepared {
     }
 }
 
-impl From<Fault> for Unprepared {
+impl From<Fault> for PrepareError {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
     }
@@ -620,27 +609,24 @@ async fn statements(
     client: &Client,
     table: &Table,
     outbox: &OutboxTable,
-) -> Result<Statements, Unprepared> {
+) -> Result<Statements, PrepareError> {
     let relation = outbox.relation.to_string();
     let id = table.columns.id.name.as_str();
-    let id_type = sql::render(sql::TABLE_ID_TYPE, &[("relation", &relation), ("id", id)])?;
-    let rows = client.query_typed(&id_type, &[]).await?;
+    let rows = client.query_typed(&ColumnType::sql(outbox.relation, id)?, &[]).await?;
     let row = rows.first().ok_or_else(|| {
         Fault::new(Class::Transient, format!("{}.{} is gone", table.schema, table.name), "")
     })?;
-    let (id_schema, id_type): (String, String) = (column(row, "schema")?, column(row, "name")?);
+    let id_type = ColumnType::read(row)?;
     let (mode, marks) = (table.audit_mode, MarkSql::of(table));
     let mut variables = vec![
         ("schema", table.schema.as_str()),
         ("table", &table.name),
         ("id", id),
-        ("id_schema", &id_schema),
-        ("id_type", &id_type),
         ("occurred_at", &table.columns.occurred_at.name),
         ("relation", &relation),
     ];
-    variables.extend(marks.variables());
-    let prepare = async |sql: &str| -> Result<Statement, Unprepared> {
+    variables.extend(id_type.of_id().into_iter().chain(marks.variables()));
+    let prepare = async |sql: &str| -> Result<Statement, PrepareError> {
         Ok(client.prepare(&sql::render_some(sql, &variables)?).await?)
     };
     let (mark, unlocked, still) = match mode {

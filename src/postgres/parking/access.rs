@@ -4,7 +4,7 @@
 use postgres_types::ToSql;
 use tokio_postgres::{Client, Error, Row, Statement};
 
-use super::deferred::Deferred;
+use super::deferred::DeferredAttempts;
 use super::locks::Locks;
 use super::refused_records::RefusedRecords;
 use crate::error::Fault;
@@ -25,7 +25,7 @@ pub(super) struct Scope {
 #[derive(Default)]
 pub(super) struct UnwrittenRecords {
     pub(super) refused: RefusedRecords,
-    pub(super) deferred: Deferred,
+    pub(super) deferred: DeferredAttempts,
     pub(super) locks: Locks,
 }
 

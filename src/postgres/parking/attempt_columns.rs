@@ -15,7 +15,7 @@ use crate::error::Fault;
 use crate::log_throttle::LogThrottle;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
-use crate::postgres::{classify, column, is_of_row, query};
+use crate::postgres::{ColumnType, classify, column, is_of_row, query};
 
 /// A row that the server refuses is left for so long.
 const REST: Duration = Duration::from_secs(30);
@@ -47,7 +47,8 @@ impl AttemptColumns {
     /// Looks for the columns, and prepares what there is to do about them.
     ///
     /// # Errors
-    /// The connection's, or the table is gone.
+    /// The table is gone, or the connection is lost. A column that cannot be written is a warning,
+    /// not an error.
     pub(super) async fn prepare(
         client: &Client,
         table: &Table,
@@ -67,19 +68,11 @@ impl AttemptColumns {
         let found: Vec<String> =
             found.iter().map(|row| column(row, "name")).collect::<Result<_, _>>()?;
         let id = names.id.name.as_str();
-        let id_type = sql::render(sql::TABLE_ID_TYPE, &[("relation", &relation), ("id", id)])?;
-        let rows = query(client, &id_type).await?;
-        let row = rows
-            .first()
-            .ok_or_else(|| Fault::transient(format!("{}.{} is gone", table.schema, table.name)))?;
-        let (id_schema, id_type): (String, String) = (column(row, "schema")?, column(row, "name")?);
-        let base = [
-            ("schema", table.schema.as_str()),
-            ("table", table.name.as_str()),
-            ("id", id),
-            ("id_schema", id_schema.as_str()),
-            ("id_type", id_type.as_str()),
-        ];
+        let id_type = ColumnType::find(client, outbox.relation, id).await?;
+        let id_type =
+            id_type.ok_or_else(|| Fault::transient(format!("{} is gone", table.title())))?;
+        let own = [("schema", table.schema.as_str()), ("table", table.name.as_str()), ("id", id)];
+        let base: Vec<_> = own.into_iter().chain(id_type.of_id()).collect();
         let changed = sql::render(sql::PARKED_CHANGED, &[("relation", &relation)])?;
         let mut shown = Self {
             title: table.title(),
@@ -92,7 +85,7 @@ impl AttemptColumns {
             if !found.contains(&name) {
                 continue;
             }
-            let mut variables = base.to_vec();
+            let mut variables = base.clone();
             if setting == "columns.failed_at" {
                 let delivered = [variables.as_slice(), &[("failed_at", name.as_str())]].concat();
                 let sql = sql::render(sql::PARKED_ROW_DELIVERED, &delivered)?;

@@ -7,9 +7,9 @@ use crate::core::parked::Attempt;
 
 /// All of them, of one session.
 #[derive(Default)]
-pub(super) struct Deferred(Mutex<Vec<Attempt>>);
+pub(super) struct DeferredAttempts(Mutex<Vec<Attempt>>);
 
-impl Deferred {
+impl DeferredAttempts {
     fn attempts(&self) -> MutexGuard<'_, Vec<Attempt>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -75,9 +75,6 @@ impl Locks {
     }
 
     /// Whether nobody has a lock on all of the parking. Asks the server only where somebody had.
-    ///
-    /// # Errors
-    /// The connection's.
     pub(super) async fn is_free(&self, client: &Client) -> Result<bool, Error> {
         if !self.state().is_locked {
             return Ok(true);

@@ -63,7 +63,8 @@ impl ParkingStore {
     /// Prepares the statements, and listens for changes.
     ///
     /// # Errors
-    /// The connection's.
+    /// The tables of the parking are not there or not of this version, a right is missing, or the
+    /// connection is lost.
     pub async fn prepare(
         client: &Client,
         config: &Config,

@@ -15,7 +15,6 @@ files! {
     CATCH_UP_FETCH = "catch_up/fetch.sql", "The next rows of one table on the list, as the stream would show them.";
     CATCH_UP_FINISH = "catch_up/finish.sql", "The catch-up is over.";
     CATCH_UP_KEEP = "catch_up/keep.sql", "Keeps rows of the list whole that their id does not tell from others: a mark of one is a mark of all, and moves them.";
-    CATCH_UP_LEAVES = "catch_up/leaves.sql", "The pieces of a table that hold rows, and how many blocks each has.";
     CATCH_UP_LIST = "catch_up/list.sql", "Numbers the rows that wait in the order in which they are published, across all tables: by the time of the commit where the server keeps it (track_commit_timestamp), else by occurred_at; rows that have neither by numeric ids, else by which transaction began first.";
     CATCH_UP_LISTED = "catch_up/listed.sql", "The list is whole.";
     CATCH_UP_OPEN = "catch_up/open.sql", "Sees the tables as they were where the stream of the new slot begins: what was committed before is here, what was committed later is there.";
@@ -168,13 +167,11 @@ files! {
     SERVER_WAL_POSITION = "server/wal_position.sql", "Where the WAL ends, and up to where it is on disk.";
     SLOT_BLOCKERS = "slot/blockers.sql", "Who keeps a slot from being created: every transaction with an id, in any database, but for those that have only just begun, and pgoutbox's own, which are short.";
     SLOT_CREATE = "slot/create.sql", "The replication slot.";
-    SLOT_CREATE_FAILOVER = "slot/create_failover.sql", "The same slot as a failover slot: a standby that has sync_replication_slots on keeps a copy of it.";
     SLOT_DROP = "slot/drop.sql", "Drops a slot before its WAL fills the disk.";
     SLOT_KNOWN = "slot/known.sql", "Whether this name was ever the slot of a relay here.";
     SLOT_OTHERS = "slot/others.sql", "Slots of other relays in this database, by what they have recorded.";
     SLOT_STATE = "slot/state.sql", "The slot as the server sees it: one row, or none where it does not exist.";
-    TABLE_EPOCH = "table/epoch.sql", "A number of a column that holds the time as one: its size tells the unit.";
-    TABLE_HEAP = "table/heap.sql", "The tables that hold the rows: the table itself, or its partitions; and their blocks, from the files' sizes.";
+    TABLE_EPOCH = "table/epoch.sql", "A number of a column that holds the time as one: its size gives the unit.";
     TABLE_ID_TYPE = "table/id_type.sql", "The type of a table's id column, under which an index on it can be used; for a domain, the type that it is made of.";
     TABLE_LEAVES = "table/leaves.sql", "The tables that hold the rows of a table: itself, or its partitions.";
     TABLE_PAGES = "table/pages.sql", "Pages of a table with all its partitions, from the files' sizes: no row is read.";

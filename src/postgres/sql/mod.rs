@@ -49,9 +49,6 @@ pub(crate) fn render(sql: &str, variables: &[(&str, &str)]) -> Result<String, Fa
 }
 
 /// [`render`] with only those of the variables that the file has.
-///
-/// # Errors
-/// A variable without a value.
 pub(crate) fn render_some(sql: &str, variables: &[(&str, &str)]) -> Result<String, Fault> {
     let used: Vec<_> = variables.iter().filter(|(name, _)| has(sql, name)).copied().collect();
     render(sql, &used)
@@ -69,7 +66,8 @@ pub(crate) fn has(sql: &str, name: &str) -> bool {
     is_bare() || sql.contains(&format!(":\"{name}\"")) || sql.contains(&format!(":'{name}'"))
 }
 
-/// The variables that stand as they are, all of them about a row by the name of `outbox`:
+/// The variables that stand as they are: `options`, more arguments of a function, and others about a row
+/// by the name of `outbox`:
 /// - `among`: whether it is one of those that are looked at;
 /// - `filter`: what the publication's row filter lets pass;
 /// - `marked`: whether the row is marked in itself; `true` or `false`, never NULL;
@@ -78,8 +76,17 @@ pub(crate) fn has(sql: &str, name: &str) -> bool {
 /// - `mark_columns`: the names of the columns;
 /// - `texts`: a list of what its columns hold ([`TABLE_TEXTS`]);
 /// - `value`: what it shows of its parked event.
-const BARE: [&str; 8] =
-    ["among", "filter", "marked", "marked_at", "set_mark", "mark_columns", "texts", "value"];
+const BARE: [&str; 9] = [
+    "among",
+    "filter",
+    "marked",
+    "marked_at",
+    "set_mark",
+    "mark_columns",
+    "options",
+    "texts",
+    "value",
+];
 
 fn slip(what: String) -> Fault {
     Fault::definite(what, "this is a defect of pgoutbox: please report it")

@@ -50,7 +50,7 @@ pub(super) struct TooLarge;
 /// Writes the frames of a publish behind what is there.
 ///
 /// # Errors
-/// Nothing is written then.
+/// A frame would be larger than a frame may be; nothing is written then.
 pub(super) fn publish(
     out: &mut Vec<u8>,
     channel: u16,
@@ -179,7 +179,7 @@ impl<'a> Frame<'a> {
 
 /// What the broker says of what was published, in the order in which it says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum BrokerAnswer {
     /// An ack, or else a nack; of the message of that delivery tag, or of all up to it.
     Confirm {
         tag: u64,
@@ -219,8 +219,8 @@ pub(super) struct Sorter {
 
 /// What [`Sorter::sort`] finds.
 #[derive(Debug, Default)]
-pub(super) struct Sorted {
-    pub(super) said: Vec<Said>,
+pub(super) struct SortedFrames {
+    pub(super) said: Vec<BrokerAnswer>,
     /// Bytes for lapin.
     pub(super) other: Vec<u8>,
     /// The broker closed our channel, or the connection. It is lapin that answers.
@@ -236,7 +236,7 @@ impl Sorter {
     }
 
     /// Sorts the whole frames in `bytes`; returns how many bytes these were.
-    pub(super) fn sort(&mut self, bytes: &[u8], sorted: &mut Sorted) -> usize {
+    pub(super) fn sort(&mut self, bytes: &[u8], sorted: &mut SortedFrames) -> usize {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..)
             && !rest.is_empty()
@@ -260,7 +260,7 @@ impl Sorter {
         at
     }
 
-    fn is_ours(&mut self, frame: Frame<'_>, sorted: &mut Sorted) -> bool {
+    fn is_ours(&mut self, frame: Frame<'_>, sorted: &mut SortedFrames) -> bool {
         let is_on_channel = self.channel == Some(frame.channel);
         match frame.method() {
             Some((CONNECTION_CLOSE, _)) if frame.channel == 0 => {
@@ -282,12 +282,12 @@ impl Sorter {
             }
             Some((method @ (ACK | NACK), arguments)) => {
                 let Some((tag, &[flags, ..])) = arguments.split_first_chunk::<8>() else {
-                    sorted.said.push(Said::Unreadable("a confirm"));
+                    sorted.said.push(BrokerAnswer::Unreadable("a confirm"));
                     return true;
                 };
                 let tag = u64::from_be_bytes(*tag);
                 let is_multiple = flags & 1 == 1;
-                sorted.said.push(Said::Confirm { tag, is_multiple, is_ack: method == ACK });
+                sorted.said.push(BrokerAnswer::Confirm { tag, is_multiple, is_ack: method == ACK });
                 true
             }
             Some((RETURN, _)) => match frame.parsed() {
@@ -297,7 +297,7 @@ impl Sorter {
                     true
                 }
                 _ => {
-                    sorted.said.push(Said::Unreadable("a return"));
+                    sorted.said.push(BrokerAnswer::Unreadable("a return"));
                     true
                 }
             },
@@ -307,23 +307,23 @@ impl Sorter {
     }
 
     /// Of a returned message only the id is of use: the body is our own.
-    fn content(&mut self, frame: Frame<'_>, sorted: &mut Sorted) -> bool {
+    fn content(&mut self, frame: Frame<'_>, sorted: &mut SortedFrames) -> bool {
         let left = match (self.content.take(), frame.kind) {
             (Some(Content::Header { why }), HEADER) => {
                 let Some(AMQPFrame::Header(_, header)) = frame.parsed() else {
-                    sorted.said.push(Said::Unreadable("a returned message"));
+                    sorted.said.push(BrokerAnswer::Unreadable("a returned message"));
                     return true;
                 };
                 let message_id = header.properties.message_id().as_ref();
                 let message_id = message_id.map_or_else(String::new, |id| id.as_str().to_owned());
                 let position = header.properties.headers().as_ref().and_then(message::position_in);
-                sorted.said.push(Said::Return(Return { message_id, position, why }));
+                sorted.said.push(BrokerAnswer::Return(Return { message_id, position, why }));
                 header.body_size
             }
             (Some(Content::Body { left }), BODY) => left.saturating_sub(frame.payload.len() as u64),
             // The relay consumes nothing: no other message comes on its channel.
             _ => {
-                sorted.said.push(Said::Unreadable("a message that is no return"));
+                sorted.said.push(BrokerAnswer::Unreadable("a message that is not a return"));
                 return true;
             }
         };
@@ -397,17 +397,17 @@ mod tests {
         frames
     }
 
-    fn confirm(tag: u64, is_multiple: bool, is_ack: bool) -> Said {
-        Said::Confirm { tag, is_multiple, is_ack }
+    fn confirm(tag: u64, is_multiple: bool, is_ack: bool) -> BrokerAnswer {
+        BrokerAnswer::Confirm { tag, is_multiple, is_ack }
     }
 
-    fn no_route(id: &str) -> Said {
+    fn no_route(id: &str) -> BrokerAnswer {
         let (message_id, position) = (id.to_owned(), None);
-        Said::Return(Return { message_id, position, why: "312 NO_ROUTE".to_owned() })
+        BrokerAnswer::Return(Return { message_id, position, why: "312 NO_ROUTE".to_owned() })
     }
 
     /// Another channel's, the connection's, and a return with a body that looks like an ack.
-    fn stream() -> (Vec<u8>, Vec<Said>, Vec<u8>) {
+    fn stream() -> (Vec<u8>, Vec<BrokerAnswer>, Vec<u8>) {
         let other =
             method(2, basic::AMQPMethod::Ack(basic::Ack { delivery_tag: 7, multiple: true }));
         let lapins = [AMQPFrame::Heartbeat, other, AMQPFrame::Body(2, bytes_of(&ack(3, false)))];
@@ -442,8 +442,8 @@ mod tests {
     }
 
     /// Sorts what comes in pieces that end at `cuts`.
-    fn sorted(bytes: &[u8], cuts: &[usize]) -> Sorted {
-        let (mut sorter, mut sorted) = (sorter(), Sorted::default());
+    fn sorted(bytes: &[u8], cuts: &[usize]) -> SortedFrames {
+        let (mut sorter, mut sorted) = (sorter(), SortedFrames::default());
         let mut from = 0;
         for to in cuts.iter().copied().chain([bytes.len()]) {
             from += sorter.sort(&bytes[from..to.max(from)], &mut sorted);
@@ -481,7 +481,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_sorted_or_left_to_lapin(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let mut out = Sorted::default();
+            let mut out = SortedFrames::default();
             let taken = sorter().sort(&bytes, &mut out);
             prop_assert!(taken <= bytes.len() && out.other.len() <= taken);
         }
@@ -490,14 +490,14 @@ mod tests {
     #[test]
     fn before_the_channel_is_known_all_is_lapins() {
         let bytes = bytes_of(&ack(1, false));
-        let mut out = Sorted::default();
+        let mut out = SortedFrames::default();
         Sorter::default().sort(&bytes, &mut out);
         assert_eq!((out.said.len(), out.other), (0, bytes));
     }
 
     #[test]
     fn what_is_no_amqp_goes_to_lapin_as_it_is() {
-        let mut out = Sorted::default();
+        let mut out = SortedFrames::default();
         let mut sorter = sorter();
         let greeting = b"AMQP\0\0\x09\x01HTTP/1.1 400";
         assert_eq!(sorter.sort(greeting, &mut out), greeting.len());
@@ -523,10 +523,10 @@ mod tests {
             (frame(METHOD, &[0, 60, 0, 80, 0]), "a confirm"),
             (frame(METHOD, &[0, 60, 0, 50, 0]), "a return"),
             (halves, "a returned message"),
-            (frame(BODY, b"body"), "a message that is no return"),
+            (frame(BODY, b"body"), "a message that is not a return"),
         ] {
             let sorted = sorted(&bytes, &[]);
-            assert_eq!(sorted.said, [Said::Unreadable(what)]);
+            assert_eq!(sorted.said, [BrokerAnswer::Unreadable(what)]);
             assert!(sorted.other.is_empty(), "lapin is not asked");
         }
     }
@@ -567,7 +567,7 @@ mod tests {
         let unblocked = connection::AMQPMethod::Unblocked(connection::Unblocked {});
         let [blocked, unblocked] = [blocked, unblocked]
             .map(|method| bytes_of(&AMQPFrame::Method(0, AMQPClass::Connection(method))));
-        let (mut sorter, mut out) = (sorter(), Sorted::default());
+        let (mut sorter, mut out) = (sorter(), SortedFrames::default());
         for (bytes, is_blocked) in [(&blocked, true), (&unblocked, false)] {
             sorter.sort(bytes, &mut out);
             assert_eq!(out.is_blocked, is_blocked);

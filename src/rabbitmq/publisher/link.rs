@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use futures_util::task::AtomicWaker;
 use tokio::io::ReadBuf;
 
-use super::frames::{self, Closing, HEARTBEAT, Said, Sorted, Sorter, whole};
+use super::frames::{self, BrokerAnswer, Closing, HEARTBEAT, SortedFrames, Sorter, whole};
 use crate::core::message::Message;
 
 /// Read at once, at most.
@@ -24,14 +24,14 @@ const READ_BYTES: usize = 64 << 10;
 const WRITE_BYTES: usize = 256 << 10;
 /// A buffer that was larger is given back once it is empty.
 const KEPT_BYTES: usize = 1 << 20;
-/// lapin, which does not see the confirms, is told this often that something came: it gives a
+/// lapin, which does not see the confirms, is shown this often that something came: it gives a
 /// silent broker up.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(100);
 
 /// What the task, lapin and the publisher share.
 #[derive(Default)]
 pub(super) struct Link {
-    held: Mutex<Held>,
+    held: Mutex<LinkState>,
     /// The task that moves the bytes.
     mover: AtomicWaker,
     /// Who waits for answers.
@@ -39,7 +39,7 @@ pub(super) struct Link {
 }
 
 #[derive(Default)]
-struct Held {
+struct LinkState {
     /// Whole frames of lapin's for the socket.
     out: Vec<u8>,
     /// Messages for it.
@@ -49,7 +49,7 @@ struct Held {
     /// Written by lapin, not yet a whole frame.
     from_lapin: Vec<u8>,
     /// Sorted: answers for the publisher, bytes for lapin, the broker's last word.
-    sorted: Sorted,
+    sorted: SortedFrames,
     sorter: Sorter,
     /// Of `sorted.other`, read by lapin.
     lapin_has: usize,
@@ -61,7 +61,7 @@ struct Held {
 }
 
 impl Link {
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn held(&self) -> MutexGuard<'_, LinkState> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -81,7 +81,7 @@ impl Link {
     }
 
     /// From here on the answers on this channel are the publisher's. One that was closed before is
-    /// over: of its answers none is left by then, since its end is told behind them.
+    /// over: of its answers none is left by then, since its end comes behind them.
     pub(super) fn take_over(&self, channel: u16, frame_max: usize) {
         let mut held = self.held();
         held.sorter.take_over(channel);
@@ -92,7 +92,11 @@ impl Link {
     }
 
     /// Takes the answers into an empty list, which is given back for the next ones.
-    pub(super) fn listen(&self, cx: &Context<'_>, said: &mut Vec<Said>) -> Poll<Option<LinkEnd>> {
+    pub(super) fn listen(
+        &self,
+        cx: &Context<'_>,
+        said: &mut Vec<BrokerAnswer>,
+    ) -> Poll<Option<LinkEnd>> {
         self.listener.register(cx.waker());
         let mut held = self.held();
         if !held.sorted.said.is_empty() {
@@ -353,7 +357,7 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Mover<S> {
 
     fn sort(&mut self) {
         let mut held = self.link.held();
-        let Held { sorter, sorted, .. } = &mut *held;
+        let LinkState { sorter, sorted, .. } = &mut *held;
         let (had_said, had_other) = (sorted.said.len(), sorted.other.len());
         let bytes = self.read.get(..self.filled).unwrap_or_default();
         let whole = sorter.sort(bytes, sorted);

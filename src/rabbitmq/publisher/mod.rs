@@ -37,7 +37,7 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use frames::{Closing, Said};
+use frames::{BrokerAnswer, Closing};
 use link::{LapinEnd, Link, LinkEnd, Mover};
 use tags::Tags;
 
@@ -57,7 +57,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 const FRAME_MAX: u32 = 128 * 1024;
 
 /// What lapin may log: nothing. Its warning about a returned message holds the body, and each
-/// of its errors we tell ourselves, with a hint.
+/// of its errors we report ourselves, with a hint.
 pub(crate) const LOG: [&str; 1] = ["lapin=off"];
 
 /// What comes back from the broker.
@@ -104,7 +104,7 @@ pub struct Publisher {
     /// Why nothing that comes counts any more.
     broken: Option<String>,
     /// Used again and again.
-    said: Vec<Said>,
+    said: Vec<BrokerAnswer>,
     limits: Limits,
 }
 
@@ -237,7 +237,8 @@ impl Publisher {
     /// Waits for what comes back. Nothing is lost if the future is dropped.
     ///
     /// # Errors
-    /// The connection has ended.
+    /// The connection is closed, by the broker or by a fault of the network: nothing in flight will
+    /// be confirmed.
     pub async fn next(&mut self) -> Result<Signal, Closure> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
@@ -310,12 +311,12 @@ impl Publisher {
         let mut answers = Vec::with_capacity(self.said.len());
         for said in self.said.drain(..) {
             let (tag, is_multiple, is_ack) = match said {
-                Said::Confirm { tag, is_multiple, is_ack } => (tag, is_multiple, is_ack),
-                Said::Return(returned) => {
+                BrokerAnswer::Confirm { tag, is_multiple, is_ack } => (tag, is_multiple, is_ack),
+                BrokerAnswer::Return(returned) => {
                     answers.push(Answer::Return(returned));
                     continue;
                 }
-                Said::Unreadable(what) => {
+                BrokerAnswer::Unreadable(what) => {
                     self.broken = Some(format!("RabbitMQ sent {what} that cannot be read"));
                     break;
                 }
@@ -394,7 +395,7 @@ fn prepare(stream: &TcpStream, amqp: &Amqp) -> std::io::Result<socket2::Socket> 
 async fn secure(stream: TcpStream, broker: &Broker) -> Result<TlsStream<TcpStream>, Fault> {
     let connector = TlsConnector::from(Arc::new(tls::client_config(&broker.tls)?));
     let name = ServerName::try_from(broker.host.clone()).map_err(|error| {
-        let what = format!("{} is no name that TLS can verify: {error}", broker.host);
+        let what = format!("{} is not a name that TLS can verify: {error}", broker.host);
         Fault::of(Kind::Tls(Handshake::Name), Peer::RabbitMq, what)
     })?;
     let secured = connector.connect(name, stream).await;

@@ -16,7 +16,7 @@ use crate::slot::{self, SlotState};
 /// after the preflight and before the slot is taken. Says why, where it made one.
 ///
 /// # Errors
-/// Definite where the policy is to stop, where nothing tells which rows wait, or where the slot
+/// Definite where the policy is to stop, where there is no record of which rows wait, or where the slot
 /// was never there; transient where another relay is at it.
 pub async fn ensure_slot(
     config: &Config,

@@ -40,7 +40,8 @@ pub struct Chunk {
 /// Rows of the list from number `from` on, up to `limit` numbers, and fewer where they are large.
 ///
 /// # Errors
-/// The connection's; transient where a table's shape changed.
+/// Transient where the shape of a table changed since the session began; that of a row, where no
+/// row at all can be read; or the connection is lost.
 pub async fn fetch(
     client: &Client,
     config: &Config,
@@ -61,7 +62,7 @@ pub async fn fetch(
     Ok(Chunk { rows, next })
 }
 
-/// Rows of one table. One that the server cannot show, since something in it raises or is no text, is
+/// Rows of one table. One that the server cannot show, since something in it raises or is not text, is
 /// passed over, and the others come: where a statement fails over what is in its rows, it is halved until
 /// that row stands alone.
 async fn fetch_table(
@@ -193,13 +194,12 @@ fn fetch_sql(
         ("relation", &relation),
         ("mode", names.mode),
         ("id", names.id),
-        ("id_schema", &outbox.id_base.0),
-        ("id_type", &outbox.id_base.1),
         ("payload", &table.columns.payload.name),
         ("occurred_at", names.occurred_at),
         ("time", names.time),
     ];
-    let all: Vec<_> = own.into_iter().chain(marks.variables()).collect();
+    let all: Vec<_> =
+        own.into_iter().chain(outbox.id_base.of_id()).chain(marks.variables()).collect();
     sql::render_some(sql::CATCH_UP_FETCH, &all)
 }
 

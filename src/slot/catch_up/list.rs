@@ -60,7 +60,7 @@ pub(super) fn list(
     let mut out = sql::render(sql::CATCH_UP_OPEN, &open)?;
     out.push_str("WITH waiting AS (\n");
     let tables = || config.tables.iter().zip(outboxes).zip(rows);
-    // Without marks nothing tells which rows wait.
+    // Without marks there is no record of which rows wait.
     let with_marks = tables().filter(|((table, _), _)| table.has_marks());
     for (number, ((table, outbox), rows)) in with_marks.enumerate() {
         if number > 0 {

@@ -63,8 +63,8 @@ impl CatchUp {
 /// held: the one before may have finished it.
 ///
 /// # Errors
-/// The connection's; transient where the list is not written, since the slot must not be
-/// streamed from then.
+/// Transient where the list is not written yet: the slot must not be streamed from then. Or the
+/// server cannot be asked.
 pub async fn pending(client: &Client, slot: &str) -> Result<Option<CatchUp>, Fault> {
     let Some(report) = report(client, slot).await? else { return Ok(None) };
     let consistent_lsn = report.consistent_lsn.as_ref().and_then(|lsn| lsn.parse().ok());
@@ -81,9 +81,6 @@ pub async fn pending(client: &Client, slot: &str) -> Result<Option<CatchUp>, Fau
 }
 
 /// Says how many rows of the list are of none of these tables, if any are: they are passed over.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn tell_orphans(
     client: &Client,
     slot: &str,
@@ -108,7 +105,8 @@ pub(crate) async fn tell_orphans(
 /// goes with the next list.
 ///
 /// # Errors
-/// The connection's.
+/// The server refuses it, or the connection is lost: the catch-up stands as it was, and the next
+/// session ends it.
 pub async fn finish(client: &Client, slot: &str) -> Result<(), Fault> {
     postgres::execute(client, &sql::render(sql::CATCH_UP_FINISH, &[("slot", slot)])?).await?;
     let sweep = sql::render(sql::CATCH_UP_SWEEP, &[("slot", slot)])?;

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::finish;
 use super::list::{Rows, list};
-use super::raising::{Tried, all_but, tell};
+use super::raising::{TableTrial, all_but, tell};
 use super::report::report;
 use crate::config::Config;
 use crate::core::event::Position;
@@ -108,7 +108,7 @@ async fn prepare_locked(
         warn!(
             hint,
             table,
-            "rows that no stream brings: without marks nothing tells which of this table wait"
+            "rows that no stream brings: without marks there is no record of which rows of this table wait"
         );
     }
     record(client, slot, &identity, &new).await?;
@@ -148,7 +148,7 @@ async fn write(
         if !table.has_marks() {
             continue;
         }
-        let of_table = Tried { config, table, outbox, rows, snapshot }.raising(client).await;
+        let of_table = TableTrial { config, table, outbox, rows, snapshot }.raising(client).await;
         let of_table = of_table.map_err(explain)?;
         if !of_table.is_empty() {
             rows.among = all_but(&of_table);

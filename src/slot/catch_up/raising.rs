@@ -26,7 +26,7 @@ pub(super) struct Raising {
 }
 
 /// A table whose rows are tried, as its list sees them.
-pub(super) struct Tried<'a> {
+pub(super) struct TableTrial<'a> {
     pub(super) config: &'a Config,
     pub(super) table: &'a Table,
     pub(super) outbox: &'a OutboxTable,
@@ -34,19 +34,19 @@ pub(super) struct Tried<'a> {
     pub(super) snapshot: &'a str,
 }
 
-impl Tried<'_> {
+impl TableTrial<'_> {
     /// Its rows that raise. Where some of a range do, it is halved until each stands alone.
     ///
     /// # Errors
-    /// The connection's; that of a row, where no row can be listed.
+    /// That of a row, where no row at all can be listed; or the connection is lost.
     pub(super) async fn raising(&self, client: &Client) -> Result<Vec<Raising>, Fault> {
         let (mut found, mut listed) = (Vec::new(), 0);
         let relation = self.outbox.relation.to_string();
-        let leaves = sql::render(sql::CATCH_UP_LEAVES, &[("relation", &relation)])?;
+        let leaves = sql::render(sql::TABLE_LEAVES, &[("relation", &relation)])?;
         for leaf in query(client, &leaves).await? {
-            let (oid, name, blocks): (u32, String, i64) =
-                (column(&leaf, "leaf")?, column(&leaf, "name")?, column(&leaf, "blocks")?);
-            let mut work = vec![(0, u64::try_from(blocks).unwrap_or(0) * PLACES)];
+            let (oid, name, pages): (u32, String, i64) =
+                (column(&leaf, "leaf")?, column(&leaf, "shown")?, column(&leaf, "pages")?);
+            let mut work = vec![(0, u64::try_from(pages).unwrap_or(0) * PLACES)];
             while let Some((from, to)) = work.pop() {
                 let fault = match self.list(client, oid, from, to).await? {
                     Ok(rows) => {
@@ -128,7 +128,7 @@ pub(super) async fn tell(client: &Client, table: &Table, raising: &[Raising]) {
     }
 }
 
-/// What is at a place, where that can be told: showing it may raise as well.
+/// What is at a place, where that can be seen: showing it may raise as well.
 async fn id(client: &Client, table: &Table, leaf: u32, place: &str) -> Option<String> {
     let variables = [
         ("schema", table.schema.as_str()),

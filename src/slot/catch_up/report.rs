@@ -24,9 +24,6 @@ pub(crate) struct CatchUpReport {
 }
 
 /// How far the slot's catch-up is; `None` where there is none.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn report(client: &Client, slot: &str) -> Result<Option<CatchUpReport>, Fault> {
     let rows = query(client, &sql::render(sql::CATCH_UP, &[("slot", slot)])?).await?;
     let Some(row) = rows.first() else { return Ok(None) };
@@ -41,9 +38,6 @@ pub(crate) async fn report(client: &Client, slot: &str) -> Result<Option<CatchUp
 }
 
 /// Whether the name was ever the slot of a relay of this database.
-///
-/// # Errors
-/// The connection's.
 pub(crate) async fn is_known(client: &Client, slot: &str) -> Result<bool, Fault> {
     let rows = query(client, &sql::render(sql::SLOT_KNOWN, &[("slot", slot)])?).await?;
     rows.first().map_or(Ok(false), |row| column(row, "is_known"))

@@ -186,7 +186,8 @@ fn tell(report: &Report, said: &mut BTreeSet<String>, is_whole: bool) {
 /// end the pass.
 ///
 /// # Errors
-/// The connection's, and a setting that leaves nothing to prune by.
+/// A setting leaves nothing to prune by, or the server refuses a statement: what was removed until
+/// then stays removed.
 pub(crate) async fn pass(
     config: &Config,
     order: Order,

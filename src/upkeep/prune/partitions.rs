@@ -30,7 +30,7 @@ struct Part {
     is_marked: bool,
 }
 
-/// A table's partitions; none, where it is no table partitioned by time.
+/// A table's partitions; none, where it is not a table partitioned by time.
 pub(super) struct Partitions {
     all: Vec<Part>,
     /// How much time a new one holds; `None` where they are somebody else's business.
@@ -164,6 +164,18 @@ pub(super) async fn make(
     Ok(())
 }
 
+/// A file that makes a partition of a table, with what it is to hold.
+fn bounded(target: &Target, file: &str, name: &str, bounds: Bounds) -> Result<String, Fault> {
+    let (lower, upper) = (partition::bound(bounds.0), partition::bound(bounds.1));
+    let names = [
+        ("partition", name),
+        ("lower", lower.as_str()),
+        ("upper", &upper),
+        ("comment", partition::MADE),
+    ];
+    target.render(file, &names)
+}
+
 /// The inner error is this partition's own: the default one holds rows of its time, or a right is
 /// missing.
 async fn create(
@@ -172,14 +184,7 @@ async fn create(
     name: &str,
     bounds: Bounds,
 ) -> Result<Result<(), Fault>, Fault> {
-    let (lower, upper) = (partition::bound(bounds.0), partition::bound(bounds.1));
-    let names = [
-        ("partition", name),
-        ("lower", lower.as_str()),
-        ("upper", &upper),
-        ("comment", partition::MADE),
-    ];
-    let sql = target.render(sql::PARTITION_CREATE, &names)?;
+    let sql = bounded(target, sql::PARTITION_CREATE, name, bounds)?;
     let Err(error) = execute(client, &sql).await else { return Ok(Ok(())) };
     execute(client, "ROLLBACK").await?;
     let what = format!("partition {name} of {} could not be made: {}", target.title(), error.what);
@@ -356,16 +361,9 @@ impl Work<'_> {
     }
 
     async fn attach(&self, name: &str, bounds: Bounds) -> Result<(), Fault> {
-        let (lower, upper) = (partition::bound(bounds.0), partition::bound(bounds.1));
-        let names = [
-            ("partition", name),
-            ("lower", lower.as_str()),
-            ("upper", &upper),
-            ("comment", partition::MADE),
-        ];
-        let attached =
-            execute(self.client, &self.target.render(sql::PARTITION_ATTACH, &names)?).await;
-        attached.map_err(|fault| {
+        let sql = bounded(self.target, sql::PARTITION_ATTACH, name, bounds)?;
+        execute(self.client, &sql).await.map_err(|fault| {
+            let (lower, upper) = (partition::bound(bounds.0), partition::bound(bounds.1));
             let [schema, table, name] =
                 [&self.target.schema, &self.target.table, name].map(sql::identifier);
             let what = format!(

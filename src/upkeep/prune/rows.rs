@@ -141,7 +141,8 @@ impl<'a> Work<'a> {
     ) -> Result<(), Fault> {
         let relation = self.target.relation.to_string();
         let heaps =
-            query(self.client, &sql::render(sql::TABLE_HEAP, &[("relation", &relation)])?).await?;
+            query(self.client, &sql::render(sql::TABLE_LEAVES, &[("relation", &relation)])?)
+                .await?;
         for heap in heaps {
             let (schema, name): (String, String) =
                 (column(&heap, "schema")?, column(&heap, "name")?);
@@ -151,7 +152,7 @@ impl<'a> Work<'a> {
             let names = [("schema", schema.as_str()), ("table", name.as_str())];
             let sql = self.target.render(sql::PRUNE_UPDATE, &names)?;
             let heap_of = Heap { schema: &schema, name: &name, id: &self.target.id };
-            self.walk(&sql, heap_of, column(&heap, "blocks")?, report).await?;
+            self.walk(&sql, heap_of, column(&heap, "pages")?, report).await?;
         }
         self.tell(report, "rows").await
     }
@@ -166,8 +167,8 @@ impl<'a> Work<'a> {
         let rows = query(self.client, sql).await?;
         let oid: String = rows.first().map_or(Ok(String::new()), |row| column(row, "oid"))?;
         let heaps =
-            query(self.client, &sql::render(sql::TABLE_HEAP, &[("relation", &oid)])?).await?;
-        let blocks = heaps.first().map_or(Ok(0), |heap| column(heap, "blocks"))?;
+            query(self.client, &sql::render(sql::TABLE_LEAVES, &[("relation", &oid)])?).await?;
+        let blocks = heaps.first().map_or(Ok(0), |heap| column(heap, "pages"))?;
         let whole = parts.dropped_whole();
         let sql = self.target.render(sql::PRUNE_SIDE_TABLE, &[("whole", &whole)])?;
         let heap = Heap { schema: "pgoutbox", name: "relayed", id: "id" };

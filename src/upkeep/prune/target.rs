@@ -7,7 +7,7 @@ use crate::core::event::relation::TimeKind;
 use crate::error::Fault;
 use crate::postgres::mark::MarkSql;
 use crate::postgres::outbox::{self, Content};
-use crate::postgres::{column, query, sql};
+use crate::postgres::{ColumnType, column, sql};
 
 /// A table that is there.
 pub(super) struct Target {
@@ -16,8 +16,7 @@ pub(super) struct Target {
     pub(super) relation: u32,
     relation_text: String,
     pub(super) id: String,
-    id_schema: String,
-    id_type: String,
+    id_type: ColumnType,
     pub(super) audit_mode: AuditMode,
     marks: MarkSql,
     has_age: bool,
@@ -41,9 +40,7 @@ impl Target {
         let relation: u32 = column(&found, "oid")?;
         let relation_text = relation.to_string();
         let id = table.columns.id.name.as_str();
-        let id_type = sql::render(sql::TABLE_ID_TYPE, &[("relation", &relation_text), ("id", id)])?;
-        let rows = query(client, &id_type).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
+        let Some(id_type) = ColumnType::find(client, relation, id).await? else { return Ok(None) };
         let columns = outbox::columns(client, relation).await?;
         let time = &table.columns.occurred_at.name;
         let time_column = columns.iter().find(|column| column.name == *time);
@@ -55,8 +52,7 @@ impl Target {
             relation,
             relation_text,
             id: id.to_owned(),
-            id_schema: column(row, "schema")?,
-            id_type: column(row, "name")?,
+            id_type,
             audit_mode: table.audit_mode,
             has_age: kind.is_some() || table.mark.time_column().is_some(),
             marks: MarkSql::of(table).marked_at(&event_time(time, kind)),
@@ -89,8 +85,6 @@ impl Target {
             ("table", self.table.as_str()),
             ("relation", self.relation_text.as_str()),
             ("id", self.id.as_str()),
-            ("id_schema", self.id_schema.as_str()),
-            ("id_type", self.id_type.as_str()),
             ("occurred_at", self.occurred_at.as_str()),
             ("time", self.time),
             ("filter", self.filter.as_str()),
@@ -98,7 +92,8 @@ impl Target {
         ];
         let is_given = |name: &str| more.iter().any(|(given, _)| *given == name);
         let mut variables = more.to_vec();
-        let own = own.into_iter().chain(self.content.variables()).chain(self.marks.variables());
+        let own = own.into_iter().chain(self.id_type.of_id());
+        let own = own.chain(self.content.variables()).chain(self.marks.variables());
         variables.extend(own.filter(|(name, _)| !is_given(name)));
         sql::render_some(sql, &variables)
     }
@@ -111,7 +106,7 @@ fn event_time(column: &str, kind: Option<TimeKind>) -> String {
         None => "NULL::timestamptz".to_owned(),
         Some(TimeKind::Timestamptz) => format!("outbox.{column}"),
         Some(TimeKind::Timestamp) => format!("outbox.{column} AT TIME ZONE 'UTC'"),
-        // Its size tells the unit: seconds, milliseconds, microseconds, nanoseconds.
+        // Its size gives the unit: seconds, milliseconds, microseconds, nanoseconds.
         Some(TimeKind::Epoch) => format!(
             "to_timestamp(outbox.{column}::float8 / CASE WHEN abs(outbox.{column}::numeric) < 1e11 THEN 1 \
              WHEN abs(outbox.{column}::numeric) < 1e14 THEN 1e3 WHEN abs(outbox.{column}::numeric) < 1e17 THEN 1e6 \

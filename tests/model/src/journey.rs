@@ -10,18 +10,16 @@ use std::fmt::Write;
 use std::hint::black_box;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use pgoutbox::config::{
-    Audit, AuditMode, ColumnRef, Columns, MarkColumns, MessageMap, OnFailure, Parking, Piece,
-    RowRule, Table, Template,
-};
+use bytes::Bytes;
 use pgoutbox::testing::core::event::pgoutput::{Message, decode};
 use pgoutbox::testing::core::message::Limits;
 use pgoutbox::testing::core::parked::{Ahead, Schedule};
-use pgoutbox::testing::core::relay::marks::Written;
+use pgoutbox::testing::core::relay::marks::WrittenBatch;
 use pgoutbox::testing::core::relay::window::Answer;
 use pgoutbox::testing::core::relay::{Effect, Input, Memory, Relay, Rules};
 use postgres_types::PgLsn;
+
+use crate::{defaults, pgoutput};
 
 /// Bytes of each body.
 pub const PAYLOAD_BYTES: usize = 500;
@@ -35,7 +33,7 @@ const COMMIT_BYTES: u64 = 1_000;
 const NOW_STEP: Duration = Duration::from_micros(20);
 
 /// Columns of the default outbox table, with their types and what a row of it holds.
-fn columns(number: usize, headers: usize) -> [(&'static str, u32, Option<String>); 12] {
+fn columns(number: usize, headers: usize) -> [pgoutput::Column; 12] {
     let (text, uuid, jsonb, timestamptz, int4) = (25, 2_950, 3_802, 1_184, 23);
     let payload = format!("{{\"n\": {number:012}, \"text\": \"");
     let filling = "x".repeat(PAYLOAD_BYTES - payload.len() - 2);
@@ -67,134 +65,28 @@ fn headers_json(count: usize) -> String {
 
 /// The relation message of the table.
 pub fn relation() -> Bytes {
-    let mut bytes = BytesMut::new();
-    bytes.put_u8(b'R');
-    bytes.put_u32(OID);
-    bytes.put_slice(b"public\0outbox_messages\0d");
-    let columns = columns(0, 0);
-    bytes.put_u16(u16::try_from(columns.len()).unwrap());
-    for (name, oid, _) in columns {
-        bytes.put_u8(u8::from(name == "id"));
-        bytes.put_slice(name.as_bytes());
-        bytes.put_u8(0);
-        bytes.put_u32(oid);
-        bytes.put_i32(-1);
-    }
-    // As the client library does: a part of a shared buffer, of which a clone is no allocation.
-    bytes.split().freeze()
+    pgoutput::relation(OID, "outbox_messages", &columns(0, 0))
 }
 
 /// The message of an inserted row with so many headers.
 pub fn insert(number: usize, headers: usize) -> Bytes {
-    let mut bytes = BytesMut::new();
-    bytes.put_u8(b'I');
-    bytes.put_u32(OID);
-    bytes.put_u8(b'N');
-    let columns = columns(number, headers);
-    bytes.put_u16(u16::try_from(columns.len()).unwrap());
-    for (_, _, value) in columns {
-        match value {
-            None => bytes.put_u8(b'n'),
-            Some(value) => {
-                bytes.put_u8(b't');
-                bytes.put_u32(u32::try_from(value.len()).unwrap());
-                bytes.put_slice(value.as_bytes());
-            }
-        }
-    }
-    bytes.split().freeze()
-}
-
-fn begin(commit_lsn: u64, xid: u32) -> Bytes {
-    let mut bytes = BytesMut::new();
-    bytes.put_u8(b'B');
-    bytes.put_u64(commit_lsn);
-    bytes.put_i64(0);
-    bytes.put_u32(xid);
-    bytes.split().freeze()
-}
-
-fn commit(commit_lsn: u64) -> Bytes {
-    let mut bytes = BytesMut::new();
-    bytes.put_slice(b"C\0");
-    bytes.put_u64(commit_lsn);
-    bytes.put_u64(commit_lsn + COMMIT_BYTES / 2);
-    bytes.put_i64(0);
-    bytes.split().freeze()
-}
-
-/// The configuration of the table, as it is by default.
-pub fn table() -> Table {
-    let column = |name: &str| ColumnRef { name: name.to_owned(), is_explicit: false };
-    let named = |name: &str| Piece::Column(name.to_owned());
-    let text = |text: &str| Piece::Text(text.to_owned());
-    Table {
-        schema: "public".to_owned(),
-        name: "outbox_messages".to_owned(),
-        columns: Columns {
-            id: column("id"),
-            message_id: column("message_id"),
-            aggregate_type: column("aggregate_type"),
-            aggregate_id: column("aggregate_id"),
-            event_type: column("event_type"),
-            topic: column("topic"),
-            payload: column("payload"),
-            headers: column("headers"),
-            occurred_at: column("occurred_at"),
-            correlation_id: column("correlation_id"),
-            content_type: column("content_type"),
-            traceparent: column("traceparent"),
-            tracestate: column("tracestate"),
-            attempt: column("attempt"),
-            last_error: column("last_error"),
-            failed_at: column("failed_at"),
-        },
-        exchange: Template(vec![vec![text("outbox")]]),
-        routing_key: Template(vec![
-            vec![named("topic")],
-            vec![named("aggregate_type"), text("."), named("event_type")],
-        ]),
-        content_type: "application/json".to_owned(),
-        app_id: None,
-        on_failure: OnFailure::Park,
-        is_holding: true,
-        is_mandatory: true,
-        has_text_headers: false,
-        rule: RowRule::default(),
-        first_attempt: 0,
-        failed: Vec::new(),
-        maker: None,
-        message: MessageMap::default(),
-        audit_mode: AuditMode::Update,
-        mark: MarkColumns::time("relayed_at"),
-    }
+    pgoutput::insert(OID, &columns(number, headers))
 }
 
 /// What the broker takes.
 pub const LIMITS: Limits = Limits { body: 16 << 20, header_frame: 131_064 };
 
 fn rules() -> Rules {
+    let config = defaults::config();
     Rules {
-        tables: vec![table()].into(),
+        tables: config.tables.into(),
         oids: vec![OID],
         limits: LIMITS,
         window_messages: 1_000,
         window_bytes: 32 << 20,
         is_strict: false,
-        audit: Audit {
-            batch: 500,
-            linger: Duration::from_millis(50),
-            hold: Duration::from_secs(10),
-            give_up: Duration::from_secs(300),
-        },
-        parking: Parking {
-            max_attempts: 10,
-            backoff_min: Duration::from_secs(1),
-            backoff_max: Duration::from_secs(300),
-            limit: 1_000,
-            period: Duration::from_secs(60),
-            poll_interval: Duration::from_secs(10),
-        },
+        audit: config.audit,
+        parking: config.parking,
         confirm_timeout: Duration::from_secs(30),
         blocked_timeout: Duration::from_secs(600),
         check_interval: Duration::from_secs(10),
@@ -227,10 +119,10 @@ impl Journey {
         let mut lap = Vec::new();
         for transaction in 0..LAP_EVENTS / rows {
             let lsn = COMMIT_BYTES * (1 + u64::try_from(transaction).unwrap());
-            lap.push(begin(lsn, 700));
+            lap.push(pgoutput::begin(lsn, 0, 700));
             let first = transaction * rows;
             lap.extend((first..first + rows).map(|number| insert(number, headers)));
-            lap.push(commit(lsn));
+            lap.push(pgoutput::commit(lsn, lsn + COMMIT_BYTES / 2, 0));
         }
         let mut journey = Self {
             relay: Relay::new(rules(), Memory::default(), None),
@@ -309,7 +201,7 @@ impl Journey {
                         self.marked += batch.marks.len();
                         let (written_lsn, flushed_lsn) = (far, far);
                         let missing = Vec::new();
-                        let written = Written { batch, missing, written_lsn, flushed_lsn };
+                        let written = WrittenBatch { batch, missing, written_lsn, flushed_lsn };
                         self.answers.push_back(Input::Written(written));
                     }
                     Effect::Check => self.answers.push_back(Input::Checked { flushed_lsn: far }),

@@ -13,8 +13,10 @@
 )]
 
 mod broker;
+pub mod defaults;
 pub mod journey;
 pub mod parking;
+mod pgoutput;
 mod postgres;
 mod rules;
 pub mod script;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pgoutbox::testing::core::event::pgoutput::{Column, StoredRow, Tuple};
-use pgoutbox::testing::core::relay::marks::{Batch, Mark, MarkError, Missed, Why};
+use pgoutbox::testing::core::relay::marks::{Batch, Mark, MarkError, UnwrittenMark, Why};
 
 use crate::parking::ParkingTable;
 use crate::script::Script;
@@ -17,8 +17,8 @@ pub(crate) use walsender::{Frame, Walsender, What};
 /// So many statements may the search for what is refused take, of what goes apart.
 const STATEMENTS: usize = 12;
 
-fn missed(place: usize, why: Why) -> Missed {
-    Missed { place, why }
+fn missed(place: usize, why: Why) -> UnwrittenMark {
+    UnwrittenMark { place, why }
 }
 
 fn refused() -> Why {
@@ -39,7 +39,7 @@ pub(crate) enum Table {
     Named,
     /// A partition of `Named`, under its own oid and name.
     Leaf,
-    /// One of the publication that is no outbox.
+    /// One of the publication that is not an outbox.
     Other,
     /// None: a message of `pg_logical_emit_message` whose prefix is an event's.
     Emitted,
@@ -93,7 +93,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    fn columns(&self) -> Vec<(&'static str, u32, Option<String>)> {
+    fn columns(&self) -> Vec<crate::pgoutput::Column> {
         let (text, uuid, jsonb, timestamptz) = (25, 2_950, 3_802, 1_184);
         let mut columns = vec![
             ("id", uuid, Some(self.id.clone())),
@@ -150,7 +150,7 @@ struct Transaction {
 
 /// What became of a transaction of marks.
 pub(crate) struct MarksWritten {
-    pub(crate) missing: Vec<Missed>,
+    pub(crate) missing: Vec<UnwrittenMark>,
     pub(crate) written_lsn: u64,
     pub(crate) flushed_lsn: u64,
 }
@@ -450,7 +450,7 @@ impl Postgres {
     /// Marks that go together are one statement for each table, of which one row that is refused
     /// takes the others along. What goes apart is halved until that row stands alone, as far as the
     /// statements last.
-    fn write_marks(&mut self, now: u64, lsn: u64, marks: &[Mark]) -> Vec<Missed> {
+    fn write_marks(&mut self, now: u64, lsn: u64, marks: &[Mark]) -> Vec<UnwrittenMark> {
         let parked = self.parking.places();
         assert!(marks.iter().all(|mark| mark.table < 2), "what has no row is not marked");
         let is_passed_over = |mark: &Mark, place| mark.is_repeat && parked.contains(&place);
@@ -479,7 +479,7 @@ impl Postgres {
         table: usize,
         marks: &[(usize, usize)],
         statements: usize,
-        missing: &mut Vec<Missed>,
+        missing: &mut Vec<UnwrittenMark>,
     ) {
         let mut open = vec![marks];
         let mut left = statements;
@@ -491,7 +491,7 @@ impl Postgres {
             left -= 1;
             if part.iter().all(|(_, place)| !self.is_mark_refused(now, table, *place)) {
                 let late = part.iter().filter(|(_, place)| !self.mark(now, lsn, *place));
-                missing.extend(late.map(|(at, _)| Missed::waits(*at)).collect::<Vec<_>>());
+                missing.extend(late.map(|(at, _)| UnwrittenMark::waits(*at)).collect::<Vec<_>>());
             } else if let [(at, _)] = part {
                 missing.push(missed(*at, refused()));
             } else {

@@ -16,18 +16,17 @@ use std::ops::AddAssign;
 use std::rc::Rc;
 use std::time::Duration;
 
-use pgoutbox::config::{
-    Audit, AuditMode, ColumnRef, Columns, MarkColumns, MessageMap, OnFailure, Parking, Piece,
-    RowRule, Table as TableConfig, Template,
-};
 use pgoutbox::error::Fault;
+use pgoutbox::testing::config::{
+    Audit, AuditMode, OnFailure, Parking, Table as TableConfig, Template,
+};
 use pgoutbox::testing::core::event::{Position, Refusal};
 
 use pgoutbox::testing::core::event::pgoutput;
 use pgoutbox::testing::core::event::pgoutput::StoredRow;
 use pgoutbox::testing::core::message::{Limits, Message};
 use pgoutbox::testing::core::parked::{Aggregate, Head, ParkedRow, Schedule};
-use pgoutbox::testing::core::relay::marks::{Batch, Missed, Why, Written};
+use pgoutbox::testing::core::relay::marks::{Batch, UnwrittenMark, Why, WrittenBatch};
 use pgoutbox::testing::core::relay::window::Answer;
 use pgoutbox::testing::core::relay::{
     CatchUpCursor, Effect, End, Input, Memory, Relay, Resolution, Rules,

@@ -1,6 +1,7 @@
 //! The walsender: what of the WAL is sent, in the bytes of pgoutput.
 
 use super::*;
+use crate::pgoutput;
 
 /// What the server sends.
 #[derive(Debug, Clone)]
@@ -33,7 +34,7 @@ pub(crate) struct Walsender {
 }
 
 impl Walsender {
-    /// Decodes and sends the next transaction, or passes over what is no transaction.
+    /// Decodes and sends the next transaction, or passes over what is not a transaction.
     pub(crate) fn send(&mut self, postgres: &Postgres, script: &Script) -> bool {
         match postgres.transactions.get(self.next) {
             Some(transaction) if transaction.end_lsn <= postgres.flushed => {
@@ -53,8 +54,8 @@ impl Walsender {
         self.queue.push_back(Frame::KeepAlive { wal_end: self.sent, is_reply_requested });
     }
 
-    fn data(&mut self, bytes: BytesMut, what: What) {
-        self.queue.push_back(Frame::Data(bytes.freeze(), what));
+    fn data(&mut self, bytes: Bytes, what: What) {
+        self.queue.push_back(Frame::Data(bytes, what));
     }
 
     fn send_transaction(
@@ -69,12 +70,7 @@ impl Walsender {
             return;
         }
         let commit_time: i64 = 700_000_000_000_000 + i64::from(*xid);
-        let mut begin = BytesMut::new();
-        begin.put_u8(b'B');
-        begin.put_u64(*commit_lsn);
-        begin.put_i64(commit_time);
-        begin.put_u32(*xid);
-        self.data(begin, What::Rest);
+        self.data(pgoutput::begin(*commit_lsn, commit_time, *xid), What::Rest);
         if !is_empty {
             for (place, row) in rows {
                 if row.table.is_message() {
@@ -91,13 +87,7 @@ impl Walsender {
                 }
             }
         }
-        let mut commit = BytesMut::new();
-        commit.put_u8(b'C');
-        commit.put_u8(0);
-        commit.put_u64(*commit_lsn);
-        commit.put_u64(*end_lsn);
-        commit.put_i64(commit_time);
-        self.data(commit, What::Commit(*end_lsn));
+        self.data(pgoutput::commit(*commit_lsn, *end_lsn, commit_time), What::Commit(*end_lsn));
     }
 
     fn announce(&mut self, row: &Row, script: &Script) {
@@ -106,44 +96,16 @@ impl Walsender {
             return;
         }
         self.announced.insert(row.table, row.shape);
-        let columns = row.columns();
-        let mut bytes = BytesMut::new();
-        bytes.put_u8(b'R');
-        bytes.put_u32(row.table.oid());
-        bytes.put_slice(b"public\0");
         // A table that the relay knows by its oid may have had another name.
         let is_renamed = row.table == Table::Known && row.shape == 2;
-        bytes.put_slice(if is_renamed { b"outbox_old" } else { row.table.name().as_bytes() });
-        bytes.put_slice(b"\0d");
-        bytes.put_u16(u16::try_from(columns.len()).unwrap());
-        for (name, oid, _) in columns {
-            bytes.put_u8(u8::from(name == "id"));
-            bytes.put_slice(name.as_bytes());
-            bytes.put_u8(0);
-            bytes.put_u32(oid);
-            bytes.put_i32(-1);
-        }
-        self.data(bytes, What::Relation(row.table.oid()));
+        let name = if is_renamed { "outbox_old" } else { row.table.name() };
+        let relation = pgoutput::relation(row.table.oid(), name, &row.columns());
+        self.data(relation, What::Relation(row.table.oid()));
     }
 
     fn insert(&mut self, place: Option<usize>, row: &Row) {
-        let columns = row.columns();
-        let mut bytes = BytesMut::new();
-        bytes.put_u8(b'I');
-        bytes.put_u32(row.table.oid());
-        bytes.put_u8(b'N');
-        bytes.put_u16(u16::try_from(columns.len()).unwrap());
-        for (_, _, value) in columns {
-            match value {
-                None => bytes.put_u8(b'n'),
-                Some(value) => {
-                    bytes.put_u8(b't');
-                    bytes.put_u32(u32::try_from(value.len()).unwrap());
-                    bytes.put_slice(value.as_bytes());
-                }
-            }
-        }
-        self.data(bytes, place.map_or(What::Rest, What::Event));
+        let insert = pgoutput::insert(row.table.oid(), &row.columns());
+        self.data(insert, place.map_or(What::Rest, What::Event));
     }
 
     fn message(&mut self, place: Option<usize>, row: &Row) {
@@ -165,7 +127,7 @@ impl Walsender {
         bytes.put_u8(0);
         bytes.put_u32(u32::try_from(content.len()).unwrap());
         bytes.put_slice(content.as_bytes());
-        self.data(bytes, place.map_or(What::Rest, What::Event));
+        self.data(bytes.freeze(), place.map_or(What::Rest, What::Event));
     }
 
     /// What a server may send besides.
@@ -180,6 +142,6 @@ impl Walsender {
             1 => bytes.put_slice(b"O\0\0\0\0\0\0\0\x09elsewhere\0"),
             _ => bytes.put_slice(b"U\0\0\x4e\x24N\0\x01n"),
         }
-        self.data(bytes, What::Rest);
+        self.data(bytes.freeze(), What::Rest);
     }
 }

@@ -200,7 +200,7 @@ impl World {
                 unreachable!("looked at above");
             };
             let MarksWritten { missing, written_lsn, flushed_lsn } = written;
-            for Missed { place: at, why } in &missing {
+            for UnwrittenMark { place: at, why } in &missing {
                 let place = self.postgres.place(&batch.marks[*at].id).expect("an event");
                 session.watch.missing_since.entry(place).or_insert(self.now);
                 if matches!(why, Why::Refused(_)) {
@@ -212,7 +212,7 @@ impl World {
                 self.say(format_args!("{} marks could not be written", missing.len()));
             }
             let (written_lsn, flushed_lsn) = (written_lsn.into(), flushed_lsn.into());
-            return self.handle(Input::Written(Written {
+            return self.handle(Input::Written(WrittenBatch {
                 batch,
                 missing,
                 written_lsn,

@@ -1,6 +1,7 @@
 //! Which things happen in a round, and how the relay is configured.
 
 use super::*;
+use crate::defaults;
 
 /// Which things happen in this round, and how often: not everything in each.
 pub(super) fn weights(script: &Script, largest_transaction: u64, mode: Mode) -> Vec<(u32, Act)> {
@@ -83,42 +84,15 @@ pub(super) fn mode(script: &Script) -> Mode {
 }
 
 pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
-    let columns = |id: &str| Columns {
-        id: column(id),
-        message_id: column("message_id"),
-        aggregate_type: column("aggregate_type"),
-        aggregate_id: column("aggregate_id"),
-        event_type: column("event_type"),
-        topic: column("topic"),
-        payload: column("payload"),
-        headers: column("headers"),
-        occurred_at: column("occurred_at"),
-        correlation_id: column("correlation_id"),
-        content_type: column("content_type"),
-        traceparent: column("traceparent"),
-        tracestate: column("tracestate"),
-        attempt: column("attempt"),
-        last_error: column("last_error"),
-        failed_at: column("failed_at"),
+    let exchange = |table: Table| match table.is_message() {
+        true => Template::parse("outbox"),
+        false => Template::parse("{exchange} | outbox"),
     };
-    let named = |name: &str| Piece::Column(name.to_owned());
-    let text = |text: &str| Piece::Text(text.to_owned());
-    let of_column = || Template(vec![vec![named("exchange")], vec![text("outbox")]]);
     let tables: Vec<TableConfig> = [Table::Known, Table::Named, Table::Emitted]
         .map(|table| TableConfig {
             schema: if table.is_message() { String::new() } else { "public".to_owned() },
             name: table.name().to_owned(),
-            columns: columns("id"),
-            exchange: match table.is_message() {
-                true => Template(vec![vec![text("outbox")]]),
-                false => of_column(),
-            },
-            routing_key: Template(vec![
-                vec![named("topic")],
-                vec![named("aggregate_type"), text("."), named("event_type")],
-            ]),
-            content_type: "application/json".to_owned(),
-            app_id: None,
+            exchange: exchange(table).expect("a template"),
             on_failure: match (mode.is_parking, mode.has_letters) {
                 (false, _) => OnFailure::Block,
                 (true, false) => OnFailure::Park,
@@ -127,13 +101,6 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
                 }
             },
             is_holding: mode.is_holding,
-            is_mandatory: true,
-            has_text_headers: false,
-            rule: RowRule::default(),
-            first_attempt: 0,
-            failed: Vec::new(),
-            maker: None,
-            message: MessageMap::default(),
             audit_mode: match marking {
                 _ if table.is_message() => AuditMode::None,
                 Marking::Update => AuditMode::Update,
@@ -141,7 +108,7 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
                 Marking::SideTable => AuditMode::SideTable,
                 Marking::None => AuditMode::None,
             },
-            mark: MarkColumns::time("relayed_at"),
+            ..defaults::table()
         })
         .into();
     Rules {
@@ -173,8 +140,4 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
         leaves: vec![1],
         is_passing: false,
     }
-}
-
-fn column(name: &str) -> ColumnRef {
-    ColumnRef { name: name.to_owned(), is_explicit: false }
 }

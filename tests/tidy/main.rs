@@ -7,6 +7,8 @@
     reason = "a test binary: it fails by panicking"
 )]
 
+mod circles;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -601,7 +603,7 @@ fn the_changelog_has_this_version() {
 fn nothing_waits_by_sleeping_and_nothing_is_ignored() {
     let mut found = BTreeMap::new();
     for path in files("tests", "rs") {
-        if path.ends_with("tidy.rs") || path.ends_with("wait.rs") {
+        if path.ends_with("tidy/main.rs") || path.ends_with("wait.rs") {
             continue;
         }
         let text = code(&fs::read_to_string(&path).expect("readable"));
@@ -619,7 +621,7 @@ fn nothing_waits_by_sleeping_and_nothing_is_ignored() {
 fn no_file_is_part_of_two_programs() {
     for path in ["src", "tests", "benches"].iter().flat_map(|folder| files(folder, "rs")) {
         let text = fs::read_to_string(&path).expect("readable");
-        let is_ours = path.ends_with("tidy.rs");
+        let is_ours = path.ends_with("tidy/main.rs");
         assert!(is_ours || !text.contains("#[path"), "{} names a path", path.display());
     }
 }
@@ -729,15 +731,16 @@ fn one_file_bounds_waits_and_one_doubles_pauses() {
 /// and in AMQP's; a relay and an event are also what a program calls them that has the library.
 const SHARED_NAMES: [&str; 3] = ["Message", "Relay", "Event"];
 
-/// Each public type with the words before its name: `pub`, `pub(crate)`.
-fn public_types(text: &str) -> Vec<String> {
+/// Each type of a file, and whether it is public: `pub`, `pub(crate)`.
+fn types(text: &str) -> Vec<(String, bool)> {
     let mut found = Vec::new();
     for line in text.lines() {
-        let mut words = line.split_whitespace();
-        let is_public = matches!(words.next(), Some("pub" | "pub(crate)"));
-        if is_public && matches!(words.next(), Some("struct" | "enum" | "type" | "trait")) {
+        let mut words = line.split_whitespace().peekable();
+        let visibility = words.next_if(|word| word.starts_with("pub"));
+        if matches!(words.next(), Some("struct" | "enum" | "type" | "trait")) {
             let name = words.next().unwrap_or_default();
-            found.push(name.split(['<', '(', ';', '{']).next().unwrap_or_default().to_owned());
+            let name = name.split(['<', '(', ';', '{']).next().unwrap_or_default().to_owned();
+            found.push((name, matches!(visibility, Some("pub" | "pub(crate)"))));
         }
     }
     found
@@ -750,7 +753,7 @@ fn no_two_public_types_have_one_name() {
     for path in files("src", "rs") {
         let text = fs::read_to_string(&path).expect("readable");
         let place = path.strip_prefix(root()).expect("below the root").display().to_string();
-        for name in public_types(&text) {
+        for (name, _) in types(&text).into_iter().filter(|(_, is_public)| *is_public) {
             homes.entry(name).or_default().push(place.clone());
         }
     }
@@ -759,39 +762,73 @@ fn no_two_public_types_have_one_name() {
     assert!(homes.is_empty(), "rename all but one of each: {homes:#?}");
 }
 
-/// A type is a thing. These say that something happened to it, and leave the thing to its file.
+/// A type is a thing. A participle says that something happened to it, and leaves the thing to its file.
 #[test]
 fn no_type_is_called_by_a_bare_participle() {
-    const PARTICIPLES: [&str; 22] = [
-        "Asked",
-        "Admitted",
-        "Built",
-        "Collected",
-        "Decoded",
-        "Discarded",
-        "Driven",
-        "Explained",
-        "Found",
-        "Given",
-        "Held",
-        "Inserted",
-        "Kept",
-        "Known",
-        "Looked",
-        "Reached",
-        "Refused",
-        "Remembered",
-        "Said",
-        "Shown",
-        "Stuck",
-        "Told",
+    const IRREGULAR: [&str; 12] = [
+        "Built", "Driven", "Found", "Given", "Held", "Kept", "Known", "Said", "Seen", "Shown",
+        "Spent", "Told",
     ];
+    // These are nouns.
+    const NOUNS: [&str; 3] = ["Feed", "Need", "Speed"];
     for path in files("src", "rs") {
-        let text = fs::read_to_string(&path).expect("readable");
-        for name in public_types(&text) {
-            assert!(!PARTICIPLES.contains(&name.as_str()), "{name} in {}", path.display());
+        let text = code(&fs::read_to_string(&path).expect("readable"));
+        for (name, _) in types(&text) {
+            let is_one_word = !name.chars().skip(1).any(char::is_uppercase);
+            let is_regular = name.ends_with("ed") && !NOUNS.contains(&name.as_str());
+            let is_participle = is_regular || IRREGULAR.contains(&name.as_str());
+            assert!(!(is_one_word && is_participle), "{name} in {}", path.display());
         }
     }
+}
+
+/// The sections of a file's docs that say when a function fails.
+fn errors_sections(text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let starts = lines.iter().enumerate().filter(|(_, line)| **line == "/// # Errors");
+    let section = |(at, _): (usize, &&str)| {
+        let rest = lines.iter().skip(at + 1).map_while(|line| line.strip_prefix("///"));
+        rest.map(str::trim).collect::<Vec<_>>().join(" ")
+    };
+    starts.map(section).collect()
+}
+
+/// A section that sends its reader elsewhere, or to a word, is worse than none.
+#[test]
+fn each_errors_section_says_something() {
+    let mut empty = BTreeSet::new();
+    for path in files("src", "rs") {
+        let text = fs::read_to_string(&path).expect("readable");
+        for section in errors_sections(&text) {
+            let begins =
+                ["As [", "The connection's", "A connection's", "None", "Likewise", "The same."];
+            let says = section.split_whitespace().count() >= 5
+                && !begins.iter().any(|banned| section.starts_with(banned));
+            if !says {
+                empty.insert(format!("{}: {section}", path.display()));
+            }
+        }
+    }
+    assert!(empty.is_empty(), "{empty:#?}");
+}
+
+/// What a program that has the library can name, beside the door of these tests.
+#[test]
+fn the_public_surface_is_small() {
+    let text = code(&read("src/lib.rs"));
+    let public: Vec<_> = text.lines().filter(|line| line.starts_with("pub ")).collect();
+    let wanted = [
+        "pub mod error;",
+        "pub mod cli;",
+        "pub mod outbox;",
+        "pub use embed::{Builder, Now, Relay, Status};",
+        "pub mod testing;",
+    ];
+    assert_eq!(public, wanted);
+    assert!(text.contains("#[doc(hidden)]\npub mod testing;"), "{text}");
+    let own = code(&read("src/cli/mod.rs"));
+    let own: Vec<_> = own.lines().filter(|line| line.starts_with("pub ")).collect();
+    assert!(matches!(*own, [line] if line.contains("main")), "{own:?}");
 }
 
 /// Somebody who wants to see it at work waits for the compiler, and for nothing else.
