@@ -201,7 +201,7 @@ async fn wait_for_marks(follow: &Follow, backlog: &Backlog, audit: &str) -> Resu
         "side_table" => "SELECT EXISTS (SELECT FROM pgoutbox.relayed WHERE id = $1)",
         _ => return Ok(follow.end),
     };
-    harness::wait_until("the last mark", PATIENCE, async || {
+    harness::wait_closely("the last mark", PATIENCE, async || {
         Ok(follow.client().query_one(sql, &[&backlog.last_id]).await?.get(0))
     })
     .await?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use harness::fake_broker::{AckAtOnce, FakeBroker};
 use harness::postgres::Postgres;
 use harness::relay::{Pgoutbox, Relay};
-use harness::wait_until;
+use harness::wait_closely;
 use tokio_postgres::Client;
 
 /// However busy the machine is.
@@ -99,7 +99,7 @@ pub async fn measure(postgres: &Postgres, program: &str, case: Case) -> Result<F
     let relay = program.spawn(&["run"])?;
     let come = async |count: u64| {
         let what = format!("{count} messages");
-        let came = wait_until(&what, PATIENCE, async || Ok(broker.published() >= count)).await;
+        let came = wait_closely(&what, PATIENCE, async || Ok(broker.published() >= count)).await;
         came.with_context(|| relay.log())
     };
     come(1).await?;

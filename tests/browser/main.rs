@@ -9,24 +9,15 @@
 
 mod states;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use harness::browser::{Browser, Page};
-use harness::relay::Relay;
 use harness::workload::Workload;
 
 use harness::setting::{PATIENCE, Setting, arrived, steady, uuid};
 
 const TOKEN: &str = "correct-horse-battery-staple";
-
-async fn running(setting: &Setting) -> Result<(Relay, SocketAddr)> {
-    let relay = setting.run()?;
-    let address = relay.http(PATIENCE).await?;
-    relay.reaches("running", PATIENCE).await?;
-    Ok((relay, address))
-}
 
 fn picture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("console-{name}.png"))
@@ -50,8 +41,8 @@ async fn no_complaints(browser: &Browser) -> Result<()> {
 async fn shows_what_the_relay_does_and_stays_live() -> Result<()> {
     let setting = Setting::shared().await?.set("guard.interval", "100ms");
     let consumer = setting.consumer().await?;
-    let (relay, address) = running(&setting).await?;
-    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    let (relay, address) = setting.serve().await?;
+    let load = Workload::start(&setting.database_url, steady()).await?;
     let browser = Browser::start().await?;
     let page = browser.open(&format!("http://{address}/"), 1200, false).await?;
     page.until("document.getElementById('state').textContent === 'Running'").await?;
@@ -91,9 +82,7 @@ async fn shows_what_the_relay_does_and_stays_live() -> Result<()> {
     assert_eq!(page.ask("document.getElementById('parked-tools').hidden").await?, true);
     setting.sql("DELETE FROM pgoutbox.parked").await?;
     page.until("document.getElementById('parked-count').textContent === '0'").await?;
-    load.stop();
-    let ledger = load.finish().await?;
-    setting.judge(&ledger, consumer, &relay, 0).await?;
+    setting.judge_load(load, consumer, &relay, 0).await?;
     // The relay has ended.
     page.until("document.getElementById('link').className === 'offline'").await?;
     no_complaints(&browser).await
@@ -105,7 +94,7 @@ const BAD: &str = r#"<script>window.pwned=1</script><img src=x onerror="window.p
 #[tokio::test]
 async fn data_of_events_stays_text() -> Result<()> {
     let setting = Setting::shared().await?.set("guard.interval", "100ms");
-    let (relay, address) = running(&setting).await?;
+    let (relay, address) = setting.serve().await?;
     for number in 1..=3 {
         setting.put_aside(number, "failed").await?;
     }
@@ -147,7 +136,7 @@ async fn data_and_actions_need_the_token() -> Result<()> {
     let setting = Setting::shared().await?.set("guard.interval", "100ms").set("http.token", TOKEN);
     // Not by itself while we watch.
     let setting = setting.set("parking.backoff_min", "5m");
-    let (relay, address) = running(&setting).await?;
+    let (relay, address) = setting.serve().await?;
     // No queue is bound.
     setting.sql("INSERT INTO outbox_messages (topic, payload) VALUES ('t', '1')").await?;
     setting.put_aside(9, "failed").await?;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use harness::consumer::{self, Consumer, QueueType};
 use harness::proxy::{Cut, Proxy};
 use harness::shared;
 use harness::workload::Ledger;
@@ -27,13 +26,7 @@ pub async fn cut(round: Round) -> Result<Outcome> {
     let proxy = Proxy::start(postgres.port()).await?;
     let url = postgres.url_on(proxy.port(), &setting.database);
     setting.env("PGOUTBOX_POSTGRES__STREAM_URL", &url);
-    let options = consumer::Options {
-        declare_exchange: false,
-        queue_type: QueueType::Classic,
-        keep_content: false,
-        ..Default::default()
-    };
-    let consumer = Consumer::start(&setting.amqp_url, options).await?;
+    let consumer = setting.counting_consumer().await?;
     setting.client().await?.execute(ROWS, &[&rows]).await?;
     let ledger = Ledger::of_rows(&setting.client().await?, "outbox_messages").await?;
     let total = ledger.committed.len();

@@ -243,14 +243,8 @@ pub async fn postgres_password(round: Round) -> Result<Outcome> {
 
 /// The relay may no longer mark. It ends, or says so and goes on; either way nothing is lost.
 pub async fn mark_permission(round: Round) -> Result<Outcome> {
-    let mut setting = shared_setting().await?;
-    let postgres = shared::postgres().await?;
-    let (stream, audit) =
-        (format!("{}_stream", setting.database), format!("{}_audit", setting.database));
-    setting.program.succeed(&["init", "--stream-role", &stream, "--audit-role", &audit]).await?;
-    let (port, database) = (postgres.port(), setting.database.clone());
-    setting.env("PGOUTBOX_POSTGRES__STREAM_URL", &postgres.url_as(&stream, port, &database));
-    setting.env("DATABASE_URL", &postgres.url_as(&audit, port, &database));
+    let setting = shared_setting().await?.with_roles().await?;
+    let audit = setting.audit_role();
     let mut stage = Stage::start(&round, setting).await?;
     for _ in 0..round.faults() {
         stage.moment().await?;

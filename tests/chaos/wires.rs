@@ -4,17 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use harness::proxy::{Cut, Direction, Proxy};
-use harness::{shared, wait_until};
+use harness::wait_until;
+use harness::wire::Wire;
 
 use crate::round::{Allowed, Outcome, Round, Stage, outage};
 use harness::setting::Setting;
-
-#[derive(Clone, Copy)]
-enum Wire {
-    Stream,
-    Audit,
-    Amqp,
-}
 
 #[derive(Clone, Copy)]
 enum Fault {
@@ -56,17 +50,7 @@ pub async fn amqp_half(round: Round) -> Result<Outcome> {
 
 async fn run(round: Round, wire: Wire, fault: Fault) -> Result<Outcome> {
     let mut setting = Setting::shared().await?;
-    let (postgres, rabbitmq) = tokio::try_join!(shared::postgres(), shared::rabbitmq())?;
-    let (port, variable, url) = match wire {
-        Wire::Stream => {
-            (postgres.port(), "PGOUTBOX_POSTGRES__STREAM_URL", setting.database_url.clone())
-        }
-        Wire::Audit => (postgres.port(), "DATABASE_URL", setting.database_url.clone()),
-        Wire::Amqp => (rabbitmq.port(), "AMQP_URL", setting.amqp_url.clone()),
-    };
-    let proxy = Proxy::start(port).await?;
-    setting.env("PGOUTBOX_POSTGRES__STREAM_URL", &setting.database_url.clone());
-    setting.env(variable, &url.replace(&format!(":{port}/"), &format!(":{}/", proxy.port())));
+    let proxy = setting.through(wire).await?;
     let mut stage = Stage::start(&round, setting).await?;
     for _ in 0..3 * round.faults() {
         stage.moment().await?;

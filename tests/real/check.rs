@@ -629,16 +629,8 @@ async fn drop_session(session: tokio_postgres::Client, setting: &Setting) -> Res
 #[tokio::test]
 async fn roles() -> Result<()> {
     let owner = Setting::bare().await?;
-    let (stream, audit) =
-        (format!("{}_stream", owner.database), format!("{}_audit", owner.database));
-    owner
-        .program
-        .succeed(&["init", "--declare", "--stream-role", &stream, "--audit-role", &audit])
-        .await?;
-    let postgres = shared::postgres().await?;
-    let url = |role: &str| postgres.url_as(role, postgres.port(), &owner.database);
-    let setting =
-        owner.clone().set("postgres.url", &url(&audit)).set("postgres.stream_url", &url(&stream));
+    let setting = owner.with_roles().await?;
+    let (stream, audit) = (owner.stream_role(), owner.audit_role());
     let well = setting.check().await?;
     assert_eq!((well.code, well.errors().len()), (Some(0), 0), "{well}");
     let database = &owner.database;
@@ -681,11 +673,13 @@ async fn roles() -> Result<()> {
     owner.sql(takes).await?;
     owner.carry_out(setting.check().await?.has("row-level-security", "error")).await?;
     setting.check().await?.has_not("row-level-security");
-    let nobody = setting.clone().set("postgres.stream_url", &url("nobody_there")).check().await?;
+    let postgres = shared::postgres().await?;
+    let nobody_there = postgres.url_as("nobody_there", postgres.port(), &owner.database);
+    let nobody = setting.clone().set("postgres.stream_url", &nobody_there).check().await?;
     let found = nobody.has("role-missing", "error");
     assert!(hint(found).starts_with("CREATE ROLE \"nobody_there\" LOGIN REPLICATION;"), "{found}");
     owner.carry_out(found).await?;
-    let there = setting.clone().set("postgres.stream_url", &url("nobody_there")).check().await?;
+    let there = setting.clone().set("postgres.stream_url", &nobody_there).check().await?;
     there.has_not("role-missing");
     there.has_not("role-replication");
     // The stream's walsender is seen with the stream's role, whatever the audit role may see.
@@ -859,7 +853,7 @@ async fn certificates() -> Result<()> {
     Ok(())
 }
 
-/// To look at an exchange is no message: neither a queue nor a consumer gets one.
+/// To look at an exchange is not a message: neither a queue nor a consumer gets one.
 #[tokio::test]
 async fn publishes_nothing_that_arrives() -> Result<()> {
     let setting = Setting::shared().await?;

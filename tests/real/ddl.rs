@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use harness::consumer::Consumer;
 use harness::http::get;
+use harness::wait_until;
 use harness::workload::Workload;
-use harness::{shared, wait_until};
 
 use crate::setting::{PATIENCE, Setting, steady};
 
@@ -32,7 +32,7 @@ async fn the_table_changes_under_load() -> Result<()> {
     let setting = Setting::shared().await?;
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    let load = Workload::start(&setting.database_url, steady()).await?;
     for change in CHANGES {
         setting.sql(change).await.context(change)?;
         // Rows of this shape were committed after the change, and came.
@@ -40,9 +40,7 @@ async fn the_table_changes_under_load() -> Result<()> {
         let came = consumer.wait_distinct(committed + 20, PATIENCE).await;
         came.with_context(|| format!("{change}\n{}", relay.log()))?;
     }
-    load.stop();
-    let ledger = load.finish().await?;
-    setting.judge(&ledger, consumer, &relay, 0).await?;
+    setting.judge_load(load, consumer, &relay, 0).await?;
     let sessions = relay.log().matches(" running ").count();
     assert_eq!(sessions, 1, "it connected again:\n{}", relay.log());
     Ok(())
@@ -288,16 +286,8 @@ fn came(consumer: &Consumer) -> Result<BTreeMap<i64, i64>> {
 async fn what_is_undone_again_is_waited_out() -> Result<()> {
     const WRITERS: usize = 3;
     let owner = Setting::bare().await?;
-    let (audit, stream) = (format!("{}_a", owner.database), format!("{}_s", owner.database));
-    let init = ["init", "--declare", "--stream-role", &stream, "--audit-role", &audit];
-    owner.program.succeed(&init).await?;
-    let postgres = shared::postgres().await?;
-    let url = |role: &str| postgres.url_as(role, postgres.port(), &owner.database);
-    let setting = owner
-        .clone()
-        .set("postgres.url", &url(&audit))
-        .set("postgres.stream_url", &url(&stream))
-        .set("session.backoff_max", "300ms");
+    let setting = owner.with_roles().await?.set("session.backoff_max", "300ms");
+    let audit = owner.audit_role();
     let consumer = owner.consumer().await?;
     let relay = setting.run()?;
     let address = relay.http(PATIENCE).await?;

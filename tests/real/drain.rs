@@ -8,7 +8,6 @@ use harness::proxy::{Cut, Direction, Proxy};
 use harness::workload::{self, Workload};
 use harness::{shared, wait_until};
 
-use crate::progress::through;
 use crate::setting::{PATIENCE, Setting, steady};
 
 /// More than a goodbye to both servers takes.
@@ -24,8 +23,7 @@ async fn a_clean_stop_and_start_repeats_nothing() -> Result<()> {
     let mut load = Workload::start(&setting.database_url, options).await?;
     for _ in 0..4 {
         let relay = setting.run()?;
-        let before = consumer.distinct();
-        consumer.wait_distinct(before + 150, PATIENCE).await?;
+        consumer.wait_more(150, PATIENCE).await?;
         let asked = Instant::now();
         relay.drain(PATIENCE).await?;
         println!("drained under load in {:.2?}", asked.elapsed());
@@ -90,10 +88,10 @@ async fn a_silent_broker_does_not_hold_it() -> Result<()> {
     let proxy = Proxy::start(shared::rabbitmq().await?.port()).await?;
     let consumer = setting.consumer().await?;
     let direct = setting.amqp_url.clone();
-    setting.env("AMQP_URL", &through(&direct, &proxy));
+    setting.env("AMQP_URL", &proxy.url(&direct));
     setting.env("PGOUTBOX_SESSION__DRAIN_TIMEOUT", "2s");
     let relay = setting.run()?;
-    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    let load = Workload::start(&setting.database_url, steady()).await?;
     consumer.wait_distinct(200, PATIENCE).await?;
     proxy.stall(Direction::Down);
     more_is_committed(&load).await?;
@@ -102,11 +100,8 @@ async fn a_silent_broker_does_not_hold_it() -> Result<()> {
     proxy.cut(Cut::Rst);
     proxy.resume(Direction::Down);
     let relay = setting.run()?;
-    let before = consumer.distinct();
-    consumer.wait_distinct(before + 100, PATIENCE).await?;
-    load.stop();
-    let ledger = load.finish().await?;
-    setting.judge(&ledger, consumer, &relay, 1_500).await?;
+    consumer.wait_more(100, PATIENCE).await?;
+    setting.judge_load(load, consumer, &relay, 1_500).await?;
     Ok(())
 }
 
@@ -116,16 +111,14 @@ async fn a_blocked_broker_does_not_hold_it() -> Result<()> {
     setting.env("PGOUTBOX_SESSION__DRAIN_TIMEOUT", "2s");
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    let load = Workload::start(&setting.database_url, steady()).await?;
     consumer.wait_distinct(200, PATIENCE).await?;
     rabbitmq.memory_alarm(true).await?;
     relay.is_down("broker_blocked", PATIENCE).await?;
     ends_undrained(&relay).await?;
     rabbitmq.memory_alarm(false).await?;
     let relay = setting.run()?;
-    load.stop();
-    let ledger = load.finish().await?;
-    setting.judge(&ledger, consumer, &relay, 1_500).await?;
+    setting.judge_load(load, consumer, &relay, 1_500).await?;
     Ok(())
 }
 
@@ -146,8 +139,8 @@ async fn it_ends_at_once_where_nothing_can_be_reached() -> Result<()> {
     let database = Proxy::start(postgres.port()).await?;
     let broker = Proxy::start(rabbitmq.port()).await?;
     let (database_url, amqp_url) = (setting.database_url.clone(), setting.amqp_url.clone());
-    setting.env("DATABASE_URL", &through(&database_url, &database));
-    setting.env("AMQP_URL", &through(&amqp_url, &broker));
+    setting.env("DATABASE_URL", &database.url(&database_url));
+    setting.env("AMQP_URL", &broker.url(&amqp_url));
     // Both refuse, only the broker does, Postgres is silent, the broker is silent.
     for (refuses, stalls) in [("both", ""), ("broker", ""), ("", "database"), ("", "broker")] {
         database.refuse(refuses == "both");
@@ -197,7 +190,7 @@ async fn a_closed_channel_does_not_hold_it() -> Result<()> {
     setting.init().await?;
     let consumer = setting.bound("#").await?;
     let amqp_url = setting.amqp_url.clone();
-    setting.env("AMQP_URL", &through(&amqp_url, &proxy));
+    setting.env("AMQP_URL", &proxy.url(&amqp_url));
     let relay = setting.run()?;
     relay.reaches("running", PATIENCE).await?;
     proxy.stall(Direction::Down);

@@ -7,7 +7,6 @@ use harness::relay::Relay;
 use harness::wait_until;
 
 use crate::bare::arrived;
-use crate::progress::through;
 use crate::setting::{PATIENCE, Setting};
 
 const MIB: i64 = 1 << 20;
@@ -22,6 +21,15 @@ async fn scene(amqp: &str) -> Result<(Postgres, Setting)> {
     let setting = Setting::with(database, String::new(), database_url, amqp.to_owned());
     let setting = setting.set("guard.interval", "100ms").set("log.format", "json");
     setting.program.succeed(&["init"]).await?;
+    Ok((postgres, setting))
+}
+
+/// The same with the broker that all tests share.
+async fn with_broker() -> Result<(Postgres, Setting)> {
+    let rabbitmq = harness::shared::rabbitmq().await?;
+    let vhost = rabbitmq.add_vhost().await?;
+    let (postgres, setting) = scene(&rabbitmq.url(&vhost)).await?;
+    setting.program.succeed(&["init", "--declare"]).await?;
     Ok((postgres, setting))
 }
 
@@ -158,7 +166,7 @@ async fn policy_drop_slot_takes_it_from_a_relay_whose_broker_is_silent() -> Resu
     setting.program.succeed(&["init", "--declare"]).await?;
     let setting = setting.set("guard.policy", "drop_slot_and_catch_up_later");
     let consumer = setting.consumer().await?;
-    let behind = setting.clone().set("amqp.url", &through(&setting.amqp_url, &proxy));
+    let behind = setting.clone().set("amqp.url", &proxy.url(&setting.amqp_url));
     let relay = behind.set("amqp.heartbeat", "15s").run()?;
     setting.sql("INSERT INTO outbox_messages (topic, payload) VALUES ('t', '1')").await?;
     arrived(&consumer, 1).await.with_context(|| relay.log())?;
@@ -177,10 +185,7 @@ async fn policy_drop_slot_takes_it_from_a_relay_whose_broker_is_silent() -> Resu
 
 #[tokio::test]
 async fn names_the_transaction_that_holds_the_wal() -> Result<()> {
-    let rabbitmq = harness::shared::rabbitmq().await?;
-    let vhost = rabbitmq.add_vhost().await?;
-    let (_postgres, setting) = scene(&rabbitmq.url(&vhost)).await?;
-    setting.program.succeed(&["init", "--declare"]).await?;
+    let (_postgres, setting) = with_broker().await?;
     let relay = setting.run()?;
     relay.reaches("running", PATIENCE).await?;
     let client = setting.client().await?;
@@ -236,10 +241,7 @@ const LARGE: &str = "BEGIN;
 /// Who works is let alone, within one transaction too: by its own guard, and by that of a standby.
 #[tokio::test]
 async fn a_relay_that_works_keeps_its_slot() -> Result<()> {
-    let rabbitmq = harness::shared::rabbitmq().await?;
-    let vhost = rabbitmq.add_vhost().await?;
-    let (_postgres, setting) = scene(&rabbitmq.url(&vhost)).await?;
-    setting.program.succeed(&["init", "--declare"]).await?;
+    let (_postgres, setting) = with_broker().await?;
     // One event at a time, so that it takes many looks of the guard.
     let setting = setting.set("window.ordering", "strict").set("guard.interval", "500ms");
     let setting = setting.set("guard.policy", "drop_slot_and_catch_up_later");
@@ -263,10 +265,7 @@ async fn a_relay_that_works_keeps_its_slot() -> Result<()> {
 /// A pause is told from a relay that is stuck.
 #[tokio::test]
 async fn a_pause_is_called_a_pause() -> Result<()> {
-    let rabbitmq = harness::shared::rabbitmq().await?;
-    let vhost = rabbitmq.add_vhost().await?;
-    let (_postgres, setting) = scene(&rabbitmq.url(&vhost)).await?;
-    setting.program.succeed(&["init", "--declare"]).await?;
+    let (_postgres, setting) = with_broker().await?;
     let relay = setting.run()?;
     relay.reaches("running", PATIENCE).await?;
     setting.program.succeed(&["pause", "--note", "a migration"]).await?;

@@ -4,18 +4,10 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use harness::http::{Answer, request, send};
-use harness::relay::Relay;
 
 use crate::setting::{PATIENCE, Setting};
 
 const TOKEN: &str = "correct-horse-battery-staple";
-
-async fn running(setting: &Setting) -> Result<(Relay, SocketAddr)> {
-    let relay = setting.run()?;
-    let address = relay.http(PATIENCE).await?;
-    relay.reaches("running", PATIENCE).await?;
-    Ok((relay, address))
-}
 
 /// The answer to a request's lines; but for those that go well it is one line.
 async fn ask(address: SocketAddr, lines: &[&str]) -> Result<Answer> {
@@ -27,7 +19,7 @@ async fn ask(address: SocketAddr, lines: &[&str]) -> Result<Answer> {
 
 #[tokio::test]
 async fn a_host_is_named_once_and_is_ours() -> Result<()> {
-    let (relay, address) = running(&Setting::shared().await?).await?;
+    let (relay, address) = Setting::shared().await?.serve().await?;
     for (lines, code) in [
         (&["GET /status HTTP/1.1", "Host: localhost"][..], 200),
         (&["GET http://localhost/status HTTP/1.1", "Host: localhost"], 200),
@@ -45,7 +37,7 @@ async fn a_host_is_named_once_and_is_ours() -> Result<()> {
 
 #[tokio::test]
 async fn paths_and_methods_are_taken_as_they_are() -> Result<()> {
-    let (relay, address) = running(&Setting::shared().await?.set("http.token", TOKEN)).await?;
+    let (relay, address) = Setting::shared().await?.set("http.token", TOKEN).serve().await?;
     let token = format!("Authorization: Bearer {TOKEN}");
     for (line, code) in [
         ("GET //status HTTP/1.1", 404),
@@ -74,7 +66,7 @@ async fn paths_and_methods_are_taken_as_they_are() -> Result<()> {
 #[tokio::test]
 async fn a_token_counts_in_its_header_only_and_is_logged_nowhere() -> Result<()> {
     let setting = Setting::shared().await?.set("http.token", TOKEN).set("log.level", "trace");
-    let (relay, address) = running(&setting).await?;
+    let (relay, address) = setting.serve().await?;
     let path = format!("/status?token={TOKEN}&access_token={TOKEN}");
     assert_eq!(request(address, "GET", &path, &[], "").await?.code, 401);
     let json = ("Content-Type", "application/json");
@@ -91,7 +83,7 @@ async fn a_token_counts_in_its_header_only_and_is_logged_nowhere() -> Result<()>
 /// The client writes all of it before it reads, and still sees the answer.
 #[tokio::test]
 async fn who_sends_far_too_much_is_told_so() -> Result<()> {
-    let (relay, address) = running(&Setting::shared().await?.set("http.token", TOKEN)).await?;
+    let (relay, address) = Setting::shared().await?.set("http.token", TOKEN).serve().await?;
     let right = format!("Bearer {TOKEN}");
     let (token, json) = (("Authorization", &*right), ("Content-Type", "application/json"));
     let body = " ".repeat(10_000_000);

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use harness::http::{Answer, get, request, send};
-use harness::relay::Relay;
 use harness::wait_for;
 use harness::wait_until;
 use harness::workload::Workload;
@@ -19,14 +18,6 @@ use crate::bare::arrived;
 use crate::setting::{PATIENCE, Setting, steady};
 
 const TOKEN: &str = "correct-horse-battery-staple";
-
-/// A relay that runs, and where it serves.
-async fn running(setting: &Setting) -> Result<(Relay, SocketAddr)> {
-    let relay = setting.run()?;
-    let address = relay.http(PATIENCE).await?;
-    relay.reaches("running", PATIENCE).await?;
-    Ok((relay, address))
-}
 
 /// Waits until `/readyz` answers with this code and this among its reasons, or with none.
 async fn until_ready(address: SocketAddr, code: u16, reason: &str) -> Result<Value> {
@@ -55,7 +46,7 @@ fn sample(metrics: &str, name: &str) -> Option<f64> {
 async fn each_page_tells_what_the_relay_does() -> Result<()> {
     let setting = Setting::shared().await?.set("guard.interval", "100ms");
     let consumer = setting.consumer().await?;
-    let (relay, address) = running(&setting).await?;
+    let (relay, address) = setting.serve().await?;
     for number in 0..5 {
         setting
             .sql(&format!("INSERT INTO outbox_messages (topic, payload) VALUES ('t', '{number}')"))
@@ -132,7 +123,7 @@ fn promtool(metrics: &str) -> Result<()> {
 async fn is_not_ready_while_the_broker_is_down_and_says_what_mends_it() -> Result<()> {
     let (rabbitmq, setting) = Setting::own_rabbitmq().await?;
     let setting = setting.set("session.backoff_max", "500ms");
-    let (relay, address) = running(&setting).await?;
+    let (relay, address) = setting.serve().await?;
     until_ready(address, 200, "").await?;
     rabbitmq.stop().await?;
     let told = until_ready(address, 503, "fault").await?;
@@ -153,7 +144,7 @@ async fn is_not_ready_while_the_broker_is_down_and_says_what_mends_it() -> Resul
 #[tokio::test]
 async fn is_not_ready_while_the_broker_blocks() -> Result<()> {
     let (rabbitmq, setting) = Setting::own_rabbitmq().await?;
-    let (relay, address) = running(&setting).await?;
+    let (relay, address) = setting.serve().await?;
     rabbitmq.memory_alarm(true).await?;
     // The broker blocks who publishes.
     setting.sql("INSERT INTO outbox_messages (topic, payload) VALUES ('t', '1')").await?;
@@ -173,7 +164,7 @@ async fn is_not_ready_while_nothing_is_settled() -> Result<()> {
     let (rabbitmq, setting) = Setting::own_rabbitmq().await?;
     let setting = setting.set("amqp.heartbeat", "60s").set("amqp.confirm_timeout", "2m");
     let consumer = setting.consumer().await?;
-    let (relay, address) = running(&setting).await?;
+    let (relay, address) = setting.serve().await?;
     rabbitmq.sigstop()?;
     setting.sql("INSERT INTO outbox_messages (topic, payload) VALUES ('t', '1')").await?;
     let told = until_ready(address, 503, "stalled").await;
@@ -189,7 +180,7 @@ async fn is_not_ready_while_nothing_is_settled() -> Result<()> {
 #[tokio::test]
 async fn a_standby_is_ready_and_says_so() -> Result<()> {
     let setting = Setting::shared().await?;
-    let (leader, _) = running(&setting).await?;
+    let (leader, _) = setting.serve().await?;
     let standby = setting.run()?;
     let address = standby.http(PATIENCE).await?;
     let told = until_ready(address, 200, "standby").await?;
@@ -206,7 +197,7 @@ async fn a_standby_is_ready_and_says_so() -> Result<()> {
 #[tokio::test]
 async fn parked_events_are_told_and_do_not_unready() -> Result<()> {
     let setting = Setting::shared().await?.set("guard.interval", "100ms");
-    let (relay, address) = running(&setting).await?;
+    let (relay, address) = setting.serve().await?;
     // No queue is bound.
     setting.sql("INSERT INTO outbox_messages (topic, payload) VALUES ('t', '1')").await?;
     until_ready(address, 200, "parked_events").await?;
@@ -255,7 +246,7 @@ async fn an_open_address_without_a_token_is_warned_of() -> Result<()> {
     assert!(line.contains("WARN") && line.contains("can read metrics and status"), "{line}");
     relay.drain(PATIENCE).await?;
     let setting = setting.set("http.token", TOKEN);
-    let (relay, _) = running(&setting).await?;
+    let (relay, _) = setting.serve().await?;
     assert!(!relay.log().contains("http.token is not set"), "{}", relay.log());
     assert!(!relay.log().contains(TOKEN), "{}", relay.log());
     relay.drain(PATIENCE).await
@@ -296,7 +287,7 @@ async fn the_token_is_asked_for_save_by_probes() -> Result<()> {
 #[tokio::test]
 async fn bad_requests_are_refused() -> Result<()> {
     let setting = Setting::shared().await?;
-    let (relay, address) = running(&setting).await?;
+    let (relay, address) = setting.serve().await?;
     let code = async |bytes: &[u8]| Ok::<_, anyhow::Error>(send(address, bytes).await?.code);
     assert_eq!(code(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n").await?, 404);
     assert_eq!(code(b"GET /../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n").await?, 404);
@@ -330,8 +321,8 @@ async fn bad_requests_are_refused() -> Result<()> {
 async fn a_flood_harms_no_event() -> Result<()> {
     let setting = Setting::shared().await?;
     let consumer = setting.consumer().await?;
-    let (relay, address) = running(&setting).await?;
-    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    let (relay, address) = setting.serve().await?;
+    let load = Workload::start(&setting.database_url, steady()).await?;
     consumer.wait_distinct(50, PATIENCE).await?;
     let mut silent = Vec::new();
     for _ in 0..300 {
@@ -373,9 +364,7 @@ async fn a_flood_harms_no_event() -> Result<()> {
     let mut byte = [0];
     let first = tokio::time::timeout(PATIENCE, silent[0].read(&mut byte)).await?;
     assert!(matches!(first, Ok(0) | Err(_)), "{first:?}");
-    load.stop();
-    let ledger = load.finish().await?;
-    setting.judge(&ledger, consumer, &relay, 0).await?;
+    setting.judge_load(load, consumer, &relay, 0).await?;
     Ok(())
 }
 
@@ -388,7 +377,7 @@ async fn an_action_shows_the_token_and_comes_from_here() -> Result<()> {
     let right = format!("Bearer {TOKEN}");
     let json = ("Content-Type", "application/json");
     // Where no token is set, none is the right one.
-    let (relay, address) = running(&setting).await?;
+    let (relay, address) = setting.serve().await?;
     for shown in ["Bearer ", right.as_str()] {
         let headers = [("Authorization", shown), json];
         let refused = request(address, "POST", "/parked/discard", &headers, &body).await?;
@@ -396,7 +385,7 @@ async fn an_action_shows_the_token_and_comes_from_here() -> Result<()> {
     }
     relay.drain(PATIENCE).await?;
     let setting = setting.set("http.token", TOKEN);
-    let (relay, address) = running(&setting).await?;
+    let (relay, address) = setting.serve().await?;
     let act = async |headers: &[(&str, &str)], body: &str| {
         Ok::<_, anyhow::Error>(
             request(address, "POST", "/parked/discard", headers, body).await?.code,
@@ -444,7 +433,7 @@ async fn status_asks_the_running_process() -> Result<()> {
     let alone = setting.status().await?;
     assert!(alone["live"].is_null() && alone["slot"].is_object(), "{alone}");
     let consumer = setting.consumer().await?;
-    let (relay, _) = running(&setting).await?;
+    let (relay, _) = setting.serve().await?;
     setting.sql("INSERT INTO outbox_messages (topic, payload) VALUES ('t', '1')").await?;
     arrived(&consumer, 1).await?;
     setting.all_marked().await?;

@@ -16,7 +16,7 @@ async fn killed_again_and_again_under_load() -> Result<()> {
     let setting = Setting::shared().await?;
     let consumer = setting.consumer().await?;
     let mut relay = setting.run()?;
-    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    let load = Workload::start(&setting.database_url, steady()).await?;
     for _ in 0..KILLS {
         let wanted = consumer.distinct() + 200;
         consumer.wait_distinct(wanted, PATIENCE).await?;
@@ -26,9 +26,7 @@ async fn killed_again_and_again_under_load() -> Result<()> {
     // The one before it may have delivered all that there was, and a process that has just begun
     // ends by SIGTERM instead of taking it for a wish.
     relay.reaches("running", PATIENCE).await?;
-    load.stop();
-    let ledger = load.finish().await?;
-    let verdict = setting.judge(&ledger, consumer, &relay, KILLS * REPEATS_PER_KILL).await?;
+    let verdict = setting.judge_load(load, consumer, &relay, KILLS * REPEATS_PER_KILL).await?;
     println!("{KILLS} kills, {} repeats\n{verdict}", verdict.repeated);
     Ok(())
 }
@@ -61,17 +59,14 @@ async fn relay_and_postgres_killed_together() -> Result<()> {
     let (postgres, setting) = Setting::own_postgres().await?;
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    let load = Workload::start(&setting.database_url, steady()).await?;
     consumer.wait_distinct(300, PATIENCE).await?;
     postgres.kill9().await?;
     relay.kill9().await?;
     postgres.start_again().await?;
     let relay = setting.run()?;
-    let before = consumer.distinct();
-    consumer.wait_distinct(before + 100, PATIENCE).await?;
-    load.stop();
-    let ledger = load.finish().await?;
-    let verdict = setting.judge(&ledger, consumer, &relay, usize::MAX).await?;
+    consumer.wait_more(100, PATIENCE).await?;
+    let verdict = setting.judge_load(load, consumer, &relay, usize::MAX).await?;
     println!("relay and Postgres killed: {} repeats", verdict.repeated);
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! Marks in a table that is partitioned by the time: only partitions of the events' time are asked.
 
 use anyhow::{Context, Result};
-use harness::shared;
 
 use crate::setting::{PATIENCE, Setting};
 
@@ -114,17 +113,9 @@ async fn a_row_whose_time_was_changed_is_marked_all_the_same() -> Result<()> {
 async fn a_role_that_may_not_read_the_time_marks_all_the_same() -> Result<()> {
     let setting = bare().await?.set("postgres.on_slot_loss", "halt");
     partitioned(&setting, "timestamptz", "timestamptz '{}Z'").await?;
-    let (stream, audit) =
-        (format!("{}_stream", setting.database), format!("{}_audit", setting.database));
-    setting
-        .program
-        .succeed(&["init", "--declare", "--stream-role", &stream, "--audit-role", &audit])
-        .await?;
+    let least = setting.with_roles().await?;
+    let audit = setting.audit_role();
     setting.sql(&format!("REVOKE SELECT (occurred_at) ON other FROM {audit}")).await?;
-    let postgres = shared::postgres().await?;
-    let url = |role: &str| postgres.url_as(role, postgres.port(), &setting.database);
-    let least =
-        setting.clone().set("postgres.url", &url(&audit)).set("postgres.stream_url", &url(&stream));
     let _consumer = setting.consumer().await?;
     let relay = least.run()?;
     setting

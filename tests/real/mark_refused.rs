@@ -6,7 +6,7 @@ use harness::consumer::Consumer;
 use harness::http::get;
 use harness::relay::Relay;
 use harness::scenario::{Scenario, Settings};
-use harness::{shared, wait_until};
+use harness::wait_until;
 
 use crate::bare::{ids, uuid};
 use crate::setting::{PATIENCE, Setting};
@@ -233,19 +233,8 @@ async fn two_tables(mode: &str) -> Result<(Setting, String)> {
             ))
             .await?;
     }
-    let (stream, audit) =
-        (format!("{}_stream", owner.database), format!("{}_audit", owner.database));
-    owner
-        .program
-        .succeed(&["init", "--declare", "--stream-role", &stream, "--audit-role", &audit])
-        .await?;
-    let postgres = shared::postgres().await?;
-    let url = |role: &str| postgres.url_as(role, postgres.port(), &owner.database);
-    let (audit_url, stream_url) = (url(&audit), url(&stream));
-    let setting = owner.set("postgres.url", &audit_url).set("postgres.stream_url", &stream_url);
-    let mut setting = setting;
-    setting.env("DATABASE_URL", &audit_url);
-    Ok((setting, audit))
+    let setting = owner.with_roles().await?;
+    Ok((setting, owner.audit_role()))
 }
 
 async fn one_bad_table((mode, sql, repaired, says): (&str, &str, &str, &str)) -> Result<()> {

@@ -14,7 +14,6 @@ use harness::wait_for;
 use lapin::types::FieldTable;
 
 use crate::bare::{arrived, ids, uuid};
-use crate::progress::through;
 use crate::setting::{PATIENCE, Setting};
 
 /// Two outbox tables, `a` and `b`. Nothing is tried again unless it is asked for.
@@ -135,7 +134,7 @@ async fn an_event_discarded_in_flight_keeps_its_record_and_the_order_holds() -> 
     let proxy = Proxy::start(harness::shared::rabbitmq().await?.port()).await?;
     let consumer = setting.bound("good").await?;
     let mut by_proxy = setting.clone();
-    by_proxy.env("AMQP_URL", &through(&setting.amqp_url, &proxy));
+    by_proxy.env("AMQP_URL", &proxy.url(&setting.amqp_url));
     let relay = by_proxy.run()?;
     let mut expected = Vec::new();
     for (first, is_delivered) in [(0, true), (10, false)] {
@@ -269,12 +268,7 @@ async fn parked_events_of_the_version_before_go_on_in_order() -> Result<()> {
              UPDATE pgoutbox.parked SET state = 'parked', next_attempt_at = now() WHERE seq = 3",
         )
         .await?;
-    let output = setting.program.output(&["check"]).await?;
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(!output.status.success() && told.contains("pgoutbox init"), "{told}");
-    for _ in 0..2 {
-        setting.init().await?;
-    }
+    setting.init_is_due().await?;
     let relay = setting.run()?;
     arrived(&consumer, 3).await.with_context(|| relay.log())?;
     stand(&setting, &relay, "").await?;

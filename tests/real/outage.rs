@@ -13,7 +13,6 @@ use harness::{Signal, shared, signal, wait_for};
 use serde_json::Value;
 
 use crate::alerts;
-use crate::progress::through;
 use crate::setting::{PATIENCE, Setting};
 
 /// A relay that goes through one outage after the other.
@@ -246,7 +245,7 @@ impl BrokerOutage {
 async fn an_outage_of_the_broker_is_told_from_its_beginning_to_its_end() -> Result<()> {
     let (rabbitmq, setting) = Setting::own_rabbitmq().await?;
     let proxy = Proxy::start(rabbitmq.port()).await?;
-    let broker = through(&setting.amqp_url, &proxy);
+    let broker = proxy.url(&setting.amqp_url);
     let setting = setting.set("amqp.url", &broker).set("amqp.heartbeat", "7s");
     let mut scene = Scene::of(setting.clone()).await?;
     for (outage, expected) in BrokerOutage::ALL {

@@ -1,6 +1,7 @@
 //! What is written to standard output and error, where that cannot be written.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -94,6 +95,16 @@ async fn a_log_on_a_full_disk_stops_nothing_and_is_counted() -> Result<()> {
     Ok(())
 }
 
+/// A sender of a pipe that takes nothing more.
+async fn filled(path: &Path) -> Result<pipe::Sender> {
+    let filler = pipe::OpenOptions::new().open_sender(path)?;
+    while let Ok(room) = timeout(Duration::from_millis(300), filler.writable()).await {
+        room?;
+        let _ = filler.try_write(&[b'\n'; 4096]);
+    }
+    Ok(filler)
+}
+
 /// What can be read of a pipe without waiting.
 fn drained(pipe: &Receiver) -> String {
     let (mut text, mut bytes) = (Vec::new(), [0; 4096]);
@@ -121,11 +132,7 @@ async fn a_log_that_nobody_reads_stops_nothing() -> Result<()> {
     })
     .await
     .with_context(|| told.clone())?;
-    let filler = pipe::OpenOptions::new().open_sender(&path)?;
-    while let Ok(room) = timeout(Duration::from_millis(300), filler.writable()).await {
-        room?;
-        let _ = filler.try_write(&[b'\n'; 4096]);
-    }
+    let filler = filled(&path).await?;
     // It has something to say of that, and says it to nobody.
     for _ in 0..3 {
         relay.hangup()?;
@@ -153,10 +160,6 @@ async fn a_log_that_nobody_reads_stops_nothing() -> Result<()> {
     .await
     .with_context(|| told.clone())?;
     // And an end does not wait for a reader.
-    let filler = pipe::OpenOptions::new().open_sender(&path)?;
-    while let Ok(room) = timeout(Duration::from_millis(300), filler.writable()).await {
-        room?;
-        let _ = filler.try_write(&[b'\n'; 4096]);
-    }
+    let _filler = filled(&path).await?;
     relay.drain(PATIENCE).await
 }

@@ -8,8 +8,8 @@ use harness::consumer::{self, QueueType};
 use harness::events::event;
 use harness::scenario::{Scenario, Settings};
 use harness::wait_for;
-use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::options::BasicGetOptions;
+use lapin::types::AMQPValue;
 
 use crate::bare::{arrived, ids, uuid};
 use crate::setting::{PATIENCE, Setting};
@@ -249,15 +249,7 @@ async fn strict_ordering_lets_nothing_pass_a_nack() -> Result<()> {
         .await?;
     // It declares the exchange.
     let consumer = setting.bound("nothing").await?;
-    let channel = setting.channel().await?;
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
-    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
-    let options = QueueDeclareOptions { durable: true, ..Default::default() };
-    channel.queue_declare("full".into(), options, arguments).await?;
-    let (queue, exchange) = ("full".into(), "outbox".into());
-    let options = QueueBindOptions::default();
-    channel.queue_bind(queue, exchange, "good".into(), options, FieldTable::default()).await?;
+    let channel = setting.full_queue("good").await?;
     // The queue is emptied one by one, and has room for one.
     let drained = Arc::new(Mutex::new(Vec::new()));
     let drainer = tokio::spawn({

@@ -54,7 +54,7 @@ async fn postgres_stops_at_once() -> Result<()> {
     let (postgres, mut setting) = Setting::own_postgres().await?;
     let proxy = Proxy::start(shared::rabbitmq().await?.port()).await?;
     let direct = setting.amqp_url.clone();
-    setting.env("AMQP_URL", &through(&direct, &proxy));
+    setting.env("AMQP_URL", &proxy.url(&direct));
     // The broker is back before a pause of the default length is over.
     setting.env("PGOUTBOX_SESSION__BACKOFF_MAX", "1s");
     let consumer = setting.consumer().await?;
@@ -63,12 +63,11 @@ async fn postgres_stops_at_once() -> Result<()> {
     stop_fast(&postgres, "idle").await?;
     postgres.start_again().await?;
 
-    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    let load = Workload::start(&setting.database_url, steady()).await?;
     consumer.wait_distinct(200, PATIENCE).await?;
     stop_fast(&postgres, "under load").await?;
     postgres.start_again().await?;
-    let before = consumer.distinct();
-    consumer.wait_distinct(before + 200, PATIENCE).await?;
+    consumer.wait_more(200, PATIENCE).await?;
 
     // Silence instead of an end: the relay holds on to both servers, and nothing is confirmed.
     proxy.stall(Direction::Down);
@@ -85,18 +84,8 @@ async fn postgres_stops_at_once() -> Result<()> {
     postgres.start_again().await?;
     proxy.refuse(false);
 
-    let before = consumer.distinct();
-    consumer.wait_distinct(before + 200, PATIENCE).await?;
-    load.stop();
-    let ledger = load.finish().await?;
-    let verdict = setting.judge(&ledger, consumer, &relay, 4 * 1_000).await?;
+    consumer.wait_more(200, PATIENCE).await?;
+    let verdict = setting.judge_load(load, consumer, &relay, 4 * 1_000).await?;
     println!("four stops of Postgres, {} repeats", verdict.repeated);
     Ok(())
-}
-
-/// The same URL, by way of the proxy.
-pub fn through(url: &str, proxy: &Proxy) -> String {
-    let (front, back) = url.rsplit_once(':').unwrap_or((url, ""));
-    let path = back.split_once('/').map_or("", |(_, path)| path);
-    format!("{front}:{}/{path}", proxy.port())
 }

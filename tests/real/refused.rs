@@ -5,15 +5,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use harness::consumer::{self, Delivery, QueueType};
+use harness::consumer::Delivery;
 use harness::rabbitmq::Permissions;
 use harness::relay::Relay;
 use harness::scenario::{Scenario, Settings};
 use harness::{shared, wait_for};
-use lapin::options::{
-    BasicGetOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions,
-};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::options::{BasicGetOptions, BasicPublishOptions, QueueBindOptions, QueuePurgeOptions};
+use lapin::types::FieldTable;
 use serde_json::Value;
 
 use crate::bare::{arrived, ids, uuid};
@@ -199,12 +197,7 @@ async fn exchange_missing_until_it_is_declared() -> Result<()> {
     insert_around(&setting, 1, &bad).await?;
     let why = "no exchange 'absent'";
     is_stuck(&setting, &relay, BAD, why, "create the exchange").await?;
-    let options = consumer::Options {
-        exchange: "absent".to_owned(),
-        queue_type: QueueType::Classic,
-        ..Default::default()
-    };
-    consumer::declare(&setting.channel().await?, &options).await?;
+    setting.exchange("absent").await?;
     is_well(&setting, relay).await?;
     let came = arrived(&consumer, LAST as usize).await?;
     in_order(&came, LAST);
@@ -215,12 +208,7 @@ async fn exchange_missing_until_it_is_declared() -> Result<()> {
 async fn forbidden_until_it_is_granted() -> Result<()> {
     let owner = Scenario::with(BLOCKS).setting().await?;
     let consumer = owner.bound("#").await?;
-    let forbidden = consumer::Options {
-        exchange: "forbidden".to_owned(),
-        queue_type: QueueType::Classic,
-        ..Default::default()
-    };
-    consumer::declare(&owner.channel().await?, &forbidden).await?;
+    owner.exchange("forbidden").await?;
     let rabbitmq = shared::rabbitmq().await?;
     let (name, vhost) = (format!("narrow-{}", owner.vhost), owner.vhost.clone());
     // All that a relay may need: it declares nothing and reads nothing.
@@ -248,13 +236,7 @@ async fn forbidden_until_it_is_granted() -> Result<()> {
 async fn nacked_until_the_queue_has_room() -> Result<()> {
     let setting = Scenario::with(BLOCKS).setting().await?;
     let consumer = setting.bound("good").await?;
-    let channel = setting.channel().await?;
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
-    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
-    let options = QueueDeclareOptions { durable: true, ..Default::default() };
-    channel.queue_declare("full".into(), options, arguments).await?;
-    bind(&setting, "full", "outbox", "full").await?;
+    let channel = setting.full_queue("full").await?;
     let options = BasicPublishOptions::default();
     let properties = lapin::BasicProperties::default();
     channel.confirm_select(lapin::options::ConfirmSelectOptions::default()).await?;
@@ -388,12 +370,7 @@ async fn one_bad_among_a_thousand_is_named() -> Result<()> {
     assert_eq!(named, 0, "another event was blamed: {}", relay.log());
     let published: u64 = lines(&relay).iter().filter_map(|line| line["published"].as_u64()).sum();
     assert!(published < 2_000 + 100, "{published} publishes");
-    let options = consumer::Options {
-        exchange: "absent".to_owned(),
-        queue_type: QueueType::Classic,
-        ..Default::default()
-    };
-    consumer::declare(&setting.channel().await?, &options).await?;
+    setting.exchange("absent").await?;
     is_well(&setting, relay).await?;
     consumer.wait_distinct(ALL as usize, PATIENCE).await?;
     in_order(&consumer.finish(), ALL);

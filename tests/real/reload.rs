@@ -28,15 +28,14 @@ async fn a_configuration_is_taken_over_under_load_without_a_repeat() -> Result<(
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
     relay.wait_for_log("window_messages=50", PATIENCE).await?;
-    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    let load = Workload::start(&setting.database_url, steady()).await?;
     consumer.wait_distinct(100, PATIENCE).await?;
 
     write(&file, "[window]\nmesages = 60\n")?;
     relay.hangup()?;
     let log = relay.wait_for_log("the configuration stays as it was", PATIENCE).await?;
     assert!(log.contains("mesages") && relay.is_running(), "{log}");
-    let before = consumer.distinct();
-    consumer.wait_distinct(before + 100, PATIENCE).await?;
+    consumer.wait_more(100, PATIENCE).await?;
 
     write(&file, "[window]\nmessages = 60\n[http]\ntoken = \"another\"\n")?;
     relay.hangup()?;
@@ -44,11 +43,8 @@ async fn a_configuration_is_taken_over_under_load_without_a_repeat() -> Result<(
     let log = relay.log();
     assert!(log.contains("http.token: stays as it was until a restart"), "{log}");
     assert!(log.contains("changed=\"window.messages = 60\""), "{log}");
-    let before = consumer.distinct();
-    consumer.wait_distinct(before + 100, PATIENCE).await?;
-    load.stop();
-    let ledger = load.finish().await?;
-    setting.judge(&ledger, consumer, &relay, 0).await.map(|_| ())
+    consumer.wait_more(100, PATIENCE).await?;
+    setting.judge_load(load, consumer, &relay, 0).await.map(|_| ())
 }
 
 #[tokio::test]

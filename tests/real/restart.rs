@@ -18,21 +18,17 @@ async fn the_broker_restarts() -> Result<()> {
     setting.env("PGOUTBOX_SESSION__BACKOFF_MAX", "500ms");
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    let load = Workload::start(&setting.database_url, steady()).await?;
     consumer.wait_distinct(200, PATIENCE).await?;
     rabbitmq.stop().await?;
     more_is_committed(&load).await?;
     rabbitmq.start_again().await?;
-    let before = consumer.distinct();
-    consumer.wait_distinct(before + 200, PATIENCE).await?;
+    consumer.wait_more(200, PATIENCE).await?;
     rabbitmq.kill9().await?;
     more_is_committed(&load).await?;
     rabbitmq.start_again().await?;
-    let before = consumer.distinct();
-    consumer.wait_distinct(before + 200, PATIENCE).await?;
-    load.stop();
-    let ledger = load.finish().await?;
-    let verdict = setting.judge(&ledger, consumer, &relay, 2 * REPEATS_PER_LOSS).await?;
+    consumer.wait_more(200, PATIENCE).await?;
+    let verdict = setting.judge_load(load, consumer, &relay, 2 * REPEATS_PER_LOSS).await?;
     println!("the broker restarted twice, {} repeats", verdict.repeated);
     Ok(())
 }
@@ -45,10 +41,9 @@ async fn postgres_crashes() -> Result<()> {
     setting.env("PGOUTBOX_SESSION__BACKOFF_MAX", "500ms");
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    let load = Workload::start(&setting.database_url, steady()).await?;
     for crash in 0..4 {
-        let before = consumer.distinct();
-        consumer.wait_distinct(before + 300, PATIENCE).await?;
+        consumer.wait_more(300, PATIENCE).await?;
         if crash % 2 == 0 {
             postgres.kill9().await?;
         } else {
@@ -56,11 +51,8 @@ async fn postgres_crashes() -> Result<()> {
         }
         postgres.start_again().await?;
     }
-    let before = consumer.distinct();
-    consumer.wait_distinct(before + 100, PATIENCE).await?;
-    load.stop();
-    let ledger = load.finish().await?;
-    let verdict = setting.judge(&ledger, consumer, &relay, 4 * REPEATS_PER_LOSS).await?;
+    consumer.wait_more(100, PATIENCE).await?;
+    let verdict = setting.judge_load(load, consumer, &relay, 4 * REPEATS_PER_LOSS).await?;
     println!("Postgres crashed four times, {} repeats", verdict.repeated);
     Ok(())
 }
@@ -74,7 +66,7 @@ async fn the_broker_raises_its_memory_alarm() -> Result<()> {
     setting.env("PGOUTBOX_AMQP__HEARTBEAT", "1s");
     let consumer = setting.consumer().await?;
     let relay = setting.run()?;
-    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    let load = Workload::start(&setting.database_url, steady()).await?;
     consumer.wait_distinct(200, PATIENCE).await?;
     rabbitmq.memory_alarm(true).await?;
     relay.is_down("broker_blocked", PATIENCE).await?;
@@ -88,9 +80,7 @@ async fn the_broker_raises_its_memory_alarm() -> Result<()> {
     rabbitmq.memory_alarm(false).await?;
     relay.is_ready(PATIENCE).await?;
     consumer.wait_distinct(delivered + 200, PATIENCE).await?;
-    load.stop();
-    let ledger = load.finish().await?;
-    setting.judge(&ledger, consumer, &relay, 0).await?;
+    setting.judge_load(load, consumer, &relay, 0).await?;
     let sessions = relay.log().matches(" running ").count();
     assert_eq!(sessions, 1, "it connected again:\n{}", relay.log());
     Ok(())

@@ -12,7 +12,6 @@ use tokio_postgres::Client;
 use crate::bare::{arrived, ids};
 use crate::place::Counted as _;
 use crate::place::NUMBERED;
-use crate::progress::through;
 use crate::setting::{PATIENCE, Setting};
 
 const PATIENT: Settings = &[
@@ -108,7 +107,7 @@ async fn a_parked_event_in_flight() -> Result<()> {
         let proxy = Proxy::start(harness::shared::rabbitmq().await?.port()).await?;
         let consumer = setting.bound("good").await?;
         let mut by_proxy = setting.clone();
-        by_proxy.env("AMQP_URL", &through(&setting.amqp_url, &proxy));
+        by_proxy.env("AMQP_URL", &proxy.url(&setting.amqp_url));
         let relay = by_proxy.run()?;
         setting.insert(rows(1, "late").of("a")).await?;
         setting.parking_is(&relay, "1 parked").await?;

@@ -10,7 +10,6 @@ use tokio::net::UnixDatagram;
 use tokio::time::timeout;
 
 use crate::bare::arrived;
-use crate::progress::through;
 use crate::setting::{PATIENCE, Setting};
 
 /// The end of the socket that systemd holds.
@@ -116,7 +115,7 @@ async fn a_standby_has_started_and_a_relay_without_a_broker_has_not() -> Result<
     let proxy = Proxy::start(shared::rabbitmq().await?.port()).await?;
     proxy.refuse(true);
     let direct = setting.amqp_url.clone();
-    setting.env("AMQP_URL", &through(&direct, &proxy));
+    setting.env("AMQP_URL", &proxy.url(&direct));
     let manager = Manager::start()?;
     setting.env("NOTIFY_SOCKET", &manager.path());
     let relay = setting.run()?;

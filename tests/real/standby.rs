@@ -5,34 +5,37 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use harness::http::get;
 use harness::proxy::{Cut, Direction, Proxy};
+use harness::relay::Relay;
 use harness::wait_until;
 use harness::workload::Workload;
 
-use crate::progress::through;
 use crate::setting::{PATIENCE, Setting, steady};
 
 const STANDBY: &str = "standby: the slot is held by another relay";
+
+/// A relay that has the slot, and one that waits for it.
+async fn pair(setting: &Setting) -> Result<(Relay, Relay)> {
+    let leader = setting.run()?;
+    leader.reaches("running", PATIENCE).await?;
+    let standby = setting.run()?;
+    standby.reaches("standby", PATIENCE).await?;
+    Ok((leader, standby))
+}
 
 #[tokio::test]
 async fn takes_over_from_a_killed_leader() -> Result<()> {
     let setting = Setting::shared().await?;
     let consumer = setting.consumer().await?;
-    let leader = setting.run()?;
-    leader.reaches("running", PATIENCE).await?;
-    let standby = setting.run()?;
-    standby.reaches("standby", PATIENCE).await?;
-    let mut load = Workload::start(&setting.database_url, steady()).await?;
+    let (leader, standby) = pair(&setting).await?;
+    let load = Workload::start(&setting.database_url, steady()).await?;
     consumer.wait_distinct(200, PATIENCE).await?;
     assert!(!standby.log().contains("running"), "two leaders:\n{}", standby.log());
     leader.kill9().await?;
     let killed = Instant::now();
     standby.reaches("running", Duration::from_secs(5)).await?;
     let took = killed.elapsed();
-    let before = consumer.distinct();
-    consumer.wait_distinct(before + 100, PATIENCE).await?;
-    load.stop();
-    let ledger = load.finish().await?;
-    let verdict = setting.judge(&ledger, consumer, &standby, 1_500).await?;
+    consumer.wait_more(100, PATIENCE).await?;
+    let verdict = setting.judge_load(load, consumer, &standby, 1_500).await?;
     println!("took over from a killed leader after {took:.2?}, {} repeats", verdict.repeated);
     Ok(())
 }
@@ -45,10 +48,7 @@ async fn takes_over_from_a_frozen_leader() -> Result<()> {
     let mut setting = Setting::shared().await?;
     setting.env("PGOUTBOX_POSTGRES__WAL_SENDER_TIMEOUT", "3s");
     let consumer = setting.consumer().await?;
-    let leader = setting.run()?;
-    leader.reaches("running", PATIENCE).await?;
-    let standby = setting.run()?;
-    standby.reaches("standby", PATIENCE).await?;
+    let (leader, standby) = pair(&setting).await?;
     let mut load = Workload::start(&setting.database_url, steady()).await?;
     consumer.wait_distinct(200, PATIENCE).await?;
     leader.sigstop()?;
@@ -61,8 +61,7 @@ async fn takes_over_from_a_frozen_leader() -> Result<()> {
     leader.sigcont()?;
     leader.reaches("standby", PATIENCE).await?;
     assert!(standby.is_running(), "{}", standby.log());
-    let before = consumer.distinct();
-    consumer.wait_distinct(before + 100, PATIENCE).await?;
+    consumer.wait_more(100, PATIENCE).await?;
     load.stop();
     let ledger = load.finish().await?;
     leader.drain(PATIENCE).await?;
@@ -81,7 +80,7 @@ async fn a_standby_that_loses_its_broker_says_so_and_comes_back() -> Result<()> 
     leader.reaches("running", PATIENCE).await?;
     let rabbitmq = harness::shared::rabbitmq().await?;
     let proxy = Proxy::start(rabbitmq.port()).await?;
-    let behind = setting.clone().set("amqp.url", &through(&setting.amqp_url, &proxy));
+    let behind = setting.clone().set("amqp.url", &proxy.url(&setting.amqp_url));
     let behind = behind.set("amqp.heartbeat", "1s").set("amqp.connect_timeout", "5s");
     let standby = behind.run()?;
     let address = standby.http(PATIENCE).await?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use harness::consumer::{self, Consumer, QueueType};
+use harness::consumer;
 use harness::workload::{self, Ledger, Mix, Workload};
 use tokio_postgres::Client;
 
@@ -71,13 +71,7 @@ async fn a_huge_transaction_needs_no_memory() -> Result<()> {
     /// All of it at the pace of a debug build on two busy cores.
     const WITHIN: Duration = Duration::from_secs(300);
     let setting = Setting::shared().await?;
-    let options = consumer::Options {
-        declare_exchange: false,
-        queue_type: QueueType::Classic,
-        keep_content: false,
-        ..Default::default()
-    };
-    let consumer = Consumer::start(&setting.amqp_url, options).await?;
+    let consumer = setting.counting_consumer().await?;
     let relay = setting.run()?;
     relay.reaches("running", PATIENCE).await?;
     let before = relay.peak_rss_bytes()?;

@@ -7,9 +7,9 @@ use harness::consumer::Consumer;
 use harness::proxy::{Cut, Direction, Proxy};
 use harness::relay::Relay;
 use harness::wait_until;
+use harness::wire::Wire;
 use harness::workload::Workload;
 
-use crate::progress::through;
 use crate::setting::{PATIENCE, Setting, steady};
 
 /// Most that one lost connection repeats: the window.
@@ -19,14 +19,6 @@ const REPEATS_PER_CUT: usize = 1_000;
 const FRESH: [u64; 6] = [0, 9, 60, 300, 1_000, 4_000];
 /// The same, for a connection at work: within one message's head, its body, and others behind.
 const AT_WORK: [u64; 3] = [3, 40, 2_000];
-
-/// Which of the relay's connections goes through the proxy.
-#[derive(Clone, Copy, Debug)]
-enum Wire {
-    Stream,
-    Audit,
-    Amqp,
-}
 
 /// A relay under load, one of its connections through a proxy.
 struct Scene {
@@ -40,19 +32,7 @@ struct Scene {
 impl Scene {
     async fn of(wire: Wire) -> Result<Self> {
         let mut setting = Setting::shared().await?;
-        let (postgres, rabbitmq) =
-            tokio::try_join!(harness::shared::postgres(), harness::shared::rabbitmq())?;
-        let (port, variable, url) = match wire {
-            Wire::Stream => {
-                (postgres.port(), "PGOUTBOX_POSTGRES__STREAM_URL", setting.database_url.clone())
-            }
-            Wire::Audit => (postgres.port(), "DATABASE_URL", setting.database_url.clone()),
-            Wire::Amqp => (rabbitmq.port(), "AMQP_URL", setting.amqp_url.clone()),
-        };
-        let proxy = Proxy::start(port).await?;
-        // All of these go to the server itself unless the test says otherwise.
-        setting.env("PGOUTBOX_POSTGRES__STREAM_URL", &setting.database_url.clone());
-        setting.env(variable, &through(&url, &proxy));
+        let proxy = setting.through(wire).await?;
         // Its own connection to the database would be taken for the one that is cut.
         setting.env("PGOUTBOX_GUARD__INTERVAL", "10m");
         // A silent server is found out soon, and tried again soon.

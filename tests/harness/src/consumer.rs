@@ -119,6 +119,11 @@ impl Consumer {
         waited.with_context(|| format!("{} came, {} different", self.total(), self.distinct()))
     }
 
+    /// Waits for so many more than there are now.
+    pub async fn wait_more(&self, count: usize, within: Duration) -> Result<()> {
+        self.wait_distinct(self.distinct() + count, within).await
+    }
+
     /// A look at what came so far, in order.
     pub fn deliveries<T>(&self, look: impl FnOnce(&[Delivery]) -> T) -> T {
         look(&self.kept().deliveries)

@@ -13,13 +13,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use amq_protocol::protocol::basic::AMQPProperties;
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
 pub use script::{AckAtOnce, Answers, Publish, Script};
 
 use script::Answer;
+
+use crate::serving::{self, Ready};
 
 /// The running broker; its connections end with it.
 pub struct FakeBroker {
@@ -84,17 +86,8 @@ impl FakeBroker {
         listener.set_nonblocking(true)?;
         let script = Mutex::new(Box::new(script) as Box<dyn Script>);
         let shared = Arc::new(Shared { log: Mutex::default(), script, frame_max });
-        let (stop, stopped) = oneshot::channel();
-        let (ready, started) = oneshot::channel();
-        let serving = Arc::clone(&shared);
-        std::thread::Builder::new().name("fake-broker".to_owned()).spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            match runtime {
-                Ok(runtime) => runtime.block_on(run(listener, serving, ready, stopped)),
-                Err(error) => drop(ready.send(Err(error))),
-            }
-        })?;
-        started.await.context("the broker's thread died")??;
+        let own = Arc::clone(&shared);
+        let stop = serving::keep("the broker", move |ready| run(listener, own, ready)).await?;
         Ok(FakeBroker { port, shared, _stop: stop })
     }
 
@@ -175,22 +168,13 @@ impl Log {
     }
 }
 
-async fn run(
-    listener: std::net::TcpListener,
-    shared: Arc<Shared>,
-    ready: oneshot::Sender<std::io::Result<()>>,
-    stopped: oneshot::Receiver<()>,
-) {
+async fn run(listener: std::net::TcpListener, shared: Arc<Shared>, ready: Ready) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return drop(ready.send(Err(error))),
     };
     let _ = ready.send(Ok(()));
-    // The sender is only ever dropped, with the broker.
-    tokio::select! {
-        _ = stopped => {}
-        () = accept(listener, shared) => {}
-    }
+    accept(listener, shared).await;
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {

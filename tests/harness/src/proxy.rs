@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::Context;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
+
+use crate::serving::{self, Ready};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Direction {
@@ -82,18 +83,16 @@ impl Proxy {
             up: Lane::new(),
             down: Lane::new(),
         });
-        let (stop, stopped) = oneshot::channel();
-        let (ready, started) = oneshot::channel();
-        let serving = Arc::clone(&shared);
-        std::thread::Builder::new().name("proxy".to_owned()).spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            match runtime {
-                Ok(runtime) => runtime.block_on(run(port, serving, ready, stopped)),
-                Err(error) => drop(ready.send(Err(error))),
-            }
-        })?;
-        started.await.context("the proxy's thread died")??;
+        let own = Arc::clone(&shared);
+        let stop = serving::keep("the proxy", move |ready| run(port, own, ready)).await?;
         Ok(Proxy { port, shared, _stop: stop })
+    }
+
+    /// The same URL, by way of the proxy.
+    pub fn url(&self, url: &str) -> String {
+        let (front, back) = url.rsplit_once(':').unwrap_or((url, ""));
+        let path = back.split_once('/').map_or("", |(_, path)| path);
+        format!("{front}:{}/{path}", self.port)
     }
 
     pub fn port(&self) -> u16 {
@@ -209,22 +208,13 @@ impl Lane {
     }
 }
 
-async fn run(
-    port: u16,
-    shared: Arc<Shared>,
-    ready: oneshot::Sender<std::io::Result<()>>,
-    stopped: oneshot::Receiver<()>,
-) {
+async fn run(port: u16, shared: Arc<Shared>, ready: Ready) {
     let listener = match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
         Ok(listener) => listener,
         Err(error) => return drop(ready.send(Err(error))),
     };
     let _ = ready.send(Ok(()));
-    // The sender is only ever dropped, with the proxy.
-    tokio::select! {
-        _ = stopped => {}
-        () = accept(listener, shared) => {}
-    }
+    accept(listener, shared).await;
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {

@@ -10,12 +10,13 @@
 //!
 //! Where nothing stands between these steps, [`Scenario`](crate::scenario::Scenario) says them at once.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lapin::options::QueueBindOptions;
+use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
@@ -27,7 +28,7 @@ use crate::events::Events;
 use crate::postgres::{self, Postgres};
 use crate::rabbitmq::{self, RabbitMq};
 use crate::relay::{Pgoutbox, Relay};
-use crate::workload::{self, Ledger};
+use crate::workload::{self, Ledger, Workload};
 use crate::{shared, wait_for, wait_until};
 
 /// How long anything may take on a busy machine before the test has failed.
@@ -110,8 +111,27 @@ impl Setting {
         Consumer::start(&self.amqp_url, options).await
     }
 
+    /// One that keeps no content: for what is too much to keep.
+    pub async fn counting_consumer(&self) -> Result<Consumer> {
+        let options = consumer::Options {
+            declare_exchange: false,
+            queue_type: QueueType::Classic,
+            keep_content: false,
+            ..Default::default()
+        };
+        Consumer::start(&self.amqp_url, options).await
+    }
+
     pub fn run(&self) -> Result<Relay> {
         self.program.spawn(&["run"])
+    }
+
+    /// A relay that runs, and where it serves HTTP.
+    pub async fn serve(&self) -> Result<(Relay, SocketAddr)> {
+        let relay = self.run()?;
+        let address = relay.http(PATIENCE).await?;
+        relay.reaches("running", PATIENCE).await?;
+        Ok((relay, address))
     }
 
     pub async fn client(&self) -> Result<tokio_postgres::Client> {
@@ -134,7 +154,11 @@ impl Setting {
 
     /// Waits until every row is marked.
     pub async fn all_marked(&self) -> Result<()> {
-        wait_until("all rows are marked", PATIENCE, async || Ok(self.unmarked().await? == 0)).await
+        let (mut line, table) = (Line::to(self), workload::Options::default().table);
+        wait_until("all rows are marked", PATIENCE, async || {
+            Ok(checker::unmarked(line.client().await?, &table).await? == 0)
+        })
+        .await
     }
 
     /// Waits for what was committed, drains the relay and judges. Every promise but the number
@@ -153,6 +177,18 @@ impl Setting {
         let broken = verdict.broken(repeats_allowed);
         ensure!(broken.is_empty(), "{broken:?}\n{verdict}\n{}", relay.log());
         Ok(verdict)
+    }
+
+    /// [`Setting::judge`] once the load has come to its end.
+    pub async fn judge_load(
+        &self,
+        mut load: Workload,
+        consumer: Consumer,
+        relay: &Relay,
+        repeats_allowed: usize,
+    ) -> Result<Verdict> {
+        load.stop();
+        self.judge(&load.finish().await?, consumer, relay, repeats_allowed).await
     }
 
     /// The slot passes all that is committed now.
@@ -183,6 +219,17 @@ impl Setting {
         self.program.succeed(&["init", "--declare", "--set", "amqp.connect_timeout=60s"]).await
     }
 
+    /// `check` asks for `init`, which can be run twice.
+    pub async fn init_is_due(&self) -> Result<()> {
+        let output = self.program.output(&["check"]).await?;
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(!output.status.success() && told.contains("pgoutbox init"), "{told}");
+        for _ in 0..2 {
+            self.init().await?;
+        }
+        Ok(())
+    }
+
     /// `pgoutbox status --json`, whatever its exit code says.
     pub async fn status(&self) -> Result<Value> {
         let output = self.program.output(&["status", "--json"]).await?;
@@ -201,8 +248,8 @@ impl Setting {
 
     /// Waits until SQL says `true`.
     pub async fn until(&self, what: &str, sql: &str) -> Result<()> {
-        let client = self.client().await?;
-        wait_until(what, PATIENCE, async || Ok(client.query_one(sql, &[]).await?.try_get(0)?)).await
+        let mut line = Line::to(self);
+        wait_until(what, PATIENCE, async || Ok(line.ask(sql).await?)).await
     }
 
     /// What comes of the exchange by this binding; the exchange is declared where it is not there.
@@ -228,8 +275,9 @@ impl Setting {
         let sql = "SELECT coalesce(string_agg(coalesce(regexp_replace(event_id, '^[0-]+', ''), 'NULL') || ' ' || state, ', '
                                               ORDER BY seq), '')
                      FROM pgoutbox.parked";
+        let mut line = Line::to(self);
         wait_until(&format!("the parking to be {want:?}"), PATIENCE, async || {
-            let is: String = self.ask(sql).await?;
+            let is: String = line.ask(sql).await?;
             ensure!(is == want, "it is {is:?}");
             Ok(true)
         })
@@ -247,9 +295,62 @@ impl Setting {
         .await
     }
 
+    /// Another exchange, and a queue that takes what is published to it.
+    pub async fn exchange(&self, name: &str) -> Result<()> {
+        let options = consumer::Options {
+            exchange: name.to_owned(),
+            queue_type: QueueType::Classic,
+            ..Default::default()
+        };
+        consumer::declare(&self.channel().await?, &options).await
+    }
+
+    /// A queue named `full` with room for one message, bound by this key: it refuses the next. The exchange is
+    /// there already.
+    pub async fn full_queue(&self, key: &str) -> Result<lapin::Channel> {
+        let channel = self.channel().await?;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+        arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+        let options = QueueDeclareOptions { durable: true, ..Default::default() };
+        channel.queue_declare("full".into(), options, arguments).await?;
+        let (queue, exchange, options) =
+            ("full".into(), "outbox".into(), QueueBindOptions::default());
+        channel.queue_bind(queue, exchange, key.into(), options, FieldTable::default()).await?;
+        Ok(channel)
+    }
+
     /// A channel to declare, bind and publish with.
     pub async fn channel(&self) -> Result<lapin::Channel> {
         Ok(rabbitmq::connect(&self.amqp_url).await?.create_channel().await?)
+    }
+}
+
+/// The connection of one wait: made once, and again where the server ended it.
+struct Line<'a> {
+    setting: &'a Setting,
+    client: Option<tokio_postgres::Client>,
+}
+
+impl<'a> Line<'a> {
+    fn to(setting: &'a Setting) -> Self {
+        Self { setting, client: None }
+    }
+
+    async fn client(&mut self) -> Result<&tokio_postgres::Client> {
+        self.client.take_if(|client| client.is_closed());
+        if self.client.is_none() {
+            self.client = Some(self.setting.client().await?);
+        }
+        self.client.as_ref().context("a connection")
+    }
+
+    async fn ask<T>(&mut self, sql: &str) -> Result<T>
+    where
+        T: for<'t> tokio_postgres::types::FromSql<'t>,
+    {
+        let row = self.client().await?.query_one(sql, &[]).await;
+        Ok(row.with_context(|| sql.to_owned())?.try_get(0)?)
     }
 }
 

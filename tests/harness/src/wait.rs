@@ -4,8 +4,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
-/// Short enough not to show in a measured time, long enough not to burn a core that the servers need.
-const POLL: Duration = Duration::from_millis(10);
+/// Short enough not to show in a measured time.
+const CLOSE: Duration = Duration::from_millis(10);
+/// Bounds of the pause before the next look. Many tests wait at one time, and each look costs the servers
+/// a connection or a request: what takes long is looked at less often.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+
+/// The pause after so long a wait: a tenth of it.
+fn pause(waited: Duration) -> Duration {
+    (waited / 10).clamp(PAUSES.0, PAUSES.1)
+}
 
 /// Waits until `condition` is true. An `Err` means "not yet" and is told when the deadline passes.
 pub async fn wait_until(
@@ -16,27 +24,45 @@ pub async fn wait_until(
     wait_for(what, within, async || Ok(condition().await?.then_some(()))).await
 }
 
+/// Like [`wait_until`], and looks so often that the time it takes can be measured.
+pub async fn wait_closely(
+    what: &str,
+    within: Duration,
+    mut condition: impl AsyncFnMut() -> Result<bool>,
+) -> Result<()> {
+    look(what, within, |_| CLOSE, async || Ok(condition().await?.then_some(()))).await
+}
+
 /// Like [`wait_until`], for a condition that yields a value.
 pub async fn wait_for<T>(
     what: &str,
     within: Duration,
+    condition: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    look(what, within, pause, condition).await
+}
+
+async fn look<T>(
+    what: &str,
+    within: Duration,
+    pause: fn(Duration) -> Duration,
     mut condition: impl AsyncFnMut() -> Result<Option<T>>,
 ) -> Result<T> {
-    let deadline = Instant::now() + within;
+    let begun = Instant::now();
     loop {
         let last = match condition().await {
             Ok(Some(value)) => return Ok(value),
             Ok(None) => None,
             Err(error) => Some(error),
         };
-        if Instant::now() >= deadline {
+        if begun.elapsed() >= within {
             let late = format!("after {within:?} still waiting for {what}");
             return Err(match last {
                 Some(error) => error.context(late),
                 None => anyhow!(late),
             });
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(pause(begun.elapsed())).await;
     }
 }
 
@@ -47,29 +73,29 @@ pub async fn retry<T, F: Future<Output = Result<T>>>(
     within: Duration,
     mut attempt: impl FnMut() -> F,
 ) -> Result<T> {
-    let deadline = Instant::now() + within;
+    let begun = Instant::now();
     loop {
         match attempt().await {
             Ok(value) => return Ok(value),
-            Err(error) if Instant::now() >= deadline => {
+            Err(error) if begun.elapsed() >= within => {
                 return Err(error.context(format!("after {within:?} still waiting for {what}")));
             }
-            Err(_) => tokio::time::sleep(POLL).await,
+            Err(_) => tokio::time::sleep(pause(begun.elapsed())).await,
         }
     }
 }
 
 /// For places that cannot be async, such as `Drop`.
 pub fn wait_blocking(within: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + within;
+    let begun = Instant::now();
     loop {
         if condition() {
             return true;
         }
-        if Instant::now() >= deadline {
+        if begun.elapsed() >= within {
             return false;
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(pause(begun.elapsed()));
     }
 }
 

@@ -13,16 +13,7 @@ use crate::setting::{PATIENCE, Setting};
 /// A corner with the two roles that `init` makes, as its owner and as these sees it.
 pub(super) async fn with_roles() -> Result<(Setting, Setting)> {
     let owner = Setting::bare().await?;
-    let (stream, audit) =
-        (format!("{}_stream", owner.database), format!("{}_audit", owner.database));
-    owner
-        .program
-        .succeed(&["init", "--declare", "--stream-role", &stream, "--audit-role", &audit])
-        .await?;
-    let postgres = shared::postgres().await?;
-    let url = |role: &str| postgres.url_as(role, postgres.port(), &owner.database);
-    let setting =
-        owner.clone().set("postgres.url", &url(&audit)).set("postgres.stream_url", &url(&stream));
+    let setting = owner.with_roles().await?;
     Ok((owner, setting))
 }
 
