@@ -1,8 +1,8 @@
 #!/bin/sh
 # Makes sure that the servers the tests and the demo start for themselves are installed:
 # Postgres 14 or newer (postgres, initdb) and rabbitmq-server. For the tests, besides: pgbouncer, promtool (package
-# prometheus), which checks metrics and rules, a headless Chromium, which looks at the console, and npm, by which a
-# library that writes an outbox of its own is installed.
+# prometheus), which checks metrics and rules, a headless Chromium, which looks at the console, npm, by which a
+# library that writes an outbox of its own is installed, and Python, a JDK and Ruby, for the examples and Debezium.
 #
 # Nothing happens, and no root is needed, if they are there. Otherwise they come from the distribution's own packages,
 # on Debian and Ubuntu. Nothing is started and no database cluster is made: the tests do that, in private.
@@ -61,6 +61,12 @@ missing() {
         command -v promtool >/dev/null || packages="$packages prometheus"
         have_chromium || packages="$packages chromium"
         command -v npm >/dev/null || packages="$packages npm"
+        # The examples in other languages, and Debezium's engine.
+        python3 -c 'import venv, ensurepip' 2>/dev/null || packages="$packages python3-venv"
+        command -v javac >/dev/null || packages="$packages default-jdk-headless"
+        [ -e /usr/share/java/amqp-client.jar ] || packages="$packages librabbitmq-client-java"
+        [ -e /usr/share/java/postgresql.jar ] || packages="$packages libpostgresql-jdbc-java"
+        ruby -e 'require "bunny"; require "pg"' 2>/dev/null || packages="$packages ruby ruby-bunny ruby-pg"
     fi
     # Unquoted: no leading space.
     echo $packages

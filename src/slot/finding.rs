@@ -17,7 +17,7 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 112] = [
+pub const NAMES: [&str; 113] = [
     "broker",
     "broker-blocked",
     "broker-connection",
@@ -101,6 +101,7 @@ pub const NAMES: [&str; 112] = [
     "role-replication",
     "row-level-security",
     "rows-unmarked",
+    "rows-waiting",
     "schema",
     "schema-missing",
     "schema-outdated",

@@ -9,6 +9,7 @@
 pub(crate) mod catch_up;
 mod attached;
 mod former_outbox;
+mod hand_over;
 mod coverage;
 mod coverage_row;
 mod finding;
@@ -34,7 +35,9 @@ pub(crate) use coverage::{Coverage, Digest, coverage, record_coverage};
 pub(crate) use finding::one_of_each;
 pub use finding::{Finding, NAMES, Severity};
 pub(crate) use former_outbox::{FormerOutbox, away, record_outboxes, with_away};
+pub(crate) use hand_over::Predecessor;
 pub(crate) use messages::MESSAGES;
+pub(crate) use preflight::Preflight;
 pub(crate) use preflight::Prerequisites;
 pub use preflight::preflight;
 

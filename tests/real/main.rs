@@ -62,6 +62,7 @@ mod remembered;
 mod refused;
 mod reload;
 mod replay;
+mod recipes;
 mod replay_range;
 mod restart;
 mod returns;

@@ -43,7 +43,9 @@ pub(super) async fn look(config: &Config) -> Database {
     let mut database = Database::default();
     match slot::preflight(&client, config).await {
         Ok(flight) => {
+            let waiting = relay::waiting(&client, config, &flight).await;
             database.findings = flight.findings;
+            database.findings.extend(waiting);
             let slot = flight.slot.as_ref();
             database.is_slot_active = slot.is_some_and(|slot| slot.is_active);
             let tried = marks::look(&client, config).await;

@@ -5,7 +5,33 @@ use tokio_postgres::Client;
 use crate::cli::status;
 use crate::config::Config;
 use crate::error::Fault;
-use crate::slot::{Finding, SlotState};
+use crate::slot::{Finding, Preflight, SlotState, catch_up};
+
+/// What `init` would list before it makes the slot.
+pub(super) async fn waiting(client: &Client, config: &Config, flight: &Preflight) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let is_whole = flight.tables.len() == config.tables.len();
+    if flight.slot.is_some() || !is_whole {
+        return findings;
+    }
+    for (table, outbox) in config.tables.iter().zip(&flight.tables) {
+        if !table.has_marks() {
+            continue;
+        }
+        let whole = catch_up::count(client, config, table, Some(outbox)).await;
+        let rows = match whole {
+            // Nothing of pgoutbox's own may be there yet.
+            Err(_) => catch_up::count(client, config, table, None).await,
+            whole => whole,
+        };
+        if let Ok(rows @ 1..) = rows {
+            let title = table.title();
+            let what = format!("{rows} rows of {title} wait: they are listed, and published first");
+            findings.push(Finding::warning("rows-waiting", what, "pgoutbox init"));
+        }
+    }
+    findings
+}
 
 /// A relay that is kept from delivering, or none where rows wait.
 pub(super) async fn look(

@@ -70,6 +70,7 @@ files! {
     INIT_SCHEMA = "init/schema.sql", "What pgoutbox keeps of its own.";
     INIT_UNINSTALL = "init/uninstall.sql", "Drops the slot, the publication and pgoutbox's own schema.";
     INIT_UNINSTALL_SHARE = "init/uninstall_share.sql", "Drops the slot of one of several relays in a database, and what schema pgoutbox holds of it.";
+    INIT_WAITING = "init/waiting.sql", "How many rows of a table wait, where nothing of pgoutbox's own is there yet: none is parked, and none is marked beside the table.";
     LEDGER = "ledger/ledger.sql", "The ledger of one table: every row is delivered, parked, waiting or missing.";
     LEDGER_PARKED = "ledger/parked.sql", "The parked events of a slot, by table and state.";
     MARK_DELETE = "mark/delete.sql", "Removes the rows of delivered events.";
@@ -166,11 +167,15 @@ files! {
     SERVER_WAL_ON_DISK = "server/wal_on_disk.sql", "How much WAL there is on the server's disk.";
     SERVER_WAL_POSITION = "server/wal_position.sql", "Where the WAL ends, and up to where it is on disk.";
     SLOT_BLOCKERS = "slot/blockers.sql", "Who keeps a slot from being created: every transaction with an id, in any database, but for those that have only just begun, and pgoutbox's own, which are short.";
+    SLOT_COPY = "slot/copy.sql", "A slot that begins where another stands, which stays where it is.";
     SLOT_CREATE = "slot/create.sql", "The replication slot.";
     SLOT_DROP = "slot/drop.sql", "Drops a slot before its WAL fills the disk.";
+    SLOT_INHERIT = "slot/inherit.sql", "What is kept of one slot becomes that of another, which begins where it stands: how far it is settled, what is parked and what is on a list.";
     SLOT_KNOWN = "slot/known.sql", "Whether this name was ever the slot of a relay here.";
     SLOT_OTHERS = "slot/others.sql", "Slots of other relays in this database, by what they have recorded.";
+    SLOT_PEEK = "slot/peek.sql", "Rows inserted into tables of the publication that a slot has not passed, which stays where it is.";
     SLOT_STATE = "slot/state.sql", "The slot as the server sees it: one row, or none where it does not exist.";
+    SLOT_TOO_NEW = "slot/too_new.sql", "Whether the publication, as it is, may be newer than what a slot still reads: it sees the catalog as it was when each row was written.";
     TABLE_EPOCH = "table/epoch.sql", "A number of a column that holds the time as one: its size gives the unit.";
     TABLE_ID_TYPE = "table/id_type.sql", "The type of a table's id column, under which an index on it can be used; for a domain, the type that it is made of.";
     TABLE_LEAVES = "table/leaves.sql", "The tables that hold the rows of a table: itself, or its partitions.";

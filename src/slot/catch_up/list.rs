@@ -103,6 +103,37 @@ pub(in crate::slot) async fn waiting_in(
     Ok(waiting.trim_end().trim_end_matches(';').to_owned())
 }
 
+/// How many rows of a table wait for a slot that is yet to be made. Without its outbox nothing of
+/// pgoutbox's own is there, so that none is parked and none is marked beside the table. A row for which the
+/// filter raises fails it.
+pub(crate) async fn count(
+    client: &Client,
+    config: &Config,
+    table: &Table,
+    outbox: Option<&OutboxTable>,
+) -> Result<i64, Fault> {
+    let asked = match outbox {
+        Some(outbox) => {
+            let waiting = waiting_in(client, config, table, outbox).await?;
+            format!("SELECT count(*) AS rows FROM (\n{waiting}) AS waiting")
+        }
+        None => {
+            let relation = match outbox::look_up(client, table).await? {
+                Some(row) => column(&row, "oid")?,
+                None => 0,
+            };
+            let (marks, mode) = (MarkSql::of(table), table.audit_mode.name());
+            let filter = outbox::row_filter(client, config, table, relation).await?;
+            let (schema, name) = (table.schema.as_str(), table.name.as_str());
+            let own = [("schema", schema), ("table", name), ("mode", mode), ("filter", &filter)];
+            let all: Vec<_> = own.into_iter().chain(marks.variables()).collect();
+            sql::render_some(sql::INIT_WAITING, &all)?
+        }
+    };
+    let rows = query(client, &asked).await?;
+    rows.first().map_or(Ok(0), |row| column(row, "rows"))
+}
+
 pub(super) fn waiting(
     config: &Config,
     table: &Table,

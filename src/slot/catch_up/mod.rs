@@ -28,6 +28,7 @@ pub use ensure::ensure_slot;
 pub(crate) use ensure::soften;
 pub(crate) use fetch::Chunk;
 pub use fetch::fetch;
+pub(crate) use list::count;
 pub(super) use list::waiting_in;
 pub(crate) use prepare::record_new;
 pub use prepare::{Patience, prepare};

@@ -1,5 +1,7 @@
 //! `pgoutbox init`: makes what is missing, in the right order.
 
+mod slot;
+
 use std::time::Duration;
 
 use tokio_postgres::Client;
@@ -11,8 +13,7 @@ use crate::postgres::outbox::look_up;
 use crate::postgres::sql;
 use crate::postgres::{self, column, query};
 use crate::rabbitmq::declare;
-use crate::slot::catch_up::{self, Patience};
-use crate::slot::{self, Finding, Severity};
+use crate::slot::{self as slots, Finding, Severity, catch_up};
 
 /// Makes the outbox table, the relay's own schema, the publication and the slot, where they
 /// are missing. What exists is checked, and never changed; only pgoutbox's own function is renewed
@@ -21,6 +22,7 @@ use crate::slot::{self, Finding, Severity};
 #[command(after_help = "Examples:\n  \
     DATABASE_URL=postgres://owner@localhost/app pgoutbox init\n  \
     pgoutbox init --dry-run\n  \
+    pgoutbox init --from-slot debezium\n  \
     pgoutbox init --stream-role pgoutbox_stream --audit-role pgoutbox_audit --declare")]
 pub(super) struct Args {
     /// Print the SQL of what is missing, and run none of it
@@ -35,6 +37,9 @@ pub(super) struct Args {
     /// The roles too
     #[command(flatten)]
     pub roles: Roles,
+    /// Make the slot where another one stands, such as Debezium's; its reader is stopped first
+    #[arg(long, value_name = "NAME")]
+    pub from_slot: Option<String>,
     /// How long the slot may wait for transactions that are writing
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = super::bounds::span)]
     pub slot_timeout: Duration,
@@ -53,6 +58,10 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
     if found.slot && !found.publication {
         return Err(slot_before_publication(&config));
     }
+    let from = args.from_slot.as_deref();
+    if from.is_some() && found.slot {
+        return Err(slot_before_copy(&config));
+    }
     let maker = Maker { client: &client, is_dry: args.dry_run };
     for table in &config.tables {
         let span = args.partitioned.as_deref().and_then(PartitionSpan::read);
@@ -65,7 +74,7 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
     if let Some((stream, audit)) = args.roles.both() {
         maker.roles(&config, stream, audit).await?;
     }
-    maker.slot(&config, &found, args.slot_timeout).await?;
+    maker.slot(&config, &found, from, args.slot_timeout).await?;
     if args.declare {
         declare::declare(&config, args.dry_run).await?.iter().for_each(say);
     }
@@ -85,7 +94,7 @@ struct ExistingObjects {
 
 /// Looks before anything is made, so that what cannot end well does not begin.
 async fn look(client: &Client, config: &Config) -> Result<ExistingObjects, Fault> {
-    let flight = slot::preflight(client, config).await?;
+    let flight = slots::preflight(client, config).await?;
     let rows = query(client, sql::SERVER).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     if column::<String>(row, "wal_level")? != "logical" {
@@ -136,6 +145,18 @@ fn slot_before_publication(config: &Config) -> Fault {
         ),
         format!(
             "SELECT pg_drop_replication_slot({});  -- then run `pgoutbox init` again",
+            sql::literal(slot)
+        ),
+    )
+}
+
+/// One that is there stands where it stands.
+fn slot_before_copy(config: &Config) -> Fault {
+    let slot = &config.postgres.slot;
+    Fault::definite(
+        format!("slot \"{slot}\" exists already: it cannot begin where another one stands"),
+        format!(
+            "choose another name: postgres.slot; or, if nobody needs it: SELECT pg_drop_replication_slot({});  -- then run `pgoutbox init` again",
             sql::literal(slot)
         ),
     )
@@ -311,78 +332,6 @@ impl Maker<'_> {
             ))
         })
     }
-
-    async fn slot(
-        &self,
-        config: &Config,
-        found: &ExistingObjects,
-        timeout: Duration,
-    ) -> Result<(), Fault> {
-        let slot = &config.postgres.slot;
-        let is_marking = config.has_marks();
-        if found.slot && !(found.is_begun && is_marking) {
-            self.found(&format!("slot {slot}"));
-            return Ok(());
-        }
-        if self.is_dry {
-            say(slot::creation(config, timeout)?);
-            if is_marking {
-                say(
-                    "-- and the rows of the outbox that wait would be listed, to be published first",
-                );
-            }
-            return Ok(());
-        }
-        if !is_marking {
-            let lsn = slot::create(self.client, config, timeout).await?;
-            // What was before it is not to be looked for: nothing tells.
-            postgres::execute(
-                self.client,
-                &sql::render(sql::PROGRESS_FORGET_COVERAGE, &[("slot", slot)])?,
-            )
-            .await?;
-            catch_up::record_new(&as_owner(config), self.client, &lsn).await;
-            self.covered(config).await;
-            let before = match config.tables.is_empty() {
-                true => "",
-                false => {
-                    "; rows that are there already are not relayed, since with audit.mode none there is no record of what was delivered"
-                }
-            };
-            say(format_args!(
-                "made    slot {slot}: events committed from {lsn} on are in it{before}"
-            ));
-            return Ok(());
-        }
-        // A slot keeps WAL from the moment on that it is there: not before all else is well.
-        let flight = slot::preflight(self.client, config).await?;
-        let is_of_slot = |finding: &Finding| finding.name.starts_with("slot");
-        let others: Vec<_> = flight.findings.into_iter().filter(|f| !is_of_slot(f)).collect();
-        if let Some(fault) = Finding::fault(&others) {
-            return Err(fault);
-        }
-        let config = as_owner(config);
-        let why = "rows were there before the slot";
-        let patience = Patience::command(timeout);
-        let rows = catch_up::prepare(&config, self.client, &flight.tables, why, patience).await?;
-        self.covered(&config).await;
-        let waiting = match rows {
-            0 => "no row waited before".to_owned(),
-            1 => "1 row that waited before is listed, and published first".to_owned(),
-            rows => format!("{rows} rows that waited before are listed, and published first"),
-        };
-        say(format_args!("made    slot {slot}: events committed from now on are in it; {waiting}"));
-        Ok(())
-    }
-
-    /// Keeps how the tables are covered, so that what somebody changes, or does to the slot, before the
-    /// first run is known. Best effort: `run` looks at all of it again.
-    async fn covered(&self, config: &Config) {
-        if let Ok(coverage) = slot::coverage(self.client, config).await {
-            let number = coverage.digest().number();
-            let _ = slot::record_coverage(self.client, &config.postgres.slot, number).await;
-        }
-    }
 }
 
 /// As the owner, who made everything else: the stream's role may have no password yet.
@@ -442,7 +391,7 @@ fn foreign_column(table: &Table) -> Option<&str> {
 
 /// What was found was not made here, so it is looked at like `check` does.
 async fn verify(client: &Client, config: &Config) -> Result<(), Fault> {
-    let flight = slot::preflight(client, config).await?;
+    let flight = slots::preflight(client, config).await?;
     for finding in flight.findings.iter().filter(|f| f.severity == Severity::Warning) {
         say(format_args!("warning {}\n        hint: {}", finding.what, finding.hint));
     }
