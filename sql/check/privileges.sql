@@ -1,10 +1,24 @@
 -- What the connected role may do to one table, and to pgoutbox's own. Null: not there to ask of.
 --   psql -v relation=16389 -v id=id -v mark_names='["relayed_at"]' -v occurred_at=occurred_at -v attempt=attempt \
---        -v last_error=last_error -v failed_at=failed_at -v failed_names='[]' -f check/privileges.sql
+--        -v last_error=last_error -v failed_at=failed_at -v failed_names='[]' -v rule_names='[]' -v publication=pgoutbox \
+--        -f check/privileges.sql
 WITH RECURSIVE part (relid) AS (           -- pg_partition_tree waits for locks
     SELECT link.inhrelid FROM pg_inherits AS link WHERE link.inhparent = :'relation'::oid
      UNION
     SELECT link.inhrelid FROM part JOIN pg_inherits AS link ON link.inhparent = part.relid
+), wanted (attname) AS (                   -- by reconciliation, beside what marks need
+    SELECT name::name FROM unnest(ARRAY[:'id', :'occurred_at', 'xmin', 'ctid']) AS name
+     UNION
+    SELECT name::name FROM jsonb_array_elements_text(:'rule_names'::jsonb) AS name
+     UNION                                 -- of the publication's row filter
+    SELECT filtered.attname
+      FROM pg_publication_rel AS member
+      JOIN pg_publication AS publication ON publication.oid = member.prpubid AND publication.pubname = :'publication'
+      JOIN pg_depend AS depend
+        ON depend.classid = 'pg_publication_rel'::regclass AND depend.objid = member.oid
+       AND depend.refclassid = 'pg_class'::regclass AND depend.refobjsubid > 0
+      JOIN pg_attribute AS filtered ON filtered.attrelid = depend.refobjid AND filtered.attnum = depend.refobjsubid
+     WHERE member.prrelid = :'relation'::oid
 ), own_policies AS (
     SELECT policy.* FROM pg_policy AS policy
      WHERE policy.polrelid = :'relation'::oid
@@ -24,7 +38,7 @@ SELECT has_schema_privilege(relation.relnamespace, 'USAGE') AS usage,
        -- Of what reconciliation reads, and of where a row shows the tries of its event: columns that
        -- are there, and not for this role.
        (SELECT coalesce(array_agg(attname::text ORDER BY attnum), '{}') FROM pg_attribute
-         WHERE attrelid = relation.oid AND attname IN (:'id', :'occurred_at', 'xmin', 'ctid')
+         WHERE attrelid = relation.oid AND attname IN (SELECT attname FROM wanted)
            AND NOT has_column_privilege(relation.oid, attnum, 'SELECT')) AS unreadable,
        (SELECT coalesce(array_agg(attname::text ORDER BY attnum), '{}') FROM pg_attribute
          WHERE attrelid = relation.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
@@ -46,7 +60,7 @@ SELECT has_schema_privilege(relation.relnamespace, 'USAGE') AS usage,
                JOIN pg_class AS leaf ON leaf.oid = part.relid AND leaf.relkind = 'r' AND leaf.relispartition
               WHERE (NOT has_schema_privilege(leaf.relnamespace, 'USAGE')
                      OR EXISTS (SELECT FROM pg_attribute
-                                 WHERE attrelid = leaf.oid AND attname IN (:'id', :'occurred_at', 'xmin', 'ctid')
+                                 WHERE attrelid = leaf.oid AND attname IN (SELECT attname FROM wanted)
                                    AND NOT has_column_privilege(leaf.oid, attnum, 'SELECT')))
               ORDER BY 1) AS unreadable_leaves,
        ARRAY(SELECT leaf.oid::regclass::text

@@ -48,6 +48,12 @@ impl Columns {
 }
 
 impl Table {
+    /// The columns that its rule reads, as JSON.
+    pub(crate) fn rule_names(&self) -> String {
+        let names = self.rule.0.iter().map(|condition| self.column_of(&condition.name));
+        serde_json::json!(names.collect::<Vec<_>>()).to_string()
+    }
+
     /// The column that a name of a rule means.
     pub(crate) fn column_of<'a>(&'a self, name: &'a str) -> &'a str {
         let field = self.columns.field(name).filter(|field| !field.name.is_empty());

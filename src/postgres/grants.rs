@@ -18,7 +18,9 @@ pub(crate) fn mark_grants(mode: AuditMode) -> Option<&'static str> {
 /// A file of `sql/grants/`, rendered for a table and the role that is to have them.
 pub(crate) fn grants_for(file: &str, table: &Table, role: &str) -> Result<String, Fault> {
     let (columns, failed, mark) = (&table.columns, table.failed_names(), MarkSql::of(table));
+    let rule_names = table.rule_names();
     let own = [
+        ("rule_names", rule_names.as_str()),
         ("schema", table.schema.as_str()),
         ("table", &table.name),
         ("id", &columns.id.name),

@@ -44,7 +44,8 @@ pub(super) async fn look(client: &Client, config: &Config) -> Result<OwnTables, 
             format!("GRANT SELECT, INSERT, UPDATE ON pgoutbox.guard TO {quoted};"),
         ));
     }
-    let is_pruning = config.prune.keep.is_some() && config.has_marks();
+    let has_records = config.has_marks() || !config.messages.is_empty();
+    let is_pruning = config.prune.keep.is_some() && has_records;
     if is_pruning && is("has_relayed")? && !is("can_prune")? {
         findings.push(Finding::warning(
             "grant-prune-own",

@@ -20,6 +20,7 @@ pub(super) async fn look(
 ) -> Result<Vec<Finding>, Fault> {
     let relation = oid.to_string();
     let (names, failed) = (MarkSql::of(table).names(), table.failed_names());
+    let rule_names = table.rule_names();
     let variables = [
         ("relation", relation.as_str()),
         ("id", &table.columns.id.name),
@@ -29,6 +30,8 @@ pub(super) async fn look(
         ("last_error", &table.columns.last_error.name),
         ("failed_at", &table.columns.failed_at.name),
         ("failed_names", &failed),
+        ("rule_names", &rule_names),
+        ("publication", &config.postgres.publication),
     ];
     let rows = query(client, &sql::render(sql::CHECK_PRIVILEGES, &variables)?).await?;
     let Some(row) = rows.first() else { return Ok(Vec::new()) };

@@ -272,6 +272,35 @@ async fn of_a_table_with_names_of_its_own() -> Result<()> {
         .await
 }
 
+/// What tells the rows that are published is read beside the marks: columns of the rule, and of the
+/// publication's row filter.
+#[tokio::test]
+async fn of_the_columns_that_filters_read() -> Result<()> {
+    let halt = ("postgres.on_slot_loss", "halt");
+    let rule = ("tables.0.only.event_type", "paid");
+    let audit = Audit::of(&[halt, rule]).await?;
+    let missed = "that were missed";
+    audit
+        .repairs(&[(
+            "grant-reconcile",
+            "warning",
+            "SELECT (event_type) ON outbox_messages",
+            missed,
+        )])
+        .await?;
+    if audit.owner.ask::<i32>("SELECT current_setting('server_version_num')::int").await? < 150_000
+    {
+        // It has no row filters.
+        return Ok(());
+    }
+    let table = format!("{};", super::recipes::OUTBOX);
+    let publication = "CREATE PUBLICATION pgoutbox FOR TABLE outbox_messages WHERE (topic <> 'x') WITH (publish = 'insert')";
+    let audit = Audit::with(&format!("{table} {publication}"), &[halt]).await?;
+    audit
+        .repairs(&[("grant-reconcile", "warning", "SELECT (topic) ON outbox_messages", missed)])
+        .await
+}
+
 /// Reconciliation and pruning go to the partitions one by one: `init` grants of those that are there, what
 /// pgoutbox makes has them from the start, and what somebody else made without is found.
 #[tokio::test]

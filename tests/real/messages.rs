@@ -446,3 +446,32 @@ async fn a_template_that_names_no_member_is_told_before_anything_runs() -> Resul
     ensure!(relay.sessions() == 0, "it ran: {}", relay.log());
     Ok(())
 }
+
+/// Such a record has no row to go with: it goes by its own age.
+#[tokio::test]
+async fn records_of_what_was_emitted_are_pruned() -> Result<()> {
+    for setting in [alone().await?, beside().await?] {
+        let relay = setting.run()?;
+        let emit = "SELECT pg_logical_emit_message(true, 'orders', 'no envelope')";
+        setting.sql(&format!("{emit}; {emit}; {emit}")).await?;
+        let parked = "SELECT count(*) = 3 FROM pgoutbox.parked";
+        setting.until("three to be parked", parked).await.with_context(|| relay.log())?;
+        setting
+            .program
+            .succeed(&["parked", "discard", "--seq", "1", "--seq", "2", "--yes"])
+            .await?;
+        let prune = ["prune", "--keep", "1h"];
+        setting.program.succeed(&prune).await?;
+        assert_eq!(setting.ask::<i64>("SELECT count(*) FROM pgoutbox.parked").await?, 3);
+        setting.sql("UPDATE pgoutbox.parked SET changed_at = now() - interval '1 day'").await?;
+        let would = setting.program.succeed(&["prune", "--keep", "1h", "--dry-run"]).await?;
+        ensure!(would.contains("message:orders: 2 records"), "{would}");
+        assert_eq!(setting.ask::<i64>("SELECT count(*) FROM pgoutbox.parked").await?, 3);
+        setting.program.succeed(&prune).await?;
+        assert_eq!(setting.ask::<i64>("SELECT count(*) FROM pgoutbox.parked").await?, 1);
+        let left = setting.ask::<String>("SELECT state FROM pgoutbox.parked").await?;
+        ensure!(["parked", "failed"].contains(&&*left), "what waits for a person stays: {left}");
+        relay.drain(PATIENCE).await?;
+    }
+    Ok(())
+}

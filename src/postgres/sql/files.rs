@@ -48,7 +48,7 @@ files! {
     GRANTS_DELETE = "grants/delete.sql", "audit.mode = \"delete\".";
     GRANTS_PARKED = "grants/parked.sql", "Where the outbox has columns in which a row shows the tries of its parked event, the relay brings them up to date.";
     GRANTS_PRUNE = "grants/prune.sql", "What pruning needs beyond grants/*.sql: to the audit role where run prunes (prune.keep), or to a role of its own that `pgoutbox prune` is run as from time to time.";
-    GRANTS_RECONCILE = "grants/reconcile.sql", "What reconciliation and `pgoutbox verify` read, beside what marks need: which transaction wrote a row, where it stands and, where the table says so, when it happened.";
+    GRANTS_RECONCILE = "grants/reconcile.sql", "What reconciliation and `pgoutbox verify` read, beside what marks need: which transaction wrote a row, where it stands and, where the table says so, when it happened; and what tells the rows that are published: columns of the table's rule (rule_names) and of publications' row filters.";
     GRANTS_REPLAY = "grants/replay.sql", "What `pgoutbox replay` and reconcile.republish read: whole rows.";
     GRANTS_SIDE_TABLE = "grants/side_table.sql", "audit.mode = \"side_table\": nothing on the outbox itself.";
     GRANTS_TYPE = "grants/type.sql", "The schema of the id's type, where an extension or the user made that: ids are cast to it.";
@@ -145,6 +145,7 @@ files! {
     PROGRESS_RECORD_OUTBOXES = "progress/record_outboxes.sql", "Remembers which tables are read as outboxes, by oid: [{\"relation\": 16389, \"schema\": ..., \"name\": ...}, ...]; with \"until\": it has another name now, and what it held is done with once the slot is settled up to there.";
     PROGRESS_STILL_OURS = "progress/still_ours.sql", "An error where a later session owns the slot.";
     PRUNE_CONSTRAINT = "prune/constraint.sql", "A constraint that kept a row from being deleted.";
+    PRUNE_EMITTED = "prune/emitted.sql", "Records of emitted events that are done with, dead-lettered or discarded long ago: such an event has no row.";
     PRUNE_PARKED = "prune/parked.sql", "Records of events that are done with, dead-lettered or discarded long ago, together with their rows: a row that outlived its record would look like one never relayed.";
     PRUNE_PARKED_LIST = "prune/parked_list.sql", "The next records of events that are done with, dead-lettered or discarded long ago.";
     PRUNE_ROW = "prune/row.sql", "The id of the row at a place that pruning could not empty.";

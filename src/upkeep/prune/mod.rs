@@ -20,8 +20,9 @@ use crate::backoff::Backoff;
 use crate::board::Board;
 use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
+use crate::postgres::sql;
 use crate::postgres::turn::Turn;
-use crate::postgres::{self, Role, execute};
+use crate::postgres::{self, Role, column, execute, query};
 use crate::shutdown::Shutdown;
 use crate::text::span;
 use target::Target;
@@ -194,7 +195,7 @@ pub(crate) async fn pass(
     known: &mut UndeletablePlaces,
     report: &mut Report,
 ) -> Result<(), Fault> {
-    if order.keep.is_some() && !config.has_marks() {
+    if order.keep.is_some() && !config.has_marks() && config.messages.is_empty() {
         return Err(Fault::usage(
             "audit.mode none leaves nothing that says which rows were relayed",
             "choose another audit.mode",
@@ -238,7 +239,43 @@ async fn all_tables(
             }
         }
     }
+    for messages in config.messages.iter().filter(|_| order.keep.is_some()) {
+        let mut of_prefix = TableReport { table: messages.title(), ..TableReport::default() };
+        let outcome = emitted(&client, config, messages, order, &mut of_prefix).await;
+        report.tables.push(of_prefix);
+        outcome?;
+    }
     Ok(())
+}
+
+/// Records of events that were emitted: they have no row, so that each is done with by itself.
+async fn emitted(
+    client: &Client,
+    config: &Config,
+    messages: &Table,
+    order: Order,
+    report: &mut TableReport,
+) -> Result<(), Fault> {
+    let keep = order.keep.unwrap_or_default().as_secs_f64().to_string();
+    let batch = config.prune.batch.to_string();
+    let variables = [
+        ("slot", config.postgres.slot.as_str()),
+        ("prefix", &messages.name),
+        ("keep", &keep),
+        ("batch", &batch),
+        ("dry", if order.is_dry { "true" } else { "false" }),
+    ];
+    let sql = sql::render(sql::PRUNE_EMITTED, &variables)?;
+    loop {
+        let rows = query(client, &sql).await?;
+        let rows: i64 = rows.first().map_or(Ok(0), |row| column(row, "rows"))?;
+        let rows = u64::try_from(rows).unwrap_or(0);
+        report.parked += rows;
+        if order.is_dry || rows < config.prune.batch as u64 {
+            return Ok(());
+        }
+        sleep(config.prune.pause).await;
+    }
 }
 
 /// `false` where there is no such table: that it is missing, others say.
