@@ -118,7 +118,7 @@ impl Check<'_> {
 
     fn upkeep(&mut self, config: &Config) {
         let has_no_marks = !config.has_marks();
-        if has_no_marks && config.prune.keep.is_some() {
+        if has_no_marks && config.prune.keep.is_some() && config.messages.is_empty() {
             let what =
                 "is set, but audit.mode none leaves nothing that says which rows were relayed";
             let hint = "choose another audit.mode, or take prune.keep away";
@@ -247,7 +247,7 @@ impl Check<'_> {
     fn template(&mut self, key: &str, template: &Template, columns: &Columns) {
         let fields = fields(columns);
         let is_gone = |piece: &Piece| match piece {
-            Piece::Column(name) => {
+            Piece::Column(name) | Piece::Hash(name, _) => {
                 fields.iter().any(|(field, column)| field == name && column.name.is_empty())
             }
             Piece::Text(_) => false,
@@ -321,17 +321,24 @@ impl Check<'_> {
     }
 
     fn queues(&mut self, config: &Config) {
-        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-        for (index, queue) in config.declare.queues.iter().enumerate() {
-            let key = format!("declare.queues.{index}");
-            let name = format!("{key}.name");
-            let first = *seen.entry(&queue.name).or_insert(index);
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        for (index, queue) in config.declare.each() {
+            let name = format!("declare.queues.{index}.name");
+            let first = *seen.entry(queue.name.clone()).or_insert(index);
             if first != index && !queue.name.is_empty() {
                 let what = format!("is {:?}, as declare.queues.{first} is already", queue.name);
                 self.clash([&name, &name], what, "name each queue once");
             }
+        }
+        for (index, queue) in config.declare.queues.iter().enumerate() {
+            let key = format!("declare.queues.{index}");
+            let (name, count) = (format!("{key}.name"), format!("{key}.count"));
+            if queue.count > 1 && !queue.name.contains("{n}") && !queue.name.is_empty() {
+                let what = "has no {n} for the number of each";
+                self.clash([&name, &count], what, "such as name = \"orders.{n}\"");
+            }
             let exchange = config.sources().next().and_then(|table| table.exchange.fixed());
-            if queue.exchange.is_none() && exchange.is_none() {
+            if queue.exchange.is_none() && exchange.is_none() && !queue.bindings.is_empty() {
                 let exchange = format!("{key}.exchange");
                 let what = "is not set, and the first table's exchange depends on its rows";
                 self.clash([&exchange, "tables.0.exchange"], what, "name the exchange to bind to");

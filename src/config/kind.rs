@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use ValueKind::{
-    AmqpUrl, Choice, Column, Constant, Count, ExchangeType, Field, File, Flag, HttpUrl, List,
-    Listen, LogFilter, Name, PostgresUrl, Secret, Size, SlotName, Span, SslMode, Template, Text,
+    AmqpUrl, Argument, Choice, Column, Constant, Count, ExchangeType, Field, File, Flag, HttpUrl,
+    List, Listen, LogFilter, Name, PostgresUrl, Secret, Size, SlotName, Span, SslMode, Template,
+    Text,
 };
 
 /// What a setting's value must look like.
@@ -44,6 +45,8 @@ pub(crate) enum ValueKind {
     Field,
     /// What a column of the mark holds: a text, a whole number or a flag.
     Constant,
+    /// What an argument of a queue holds: the same, or an empty text.
+    Argument,
     /// Directives of tracing's `EnvFilter`.
     LogFilter,
     /// An IP address and a port, or `off`.
@@ -90,6 +93,7 @@ impl ValueKind {
             Template => "template".to_owned(),
             Field => "template, number, `true` or `false`".to_owned(),
             Constant => "text, number, `true` or `false`".to_owned(),
+            Argument => "text, which may be empty, number, `true` or `false`".to_owned(),
             LogFilter => "a level, or `target=level` pairs".to_owned(),
             Listen => "`IP:port`, or `off`".to_owned(),
             List => "list; comma-separated outside the file".to_owned(),

@@ -495,6 +495,8 @@ pub enum Piece {
     Text(String),
     /// The value of a field or, where no field has this name, of a column.
     Column(String),
+    /// The hash of such a value, modulo a number.
+    Hash(String, u32),
 }
 
 /// How much may be in flight: `[window]`.
@@ -688,12 +690,33 @@ pub struct Declare {
 /// A queue that `init --declare` declares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queue {
-    /// Name.
+    /// Name; `{n}` in it is the number of the queue.
     pub name: String,
+    /// How many of them there are. Default 1.
+    pub count: u32,
     /// `x-queue-type`: `quorum` (default), `classic` or `stream`.
     pub queue_type: String,
     /// Binding keys to the exchange. Default `#`.
     pub bindings: Vec<String>,
     /// Exchange to bind to, where there is more than one. Default: the first table's.
     pub exchange: Option<String>,
+    /// Its arguments, as RabbitMQ names them.
+    pub arguments: Vec<(String, String)>,
+}
+
+impl Declare {
+    /// Each queue by itself, with the index of its setting: numbers stand for `{n}`.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (usize, Queue)> {
+        self.queues.iter().enumerate().flat_map(|(index, queue)| {
+            (0..queue.count).map(move |number| {
+                let number = number.to_string();
+                let numbered = |text: &String| text.replace("{n}", &number);
+                let bindings = queue.bindings.iter().map(numbered).collect();
+                let argument = |(name, value): &(String, String)| (name.clone(), numbered(value));
+                let arguments = queue.arguments.iter().map(argument).collect();
+                let name = numbered(&queue.name);
+                (index, Queue { name, bindings, arguments, count: 1, ..queue.clone() })
+            })
+        })
+    }
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::kind::{AUDIT_MODES, GUARD_POLICIES, PARTITION_SPANS, PRESETS, ValueKind};
 use Fallback::{Derived, Unset, Value};
 use ValueKind::{
-    AmqpUrl, Choice, Column, Constant, Count, ExchangeType, Field, File, Flag, HttpUrl, List,
-    Listen, LogFilter, Name, PostgresUrl, Secret, Size, SlotName, Span, SslMode, Template, Text,
+    AmqpUrl, Argument, Choice, Column, Constant, Count, ExchangeType, Field, File, Flag, HttpUrl,
+    List, Listen, LogFilter, Name, PostgresUrl, Secret, Size, SlotName, Span, SslMode, Template,
+    Text,
 };
 
 /// What holds where nobody sets anything.
@@ -260,9 +261,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
 
     setting("declare.exchange_type", ExchangeType, Value("topic"), "type of the exchange that `init --declare` declares"),
     setting("declare.queues.*.name", Text(255), Unset, "a queue that `init --declare` declares and binds"),
+    setting("declare.queues.*.count", Count { min: 1, max: 1024 }, Value("1"), "how many such queues: `{n}` in name, bindings and arguments is the number of each, from 0"),
     setting("declare.queues.*.queue_type", Choice(&["quorum", "classic", "stream"]), Value("quorum"), "its type"),
     setting("declare.queues.*.bindings", List, Value("#"), "its binding keys"),
     setting("declare.queues.*.exchange", Text(255), Derived("the first table's"), "exchange that it is bound to"),
+    setting("declare.queues.*.arguments.?", Argument, Unset, "an argument by RabbitMQ's name for it, such as `x-single-active-consumer` or `x-delivery-limit`"),
 ];
 
 /// Keys that hold a list of tables.

@@ -171,7 +171,9 @@ fn queue(values: &Values, key: &str, problems: &mut Problems) -> Queue {
     Queue {
         name: text("name").unwrap_or_default(),
         queue_type: text("queue_type").unwrap_or_default(),
+        count: u32::try_from(values.number(&format!("{key}.count"))).unwrap_or(1),
         bindings: values.list(&format!("{key}.bindings")),
         exchange: text("exchange"),
+        arguments: values.texts(&format!("{key}.arguments")),
     }
 }

@@ -44,6 +44,7 @@ impl std::fmt::Display for Template {
                         f.write_str(&text.replace('{', "{{").replace('}', "}}"))?;
                     }
                     Piece::Column(name) => write!(f, "{{{name}}}")?,
+                    Piece::Hash(name, count) => write!(f, "{{hash({name}) % {count}}}")?,
                 }
             }
         }
@@ -79,7 +80,7 @@ fn pieces(text: &str) -> Result<Vec<Piece>, String> {
             if !fixed.is_empty() {
                 pieces.push(Piece::Text(std::mem::take(&mut fixed)));
             }
-            pieces.push(Piece::Column(column(name.trim())?));
+            pieces.push(piece(name.trim())?);
             rest = after;
         } else {
             return Err("a `}` has no `{` (write `}}` for the brace itself)".to_owned());
@@ -94,6 +95,16 @@ fn pieces(text: &str) -> Result<Vec<Piece>, String> {
         return Err(format!("its fixed text has {fixed_bytes} bytes, AMQP allows {TEXT_BYTES}"));
     }
     Ok(pieces)
+}
+
+fn piece(name: &str) -> Result<Piece, String> {
+    let Some(of) = name.strip_prefix("hash(") else { return column(name).map(Piece::Column) };
+    let (of, count) = of.split_once(')').ok_or("`hash(` has no `)`")?;
+    let count = count.trim().strip_prefix('%').and_then(|count| count.trim().parse().ok());
+    match count.filter(|count| (1..=65_535).contains(count)) {
+        Some(count) => Ok(Piece::Hash(column(of.trim())?, count)),
+        None => Err("behind `hash(…)` stands `% N`, with N from 1 to 65,535".to_owned()),
+    }
 }
 
 fn column(name: &str) -> Result<String, String> {
@@ -130,6 +141,10 @@ mod tests {
             Template::parse("a{{b}}{c}").unwrap(),
             Template(vec![vec![text("a{b}"), column("c")]])
         );
+        let hash = Piece::Hash("aggregate_id".to_owned(), 8);
+        let hashed = Template::parse("orders.{hash( aggregate_id )%8}").unwrap();
+        assert_eq!(hashed, Template(vec![vec![text("orders."), hash]]));
+        assert_eq!(hashed.to_string(), "orders.{hash(aggregate_id) % 8}");
         assert_eq!(Template::parse(" outbox ").unwrap().fixed(), Some("outbox"));
         assert_eq!(Template::parse("{a}").unwrap().fixed(), None);
         assert_eq!(Template::parse("a|b").unwrap().fixed(), None);
@@ -147,6 +162,11 @@ mod tests {
             ("{ }", "names no column"),
             ("{a{b}", "inside braces"),
             ("a\nb", "control"),
+            ("{hash(a}", "has no `)`"),
+            ("{hash(a)}", "% N"),
+            ("{hash(a) % 0}", "% N"),
+            ("{hash(a) % 65536}", "% N"),
+            ("{hash() % 8}", "names no column"),
         ] {
             let error = Template::parse(template).unwrap_err();
             assert!(error.contains(what), "{template:?}: {error}");

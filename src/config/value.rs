@@ -38,7 +38,7 @@ pub(crate) fn parse(kind: ValueKind, raw: &Raw) -> Result<Value, Wrong> {
         ValueKind::List => list(raw),
         ValueKind::AmqpUrl => super::amqp_url::parse_all(raw).map(Value::AmqpUrl),
         ValueKind::Field => field(raw),
-        ValueKind::Constant => constant(raw),
+        ValueKind::Constant | ValueKind::Argument => constant(kind, raw),
         _ => match raw {
             Raw::Text(text) | Raw::Untyped(text) => parse_text(kind, text),
             Raw::Flag(flag) if kind == ValueKind::Flag => Ok(Value::Flag(*flag)),
@@ -83,7 +83,8 @@ fn parse_text(kind: ValueKind, text: &str) -> Result<Value, Wrong> {
         | ValueKind::List
         | ValueKind::AmqpUrl
         | ValueKind::Field
-        | ValueKind::Constant => Err(wrong_type(kind, "a text")),
+        | ValueKind::Constant
+        | ValueKind::Argument => Err(wrong_type(kind, "a text")),
     }
 }
 
@@ -105,13 +106,14 @@ fn field(raw: &Raw) -> Result<Value, Wrong> {
     Ok(Value::Field(field))
 }
 
-fn constant(raw: &Raw) -> Result<Value, Wrong> {
+fn constant(kind: ValueKind, raw: &Raw) -> Result<Value, Wrong> {
+    let least = if kind == ValueKind::Argument { 0 } else { 1 };
     let text = match raw {
-        Raw::Text(text) | Raw::Untyped(text) => return sized(ValueKind::Constant, text, 1, 255),
+        Raw::Text(text) | Raw::Untyped(text) => return sized(kind, text, least, 255),
         Raw::Integer(number) => number.to_string(),
         Raw::Flag(flag) => flag.to_string(),
-        Raw::List(_) => return Err(wrong_type(ValueKind::Constant, "a list")),
-        Raw::Other(name) => return Err(wrong_type(ValueKind::Constant, name)),
+        Raw::List(_) => return Err(wrong_type(kind, "a list")),
+        Raw::Other(name) => return Err(wrong_type(kind, name)),
     };
     Ok(Value::Text(text))
 }
@@ -123,7 +125,9 @@ fn wrong_type(kind: ValueKind, found: &str) -> Wrong {
         ValueKind::Span { .. } | ValueKind::Seconds { .. } => "a duration such as \"30s\"",
         ValueKind::List => "a list of texts",
         ValueKind::Flag => "true or false",
-        ValueKind::Constant => "a text in quotes, a whole number, true or false",
+        ValueKind::Constant | ValueKind::Argument => {
+            "a text in quotes, a whole number, true or false"
+        }
         ValueKind::Field => "a template in quotes, a whole number, true or false",
         _ => "a text in quotes",
     };

@@ -6,6 +6,7 @@
 
 pub(crate) mod event;
 pub(crate) mod guard;
+pub(crate) mod hash;
 pub(crate) mod message;
 pub(crate) mod parked;
 pub(crate) mod partition;

@@ -46,7 +46,7 @@ async fn connect(config: &Config) -> Result<Publisher, Fault> {
 struct Plan<'a> {
     exchanges: BTreeSet<String>,
     kind: &'a str,
-    queues: Vec<(&'a Queue, String)>,
+    queues: Vec<(Queue, String)>,
 }
 
 impl<'a> Plan<'a> {
@@ -57,7 +57,11 @@ impl<'a> Plan<'a> {
             templates.filter_map(|template| template.fixed().map(str::to_owned)).collect();
         let first = config.sources().next().and_then(fixed);
         let mut queues = Vec::new();
-        for queue in &config.declare.queues {
+        for (_, queue) in config.declare.each() {
+            if queue.bindings.is_empty() {
+                queues.push((queue, String::new()));
+                continue;
+            }
             let exchange = queue.exchange.clone().or_else(|| first.clone()).ok_or_else(|| {
                 Fault::usage(
                     format!("queue \"{}\" has no exchange to bind to: the table's is a template over columns", queue.name),
@@ -74,10 +78,14 @@ impl<'a> Plan<'a> {
 
     fn lines(&self, prefix: &str) -> Vec<String> {
         let exchange = |name: &String| format!("{prefix}{} exchange {name}, durable", self.kind);
-        let queue = |(queue, exchange): &(&Queue, String)| {
-            let keys = queue.bindings.join(", ");
+        let queue = |(queue, exchange): &(Queue, String)| {
             let (kind, name) = (&queue.queue_type, &queue.name);
-            format!("{prefix}{kind} queue {name}, bound to {exchange} by {keys}")
+            let bound = match queue.bindings.join(", ") {
+                keys if keys.is_empty() => String::new(),
+                keys => format!(", bound to {exchange} by {keys}"),
+            };
+            let arguments = queue.arguments.iter().map(|(name, value)| format!(", {name} {value}"));
+            format!("{prefix}{kind} queue {name}{bound}{}", arguments.collect::<String>())
         };
         self.exchanges.iter().map(exchange).chain(self.queues.iter().map(queue)).collect()
     }
@@ -109,6 +117,9 @@ async fn declare_queue(channel: &Channel, queue: &Queue, exchange: &str) -> Resu
     let mut arguments = FieldTable::default();
     let queue_type = AMQPValue::LongString(queue.queue_type.as_str().into());
     arguments.insert("x-queue-type".into(), queue_type);
+    for (name, value) in &queue.arguments {
+        arguments.insert(name.as_str().into(), argument(value));
+    }
     let options = QueueDeclareOptions { durable: true, ..Default::default() };
     channel
         .queue_declare(queue.name.as_str().into(), options, arguments)
@@ -127,6 +138,15 @@ async fn declare_queue(channel: &Channel, queue: &Queue, exchange: &str) -> Resu
             .map_err(|error| refused(&what, &error))?;
     }
     Ok(())
+}
+
+/// As RabbitMQ's own arguments are typed: whole numbers, flags and texts.
+fn argument(value: &str) -> AMQPValue {
+    match (value.parse::<i64>(), value.parse::<bool>()) {
+        (Ok(number), _) => AMQPValue::LongLongInt(number),
+        (_, Ok(flag)) => AMQPValue::Boolean(flag),
+        _ => AMQPValue::LongString(value.into()),
+    }
 }
 
 fn refused(what: &str, error: &lapin::Error) -> Fault {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use harness::corner::Corner;
 use harness::shared;
 
-use crate::bare::{arrived, ids};
+use crate::bare::{arrived, ids, text};
 use crate::check::Checks as _;
 use crate::replay::Replays as _;
 use crate::setting::{PATIENCE, Setting};
@@ -142,5 +142,47 @@ async fn a_row_that_raises_when_it_is_read_stops_no_other() -> Result<()> {
     relay.drain(PATIENCE).await?;
     let told = setting.replay(1, &["--all"]).await?;
     assert!(told.contains("4 delivered, 2 refused"), "{told}");
+    Ok(())
+}
+
+/// The server converts no content of a message: `pgoutbox.emit` writes UTF-8 whatever the database has, and
+/// what others write in another encoding is no envelope.
+#[tokio::test]
+async fn what_is_emitted_in_any_encoding_arrives_as_utf_8() -> Result<()> {
+    for (encoding, word, is_utf_8) in [
+        ("LATIN1", "f\u{fc}r", false),
+        ("WIN1252", "\u{20ac} f\u{fc}r", false),
+        ("EUC_JP", "\u{65e5}\u{672c}", false),
+        ("SQL_ASCII", "\u{65e5}\u{672c} f\u{fc}r", true),
+    ] {
+        let setting = Setting::of_encoding(encoding).await?.set("messages.0.prefix", "orders");
+        setting.init().await.with_context(|| encoding)?;
+        let consumer = setting.bound("#").await?;
+        let relay = setting.run()?;
+        let more = format!(
+            "topic => 't', aggregate_type => '{word}', aggregate_id => '{word}', headers => '{{\"w\": \"{word}\"}}'"
+        );
+        setting
+            .sql(&format!(
+                "SELECT pgoutbox.emit('orders', jsonb '{{\"w\": \"{word}\"}}', {more}, id => '{word} 1');
+                 SELECT pgoutbox.emit('orders', '{word}'::text, {more}, id => '{word} 2');
+                 SELECT pg_logical_emit_message(true, 'orders', '{{\"id\": \"{word} 3\", \"topic\": \"t\", \"payload\": \"{word}\"}}');
+                 SELECT pgoutbox.emit('orders', '{word}'::text, {more}, id => '{word} 4')"
+            ))
+            .await?;
+        let numbers: &[u32] = if is_utf_8 { &[1, 2, 3, 4] } else { &[1, 2, 4] };
+        let came = arrived(&consumer, numbers.len()).await.with_context(|| relay.log())?;
+        let wanted: Vec<_> = numbers.iter().map(|n| format!("{word} {n}")).collect();
+        assert_eq!(ids(&came), wanted, "{encoding}");
+        assert_eq!(came[0].json()?["w"], word, "{encoding}");
+        assert_eq!(String::from_utf8_lossy(&came[1].body), word, "{encoding}");
+        for name in ["w", "aggregate_type", "aggregate_id"] {
+            assert_eq!(text(&came[0], name), Some(word), "{encoding}: {name}");
+        }
+        let parked = i64::from(!is_utf_8);
+        let parked = format!("SELECT count(*) = {parked} FROM pgoutbox.parked");
+        setting.until("what is not UTF-8 to be parked", &parked).await.with_context(|| encoding)?;
+        relay.drain(PATIENCE).await?;
+    }
     Ok(())
 }

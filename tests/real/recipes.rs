@@ -1,6 +1,10 @@
 //! Recipes of the manual: each command is taken from its page, and done beside writers and consumers that go on.
 
+mod cloudevents;
+mod consuming;
+mod examples;
 mod moving_in;
+mod shop;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

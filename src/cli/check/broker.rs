@@ -221,7 +221,7 @@ fn escaped(name: &str) -> String {
 /// Those that `init --declare` would make. To look for one may need rights that a relay has not.
 async fn queues(publisher: &Publisher, broker: &Broker, config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for queue in &config.declare.queues {
+    for (_, queue) in config.declare.each() {
         let (name, vhost) = (&queue.name, quoted(&broker.vhost));
         findings.push(match publisher.has_queue(name, &config.amqp).await {
             ProbeReply::Yes => Finding::good("queue", format!("queue \"{name}\" is there")),

@@ -151,6 +151,7 @@ proptest! {
                     let piece = |piece: &Piece| match piece {
                         Piece::Text(text) => text.replace('{', "{{").replace('}', "}}"),
                         Piece::Column(name) => format!("{{{name}}}"),
+                        Piece::Hash(name, count) => format!("{{hash({name}) % {count}}}"),
                     };
                     pieces.iter().map(piece).collect()
                 })

@@ -16,6 +16,7 @@ fn another(setting: &Setting) -> String {
     let unlike = |words: &[&str]| words.iter().find(|word| **word != fallback).unwrap().to_string();
     match setting.kind {
         ValueKind::Constant
+        | ValueKind::Argument
         | ValueKind::Text(_)
         | ValueKind::Name
         | ValueKind::Column
@@ -98,10 +99,8 @@ fn beside(key: &str) -> (&'static [&'static str], &'static [&'static str]) {
         "tables.0.dead_letter_routing_key" => {
             (&["tables.0.on_failure=dead_letter", "tables.0.dead_letter_exchange=letters"], &[])
         }
-        "declare.queues.0.name"
-        | "declare.queues.0.queue_type"
-        | "declare.queues.0.bindings"
-        | "declare.queues.0.exchange" => (&["declare.queues.0.name=q"], &[]),
+        "declare.queues.0.count" => (&["declare.queues.0.name=q{n}"], &[]),
+        key if key.starts_with("declare.queues.0.") => (&["declare.queues.0.name=q"], &[]),
         "audit.give_up" => (&["reconcile.age=1h"], &[]),
         "otlp.ca_file" => (&["otlp.endpoint=https://c.example:4318"], &[]),
         key if key.starts_with("otlp.") => (&["otlp.endpoint=http://c.example:4318"], &[]),

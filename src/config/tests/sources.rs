@@ -51,6 +51,7 @@ fn sample(setting: &Setting, certificate: &str) -> String {
         | ValueKind::Column
         | ValueKind::Template
         | ValueKind::Constant
+        | ValueKind::Argument
         | ValueKind::Field => "sample".to_owned(),
         ValueKind::Secret if setting.key == "otlp.headers" => "key=other%20secret".to_owned(),
         ValueKind::Secret => "other secret".to_owned(),
@@ -123,7 +124,7 @@ fn companions(setting: &Setting, certificate: &str) -> Vec<(String, String)> {
         all.push((env_name("otlp.endpoint"), "https://collector.example".to_owned()));
     }
     if setting.key.starts_with("declare.queues.") && !setting.key.ends_with(".name") {
-        all.push((env_name("declare.queues.0.name"), "q".to_owned()));
+        all.push((env_name("declare.queues.0.name"), "q{n}".to_owned()));
     }
     all
 }
@@ -436,6 +437,11 @@ fn tables_and_queues() {
         name = "some"
         bindings = ["order.#", "bill.#"]
         exchange = "other"
+        [[declare.queues]]
+        name = "orders.{n}"
+        count = 2
+        bindings = ["{n}"]
+        arguments = { x-single-active-consumer = true, x-dead-letter-routing-key = "dead.{n}" }
     "##;
     let config = Try::both().file(text).env(&[("PGOUTBOX_TABLES__1__APP_ID", "shop")]).load();
     let [first, second] = config.tables.as_slice() else { panic!("two tables") };
@@ -444,12 +450,18 @@ fn tables_and_queues() {
     assert_eq!(second.app_id.as_deref(), Some("shop"));
     assert!(first.columns.topic.is_explicit && first.columns.topic.name.is_empty());
     assert_eq!(first.columns.id.name, "key");
-    let [all, some] = config.declare.queues.as_slice() else { panic!("two queues") };
+    let [all, some, _] = config.declare.queues.as_slice() else { panic!("three queues") };
     assert_eq!(
         (&*all.queue_type, &all.bindings, &all.exchange),
         ("quorum", &vec!["#".to_owned()], &None)
     );
     assert_eq!((some.bindings.len(), some.exchange.as_deref()), (2, Some("other")));
+    let each: Vec<_> = config.declare.each().collect();
+    let [_, _, (2, zero), (2, one)] = each.as_slice() else { panic!("two of the third") };
+    assert_eq!([&*zero.name, &*one.name, &*one.bindings[0]], ["orders.0", "orders.1", "1"]);
+    let argument = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let dead = argument("x-dead-letter-routing-key", "dead.1");
+    assert_eq!(one.arguments, [dead, argument("x-single-active-consumer", "true")]);
 }
 
 #[test]

@@ -10,11 +10,12 @@ pub(crate) mod stored;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io::Write as _;
 
 use bytes::Bytes;
 use postgres_types::PgLsn;
 
-use crate::core::event::pattern::{Pattern, PatternPiece, piece_text};
+use crate::core::event::pattern::{Pattern, PatternPiece, hashed, piece_text};
 use crate::core::event::pgoutput::{Cell, Tuple};
 use crate::core::event::relation::{Mapping, PayloadKind, TimeKind};
 
@@ -355,6 +356,11 @@ fn write_alternative(
     for piece in pieces {
         match piece {
             PatternPiece::Text(text) => out.extend_from_slice(text.as_bytes()),
+            PatternPiece::Hash(of, count) => match hashed(of, *count, setting, row)? {
+                // Into memory: it cannot fail.
+                Some(number) => drop(write!(out, "{number}")),
+                None => return Ok(false),
+            },
             column => match piece_text(column, setting, row, false)? {
                 Some(text) if !text.is_empty() => out.extend_from_slice(text.as_bytes()),
                 _ => return Ok(false),

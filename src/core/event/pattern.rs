@@ -10,6 +10,7 @@ use super::{Refusal, Row};
 use crate::config::{
     CloudEvents, ColumnRef, Field, MessageMap, Piece, Property, Template, ValueType,
 };
+use crate::core::hash::murmur3;
 
 /// A [`Template`] whose columns were found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub(crate) enum PatternPiece {
     Column(usize),
     /// What stands in the JSON of a column behind these names.
     Path(usize, Vec<String>),
+    /// The hash of what another piece yields, modulo this.
+    Hash(Box<Self>, u32),
 }
 
 /// A pattern, and what its text is read as.
@@ -150,6 +153,9 @@ pub(super) fn piece_text<'a>(
     match piece {
         PatternPiece::Text(text) => Ok(Some(Cow::Borrowed(text))),
         PatternPiece::Column(column) => Ok(row.text(setting, *column)?.map(Cow::Borrowed)),
+        PatternPiece::Hash(of, count) => {
+            Ok(hashed(of, *count, setting, row)?.map(|number| Cow::Owned(number.to_string())))
+        }
         PatternPiece::Path(column, names) => match row.text(setting, *column)? {
             None => Ok(None),
             Some(json) => {
@@ -161,6 +167,20 @@ pub(super) fn piece_text<'a>(
             }
         },
     }
+}
+
+/// The number that the hash of a piece is; `None` where its column is not set, or empty.
+///
+/// # Errors
+/// A value that cannot be read.
+pub(super) fn hashed(
+    of: &PatternPiece,
+    count: u32,
+    setting: &'static str,
+    row: Row<'_>,
+) -> Result<Option<u32>, Refusal> {
+    let text = piece_text(of, setting, row, false)?.filter(|text| !text.is_empty());
+    Ok(text.and_then(|text| murmur3(text.as_bytes()).checked_rem(count)))
 }
 
 impl Finder<'_> {
@@ -224,6 +244,15 @@ impl Finder<'_> {
         let name = match piece {
             Piece::Text(text) => return Some(PatternPiece::Text(text.clone())),
             Piece::Column(name) => name.as_str(),
+            Piece::Hash(name, count) => {
+                let mut typed = None;
+                let of = self.piece(setting, &Piece::Column(name.clone()), &mut typed)?;
+                if typed.is_some() {
+                    let title = self.config.title();
+                    self.errors.push(format!("{setting} of {title} has a hash, which has no type"));
+                }
+                return Some(PatternPiece::Hash(Box::new(of), *count));
+            }
         };
         if let Some(found) = self.whole(name) {
             return found.ok();
