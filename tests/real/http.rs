@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use harness::http::{Answer, get, request, send};
+use harness::proxy::Cut;
 use harness::wait_for;
 use harness::wait_until;
+use harness::wire::Wire;
 use harness::workload::Workload;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -121,11 +123,12 @@ fn promtool(metrics: &str) -> Result<()> {
 
 #[tokio::test]
 async fn is_not_ready_while_the_broker_is_down_and_says_what_mends_it() -> Result<()> {
-    let (rabbitmq, setting) = Setting::own_rabbitmq().await?;
-    let setting = setting.set("session.backoff_max", "500ms");
+    let mut setting = Setting::shared().await?.set("session.backoff_max", "500ms");
+    let proxy = setting.through(Wire::Amqp).await?;
     let (relay, address) = setting.serve().await?;
     until_ready(address, 200, "").await?;
-    rabbitmq.stop().await?;
+    proxy.refuse(true);
+    proxy.cut(Cut::Fin);
     let told = until_ready(address, 503, "fault").await?;
     let what = told["reasons"][0]["what"].as_str().context("what")?;
     assert!(!what.is_empty() && !what.contains("guest:guest"), "{told}");
@@ -133,7 +136,7 @@ async fn is_not_ready_while_the_broker_is_down_and_says_what_mends_it() -> Resul
     assert_eq!(live.code, 200, "it lives, and tries again: {live:?}");
     let metrics = get(address, "/metrics").await?.body;
     promtool(&metrics)?;
-    rabbitmq.start_again().await?;
+    proxy.refuse(false);
     until_ready(address, 200, "").await.with_context(|| relay.log())?;
     let metrics = get(address, "/metrics").await?.body;
     let ended = sample(&metrics, "pgoutbox_session_ends_total{reason=\"broker\"}");
@@ -254,9 +257,9 @@ async fn an_open_address_without_a_token_is_warned_of() -> Result<()> {
 
 #[tokio::test]
 async fn the_token_is_asked_for_save_by_probes() -> Result<()> {
-    let (rabbitmq, setting) = Setting::own_rabbitmq().await?;
-    rabbitmq.stop().await?;
-    let setting = setting.set("http.token", TOKEN);
+    // Nobody listens there.
+    let nowhere = format!("amqp://127.0.0.1:{}", harness::free_port()?);
+    let setting = Setting::shared().await?.set("http.token", TOKEN).set("amqp.url", &nowhere);
     let relay = setting.run()?;
     let address = relay.http(PATIENCE).await?;
     relay.is_down("fault", PATIENCE).await?;
@@ -280,7 +283,6 @@ async fn the_token_is_asked_for_save_by_probes() -> Result<()> {
     assert_eq!(stranger["reasons"][0], serde_json::json!({"code": "fault"}), "{stranger}");
     let friend = with("/readyz", &right).await?.json()?;
     assert!(friend["reasons"][0]["what"].as_str().is_some_and(|what| !what.is_empty()), "{friend}");
-    rabbitmq.start_again().await?;
     Ok(())
 }
 

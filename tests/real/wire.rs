@@ -121,23 +121,30 @@ async fn cuts(wire: Wire) -> Result<()> {
     scene.judge(2 * faults).await
 }
 
-/// Half a message and then silence, on a connection that begins and on one at work; then the
-/// server refuses for a while.
+/// Half a message and then silence, on a connection that begins and on one at work. The directions at one
+/// time: each waits for the bounds of the servers.
 async fn silences(wire: Wire) -> Result<()> {
+    tokio::try_join!(silence(wire, Direction::Down), silence(wire, Direction::Up), refusal(wire))?;
+    Ok(())
+}
+
+async fn silence(wire: Wire, direction: Direction) -> Result<()> {
     let scene = Scene::of(wire).await?;
-    let mut faults = 0;
-    for direction in [Direction::Down, Direction::Up] {
-        for bytes in [9, 1_000] {
-            let before = scene.proxy.connections() + 1;
-            scene.restart_counting(async || scene.proxy.stall_after(bytes, direction)).await?;
-            scene.silence(before, direction).await?;
-            faults += 1;
-        }
-        let before = scene.proxy.connections();
-        scene.proxy.stall_after(700, direction);
+    for bytes in [9, 1_000] {
+        let before = scene.proxy.connections() + 1;
+        scene.restart_counting(async || scene.proxy.stall_after(bytes, direction)).await?;
         scene.silence(before, direction).await?;
-        faults += 1;
     }
+    let before = scene.proxy.connections();
+    scene.proxy.stall_after(700, direction);
+    scene.silence(before, direction).await?;
+    println!("{wire:?} {direction:?}:");
+    scene.judge(2 * 3).await
+}
+
+/// The server refuses for a while.
+async fn refusal(wire: Wire) -> Result<()> {
+    let scene = Scene::of(wire).await?;
     scene.proxy.refuse(true);
     scene.proxy.cut(Cut::Fin);
     let committed = scene.load.committed();
@@ -145,8 +152,8 @@ async fn silences(wire: Wire) -> Result<()> {
         .await?;
     scene.proxy.refuse(false);
     scene.goes_on("refused").await?;
-    println!("{wire:?}:");
-    scene.judge(2 * faults + 1).await
+    println!("{wire:?}, refused:");
+    scene.judge(1).await
 }
 
 impl Scene {
