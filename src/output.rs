@@ -113,6 +113,11 @@ pub(crate) fn lost_lines() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
 
+/// Lines were dropped before they were written.
+pub(crate) fn lose_lines(count: usize) {
+    LOST.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
+}
+
 /// Where the log's lines go. Never fails and never waits: who writes the log moves the events.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct LogWriter;

@@ -15,7 +15,7 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND has_table_privilege(rows.oid, 'DELETE')
            AND has_table_privilege(parked.oid, 'SELECT') AS can_catch_up,
        parked.oid IS NOT NULL AND pause.oid IS NOT NULL AND claimed.oid IS NOT NULL AND hint.attname IS NOT NULL
-           AND prefix.attname IS NOT NULL AND is_record_of.oid IS NOT NULL
+           AND prefix.attname IS NOT NULL AND tries.attname IS NOT NULL AND is_record_of.oid IS NOT NULL
            AND is_mark_of.oid IS NOT NULL AS has_parked,
        has_table_privilege(pause.oid, 'SELECT') AND has_table_privilege(parked.oid, 'SELECT') AND has_table_privilege(parked.oid, 'INSERT')
            AND has_table_privilege(parked.oid, 'UPDATE') AND has_table_privilege(parked.oid, 'DELETE')
@@ -41,7 +41,7 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
                  WHERE progress.oid IS NOT NULL
                    AND NOT EXISTS (SELECT FROM pg_attribute AS own
                                     WHERE own.attrelid = progress.oid AND own.attname = wanted.name))
-       || ARRAY(SELECT 'parked.' || wanted.name FROM unnest('{hint,prefix}'::text[]) AS wanted (name)
+       || ARRAY(SELECT 'parked.' || wanted.name FROM unnest('{hint,prefix,tries}'::text[]) AS wanted (name)
                  WHERE parked.oid IS NOT NULL
                    AND NOT EXISTS (SELECT FROM pg_attribute AS own
                                     WHERE own.attrelid = parked.oid AND own.attname = wanted.name)) AS missing,
@@ -70,6 +70,7 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
          ON claimed.relnamespace = namespace.oid AND claimed.relname = 'parked_claimed'
   LEFT JOIN pg_attribute AS hint ON hint.attrelid = parked.oid AND hint.attname = 'hint'
   LEFT JOIN pg_attribute AS prefix ON prefix.attrelid = parked.oid AND prefix.attname = 'prefix'
+  LEFT JOIN pg_attribute AS tries ON tries.attrelid = parked.oid AND tries.attname = 'tries'
   LEFT JOIN pg_class AS pause
          ON pause.relnamespace = namespace.oid AND pause.relname = 'pause'
   LEFT JOIN pg_class AS guard

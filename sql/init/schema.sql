@@ -132,6 +132,9 @@ ALTER TABLE pgoutbox.parked ADD COLUMN IF NOT EXISTS claimed_at timestamptz;
 ALTER TABLE pgoutbox.parked ADD COLUMN IF NOT EXISTS prefix text;
 -- Version 0.1 called it "mend". A relay of it that still runs goes on writing that; both are read.
 ALTER TABLE pgoutbox.parked ADD COLUMN IF NOT EXISTS hint text;
+-- The last twenty different ends of its tries, the oldest first: reason, error, how often in a row, the first
+-- time and the last.
+ALTER TABLE pgoutbox.parked ADD COLUMN IF NOT EXISTS tries jsonb NOT NULL DEFAULT '[]';
 -- An event that was delivered, and whose mark could not be written in the same transaction, stays
 -- until it is: nobody else would know of it. Earlier versions had no such state.
 DO $$
@@ -218,6 +221,18 @@ CREATE OR REPLACE FUNCTION pgoutbox.is_record_of(
                             CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END)))
     END;
 GRANT EXECUTE ON FUNCTION pgoutbox.is_record_of(pgoutbox.parked, xid, text, text[], text[]) TO PUBLIC;
+-- The tries of an event, with one more.
+CREATE OR REPLACE FUNCTION pgoutbox.with_try(tries jsonb, reason text, error text)
+    RETURNS jsonb LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN reason IS NULL THEN tries
+        WHEN (tries -> -1 ->> 'reason', tries -> -1 ->> 'error') = (reason, error)
+            THEN jsonb_set(jsonb_set(tries, '{-1,times}', to_jsonb((tries -> -1 ->> 'times')::bigint + 1)),
+                           '{-1,last}', to_jsonb(now()))
+        ELSE CASE WHEN jsonb_array_length(tries) >= 20 THEN tries - 0 ELSE tries END
+             || jsonb_build_object('reason', reason, 'error', error, 'times', 1, 'first', now(), 'last', now())
+    END;
+GRANT EXECUTE ON FUNCTION pgoutbox.with_try(jsonb, text, text) TO PUBLIC;
 -- The events of an aggregate that wait for one another, whatever table they are of: this, and
 -- nothing else, is the order in which they go. The first of them is the one with the lowest seq.
 CREATE OR REPLACE FUNCTION pgoutbox.parked_queue(of_slot name, of_type text, of_id text)

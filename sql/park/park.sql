@@ -8,7 +8,7 @@
 INSERT INTO pgoutbox.parked
        (slot, outbox, event_id, aggregate_type, aggregate_id, commit_lsn, index, commit_time,
         state, is_holding, reason, last_error, hint, attempts, next_attempt_at, columns, cells,
-        digest, xid, xid_end, occurred_at, filenode, prefix)
+        digest, xid, xid_end, occurred_at, filenode, prefix, tries)
 VALUES ($1, $2::oid::regclass, $3, $4, $5, $6, $7,
         timestamptz '2000-01-01 00:00:00+00' + $8::bigint * interval '1 microsecond',
         $9, $10, $11, $12, $13, $14, now() + $15::bigint * interval '1 millisecond',
@@ -17,5 +17,5 @@ VALUES ($1, $2::oid::regclass, $3, $4, $5, $6, $7,
         (SELECT sha256(string_agg(coalesce(sha256(cell), '\x00'), ''::bytea ORDER BY number))
            FROM unnest($17::bytea[]) WITH ORDINALITY AS one (cell, number)),
         $18::bigint, pg_snapshot_xmax(pg_current_snapshot())::text::bigint % 4294967296, $19::text,
-        pg_relation_filenode($2::oid::regclass), $20::text)
+        pg_relation_filenode($2::oid::regclass), $20::text, pgoutbox.with_try('[]', $11, $12))
 ON CONFLICT (slot, outbox, commit_lsn, index, digest) DO NOTHING;

@@ -7,7 +7,7 @@ UPDATE pgoutbox.parked
    SET state = CASE WHEN state = 'discarded' THEN state ELSE $2::text END,
        attempts = $3,
        next_attempt_at = CASE WHEN state <> 'discarded' THEN now() + $4::bigint * interval '1 millisecond' END,
-       reason = $5, last_error = $6, hint = $7, claimed_at = NULL, changed_at = now(),
+       reason = $5, last_error = $6, hint = $7, tries = pgoutbox.with_try(tries, $5, $6), claimed_at = NULL, changed_at = now(),
        note = CASE WHEN state = 'discarded'
                    THEN concat_ws('; ', note, CASE WHEN $2::text = 'dead_lettered'
                                                    THEN 'it was in flight then, and the dead-letter exchange took it'

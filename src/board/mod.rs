@@ -15,13 +15,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::board::outage::{News, Outage};
 use crate::config::Config;
 use crate::core::guard::{GuardVerdict, Level};
-use crate::core::relay::View;
+use crate::core::relay::{HeldEvent, View};
 use crate::core::tally::Tally;
 use crate::error::{Class, Fault, Side};
 use crate::otlp::{Counters, Counts};
@@ -30,6 +30,9 @@ use crate::within::in_time;
 
 /// Changes of the state that are remembered.
 const CHANGES: usize = 100;
+
+/// Events that are looked for at one time, at most.
+const SOUGHT: usize = 64;
 
 /// What the process is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -256,6 +259,8 @@ struct Inner {
     in_force: Mutex<Option<Arc<Config>>>,
     spans: Arc<Counters>,
     asked: Notify,
+    /// Ids of events that somebody looks for in the relay's memory.
+    sought: Mutex<Vec<(String, oneshot::Sender<Vec<HeldEvent>>)>>,
     /// Rises when the relay was looked at.
     looks: watch::Sender<u64>,
     /// Rises with each change of the state.
@@ -311,6 +316,7 @@ impl Board {
             in_force: Mutex::default(),
             spans: Arc::default(),
             asked: Notify::new(),
+            sought: Mutex::default(),
             looks: watch::Sender::new(0),
             changes: watch::Sender::new(0),
         }))
@@ -490,6 +496,38 @@ impl Board {
             kept.shown.unmarked = unmarked;
         }
         self.0.looks.send_modify(|looks| *looks += 1);
+    }
+
+    /// Looks for those events that somebody asks for.
+    pub(crate) fn find(&self, look: impl Fn(&str) -> Vec<HeldEvent>) {
+        let sought = std::mem::take(&mut *self.sought());
+        for (id, to) in sought {
+            // Nobody may wait for it any more.
+            let _ = to.send(look(&id));
+        }
+    }
+
+    fn sought(&self) -> MutexGuard<'_, Vec<(String, oneshot::Sender<Vec<HeldEvent>>)>> {
+        self.0.sought.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The events with this id that the relay has taken in and is not done with; `None` where no session
+    /// runs, or the loop does not answer within `patience`.
+    pub(crate) async fn seek(&self, id: &str, patience: Duration) -> Option<Vec<HeldEvent>> {
+        if !self.kept().shown.state.is_in_session() {
+            return None;
+        }
+        let (to, told) = oneshot::channel();
+        {
+            let mut sought = self.sought();
+            sought.retain(|(_, to)| !to.is_closed());
+            if sought.len() >= SOUGHT {
+                return None;
+            }
+            sought.push((id.to_owned(), to));
+        }
+        self.0.asked.notify_one();
+        in_time(patience, told).await?.ok()
     }
 
     /// What Postgres holds.

@@ -7,6 +7,7 @@ mod bounds;
 mod check;
 mod completions;
 pub(crate) mod config;
+mod event;
 mod health;
 mod init;
 mod man;

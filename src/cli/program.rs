@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cli::{
-    check, completions, config, health, init, man, parked, pause, prune, replay, run, schema,
-    status, uninstall, verify,
+    check, completions, config, event, health, init, man, parked, pause, prune, replay, run,
+    schema, status, uninstall, verify,
 };
 use crate::config::{Flags, Sources};
 use crate::error::{Fault, with_old_key};
@@ -45,6 +45,7 @@ enum Command {
     )]
     Run,
     Status(status::Args),
+    Event(event::Args),
     Prune(prune::Args),
     Parked(parked::Args),
     Pause(pause::Args),
@@ -114,6 +115,7 @@ async fn carry_out(cli: Cli) -> Result<ExitCode, Fault> {
             return run::run(&sources).await.map(ExitCode::from);
         }
         Command::Status(args) => status::run(&args, &sources).await,
+        Command::Event(args) => event::run(&args, &sources).await,
         Command::Prune(args) => prune::run(&args, &sources).await,
         Command::Parked(args) => parked::run(&args, &sources).await,
         Command::Pause(args) => pause::run(&args, &sources).await.map(|()| true),

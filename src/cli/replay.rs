@@ -117,7 +117,7 @@ pub(super) struct Args {
 /// What chooses among rows of the outbox only.
 const OF_ROWS: [&str; 6] = ["ids", "since", "until", "relayed_since", "relayed_until", "all"];
 
-fn time(text: &str) -> Result<Timestamp, String> {
+pub(super) fn time(text: &str) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at);
     }

@@ -133,7 +133,12 @@ pub(crate) fn assemble(
             renewal: Renewal::default(),
         },
         otlp: otlp(values, problems),
-        log: Log { level: text("log.level"), is_json: text("log.format") == "json" },
+        log: Log {
+            level: text("log.level"),
+            is_json: text("log.format") == "json",
+            has_events: values.flag("log.events"),
+            events_one_in: values.number("log.events_one_in"),
+        },
         declare: Declare {
             exchange_type: text("declare.exchange_type"),
             queues: queues(values, problems),

@@ -676,6 +676,10 @@ pub struct Log {
     pub level: String,
     /// `text` or `json`. Default `text`.
     pub is_json: bool,
+    /// A line for each event and what became of it. Default `false`.
+    pub has_events: bool,
+    /// Those of one event in so many. Default 1.
+    pub events_one_in: usize,
 }
 
 /// What `init --declare` declares: `[declare]`.

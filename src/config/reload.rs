@@ -1,6 +1,6 @@
 //! What SIGHUP changes, and what it cannot.
 
-use super::{Config, SettingsReport};
+use super::{Config, Log, SettingsReport};
 
 /// Taken over by the next process only: each is in use from its first moment on.
 const RESTART: [&str; 3] = ["http.address", "http.token", "log.format"];
@@ -34,7 +34,9 @@ pub(crate) struct Plan {
 impl InForce {
     /// Whether another would have `run` do the same.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        let (log, declare) = (self.config.log.clone(), self.config.declare.clone());
+        let declare = self.config.declare.clone();
+        let own = &self.config.log;
+        let log = Log { level: own.level.clone(), is_json: own.is_json, ..other.config.log };
         Config { log, declare, ..other.config.clone() } == self.config
     }
 }

@@ -258,6 +258,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
 
     setting("log.level", LogFilter, Value("info"), "how much is logged").flag("--log-level"),
     setting("log.format", Choice(&["text", "json"]), Value("text"), "form of a log line").flag("--log-format"),
+    setting("log.events", Flag, Value("false"), "whether a line is logged for each event and what became of it, at level `info` of target `pgoutbox::events`"),
+    setting("log.events_one_in", Count { min: 1, max: 1_000_000 }, Value("1"), "with `log.events`: the lines of one event in so many, all of one event or none"),
 
     setting("declare.exchange_type", ExchangeType, Value("topic"), "type of the exchange that `init --declare` declares"),
     setting("declare.queues.*.name", Text(255), Unset, "a queue that `init --declare` declares and binds"),

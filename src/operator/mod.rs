@@ -5,6 +5,7 @@
 //! locks; nothing here knows whether a relay runs.
 
 pub(crate) mod replay;
+pub(crate) mod shown;
 
 use std::sync::Arc;
 

@@ -129,6 +129,33 @@ impl Outbox {
         sql::render(file, &all)
     }
 
+    /// A condition over a row of the name `outbox`: it has this id.
+    pub(crate) fn has_id(&self, id: &str) -> String {
+        let name = sql::identifier(&self.table.columns.id.name);
+        let kind = sql::qualified(&self.id_type.schema, &self.id_type.name);
+        format!("outbox.{name}::{kind} = {}::text::{kind}", sql::literal(id))
+    }
+
+    /// Likewise: it happened before a time, or not before; `None` where it has no time.
+    ///
+    /// # Errors
+    /// Postgres cannot say in which unit the column counts, where it holds numbers.
+    pub(crate) async fn is_when(
+        &self,
+        client: &Client,
+        is_before: bool,
+        at: Timestamp,
+    ) -> Result<Option<String>, Fault> {
+        if self.time.is_none() {
+            return Ok(None);
+        }
+        let name = sql::identifier(&self.table.columns.occurred_at.name);
+        let kind = sql::qualified(&self.time_type.schema, &self.time_type.name);
+        let at = sql::literal(&self.time_literal(client, at).await?);
+        let sign = if is_before { "<" } else { ">=" };
+        Ok(Some(format!("outbox.{name}::{kind} {sign} {at}::text::{kind}")))
+    }
+
     /// A time as its column would say it: where that holds numbers, in the unit of those that are there.
     pub(crate) async fn time_literal(
         &self,

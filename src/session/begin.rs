@@ -265,13 +265,16 @@ impl PrepareStep {
             let server = otlp::SpanServer { address: broker.host.clone(), port: broker.port };
             (queue, Arc::new(server))
         });
+        if config.log.has_events {
+            relay.make_lines(config.log.events_one_in);
+        }
         let client = &given.audit.client;
         let mut session = Session {
             relay,
             wal,
             broker: BrokerConnection::new(publisher),
             recording: Recording::new(&config, client, (identity, id, has_messages), known.durable),
-            bulletin: Bulletin::new(given.board, reached, is_quiet),
+            bulletin: Bulletin::new(given.board, &config.log, reached, is_quiet),
             notified: Arc::clone(&given.audit.notified),
             spans,
             gap: known.gap,

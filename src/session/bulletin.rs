@@ -7,9 +7,11 @@ use postgres_types::PgLsn;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::event_log::EventLog;
 use super::recovery::Recovery;
 use crate::board::outage::News;
 use crate::board::{Board, RelayState};
+use crate::config::Log;
 use crate::core::relay::{Doing, Relay};
 use crate::error::Fault;
 use crate::text::span;
@@ -23,13 +25,23 @@ pub(super) struct Bulletin {
     recovery: Option<Recovery>,
     /// Earlier sessions of the outage came as far: they have said all there is to say.
     is_quiet: bool,
+    /// Where a line of each event goes.
+    events: Option<EventLog>,
 }
 
 impl Bulletin {
     /// At the start of a session, whose slot stands at `acknowledged`.
-    pub(super) fn new(board: &Board, acknowledged: PgLsn, is_quiet: bool) -> Self {
+    pub(super) fn new(board: &Board, log: &Log, acknowledged: PgLsn, is_quiet: bool) -> Self {
         let recovery = board.outage().map(|_| Recovery::new(acknowledged));
-        Self { board: board.clone(), doing: None, recovery, is_quiet }
+        let events = log.has_events.then(EventLog::start).flatten();
+        Self { board: board.clone(), doing: None, recovery, is_quiet, events }
+    }
+
+    /// Says what became of each event, where that is wanted.
+    pub(super) fn tell_events(&self, relay: &mut Relay) {
+        if let Some(events) = &self.events {
+            events.put(relay.take_lines());
+        }
     }
 
     /// The end of this session is no news.

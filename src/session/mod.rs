@@ -9,13 +9,14 @@
 //! the loop. It has `broker`, the connection to RabbitMQ; `jobs`, what is asked of the database over the
 //! `audit` connection (`checks` are some of it); `recording`, which writes down how far all is settled
 //! (`reach` says what may be acknowledged); and `bulletin`, which says what the session is at (`recovery`
-//! knows when an outage is over).
+//! knows when an outage is over, `event_log` writes what became of each event).
 
 mod audit;
 mod begin;
 mod broker;
 mod bulletin;
 mod checks;
+mod event_log;
 mod jobs;
 mod past;
 mod progress_row;

@@ -270,6 +270,7 @@ impl Session {
         if let Some((queue, server)) = &self.spans {
             queue.put(server, self.relay.take_spans());
         }
+        self.bulletin.tell_events(&mut self.relay);
         has_published
     }
 
@@ -320,6 +321,7 @@ impl Session {
             self.jobs.catch_up.as_ref().filter(|_| self.relay.doing() == Doing::CatchingUp);
         let listed = listed.map(|listed| (listed.total, self.relay.caught_up()));
         self.bulletin.board.show(self.relay.view(now), listed, self.jobs.marker.refusing());
+        self.bulletin.board.find(|id| self.relay.find(now, id));
     }
 
     fn undrained(&self) -> Fault {

@@ -24,6 +24,7 @@ mod defaults;
 mod drain;
 mod embedded;
 mod encodings;
+mod event;
 mod filter;
 mod flow;
 mod gaps;

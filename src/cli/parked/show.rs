@@ -1,6 +1,5 @@
 //! `pgoutbox parked show`.
 
-use amq_protocol::types::AMQPValue;
 use serde_json::{Value, json};
 
 use super::{Which, events, list, say, span, unparked};
@@ -10,7 +9,7 @@ use crate::core::event::Refusal;
 use crate::core::event::stored;
 use crate::core::message::Message;
 use crate::error::Fault;
-use crate::operator::{self, Neighbours, ParkedEvent, usual_limits};
+use crate::operator::{self, Neighbours, ParkedEvent, shown, usual_limits};
 use crate::output;
 use crate::text::Printable;
 
@@ -66,7 +65,7 @@ fn body(message: Result<Message, Refusal>) -> Result<bool, Fault> {
         Ok(message) => {
             // A pipe gets the bytes, a terminal what they show.
             match output::is_terminal() {
-                true => say(body_text(&message)),
+                true => say(shown::body(&message)),
                 false => output::out(&message.body),
             }
             Ok(true)
@@ -131,60 +130,18 @@ fn print_message(message: &Message) {
     };
     line("exchange", message.exchange());
     line("routing key", message.routing_key());
-    for (name, value) in properties(message) {
+    for (name, value) in shown::properties(message) {
         line(name, &text(&value));
     }
-    for (name, value) in stored::headers(message).inner() {
-        line(&format!("header {name}"), &text(&plain(value)));
+    for (name, value) in shown::headers(message) {
+        line(&format!("header {name}"), &text(&value));
     }
     line("body", &format!("{} bytes", message.body.len()));
-    say(body_text(message));
+    say(shown::body(message));
 }
 
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-fn body_text(message: &Message) -> String {
-    match std::str::from_utf8(&message.body) {
-        Ok(text) => text.to_owned(),
-        Err(_) => message.body.iter().map(|byte| format!("{byte:02x}")).collect(),
-    }
-}
-
-fn properties(message: &Message) -> Vec<(&'static str, Value)> {
-    let of = message.properties();
-    let short = |value: &Option<amq_protocol::types::ShortString>| {
-        value.as_ref().map(|value| json!(value.as_str()))
-    };
-    let all = [
-        ("message_id", short(of.message_id())),
-        ("type", short(of.kind())),
-        ("timestamp", of.timestamp().map(Value::from)),
-        ("content_type", short(of.content_type())),
-        ("correlation_id", short(of.correlation_id())),
-        ("app_id", short(of.app_id())),
-        ("delivery_mode", of.delivery_mode().map(Value::from)),
-    ];
-    all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
-}
-
-/// A header's value as JSON.
-fn plain(value: &AMQPValue) -> Value {
-    match value {
-        AMQPValue::Boolean(value) => json!(value),
-        AMQPValue::LongLongInt(value) => json!(value),
-        AMQPValue::Double(value) => json!(value),
-        AMQPValue::LongString(text) => json!(String::from_utf8_lossy(text.as_bytes())),
-        AMQPValue::FieldArray(values) => values.as_slice().iter().map(plain).collect(),
-        AMQPValue::FieldTable(table) => object(table),
-        _ => Value::Null,
-    }
-}
-
-fn object(table: &amq_protocol::types::FieldTable) -> Value {
-    let fields = table.inner().iter();
-    Value::Object(fields.map(|(name, value)| (name.to_string(), plain(value))).collect())
 }
 
 fn as_json(
@@ -195,19 +152,12 @@ fn as_json(
     let mut shown = list::as_json(event, None);
     let message = match message {
         Ok(message) => {
-            let mut properties: serde_json::Map<String, Value> = properties(message)
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value))
-                .collect();
-            properties.insert("headers".to_owned(), object(&stored::headers(message)));
             let is_text = std::str::from_utf8(&message.body).is_ok();
-            json!({
-                "exchange": message.exchange(),
-                "routing_key": message.routing_key(),
-                "properties": properties,
-                "body_encoding": if is_text { "text" } else { "hex" },
-                "body": body_text(message),
-            })
+            let mut message_shown = shown::json(message);
+            message_shown
+                .insert("body_encoding".to_owned(), json!(if is_text { "text" } else { "hex" }));
+            message_shown.insert("body".to_owned(), json!(shown::body(message)));
+            Value::Object(message_shown)
         }
         Err(refusal) => json!({ "why_not": refusal.to_string(), "hint": refusal.hint() }),
     };

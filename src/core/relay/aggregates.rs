@@ -156,6 +156,11 @@ impl Aggregates {
         (self.waiting, self.bytes)
     }
 
+    /// All that wait in memory.
+    pub(super) fn in_memory(&self) -> impl Iterator<Item = &Arrival> {
+        self.queues.values().flat_map(|queue| &queue.waiting)
+    }
+
     /// An event has arrived, whose row stands in `cells`, and has to keep the order of its
     /// aggregate, if it has one. Where the ordering is strict, the next waits for it.
     pub(super) fn admit(

@@ -188,6 +188,7 @@ impl Relay {
         trace!(event_id = arrival.id(), position = %arrival.position, "an event has come");
         if arrival.position < self.delivered {
             self.tally.repeated += 1;
+            self.line(now, "delivered_before", &arrival, None);
             self.settle(now, number);
             self.mark(number, arrival, true);
             return;
@@ -197,6 +198,7 @@ impl Relay {
         let (position, table) = (arrival.position, arrival.mapping.table);
         if let Some(lsn) = self.retries.take_ahead(position, table, arrival.id.as_deref()) {
             self.tally.repeated += 1;
+            self.line(now, "parked_before", &arrival, None);
             self.recorder.parked_before(number, arrival.position, lsn);
             self.settle(now, number);
             self.mark(number, arrival, true);

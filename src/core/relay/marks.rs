@@ -299,6 +299,12 @@ impl Marks {
         self.urgent.push(mark);
     }
 
+    /// Marks that wait for their first try or for another.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &Mark> {
+        let missing = self.missing.iter().map(|missing| &missing.mark);
+        self.urgent.iter().chain(&self.pending).chain(missing)
+    }
+
     /// Marks that wait for their first try.
     pub(crate) fn pending(&self) -> usize {
         self.pending.len()

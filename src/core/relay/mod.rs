@@ -17,7 +17,7 @@
 //! What follows from an input stands in `intake` (an event comes), `settle` (its answer comes),
 //! `closed` (the channel is gone), `trial` (so many are refused that it may be the whole) and
 //! `retries` (a parked event is tried). `waiting` has the tables of what the relay waits for,
-//! `view` shows how it all stands, `spans` what became of each try.
+//! `view` shows how it all stands, `find` where one event does, `spans` and `lines` what became of each try.
 
 pub(crate) mod marks;
 pub(crate) mod progress;
@@ -28,9 +28,11 @@ mod arrival;
 mod closed;
 mod deadlines;
 mod decoder;
+mod find;
 mod flush_check;
 mod input;
 mod intake;
+mod lines;
 mod messages;
 mod outcomes;
 mod outgoing;
@@ -47,15 +49,18 @@ use std::time::Duration;
 
 use postgres_types::PgLsn;
 
+pub(crate) use find::{HeldEvent, Stand};
 pub(crate) use input::StuckEvent;
 pub use input::{Effect, End, Input, Memory, Resolution, Rules};
 pub use intake::CatchUpCursor;
+pub(crate) use lines::EventLine;
 pub(crate) use view::{Doing, View};
 
 use aggregates::Aggregates;
 use deadlines::Deadlines;
 use decoder::Decoder;
 use flush_check::FlushCheck;
+use lines::Lines;
 use outcomes::Outcomes;
 use outgoing::Outgoing;
 use phase::Phase;
@@ -95,6 +100,8 @@ pub struct Relay {
     tally: Tally,
     /// Of tries that have ended; `None` where nobody wants them.
     spans: Option<Vec<Span>>,
+    /// For the log, one for each event and outcome; `None` where nobody wants them.
+    lines: Option<Lines>,
     /// The wall clock at the start of the session, in microseconds since 2000-01-01 UTC.
     began_micros: i64,
 }
@@ -117,6 +124,7 @@ impl Relay {
             deadlines: Deadlines::new(&rules),
             tally: Tally::default(),
             spans: None,
+            lines: None,
             began_micros: 0,
             rules,
         }

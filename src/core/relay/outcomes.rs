@@ -228,6 +228,11 @@ impl Outcomes {
         self.trial.refused.push((arrival, refusal));
     }
 
+    /// All of them, the oldest first.
+    pub(super) fn on_trial(&self) -> impl Iterator<Item = &Arrival> {
+        self.trial.refused.iter().map(|(arrival, _)| arrival)
+    }
+
     /// The oldest of those that wait.
     pub(super) fn first_on_trial(&self) -> Option<&(Arrival, Refusal)> {
         self.trial.refused.first()

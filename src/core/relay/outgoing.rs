@@ -71,6 +71,16 @@ impl Outgoing {
         in_flight.or_else(|| self.ready.front().map(|ready| &ready.arrival))
     }
 
+    /// All that is in flight, the oldest first.
+    pub(super) fn published(&self) -> impl Iterator<Item = &PublishedEvent> {
+        self.window.items()
+    }
+
+    /// All that is ready, the next first.
+    pub(super) fn outbound(&self) -> impl Iterator<Item = &Outbound> {
+        self.ready.iter()
+    }
+
     /// Events that are ready.
     pub(super) fn ready(&self) -> usize {
         self.ready.len()

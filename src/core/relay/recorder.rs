@@ -129,6 +129,11 @@ impl Recorder {
         self.marks.pending()
     }
 
+    /// Marks that are still to be written, but for those of the batch under way.
+    pub(super) fn unwritten_marks(&self) -> impl Iterator<Item = &Mark> {
+        self.marks.waiting()
+    }
+
     /// Marks given up so far.
     pub(super) fn given_up(&self) -> u64 {
         self.marks.given_up()

@@ -98,6 +98,7 @@ impl Relay {
     ) {
         if dead_letter.is_none() {
             self.span(now, &arrival, None);
+            self.line(now, "delivered", &arrival, None);
         }
         let waiter = arrival.waiter.take();
         let done = match (dead_letter, arrival.source.clone()) {
@@ -128,6 +129,7 @@ impl Relay {
             }
             (Some(refusal), Source::Parked { seq, attempts }) => {
                 self.tally.dead_lettered += 1;
+                self.line(now, "dead_lettered", &arrival, Some(&refusal));
                 let state = ParkedState::DeadLettered;
                 let outcome = AttemptOutcome::Refused { attempts: attempts + 1, state, refusal };
                 let op =
@@ -203,6 +205,7 @@ impl Relay {
                 self.park(now, arrival, state, Some(in_full(dead_letter, refusal)));
             }
             RefusalVerdict::Retry => {
+                self.line(now, "refused", &arrival, Some(&refusal));
                 let Source::Parked { seq, attempts } = arrival.source else { return };
                 let tried = Try {
                     seq,
@@ -308,6 +311,7 @@ impl Relay {
             }
             ParkedState::Failed => self.tally.parked += 1,
         }
+        self.line(now, word(state), &arrival, refusal.as_ref());
         // It is in flight no more, whatever follows; who waits for it goes on below, or here.
         if let Some(aggregate) = arrival.waiter.take() {
             self.aggregates.set_free_later(aggregate);
@@ -408,6 +412,16 @@ impl Relay {
     pub(super) fn table_name(&self, arrival: &Arrival) -> String {
         let table = self.rules.tables.get(arrival.mapping.table);
         table.map_or_else(String::new, |table| table.title())
+    }
+}
+
+/// What a line of the log calls it.
+fn word(state: ParkedState) -> &'static str {
+    match state {
+        ParkedState::Queued => "queued",
+        ParkedState::Parked(_) => "parked",
+        ParkedState::Failed => "failed",
+        ParkedState::DeadLettered => "dead_lettered",
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) mod client;
 mod console;
 mod router;
 mod accept;
+mod event;
 mod events;
 mod access;
 mod history;

@@ -21,7 +21,7 @@ use super::history::{History, STEP};
 use super::parked::{self, Action, ParkedCache, ParkedSelection};
 use super::ready::{self, Readiness};
 use super::snapshot_cache::Looker;
-use super::{console, events, status};
+use super::{console, event, events, status};
 use crate::board::Board;
 use crate::config::{Config, Http};
 use crate::error::Fault;
@@ -54,6 +54,8 @@ const EVENTS: &str = "text/event-stream";
 const BODY_BYTES: usize = 64 << 10;
 /// How long Postgres may take: the connection lives no longer.
 const PATIENCE: Duration = Duration::from_secs(12);
+/// How long the relay may take to look through its memory.
+const SEEK: Duration = Duration::from_secs(1);
 /// How often a token's file is looked into at most.
 const LOOKS: Duration = Duration::from_secs(1);
 
@@ -136,7 +138,7 @@ impl Desk {
             "/parked/retry" => self.act(request, remote, Action::Retry).await,
             "/parked/discard" => self.act(request, remote, Action::Discard).await,
             "/" | "/livez" | "/readyz" | "/metrics" | "/status" | "/history" | "/events"
-            | "/parked"
+            | "/event" | "/parked"
                 if !is_reading =>
             {
                 not_allowed("GET, HEAD")
@@ -144,7 +146,7 @@ impl Desk {
             "/" => self.page(),
             "/livez" => self.live().await,
             "/readyz" => self.ready(may_see).await,
-            "/metrics" | "/status" | "/history" | "/events" | "/parked" if !may_see => {
+            "/metrics" | "/status" | "/history" | "/events" | "/event" | "/parked" if !may_see => {
                 unauthorized()
             }
             "/metrics" => self.metrics().await,
@@ -155,6 +157,7 @@ impl Desk {
                 None => of_postgres(None),
             },
             "/events" => self.events(),
+            "/event" => self.event(request.uri().query().unwrap_or_default()).await,
             _ => answer(StatusCode::NOT_FOUND, TEXT, "there is no such page\n"),
         })
     }
@@ -214,6 +217,20 @@ impl Desk {
         *lasting.body_mut() = StreamBody::new(told).boxed_unsync();
         lasting.extensions_mut().insert(LongLived);
         lasting
+    }
+
+    /// Where an event stands; with `memory`, only what the relay itself has of it.
+    async fn event(&self, query: &str) -> Reply {
+        let Some(wanted) = event::Wanted::read(query) else {
+            let text = "name an event: /event?id=…, at most 255 bytes\n";
+            return answer(StatusCode::BAD_REQUEST, TEXT, text);
+        };
+        let held = self.board.seek(&wanted.id, SEEK).await.unwrap_or_default();
+        if wanted.is_memory {
+            return json_answer(StatusCode::OK, &json!(held));
+        }
+        let Some(config) = self.board.in_force() else { return of_postgres(None) };
+        of_postgres(in_time(PATIENCE, event::look(&config, wanted.id, held)).await)
     }
 
     /// Does what somebody in the console has confirmed.

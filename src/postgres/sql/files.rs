@@ -44,6 +44,9 @@ files! {
     CHECK_SLOT_USER = "check/slot_user.sql", "Who reads a slot.";
     CHECK_STREAM_ROLE = "check/stream_role.sql", "Whether a role may stream from this database.";
     CHECK_TABLE = "check/table.sql", "One table: its kind, and what about it would make marks expensive or dangerous.";
+    EVENT_OPEN = "event/open.sql", "Transactions that have written to outbox tables and have not ended: nobody else sees what they wrote.";
+    EVENT_ROWS = "event/rows.sql", "Rows of an outbox table and how each of them stands: the latest first.";
+    EVENT_TRIES = "event/tries.sql", "What became of the tries of a parked event, the oldest first.";
     GRANTS_CATCH_UP = "grants/catch_up.sql", "postgres.on_slot_loss = \"catch_up\": rows are read from the table where the slot is gone.";
     GRANTS_DELETE = "grants/delete.sql", "audit.mode = \"delete\".";
     GRANTS_PARKED = "grants/parked.sql", "Where the outbox has columns in which a row shows the tries of its parked event, the relay brings them up to date.";

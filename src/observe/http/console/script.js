@@ -272,6 +272,44 @@ $('choose-all').addEventListener('change', (event) => {
   choice();
 });
 
+// One event.
+
+function facts(event) {
+  const record = event.parked || {}; const message = event.message || {};
+  const tried = event.tries.map((one) => clock(new Date(one.first)) + (one.times > 1 ? ', ' + count(one.times) + ' times' : '') + ': ' + one.error);
+  return [
+    ['table', event.table], ['aggregate', event.aggregate],
+    ['occurred', event.row && event.row.occurred_at], ['committed', event.committed_at], ['commit', event.commit],
+    ['exchange', event.exchange === '' ? '(default)' : event.exchange], ['routing key', event.routing_key],
+    ['seq', record.seq], ['parked', record.parked_at], ...tried.map((text) => ['tried', text]), ['hint', record.hint],
+    ['changed', record.changed_by && 'by ' + record.changed_by + ', ' + record.changed_at], ['note', record.note],
+    ...Object.entries((message.properties || {}).headers || {}).map(([name, value]) => ['header', name + ' = ' + (typeof value === 'string' ? value : JSON.stringify(value))]),
+    ['body', message.body_bytes === undefined ? null : bytes(message.body_bytes)], ['message', message.why_not],
+  ].filter(([, value]) => value !== null && value !== undefined && value !== '');
+}
+
+function found(event) {
+  const it = make('article');
+  it.append(make('h3', event.event_id === null ? 'unreadable id' : event.event_id), make('p', event.state + ': ' + event.what));
+  const list = make('dl', null, 'facts');
+  for (const [name, value] of facts(event)) list.append(make('dt', name), make('dd', String(value)));
+  it.append(list);
+  return it;
+}
+
+$('find').addEventListener('submit', async (submit) => {
+  submit.preventDefault();
+  const id = $('find-id').value.trim();
+  if (!id) return;
+  $('found').replaceChildren();
+  put('find-said', 'looking …');
+  try {
+    const told = await fetched('event?id=' + encodeURIComponent(id));
+    $('found').replaceChildren(...told.events.map(found));
+    put('find-said', [...told.unknown.map((one) => one.what), ...told.notes].join(' · ') || '');
+  } catch (error) { put('find-said', 'It cannot be looked for: ' + error.message); }
+});
+
 let act = null;
 function ask(path, word, title, text, asked, then) {
   put('ask-title', title);
