@@ -3,7 +3,7 @@
 ARGS ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test matrix chaos bench audit build
+.PHONY: help demo test matrix chaos bench audit build dist
 
 help:
 	@echo 'make demo              the relay at work between a private Postgres and a private RabbitMQ, then a verdict'
@@ -13,6 +13,7 @@ help:
 	@echo 'make chaos             all faults on real servers, then a table; ARGS="--seed 7 --duration 30m", --help'
 	@echo 'make bench             throughput, latency and cost beside their ceilings, about an hour; QUICK=1 for some minutes; ARGS=--help'
 	@echo 'make audit             the package, the unit, the alert rules; licences, banned crates and advisories (needs cargo-deny)'
+	@echo 'make dist              tarball, .deb, .rpm, bill of materials and checksums in $(TARGET)/dist; as root they are installed and removed on bare systems'
 	@echo 'make build             the release binary, $(TARGET)/release/pgoutbox'
 
 build:
@@ -55,3 +56,10 @@ audit:
 	promtool test rules docker/prometheus/alerts_test.yaml
 	cargo deny --locked check licenses bans sources
 	cargo deny --locked check advisories
+
+# Not part of `make test`: it builds for release, and wants cargo-deb, cargo-generate-rpm, kubectl and Helm. What they make is
+# installed and removed on bare Debian systems where that can be done: as root, with debootstrap and rpm.
+dist:
+	dist/dist.sh
+	python3 dist/chart.py
+	if [ "$$(id -u)" = 0 ]; then dist/installed.sh; else echo 'dist: not root, so nothing was installed' >&2; fi

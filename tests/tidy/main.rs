@@ -846,3 +846,66 @@ fn the_demo_is_one_build_without_optimisation() {
     let profile = manifest.split("[profile.demo]\n").nth(1).expect("a profile");
     assert!(profile.contains("lto = \"off\"") && profile.contains("opt-level = 0"), "{profile}");
 }
+
+/// Each line of a file that begins with this, without it.
+fn values(path: &str, before: &str) -> Vec<String> {
+    let text = read(path);
+    let found = text.lines().filter_map(|line| line.trim_start().strip_prefix(before));
+    found.map(|rest| rest.trim_matches(['"', ' ']).to_owned()).collect()
+}
+
+/// Cargo.toml says which version it is; what stands elsewhere is held to that.
+#[test]
+fn there_is_one_version() {
+    let places = [
+        ("docker/Dockerfile", "ARG VERSION="),
+        ("docker/kubernetes/kustomization.yaml", "newTag:"),
+        ("docker/kubernetes/init-job.yaml", "image: pgoutbox:"),
+        ("docker/helm/Chart.yaml", "version:"),
+        ("docker/helm/Chart.yaml", "appVersion:"),
+    ];
+    for (path, before) in places {
+        let found = values(path, before);
+        assert_eq!(found, [env!("CARGO_PKG_VERSION")], "{path}: {before}");
+    }
+}
+
+/// A line of YAML without what only makes it look as it does.
+fn plain(line: &str) -> Option<&str> {
+    let line = line.split(" #").next().unwrap_or_default().trim();
+    (!line.is_empty() && !line.starts_with('#') && line != "---").then_some(line)
+}
+
+/// What the chart's template has for a line of the kustomization: the same, or the same key with a value of
+/// the chart's own.
+fn is_templated(line: &str, template: &[&str]) -> bool {
+    // Up to the value, whose braces and quotes do not count.
+    let key = line.split_once(": ").map_or(line, |(key, _)| key);
+    template.iter().any(|own| {
+        *own == line
+            || own.starts_with(key) && own.contains("{{")
+            || own.trim_end_matches(':') == key
+    })
+}
+
+/// Whoever changes one of the two changes the other. `make dist` renders the chart and compares all of it.
+#[test]
+fn the_chart_has_what_the_kustomization_has() {
+    let values = read("docker/helm/values.yaml");
+    let values: Vec<&str> = values.lines().filter_map(plain).collect();
+    for file in fs::read_dir(root().join("docker/kubernetes")).expect("a folder") {
+        let name = file.expect("a file").file_name().into_string().expect("UTF-8");
+        let text = read(format!("docker/kubernetes/{name}"));
+        let template = match name.as_str() {
+            "kustomization.yaml" => continue,
+            "pgoutbox.toml" => String::new(),
+            name => read(format!("docker/helm/templates/{name}")),
+        };
+        // An anchor is only another way of saying the same label.
+        let template: Vec<&str> = template.lines().filter_map(plain).collect();
+        for line in text.lines().filter_map(plain).filter(|line| !line.contains("labels: &")) {
+            let is_there = is_templated(line, &template) || values.contains(&line);
+            assert!(is_there, "docker/helm lacks this of docker/kubernetes/{name}: {line}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Lints the Helm chart, renders it, and holds it to the kustomization: by default both make the same.
+
+Needs kubectl, and by `pip install helm-python-sdk pyyaml` Helm itself as a library.
+"""
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from helm_python.chart import Chart, lint
+
+ROOT = Path(__file__).resolve().parent.parent
+CHART = ROOT / "docker/helm"
+
+
+def documents(text):
+    return [one for one in yaml.safe_load_all(text) if one]
+
+
+def rendered(**values):
+    with Chart.load(CHART) as chart:
+        made = chart.render(values=values, name="pgoutbox")
+    texts = made if isinstance(made, list) else list(made.items())
+    found = []
+    for one in texts:
+        name, text = (one["name"], one["data"]) if isinstance(one, dict) else one
+        if name.endswith(".yaml"):
+            found += documents(text)
+    return found
+
+
+def keyed(all_of_them):
+    """By kind and name, without what only one of the two can have."""
+    out = {}
+    for one in copy.deepcopy(all_of_them):
+        meta = one["metadata"]
+        # The hash of the content, by which kustomize replaces pods; the chart has an annotation.
+        name = "pgoutbox" if one["kind"] == "ConfigMap" else meta["name"]
+        meta["name"] = name
+        meta.pop("annotations", None)
+        meta["labels"] = {key: value for key, value in meta.get("labels", {}).items() if not key.endswith("part-of")}
+        spec = one.get("spec", {})
+        template = spec.get("template", {})
+        template.get("metadata", {}).pop("annotations", None)
+        template.get("metadata", {}).get("labels", {}).pop("app.kubernetes.io/part-of", None)
+        for container in template.get("spec", {}).get("containers", []):
+            container.pop("imagePullPolicy", None)
+        for volume in template.get("spec", {}).get("volumes", []):
+            if "configMap" in volume:
+                volume["configMap"]["name"] = "pgoutbox"
+        out[one["kind"], name] = one
+    return out
+
+
+def same(what, theirs, ours):
+    if theirs == ours:
+        return True
+    print(f"{what} differs:\n--- kustomize\n{yaml.dump(theirs)}--- helm\n{yaml.dump(ours)}", file=sys.stderr)
+    return False
+
+
+def main():
+    is_good = True
+    report = lint(str(CHART))
+    messages = report.get("messages", []) if isinstance(report, dict) else report
+    for message in messages:
+        # An icon is for a catalogue.
+        if "icon is recommended" not in str(message):
+            print(f"lint: {message}", file=sys.stderr)
+            is_good = False
+    kustomized = subprocess.run(
+        ["kubectl", "kustomize", str(ROOT / "docker/kubernetes")], check=True, capture_output=True, text=True
+    ).stdout
+    theirs, ours = keyed(documents(kustomized)), keyed(rendered())
+    is_good &= same("what there is", sorted(theirs), sorted(ours))
+    for key in sorted(theirs.keys() & ours.keys()):
+        is_good &= same(" ".join(key), theirs[key], ours[key])
+    job = documents((ROOT / "docker/kubernetes/init-job.yaml").read_text())
+    with_job = keyed(rendered(init={"enabled": True}))
+    is_good &= same("the init job", keyed(job)["Job", "pgoutbox-init"], with_job.get(("Job", "pgoutbox-init")))
+
+    shards = rendered(relays=[{"name": "a", "slot": "slot_a"}, {"name": "b", "existingSecret": "other"}])
+    names = sorted(one["metadata"]["name"] for one in shards if one["kind"] == "Deployment")
+    is_good &= same("the shards", ["pgoutbox-a", "pgoutbox-b"], names)
+    for one in shards:
+        selector = one.get("spec", {}).get("selector", {})
+        if one["kind"] == "Deployment":
+            labels = one["spec"]["template"]["metadata"]["labels"]
+            is_good &= same("a shard's selector", {**labels, **selector["matchLabels"]}, labels)
+    for wrong in [{"replicas": -1}, {"typo": 1}, {"relays": [{"name": "A_"}]}]:
+        try:
+            rendered(**wrong)
+        except Exception:  # whatever the library calls it
+            continue
+        print(f"{wrong} is taken", file=sys.stderr)
+        is_good = False
+    print("dist: the chart renders, and by default makes what the kustomization makes" if is_good else "dist: the chart is wrong")
+    return 0 if is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
