@@ -18,6 +18,7 @@ mod prune;
 mod replay;
 mod run;
 mod schema;
+mod size;
 mod status;
 mod uninstall;
 mod verify;

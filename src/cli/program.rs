@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cli::{
     check, completions, config, event, health, init, man, parked, pause, prune, replay, run,
-    schema, status, uninstall, verify,
+    schema, size, status, uninstall, verify,
 };
 use crate::config::{Flags, Sources};
 use crate::error::{Fault, with_old_key};
@@ -53,6 +53,7 @@ enum Command {
     Replay(Box<replay::Args>),
     Verify(verify::Args),
     Schema(schema::Args),
+    Size(size::Args),
     Config(config::Args),
     Uninstall(uninstall::Args),
     Health(health::Args),
@@ -123,6 +124,10 @@ async fn carry_out(cli: Cli) -> Result<ExitCode, Fault> {
         Command::Replay(args) => replay::run(&args, &sources).await,
         Command::Verify(args) => verify::run(&args, &sources).await,
         Command::Schema(args) => print(&schema::run(&args, &sources)?),
+        Command::Size(args) => {
+            size::run(&args);
+            Ok(true)
+        }
         Command::Config(args) => print(&config::run(&args, &sources)?),
         Command::Uninstall(args) => uninstall::run(&args, &sources).await.map(|()| true),
         Command::Health(args) => health::run(&args, &sources).await,
