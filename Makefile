@@ -3,7 +3,7 @@
 ARGS ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test matrix chaos bench audit build dist
+.PHONY: help demo test matrix chaos bench audit fuzz build dist
 
 help:
 	@echo 'make demo              the relay at work between a private Postgres and a private RabbitMQ, then a verdict'
@@ -13,6 +13,7 @@ help:
 	@echo 'make chaos             all faults on real servers, then a table; ARGS="--seed 7 --duration 30m", --help'
 	@echo 'make bench             throughput, latency and cost beside their ceilings, about an hour; QUICK=1 for some minutes; ARGS=--help'
 	@echo 'make audit             the package, the unit, the alert rules; licences, banned crates and advisories (needs cargo-deny)'
+	@echo 'make fuzz              each parser under random bytes for a minute; SECONDS=600 for ten'
 	@echo 'make dist              tarball, .deb, .rpm, bill of materials and checksums in $(TARGET)/dist; as root they are installed and removed on bare systems'
 	@echo 'make build             the release binary, $(TARGET)/release/pgoutbox'
 
@@ -63,3 +64,7 @@ dist:
 	dist/dist.sh
 	python3 dist/chart.py
 	if [ "$$(id -u)" = 0 ]; then dist/installed.sh; else echo 'dist: not root, so nothing was installed' >&2; fi
+
+# Each target for a minute, what reads from a network among them; `make test` gives each some seconds.
+fuzz:
+	PGOUTBOX_FUZZ_SECONDS=$(or $(SECONDS),60) cargo test --release --locked --test fuzz -- --nocapture

@@ -92,7 +92,7 @@
 //!   knows the line of an error), `humantime`, `bytesize`, `jiff` (calendar), `strsim` (the setting
 //!   that was meant), `percent-encoding` (URLs), `terminal_size`, `serde` and `serde_json`.
 //! - `base64` (bytes in a JSON body), `thiserror`, `tracing` and `tracing-subscriber` (the log),
-//!   `sd-notify` (systemd's protocol),
+//!   `sd-notify` (systemd's protocol), `rustix` (nobody else reads the process's memory: prctl without unsafe code),
 //!   `fastrand` (jitter), `tikv-jemallocator` (three microseconds less an event: see `main`; the demo
 //!   is built without it).
 //!

@@ -115,6 +115,27 @@ pub mod text {
     pub use crate::text::is_harmful;
 }
 
+/// What reads bytes from a network, given any.
+pub mod network {
+    /// A Postgres server's.
+    pub use crate::wal::read_anything as postgres;
+
+    /// A broker's.
+    pub fn broker(bytes: &[u8]) {
+        crate::rabbitmq::publisher::read_anything(bytes);
+    }
+
+    /// Certificates.
+    pub fn certificates(bytes: &[u8]) {
+        crate::tls::read_anything(bytes);
+    }
+
+    /// The query of a request to the console.
+    pub fn query(bytes: &[u8]) {
+        crate::observe::http::read_anything(&String::from_utf8_lossy(bytes));
+    }
+}
+
 /// See `crate::upkeep::reconcile`.
 pub mod reconcile {
     use crate::board::Board;

@@ -75,6 +75,12 @@ pub fn main() -> ExitCode {
         }
     };
     crate::tls::install_provider();
+    keep_to_itself();
+    for (flag, instead) in cli.flags.secrets() {
+        output::err(harmless(format_args!(
+            "warning: {flag} holds a password, which every user of this machine reads in the list of processes\n  hint: {instead}"
+        )));
+    }
     let outcome = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -97,6 +103,13 @@ pub fn main() -> ExitCode {
             ExitCode::from(fault.exit_code())
         }
     }
+}
+
+/// Secrets stand in memory and in the environment: no other process of this user looks into either, and no core
+/// is dumped. Root can, as ever. Where the system knows no such thing, nothing is lost.
+fn keep_to_itself() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
 
 /// An answer that nobody can read is none, whatever it was.

@@ -102,6 +102,17 @@ impl ServerCertVerifier for ChainRecorder {
     }
 }
 
+/// Reads certificates as a server would have shown them, whatever they are: for the fuzzer.
+pub(crate) fn read_anything(bytes: &[u8]) {
+    let shown: Vec<CertificateDer<'_>> =
+        bytes.split(|byte| *byte == 0xFF).map(CertificateDer::from).collect();
+    let whole = [CertificateDer::from(bytes)];
+    let tls = Tls { mode: TlsMode::VerifyFull, ..Tls::default() };
+    for shown in [&shown[..], &whole] {
+        drop(troubles(shown, &tls, "db.example", "postgres.ca_file", Timestamp::UNIX_EPOCH));
+    }
+}
+
 /// What the connection would stumble over, and what it will soon. `ca_setting` is the setting
 /// that names the authorities.
 pub(crate) fn troubles(

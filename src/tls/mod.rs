@@ -4,6 +4,8 @@
 
 pub(crate) mod chain;
 
+pub(crate) use chain::read_anything;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;

@@ -295,6 +295,12 @@ fn request(body: &Bytes) -> Result<(i32, Bytes), Fault> {
     Ok((method, body.slice_ref(data)))
 }
 
+/// What else a server may say, out of any bytes.
+pub(super) fn read_anything(body: Bytes) {
+    let _ = request(&body);
+    let _ = text_row(body);
+}
+
 fn refused(what: &str) -> Fault {
     Fault::of(Kind::Login, Peer::Postgres, what)
 }

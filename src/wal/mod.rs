@@ -171,6 +171,24 @@ impl Wal {
     }
 }
 
+/// Reads bytes as a server would have sent them, whatever they are: for the fuzzer.
+#[doc(hidden)]
+pub fn read_anything(bytes: &[u8]) {
+    let mut frames = Frames::new(bytes);
+    while let Some(Ok(frame)) = frames.next().now_or_never() {
+        match frame.tag {
+            b'd' => {
+                if let Ok(ReplicationCopyData::XLogData { data, .. }) = parse_copy_data(frame.body)
+                {
+                    let _ = pgoutput::decode(&data);
+                }
+            }
+            b'E' | b'N' => drop(server_fault(&frame.body)),
+            _ => connection::read_anything(frame.body),
+        }
+    }
+}
+
 impl WalStream {
     /// The walsender's process, as the server named it.
     pub(crate) fn pid(&self) -> Option<i32> {

@@ -20,6 +20,8 @@
 
 mod targets;
 
+use pgoutbox::testing::network;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -127,6 +129,31 @@ fn envelope() {
         "}",
     ];
     fuzz("envelope", targets::envelope, &words);
+}
+
+/// What comes from a network, before anybody has logged in.
+#[test]
+fn postgres() {
+    fuzz("postgres", network::postgres, &["SFATAL", "C42501", "Mx", "\0"]);
+}
+
+#[test]
+fn broker() {
+    fuzz(
+        "broker",
+        network::broker,
+        &["AMQP", "\u{ce}", "\u{0}<\u{0}P", "\u{0}<\u{0}2", "\u{0}<\u{0}x"],
+    );
+}
+
+#[test]
+fn certificates() {
+    fuzz("certificates", network::certificates, &[]);
+}
+
+#[test]
+fn query() {
+    fuzz("query", network::query, &["id=", "memory", "&", "%00", "%ff", "%", "%2"]);
 }
 
 #[test]

@@ -44,6 +44,7 @@ mod mark_partition;
 mod mark_refused;
 mod message;
 mod messages;
+mod migration;
 mod operator;
 mod output;
 mod pages;

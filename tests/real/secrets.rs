@@ -1,8 +1,11 @@
 //! What must never be shown: passwords, payloads, header values.
 
-use anyhow::{Context, Result};
+use std::os::unix::fs::MetadataExt;
+
+use anyhow::{Context, Result, ensure};
 use harness::rabbitmq::Permissions;
 use harness::relay::Relay;
+use harness::wait_until;
 use serde_json::Value;
 
 use crate::bare::arrived;
@@ -172,4 +175,29 @@ async fn a_json_log_is_json_line_by_line_to_its_end() -> Result<()> {
     );
     assert!(last["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{last}");
     Ok(())
+}
+
+/// A flag is read by everybody, and a line says so; another user's process is read by nobody.
+#[tokio::test]
+async fn a_process_keeps_its_secrets_to_itself() -> Result<()> {
+    let setting = Setting::bare().await?;
+    let url = "postgres://nobody:wrongsecret99@127.0.0.1:1/none";
+    let output = setting.program.output(&["status", "--database-url", url]).await?;
+    let told = String::from_utf8(output.stderr)?;
+    ensure!(told.contains("warning: --database-url holds a password"), "{told}");
+    ensure!(told.contains("PGOUTBOX_POSTGRES__URL_FILE"), "{told}");
+    ensure!(!told.contains("wrongsecret99"), "{told}");
+    let output = setting.program.output(&["config"]).await?;
+    ensure!(!String::from_utf8(output.stderr)?.contains("warning"), "variables are no flags");
+
+    // Its files in /proc are root's, whoever runs it: so is what they hold.
+    let relay = setting.program.as_nobody()?.spawn(&["run"])?;
+    let entry = format!("/proc/{}/environ", relay.pid());
+    wait_until("the environment to be root's", PATIENCE, async || {
+        let owner = std::fs::metadata(&entry)?.uid();
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", relay.pid()))?;
+        Ok(name.trim() == "pgoutbox" && owner == 0)
+    })
+    .await
+    .with_context(|| relay.log())
 }

@@ -20,14 +20,14 @@ const WAIT: Duration = Duration::from_secs(1);
 
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct EventQuery {
     /// An event's id.
     pub(super) id: String,
     /// Only what the relay has in memory.
     pub(super) is_memory: bool,
 }
 
-impl Wanted {
+impl EventQuery {
     /// Reads a query; `None` where it names no event.
     pub(super) fn read(query: &str) -> Option<Self> {
         let parts = || query.split('&');
@@ -40,10 +40,17 @@ impl Wanted {
     }
 }
 
+/// Reads a query as a client would have sent it, whatever it is: for the fuzzer.
+pub(crate) fn read_anything(query: &str) {
+    if let Some(wanted) = EventQuery::read(query) {
+        assert!(wanted.id.len() <= ID_BYTES && !wanted.id.contains('\0'), "no id: {wanted:?}");
+    }
+}
+
 /// Looks for it, on a connection that lives no longer than it is needed.
 ///
 /// # Errors
-/// Postgres cannot be asked.
+/// Postgres cannot be asked what it knows of the event.
 pub(super) async fn look(
     config: &Config,
     id: String,
@@ -60,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_query_names_an_event() {
-        let read = |query| Wanted::read(query).map(|wanted| (wanted.id, wanted.is_memory));
+        let read = |query| EventQuery::read(query).map(|wanted| (wanted.id, wanted.is_memory));
         assert_eq!(read("id=7"), Some(("7".to_owned(), false)));
         assert_eq!(read("memory&id=a%20%26b%2Fc"), Some(("a &b/c".to_owned(), true)));
         for wrong in ["", "id=", "id=%00", "id=%ff", "x=7", &format!("id={}", "a".repeat(256))] {

@@ -28,6 +28,8 @@ mod parked;
 pub(crate) mod ready;
 mod status;
 
+pub(crate) use event::read_anything;
+
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::{Error, ErrorKind};

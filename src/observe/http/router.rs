@@ -221,7 +221,7 @@ impl Desk {
 
     /// Where an event stands; with `memory`, only what the relay itself has of it.
     async fn event(&self, query: &str) -> Reply {
-        let Some(wanted) = event::Wanted::read(query) else {
+        let Some(wanted) = event::EventQuery::read(query) else {
             let text = "name an event: /event?id=…, at most 255 bytes\n";
             return answer(StatusCode::BAD_REQUEST, TEXT, text);
         };

@@ -123,6 +123,24 @@ pub(super) fn whole(bytes: &[u8]) -> usize {
     at
 }
 
+/// Sorts bytes as a broker would have sent them, whatever they are and however they come: for the fuzzer.
+pub(crate) fn read_anything(bytes: &[u8]) {
+    let portion = usize::from(bytes.first().copied().unwrap_or_default()) + 1;
+    let (mut sorter, mut sorted, mut waiting) =
+        (Sorter::default(), SortedFrames::default(), Vec::new());
+    sorter.take_over(1);
+    for part in bytes.chunks(portion) {
+        waiting.extend_from_slice(part);
+        let done = sorter.sort(&waiting, &mut sorted);
+        assert!(
+            done <= waiting.len() && whole(&waiting) <= waiting.len().max(GREETING_BYTES),
+            "bytes that did not come"
+        );
+        waiting.drain(..done);
+    }
+    assert!(sorted.other.len() <= bytes.len(), "lapin is given more than came");
+}
+
 /// A frame within its bytes.
 #[derive(Debug, Clone, Copy)]
 struct Frame<'a> {

@@ -37,6 +37,7 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+pub(crate) use frames::read_anything;
 use frames::{BrokerAnswer, Closing};
 use link::{LapinEnd, Link, LinkEnd, Mover};
 use tags::Tags;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
@@ -16,17 +17,21 @@ use crate::reaper::{self, Kind};
 use crate::usage;
 use crate::wait::wait_for;
 
+/// An ordinary user, who owns nothing.
+const NOBODY: u32 = 65_534;
+
 /// How to call pgoutbox: the binary and its environment. The caller's own `DATABASE_URL`, `PG*` and the like are not
 /// inherited.
 #[derive(Clone, Debug)]
 pub struct Pgoutbox {
     binary: PathBuf,
     env: Vec<(OsString, OsString)>,
+    is_nobody: bool,
 }
 
 impl Pgoutbox {
     pub fn at(binary: impl Into<PathBuf>) -> Pgoutbox {
-        Pgoutbox { binary: binary.into(), env: Vec::new() }
+        Pgoutbox { binary: binary.into(), env: Vec::new(), is_nobody: false }
     }
 
     /// From `PGOUTBOX_BIN`.
@@ -39,6 +44,13 @@ impl Pgoutbox {
     pub fn env(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Pgoutbox {
         self.env.push((name.into(), value.as_ref().to_owned()));
         self
+    }
+
+    /// The same as an ordinary user, where we are root; who may not reach the folder of the build.
+    pub fn as_nobody(&self) -> Result<Pgoutbox> {
+        let binary = reaper::directory("nobody")?.join("pgoutbox");
+        std::fs::copy(&self.binary, &binary).context("a copy of the binary")?;
+        Ok(Pgoutbox { binary, is_nobody: true, ..self.clone() })
     }
 
     /// Runs a command to its end.
@@ -73,7 +85,7 @@ impl Pgoutbox {
 
     /// Like [`Pgoutbox::spawn`], but its log goes into this pipe, which somebody reads.
     pub fn spawn_into_pipe(&self, args: &[&str], pipe: &Path) -> Result<Relay> {
-        let shell = Pgoutbox { binary: "sh".into(), env: self.env.clone() };
+        let shell = Pgoutbox { binary: "sh".into(), ..self.clone() };
         let (pipe, binary) = (pipe.to_str(), self.binary.to_str());
         let (pipe, binary) = pipe.zip(binary).context("a path is not UTF-8")?;
         shell.spawn(&[&["-c", "exec \"$@\" 2>\"$0\"", pipe, binary], args].concat())
@@ -92,7 +104,7 @@ impl Pgoutbox {
     }
 
     fn redirected(&self, redirect: &str, args: &[&str]) -> Result<(Pgoutbox, Vec<String>)> {
-        let shell = Pgoutbox { binary: "sh".into(), env: self.env.clone() };
+        let shell = Pgoutbox { binary: "sh".into(), ..self.clone() };
         let binary = self.binary.to_str().context("a path is not UTF-8")?;
         let script = format!("exec \"$0\" \"$@\" {redirect}");
         let all = ["-c", &script, binary].into_iter().chain(args.iter().copied());
@@ -111,6 +123,9 @@ impl Pgoutbox {
         // Many run at one time: each takes a port of its own.
         command.env("PGOUTBOX_HTTP__ADDRESS", "127.0.0.1:0");
         command.args(args).envs(self.env.iter().map(|(name, value)| (name, value)));
+        if self.is_nobody && rustix::process::geteuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
         command
     }
 }
