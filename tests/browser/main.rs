@@ -9,10 +9,12 @@
 
 mod states;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use harness::browser::{Browser, Page};
+use harness::events::event;
+use harness::npm;
 use harness::workload::Workload;
 
 use harness::setting::{PATIENCE, Setting, arrived, steady, uuid};
@@ -199,4 +201,81 @@ async fn data_and_actions_need_the_token() -> Result<()> {
     assert!(!relay.log().contains(TOKEN));
     no_complaints(&browser).await?;
     relay.drain(PATIENCE).await
+}
+
+#[tokio::test]
+async fn an_event_is_found_by_its_id() -> Result<()> {
+    let setting = Setting::shared().await?.set("parking.backoff_min", "5m");
+    let (relay, address) = setting.serve().await?;
+    // No queue is bound.
+    setting.insert(event(1, BAD_TOPIC).of("a")).await?;
+    setting.until("it to be parked", "SELECT count(*) = 1 FROM pgoutbox.parked").await?;
+    let browser = Browser::start().await?;
+    let page = browser.open(&format!("http://{address}/"), 1200, false).await?;
+    page.until("!document.getElementById('data').hidden").await?;
+    page.write("find-id", &uuid(1)).await?;
+    page.click("find-go").await?;
+    page.until("document.querySelectorAll('#found article').length === 1").await?;
+    let told = page.text("found").await?;
+    for wanted in ["parked: returned", BAD_TOPIC, "order/a", "outbox"] {
+        anyhow::ensure!(told.contains(wanted), "{wanted} is not in {told}");
+    }
+    page.screenshot(&picture("event")).await?;
+    page.write("find-id", &uuid(2)).await?;
+    page.click("find-go").await?;
+    page.until("document.getElementById('find-said').textContent.startsWith('no outbox table')")
+        .await?;
+    assert_eq!(page.ask("document.querySelectorAll('#found article').length").await?, 0);
+    no_complaints(&browser).await?;
+    relay.drain(PATIENCE).await
+}
+
+/// What is shown as text, also where an event's routing key is no name.
+const BAD_TOPIC: &str = "no.queue.<b>takes</b>.it";
+
+/// A library that finds what keeps people with a screen reader, a keyboard or weak eyes from reading.
+const AXE: &str = "axe-core@4.10.2";
+
+#[tokio::test]
+async fn everybody_can_read_it() -> Result<()> {
+    let folder = npm::installed(Path::new(env!("CARGO_TARGET_TMPDIR")), AXE)?;
+    let axe = std::fs::read_to_string(folder.join("node_modules/axe-core/axe.min.js"))?;
+    let setting = Setting::shared().await?.set("guard.interval", "100ms").set("http.token", TOKEN);
+    let (relay, address) = setting.serve().await?;
+    setting.put_aside(1, "failed").await?;
+    setting.put_aside(2, "parked").await?;
+    let browser = Browser::start().await?;
+    for (name, width, is_dark) in
+        [("light", 1200, false), ("dark", 1200, true), ("phone", 390, false)]
+    {
+        let page = browser.open(&format!("http://{address}/"), width, is_dark).await?;
+        page.until("!document.getElementById('gate').hidden").await?;
+        page.ask(&axe).await?;
+        readable(&page, &format!("{name}, the gate")).await?;
+        page.write("gate-token", TOKEN).await?;
+        page.click("gate-open").await?;
+        page.until("document.querySelectorAll('#parked-rows tr').length === 2").await?;
+        page.write("find-id", &uuid(1)).await?;
+        page.click("find-go").await?;
+        page.until("document.querySelectorAll('#found article').length === 1").await?;
+        readable(&page, name).await?;
+        page.ask("document.querySelector('#parked-rows input').click()").await?;
+        page.click("discard").await?;
+        page.until("document.getElementById('ask').open").await?;
+        readable(&page, &format!("{name}, the question")).await?;
+    }
+    relay.drain(PATIENCE).await
+}
+
+/// Nothing of it is serious.
+async fn readable(page: &Page<'_>, name: &str) -> Result<()> {
+    let found = page
+        .ask(
+            "axe.run(document, { resultTypes: ['violations'] }).then((told) => JSON.stringify(told.violations \
+             .filter((one) => ['serious', 'critical'].includes(one.impact)) \
+             .map((one) => [one.id, one.help, one.nodes.map((node) => node.html.slice(0, 120) + ' ' + node.failureSummary)])))",
+        )
+        .await?;
+    anyhow::ensure!(found == "[]", "{name}: {found}");
+    Ok(())
 }

@@ -35,6 +35,7 @@ mod hostile;
 mod hosts;
 mod http;
 mod ids;
+mod json;
 mod kill;
 mod limit;
 mod liveness;

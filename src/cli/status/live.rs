@@ -54,6 +54,19 @@ impl Live {
         }
     }
 
+    /// It says what it is at.
+    pub(super) fn is_told(&self) -> bool {
+        matches!(self, Self::Told(_))
+    }
+
+    /// Code and words of the first of a list of reasons.
+    pub(super) fn first(&self, list: &str) -> Option<(&str, &str)> {
+        let Self::Told(told) = self else { return None };
+        let reason = told.pointer(list)?.as_array()?.first()?;
+        let part = |name: &str| reason.get(name).and_then(Value::as_str).unwrap_or_default();
+        Some((part("code"), part("what")))
+    }
+
     /// Null where nothing answered.
     pub(super) fn json(&self) -> Value {
         match self {

@@ -2,12 +2,14 @@
 
 mod live;
 mod page;
+mod summary;
 mod watch;
 
 use jiff::Timestamp;
 use live::Live;
 use page::Page;
 use serde_json::{Value, json};
+use summary::Summary;
 use tokio_postgres::Client;
 
 use crate::config::{Config, Needs, Sources, Table};
@@ -162,6 +164,7 @@ impl Facts {
         if let Some(json) = json.as_object_mut() {
             json.insert("paused".to_owned(), json!(self.paused));
             json.insert("live".to_owned(), self.live.json());
+            json.insert("summary".to_owned(), Summary::of(self, unmarked).json());
             json.insert("is_well".to_owned(), json!(self.is_well(unmarked)));
             let unread =
                 self.unread().map(|lag| json!({ "waiting_wal_bytes": lag, "hint": START }));
@@ -172,6 +175,7 @@ impl Facts {
 
     fn page(&self, config: &Config, unmarked: &[UnmarkedRows]) -> Page {
         let mut page = Page::default();
+        page.begin(&Summary::of(self, unmarked));
         self.live.print(&mut page);
         let (slot, progress) = (self.slot.as_ref(), self.progress.as_ref());
         print(&mut page, config, slot, progress, self.catch_up.as_ref(), unmarked);

@@ -2,17 +2,39 @@
 
 use std::fmt::Display;
 
-use crate::cli::say;
+use super::summary::{Mood, Summary};
+use crate::output;
 use crate::text::harmless;
 
 /// Where what is said begins, right of its name.
 const INDENT: usize = 10;
 
+/// What ends a colour.
+const PLAIN: &str = "\x1b[0m";
+
 /// Lines, in order.
 #[derive(Debug, Default)]
-pub(super) struct Page(Vec<String>);
+pub(super) struct Page(Vec<String>, Option<Mood>);
 
 impl Page {
+    /// The first line: all of it in a word.
+    pub(super) fn begin(&mut self, summary: &Summary) {
+        self.0.insert(0, harmless(summary.line()));
+        self.1 = Some(summary.mood);
+    }
+
+    /// The first line in the colour of its mood, where somebody sits before it who wants colours.
+    fn coloured(&self, lines: Vec<String>) -> Vec<String> {
+        let wants =
+            output::is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+        let Some(mood) = self.1.filter(|_| wants) else { return lines };
+        let colour = mood.shown().1;
+        let paint = |(at, line): (usize, String)| {
+            if at == 0 { format!("{colour}{line}{PLAIN}") } else { line }
+        };
+        lines.into_iter().enumerate().map(paint).collect()
+    }
+
     /// One line more, or several.
     pub(super) fn say(&mut self, text: impl Display) {
         self.0.extend(harmless(text).split('\n').map(str::to_owned));
@@ -20,7 +42,9 @@ impl Page {
 
     /// Line by line, however long they are.
     pub(super) fn print(&self) {
-        self.0.iter().for_each(say);
+        for line in self.coloured(self.0.clone()) {
+            output::out(format!("{line}\n").as_bytes());
+        }
     }
 
     /// No line longer than the screen is wide, and no more than it is high; the last one says how
@@ -32,7 +56,7 @@ impl Page {
             lines.truncate(rows.saturating_sub(1));
             lines.push(format!("… {hidden} more lines"));
         }
-        lines
+        self.coloured(lines)
     }
 }
 

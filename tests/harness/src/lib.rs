@@ -26,6 +26,7 @@ pub mod corner;
 pub mod events;
 pub mod fake_broker;
 pub mod http;
+pub mod npm;
 pub mod pgbouncer;
 mod port;
 pub mod postgres;

@@ -18,23 +18,8 @@ use crate::check::Checks as _;
 /// The version that is tested.
 const PACKAGE: &str = "pg-transactional-outbox@0.5.7";
 
-/// Installed once, into the folder for what tests make. Where npm cannot be had, the test fails.
 fn installed() -> Result<PathBuf> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(PACKAGE);
-    if folder.join("node_modules/pg-transactional-outbox/package.json").exists() {
-        return Ok(folder);
-    }
-    // Not where another run would find half of it.
-    let making = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-    let mut npm = Command::new("npm");
-    npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]);
-    let output = npm.arg(making.path()).arg(PACKAGE).output();
-    let output = output.context("npm is missing: sh tests/setup.sh")?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    match std::fs::rename(making.path(), &folder) {
-        Err(error) if !folder.exists() => Err(error.into()),
-        _ => Ok(folder),
-    }
+    harness::npm::installed(Path::new(env!("CARGO_TARGET_TMPDIR")), PACKAGE)
 }
 
 struct Library {
