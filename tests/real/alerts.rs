@@ -116,7 +116,7 @@ const CASES: [Case; 4] = [
 ];
 
 #[tokio::test]
-async fn what_only_a_person_can_mend_wakes_somebody() -> Result<()> {
+async fn what_only_a_person_can_fix_wakes_somebody() -> Result<()> {
     for case in CASES {
         let mut setting = Setting::shared().await?.set("guard.interval", "100ms");
         for (key, value) in case.settings {

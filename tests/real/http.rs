@@ -122,7 +122,7 @@ fn promtool(metrics: &str) -> Result<()> {
 }
 
 #[tokio::test]
-async fn is_not_ready_while_the_broker_is_down_and_says_what_mends_it() -> Result<()> {
+async fn is_not_ready_while_the_broker_is_down_and_says_what_helps() -> Result<()> {
     let mut setting = Setting::shared().await?.set("session.backoff_max", "500ms");
     let proxy = setting.through(Wire::Amqp).await?;
     let (relay, address) = setting.serve().await?;

@@ -70,7 +70,7 @@ impl Verifies for Setting {
 }
 
 #[tokio::test]
-async fn missing_rows_are_told_with_what_mends_them() -> Result<()> {
+async fn missing_rows_are_named_with_what_helps() -> Result<()> {
     let setting = Scenario::with(HASTY).setting().await?;
     setting.fill(30).await?;
     let _queue = setting.bound("#").await?;
@@ -143,11 +143,11 @@ async fn missing_rows_are_sent_once_more_where_that_is_wanted() -> Result<()> {
             wait_for("the report", PATIENCE, async || Ok(told(&relay, "sent once more").pop()))
                 .await?;
         }
-        let is_mended = match mode {
+        let is_marked = match mode {
             "update" => "SELECT count(*) = 1 FROM outbox_messages WHERE relayed_at IS NULL",
             _ => is_done,
         };
-        setting.until("all is marked again", is_mended).await?;
+        setting.until("all is marked again", is_marked).await?;
         relay.drain(PATIENCE).await?;
         assert_eq!(consumer.total(), 30 + expected.len(), "{mode}: sent more than once");
     }

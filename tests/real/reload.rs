@@ -48,7 +48,7 @@ async fn a_configuration_is_taken_over_under_load_without_a_repeat() -> Result<(
 }
 
 #[tokio::test]
-async fn a_broker_that_is_named_wrong_is_mended_by_a_reload() -> Result<()> {
+async fn a_broker_that_is_named_wrong_is_corrected_by_a_reload() -> Result<()> {
     let file = NamedTempFile::with_suffix(".toml")?;
     let mut setting = Setting::shared().await?;
     let right = setting.amqp_url.clone();

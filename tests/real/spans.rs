@@ -323,7 +323,7 @@ async fn a_reload_turns_spans_on_and_off() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_collector_that_refuses_is_told_with_what_mends_it() -> Result<()> {
+async fn a_collector_that_refuses_is_logged_with_a_hint() -> Result<()> {
     let collector = Collector::start().await?;
     collector.answer(Answer::Code(401, b"hunter2".to_vec()));
     let setting =

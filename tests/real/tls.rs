@@ -309,7 +309,7 @@ async fn postgres_may_keep_md5_hashes_of_passwords() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_authority_mended_while_it_tries_lets_the_relay_in() -> Result<()> {
+async fn an_authority_corrected_while_it_tries_lets_the_relay_in() -> Result<()> {
     let servers = servers().await?;
     let mut setting = servers.setting().await?;
     let authority = tempfile::NamedTempFile::new()?;

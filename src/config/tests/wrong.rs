@@ -4,7 +4,7 @@ use super::super::settings::nearest;
 use super::*;
 
 #[test]
-fn all_errors_at_once_each_with_its_place_and_mend() {
+fn all_errors_at_once_each_with_its_place_and_hint() {
     let tried = Try::both()
         .file("[postgres]\nslot = \"Not A Slot\"\nslto = \"x\"\n\n[window]\nbytes = 1000\nmessages = \"1\"\n[audit]\nlinger = \"20s\"\n")
         .env(&[("PGOUTBOX_AMQP__HEARTBEAT", "1.5s"), ("PGOUTBOX_AMQP__HEARTBEET", "1s")])

@@ -40,7 +40,7 @@ impl World {
         self.say(format_args!("the largest body is now {}", self.body_limit));
     }
 
-    pub(super) fn mend_broker(&mut self) {
+    pub(super) fn repair_broker(&mut self) {
         self.say(format_args!("the broker's queues and exchanges are repaired"));
         self.broker.unbound.clear();
         self.broker.full.clear();

@@ -46,7 +46,7 @@ impl World {
     pub(super) fn finish(&mut self) {
         self.say(format_args!("all trouble ends"));
         self.pause(false);
-        self.mend_broker();
+        self.repair_broker();
         let limit = self.session.as_ref().map(|session| session.body_limit);
         if self.mode.is_parking && limit.is_some_and(|limit| limit < self.body_limit) {
             // With a limit that was too low, events would be refused for ever.

@@ -271,7 +271,7 @@ impl World {
         }
     }
 
-    pub(super) fn mend_publication(&mut self) {
+    pub(super) fn repair_publication(&mut self) {
         if self.postgres.is_publication_broken {
             self.say(format_args!("the publication is repaired"));
             self.postgres.alter_publication(false);

@@ -5,7 +5,7 @@ use super::*;
 impl World {
     pub(super) fn begin(&mut self) {
         // Nobody starts on a publication that lacks a table.
-        self.mend_publication();
+        self.repair_publication();
         // What earlier ones left behind comes in time, now and then.
         while !self.zombies.is_empty() && self.tally.sessions % 8 == 7 {
             self.haunt_postgres();

@@ -24,7 +24,7 @@ pub(super) fn weights(script: &Script, largest_transaction: u64, mode: Mode) -> 
         (60, Act::Answer),
         (30, Act::DeliverAck),
         (60, Act::Wait),
-        (3 + refusals / 2, Act::MendBroker),
+        (3 + refusals / 2, Act::RepairBroker),
         (refusals, Act::Unbind),
         (refusals / 2, Act::Refuse),
         (refusals / 2, Act::DropExchange),
