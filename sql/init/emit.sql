@@ -1,5 +1,5 @@
 -- Functions that write one event into the WAL alone, without a table: a transactional message, whose
--- prefix the relay is to have under [[messages]]. One for each form of a payload:
+-- prefix the configuration names under "messages". One for each form of a payload:
 --   SELECT pgoutbox.emit('orders', jsonb '{"order": 7}', topic => 'orders.paid');
 --   SELECT pgoutbox.emit('orders', '{"order": 7}', aggregate_type => 'order', aggregate_id => '7',
 --                        event_type => 'paid');                       -- a text: sent as it is written

@@ -1,7 +1,7 @@
 //! The slot, the publication, and whether everything the relay needs is in place.
 //!
-//! `init` creates things, `check` and the start of `run` look at them ([`preflight`]), and the running
-//! relay asks one cheap question again and again ([`coverage`]).
+//! `init` creates things, `check` and the start of `run` look at them ([`preflight()`]), and the running
+//! relay asks one cheap question again and again ([`coverage()`]).
 //!
 //! **Invariant:** looking changes nothing, and a slot that somebody uses is never dropped. Nothing here
 //! knows the broker or the relay.
@@ -119,7 +119,7 @@ pub(crate) async fn state(client: &Client, slot: &str) -> Result<Option<SlotStat
 
 /// Creates the slot, after the publication; returns the LSN its stream begins at. Waits for
 /// every transaction that is writing, at most `timeout`. Rows that are there already are not in
-/// it: [`catch_up::prepare`](crate::slot::catch_up::prepare) lists those as well.
+/// it: [`catch_up::prepare`] lists those as well.
 ///
 /// # Errors
 /// Names the transactions that it waited for. No slot is left behind then.

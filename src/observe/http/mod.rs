@@ -2,15 +2,15 @@
 //!
 //! A thread of its own with a runtime of its own: whatever clients do, the relay's loop does
 //! not wait for them. Each connection is asked one thing and closed; there are so many of them
-//! at most ([`door`]), each lives so long at most, and all of them together have the loop
-//! asked a few times a second at most ([`look`]).
+//! at most ([`mod@accept`]), each lives so long at most, and all of them together have the loop
+//! asked a few times a second at most ([`snapshot_cache`]).
 //!
 //! hyper without a framework: `axum::serve` bounds neither the time to read a header nor the
 //! number of connections, so the loop below would be there all the same, and a framework
-//! would only save the one `match` of [`desk`].
+//! would only save the one `match` of [`router`].
 //!
 //! # Layout
-//! `desk` answers requests, after `guest` has said who may ask; `ready` and `status` are pure,
+//! `router` answers requests, after `access` has said who may ask; `ready` and `status` are pure,
 //! over a [`snapshot`](crate::board::snapshot). The console is the page of `console`, with `history`
 //! for its plots, `events` to stay live, and `parked` to list and handle parked events. `client`
 //! is the other end, for `pgoutbox status`.

@@ -60,7 +60,7 @@ files! {
     GUARD_HOLDERS = "guard/holders.sql", "Who keeps restart_lsn from moving: the oldest transactions with an id, in any database, and prepared ones.";
     GUARD_RECORD = "guard/record.sql", "Says how the guard finds the WAL, for `pgoutbox status`.";
     GUARD_SAMPLE = "guard/sample.sql", "What the guard over the WAL looks at.";
-    INIT_EMIT = "init/emit.sql", "Functions that write one event into the WAL alone, without a table: a transactional message, whose prefix the relay is to have under [[messages]].";
+    INIT_EMIT = "init/emit.sql", "Functions that write one event into the WAL alone, without a table: a transactional message, whose prefix the configuration names under \"messages\".";
     INIT_EMIT_KNOWN = "init/emit_known.sql", "Whether the functions of init/emit.sql are there, all of them with these bodies.";
     INIT_ENQUEUE = "init/enqueue.sql", "A function that writes one event into the outbox and refuses nonsense, for any language:.";
     INIT_ENQUEUE_KNOWN = "init/enqueue_known.sql", "Whether pgoutbox.enqueue is there with this body, in which {outbox} stands for the table.";
