@@ -61,9 +61,9 @@ audit:
 # Not part of `make test`: it builds for release, and wants cargo-deb, cargo-generate-rpm, kubectl and Helm. What they make is
 # installed and removed on bare Debian systems where that can be done: as root, with debootstrap and rpm.
 dist:
-	dist/dist.sh
-	python3 dist/chart.py
-	if [ "$$(id -u)" = 0 ]; then dist/installed.sh; else echo 'dist: not root, so nothing was installed' >&2; fi
+	docker/dist/dist.sh
+	python3 docker/dist/chart.py
+	if [ "$$(id -u)" = 0 ]; then docker/dist/installed.sh; else echo 'dist: not root, so nothing was installed' >&2; fi
 
 # Each target for a minute, what reads from a network among them; `make test` gives each some seconds.
 fuzz:

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from helm_python.chart import Chart, lint
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 CHART = ROOT / "docker/helm"
 
 

