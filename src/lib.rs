@@ -60,7 +60,7 @@
 //!
 //! - [`wal`]: where bytes come in; alone in knowing the replication protocol.
 //! - [`core`]: what decides; pure.
-//! - [`rabbitmq`]: where bytes leave; alone in knowing AMQP.
+//! - [`rabbitmq`]: where bytes leave, to an exchange or to streams; alone in knowing AMQP and the stream protocol.
 //! - [`postgres`]: ordinary SQL: connections and their settings, marks, parked events.
 //! - [`slot`]: slot, publication, tables and roles: looked at, made, and made again after a loss.
 //! - [`session`]: runs it: what happens next, and what is done about it.
@@ -99,6 +99,9 @@
 //! # What was rejected
 //!
 //! `docs/architecture.md` has the designs that were tried or considered, and why they were left.
+
+// What a task of the HTTP server holds goes down to lapin's own types, deeper than rustc looks by itself.
+#![recursion_limit = "256"]
 
 // Ground: known to all.
 mod backoff;

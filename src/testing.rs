@@ -98,6 +98,11 @@ pub mod publisher {
     pub use crate::rabbitmq::publisher::{Publisher, Signal};
 }
 
+/// See `crate::rabbitmq::stream`.
+pub mod stream {
+    pub use crate::rabbitmq::stream::confirmed_by;
+}
+
 /// See `crate::slot`.
 pub mod slot {
     pub use crate::slot::{Finding, NAMES, Severity, preflight};

@@ -21,6 +21,9 @@ use model::script::Script;
 use model::world::{Tally, World};
 
 const ROUNDS: u64 = 300;
+/// As many of these, from this seed on, are of a relay whose events go to a stream.
+const OF_STREAMS: u64 = 10_000;
+const STREAM_ROUNDS: u64 = 150;
 /// A seed beyond them that found a fault: a late batch parked behind the back of the next session.
 const FOUND: u64 = 1_003;
 /// Steps of a round, for the first and the last: short scripts first, so that the first one
@@ -36,8 +39,9 @@ fn number(name: &str) -> Option<u64> {
 fn round(seed: u64, lines: usize) -> Option<Tally> {
     let script = Rc::new(Script::new(seed));
     // By the seed alone, so that a replay has as many.
-    let steps = STEPS.0 + (seed * 5).min(STEPS.1 - STEPS.0);
-    let run = || World::new(Rc::clone(&script)).run(steps);
+    let steps = STEPS.0 + (seed % OF_STREAMS * 5).min(STEPS.1 - STEPS.0);
+    let world = if seed < OF_STREAMS { World::new } else { World::of_streams };
+    let run = || world(Rc::clone(&script)).run(steps);
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(tally) => Some(tally),
         Err(_) => {
@@ -56,7 +60,12 @@ fn the_rules_hold_whatever_happens() {
         return;
     }
     let mut total = Tally::default();
-    for seed in (0..number("PGOUTBOX_ROUNDS").unwrap_or(ROUNDS)).chain([FOUND]) {
+    let (rounds, of_streams) = match number("PGOUTBOX_ROUNDS") {
+        Some(rounds) => (rounds, rounds),
+        None => (ROUNDS, STREAM_ROUNDS),
+    };
+    let seeds = (0..rounds).chain([FOUND]).chain(OF_STREAMS..OF_STREAMS + of_streams);
+    for seed in seeds {
         total += round(seed, LAST_LINES).expect("a round failed");
     }
     println!("{total:#?}");

@@ -2,7 +2,8 @@
 -- names come from the catalog, so that a missing one is an answer and not an error.
 SELECT namespace.oid IS NOT NULL AS has_schema,
        has_schema_privilege(namespace.oid, 'USAGE') AS usage,
-       progress.oid IS NOT NULL AND session.attname IS NOT NULL AND taken_over.oid IS NOT NULL AS has_progress,
+       progress.oid IS NOT NULL AND session.attname IS NOT NULL AND publishing.attname IS NOT NULL
+           AND taken_over.oid IS NOT NULL AS has_progress,
        has_table_privilege(progress.oid, 'SELECT') AND has_table_privilege(progress.oid, 'INSERT')
            AND has_table_privilege(progress.oid, 'UPDATE') AS can_progress,
        relayed.oid IS NOT NULL AS has_relayed,
@@ -37,7 +38,7 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND (wanted.name <> 'taken_over' OR taken_over.oid IS NULL AND progress.oid IS NOT NULL)
            AND (wanted.name <> 'is_mark_of' OR is_mark_of.oid IS NULL AND relayed.oid IS NOT NULL)
            AND (wanted.name !~ '^(parked_|is_record_of)' OR parked.oid IS NOT NULL))
-       || ARRAY(SELECT 'progress.' || wanted.name FROM unnest('{coverage,tables,session,messages}'::text[]) AS wanted (name)
+       || ARRAY(SELECT 'progress.' || wanted.name FROM unnest('{coverage,tables,session,messages,publishing_id,publishing_epoch}'::text[]) AS wanted (name)
                  WHERE progress.oid IS NOT NULL
                    AND NOT EXISTS (SELECT FROM pg_attribute AS own
                                     WHERE own.attrelid = progress.oid AND own.attname = wanted.name))
@@ -53,6 +54,8 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
          ON progress.relnamespace = namespace.oid AND progress.relname = 'progress'
   LEFT JOIN pg_attribute AS session
          ON session.attrelid = progress.oid AND session.attname = 'session'
+  LEFT JOIN pg_attribute AS publishing
+         ON publishing.attrelid = progress.oid AND publishing.attname = 'publishing_epoch'
   LEFT JOIN pg_attribute AS messages
          ON messages.attrelid = progress.oid AND messages.attname = 'messages'
   LEFT JOIN pg_proc AS taken_over

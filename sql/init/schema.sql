@@ -27,6 +27,12 @@ ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS tables jsonb;
 ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS session uuid;
 -- Whether settled counts messages of pg_logical_emit_message too. Null: no.
 ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS messages boolean;
+-- By which a RabbitMQ stream knows events again: the publishing id of the last event before the place, and a
+-- number in the name that they are published under. Null: the next session takes a new one, since nobody
+-- may know which ids were used.
+ALTER TABLE pgoutbox.progress
+    ADD COLUMN IF NOT EXISTS publishing_id    bigint NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS publishing_epoch bigint;
 -- How it is refused: with the whole transaction.
 CREATE OR REPLACE FUNCTION pgoutbox.taken_over(of_slot name) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN

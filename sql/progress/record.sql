@@ -5,10 +5,11 @@
 -- The fault goes once the relay has passed the event that it was stuck on.
 --   $1 name: slot, $2 text: system identifier, $3 integer: timeline, $4 pg_lsn: place,
 --   $5 bigint: events settled of the transaction whose commit record starts there,
---   $6 text: session; null where it is written outside one
+--   $6 text: session; null where it is written outside one,
+--   $7 bigint: publishing id of the last event before the place
 INSERT INTO pgoutbox.progress AS progress
-       (slot, system_identifier, timeline, end_lsn, commit_lsn, settled, session, updated_at)
-SELECT $1, $2, $3, $4::pg_lsn, CASE WHEN $5::bigint > 0 THEN $4::pg_lsn END, $5::bigint, $6::text::uuid, now()
+       (slot, system_identifier, timeline, end_lsn, commit_lsn, settled, session, publishing_id, updated_at)
+SELECT $1, $2, $3, $4::pg_lsn, CASE WHEN $5::bigint > 0 THEN $4::pg_lsn END, $5::bigint, $6::text::uuid, $7::bigint, now()
  WHERE CASE WHEN $6::text IS NULL OR EXISTS (SELECT FROM pgoutbox.progress WHERE slot = $1) THEN true
             ELSE pgoutbox.taken_over($1) END
 ON CONFLICT (slot) DO UPDATE
@@ -18,6 +19,9 @@ ON CONFLICT (slot) DO UPDATE
        commit_lsn = excluded.commit_lsn,
        settled = excluded.settled,
        session = coalesce(excluded.session, progress.session),
+       publishing_id = excluded.publishing_id,
+       -- Outside a session nobody knows which ids were used.
+       publishing_epoch = CASE WHEN excluded.session IS NOT NULL THEN progress.publishing_epoch END,
        updated_at = excluded.updated_at,
        fault = CASE WHEN (progress.fault ->> 'commit_lsn')::pg_lsn >= excluded.end_lsn
                     THEN progress.fault END,

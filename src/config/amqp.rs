@@ -61,6 +61,7 @@ pub(crate) fn amqp(
         blocked_timeout: values.span("amqp.blocked_timeout"),
         max_message_bytes: values.number("amqp.max_message_bytes"),
         connection_name,
+        stream_port: values.size("amqp.stream_port").and_then(|port| u16::try_from(port).ok()),
         renewal: Renewal::default(),
     }
 }

@@ -8,7 +8,8 @@ use super::problem::Problems;
 use super::raw::quote;
 use super::values::Values;
 use super::{
-    ColumnRef, Columns, Config, GuardPolicy, OnSlotLoss, Piece, Property, Table, Template,
+    ColumnRef, Columns, Config, GuardPolicy, OnFailure, OnSlotLoss, Piece, Property, Table,
+    Template,
 };
 
 /// Reports every contradiction.
@@ -27,6 +28,7 @@ pub(crate) fn check(config: &Config, values: &Values, problems: &mut Problems) {
     check.same_table(config);
     check.table_flags(config);
     check.same_prefix(config);
+    check.sinks(config);
     check.queues(config);
     check.token(config);
 }
@@ -296,6 +298,30 @@ impl Check<'_> {
                 let prefix = format!("messages.{index}.prefix");
                 let what = format!("is {}, as messages.{first} has already", quote(&source.name));
                 self.clash([&prefix, &prefix], what, "name each prefix once");
+            }
+        }
+    }
+
+    /// A connection of one protocol is enough of what can fail; and what a stream takes the place of.
+    fn sinks(&mut self, config: &Config) {
+        let keys = (0..config.tables.len()).map(|index| format!("tables.{index}"));
+        let keys = keys.chain((0..config.messages.len()).map(|index| format!("messages.{index}")));
+        let mut first: Option<(String, bool)> = None;
+        for (key, source) in keys.zip(config.sources()) {
+            let (sink, is_stream) = (format!("{key}.sink"), source.stream.is_some());
+            match &first {
+                None => first = Some((sink.clone(), is_stream)),
+                Some((_, same)) if *same == is_stream => {}
+                Some((other, _)) => {
+                    let what = format!("{sink} and {other} are of two kinds: a relay has one");
+                    let hint = "run a second relay, with a slot and a publication of its own";
+                    self.clash([&sink, other], what, hint);
+                }
+            }
+            if is_stream && matches!(source.on_failure, OnFailure::DeadLetter { .. }) {
+                let what = "is dead_letter, but a relay whose sink is a stream knows no exchange";
+                let key = format!("{key}.on_failure");
+                self.clash([&key, &sink], what, "choose on_failure park or block");
             }
         }
     }

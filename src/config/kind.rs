@@ -110,6 +110,8 @@ pub(crate) const FLAGS: [&str; 2] = ["true", "false"];
 pub(crate) const SSL_MODES: [&str; 4] = ["disable", "require", "verify-ca", "verify-full"];
 /// `audit.mode`'s words.
 pub(crate) const AUDIT_MODES: [&str; 4] = ["update", "delete", "side_table", "none"];
+/// `tables.*.sink`'s words.
+pub(crate) const SINKS: [&str; 2] = ["exchange", "stream"];
 /// `prune.partition_span`'s words.
 pub(crate) const PARTITION_SPANS: [&str; 4] = ["hour", "day", "week", "month"];
 /// `guard.policy`'s words.

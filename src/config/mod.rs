@@ -63,6 +63,7 @@ mod explain;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -144,6 +145,22 @@ impl Config {
     /// which rows wait.
     pub(crate) fn is_catching_up(&self) -> bool {
         self.postgres.on_slot_loss == OnSlotLoss::CatchUp && self.has_marks()
+    }
+
+    /// Whether events go to streams. All of them do, or none.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.sources().any(|source| source.stream.is_some())
+    }
+
+    /// The streams, each once.
+    pub(crate) fn streams(&self) -> BTreeSet<&str> {
+        self.sources().filter_map(|source| source.stream.as_deref()).collect()
+    }
+
+    /// Where events go that go to exchanges.
+    pub(crate) fn exchanges(&self) -> Vec<String> {
+        let sources = self.sources().filter(|source| source.stream.is_none());
+        sources.map(|source| source.exchange.to_string()).collect()
     }
 
     /// Whether a table has marks.
@@ -327,6 +344,8 @@ pub struct Amqp {
     pub max_message_bytes: usize,
     /// Name shown in RabbitMQ's connection list. Default `pgoutbox/<slot>`.
     pub connection_name: String,
+    /// Port of the stream protocol. Default 5552, or 5551 with TLS.
+    pub stream_port: Option<u16>,
     /// How its secrets are read again.
     pub renewal: Renewal,
 }
@@ -363,6 +382,8 @@ pub struct Table {
     pub name: String,
     /// Column of each field.
     pub columns: Columns,
+    /// The stream that its messages go to; default `None`: to an exchange.
+    pub stream: Option<Arc<str>>,
     /// Exchange of its messages, a template. Default `outbox`.
     pub exchange: Template,
     /// Routing key of its messages, a template.

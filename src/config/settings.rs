@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::kind::{AUDIT_MODES, GUARD_POLICIES, PARTITION_SPANS, PRESETS, ValueKind};
+use super::kind::{AUDIT_MODES, GUARD_POLICIES, PARTITION_SPANS, PRESETS, SINKS, ValueKind};
 use Fallback::{Derived, Unset, Value};
 use ValueKind::{
     AmqpUrl, Argument, Choice, Column, Constant, Count, ExchangeType, Field, File, Flag, HttpUrl,
@@ -113,10 +113,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("amqp.blocked_timeout", Span { min: secs(1), max: mins(24 * 60) }, Value("10m"), "how long a broker's alarm may last before the session is ended"),
     setting("amqp.max_message_bytes", Size { min: KIB, max: 512 * MIB }, Value("16MiB"), "largest body that is published; 16MiB is RabbitMQ 4's own limit"),
     setting("amqp.connection_name", Text(255), Derived("`pgoutbox/<slot>`"), "name shown in RabbitMQ's list of connections"),
+    setting("amqp.stream_port", Count { min: 1, max: 65_535 }, Derived("5552; 5551 with `amqps://`"), "port of the stream protocol on the hosts of `amqp.url`, whose user, virtual host and TLS count there too"),
 
     setting("tables.*.preset", Choice(&PRESETS), Unset, "the library or relay that made the table: sets what follows, each of which can be set otherwise").flag("--preset"),
     setting("tables.*.schema", Name, Value("public"), "schema"),
     setting("tables.*.name", Text(127), Value("outbox_messages"), "table; `schema.table` where `schema` is not set"),
+    setting("tables.*.sink", Choice(&SINKS), Value("exchange"), "where events go: `exchange`, or `stream`: a RabbitMQ stream, by its own protocol, where the broker drops repeats; all tables and messages of a relay have the same"),
+    setting("tables.*.stream", Text(255), Unset, "name of the stream; `exchange` and `routing_key` are then what an AMQP consumer of it sees"),
     setting("tables.*.exchange", Template, Value("outbox"), "exchange").flag("--exchange"),
     setting("tables.*.routing_key", Template, Value("{topic} | {aggregate_type}.{event_type}"), "routing key: the first alternative whose columns are all set"),
     setting("tables.*.content_type", Text(255), Value("application/json"), "content type where the row has none"),
@@ -175,6 +178,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.columns.failed_at", Column, Value("failed_at"), "when its tries ended: timestamptz or timestamp"),
 
     setting("messages.*.prefix", Text(255), Unset, "prefix of `pg_logical_emit_message`: transactional messages with this very prefix are events; the settings below are as for a table, over the members of an envelope"),
+    setting("messages.*.sink", Choice(&SINKS), Value("exchange"), "where events go: `exchange`, or `stream`: a RabbitMQ stream, by its own protocol, where the broker drops repeats; all tables and messages of a relay have the same"),
+    setting("messages.*.stream", Text(255), Unset, "name of the stream; `exchange` and `routing_key` are then what an AMQP consumer of it sees"),
     setting("messages.*.exchange", Template, Value("outbox"), "exchange"),
     setting("messages.*.routing_key", Template, Value("{topic} | {aggregate_type}.{event_type}"), "routing key: the first alternative whose members are all set"),
     setting("messages.*.content_type", Text(255), Value("application/json"), "content type where the envelope has none"),

@@ -253,7 +253,8 @@ const HEADER_FRAME: usize = 131_072 - 8;
 
 /// What a broker takes, as far as that is known without asking one.
 pub(crate) fn usual_limits(config: &Config) -> Limits {
-    Limits { body: config.amqp.max_message_bytes, header_frame: HEADER_FRAME }
+    // Of a stream's frame nothing is known before there is a connection.
+    Limits { body: config.amqp.max_message_bytes, header_frame: HEADER_FRAME, stream: None }
 }
 
 /// How a parked event stands among those of its aggregate.

@@ -11,7 +11,7 @@ use crate::config::{Config, Queue, Table};
 use crate::error::{Fault, Kind};
 use crate::rabbitmq::publisher::{self, Publisher};
 
-/// Declares the exchanges of the tables, then the configured queues and their bindings; all
+/// Declares the exchanges and streams of the tables, then the configured queues and their bindings; all
 /// durable. What exists with other properties is an error, and is not changed. Returns a
 /// line about each.
 ///
@@ -52,11 +52,13 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     fn of(config: &'a Config) -> Result<Self, Fault> {
         let fixed = |table: &Table| table.exchange.fixed().map(str::to_owned);
-        let templates = config.sources().flat_map(Table::exchanges);
+        // A stream is published to by itself.
+        let exchanging = config.sources().filter(|source| source.stream.is_none());
+        let templates = exchanging.flat_map(Table::exchanges);
         let mut exchanges: BTreeSet<_> =
             templates.filter_map(|template| template.fixed().map(str::to_owned)).collect();
         let first = config.sources().next().and_then(fixed);
-        let mut queues = Vec::new();
+        let mut queues: Vec<_> = config.streams().into_iter().map(stream).collect();
         for (_, queue) in config.declare.each() {
             if queue.bindings.is_empty() {
                 queues.push((queue, String::new()));
@@ -110,6 +112,19 @@ impl<'a> Plan<'a> {
         }
         Ok(())
     }
+}
+
+/// A stream that events go to, by no exchange.
+fn stream(name: &str) -> (Queue, String) {
+    let queue = Queue {
+        name: name.to_owned(),
+        count: 1,
+        queue_type: "stream".to_owned(),
+        bindings: Vec::new(),
+        exchange: None,
+        arguments: Vec::new(),
+    };
+    (queue, String::new())
 }
 
 async fn declare_queue(channel: &Channel, queue: &Queue, exchange: &str) -> Result<(), Fault> {

@@ -16,7 +16,8 @@ use crate::core::message::{Limits, Message};
 use crate::core::relay::marks::Origin;
 use crate::core::relay::window::{DeliveryOutcome, InFlight, Return, Stray, Window};
 use crate::error::Fault;
-use crate::rabbitmq::publisher::{Closure, Publisher, Signal};
+use crate::rabbitmq::publisher::{Closure, Signal};
+use crate::rabbitmq::sink::Sink;
 use crate::within::in_time;
 
 /// Messages in flight at most: a replay need not be fast, and what is in flight when the
@@ -85,7 +86,7 @@ impl InFlight for PendingItem {
 pub(crate) struct Resender<'a> {
     config: &'a Config,
     amqp: Amqp,
-    publisher: Publisher,
+    publisher: Sink,
     window: Window<PendingItem>,
     /// In flight when the broker closed the channel: one of them did it.
     suspects: VecDeque<PendingItem>,
@@ -251,10 +252,10 @@ impl<'a> Resender<'a> {
     }
 }
 
-async fn connect(config: &Config, amqp: &Amqp) -> Result<Publisher, Fault> {
+async fn connect(config: &Config, amqp: &Amqp) -> Result<Sink, Fault> {
     let mut last = Fault::usage("no broker is configured", "set AMQP_URL");
     for broker in &config.amqp.brokers {
-        match Publisher::connect(broker, amqp).await {
+        match Sink::connect(broker, amqp, config).await {
             Ok(publisher) => return Ok(publisher),
             Err(fault) => last = fault,
         }

@@ -20,12 +20,13 @@ use super::bulletin::Bulletin;
 use super::checks::attached;
 use super::jobs::Jobs;
 use super::past::{Past, ServerMemory};
-use super::progress_row::{self, Gap, RowOwner, pass_again, recall};
+use super::progress_row::{self, Gap, RowOwner, pass_again, publishing_name, recall};
 use super::recording::Recording;
 use super::standby::{SlotLease, take_slot};
 use super::work::Session;
 use crate::board::Board;
 use crate::config::{Broker, Config};
+use crate::core::event::Position;
 use crate::core::relay::{self, Memory, Relay, Rules};
 use crate::error::{Fault, Side, codes};
 use crate::otlp;
@@ -33,7 +34,7 @@ use crate::postgres;
 use crate::postgres::identity::new_session;
 use crate::postgres::marker::Marker;
 use crate::postgres::outbox_table::OutboxTable;
-use crate::rabbitmq::publisher::Publisher;
+use crate::rabbitmq::sink::Sink;
 use crate::slot::catch_up::{self, CatchUp};
 use crate::slot::{self, Coverage, FormerOutbox, Prerequisites, record_coverage};
 
@@ -72,7 +73,7 @@ struct PreflightStep {
 /// The broker takes messages.
 struct BrokerStep {
     preflighted: PreflightStep,
-    publisher: Publisher,
+    publisher: Sink,
 }
 
 /// Nobody else has the slot.
@@ -130,7 +131,7 @@ impl PreflightStep {
 
     /// The broker before the slot: a relay that cannot publish need not keep a walsender busy.
     async fn connect(self, given: Setup<'_>) -> Result<BrokerStep, Fault> {
-        let publisher = Publisher::connect(given.broker()?, &given.config.amqp).await;
+        let publisher = Sink::connect(given.broker()?, &given.config.amqp, given.config).await;
         let publisher = publisher.map_err(|fault| fault.on(Side::Broker))?;
         Ok(BrokerStep { preflighted: self, publisher })
     }
@@ -202,7 +203,7 @@ impl Owner {
 }
 
 impl RecallStep {
-    async fn prepare(self, given: Setup<'_>, past: &mut Past) -> Result<PrepareStep, Fault> {
+    async fn prepare(mut self, given: Setup<'_>, past: &mut Past) -> Result<PrepareStep, Fault> {
         let (Setup { config, .. }, client) = (given, given.client());
         let away = self.away(given, past).await?;
         let tables = &self.owner.connected.preflighted.tables;
@@ -217,7 +218,24 @@ impl RecallStep {
         let session = &self.owner.session;
         let marker = Marker::prepare(client, &config, &outboxes, identity, session);
         let marker = answered(&config, marker).await?;
+        self.name(given).await?;
         Ok(PrepareStep { recalled: self, config, outboxes, away, marker })
+    }
+
+    /// Gives the streams the name under which they know events again.
+    async fn name(&mut self, given: Setup<'_>) -> Result<(), Fault> {
+        let Setup { config, .. } = given;
+        let Owner { connected, taken, session } = &mut self.owner;
+        let Sink::Streams(streams, _) = &mut connected.publisher else { return Ok(()) };
+        let own = RowOwner { identity: &taken.identity, session, has_messages: taken.has_messages };
+        let named = publishing_name(given.client(), given.slot(), own, self.known.is_doubtful);
+        let reference = answered(config, named).await?;
+        // Ids that an earlier session used and nobody knows of follow from what was committed by then.
+        let ceiling = relay::ids::ceiling(Position::after_commit(self.known.end));
+        let last = self.known.memory.publishing_id;
+        let expected = if self.known.is_doubtful { 0 } else { last };
+        let named = streams.name(&config.amqp, &reference, (ceiling.max(last), expected)).await;
+        named.map_err(|fault| fault.on(Side::Broker))
     }
 
     /// The tables that were configured under another name, and are read to their end.
@@ -273,7 +291,12 @@ impl PrepareStep {
             relay,
             wal,
             broker: BrokerConnection::new(publisher),
-            recording: Recording::new(&config, client, (identity, id, has_messages), known.durable),
+            recording: Recording::new(
+                &config,
+                client,
+                (identity, id, has_messages),
+                (known.durable, known.memory.publishing_id),
+            ),
             bulletin: Bulletin::new(given.board, &config.log, reached, is_quiet),
             notified: Arc::clone(&given.audit.notified),
             spans,
@@ -314,7 +337,9 @@ impl PrepareStep {
             limits: self.connected().publisher.limits(),
             window_messages: config.window.messages,
             window_bytes: config.window.bytes,
-            is_strict: config.window.is_strict,
+            // A stream refuses no event that others pass: it keeps their order by itself.
+            is_strict: config.window.is_strict && !config.is_stream(),
+            is_stream: config.is_stream(),
             parking: config.parking.clone(),
             audit: config.audit.clone(),
             confirm_timeout: config.amqp.confirm_timeout,
@@ -335,7 +360,8 @@ impl PrepareStep {
             publication = config.postgres.publication,
             tables = all(tables.iter().map(|it| it.title()).collect()),
             messages = all(config.messages.iter().map(|it| it.name.clone()).collect()),
-            exchanges = all(config.sources().map(|it| it.exchange.to_string()).collect()),
+            exchanges = all(config.exchanges()),
+            streams = all(config.streams().into_iter().map(str::to_owned).collect()),
             broker = format!("{}:{}/{}", broker.host, broker.port, broker.vhost.trim_start_matches('/')),
             start_lsn = %self.recalled.known.confirmed,
             delivered_before = %memory.delivered,

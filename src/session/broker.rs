@@ -5,19 +5,20 @@ use tracing::warn;
 use crate::config::Amqp;
 use crate::core::event::Refusal;
 use crate::core::message::Message;
-use crate::rabbitmq::publisher::{Closure, Publisher, Signal};
+use crate::rabbitmq::publisher::{Closure, Signal};
+use crate::rabbitmq::sink::Sink;
 
 /// It closes the channel, say, and what was delivered is still to be marked: nothing more is heard of it
 /// then, unless there is to be another channel.
 pub(super) struct BrokerConnection {
-    publisher: Publisher,
+    publisher: Sink,
     is_gone: bool,
     /// Its words when it closed a channel, which were reported.
     told_closed: Option<String>,
 }
 
 impl BrokerConnection {
-    pub(super) fn new(publisher: Publisher) -> Self {
+    pub(super) fn new(publisher: Sink) -> Self {
         Self { publisher, is_gone: false, told_closed: None }
     }
 

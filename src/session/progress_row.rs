@@ -105,6 +105,8 @@ pub(super) struct SlotMemory {
     pub(super) end: PgLsn,
     /// Where the slot stands: its stream begins there.
     pub(super) confirmed: PgLsn,
+    /// Which publishing ids were used may not be known: they are used under another name from now on.
+    pub(super) is_doubtful: bool,
 }
 
 /// Who asks, and writes: the server, and the session's id.
@@ -133,6 +135,8 @@ struct Row {
     coverage: Option<i64>,
     /// Its place counts messages.
     has_messages: bool,
+    /// The publishing id of the last event before its place.
+    publishing_id: u64,
 }
 
 impl Row {
@@ -173,7 +177,19 @@ impl Row {
             position: position(row)?,
             coverage: column(row, "coverage")?,
             has_messages: column(row, "has_messages")?,
+            publishing_id: u64::try_from(column::<i64>(row, "publishing_id")?).unwrap_or(0),
         }))
+    }
+}
+
+impl Row {
+    /// What is remembered, where the row says more. Of the same place this process may know a later id.
+    fn extend(&self, memory: &mut Memory) {
+        if self.position > memory.delivered {
+            (memory.delivered, memory.publishing_id) = (self.position, self.publishing_id);
+        } else if self.position == memory.delivered {
+            memory.publishing_id = memory.publishing_id.max(self.publishing_id);
+        }
     }
 }
 
@@ -195,11 +211,7 @@ pub(super) async fn recall(
     let confirmed = place.confirmed;
     let mut row = Row::read(board, client, slot, own.session).await?;
     let is_counted = count_anew(past, row.as_mut(), own.has_messages);
-    let end: PgLsn = {
-        let rows = query(client, sql::SERVER_WAL_POSITION).await?;
-        let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
-        row.try_get(0).map_err(|error| classify(&error))?
-    };
+    let end = wal_end(client).await?;
     let mut same = row.as_ref().filter(|row| row.identity == *identity);
     let mut memory = remembered(past, identity, same, end);
     let is_ahead = same.is_some_and(|row| row.position.commit_lsn > end);
@@ -213,7 +225,7 @@ pub(super) async fn recall(
         same = None;
     }
     if let Some(row) = same {
-        memory.delivered = memory.delivered.max(row.position);
+        row.extend(&mut memory);
     }
     let mut durable = same.map_or(PgLsn::from(0), |row| row.position.commit_lsn);
     let why = match row.as_ref().filter(|_| !is_ahead) {
@@ -225,7 +237,7 @@ pub(super) async fn recall(
     past.coverage = Some(coverage.clone());
     if gap.is_some() && row.is_none() {
         // Only this process knows, and it may end.
-        record_reach(client, slot, own, confirmed, true).await?;
+        record_reach(client, slot, own, (confirmed, memory.publishing_id), true).await?;
         record_coverage(client, slot, 0).await?;
     }
     if let Some(Gap { why, .. }) = &gap
@@ -240,15 +252,17 @@ pub(super) async fn recall(
     // of a catch-up stands just before its slot, and counts the rows of the list that are settled:
     // written over, all of them would be taken for delivered.
     let is_catching_up = u64::from(confirmed) == u64::from(durable) + 1;
-    if gap.is_none() && confirmed > durable && !is_catching_up {
-        record_reach(client, slot, own, confirmed, true).await?;
+    let is_moved = gap.is_none() && confirmed > durable && !is_catching_up;
+    if is_moved {
+        record_reach(client, slot, own, (confirmed, memory.publishing_id), true).await?;
         durable = confirmed;
     }
     if !is_counted {
         record_count(client, slot, own).await?;
     }
     remember_coverage(past, client, slot, gap.is_some()).await;
-    Ok(SlotMemory { memory, durable, gap, end, confirmed })
+    let is_doubtful = gap.is_some() || is_ahead || is_moved;
+    Ok(SlotMemory { memory, durable, gap, end, confirmed, is_doubtful })
 }
 
 /// A place in the middle of a transaction that was counted otherwise is no place: the transaction comes
@@ -403,29 +417,58 @@ async fn remember_coverage(past: &mut Past, client: &Client, slot: &str, is_gap:
     }
 }
 
-/// Writes down that everything before `lsn` is settled, on disk; returns where the WAL ends then. Only a
+/// Writes down that everything before `lsn` is settled, on disk, with the publishing id of the last of it; returns where the WAL ends then. Only a
 /// session that `begins` makes the row: one that found it is not to make up for it where it is gone.
 pub(super) async fn record_reach(
     client: &Client,
     slot: &str,
     own: RowOwner<'_>,
-    lsn: PgLsn,
+    (lsn, publishing_id): (PgLsn, u64),
     begins: bool,
 ) -> Result<PgLsn, Fault> {
     let Identity { system_identifier, timeline } = own.identity;
     let (timeline, lsn) = (timeline.to_string(), lsn.to_string());
+    let publishing_id = publishing_id.to_string();
     let variables = [
         ("slot", slot),
         ("system", system_identifier.as_str()),
         ("timeline", timeline.as_str()),
         ("lsn", lsn.as_str()),
+        ("publishing_id", publishing_id.as_str()),
         ("session", own.session),
         ("begins", if begins { "true" } else { "false" }),
     ];
     postgres::execute(client, &sql::render(sql::PROGRESS_REACH, &variables)?).await?;
+    wal_end(client).await
+}
+
+/// Where the WAL ends.
+async fn wal_end(client: &Client) -> Result<PgLsn, Fault> {
     let rows = query(client, sql::SERVER_WAL_POSITION).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     row.try_get(0).map_err(|error| classify(&error))
+}
+
+/// The name under which streams are published to: that of before, unless there is doubt which ids were used
+/// under it. Then events that are sent again are there again; under the old name they might be missing.
+pub(super) async fn publishing_name(
+    client: &Client,
+    slot: &str,
+    own: RowOwner<'_>,
+    is_doubtful: bool,
+) -> Result<String, Fault> {
+    let variables = [
+        ("slot", slot),
+        ("session", own.session),
+        ("renews", if is_doubtful { "true" } else { "false" }),
+    ];
+    let rows = query(client, &sql::render(sql::PROGRESS_PUBLISHING_NAME, &variables)?).await?;
+    let row = rows.first().ok_or_else(|| {
+        Fault::transient(format!("slot \"{slot}\" has no row of this session in pgoutbox.progress"))
+    })?;
+    let epoch: i64 = column(row, "publishing_epoch")?;
+    let Identity { system_identifier, timeline } = own.identity;
+    Ok(format!("pgoutbox/{slot}/{system_identifier}/{timeline}/{epoch}"))
 }
 
 /// The tables were changed again since the stream was passed: what was committed before that is

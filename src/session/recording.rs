@@ -30,6 +30,8 @@ pub(super) struct Recording {
     /// Places count messages.
     pub(super) has_messages: bool,
     reach: Reach,
+    /// The publishing id of the last event before what is settled.
+    publishing_id: u64,
     write: Option<Write>,
 }
 
@@ -39,11 +41,11 @@ impl Recording {
         config: &Arc<Config>,
         client: &Arc<Client>,
         (identity, session, has_messages): (Identity, String, bool),
-        durable: PgLsn,
+        (durable, publishing_id): (PgLsn, u64),
     ) -> Self {
         let (config, client) = (Arc::clone(config), Arc::clone(client));
         let reach = Reach::new(durable);
-        Self { config, client, identity, session, has_messages, reach, write: None }
+        Self { config, client, identity, session, has_messages, reach, publishing_id, write: None }
     }
 
     /// What the row is known to say, on disk.
@@ -51,8 +53,9 @@ impl Recording {
         self.reach.durable()
     }
 
-    /// All before it is settled.
-    pub(super) fn settled(&mut self, lsn: PgLsn) -> Option<PgLsn> {
+    /// All before it is settled; the last of that has this publishing id.
+    pub(super) fn settled(&mut self, lsn: PgLsn, publishing_id: u64) -> Option<PgLsn> {
+        self.publishing_id = publishing_id;
         self.reach.settled(lsn)
     }
 
@@ -88,11 +91,11 @@ impl Recording {
         let Some(lsn) = self.reach.begin_write(Instant::now()) else { return };
         let (client, identity) = (Arc::clone(&self.client), self.identity.clone());
         let (config, session) = (Arc::clone(&self.config), self.session.clone());
-        let has_messages = self.has_messages;
+        let (has_messages, place) = (self.has_messages, (lsn, self.publishing_id));
         self.write = Some(Box::pin(async move {
             let slot = &config.postgres.slot;
             let own = RowOwner { identity: &identity, session: &session, has_messages };
-            match answered(&config, record_reach(&client, slot, own, lsn, false)).await {
+            match answered(&config, record_reach(&client, slot, own, place, false)).await {
                 Ok(end) => Some((lsn, end)),
                 // Somebody has a lock on the row, say: it is tried again. Where the connection is
                 // gone, the session ends over that.
@@ -115,7 +118,7 @@ impl Recording {
         let slot = &self.config.postgres.slot;
         let has_messages = self.has_messages;
         let own = RowOwner { identity: &self.identity, session: &self.session, has_messages };
-        let written = record_reach(&self.client, slot, own, lsn, false);
+        let written = record_reach(&self.client, slot, own, (lsn, self.publishing_id), false);
         let end = in_time(STOP_TIMEOUT, written).await?.ok()?;
         self.reach.recorded(Some((lsn, end)))
     }

@@ -19,7 +19,8 @@ use crate::error::{Fault, Side, codes};
 use crate::postgres::identity::Identity;
 use crate::postgres::sql;
 use crate::postgres::{column, query};
-use crate::rabbitmq::publisher::{Closure, Publisher, Signal};
+use crate::rabbitmq::publisher::{Closure, Signal};
+use crate::rabbitmq::sink::Sink;
 use crate::slot;
 use crate::text::span;
 use crate::wal::{Wal, WalStream};
@@ -85,7 +86,7 @@ pub(super) async fn take_slot(
     past: &mut Past,
     client: &Client,
     board: &Board,
-    publisher: &mut Publisher,
+    publisher: &mut Sink,
 ) -> Result<SlotLease, Fault> {
     let mut taking = pin!(take(config, past, client, board));
     let mut blocked = None;

@@ -17,12 +17,14 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 113] = [
+pub const NAMES: [&str; 115] = [
     "broker",
     "broker-blocked",
     "broker-connection",
     "broker-login",
     "broker-max-message-size",
+    "broker-stream",
+    "broker-stream-refused",
     "broker-vhost",
     "broker-vhost-permission",
     "broker-connection-limit",

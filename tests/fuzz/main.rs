@@ -101,6 +101,11 @@ fn changed(corpus: &[(PathBuf, Vec<u8>)], words: &[&str], random: &mut fastrand:
 }
 
 #[test]
+fn stream() {
+    fuzz("stream", targets::stream, &["\0\0\0\x11\0\x03\0\x01", "\0\0\0\x01", "fuzzed"]);
+}
+
+#[test]
 fn decode() {
     fuzz("decode", targets::decode, &[]);
 }

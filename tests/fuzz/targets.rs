@@ -1,5 +1,6 @@
 //! What may be given any bytes, and what must hold then.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use amq_protocol::protocol::basic::gen_properties;
@@ -15,6 +16,7 @@ use pgoutbox::testing::core::event::pgoutput::{self, Column, Tuple};
 use pgoutbox::testing::core::event::relation::Mapping;
 use pgoutbox::testing::core::event::{Event, Position, Row};
 use pgoutbox::testing::core::message::{Limits, Message};
+use pgoutbox::testing::stream::confirmed_by;
 
 /// Bytes of the stream: read, or refused.
 pub fn decode(bytes: &[u8]) {
@@ -27,6 +29,15 @@ pub fn decode(bytes: &[u8]) {
             }
         }
     }
+}
+
+/// Bytes of a broker of streams: each message is confirmed at most once, and nothing else is.
+pub fn stream(bytes: &[u8]) {
+    let in_flight = [1, 2, 5, 0x0100_0000_0000];
+    let (numbers, _) = confirmed_by(bytes, &in_flight);
+    let different: BTreeSet<_> = numbers.iter().collect();
+    assert_eq!(different.len(), numbers.len());
+    assert!(numbers.iter().all(|number| *number < 4));
 }
 
 /// Values made of the bytes, as long as they last.
@@ -97,6 +108,7 @@ fn table(input: &mut Input<'_>) -> Table {
         routing_key: template("{topic} | {aggregate_type}.{event_type}"),
         app_id: (flags & 4 == 4).then(|| input.text()),
         on_failure: OnFailure::Block,
+        stream: (flags & 8 == 8).then(|| "events".into()),
         ..defaults::table()
     }
 }
@@ -152,6 +164,7 @@ pub fn mapping(bytes: &[u8]) {
     let limits = Limits {
         body: usize::from(input.byte()) * 16,
         header_frame: usize::from(input.byte()) * 64,
+        stream: Some(usize::from(input.byte()) * 64),
     };
     let texts: Vec<Option<Vec<u8>>> =
         columns.iter().map(|_| (input.byte() > 40).then(|| input.bytes())).collect();
@@ -166,6 +179,11 @@ pub fn mapping(bytes: &[u8]) {
         return;
     };
     assert!(message.body.len() <= limits.body);
+    if table.stream.is_some() {
+        let size = message.sections_bytes().len() + message.body.len();
+        assert!(limits.stream.is_some_and(|limit| size <= limit));
+        assert!(message.sections_bytes().starts_with(&[0x00, 0x53, 0x72]));
+    }
     assert!(!message.exchange().is_empty() && !message.routing_key().is_empty());
     // What goes over the wire is what was reckoned with.
     let mut wire = vec![0; limits.header_frame + 256];
@@ -213,4 +231,5 @@ pub fn config(bytes: &[u8]) {
 /// A script of the simulated world: its rules hold whatever the script says.
 pub fn world(bytes: &[u8]) {
     World::new(Rc::new(Script::of_bytes(bytes))).run(300);
+    World::of_streams(Rc::new(Script::of_bytes(bytes))).run(300);
 }

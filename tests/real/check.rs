@@ -5,6 +5,7 @@ mod broker;
 mod entry;
 mod outbox;
 mod server;
+mod streams;
 
 use std::collections::BTreeSet;
 use std::io::Write;

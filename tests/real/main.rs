@@ -80,6 +80,7 @@ mod side_table;
 mod shares;
 mod spans;
 mod standby;
+mod streams;
 mod sweep;
 mod swapped;
 mod tables;

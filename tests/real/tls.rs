@@ -59,6 +59,7 @@ impl Servers {
         let rabbitmq = RabbitMq::start(rabbitmq::Options {
             tls: Some(tls),
             spare_vhosts: 8,
+            has_streams: true,
             ..Default::default()
         });
         let (postgres, rabbitmq) = tokio::try_join!(postgres, rabbitmq)?;

@@ -14,11 +14,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and files that know no socket, clock or task.
-const PURE: [&str; 9] = [
+const PURE: [&str; 11] = [
     "src/core/",
     "src/error/",
     "src/rabbitmq/publisher/frames.rs",
     "src/rabbitmq/publisher/tags.rs",
+    "src/rabbitmq/stream/frames.rs",
+    "src/rabbitmq/stream/confirms.rs",
     "src/postgres/sql/mod.rs",
     "src/otlp/span.rs",
     "src/observe/metrics/encode.rs",

@@ -8,6 +8,7 @@ use crate::config::{Amqp, Broker, Config, OnFailure};
 use crate::error::{self, About, Fault};
 use crate::rabbitmq::publisher::Publisher;
 use crate::rabbitmq::publisher::probe::ProbeReply;
+use crate::rabbitmq::stream::StreamPublisher;
 use crate::slot::{Finding, Severity};
 
 /// `max_message_size` where nobody has set it, by the first number of the version.
@@ -52,7 +53,10 @@ async fn look_at(broker: &Broker, config: &Config) -> (Vec<Finding>, bool) {
     };
     findings.push(Finding::good("broker", format!("{place} lets \"{}\" in", broker.user)));
     findings.extend(size(&place, amqp, &greeting));
-    findings.extend(exchanges(&publisher, broker, config).await);
+    match config.is_stream() {
+        true => findings.push(streams(broker, config).await),
+        false => findings.extend(exchanges(&publisher, broker, config).await),
+    }
     findings.extend(queues(&publisher, broker, config).await);
     publisher.close().await;
     (findings, true)
@@ -157,6 +161,19 @@ async fn exchanges(publisher: &Publisher, broker: &Broker, config: &Config) -> V
         findings.push(exchange(broker, config, name, answer));
     }
     findings
+}
+
+/// Whether the streams take messages from this user, by their own protocol.
+async fn streams(broker: &Broker, config: &Config) -> Finding {
+    let names: Vec<&str> = config.streams().into_iter().collect();
+    match StreamPublisher::connect(broker, &config.amqp, names.iter().copied()).await {
+        Ok(_) => {
+            let what =
+                format!("streams take messages from \"{}\": {}", broker.user, names.join(", "));
+            Finding::good("broker-stream", what)
+        }
+        Err(fault) => Finding::error("broker-stream-refused", fault.what, fault.hint),
+    }
 }
 
 fn exchange(broker: &Broker, config: &Config, name: &str, answer: ProbeReply) -> Finding {
@@ -265,6 +282,7 @@ mod tests {
                 max_message_bytes: bytes,
                 renewal: crate::config::Renewal::default(),
                 connection_name: String::new(),
+                stream_port: None,
             };
             size("there", &amqp, &greeting).map(|finding| finding.severity)
         };

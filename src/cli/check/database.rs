@@ -116,7 +116,9 @@ async fn more(client: &Client, config: &Config, found: &mut Database) -> Result<
     findings.extend(too_new(client, config).await);
     findings.extend(pooler(client, config).await?);
     findings.extend(slot_user::user(config, client).await?);
-    findings.push(returned(client, config).await);
+    if !config.is_stream() {
+        findings.push(returned(client, config).await);
+    }
     Ok(())
 }
 

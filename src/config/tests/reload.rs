@@ -22,6 +22,7 @@ fn another(setting: &Setting) -> String {
         | ValueKind::Column
         | ValueKind::SlotName => "other".to_owned(),
         ValueKind::Secret => "name=another".to_owned(),
+        ValueKind::Count { .. } if fallback.is_empty() => "7".to_owned(),
         ValueKind::Count { .. } => (fallback.parse::<u64>().unwrap() + 1).to_string(),
         ValueKind::Size { .. } if fallback.is_empty() => "1GiB".to_owned(),
         ValueKind::Size { .. } => {
@@ -76,6 +77,13 @@ fn beside(key: &str) -> (&'static [&'static str], &'static [&'static str]) {
         }
         "tables.0.cloudevents.mode" | "messages.0.prefix" => (&[], &[]),
         "messages.0.cloudevents.mode" => (MESSAGES, &[]),
+        "tables.0.sink" => (&[], &["tables.0.stream=events"]),
+        "tables.0.stream" => (&["tables.0.sink=stream", "tables.0.stream=events"], &[]),
+        "messages.0.sink" => (MESSAGES, &["messages.0.stream=events"]),
+        "messages.0.stream" => (
+            &["messages.0.prefix=orders", "messages.0.sink=stream", "messages.0.stream=events"],
+            &[],
+        ),
         key if key.starts_with("messages.0.cloudevents.") => {
             (&["messages.0.prefix=orders", "messages.0.cloudevents.mode=structured"], &[])
         }

@@ -105,6 +105,12 @@ fn companions(setting: &Setting, certificate: &str) -> Vec<(String, String)> {
     {
         all.push((env_name("messages.0.prefix"), "orders".to_owned()));
     }
+    for (name, beside, value) in [("sink", "stream", "events"), ("stream", "sink", "stream")] {
+        if setting.key.ends_with(&format!(".*.{name}")) {
+            let key = format!("{}.0.{beside}", list_of(setting));
+            all.push((env_name(&key), value.to_owned()));
+        }
+    }
     if setting.key == "audit.give_up" {
         all.push((env_name("reconcile.age"), "7days".to_owned()));
     }

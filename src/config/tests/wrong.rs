@@ -200,6 +200,33 @@ fn every_contradiction() {
             "names database \"other\"",
         ),
         (&["amqp.auth=external"], "amqp.auth", "there is none"),
+        (&["tables.0.sink=stream"], "tables.0.stream", "is not set"),
+        (&["tables.0.stream=s"], "tables.0.stream", "the sink is an exchange"),
+        (
+            &["tables.0.sink=stream", "tables.0.stream=s", "tables.1.name=b"],
+            "tables.0.sink",
+            "are of two kinds",
+        ),
+        (
+            &[
+                "tables.0.name=a",
+                "messages.0.prefix=m",
+                "messages.0.sink=stream",
+                "messages.0.stream=s",
+            ],
+            "messages.0.sink",
+            "are of two kinds",
+        ),
+        (
+            &[
+                "tables.0.sink=stream",
+                "tables.0.stream=s",
+                "tables.0.on_failure=dead_letter",
+                "tables.0.dead_letter_exchange=d",
+            ],
+            "tables.0.on_failure",
+            "knows no exchange",
+        ),
         (&["amqp.url=amqp://a?heartbeat=5,amqp://b?heartbeat=6"], "amqp.url", "different values"),
         (
             &["postgres.url=postgres://u@/d?host=/run/x&sslmode=require"],

@@ -406,6 +406,13 @@ pub enum Refusal {
         /// The limit in bytes.
         limit: usize,
     },
+    /// Its message does not fit in one frame of the stream protocol, which cannot be split.
+    FrameTooLarge {
+        /// Its size in bytes.
+        bytes: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// A header that would make the broker send copies elsewhere.
     ForbiddenHeader {
         /// Its name.
@@ -446,6 +453,7 @@ impl Refusal {
             Self::TooLong { .. } => "too_long",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::HeadersTooLarge { .. } => "headers_too_large",
+            Self::FrameTooLarge { .. } => "frame_too_large",
             Self::ForbiddenHeader { .. } => "forbidden_header",
             Self::Returned { .. } => "returned",
             Self::Nacked => "nacked",
@@ -469,6 +477,9 @@ impl Refusal {
             }
             Self::HeadersTooLarge { .. } => {
                 "move what is large from the headers into the body, or raise frame_max on the broker"
+            }
+            Self::FrameTooLarge { .. } => {
+                "raise stream.frame_max on the broker, or send a reference instead of the body"
             }
             Self::Returned { .. } => {
                 "bind a queue to the exchange for this routing key, or give the exchange an alternate exchange"
@@ -504,6 +515,12 @@ impl fmt::Display for Refusal {
                 write!(
                     f,
                     "its properties and headers take {bytes} bytes, more than the {limit} of one frame"
+                )
+            }
+            Self::FrameTooLarge { bytes, limit } => {
+                write!(
+                    f,
+                    "as a message of a stream it has {bytes} bytes, more than the {limit} of one frame"
                 )
             }
             Self::ForbiddenHeader { name } => {

@@ -12,8 +12,11 @@ mod fields;
 mod headers;
 mod json;
 mod properties;
+mod sections;
 mod sources;
 mod value;
+
+use std::sync::Arc;
 
 use amq_protocol::protocol::basic::{AMQPProperties, gen_properties, parse_properties};
 use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
@@ -63,6 +66,13 @@ pub struct Message {
     head: Vec<u8>,
     /// Where the properties begin.
     properties_at: usize,
+    /// What comes before the body in the form of a stream; empty where it goes to none.
+    sections: Vec<u8>,
+    /// The stream that it goes to; `None`: an exchange.
+    stream: Option<Arc<str>>,
+    has_text_headers: bool,
+    /// By which the stream knows it again; `None`: not at all.
+    pub publishing_id: Option<u64>,
     timestamp: Option<u64>,
     is_mandatory: bool,
     /// Its body.
@@ -76,6 +86,8 @@ pub struct Limits {
     pub body: usize,
     /// Largest content header frame in bytes: the negotiated `frame_max` less the frame's own 8.
     pub header_frame: usize,
+    /// Largest message of a stream in bytes, where there are streams.
+    pub stream: Option<usize>,
 }
 
 impl Message {
@@ -105,8 +117,18 @@ impl Message {
         name(&mut head, "routing_key", routing_key, row)?;
         let properties_at = head.len();
         let timestamp = Some(properties::write(&mut head, of)?);
-        let is_mandatory = table.is_mandatory;
-        Self { head, properties_at, timestamp, is_mandatory, body }.within(limits)
+        let message = Self {
+            sections: Vec::new(),
+            head,
+            properties_at,
+            stream: table.stream.clone(),
+            has_text_headers: table.has_text_headers,
+            publishing_id: None,
+            timestamp,
+            is_mandatory: table.is_mandatory,
+            body,
+        };
+        message.within(limits)
     }
 
     /// A message of these.
@@ -127,7 +149,17 @@ impl Message {
         let unwritable = |_| Refusal::unreadable("properties", "AMQP has no form for them");
         let head = written.map_err(unwritable)?.into_inner().0;
         let timestamp = *properties.timestamp();
-        Ok(Self { head, properties_at, timestamp, is_mandatory: true, body })
+        Ok(Self {
+            sections: Vec::new(),
+            head,
+            properties_at,
+            stream: None,
+            has_text_headers: false,
+            publishing_id: None,
+            timestamp,
+            is_mandatory: true,
+            body,
+        })
     }
 
     fn within(self, limits: Limits) -> Result<Self, Refusal> {
@@ -135,6 +167,26 @@ impl Message {
         if bytes + CONTENT_HEADER_BYTES > limit {
             return Err(Refusal::HeadersTooLarge { bytes: bytes + CONTENT_HEADER_BYTES, limit });
         }
+        match limits.stream.filter(|_| self.stream.is_some()) {
+            Some(limit) => self.in_sections(limit),
+            None => Ok(self),
+        }
+    }
+
+    /// In the form of a stream as well, whose messages have at most so many bytes.
+    fn in_sections(mut self, limit: usize) -> Result<Self, Refusal> {
+        let (exchange, routing_key) = self.names();
+        let properties = self.properties_bytes();
+        let mut sections = Vec::with_capacity(properties.len() + HEAD_BYTES);
+        let has_text_headers = self.has_text_headers;
+        let of = sections::Sources { exchange, routing_key, properties, has_text_headers };
+        sections::write(&mut sections, of)?;
+        sections::begin_body(&mut sections, self.body.len())?;
+        let bytes = sections.len() + self.body.len();
+        if bytes > limit {
+            return Err(Refusal::FrameTooLarge { bytes, limit });
+        }
+        self.sections = sections;
         Ok(self)
     }
 
@@ -146,6 +198,16 @@ impl Message {
     /// The properties as they stand in a content header.
     pub fn properties_bytes(&self) -> &[u8] {
         self.head.get(self.properties_at..).unwrap_or_default()
+    }
+
+    /// The stream that it goes to; `None`: an exchange.
+    pub(crate) fn stream(&self) -> Option<&str> {
+        self.stream.as_deref()
+    }
+
+    /// What comes before the body, as a stream keeps it.
+    pub fn sections_bytes(&self) -> &[u8] {
+        &self.sections
     }
 
     fn names(&self) -> (&str, &str) {
@@ -197,7 +259,14 @@ impl Message {
         let properties = properties.with_headers(headers);
         let message =
             Self::new(self.exchange(), self.routing_key(), &properties, self.body.clone())?;
-        Ok(Self { is_mandatory: self.is_mandatory, ..message })
+        let (is_mandatory, has_text_headers) = (self.is_mandatory, self.has_text_headers);
+        let message =
+            Self { is_mandatory, has_text_headers, stream: self.stream.clone(), ..message };
+        match self.sections_bytes() {
+            [] => Ok(message),
+            // It has lost two headers for one: it is not larger than what was within the limits.
+            _ => message.in_sections(usize::MAX),
+        }
     }
 }
 

@@ -14,20 +14,20 @@ pub(super) const PERSISTENT: u8 = 2;
 const CLOUD_EVENT: &str = "application/cloudevents+json";
 
 /// Which properties there are.
-mod flag {
-    pub(super) const CONTENT_TYPE: u16 = 1 << 15;
-    pub(super) const CONTENT_ENCODING: u16 = 1 << 14;
-    pub(super) const HEADERS: u16 = 1 << 13;
-    pub(super) const DELIVERY_MODE: u16 = 1 << 12;
-    pub(super) const PRIORITY: u16 = 1 << 11;
-    pub(super) const CORRELATION_ID: u16 = 1 << 10;
-    pub(super) const REPLY_TO: u16 = 1 << 9;
-    pub(super) const EXPIRATION: u16 = 1 << 8;
-    pub(super) const MESSAGE_ID: u16 = 1 << 7;
-    pub(super) const TIMESTAMP: u16 = 1 << 6;
-    pub(super) const TYPE: u16 = 1 << 5;
-    pub(super) const USER_ID: u16 = 1 << 4;
-    pub(super) const APP_ID: u16 = 1 << 3;
+pub(super) mod flag {
+    pub(in crate::core::message) const CONTENT_TYPE: u16 = 1 << 15;
+    pub(in crate::core::message) const CONTENT_ENCODING: u16 = 1 << 14;
+    pub(in crate::core::message) const HEADERS: u16 = 1 << 13;
+    pub(in crate::core::message) const DELIVERY_MODE: u16 = 1 << 12;
+    pub(in crate::core::message) const PRIORITY: u16 = 1 << 11;
+    pub(in crate::core::message) const CORRELATION_ID: u16 = 1 << 10;
+    pub(in crate::core::message) const REPLY_TO: u16 = 1 << 9;
+    pub(in crate::core::message) const EXPIRATION: u16 = 1 << 8;
+    pub(in crate::core::message) const MESSAGE_ID: u16 = 1 << 7;
+    pub(in crate::core::message) const TIMESTAMP: u16 = 1 << 6;
+    pub(in crate::core::message) const TYPE: u16 = 1 << 5;
+    pub(in crate::core::message) const USER_ID: u16 = 1 << 4;
+    pub(in crate::core::message) const APP_ID: u16 = 1 << 3;
 }
 
 /// Writes all properties, and returns the `timestamp` among them.

@@ -59,7 +59,7 @@ fn build_of(lines: &str, row: &[Option<&str>]) -> Result<Message, Refusal> {
     let columns = COLUMNS.map(|(name, type_oid)| Column { name: name.to_owned(), type_oid });
     let mut reader = Reader::new(0, &table, &columns).unwrap();
     let tuple = Tuple::of_texts(row.iter().map(|text| text.map(str::as_bytes))).unwrap();
-    let limits = Limits { body: 1 << 20, header_frame: 131_064 };
+    let limits = Limits { body: 1 << 20, header_frame: 131_064, stream: None };
     let StoredMessage { message, .. } = reader.build(&tuple, 0, Position::start(), limits)?;
     Ok(message)
 }
@@ -382,7 +382,7 @@ fn a_user_id_is_the_brokers_user_or_refused() {
     let mut of = |tenant| {
         let row = row_with(&[("tenant", Some(tenant))]);
         let tuple = Tuple::of_texts(row.iter().map(|text| text.map(str::as_bytes))).unwrap();
-        let limits = Limits { body: 1 << 20, header_frame: 131_064 };
+        let limits = Limits { body: 1 << 20, header_frame: 131_064, stream: None };
         reader.build(&tuple, 0, Position::start(), limits)
     };
     assert!(of("relay").is_ok());

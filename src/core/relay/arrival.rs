@@ -40,6 +40,8 @@ pub(super) struct Arrival {
     pub(super) xid_end: Option<u32>,
     /// The `timestamp` of its message, once there is one.
     pub(super) seconds: Option<u64>,
+    /// Its publishing id; `None` where it goes to a stream without one.
+    pub(super) publishing_id: Option<u64>,
     /// The aggregate that waits for it.
     pub(super) waiter: Option<Aggregate>,
 }
@@ -64,6 +66,7 @@ impl Arrival {
             xid: None,
             xid_end: None,
             seconds: None,
+            publishing_id: None,
             waiter: None,
         }
     }

@@ -49,6 +49,9 @@ pub struct Rules {
     pub away: Vec<(u32, (String, String), usize)>,
     /// Tables whose partitions come under names and oids of their own.
     pub leaves: Vec<usize>,
+    /// Events go to streams, under publishing ids: none may be sent behind one with a higher id, and one
+    /// that is not sent must be on disk before a higher one is.
+    pub is_stream: bool,
     /// Rows may have passed by the slot: what is in the tables of today is left to the list that
     /// is made once the stream is passed, and only what no table holds any more is published.
     pub is_passing: bool,
@@ -67,6 +70,8 @@ pub struct Memory {
     /// Events before this place are settled: they are marked, unless they are parked, and not
     /// published again.
     pub delivered: Position,
+    /// The publishing id of the last event before that place.
+    pub publishing_id: u64,
     /// Up to this place, events are published one at a time: one of them made the broker
     /// refuse, and what follows it would be published again with each try.
     pub cautious_through: Option<Position>,
@@ -87,6 +92,7 @@ impl Default for Memory {
     fn default() -> Self {
         Self {
             delivered: Position::start(),
+            publishing_id: 0,
             cautious_through: None,
             suspects: BTreeSet::new(),
             convicted: None,

@@ -10,6 +10,7 @@ use tracing::trace;
 use super::aggregates::{Admission, Next};
 use super::arrival::{Arrival, Outbound, Source};
 use super::decoder::{DecoderOutput, InsertedRow};
+use super::phase::Phase;
 use super::{Effect, End, Relay};
 use crate::config::OnFailure;
 use crate::core::event::envelope;
@@ -19,7 +20,7 @@ use crate::core::event::relation::Mapping;
 use crate::core::event::{Event, Position, Refusal};
 use crate::core::message::Message;
 use crate::core::parked::{Aggregate, ParkedState};
-use crate::error::Fault;
+use crate::error::{Fault, Side};
 
 /// Rows that the slot does not hold, listed before its stream begins. They come before all of
 /// the stream, and after all that an earlier slot brought. A session goes through the list
@@ -125,13 +126,14 @@ impl Relay {
         if relation.is_some_and(|relation| self.is_left(position, relation)) {
             // Not delivered: the next session, if this one is cut off, must not take it for that.
             self.progress.leave(position);
-            let number = self.progress.receive(position);
+            let number = self.progress.receive(position, self.ids.last());
             self.settle(now, number);
             return Ok(());
         }
         self.decoder.read(&mapping, &tuple).map_err(End::protocol)?;
         let id = self.decoder.id(&mapping, &tuple);
-        let number = self.progress.receive(position);
+        let publishing_id = self.publishing_id(position);
+        let number = self.progress.receive(position, publishing_id);
         if !self.is_published(&mapping, &tuple) {
             self.tally.left_out += 1;
             self.settle(now, number);
@@ -144,10 +146,18 @@ impl Relay {
         }
         let source = Source::Stream(number);
         let xid = Some(xid);
-        let arrival =
-            Arrival { xid, ..Arrival::new(source, position, id, mapping, tuple, commit_time) };
+        let arrival = Arrival::new(source, position, id, mapping, tuple, commit_time);
+        let arrival = Arrival { xid, publishing_id: Some(publishing_id), ..arrival };
         self.arrive(now, number, arrival, effects);
         Ok(())
+    }
+
+    /// What an earlier session settled was given its id then.
+    fn publishing_id(&mut self, position: Position) -> u64 {
+        match position < self.delivered {
+            true => self.ids.last(),
+            false => self.ids.assign(position),
+        }
     }
 
     /// Whether a row is left to the list that is made once the stream is passed.
@@ -286,7 +296,7 @@ impl Relay {
             return self.refused(now, arrival, None, Refusal::Closed { why });
         }
         let message = read.and_then(|()| self.message_of_read(&arrival, dead_letter.as_ref()));
-        let message = match message {
+        let mut message = match message {
             Ok(message) => message,
             // Its aggregate may have events in flight, and one of them may be refused too: they
             // are parked in their order.
@@ -295,6 +305,9 @@ impl Relay {
             }
             Err(refusal) => return self.refused(now, arrival, dead_letter, refusal),
         };
+        if self.rules.is_stream && !self.name(&mut message, &arrival) {
+            return;
+        }
         self.tally.published += 1;
         if matches!(arrival.source, Source::Stream(_)) {
             self.tally.to_publish.observe(self.age(now, arrival.commit_time));
@@ -304,6 +317,21 @@ impl Relay {
         let bytes = message.body.len();
         self.outgoing.publish(now, Outbound { arrival, dead_letter, is_alone }, bytes);
         effects.push(Effect::Publish(message));
+    }
+
+    /// Gives the message its publishing id, if its event has one. `false` where a higher one was sent: the
+    /// broker would drop it and call that a success, so the session ends, and the next sends it in its turn.
+    /// What comes out of the parking, or off a list, has none: it is sent as often as it takes.
+    fn name(&mut self, message: &mut Message, arrival: &Arrival) -> bool {
+        let Some(id) = arrival.publishing_id else { return true };
+        message.publishing_id = Some(id);
+        let is_above = self.ids.send(id);
+        debug_assert!(is_above, "event {} is behind its turn", arrival.id());
+        if !is_above {
+            let what = format!("event {} is to be sent behind its turn", arrival.id());
+            self.enter(Phase::Failing(Fault::transient(what).on(Side::Broker)));
+        }
+        is_above
     }
 
     /// The message of an event whose row was read last.
@@ -397,7 +425,7 @@ impl Relay {
             Ok(()) => self.decoder.id(&mapping, &tuple),
             Err(why) => return Err(Fault::transient(format!("a listed row: {why}")).into()),
         };
-        let number = self.progress.receive(position);
+        let number = self.progress.receive(position, self.ids.last());
         let source = Source::Stream(number);
         let arrival =
             Arrival { xid, ..Arrival::new(source, position, id, mapping, tuple, commit_time) };

@@ -189,6 +189,8 @@ pub struct Batch {
     pub parking: ParkingBatch,
     /// Everything before this place is settled.
     pub position: Position,
+    /// The publishing id of the last event before that place.
+    pub publishing_id: u64,
     /// Events settled when the batch was made.
     pub settled: u64,
 }
@@ -474,6 +476,7 @@ mod tests {
             marks: marks.take(seconds(0), 9),
             parking: ParkingBatch::default(),
             position: Position::start(),
+            publishing_id: 0,
             settled: 1,
         };
         let written = WrittenBatch {
@@ -495,6 +498,7 @@ mod tests {
             marks: marks.take(now, limit),
             parking: ParkingBatch::default(),
             position: Position::start(),
+            publishing_id: 0,
             settled: 1,
         };
         let why = Arc::new(MarkError {

@@ -6,7 +6,8 @@
 //! its fields to itself:
 //!
 //! - `decoder` reads the stream: transactions, relations, rows, and `messages` that are events;
-//! - `outgoing` has what is ready to be sent and what is in flight ([`window`]);
+//! - `outgoing` has what is ready to be sent and what is in flight ([`window`]); [`ids`] gives events the ids
+//!   by which a stream knows them again;
 //! - `aggregates` knows who has to wait for whom;
 //! - `outcomes` has learnt from the broker's answers, and decides what becomes of what was refused;
 //! - `retries` knows when to look at the parking, and what it was asked for;
@@ -30,6 +31,7 @@ mod deadlines;
 mod decoder;
 mod find;
 mod flush_check;
+pub(crate) mod ids;
 mod input;
 mod intake;
 mod lines;
@@ -60,6 +62,7 @@ use aggregates::Aggregates;
 use deadlines::Deadlines;
 use decoder::Decoder;
 use flush_check::FlushCheck;
+use ids::PublishingIds;
 use lines::Lines;
 use outcomes::Outcomes;
 use outgoing::Outgoing;
@@ -90,6 +93,7 @@ pub struct Relay {
     catch_up: Option<CatchUpCursor>,
     decoder: Decoder,
     outgoing: Outgoing,
+    ids: PublishingIds,
     aggregates: Aggregates,
     outcomes: Outcomes,
     retries: Retries,
@@ -115,10 +119,11 @@ impl Relay {
             catch_up,
             decoder: Decoder::new(&rules),
             outgoing: Outgoing::new(&rules),
+            ids: PublishingIds::new(memory.publishing_id),
             aggregates: Aggregates::default(),
             outcomes: Outcomes::new(&memory),
             retries: Retries::new(memory.suspects),
-            progress: Progress::new(memory.delivered),
+            progress: Progress::new(memory.delivered, memory.publishing_id),
             recorder: Recorder::new(&rules.audit, rules.window_bytes),
             check: FlushCheck::default(),
             deadlines: Deadlines::new(&rules),
@@ -134,7 +139,8 @@ impl Relay {
     pub fn remember(&self, now: Duration, end: &End) -> Memory {
         let delivered = self.recorder.safe_position(&self.progress);
         let suspects = self.retries.suspects().clone();
-        Memory { suspects, ..self.outcomes.remember(now, end, delivered) }
+        let publishing_id = self.progress.publishing_id();
+        Memory { suspects, publishing_id, ..self.outcomes.remember(now, end, delivered) }
     }
 
     /// Progress that is not in the progress row yet, for a session that ended in a fault: the
@@ -157,6 +163,11 @@ impl Relay {
     /// The last LSN acknowledged.
     pub(crate) fn acknowledged(&self) -> PgLsn {
         self.progress.acknowledged()
+    }
+
+    /// The publishing id of the last event before it.
+    pub(crate) fn acknowledged_id(&self) -> u64 {
+        self.progress.acknowledged_id()
     }
 
     /// The stream is to be read. Where this is `false`, the server waits: that is the
@@ -275,7 +286,8 @@ impl Relay {
         self.send_ready(now, effects);
         self.catch_up(now, effects)?;
         self.end_trial_if_over(now);
-        let nothing_more_comes = self.phase.is_ending() && !self.outgoing.is_any_in_flight();
+        let is_last = self.phase.is_ending() && !self.outgoing.is_any_in_flight();
+        let nothing_more_comes = is_last || self.is_hole_open();
         let batch = self.recorder.take_if_due(now, &self.progress, nothing_more_comes);
         effects.extend(batch.map(Effect::Mark));
         if !self.phase.is_ending() && self.retries.look_if_due(now, self.recorder.written()) {

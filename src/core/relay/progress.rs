@@ -17,6 +17,8 @@ use crate::core::event::Position;
 #[derive(Debug, Clone, Copy)]
 struct Point {
     lsn: PgLsn,
+    /// The publishing id of the last event before it.
+    publishing_id: u64,
     /// Events received before it.
     after: u64,
     /// The first check that begins after it was received.
@@ -26,6 +28,7 @@ struct Point {
 #[derive(Debug, Clone, Copy)]
 struct Open {
     position: Position,
+    publishing_id: u64,
     is_settled: bool,
 }
 
@@ -36,34 +39,46 @@ pub(crate) struct Progress {
     /// Events received behind the last that is settled with all before it.
     open: VecDeque<Open>,
     position: Position,
+    /// Of the last event before that place.
+    publishing_id: u64,
+    /// Of the last event received.
+    received_id: u64,
     commits: VecDeque<(u64, PgLsn)>,
     points: VecDeque<Point>,
     received_lsn: PgLsn,
     acknowledged: PgLsn,
+    /// The publishing id of the last event before it.
+    acknowledged_id: u64,
     /// The first row that was left to others: what is behind it may well be settled, and yet
     /// not delivered.
-    left: Option<Position>,
+    left: Option<(Position, u64)>,
 }
 
 impl Progress {
-    /// At the start of a session, with everything before `position` settled by an earlier one.
-    pub(crate) fn new(position: Position) -> Self {
+    /// At the start of a session, with everything before `position` settled by an earlier one; the last of
+    /// that has this publishing id.
+    pub(crate) fn new(position: Position, publishing_id: u64) -> Self {
         Self {
             settled: 0,
             open: VecDeque::new(),
             position,
+            publishing_id,
+            received_id: publishing_id,
             commits: VecDeque::new(),
             points: VecDeque::new(),
             received_lsn: PgLsn::from(0),
             acknowledged: PgLsn::from(0),
+            acknowledged_id: publishing_id,
             left: None,
         }
     }
 
-    /// Takes in an event; returns its number, from 0.
-    pub(crate) fn receive(&mut self, position: Position) -> u64 {
+    /// Takes in an event; returns its number, from 0. Its publishing id, or that of the last before it
+    /// where it has none.
+    pub(crate) fn receive(&mut self, position: Position, publishing_id: u64) -> u64 {
         let number = self.received();
-        self.open.push_back(Open { position, is_settled: false });
+        self.received_id = publishing_id;
+        self.open.push_back(Open { position, publishing_id, is_settled: false });
         number
     }
 
@@ -83,8 +98,11 @@ impl Progress {
         if let Some(open) = open {
             open.is_settled = true;
         }
-        while let Some(Open { position, is_settled: true }) = self.open.front().copied() {
+        while let Some(Open { position, publishing_id, is_settled: true }) =
+            self.open.front().copied()
+        {
             self.open.pop_front();
+            self.publishing_id = publishing_id;
             self.settled += 1;
             let next = Position { index: position.index + 1, ..position };
             self.position = self.position.max(next);
@@ -94,11 +112,11 @@ impl Progress {
 
     /// A row here is left to be delivered in another way: no place behind it counts, and no LSN.
     pub(crate) fn leave(&mut self, position: Position) {
-        self.left.get_or_insert(position);
+        self.left.get_or_insert((position, self.received_id));
     }
 
     fn is_behind_left(&self, lsn: PgLsn) -> bool {
-        self.left.is_some_and(|left| lsn > left.commit_lsn)
+        self.left.is_some_and(|(left, _)| lsn > left.commit_lsn)
     }
 
     /// Events settled, with all before them.
@@ -108,7 +126,13 @@ impl Progress {
 
     /// Everything before this place is settled.
     pub(crate) fn position(&self) -> Position {
-        self.left.map_or(self.position, |left| left.min(self.position))
+        self.left.map_or(self.position, |(left, _)| left.min(self.position))
+    }
+
+    /// The publishing id of the last event before that place.
+    pub(crate) fn publishing_id(&self) -> u64 {
+        let left = self.left.filter(|(left, _)| *left < self.position);
+        left.map_or(self.publishing_id, |(_, id)| id.min(self.publishing_id))
     }
 
     /// Takes in the end of a transaction. `next_check` is the number of the next check to begin.
@@ -129,7 +153,8 @@ impl Progress {
             return;
         }
         self.received_lsn = lsn;
-        let point = Point { lsn, after: self.received(), check };
+        let (publishing_id, after) = (self.received_id, self.received());
+        let point = Point { lsn, publishing_id, after, check };
         match self.points.back_mut() {
             Some(last) if last.after == point.after && last.check == point.check => *last = point,
             _ => self.points.push_back(point),
@@ -167,18 +192,23 @@ impl Progress {
             if point.after > done || point.check > passed || self.is_behind_left(point.lsn) {
                 break;
             }
-            reached = Some(point.lsn);
+            reached = Some((point.lsn, point.publishing_id));
             self.points.pop_front();
         }
-        let reached = reached.filter(|lsn| *lsn > self.acknowledged)?;
+        let (reached, id) = reached.filter(|(lsn, _)| *lsn > self.acknowledged)?;
         debug_assert!(reached <= self.received_lsn, "acknowledged what was not received");
-        self.acknowledged = reached;
+        (self.acknowledged, self.acknowledged_id) = (reached, id);
         Some(reached)
     }
 
     /// The last LSN acknowledged on this connection; 0/0 before the first.
     pub(crate) fn acknowledged(&self) -> PgLsn {
         self.acknowledged
+    }
+
+    /// The publishing id of the last event before that LSN.
+    pub(crate) fn acknowledged_id(&self) -> u64 {
+        self.acknowledged_id
     }
 
     /// The last LSN received on this connection that may be acknowledged at all.
@@ -201,9 +231,9 @@ mod tests {
 
     #[test]
     fn a_commit_waits_for_its_events_marks_and_check() {
-        let mut progress = Progress::new(Position::start());
-        progress.receive(at(100, 0));
-        progress.receive(at(100, 1));
+        let mut progress = Progress::new(Position::start(), 0);
+        progress.receive(at(100, 0), 0);
+        progress.receive(at(100, 1), 0);
         progress.commit(lsn(140), 1);
         assert_eq!(progress.acknowledge(Some(2), 1), None, "nothing is settled");
         progress.settle(0);
@@ -219,8 +249,8 @@ mod tests {
 
     #[test]
     fn a_keepalive_waits_behind_what_was_received_before_it() {
-        let mut progress = Progress::new(Position::start());
-        progress.receive(at(100, 0));
+        let mut progress = Progress::new(Position::start(), 0);
+        progress.receive(at(100, 0), 0);
         progress.commit(lsn(140), 0);
         progress.barrier(lsn(900), 0);
         assert_eq!(progress.acknowledge(Some(0), 9), None);
@@ -232,9 +262,9 @@ mod tests {
 
     #[test]
     fn what_is_left_to_others_is_not_passed() {
-        let mut progress = Progress::new(Position::start());
+        let mut progress = Progress::new(Position::start(), 0);
         for commit in [100, 200, 300] {
-            let number = progress.receive(at(commit, 0));
+            let number = progress.receive(at(commit, 0), 0);
             if commit == 200 {
                 progress.leave(at(200, 0));
             }
@@ -250,17 +280,17 @@ mod tests {
 
     #[test]
     fn what_an_earlier_session_settled_stays_settled() {
-        let mut progress = Progress::new(at(100, 5));
-        progress.receive(at(100, 0));
+        let mut progress = Progress::new(at(100, 5), 0);
+        progress.receive(at(100, 0), 0);
         progress.settle(0);
         assert_eq!(progress.position(), at(100, 5));
     }
 
     #[test]
     fn what_settles_early_counts_once_all_before_it_has() {
-        let mut progress = Progress::new(Position::start());
+        let mut progress = Progress::new(Position::start(), 0);
         for index in 0..3 {
-            progress.receive(at(100, index));
+            progress.receive(at(100, index), 0);
         }
         progress.commit(lsn(140), 0);
         progress.settle(1);
@@ -270,5 +300,29 @@ mod tests {
         progress.settle(0);
         assert_eq!(progress.settled(), 3);
         assert_eq!(progress.acknowledge(Some(3), 1), Some(lsn(140)));
+    }
+
+    #[test]
+    fn a_place_has_the_publishing_id_of_the_last_event_before_it() {
+        let mut progress = Progress::new(Position::start(), 5);
+        for (index, id) in [(0, 7), (1, 8)] {
+            progress.receive(at(100, index), id);
+        }
+        progress.commit(lsn(140), 0);
+        progress.receive(at(200, 0), 20);
+        assert_eq!(progress.publishing_id(), 5);
+        progress.settle(1);
+        assert_eq!(progress.publishing_id(), 5, "one before it is open");
+        progress.settle(0);
+        assert_eq!(progress.publishing_id(), 8);
+        progress.settle(2);
+        assert_eq!(progress.acknowledge(None, 9), Some(lsn(140)));
+        assert_eq!((progress.acknowledged_id(), progress.publishing_id()), (8, 20));
+        progress.leave(at(300, 0));
+        progress.receive(at(300, 0), 30);
+        progress.receive(at(300, 1), 31);
+        progress.settle(3);
+        progress.settle(4);
+        assert_eq!((progress.position(), progress.publishing_id()), (at(300, 0), 20));
     }
 }

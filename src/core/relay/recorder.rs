@@ -159,6 +159,7 @@ impl Recorder {
             marks: self.marks.take(now, self.batch),
             parking: self.unwritten.take(),
             position: progress.position(),
+            publishing_id: progress.publishing_id(),
             settled: progress.settled(),
         })
     }
@@ -240,6 +241,9 @@ impl Recorder {
             marks: Vec::new(),
             parking: ParkingBatch::default(),
             position,
+            // Where the place is before an event that may be lost in a crash, nothing behind it was sent
+            // under an id of its own: a higher one does no harm.
+            publishing_id: progress.publishing_id(),
             settled: progress.settled(),
         })
     }
@@ -268,7 +272,7 @@ mod tests {
     /// Events that were received, settled and are to be marked.
     fn settle(recorder: &mut Recorder, progress: &mut Progress, count: u64) {
         for index in progress.received()..progress.received() + count {
-            let number = progress.receive(place(index));
+            let number = progress.receive(place(index), 0);
             progress.settle(number);
             recorder.settled(Duration::ZERO);
             recorder.mark(Mark::new(Some(number), 0, index.to_string(), None));
@@ -284,7 +288,7 @@ mod tests {
     #[test]
     fn a_batch_goes_when_it_is_full_when_it_lingered_or_when_nothing_more_comes() {
         let (mut recorder, mut progress) =
-            (Recorder::new(&audit(), 1_000), Progress::new(place(0)));
+            (Recorder::new(&audit(), 1_000), Progress::new(place(0), 0));
         assert_eq!(
             recorder.take_if_due(LINGER, &progress, true),
             None,
@@ -300,7 +304,7 @@ mod tests {
         settle(&mut recorder, &mut progress, 1);
         assert!(recorder.take_if_due(LINGER, &progress, false).is_some(), "it lingered");
         let (mut recorder, mut progress) =
-            (Recorder::new(&audit(), 1_000), Progress::new(place(0)));
+            (Recorder::new(&audit(), 1_000), Progress::new(place(0), 0));
         settle(&mut recorder, &mut progress, 3);
         let batch = recorder.take_if_due(zero, &progress, false).expect("it is full");
         assert_eq!((batch.marks.len(), batch.settled, batch.position), (2, 3, place(3)));
@@ -309,7 +313,7 @@ mod tests {
     #[test]
     fn progress_is_recorded_with_a_batch_though_its_marks_are_missing() {
         let (mut recorder, mut progress) =
-            (Recorder::new(&audit(), 1_000), Progress::new(place(0)));
+            (Recorder::new(&audit(), 1_000), Progress::new(place(0), 0));
         settle(&mut recorder, &mut progress, 2);
         assert_eq!(recorder.unrecorded(&progress), 2);
         assert_eq!(recorder.waits_for(&progress, Some(2)), Some(Waiting::Progress));
@@ -325,7 +329,7 @@ mod tests {
 
     #[test]
     fn an_end_waits_until_the_row_says_what_was_delivered_before() {
-        let (mut recorder, progress) = (Recorder::new(&audit(), 1_000), Progress::new(place(7)));
+        let (mut recorder, progress) = (Recorder::new(&audit(), 1_000), Progress::new(place(7), 0));
         assert!(recorder.is_recorded(&progress));
         recorder.must_reach(place(7));
         assert!(!recorder.is_recorded(&progress), "an earlier session could not record it");

@@ -74,9 +74,18 @@ impl Relay {
             (!self.retries.has_looked(), Waiting::Look),
             (self.outgoing.is_paused(), Waiting::Resume),
             (self.outgoing.is_any_ready(), Waiting::Turn),
+            // What waits in memory may have the lowest id of all that is to be sent.
+            (self.rules.is_stream && self.aggregates.size().0 > 0, Waiting::Turn),
+            (self.is_hole_open(), Waiting::Parking),
         ])
         .or_else(|| self.outgoing.waits_for(is_cautious, self.aggregates.size()))
         .or_else(|| self.recorder.waits_for(&self.progress, self.most_unrecorded(is_cautious)))
+    }
+
+    /// An event was put aside, and not sent, which may still be lost: behind a higher id, its own would
+    /// never be taken again.
+    pub(super) fn is_hole_open(&self) -> bool {
+        self.rules.is_stream && self.recorder.is_parking_unflushed()
     }
 
     /// What is not in the progress row is repeated after a crash. `None`: nothing bounds it where
@@ -90,8 +99,12 @@ impl Relay {
     pub(super) fn sending_waits_for(&self) -> Option<Waiting> {
         // A drain finishes what was taken in, paused or not.
         let is_paused = self.outgoing.is_paused() && !self.phase.is_ending();
-        first([(!self.phase.is_sending(), Waiting::End), (is_paused, Waiting::Resume)])
-            .or_else(|| self.outgoing.waits_for(self.outcomes.is_cautious(), (0, 0)))
+        first([
+            (!self.phase.is_sending(), Waiting::End),
+            (is_paused, Waiting::Resume),
+            (self.is_hole_open(), Waiting::Parking),
+        ])
+        .or_else(|| self.outgoing.waits_for(self.outcomes.is_cautious(), (0, 0)))
     }
 
     /// What keeps it from ending.

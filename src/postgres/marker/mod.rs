@@ -50,6 +50,9 @@ pub(crate) struct UnmarkedView {
 /// Events that were delivered and have no mark are not looked at again before.
 const SETTLED: Duration = Duration::from_secs(1);
 
+/// Begins a transaction whose commit waits for the disk.
+const BEGIN_AND_AWAIT: &str = "BEGIN; SET LOCAL synchronous_commit = local";
+
 /// A row: its table and its id.
 type Key = (usize, String);
 
@@ -156,6 +159,8 @@ pub(crate) struct Marker {
     identity: Identity,
     session: String,
     parking: ParkingStore,
+    /// What is put aside is waited for until it is on disk: nothing is sent to a stream before.
+    awaits_disk: bool,
     /// When events that left the parking without a mark were looked at last.
     settled_at: Mutex<Option<Instant>>,
 }
@@ -179,6 +184,7 @@ impl Marker {
             identity,
             session: session.to_owned(),
             parking: ParkingStore::prepare(client, config, outboxes, session).await?,
+            awaits_disk: config.is_stream(),
             settled_at: Mutex::default(),
         })
     }
@@ -281,6 +287,7 @@ impl Marker {
         let mut parts = self.tables.parts(&batch.marks, &parked);
         let usual = self.together(client, &batch, &parts).await.map_err(failed)?;
         let mut rest = Rest::None;
+        let mut is_on_disk = usual.is_some() && self.is_awaited(&batch);
         let (mut found, mut wal) = match usual {
             Some((found, wal)) => {
                 self.tables.took(&parts);
@@ -295,9 +302,12 @@ impl Marker {
         if parts.has_any() {
             found.extend(self.tables.write_parts(client, &mut parts).await.map_err(failed)?);
             wal = client.query_one(&self.wal_position, &[]).await.map_err(failed)?;
+            is_on_disk = false;
         }
         let lsn = |at: usize| wal.try_get(at).map_err(failed);
         let (written_lsn, flushed_lsn): (PgLsn, PgLsn) = (lsn(0)?, lsn(1)?);
+        // All of ours up to the commit; what others wrote behind it does not matter here.
+        let flushed_lsn = if is_on_disk { flushed_lsn.max(written_lsn) } else { flushed_lsn };
         let missing = match parts.is_all_found(&found) {
             true => Vec::new(),
             false => {
@@ -403,12 +413,25 @@ impl Marker {
         }
     }
 
+    /// Its commit waits for the disk.
+    fn is_awaited(&self, batch: &Batch) -> bool {
+        self.awaits_disk && !batch.parking.parks.is_empty()
+    }
+
     async fn record(&self, client: &Client, batch: &Batch) -> Result<u64, Error> {
         let Position { commit_lsn, index } = batch.position;
         let settled = i64::try_from(index).unwrap_or(i64::MAX);
         let Identity { system_identifier, timeline } = &self.identity;
-        let progress: [&(dyn ToSql + Sync); 6] =
-            [&self.slot, system_identifier, timeline, &commit_lsn, &settled, &self.session];
+        let publishing_id = i64::try_from(batch.publishing_id).unwrap_or(i64::MAX);
+        let progress: [&(dyn ToSql + Sync); 7] = [
+            &self.slot,
+            system_identifier,
+            timeline,
+            &commit_lsn,
+            &settled,
+            &self.session,
+            &publishing_id,
+        ];
         client.execute(&self.record, &progress).await
     }
 
@@ -420,6 +443,7 @@ impl Marker {
         choice: Choice,
         keeps: bool,
     ) -> Result<(HashSet<Key>, Row), Error> {
+        let opening = if self.is_awaited(batch) { BEGIN_AND_AWAIT } else { "BEGIN" };
         let marks = wanted.iter().enumerate();
         let marks = marks.filter_map(|(number, wanted)| {
             let table = wanted.statements.as_ref().filter(|_| !wanted.marks.is_empty())?;
@@ -434,7 +458,7 @@ impl Marker {
         // those behind it do, and COMMIT rolls back.
         let (begin, marks, parking, record, commit, wal) = tokio::join!(
             biased;
-            client.batch_execute("BEGIN"),
+            client.batch_execute(opening),
             marks,
             self.parking.write(client, &batch.parking, keeps),
             self.record(client, batch),

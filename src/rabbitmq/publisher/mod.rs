@@ -188,6 +188,7 @@ impl Publisher {
             limits: Limits {
                 body: amqp.max_message_bytes,
                 header_frame: frame_max(&connection).saturating_sub(frames::OVERHEAD),
+                stream: None,
             },
             connection: Arc::new(connection),
             channel,
@@ -383,7 +384,7 @@ impl Drop for Publisher {
     }
 }
 
-fn prepare(stream: &TcpStream, amqp: &Amqp) -> std::io::Result<socket2::Socket> {
+pub(super) fn prepare(stream: &TcpStream, amqp: &Amqp) -> std::io::Result<socket2::Socket> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(amqp.heartbeat))?;
@@ -393,7 +394,10 @@ fn prepare(stream: &TcpStream, amqp: &Amqp) -> std::io::Result<socket2::Socket> 
 }
 
 /// lapin is built without TLS: what it is given in place of a socket needs none.
-async fn secure(stream: TcpStream, broker: &Broker) -> Result<TlsStream<TcpStream>, Fault> {
+pub(super) async fn secure(
+    stream: TcpStream,
+    broker: &Broker,
+) -> Result<TlsStream<TcpStream>, Fault> {
     let connector = TlsConnector::from(Arc::new(tls::client_config(&broker.tls)?));
     let name = ServerName::try_from(broker.host.clone()).map_err(|error| {
         let what = format!("{} is not a name that TLS can verify: {error}", broker.host);
@@ -442,7 +446,7 @@ fn login_hint(broker: &Broker) -> String {
     )
 }
 
-fn unreachable(error: &std::io::Error) -> Fault {
+pub(super) fn unreachable(error: &std::io::Error) -> Fault {
     Fault::of(Kind::Io(error.kind()), Peer::RabbitMq, error.to_string())
 }
 

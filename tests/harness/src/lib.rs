@@ -40,6 +40,7 @@ pub mod scenario;
 mod serving;
 pub mod setting;
 pub mod shared;
+pub mod stream;
 pub mod usage;
 mod user;
 pub mod wait;

@@ -72,6 +72,19 @@ impl Setting {
         Ok((rabbitmq, setting))
     }
 
+    /// On the shared Postgres, and with a broker that has streams and that no other test uses meanwhile: the
+    /// relay's events go to a stream of this name.
+    pub async fn streaming(stream: &str) -> Result<(MutexGuard<'static, RabbitMq>, Self)> {
+        let (corner, rabbitmq) = tokio::try_join!(Corner::new(), streams())?;
+        let setting = Self::in_corner(corner, &rabbitmq).await?;
+        let setting = setting
+            .set("tables.0.sink", "stream")
+            .set("tables.0.stream", stream)
+            .set("amqp.stream_port", &rabbitmq.stream_port().to_string());
+        setting.init().await?;
+        Ok((rabbitmq, setting))
+    }
+
     /// The program with one more setting, by its variable.
     pub fn env(&mut self, name: &str, value: &str) {
         self.program = self.program.clone().env(name, value);
@@ -359,6 +372,22 @@ async fn breakable() -> Result<MutexGuard<'static, RabbitMq>> {
     static RABBITMQ: OnceCell<Mutex<RabbitMq>> = OnceCell::const_new();
     let start = async || -> Result<Mutex<RabbitMq>> {
         let options = rabbitmq::Options { spare_vhosts: 16, ..Default::default() };
+        Ok(Mutex::new(RabbitMq::start(options).await?))
+    };
+    let rabbitmq = RABBITMQ.get_or_try_init(start).await?.lock().await;
+    if !rabbitmq.is_running() {
+        // The test before failed while it was down.
+        rabbitmq.start_again().await?;
+    }
+    Ok(rabbitmq)
+}
+
+/// A broker with streams, for tests one after the other, which may break it.
+async fn streams() -> Result<MutexGuard<'static, RabbitMq>> {
+    static RABBITMQ: OnceCell<Mutex<RabbitMq>> = OnceCell::const_new();
+    let start = async || -> Result<Mutex<RabbitMq>> {
+        let options =
+            rabbitmq::Options { spare_vhosts: 16, has_streams: true, ..Default::default() };
         Ok(Mutex::new(RabbitMq::start(options).await?))
     };
     let rabbitmq = RABBITMQ.get_or_try_init(start).await?.lock().await;

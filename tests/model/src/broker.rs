@@ -19,6 +19,8 @@ pub(crate) struct Sent {
     pub(crate) id: String,
     pub(crate) exchange: String,
     pub(crate) routing_key: String,
+    /// By which a stream knows it again.
+    pub(crate) publishing_id: Option<u64>,
 }
 
 /// What a queue took.
@@ -26,6 +28,8 @@ pub(crate) struct Sent {
 pub(crate) struct Copy {
     pub(crate) place: usize,
     pub(crate) connection: usize,
+    /// A stream took it under the name of the relay.
+    pub(crate) is_named: bool,
 }
 
 /// A connection of the relay, as the broker sees it.
@@ -61,6 +65,10 @@ pub(crate) struct Broker {
     /// Places refused, by connection.
     pub(crate) refused: BTreeSet<(usize, usize)>,
     connections: usize,
+    /// The highest publishing id that the stream has.
+    highest: Option<u64>,
+    /// What it dropped, since it was not above.
+    pub(crate) dropped: u64,
     /// Connections whose client is gone and whose bytes are still read.
     ghosts: Vec<Connection>,
 }
@@ -114,8 +122,13 @@ impl Broker {
             self.dead.insert(sent.place);
         } else if is_unroutable || is_nacked {
             self.refused.insert((connection.number, sent.place));
+        } else if sent.publishing_id.is_some_and(|id| self.highest >= Some(id)) {
+            // Whether or not it ever saw this one: that is the broker's rule.
+            self.dropped += 1;
         } else {
-            self.queue.push(Copy { place: sent.place, connection: connection.number });
+            let is_named = sent.publishing_id.is_some();
+            self.highest = self.highest.max(sent.publishing_id);
+            self.queue.push(Copy { place: sent.place, connection: connection.number, is_named });
         }
         connection.unconfirmed.insert(sent.number, !is_nacked);
         true

@@ -74,7 +74,7 @@ pub fn insert(number: usize, headers: usize) -> Bytes {
 }
 
 /// What the broker takes.
-pub const LIMITS: Limits = Limits { body: 16 << 20, header_frame: 131_064 };
+pub const LIMITS: Limits = Limits { body: 16 << 20, header_frame: 131_064, stream: None };
 
 fn rules() -> Rules {
     let config = defaults::config();
@@ -93,6 +93,7 @@ fn rules() -> Rules {
         silence: Duration::from_secs(60),
         away: Vec::new(),
         leaves: Vec::new(),
+        is_stream: false,
         is_passing: false,
     }
 }

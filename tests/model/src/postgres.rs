@@ -181,6 +181,8 @@ pub(crate) struct Postgres {
     pub(crate) flushed: u64,
     /// Positions of the progress row, with where in the WAL they were written.
     progress: Vec<(u64, (u64, u64))>,
+    /// The publishing ids that stand in the row beside them.
+    publishing_ids: BTreeMap<(u64, u64), u64>,
     pub(crate) confirmed: u64,
     saved: u64,
     /// The publication lacks its tables now: what is committed is never sent, not even once
@@ -288,6 +290,7 @@ impl Postgres {
             end: start,
             flushed: start,
             progress: Vec::new(),
+            publishing_ids: BTreeMap::new(),
             confirmed: start,
             saved: start,
             is_publication_broken: false,
@@ -425,6 +428,11 @@ impl Postgres {
         on_disk.map_or((0, 0), |(_, position)| *position)
     }
 
+    /// The publishing id of the last event before the place of the progress row.
+    pub(crate) fn publishing_id(&self) -> u64 {
+        self.publishing_ids.get(&self.progress()).copied().unwrap_or(0)
+    }
+
     /// A transaction of marks and progress; `None` where it is refused.
     pub(crate) fn write(
         &mut self,
@@ -442,6 +450,7 @@ impl Postgres {
         self.parking.write(now, lsn, &batch.parking, |id| places.get(id).copied());
         if position >= self.progress() {
             self.progress.push((lsn, position));
+            self.publishing_ids.insert(position, batch.publishing_id);
         }
         self.end = lsn;
         Some(MarksWritten { missing, written_lsn: lsn, flushed_lsn: self.flushed })

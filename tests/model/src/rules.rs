@@ -26,6 +26,8 @@ pub(crate) struct Mode {
     /// Later events of their aggregate wait for them.
     pub(crate) is_holding: bool,
     pub(crate) is_strict: bool,
+    /// Events go to a stream, which drops what it knows by its publishing id.
+    pub(crate) is_stream: bool,
 }
 
 /// What outlives a session.
@@ -59,6 +61,8 @@ pub(crate) struct Ledger {
     unmarkable: BTreeSet<usize>,
     pub(crate) released_count: u64,
     pub(crate) copies: u64,
+    /// Events that are in the stream under the name of the relay.
+    named: BTreeSet<usize>,
     pub(crate) repeats: u64,
     pub(crate) most_exposed: usize,
 }
@@ -82,6 +86,7 @@ impl Ledger {
         self.skipped.retain(|place| *place < count);
         self.unmarkable.retain(|place| *place < count);
         self.refused.retain(|place| *place < count);
+        self.named.retain(|place| *place < count);
     }
 
     /// Rule: the first copy of each message comes in commit order, or at least within its
@@ -93,6 +98,11 @@ impl Ledger {
         self.dead.extend(&broker.dead);
         for copy in &broker.queue[self.looked_at..] {
             self.copies += 1;
+            // Rule: under the name of the relay an event is in a stream once.
+            if copy.is_named {
+                let is_first = self.named.insert(copy.place);
+                assert!(is_first, "event {} is in the stream twice", copy.place);
+            }
             if !self.unaccepted.remove(&copy.place) {
                 self.repeats += 1;
                 continue;
@@ -190,8 +200,11 @@ impl Ledger {
         assert_eq!(message.routing_key(), event.routing_key);
         assert_eq!(message.exchange(), event.exchange);
         assert_eq!(message.body, event.body.as_bytes());
+        // What comes out of the parking has no id.
+        let mut message = message.clone();
+        message.publishing_id = None;
         let first = self.messages.entry(place).or_insert_with(|| message.clone());
-        assert_eq!(first, message, "copies of a message differ");
+        assert_eq!(*first, message, "copies of a message differ");
         place
     }
 

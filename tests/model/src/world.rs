@@ -162,14 +162,24 @@ pub struct World {
 }
 
 impl World {
+    /// Events go to an exchange.
     pub fn new(script: Rc<Script>) -> Self {
+        Self::of(script, false)
+    }
+
+    /// Events go to a stream.
+    pub fn of_streams(script: Rc<Script>) -> Self {
+        Self::of(script, true)
+    }
+
+    fn of(script: Rc<Script>, is_stream: bool) -> Self {
         let marking = script.weighted(&[
             (5, Marking::Update),
             (2, Marking::Delete),
             (2, Marking::SideTable),
             (2, Marking::None),
         ]);
-        let mode = mode(&script);
+        let mode = mode(&script, is_stream);
         let rules = rules(&script, marking, mode);
         script.note(format_args!(
             "window {} messages {} bytes, {:?}, {mode:?}, {:?}",
@@ -225,6 +235,7 @@ impl World {
         self.finish();
         self.tally.events = self.postgres.events.len() as u64;
         (self.tally.copies, self.tally.repeats) = (self.ledger.copies, self.ledger.repeats);
+        self.tally.dropped = self.broker.dropped;
         self.tally.marks_released = self.ledger.released_count;
         self.tally.simulated_ms = self.now;
         self.tally

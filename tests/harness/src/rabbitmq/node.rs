@@ -22,8 +22,10 @@ const START: Duration = Duration::from_secs(120);
 pub struct Options {
     /// A TLS listener beside the plain one.
     pub tls: Option<ServerTls>,
-    /// Plugins to enable, such as `rabbitmq_stream`.
+    /// Plugins to enable.
     pub plugins: Vec<String>,
+    /// Streams by their own protocol too: [`RabbitMq::stream_port`].
+    pub has_streams: bool,
     /// Lines for `rabbitmq.conf`, after ours.
     pub conf: Vec<String>,
     /// Virtual hosts made at boot for [`RabbitMq::add_vhost`], where a later one costs a second.
@@ -52,6 +54,8 @@ pub struct RabbitMq {
 struct Ports {
     amqp: u16,
     amqps: u16,
+    stream: u16,
+    streams: u16,
     distribution: u16,
     epmd: u16,
 }
@@ -103,6 +107,16 @@ impl RabbitMq {
 
     pub fn tls_port(&self) -> u16 {
         self.ports.amqps
+    }
+
+    /// Of the stream protocol, where there is that.
+    pub fn stream_port(&self) -> u16 {
+        self.ports.stream
+    }
+
+    /// Likewise with TLS.
+    pub fn stream_tls_port(&self) -> u16 {
+        self.ports.streams
     }
 
     /// `guest`'s URL.
@@ -230,6 +244,8 @@ fn prepare(options: &Options) -> Result<RabbitMq> {
     let ports = Ports {
         amqp: port::free()?,
         amqps: port::free()?,
+        stream: port::free()?,
+        streams: port::free()?,
         distribution: port::free()?,
         epmd: port::free()?,
     };
@@ -244,6 +260,10 @@ fn prepare(options: &Options) -> Result<RabbitMq> {
     write_private(&home.join(".erlang.cookie"), &format!("{:016X}", fastrand::u64(..)))?;
     let mut plugins = options.plugins.clone();
     let mut conf = common_conf(&home, ports);
+    if options.has_streams {
+        conf += &stream_conf(ports, options.tls.is_some());
+        plugins.push("rabbitmq_stream".to_owned());
+    }
     if let Some(tls) = &options.tls {
         write("server.crt", &tls.pair.cert)?;
         write_private(&home.join("server.key"), &tls.pair.key)?;
@@ -279,6 +299,20 @@ fn common_conf(home: &std::path::Path, ports: Ports) -> String {
          disk_free_limit.absolute = 50MB\nlog.file.level = info\nraft.wal_max_size_bytes = 33554432\n",
         ports.amqp,
         home.join("definitions.json").display()
+    )
+}
+
+fn stream_conf(ports: Ports, has_tls: bool) -> String {
+    let Ports { stream, streams, .. } = ports;
+    let tls = match has_tls {
+        true => format!(
+            "stream.listeners.ssl.1 = 127.0.0.1:{streams}\nstream.advertised_tls_port = {streams}\n"
+        ),
+        false => String::new(),
+    };
+    format!(
+        "stream.listeners.tcp.1 = 127.0.0.1:{stream}\nstream.advertised_host = localhost\n\
+         stream.advertised_port = {stream}\n{tls}"
     )
 }
 

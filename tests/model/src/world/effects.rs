@@ -139,6 +139,7 @@ impl World {
             id: self.postgres.events[place].id.clone(),
             exchange: message.exchange().to_owned(),
             routing_key: message.routing_key().to_owned(),
+            publishing_id: message.publishing_id,
         });
     }
 

@@ -52,7 +52,11 @@ impl World {
         let records = self.postgres.parking.records();
         let Some(place) = records.get(self.script.up_to(records.len().max(1) - 1)) else { return };
         self.say(format_args!("event {place} is replayed"));
-        self.broker.queue.push(crate::broker::Copy { place: *place, connection: usize::MAX });
+        self.broker.queue.push(crate::broker::Copy {
+            place: *place,
+            connection: usize::MAX,
+            is_named: false,
+        });
         self.tally.replayed += 1;
     }
 

@@ -16,7 +16,15 @@ impl World {
         self.postgres.session = self.tally.sessions;
         let (commit_lsn, index) = self.postgres.progress();
         let row = Position { commit_lsn: commit_lsn.into(), index };
-        let memory = Memory { delivered: self.memory.delivered.max(row), ..self.memory.clone() };
+        let mut memory = self.memory.clone();
+        if row >= memory.delivered {
+            memory.publishing_id =
+                self.postgres.publishing_id().max(match row == memory.delivered {
+                    true => memory.publishing_id,
+                    false => 0,
+                });
+            memory.delivered = row;
+        }
         let delivered = pair(memory.delivered);
         let parked = self.postgres.parking.places();
         self.ledger.check_delivered(&self.postgres, &parked, delivered, "remembered position");

@@ -7,7 +7,8 @@ use crate::defaults;
 pub(super) fn weights(script: &Script, largest_transaction: u64, mode: Mode) -> Vec<(u32, Act)> {
     let commits = if largest_transaction > 20 { 15 } else { 60 };
     // Rounds that are all about returns and nacks, and others that hardly have any.
-    let refusals = script.pick(&[0, 2, 12, 30]);
+    // A stream refuses nothing.
+    let refusals = if mode.is_stream { 0 } else { script.pick(&[0, 2, 12, 30]) };
     let mut weights = vec![
         (commits, Act::Commit),
         (20, Act::Noise),
@@ -48,7 +49,9 @@ pub(super) fn weights(script: &Script, largest_transaction: u64, mode: Mode) -> 
         (5, Act::Kill),
     ];
     for (weight, act) in seldom {
-        if script.one_in(3) {
+        // A stream does not say that it takes nothing.
+        let is_possible = !(mode.is_stream && matches!(act, Act::Block));
+        if script.one_in(3) && is_possible {
             weights.push((weight, act));
         }
     }
@@ -73,13 +76,14 @@ pub(super) fn weights(script: &Script, largest_transaction: u64, mode: Mode) -> 
     weights
 }
 
-pub(super) fn mode(script: &Script) -> Mode {
+pub(super) fn mode(script: &Script, is_stream: bool) -> Mode {
     let is_parking = script.one_in(2);
     Mode {
         is_parking,
-        has_letters: is_parking && script.one_in(4),
+        has_letters: is_parking && !is_stream && script.one_in(4),
         is_holding: !script.one_in(5),
-        is_strict: is_parking && script.is_heads(),
+        is_strict: is_parking && !is_stream && script.is_heads(),
+        is_stream,
     }
 }
 
@@ -108,13 +112,18 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
                 Marking::SideTable => AuditMode::SideTable,
                 Marking::None => AuditMode::None,
             },
+            stream: mode.is_stream.then(|| "events".into()),
             ..defaults::table()
         })
         .into();
     Rules {
         tables: tables.into(),
         oids: vec![Table::Known.oid(), 19_999],
-        limits: Limits { body: 10_000, header_frame: 100_000 },
+        limits: Limits {
+            body: 10_000,
+            header_frame: 100_000,
+            stream: mode.is_stream.then_some(1 << 20),
+        },
         window_messages: script.pick(&[1, 2, 5, 20, 20]),
         window_bytes: script.pick(&[1, 200, 100_000, 100_000]),
         is_strict: mode.is_strict,
@@ -138,6 +147,7 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
         silence: Duration::from_secs(15),
         away: Vec::new(),
         leaves: vec![1],
+        is_stream: mode.is_stream,
         is_passing: false,
     }
 }

@@ -36,6 +36,7 @@ pub struct Tally {
     pub(super) pauses: u64,
     pub(super) late_batches: u64,
     pub(super) late_batches_refused: u64,
+    pub(super) dropped: u64,
 }
 
 impl AddAssign for Tally {
@@ -72,6 +73,7 @@ impl AddAssign for Tally {
         self.pauses += other.pauses;
         self.late_batches += other.late_batches;
         self.late_batches_refused += other.late_batches_refused;
+        self.dropped += other.dropped;
     }
 }
 
@@ -105,6 +107,7 @@ impl Tally {
             self.pauses,
             self.late_batches,
             self.late_batches_refused,
+            self.dropped,
         ];
         assert!(counts.iter().all(|count| *count > 0), "something never happened");
     }

@@ -1,0 +1,252 @@
+//! The connections to RabbitMQ's streams, by their own protocol: publishes out, confirms back.
+//!
+//! One connection for each stream, to the node that leads it, and on it two publishers. One has a name: of
+//! what is published under it the broker keeps the highest publishing id, and drops what is not above, which
+//! it confirms all the same. So an event that is sent again is in the stream once. The other has none, and is
+//! for what has no such id: parked events, lists, replays.
+//!
+//! **Invariant:** ids go out ascending, in the order of the calls. Anything that may have left a hole in
+//! them (a refusal, a leader that moved) ends the connection.
+//!
+//! - `frames` is the protocol, as bytes, and `confirms` knows what is in flight: both pure;
+//! - `login` finds the node and logs in; `link` moves the bytes from then on.
+
+mod confirms;
+mod frames;
+mod link;
+mod login;
+
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::task::AbortHandle;
+use tracing::warn;
+
+use link::{Link, Mover, NAMED, Name, UNNAMED};
+
+use crate::config::{Amqp, Broker};
+use crate::core::message::Message;
+use crate::core::relay::window::Answer;
+use crate::error::{Fault, Kind, Peer};
+use crate::rabbitmq::publisher::{Closure, Signal};
+use crate::within::within;
+
+/// What bytes of a broker's come to, with messages of these ids in flight under a name: the numbers of those
+/// that they confirm, and whether the connection goes on.
+#[doc(hidden)]
+pub fn confirmed_by(bytes: &[u8], in_flight: &[u64]) -> (Vec<u64>, bool) {
+    let link = Link::new("fuzzed".into(), usize::MAX);
+    for (number, id) in (0..).zip(in_flight) {
+        if let Ok(message) = Message::new("", "", &Default::default(), Default::default()) {
+            link.publish(NAMED, *id, number, message);
+        }
+    }
+    let (answers, goes_on) = link.feed(bytes);
+    let numbers = answers.into_iter().filter_map(|answer| match answer {
+        Answer::Confirm { number, is_ack: true } => Some(number),
+        _ => None,
+    });
+    (numbers.collect(), goes_on)
+}
+
+/// A stream, as it is connected to.
+struct OpenStream {
+    name: Arc<str>,
+    link: Arc<Link>,
+    handle: socket2::Socket,
+    mover: AbortHandle,
+    /// What is published without a name is numbered by itself.
+    unnamed: u64,
+    is_named: bool,
+}
+
+/// The connections of a relay.
+pub(crate) struct StreamPublisher {
+    streams: Vec<OpenStream>,
+    /// Messages so far: they are numbered from 0, whatever stream they go to.
+    published: u64,
+    said: Vec<Answer>,
+    /// Why nothing that comes counts any more.
+    broken: Option<Fault>,
+}
+
+impl StreamPublisher {
+    /// Connects to each of these streams.
+    ///
+    /// # Errors
+    /// Transient, whatever it is; the login's, or that a stream is missing.
+    pub(crate) async fn connect(
+        broker: &Broker,
+        amqp: &Amqp,
+        streams: impl IntoIterator<Item = &str>,
+    ) -> Result<Self, Fault> {
+        let mut all = Self { streams: Vec::new(), published: 0, said: Vec::new(), broken: None };
+        for name in streams {
+            let connected = login::connect(broker, amqp, name).await?;
+            let handle = connected.handle.try_clone();
+            let handle = handle.map_err(|error| {
+                Fault::of(Kind::Io(error.kind()), Peer::RabbitMq, error.to_string())
+            })?;
+            let name: Arc<str> = name.into();
+            let link = Arc::new(Link::new(Arc::clone(&name), connected.frame_max));
+            let mover = tokio::spawn(Mover::new(connected, Arc::clone(&link)).run());
+            let mover = mover.abort_handle();
+            let stream = OpenStream { name, link, handle, mover, unnamed: 0, is_named: false };
+            stream.declare(amqp, UNNAMED, "").await?;
+            all.streams.push(stream);
+        }
+        Ok(all)
+    }
+
+    /// From here on what has a publishing id goes out under this name. `ceiling`: nothing that was committed
+    /// by now has a higher id. `expected`: the broker has confirmed this one, as far as is known.
+    ///
+    /// # Errors
+    /// The broker's; and that under the name there is what nobody of ours can have sent.
+    pub(crate) async fn name(
+        &mut self,
+        amqp: &Amqp,
+        reference: &str,
+        (ceiling, expected): (u64, u64),
+    ) -> Result<(), Fault> {
+        let mut highest_of_all = None;
+        for stream in &mut self.streams {
+            stream.declare(amqp, NAMED, reference).await?;
+            stream.is_named = true;
+            let Some(highest) = stream.highest(amqp, reference).await? else { continue };
+            if highest > ceiling {
+                return Err(link::somebody_else(&stream.name, reference, highest, ceiling));
+            }
+            highest_of_all = highest_of_all.max(Some(highest));
+            stream.link.watch(Name { reference: reference.to_owned(), ceiling });
+        }
+        if let Some(highest) = highest_of_all.filter(|highest| *highest < expected) {
+            warn!(
+                hint = "nothing is wrong where the stream is new; else look whether it was deleted and made again, or brokers lost power: what it held by then is gone",
+                highest,
+                confirmed = expected,
+                "the stream has not the last of what was confirmed before"
+            );
+        }
+        Ok(())
+    }
+
+    /// The largest message in bytes.
+    pub(crate) fn largest(&self) -> usize {
+        let largest = self.streams.iter().map(|stream| stream.link.largest()).min();
+        largest.unwrap_or(usize::MAX)
+    }
+
+    /// Queues a message; messages are numbered from 0.
+    pub(crate) fn publish(&mut self, message: Message) {
+        let number = self.published;
+        self.published += 1;
+        let wanted = message.stream();
+        let stream = self.streams.iter_mut().find(|stream| Some(&*stream.name) == wanted);
+        let Some(stream) = stream else {
+            let what = "an event is of a stream that was not configured when the session began";
+            self.broken.get_or_insert_with(|| Fault::transient(what));
+            return;
+        };
+        let (publisher, id) = match message.publishing_id.filter(|_| stream.is_named) {
+            Some(id) => (NAMED, id),
+            None => {
+                stream.unnamed += 1;
+                (UNNAMED, stream.unnamed)
+            }
+        };
+        stream.link.publish(publisher, id, number, message);
+    }
+
+    /// Waits for what comes back. Nothing is lost if the future is dropped.
+    ///
+    /// # Errors
+    /// A connection was lost, or the broker refused a message, or another publisher has our name.
+    pub(crate) async fn next(&mut self) -> Result<Signal, Closure> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Signal, Closure>> {
+        if let Some(fault) = &self.broken {
+            return Poll::Ready(Err(Closure::Lost(fault.clone())));
+        }
+        let mut ended = None;
+        for stream in &self.streams {
+            if let Poll::Ready(fault) = stream.link.listen(cx, &mut self.said) {
+                ended.get_or_insert(fault);
+            }
+        }
+        match (self.said.is_empty(), ended) {
+            (false, _) => Poll::Ready(Ok(Signal::Answers(std::mem::take(&mut self.said)))),
+            (true, Some(fault)) => Poll::Ready(Err(Closure::Lost(fault))),
+            (true, None) => Poll::Pending,
+        }
+    }
+}
+
+impl OpenStream {
+    async fn ask(
+        &self,
+        amqp: &Amqp,
+        key: u16,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(u16, Vec<u8>), Fault> {
+        let answer = async {
+            let gone = "the connection ended while it was asked";
+            let answer = self.link.ask(key, write).await;
+            answer.map_err(|_| Fault::of(Kind::Closed, Peer::RabbitMq, gone))
+        };
+        let told = within(amqp.connect_timeout, answer, |bound| {
+            let what = format!("no answer within {}", crate::text::span(bound));
+            Fault::of(Kind::Timeout, Peer::RabbitMq, what)
+        });
+        told.await.map_err(|mut fault| {
+            fault.what = format!("stream \"{}\": {}", self.name, fault.what);
+            fault
+        })
+    }
+
+    async fn declare(&self, amqp: &Amqp, publisher: u8, reference: &str) -> Result<(), Fault> {
+        let (code, _) = self
+            .ask(amqp, frames::key::DECLARE_PUBLISHER, |out| {
+                out.push(publisher);
+                frames::text(out, reference);
+                frames::text(out, &self.name);
+            })
+            .await?;
+        match code {
+            frames::code::OK => Ok(()),
+            code => Err(login::no_stream(code, &self.name)),
+        }
+    }
+
+    /// The highest id under a name; `None` where this user may not ask.
+    async fn highest(&self, amqp: &Amqp, reference: &str) -> Result<Option<u64>, Fault> {
+        let (code, rest) = self
+            .ask(amqp, frames::key::QUERY_PUBLISHER_SEQUENCE, |out| {
+                frames::text(out, reference);
+                frames::text(out, &self.name);
+            })
+            .await?;
+        match code {
+            frames::code::OK => Ok(frames::sequence(&rest)),
+            frames::code::REFUSED => {
+                warn!(
+                    hint = "grant the relay's user read on the stream: rabbitmqctl set_permissions",
+                    stream = &*self.name,
+                    "the highest publishing id of the stream may not be asked for: nobody notices where another relay publishes under the same name"
+                );
+                Ok(None)
+            }
+            code => Err(login::no_stream(code, &self.name)),
+        }
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let _ = self.handle.shutdown(Shutdown::Both);
+        self.mover.abort();
+    }
+}

@@ -1,0 +1,40 @@
+//! What `check` finds of a stream.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+use harness::rabbitmq::Permissions;
+
+use crate::check::Checks as _;
+use crate::setting::Setting;
+
+#[tokio::test]
+async fn a_stream_that_takes_messages_and_one_that_does_not() -> Result<()> {
+    let (rabbitmq, setting) = Setting::streaming("events").await?;
+    let checked = setting.check().await?;
+    assert_eq!(checked.code, Some(0), "{checked}");
+    assert!(checked.of("broker-stream", "good", "events").is_some(), "{checked}");
+    checked.has_not("exchange-binding");
+    let refusals = "broker-stream-refused";
+    let missing = setting.clone().set("tables.0.stream", "else.where");
+    let checked = missing.check().await?;
+    assert_eq!(checked.errors(), BTreeSet::from([refusals]), "{checked}");
+    missing.carry_out(checked.has("broker-stream-refused", "error")).await?;
+    missing.check().await?.has_not(refusals);
+    let (vhost, user) = (&setting.vhost, format!("u{}", setting.vhost));
+    rabbitmq
+        .add_user(&user, "secret", vhost, Permissions { read: ".*", ..Permissions::NONE })
+        .await?;
+    let login = format!("{user}:secret");
+    let url = rabbitmq.url_as(&login, rabbitmq.port(), vhost);
+    let least = setting.clone().set("amqp.url", &url);
+    assert_eq!(least.check().await?.errors(), BTreeSet::from([refusals]));
+    // To write to the stream, and nothing else.
+    rabbitmq
+        .add_user(&user, "secret", vhost, Permissions { write: "^events$", ..Permissions::NONE })
+        .await?;
+    assert_eq!(least.check().await?.code, Some(0));
+    let nobody = setting.set("amqp.stream_port", &rabbitmq.port().to_string());
+    assert_eq!(nobody.check().await?.errors(), BTreeSet::from([refusals]));
+    Ok(())
+}
