@@ -26,6 +26,8 @@ const OF_STREAMS: u64 = 10_000;
 const STREAM_ROUNDS: u64 = 150;
 /// A seed beyond them that found a fault: a late batch parked behind the back of the next session.
 const FOUND: u64 = 1_003;
+/// Of a stream: an event is put aside, and lost by a crash, behind which a higher id was sent.
+const FOUND_OF_STREAMS: u64 = 10_642;
 /// Steps of a round, for the first and the last: short scripts first, so that the first one
 /// that fails is easy to read.
 const STEPS: (u64, u64) = (40, 1_500);
@@ -64,7 +66,10 @@ fn the_rules_hold_whatever_happens() {
         Some(rounds) => (rounds, rounds),
         None => (ROUNDS, STREAM_ROUNDS),
     };
-    let seeds = (0..rounds).chain([FOUND]).chain(OF_STREAMS..OF_STREAMS + of_streams);
+    let seeds = (0..rounds)
+        .chain([FOUND])
+        .chain(OF_STREAMS..OF_STREAMS + of_streams)
+        .chain([FOUND_OF_STREAMS]);
     for seed in seeds {
         total += round(seed, LAST_LINES).expect("a round failed");
     }
