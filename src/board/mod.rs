@@ -28,6 +28,8 @@ use crate::otlp::{Counters, Counts};
 use crate::postgres::marker::UnmarkedView;
 use crate::within::in_time;
 
+/// How much later a session may fail of the same as what runs beside it.
+const MOMENT: Duration = Duration::from_secs(3);
 /// Changes of the state that are remembered.
 const CHANGES: usize = 100;
 
@@ -387,9 +389,14 @@ impl Board {
         self.kept().shown.outage.clone()
     }
 
-    /// The sessions fail of the same on Postgres, and their supervisor says so.
-    pub(crate) fn is_said(&self, fault: &Fault) -> bool {
-        self.kept().shown.outage.as_ref().is_some_and(|outage| outage.is_of(fault))
+    /// The sessions fail of the same on Postgres, and their supervisor says so. It may come to it a moment later.
+    pub(crate) async fn is_said(&self, fault: &Fault) -> bool {
+        let is_said =
+            || self.kept().shown.outage.as_ref().is_some_and(|outage| outage.is_of(fault));
+        if !is_said() {
+            tokio::time::sleep(MOMENT).await;
+        }
+        is_said()
     }
 
     /// A session runs; whether an earlier one did within the same outage.

@@ -60,12 +60,18 @@ impl<'a> Search<'a> {
     /// None of them is the primary: what each said. One that could not be reached may be it.
     pub(crate) fn end(self) -> Fault {
         let all: Vec<_> = self.passed.iter().map(|fault| fault.what.clone()).collect();
-        let gravest = self.passed.iter().position(|fault| fault.kind != Kind::Standby).unwrap_or(0);
+        let is_standby = |fault: &Fault| fault.kind == Kind::Standby;
+        let has_standby = self.passed.iter().any(is_standby);
+        let gravest = self.passed.iter().position(|fault| !is_standby(fault)).unwrap_or(0);
         let Some(mut fault) = self.passed.into_iter().nth(gravest) else {
             return Fault::transient("no host of Postgres is named");
         };
         fault.what = format!("no host is the primary: {}", all.join("; "));
-        if fault.kind == Kind::Standby {
+        if has_standby && fault.kind != Kind::Standby {
+            // It is more than the end of a connection, which may have been said before.
+            fault.kind = Kind::Standby;
+            fault.hint.push_str("; or promote the standby: SELECT pg_promote();");
+        } else if has_standby {
             fault = fault.hint("promote one of them: SELECT pg_promote(); or name the primary too; they are tried again until then");
         }
         fault
@@ -110,7 +116,8 @@ mod tests {
             fault.what,
             "no host is the primary: Postgres at a:5432/app: it is a standby; Postgres at b:5432/app: connection refused"
         );
-        assert_eq!(fault.hint, hint);
+        assert_eq!(fault.hint, format!("{hint}; or promote the standby: SELECT pg_promote();"));
+        assert_eq!(fault.kind, Kind::Standby);
         let mut search = Search::new(&server, false);
         while let Some(host) = search.next() {
             assert!(!search.is_found(&host, Some(true)));

@@ -139,7 +139,7 @@ async fn run(config: &Config, trigger: &Trigger, board: &Board) {
     let mut told = None;
     loop {
         let Err(fault) = session(config, trigger, &mut walk).await else { continue };
-        if board.is_said(&fault) {
+        if board.is_said(&fault).await {
             debug!(hint = fault.hint, "reconciliation: {}", fault.what);
         } else if told.as_ref() != Some(&fault.what) {
             warn!(hint = fault.hint, "reconciliation: {}", fault.what);

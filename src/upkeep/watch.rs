@@ -41,7 +41,7 @@ pub(crate) async fn run(
         match outcome {
             Ok(()) => {}
             Err(Ending::Stop(fault)) => return Err(fault),
-            Err(Ending::Failed(fault)) => watch.failed(&fault),
+            Err(Ending::Failed(fault)) => watch.failed(&fault).await,
         }
         tokio::select! {
             biased;
@@ -106,9 +106,9 @@ impl<'a> Watch<'a> {
     }
 
     /// Once for each time that it fails, unless the sessions say the same.
-    fn failed(&mut self, fault: &Fault) {
+    async fn failed(&mut self, fault: &Fault) {
         self.client = None;
-        if self.board.is_said(fault) {
+        if self.board.is_said(fault).await {
             debug!(hint = fault.hint, "WAL guard: cannot query the server: {}", fault.what);
         } else if !std::mem::replace(&mut self.is_failing, true) {
             warn!(hint = fault.hint, "WAL guard: cannot query the server: {}", fault.what);

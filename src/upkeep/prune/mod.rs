@@ -131,7 +131,7 @@ pub(crate) async fn run(config: &Config, mut shutdown: Shutdown, board: &Board) 
                 failures = failures.saturating_add(1);
                 let rest = pauses.after(failures);
                 let again_in = span(rest);
-                if board.is_said(&fault) {
+                if board.is_said(&fault).await {
                     debug!(hint = fault.hint, again_in, "pruning: {}", fault.what);
                 } else {
                     warn!(hint = fault.hint, again_in, "pruning: {}", fault.what);
