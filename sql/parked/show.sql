@@ -10,6 +10,8 @@ WITH wanted AS MATERIALIZED (
       FROM pgoutbox.parked AS parked
       JOIN :"schema".:"table" AS outbox ON outbox.:"id":::"id_schema".:"id_type" = parked.event_id:::"id_schema".:"id_type"
      WHERE parked.outbox = :'relation'::oid::regclass
+       -- Another table may have the name by now, with the same ids.
+       AND (quote_ident(:'schema') || '.' || quote_ident(:'table'))::regclass = :'relation'::oid
        AND parked.changed_at > now() - interval '1 minute' AND parked.state NOT IN ('queued', 'delivered')
        AND ($1::bigint[] IS NULL OR parked.seq = ANY ($1::bigint[])) AND parked.seq <> ALL ($2::bigint[])
        -- Not of a row with a used id in a table that was truncated since.

@@ -71,7 +71,12 @@ impl AttemptColumns {
         let id_type = ColumnType::find(client, outbox.relation, id).await?;
         let id_type =
             id_type.ok_or_else(|| Fault::transient(format!("{} is gone", table.title())))?;
-        let own = [("schema", table.schema.as_str()), ("table", table.name.as_str()), ("id", id)];
+        let own = [
+            ("schema", table.schema.as_str()),
+            ("table", table.name.as_str()),
+            ("relation", relation.as_str()),
+            ("id", id),
+        ];
         let base: Vec<_> = own.into_iter().chain(id_type.of_id()).collect();
         let changed = sql::render(sql::PARKED_CHANGED, &[("relation", &relation)])?;
         let mut shown = Self {
@@ -91,11 +96,7 @@ impl AttemptColumns {
                 let sql = sql::render(sql::PARKED_ROW_DELIVERED, &delivered)?;
                 shown.clear_failed = client.prepare(&sql).await.ok();
             }
-            variables.extend([
-                ("relation", relation.as_str()),
-                ("shown", &name),
-                ("value", &value),
-            ]);
+            variables.extend([("shown", name.as_str()), ("value", &value)]);
             match client.prepare(&sql::render(sql::PARKED_SHOW, &variables)?).await {
                 Ok(statement) => shown.follow.push((name, statement)),
                 Err(error) => warn!(
