@@ -83,18 +83,23 @@ async fn the_relay_is_killed_inside_a_huge_transaction() -> Result<()> {
 async fn under_another_name_there_are_repeats() -> Result<()> {
     const ROWS: i64 = 20_000;
     let (_rabbitmq, setting) = Setting::streaming(STREAM).await?;
-    insert_rows(&setting, ROWS).await?;
-    let ledger = ledger_of_rows(&setting).await?;
+    let relay = setting.run()?;
+    relay.reaches("running", PATIENCE).await?;
     // Nothing of what is delivered can be recorded.
     let lock = setting.client().await?;
-    lock.batch_execute("BEGIN; LOCK TABLE outbox_messages IN SHARE MODE").await?;
-    let relay = setting.run()?;
+    lock.batch_execute("BEGIN; LOCK TABLE pgoutbox.progress IN SHARE MODE").await?;
+    insert_rows(&setting, ROWS).await?;
+    let ledger = ledger_of_rows(&setting).await?;
     wait_until("events in the stream", PATIENCE, async || {
         Ok(!stream::read(&setting.amqp_url, STREAM).await?.is_empty())
     })
     .await
     .with_context(|| relay.log())?;
     relay.kill9().await?;
+    // Else what it had asked for is done once the lock is gone.
+    let end = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
+                WHERE datname = current_database() AND application_name LIKE 'pgoutbox%'";
+    setting.sql(end).await?;
     lock.batch_execute("ROLLBACK").await?;
     setting.sql("UPDATE pgoutbox.progress SET publishing_epoch = NULL").await?;
     let relay = setting.run()?;
