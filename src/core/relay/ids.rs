@@ -6,7 +6,7 @@
 //!
 //! An id follows from the event's place. No counter is kept: a slot that was made again, or a row of
 //! progress that was lost, goes on above what was used. Two commits are at least 40 bytes of WAL apart (the
-//! size of a commit record), so each 32 bytes of it have room for [`ROOM`] events of their own. A larger
+//! size of a commit record), so each 32 bytes of it have room for 4,096 events of their own. A larger
 //! transaction reaches into the room of later ones, which then begin behind it: the id of the last event
 //! before a place is written down with the place.
 
