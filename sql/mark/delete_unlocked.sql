@@ -5,6 +5,5 @@ DELETE FROM :"schema".:"table" AS outbox
            SELECT free.:"id":::"id_schema".:"id_type" FROM :"schema".:"table" AS free
             WHERE free.:"id":::"id_schema".:"id_type" = ANY (($1::text[]):::"id_schema".:"id_type"[])
               FOR UPDATE SKIP LOCKED)
-   -- Another table may have the name by now, with the same ids.
-   AND (quote_ident(:'schema') || '.' || quote_ident(:'table'))::regclass = :'relation'::oid
+   AND :is_same_table
 RETURNING outbox.:"id"::text;

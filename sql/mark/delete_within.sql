@@ -4,6 +4,5 @@
 DELETE FROM :"schema".:"table" AS outbox
  WHERE outbox.:"id":::"id_schema".:"id_type" = ANY (($1::text[]):::"id_schema".:"id_type"[])
    AND outbox.:"occurred_at" >= $2 AND outbox.:"occurred_at" < $3
-   -- Another table may have the name by now, with the same ids.
-   AND (quote_ident(:'schema') || '.' || quote_ident(:'table'))::regclass = :'relation'::oid
+   AND :is_same_table
 RETURNING outbox.:"id"::text;

@@ -7,6 +7,5 @@ UPDATE :"schema".:"table" AS marked
             WHERE outbox.:"id":::"id_schema".:"id_type" = ANY (($1::text[]):::"id_schema".:"id_type"[])
               AND NOT (:marked)
               FOR NO KEY UPDATE SKIP LOCKED)
-   -- Another table may have the name by now, with the same ids.
-   AND (quote_ident(:'schema') || '.' || quote_ident(:'table'))::regclass = :'relation'::oid
+   AND :is_same_table
 RETURNING marked.:"id"::text;

@@ -3,5 +3,4 @@
 UPDATE :"schema".:"table" AS outbox
    SET :"failed_at" = NULL
  WHERE outbox.:"id":::"id_schema".:"id_type" = ANY (($1::text[]):::"id_schema".:"id_type"[]) AND outbox.:"failed_at" IS NOT NULL
-   -- Another table may have the name by now, with the same ids.
-   AND (quote_ident(:'schema') || '.' || quote_ident(:'table'))::regclass = :'relation'::oid;
+   AND :is_same_table;

@@ -4,14 +4,13 @@
 -- look finds it.
 --   $1 bigint[]: of these records only, null: of all; $2 bigint[]: records that are left out
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v id_schema=pg_catalog
---        -v id_type=uuid -v shown=attempt -v value=parked.attempts -f parked/show.sql
+--        -v id_type=uuid -v shown=attempt -v value=parked.attempts -v is_same_table=true -f parked/show.sql
 WITH wanted AS MATERIALIZED (
     SELECT parked.seq, parked.event_id, :value AS value
       FROM pgoutbox.parked AS parked
       JOIN :"schema".:"table" AS outbox ON outbox.:"id":::"id_schema".:"id_type" = parked.event_id:::"id_schema".:"id_type"
      WHERE parked.outbox = :'relation'::oid::regclass
-       -- Another table may have the name by now, with the same ids.
-       AND (quote_ident(:'schema') || '.' || quote_ident(:'table'))::regclass = :'relation'::oid
+       AND :is_same_table
        AND parked.changed_at > now() - interval '1 minute' AND parked.state NOT IN ('queued', 'delivered')
        AND ($1::bigint[] IS NULL OR parked.seq = ANY ($1::bigint[])) AND parked.seq <> ALL ($2::bigint[])
        -- Not of a row with a used id in a table that was truncated since.

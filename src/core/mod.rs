@@ -8,6 +8,7 @@ pub(crate) mod event;
 pub(crate) mod guard;
 pub(crate) mod hash;
 pub(crate) mod message;
+pub(crate) mod octets;
 pub(crate) mod parked;
 pub(crate) mod partition;
 pub(crate) mod relay;

@@ -108,10 +108,12 @@ impl Outbox {
         let occurred_at = or_id(self.time.is_some(), &names.occurred_at.name);
         let aggregate_type = or_id(self.has_aggregate.0, &names.aggregate_type.name);
         let aggregate_id = or_id(self.has_aggregate.1, &names.aggregate_id.name);
+        let is_same_table = sql::is_same_table(&self.table.schema, &self.table.name, self.relation);
         let own = [
             ("schema", self.table.schema.as_str()),
             ("table", &self.table.name),
             ("relation", &relation),
+            ("is_same_table", &is_same_table),
             ("id", &names.id.name),
             ("occurred_at", &occurred_at),
             ("aggregate_type", &aggregate_type),

@@ -10,6 +10,7 @@ use amq_protocol::types::parsing::parse_field_table;
 
 use super::properties::flag;
 use crate::core::event::Refusal;
+use crate::core::octets::Octets;
 
 /// Codes of sections, each behind [`DESCRIPTOR`]: clients know no other form of them.
 mod section {
@@ -259,16 +260,16 @@ struct Properties<'a> {
 
 impl<'a> Properties<'a> {
     fn read(bytes: &'a [u8]) -> Option<Self> {
-        let mut rest = Reader(bytes);
+        let mut rest = Octets(bytes);
         let flags = u16::from_be_bytes(rest.array()?);
         let has = |flag: u16| flags & flag != 0;
         let mut read = Self::default();
         let texts = &mut read.texts;
-        let short = |rest: &mut Reader<'a>, flag| match has(flag) {
+        let short = |rest: &mut Octets<'a>, flag| match has(flag) {
             true => rest.short().map(Some),
             false => Some(None),
         };
-        let byte = |rest: &mut Reader<'a>, flag| match has(flag) {
+        let byte = |rest: &mut Octets<'a>, flag| match has(flag) {
             true => rest.array::<1>().map(|[byte]| Some(byte)),
             false => Some(None),
         };
@@ -305,7 +306,7 @@ struct Field<'a> {
 
 impl<'a> Field<'a> {
     fn first(bytes: &'a [u8]) -> Option<Self> {
-        let mut rest = Reader(bytes);
+        let mut rest = Octets(bytes);
         let name = rest.short()?;
         let [kind] = rest.array()?;
         let value = match kind {
@@ -397,20 +398,7 @@ fn json_of(value: &AMQPValue) -> serde_json::Value {
     }
 }
 
-/// What is left to be read.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(bytes)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
+impl<'a> Octets<'a> {
     /// A text behind a length of one byte.
     fn short(&mut self) -> Option<&'a [u8]> {
         let [length] = self.array()?;
@@ -444,10 +432,10 @@ mod tests {
     }
 
     /// Reads one, by the specification (part 1, 1.6), and not by what is written here.
-    fn value(rest: &mut Reader<'_>) -> Option<Value> {
+    fn value(rest: &mut Octets<'_>) -> Option<Value> {
         let [constructor] = rest.array()?;
-        let long = |rest: &mut Reader<'_>| rest.long().map(<[u8]>::to_vec);
-        let short = |rest: &mut Reader<'_>| rest.short().map(<[u8]>::to_vec);
+        let long = |rest: &mut Octets<'_>| rest.long().map(<[u8]>::to_vec);
+        let short = |rest: &mut Octets<'_>| rest.short().map(<[u8]>::to_vec);
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok();
         Some(match constructor {
             0x40 => Value::Null,
@@ -462,7 +450,7 @@ mod tests {
             0xB1 => Value::Text(text(long(rest)?)?),
             0xA3 => Value::Symbol(text(short(rest)?)?),
             0xD0 | 0xD1 => {
-                let mut within = Reader(rest.long()?);
+                let mut within = Octets(rest.long()?);
                 let count = u32::from_be_bytes(within.array()?);
                 let values: Option<Vec<Value>> = (0..count).map(|_| value(&mut within)).collect();
                 within.0.is_empty().then_some(())?;
@@ -473,7 +461,7 @@ mod tests {
     }
 
     fn sections(bytes: &[u8]) -> Vec<(u8, Vec<Value>)> {
-        let mut rest = Reader(bytes);
+        let mut rest = Octets(bytes);
         let mut all = Vec::new();
         while !rest.0.is_empty() {
             let head: [u8; 3] = rest.array().unwrap();

@@ -618,12 +618,14 @@ async fn statements(
     })?;
     let id_type = ColumnType::read(row)?;
     let (mode, marks) = (table.audit_mode, MarkSql::of(table));
+    let is_same_table = sql::is_same_table(&table.schema, &table.name, outbox.relation);
     let mut variables = vec![
         ("schema", table.schema.as_str()),
         ("table", &table.name),
         ("id", id),
         ("occurred_at", &table.columns.occurred_at.name),
         ("relation", &relation),
+        ("is_same_table", &is_same_table),
     ];
     variables.extend(id_type.of_id().into_iter().chain(marks.variables()));
     let prepare = async |sql: &str| -> Result<Statement, PrepareError> {

@@ -71,10 +71,11 @@ impl AttemptColumns {
         let id_type = ColumnType::find(client, outbox.relation, id).await?;
         let id_type =
             id_type.ok_or_else(|| Fault::transient(format!("{} is gone", table.title())))?;
+        let is_same_table = sql::is_same_table(&table.schema, &table.name, outbox.relation);
         let own = [
             ("schema", table.schema.as_str()),
             ("table", table.name.as_str()),
-            ("relation", relation.as_str()),
+            ("is_same_table", is_same_table.as_str()),
             ("id", id),
         ];
         let base: Vec<_> = own.into_iter().chain(id_type.of_id()).collect();
@@ -96,7 +97,7 @@ impl AttemptColumns {
                 let sql = sql::render(sql::PARKED_ROW_DELIVERED, &delivered)?;
                 shown.clear_failed = client.prepare(&sql).await.ok();
             }
-            variables.extend([("shown", name.as_str()), ("value", &value)]);
+            variables.extend([("relation", &*relation), ("shown", &name), ("value", &value)]);
             match client.prepare(&sql::render(sql::PARKED_SHOW, &variables)?).await {
                 Ok(statement) => shown.follow.push((name, statement)),
                 Err(error) => warn!(

@@ -70,15 +70,17 @@ pub(crate) fn has(sql: &str, name: &str) -> bool {
 /// by the name of `outbox`:
 /// - `among`: whether it is one of those that are looked at;
 /// - `filter`: what the publication's row filter lets pass;
+/// - `is_same_table`: whether the table that has the name is still the one that was looked up ([`is_same_table`]);
 /// - `marked`: whether the row is marked in itself; `true` or `false`, never NULL;
 /// - `marked_at`: when, where its mark says so;
 /// - `set_mark`: what an UPDATE sets;
 /// - `mark_columns`: the names of the columns;
 /// - `texts`: a list of what its columns hold ([`TABLE_TEXTS`]);
 /// - `value`: what it shows of its parked event.
-const BARE: [&str; 9] = [
+const BARE: [&str; 10] = [
     "among",
     "filter",
+    "is_same_table",
     "marked",
     "marked_at",
     "set_mark",
@@ -87,6 +89,13 @@ const BARE: [&str; 9] = [
     "texts",
     "value",
 ];
+
+/// What `:is_same_table` stands for: statements find their table by its name, which another one may have by now,
+/// with the same ids. A row of that one is not theirs to mark. The cast by way of `text` makes the server look at each
+/// execution, not when the statement is planned.
+pub(crate) fn is_same_table(schema: &str, name: &str, relation: u32) -> String {
+    format!("{}::text::regclass = {relation}::oid", literal(&qualified(schema, name)))
+}
 
 fn slip(what: String) -> Fault {
     Fault::definite(what, "this is a defect of pgoutbox: please report it")

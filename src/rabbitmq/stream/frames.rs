@@ -5,6 +5,8 @@
 //! which its answer has too. Integers are big-endian; a text is behind a length of two bytes, a list behind a
 //! count of four.
 
+use crate::core::octets::Octets;
+
 /// Keys of frames.
 pub(super) mod key {
     pub(in crate::rabbitmq::stream) const DECLARE_PUBLISHER: u16 = 1;
@@ -282,7 +284,7 @@ impl Ids<'_> {
 
 /// Reads a frame; `None` where it is not as its key says.
 pub(super) fn read(frame: &[u8]) -> Option<Frame<'_>> {
-    let mut rest = Reader(frame);
+    let mut rest = Octets(frame);
     let (of, _version) = (rest.u16()?, rest.u16()?);
     Some(match of {
         key::PUBLISH_CONFIRM => {
@@ -324,13 +326,13 @@ pub(super) struct Place {
 
 /// Reads the mechanisms of a SASL handshake.
 pub(super) fn mechanisms(bytes: &[u8]) -> Option<Vec<String>> {
-    let mut rest = Reader(bytes);
+    let mut rest = Octets(bytes);
     (0..rest.u32()?).map(|_| rest.text()).collect()
 }
 
 /// Reads where the broker says that it is, from its answer to an open; `None` where it does not say.
 pub(super) fn advertised(bytes: &[u8]) -> Option<Place> {
-    let mut rest = Reader(bytes);
+    let mut rest = Octets(bytes);
     let (mut host, mut port) = (None, None);
     for _ in 0..rest.u32()? {
         let (name, value) = (rest.text()?, rest.text()?);
@@ -345,7 +347,7 @@ pub(super) fn advertised(bytes: &[u8]) -> Option<Place> {
 
 /// Reads what became of the question for one stream: a code, and where its leader is, if it has one.
 pub(super) fn leader(bytes: &[u8]) -> Option<(u16, Option<Place>)> {
-    let mut rest = Reader(bytes);
+    let mut rest = Octets(bytes);
     let mut places = Vec::new();
     for _ in 0..rest.u32()? {
         let (reference, host) = (rest.u16()?, rest.text()?);
@@ -361,39 +363,10 @@ pub(super) fn leader(bytes: &[u8]) -> Option<(u16, Option<Place>)> {
 
 /// Reads the highest publishing id of a reference; 0 where it has none.
 pub(super) fn sequence(bytes: &[u8]) -> Option<u64> {
-    Reader(bytes).u64()
+    Octets(bytes).u64()
 }
 
-/// What is left to be read.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(bytes)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        self.array().map(u8::from_be_bytes)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_be_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_be_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_be_bytes)
-    }
-
+impl Octets<'_> {
     /// A text; empty where there is none (-1).
     fn text(&mut self) -> Option<String> {
         let length = i16::from_be_bytes(self.array()?);
@@ -413,7 +386,7 @@ mod tests {
         while !bytes.is_empty() {
             let First::Whole(frame, taken) = first(bytes) else { panic!("half a frame") };
             bytes = &bytes[taken..];
-            let mut rest = Reader(frame);
+            let mut rest = Octets(frame);
             assert_eq!((rest.u16(), rest.u16()), (Some(key::PUBLISH), Some(VERSION)));
             let (publisher, count) = (rest.u8().unwrap(), rest.u32().unwrap());
             assert!(count > 0);
