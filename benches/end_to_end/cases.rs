@@ -48,6 +48,7 @@ enum Kind {
     /// Steady load of so many events per second.
     Steady {
         rate: u64,
+        is_stream: bool,
         confirms_slowed: Option<Duration>,
     },
 }
@@ -62,10 +63,18 @@ const PLAN: Plan = Plan {
     settings: &[],
     ceilings: &[Ceiling::Both],
     beside_none: false,
+    beside_queue: false,
     targets: NO_TARGETS,
 };
-const NO_TARGETS: Targets =
-    Targets { share: None, share_unmarked: None, marking: None, cpu_us: None, rss_mib: None };
+const NO_TARGETS: Targets = Targets {
+    share: None,
+    share_unmarked: None,
+    marking: None,
+    cpu_us: None,
+    rss_mib: None,
+    share_of_reading: None,
+    times_the_queue: None,
+};
 const ALL: &[Ceiling] = &[Ceiling::Read, Ceiling::Publish, Ceiling::Both];
 /// The targets; of CPU by the rows of a transaction.
 const fn goals(cpu_us: f64) -> Targets {
@@ -74,7 +83,17 @@ const fn goals(cpu_us: f64) -> Targets {
         share_unmarked: Some(0.97),
         marking: Some(0.15),
         cpu_us: Some(cpu_us),
-        rss_mib: None,
+        ..NO_TARGETS
+    }
+}
+/// Those of a stream.
+const fn stream_goals(times_the_queue: f64, cpu_us: f64) -> Targets {
+    Targets {
+        share_of_reading: Some([0.5, 0.8]),
+        times_the_queue: Some(times_the_queue),
+        cpu_us: Some(cpu_us),
+        rss_mib: Some(32.0),
+        ..NO_TARGETS
     }
 }
 const fn rss(mib: f64) -> Targets {
@@ -99,8 +118,12 @@ pub const CASES: &[Case] = &[
     other("aggregates-100000", "100,000 aggregates, 500 B", Plan { shape: Shape { aggregates: 100_000, ..SHAPE }, ..PLAN }),
     other("strict-10", "strict order, 10 aggregates, 500 B", Plan { shape: Shape { aggregates: 10, ..SHAPE }, settings: STRICT, ..PLAN }),
     other("strict-100000", "strict order, 100,000 aggregates, 500 B", Plan { shape: Shape { aggregates: 100_000, ..SHAPE }, settings: STRICT, ..PLAN }),
+    stream("stream-1-row", "into a stream, transactions of 1 row, 500 B", Plan { targets: stream_goals(3.0, 6.0), ..PLAN }),
+    stream("stream-100-rows", "into a stream, transactions of 100 rows, 500 B", Plan { shape: Shape { rows: 100, ..SHAPE }, targets: stream_goals(5.0, 3.0), ..PLAN }),
     steady("steady-200", "200 events/s, 500 B, commit to consumer", 200, None),
     steady("steady-2000", "2,000 events/s, 500 B, commit to consumer", 2_000, None),
+    Case { name: "stream-steady-200", about: "200 events/s, commit to a stream's consumer", is_quick: false, kind: Kind::Steady { rate: 200, is_stream: true, confirms_slowed: None } },
+    Case { name: "stream-steady-2000", about: "2,000 events/s, commit to a stream's consumer", is_quick: false, kind: Kind::Steady { rate: 2_000, is_stream: true, confirms_slowed: None } },
     steady("slow-confirms", "200 events/s, confirms 20 ms later", 200, Some(Duration::from_millis(20))),
     big("memory-transaction", "one transaction of 1,000,000 rows, 500 B", HUGE, Plan { shape: Shape { rows: HUGE, ..SHAPE }, targets: rss(32.0), ..PLAN }),
     big("memory-1-mib", "1,000 payloads of 1 MiB, window of 32 MiB", 1_000, Plan { shape: Shape { payload: 1 << 20, ..SHAPE }, targets: rss(96.0), ..PLAN }),
@@ -117,6 +140,18 @@ const fn goal(name: &'static str, about: &'static str, plan: Plan) -> Case {
     Case { name, about, is_quick: true, kind: Kind::Compared { plan, pairs: 5 } }
 }
 
+/// Into a stream, beside who only reads and beside a queue.
+const fn stream(name: &'static str, about: &'static str, plan: Plan) -> Case {
+    let plan = Plan {
+        queue_type: QueueType::Stream,
+        ceilings: &[Ceiling::Read],
+        beside_none: true,
+        beside_queue: true,
+        ..plan
+    };
+    Case { name, about, is_quick: false, kind: Kind::Compared { plan, pairs: 5 } }
+}
+
 /// One of the other dimensions, beside its true ceiling.
 const fn other(name: &'static str, about: &'static str, plan: Plan) -> Case {
     Case { name, about, is_quick: false, kind: Kind::Compared { plan, pairs: 3 } }
@@ -129,7 +164,8 @@ const fn steady(
     confirms_slowed: Option<Duration>,
 ) -> Case {
     let is_quick = rate == 200 && confirms_slowed.is_none();
-    Case { name, about, is_quick, kind: Kind::Steady { rate, confirms_slowed } }
+    let kind = Kind::Steady { rate, is_stream: false, confirms_slowed };
+    Case { name, about, is_quick, kind }
 }
 
 const fn big(name: &'static str, about: &'static str, events: u64, plan: Plan) -> Case {
@@ -163,13 +199,13 @@ impl Case {
                 let seconds = arguments.scaled(*seconds).max(5);
                 outage::run(servers, &outage::Plan { rate, payload, seconds }).await
             }
-            Kind::Steady { rate, confirms_slowed } => {
+            Kind::Steady { rate, is_stream, confirms_slowed } => {
                 let plan = steady::Plan {
                     rate: *rate,
                     payload: SHAPE.payload,
                     seconds: arguments.seconds(),
                     pairs: arguments.pairs(5),
-                    queue_type: QueueType::Quorum,
+                    is_stream: *is_stream,
                     confirms_slowed: *confirms_slowed,
                 };
                 steady::run(servers, &plan).await

@@ -38,6 +38,8 @@ pub struct Plan {
     pub ceilings: &'static [Ceiling],
     /// The relay once more, without marks.
     pub beside_none: bool,
+    /// And once more, without marks, into a quorum queue.
+    pub beside_queue: bool,
     pub targets: Targets,
 }
 
@@ -54,6 +56,10 @@ pub struct Targets {
     pub cpu_us: Option<f64>,
     /// Peak of the relay's memory.
     pub rss_mib: Option<f64>,
+    /// Share of ceiling (a), with marks and without.
+    pub share_of_reading: Option<[f64; 2]>,
+    /// How many times as fast as into a queue.
+    pub times_the_queue: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -61,6 +67,8 @@ enum Party {
     Ceiling(Ceiling),
     /// The relay with this `audit.mode`.
     Relay(&'static str),
+    /// The relay without marks, into a quorum queue where the others go into a stream.
+    IntoQueue,
 }
 
 impl Party {
@@ -68,9 +76,19 @@ impl Party {
         match self {
             Self::Ceiling(ceiling) => ceiling.name().to_owned(),
             Self::Relay(audit) => relay_name(audit),
+            Self::IntoQueue => INTO_QUEUE.to_owned(),
+        }
+    }
+
+    fn queue_type(self, plan: &Plan) -> QueueType {
+        match self {
+            Self::IntoQueue => QueueType::Quorum,
+            Self::Ceiling(_) | Self::Relay(_) => plan.queue_type,
         }
     }
 }
+
+const INTO_QUEUE: &str = "relay into a queue, audit none";
 
 /// How the relay is called in reports.
 pub fn relay_name(audit: &str) -> String {
@@ -104,7 +122,7 @@ pub async fn fill_and_drain(servers: &Servers, plan: &Plan, round: usize) -> Res
     for (number, party) in parties.iter().enumerate() {
         let mut run = Run::new(round, party.name());
         run.set(EVENTS, backlog.events as f64);
-        let mut queue = Queue::make(servers, plan.queue_type, plan.shape.payload).await?;
+        let mut queue = Queue::make(servers, party.queue_type(plan), plan.shape.payload).await?;
         servers.be_quiet().await?;
         let slot = slot(number);
         let drained = match party {
@@ -112,8 +130,10 @@ pub async fn fill_and_drain(servers: &Servers, plan: &Plan, round: usize) -> Res
                 ceiling.drain(servers, &mut queue, &slot, &backlog, plan.shape, &mut run).await
             }
             Party::Relay(audit) => {
-                let settings = settings(plan, audit);
-                relay(servers, &mut queue, &slot, &backlog, &settings, audit, &mut run).await
+                relay(servers, plan, &mut queue, &slot, &backlog, audit, &mut run).await
+            }
+            Party::IntoQueue => {
+                relay(servers, plan, &mut queue, &slot, &backlog, "none", &mut run).await
             }
         };
         drained.with_context(|| run.who.clone())?;
@@ -141,6 +161,9 @@ fn parties(plan: &Plan, round: usize) -> Vec<Party> {
     if plan.beside_none {
         parties.push(Party::Relay("none"));
     }
+    if plan.beside_queue {
+        parties.push(Party::IntoQueue);
+    }
     if round % 2 == 1 {
         parties.reverse();
     }
@@ -149,17 +172,18 @@ fn parties(plan: &Plan, round: usize) -> Vec<Party> {
 
 async fn relay(
     servers: &Servers,
+    plan: &Plan,
     queue: &mut Queue,
     slot: &str,
     backlog: &Backlog,
-    settings: &[String],
     audit: &str,
     run: &mut Run,
 ) -> Result<()> {
+    let settings = [settings(plan, audit), queue.settings(servers)].concat();
     let mut follow = Follow::begin(servers, slot, backlog.events).await?;
     let wal_before = fill::wal_end(follow.client()).await?;
     let since = Instant::now();
-    let relay = servers.program(slot, settings).spawn(&["run"])?;
+    let relay = servers.program(slot, &settings).spawn(&["run"])?;
     follow.meter.add_new(Who::Relay, relay.pid());
     let alive = || {
         ensure!(relay.is_running(), "the relay ended:\n{}", relay.log());
@@ -236,7 +260,7 @@ fn judge(outcome: &mut Outcome, plan: &Plan) {
     let marking = relay_name(plan.audit);
     let unmarked = relay_name("none");
     let ceiling = Ceiling::Both.name();
-    let Targets { share, share_unmarked, marking: cost, cpu_us, rss_mib } = plan.targets;
+    let Targets { share, share_unmarked, marking: cost, cpu_us, rss_mib, .. } = plan.targets;
     let ratios = outcome.ratios(&marking, ceiling, RATE);
     if share.is_none() && !ratios.is_empty() {
         let ratio = median(&ratios);
@@ -263,5 +287,25 @@ fn judge(outcome: &mut Outcome, plan: &Plan) {
     if let Some(bound) = rss_mib {
         let peak = outcome.samples(&marking, RSS);
         outcome.judge("peak RSS of the relay, MiB", peak, Bound::AtMost(bound));
+    }
+    judge_stream(outcome, plan);
+}
+
+/// What a stream is worth: beside who only reads, and beside a queue.
+fn judge_stream(outcome: &mut Outcome, plan: &Plan) {
+    let [marking, unmarked] = [plan.audit, "none"].map(relay_name);
+    if let Some([with, without]) = plan.targets.share_of_reading {
+        let reading = Ceiling::Read.name();
+        let ratios = outcome.ratios(&unmarked, reading, RATE);
+        outcome.judge("throughput of ceiling (a), no marks", ratios, Bound::AtLeast(without));
+        // Until the last row is marked, which is later than the last event.
+        let marked = outcome.samples(&marking, MARKED_RATE).into_iter();
+        let ratios = marked.zip(outcome.samples(reading, RATE)).map(|(it, that)| it / that);
+        let ratios = ratios.collect();
+        outcome.judge("throughput of ceiling (a), marks on", ratios, Bound::AtLeast(with));
+    }
+    if let Some(times) = plan.targets.times_the_queue {
+        let ratios = outcome.ratios(&unmarked, INTO_QUEUE, RATE);
+        outcome.judge("times as fast as into a queue, no marks", ratios, Bound::AtLeast(times));
     }
 }

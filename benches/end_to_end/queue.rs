@@ -24,6 +24,7 @@ pub struct Queue {
     _connection: Connection,
     channel: Channel,
     name: ShortString,
+    queue_type: QueueType,
     purged: u64,
     most: u64,
 }
@@ -42,23 +43,45 @@ impl Queue {
             ..Default::default()
         };
         consumer::declare(&channel, &options).await?;
-        Ok(Self::of(connection, channel, &name, payload))
+        Ok(Self::of(connection, channel, &name, (queue_type, payload)))
     }
 
-    /// One that is there already.
+    /// A queue that is there already.
     pub async fn open(servers: &Servers, name: &str, payload: usize) -> Result<Self> {
         let connection = servers.rabbitmq.connect(&servers.vhost).await?;
         let channel = connection.create_channel().await?;
-        Ok(Self::of(connection, channel, name, payload))
+        Ok(Self::of(connection, channel, name, (QueueType::Quorum, payload)))
     }
 
-    fn of(connection: Connection, channel: Channel, name: &str, payload: usize) -> Self {
+    fn of(
+        connection: Connection,
+        channel: Channel,
+        name: &str,
+        (queue_type, payload): (QueueType, usize),
+    ) -> Self {
         let most = MOST.min(MOST_BYTES / payload.max(1) as u64);
-        Self { _connection: connection, channel, name: name.into(), purged: 0, most }
+        let name = name.into();
+        Self { _connection: connection, channel, name, queue_type, purged: 0, most }
+    }
+
+    /// What the relay must be told to publish to it.
+    pub fn settings(&self, servers: &Servers) -> Vec<String> {
+        match self.queue_type {
+            QueueType::Quorum | QueueType::Classic => Vec::new(),
+            QueueType::Stream => vec![
+                "tables.0.sink=stream".to_owned(),
+                format!("tables.0.stream={}", self.name),
+                format!("amqp.stream_port={}", servers.rabbitmq.stream_port()),
+            ],
+        }
     }
 
     pub fn name(&self) -> &str {
         self.name.as_str()
+    }
+
+    pub fn queue_type(&self) -> QueueType {
+        self.queue_type
     }
 
     /// Messages that came since it was made.
@@ -67,7 +90,8 @@ impl Queue {
         let queue =
             self.channel.queue_declare(self.name.clone(), passive, FieldTable::default()).await?;
         let waiting = u64::from(queue.message_count());
-        if waiting < self.most {
+        // A stream cannot be purged; what it holds lies on the disk.
+        if waiting < self.most || self.queue_type == QueueType::Stream {
             return Ok(self.purged + waiting);
         }
         self.purge().await?;

@@ -6,37 +6,50 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use futures_util::StreamExt;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use harness::consumer::QueueType;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use pgwire_replication::{ReplicationClient, ReplicationConfig, ReplicationEvent};
 use tokio::sync::oneshot;
 
 use crate::fill::number;
+use crate::queue::Queue;
 use crate::servers::Servers;
 use crate::times::Times;
 
 const READY: Duration = Duration::from_secs(30);
+/// Deliveries under way at most.
+const PREFETCH: u16 = 1_000;
 
 /// Told to end by dropping it.
 pub struct Receiver {
     _stop: oneshot::Sender<()>,
 }
 
-/// Notes when each event comes out of the queue.
-pub async fn consume(servers: &Servers, queue: &str, came: &Arc<Times>) -> Result<Receiver> {
-    let (vhost, queue, came) = (servers.amqp_url(), queue.to_owned(), Arc::clone(came));
+/// Notes when each event comes out of the queue, or of the stream.
+pub async fn consume(servers: &Servers, queue: &Queue, came: &Arc<Times>) -> Result<Receiver> {
+    let is_stream = queue.queue_type() == QueueType::Stream;
+    let (vhost, queue, came) = (servers.amqp_url(), queue.name().to_owned(), Arc::clone(came));
     start("consumer", async move |ready| {
         let connection = harness::rabbitmq::connect(&vhost).await?;
         let channel = connection.create_channel().await?;
-        channel.basic_qos(1_000, BasicQosOptions::default()).await?;
-        let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+        // Of a stream each delivery is acknowledged: the broker wants it so.
+        let options = BasicConsumeOptions { no_ack: !is_stream, ..Default::default() };
         let consuming =
             channel.basic_consume(queue.into(), "bench".into(), options, FieldTable::default());
         let mut deliveries = consuming.await?;
         let _ = ready.send(());
+        let mut unacked = 0;
         while let Some(delivery) = deliveries.next().await {
-            if let Some(number) = number(&delivery?.data) {
+            let delivery = delivery?;
+            if let Some(number) = number(&delivery.data) {
                 came.note(number);
+            }
+            unacked += u16::from(is_stream);
+            if unacked == PREFETCH / 4 {
+                unacked = 0;
+                delivery.acker.ack(BasicAckOptions { multiple: true }).await?;
             }
         }
         bail!("the consumer was cancelled")

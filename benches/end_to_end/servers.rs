@@ -37,7 +37,8 @@ impl Servers {
             conf: arguments.postgres_conf.clone(),
             ..Default::default()
         };
-        let rabbitmq = rabbitmq::Options { spare_vhosts: 1, ..Default::default() };
+        let rabbitmq =
+            rabbitmq::Options { spare_vhosts: 1, has_streams: true, ..Default::default() };
         let (postgres, rabbitmq) =
             tokio::try_join!(Postgres::start(options), RabbitMq::start(rabbitmq))?;
         let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);

@@ -35,6 +35,7 @@ const READ: &str = "floor: commit to a slot's reader";
 const PUBLISH: &str = "floor: publish to consumer";
 const RELAY: &str = "relay: commit to consumer";
 const SLOWED: &str = "relay, confirms slowed";
+const STREAMED: &str = "relay: commit to consumer of a stream";
 
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
@@ -42,20 +43,26 @@ pub struct Plan {
     pub payload: usize,
     pub seconds: u64,
     pub pairs: usize,
-    pub queue_type: QueueType,
+    /// Beside the relay into a quorum queue: into a stream.
+    pub is_stream: bool,
     /// Confirms come so much later.
     pub confirms_slowed: Option<Duration>,
 }
 
 pub async fn run(servers: &Servers, plan: &Plan) -> Result<Outcome> {
     let mut outcome = Outcome::default();
+    let into_queue = async |round| relay(servers, plan, round, QueueType::Quorum).await;
     for round in 0..plan.pairs {
+        let beside = async || match plan.is_stream {
+            true => Ok(vec![relay(servers, plan, round, QueueType::Stream).await?]),
+            false => floor(servers, plan, round).await,
+        };
         if round % 2 == 0 {
-            outcome.runs.extend(floor(servers, plan, round).await?);
-            outcome.runs.push(relay(servers, plan, round).await?);
+            outcome.runs.extend(beside().await?);
+            outcome.runs.push(into_queue(round).await?);
         } else {
-            outcome.runs.push(relay(servers, plan, round).await?);
-            outcome.runs.extend(floor(servers, plan, round).await?);
+            outcome.runs.push(into_queue(round).await?);
+            outcome.runs.extend(beside().await?);
         }
     }
     judge(&mut outcome, plan);
@@ -77,10 +84,10 @@ struct Stretch {
 }
 
 impl Stretch {
-    async fn begin(servers: &Servers, plan: &Plan) -> Result<Self> {
+    async fn begin(servers: &Servers, plan: &Plan, queue_type: QueueType) -> Result<Self> {
         servers.empty().await?;
         servers.make_slot(SLOT).await?;
-        let queue = Queue::make(servers, plan.queue_type, plan.payload).await?;
+        let queue = Queue::make(servers, queue_type, plan.payload).await?;
         servers.be_quiet().await?;
         let (events, first) = (plan.rate * (plan.seconds + WARM_UP), plan.rate * WARM_UP);
         let (events, first) = (usize::try_from(events)?, usize::try_from(first)?);
@@ -104,9 +111,9 @@ impl Stretch {
 }
 
 async fn floor(servers: &Servers, plan: &Plan, round: usize) -> Result<Vec<Run>> {
-    let mut stretch = Stretch::begin(servers, plan).await?;
+    let mut stretch = Stretch::begin(servers, plan, QueueType::Quorum).await?;
     let [committed, read, published, consumed] = std::array::from_fn(|_| stretch.times());
-    let consumer = consume(servers, stretch.queue.name(), &consumed).await?;
+    let consumer = consume(servers, &stretch.queue, &consumed).await?;
     let reader = stream(servers, SLOT, &read).await?;
     stretch.start_soon();
     let load = &stretch.load;
@@ -128,13 +135,13 @@ async fn floor(servers: &Servers, plan: &Plan, round: usize) -> Result<Vec<Run>>
     Ok(runs.into())
 }
 
-async fn relay(servers: &Servers, plan: &Plan, round: usize) -> Result<Run> {
-    let mut stretch = Stretch::begin(servers, plan).await?;
+async fn relay(servers: &Servers, plan: &Plan, round: usize, queue_type: QueueType) -> Result<Run> {
+    let mut stretch = Stretch::begin(servers, plan, queue_type).await?;
     let [committed, consumed] = std::array::from_fn(|_| stretch.times());
-    let consumer = consume(servers, stretch.queue.name(), &consumed).await?;
+    let consumer = consume(servers, &stretch.queue, &consumed).await?;
     let mut follow = Follow::begin(servers, SLOT, stretch.load.events as u64).await?;
     let proxy = Proxy::start(servers.rabbitmq.port()).await?;
-    let mut program = servers.program(SLOT, &[]);
+    let mut program = servers.program(SLOT, &stretch.queue.settings(servers));
     if let Some(delay) = plan.confirms_slowed {
         proxy.delay(delay, Direction::Down);
         program = program.env("AMQP_URL", servers.rabbitmq.url_on(proxy.port(), &servers.vhost));
@@ -157,7 +164,11 @@ async fn relay(servers: &Servers, plan: &Plan, round: usize) -> Result<Run> {
     let came = all_came("the consumer", &consumed, stretch.load.events, stretch.patience());
     came.await.with_context(|| relay.log())?;
     follow.meter.sample_all();
-    let who = if plan.confirms_slowed.is_some() { SLOWED } else { RELAY };
+    let who = match plan.confirms_slowed {
+        _ if queue_type == QueueType::Stream => STREAMED,
+        Some(_) => SLOWED,
+        None => RELAY,
+    };
     let took = consumed.since(&committed, stretch.counted.clone());
     let mut run = told(round, who, &took, &committed, stretch.counted.clone());
     follow.tell(&mut run, Who::Relay, RELAY_CPU);
@@ -208,6 +219,11 @@ const CURVE: [f64; 13] =
     [0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 1.0];
 
 fn judge(outcome: &mut Outcome, plan: &Plan) {
+    if plan.is_stream {
+        let ratios = outcome.ratios(STREAMED, RELAY, P50);
+        outcome.judge("p50 of that into a queue", ratios, Bound::AtMost(1.0));
+        return;
+    }
     let mut ratio = |who: &str, metric: Metric, bound: f64| {
         let ratios = outcome.ratios(who, FLOOR, metric);
         outcome.judge(format!("{} of the floor's", metric.head), ratios, Bound::AtMost(bound));

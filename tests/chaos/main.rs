@@ -26,6 +26,7 @@ mod restarted;
 mod round;
 mod scenario;
 mod schema;
+mod streams;
 mod table;
 mod wires;
 

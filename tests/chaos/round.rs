@@ -301,7 +301,7 @@ pub async fn judge_rows(
 }
 
 /// The slot passes where the WAL ends now.
-async fn reaches_the_end(setting: &Setting, patience: Duration) -> Result<()> {
+pub async fn reaches_the_end(setting: &Setting, patience: Duration) -> Result<()> {
     let client = setting.client().await?;
     let end: String =
         client.query_one("SELECT pg_current_wal_lsn()::text", &[]).await?.try_get(0)?;

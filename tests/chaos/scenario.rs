@@ -5,7 +5,9 @@ use std::pin::Pin;
 use anyhow::Result;
 
 use crate::round::{Outcome, Round};
-use crate::{clock, disk, failover, frozen, huge, killed, refused, restarted, schema, wires};
+use crate::{
+    clock, disk, failover, frozen, huge, killed, refused, restarted, schema, streams, wires,
+};
 
 type Running = Pin<Box<dyn Future<Output = Result<Outcome>>>>;
 
@@ -56,6 +58,12 @@ pub const SCENARIOS: &[Scenario] = &[
     long("postgres-killed", run!(killed::postgres)).short(),
     long("relay-and-postgres-killed", run!(killed::relay_and_postgres)),
     long("all-killed", run!(killed::all)),
+
+    long("streams-relay-killed", run!(streams::relay)).short(),
+    long("streams-broker-killed", run!(streams::broker)),
+    long("streams-postgres-killed", run!(streams::postgres)),
+    long("streams-all-killed", run!(streams::all)),
+    long("streams-wire-cut", run!(streams::wire)),
 
     long("relay-restarted", run!(restarted::relay)).short(),
     long("broker-restarted", run!(restarted::broker)),

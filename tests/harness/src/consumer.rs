@@ -22,6 +22,7 @@ use crate::wait::{retry, wait_until};
 pub enum QueueType {
     Quorum,
     Classic,
+    Stream,
 }
 
 #[derive(Clone, Debug)]
@@ -169,6 +170,7 @@ pub async fn declare(channel: &Channel, options: &Options) -> Result<()> {
     let queue_type = match options.queue_type {
         QueueType::Quorum => "quorum",
         QueueType::Classic => "classic",
+        QueueType::Stream => "stream",
     };
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString(queue_type.into()));

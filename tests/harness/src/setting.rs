@@ -76,13 +76,29 @@ impl Setting {
     /// relay's events go to a stream of this name.
     pub async fn streaming(stream: &str) -> Result<(MutexGuard<'static, RabbitMq>, Self)> {
         let (corner, rabbitmq) = tokio::try_join!(Corner::new(), streams())?;
-        let setting = Self::in_corner(corner, &rabbitmq).await?;
-        let setting = setting
-            .set("tables.0.sink", "stream")
-            .set("tables.0.stream", stream)
-            .set("amqp.stream_port", &rabbitmq.stream_port().to_string());
+        let setting = Self::in_corner(corner, &rabbitmq).await?.into_stream(stream, &rabbitmq);
         setting.init().await?;
         Ok((rabbitmq, setting))
+    }
+
+    /// Likewise, with a Postgres of its own, to be broken too.
+    pub async fn streaming_from_own_postgres(
+        stream: &str,
+    ) -> Result<(Postgres, MutexGuard<'static, RabbitMq>, Self)> {
+        let own = Postgres::start(postgres::Options::default());
+        let (postgres, rabbitmq) = tokio::try_join!(own, streams())?;
+        let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);
+        let (database_url, amqp_url) = (postgres.url(&database), rabbitmq.url(&vhost));
+        let setting = Self::with(database, vhost, database_url, amqp_url);
+        let setting = setting.into_stream(stream, &rabbitmq);
+        setting.init().await?;
+        Ok((postgres, rabbitmq, setting))
+    }
+
+    fn into_stream(self, stream: &str, rabbitmq: &RabbitMq) -> Self {
+        self.set("tables.0.sink", "stream")
+            .set("tables.0.stream", stream)
+            .set("amqp.stream_port", &rabbitmq.stream_port().to_string())
     }
 
     /// The program with one more setting, by its variable.
