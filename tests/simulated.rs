@@ -24,6 +24,8 @@ const ROUNDS: u64 = 300;
 /// As many of these, from this seed on, are of a relay whose events go to a stream.
 const OF_STREAMS: u64 = 10_000;
 const STREAM_ROUNDS: u64 = 150;
+/// And as many of a relay that publishes to a stream and to exchanges.
+const OF_BOTH: u64 = 20_000;
 /// A seed beyond them that found a fault: a late batch parked behind the back of the next session.
 const FOUND: u64 = 1_003;
 /// Of a stream: an event is put aside, and lost by a crash, behind which a higher id was sent.
@@ -42,7 +44,11 @@ fn round(seed: u64, lines: usize) -> Option<Tally> {
     let script = Rc::new(Script::new(seed));
     // By the seed alone, so that a replay has as many.
     let steps = STEPS.0 + (seed % OF_STREAMS * 5).min(STEPS.1 - STEPS.0);
-    let world = if seed < OF_STREAMS { World::new } else { World::of_streams };
+    let world = match seed / OF_STREAMS {
+        0 => World::new,
+        1 => World::of_streams,
+        _ => World::of_both,
+    };
     let run = || world(Rc::clone(&script)).run(steps);
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(tally) => Some(tally),
@@ -69,7 +75,8 @@ fn the_rules_hold_whatever_happens() {
     let seeds = (0..rounds)
         .chain([FOUND])
         .chain(OF_STREAMS..OF_STREAMS + of_streams)
-        .chain([FOUND_OF_STREAMS]);
+        .chain([FOUND_OF_STREAMS])
+        .chain(OF_BOTH..OF_BOTH + of_streams);
     for seed in seeds {
         total += round(seed, LAST_LINES).expect("a round failed");
     }

@@ -302,25 +302,15 @@ impl Check<'_> {
         }
     }
 
-    /// A connection of one protocol is enough of what can fail; and what a stream takes the place of.
+    /// What a stream takes the place of.
     fn sinks(&mut self, config: &Config) {
         let keys = (0..config.tables.len()).map(|index| format!("tables.{index}"));
         let keys = keys.chain((0..config.messages.len()).map(|index| format!("messages.{index}")));
-        let mut first: Option<(String, bool)> = None;
         for (key, source) in keys.zip(config.sources()) {
-            let (sink, is_stream) = (format!("{key}.sink"), source.stream.is_some());
-            match &first {
-                None => first = Some((sink.clone(), is_stream)),
-                Some((_, same)) if *same == is_stream => {}
-                Some((other, _)) => {
-                    let what = format!("{sink} and {other} are of two kinds: a relay has one");
-                    let hint = "run a second relay, with a slot and a publication of its own";
-                    self.clash([&sink, other], what, hint);
-                }
-            }
-            if is_stream && matches!(source.on_failure, OnFailure::DeadLetter { .. }) {
-                let what = "is dead_letter, but a relay whose sink is a stream knows no exchange";
-                let key = format!("{key}.on_failure");
+            let is_letter = matches!(source.on_failure, OnFailure::DeadLetter { .. });
+            if source.stream.is_some() && is_letter {
+                let what = "is dead_letter, but a stream has no dead-letter exchange";
+                let [key, sink] = ["on_failure", "sink"].map(|name| format!("{key}.{name}"));
                 self.clash([&key, &sink], what, "choose on_failure park or block");
             }
         }

@@ -147,9 +147,19 @@ impl Config {
         self.postgres.on_slot_loss == OnSlotLoss::CatchUp && self.has_marks()
     }
 
-    /// Whether events go to streams. All of them do, or none.
-    pub(crate) fn is_stream(&self) -> bool {
+    /// Whether events of a source go to a stream.
+    pub(crate) fn has_streams(&self) -> bool {
         self.sources().any(|source| source.stream.is_some())
+    }
+
+    /// Whether events of a source go to an exchange.
+    pub(crate) fn has_exchanges(&self) -> bool {
+        self.sources().any(|source| source.stream.is_none())
+    }
+
+    /// Whether each event goes to a stream: then the last that was settled is the last there.
+    pub(crate) fn are_all_to_streams(&self) -> bool {
+        self.sources().all(|source| source.stream.is_some() && source.rule.0.is_empty())
     }
 
     /// The streams, each once.

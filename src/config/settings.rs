@@ -118,7 +118,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.preset", Choice(&PRESETS), Unset, "the library or relay that made the table: sets what follows, each of which can be set otherwise").flag("--preset"),
     setting("tables.*.schema", Name, Value("public"), "schema"),
     setting("tables.*.name", Text(127), Value("outbox_messages"), "table; `schema.table` where `schema` is not set"),
-    setting("tables.*.sink", Choice(&SINKS), Value("exchange"), "where events go: `exchange`, or `stream`: a RabbitMQ stream, by its own protocol, where the broker drops repeats; all tables and messages of a relay have the same"),
+    setting("tables.*.sink", Choice(&SINKS), Value("exchange"), "where events go: `exchange`, or `stream`: a RabbitMQ stream, by its own protocol, where the broker drops repeats; a relay may publish to both"),
     setting("tables.*.stream", Text(255), Unset, "name of the stream; `exchange` and `routing_key` are then what an AMQP consumer of it sees"),
     setting("tables.*.exchange", Template, Value("outbox"), "exchange").flag("--exchange"),
     setting("tables.*.routing_key", Template, Value("{topic} | {aggregate_type}.{event_type}"), "routing key: the first alternative whose columns are all set"),
@@ -178,7 +178,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.columns.failed_at", Column, Value("failed_at"), "when its tries ended: timestamptz or timestamp"),
 
     setting("messages.*.prefix", Text(255), Unset, "prefix of `pg_logical_emit_message`: transactional messages with this very prefix are events; the settings below are as for a table, over the members of an envelope"),
-    setting("messages.*.sink", Choice(&SINKS), Value("exchange"), "where events go: `exchange`, or `stream`: a RabbitMQ stream, by its own protocol, where the broker drops repeats; all tables and messages of a relay have the same"),
+    setting("messages.*.sink", Choice(&SINKS), Value("exchange"), "where events go: `exchange`, or `stream`: a RabbitMQ stream, by its own protocol, where the broker drops repeats; a relay may publish to both"),
     setting("messages.*.stream", Text(255), Unset, "name of the stream; `exchange` and `routing_key` are then what an AMQP consumer of it sees"),
     setting("messages.*.exchange", Template, Value("outbox"), "exchange"),
     setting("messages.*.routing_key", Template, Value("{topic} | {aggregate_type}.{event_type}"), "routing key: the first alternative whose members are all set"),

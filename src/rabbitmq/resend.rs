@@ -72,6 +72,9 @@ struct PendingItem {
 
 impl InFlight for PendingItem {
     fn is(&self, returned: &Return) -> bool {
+        if self.message.stream().is_some() {
+            return false;
+        }
         let properties = self.message.properties();
         let own = properties.message_id().as_ref().map_or("", |id| id.as_str());
         returned.message_id == own

@@ -1,4 +1,11 @@
-//! Where events go: an exchange, or streams. A relay has one kind.
+//! Where events go: exchanges, streams, or both. Whatever goes where, messages have one order and one number
+//! among all.
+
+mod numbers;
+
+use std::task::{Context, Poll};
+
+use numbers::Numbers;
 
 use crate::config::{Amqp, Broker, Config};
 use crate::core::message::{Limits, Message};
@@ -6,12 +13,19 @@ use crate::error::Fault;
 use crate::rabbitmq::publisher::{Closure, Publisher, Signal};
 use crate::rabbitmq::stream::StreamPublisher;
 
-/// The connection, or the connections, to one of the brokers.
-pub(crate) enum Sink {
-    /// By AMQP.
-    Exchange(Box<Publisher>),
-    /// By the stream protocol.
-    Streams(StreamPublisher, Limits),
+/// The connections to one of the brokers.
+pub(crate) struct Sink {
+    /// By AMQP, where a source has an exchange.
+    exchange: Option<Box<Publisher>>,
+    /// By the stream protocol, where a source has a stream.
+    streams: Option<StreamPublisher>,
+    limits: Limits,
+    /// Messages so far.
+    published: u64,
+    /// Where there are both: what number a message of the exchanges has among all.
+    numbers: Numbers,
+    /// Who is heard first: neither keeps the other waiting.
+    is_streams_turn: bool,
 }
 
 impl Sink {
@@ -24,60 +38,91 @@ impl Sink {
         amqp: &Amqp,
         config: &Config,
     ) -> Result<Self, Fault> {
-        if !config.is_stream() {
-            return Publisher::connect(broker, amqp).await.map(Box::new).map(Self::Exchange);
-        }
-        let streams = StreamPublisher::connect(broker, amqp, config.streams()).await?;
+        let streams = match config.has_streams() {
+            true => Some(StreamPublisher::connect(broker, amqp, config.streams()).await?),
+            false => None,
+        };
+        let exchange = match config.has_exchanges() {
+            true => Some(Box::new(Publisher::connect(broker, amqp).await?)),
+            false => None,
+        };
         let limits = Limits {
             body: amqp.max_message_bytes,
-            // What has no frame of its own is bounded with the message.
-            header_frame: usize::MAX,
-            stream: Some(streams.largest()),
+            // No message has a header frame where there is no exchange.
+            header_frame: exchange.as_ref().map_or(usize::MAX, |it| it.limits().header_frame),
+            stream: streams.as_ref().map(StreamPublisher::largest),
         };
-        Ok(Self::Streams(streams, limits))
+        let numbers = Numbers::default();
+        Ok(Self { exchange, streams, limits, published: 0, numbers, is_streams_turn: false })
     }
 
     /// What the broker takes.
     pub(crate) fn limits(&self) -> Limits {
-        match self {
-            Self::Exchange(publisher) => publisher.limits(),
-            Self::Streams(_, limits) => *limits,
-        }
+        self.limits
+    }
+
+    /// The streams, where there are some.
+    pub(crate) fn streams(&mut self) -> Option<&mut StreamPublisher> {
+        self.streams.as_mut()
     }
 
     /// Queues a message; messages are numbered from 0.
     pub(crate) fn publish(&mut self, message: Message) {
-        match self {
-            Self::Exchange(publisher) => publisher.publish(message),
-            Self::Streams(streams, _) => streams.publish(message),
+        let number = self.published;
+        self.published += 1;
+        match (&mut self.exchange, &mut self.streams) {
+            (Some(exchange), None) => exchange.publish(message),
+            (Some(exchange), Some(_)) if message.stream().is_none() => {
+                self.numbers.push(number);
+                exchange.publish(message);
+            }
+            (_, Some(streams)) => streams.publish(number, message),
+            (None, None) => {}
         }
     }
 
-    /// Opens another channel, where there are channels.
+    /// Opens another channel, where only exchanges are published to: messages are numbered from 0 again.
     pub(crate) fn reopen(&mut self, amqp: &Amqp) {
-        match self {
-            Self::Exchange(publisher) => publisher.reopen(amqp),
-            Self::Streams(..) => {}
+        if let (Some(exchange), None) = (&mut self.exchange, &self.streams) {
+            exchange.reopen(amqp);
         }
     }
 
     /// Waits for what comes back. Nothing is lost if the future is dropped.
     ///
     /// # Errors
-    /// The connection was lost, or the broker closed it: perhaps over something that was published.
+    /// A connection was lost, or the broker closed it: perhaps over something that was published.
     pub(crate) async fn next(&mut self) -> Result<Signal, Closure> {
-        match self {
-            Self::Exchange(publisher) => publisher.next().await,
-            Self::Streams(streams, _) => streams.next().await,
+        match (&mut self.exchange, &mut self.streams) {
+            (Some(exchange), None) => exchange.next().await,
+            (None, Some(streams)) => streams.next().await,
+            _ => std::future::poll_fn(|cx| self.poll_both(cx)).await,
         }
     }
 
-    /// Says goodbye, where the protocol wants it.
+    fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<Result<Signal, Closure>> {
+        self.is_streams_turn = !self.is_streams_turn;
+        for is_of_streams in [self.is_streams_turn, !self.is_streams_turn] {
+            let signal = match is_of_streams {
+                true => self.streams.as_mut().map(|streams| streams.poll_next(cx)),
+                false => self.exchange.as_mut().map(|exchange| exchange.poll_next(cx)),
+            };
+            match signal {
+                Some(Poll::Ready(Ok(Signal::Answers(mut answers)))) if !is_of_streams => {
+                    self.numbers.among_all(&mut answers);
+                    return Poll::Ready(Ok(Signal::Answers(answers)));
+                }
+                Some(Poll::Ready(signal)) => return Poll::Ready(signal),
+                Some(Poll::Pending) | None => {}
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Says goodbye, where the protocol wants it: to a stream there is nothing to say.
     pub(crate) async fn close(self) {
-        match self {
-            Self::Exchange(publisher) => publisher.close().await,
-            // Everything is confirmed: there is nothing to say.
-            Self::Streams(..) => {}
+        if let Some(exchange) = self.exchange {
+            exchange.close().await;
         }
     }
 }

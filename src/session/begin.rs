@@ -226,14 +226,15 @@ impl RecallStep {
     async fn name(&mut self, given: Setup<'_>) -> Result<(), Fault> {
         let Setup { config, .. } = given;
         let Owner { connected, taken, session } = &mut self.owner;
-        let Sink::Streams(streams, _) = &mut connected.publisher else { return Ok(()) };
+        let Some(streams) = connected.publisher.streams() else { return Ok(()) };
         let own = RowOwner { identity: &taken.identity, session, has_messages: taken.has_messages };
         let named = publishing_name(given.client(), given.slot(), own, self.known.is_doubtful);
         let reference = answered(config, named).await?;
         // Ids that an earlier session used and nobody knows of follow from what was committed by then.
         let ceiling = relay::ids::ceiling(Position::after_commit(self.known.end));
         let last = self.known.memory.publishing_id;
-        let expected = if self.known.is_doubtful { 0 } else { last };
+        let is_known = !self.known.is_doubtful && config.are_all_to_streams();
+        let expected = if is_known { last } else { 0 };
         let named = streams.name(&config.amqp, &reference, (ceiling.max(last), expected)).await;
         named.map_err(|fault| fault.on(Side::Broker))
     }
@@ -337,9 +338,8 @@ impl PrepareStep {
             limits: self.connected().publisher.limits(),
             window_messages: config.window.messages,
             window_bytes: config.window.bytes,
-            // A stream refuses no event that others pass: it keeps their order by itself.
-            is_strict: config.window.is_strict && !config.is_stream(),
-            is_stream: config.is_stream(),
+            is_strict: config.window.is_strict,
+            has_streams: config.has_streams(),
             parking: config.parking.clone(),
             audit: config.audit.clone(),
             confirm_timeout: config.amqp.confirm_timeout,

@@ -1,5 +1,6 @@
 //! Events into a RabbitMQ stream: what is in it at the end, all of it read.
 
+mod both;
 mod content;
 mod kills;
 mod name;

@@ -53,9 +53,11 @@ async fn look_at(broker: &Broker, config: &Config) -> (Vec<Finding>, bool) {
     };
     findings.push(Finding::good("broker", format!("{place} lets \"{}\" in", broker.user)));
     findings.extend(size(&place, amqp, &greeting));
-    match config.is_stream() {
-        true => findings.push(streams(broker, config).await),
-        false => findings.extend(exchanges(&publisher, broker, config).await),
+    if config.has_streams() {
+        findings.push(streams(broker, config).await);
+    }
+    if config.has_exchanges() {
+        findings.extend(exchanges(&publisher, broker, config).await);
     }
     findings.extend(queues(&publisher, broker, config).await);
     publisher.close().await;
@@ -138,7 +140,7 @@ fn size(place: &str, amqp: &Amqp, greeting: &Greeting) -> Option<Finding> {
 async fn exchanges(publisher: &Publisher, broker: &Broker, config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut names = BTreeSet::new();
-    for table in config.sources() {
+    for table in config.sources().filter(|table| table.stream.is_none()) {
         for exchange in table.exchanges() {
             match exchange.fixed() {
                 Some(name) => _ = names.insert(name),

@@ -116,7 +116,7 @@ async fn more(client: &Client, config: &Config, found: &mut Database) -> Result<
     findings.extend(too_new(client, config).await);
     findings.extend(pooler(client, config).await?);
     findings.extend(slot_user::user(config, client).await?);
-    if !config.is_stream() {
+    if config.has_exchanges() {
         findings.push(returned(client, config).await);
     }
     Ok(())

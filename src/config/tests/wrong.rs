@@ -203,21 +203,6 @@ fn every_contradiction() {
         (&["tables.0.sink=stream"], "tables.0.stream", "is not set"),
         (&["tables.0.stream=s"], "tables.0.stream", "the sink is an exchange"),
         (
-            &["tables.0.sink=stream", "tables.0.stream=s", "tables.1.name=b"],
-            "tables.0.sink",
-            "are of two kinds",
-        ),
-        (
-            &[
-                "tables.0.name=a",
-                "messages.0.prefix=m",
-                "messages.0.sink=stream",
-                "messages.0.stream=s",
-            ],
-            "messages.0.sink",
-            "are of two kinds",
-        ),
-        (
             &[
                 "tables.0.sink=stream",
                 "tables.0.stream=s",
@@ -225,7 +210,7 @@ fn every_contradiction() {
                 "tables.0.dead_letter_exchange=d",
             ],
             "tables.0.on_failure",
-            "knows no exchange",
+            "has no dead-letter exchange",
         ),
         (&["amqp.url=amqp://a?heartbeat=5,amqp://b?heartbeat=6"], "amqp.url", "different values"),
         (

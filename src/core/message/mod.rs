@@ -163,14 +163,15 @@ impl Message {
     }
 
     fn within(self, limits: Limits) -> Result<Self, Refusal> {
+        // What has no frame of its own is bounded with the message.
+        if let Some(limit) = limits.stream.filter(|_| self.stream.is_some()) {
+            return self.in_sections(limit);
+        }
         let (bytes, limit) = (self.properties_bytes().len(), limits.header_frame);
         if bytes + CONTENT_HEADER_BYTES > limit {
             return Err(Refusal::HeadersTooLarge { bytes: bytes + CONTENT_HEADER_BYTES, limit });
         }
-        match limits.stream.filter(|_| self.stream.is_some()) {
-            Some(limit) => self.in_sections(limit),
-            None => Ok(self),
-        }
+        Ok(self)
     }
 
     /// In the form of a stream as well, whose messages have at most so many bytes.

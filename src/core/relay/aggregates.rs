@@ -121,6 +121,8 @@ pub(super) struct Aggregates {
     queues: BTreeMap<Aggregate, Queue>,
     waiting: usize,
     bytes: usize,
+    /// Of those that wait, the ones that go to a stream under their publishing ids.
+    named: usize,
     /// Those that wait for a batch to be written.
     unwritten: BTreeSet<Aggregate>,
     /// Those whose next event may go.
@@ -156,6 +158,11 @@ impl Aggregates {
         (self.waiting, self.bytes)
     }
 
+    /// An event waits that has a publishing id: it is to be sent before any with a higher one.
+    pub(super) fn is_any_named_waiting(&self) -> bool {
+        self.named > 0
+    }
+
     /// All that wait in memory.
     pub(super) fn in_memory(&self) -> impl Iterator<Item = &Arrival> {
         self.queues.values().flat_map(|queue| &queue.waiting)
@@ -185,6 +192,7 @@ impl Aggregates {
             Some(queue) if queue.waits_in_memory() => {
                 self.waiting += 1;
                 self.bytes += arrival.tuple.size();
+                self.named += usize::from(arrival.publishing_id.is_some());
                 queue.waiting.push_back(arrival);
                 Admission::Waits
             }
@@ -322,6 +330,7 @@ impl Aggregates {
         if let Some(queue) = self.queues.get_mut(key) {
             self.waiting += 1;
             self.bytes += arrival.tuple.size();
+            self.named += usize::from(arrival.publishing_id.is_some());
             queue.waiting.push_back(arrival);
         }
     }
@@ -343,6 +352,7 @@ impl Aggregates {
         let waiting = std::mem::take(&mut queue.waiting);
         self.waiting -= waiting.len();
         self.bytes -= waiting.iter().map(|arrival| arrival.tuple.size()).sum::<usize>();
+        self.named -= waiting.iter().filter(|arrival| arrival.publishing_id.is_some()).count();
         waiting
     }
 
@@ -354,6 +364,7 @@ impl Aggregates {
             Next::Arrival(arrival) => {
                 self.waiting -= 1;
                 self.bytes -= arrival.tuple.size();
+                self.named -= usize::from(arrival.publishing_id.is_some());
             }
             Next::Free => {
                 self.queues.remove(key);

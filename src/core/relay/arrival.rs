@@ -40,7 +40,7 @@ pub(super) struct Arrival {
     pub(super) xid_end: Option<u32>,
     /// The `timestamp` of its message, once there is one.
     pub(super) seconds: Option<u64>,
-    /// Its publishing id; `None` where it goes to a stream without one.
+    /// Its publishing id; `None` where it goes to no stream, or to one without it.
     pub(super) publishing_id: Option<u64>,
     /// The aggregate that waits for it.
     pub(super) waiter: Option<Aggregate>,
@@ -95,12 +95,16 @@ pub(super) struct PublishedEvent {
     pub(super) is_alone: bool,
     pub(super) bytes: usize,
     pub(super) at: Duration,
+    pub(super) is_to_stream: bool,
 }
 
 impl InFlight for PublishedEvent {
     /// A message of ours says its place, whatever else it lacks: a dead letter has no `message_id`
     /// where the event's id is too long for one.
     fn is(&self, returned: &Return) -> bool {
+        if self.is_to_stream {
+            return false;
+        }
         let has_id = returned.message_id == self.arrival.id();
         // A column of its own says the `message_id`: the place tells all the same.
         let is_any = returned.message_id.is_empty() || self.arrival.mapping.message_id.is_some();

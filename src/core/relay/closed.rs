@@ -14,9 +14,11 @@ impl Relay {
     /// The broker closed the channel and keeps the connection. What was in flight is in doubt, and
     /// goes again on a new channel, in its order; one at a time, where it is not known over which it
     /// was. Where nothing was in flight it was over nothing of ours, and may be closed again at once:
-    /// then, and while the session ends, it is as if the connection had gone.
+    /// then, and while the session ends, it is as if the connection had gone. So it is where streams are
+    /// published to as well: what is in flight to them would go again in this session, behind higher ids.
     pub(super) fn channel_closed(&mut self, now: Duration, why: &str, effects: &mut Vec<Effect>) {
-        if self.phase != Phase::Running || !self.outgoing.is_any_in_flight() {
+        let is_over = self.phase != Phase::Running || self.rules.has_streams;
+        if is_over || !self.outgoing.is_any_in_flight() {
             return self.closed(now, why);
         }
         let mut window = self.outgoing.close();
@@ -40,11 +42,11 @@ impl Relay {
     /// before has its marks: the next one comes to the same message, and could write them no
     /// better.
     pub(super) fn closed(&mut self, now: Duration, why: &str) {
-        let mut window = self.outgoing.take_window();
+        let (mut window, is_more_unsettled) = self.take_exchanged();
         if window.len() == 1
             && let Some(published) = window.pop()
         {
-            self.closed_over(now, published, why);
+            self.closed_over(now, published, why, is_more_unsettled);
             return;
         }
         self.suspect(&window);
@@ -60,7 +62,7 @@ impl Relay {
     /// first message in flight for the second time they are published one at a time, and the one
     /// that was alone in flight twice is the one.
     pub(super) fn dropped(&mut self, now: Duration, fault: Fault) -> Result<(), End> {
-        let mut window = self.outgoing.take_window();
+        let (mut window, is_more_unsettled) = self.take_exchanged();
         let Some(first) = window.first().map(|published| published.arrival.position) else {
             return Err(End::Fault(fault));
         };
@@ -68,13 +70,22 @@ impl Relay {
         match self.outcomes.dropped(first, is_alone) {
             Suspicion::Convicted => {
                 let Some(published) = window.pop() else { return Err(End::Fault(fault)) };
-                self.closed_over(now, published, &fault.what);
+                self.closed_over(now, published, &fault.what, is_more_unsettled);
                 return Ok(());
             }
             Suspicion::Suspected => self.suspect(&window),
             Suspicion::None => {}
         }
         Err(End::Fault(fault))
+    }
+
+    /// Takes what was in flight. Over what went to a stream no channel is closed: it is left out, and told.
+    fn take_exchanged(&mut self) -> (Vec<PublishedEvent>, bool) {
+        let mut window = self.outgoing.take_window();
+        let count = window.len();
+        window.retain(|published| !published.is_to_stream);
+        let is_more = window.len() < count;
+        (window, is_more)
     }
 
     /// One of these made the broker close the channel: the next session publishes them one at a
@@ -88,7 +99,14 @@ impl Relay {
         }
     }
 
-    fn closed_over(&mut self, now: Duration, published: PublishedEvent, why: &str) {
+    /// `is_more_unsettled`: other messages were in flight, to streams, and are sent again as well.
+    fn closed_over(
+        &mut self,
+        now: Duration,
+        published: PublishedEvent,
+        why: &str,
+        is_more_unsettled: bool,
+    ) {
         let PublishedEvent { arrival, dead_letter, .. } = published;
         let fault = Fault::transient(format!(
             "the broker closed the channel over event {} of {}: {why}",
@@ -110,7 +128,7 @@ impl Relay {
         self.refused(now, arrival, dead_letter, Refusal::Closed { why: why.to_owned() });
         // What was taken in and not sent has no channel to go by: a drain that waited for it would
         // not end.
-        if self.is_any_unsent() || !self.phase.is_ending() {
+        if is_more_unsettled || self.is_any_unsent() || !self.phase.is_ending() {
             self.enter(Phase::Failing(fault));
         }
     }

@@ -10,6 +10,11 @@ use crate::text::span;
 /// waits for us to let it shut down (`walsender.c`, `WalSndDone`).
 const STORM: u32 = 20;
 
+/// Where no confirm comes.
+const QUEUE_HINT: &str =
+    "look at the queues behind the exchange: a quorum queue without a majority confirms nothing";
+const STREAM_HINT: &str = "look at the stream: rabbitmq-streams stream_status NAME  -- without a majority of its replicas it confirms nothing; nor while the broker has a disk alarm, of which a stream tells nobody: rabbitmq-diagnostics alarms";
+
 /// Which part of the silence that ends a session is shown.
 const UNUSUAL: (u32, u32) = (8, 15);
 
@@ -83,7 +88,8 @@ impl Deadlines {
         Ok(())
     }
 
-    /// Whether the stream is read, and since when the oldest message is in flight.
+    /// Whether the stream is read; and the oldest message in flight: since when, and whether it goes to a
+    /// RabbitMQ stream.
     ///
     /// # Errors
     /// One of the servers kept us waiting for too long.
@@ -91,7 +97,7 @@ impl Deadlines {
         &mut self,
         now: Duration,
         is_reading: bool,
-        oldest: Option<Duration>,
+        oldest: Option<(Duration, bool)>,
     ) -> Result<(), End> {
         if is_reading && self.was_not_reading {
             self.last_frame_at = now;
@@ -111,13 +117,14 @@ impl Deadlines {
             .hint("clear its memory or disk alarm: rabbitmq-diagnostics alarms")
             .into());
         }
-        if self.confirm_ends(oldest).is_some_and(|at| at <= now) {
+        let is_to_stream = oldest.is_some_and(|(_, is_to_stream)| is_to_stream);
+        if self.confirm_ends(oldest.map(|(at, _)| at)).is_some_and(|at| at <= now) {
             return Err(Fault::transient(format!(
                 "RabbitMQ has not confirmed a message for {}",
                 span(self.confirm_timeout)
             ))
             .on(Side::Broker)
-            .hint("look at the queues behind the exchange: a quorum queue without a majority confirms nothing")
+            .hint(if is_to_stream { STREAM_HINT } else { QUEUE_HINT })
             .into());
         }
         Ok(())

@@ -49,9 +49,9 @@ pub struct Rules {
     pub away: Vec<(u32, (String, String), usize)>,
     /// Tables whose partitions come under names and oids of their own.
     pub leaves: Vec<usize>,
-    /// Events go to streams, under publishing ids: none may be sent behind one with a higher id, and one
-    /// that is not sent must be on disk before a higher one is.
-    pub is_stream: bool,
+    /// Events of some of the tables go to streams, under publishing ids: none of them may be sent behind one
+    /// with a higher id, and one that is not sent must be on disk before a higher one is.
+    pub has_streams: bool,
     /// Rows may have passed by the slot: what is in the tables of today is left to the list that
     /// is made once the stream is passed, and only what no table holds any more is published.
     pub is_passing: bool,

@@ -147,9 +147,16 @@ impl Relay {
         let source = Source::Stream(number);
         let xid = Some(xid);
         let arrival = Arrival::new(source, position, id, mapping, tuple, commit_time);
-        let arrival = Arrival { xid, publishing_id: Some(publishing_id), ..arrival };
+        let publishing_id = self.is_of_stream(&arrival.mapping).then_some(publishing_id);
+        let arrival = Arrival { xid, publishing_id, ..arrival };
         self.arrive(now, number, arrival, effects);
         Ok(())
+    }
+
+    /// Its events go to a stream.
+    pub(super) fn is_of_stream(&self, mapping: &Mapping) -> bool {
+        self.rules.has_streams
+            && self.rules.tables.get(mapping.table).is_some_and(|table| table.stream.is_some())
     }
 
     /// What an earlier session settled was given its id then.
@@ -215,8 +222,9 @@ impl Relay {
             return;
         }
         self.outcomes.arrived(arrival.position);
-        // The usual way first: nobody waits for anybody.
-        let is_strict = self.rules.is_strict;
+        // The usual way first: nobody waits for anybody. A stream refuses no event that others pass: it keeps
+        // their order by itself.
+        let is_strict = self.rules.is_strict && !self.is_of_stream(&arrival.mapping);
         if self.aggregates.is_empty() && !is_strict {
             return self.send_arrived(now, arrival, effects);
         }
@@ -243,7 +251,7 @@ impl Relay {
                 // The first look after the pause finds it again.
                 Next::Claim(_) => return self.aggregates.let_rest(key),
                 Next::Arrival(mut arrival) => {
-                    let is_strict = self.rules.is_strict;
+                    let is_strict = self.rules.is_strict && !self.is_of_stream(&arrival.mapping);
                     if is_strict {
                         self.aggregates.set_busy(aggregate);
                         arrival.waiter = Some(aggregate.clone());
@@ -305,7 +313,7 @@ impl Relay {
             }
             Err(refusal) => return self.refused(now, arrival, dead_letter, refusal),
         };
-        if self.rules.is_stream && !self.name(&mut message, &arrival) {
+        if !self.name(&mut message, &arrival) {
             return;
         }
         self.tally.published += 1;
@@ -314,8 +322,7 @@ impl Relay {
         }
         trace!(event_id = arrival.id(), position = %arrival.position, "an event is published");
         arrival.seconds = message.timestamp();
-        let bytes = message.body.len();
-        self.outgoing.publish(now, Outbound { arrival, dead_letter, is_alone }, bytes);
+        self.outgoing.publish(now, Outbound { arrival, dead_letter, is_alone }, &message);
         effects.push(Effect::Publish(message));
     }
 

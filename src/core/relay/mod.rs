@@ -275,7 +275,8 @@ impl Relay {
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
         let is_reading = self.is_reading();
-        self.deadlines.check(now, is_reading, self.outgoing.oldest().map(|oldest| oldest.at))?;
+        let oldest = self.outgoing.oldest().map(|oldest| (oldest.at, oldest.is_to_stream));
+        self.deadlines.check(now, is_reading, oldest)?;
         if self.phase.is_ending() || self.outgoing.is_paused() {
             self.withdraw_ready(now);
         }

@@ -7,6 +7,7 @@ use super::arrival::{Arrival, Outbound, PublishedEvent, Source};
 use super::input::Rules;
 use super::waiting::{Waiting, first};
 use super::window::{Answer, DeliveryOutcome, Stray, Window};
+use crate::core::message::Message;
 
 /// What goes to the broker.
 #[derive(Debug)]
@@ -139,9 +140,17 @@ impl Outgoing {
     }
 
     /// A message is published.
-    pub(super) fn publish(&mut self, now: Duration, ready: Outbound, bytes: usize) {
+    pub(super) fn publish(&mut self, at: Duration, ready: Outbound, message: &Message) {
         let Outbound { arrival, dead_letter, is_alone } = ready;
-        self.window.push(PublishedEvent { arrival, dead_letter, is_alone, bytes, at: now });
+        let (bytes, is_to_stream) = (message.body.len(), message.stream().is_some());
+        self.window.push(PublishedEvent {
+            arrival,
+            dead_letter,
+            is_alone,
+            bytes,
+            at,
+            is_to_stream,
+        });
     }
 
     /// Takes in what the broker says.

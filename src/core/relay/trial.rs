@@ -11,8 +11,8 @@ impl Relay {
     /// No more may be parked: the event waits until another is delivered, its aggregate behind it.
     pub(super) fn put_on_trial(&mut self, now: Duration, arrival: Arrival, refusal: Refusal) {
         let is_closed = matches!(refusal, Refusal::Closed { .. });
-        // What ends the session ends the trial too. And no event of a stream may go on before it.
-        if self.phase.is_ending() || is_closed || self.rules.is_stream {
+        // What ends the session ends the trial too. And no event of a stream may go on before one of its own.
+        if self.phase.is_ending() || is_closed || self.is_of_stream(&arrival.mapping) {
             let stuck = self.stuck(&arrival, refusal, true);
             let first = self.first_on_trial().unwrap_or(stuck);
             return self.enter(Phase::Stuck(first));

@@ -75,7 +75,7 @@ impl Relay {
             (self.outgoing.is_paused(), Waiting::Resume),
             (self.outgoing.is_any_ready(), Waiting::Turn),
             // What waits in memory may have the lowest id of all that is to be sent.
-            (self.rules.is_stream && self.aggregates.size().0 > 0, Waiting::Turn),
+            (self.aggregates.is_any_named_waiting(), Waiting::Turn),
             (self.is_hole_open(), Waiting::Parking),
         ])
         .or_else(|| self.outgoing.waits_for(is_cautious, self.aggregates.size()))
@@ -85,7 +85,7 @@ impl Relay {
     /// An event was put aside, and not sent, which may still be lost: behind a higher id, its own would
     /// never be taken again.
     pub(super) fn is_hole_open(&self) -> bool {
-        self.rules.is_stream && self.recorder.is_parking_unflushed()
+        self.rules.has_streams && self.recorder.is_parking_unflushed()
     }
 
     /// What is not in the progress row is repeated after a crash. `None`: nothing bounds it where

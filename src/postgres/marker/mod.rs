@@ -184,7 +184,7 @@ impl Marker {
             identity,
             session: session.to_owned(),
             parking: ParkingStore::prepare(client, config, outboxes, session).await?,
-            awaits_disk: config.is_stream(),
+            awaits_disk: config.has_streams(),
             settled_at: Mutex::default(),
         })
     }

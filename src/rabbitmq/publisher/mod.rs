@@ -245,7 +245,8 @@ impl Publisher {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Signal, Closure>> {
+    /// As [`next`](Self::next).
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Signal, Closure>> {
         if let Some(why) = &self.broken {
             return Poll::Ready(Err(lost(why)));
         }

@@ -64,8 +64,6 @@ struct OpenStream {
 /// The connections of a relay.
 pub(crate) struct StreamPublisher {
     streams: Vec<OpenStream>,
-    /// Messages so far: they are numbered from 0, whatever stream they go to.
-    published: u64,
     said: Vec<Answer>,
     /// Why nothing that comes counts any more.
     broken: Option<Fault>,
@@ -81,7 +79,7 @@ impl StreamPublisher {
         amqp: &Amqp,
         streams: impl IntoIterator<Item = &str>,
     ) -> Result<Self, Fault> {
-        let mut all = Self { streams: Vec::new(), published: 0, said: Vec::new(), broken: None };
+        let mut all = Self { streams: Vec::new(), said: Vec::new(), broken: None };
         for name in streams {
             let connected = login::connect(broker, amqp, name).await?;
             let handle = connected.handle.try_clone();
@@ -138,10 +136,8 @@ impl StreamPublisher {
         largest.unwrap_or(usize::MAX)
     }
 
-    /// Queues a message; messages are numbered from 0.
-    pub(crate) fn publish(&mut self, message: Message) {
-        let number = self.published;
-        self.published += 1;
+    /// Queues a message, of which the answer is to say this number.
+    pub(crate) fn publish(&mut self, number: u64, message: Message) {
         let wanted = message.stream();
         let stream = self.streams.iter_mut().find(|stream| Some(&*stream.name) == wanted);
         let Some(stream) = stream else {
@@ -167,7 +163,8 @@ impl StreamPublisher {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Signal, Closure>> {
+    /// As [`next`](Self::next).
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Signal, Closure>> {
         if let Some(fault) = &self.broken {
             return Poll::Ready(Err(Closure::Lost(fault.clone())));
         }

@@ -19,6 +19,7 @@ pub(crate) struct Sent {
     pub(crate) id: String,
     pub(crate) exchange: String,
     pub(crate) routing_key: String,
+    pub(crate) is_to_stream: bool,
     /// By which a stream knows it again.
     pub(crate) publishing_id: Option<u64>,
 }
@@ -92,15 +93,17 @@ impl Broker {
     }
 
     /// Looks at the next message of a connection.
-    pub(crate) fn take(&mut self, connection: &mut Connection) -> bool {
-        if connection.is_blocked || connection.closed.is_some() {
-            return false;
+    pub(crate) fn take(&mut self, connection: &mut Connection, script: &Script) -> bool {
+        let Some(sent) = connection.next(script) else { return false };
+        if sent.is_to_stream {
+            self.append(&sent, connection.number);
+            connection.unconfirmed.insert(sent.number, true);
+            return true;
         }
-        let Some(sent) = connection.sent.pop_front() else { return false };
         if self.missing_exchanges.contains(&sent.exchange) {
             self.refused.insert((connection.number, sent.place));
             connection.closed = Some(format!("404 NOT_FOUND - no exchange '{}'", sent.exchange));
-            connection.sent.clear();
+            connection.sent.retain(|sent| sent.is_to_stream);
             connection.unconfirmed.clear();
             return true;
         }
@@ -122,41 +125,81 @@ impl Broker {
             self.dead.insert(sent.place);
         } else if is_unroutable || is_nacked {
             self.refused.insert((connection.number, sent.place));
-        } else if sent.publishing_id.is_some_and(|id| self.highest >= Some(id)) {
-            // Whether or not it ever saw this one: that is the broker's rule.
-            self.dropped += 1;
         } else {
-            let is_named = sent.publishing_id.is_some();
-            self.highest = self.highest.max(sent.publishing_id);
-            self.queue.push(Copy { place: sent.place, connection: connection.number, is_named });
+            let (place, connection) = (sent.place, connection.number);
+            self.queue.push(Copy { place, connection, is_named: false });
         }
         connection.unconfirmed.insert(sent.number, !is_nacked);
         true
     }
 
+    /// Whether or not it ever saw this one: what is not above is dropped.
+    fn append(&mut self, sent: &Sent, connection: usize) {
+        if sent.publishing_id.is_some_and(|id| self.highest >= Some(id)) {
+            self.dropped += 1;
+            return;
+        }
+        let is_named = sent.publishing_id.is_some();
+        self.highest = self.highest.max(sent.publishing_id);
+        self.queue.push(Copy { place: sent.place, connection, is_named });
+    }
+
     /// The client is gone. Of what it wrote last the broker reads a part, perhaps later.
     pub(crate) fn abandon(&mut self, mut connection: Connection, script: &Script) {
-        let kept = script.up_to(connection.sent.len());
-        connection.sent.truncate(kept);
+        let is_of_streams = connection.sent.iter().filter(|sent| sent.is_to_stream).count();
+        let is_mixed = !matches!(connection.sent.len() - is_of_streams, 0) && is_of_streams > 0;
+        if is_mixed {
+            // Two sockets, of each of which it reads a part.
+            let mut left = [script.up_to(connection.sent.len()), script.up_to(is_of_streams)];
+            connection.sent.retain(|sent| {
+                let left = &mut left[usize::from(sent.is_to_stream)];
+                let is_kept = *left > 0;
+                *left = left.saturating_sub(1);
+                is_kept
+            });
+        } else {
+            let kept = script.up_to(connection.sent.len());
+            connection.sent.truncate(kept);
+        }
         connection.is_blocked = false;
         self.ghosts.push(connection);
     }
 
     /// Reads on from a connection whose client is gone.
     pub(crate) fn haunt(&mut self, script: &Script) -> bool {
-        self.ghosts.retain(|ghost| !ghost.sent.is_empty() && ghost.closed.is_none());
+        self.ghosts.retain(|ghost| {
+            ghost.sent.iter().any(|sent| sent.is_to_stream || ghost.closed.is_none())
+        });
         if self.ghosts.is_empty() {
             return false;
         }
         let at = script.up_to(self.ghosts.len() - 1);
         let mut ghost = self.ghosts.swap_remove(at);
-        let is_taken = self.take(&mut ghost);
+        let is_taken = self.take(&mut ghost, script);
         self.ghosts.push(ghost);
         is_taken
     }
 }
 
 impl Connection {
+    /// What the broker looks at next. An alarm, and an exchange that is missing, are none of a stream's.
+    fn next(&mut self, script: &Script) -> Option<Sent> {
+        let is_hindered = self.is_blocked || self.closed.is_some();
+        let first = |wanted| self.sent.iter().position(|sent| sent.is_to_stream == wanted);
+        let at = match (first(true), first(false).filter(|_| !is_hindered)) {
+            // Two connections, in truth.
+            (Some(of_stream), Some(exchanged)) => {
+                if script.is_heads() {
+                    of_stream
+                } else {
+                    exchanged
+                }
+            }
+            (one, other) => one.or(other)?,
+        };
+        self.sent.remove(at)
+    }
+
     /// The broker confirms some of what it looked at, in an order of its own.
     pub(crate) fn confirm(&mut self, script: &Script, is_everything: bool) {
         let numbers: Vec<u64> = self.unconfirmed.keys().copied().collect();

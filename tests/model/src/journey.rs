@@ -93,7 +93,7 @@ fn rules() -> Rules {
         silence: Duration::from_secs(60),
         away: Vec::new(),
         leaves: Vec::new(),
-        is_stream: false,
+        has_streams: false,
         is_passing: false,
     }
 }

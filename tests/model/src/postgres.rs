@@ -129,6 +129,8 @@ pub(crate) struct Event {
     pub(crate) is_deleted: bool,
     /// It has no row.
     pub(crate) is_message: bool,
+    /// It is of the table that goes to a stream where others go to exchanges.
+    pub(crate) is_known: bool,
     /// Where in the WAL its mark is.
     pub(crate) marked: Option<u64>,
     /// The server refuses its mark until then.
@@ -220,6 +222,7 @@ impl Postgres {
                 locked_until: 0,
                 is_deleted: false,
                 is_message: false,
+                is_known: row.table == Table::Known,
                 marked: None,
                 refused_until: 0,
                 routing_key,
@@ -342,6 +345,7 @@ impl Postgres {
                     locked_until: 0,
                     is_deleted: false,
                     is_message: row.table.is_message(),
+                    is_known: row.table == Table::Known,
                     marked: None,
                     refused_until: 0,
                     routing_key,

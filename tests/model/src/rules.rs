@@ -28,6 +28,15 @@ pub(crate) struct Mode {
     pub(crate) is_strict: bool,
     /// Events go to a stream, which drops what it knows by its publishing id.
     pub(crate) is_stream: bool,
+    /// Those of one table do, and others go to exchanges.
+    pub(crate) is_mixed: bool,
+}
+
+impl Mode {
+    /// Whether an event goes to a stream.
+    pub(crate) fn is_of_stream(self, event: &Event) -> bool {
+        self.is_stream && (event.is_known || !self.is_mixed)
+    }
 }
 
 /// What outlives a session.
@@ -110,6 +119,10 @@ impl Ledger {
             for earlier in self.unaccepted.range(..copy.place) {
                 let (one, other) = (&postgres.events[copy.place], &postgres.events[*earlier]);
                 if mode.is_parking && one.aggregate != other.aggregate {
+                    continue;
+                }
+                // Nobody compares what is in a stream with what is in queues.
+                if mode.is_of_stream(one) != mode.is_of_stream(other) {
                     continue;
                 }
                 if mode.is_parking && !mode.is_holding && self.refused_ever(broker, *earlier) {

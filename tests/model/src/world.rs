@@ -161,25 +161,38 @@ pub struct World {
     tally: Tally,
 }
 
+/// Where events go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sinks {
+    Exchange,
+    Stream,
+    Both,
+}
+
 impl World {
     /// Events go to an exchange.
     pub fn new(script: Rc<Script>) -> Self {
-        Self::of(script, false)
+        Self::of(script, Sinks::Exchange)
     }
 
     /// Events go to a stream.
     pub fn of_streams(script: Rc<Script>) -> Self {
-        Self::of(script, true)
+        Self::of(script, Sinks::Stream)
     }
 
-    fn of(script: Rc<Script>, is_stream: bool) -> Self {
+    /// Events of one table go to a stream, the others to exchanges.
+    pub fn of_both(script: Rc<Script>) -> Self {
+        Self::of(script, Sinks::Both)
+    }
+
+    fn of(script: Rc<Script>, sinks: Sinks) -> Self {
         let marking = script.weighted(&[
             (5, Marking::Update),
             (2, Marking::Delete),
             (2, Marking::SideTable),
             (2, Marking::None),
         ]);
-        let mode = mode(&script, is_stream);
+        let mode = mode(&script, sinks);
         let rules = rules(&script, marking, mode);
         script.note(format_args!(
             "window {} messages {} bytes, {:?}, {mode:?}, {:?}",

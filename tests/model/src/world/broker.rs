@@ -12,7 +12,7 @@ impl World {
     pub(super) fn process(&mut self, count: u64) {
         let Some(session) = &mut self.session else { return };
         for _ in 0..count {
-            if !self.broker.take(&mut session.connection) {
+            if !self.broker.take(&mut session.connection, &self.script) {
                 break;
             }
         }
@@ -87,7 +87,11 @@ impl World {
         }
         if let Some(why) = session.connection.closed.clone() {
             self.tally.channels_closed += 1;
-            session.closed_with = Some(session.relay.in_flight().0);
+            let published = &session.watch.published;
+            let window = &published[published.len() - session.relay.in_flight().0..];
+            let exchanged =
+                |place: &&usize| !self.mode.is_of_stream(&self.postgres.events[**place]);
+            session.closed_with = Some(window.iter().filter(exchanged).count());
             // Now and then with the connection.
             let is_channel = !self.now.is_multiple_of(4);
             self.say(format_args!("the broker closed the channel; alone: {is_channel}"));

@@ -96,14 +96,15 @@ impl World {
                 holding.extend(&watch.parking);
                 self.ledger.check_hold(place, &self.postgres, &holding);
             }
-            if self.mode.is_strict && self.mode.is_holding {
+            let is_of_stream = self.mode.is_of_stream(&self.postgres.events[place]);
+            if self.mode.is_strict && self.mode.is_holding && !is_of_stream {
                 let aggregate = self.postgres.events[place].aggregate;
-                let mut in_flight = watch
-                    .unconfirmed
-                    .keys()
-                    .map(|number| watch.published[usize::try_from(*number).unwrap()]);
-                let is_alone =
-                    in_flight.all(|other| self.postgres.events[other].aggregate != aggregate);
+                let in_flight = watch.unconfirmed.keys();
+                let mut in_flight = in_flight.map(|number| {
+                    &self.postgres.events[watch.published[usize::try_from(*number).unwrap()]]
+                });
+                let is_alone = in_flight
+                    .all(|other| other.aggregate != aggregate || self.mode.is_of_stream(other));
                 assert!(is_alone, "event {place} is not alone of its aggregate");
             }
         } else {
@@ -139,6 +140,7 @@ impl World {
             id: self.postgres.events[place].id.clone(),
             exchange: message.exchange().to_owned(),
             routing_key: message.routing_key().to_owned(),
+            is_to_stream: !message.sections_bytes().is_empty(),
             publishing_id: message.publishing_id,
         });
     }

@@ -8,7 +8,8 @@ pub(super) fn weights(script: &Script, largest_transaction: u64, mode: Mode) -> 
     let commits = if largest_transaction > 20 { 15 } else { 60 };
     // Rounds that are all about returns and nacks, and others that hardly have any.
     // A stream refuses nothing.
-    let refusals = if mode.is_stream { 0 } else { script.pick(&[0, 2, 12, 30]) };
+    let is_all_of_streams = mode.is_stream && !mode.is_mixed;
+    let refusals = if is_all_of_streams { 0 } else { script.pick(&[0, 2, 12, 30]) };
     let mut weights = vec![
         (commits, Act::Commit),
         (20, Act::Noise),
@@ -50,7 +51,7 @@ pub(super) fn weights(script: &Script, largest_transaction: u64, mode: Mode) -> 
     ];
     for (weight, act) in seldom {
         // A stream does not say that it takes nothing.
-        let is_possible = !(mode.is_stream && matches!(act, Act::Block));
+        let is_possible = !(is_all_of_streams && matches!(act, Act::Block));
         if script.one_in(3) && is_possible {
             weights.push((weight, act));
         }
@@ -76,14 +77,17 @@ pub(super) fn weights(script: &Script, largest_transaction: u64, mode: Mode) -> 
     weights
 }
 
-pub(super) fn mode(script: &Script, is_stream: bool) -> Mode {
+pub(super) fn mode(script: &Script, sinks: Sinks) -> Mode {
+    let (is_stream, is_mixed) = (sinks != Sinks::Exchange, sinks == Sinks::Both);
+    let is_exchange = sinks != Sinks::Stream;
     let is_parking = script.one_in(2);
     Mode {
         is_parking,
-        has_letters: is_parking && !is_stream && script.one_in(4),
+        has_letters: is_parking && is_exchange && script.one_in(4),
         is_holding: !script.one_in(5),
-        is_strict: is_parking && !is_stream && script.is_heads(),
+        is_strict: is_parking && is_exchange && script.is_heads(),
         is_stream,
+        is_mixed,
     }
 }
 
@@ -92,6 +96,7 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
         true => Template::parse("outbox"),
         false => Template::parse("{exchange} | outbox"),
     };
+    let is_of_stream = |table: Table| mode.is_stream && (table == Table::Known || !mode.is_mixed);
     let tables: Vec<TableConfig> = [Table::Known, Table::Named, Table::Emitted]
         .map(|table| TableConfig {
             schema: if table.is_message() { String::new() } else { "public".to_owned() },
@@ -100,6 +105,7 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
             on_failure: match (mode.is_parking, mode.has_letters) {
                 (false, _) => OnFailure::Block,
                 (true, false) => OnFailure::Park,
+                (true, true) if is_of_stream(table) => OnFailure::Park,
                 (true, true) => {
                     OnFailure::DeadLetter { exchange: DEAD.to_owned(), routing_key: None }
                 }
@@ -112,7 +118,7 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
                 Marking::SideTable => AuditMode::SideTable,
                 Marking::None => AuditMode::None,
             },
-            stream: mode.is_stream.then(|| "events".into()),
+            stream: is_of_stream(table).then(|| "events".into()),
             ..defaults::table()
         })
         .into();
@@ -147,7 +153,7 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
         silence: Duration::from_secs(15),
         away: Vec::new(),
         leaves: vec![1],
-        is_stream: mode.is_stream,
+        has_streams: mode.is_stream,
         is_passing: false,
     }
 }
