@@ -14,7 +14,7 @@ help:
 	@echo 'make bench             throughput, latency and cost beside their ceilings, about an hour; QUICK=1 for some minutes; ARGS=--help'
 	@echo 'make audit             the package, the unit, the alert rules; licences, banned crates and advisories (needs cargo-deny)'
 	@echo 'make fuzz              each parser under random bytes for a minute; SECONDS=600 for ten'
-	@echo 'make dist              tarball, .deb, .rpm, bill of materials and checksums in $(TARGET)/dist; as root they are installed and removed on bare systems'
+	@echo 'make dist              tarball, .deb, .rpm, bill of materials and checksums in $(TARGET)/dist; as root they are installed and removed on bare systems, and the image is made'
 	@echo 'make build             the release binary, $(TARGET)/release/pgoutbox'
 
 build:
@@ -59,11 +59,11 @@ audit:
 	cargo deny --locked check advisories
 
 # Not part of `make test`: it builds for release, and wants cargo-deb, cargo-generate-rpm, kubectl and Helm. What they make is
-# installed and removed on bare Debian systems where that can be done: as root, with debootstrap and rpm.
+# installed and removed on bare Debian systems where that can be done: as root, with debootstrap and rpm. So is the image, with umoci.
 dist:
 	docker/dist/dist.sh
 	python3 docker/dist/chart.py
-	if [ "$$(id -u)" = 0 ]; then docker/dist/installed.sh; else echo 'dist: not root, so nothing was installed' >&2; fi
+	if [ "$$(id -u)" = 0 ]; then docker/dist/installed.sh && docker/dist/image.sh; else echo 'dist: not root, so nothing was installed' >&2; fi
 
 # Each target for a minute, what reads from a network among them; `make test` gives each some seconds.
 fuzz:

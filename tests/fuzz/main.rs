@@ -2,7 +2,7 @@
 //! (`tests/fuzz/corpus`), then random changes of it.
 //!
 //! - `PGOUTBOX_FUZZ_SECONDS=n` goes on so long with each target instead of the default.
-//! - `PGOUTBOX_SEED=n` makes the same changes again.
+//! - `PGOUTBOX_SEED=n` makes the same changes again. In CI (`CI=true`) it is the number of the day.
 //!
 //! What breaks a target is printed as a file to put into its corpus. A target takes any bytes,
 //! so that a fuzzer that is guided by coverage can call it as well.
@@ -24,13 +24,22 @@ use pgoutbox::testing::network;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Bytes of an input at most.
 const LONGEST: usize = 4_096;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
+}
+
+/// In CI that of the day: a run that failed can be repeated, and no two days look at the same.
+fn seed() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    match std::env::var_os("CI") {
+        Some(_) => since.as_secs() / 86_400,
+        None => fastrand::u64(..1 << 32),
+    }
 }
 
 fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
@@ -47,7 +56,7 @@ fn fuzz(name: &str, target: fn(&[u8]), words: &[&str]) {
         let outcome = catch_unwind(|| target(bytes));
         assert!(outcome.is_ok(), "{} breaks {name}", path.display());
     }
-    let seed = number("PGOUTBOX_SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
+    let seed = number("PGOUTBOX_SEED").unwrap_or_else(seed);
     let mut random = fastrand::Rng::with_seed(seed);
     let lasts = Duration::from_secs(number("PGOUTBOX_FUZZ_SECONDS").unwrap_or(3));
     let since = Instant::now();
