@@ -71,7 +71,7 @@
 //!   systemd. [`otlp`] sends spans to a collector.
 //! - [`embed`]: the relay inside another program, and what runs beside it; [`outbox`] writes events.
 //! - [`cli`]: a file for each verb; what only `check` looks at is below `cli/check/`.
-//! - [`config`], [`error`], [`text`], [`tls`], [`backoff`], [`within`], and [`output`], which alone writes to standard output
+//! - [`config`], [`error`], [`text`], [`tls`], [`backoff`], [`gauge`], [`within`], and [`output`], which alone writes to standard output
 //!   and error, are known to all.
 //!
 //! # What it depends on, and why
@@ -107,6 +107,7 @@
 mod backoff;
 mod config;
 pub mod error;
+mod gauge;
 mod net;
 mod output;
 mod shutdown;

@@ -6,12 +6,13 @@
 //! are dropped and counted.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use terminal_size::Width;
 use tracing::warn;
 
 /// `EX_IOERR` of sysexits: an answer that could not be written.
@@ -27,6 +28,10 @@ const AGAIN: Duration = Duration::from_millis(10);
 
 /// Why standard output could not be written, the first time.
 static FAILURE: Mutex<Option<String>> = Mutex::new(None);
+/// A line on standard error is to be taken away before anything else is written.
+static HAS_PASSING: AtomicBool = AtomicBool::new(false);
+/// Back to the beginning of the line, and it is empty.
+const EMPTY_LINE: &str = "\r\x1b[K";
 static LOG: OnceLock<Queue> = OnceLock::new();
 /// Lines of the log that nobody will ever read.
 static LOST: AtomicU64 = AtomicU64::new(0);
@@ -45,6 +50,7 @@ enum Item {
 /// Writes to standard output, at once. What goes wrong is kept for [`failure`]: but that a reader
 /// has gone (`| head`) is no fault of ours.
 pub(crate) fn out(bytes: &[u8]) {
+    take_away();
     let mut stdout = io::stdout();
     let outcome = stdout.write_all(bytes).and_then(|()| stdout.flush());
     keep(outcome);
@@ -66,8 +72,38 @@ pub(crate) fn failure() -> Option<String> {
 
 /// Writes a line to standard error, behind the log; whether that can be is all the same.
 pub(crate) fn err(line: impl std::fmt::Display) {
+    take_away();
     put(format!("{line}\n").into_bytes());
     flush();
+}
+
+/// Shows a line on a terminal's standard error until something else is written, or [`take_away`] is called.
+pub(crate) fn pass(line: &str) {
+    let size = terminal_size::terminal_size_of(io::stderr());
+    let columns = size.map_or(80, |(Width(columns), _)| usize::from(columns));
+    let line: String = line.chars().take(columns.saturating_sub(1)).collect();
+    let _ = io::stderr().write_all(format!("{EMPTY_LINE}{line}").as_bytes());
+    HAS_PASSING.store(true, Ordering::Relaxed);
+}
+
+/// Takes away what [`pass`] has shown.
+pub(crate) fn take_away() {
+    if HAS_PASSING.swap(false, Ordering::Relaxed) {
+        let _ = io::stderr().write_all(EMPTY_LINE.as_bytes());
+    }
+}
+
+/// Somebody can be asked, and sees what is asked.
+pub(crate) fn is_somebody_there() -> bool {
+    io::stdin().is_terminal() && is_terminal()
+}
+
+/// Asks, and waits for a yes.
+pub(crate) fn agrees(question: &str) -> bool {
+    out(question.as_bytes());
+    let mut answer = String::new();
+    let _ = io::stdin().read_line(&mut answer);
+    matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
 /// Whether somebody sits before standard output.

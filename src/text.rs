@@ -30,6 +30,23 @@ pub(crate) fn span(duration: Duration) -> String {
     if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
 }
 
+/// A number as people read it: `100,000`.
+pub(crate) fn thousands(number: u64) -> String {
+    grouped(&number.to_string())
+}
+
+/// The same of digits.
+pub(crate) fn grouped(digits: &str) -> String {
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 /// Seconds likewise; what is not a duration counts as none.
 pub(crate) fn span_seconds(seconds: f64) -> String {
     let seconds = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default();

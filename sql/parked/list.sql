@@ -1,6 +1,6 @@
 -- Parked events, the oldest first. A variable that is empty, [] or 0s asks for nothing.
 --   psql -v slot=pgoutbox -v states='{parked,queued,failed}' -v ids='[]' -v seqs='{}' -v table= \
---        -v aggregate_type= -v aggregate_id= -v reason= -v older_than=0s -v limit=100 -f parked/list.sql
+--        -v aggregate_type= -v aggregate_id= -v reason= -v older_than=0s -v after=0 -v behind= -v text= -v limit=100 -f parked/list.sql
 SELECT parked.seq, place.state, place.head, parked.is_holding, parked.reason, parked.last_error, coalesce(parked.hint, parked.mend) AS hint,
        CASE WHEN place.head = parked.seq AND parked.is_holding
             THEN (SELECT count(*)
@@ -32,6 +32,11 @@ SELECT parked.seq, place.state, place.head, parked.is_holding, parked.reason, pa
    AND (:'aggregate_type' = '' OR parked.aggregate_type = :'aggregate_type')
    AND (:'aggregate_id' = '' OR parked.aggregate_id = :'aggregate_id')
    AND (:'reason' = '' OR parked.reason = :'reason')
+   AND parked.seq > :'after'::bigint
+   AND (:'behind' = '' OR place.head = nullif(:'behind', '')::bigint AND place.seq <> place.head)
+   AND (:'text' = ''
+        OR position(lower(:'text') IN lower(concat_ws(' ', parked.event_id, concat_ws('/', parked.aggregate_type, parked.aggregate_id),
+                                                      parked.last_error))) > 0)
    AND parked.parked_at <= now() - :'older_than'::interval
  ORDER BY parked.seq
  LIMIT :'limit'::bigint;

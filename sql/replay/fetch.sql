@@ -1,2 +1,3 @@
 -- The next rows to replay.
-FETCH 200 FROM replay;
+--   psql -v cursor=replay_0 -f replay/fetch.sql
+FETCH 200 FROM :"cursor";

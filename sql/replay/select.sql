@@ -1,15 +1,17 @@
 -- The rows to replay, by id and place, in order, as a cursor that holds them on the server: one scan,
 -- no client memory, and no snapshot kept open while they are sent. An empty variable asks for
 -- nothing; a column that the table lacks is named by its id, and then not asked for.
---   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
+--   psql -v cursor=replay_0 -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
 --        -v slot=pgoutbox -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v time_schema=pg_catalog -v time_type=timestamptz -v marked='outbox.relayed_at IS NOT NULL' -v marked_at=outbox.relayed_at -v mode=update \
 --        -v aggregate_type=aggregate_type -v aggregate_id=aggregate_id -v wanted_type= -v wanted_id= \
 --        -v ids='[]' -v since= -v until= -v committed_since= -v committed_until= -v relayed_since= -v relayed_until= \
 --        -v only=all -v filter=true -v xmin= -f replay/select.sql
-DECLARE replay NO SCROLL CURSOR WITH HOLD FOR
+DECLARE :"cursor" SCROLL CURSOR WITH HOLD FOR
 SELECT outbox.:"id"::text AS id, outbox.tableoid::text AS leaf, outbox.ctid::text AS place,
        -- Others of these rows have its id too, or it has none.
-       (outbox.:"id" IS NULL OR count(*) OVER (PARTITION BY outbox.:"id"::text) > 1) AS is_shared
+       (outbox.:"id" IS NULL OR count(*) OVER (PARTITION BY outbox.:"id"::text) > 1) AS is_shared,
+       -- What people are shown before anything is sent.
+       concat_ws('/', outbox.:"aggregate_type"::text, outbox.:"aggregate_id"::text) AS aggregate
   FROM :"schema".:"table" AS outbox
  -- Not those that the publication's row filter keeps back: table/row_filter.sql.
  WHERE (:filter)

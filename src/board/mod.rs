@@ -24,6 +24,7 @@ use crate::core::guard::{GuardVerdict, Level};
 use crate::core::relay::{HeldEvent, View};
 use crate::core::tally::Tally;
 use crate::error::{Class, Fault, Side};
+use crate::gauge::left;
 use crate::otlp::{Counters, Counts};
 use crate::postgres::marker::UnmarkedView;
 use crate::within::in_time;
@@ -245,14 +246,45 @@ pub(crate) struct BoardContent {
     pub sessions: u64,
     /// Ended sessions by reason.
     pub ends: BTreeMap<EndReason, u64>,
-    /// Rows of a catch-up, and those of them that are published.
-    pub catch_up: Option<(u64, u64)>,
+    /// The catch-up that is under way.
+    pub catch_up: Option<CatchUpView>,
     /// What Postgres was seen to hold, and when.
     pub seen: Option<(Instant, ServerView)>,
     /// What became of spans.
     pub spans: Counts,
     /// The last changes of the state, the oldest first.
     pub changes: VecDeque<Change>,
+}
+
+/// How far a catch-up is, and since when it has been looked at.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct CatchUpView {
+    /// Rows on its list.
+    pub total: u64,
+    /// Those of them that are published.
+    pub done: u64,
+    /// When it was seen first in this session, and how many were published then.
+    began: (Instant, u64),
+    seen_at: Instant,
+}
+
+impl CatchUpView {
+    fn next(before: Option<Self>, (total, done): (u64, u64)) -> Self {
+        let seen_at = Instant::now();
+        // Another list begins anew.
+        let before = before.filter(|before| before.total == total && before.done <= done);
+        let began = before.map_or((seen_at, done), |before| before.began);
+        Self { total, done, began, seen_at }
+    }
+
+    /// Rows a second in this session, and how long the rest takes so; `None` before that can be told.
+    pub(crate) fn pace(&self) -> Option<(f64, Duration)> {
+        let (at, done) = self.began;
+        let (published, after) = (self.done - done, self.seen_at.duration_since(at));
+        let rest = published.checked_add(self.total.checked_sub(self.done)?)?;
+        let left = left(published, rest, after).filter(|_| published > 0)?;
+        Some((published as f64 / after.as_secs_f64(), left))
+    }
 }
 
 #[derive(Debug)]
@@ -499,7 +531,8 @@ impl Board {
             kept.shown.tally = tally;
             kept.shown.view = Some(view);
             kept.shown.viewed_at = Some(Instant::now());
-            kept.shown.catch_up = catch_up;
+            let before = kept.shown.catch_up.take();
+            kept.shown.catch_up = catch_up.map(|seen| CatchUpView::next(before, seen));
             kept.shown.unmarked = unmarked;
         }
         self.0.looks.send_modify(|looks| *looks += 1);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::board::BoardContent;
-use crate::config::Config;
+use crate::config::{Config, Table};
 
 /// What a configuration says, as long as it is in force.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +17,8 @@ pub(crate) struct Facts {
     pub window_messages: usize,
     /// Most bytes in flight.
     pub window_bytes: usize,
+    /// Tables and prefixes of messages, each with the exchange, its template or the stream that it goes to.
+    pub tables: Vec<(String, String)>,
 }
 
 impl Facts {
@@ -26,8 +28,17 @@ impl Facts {
             slot: config.postgres.slot.clone(),
             window_messages: config.window.messages,
             window_bytes: config.window.bytes,
+            tables: config.sources().map(table).collect(),
         }
     }
+}
+
+fn table(table: &Table) -> (String, String) {
+    let to = match &table.stream {
+        Some(stream) => format!("stream {stream}"),
+        None => table.exchange.to_string(),
+    };
+    (table.title(), to)
 }
 
 /// The board at one moment.
@@ -128,7 +139,7 @@ mod tests {
         (shown.viewed_at, shown.again_at) = (Some(began + secs(2)), Some(began + secs(9)));
         shown.tally.delivered = 3;
         shown.tally.parked = 4;
-        let facts = Facts { slot: String::new(), window_messages: 1, window_bytes: 1 };
+        let facts = Facts { window_messages: 1, window_bytes: 1, ..Facts::default() };
         let snapshot = Snapshot::new(facts, shown, began + secs(5));
         assert_eq!(snapshot.state_for, secs(5));
         assert_eq!(snapshot.viewed_ago, Some(secs(3)));

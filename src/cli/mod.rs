@@ -3,6 +3,7 @@
 //! **Invariant:** nothing else imports it. What a command does to the database is in
 //! [`crate::operator`], [`crate::slot`] or [`crate::upkeep`]; here are arguments and what is printed.
 
+mod attend;
 mod bounds;
 mod check;
 mod completions;
@@ -11,6 +12,7 @@ mod event;
 mod health;
 mod init;
 mod man;
+mod mood;
 mod pause;
 mod parked;
 mod program;
@@ -37,6 +39,12 @@ use crate::text::harmless;
 /// written.
 fn say(line: impl std::fmt::Display) {
     output::out(harmless(format_args!("{line}\n")).as_bytes());
+}
+
+/// Prints a line whose first word is in the colour of its mood.
+fn say_coloured(mood: mood::Mood, word: &str, width: usize, text: impl std::fmt::Display) {
+    let (word, text) = (mood.painted(format_args!("{word:width$}")), harmless(text));
+    output::out(format!("{word}{text}\n").as_bytes());
 }
 
 /// Prints what `--json` asks for.

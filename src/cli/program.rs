@@ -11,6 +11,7 @@ use crate::cli::{
 use crate::config::{Flags, Sources};
 use crate::error::{Fault, with_old_key};
 use crate::output;
+use crate::slot::cause;
 use crate::text::harmless;
 
 /// Relays a Postgres outbox table to RabbitMQ: in commit order, within milliseconds, losing none.
@@ -97,7 +98,11 @@ pub fn main() -> ExitCode {
         Err(fault) => {
             // A program that reads JSON gets what went wrong as JSON.
             if std::env::args_os().any(|argument| argument == "--json") {
-                let _ = print(&format!("{:#}\n", with_old_key(fault.json())));
+                let mut json = fault.json();
+                if let Some(of) = json.pointer_mut("/fault").and_then(|it| it.as_object_mut()) {
+                    of.insert("cause".to_owned(), cause(&fault).into());
+                }
+                let _ = print(&format!("{:#}\n", with_old_key(json)));
             }
             output::err(harmless(format_args!("error: {fault}")));
             ExitCode::from(fault.exit_code())

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 
+use super::attend::Attendant;
 use super::say;
 use crate::config::{Config, Needs, Sources};
 use crate::error::Fault;
-use crate::upkeep::prune::{self, Order, Report, TableReport, Trouble, UndeletablePlaces};
+use crate::output;
+use crate::upkeep::prune::{self, Order, Pace, Report, TableReport, Trouble, UndeletablePlaces};
 
 /// Deletes rows relayed long ago, drops old partitions and makes new ones: what `run` does every
 /// prune.interval. Rows that are not relayed, parked or failed stay.
@@ -23,6 +24,9 @@ pub(super) struct Args {
     /// Say what would go, and change nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Ask nothing, on a terminal either
+    #[arg(long)]
+    pub yes: bool,
     /// As JSON
     #[arg(long)]
     pub json: bool,
@@ -34,15 +38,16 @@ pub(super) struct Args {
 /// Postgres cannot be asked, a right is missing, or the configuration is wrong.
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let config = Config::load(sources, Needs::POSTGRES)?;
-    let order = Order { keep: args.keep.or(config.prune.keep), is_dry: args.dry_run };
-    let (mut report, mut known) = (Report::default(), UndeletablePlaces::default());
-    let outcome = tokio::select! {
-        biased;
-        name = interrupted() => Err(Fault::transient(format!(
-            "{name}: the pass has ended before it was done; what is said above was done"
-        ))),
-        outcome = prune::pass(&config, order, &mut known, &mut report) => outcome,
-    };
+    let pace = Pace::default();
+    let order = Order { keep: args.keep.or(config.prune.keep), is_dry: args.dry_run, pace: &pace };
+    let mut known = UndeletablePlaces::default();
+    let is_asked = !(args.yes || args.dry_run || args.json) && output::is_somebody_there();
+    if is_asked && !agreed(&config, order).await? {
+        say("nothing was deleted");
+        return Ok(false);
+    }
+    let (mut attendant, mut report) = (Attendant::begin(), Report::default());
+    let outcome = pass(&config, order, &mut attendant, &mut known, &mut report).await;
     if args.json {
         // Else the fault is all that is printed: two objects would be no JSON.
         if outcome.is_ok() {
@@ -55,7 +60,45 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     Ok(!report.is_busy && report.tables.iter().all(|table| table.troubles.is_empty()))
 }
 
-fn as_json(report: &Report, order: Order) -> Value {
+/// One pass, which may be interrupted: then the report says what was done.
+async fn pass(
+    config: &Config,
+    order: Order<'_>,
+    attendant: &mut Attendant,
+    known: &mut UndeletablePlaces,
+    report: &mut Report,
+) -> Result<(), Fault> {
+    let Pace { blocks, rows } = order.pace;
+    let verb = if order.is_dry { "may go" } else { "deleted" };
+    let what = || format!("prune: {} rows {verb}; blocks", rows.counted());
+    let passed = prune::pass(config, order, known, report);
+    let outcome = attendant.attend_droppable(what, blocks, passed).await;
+    outcome.unwrap_or_else(|| {
+        let name = attendant.signal.unwrap_or("SIGINT");
+        let what = format!(
+            "{name}: the pass has ended before it was done, at block {}; what is said above was done",
+            blocks.counted()
+        );
+        Err(Fault::transient(what).hint("go on with the same command: what is deleted is not looked for again"))
+    })
+}
+
+/// Says what would go, and asks.
+async fn agreed(config: &Config, order: Order<'_>) -> Result<bool, Fault> {
+    let (pace, mut report) = (Pace::default(), Report::default());
+    let dry = Order { is_dry: true, pace: &pace, ..order };
+    let mut known = UndeletablePlaces::default();
+    pass(config, dry, &mut Attendant::watching(), &mut known, &mut report).await?;
+    print(&report, dry);
+    let goes =
+        |table: &TableReport| table.rows > 0 || table.parked > 0 || !table.dropped.is_empty();
+    if !report.tables.iter().any(goes) {
+        return Ok(true);
+    }
+    Ok(output::agrees("go on? What is deleted is not to be had back; [y/N] "))
+}
+
+fn as_json(report: &Report, order: Order<'_>) -> Value {
     let table = |table: &TableReport| {
         let troubles = listed(&table.troubles);
         let notes = listed(&table.notes);
@@ -83,19 +126,7 @@ fn listed(troubles: &[Trouble]) -> Vec<Value> {
     troubles.iter().map(one).collect()
 }
 
-/// By a signal: what was done until then is to be said.
-async fn interrupted() -> &'static str {
-    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    }
-}
-
-fn print(report: &Report, order: Order) {
+fn print(report: &Report, order: Order<'_>) {
     if report.is_busy {
         say("another pass is under way: nothing was done");
         return;

@@ -6,14 +6,16 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
+use super::mood::Mood;
 use super::parked::{events, span};
-use super::say;
 use super::status::{self, ProgressRow, bytes};
+use super::{say, say_coloured};
 use crate::config::{Config, Needs, Sources};
 use crate::error::{Fault, codes};
 use crate::postgres::outbox::{Outbox, explain_filter};
 use crate::postgres::{self, Role, execute, sql};
 use crate::slot::{self, Finding, Severity, SlotState, grants_for, statements};
+use crate::text::thousands;
 use crate::upkeep::horizon::{self, SlotReach};
 use crate::upkeep::ledger::{self, Count, ParkedCount, TableLedger};
 
@@ -63,6 +65,8 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     if args.json {
         crate::cli::say_json(as_json(&config, &ledger, &findings));
     } else {
+        let worst = findings.iter().map(|finding| finding.severity).min();
+        say_coloured(Mood::of(worst), Mood::of(worst).word(), WIDTH, summary(&ledger, &findings));
         print(&config, &ledger);
         findings.iter().for_each(print_finding);
     }
@@ -229,9 +233,28 @@ fn print(config: &Config, ledger: &Ledger) {
     }
 }
 
+/// Where a line's text begins.
+const WIDTH: usize = 10;
+
+/// All of it in a line: what is wrong first, or that every row is accounted for.
+fn summary(ledger: &Ledger, findings: &[Finding]) -> String {
+    if let Some(worst) = findings.iter().min_by_key(|finding| finding.severity) {
+        return format!("{}: {}", worst.name, worst.what);
+    }
+    let sum = |of: fn(&TableLedger) -> i64| ledger.tables.iter().map(of).sum::<i64>();
+    let about = if ledger.tables.iter().any(|table| table.is_estimate) { "about " } else { "" };
+    let shown = |count: i64| thousands(count.unsigned_abs());
+    format!(
+        "accounted: {about}{} committed, {} of them parked, {} waiting",
+        shown(sum(|table| table.committed.rows)),
+        shown(sum(|table| table.parked)),
+        shown(sum(|table| table.waiting.rows))
+    )
+}
+
 fn print_finding(finding: &Finding) {
     let name = if finding.severity == Severity::Error { "wrong" } else { "warning" };
-    say(format_args!("{name:<9} {}", finding.what));
+    say_coloured(Mood::of(Some(finding.severity)), name, WIDTH, &finding.what);
     if !finding.hint.is_empty() {
         say(format_args!("          hint: {}", finding.hint));
     }
@@ -288,6 +311,8 @@ fn as_json(config: &Config, ledger: &Ledger, findings: &[Finding]) -> Value {
         })
     });
     let is_well = findings.iter().all(|finding| finding.severity != Severity::Error);
+    let worst = findings.iter().map(|finding| finding.severity).min();
+    let what = summary(ledger, findings);
     let findings: Vec<Value> = findings
         .iter()
         .map(|finding| {
@@ -296,7 +321,7 @@ fn as_json(config: &Config, ledger: &Ledger, findings: &[Finding]) -> Value {
         })
         .collect();
     json!({
-        "is_well": is_well, "at": ledger.at.to_string(), "tables": tables, "parking": parked,
+        "is_well": is_well, "summary": { "mood": Mood::of(worst).word(), "what": what }, "at": ledger.at.to_string(), "tables": tables, "parking": parked,
         "slot": slot, "progress": progress, "findings": findings,
     })
 }

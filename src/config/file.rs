@@ -39,7 +39,7 @@ pub(crate) fn collect(
                 ValueOrigin::File { path: path.to_owned(), line },
                 "",
                 what,
-                "hint the line; texts stand in quotes, sections in [ ], tables in [[ ]]",
+                "correct the line; texts stand in quotes, sections in [ ], tables in [[ ]]",
             );
         }
     }

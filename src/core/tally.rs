@@ -9,6 +9,15 @@ pub(crate) const BOUNDS_SECONDS: [f64; 20] = [
     5.0, 10.0, 60.0, 300.0, 1_800.0,
 ];
 
+/// What was done for one table, in a session.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct TableTally {
+    /// Events that a queue took.
+    pub delivered: u64,
+    /// From the commit to the confirm.
+    pub to_confirm: Histogram,
+}
+
 /// How long events took, counted by bucket.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Histogram {

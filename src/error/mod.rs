@@ -188,6 +188,8 @@ pub struct Fault {
     pub side: Side,
     /// What it is of.
     pub kind: Kind,
+    /// The name of what was found, as `check` has it, where it was found by looking.
+    pub(crate) finding: Option<&'static str>,
     /// What is wrong, naming the thing. Never holds a secret or a payload.
     pub what: String,
     /// The command, SQL or setting that helps. Never empty, but for settings, whose hints stand
@@ -223,6 +225,7 @@ impl Fault {
             class,
             side: Side::None,
             kind: Kind::Own,
+            finding: None,
             what: what.into(),
             hint: String::new(),
             source: None,
@@ -258,6 +261,13 @@ impl Fault {
             }
             .to_owned();
         }
+        self
+    }
+
+    /// Says what `check` calls it.
+    #[must_use]
+    pub(crate) fn found(mut self, finding: Option<&'static str>) -> Self {
+        self.finding = finding;
         self
     }
 

@@ -3,6 +3,7 @@
 //! **Invariant:** all of it reads [`crate::board`]; nothing here decides, and nothing here can hold up
 //! an event.
 
+pub(crate) mod catch_up;
 pub(crate) mod event;
 pub(crate) mod http;
 pub(crate) mod metrics;

@@ -46,8 +46,56 @@ pub(crate) struct ParkedFilter {
     pub reason: String,
     /// Parked at least so long ago, in seconds.
     pub older_than_seconds: u64,
+    /// With a number above this one.
+    pub after: i64,
+    /// Of those that wait behind this one.
+    pub behind: Option<i64>,
+    /// With this text in its id, its aggregate or its error.
+    pub text: String,
     /// At most so many; all where there is none.
     pub limit: Option<u64>,
+}
+
+/// Parked events that are tried, by why they are; and what waits behind them.
+#[derive(Debug, Clone)]
+pub(crate) struct ParkedGroup {
+    /// `returned`, `nacked` and so on.
+    pub reason: Option<String>,
+    /// Their table.
+    pub table: String,
+    /// How many are tried, or have been.
+    pub events: i64,
+    /// Those of them that have used up their tries.
+    pub failed: i64,
+    /// How many wait behind them.
+    pub waiting: i64,
+    /// What helps, as one of them has it.
+    pub hint: Option<String>,
+    /// How many different ones there are.
+    pub hints: i64,
+    /// How long ago the oldest was parked.
+    pub oldest_seconds: f64,
+}
+
+/// Parked events of a slot that are not done with, by reason and table, the most first.
+///
+/// # Errors
+/// The server cannot be asked.
+pub(crate) async fn groups(client: &Client, slot: &str) -> Result<Vec<ParkedGroup>, Fault> {
+    let rows = query(client, &sql::render(sql::PARKED_GROUPS, &[("slot", slot)])?).await?;
+    let group = |row| {
+        Ok(ParkedGroup {
+            reason: column(row, "reason")?,
+            table: column(row, "table")?,
+            events: column(row, "events")?,
+            failed: column(row, "failed")?,
+            waiting: column(row, "waiting")?,
+            hint: column(row, "hint")?,
+            hints: column(row, "hints")?,
+            oldest_seconds: column(row, "oldest_seconds")?,
+        })
+    };
+    rows.iter().map(group).collect()
 }
 
 /// A parked event, save its row.
@@ -132,6 +180,8 @@ pub(crate) async fn list(
     let states = format!("{{{}}}", filter.states.join(","));
     let ids = serde_json::Value::from(filter.ids.clone()).to_string();
     let (seqs, limit) = (array(&filter.seqs), filter.limit.unwrap_or(1 << 40).to_string());
+    let after = filter.after.to_string();
+    let behind = filter.behind.map(|seq| seq.to_string()).unwrap_or_default();
     let older_than = format!("{}s", filter.older_than_seconds);
     let variables = [
         ("slot", slot),
@@ -143,6 +193,9 @@ pub(crate) async fn list(
         ("aggregate_id", &filter.aggregate_id),
         ("reason", &filter.reason),
         ("older_than", &older_than),
+        ("after", &after),
+        ("behind", &behind),
+        ("text", &filter.text),
         ("limit", &limit),
     ];
     let rows = query(client, &sql::render(sql::PARKED_LIST, &variables)?).await?;

@@ -1,7 +1,7 @@
 //! Sends rows of the outbox, or of the parking, once more: by the relay's own path from row to
 //! message, without touching the slot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -15,14 +15,18 @@ use crate::core::event::{Position, Refusal};
 use crate::core::message::{Limits, Message};
 use crate::core::relay::marks::Origin;
 use crate::error::Fault;
+use crate::gauge::Gauge;
 use crate::operator::{self, ParkedEvent};
 use crate::postgres::outbox::{Outbox, explain_filter};
 use crate::postgres::sql;
 use crate::postgres::{classify, column, is_of_shown_row, now_micros, query};
 use crate::rabbitmq::resend::{Fate, Item, Resender};
+use crate::shutdown::Shutdown;
 
 /// Rows that are marked in one statement.
 const MARKS: usize = 500;
+/// Rows that are shown before anything is sent.
+const SHOWN: usize = 10;
 /// Columns of `replay_rows.sql` before the table's own: number, the transaction that wrote the row.
 const META: usize = 2;
 
@@ -99,6 +103,8 @@ pub(crate) struct ReplayTally {
     pub unknown: Vec<String>,
     /// Ids that were asked for and that several rows have, and how many: each of them is sent.
     pub shared: Vec<(String, u64)>,
+    /// All up to here, in its order, have their fate.
+    pub last: Option<ReplayPlace>,
 }
 
 impl ReplayTally {
@@ -137,6 +143,65 @@ impl Key {
     }
 }
 
+/// Rows that were chosen, in a cursor on the server.
+#[derive(Debug)]
+pub(crate) struct ChosenRows<'a> {
+    outbox: &'a Outbox,
+    cursor: String,
+    only: MarkFilter,
+    /// The ids that were asked for.
+    ids: Vec<String>,
+    /// How many.
+    pub rows: u64,
+    /// Ids and aggregates of the first of them.
+    pub first: Vec<(Option<String>, Option<String>)>,
+}
+
+/// The place of an event in the order of a replay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ReplayPlace {
+    /// A row of a table, by the table's number and the row's id.
+    Row { table: usize, id: String },
+    /// A row that has no id of its own.
+    Nameless,
+    /// A parked event.
+    Parked(i64),
+}
+
+impl ReplayPlace {
+    fn of(item: &Item) -> Self {
+        match item.seq {
+            Some(seq) => Self::Parked(seq),
+            None if item.is_shared || item.id.is_empty() => Self::Nameless,
+            None => Self::Row { table: item.table, id: item.id.clone() },
+        }
+    }
+}
+
+/// How far a replay is, in its order: those before have their fate.
+#[derive(Debug, Default)]
+struct Reach {
+    last: Option<ReplayPlace>,
+    /// Handed on, in order; and whether its fate is known.
+    open: VecDeque<(Item, bool)>,
+}
+
+impl Reach {
+    fn begin(&mut self, item: &Item) {
+        self.open.push_back((item.clone(), false));
+    }
+
+    fn end(&mut self, item: &Item) {
+        if let Some(entry) = self.open.iter_mut().find(|(one, done)| !*done && one == item) {
+            entry.1 = true;
+        }
+        while let Some((item, true)) = self.open.front() {
+            self.last = Some(ReplayPlace::of(item));
+            self.open.pop_front();
+        }
+    }
+}
+
 /// Told of each event as soon as its fate is known.
 pub(crate) type FateSink<'a> = &'a mut (dyn FnMut(&Item, &Fate) + Send);
 
@@ -153,6 +218,14 @@ pub(crate) struct Replay<'a> {
     /// Of the ids that were asked for, those that some row has, and how many have it.
     asked: BTreeMap<String, u64>,
     tally: ReplayTally,
+    reach: Reach,
+    gauge: Arc<Gauge>,
+    /// Asks to send no more than what is in flight.
+    stop: Option<Shutdown>,
+    /// Without the header that tells a replay.
+    is_plain: bool,
+    /// Passed over, up to this place and with it.
+    after: Option<ReplayPlace>,
     report: FateSink<'a>,
 }
 
@@ -200,20 +273,52 @@ impl<'a> Replay<'a> {
             delivered: Vec::new(),
             asked: BTreeMap::new(),
             tally: ReplayTally::default(),
+            reach: Reach::default(),
+            gauge: Arc::default(),
+            stop: None,
+            is_plain: false,
+            after: None,
             report,
         }
     }
 
-    /// Sends the rows of a table that a filter lets through: by the time of their commits where
-    /// they are chosen by it, by `occurred_at`, and by id.
+    /// Begins behind this place, counts what it does, and sends nothing more once that is asked for.
+    pub(crate) fn attended(
+        mut self,
+        after: Option<ReplayPlace>,
+        gauge: &Arc<Gauge>,
+        stop: Shutdown,
+    ) -> Self {
+        (self.after, self.gauge, self.stop) = (after, Arc::clone(gauge), Some(stop));
+        self
+    }
+
+    /// The messages as the relay builds them, save for their position, which the rows do not have.
+    #[must_use]
+    pub(crate) fn plain(mut self) -> Self {
+        self.is_plain = true;
+        self
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(Shutdown::is_asked)
+    }
+
+    /// Chooses the rows of a table that a filter lets through, in the order in which they are sent: by the time
+    /// of their commits where they are chosen by it, by `occurred_at`, and by id.
     ///
     /// # Errors
-    /// A table cannot be read, or the connection to one of the servers is lost: what was sent until
-    /// then stays sent.
-    pub(crate) async fn rows(&mut self, outbox: &Outbox, filter: &RowFilter) -> Result<(), Fault> {
+    /// A table cannot be read.
+    pub(crate) async fn choose(
+        &mut self,
+        outbox: &'a Outbox,
+        filter: &RowFilter,
+    ) -> Result<ChosenRows<'a>, Fault> {
         let ids = serde_json::Value::from(filter.ids.clone()).to_string();
+        let cursor = format!("replay_{}", outbox.number);
         let variables = [
-            ("ids", ids.as_str()),
+            ("cursor", cursor.as_str()),
+            ("ids", &ids),
             ("wanted_type", &filter.aggregate_type),
             ("wanted_id", &filter.aggregate_id),
             ("since", &filter.since),
@@ -231,19 +336,70 @@ impl<'a> Replay<'a> {
         if !filter.committed_since.is_empty() || !filter.committed_until.is_empty() {
             self.tally.undated += undated(self.client, outbox).await?;
         }
-        loop {
-            let rows = query(self.client, sql::REPLAY_FETCH).await?;
-            let keys = rows.iter().map(Key::read).collect::<Result<Vec<_>, _>>()?;
+        let rows = moved(self.client, "FORWARD ALL", &cursor).await?;
+        moved(self.client, "ABSOLUTE 0", &cursor).await?;
+        let first = fetch(self.client, &cursor).await?;
+        moved(self.client, "ABSOLUTE 0", &cursor).await?;
+        // A column that the table lacks stands for its id.
+        let has_aggregate = outbox.has_aggregate == (true, true);
+        let aggregate = |row| column::<Option<String>>(row, "aggregate");
+        let shown = |row| Ok((column(row, "id")?, aggregate(row)?.filter(|_| has_aggregate)));
+        let first = first.iter().take(SHOWN).map(shown).collect::<Result<_, Fault>>()?;
+        let (only, ids) = (filter.only, filter.ids.clone());
+        Ok(ChosenRows { outbox, cursor, only, ids, rows, first })
+    }
+
+    /// Sends chosen rows.
+    ///
+    /// # Errors
+    /// The table cannot be read, or the connection to one of the servers is lost: what was sent until
+    /// then stays sent.
+    pub(crate) async fn chosen(&mut self, chosen: &ChosenRows<'_>) -> Result<(), Fault> {
+        while !self.is_stopped() {
+            let rows = fetch(self.client, &chosen.cursor).await?;
+            let mut keys = rows.iter().map(Key::read).collect::<Result<Vec<_>, _>>()?;
             if keys.is_empty() {
                 break;
             }
             let found = keys.iter().filter_map(|key| key.id.as_ref());
-            for id in found.filter(|id| filter.ids.contains(id)) {
+            for id in found.filter(|id| chosen.ids.contains(id)) {
                 *self.asked.entry(id.clone()).or_default() += 1;
             }
-            self.keys(outbox, &keys, filter.only).await?;
+            self.pass_over(chosen.outbox.number, &mut keys);
+            self.keys(chosen.outbox, &keys, chosen.only).await?;
         }
-        query(self.client, "CLOSE replay").await.map(drop)
+        let close = sql::render("CLOSE :\"cursor\"", &[("cursor", &chosen.cursor)])?;
+        query(self.client, &close).await.map(drop)
+    }
+
+    /// [`choose`](Self::choose) and [`chosen`](Self::chosen) of one table.
+    ///
+    /// # Errors
+    /// The table cannot be read, or the connection to one of the servers is lost.
+    pub(crate) async fn rows(
+        &mut self,
+        outbox: &'a Outbox,
+        filter: &RowFilter,
+    ) -> Result<(), Fault> {
+        let chosen = self.choose(outbox, filter).await?;
+        self.chosen(&chosen).await
+    }
+
+    /// Takes away what stands before the place behind which it begins, and that place.
+    fn pass_over(&mut self, table: usize, keys: &mut Vec<Key>) {
+        let Some(ReplayPlace::Row { table: of, id }) = &self.after else { return };
+        let found = keys.iter().position(|key| *of == table && key.id.as_ref() == Some(id));
+        let passed = found.map_or(keys.len(), |at| at + 1);
+        keys.drain(..passed);
+        self.gauge.advance(passed as u64);
+        if found.is_some() {
+            self.after = None;
+        }
+    }
+
+    /// The place behind which it was to begin was not among what was chosen: nothing was sent.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.after.is_some() && !self.is_stopped()
     }
 
     /// Says which of the ids that were asked for of all tables no row has, or several.
@@ -263,7 +419,7 @@ impl<'a> Replay<'a> {
         only: MarkFilter,
     ) -> Result<(), Fault> {
         let mut work = vec![keys];
-        while let Some(keys) = work.pop() {
+        while let Some(keys) = work.pop().filter(|_| !self.is_stopped()) {
             let (done, outcome) = self.some_keys(outbox, keys, only).await?;
             let Err(fault) = outcome else { continue };
             let rest = keys.get(done..).unwrap_or_default();
@@ -300,6 +456,9 @@ impl<'a> Replay<'a> {
         let mut reader: Option<(Reader<'_>, Arc<[Column]>)> = None;
         let (mut found, mut done) = (0_usize, 0_usize);
         let outcome = loop {
+            if self.is_stopped() {
+                return Ok((done, Ok(())));
+            }
             let row = match stream.next().await {
                 None => break Ok(()),
                 Some(Err(error)) if is_of_shown_row(&error) => break Err(classify(&error)),
@@ -323,14 +482,20 @@ impl<'a> Replay<'a> {
         if outcome.is_ok() {
             done = keys.len();
         }
-        self.tally.gone += u64::try_from(done.saturating_sub(found)).unwrap_or(0);
+        let gone = u64::try_from(done.saturating_sub(found)).unwrap_or(0);
+        self.tally.gone += gone;
+        self.gauge.advance(gone);
         Ok((done, outcome))
     }
 
     /// Sends a dead-lettered or discarded event from its row in the parking.
     pub(crate) async fn parked(&mut self, event: &ParkedEvent) -> Result<(), Fault> {
+        if self.is_stopped() {
+            return Ok(());
+        }
         let Some(row) = operator::row(self.client, self.config, event).await? else {
             self.tally.gone += 1;
+            self.gauge.advance(1);
             return Ok(());
         };
         let item = Item {
@@ -346,17 +511,22 @@ impl<'a> Replay<'a> {
         self.mark(MARKS, false).await
     }
 
-    /// Waits for the last confirms, marks what is left to mark, and says what it all came to.
-    pub(crate) async fn finish(mut self) -> Result<ReplayTally, Fault> {
-        if let Some(resender) = &mut self.resender {
-            resender.finish().await?;
+    /// Waits for the last confirms, marks what is left to mark, and says what it all came to, whatever becomes
+    /// of it.
+    pub(crate) async fn finish(mut self) -> (ReplayTally, Result<(), Fault>) {
+        let outcome = match &mut self.resender {
+            Some(resender) => resender.finish().await,
+            None => Ok(()),
+        };
+        if outcome.is_err() {
+            return (self.give_up().await, outcome);
         }
         self.settle();
-        self.mark(1, true).await?;
+        let outcome = self.mark(1, true).await;
         if let Some(resender) = self.resender.take() {
             resender.close().await;
         }
-        Ok(self.tally)
+        (self.tally, outcome)
     }
 
     /// After a fault: marks what was delivered until then, as far as that can be done, and says
@@ -373,7 +543,11 @@ impl<'a> Replay<'a> {
         item: Item,
         built: Result<StoredMessage, Refusal>,
     ) -> Result<(), Fault> {
-        let message = built.and_then(|built| built.message.replayed());
+        let message = built.and_then(|built| match self.is_plain {
+            true => Ok(built.message),
+            false => built.message.replayed(),
+        });
+        self.reach.begin(&item);
         match (&mut self.resender, message) {
             (Some(resender), Ok(message)) => resender.send(item, message).await?,
             (Some(resender), Err(refusal)) => resender.refuse(item, refusal),
@@ -392,6 +566,9 @@ impl<'a> Replay<'a> {
 
     fn count(&mut self, item: Item, fate: Fate) {
         (self.report)(&item, &fate);
+        self.reach.end(&item);
+        self.tally.last.clone_from(&self.reach.last);
+        self.gauge.advance(1);
         match fate {
             Fate::Delivered => {
                 self.tally.delivered += 1;
@@ -458,6 +635,21 @@ fn origin(xmin: Option<&str>, occurred_at: Option<&str>) -> Origin {
     let xid = xmin.and_then(|xmin| xmin.parse().ok());
     let xid_end = xid.map(|xid: u32| xid.wrapping_add(1));
     Origin { xid, xid_end, occurred_at: occurred_at.map(Box::from) }
+}
+
+/// Moves in a cursor, and says over how many rows.
+async fn moved(client: &Client, whither: &str, cursor: &str) -> Result<u64, Fault> {
+    let sql = sql::render(&format!("MOVE {whither} IN :\"cursor\""), &[("cursor", cursor)])?;
+    let messages = client.simple_query(&sql).await.map_err(|error| classify(&error))?;
+    let rows = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::CommandComplete(rows) => Some(*rows),
+        _ => None,
+    });
+    Ok(rows.unwrap_or(0))
+}
+
+async fn fetch(client: &Client, cursor: &str) -> Result<Vec<Row>, Fault> {
+    query(client, &sql::render(sql::REPLAY_FETCH, &[("cursor", cursor)])?).await
 }
 
 async fn undated(client: &Client, outbox: &Outbox) -> Result<u64, Fault> {

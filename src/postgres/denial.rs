@@ -39,6 +39,22 @@ pub(crate) enum Denial {
 }
 
 impl Denial {
+    /// What `check` calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Pooler => "pooler",
+            Self::RoleMissing => "role-missing",
+            Self::RoleLogin | Self::Role => "role-login",
+            Self::Hba => "pg-hba",
+            Self::Password => "postgres-login",
+            Self::DatabaseMissing | Self::DatabaseClosed => "postgres-database",
+            Self::Replication => "role-replication",
+            Self::Connect => "role-connect",
+            Self::WalSenders => "max-wal-senders",
+            Self::RoleLimit | Self::DatabaseLimit | Self::Connections => "max-connections",
+        }
+    }
+
     /// Of an error while connecting. One code stands for several things, so the reporting function
     /// tells them apart, which no language changes; of two things that one function reports under
     /// one code, the words, where they are English.

@@ -14,6 +14,7 @@ use crate::board::{Board, RelayState};
 use crate::config::Log;
 use crate::core::relay::{Doing, Relay};
 use crate::error::Fault;
+use crate::slot::cause;
 use crate::text::span;
 
 /// What was said so far.
@@ -87,7 +88,7 @@ impl Bulletin {
     /// Nothing is delivered, and the session lives.
     pub(super) fn hinder(&mut self, fault: &Fault, acknowledged: PgLsn) {
         if self.board.hinder(fault) != News::None {
-            warn!(hint = fault.hint, "{}", fault.what);
+            warn!(cause = cause(fault), hint = fault.hint, "{}", fault.what);
         }
         self.recovery.get_or_insert_with(|| Recovery::new(acknowledged));
     }

@@ -19,8 +19,8 @@ use crate::postgres::identity::Identity;
 use crate::postgres::parking::locker;
 use crate::postgres::sql;
 use crate::postgres::{self, classify, column, query};
-use crate::slot::catch_up;
 use crate::slot::{self, Coverage, Digest, SlotState, record_coverage};
+use crate::slot::{catch_up, cause, known};
 use crate::upkeep::reconcile::Trigger;
 use crate::within::in_time;
 
@@ -63,6 +63,7 @@ pub(super) async fn record(
     };
     let mut json = serde_json::json!({
         "class": format!("{:?}", fault.class).to_lowercase(),
+        "cause": cause(&fault),
         "what": fault.what,
         "hint": fault.hint,
     });
@@ -292,7 +293,15 @@ fn remembered(past: &Past, identity: &Identity, row: Option<&Row>, end: PgLsn) -
     };
     let said = row.map(|row| row.position.commit_lsn);
     if of != *identity {
-        warn!(before = ?of, now = ?identity, "another server or timeline: what was remembered does not count");
+        let (server_before, server) = (&of.system_identifier, &identity.system_identifier);
+        let (timeline_before, timeline) = (of.timeline, identity.timeline);
+        warn!(
+            server_before,
+            timeline_before,
+            server,
+            timeline,
+            "another server or timeline: what was remembered does not count"
+        );
     } else if memory.delivered.commit_lsn > end || said.is_some_and(|said| said < recorded) {
         warn!(
             remembered = %memory.delivered, recorded = %said.unwrap_or(PgLsn::from(0)), %end,
@@ -518,7 +527,8 @@ fn inherit(board: &Board, row: &tokio_postgres::Row) -> Result<(), Fault> {
     let lasted = Duration::try_from_secs_f64(seconds).unwrap_or_default();
     // As version 0.1 wrote it.
     let hint = [text("hint"), text("mend")].into_iter().find(|hint| !hint.is_empty());
-    board.inherit(Fault::transient(text("what")).hint(hint.unwrap_or_default()), lasted);
+    let fault = Fault::transient(text("what")).hint(hint.unwrap_or_default());
+    board.inherit(fault.found(known(text("cause"))), lasted);
     Ok(())
 }
 

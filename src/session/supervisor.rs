@@ -15,6 +15,7 @@ use crate::error::{Class, Fault};
 use crate::otlp::SpanQueue;
 use crate::session::{self, past::Past};
 use crate::shutdown::Shutdown;
+use crate::slot::cause;
 use crate::text::span;
 use crate::upkeep::reconcile::Trigger;
 
@@ -80,15 +81,16 @@ fn log(fault: &Fault, news: News, pause: Duration, board: &Board) {
         News::First => None,
         _ => board.outage().map(|outage| span(outage.lasted(Instant::now()))),
     };
+    let cause = cause(fault);
     if fault.class == Class::Event {
         let what = &fault.what;
         error!(
-            hint,
-            again_in, failures, lasted, "{what}: nothing behind it is published, WAL is kept"
+            cause,
+            hint, again_in, failures, lasted, "{what}: nothing behind it is published, WAL is kept"
         );
     } else if fault.class == Class::Definite {
-        error!(hint, again_in, failures, lasted, "{}", fault.what);
+        error!(cause, hint, again_in, failures, lasted, "{}", fault.what);
     } else {
-        warn!(hint, again_in, failures, lasted, "{}", fault.what);
+        warn!(cause, hint, again_in, failures, lasted, "{}", fault.what);
     }
 }

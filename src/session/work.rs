@@ -379,6 +379,7 @@ fn blocked(why: &str) -> Fault {
     let what = format!("RabbitMQ blocks the connection ({why}): nothing is published, WAL is kept");
     Fault::transient(what)
         .on(Side::Broker)
+        .found(Some("broker-blocked"))
         .hint("clear its memory or disk alarm: rabbitmq-diagnostics alarms")
 }
 

@@ -236,6 +236,7 @@ impl Finding {
             lines.join("\n  ")
         };
         let fault = Fault::definite(join(|f| &f.what), join(|f| &f.hint));
+        let fault = fault.found(errors.first().map(|first| first.name));
         let is_passed_by = errors.iter().any(|finding| PASSED_BY.contains(&finding.name));
         Some(if is_passed_by { fault.kind(Kind::PassedBy) } else { fault })
     }

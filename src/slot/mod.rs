@@ -12,6 +12,7 @@ mod former_outbox;
 mod hand_over;
 mod coverage;
 mod coverage_row;
+mod cause;
 mod finding;
 mod leaf_filters;
 mod messages;
@@ -31,15 +32,16 @@ use tokio_postgres::error::SqlState;
 
 pub(crate) use crate::postgres::grants::{grants_for, statements};
 pub(crate) use attached::{KnownPartitions, attached};
+pub(crate) use cause::{cause, known, of_broker};
 pub(crate) use coverage::{Coverage, Digest, coverage, record_coverage};
 pub(crate) use finding::one_of_each;
 pub use finding::{Finding, NAMES, Severity};
 pub(crate) use former_outbox::{FormerOutbox, away, record_outboxes, with_away};
 pub(crate) use hand_over::Predecessor;
 pub(crate) use messages::MESSAGES;
-pub(crate) use preflight::Preflight;
 pub(crate) use preflight::Prerequisites;
 pub use preflight::preflight;
+pub(crate) use preflight::{Preflight, standby};
 
 use crate::config::{Config, Table};
 use crate::core::relay::Resolution;

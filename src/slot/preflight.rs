@@ -74,6 +74,14 @@ impl Preflight {
     }
 }
 
+/// The server is a standby: after a failover the name may soon lead elsewhere.
+pub(crate) fn standby() -> Fault {
+    let what = "this Postgres is a standby: it cannot be written to";
+    Fault::transient(what)
+        .kind(Kind::Standby)
+        .hint("connect to the primary: a name that follows it, or several hosts in DATABASE_URL")
+}
+
 /// Looks at everything that must be in place, on the audit connection. Changes nothing.
 ///
 /// # Errors
@@ -83,10 +91,7 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
     let rows = query(client, sql::SERVER).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     if column(row, "is_standby")? {
-        let what = "this Postgres is a standby: it cannot be written to";
-        return Err(Fault::transient(what).kind(Kind::Standby).hint(
-            "connect to the primary: a name that follows it, or several hosts in DATABASE_URL",
-        ));
+        return Err(standby());
     }
     let mut findings = server::findings(row, config)?;
     let slot = state(client, &config.postgres.slot).await?;

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use crate::error::Fault;
+use crate::error::{Fault, codes};
 use crate::postgres::sql;
 use crate::postgres::{column, query};
+use crate::slot;
 
 /// How often the slot is looked at while it is waited for.
 const POLL: Duration = Duration::from_millis(100);
@@ -44,7 +45,13 @@ pub(crate) enum SlotReach {
 
 /// The point where the server stands now.
 pub(crate) async fn point(client: &Client) -> Result<Point, Fault> {
-    let rows = query(client, sql::RECONCILE_HORIZON).await?;
+    let asked = query(client, sql::RECONCILE_HORIZON).await;
+    // A standby has no WAL of its own to compare with: said as everywhere.
+    let rows =
+        asked.map_err(|fault| match fault.is_code(codes::OBJECT_NOT_IN_PREREQUISITE_STATE) {
+            true => slot::standby(),
+            false => fault,
+        })?;
     let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     let point = Point { xmin: column(row, "xmin")?, lsn: column(row, "lsn")? };
     // It only makes it quicker: a role that may not, or a full disk, is no reason to stop here.

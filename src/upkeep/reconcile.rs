@@ -468,7 +468,8 @@ async fn republish(
             return Err(fault);
         }
     }
-    let tally = replay.finish().await?;
+    let (tally, outcome) = replay.finish().await;
+    outcome?;
     let in_vain: HashSet<&String> = tally.in_vain.iter().collect();
     let is_in_vain = |row: &&UnmarkedRow| row.id.as_ref().is_some_and(|id| in_vain.contains(id));
     // What has no room is sent again: as many in a round as any round may send.

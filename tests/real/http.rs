@@ -280,7 +280,8 @@ async fn the_token_is_asked_for_save_by_probes() -> Result<()> {
     assert_eq!(get(address, "/livez").await?.code, 200);
     // Names of hosts are for those who may see them.
     let stranger = until_ready(address, 503, "fault").await?;
-    assert_eq!(stranger["reasons"][0], serde_json::json!({"code": "fault"}), "{stranger}");
+    let codes = serde_json::json!({"code": "fault", "cause": "broker-connection"});
+    assert_eq!(stranger["reasons"][0], codes, "{stranger}");
     let friend = with("/readyz", &right).await?.json()?;
     assert!(friend["reasons"][0]["what"].as_str().is_some_and(|what| !what.is_empty()), "{friend}");
     Ok(())

@@ -10,6 +10,7 @@
 mod aborted;
 mod alerts;
 mod attached;
+mod attended;
 mod audit;
 mod audit_modes;
 mod backoff;
@@ -25,6 +26,7 @@ mod drain;
 mod embedded;
 mod encodings;
 mod event;
+mod faults;
 mod filter;
 mod flow;
 mod gaps;

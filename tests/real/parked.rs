@@ -335,12 +335,12 @@ async fn discard_takes_yes_and_no_from_a_terminal() -> Result<()> {
     for (seq, question, answer, expected) in [
         (
             "--all",
-            "discard 3 events, of which 2 only wait behind another and were never tried?",
+            "discard 3 events of 1 aggregate, of which 2 only wait behind another and were never tried?",
             "n",
             "1 failed, 2 queued, 3 queued",
         ),
-        ("--seq=1", "discard 1 event?", "n", "1 failed, 2 queued, 3 queued"),
-        ("--seq=1", "discard 1 event?", "y", "1 discarded, 2 parked, 3 queued"),
+        ("--seq=1", "discard 1 event of 1 aggregate?", "n", "1 failed, 2 queued, 3 queued"),
+        ("--seq=1", "discard 1 event of 1 aggregate?", "y", "1 discarded, 2 parked, 3 queued"),
     ] {
         let mut command = std::process::Command::new("script");
         command

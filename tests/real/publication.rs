@@ -1,5 +1,5 @@
 //! The publication no longer brings the outbox into the stream: the relay waits, not ready, says what
-//! hints it, acknowledges nothing that may have passed it by, and catches up with that first.
+//! helps, acknowledges nothing that may have passed it by, and catches up with that first.
 
 use anyhow::{Context, Result};
 use harness::http;

@@ -8,6 +8,7 @@
 )]
 
 mod circles;
+mod licences;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -108,7 +109,7 @@ fn each_client_library_lives_in_one_place() {
 /// floor's room and from lower floors only.
 const FLOORS: [&[&str]; 14] = [
     &["backoff", "error", "output", "shutdown", "log_throttle", "text", "within"],
-    &["net"],
+    &["gauge", "net"],
     &["config"],
     &["tls"],
     &["core"],
@@ -320,10 +321,10 @@ fn each_link_of_the_docs_leads_somewhere() {
                 "" => page.clone(),
                 file => page.parent().expect("a folder").join(file),
             };
-            let there = fs::read_to_string(&target)
+            let there = fs::read(&target)
                 .unwrap_or_else(|error| panic!("{}: {link}: {error}", page.display()));
             assert!(
-                place.is_empty() || anchors(&there).contains(place),
+                place.is_empty() || anchors(&String::from_utf8_lossy(&there)).contains(place),
                 "{}: {link} has no such heading",
                 page.display()
             );
@@ -595,10 +596,56 @@ fn each_dependency_has_its_reason_and_no_other() {
     assert_eq!(named, argued, "Cargo.toml's [dependencies] beside their reasons in src/lib.rs");
 }
 
+/// Keep a Changelog: what is unreleased with how to upgrade to it, then versions with their dates, the newest first; in
+/// each what was added, changed, and so on, in this order, as a list.
 #[test]
-fn the_changelog_has_this_version() {
-    let heading = format!("## {}", env!("CARGO_PKG_VERSION"));
-    assert!(read("CHANGELOG.md").lines().any(|line| line.starts_with(&heading)), "{heading}");
+fn the_changelog_keeps_its_form() {
+    const KINDS: [&str; 7] =
+        ["Upgrading", "Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"];
+    let page = read("CHANGELOG.md");
+    let mut versions = page.split("\n## ");
+    assert!(versions.next().is_some_and(|head| head.starts_with("# Changelog\n")));
+    let mut last = None;
+    for (at, version) in versions.enumerate() {
+        let (heading, text) = version.split_once('\n').expect("a text");
+        if at == 0 {
+            assert_eq!(heading, "[Unreleased]");
+            assert!(text.trim_start().starts_with("### Upgrading\n"), "how to upgrade comes first");
+        } else {
+            let (number, date) = heading.split_once("] - ").expect("[1.2.3] - 2026-11-30");
+            let number: Vec<u32> = number
+                .trim_start_matches('[')
+                .split('.')
+                .map(|part| part.parse().expect("a number"))
+                .collect();
+            let is_date = |(at, c): (usize, char)| match at {
+                4 | 7 => c == '-',
+                _ => c.is_ascii_digit(),
+            };
+            assert!(date.len() == 10 && date.chars().enumerate().all(is_date), "{heading}");
+            assert!(number.len() == 3 && last.is_none_or(|last| last > number), "{heading}");
+            last = Some(number);
+        }
+        the_kinds_are_in_order(heading, text, &KINDS);
+    }
+    let own = format!("\n## [{}] - ", env!("CARGO_PKG_VERSION"));
+    assert!(page.contains(&own), "{own}");
+}
+
+fn the_kinds_are_in_order(heading: &str, text: &str, kinds: &[&str]) {
+    let mut before = None;
+    for part in text.split("\n### ").skip(1) {
+        let (kind, list) = part.split_once('\n').expect("a list");
+        let place = kinds.iter().position(|known| *known == kind);
+        assert!(place.is_some(), "{heading}: {kind} is none of {kinds:?}");
+        assert!(place > before, "{heading}: {kind} comes twice, or too late");
+        before = place;
+        // How to upgrade is told, the rest is listed.
+        let is_listed =
+            |line: &str| line.is_empty() || line.starts_with("- ") || line.starts_with("  ");
+        let odd = list.lines().find(|line| kind != "Upgrading" && !is_listed(line));
+        assert!(odd.is_none(), "{heading}, {kind}: {odd:?} is no line of a list");
+    }
 }
 
 #[test]

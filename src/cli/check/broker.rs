@@ -9,7 +9,7 @@ use crate::error::{self, About, Fault};
 use crate::rabbitmq::publisher::Publisher;
 use crate::rabbitmq::publisher::probe::ProbeReply;
 use crate::rabbitmq::stream::StreamPublisher;
-use crate::slot::{Finding, Severity};
+use crate::slot::{Finding, Severity, of_broker};
 
 /// `max_message_size` where nobody has set it, by the first number of the version.
 const LIMITS: [(u32, usize); 2] = [(3, 128 * MIB), (4, SMALLEST)];
@@ -67,15 +67,7 @@ async fn look_at(broker: &Broker, config: &Config) -> (Vec<Finding>, bool) {
 fn refused(broker: &Broker, fault: Fault) -> Finding {
     let (what, user) = (fault.what, quoted(&broker.user));
     let vhost = quoted(&broker.vhost);
-    let refusal = match fault.kind {
-        error::Kind::Amqp(_, About::VhostForbidden) => "broker-vhost-permission",
-        error::Kind::Amqp(_, About::VhostMissing | About::VhostDown) => "broker-vhost",
-        error::Kind::Amqp(_, About::VhostLimit | About::UserLimit | About::NodeLimit) => {
-            "broker-connection-limit"
-        }
-        error::Kind::Amqp(403, _) => "broker-login",
-        _ => "broker-connection",
-    };
+    let refusal = of_broker(fault.kind);
     let ends = "or end some of its connections: rabbitmqctl list_connections pid user vhost";
     let hint = match fault.kind {
         error::Kind::Amqp(_, About::VhostForbidden) => {

@@ -13,7 +13,9 @@ mod stream;
 
 use serde_json::json;
 
-use super::say;
+use super::mood::Mood;
+use super::status::Live;
+use super::{say, say_coloured};
 use crate::config::{Config, Needs, Server, Sources, TlsMode};
 use crate::error::Fault;
 use crate::postgres;
@@ -50,9 +52,13 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
         _ => true,
     };
     if args.json {
+        let summary = json!({ "mood": Mood::of(worst).word(), "what": summary(&findings) });
         let findings: Vec<_> = findings.iter().map(as_json).collect();
-        crate::cli::say_json(json!({ "is_well": is_well, "findings": findings }));
+        crate::cli::say_json(
+            json!({ "is_well": is_well, "summary": summary, "findings": findings }),
+        );
     } else {
+        say_coloured(Mood::of(worst), Mood::of(worst).word(), WIDTH, summary(&findings));
         findings.iter().for_each(print);
     }
     Ok(is_well)
@@ -60,7 +66,8 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
 
 /// All findings, the most severe first.
 async fn look(config: &Config) -> Vec<Finding> {
-    let (postgres, brokers) = tokio::join!(postgres(config), broker::look(config));
+    let (postgres, brokers, live) =
+        tokio::join!(postgres(config), broker::look(config), Live::ask(config));
     let mut findings: Vec<Finding> = Vec::new();
     for finding in postgres.into_iter().chain(brokers) {
         // One thing is often seen from two sides.
@@ -75,6 +82,7 @@ async fn look(config: &Config) -> Vec<Finding> {
             findings.push(finding);
         }
     }
+    findings.extend(relay::told(&live, &findings));
     findings.sort_by_key(|finding| finding.severity);
     findings
 }
@@ -136,8 +144,29 @@ fn as_json(finding: &Finding) -> serde_json::Value {
     json!({ "name": of, "severity": name(*severity), "what": what, "hint": hint })
 }
 
+/// Where a line's text begins.
+const WIDTH: usize = 8;
+
+/// All of it in a line.
+fn summary(findings: &[Finding]) -> String {
+    let count = |of: Severity| findings.iter().filter(|finding| finding.severity == of).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let named = |count: usize, one: &str| match count {
+        1 => format!("1 {one}"),
+        several => format!("{several} {one}s"),
+    };
+    let counted = format!("{}, {}", named(errors, "error"), named(warnings, "warning"));
+    let first = findings.first().filter(|finding| finding.severity != Severity::Good);
+    match (errors + warnings, first) {
+        (_, Some(first)) => format!("{}: {counted}; first: {}", first.name, first.what),
+        (0, None) => format!("ready: {counted}, {} good", count(Severity::Good)),
+        _ => counted,
+    }
+}
+
 fn print(finding: &Finding) {
-    say(format_args!("{:8}{}", name(finding.severity), finding.what));
+    let severity = finding.severity;
+    say_coloured(Mood::of(Some(severity)), name(severity), WIDTH, &finding.what);
     if !finding.hint.is_empty() {
         say(format_args!("        hint: {}", finding.hint));
     }

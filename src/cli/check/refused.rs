@@ -1,9 +1,9 @@
 //! What it means that Postgres did not let a connection in.
 
 use crate::config::Server;
-use crate::error::{Fault, Kind};
+use crate::error::Fault;
 use crate::postgres::{self, Denial};
-use crate::slot::Finding;
+use crate::slot::{Finding, cause};
 
 /// What is said of a pooler in between.
 pub(super) const POOLER: &str = "pooler";
@@ -19,23 +19,15 @@ pub(super) fn finding(server: &Server, streams: bool, fault: Fault) -> Finding {
         }
         _ => fault.what,
     };
-    let reason = match denied {
-        Denial::Pooler => POOLER,
-        Denial::RoleMissing => "role-missing",
-        Denial::RoleLogin | Denial::Role => "role-login",
-        Denial::Hba => "pg-hba",
-        Denial::Password => "postgres-login",
-        Denial::DatabaseMissing | Denial::DatabaseClosed => "postgres-database",
-        Denial::Replication => "role-replication",
-        Denial::Connect => "role-connect",
-        Denial::WalSenders => "max-wal-senders",
-        Denial::RoleLimit | Denial::DatabaseLimit | Denial::Connections => "max-connections",
-    };
-    Finding::error(reason, what, hint)
+    Finding::error(denied.name(), what, hint)
 }
 
 fn unreached(fault: Fault) -> Finding {
-    let name = if fault.kind == Kind::Login { "postgres-login" } else { "postgres-connection" };
+    // A connection that is refused in a way that nobody knows is one that is not to be had.
+    let name = match cause(&fault) {
+        "relay-stuck" => "postgres-connection",
+        name => name,
+    };
     // A fault sends its reader to this very command.
     let hint = match fault.has_general_hint() {
         true => "check host and port, and that Postgres runs there and is not behind a firewall",

@@ -3,9 +3,10 @@
 use tokio_postgres::Client;
 
 use crate::cli::status;
+use crate::cli::status::Live;
 use crate::config::Config;
 use crate::error::Fault;
-use crate::slot::{Finding, Preflight, SlotState, catch_up};
+use crate::slot::{Finding, Preflight, Severity, SlotState, catch_up};
 
 /// What `init` would list before it makes the slot.
 pub(super) async fn waiting(client: &Client, config: &Config, flight: &Preflight) -> Vec<Finding> {
@@ -31,6 +32,17 @@ pub(super) async fn waiting(client: &Client, config: &Config, flight: &Preflight
         }
     }
     findings
+}
+
+/// What keeps the relay that runs here, by its own account, where nothing that was found says it.
+pub(super) fn told(live: &Live, found: &[Finding]) -> Option<Finding> {
+    let reason = live.first("/reasons")?;
+    let is_said = |finding: &Finding| {
+        let is_it = finding.name == reason.cause || finding.name == "relay-stuck";
+        is_it && finding.severity < Severity::Good
+    };
+    let what = format!("the relay is stuck: {}", reason.what);
+    (!found.iter().any(is_said)).then(|| Finding::warning("relay-stuck", what, reason.hint))
 }
 
 /// A relay that is kept from delivering, or none where rows wait.

@@ -261,11 +261,13 @@ impl Maker<'_> {
             };
             let lacks = ENQUEUED.into_iter().find(|(name, of)| !has(name, of));
             if let Some((name, of)) = lacks {
-                let dash = if self.is_dry { "-- " } else { "" };
-                say(format_args!(
-                    "{dash}skipped function pgoutbox.enqueue: {}.{} has no column {name} {of}",
-                    table.schema, table.name
-                ));
+                // A dry run prints what is missing, and this is not.
+                if !self.is_dry {
+                    say(format_args!(
+                        "skipped function pgoutbox.enqueue: {}.{} has no column {name} {of}",
+                        table.schema, table.name
+                    ));
+                }
                 return Ok(());
             }
         }

@@ -4,14 +4,17 @@ mod list;
 mod show;
 mod unparked;
 
-use std::io::IsTerminal;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::attend::Attendant;
 use super::{connect, say};
 use crate::config::{Config, Needs, Sources};
 use crate::error::Fault;
-use crate::operator::{self, OPEN, ParkedEvent, ParkedFilter};
+use crate::gauge::Gauge;
+use crate::operator::{self, DiscardReport, OPEN, ParkedEvent, ParkedFilter};
 use crate::output;
+use crate::text::{Printable, thousands};
 
 /// Events that could not be delivered: lists them, shows one, has them tried again, or gives them
 /// up. A running relay acts on it at once.
@@ -154,6 +157,9 @@ impl Which {
             aggregate_id: self.aggregate_id.clone().unwrap_or(aggregate_id),
             reason: self.reason.clone().unwrap_or_default(),
             older_than_seconds: self.older_than.unwrap_or_default().as_secs(),
+            after: 0,
+            behind: None,
+            text: String::new(),
             limit,
         }
     }
@@ -186,15 +192,25 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     }
 }
 
+/// Events that one statement changes: whoever else wants these rows waits no longer than for so many.
+const BATCH: usize = 1000;
+
 async fn retry(args: &Retry, config: &Config) -> Result<bool, Fault> {
     args.which.must_be_said("retry")?;
     let client = connect(config).await?;
     let found = operator::list(&client, &config.postgres.slot, &args.which.filter(None)).await?;
-    let seqs: Vec<i64> = found.iter().map(|event| event.seq).collect();
-    let retried =
-        operator::retry(&client, &config.postgres.slot, &seqs, args.reset_attempts, &args.note)
-            .await?;
+    // Those that wait, or are done with, are left alone.
+    let fits = |event: &&ParkedEvent| event.state != "queued" && !event.is_done();
+    let seqs: Vec<i64> = found.iter().filter(fits).map(|event| event.seq).collect();
+    let mut retried = 0;
+    let slot = &config.postgres.slot;
+    let outcome = in_batches("retried", seqs.chunks(BATCH), async |seqs| {
+        retried += operator::retry(&client, slot, seqs, args.reset_attempts, &args.note).await?;
+        Ok(())
+    })
+    .await;
     say(format_args!("{} tried again now", events(retried)));
+    outcome?;
     if args.which.names_events() {
         for event in &found {
             if event.state == "queued" {
@@ -224,10 +240,41 @@ fn done_with(event: &ParkedEvent) -> String {
     format!("{} is done with: pgoutbox replay --parked {}", event.title(), event.seq)
 }
 
+/// Changes events batch by batch, each in a transaction. At a signal what is done is done, and the rest is left.
+async fn in_batches<'a>(
+    verb: &str,
+    batches: impl ExactSizeIterator<Item = &'a [i64]>,
+    mut change: impl AsyncFnMut(&[i64]) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let batches: Vec<&[i64]> = batches.collect();
+    let (mut attendant, gauge) = (Attendant::begin(), Gauge::default());
+    gauge.expect(batches.iter().map(|seqs| seqs.len() as u64).sum());
+    let stop = attendant.shutdown();
+    let work = async {
+        for seqs in batches {
+            if stop.is_asked() {
+                return Ok(());
+            }
+            change(seqs).await?;
+            gauge.advance(seqs.len() as u64);
+        }
+        Ok(())
+    };
+    let outcome = attendant.attend(|| format!("{verb}:"), &gauge, work).await;
+    outcome.unwrap_or(Ok(()))?;
+    match attendant.signal {
+        Some(signal) if !gauge.is_full() => {
+            Err(Fault::transient(format!("{signal}: {} {verb}", gauge.counted()))
+                .hint("go on with the same command: those are not chosen again"))
+        }
+        _ => Ok(()),
+    }
+}
+
 async fn discard(args: &Discard, config: &Config) -> Result<bool, Fault> {
     args.which.must_be_said("discard")?;
     // Before anything is looked for: whether anybody can be asked does not hang on it.
-    if !args.yes && !std::io::stdin().is_terminal() {
+    if !args.yes && !output::is_somebody_there() {
         return Err(Fault::usage(
             "discard asks before it gives events up, and nobody is there to answer",
             "pgoutbox parked discard … --yes",
@@ -238,21 +285,31 @@ async fn discard(args: &Discard, config: &Config) -> Result<bool, Fault> {
     for event in found.iter().filter(|event| event.is_done() && args.which.names_events()) {
         say(done_with(event));
     }
-    let seqs: Vec<i64> =
-        found.iter().filter(|event| !event.is_done()).map(|event| event.seq).collect();
-    if seqs.is_empty() {
+    let meant: Vec<&ParkedEvent> = found.iter().filter(|event| !event.is_done()).collect();
+    if meant.is_empty() {
         say("no event fits");
         return Ok(false);
     }
     // Who names all means the bad ones perhaps, and not what waits behind them.
-    let waiting = found.iter().filter(|event| event.state == "queued").count();
-    if !args.yes && !agreed(seqs.len(), waiting) {
+    let waiting = meant.iter().filter(|event| event.state == "queued").count();
+    if !args.yes && !agreed(&meant, waiting) {
         say("nothing was discarded");
         return Ok(false);
     }
-    // Those that were counted, and no other.
-    let done = operator::discard(&client, &config.postgres.slot, &seqs, &args.note).await?;
-    say(format_args!("{} discarded{}", events(done.events), behind(waiting)));
+    // Those that were listed, and no other; the last of an aggregate first: a later batch would free what an
+    // earlier one leaves behind it, and it would be sent.
+    let seqs: Vec<i64> = meant.iter().map(|event| event.seq).collect();
+    let (slot, mut done) = (&config.postgres.slot, DiscardReport::default());
+    let outcome = in_batches("discarded", seqs.rchunks(BATCH), async |seqs| {
+        let batch = operator::discard(&client, slot, seqs, &args.note).await?;
+        done.events += batch.events;
+        done.freed += batch.freed;
+        done.in_flight += batch.in_flight;
+        Ok(())
+    })
+    .await;
+    let behind = if outcome.is_ok() { behind(waiting) } else { String::new() };
+    say(format_args!("{} discarded{behind}", events(done.events)));
     if done.freed > 0 {
         say(format_args!("{} that waited behind tried now", events(done.freed)));
     }
@@ -262,33 +319,64 @@ async fn discard(args: &Discard, config: &Config) -> Result<bool, Fault> {
             events(done.in_flight)
         ));
     }
+    outcome?;
     Ok(done.events > 0)
 }
 
-fn agreed(count: usize, waiting: usize) -> bool {
-    let count = i64::try_from(count).unwrap_or(i64::MAX);
-    let question =
-        format!("discard {}{}? They are not delivered; [y/N] ", events(count), behind(waiting));
-    output::out(question.as_bytes());
-    let mut answer = String::new();
-    let _ = std::io::stdin().read_line(&mut answer);
-    matches!(answer.trim(), "y" | "Y" | "yes")
+/// How many are listed before it is asked.
+const LISTED: usize = 10;
+
+/// Lists what is meant, and asks.
+fn agreed(meant: &[&ParkedEvent], waiting: usize) -> bool {
+    let aggregates: BTreeSet<String> = meant.iter().filter_map(|event| event.aggregate()).collect();
+    for event in meant.iter().take(LISTED) {
+        let reason = event.reason.as_deref().unwrap_or("waits behind another");
+        let aggregate = event.aggregate().unwrap_or_default();
+        say(format_args!(
+            "  seq {}  {}  {}  {}",
+            event.seq,
+            Printable(event.event_id.as_deref().unwrap_or("an unreadable id")),
+            Printable(&aggregate),
+            Printable(reason)
+        ));
+    }
+    if let Some(more) = meant.len().checked_sub(LISTED).filter(|more| *more > 0) {
+        say(format_args!(
+            "  … and {} more: pgoutbox parked list --waiting lists them",
+            thousands(more as u64)
+        ));
+    }
+    let of = match aggregates.len() {
+        0 => String::new(),
+        1 => " of 1 aggregate".to_owned(),
+        several => format!(" of {} aggregates", thousands(several as u64)),
+    };
+    let count = events(i64::try_from(meant.len()).unwrap_or(i64::MAX));
+    output::agrees(&format!(
+        "discard {count}{of}{}? They are not delivered; [y/N] ",
+        behind(waiting)
+    ))
 }
 
 /// How many of them were never tried.
 fn behind(waiting: usize) -> String {
     match waiting {
         0 => String::new(),
-        _ => format!(", of which {waiting} only wait behind another and were never tried"),
+        _ => format!(
+            ", of which {} only wait behind another and were never tried",
+            thousands(waiting as u64)
+        ),
     }
 }
 
 fn waits(count: i64) -> String {
-    if count == 1 { "1 event waits".to_owned() } else { format!("{count} events wait") }
+    let shown = thousands(count.unsigned_abs());
+    if count == 1 { "1 event waits".to_owned() } else { format!("{shown} events wait") }
 }
 
 pub(super) fn events(count: i64) -> String {
-    if count == 1 { "1 event".to_owned() } else { format!("{count} events") }
+    let shown = thousands(count.unsigned_abs());
+    if count == 1 { "1 event".to_owned() } else { format!("{shown} events") }
 }
 
 pub(super) use crate::text::span_seconds as span;

@@ -14,8 +14,7 @@ use crate::board::Board;
 use crate::config::{self, InForce, Needs, Sources, load};
 use crate::embed::upkeep::relay as embed;
 use crate::error::{Class, Fault};
-use crate::observe::http;
-use crate::observe::service;
+use crate::observe::{catch_up, http, service};
 use crate::otlp::Exporter;
 use crate::output;
 use crate::shutdown::Shutdown;
@@ -66,6 +65,7 @@ async fn relay(mut current: InForce, sources: &Sources, mut log: Log) -> Result<
         http::serve(port, &current.config, &board)?;
     }
     tokio::spawn(service::run(board.clone()));
+    tokio::spawn(catch_up::run(board.clone()));
     loop {
         let end = relay_with(&current, sources, &mut log, &mut signals, &board).await;
         match end {

@@ -11,8 +11,17 @@ use crate::text::span_seconds;
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// Why it is not ready, or what needs a look.
+pub(in crate::cli) struct LiveReason<'a> {
+    pub(in crate::cli) code: &'a str,
+    /// As `check` calls it; may be empty.
+    pub(in crate::cli) cause: &'a str,
+    pub(in crate::cli) what: &'a str,
+    pub(in crate::cli) hint: &'a str,
+}
+
 /// What the process says.
-pub(super) enum Live {
+pub(in crate::cli) enum Live {
     /// Its `/status`.
     Told(Value),
     /// It wants a token that we do not have.
@@ -22,7 +31,7 @@ pub(super) enum Live {
 }
 
 impl Live {
-    pub(super) async fn ask(config: &Config) -> Self {
+    pub(in crate::cli) async fn ask(config: &Config) -> Self {
         match client::get(&config.http, "/status", PATIENCE).await {
             Ok((200, text)) => match serde_json::from_str::<Value>(&text) {
                 Ok(told)
@@ -60,11 +69,16 @@ impl Live {
     }
 
     /// Code and words of the first of a list of reasons.
-    pub(super) fn first(&self, list: &str) -> Option<(&str, &str)> {
+    pub(in crate::cli) fn first(&self, list: &str) -> Option<LiveReason<'_>> {
         let Self::Told(told) = self else { return None };
         let reason = told.pointer(list)?.as_array()?.first()?;
         let part = |name: &str| reason.get(name).and_then(Value::as_str).unwrap_or_default();
-        Some((part("code"), part("what")))
+        Some(LiveReason {
+            code: part("code"),
+            cause: part("cause"),
+            what: part("what"),
+            hint: part("hint"),
+        })
     }
 
     /// Null where nothing answered.
@@ -105,6 +119,11 @@ fn tell(page: &mut Page, told: &Value) {
                 page.say(format_args!("          hint: {}", part("hint")));
             }
         }
+    }
+    if let (Some(rate), Some(left)) =
+        (number("/catch_up/per_second"), number("/catch_up/left_seconds"))
+    {
+        page.say(format_args!("catch-up  {rate:.0} rows/s, {} left", span_seconds(left)));
     }
     let rate = number("/recent/delivered_per_second");
     let rate = rate.map(|rate| format!("{rate:.1} events/s now, ")).unwrap_or_default();

@@ -6,12 +6,13 @@ mod summary;
 mod watch;
 
 use jiff::Timestamp;
-use live::Live;
+pub(super) use live::Live;
 use page::Page;
 use serde_json::{Value, json};
 use summary::Summary;
 use tokio_postgres::Client;
 
+use super::mood::Mood;
 use crate::config::{Config, Needs, Sources, Table};
 use crate::error::Fault;
 use crate::operator;
@@ -20,7 +21,7 @@ use crate::postgres::sql;
 use crate::postgres::{self, Role, column, query};
 use crate::slot::catch_up::{self, CatchUpReport};
 use crate::slot::{self, SlotState};
-use crate::text::span_seconds;
+use crate::text::{span_seconds, thousands};
 use crate::upkeep::ledger::{self, ParkedCount};
 
 /// Shows the slot, the progress, what the relay is stuck on, and how many rows have no mark.
@@ -62,6 +63,12 @@ pub(super) struct ProgressRow {
 }
 
 impl ProgressRow {
+    /// What `check` calls that; empty where a version before this one has written it.
+    pub(super) fn cause(&self) -> &str {
+        let cause = self.fault.as_ref().and_then(|fault| fault.get("cause"));
+        cause.and_then(Value::as_str).unwrap_or_default()
+    }
+
     /// What keeps the relay from delivering, and what helps.
     pub(super) fn stuck(&self) -> Option<(String, String)> {
         let fault = self.fault.as_ref()?;
@@ -94,7 +101,11 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     if args.watch {
         return watch::run(&config).await;
     }
-    let client = client(&config).await?;
+    let client = match client(&config).await {
+        Ok(client) => client,
+        Err(fault) if args.json => return Err(fault),
+        Err(fault) => return without_postgres(&config, fault).await,
+    };
     let unmarked = unmarked(&client, &config).await;
     let facts = Facts::look(&client, &config).await?;
     if args.json {
@@ -103,6 +114,19 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
         facts.page(&config, &unmarked).print();
     }
     Ok(facts.is_well(&unmarked))
+}
+
+/// Where Postgres cannot be asked, what the process that runs here says of itself.
+async fn without_postgres(config: &Config, fault: Fault) -> Result<bool, Fault> {
+    let live = Live::ask(config).await;
+    if live.is_told() {
+        let mut page = Page::default();
+        let summary = Summary::alone(&live, &fault);
+        page.begin(summary.mood, summary.line());
+        live.print(&mut page);
+        page.print();
+    }
+    Err(fault)
 }
 
 async fn client(config: &Config) -> Result<Client, Fault> {
@@ -175,7 +199,8 @@ impl Facts {
 
     fn page(&self, config: &Config, unmarked: &[UnmarkedRows]) -> Page {
         let mut page = Page::default();
-        page.begin(&Summary::of(self, unmarked));
+        let summary = Summary::of(self, unmarked);
+        page.begin(summary.mood, summary.line());
         self.live.print(&mut page);
         let (slot, progress) = (self.slot.as_ref(), self.progress.as_ref());
         print(&mut page, config, slot, progress, self.catch_up.as_ref(), unmarked);
@@ -385,7 +410,12 @@ fn print(
 
 fn print_catch_up(page: &mut Page, report: &CatchUpReport) {
     if report.is_listed {
-        page.say(format_args!("catch-up  {} of {} rows are published", report.done, report.total));
+        let shown = |rows: i64| thousands(rows.unsigned_abs());
+        page.say(format_args!(
+            "catch-up  {} of {} rows are published",
+            shown(report.done),
+            shown(report.total)
+        ));
     } else {
         page.say("catch-up  pending: recreate the slot, then list the rows that wait");
     }

@@ -2,15 +2,12 @@
 
 use std::fmt::Display;
 
-use super::summary::{Mood, Summary};
+use super::Mood;
 use crate::output;
 use crate::text::harmless;
 
 /// Where what is said begins, right of its name.
 const INDENT: usize = 10;
-
-/// What ends a colour.
-const PLAIN: &str = "\x1b[0m";
 
 /// Lines, in order.
 #[derive(Debug, Default)]
@@ -18,19 +15,16 @@ pub(super) struct Page(Vec<String>, Option<Mood>);
 
 impl Page {
     /// The first line: all of it in a word.
-    pub(super) fn begin(&mut self, summary: &Summary) {
-        self.0.insert(0, harmless(summary.line()));
-        self.1 = Some(summary.mood);
+    pub(super) fn begin(&mut self, mood: Mood, line: impl Display) {
+        self.0.insert(0, harmless(line));
+        self.1 = Some(mood);
     }
 
     /// The first line in the colour of its mood, where somebody sits before it who wants colours.
     fn coloured(&self, lines: Vec<String>) -> Vec<String> {
-        let wants =
-            output::is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
-        let Some(mood) = self.1.filter(|_| wants) else { return lines };
-        let colour = mood.shown().1;
+        let Some(mood) = self.1 else { return lines };
         let paint = |(at, line): (usize, String)| {
-            if at == 0 { format!("{colour}{line}{PLAIN}") } else { line }
+            if at == 0 { mood.painted(line) } else { line }
         };
         lines.into_iter().enumerate().map(paint).collect()
     }

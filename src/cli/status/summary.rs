@@ -2,29 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{Facts, UnmarkedRows, has_events, no_relay};
+use crate::error::Fault;
+use crate::slot::cause;
 
-/// How it stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mood {
-    /// Events get through.
-    Good,
-    /// They do, or nobody wants them to; worth a look.
-    Warning,
-    /// They do not.
-    Bad,
-}
-
-impl Mood {
-    /// Its word, and what a terminal shows it in.
-    pub(super) fn shown(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Good => ("ok", "\x1b[32m"),
-            Self::Warning => ("warning", "\x1b[33m"),
-            Self::Bad => ("down", "\x1b[1;31m"),
-        }
-    }
-}
+use super::live::Live;
+use super::{Facts, Mood, UnmarkedRows, has_events, no_relay};
 
 /// All of it in a line.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,35 +14,51 @@ pub(super) struct Summary {
     pub(super) mood: Mood,
     /// For programs: the code of `/readyz` where there is one.
     code: String,
+    /// Which fault it is, as `check` calls it; empty where the code says it.
+    cause: String,
     what: String,
 }
 
 impl Summary {
     fn new(mood: Mood, code: &str, what: impl Into<String>) -> Self {
-        Self { mood, code: code.to_owned(), what: what.into() }
+        Self { mood, code: code.to_owned(), cause: String::new(), what: what.into() }
+    }
+
+    fn by(mut self, cause: &str) -> Self {
+        cause.clone_into(&mut self.cause);
+        self
     }
 
     /// The most severe of what is known.
     pub(super) fn of(facts: &Facts, unmarked: &[UnmarkedRows]) -> Self {
         let bad = |code: &str, what: String| Self::new(Mood::Bad, code, what);
+        // What the process that runs here says comes first: it knows why there is no slot.
+        if let Some(reason) = facts.live.first("/reasons") {
+            return bad(reason.code, reason.what.to_owned()).by(reason.cause);
+        }
         let Some(slot) = &facts.slot else {
             return bad("slot_missing", "the slot does not exist".to_owned());
         };
         if let Some(why) = slot.why_lost() {
             return bad("slot_lost", format!("the slot is lost: {why}"));
         }
-        if let Some((code, what)) = facts.live.first("/reasons") {
-            return bad(code, what.to_owned());
-        }
         // What the process that runs here says is newer.
         let recorded = facts.progress.as_ref().filter(|_| !facts.live.is_told());
-        if let Some((what, _)) = recorded.and_then(|progress| progress.stuck()) {
-            return bad("fault", what);
+        if let Some((progress, (what, _))) = recorded.and_then(|it| Some((it, it.stuck()?))) {
+            return bad("fault", what).by(progress.cause());
         }
         if let Some(lag) = facts.unread().filter(|_| has_events(unmarked)) {
             return bad("no_relay", no_relay(lag));
         }
         Self::good(facts)
+    }
+
+    /// By what a process says, where Postgres cannot be asked.
+    pub(super) fn alone(live: &Live, fault: &Fault) -> Self {
+        match live.first("/reasons") {
+            Some(reason) => Self::new(Mood::Bad, reason.code, reason.what).by(reason.cause),
+            None => Self::new(Mood::Bad, "fault", fault.what.as_str()).by(cause(fault)),
+        }
     }
 
     fn good(facts: &Facts) -> Self {
@@ -71,8 +69,8 @@ impl Summary {
         if let Some(paused) = &facts.paused {
             return warning("paused", format!("paused by {}", text(paused, "by")));
         }
-        if let Some((code, what)) = facts.live.first("/degraded") {
-            return warning(code, what.to_owned());
+        if let Some(reason) = facts.live.first("/degraded") {
+            return warning(reason.code, reason.what.to_owned()).by(reason.cause);
         }
         if facts.catch_up.is_some() {
             return warning(
@@ -98,10 +96,11 @@ impl Summary {
 
     /// As a line.
     pub(super) fn line(&self) -> String {
-        format!("{:<10}{}: {}", self.mood.shown().0, self.code, self.what)
+        let cause = if self.cause.is_empty() { "" } else { ", " };
+        format!("{:<10}{}{cause}{}: {}", self.mood.word(), self.code, self.cause, self.what)
     }
 
     pub(super) fn json(&self) -> Value {
-        json!({ "mood": self.mood.shown().0, "code": self.code, "what": self.what })
+        json!({ "mood": self.mood.word(), "code": self.code, "cause": Some(&self.cause).filter(|cause| !cause.is_empty()), "what": self.what })
     }
 }

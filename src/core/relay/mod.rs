@@ -74,7 +74,7 @@ use crate::core::event::Position;
 use crate::core::relay::marks::{Batch, WrittenBatch};
 use crate::core::relay::progress::Progress;
 use crate::core::span::Span;
-use crate::core::tally::Tally;
+use crate::core::tally::{TableTally, Tally};
 
 /// Pause between checks during a drain.
 const HASTY_CHECK: Duration = Duration::from_millis(50);
@@ -102,6 +102,8 @@ pub struct Relay {
     check: FlushCheck,
     deadlines: Deadlines,
     tally: Tally,
+    /// As the tables are configured.
+    by_table: Vec<TableTally>,
     /// Of tries that have ended; `None` where nobody wants them.
     spans: Option<Vec<Span>>,
     /// For the log, one for each event and outcome; `None` where nobody wants them.
@@ -128,6 +130,7 @@ impl Relay {
             check: FlushCheck::default(),
             deadlines: Deadlines::new(&rules),
             tally: Tally::default(),
+            by_table: vec![TableTally::default(); rules.tables.len()],
             spans: None,
             lines: None,
             began_micros: 0,

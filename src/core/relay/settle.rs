@@ -103,8 +103,13 @@ impl Relay {
         let waiter = arrival.waiter.take();
         let done = match (dead_letter, arrival.source.clone()) {
             (None, Source::Stream(number)) => {
+                let took = self.age(now, arrival.commit_time);
                 self.tally.delivered += 1;
-                self.tally.to_confirm.observe(self.age(now, arrival.commit_time));
+                self.tally.to_confirm.observe(took);
+                if let Some(table) = self.by_table.get_mut(arrival.mapping.table) {
+                    table.delivered += 1;
+                    table.to_confirm.observe(took);
+                }
                 self.taken(now);
                 self.settle(now, number);
                 self.mark(number, arrival, false);
@@ -112,6 +117,9 @@ impl Relay {
             }
             (None, Source::Parked { seq, attempts }) => {
                 self.tally.delivered += 1;
+                if let Some(table) = self.by_table.get_mut(arrival.mapping.table) {
+                    table.delivered += 1;
+                }
                 self.outcomes.retry_delivered();
                 self.taken(now);
                 let outcome = AttemptOutcome::Delivered { attempts };

@@ -7,13 +7,15 @@ use postgres_types::PgLsn;
 use super::Relay;
 use super::phase::Phase;
 use super::waiting::Waiting;
-use crate::core::tally::Tally;
+use crate::core::tally::{TableTally, Tally};
 
 /// The relay at one moment.
 #[derive(Debug, Clone)]
 pub(crate) struct View {
     /// What this session has done.
     pub tally: Tally,
+    /// The same by table, as they are configured.
+    pub tables: Vec<TableTally>,
     /// Messages published and not settled.
     pub window_messages: usize,
     /// Their bytes.
@@ -61,6 +63,7 @@ impl Relay {
         let (window_messages, window_bytes) = self.outgoing.in_flight();
         View {
             tally: self.tally(),
+            tables: self.by_table.clone(),
             window_messages,
             window_bytes,
             waiting: self.aggregates.size().0 + self.outgoing.ready(),

@@ -299,7 +299,7 @@ async fn messages(
     let outboxes = std::slice::from_ref(outbox);
     let filter = RowFilter { ids, ..RowFilter::default() };
     let limits = usual_limits(config);
-    let mut replay = Replay::dry(config, client, outboxes, limits, &mut report);
+    let mut replay = Replay::dry(config, client, outboxes, limits, &mut report).plain();
     replay.rows(outbox, &filter).await?;
     drop(replay);
     for event in events {

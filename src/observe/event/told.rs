@@ -17,7 +17,7 @@ impl EventTrace {
         match self.state {
             EventState::Delivered => {
                 let at = self.row.as_ref().and_then(|row| row.marked_at.as_ref());
-                at.map_or_else(|| "delivered: its row is marked".to_owned(), |at| format!("delivered: marked at {at}"))
+                at.map_or_else(|| "its row is marked".to_owned(), |at| format!("marked at {at}"))
             }
             EventState::Unmarked => "delivered; its mark is still to be written".to_owned(),
             EventState::InFlight => in_flight(self.held.as_ref()),

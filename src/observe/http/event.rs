@@ -42,6 +42,7 @@ impl EventQuery {
 
 /// Reads a query as a client would have sent it, whatever it is: for the fuzzer.
 pub(crate) fn read_anything(query: &str) {
+    super::parked::ParkedQuery::read(query);
     if let Some(wanted) = EventQuery::read(query) {
         assert!(wanted.id.len() <= ID_BYTES && !wanted.id.contains('\0'), "no id: {wanted:?}");
     }

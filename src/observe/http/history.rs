@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::ready::Readiness;
 use crate::board::snapshot::Snapshot;
 use crate::core::tally::Tally;
 
@@ -25,6 +26,9 @@ struct Point {
     lag_bytes: Option<u64>,
     retained_bytes: Option<u64>,
     unsettled_seconds: Option<f64>,
+    state: &'static str,
+    /// What kept events from being delivered.
+    blocked: Option<&'static str>,
 }
 
 impl Point {
@@ -45,6 +49,8 @@ impl Point {
             lag_bytes: slot.map(|slot| slot.confirmed_lag_bytes),
             retained_bytes: slot.map(|slot| slot.retained_bytes),
             unsettled_seconds: unsettled.map(|unsettled| unsettled.as_secs_f64()),
+            state: shown.state.name(),
+            blocked: Readiness::blocked(snapshot).map(|(code, _)| code),
         }
     }
 
@@ -58,6 +64,8 @@ impl Point {
             self.lag_bytes,
             self.retained_bytes,
             self.unsettled_seconds.map(rounded),
+            self.state,
+            self.blocked,
         ])
     }
 }
@@ -115,7 +123,7 @@ impl History {
         json!({
             "columns": [
                 "seconds_ago", "delivered_per_second", "p50_seconds", "p99_seconds",
-                "confirmed_lag_bytes", "retained_wal_bytes", "unsettled_seconds",
+                "confirmed_lag_bytes", "retained_wal_bytes", "unsettled_seconds", "state", "blocked",
             ],
             "step_seconds": STEP.as_secs(),
             "points": kept.points.iter().map(|point| point.json(now)).collect::<Vec<_>>(),
@@ -133,7 +141,7 @@ mod tests {
         let mut shown = Board::new().shown();
         shown.tally.delivered = delivered;
         let now = shown.since;
-        let facts = Facts { slot: String::new(), window_messages: 1, window_bytes: 1 };
+        let facts = Facts { window_messages: 1, window_bytes: 1, ..Facts::default() };
         Snapshot::new(facts, shown, now)
     }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::board::RelayState;
 use crate::board::snapshot::Snapshot;
 use crate::core::guard::Level;
+use crate::slot::cause;
 use crate::text::span;
 
 /// How long the loop may leave a question unanswered: sessions end and reconnect within it.
@@ -34,6 +35,8 @@ pub(crate) const CODES: [&str; 9] = [
 pub(crate) struct Reason {
     /// For programs.
     pub(crate) code: &'static str,
+    /// Which fault it is, by the name that `check` has for it.
+    pub(crate) cause: Option<&'static str>,
     /// For people.
     pub(super) what: String,
     /// How to fix it.
@@ -44,7 +47,12 @@ pub(crate) struct Reason {
 
 impl Reason {
     fn new(code: &'static str, what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { code, what: what.into(), hint: hint.into(), lasted: None }
+        Self { code, cause: None, what: what.into(), hint: hint.into(), lasted: None }
+    }
+
+    fn by(mut self, cause: &'static str) -> Self {
+        self.cause = Some(cause);
+        self
     }
 
     fn for_as_long(mut self, lasted: Option<Duration>) -> Self {
@@ -57,11 +65,12 @@ impl Reason {
         match is_open {
             true => json!({
                 "code": self.code,
+                "cause": self.cause,
                 "what": self.what,
                 "hint": self.hint,
                 "lasted_seconds": self.lasted.map(|lasted| lasted.as_secs_f64().round()),
             }),
-            false => json!({"code": self.code}),
+            false => json!({"code": self.code, "cause": self.cause}),
         }
     }
 }
@@ -136,7 +145,11 @@ fn of_state(snapshot: &Snapshot) -> Option<Reason> {
         RelayState::Stopped => {
             let fault = shown.outage.as_ref().map(|outage| outage.fault.hint.as_str());
             let hint = fault.filter(|hint| !hint.is_empty()).unwrap_or("pgoutbox run");
-            Some(Reason::new("stopped", &shown.why, hint))
+            let reason = Reason::new("stopped", &shown.why, hint);
+            Some(match &shown.outage {
+                Some(outage) => reason.by(cause(&outage.fault)),
+                None => reason,
+            })
         }
         // A session that runs after a failure has to show that it gets on.
         _ => of_outage(snapshot).or_else(|| {
@@ -155,7 +168,7 @@ fn of_outage(snapshot: &Snapshot) -> Option<Reason> {
         return None;
     }
     let reason = Reason::new("fault", &outage.fault.what, &outage.fault.hint);
-    Some(reason.for_as_long(snapshot.outage_for))
+    Some(reason.by(cause(&outage.fault)).for_as_long(snapshot.outage_for))
 }
 
 fn of_relay(snapshot: &Snapshot) -> Option<Reason> {
@@ -164,13 +177,14 @@ fn of_relay(snapshot: &Snapshot) -> Option<Reason> {
         let hint = "clear its memory or disk alarm: rabbitmq-diagnostics alarms";
         let what = "RabbitMQ blocks the connection: nothing is published, WAL is kept";
         let reason = Reason::new("broker_blocked", what, hint);
-        return Some(reason.for_as_long(snapshot.outage_for));
+        return Some(reason.by("broker-blocked").for_as_long(snapshot.outage_for));
     }
     if let Some(silent) = view.silent {
         let what = format!("the walsender has not answered for {}", span(whole(silent)));
         let hint =
             "look at the network to Postgres and at its process: SELECT * FROM pg_stat_replication";
-        return Some(Reason::new("postgres_silent", what, hint).for_as_long(Some(silent)));
+        let reason = Reason::new("postgres_silent", what, hint).by("postgres-connection");
+        return Some(reason.for_as_long(Some(silent)));
     }
     let is_stalled = snapshot.stalled_for > STALLED && snapshot.shown.state != RelayState::Paused;
     is_stalled.then(|| {
@@ -195,7 +209,7 @@ fn of_slot(snapshot: &Snapshot) -> Option<Reason> {
     let is_lost = seen.slot.wal_status.as_deref() == Some("lost");
     (is_lost && is_news).then(|| {
         let what = format!("slot \"{}\" is lost: WAL it needs was removed", snapshot.facts.slot);
-        Reason::new("slot_lost", what, "pgoutbox check")
+        Reason::new("slot_lost", what, "pgoutbox check").by("slot-lost")
     })
 }
 
@@ -274,7 +288,12 @@ mod tests {
         shown.seen =
             Some((shown.since, ServerView { slot: slot("reserved"), ..ServerView::default() }));
         Snapshot {
-            facts: Facts { slot: "shop".to_owned(), window_messages: 10, window_bytes: 10 },
+            facts: Facts {
+                slot: "shop".to_owned(),
+                window_messages: 10,
+                window_bytes: 10,
+                tables: Vec::new(),
+            },
             state_for: 3600 * SECOND,
             viewed_ago: shown.view.as_ref().map(|_| SECOND),
             seen_ago: Some(SECOND),
@@ -289,6 +308,7 @@ mod tests {
     fn view() -> View {
         View {
             tally: Tally::default(),
+            tables: Vec::new(),
             window_messages: 3,
             window_bytes: 3,
             waiting: 1,

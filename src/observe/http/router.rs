@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::access::{AccessRules, has_two_hosts, is_foreign};
 use super::history::{History, STEP};
-use super::parked::{self, Action, ParkedCache, ParkedSelection};
+use super::parked::{self, Action, ParkedCache, ParkedQuery, ParkedSelection};
 use super::ready::{self, Readiness};
 use super::snapshot_cache::Looker;
 use super::{console, event, events, status};
@@ -152,10 +152,7 @@ impl Desk {
             "/metrics" => self.metrics().await,
             "/status" => self.status().await,
             "/history" => json_answer(StatusCode::OK, &self.history.json(self.looker.elapsed())),
-            "/parked" => match self.board.in_force() {
-                Some(config) => of_postgres(in_time(PATIENCE, self.parking.list(&config)).await),
-                None => of_postgres(None),
-            },
+            "/parked" => self.parked(request.uri().query().unwrap_or_default()).await,
             "/events" => self.events(),
             "/event" => self.event(request.uri().query().unwrap_or_default()).await,
             _ => answer(StatusCode::NOT_FOUND, TEXT, "there is no such page\n"),
@@ -217,6 +214,15 @@ impl Desk {
         *lasting.body_mut() = StreamBody::new(told).boxed_unsync();
         lasting.extensions_mut().insert(LongLived);
         lasting
+    }
+
+    async fn parked(&self, query: &str) -> Reply {
+        let Some(query) = ParkedQuery::read(query) else {
+            let text = "after=, behind=, reason=, table= and text= choose parked events\n";
+            return answer(StatusCode::BAD_REQUEST, TEXT, text);
+        };
+        let Some(config) = self.board.in_force() else { return of_postgres(None) };
+        of_postgres(in_time(PATIENCE, self.parking.list(&config, query)).await)
     }
 
     /// Where an event stands; with `memory`, only what the relay itself has of it.

@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 
 use super::ready::{Readiness, list};
 use crate::board::snapshot::Snapshot;
-use crate::board::{Change, ParkedView, SlotView};
+use crate::board::{CatchUpView, Change, ParkedView, SlotView};
 use crate::core::guard::Bound;
 use crate::core::relay::View;
 use crate::core::tally::{Histogram, Tally};
+use crate::slot::cause;
 
 /// All of it; `recent` is what was done in the last seconds.
 pub(super) fn json(snapshot: &Snapshot, recent: Value) -> Value {
@@ -31,12 +32,14 @@ pub(super) fn json(snapshot: &Snapshot, recent: Value) -> Value {
             "since": time(outage.since),
             "lasted_seconds": snapshot.outage_for.map(seconds),
             "failures": outage.failures,
+            "cause": cause(&outage.fault),
             "what": outage.fault.what,
             "hint": outage.fault.hint,
         })),
         "again_in_seconds": snapshot.again_in.map(seconds),
         "recent": recent,
         "events": tally(&shown.tally),
+        "tables": tables(snapshot),
         "commit_to_publish": latency(&shown.tally.to_publish),
         "commit_to_confirm": latency(&shown.tally.to_confirm),
         "relay": shown.view.as_ref().map(|view| relay(snapshot, view)),
@@ -49,12 +52,36 @@ pub(super) fn json(snapshot: &Snapshot, recent: Value) -> Value {
             "ended": shown.ends.iter().map(|(reason, count)| (reason.name(), *count))
                 .collect::<std::collections::BTreeMap<_, _>>(),
         },
-        "catch_up": shown.catch_up.map(|(total, done)| json!({"rows": total, "done": done})),
+        "catch_up": shown.catch_up.as_ref().map(catch_up),
         "seen_seconds_ago": snapshot.seen_ago.map(seconds),
         "slot": seen.map(|seen| slot(&seen.slot)),
         "parked": seen.map(|seen| seen.parked.iter().map(parked).collect::<Vec<_>>()),
         "held_aggregates": seen.map(|seen| seen.held_aggregates),
         "changes": shown.changes.iter().map(change).collect::<Vec<_>>(),
+    })
+}
+
+/// By table, what this session has done; null where none runs.
+fn tables(snapshot: &Snapshot) -> Value {
+    let Some(view) = &snapshot.shown.view else { return Value::Null };
+    let told = snapshot.facts.tables.iter().zip(&view.tables).map(|((table, to), tally)| {
+        json!({
+            "table": table,
+            "to": to,
+            "delivered": tally.delivered,
+            "commit_to_confirm": latency(&tally.to_confirm),
+        })
+    });
+    told.collect()
+}
+
+fn catch_up(view: &CatchUpView) -> Value {
+    let pace = view.pace();
+    json!({
+        "rows": view.total,
+        "done": view.done,
+        "per_second": pace.map(|(rate, _)| (rate * 10.0).round() / 10.0),
+        "left_seconds": pace.map(|(_, left)| left.as_secs()),
     })
 }
 

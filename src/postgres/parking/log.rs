@@ -18,7 +18,14 @@ fn log_park(config: &Config, park: &Park) {
     let (id, position) = (park.id.as_deref().unwrap_or("without id"), park.position);
     let what = match park.state {
         ParkedState::DeadLettered => "sent to the dead-letter exchange",
-        ParkedState::Queued => "parked behind an older one of its aggregate",
+        // The one before it has its line: a hundred more say nothing new.
+        ParkedState::Queued => {
+            let (event_id, reason) = (&park.id, refusal.reason());
+            return debug!(
+                event_id, table, %position, reason,
+                "event {id} of {table} (commit {position}) is parked behind an older one of its aggregate: {refusal}"
+            );
+        }
         ParkedState::Parked(_) | ParkedState::Failed => "parked",
     };
     warn!(

@@ -103,6 +103,7 @@ files! {
     PARKED_DUE = "parked/due.sql", "Parked events whose time has come and that wait for no other, the oldest first: as many as make 8 MB, and one at least.";
     PARKED_FIRST = "parked/first.sql", "Which event of an aggregate is the next behind a row, whether or not its time has come.";
     PARKED_FREE = "parked/free.sql", "Whether nobody has a lock on all of the parking, without waiting for it: an error where somebody has.";
+    PARKED_GROUPS = "parked/groups.sql", "Parked events that are not done with, by reason and table of the one that is tried, with how many wait behind them; the most first.";
     PARKED_HELD = "parked/held.sql", "The aggregates whose first event was tried, and waits for its time or for an operator.";
     PARKED_LIST = "parked/list.sql", "Parked events, the oldest first.";
     PARKED_NEIGHBOURS = "parked/neighbours.sql", "Which event of its aggregate one waits behind, and how many wait behind it.";

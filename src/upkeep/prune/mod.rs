@@ -20,6 +20,7 @@ use crate::backoff::Backoff;
 use crate::board::Board;
 use crate::config::{AuditMode, Config, Table};
 use crate::error::Fault;
+use crate::gauge::Gauge;
 use crate::postgres::sql;
 use crate::postgres::turn::Turn;
 use crate::postgres::{self, Role, column, execute, query};
@@ -31,13 +32,24 @@ pub(crate) use undeletable::UndeletablePlaces;
 /// How long rows that could not be deleted are left alone, and what was said is not said again.
 const RETRY: Duration = Duration::from_secs(3600);
 
+/// How far a pass is, for who watches it.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// Blocks of the tables that were looked through.
+    pub blocks: Gauge,
+    /// Rows that are deleted.
+    pub rows: Gauge,
+}
+
 /// What a pass is to do.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Order {
+pub(crate) struct Order<'a> {
     /// Age of its mark after which a row goes; `None`: no row goes.
     pub keep: Option<Duration>,
     /// Only look.
     pub is_dry: bool,
+    /// Told as it goes.
+    pub pace: &'a Pace,
 }
 
 /// What stood in the way of one thing. The rest went on.
@@ -98,7 +110,8 @@ impl Report {
 /// Prunes every `prune.interval`, until asked to stop. Ends early where there is nothing that it
 /// could ever do.
 pub(crate) async fn run(config: &Config, mut shutdown: Shutdown, board: &Board) {
-    let order = Order { keep: config.prune.keep, is_dry: false };
+    let pace = Pace::default();
+    let order = Order { keep: config.prune.keep, is_dry: false, pace: &pace };
     let interval = config.prune.interval;
     let pauses = Backoff::new(interval.saturating_mul(2), interval.saturating_mul(16));
     let mut failures = 0_u32;
@@ -191,7 +204,7 @@ fn tell(report: &Report, said: &mut BTreeSet<String>, is_whole: bool) {
 /// then stays removed.
 pub(crate) async fn pass(
     config: &Config,
-    order: Order,
+    order: Order<'_>,
     known: &mut UndeletablePlaces,
     report: &mut Report,
 ) -> Result<(), Fault> {
@@ -216,7 +229,7 @@ pub(crate) async fn pass(
 
 async fn all_tables(
     config: &Config,
-    order: Order,
+    order: Order<'_>,
     known: &mut UndeletablePlaces,
     report: &mut Report,
 ) -> Result<(), Fault> {
@@ -253,7 +266,7 @@ async fn emitted(
     client: &Client,
     config: &Config,
     messages: &Table,
-    order: Order,
+    order: Order<'_>,
     report: &mut TableReport,
 ) -> Result<(), Fault> {
     let keep = order.keep.unwrap_or_default().as_secs_f64().to_string();
@@ -283,7 +296,7 @@ async fn one_table(
     client: &Client,
     config: &Config,
     table: &Table,
-    order: Order,
+    order: Order<'_>,
     known: &mut UndeletablePlaces,
     report: &mut TableReport,
 ) -> Result<bool, Fault> {
@@ -300,7 +313,7 @@ async fn one_table(
         ));
     }
     report.notes.extend(parts.unmarked(target));
-    let mut work = rows::Work::new(client, &config.prune, target, keep, order.is_dry, known);
+    let mut work = rows::Work::new(client, &config.prune, target, keep, order, known);
     work.parked(report).await?;
     if parts.has_ours() {
         partitions::drop_old(client, target, &parts, order, keep, report).await?;

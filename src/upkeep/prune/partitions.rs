@@ -141,7 +141,7 @@ pub(super) async fn make(
     config: &Config,
     target: &Target,
     parts: &Partitions,
-    order: Order,
+    order: Order<'_>,
     report: &mut TableReport,
 ) -> Result<(), Fault> {
     let Some(span) = parts.span else { return Ok(()) };
@@ -203,7 +203,7 @@ pub(super) async fn drop_old(
     client: &Client,
     target: &Target,
     parts: &Partitions,
-    order: Order,
+    order: Order<'_>,
     keep: Duration,
     report: &mut TableReport,
 ) -> Result<(), Fault> {
@@ -263,7 +263,7 @@ impl Work<'_> {
         &self,
         part: &Part,
         bounds: Bounds,
-        order: Order,
+        order: Order<'_>,
         report: &mut TableReport,
     ) -> Result<(), Fault> {
         // A look that holds up nobody: most partitions that must stay are found here.

@@ -7,10 +7,10 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use super::TableReport;
 use super::partitions::Partitions;
 use super::target::Target;
 use super::undeletable::{UndeletablePlaces, UndeletableRows};
+use super::{Order, Pace, TableReport};
 use crate::config::Prune;
 use crate::error::{Fault, codes};
 use crate::postgres::sql;
@@ -33,6 +33,7 @@ pub(super) struct Work<'a> {
     target: &'a Target,
     keep: Duration,
     is_dry: bool,
+    pace: &'a Pace,
     stuck: UndeletableRows,
     known: &'a mut UndeletablePlaces,
     failures: u32,
@@ -56,7 +57,7 @@ impl<'a> Work<'a> {
         prune: &'a Prune,
         target: &'a Target,
         keep: Duration,
-        is_dry: bool,
+        order: Order<'a>,
         known: &'a mut UndeletablePlaces,
     ) -> Self {
         Self {
@@ -64,7 +65,8 @@ impl<'a> Work<'a> {
             prune,
             target,
             keep,
-            is_dry,
+            is_dry: order.is_dry,
+            pace: order.pace,
             stuck: UndeletableRows::default(),
             known,
             failures: 0,
@@ -190,6 +192,7 @@ impl<'a> Work<'a> {
         let (batch, seconds) = (self.batch(), self.seconds());
         let none = tid(0);
         self.probe(sql, &tids(&none, &none, &batch, &seconds, &Vec::new())).await?;
+        self.pace.blocks.expect(blocks);
         let ranges = blocks.div_ceil(BLOCKS);
         let first = fastrand::u64(0..ranges.max(1));
         for number in 0..ranges {
@@ -219,17 +222,20 @@ impl<'a> Work<'a> {
             let (first, last) = (tid(from), tid(to));
             let known = self.known.within(&title, (from, to), tid);
             match self.statement(sql, &tids(&first, &last, &batch, &seconds, &known)).await? {
-                Outcome::Locked => {}
+                Outcome::Locked => self.passed(from, to),
                 Outcome::Done(row) => {
                     let rows = count(&row)?;
                     report.rows += rows;
+                    self.pace.rows.advance(rows);
                     if self.is_dry || rows < self.prune.batch as u64 {
+                        self.passed(from, to);
                         continue;
                     }
                     // More may wait in the block that the last one was in.
                     let block = column::<i64>(&row, "last_block")?;
-                    let next = u64::try_from(block).unwrap_or(0) * PLACES;
-                    work.push((next.max(from), to));
+                    let next = (u64::try_from(block).unwrap_or(0) * PLACES).max(from);
+                    self.passed(from, next);
+                    work.push((next, to));
                     sleep(self.prune.pause).await;
                 }
                 Outcome::Refused(error) if to - from == 1 => {
@@ -248,6 +254,11 @@ impl<'a> Work<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whole blocks are counted: a range that was halved within one counts for none.
+    fn passed(&self, from: u64, to: u64) {
+        self.pace.blocks.advance((to - from) / PLACES);
     }
 
     async fn id_at(&self, heap: Heap<'_>, place: &str) -> Result<Option<String>, Fault> {

@@ -1,11 +1,12 @@
 //! The real binary, as a child process.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Output};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -58,6 +59,33 @@ impl Pgoutbox {
         let mut command = self.command(args);
         let finished = tokio::task::spawn_blocking(move || command.output()).await?;
         finished.with_context(|| self.binary.display().to_string())
+    }
+
+    /// Runs a command to its end before a terminal of its own, where this is typed: its exit code, and all that was
+    /// shown.
+    pub async fn typed(&self, args: &[&str], keys: &str) -> Result<(Option<i32>, String)> {
+        let shell = Pgoutbox { binary: "script".into(), ..self.clone() };
+        let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+        let binary = self.binary.to_str().context("a path is not UTF-8")?;
+        let line: Vec<String> = [binary].iter().chain(args).map(|text| quoted(text)).collect();
+        let mut command = shell.command(&["-qec", &line.join(" "), "/dev/null"]);
+        command.env("TERM", "xterm").env("SHELL", "/bin/sh");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let keys = keys.to_owned();
+        let output = tokio::task::spawn_blocking(move || {
+            let mut child = command.spawn()?;
+            // Where it stays open until the end: a terminal that is closed is another matter.
+            let mut stdin = child.stdin.take();
+            if let Some(stdin) = &mut stdin {
+                stdin.write_all(keys.as_bytes())?;
+            }
+            let output = child.wait_with_output();
+            drop(stdin);
+            output
+        });
+        let output = output.await?.context("script, of util-linux")?;
+        let told = String::from_utf8_lossy(&output.stdout).replace("\r\n", "\n");
+        Ok((output.status.code(), told))
     }
 
     /// Runs a command that must succeed, and returns what it printed.

@@ -383,7 +383,7 @@ impl Postgres {
         self.confirmed = self.confirmed.max(lsn);
     }
 
-    /// Somebody takes the tables out of the publication, or hints that.
+    /// Somebody takes the tables out of the publication, or puts that right.
     pub(crate) fn alter_publication(&mut self, is_broken: bool) {
         self.is_publication_broken = is_broken;
         self.noise(100);

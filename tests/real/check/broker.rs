@@ -1,4 +1,4 @@
-//! What `check` finds of a broker, and that what it prints hints it.
+//! What `check` finds of a broker, and that what it prints helps.
 
 use std::collections::BTreeSet;
 

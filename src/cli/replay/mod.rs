@@ -1,26 +1,28 @@
 //! `pgoutbox replay`: sends events once more.
 
+mod chosen;
+mod told;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use postgres_types::PgLsn;
-use serde_json::json;
 use tokio_postgres::Client;
 
+use super::attend::Attendant;
 use super::parked::aggregate;
 use super::say;
 use crate::config::{AuditMode, Config, Needs, Sources, Table};
-use crate::core::event::POSTGRES_EPOCH_MICROS;
-use crate::core::message::Message;
-use crate::error::Fault;
-use crate::operator::replay::{MarkFilter, Replay, ReplayTally, RowFilter};
-use crate::operator::{self, ParkedEvent, usual_limits};
+use crate::error::{Class, Fault};
+use crate::gauge::Gauge;
+use crate::operator::replay::{MarkFilter, Replay};
+use crate::operator::usual_limits;
 use crate::postgres::outbox::Outbox;
 use crate::postgres::sql;
 use crate::postgres::{self, Role, column, query};
 use crate::rabbitmq::resend::{Fate, Item, Resender};
-use crate::text::Printable;
 use crate::upkeep::horizon::{self, SlotReach};
 
 /// Sends events once more: rows of the outbox table, or events that were discarded or
@@ -103,6 +105,13 @@ pub(super) struct Args {
     /// discarded or dead-lettered event that it was replayed
     #[arg(long)]
     mark: bool,
+    /// Begin behind this one, in the same order: a row's id, TABLE:ID where there are several tables, or the number
+    /// of a parked event. What a replay that was interrupted says last
+    #[arg(long, value_name = "ID")]
+    after: Option<String>,
+    /// Ask nothing, on a terminal either
+    #[arg(long)]
+    yes: bool,
     /// Print what would be sent, and send nothing
     #[arg(long)]
     dry_run: bool,
@@ -268,24 +277,45 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     }
     let xmin = chance(args, &client, &config).await?;
     let is_json = args.json;
-    let mut report = |item: &Item, fate: &Fate| print(item, fate, is_json);
+    let mut report = |item: &Item, fate: &Fate| told::print(item, fate, is_json);
     let mut replay = if args.dry_run {
         Replay::dry(&config, &client, &outboxes, usual_limits(&config), &mut report)
     } else {
         let resender = Resender::connect(&config, args.rate).await?;
         Replay::new(&config, &client, &outboxes, resender, args.mark, &mut report)
     };
-    let outcome = send(args, &client, &config, &outboxes, &xmin, &mut replay).await;
-    let tally = match outcome {
-        Ok(()) => replay.finish().await?,
-        Err(fault) => {
-            let tally = replay.give_up().await;
-            summary(args, &tally);
-            return Err(fault);
-        }
+    let after =
+        args.after.as_deref().map(|after| told::place(args, &outboxes, after)).transpose()?;
+    let Some(chosen) =
+        chosen::choose(args, &client, &config, &outboxes, &xmin, after.as_ref(), &mut replay)
+            .await?
+    else {
+        say("nothing was sent");
+        return Ok(false);
     };
-    summary(args, &tally);
-    Ok(tally.is_complete())
+    // Not before the question: nobody could break it off.
+    let (mut attendant, gauge) = (Attendant::begin(), Arc::new(Gauge::default()));
+    gauge.expect(chosen.total());
+    let mut replay = replay.attended(after.clone(), &gauge, attendant.shutdown());
+    let title = || "replay:".to_owned();
+    let sent = attendant.attend(title, &gauge, chosen.send(&args.ids, &mut replay)).await;
+    let tally = match sent {
+        Some(Ok(())) => attendant.attend(title, &gauge, replay.finish()).await,
+        // Nothing was sent.
+        Some(Err(fault)) if fault.class == Class::Usage => return Err(fault),
+        Some(Err(fault)) => Some((replay.give_up().await, Err(fault))),
+        None => Some((replay.give_up().await, Ok(()))),
+    };
+    let Some((tally, outcome)) = tally else {
+        return Err(told::interrupted(&attendant, &gauge, None));
+    };
+    told::summary(args, &tally);
+    if outcome.is_ok() && (attendant.signal.is_none() || gauge.is_full()) {
+        return Ok(tally.is_complete());
+    }
+    let go_on = told::go_on(&outboxes, tally.last.as_ref().or(after.as_ref()));
+    outcome.map_err(|fault| told::ended(fault, &gauge, &go_on))?;
+    Err(told::interrupted(&attendant, &gauge, Some(&go_on)))
 }
 
 async fn outboxes(args: &Args, client: &Client, config: &Config) -> Result<Vec<Outbox>, Fault> {
@@ -352,182 +382,6 @@ async fn chance(args: &Args, client: &Client, config: &Config) -> Result<String,
             },
         )),
     }
-}
-
-async fn send(
-    args: &Args,
-    client: &Client,
-    config: &Config,
-    outboxes: &[Outbox],
-    xmin: &str,
-    replay: &mut Replay<'_>,
-) -> Result<(), Fault> {
-    if args.wants_parked() {
-        for event in done_with(args, client, config).await? {
-            replay.parked(&event).await?;
-        }
-        return Ok(());
-    }
-    let (aggregate_type, aggregate_id) = args.aggregate.clone().unwrap_or_default();
-    for outbox in outboxes {
-        let literal = async |at: Option<Timestamp>| match at {
-            Some(at) => outbox.time_literal(client, at).await,
-            None => Ok(String::new()),
-        };
-        let filter = RowFilter {
-            ids: args.ids.clone(),
-            aggregate_type: aggregate_type.clone(),
-            aggregate_id: aggregate_id.clone(),
-            since: literal(args.since).await?,
-            until: literal(args.until).await?,
-            committed_since: absolute(args.committed_since),
-            committed_until: absolute(args.committed_until),
-            relayed_since: absolute(args.relayed_since),
-            relayed_until: absolute(args.relayed_until),
-            only: args.only(),
-            xmin: xmin.to_owned(),
-        };
-        replay.rows(outbox, &filter).await?;
-    }
-    replay.expect(&args.ids);
-    Ok(())
-}
-
-fn absolute(at: Option<Timestamp>) -> String {
-    at.map(|at| at.to_string()).unwrap_or_default()
-}
-
-/// Discarded and dead-lettered events, in commit order. Others are the relay's.
-async fn done_with(
-    args: &Args,
-    client: &Client,
-    config: &Config,
-) -> Result<Vec<ParkedEvent>, Fault> {
-    let (aggregate_type, aggregate_id) = args.aggregate.clone().unwrap_or_default();
-    let states = [("discarded", args.discarded), ("dead_lettered", args.dead_lettered)];
-    let states = states.into_iter().filter(|(_, is_wanted)| *is_wanted);
-    let mut filter = operator::ParkedFilter {
-        states: states.map(|(state, _)| state.to_owned()).collect(),
-        table: args.table.clone().unwrap_or_default(),
-        aggregate_type,
-        aggregate_id,
-        ..operator::ParkedFilter::default()
-    };
-    if !args.seqs.is_empty() {
-        filter.seqs = args.seqs.clone();
-        filter.states =
-            operator::OPEN.into_iter().chain(operator::DONE).map(str::to_owned).collect();
-    }
-    let mut found = operator::list(client, &config.postgres.slot, &filter).await?;
-    if let Some(open) = found.iter().find(|event| !event.is_done()) {
-        return Err(Fault::definite(
-            format!("{} is not done with: the relay itself will send it", open.title()),
-            format!("pgoutbox parked retry --seq {}", open.seq),
-        ));
-    }
-    if let Some(missing) = args.seqs.iter().find(|seq| found.iter().all(|event| event.seq != **seq))
-    {
-        return Err(Fault::definite(
-            format!("no parked event has the number {missing}"),
-            "pgoutbox parked list --state all",
-        ));
-    }
-    found.retain(|event| {
-        let at = event.position.commit_lsn;
-        args.from_lsn.is_none_or(|from| at >= from) && args.to_lsn.is_none_or(|to| at < to)
-    });
-    found.retain(|event| {
-        let at = event.commit_time.saturating_add(POSTGRES_EPOCH_MICROS);
-        args.committed_since.is_none_or(|since| at >= since.as_microsecond())
-            && args.committed_until.is_none_or(|until| at < until.as_microsecond())
-    });
-    Ok(found)
-}
-
-fn print(item: &Item, fate: &Fate, is_json: bool) {
-    if is_json {
-        return;
-    }
-    let id = if item.id.is_empty() { "a row without an id" } else { item.id.as_str() };
-    let id = Printable(id);
-    match fate {
-        Fate::Delivered => {}
-        Fate::Refused(refusal) => {
-            let why = refusal.to_string();
-            say(format_args!(
-                "refused  {id}: {}\n         hint: {}",
-                Printable(&why),
-                refusal.hint()
-            ));
-        }
-        Fate::Held => {
-            say(format_args!("held     {id}: an event before it of its aggregate was refused"));
-        }
-        Fate::Dry(message) => say(would_send(item, message)),
-    }
-}
-
-fn would_send(item: &Item, message: &Message) -> String {
-    let aggregate = item.aggregate.as_ref().map(|(kind, id)| match kind {
-        Some(kind) => format!(", {kind}/{id}"),
-        None => format!(", {id}"),
-    });
-    format!(
-        "would send {}{}: exchange {}, routing key {}, {} bytes",
-        Printable(&item.id),
-        Printable(&aggregate.unwrap_or_default()),
-        Printable(message.exchange()),
-        Printable(message.routing_key()),
-        message.body.len()
-    )
-}
-
-fn summary(args: &Args, tally: &ReplayTally) {
-    if args.json {
-        let refused: Vec<_> = tally
-            .refused
-            .iter()
-            .map(|(id, refusal)| json!({ "id": id, "why": refusal.to_string(), "hint": refusal.hint() }))
-            .collect();
-        say(format_args!(
-            "{:#}",
-            json!({
-                "delivered": tally.delivered, "refused": refused, "held": tally.held,
-                "gone": tally.gone, "marked": tally.marked, "would_send": tally.dry,
-                "undated": tally.undated, "unknown": tally.unknown,
-                "shared": tally.shared.iter().map(|(id, rows)| json!({ "id": id, "rows": rows })).collect::<Vec<_>>(),
-            })
-        ));
-        return;
-    }
-    if tally.undated > 0 {
-        say(format_args!(
-            "{} rows have no time of commit, written as they were before track_commit_timestamp was on or long \
-             ago: none of them is among these; choose those by --since and --until",
-            tally.undated
-        ));
-    }
-    for id in &tally.unknown {
-        say(format_args!("unknown  {}: no row that fits has this id", Printable(id)));
-    }
-    for (id, rows) in &tally.shared {
-        say(format_args!(
-            "shared   {}: {rows} rows have this id: each is an event of its own, sent once and in order",
-            Printable(id)
-        ));
-    }
-    if args.dry_run {
-        say(format_args!("{} would be sent, {} cannot be", tally.dry, tally.refused.len()));
-        return;
-    }
-    say(format_args!(
-        "{} delivered, {} refused, {} skipped behind those, {} no longer there, {} marked",
-        tally.delivered,
-        tally.refused.len(),
-        tally.held.len(),
-        tally.gone,
-        tally.marked
-    ));
 }
 
 #[cfg(test)]
