@@ -21,7 +21,28 @@ use harness::setting::{PATIENCE, Setting, arrived, steady, uuid};
 
 const TOKEN: &str = "correct-horse-battery-staple";
 
+/// Pictures that the manual shows: PGOUTBOX_WRITE=1 makes them anew.
+const KEPT: [&str; 12] = [
+    "busy",
+    "gate",
+    "ask",
+    "event",
+    "standby-light",
+    "paused-light",
+    "catch-up-light",
+    "no-broker-light",
+    "outage-light",
+    "parked-light",
+    "parked-dark",
+    "parked-phone",
+];
+
 fn picture(name: &str) -> PathBuf {
+    if std::env::var_os("PGOUTBOX_WRITE").is_some() && KEPT.contains(&name) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/images");
+        let _ = std::fs::create_dir_all(&folder);
+        return folder.join(format!("console-{name}.png"));
+    }
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("console-{name}.png"))
 }
 
@@ -78,6 +99,12 @@ async fn shows_what_the_relay_does_and_stays_live() -> Result<()> {
     page.until("/ms|µs/.test(document.getElementById('latency').textContent)").await?;
     page.until("document.querySelector('#plot-rate polyline').getAttribute('points').split(' ').length >= 4").await?;
     page.screenshot(&picture("busy")).await?;
+    let table = "document.querySelector('#tables-rows tr')";
+    page.until(&format!("{table} && {table}.cells[2].textContent.endsWith('/s')")).await?;
+    let cells =
+        page.ask(&format!("[...{table}.cells].map((cell) => cell.textContent).join('|')")).await?;
+    let cells = cells.as_str().context("cells")?.to_owned();
+    anyhow::ensure!(cells.starts_with("public.outbox_messages|outbox|"), "{cells}");
     // No token is set: nothing can be done from here.
     setting.put_aside(7, "failed").await?;
     page.until("document.querySelectorAll('#parked-rows tr').length === 1").await?;

@@ -154,12 +154,115 @@ async fn hundreds_of_parked_events() -> Result<()> {
         open(&page).await?;
         page.until("document.querySelectorAll('#parked-rows tr').length === 100").await?;
         page.until(&says("parked-count", "390")).await?;
+        // The reason once, with its hint once; what waits is folded under what it waits for.
+        let groups = page.text("parked-groups").await?;
+        assert!(
+            groups.contains("350 events, 38 failed; 40 more wait behind")
+                || groups.contains("; 40 more wait behind"),
+            "{groups}"
+        );
+        assert_eq!(page.ask("document.querySelectorAll('#parked-groups code').length").await?, 1);
+        let hints = page.ask("document.querySelectorAll('#parked-rows code').length").await?;
+        assert_eq!(hints, 0, "what is said above is not said of each");
         page.screenshot(&picture(&format!("parked-{name}"))).await?;
         let wide = page.ask("document.documentElement.scrollWidth - innerWidth").await?;
         assert!(wide.as_i64() <= Some(0), "{name}: {wide} px wider than the screen");
         assert_eq!(page.ask(OVERLAPS).await?, "", "{name}");
     }
     no_complaints(&browser).await?;
+    relay.drain(PATIENCE).await
+}
+
+/// Found, folded and paged through, from the keyboard alone.
+#[tokio::test]
+async fn a_hundred_thousand_parked_events() -> Result<()> {
+    let setting =
+        Setting::shared().await?.set("guard.interval", "1s").set("http.token", "correct-horse");
+    // Two reasons; every tenth aggregate has nine that wait behind its first.
+    setting
+        .sql(
+            "INSERT INTO pgoutbox.parked (slot, outbox, event_id, aggregate_type, aggregate_id, commit_lsn, index, commit_time,
+                                          next_attempt_at, state, is_holding, reason, last_error, hint, columns, cells)
+             SELECT current_database(), 'outbox_messages', 'event-' || n, 'order', n / 10, '0/1', n, now(), now() + interval '1 hour',
+                    'parked', true, CASE WHEN n / 10 % 2 = 0 THEN 'returned' ELSE 'nacked' END, 'no queue took it', 'bind a queue', '[]', '{}'
+               FROM generate_series(1, 100000) AS n;
+             ANALYZE pgoutbox.parked",
+        )
+        .await?;
+    let relay = setting.run()?;
+    let address = relay.http(PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
+    let browser = Browser::start().await?;
+    let page = browser.open(&format!("http://{address}/"), 1200, false).await?;
+    open(&page).await?;
+    let began = std::time::Instant::now();
+    page.until("document.querySelectorAll('#parked-rows tr').length === 100").await?;
+    println!("the first page of 100,000 after {:?}", began.elapsed());
+    page.until(&says("parked-said", "1 to 100 of 10,001, the oldest first")).await?;
+    page.until(&says("parked-count", "100,000")).await?;
+    let groups = page.ask("[...document.querySelectorAll('#parked-groups li')].map((one) => one.textContent).join('|')").await?;
+    let groups = groups.as_str().context("groups")?.to_owned();
+    assert!(groups.contains("returned5,001 events; 44,999 more wait behind"), "{groups}");
+    assert!(groups.contains("nacked5,000 events; 45,000 more wait behind"), "{groups}");
+    // Unfolded, by the keyboard.
+    let fold = "document.querySelector('#parked-rows tr:nth-child(2) .fold')";
+    page.ask(&format!("{fold}.focus()")).await?;
+    page.press("Enter").await?;
+    page.until("document.querySelectorAll('#parked-rows tr.follower').length === 9").await?;
+    assert_eq!(page.ask(&format!("{fold}.getAttribute('aria-expanded')")).await?, "true");
+    page.press("Enter").await?;
+    page.until("document.querySelectorAll('#parked-rows tr.follower').length === 0").await?;
+    // The next page, and back.
+    page.click("page-next").await?;
+    page.until(&says("parked-said", "101 to 200 of 10,001")).await?;
+    page.click("page-first").await?;
+    page.until(&says("parked-said", "1 to 100 of 10,001")).await?;
+    // One reason only.
+    page.ask("[...document.querySelectorAll('#parked-groups button')].find((one) => one.textContent === 'nacked').click()").await?;
+    page.until("[...document.querySelectorAll('#parked-rows tr')].every((row) => row.textContent.includes('nacked'))").await?;
+    page.until("document.querySelector('#parked-groups button[aria-pressed=true]').textContent === 'nacked'").await?;
+    // A part of an id, also of one that waits.
+    page.write("search-text", "EVENT-77777").await?;
+    let began = std::time::Instant::now();
+    page.ask("document.getElementById('search-text').focus()").await?;
+    page.press("Enter").await?;
+    page.until("document.querySelectorAll('#parked-rows tr').length === 1").await?;
+    println!("one of 100,000 is found after {:?}", began.elapsed());
+    page.until(
+        "document.querySelector('#parked-rows tr').textContent.includes('waits behind another')",
+    )
+    .await?;
+    page.click("search-all").await?;
+    page.until(&says("parked-said", "1 to 100 of 10,001")).await?;
+    no_complaints(&browser).await?;
+    relay.kill9().await
+}
+
+/// What was not delivered, and when, is seen behind the plots; what happened then is told once.
+#[tokio::test]
+async fn an_outage_is_shaded() -> Result<()> {
+    let (proxy, setting) = proxied().await?;
+    let setting = setting.set("session.backoff_max", "1s");
+    let _consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    let address = relay.http(PATIENCE).await?;
+    relay.reaches("running", PATIENCE).await?;
+    proxy.refuse(true);
+    proxy.cut(Cut::Rst);
+    insert(&setting, 50).await?;
+    relay.is_down("fault", PATIENCE).await?;
+    let browser = Browser::start().await?;
+    let page = browser.open(&format!("http://{address}/"), 1200, false).await?;
+    let band = "document.querySelector('#plot-rate .band.bad')";
+    page.until(&format!("{band} !== null")).await?;
+    page.until(&says("bands", "fault for")).await?;
+    proxy.refuse(false);
+    page.until(&says("state", "Running")).await?;
+    relay.is_ready(PATIENCE).await?;
+    // It stays where it was, and the plot goes on.
+    page.until(&format!("{band}.getBoundingClientRect().right < document.getElementById('plot-rate').getBoundingClientRect().right - 8")).await?;
+    let state = format!("{} && {band} !== null", says("state", "Running"));
+    look(&browser, address, "outage", &state).await.with_context(|| relay.log())?;
     relay.drain(PATIENCE).await
 }
 

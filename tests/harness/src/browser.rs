@@ -181,6 +181,17 @@ impl Page<'_> {
         self.ask(&format!("document.getElementById('{id}').value = {value}")).await.map(drop)
     }
 
+    /// Presses a key where the focus is.
+    pub async fn press(&self, key: &str) -> Result<()> {
+        let code = if key == "Enter" { 13 } else { 0 };
+        let text = if key == "Enter" { "\r" } else { "" };
+        for kind in ["keyDown", "keyUp"] {
+            let event = json!({"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text});
+            self.call("Input.dispatchKeyEvent", event).await?;
+        }
+        Ok(())
+    }
+
     /// All of the page, as PNG.
     pub async fn screenshot(&self, path: &Path) -> Result<()> {
         let wanted = json!({"format": "png", "captureBeyondViewport": true});

@@ -8,6 +8,10 @@ let columns = {};
 let points = [];
 let taken = -1;
 let parkedKey = null;
+let part = {};
+let shownBefore = 0;
+let groupsHeld = [];
+let tablesBefore = null;
 let parkedAt = 0;
 let parkedSum = 0;
 const chosen = new Set();
@@ -140,7 +144,8 @@ function show(status) {
   $('catch-up').hidden = !rows;
   if (rows) {
     $('catch-up-meter').max = Math.max(1, rows.rows); $('catch-up-meter').value = rows.done;
-    put('catch-up-rows', count(rows.done) + ' of ' + count(rows.rows) + ' rows are published; then comes the stream');
+    const pace = rows.left_seconds === null ? '' : ', ' + count(rows.per_second) + ' a second, ' + span(rows.left_seconds) + ' left';
+    put('catch-up-rows', count(rows.done) + ' of ' + count(rows.rows) + ' rows are published' + pace + '; then comes the stream');
   }
 
   $('pause-tools').hidden = !hasActions;
@@ -172,6 +177,7 @@ function show(status) {
   if ($('headroom').textContent !== room) $('headroom').replaceChildren(...room.split(/(?<=_)/).flatMap((part) => [part, make('wbr')]));
 
   if (status.changes) changes(status.changes);
+  tables(status);
   groups(status.parked, status.held_aggregates);
   if (status.points_taken === undefined || status.points_taken !== taken) { taken = status.points_taken; history(); }
 }
@@ -193,9 +199,11 @@ function folded(all) {
   return out;
 }
 
+// What happened lately is seen at once; the rest is folded.
+const LATELY = 5;
 function changes(all) {
   put('zone', 'in the time of this browser, ' + Intl.DateTimeFormat().resolvedOptions().timeZone);
-  $('changes').replaceChildren(...folded(all).reverse().map((change) => {
+  const items = folded(all).reverse().map((change) => {
     const it = make('li');
     const at = make('time', clock(new Date(change.at)), 'quiet');
     at.dateTime = change.at;
@@ -204,7 +212,45 @@ function changes(all) {
     if (change.hint) what.append(hint(change.hint));
     it.append(at, make('strong', (STATES[change.state] || [change.state])[0]), what);
     return it;
+  });
+  $('changes').replaceChildren(...items.slice(0, LATELY));
+  $('changes-earlier').replaceChildren(...items.slice(LATELY));
+  $('earlier').hidden = items.length <= LATELY;
+  put('earlier-count', count(items.length - LATELY) + ' earlier');
+}
+
+// By table: the rate is what came since the status before, of the same session.
+function tables(status) {
+  const now = performance.now();
+  const all = status.tables || [];
+  const before = tablesBefore;
+  if (!before || now - before.at > 4000 || before.all.length !== all.length) tablesBefore = { at: now, all };
+  const rate = (one, at) => {
+    const past = before && before.all[at];
+    if (!past || past.table !== one.table || past.delivered > one.delivered) return null;
+    return (one.delivered - past.delivered) / Math.max(0.5, (now - before.at) / 1000);
+  };
+  $('tables-table').hidden = !all.length;
+  put('tables-said', all.length ? '' : 'No session runs, so nothing is counted.');
+  $('tables-rows').replaceChildren(...all.map((one, at) => {
+    const row = make('tr');
+    const per = rate(one, at);
+    const cells = [one.table, one.to, per === null ? '–' : count(per) + ' /s', span(one.commit_to_confirm.p50_seconds),
+      span(one.commit_to_confirm.p99_seconds), count(one.delivered), '–'];
+    const names = ['', 'to', 'rate', 'median', '99 %', 'delivered', 'parked'];
+    row.append(...cells.map((text, at) => { const cell = make('td', text); if (names[at]) cell.dataset.name = names[at]; return cell; }));
+    row.dataset.table = one.table;
+    return row;
   }));
+  parkedByTable();
+}
+
+// The list of parked events comes by itself.
+function parkedByTable() {
+  for (const row of $('tables-rows').rows) {
+    const sum = groupsHeld.filter((one) => one.table === row.dataset.table).reduce((sum, one) => sum + one.events + one.waiting, 0);
+    row.lastElementChild.textContent = count(sum);
+  }
 }
 
 // Parked events.
@@ -216,20 +262,115 @@ function groups(parked, held) {
   put('parked-count', parked ? count(sum) : '–');
   const oldest = Math.max(0, ...all.map((one) => one.oldest_seconds));
   put('parked-note', sum ? 'oldest ' + span(oldest) + (held ? '; ' + count(held) + ' aggregates held' : '') : parked ? 'none' : 'not seen yet');
-  $('parked-groups').replaceChildren(...all.map((one) =>
-    make('li', count(one.events) + ' ' + one.state + (one.reason ? ', ' + one.reason : '') + ', oldest ' + span(one.oldest_seconds), one.state)));
   const key = all.map((one) => one.state + one.reason + one.events).join();
   const isOld = sum && Date.now() - parkedAt > 15000;
-  if (parked && (key !== parkedKey || isOld)) { parkedKey = key; list(); }
+  // Who has chosen some, or unfolded one, is not disturbed by the clock.
+  const isBusy = chosen.size > 0 || document.querySelector('#parked-rows [aria-expanded="true"]');
+  if (parked && (key !== parkedKey || isOld) && !(isBusy && sum)) { parkedKey = key; list(); }
+}
+
+function query(more) {
+  const all = Object.entries({ ...part, ...more }).filter(([, value]) => value);
+  return 'parked' + (all.length ? '?' : '') + all.map(([name, value]) => name + '=' + encodeURIComponent(value)).join('&');
 }
 
 async function list() {
   parkedAt = Date.now();
   try {
-    const { events } = await fetched('parked');
-    rows(events);
-    put('parked-said', events.length < parkedSum ? 'The oldest ' + count(events.length) + ' of ' + count(parkedSum) + ' are shown; pgoutbox parked list has all.' : events.length ? '' : 'None.');
+    const told = await fetched(query());
+    grouped(told.groups);
+    rows(told.events);
+    const heads = told.groups.reduce((sum, one) => sum + one.events, 0);
+    const isPart = part.reason || part.table || part.text;
+    const [from, to] = [shownBefore + 1, shownBefore + told.events.length];
+    let text = 'None.';
+    if (told.events.length) text = count(from) + ' to ' + count(to) + (isPart ? '' : ' of ' + count(heads)) + (told.has_more || shownBefore ? ', the oldest first.' : '.');
+    else if (isPart) text = 'None fits.';
+    put('parked-said', text);
+    $('parked-pages').hidden = !told.has_more && !part.after;
+    $('page-first').disabled = !part.after; $('page-next').disabled = !told.has_more;
+    $('page-next').dataset.after = told.events.length ? told.events[told.events.length - 1].seq : '';
+    $('page-next').dataset.shown = to;
+    $('search-all').hidden = !isPart;
   } catch (error) { put('parked-said', 'They cannot be listed: ' + error.message); parkedKey = null; }
+}
+
+function turn(to, before) { part = to; shownBefore = before; chosen.clear(); return list(); }
+$('page-next').addEventListener('click', () => turn({ ...part, after: $('page-next').dataset.after }, Number($('page-next').dataset.shown)));
+$('page-first').addEventListener('click', () => turn({ ...part, after: '' }, 0));
+$('search').addEventListener('submit', (submit) => { submit.preventDefault(); turn({ text: $('search-text').value.trim() }, 0); });
+$('search-all').addEventListener('click', () => { $('search-text').value = ''; turn({}, 0); });
+
+// Each reason once, with what helps; pressed, it shows its own only.
+function grouped(all) {
+  groupsHeld = all;
+  parkedByTable();
+  const several = new Set(all.map((one) => one.table)).size > 1;
+  $('parked-groups').replaceChildren(...all.map((one) => {
+    const it = make('li', null, one.failed ? 'failed' : '');
+    const name = (one.reason || 'unknown') + (several ? ', ' + one.table : '');
+    const isShown = part.reason === one.reason && (!part.table || part.table === one.table);
+    const press = make('button', name);
+    press.type = 'button';
+    press.setAttribute('aria-pressed', String(isShown));
+    press.addEventListener('click', () => turn(isShown ? {} : { reason: one.reason, table: several ? one.table : '' }, 0));
+    const told = count(one.events) + (one.events === 1 ? ' event' : ' events') + (one.failed ? ', ' + count(one.failed) + ' failed' : '')
+      + (one.waiting ? '; ' + count(one.waiting) + (one.waiting === 1 ? ' more waits' : ' more wait') + ' behind' : '') + '; oldest ' + span(one.oldest_seconds);
+    it.append(press, make('span', told, 'quiet'));
+    if (one.hint) it.append(hint(one.hint));
+    if (one.hints > 1) it.append(make('div', 'and ' + count(one.hints - 1) + ' more hints: see the events', 'quiet'));
+    return it;
+  }));
+}
+
+function cell(event, isFollower) {
+  const id = make('td', null, 'event');
+  const line = make('div', event.event_id === null ? 'unreadable id' : event.event_id, 'id');
+  line.title = line.textContent;
+  id.append(line, make('div', 'seq ' + event.seq + ', ' + event.table, 'quiet'));
+  if (event.exchange !== null) id.append(make('div', 'to ' + (event.exchange || 'the default exchange') + ', ' + event.routing_key, 'quiet'));
+  if (isFollower || !event.waiting_behind_it) return id;
+  const unfold = make('button', count(event.waiting_behind_it) + (event.waiting_behind_it === 1 ? ' more waits' : ' more wait') + ' behind it', 'fold');
+  unfold.type = 'button';
+  unfold.setAttribute('aria-expanded', 'false');
+  unfold.addEventListener('click', () => { followers(event, unfold).catch((error) => put('parked-said', 'They cannot be listed: ' + error.message)); });
+  id.append(unfold);
+  return id;
+}
+
+async function followers(event, unfold) {
+  const row = unfold.closest('tr');
+  if (unfold.getAttribute('aria-expanded') === 'true') {
+    unfold.setAttribute('aria-expanded', 'false');
+    while (row.nextElementSibling && row.nextElementSibling.classList.contains('follower')) row.nextElementSibling.remove();
+    return;
+  }
+  unfold.setAttribute('aria-expanded', 'true');
+  const told = await fetched('parked?behind=' + event.seq);
+  const all = told.events.map((one) => line(one, new Map(), true));
+  if (told.has_more) {
+    const rest = make('tr', null, 'follower');
+    const said = make('td', count(event.waiting_behind_it - told.events.length) + ' more; pgoutbox parked list --waiting --aggregate has all', 'quiet');
+    said.colSpan = 7; rest.append(said); all.push(rest);
+  }
+  row.after(...all);
+}
+
+function line(event, said, isFollower) {
+  const row = make('tr', null, isFollower ? 'follower' : '');
+  const box = make('input'); box.type = 'checkbox'; box.hidden = !hasActions;
+  box.dataset.seq = event.seq; box.checked = chosen.has(event.seq);
+  box.setAttribute('aria-label', 'Choose event ' + event.seq);
+  box.addEventListener('change', () => { if (box.checked) chosen.add(event.seq); else chosen.delete(event.seq); choice(); });
+  const first = make('td'); first.append(box);
+  const why = make('td', event.state === 'queued' ? 'waits behind another of its aggregate' : event.reason || '–');
+  if (event.last_error) why.append(make('div', event.last_error, 'quiet'));
+  // What its reason says above is not said again.
+  if (event.hint && event.hint !== said.get(event.reason)) why.append(hint(event.hint));
+  const next = event.next_in_seconds === null || event.state !== 'parked' ? '' : ', next in ' + span(Math.max(0, Math.ceil(event.next_in_seconds)));
+  row.append(first, cell(event, isFollower), make('td', event.aggregate || '–'), make('td', event.state, 'narrow'), why,
+    make('td', event.attempts + next), make('td', span(Math.floor(event.age_seconds)), 'narrow'));
+  return row;
 }
 
 function rows(events) {
@@ -238,24 +379,8 @@ function rows(events) {
   $('parked-table').hidden = !events.length;
   $('parked-tools').hidden = !events.length || !hasActions;
   $('choose-all').hidden = !hasActions;
-  $('parked-rows').replaceChildren(...events.map((event) => {
-    const row = make('tr');
-    const box = make('input'); box.type = 'checkbox'; box.hidden = !hasActions;
-    box.dataset.seq = event.seq; box.checked = chosen.has(event.seq);
-    box.setAttribute('aria-label', 'Choose event ' + event.seq);
-    box.addEventListener('change', () => { if (box.checked) chosen.add(event.seq); else chosen.delete(event.seq); choice(); });
-    const first = make('td'); first.append(box);
-    const id = make('td', event.event_id === null ? 'unreadable id' : event.event_id);
-    id.append(make('div', 'seq ' + event.seq + ', ' + event.table, 'quiet'));
-    if (event.exchange !== null) id.append(make('div', 'to ' + (event.exchange || 'the default exchange') + ', ' + event.routing_key, 'quiet'));
-    const why = make('td', event.reason || (event.state === 'queued' ? 'waits behind another of its aggregate' : '–'));
-    if (event.last_error) why.append(make('div', event.last_error, 'quiet'));
-    if (event.hint) why.append(hint(event.hint));
-    const next = event.next_in_seconds === null || event.state !== 'parked' ? '' : ', next in ' + span(Math.max(0, Math.ceil(event.next_in_seconds)));
-    row.append(first, id, make('td', event.aggregate || '–'), make('td', event.state, 'narrow'), why,
-      make('td', event.attempts + next), make('td', span(Math.floor(event.age_seconds)), 'narrow'));
-    return row;
-  }));
+  const said = new Map(groupsHeld.map((one) => [one.reason, one.hint]));
+  $('parked-rows').replaceChildren(...events.map((event) => line(event, said, false)));
   choice();
 }
 
@@ -398,6 +523,36 @@ function even(values, round) {
   return { ticks: [0, most / 2, most], share: (value) => value / most };
 }
 
+// What kept events from being delivered, and when: behind every plot.
+const CALM = { paused: 'paused', catching_up: 'catching up', standby: 'standby' };
+function outages() {
+  const all = [];
+  points.forEach((point, at) => {
+    const blocked = point[columns.blocked]; const state = point[columns.state];
+    const name = blocked || CALM[state];
+    const last = all[all.length - 1];
+    const end = at + 1 < points.length ? points[at + 1][0] : Math.max(0, point[0] - 5);
+    if (!name) return;
+    if (last && last.name === name && last.end === point[0]) { last.end = end; return; }
+    all.push({ name, isBad: Boolean(blocked), begin: point[0], end });
+  });
+  return all;
+}
+
+function bands(x, top, bottom) {
+  return outages().map((one) => {
+    const band = draw('rect', { class: 'band ' + (one.isBad ? 'bad' : 'calm'), x: x(one.begin), y: top,
+      width: Math.max(1.5, x(one.end) - x(one.begin)), height: bottom - top });
+    band.append(draw('title', {}, one.name + ' for ' + span(Math.round(one.begin - one.end)) + ', ' + span(Math.round(one.begin)) + ' ago'));
+    return band;
+  });
+}
+
+function legend() {
+  const told = outages().map((one) => one.name + ' for ' + span(Math.round(one.begin - one.end)) + ', ' + span(Math.round(one.begin)) + ' ago');
+  put('bands', told.length ? 'Shaded: ' + told.slice(-4).join('; ') + (told.length > 4 ? '; and ' + count(told.length - 4) + ' before' : '') + '.' : '');
+}
+
 function plot(id, names, format) {
   const svg = $(id);
   const width = svg.clientWidth || 320; const height = svg.clientHeight || 150;
@@ -408,7 +563,7 @@ function plot(id, names, format) {
   const whole = points.length ? [300, 900, 1800].find((most) => points[0][0] <= most) || 3600 : 3600;
   const x = (ago) => left + (width - left - 4) * (1 - Math.min(1, ago / whole));
   const y = (value) => top + (height - top - bottom) * (1 - scale.share(value));
-  const parts = [];
+  const parts = bands(x, top, height - bottom);
   const label = format === span ? (tick) => tick < 1 ? span(tick) : count(tick) + ' s' : format;
   for (const tick of scale.ticks) {
     parts.push(draw('line', { class: 'grid', x1: left, x2: width - 4, y1: y(tick), y2: y(tick) }));
@@ -451,6 +606,7 @@ function plots() {
   plot('plot-rate', ['delivered_per_second'], count);
   plot('plot-latency', ['p50_seconds', 'p99_seconds'], span);
   plot('plot-lag', ['confirmed_lag_bytes'], bytes);
+  legend();
   const last = points[points.length - 1];
   if (!last) return;
   put('rate', count(last[columns.delivered_per_second]) + ' /s');
