@@ -82,19 +82,7 @@ pub fn kept(all: Vec<Raw>) -> Vec<Delivery> {
 
 /// Publishes one message to a stream under a name, as this id: what another relay might do.
 pub async fn publish_as(port: u16, vhost: &str, stream: &str, name: &str, id: u64) -> Result<()> {
-    let mut peer = Peer(TcpStream::connect(("127.0.0.1", port)).await?);
-    let text = |text: &str| {
-        let length = u16::try_from(text.len()).unwrap_or(0);
-        [&length.to_be_bytes(), text.as_bytes()].concat()
-    };
-    let login = b"\0guest\0guest";
-    let length = u32::try_from(login.len())?.to_be_bytes();
-    peer.ask(17, 1, &[0; 4]).await?;
-    peer.ask(18, 2, &[]).await?;
-    peer.ask(19, 3, &[&text("PLAIN"), &length[..], login].concat()).await?;
-    let tune = peer.frame(20).await?;
-    peer.send(20, tune.get(4..).unwrap_or_default()).await?;
-    peer.ask(21, 4, &text(vhost)).await?;
+    let mut peer = Peer::log_in(port, vhost).await?;
     peer.ask(1, 5, &[vec![1], text(name), text(stream)].concat()).await?;
     // One data section that holds nothing.
     let message = [0x00, 0x53, 0x75, 0xA0, 0x00];
@@ -104,14 +92,88 @@ pub async fn publish_as(port: u16, vhost: &str, stream: &str, name: &str, id: u6
     peer.frame(3).await.map(drop)
 }
 
+/// How many messages a stream has, asked for again and again: of what the broker says by AMQP it makes up its
+/// mind every five seconds.
+pub struct Length {
+    peer: Peer,
+    stream: String,
+    asked: u8,
+}
+
+impl Length {
+    pub async fn of(port: u16, vhost: &str, stream: &str) -> Result<Self> {
+        let peer = Peer::log_in(port, vhost).await?;
+        Ok(Self { peer, stream: stream.to_owned(), asked: 0 })
+    }
+
+    /// Where its last chunk ends; nothing else is read. 0 where there is none that soon.
+    pub async fn now(&mut self) -> Result<u64> {
+        const SOON: Duration = Duration::from_millis(10);
+        const LAST: [u8; 2] = [0, 2];
+        const ONE_CHUNK: [u8; 2] = [0, 1];
+        self.asked = self.asked.wrapping_add(1);
+        let asked = [self.asked];
+        let subscribe = [&asked[..], &text(&self.stream), &LAST, &ONE_CHUNK].concat();
+        self.peer.ask(7, 6, &subscribe).await?;
+        let delivery = async {
+            loop {
+                let frame = self.peer.frame(8).await?;
+                // Others are of a question that was given up.
+                if frame.get(4) == asked.first() {
+                    return anyhow::Ok(frame);
+                }
+            }
+        };
+        let length = match tokio::time::timeout(SOON, delivery).await {
+            Ok(frame) => end_of_chunk(&frame?).context("a chunk that is too short")?,
+            Err(_) => 0,
+        };
+        self.peer.ask(12, 7, &asked).await?;
+        Ok(length)
+    }
+}
+
+/// Of a delivery: the number of the chunk's first message and how many there are (`osiris_log.erl`).
+fn end_of_chunk(frame: &[u8]) -> Option<u64> {
+    let chunk = frame.get(5..)?;
+    let messages = u32::from_be_bytes(*chunk.get(4..)?.first_chunk()?);
+    let first = u64::from_be_bytes(*chunk.get(24..)?.first_chunk()?);
+    Some(first + u64::from(messages))
+}
+
+fn text(text: &str) -> Vec<u8> {
+    let length = u16::try_from(text.len()).unwrap_or(0);
+    [&length.to_be_bytes(), text.as_bytes()].concat()
+}
+
 /// The other end of a connection by the stream protocol.
-struct Peer(TcpStream);
+struct Peer {
+    socket: TcpStream,
+    /// Read, and not looked at yet: nothing is lost where a wait for a frame is given up.
+    read: Vec<u8>,
+}
 
 impl Peer {
+    /// As `guest`.
+    async fn log_in(port: u16, vhost: &str) -> Result<Self> {
+        let socket = TcpStream::connect(("127.0.0.1", port)).await?;
+        socket.set_nodelay(true)?;
+        let mut peer = Self { socket, read: Vec::new() };
+        let login = b"\0guest\0guest";
+        let length = u32::try_from(login.len())?.to_be_bytes();
+        peer.ask(17, 1, &[0; 4]).await?;
+        peer.ask(18, 2, &[]).await?;
+        peer.ask(19, 3, &[&text("PLAIN"), &length[..], login].concat()).await?;
+        let tune = peer.frame(20).await?;
+        peer.send(20, tune.get(4..).unwrap_or_default()).await?;
+        peer.ask(21, 4, &text(vhost)).await?;
+        Ok(peer)
+    }
+
     async fn send(&mut self, key: u16, rest: &[u8]) -> Result<()> {
         let size = u32::try_from(rest.len() + 4)?.to_be_bytes();
         let head = [&size[..], &key.to_be_bytes(), &1_u16.to_be_bytes()].concat();
-        Ok(self.0.write_all(&[&head, rest].concat()).await?)
+        Ok(self.socket.write_all(&[&head, rest].concat()).await?)
     }
 
     /// Sends a request, and waits for an answer that says that all is well.
@@ -126,12 +188,18 @@ impl Peer {
     /// The next frame of this key, from the key on.
     async fn frame(&mut self, key: u16) -> Result<Vec<u8>> {
         loop {
-            let size = self.0.read_u32().await?;
-            let mut frame = vec![0; usize::try_from(size)?];
-            self.0.read_exact(&mut frame).await?;
-            if frame.get(..2) == Some(&key.to_be_bytes()) {
-                return Ok(frame);
+            if let Some((size, rest)) = self.read.split_first_chunk() {
+                let size = usize::try_from(u32::from_be_bytes(*size))?;
+                if let Some(frame) = rest.get(..size) {
+                    let frame = frame.to_vec();
+                    self.read.drain(..size + 4);
+                    if frame.get(..2) == Some(&key.to_be_bytes()) {
+                        return Ok(frame);
+                    }
+                    continue;
+                }
             }
+            anyhow::ensure!(self.socket.read_buf(&mut self.read).await? > 0, "it hung up");
         }
     }
 }
