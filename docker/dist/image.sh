@@ -28,6 +28,7 @@ root=$work/root
 mkdir -p "$root" "$work/packages"
 # Whoever may not write there downloads as somebody else.
 chmod 755 "$work" "$work/packages"
+chown _apt "$work/packages" 2>/dev/null || true
 (cd "$work/packages" && apt-get -q download base-files netbase libc6 libgcc-s1 ca-certificates tzdata >/dev/null)
 for package in "$work"/packages/*.deb; do
     dpkg-deb -x "$package" "$root"
