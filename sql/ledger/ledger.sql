@@ -1,8 +1,8 @@
--- The ledger of one table: every row is delivered, parked, waiting or missing. From a sample of
--- its pages where percent is below 100.
+-- The ledger of one table: every row is delivered, parked, waiting or missing. sample: which of its pages are
+-- read, TABLESAMPLE SYSTEM (1) for one; all, where it is empty. among: rows that are looked at.
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
 --        -v time_schema=pg_catalog -v time_type=timestamptz -v marked='outbox.relayed_at IS NOT NULL' -v mode=update \
---        -v slot=pgoutbox -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v filter=true -v xmin=735 -v before= -v percent=100 -f ledger/ledger.sql
+--        -v slot=pgoutbox -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v filter=true -v among=true -v xmin=735 -v before= -v sample= -f ledger/ledger.sql
 SELECT count(*) AS committed,
        count(*) FILTER (WHERE is_marked) AS delivered,
        count(*) FILTER (WHERE NOT is_marked AND is_parked) AS parked,
@@ -30,6 +30,7 @@ SELECT count(*) AS committed,
                 AND (outbox.xmin::text::bigint - coalesce(nullif(:'xmin', ''), '0')::bigint + 8589934592) % 4294967296 >= 2147483648
                 AND (:'before' = '' OR outbox.:"occurred_at":::"time_schema".:"time_type" < nullif(:'before', '')::text:::"time_schema".:"time_type")
                ) AS is_due
-          FROM :"schema".:"table" AS outbox TABLESAMPLE SYSTEM (:'percent'::float4)
+          FROM :"schema".:"table" AS outbox :sample
          -- Not those that the publication's row filter keeps back: table/row_filter.sql.
-         WHERE (:filter)) AS one;
+         WHERE (:among)
+           AND CASE WHEN (:among) THEN (:filter) ELSE false END) AS one;

@@ -13,11 +13,16 @@ use super::{say, say_coloured};
 use crate::config::{Config, Needs, Sources};
 use crate::error::{Fault, codes};
 use crate::postgres::outbox::{Outbox, explain_filter};
+use crate::postgres::raising::{self, RaisingRow};
 use crate::postgres::{self, Role, execute, sql};
 use crate::slot::{self, Finding, Severity, SlotState, grants_for, statements};
 use crate::text::thousands;
 use crate::upkeep::horizon::{self, SlotReach};
-use crate::upkeep::ledger::{self, Count, ParkedCount, TableLedger};
+use crate::upkeep::ledger::{self, Count, Counting, ParkedCount, TableLedger};
+
+/// Rows that cannot be read and are named, of one table.
+const NAMED: usize = 5;
+const UNREADABLE: &str = "correct the row: what its columns hold cannot be shown, or worked out";
 
 /// Prints the ledger: of every row that was committed, whether it was delivered, is parked or
 /// waits; and the slot. Exit code 1 where something is wrong: a row that is none of these, an
@@ -47,9 +52,47 @@ struct Ledger {
     at: Timestamp,
     reached: SlotReach,
     tables: Vec<TableLedger>,
+    unreadable: Vec<Unreadable>,
     parked: Vec<ParkedCount>,
     slot: Option<SlotState>,
     progress: Option<ProgressRow>,
+}
+
+/// Rows of one table that are in none of its counts.
+struct Unreadable {
+    what: String,
+    hint: String,
+}
+
+impl Unreadable {
+    /// Names the first of them.
+    async fn of(client: &Client, outbox: &Outbox, raising: &[RaisingRow]) -> Self {
+        let mut named = Vec::new();
+        for row in raising.iter().take(NAMED) {
+            let id = match row.id(client, &outbox.table).await {
+                Some(id) => format!(", id {id}"),
+                None => String::new(),
+            };
+            named.push(format!("{} ctid '{}'{id}: {}", row.leaf_name, row.place(), row.fault.what));
+        }
+        let more = match raising.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!("; and {more} more"),
+        };
+        let count = i64::try_from(raising.len()).unwrap_or(i64::MAX);
+        let fault = raising.first().map(|row| row.fault.clone());
+        let fault = fault.unwrap_or_else(|| Fault::transient("")).hint(UNREADABLE);
+        Self {
+            what: format!(
+                "{} of {} cannot be read, and {} in no count: {}{more}",
+                rows(count, false),
+                outbox.title(),
+                if count == 1 { "is" } else { "are" },
+                named.join("; "),
+            ),
+            hint: explain_filter(fault, "", &outbox.filter).hint,
+        }
+    }
 }
 
 /// Looks, prints, and says whether all is well.
@@ -85,21 +128,25 @@ async fn look(args: &Args, client: &Client, config: &Config) -> Result<Ledger, F
     };
     let at = Timestamp::now();
     let before = at.checked_sub(config.reconcile.age).unwrap_or(at);
-    execute(client, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    let mut tables = Vec::new();
+    execute(client, raising::BEGIN).await?;
+    let (mut tables, mut unreadable) = (Vec::new(), Vec::new());
     for number in 0..config.tables.len() {
         let outbox = Outbox::find(client, config, number).await?;
-        let table = ledger::table(client, &outbox, &xmin, before, args.exact).await;
         let explained = |fault| {
             explain_filter(with_grant(fault, config, &outbox), &outbox.title(), &outbox.filter)
         };
-        tables.push(table.map_err(explained)?);
+        let counting = Counting::of(client, &outbox, &xmin, before, args.exact).await?;
+        let (table, raising) = ledger::readable(client, &counting).await.map_err(explained)?;
+        tables.push(table);
+        if !raising.is_empty() {
+            unreadable.push(Unreadable::of(client, &outbox, &raising).await);
+        }
     }
     let parked = ledger::parked(client, slot).await?;
     let progress = status::progress(client, config).await?;
     execute(client, "COMMIT").await?;
     let slot = slot::state(client, slot).await?;
-    Ok(Ledger { at, reached, tables, parked, slot, progress })
+    Ok(Ledger { at, reached, tables, unreadable, parked, slot, progress })
 }
 
 fn with_grant(fault: Fault, config: &Config, outbox: &Outbox) -> Fault {
@@ -125,6 +172,9 @@ fn findings(config: &Config, ledger: &Ledger) -> Vec<Finding> {
             ));
         }
     }
+    findings.extend(ledger.unreadable.iter().map(|unreadable| {
+        Finding::error("rows-unreadable", unreadable.what.clone(), unreadable.hint.clone())
+    }));
     let failed = ledger.parked.iter().filter(|parked| parked.state == "failed");
     let failed: i64 = failed.map(|parked| parked.events).sum();
     if failed > 0 {

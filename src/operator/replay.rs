@@ -18,8 +18,9 @@ use crate::error::Fault;
 use crate::gauge::Gauge;
 use crate::operator::{self, ParkedEvent};
 use crate::postgres::outbox::{Outbox, explain_filter};
+use crate::postgres::raising::{self, CountQuery, RaisingRow};
 use crate::postgres::sql;
-use crate::postgres::{classify, column, is_of_shown_row, now_micros, query};
+use crate::postgres::{classify, column, execute, is_of_shown_row, now_micros, query};
 use crate::rabbitmq::resend::{Fate, Item, Resender};
 use crate::shutdown::Shutdown;
 
@@ -317,8 +318,7 @@ impl<'a> Replay<'a> {
         let ids = serde_json::Value::from(filter.ids.clone()).to_string();
         let cursor = format!("replay_{}", outbox.number);
         let variables = [
-            ("cursor", cursor.as_str()),
-            ("ids", &ids),
+            ("ids", ids.as_str()),
             ("wanted_type", &filter.aggregate_type),
             ("wanted_id", &filter.aggregate_id),
             ("since", &filter.since),
@@ -330,9 +330,15 @@ impl<'a> Replay<'a> {
             ("only", filter.only.word()),
             ("xmin", &filter.xmin),
         ];
-        query(self.client, &outbox.render(sql::REPLAY_SELECT, &variables)?)
-            .await
-            .map_err(|fault| explain_filter(fault, &outbox.title(), &outbox.filter))?;
+        for row in select(self.client, outbox, &cursor, &variables).await? {
+            let (id, place) = (row.id(self.client, &outbox.table).await, row.place());
+            if let Some(id) = id.as_ref().filter(|id| filter.ids.contains(id)) {
+                *self.asked.entry(id.clone()).or_default() += 1;
+            }
+            let fault = explain_filter(row.fault, &outbox.title(), &outbox.filter);
+            let why = format!("{} (ctid '{place}' of {})", fault.what, row.leaf_name);
+            self.unreadable(outbox, id, false, why).await?;
+        }
         if !filter.committed_since.is_empty() || !filter.committed_until.is_empty() {
             self.tally.undated += undated(self.client, outbox).await?;
         }
@@ -402,6 +408,25 @@ impl<'a> Replay<'a> {
         self.after.is_some() && !self.is_stopped()
     }
 
+    /// A row that the server cannot show.
+    async fn unreadable(
+        &mut self,
+        outbox: &Outbox,
+        id: Option<String>,
+        is_shared: bool,
+        why: String,
+    ) -> Result<(), Fault> {
+        let item = Item {
+            table: outbox.number,
+            id: id.unwrap_or_default(),
+            seq: None,
+            is_shared,
+            origin: Origin::default(),
+            aggregate: None,
+        };
+        self.one(item, Err(Refusal::unreadable("row", why))).await
+    }
+
     /// Says which of the ids that were asked for of all tables no row has, or several.
     pub(crate) fn expect(&mut self, ids: &[String]) {
         let unknown = ids.iter().filter(|id| !self.asked.contains_key(*id));
@@ -424,15 +449,7 @@ impl<'a> Replay<'a> {
             let Err(fault) = outcome else { continue };
             let rest = keys.get(done..).unwrap_or_default();
             if let [key] = rest {
-                let item = Item {
-                    table: outbox.number,
-                    id: key.id.clone().unwrap_or_default(),
-                    seq: None,
-                    is_shared: key.is_shared,
-                    origin: Origin::default(),
-                    aggregate: None,
-                };
-                self.one(item, Err(Refusal::unreadable("row", fault.what))).await?;
+                self.unreadable(outbox, key.id.clone(), key.is_shared, fault.what).await?;
             } else {
                 let (first, second) = rest.split_at(rest.len() / 2);
                 work.extend([second, first].into_iter().filter(|keys| !keys.is_empty()));
@@ -461,10 +478,11 @@ impl<'a> Replay<'a> {
             }
             let row = match stream.next().await {
                 None => break Ok(()),
-                Some(Err(error)) if is_of_shown_row(&error) => break Err(classify(&error)),
-                Some(message) => match message.map_err(failed)? {
-                    SimpleQueryMessage::Row(row) => row,
-                    _ => continue,
+                Some(message) => match message.map_err(failed) {
+                    Ok(SimpleQueryMessage::Row(row)) => row,
+                    Ok(_) => continue,
+                    Err(fault) if is_of_shown_row(&fault) => break Err(fault),
+                    Err(fault) => return Err(fault),
                 },
             };
             found += 1;
@@ -611,6 +629,52 @@ impl<'a> Replay<'a> {
         }
         Ok(())
     }
+}
+
+/// Opens the cursor of the rows that are to be sent: it holds them on the server, by one scan, and keeps no
+/// snapshot open while they are sent. Returns those that it has not, since the server cannot read them.
+async fn select(
+    client: &Client,
+    outbox: &Outbox,
+    cursor: &str,
+    variables: &[(&str, &str)],
+) -> Result<Vec<RaisingRow>, Fault> {
+    let chosen = |among: &str| {
+        let own = [("among", among)].into_iter();
+        let all: Vec<_> = own.chain(variables.iter().copied()).collect();
+        let sql = outbox.render(sql::REPLAY_SELECT, &all)?;
+        Ok::<_, Fault>(sql.trim_end().trim_end_matches(';').to_owned())
+    };
+    let declared = |among: &str| {
+        let held = format!("DECLARE {} SCROLL CURSOR WITH HOLD FOR", sql::identifier(cursor));
+        Ok::<_, Fault>(format!("{held}\n{}", chosen(among)?))
+    };
+    let explained = |fault| explain_filter(fault, &outbox.title(), &outbox.filter);
+    let fault = match execute(client, &declared("true")?).await {
+        Err(fault) if is_of_shown_row(&fault) => fault,
+        outcome => return outcome.map(|()| Vec::new()).map_err(explained),
+    };
+    execute(client, raising::BEGIN).await?;
+    let found = async {
+        let sql = |among: &str| {
+            let tried = chosen(among)?;
+            Ok(format!("WITH tried AS MATERIALIZED (\n{tried}) SELECT count(*) AS rows FROM tried"))
+        };
+        let trial = CountQuery { sql, rows: "rows" };
+        let found = raising::raising(client, outbox.relation, &trial).await?;
+        if found.is_empty() {
+            return Err(fault);
+        }
+        execute(client, &declared(&raising::all_but(&found))?).await?;
+        // Here the cursor is read, once.
+        execute(client, "COMMIT").await?;
+        Ok(found)
+    };
+    let found = found.await;
+    if found.is_err() {
+        execute(client, "ROLLBACK").await?;
+    }
+    found.map_err(explained)
 }
 
 /// The rows that records were made of, where these are still there.

@@ -90,7 +90,10 @@ impl ServerError {
     }
 
     /// As [`is_of_row`].
-    pub(crate) fn is_of_row(&self) -> bool {
+    fn is_of_row(&self) -> bool {
+        if self.code.as_str() == codes::TAKEN_OVER {
+            return false;
+        }
         // What may pass by itself is no fault of a row's, unless somebody says so.
         let may_pass =
             ["08", "25", "40", "53", "55", "57", "58", "XX"].contains(&self.code.class());
@@ -123,17 +126,15 @@ pub(crate) fn server_error(fault: &Fault) -> Option<&ServerError> {
 /// Whether one row is the cause of an error, or what the database's own code does with that row:
 /// without the row, or in another form of it, the statement may do.
 pub(crate) fn is_of_row(error: &tokio_postgres::Error) -> bool {
-    let Some(db) = error.as_db_error() else { return false };
-    if is_taken_over(error) {
-        return false;
-    }
-    ServerError::of(db).is_of_row()
+    error.as_db_error().is_some_and(|db| ServerError::of(db).is_of_row())
 }
 
-/// As [`is_of_row`], where rows are shown: one of more than 1 GB as text is an internal error of the server.
-pub(crate) fn is_of_shown_row(error: &tokio_postgres::Error) -> bool {
-    let is_internal = error.code().is_some_and(|code| code.code() == codes::INTERNAL_ERROR);
-    is_internal || is_of_row(error)
+/// As [`is_of_row`], wherever rows are read: one of more than 1 GB as text is an internal error of the server.
+/// Not where they are written: there another form is tried, which may have less in it, and what is internal
+/// may pass.
+pub(crate) fn is_of_shown_row(fault: &Fault) -> bool {
+    server_error(fault)
+        .is_some_and(|error| error.code.as_str() == codes::INTERNAL_ERROR || error.is_of_row())
 }
 
 /// A later session owns the slot: nothing more of this one's is to be written.

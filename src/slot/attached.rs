@@ -10,7 +10,7 @@ use super::catch_up;
 use crate::config::{Config, Table};
 use crate::error::{Fault, codes};
 use crate::postgres::outbox_table::OutboxTable;
-use crate::postgres::{self, Role, ServerError, column, query, server_error, sql};
+use crate::postgres::{self, Role, column, is_of_shown_row, query, sql};
 use crate::within::in_time;
 
 /// Partitions that were looked at, each with the transaction that attached it.
@@ -89,7 +89,7 @@ async fn is_waiting(
             ask(&client, config, table, outbox, part).await
         }
         // One of them cannot be looked at: the catch-up tells them apart.
-        Err(fault) if server_error(&fault).is_some_and(ServerError::is_of_row) => Ok(true),
+        Err(fault) if is_of_shown_row(&fault) => Ok(true),
         // It is not a partition any more.
         Err(fault) if fault.is_code(codes::UNDEFINED_TABLE) => Ok(false),
         answer => answer,

@@ -17,7 +17,7 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 115] = [
+pub const NAMES: [&str; 116] = [
     "broker",
     "broker-blocked",
     "broker-connection",
@@ -103,6 +103,7 @@ pub const NAMES: [&str; 115] = [
     "role-replication",
     "row-level-security",
     "rows-unmarked",
+    "rows-unreadable",
     "rows-waiting",
     "schema",
     "schema-missing",

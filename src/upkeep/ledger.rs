@@ -6,8 +6,9 @@ use tokio_postgres::Client;
 use crate::config::AuditMode;
 use crate::error::Fault;
 use crate::postgres::outbox::Outbox;
+use crate::postgres::raising::{self, CountQuery, RaisingRow, in_savepoint};
 use crate::postgres::sql;
-use crate::postgres::{column, query};
+use crate::postgres::{column, is_of_shown_row, query};
 
 /// Pages that are read at most to count a table's rows: 100 MB. Of a larger one so many are
 /// picked at random, and the count is an estimate.
@@ -27,7 +28,7 @@ pub(crate) struct Count {
 pub(crate) struct TableLedger {
     /// `schema.table`.
     pub title: String,
-    /// Counted from a sample of its pages.
+    /// CountQuery from a sample of its pages.
     pub is_estimate: bool,
     /// All rows.
     pub committed: Count,
@@ -56,23 +57,78 @@ pub(crate) struct ParkedCount {
     pub age_seconds: f64,
 }
 
-/// Counts one table's rows. `xmin` is that of a point that the slot has passed; empty where it
-/// has passed none. What happened after `before` waits in any case.
-pub(crate) async fn table(
+/// What is counted of a table.
+#[derive(Debug, Clone)]
+pub(crate) struct Counting<'a> {
+    outbox: &'a Outbox,
+    xmin: &'a str,
+    before: String,
+    share: f64,
+    /// Picks the same pages each time.
+    seed: u32,
+}
+
+impl<'a> Counting<'a> {
+    /// `xmin` is that of a point that the slot has passed; empty where it has passed none. What happened
+    /// after `before` waits in any case.
+    pub(crate) async fn of(
+        client: &Client,
+        outbox: &'a Outbox,
+        xmin: &'a str,
+        before: Timestamp,
+        is_exact: bool,
+    ) -> Result<Self, Fault> {
+        let share = if is_exact { 1.0 } else { share(client, outbox).await? };
+        let before = match outbox.time {
+            Some(_) => outbox.time_literal(client, before).await?,
+            None => String::new(),
+        };
+        Ok(Self { outbox, xmin, before, share, seed: fastrand::u32(..) })
+    }
+
+    fn sql(&self, among: &str) -> Result<String, Fault> {
+        let (percent, seed) = (self.share * 100.0, self.seed);
+        let sample = match self.share < 1.0 {
+            true => format!("TABLESAMPLE SYSTEM ({percent}) REPEATABLE ({seed})"),
+            false => String::new(),
+        };
+        let variables =
+            [("xmin", self.xmin), ("before", &self.before), ("sample", &sample), ("among", among)];
+        self.outbox.render(sql::LEDGER, &variables)
+    }
+}
+
+/// Counts one table's rows. One that cannot be read fails it.
+pub(crate) async fn table(client: &Client, counting: &Counting<'_>) -> Result<TableLedger, Fault> {
+    rows_among(client, counting, "true").await
+}
+
+/// Counts one table's rows that can be read, and says which cannot: the row filter raises for them, say. Within
+/// a transaction of the caller's in which all is of one moment.
+pub(crate) async fn readable(
     client: &Client,
-    outbox: &Outbox,
-    xmin: &str,
-    before: Timestamp,
-    is_exact: bool,
-) -> Result<TableLedger, Fault> {
-    let share = if is_exact { 1.0 } else { share(client, outbox).await? };
-    let percent = (share * 100.0).to_string();
-    let before = match outbox.time {
-        Some(_) => outbox.time_literal(client, before).await?,
-        None => String::new(),
+    counting: &Counting<'_>,
+) -> Result<(TableLedger, Vec<RaisingRow>), Fault> {
+    let counted = in_savepoint(client, rows_among(client, counting, "true")).await;
+    let fault = match counted {
+        Err(fault) if is_of_shown_row(&fault) => fault,
+        counted => return Ok((counted?, Vec::new())),
     };
-    let variables = [("xmin", xmin), ("before", &before), ("percent", &percent)];
-    let rows = query(client, &outbox.render(sql::LEDGER, &variables)?).await?;
+    let trial = CountQuery { sql: |among: &str| counting.sql(among), rows: "committed" };
+    let raising = raising::raising(client, counting.outbox.relation, &trial).await?;
+    if raising.is_empty() {
+        return Err(fault);
+    }
+    Ok((rows_among(client, counting, &raising::all_but(&raising)).await?, raising))
+}
+
+async fn rows_among(
+    client: &Client,
+    counting: &Counting<'_>,
+    among: &str,
+) -> Result<TableLedger, Fault> {
+    let (outbox, share) = (counting.outbox, counting.share);
+    let rows = query(client, &counting.sql(among)?).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     let rows = |name: &str| column::<i64>(row, name).map(|rows| scaled(rows, share));
     let count = |name: &str| {

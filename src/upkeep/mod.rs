@@ -5,7 +5,6 @@
 
 pub(crate) mod horizon;
 pub(crate) mod ledger;
-pub(crate) mod row_range;
 pub(crate) mod prune;
 pub(crate) mod reconcile;
 pub(crate) mod watch;

@@ -22,13 +22,13 @@ use crate::error::{Class, Fault, codes};
 use crate::log_throttle::LogThrottle;
 use crate::operator::replay::{Key, MarkFilter, Replay};
 use crate::postgres::outbox::{Outbox, explain_filter};
+use crate::postgres::row_range::{PLACES, middle, tid};
 use crate::postgres::sql;
 use crate::postgres::turn::Turn;
 use crate::postgres::{self, Role, column, query, server_error};
 use crate::rabbitmq::resend::{Fate, Item, Resender};
 use crate::slot::{self, statements};
 use crate::upkeep::horizon::{self, SlotReach};
-use crate::upkeep::row_range::{PLACES, middle, tid};
 
 /// Pages read in one step: 100 MB.
 const STEP_PAGES: i64 = 12_800;

@@ -8,6 +8,8 @@ use harness::shared;
 use serde_json::Value;
 
 use crate::bare::{ids, uuid};
+use crate::check::Checks as _;
+use crate::replay::Replays as _;
 use crate::setting::{PATIENCE, Setting};
 
 /// An outbox whose publication divides by a column.
@@ -63,6 +65,75 @@ async fn a_row_that_raises_in_the_walsender_keeps_no_other_from_coming() -> Resu
     setting.until("the rows that came to be marked", &marked).await?;
     relay.drain(PATIENCE).await?;
     assert_eq!(first_of_each(&consumer), [1, 2, 4, 7].map(uuid), "{}", relay.log());
+    Ok(())
+}
+
+/// What reads the table by itself leaves such a row out, and names it: replay, verify, check and a dry run.
+#[tokio::test]
+async fn a_row_that_raises_is_left_out_and_named_by_commands() -> Result<()> {
+    if shared::postgres().await?.version() < 15 {
+        return Ok(());
+    }
+    let setting = dividing().await?;
+    for (number, divisor) in [(1, 1), (2, 1), (3, 0), (4, 100), (5, 1)] {
+        insert(&setting, number, divisor).await?;
+    }
+    let [first, bad] = [1, 3].map(uuid);
+    let told = setting.replay(1, &["--all", "--dry-run"]).await?;
+    let sent = told.lines().filter_map(|line| line.strip_prefix("would send ")?.get(..36));
+    assert_eq!(sent.collect::<Vec<_>>(), [1, 2, 5].map(uuid), "{told}");
+    let refused = format!("refused  {bad}: ");
+    for part in [&refused, "division by zero", "row filter", "(ctid '(0,3)' of outbox_messages)"] {
+        assert!(told.contains(part), "no {part} in {told}");
+    }
+    // What was not asked for raises for nobody.
+    setting.replay(0, &["--id", &first, "--dry-run"]).await?;
+    let told = setting.replay(1, &["--id", &bad, "--dry-run"]).await?;
+    assert!(told.contains(&refused) && !told.contains("unknown"), "{told}");
+
+    let output = setting.program.output(&["verify", "--exact", "--json", "--wait", "0s"]).await?;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(told["tables"][0]["committed"]["rows"], 3, "{told}");
+    let finding = |name: &str, severity: &str| {
+        let mut findings = told["findings"].as_array().into_iter().flatten();
+        findings.find(|finding| finding["name"] == name && finding["severity"] == severity)
+    };
+    let finding = finding("rows-unreadable", "error").with_context(|| told.to_string())?;
+    let what = finding["what"].as_str().unwrap_or_default();
+    let named = format!("outbox_messages ctid '(0,3)', id {bad}: division by zero");
+    assert!(what.starts_with("1 row of public.outbox_messages cannot be read"), "{what}");
+    assert!(what.contains(&named), "{what}");
+    assert!(finding["hint"].to_string().contains("ALTER PUBLICATION"), "{finding}");
+
+    setting.sql("SELECT pg_drop_replication_slot(current_database())").await?;
+    let checked = setting.check().await?;
+    let what = checked.has("rows-unreadable", "warning")["what"].to_string();
+    assert!(what.contains("1 rows of public.outbox_messages") && what.contains("(0,3)"), "{what}");
+    let what = checked.has("rows-waiting", "warning")["what"].to_string();
+    assert!(what.contains("3 rows of public.outbox_messages wait"), "{what}");
+    let told = setting.program.succeed(&["init", "--dry-run"]).await?;
+    assert!(told.contains("1 rows of public.outbox_messages cannot be read"), "{told}");
+    Ok(())
+}
+
+/// Where no row at all can be read, it is no fault of theirs.
+#[tokio::test]
+async fn a_filter_that_raises_for_every_row_fails_a_replay() -> Result<()> {
+    if shared::postgres().await?.version() < 15 {
+        return Ok(());
+    }
+    let setting = dividing().await?;
+    let rows = "INSERT INTO outbox_messages (id, divisor) SELECT md5(n::text)::uuid, 0 FROM generate_series(1, 300) AS n";
+    setting.sql(rows).await?;
+    let told = setting.replay(69, &["--all", "--dry-run"]).await?;
+    assert!(
+        told.contains("in the row filter of the publication") && !told.contains("refused"),
+        "{told}"
+    );
+    let output = setting.program.output(&["verify", "--wait", "0s"]).await?;
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("in the row filter of the publication"), "{told}");
     Ok(())
 }
 

@@ -8,6 +8,8 @@ use crate::config::Config;
 use crate::error::Fault;
 use crate::slot::{Finding, Preflight, Severity, SlotState, catch_up};
 
+const UNREADABLE: &str = "correct the row, or the row filter of the publication that raises for it";
+
 /// What `init` would list before it makes the slot.
 pub(super) async fn waiting(client: &Client, config: &Config, flight: &Preflight) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -20,15 +22,22 @@ pub(super) async fn waiting(client: &Client, config: &Config, flight: &Preflight
             continue;
         }
         let whole = catch_up::count(client, config, table, Some(outbox)).await;
-        let rows = match whole {
+        let waiting = match whole {
             // Nothing of pgoutbox's own may be there yet.
             Err(_) => catch_up::count(client, config, table, None).await,
             whole => whole,
         };
-        if let Ok(rows @ 1..) = rows {
-            let title = table.title();
-            let what = format!("{rows} rows of {title} wait: they are listed, and published first");
+        let Ok(waiting) = waiting else { continue };
+        let title = table.title();
+        if waiting.rows > 0 {
+            let what = format!(
+                "{} rows of {title} wait: they are listed, and published first",
+                waiting.rows
+            );
             findings.push(Finding::warning("rows-waiting", what, "pgoutbox init"));
+        }
+        if let Some(what) = waiting.unreadable(&title) {
+            findings.push(Finding::warning("rows-unreadable", what, UNREADABLE));
         }
     }
     findings

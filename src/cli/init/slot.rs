@@ -134,10 +134,14 @@ impl Maker<'_> {
                 continue;
             }
             let outbox = outboxes.get(number).filter(|_| is_whole);
-            let rows = catch_up::count(self.client, config, table, outbox).await?;
+            let waiting = catch_up::count(self.client, config, table, outbox).await?;
             say(format_args!(
-                "-- {rows} rows of {title} wait: they would be listed, and published first"
+                "-- {} rows of {title} wait: they would be listed, and published first",
+                waiting.rows
             ));
+            if let Some(what) = waiting.unreadable(&title) {
+                say(format_args!("-- {what}"));
+            }
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use crate::postgres::{self, Role, column, query};
 use crate::slot::catch_up::{self, CatchUpReport};
 use crate::slot::{self, SlotState};
 use crate::text::{span_seconds, thousands};
-use crate::upkeep::ledger::{self, ParkedCount};
+use crate::upkeep::ledger::{self, Counting, ParkedCount};
 
 /// Shows the slot, the progress, what the relay is stuck on, and how many rows have no mark.
 /// Where a process with the same http.address runs on this machine, also what it is at.
@@ -290,7 +290,8 @@ async fn count(client: &Client, config: &Config, number: usize, table: &Table) -
     let counted = async {
         let outbox = Outbox::find(client, config, number).await?;
         // Whether the slot has passed them does not matter here.
-        ledger::table(client, &outbox, "", Timestamp::now(), false).await
+        let counting = Counting::of(client, &outbox, "", Timestamp::now(), false).await?;
+        ledger::table(client, &counting).await
     };
     // No such column, no right to read it, or a lock: the rest of the status still counts.
     unmarked(counted.await.map_err(|fault| fault.what))

@@ -19,7 +19,6 @@ files! {
     CATCH_UP_LISTED = "catch_up/listed.sql", "The list is whole.";
     CATCH_UP_OPEN = "catch_up/open.sql", "Sees the tables as they were where the stream of the new slot begins: what was committed before is here, what was committed later is there.";
     CATCH_UP_ORPHANS = "catch_up/orphans.sql", "Rows of the list that are of none of these tables: theirs is gone, or cannot be read.";
-    CATCH_UP_PLACE = "catch_up/place.sql", "The id of the row at a place of a table.";
     CATCH_UP_ROW = "catch_up/row.sql", "Which row of the list a number is.";
     CATCH_UP_SWEEP = "catch_up/sweep.sql", "Takes some rows of a list that is done with away; says how many.";
     CATCH_UP_TRY = "catch_up/try.sql", "Tries to list some rows of a table and to keep them whole, and writes nothing: it raises where the list would.";
@@ -163,7 +162,7 @@ files! {
     REPLAY_FETCH = "replay/fetch.sql", "The next rows to replay.";
     REPLAY_MARKS = "replay/marks.sql", "Of the rows that records of the parking were made of, those that are still there.";
     REPLAY_ROWS = "replay/rows.sql", "Rows to replay, in the order in which they are named here: found where they stood, or by their id where they have moved since.";
-    REPLAY_SELECT = "replay/select.sql", "The rows to replay, by id and place, in order, as a cursor that holds them on the server: one scan, no client memory, and no snapshot kept open while they are sent.";
+    REPLAY_SELECT = "replay/select.sql", "The rows to replay, by id and place, in order.";
     REPLAY_UNDATED = "replay/undated.sql", "Rows that have no time of commit, though the server keeps it now: they were written before it did, or so long ago that their transaction is frozen.";
     SERVER_LOCKED_BY = "server/locked_by.sql", "Who has locked a table, or rows of it, for the longest time: who has the whole table first.";
     SERVER = "server/server.sql", "What of the server matters to a relay.";
@@ -187,6 +186,7 @@ files! {
     TABLE_LEAVES = "table/leaves.sql", "The tables that hold the rows of a table: itself, or its partitions.";
     TABLE_PAGES = "table/pages.sql", "Pages of a table with all its partitions, from the files' sizes: no row is read.";
     TABLE_PARTITION_ROOT = "table/partition_root.sql", "A relation and all that it is a partition of, itself first; none where it is gone.";
+    TABLE_PLACE = "table/place.sql", "The id of the row at a place of a table.";
     TABLE_ROW = "table/row.sql", "The row with this id, where it is in an outbox table: one row, or none.";
     TABLE_ROW_FILTER = "table/row_filter.sql", "The publication's row filter (from Postgres 15 on) for a table, as an expression over its columns: rows for which it is not true are none of this relay's.";
     TABLE_TEXTS = "table/texts.sql", "The columns of a table as texts, just as the server writes them out: a list of expressions over \"outbox\", in one row.";

@@ -75,9 +75,10 @@ pub(crate) fn has(sql: &str, name: &str) -> bool {
 /// - `marked_at`: when, where its mark says so;
 /// - `set_mark`: what an UPDATE sets;
 /// - `mark_columns`: the names of the columns;
+/// - `sample`: which pages of its table are read;
 /// - `texts`: a list of what its columns hold ([`TABLE_TEXTS`]);
 /// - `value`: what it shows of its parked event.
-const BARE: [&str; 10] = [
+const BARE: [&str; 11] = [
     "among",
     "filter",
     "is_same_table",
@@ -86,6 +87,7 @@ const BARE: [&str; 10] = [
     "set_mark",
     "mark_columns",
     "options",
+    "sample",
     "texts",
     "value",
 ];

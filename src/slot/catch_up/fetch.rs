@@ -152,9 +152,9 @@ async fn fetch_range(
     let sql = fetch_sql(config, table, outbox, from, to)?;
     // The simple protocol: its texts are made by the same functions as the stream's, which a
     // cast to text is not (boolean, char, inet).
-    let answer = match client.simple_query(&sql).await {
-        Err(error) if is_of_shown_row(&error) => return Ok(Err(classify(&error))),
-        answer => answer.map_err(|error| classify(&error))?,
+    let answer = match client.simple_query(&sql).await.map_err(|error| classify(&error)) {
+        Err(fault) if is_of_shown_row(&fault) => return Ok(Err(fault)),
+        answer => answer?,
     };
     let mut found = answer.into_iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),

@@ -8,7 +8,8 @@ use crate::error::Fault;
 use crate::postgres::mark::MarkSql;
 use crate::postgres::outbox::{self, Content};
 use crate::postgres::outbox_table::OutboxTable;
-use crate::postgres::{column, query, sql};
+use crate::postgres::raising::{self, CountQuery, RaisingRow, Trial as _};
+use crate::postgres::{self, column, is_of_shown_row, query, sql};
 use crate::wal::NewSlot;
 
 /// What the SQL of the list takes of a table from the catalog.
@@ -103,35 +104,85 @@ pub(in crate::slot) async fn waiting_in(
     Ok(waiting.trim_end().trim_end_matches(';').to_owned())
 }
 
-/// How many rows of a table wait for a slot that is yet to be made. Without its outbox nothing of
-/// pgoutbox's own is there, so that none is parked and none is marked beside the table. A row for which the
-/// filter raises fails it.
+/// Rows of a table that wait for a slot that is yet to be made.
+pub(crate) struct WaitingRows {
+    /// How many.
+    pub rows: u64,
+    raising: Vec<RaisingRow>,
+}
+
+impl WaitingRows {
+    /// Says which cannot be read, where there are such.
+    pub(crate) fn unreadable(&self, title: &str) -> Option<String> {
+        let first = self.raising.first()?;
+        let (rows, place) = (self.raising.len(), first.place());
+        Some(format!(
+            "{rows} rows of {title} cannot be read, and are passed over: the first is {} ctid '{place}': {}",
+            first.leaf_name, first.fault.what
+        ))
+    }
+}
+
+/// Counts the rows of a table that wait for a slot that is yet to be made. Without its outbox nothing of
+/// pgoutbox's own is there, so that none is parked and none is marked beside the table.
 pub(crate) async fn count(
     client: &Client,
     config: &Config,
     table: &Table,
     outbox: Option<&OutboxTable>,
-) -> Result<i64, Fault> {
-    let asked = match outbox {
-        Some(outbox) => {
-            let waiting = waiting_in(client, config, table, outbox).await?;
-            format!("SELECT count(*) AS rows FROM (\n{waiting}) AS waiting")
-        }
-        None => {
-            let relation = match outbox::look_up(client, table).await? {
-                Some(row) => column(&row, "oid")?,
-                None => 0,
-            };
-            let (marks, mode) = (MarkSql::of(table), table.audit_mode.name());
-            let filter = outbox::row_filter(client, config, table, relation).await?;
-            let (schema, name) = (table.schema.as_str(), table.name.as_str());
-            let own = [("schema", schema), ("table", name), ("mode", mode), ("filter", &filter)];
-            let all: Vec<_> = own.into_iter().chain(marks.variables()).collect();
-            sql::render_some(sql::INIT_WAITING, &all)?
+) -> Result<WaitingRows, Fault> {
+    let relation = match outbox {
+        Some(outbox) => outbox.relation,
+        None => match outbox::look_up(client, table).await? {
+            Some(row) => column(&row, "oid")?,
+            None => 0,
+        },
+    };
+    let filter = outbox::row_filter(client, config, table, relation).await?;
+    let content = Content::find(client, relation, table).await?;
+    let rows = Rows { filter, content, texts: String::new(), among: "true".to_owned() };
+    let trial = CountQuery {
+        sql: |among: &str| counted(config, table, outbox, &rows, among),
+        rows: "rows",
+    };
+    postgres::execute(client, raising::BEGIN).await?;
+    let counted = async {
+        match trial.rows(client, "true").await {
+            Err(fault) if is_of_shown_row(&fault) => {
+                let raising = raising::raising(client, relation, &trial).await?;
+                let rows = trial.rows(client, &raising::all_but(&raising)).await?;
+                Ok(WaitingRows { rows, raising })
+            }
+            rows => Ok(WaitingRows { rows: rows?, raising: Vec::new() }),
         }
     };
-    let rows = query(client, &asked).await?;
-    rows.first().map_or(Ok(0), |row| column(row, "rows"))
+    let counted = counted.await;
+    postgres::execute(client, "ROLLBACK").await?;
+    counted
+}
+
+fn counted(
+    config: &Config,
+    table: &Table,
+    outbox: Option<&OutboxTable>,
+    rows: &Rows,
+    among: &str,
+) -> Result<String, Fault> {
+    if let Some(outbox) = outbox {
+        let waiting = waiting(config, table, outbox, rows, among)?;
+        let waiting = waiting.trim_end().trim_end_matches(';');
+        return Ok(format!("SELECT count(*) AS rows FROM (\n{waiting}) AS waiting"));
+    }
+    let marks = MarkSql::of(table);
+    let own = [
+        ("schema", table.schema.as_str()),
+        ("table", &table.name),
+        ("mode", table.audit_mode.name()),
+        ("filter", &rows.filter),
+        ("among", among),
+    ];
+    let all: Vec<_> = own.into_iter().chain(marks.variables()).collect();
+    sql::render_some(sql::INIT_WAITING, &all)
 }
 
 pub(super) fn waiting(

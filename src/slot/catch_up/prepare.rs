@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::finish;
 use super::list::{Rows, list};
-use super::raising::{TableTrial, all_but, tell};
+use super::raising::{TableTrial, tell};
 use super::report::report;
 use crate::config::Config;
 use crate::core::event::Position;
@@ -18,6 +18,7 @@ use crate::error::{Fault, codes};
 use crate::postgres::identity::Identity;
 use crate::postgres::outbox;
 use crate::postgres::outbox_table::OutboxTable;
+use crate::postgres::raising;
 use crate::postgres::sql;
 use crate::postgres::turn::Turn;
 use crate::postgres::{self, classify, is_of_shown_row};
@@ -138,7 +139,7 @@ async fn write(
     let listed = client.batch_execute(&list(config, outboxes, &rows, why, new)?).await;
     let Err(error) = listed else { return Ok(()) };
     let fault = classify(&error);
-    if !is_of_shown_row(&error) {
+    if !is_of_shown_row(&fault) {
         return Err(explain(fault));
     }
     postgres::execute(client, "ROLLBACK").await?;
@@ -148,11 +149,9 @@ async fn write(
         if !table.has_marks() {
             continue;
         }
-        let of_table = TableTrial { config, table, outbox, rows, snapshot }.raising(client).await;
-        let of_table = of_table.map_err(explain)?;
-        if !of_table.is_empty() {
-            rows.among = all_but(&of_table);
-        }
+        let trial = TableTrial { config, table, outbox, rows, snapshot };
+        let of_table = raising::raising(client, outbox.relation, &trial).await.map_err(explain)?;
+        rows.among = raising::all_but(&of_table);
         raising.push((table, of_table));
     }
     if raising.iter().all(|(_, of_table)| of_table.is_empty()) {

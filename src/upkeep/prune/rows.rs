@@ -13,9 +13,9 @@ use super::undeletable::{UndeletablePlaces, UndeletableRows};
 use super::{Order, Pace, TableReport};
 use crate::config::Prune;
 use crate::error::{Fault, codes};
+use crate::postgres::row_range::{PLACES, middle, tid};
 use crate::postgres::sql;
 use crate::postgres::{classify, column, execute, query};
-use crate::upkeep::row_range::{PLACES, middle, tid};
 
 /// Blocks that one statement reads at most: 8 MiB.
 const BLOCKS: u64 = 1024;
