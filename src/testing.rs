@@ -63,7 +63,7 @@ pub mod core {
         /// See `crate::core::relay::marks`.
         pub mod marks {
             pub use crate::core::relay::marks::{
-                Batch, Mark, MarkError, UnwrittenMark, Why, WrittenBatch,
+                Batch, Extent, Left, Mark, MarkError, UnwrittenMark, Why, WrittenBatch,
             };
         }
 

@@ -262,6 +262,15 @@ pub struct ParkingBatch {
     pub attempts: Vec<Attempt>,
     /// How much was to be written until here, over the session.
     pub through: u64,
+    /// Of each, as many were to be written before, and somebody had a lock on the parking.
+    pub given_back: (usize, usize),
+}
+
+impl ParkingBatch {
+    /// There is nothing to write.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.parks.is_empty() && self.attempts.is_empty()
+    }
 }
 
 #[derive(Debug)]
@@ -315,12 +324,12 @@ impl UnwrittenBatch {
 
     /// Nothing waits to be written.
     pub(crate) fn is_empty(&self) -> bool {
-        self.next.parks.is_empty() && self.next.attempts.is_empty() && !self.in_flight
+        self.next.is_empty() && !self.in_flight
     }
 
     /// Something waits for the next batch.
     pub(crate) fn is_pending(&self) -> bool {
-        !(self.next.parks.is_empty() && self.next.attempts.is_empty())
+        !self.next.is_empty()
     }
 
     /// Bytes that wait for the next batch.
@@ -335,6 +344,15 @@ impl UnwrittenBatch {
         self.bytes = 0;
         self.in_flight = true;
         parking
+    }
+
+    /// What was taken could not be written: it goes with the next batch, before what came since.
+    pub(crate) fn give_back(&mut self, parking: ParkingBatch) {
+        self.in_flight = false;
+        self.bytes += parking.parks.iter().map(|park| park.tuple.size()).sum::<usize>();
+        self.next.given_back = (parking.parks.len(), parking.attempts.len());
+        self.next.parks.splice(..0, parking.parks);
+        self.next.attempts.splice(..0, parking.attempts);
     }
 
     /// A batch was written, behind this place of the WAL.

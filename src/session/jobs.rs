@@ -21,7 +21,7 @@ use crate::core::relay::Input;
 use crate::core::relay::marks::Batch;
 use crate::error::Fault;
 use crate::postgres;
-use crate::postgres::marker::{Marker, Outcome};
+use crate::postgres::marker::Marker;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::slot::catch_up::{self, CatchUp, Chunk};
 use crate::slot::{Coverage, KnownPartitions};
@@ -123,17 +123,7 @@ impl Jobs {
         let (marker, client) = (Arc::clone(&self.marker), Arc::clone(&self.client));
         let config = Arc::clone(&self.config);
         self.push(async move {
-            let mut outcome = answered(&config, marker.write(&client, batch)).await?;
-            loop {
-                match outcome {
-                    Outcome::Written(written) => return Ok(Input::Written(written)),
-                    Outcome::Unrecorded(written) => {
-                        tokio::time::sleep(LOCKED).await;
-                        let again = marker.record_again(&client, written);
-                        outcome = answered(&config, again).await?;
-                    }
-                }
-            }
+            Ok(Input::Written(answered(&config, marker.write(&client, batch)).await?))
         });
     }
 

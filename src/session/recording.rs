@@ -77,6 +77,10 @@ impl Recording {
     /// Learns from an input what is on disk.
     pub(super) fn learn(&mut self, input: &Input) -> Option<PgLsn> {
         match input {
+            // Somebody has a lock on the row.
+            Input::Written(written) if !written.is_recorded() => {
+                self.reach.flushed(written.flushed_lsn)
+            }
             Input::Written(written) => {
                 let lsn = written.batch.position.commit_lsn;
                 self.reach.wrote(Instant::now(), lsn, written.written_lsn, written.flushed_lsn)

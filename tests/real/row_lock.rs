@@ -164,12 +164,15 @@ async fn the_rows_of_the_progress_and_the_pause() -> Result<()> {
     arrived(&consumer, 4).await.with_context(|| relay.log())?;
     relay.wait_for_log(&format!("pgoutbox.progress is locked by pid {pid}"), PATIENCE).await?;
     marked(&setting, 2).await.with_context(|| relay.log())?;
+    // Nor do later marks wait for it.
+    setting.insert(rows(1, "good").of("a")).await?;
+    marked(&setting, 5).await.with_context(|| relay.log())?;
     operator.batch_execute("COMMIT").await?;
     setting.all_marked().await?;
     pausing.batch_execute("ROLLBACK").await?;
     is_one_session(&relay);
     relay.drain(PATIENCE).await?;
-    assert_eq!(consumer.total(), 4, "nothing is sent twice");
+    assert_eq!(consumer.total(), 5, "nothing is sent twice");
     // Nor does a session begin without it, and it says why.
     let (operator, pid) =
         locked(&setting, "UPDATE pgoutbox.progress SET updated_at = updated_at").await?;
@@ -177,7 +180,7 @@ async fn the_rows_of_the_progress_and_the_pause() -> Result<()> {
     relay.wait_for_log(&format!("pgoutbox.progress is locked by pid {pid}"), PATIENCE).await?;
     operator.batch_execute("COMMIT").await?;
     setting.insert(rows(1, "good").of("a")).await?;
-    arrived(&consumer, 5).await.with_context(|| relay.log())?;
+    arrived(&consumer, 6).await.with_context(|| relay.log())?;
     relay.drain(PATIENCE).await
 }
 
@@ -206,6 +209,10 @@ async fn the_parking_as_a_whole() -> Result<()> {
         }
         let came = arrived(&consumer, 3).await.with_context(|| format!("{lock}\n{}", relay.log()));
         assert_eq!(ids(&came?), ["2", "5", "6"], "{lock}");
+        // Their marks do not wait for what is to be parked, nor do later ones.
+        marked(&setting, 6).await.with_context(|| format!("{lock}\n{}", relay.log()))?;
+        setting.insert(rows(1, "good").of("b")).await?;
+        marked(&setting, 7).await.with_context(|| format!("{lock}\n{}", relay.log()))?;
         setting.bind("late").await?;
         operator.batch_execute("COMMIT").await?;
         setting.all_marked().await.with_context(|| format!("{lock}\n{}", relay.log()))?;
@@ -214,7 +221,7 @@ async fn the_parking_as_a_whole() -> Result<()> {
         // It also ends, and does not begin without it.
         let (operator, _) = locked(&setting, &lock).await?;
         setting.insert(rows(1, "good").of("e")).await?;
-        marked(&setting, 7).await?;
+        marked(&setting, 8).await?;
         relay.drain(PATIENCE).await.context(lock.clone())?;
         operator.batch_execute("COMMIT").await?;
         let (operator, pid) = locked(&setting, &lock).await?;
@@ -222,9 +229,9 @@ async fn the_parking_as_a_whole() -> Result<()> {
         setting.insert(rows(1, "good").of("e")).await?;
         relay.wait_for_log(&format!("{table} is locked by pid {pid}"), PATIENCE).await?;
         operator.batch_execute("COMMIT").await?;
-        marked(&setting, 8).await.with_context(|| format!("{lock}\n{}", relay.log()))?;
+        marked(&setting, 9).await.with_context(|| format!("{lock}\n{}", relay.log()))?;
         relay.drain(PATIENCE).await?;
-        let came = ids(&arrived(&consumer, 8).await?);
+        let came = ids(&arrived(&consumer, 9).await?);
         let of_a: Vec<_> = came.iter().filter(|id| ["1", "4"].contains(&id.as_str())).collect();
         assert_eq!(of_a, ["1", "4"], "{lock}: {came:?}");
     }

@@ -180,9 +180,35 @@ impl Mark {
     }
 }
 
+/// How a batch is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Extent {
+    /// In one transaction.
+    #[default]
+    Whole,
+    /// Its marks, and then the rest: somebody had a lock on that.
+    Apart,
+    /// There is nothing but marks in it: somebody has a lock on the rest.
+    MarksAlone,
+}
+
+/// What of a batch is not written besides its marks, since somebody has a lock on it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Left {
+    /// All of it is written.
+    #[default]
+    Nothing,
+    /// How far the events are settled.
+    Progress,
+    /// Nor what is put aside and was tried.
+    ParkingAndProgress,
+}
+
 /// Marks that are written in one transaction, with the progress row.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Batch {
+    /// How it is written.
+    pub extent: Extent,
     /// The marks.
     pub marks: Vec<Mark>,
     /// What is put aside, and what became of what was.
@@ -202,10 +228,19 @@ pub struct WrittenBatch {
     pub batch: Batch,
     /// Which of its marks could not be written, ascending.
     pub missing: Vec<UnwrittenMark>,
+    /// What else could not: it goes with a later one.
+    pub left: Left,
     /// Behind the batch in the WAL.
     pub written_lsn: PgLsn,
     /// The WAL is on disk up to here.
     pub flushed_lsn: PgLsn,
+}
+
+impl WrittenBatch {
+    /// The progress row says its place.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.left == Left::Nothing && self.batch.extent != Extent::MarksAlone
+    }
 }
 
 /// A mark that could not be written.
@@ -385,6 +420,14 @@ impl Marks {
         marks
     }
 
+    /// As [`take`](Self::take), without those that go with what is written of the parking.
+    pub(crate) fn take_alone(&mut self, now: Duration, limit: usize) -> Vec<Mark> {
+        let urgent = std::mem::take(&mut self.urgent);
+        let marks = self.take(now, limit);
+        self.urgent = urgent;
+        marks
+    }
+
     /// Takes in what became of a batch.
     pub(crate) fn written(&mut self, now: Duration, written: WrittenBatch) {
         (self.is_writing, self.in_flight) = (false, None);
@@ -473,6 +516,7 @@ mod tests {
         marks.push(Mark::new(Some(0), 0, "a".into(), Some(7)));
         assert_eq!(marks.through(seconds(0)), Some(0), "it is not written");
         let batch = Batch {
+            extent: Extent::Whole,
             marks: marks.take(seconds(0), 9),
             parking: ParkingBatch::default(),
             position: Position::start(),
@@ -480,6 +524,7 @@ mod tests {
             settled: 1,
         };
         let written = WrittenBatch {
+            left: Left::Nothing,
             batch,
             missing: vec![UnwrittenMark::waits(0)],
             written_lsn: lsn,
@@ -495,6 +540,7 @@ mod tests {
 
     fn refused(marks: &mut Marks, now: Duration, limit: usize) -> usize {
         let batch = Batch {
+            extent: Extent::Whole,
             marks: marks.take(now, limit),
             parking: ParkingBatch::default(),
             position: Position::start(),
@@ -511,7 +557,16 @@ mod tests {
         let count = batch.marks.len();
         let missing = (0..count).map(refused).collect();
         let lsn = PgLsn::from(100);
-        marks.written(now, WrittenBatch { batch, missing, written_lsn: lsn, flushed_lsn: lsn });
+        marks.written(
+            now,
+            WrittenBatch {
+                batch,
+                missing,
+                left: Left::Nothing,
+                written_lsn: lsn,
+                flushed_lsn: lsn,
+            },
+        );
         count
     }
 

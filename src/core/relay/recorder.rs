@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postgres_types::PgLsn;
 
-use super::marks::{Batch, Mark, MarkPatience, Marks, WrittenBatch};
+use super::marks::{Batch, Extent, Left, Mark, MarkPatience, Marks, WrittenBatch};
 use super::progress::Progress;
 use super::waiting::{Waiting, first};
 use crate::config::Audit;
@@ -14,6 +14,9 @@ use crate::core::parked::{Attempt, Park, ParkingBatch, UnwrittenBatch};
 
 /// Most marks that wait for their batch, in batches, before more events are taken in.
 const PENDING_BATCHES: usize = 10;
+
+/// What somebody has a lock on is not tried again before.
+const LOCKED: Duration = Duration::from_secs(1);
 
 /// What waits to be written, and what is known to be written.
 #[derive(Debug)]
@@ -34,6 +37,10 @@ pub(super) struct Recorder {
     least: Position,
     /// Since when something is settled that the row does not say.
     unrecorded_since: Option<Duration>,
+    /// Somebody has a lock on what is written besides marks, which go on: when it is tried again.
+    locked_until: Option<Duration>,
+    /// It was written without a mark that is waited for: where in the WAL that is.
+    unflushed: Option<PgLsn>,
 }
 
 impl Recorder {
@@ -49,6 +56,8 @@ impl Recorder {
             position: Position::start(),
             least: Position::start(),
             unrecorded_since: None,
+            locked_until: None,
+            unflushed: None,
         }
     }
 
@@ -100,7 +109,7 @@ impl Recorder {
 
     /// Nothing waits to be written or tried again, but for marks that no LSN waits for any more.
     pub(super) fn is_idle(&self, now: Duration) -> bool {
-        self.marks.is_idle(now) && self.unwritten.is_empty()
+        self.marks.is_idle(now) && self.unwritten.is_empty() && self.unflushed.is_none()
     }
 
     /// Events that a crash of this process has published again.
@@ -154,8 +163,24 @@ impl Recorder {
         if !self.is_due(now, progress, nothing_more_comes) {
             return None;
         }
+        let extent = match self.locked_until {
+            None => Extent::Whole,
+            Some(until) if until <= now => Extent::Apart,
+            Some(_) => Extent::MarksAlone,
+        };
+        if extent == Extent::MarksAlone {
+            return Some(Batch {
+                extent,
+                marks: self.marks.take_alone(now, self.batch),
+                parking: ParkingBatch::default(),
+                position: self.position,
+                publishing_id: 0,
+                settled: self.recorded,
+            });
+        }
         self.unrecorded_since = None;
         Some(Batch {
+            extent,
             marks: self.marks.take(now, self.batch),
             parking: self.unwritten.take(),
             position: progress.position(),
@@ -166,10 +191,16 @@ impl Recorder {
 
     fn is_due(&self, now: Duration, progress: &Progress, nothing_more_comes: bool) -> bool {
         let batch = u64::try_from(self.batch).unwrap_or(u64::MAX);
-        let is_full = progress.settled() - self.recorded >= batch;
-        let is_rest = !self.is_recorded(progress) || self.unwritten.is_pending();
+        // What somebody has a lock on has its own time.
+        let is_free = self.locked_until.is_none();
+        let is_full = is_free && progress.settled() - self.recorded >= batch;
+        let is_rest = match is_free {
+            true => !self.is_recorded(progress) || self.unwritten.is_pending(),
+            false => self.marks.pending() > 0,
+        };
         !self.marks.is_writing()
             && (is_full
+                || self.locked_until.is_some_and(|until| until <= now)
                 || nothing_more_comes && is_rest
                 || self.marks.pending() >= self.batch
                 || self.linger_ends().is_some_and(|at| at <= now)
@@ -177,7 +208,8 @@ impl Recorder {
     }
 
     fn linger_ends(&self) -> Option<Duration> {
-        let since = self.unrecorded_since.or((self.marks.pending() > 0).then_some(Duration::ZERO));
+        let unrecorded = self.unrecorded_since.filter(|_| self.locked_until.is_none());
+        let since = unrecorded.or((self.marks.pending() > 0).then_some(Duration::ZERO));
         since.map(|since| since + self.linger)
     }
 
@@ -186,23 +218,43 @@ impl Recorder {
         let release = self.marks.next_release(now);
         match self.marks.is_writing() {
             true => [None, None, release],
-            false => [self.linger_ends(), self.marks.next_try(), release],
+            false => {
+                let rest = [self.linger_ends(), self.locked_until].into_iter().flatten().min();
+                [rest, self.marks.next_try(), release]
+            }
         }
     }
 
     /// A batch was written. Returns how many of its marks are.
-    pub(super) fn wrote(&mut self, now: Duration, written: WrittenBatch) -> usize {
-        self.recorded = self.recorded.max(written.batch.settled);
-        self.position = self.position.max(written.batch.position);
+    pub(super) fn wrote(&mut self, now: Duration, mut written: WrittenBatch) -> usize {
         let marked = written.batch.marks.len() - written.missing.len();
-        self.unwritten.wrote(&written.batch.parking, written.written_lsn);
+        if written.batch.extent != Extent::MarksAlone {
+            let parking = std::mem::take(&mut written.batch.parking);
+            match written.left {
+                Left::ParkingAndProgress => self.unwritten.give_back(parking),
+                _ => self.unwritten.wrote(&parking, written.written_lsn),
+            }
+            self.locked_until = (written.left != Left::Nothing).then(|| now + LOCKED);
+        }
+        if written.is_recorded() {
+            self.recorded = self.recorded.max(written.batch.settled);
+            self.position = self.position.max(written.batch.position);
+            let is_alone = written.batch.extent == Extent::Apart && written.batch.marks.is_empty();
+            self.unflushed = is_alone.then_some(written.written_lsn).or(self.unflushed);
+        }
+        self.flushed_alone(written.flushed_lsn);
         self.unwritten.flushed(written.flushed_lsn);
         self.marks.written(now, written);
         marked
     }
 
+    fn flushed_alone(&mut self, lsn: PgLsn) {
+        self.unflushed = self.unflushed.filter(|written| *written > lsn);
+    }
+
     /// The WAL is on disk up to here.
     pub(super) fn flushed(&mut self, lsn: PgLsn) {
+        self.flushed_alone(lsn);
         self.marks.flushed(lsn);
         self.unwritten.flushed(lsn);
     }
@@ -214,7 +266,7 @@ impl Recorder {
 
     /// Something is written and not known to be on disk.
     pub(super) fn is_unflushed(&self) -> bool {
-        self.marks.is_unflushed() || self.unwritten.is_unflushed()
+        self.marks.is_unflushed() || self.unwritten.is_unflushed() || self.unflushed.is_some()
     }
 
     /// Every event before this number is safe, or has waited for its mark for long enough;
@@ -238,6 +290,7 @@ impl Recorder {
     ) -> Option<Batch> {
         let position = self.safe_position(progress);
         (position > self.position.max(delivered)).then(|| Batch {
+            extent: Extent::Whole,
             marks: Vec::new(),
             parking: ParkingBatch::default(),
             position,
@@ -281,8 +334,36 @@ mod tests {
 
     fn wrote(recorder: &mut Recorder, batch: Batch, missing: Vec<UnwrittenMark>) -> usize {
         let lsn = PgLsn::from(100);
-        let written = WrittenBatch { batch, missing, written_lsn: lsn, flushed_lsn: lsn };
+        let left = Left::Nothing;
+        let written = WrittenBatch { batch, missing, left, written_lsn: lsn, flushed_lsn: lsn };
         recorder.wrote(Duration::ZERO, written)
+    }
+
+    #[test]
+    fn marks_go_on_where_somebody_has_a_lock_on_the_rest() {
+        let (mut recorder, mut progress) =
+            (Recorder::new(&audit(), 1_000), Progress::new(place(0), 0));
+        let (zero, lsn) = (Duration::ZERO, PgLsn::from(100));
+        settle(&mut recorder, &mut progress, 2);
+        let batch = recorder.take_if_due(zero, &progress, false).expect("it is full");
+        assert_eq!(batch.extent, Extent::Whole);
+        let left = Left::Progress;
+        let written =
+            WrittenBatch { batch, missing: Vec::new(), left, written_lsn: lsn, flushed_lsn: lsn };
+        assert_eq!(recorder.wrote(zero, written), 2);
+        assert!(!recorder.is_recorded(&progress));
+        assert_eq!(recorder.take_if_due(zero, &progress, true), None, "no mark waits");
+        assert_eq!(recorder.deadlines(zero), [Some(LOCKED), None, None]);
+        settle(&mut recorder, &mut progress, 1);
+        let batch = recorder.take_if_due(zero, &progress, true).expect("a mark");
+        assert_eq!((batch.extent, batch.marks.len()), (Extent::MarksAlone, 1));
+        assert_eq!(wrote(&mut recorder, batch, Vec::new()), 1);
+        assert!(!recorder.is_recorded(&progress) && recorder.unrecorded(&progress) == 3);
+        let batch = recorder.take_if_due(LOCKED, &progress, false).expect("it is time");
+        assert_eq!((batch.extent, batch.settled), (Extent::Apart, 3));
+        assert_eq!(wrote(&mut recorder, batch, Vec::new()), 0);
+        assert!(recorder.is_recorded(&progress));
+        assert_eq!(recorder.deadlines(LOCKED), [None; 3]);
     }
 
     #[test]

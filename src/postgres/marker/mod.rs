@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::core::event::Position;
 use crate::core::event::relation::TimeKind;
 use crate::core::parked::Schedule;
-use crate::core::relay::marks::{Batch, Mark, UnwrittenMark, WrittenBatch};
+use crate::core::relay::marks::{Batch, Extent, Left, Mark, UnwrittenMark, WrittenBatch};
 use crate::error::Fault;
 use crate::postgres::identity::Identity;
 use crate::postgres::outbox_table::OutboxTable;
@@ -118,35 +118,6 @@ fn bound(kind: TimeKind, seconds: u64) -> Box<dyn ToSql + Sync + Send> {
             Box::new(at.unwrap_or(SystemTime::UNIX_EPOCH))
         }
     }
-}
-
-/// What became of a batch.
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    /// It is written.
-    Written(WrittenBatch),
-    /// Its marks are; a lock stood in the way of the rest. To be tried again.
-    Unrecorded(UnrecordedBatch),
-}
-
-/// A batch whose marks are written, and not yet how far the events are settled.
-#[derive(Debug)]
-pub(crate) struct UnrecordedBatch {
-    written: WrittenBatch,
-    rest: Rest,
-}
-
-/// What of a batch is to be written besides its marks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rest {
-    /// Somebody has a lock on the whole parking.
-    ParkingAndProgress {
-        /// What was delivered stays until its mark is known to be written.
-        keeps: bool,
-    },
-    /// Somebody has a lock on the row of the progress.
-    Progress,
-    None,
 }
 
 /// Writes marks and progress for one session.
@@ -272,12 +243,12 @@ impl Marker {
         self.tables.log_given_up(marks);
     }
 
-    /// Writes a batch.
+    /// Writes a batch. What somebody has a lock on besides its marks is left for a later one.
     ///
     /// # Errors
     /// The connection is lost, or a later session owns the slot. A mark that the server refuses is
     /// not an error: it comes back as missing.
-    pub(crate) async fn write(&self, client: &Client, batch: Batch) -> Result<Outcome, Fault> {
+    pub(crate) async fn write(&self, client: &Client, batch: Batch) -> Result<WrittenBatch, Fault> {
         let failed = |error: Error| classify(&error);
         let has_repeats = batch.marks.iter().any(|mark| mark.is_repeat);
         let parked = match has_repeats {
@@ -285,25 +256,36 @@ impl Marker {
             false => BTreeSet::new(),
         };
         let mut parts = self.tables.parts(&batch.marks, &parked);
-        let usual = self.together(client, &batch, &parts).await.map_err(failed)?;
-        let mut rest = Rest::None;
+        let is_whole = self.is_whole(client, &batch).await.map_err(failed)?;
+        let usual = self.together(client, &batch, &parts, is_whole).await.map_err(failed)?;
+        let mut left = Left::Nothing;
         let mut is_on_disk = usual.is_some() && self.is_awaited(&batch);
         let (mut found, mut wal) = match usual {
             Some((found, wal)) => {
                 self.tables.took(&parts);
-                (found, wal)
+                (found, Some(wal))
             }
             None => {
                 parts.take_apart();
-                let wal = self.without_marks(client, &batch, &mut rest).await;
-                (HashSet::new(), wal.map_err(failed)?)
+                if is_whole {
+                    left = self.without_marks(client, &batch).await.map_err(failed)?;
+                }
+                (HashSet::new(), None)
             }
         };
         if parts.has_any() {
             found.extend(self.tables.write_parts(client, &mut parts).await.map_err(failed)?);
-            wal = client.query_one(&self.wal_position, &[]).await.map_err(failed)?;
-            is_on_disk = false;
+            (wal, is_on_disk) = (None, false);
         }
+        // Marks wait for nothing that somebody may have a lock on.
+        if !is_whole && batch.extent != Extent::MarksAlone {
+            left = self.rest(client, &batch, true).await.map_err(failed)?;
+            (wal, is_on_disk) = (None, false);
+        }
+        let wal = match wal {
+            Some(wal) => wal,
+            None => client.query_one(&self.wal_position, &[]).await.map_err(failed)?,
+        };
         let lsn = |at: usize| wal.try_get(at).map_err(failed);
         let (written_lsn, flushed_lsn): (PgLsn, PgLsn) = (lsn(0)?, lsn(1)?);
         // All of ours up to the commit; what others wrote behind it does not matter here.
@@ -315,35 +297,22 @@ impl Marker {
                 missing.map_err(failed)?
             }
         };
-        let is_parked = !matches!(rest, Rest::ParkingAndProgress { .. });
-        if is_parked && !(batch.parking.parks.is_empty() && batch.parking.attempts.is_empty()) {
+        if left != Left::ParkingAndProgress && !batch.parking.is_empty() {
             self.parking.follow(client).await;
             self.parking.clear_failed(client, &batch.parking).await;
             self.settle(client).await.map_err(failed)?;
         }
-        let written = WrittenBatch { batch, missing, written_lsn, flushed_lsn };
-        Ok(match rest {
-            Rest::None => Outcome::Written(written),
-            rest => Outcome::Unrecorded(UnrecordedBatch { written, rest }),
-        })
+        Ok(WrittenBatch { batch, missing, left, written_lsn, flushed_lsn })
     }
 
-    /// Writes what is missing of a batch whose marks are written.
-    pub(crate) async fn record_again(
-        &self,
-        client: &Client,
-        unrecorded: UnrecordedBatch,
-    ) -> Result<Outcome, Fault> {
-        let UnrecordedBatch { written, rest } = unrecorded;
-        let rest = self.rest(client, &written.batch, rest).await;
-        let rest = rest.map_err(|error| classify(&error))?;
-        if rest != Rest::None {
-            return Ok(Outcome::Unrecorded(UnrecordedBatch { written, rest }));
+    /// All of it may go in one transaction. Where somebody had a lock on the parking, that is asked for first:
+    /// to meet it again takes as long as a lock is waited for, and the marks along.
+    async fn is_whole(&self, client: &Client, batch: &Batch) -> Result<bool, Error> {
+        match batch.extent {
+            Extent::Whole if batch.parking.is_empty() => Ok(true),
+            Extent::Whole => self.parking.is_free(client).await,
+            Extent::Apart | Extent::MarksAlone => Ok(false),
         }
-        let wal = client.query_one(&self.wal_position, &[]).await;
-        let wal = wal.map_err(|error| classify(&error))?;
-        let lsn = |at: usize| wal.try_get(at).map_err(|error: Error| classify(&error));
-        Ok(Outcome::Written(WrittenBatch { written_lsn: lsn(0)?, flushed_lsn: lsn(1)?, ..written }))
     }
 
     /// All in one transaction; `None` where the server refuses something of it, and nothing is
@@ -353,6 +322,7 @@ impl Marker {
         client: &Client,
         batch: &Batch,
         parts: &Parts<'_>,
+        is_whole: bool,
     ) -> Result<Option<(HashSet<Key>, Row)>, Error> {
         // What was missed before may be locked still: no need to wait for that again.
         let is_retry = batch.marks.iter().any(Mark::is_retry);
@@ -361,7 +331,7 @@ impl Marker {
             // Of marks that are all written, or take the transaction with them.
             let keeps = !batch.marks.is_empty()
                 && (matches!(choice, Choice::Unlocked) || !parts.is_whole());
-            self.transaction(client, batch, parts.wanted(), choice, keeps)
+            self.transaction(client, batch, parts.wanted(), choice, (keeps, is_whole))
         };
         let outcome = match write(first).await {
             Err(error) if is_locked(&error) && !is_retry => write(Choice::Unlocked).await,
@@ -373,33 +343,26 @@ impl Marker {
         }
     }
 
-    /// Parking and progress. They are not to wait for the marks.
-    async fn without_marks(
-        &self,
-        client: &Client,
-        batch: &Batch,
-        rest: &mut Rest,
-    ) -> Result<Row, Error> {
+    /// Parking and progress. They are not to wait for the marks. Returns what a lock stood in the way of.
+    async fn without_marks(&self, client: &Client, batch: &Batch) -> Result<Left, Error> {
         let keeps = !batch.marks.is_empty();
-        match self.transaction(client, batch, &[], Choice::Usual, keeps).await {
-            Err(error) if is_refused(&error) => {}
-            outcome => return outcome.map(|(_, wal)| wal),
+        match self.transaction(client, batch, &[], Choice::Usual, (keeps, true)).await {
+            Err(error) if is_refused(&error) => self.rest(client, batch, keeps).await,
+            outcome => outcome.map(|_| Left::Nothing),
         }
-        *rest = self.rest(client, batch, Rest::ParkingAndProgress { keeps }).await?;
-        client.query_one(&self.wal_position, &[]).await
     }
 
-    /// Writes what is left of a batch, each by itself; returns what a lock stood in the way of.
-    async fn rest(&self, client: &Client, batch: &Batch, rest: Rest) -> Result<Rest, Error> {
+    /// Writes what there is besides marks, each by itself; returns what a lock stood in the way of.
+    async fn rest(&self, client: &Client, batch: &Batch, keeps: bool) -> Result<Left, Error> {
         // In this order: what is recorded as settled is not parked any more.
-        if let Rest::ParkingAndProgress { keeps } = rest {
+        if !batch.parking.is_empty() {
             if !self.parking.is_free(client).await? {
-                return Ok(rest);
+                return Ok(Left::ParkingAndProgress);
             }
             match self.parking.write_each(client, &batch.parking, keeps).await {
                 Err(error) if is_locked(&error) => {
                     self.parking.met_table_lock(client).await;
-                    return Ok(rest);
+                    return Ok(Left::ParkingAndProgress);
                 }
                 outcome => outcome?,
             }
@@ -407,9 +370,9 @@ impl Marker {
         match self.record(client, batch).await {
             Err(error) if is_locked(&error) => {
                 self.parking.locked_progress(client).await;
-                Ok(Rest::Progress)
+                Ok(Left::Progress)
             }
-            outcome => outcome.map(|_| Rest::None),
+            outcome => outcome.map(|_| Left::Nothing),
         }
     }
 
@@ -441,7 +404,7 @@ impl Marker {
         batch: &Batch,
         wanted: &[TableMarks<'_>],
         choice: Choice,
-        keeps: bool,
+        (keeps, is_whole): (bool, bool),
     ) -> Result<(HashSet<Key>, Row), Error> {
         let opening = if self.is_awaited(batch) { BEGIN_AND_AWAIT } else { "BEGIN" };
         let marks = wanted.iter().enumerate();
@@ -454,14 +417,21 @@ impl Marker {
             let found = rows.iter().map(|row| Ok((number, row.try_get(0)?)));
             found.collect::<Result<Vec<Key>, Error>>()
         }));
+        let parking = async {
+            match is_whole {
+                true => self.parking.write(client, &batch.parking, keeps).await,
+                false => Ok(batch.parking.attempts.len()),
+            }
+        };
+        let record = async { if is_whole { self.record(client, batch).await } else { Ok(0) } };
         // In this order onto the wire, without waiting for one another. Where one of them fails,
         // those behind it do, and COMMIT rolls back.
         let (begin, marks, parking, record, commit, wal) = tokio::join!(
             biased;
             client.batch_execute(opening),
             marks,
-            self.parking.write(client, &batch.parking, keeps),
-            self.record(client, batch),
+            parking,
+            record,
             client.batch_execute("COMMIT"),
             client.query_one(&self.wal_position, &[]),
         );

@@ -5,10 +5,11 @@ use tracing::{debug, info, warn};
 use crate::config::Config;
 use crate::core::parked::{Attempt, AttemptOutcome, Park, ParkedState, ParkingBatch};
 
-/// Logs a batch.
+/// Logs a batch. What was given back was logged before.
 pub(super) fn log(config: &Config, parking: &ParkingBatch) {
-    parking.parks.iter().for_each(|park| log_park(config, park));
-    parking.attempts.iter().for_each(|attempt| log_attempt(config, attempt));
+    let (parks, attempts) = parking.given_back;
+    parking.parks.iter().skip(parks).for_each(|park| log_park(config, park));
+    parking.attempts.iter().skip(attempts).for_each(|attempt| log_attempt(config, attempt));
 }
 
 fn log_park(config: &Config, park: &Park) {

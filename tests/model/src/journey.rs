@@ -14,7 +14,7 @@ use bytes::Bytes;
 use pgoutbox::testing::core::event::pgoutput::{Message, decode};
 use pgoutbox::testing::core::message::Limits;
 use pgoutbox::testing::core::parked::{Ahead, Schedule};
-use pgoutbox::testing::core::relay::marks::WrittenBatch;
+use pgoutbox::testing::core::relay::marks::{Left, WrittenBatch};
 use pgoutbox::testing::core::relay::window::Answer;
 use pgoutbox::testing::core::relay::{Effect, Input, Memory, Relay, Rules};
 use postgres_types::PgLsn;
@@ -202,7 +202,9 @@ impl Journey {
                         self.marked += batch.marks.len();
                         let (written_lsn, flushed_lsn) = (far, far);
                         let missing = Vec::new();
-                        let written = WrittenBatch { batch, missing, written_lsn, flushed_lsn };
+                        let left = Left::Nothing;
+                        let written =
+                            WrittenBatch { batch, missing, left, written_lsn, flushed_lsn };
                         self.answers.push_back(Input::Written(written));
                     }
                     Effect::Check => self.answers.push_back(Input::Checked { flushed_lsn: far }),

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pgoutbox::testing::core::event::pgoutput::{Column, StoredRow, Tuple};
-use pgoutbox::testing::core::relay::marks::{Batch, Mark, MarkError, UnwrittenMark, Why};
+use pgoutbox::testing::core::relay::marks::{
+    Batch, Extent, Left, Mark, MarkError, UnwrittenMark, Why,
+};
 
 use crate::parking::ParkingTable;
 use crate::script::Script;
@@ -153,6 +155,7 @@ struct Transaction {
 /// What became of a transaction of marks.
 pub(crate) struct MarksWritten {
     pub(crate) missing: Vec<UnwrittenMark>,
+    pub(crate) left: Left,
     pub(crate) written_lsn: u64,
     pub(crate) flushed_lsn: u64,
 }
@@ -437,13 +440,15 @@ impl Postgres {
         self.publishing_ids.get(&self.progress()).copied().unwrap_or(0)
     }
 
-    /// A transaction of marks and progress; `None` where it is refused.
+    /// A batch of marks and progress; `None` where it is refused. Somebody may have a lock on what is besides
+    /// the marks.
     pub(crate) fn write(
         &mut self,
         now: u64,
         session: u64,
         batch: &Batch,
         position: (u64, u64),
+        left: Left,
     ) -> Option<MarksWritten> {
         if session != self.session {
             return None;
@@ -451,13 +456,16 @@ impl Postgres {
         let lsn = self.end + 40;
         let missing = self.write_marks(now, lsn, &batch.marks);
         let places = &self.places;
-        self.parking.write(now, lsn, &batch.parking, |id| places.get(id).copied());
-        if position >= self.progress() {
+        if left != Left::ParkingAndProgress {
+            self.parking.write(now, lsn, &batch.parking, |id| places.get(id).copied());
+        }
+        let is_recorded = left == Left::Nothing && batch.extent != Extent::MarksAlone;
+        if is_recorded && position >= self.progress() {
             self.progress.push((lsn, position));
             self.publishing_ids.insert(position, batch.publishing_id);
         }
         self.end = lsn;
-        Some(MarksWritten { missing, written_lsn: lsn, flushed_lsn: self.flushed })
+        Some(MarksWritten { missing, left, written_lsn: lsn, flushed_lsn: self.flushed })
     }
 
     /// Marks that go together are one statement for each table, of which one row that is refused

@@ -26,7 +26,9 @@ use pgoutbox::testing::core::event::pgoutput;
 use pgoutbox::testing::core::event::pgoutput::StoredRow;
 use pgoutbox::testing::core::message::{Limits, Message};
 use pgoutbox::testing::core::parked::{Aggregate, Head, ParkedRow, Schedule};
-use pgoutbox::testing::core::relay::marks::{Batch, UnwrittenMark, Why, WrittenBatch};
+use pgoutbox::testing::core::relay::marks::{
+    Batch, Extent, Left, UnwrittenMark, Why, WrittenBatch,
+};
 use pgoutbox::testing::core::relay::window::Answer;
 use pgoutbox::testing::core::relay::{
     CatchUpCursor, Effect, End, Input, Memory, Relay, Resolution, Rules,

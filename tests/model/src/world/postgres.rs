@@ -156,7 +156,15 @@ impl World {
 
     pub(super) fn write(&mut self, session: u64, batch: &Batch) -> Option<MarksWritten> {
         let position = pair(batch.position);
-        let written = self.postgres.write(self.now, session, batch, position);
+        let may_be_locked = batch.extent != Extent::MarksAlone && !self.mode.is_mixed;
+        let is_locked = may_be_locked && self.script.one_in(20);
+        let left = match is_locked {
+            false => Left::Nothing,
+            true if self.script.is_heads() => Left::Progress,
+            true => Left::ParkingAndProgress,
+        };
+        self.tally.rests_locked += u64::from(is_locked);
+        let written = self.postgres.write(self.now, session, batch, position, left);
         self.ledger.recorded(&self.postgres);
         written
     }
@@ -199,7 +207,7 @@ impl World {
             let Some(Marks { batch, written: Some(written) }) = session.marks.take() else {
                 unreachable!("looked at above");
             };
-            let MarksWritten { missing, written_lsn, flushed_lsn } = written;
+            let MarksWritten { missing, left, written_lsn, flushed_lsn } = written;
             for UnwrittenMark { place: at, why } in &missing {
                 let place = self.postgres.place(&batch.marks[*at].id).expect("an event");
                 session.watch.missing_since.entry(place).or_insert(self.now);
@@ -215,6 +223,7 @@ impl World {
             return self.handle(Input::Written(WrittenBatch {
                 batch,
                 missing,
+                left,
                 written_lsn,
                 flushed_lsn,
             }));

@@ -22,6 +22,7 @@ pub struct Tally {
     pub(super) marks_released: u64,
     pub(super) marks_refused: u64,
     pub(super) tables_closed: u64,
+    pub(super) rests_locked: u64,
     pub(super) most_repeated_by_a_kill: u64,
     pub(super) simulated_ms: u64,
     pub(super) parked: u64,
@@ -58,6 +59,7 @@ impl AddAssign for Tally {
         self.marks_released += other.marks_released;
         self.marks_refused += other.marks_refused;
         self.tables_closed += other.tables_closed;
+        self.rests_locked += other.rests_locked;
         self.most_repeated_by_a_kill =
             self.most_repeated_by_a_kill.max(other.most_repeated_by_a_kill);
         self.simulated_ms += other.simulated_ms;
@@ -105,6 +107,7 @@ impl Tally {
             self.replayed,
             self.listed,
             self.pauses,
+            self.rests_locked,
             self.late_batches,
             self.late_batches_refused,
             self.dropped,
