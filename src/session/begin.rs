@@ -298,7 +298,12 @@ impl PrepareStep {
                 (identity, id, has_messages),
                 (known.durable, known.memory.publishing_id),
             ),
-            bulletin: Bulletin::new(given.board, &config.log, reached, is_quiet),
+            bulletin: Bulletin::new(
+                given.board,
+                &config.log,
+                (reached, known.end_on_disk),
+                is_quiet,
+            ),
             notified: Arc::clone(&given.audit.notified),
             spans,
             gap: known.gap,

@@ -24,6 +24,8 @@ pub(super) struct Bulletin {
     doing: Option<Doing>,
     /// What decides that an outage is over; `None` where there is none.
     recovery: Option<Recovery>,
+    /// Where the WAL ended at the start.
+    wal_end: PgLsn,
     /// Earlier sessions of the outage came as far: they have said all there is to say.
     is_quiet: bool,
     /// Where a line of each event goes.
@@ -31,11 +33,16 @@ pub(super) struct Bulletin {
 }
 
 impl Bulletin {
-    /// At the start of a session, whose slot stands at `acknowledged`.
-    pub(super) fn new(board: &Board, log: &Log, acknowledged: PgLsn, is_quiet: bool) -> Self {
-        let recovery = board.outage().map(|_| Recovery::new(acknowledged));
+    /// At the start of a session, on a slot that stands at `acknowledged`, with the WAL up to `wal_end`.
+    pub(super) fn new(
+        board: &Board,
+        log: &Log,
+        (acknowledged, wal_end): (PgLsn, PgLsn),
+        is_quiet: bool,
+    ) -> Self {
+        let recovery = board.outage().map(|_| Recovery::new(acknowledged, wal_end));
         let events = log.has_events.then(EventLog::start).flatten();
-        Self { board: board.clone(), doing: None, recovery, is_quiet, events }
+        Self { board: board.clone(), doing: None, recovery, wal_end, is_quiet, events }
     }
 
     /// Says what became of each event, where that is wanted.
@@ -90,7 +97,13 @@ impl Bulletin {
         if self.board.hinder(fault) != News::None {
             warn!(cause = cause(fault), hint = fault.hint, "{}", fault.what);
         }
-        self.recovery.get_or_insert_with(|| Recovery::new(acknowledged));
+        let wal_end = self.wal_end;
+        self.recovery.get_or_insert_with(|| Recovery::new(acknowledged, wal_end));
+    }
+
+    /// All was read that was there when the session began, and nothing of it waits.
+    pub(super) fn has_read_all(&self, relay: &Relay) -> bool {
+        relay.has_read(self.wal_end)
     }
 
     /// Says that the outage is over, once it is.

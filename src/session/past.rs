@@ -20,7 +20,8 @@ pub(crate) struct Past {
     /// Failed sessions in a row that brought nothing on.
     pub failures: u32,
     /// Something was acknowledged in the last session, or it stood for longer than the longest
-    /// pause. What it delivered does not count: it may be the same events again and again.
+    /// pause, with all read and nothing to do. What it delivered does not count: it may be the same events
+    /// again and again.
     pub(super) brought_on: bool,
     /// Internal errors of the walsender.
     pub(super) internal: SamePlace,

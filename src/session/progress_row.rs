@@ -104,6 +104,8 @@ pub(super) struct SlotMemory {
     pub(super) gap: Option<Gap>,
     /// Where the WAL ended.
     pub(super) end: PgLsn,
+    /// Where it ended on disk: the stream comes so far by itself.
+    pub(super) end_on_disk: PgLsn,
     /// Where the slot stands: its stream begins there.
     pub(super) confirmed: PgLsn,
     /// Which publishing ids were used may not be known: they are used under another name from now on.
@@ -212,7 +214,7 @@ pub(super) async fn recall(
     let confirmed = place.confirmed;
     let mut row = Row::read(board, client, slot, own.session).await?;
     let is_counted = count_anew(past, row.as_mut(), own.has_messages);
-    let end = wal_end(client).await?;
+    let (end, end_on_disk) = wal_end(client).await?;
     let mut same = row.as_ref().filter(|row| row.identity == *identity);
     let mut memory = remembered(past, identity, same, end);
     let is_ahead = same.is_some_and(|row| row.position.commit_lsn > end);
@@ -263,7 +265,7 @@ pub(super) async fn recall(
     }
     remember_coverage(past, client, slot, gap.is_some()).await;
     let is_doubtful = gap.is_some() || is_ahead || is_moved;
-    Ok(SlotMemory { memory, durable, gap, end, confirmed, is_doubtful })
+    Ok(SlotMemory { memory, durable, gap, end, end_on_disk, confirmed, is_doubtful })
 }
 
 /// A place in the middle of a transaction that was counted otherwise is no place: the transaction comes
@@ -448,14 +450,15 @@ pub(super) async fn record_reach(
         ("begins", if begins { "true" } else { "false" }),
     ];
     postgres::execute(client, &sql::render(sql::PROGRESS_REACH, &variables)?).await?;
-    wal_end(client).await
+    Ok(wal_end(client).await?.0)
 }
 
-/// Where the WAL ends.
-async fn wal_end(client: &Client) -> Result<PgLsn, Fault> {
+/// Where the WAL ends, and where it ends on disk.
+async fn wal_end(client: &Client) -> Result<(PgLsn, PgLsn), Fault> {
     let rows = query(client, sql::SERVER_WAL_POSITION).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
-    row.try_get(0).map_err(|error| classify(&error))
+    let lsn = |at| row.try_get(at).map_err(|error| classify(&error));
+    Ok((lsn(0)?, lsn(1)?))
 }
 
 /// The name under which streams are published to: that of before, unless there is doubt which ids were used

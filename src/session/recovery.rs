@@ -10,17 +10,19 @@ use crate::core::relay::{Doing, Relay};
 const IDLE: Duration = Duration::from_secs(5);
 
 /// An outage is not over once a session runs: many faults show only with the first event. It is
-/// over once something was acknowledged that was not before it, or nothing waits for a while.
+/// over once something was acknowledged that was not before it, or all was read that is there and nothing waits
+/// for a while: as long as the server decodes, nothing comes either.
 #[derive(Debug)]
 pub(super) struct Recovery {
     acknowledged_before: PgLsn,
+    wal_end: PgLsn,
     idle_since: Option<Duration>,
 }
 
 impl Recovery {
-    /// What was acknowledged when it began.
-    pub(super) fn new(acknowledged_before: PgLsn) -> Self {
-        Self { acknowledged_before, idle_since: None }
+    /// What was acknowledged when it began, and where the WAL ended at the start of the session.
+    pub(super) fn new(acknowledged_before: PgLsn, wal_end: PgLsn) -> Self {
+        Self { acknowledged_before, wal_end, idle_since: None }
     }
 
     /// When it has to be looked at again.
@@ -40,7 +42,8 @@ impl Recovery {
         if has_passed || has_caught_up {
             return true;
         }
-        if !relay.is_idle() {
+        let is_idle = relay.has_read(self.wal_end) || relay.paused_by().is_some();
+        if !is_idle {
             self.idle_since = None;
             return false;
         }

@@ -58,7 +58,6 @@ pub(super) struct Session {
     pub(super) spans: Option<(otlp::SpanQueue, Arc<otlp::SpanServer>)>,
     /// Rows may have passed by the slot: its stream is passed, and the slot is made again.
     pub(super) gap: Option<Gap>,
-    /// Where the slot stood before it was taken.
     /// How far earlier sessions had come.
     pub(super) reached: PgLsn,
     pub(super) began: Instant,
@@ -105,7 +104,9 @@ impl Session {
                 "session ended"
             );
         }
-        let stood = self.began.elapsed() >= self.config.session.backoff_max;
+        // A session that only waits for the server to decode stands for long as well.
+        let stood = self.began.elapsed() >= self.config.session.backoff_max
+            && self.bulletin.has_read_all(&self.relay);
         past.brought_on |= stood || self.relay.acknowledged() > self.reached;
         // The connection hands over no further answer while one of these leaves its own unread.
         // What they asked is on its way all the same, and a mark that was not asked for yet comes

@@ -67,3 +67,47 @@ async fn the_pause_grows_while_nothing_is_acknowledged() -> Result<()> {
     setting.all_marked().await?;
     relay.drain(PATIENCE).await
 }
+
+/// The walsender decodes a transaction for longer than the longest pause, and each time it is cut. Nothing waits in
+/// the relay meanwhile, and nothing comes on.
+#[tokio::test]
+async fn a_session_whose_server_decodes_brings_nothing_on() -> Result<()> {
+    let (_postgres, setting) = Setting::own_postgres().await?;
+    if setting.ask::<i32>("SELECT current_setting('server_version_num')::int").await? < 150_000 {
+        // Row filters are from 15 on.
+        return Ok(());
+    }
+    let mut setting = setting.set("log.level", "debug");
+    setting.env("PGOUTBOX_SESSION__BACKOFF_MIN", "10ms");
+    setting.env("PGOUTBOX_SESSION__BACKOFF_MAX", "320ms");
+    // Some milliseconds for each row, which is kept back then.
+    setting
+        .sql("ALTER PUBLICATION pgoutbox SET TABLE outbox_messages WHERE (length(repeat(topic, 5000000)) > 0 AND topic <> 'slow')")
+        .await?;
+    setting.sql("SELECT pg_drop_replication_slot(current_database())").await?;
+    setting.init().await?;
+    let relay = setting.run()?;
+    relay.reaches("running", PATIENCE).await?;
+    setting
+        .sql("INSERT INTO outbox_messages (topic, payload) SELECT 'slow', '{}' FROM generate_series(1, 2000)")
+        .await?;
+    let older = |ms: u32| {
+        format!("FROM pg_stat_replication WHERE clock_timestamp() - backend_start > '{ms} ms'")
+    };
+    let cut = async |ms: u32| -> Result<()> {
+        let stream = older(ms);
+        setting
+            .until("a session of some length", &format!("SELECT EXISTS (SELECT {stream})"))
+            .await
+            .with_context(|| relay.log())?;
+        setting.sql(&format!("SELECT pg_terminate_backend(pid) {stream}")).await
+    };
+    for times in 1..=7 {
+        cut(600).await?;
+        failed(&relay, times).await?;
+    }
+    // Some WAL before the end of that transaction may come on, once.
+    let pauses = failed(&relay, 7).await?;
+    assert!(pauses.iter().max() >= Some(&80), "{pauses:?}\n{}", relay.log());
+    Ok(())
+}

@@ -97,6 +97,11 @@ impl Relay {
             && self.recorder.pending() == 0
     }
 
+    /// The stream was read up to this LSN, and nothing of it waits.
+    pub(crate) fn has_read(&self, lsn: PgLsn) -> bool {
+        self.progress.received_lsn() >= lsn && self.is_idle()
+    }
+
     /// The broker takes nothing.
     pub(crate) fn is_hindered(&self) -> bool {
         self.deadlines.is_blocked()
