@@ -96,6 +96,8 @@ pub(crate) struct Resender<'a> {
     refused: HashSet<(usize, Option<String>, String)>,
     settled: Vec<(Item, Fate)>,
     is_blocked: bool,
+    /// The next channel is on its way.
+    is_reopening: bool,
     period: Duration,
     next_at: Instant,
 }
@@ -115,6 +117,7 @@ impl<'a> Resender<'a> {
             refused: HashSet::new(),
             settled: Vec::new(),
             is_blocked: false,
+            is_reopening: false,
             period: Duration::from_secs(1) / rate.max(1),
             next_at: Instant::now(),
         })
@@ -143,6 +146,7 @@ impl<'a> Resender<'a> {
             || self.window.must_empty()
             || self.window.items().any(|sent| sent.item.is_of(&item) || sent.item.id == item.id)
             || !self.suspects.is_empty()
+            || self.is_reopening
         {
             self.turn().await?;
         }
@@ -194,7 +198,7 @@ impl<'a> Resender<'a> {
 
     /// Waits for one thing to happen; suspects go one by one.
     async fn turn(&mut self) -> Result<(), Fault> {
-        if self.window.is_empty() {
+        if self.window.is_empty() && !self.is_reopening {
             let Some(suspect) = self.suspects.pop_front() else { return Ok(()) };
             self.publish(suspect);
         }
@@ -217,7 +221,7 @@ impl<'a> Resender<'a> {
                 }
                 self.is_blocked = why.is_some();
             }
-            Ok(Signal::Reopened) => {}
+            Ok(Signal::Reopened) => self.is_reopening = false,
             Ok(Signal::Answers(answers)) => {
                 let taken = answers.into_iter().try_for_each(|answer| self.window.take(answer));
                 taken.map_err(Stray::fault)?;
@@ -227,7 +231,17 @@ impl<'a> Resender<'a> {
                     self.settle(item, outcome);
                 }
             }
-            Err(Closure::Refused(why) | Closure::RefusedOnChannel(why)) => self.closed(why).await?,
+            Err(Closure::RefusedOnChannel(why)) => {
+                match self.publisher.reopen(&self.amqp) {
+                    true => self.is_reopening = true,
+                    false => self.connect_again().await?,
+                }
+                self.suspect(why);
+            }
+            Err(Closure::Refused(why)) => {
+                self.connect_again().await?;
+                self.suspect(why);
+            }
             Err(Closure::Dropped(fault) | Closure::Lost(fault)) => return Err(fault),
         }
         Ok(())
@@ -241,17 +255,20 @@ impl<'a> Resender<'a> {
         }
     }
 
-    /// The broker closes the channel over one message and takes all that are in flight along. Sent
-    /// again one by one, the one that does it twice is convicted.
-    async fn closed(&mut self, why: String) -> Result<(), Fault> {
-        let in_flight: Vec<PendingItem> = std::mem::take(&mut self.window).into_items();
+    async fn connect_again(&mut self) -> Result<(), Fault> {
         self.publisher = connect(self.config, &self.amqp).await?;
-        self.is_blocked = false;
+        (self.is_blocked, self.is_reopening) = (false, false);
+        Ok(())
+    }
+
+    /// The broker closes the channel, or the connection, over one message and takes all that are in flight
+    /// along. Sent again one by one, the one that does it twice is convicted.
+    fn suspect(&mut self, why: String) {
+        let in_flight: Vec<PendingItem> = std::mem::take(&mut self.window).into_items();
         match <[PendingItem; 1]>::try_from(in_flight) {
             Ok([sent]) => self.refuse(sent.item, Refusal::Closed { why }),
             Err(several) => self.suspects.extend(several),
         }
-        Ok(())
     }
 }
 

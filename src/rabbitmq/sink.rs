@@ -82,9 +82,14 @@ impl Sink {
     }
 
     /// Opens another channel, where only exchanges are published to: messages are numbered from 0 again.
-    pub(crate) fn reopen(&mut self, amqp: &Amqp) {
-        if let (Some(exchange), None) = (&mut self.exchange, &self.streams) {
-            exchange.reopen(amqp);
+    /// Returns whether it does.
+    pub(crate) fn reopen(&mut self, amqp: &Amqp) -> bool {
+        match (&mut self.exchange, &self.streams) {
+            (Some(exchange), None) => {
+                exchange.reopen(amqp);
+                true
+            }
+            _ => false,
         }
     }
 

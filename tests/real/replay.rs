@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use harness::consumer::Delivery;
+use harness::proxy::Proxy;
 use harness::scenario::{Scenario, Settings};
 use harness::wait_until;
 use lapin::types::AMQPValue;
@@ -117,7 +118,11 @@ async fn what_is_refused_is_named_and_holds_its_aggregate() -> Result<()> {
             uuid(35)
         ))
         .await?;
-    let told = setting.replay(1, &["--all", "--rate", "100000"]).await?;
+    let proxy = Proxy::start(harness::shared::rabbitmq().await?.port()).await?;
+    let mut by_proxy = setting.clone();
+    by_proxy.env("AMQP_URL", &proxy.url(&setting.amqp_url));
+    let told = by_proxy.replay(1, &["--all", "--rate", "100000"]).await?;
+    assert_eq!(proxy.connections(), 1, "another channel goes on");
     for (number, why) in
         [(13, "312 NO_ROUTE"), (24, "no exchange 'absent'"), (35, "it is no JSON object")]
     {
