@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use harness::consumer;
+use anyhow::{Context, Result};
 use harness::workload::{self, Ledger, Mix, Workload};
+use harness::{consumer, postgres, shared};
 use tokio_postgres::Client;
 
 use crate::setting::{PATIENCE, Setting};
@@ -95,6 +95,101 @@ async fn a_huge_transaction_needs_no_memory() -> Result<()> {
     );
     setting.judge(&ledger, consumer, &relay, 0).await?;
     Ok(())
+}
+
+/// The numbers of the events in the order in which they came, repeats left out.
+fn numbers(consumer: &consumer::Consumer) -> Result<Vec<i64>> {
+    let mut seen = Vec::new();
+    let came = consumer.deliveries(|deliveries| {
+        let n = |delivery: &consumer::Delivery| Ok(delivery.json()?["n"].as_i64().unwrap_or(0));
+        deliveries.iter().map(n).collect::<Result<Vec<i64>>>()
+    })?;
+    for n in came {
+        if !seen.contains(&n) {
+            seen.push(n);
+        }
+    }
+    Ok(seen)
+}
+
+/// Two-phase commit: what is prepared comes once it is committed, at that place in commit order, whatever
+/// becomes of the relay and of its slot meanwhile.
+#[tokio::test]
+async fn what_is_prepared_comes_once_it_is_committed() -> Result<()> {
+    let options = postgres::Options {
+        conf: vec!["max_prepared_transactions = 5".into()],
+        ..Default::default()
+    };
+    let own = postgres::Postgres::start(options).await?;
+    let rabbitmq = shared::rabbitmq().await?;
+    let (database, vhost) = (own.create_database().await?, rabbitmq.add_vhost().await?);
+    let (database_url, amqp_url) = (own.url(&database), rabbitmq.url(&vhost));
+    let setting = Setting::of(database, vhost, database_url, amqp_url).await?;
+    let consumer = setting.consumer().await?;
+    let client = setting.client().await?;
+    let prepare = async |n: i64, name: &str| -> Result<()> {
+        client.batch_execute("BEGIN").await?;
+        client.execute(INSERT, &[&n]).await?;
+        Ok(client.batch_execute(&format!("PREPARE TRANSACTION '{name}'")).await?)
+    };
+    let relay = setting.run()?;
+    for (n, name) in [(1, "one"), (2, "two"), (3, "three")] {
+        prepare(n, name).await?;
+    }
+    client.execute(INSERT, &[&4_i64]).await?;
+    consumer.wait_distinct(1, PATIENCE).await.with_context(|| relay.log())?;
+    relay.kill9().await?;
+    let relay = setting.run()?;
+    client.execute(INSERT, &[&5_i64]).await?;
+    consumer.wait_distinct(2, PATIENCE).await.with_context(|| relay.log())?;
+    for end in ["COMMIT PREPARED 'two'", "ROLLBACK PREPARED 'three'", "COMMIT PREPARED 'one'"] {
+        client.batch_execute(end).await?;
+    }
+    client.execute(INSERT, &[&6_i64]).await?;
+    consumer.wait_distinct(5, PATIENCE).await.with_context(|| relay.log())?;
+    assert_eq!(numbers(&consumer)?, [4, 5, 2, 1, 6], "{}", relay.log());
+    setting.all_marked().await?;
+    relay.drain(PATIENCE).await?;
+    // A slot that is made anew waits for what is prepared: that is in the list, or in the stream.
+    prepare(7, "seven").await?;
+    client.batch_execute("SELECT pg_drop_replication_slot(current_database())").await?;
+    let relay = setting.run()?;
+    let made =
+        "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = current_database())";
+    setting.until("the slot to be on its way", made).await.with_context(|| relay.log())?;
+    client.batch_execute("COMMIT PREPARED 'seven'").await?;
+    client.execute(INSERT, &[&8_i64]).await?;
+    consumer.wait_distinct(7, PATIENCE).await.with_context(|| relay.log())?;
+    assert_eq!(numbers(&consumer)?, [4, 5, 2, 1, 6, 7, 8], "{}", relay.log());
+    setting.all_marked().await?;
+    relay.drain(PATIENCE).await
+}
+
+/// Subtransactions by the thousand, every third of them rolled back, each more than a snapshot holds of them.
+#[tokio::test]
+async fn a_transaction_of_many_subtransactions_comes_whole_and_in_order() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    let insert = INSERT.replace("$1::bigint", "n");
+    setting
+        .sql(&format!(
+            "DO $$ BEGIN
+                 FOR n IN 1..3000 LOOP
+                     BEGIN
+                         {insert};
+                         IF n % 3 = 0 THEN RAISE 'no'; END IF;
+                     EXCEPTION WHEN raise_exception THEN NULL;
+                     END;
+                 END LOOP;
+             END $$"
+        ))
+        .await?;
+    consumer.wait_distinct(2_000, PATIENCE).await.with_context(|| relay.log())?;
+    let wanted: Vec<i64> = (1..=3_000).filter(|n| n % 3 != 0).collect();
+    assert_eq!(numbers(&consumer)?, wanted);
+    setting.all_marked().await?;
+    relay.drain(PATIENCE).await
 }
 
 /// One transaction of so many small events of one aggregate.
