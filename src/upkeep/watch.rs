@@ -77,6 +77,8 @@ struct Watch<'a> {
     said_at: Option<Instant>,
     /// Level and verdict that `pgoutbox status` is still to be given.
     unrecorded: Option<(String, String)>,
+    /// What an earlier process recorded was looked at.
+    has_compared: bool,
     told: LogThrottle,
     held_by: String,
 }
@@ -100,6 +102,7 @@ impl<'a> Watch<'a> {
             is_failing: false,
             said_at: None,
             unrecorded: None,
+            has_compared: false,
             told: LogThrottle::default(),
             held_by: String::new(),
         }
@@ -129,6 +132,7 @@ impl<'a> Watch<'a> {
             return Ok(());
         };
         let verdict = self.guard.observe(sample);
+        let verdict = self.compared(&client, verdict).await;
         slot.verdict = Some(verdict);
         self.board.saw(seen(&client, self.config, slot).await?);
         self.tell(&client, sample, verdict).await?;
@@ -204,6 +208,19 @@ impl<'a> Watch<'a> {
             }
             Err(error) => Err(classify(&error)),
         }
+    }
+
+    /// With the first look: where an earlier process has recorded another level, this one is news.
+    async fn compared(&mut self, client: &Client, verdict: GuardVerdict) -> GuardVerdict {
+        if std::mem::replace(&mut self.has_compared, true) {
+            return verdict;
+        }
+        let slot = [("slot", self.config.postgres.slot.as_str())];
+        let Ok(recorded) = sql::render(sql::GUARD, &slot) else { return verdict };
+        let rows = query(client, &recorded).await.unwrap_or_default();
+        let level = rows.first().and_then(|row| column::<String>(row, "level").ok());
+        let is_other = level.is_some_and(|level| level != verdict.level.to_string());
+        GuardVerdict { is_news: verdict.is_news || is_other, ..verdict }
     }
 
     /// Once for each change, and now and then while it lasts.

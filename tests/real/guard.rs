@@ -61,6 +61,19 @@ fn slot_exists(setting: &Setting) -> String {
     format!("SELECT count(*) = 1 FROM pg_replication_slots WHERE slot_name = '{slot}'")
 }
 
+/// What an earlier process found is over: its verdict, with a hint that would drop the slot, does not stay.
+#[tokio::test]
+async fn a_verdict_of_an_earlier_process_is_taken_back() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let verdict = "INSERT INTO pgoutbox.guard (slot, level, verdict)
+        VALUES (current_database(), 'critical', '{\"what\": \"the slot is lost\", \"hint\": \"drop it\"}')";
+    setting.sql(verdict).await?;
+    let relay = setting.run()?;
+    let calm = "SELECT level = 'calm' AND verdict ->> 'hint' = '' FROM pgoutbox.guard";
+    setting.until("the first look", calm).await.with_context(|| relay.log())?;
+    relay.drain(PATIENCE).await
+}
+
 #[tokio::test]
 async fn warns_with_figures_before_the_slot_is_lost() -> Result<()> {
     let (_postgres, setting) = scene(NO_BROKER).await?;
