@@ -5,6 +5,7 @@ use harness::consumer::Consumer;
 use harness::relay::Relay;
 use harness::wait_until;
 
+use crate::place::Counted as _;
 use crate::setting::{PATIENCE, Setting, ids};
 
 const TABLES: [(&str, &str); 4] =
@@ -165,4 +166,30 @@ async fn a_mark_that_cannot_be_is_refused() -> Result<()> {
         assert!(said.contains(wanted) && said.contains("hint: "), "{column}: {said}");
     }
     Ok(())
+}
+
+/// As docs/marks.md says: what one mode has marked counts in the other once its marks are moved.
+#[tokio::test]
+async fn marks_are_moved_where_the_mode_is_changed() -> Result<()> {
+    let manual = include_str!("../../docs/marks.md");
+    let (_, section) = manual.split_once("## Changing the mode").context("the section")?;
+    let blocks = section.split("```sql").skip(1).filter_map(|rest| rest.split("```").next());
+    let [to_side_table, to_update] = blocks.take(2).collect::<Vec<_>>()[..] else {
+        anyhow::bail!("two statements");
+    };
+    let setting = Setting::shared().await?;
+    let side_table = setting.clone().set("audit.mode", "side_table");
+    let _consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    setting
+        .sql("INSERT INTO outbox_messages (topic, payload) SELECT 't', '{}' FROM generate_series(1, 5)")
+        .await?;
+    setting.all_marked().await?;
+    relay.drain(PATIENCE).await?;
+    assert_eq!(side_table.counts().await?[1], 0, "marks of another mode do not count");
+    setting.sql(to_side_table).await?;
+    side_table.until_counted([5, 5, 0, 0, 0]).await?;
+    setting.sql("UPDATE outbox_messages SET relayed_at = NULL").await?;
+    setting.sql(to_update).await?;
+    setting.until_counted([5, 5, 0, 0, 0]).await
 }
