@@ -30,7 +30,7 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND has_table_privilege(parked.oid, 'UPDATE') AS can_prune,
        -- In the order in which init/schema.sql makes them; an index or a function where its table is there.
        (SELECT coalesce(array_agg(wanted.name ORDER BY wanted.number), '{}')
-          FROM unnest('{progress,taken_over,relayed,is_mark_of,parked,parked_place,parked_id,parked_waiting,parked_claimed,is_record_of,catch_up,catch_up_rows,pause,guard}'::text[])
+          FROM unnest('{progress,taken_over,relayed,is_mark_of,parked,parked_place,parked_id,parked_row,parked_waiting,parked_claimed,is_record_of,catch_up,catch_up_rows,pause,guard}'::text[])
                WITH ORDINALITY AS wanted (name, number)
          WHERE NOT EXISTS (SELECT FROM pg_class AS own
                             WHERE own.relnamespace = namespace.oid AND own.relname = wanted.name)

@@ -177,6 +177,8 @@ CREATE UNIQUE INDEX IF NOT EXISTS parked_place
     ON pgoutbox.parked (slot, outbox, commit_lsn, index, digest);
 -- A hash index holds a hash only, and serves "=".
 CREATE INDEX IF NOT EXISTS parked_id ON pgoutbox.parked USING hash (event_id);
+-- For who asks of each row of an outbox whether it is parked: a row may be without an id.
+CREATE INDEX IF NOT EXISTS parked_row ON pgoutbox.parked USING hash (coalesce(event_id, ''));
 -- The first of each aggregate, and how many wait for anything.
 CREATE INDEX IF NOT EXISTS parked_due ON pgoutbox.parked (slot, next_attempt_at)
  WHERE state IN ('parked', 'failed');

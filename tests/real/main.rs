@@ -41,6 +41,7 @@ mod json;
 mod kill;
 mod limit;
 mod liveness;
+mod many_parked;
 mod mapping;
 mod mark;
 mod mark_partition;

@@ -323,7 +323,7 @@ async fn ids_of_any_size_are_parked() -> Result<()> {
     setting.init().await?;
     setting
         .sql(
-            "DROP INDEX pgoutbox.parked_place, pgoutbox.parked_id, pgoutbox.parked_waiting;
+            "DROP INDEX pgoutbox.parked_place, pgoutbox.parked_id, pgoutbox.parked_row, pgoutbox.parked_waiting;
              CREATE UNIQUE INDEX parked_event ON pgoutbox.parked (outbox, event_id);
              CREATE INDEX parked_behind ON pgoutbox.parked (slot, aggregate_id, seq)
               WHERE state IN ('parked', 'queued', 'failed');
@@ -333,7 +333,7 @@ async fn ids_of_any_size_are_parked() -> Result<()> {
         )
         .await?;
     let told = setting.init().await?;
-    assert!(told.contains("parked_place, parked_id, parked_waiting"), "{told}");
+    assert!(told.contains("parked_place, parked_id, parked_row, parked_waiting"), "{told}");
     let twice: i64 = setting.ask("SELECT count(*) FROM pgoutbox.parked").await?;
     assert_eq!(twice, 1, "one event that had been parked twice");
     setting.sql("DELETE FROM pgoutbox.parked").await?;

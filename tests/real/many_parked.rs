@@ -1,0 +1,57 @@
+//! Thousands of parked events: who asks of each row whether it is parked finds its record by an index, and
+//! does not read all records once for each row.
+
+use anyhow::{Context, Result, ensure};
+use harness::wait_until;
+
+use crate::setting::{PATIENCE, Setting};
+
+const ROWS: i64 = 3_000;
+
+/// How many records were read one after the other, and how often any was looked up or read.
+async fn reads(setting: &Setting) -> Result<(i64, i64)> {
+    let row = setting
+        .client()
+        .await?
+        .query_one(
+            "SELECT seq_tup_read, seq_scan + idx_scan FROM pg_stat_user_tables
+              WHERE relid = 'pgoutbox.parked'::regclass",
+            &[],
+        )
+        .await?;
+    Ok((row.try_get(0)?, row.try_get(1)?))
+}
+
+#[tokio::test]
+async fn each_row_finds_its_record() -> Result<()> {
+    let setting = Setting::shared().await?.set("parking.limit", "100000");
+    let _consumer = setting.bound("good").await?;
+    let relay = setting.run()?;
+    setting
+        .sql(&format!(
+            "INSERT INTO outbox_messages (topic, payload, aggregate_type, aggregate_id)
+             SELECT 'nobody', '{{}}', 'order', number::text FROM generate_series(1, {ROWS}) AS number"
+        ))
+        .await?;
+    let all = format!("SELECT count(*) = {ROWS} FROM pgoutbox.parked");
+    setting.until("every event to be parked", &all).await.with_context(|| relay.log())?;
+    setting.is_acknowledged(&relay).await?;
+    relay.drain(PATIENCE).await?;
+    setting.sql("ANALYZE outbox_messages, pgoutbox.parked").await?;
+    for command in [&["verify", "--exact"][..], &["status"], &["event", "--since", "1h"]] {
+        let before = reads(&setting).await?;
+        setting.program.output(command).await?;
+        let mut after = before;
+        wait_until(&format!("the server to count what {command:?} read"), PATIENCE, async || {
+            after = reads(&setting).await?;
+            Ok(after.1 > before.1)
+        })
+        .await?;
+        let read = after.0 - before.0;
+        ensure!(
+            read <= 30 * ROWS,
+            "{command:?} read {read} records one after the other, of {ROWS}"
+        );
+    }
+    Ok(())
+}
