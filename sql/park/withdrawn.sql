@@ -1,4 +1,5 @@
--- Parked events that were taken and not sent after all: the relay was paused, or ended.
+-- Parked events that were taken and not sent after all: the relay was paused, or ended,
+-- an event before them was refused, or somebody changed the parking.
 -- A row that somebody has a lock on is left: see parked/still.sql.
 --   $1 bigint[]: seq
 UPDATE pgoutbox.parked

@@ -1,7 +1,7 @@
 //! What is put aside, and what becomes of it: the words that the relay and the parking have
 //! in common.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -184,14 +184,14 @@ pub struct ParkedRow {
     pub row: StoredRow,
 }
 
-/// The next event of an aggregate, as the parking says when it is asked for it to be tried.
+/// The next events of an aggregate, as the parking says when it is asked for them to be tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Head {
-    /// It is marked as taken.
+    /// They are marked as taken.
     Claimed {
-        /// The event.
-        row: Box<ParkedRow>,
-        /// Few are behind it.
+        /// The events, in order: one at least.
+        rows: VecDeque<ParkedRow>,
+        /// Few are behind them.
         is_tail: bool,
     },
     /// There is one, and it waits for its time or for an operator.

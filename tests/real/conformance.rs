@@ -202,11 +202,12 @@ impl Pair<'_> {
         match (ours, theirs) {
             (Head::Waits, Head::Waits) | (Head::None, Head::None) => {}
             (
-                Head::Claimed { row, is_tail },
-                Head::Claimed { row: theirs, is_tail: their_tail },
+                Head::Claimed { rows, is_tail },
+                Head::Claimed { rows: theirs, is_tail: their_tail },
             ) => {
-                ensure!(is_tail == their_tail, "{row:?}: the tail");
-                self.same(&row, &theirs)?;
+                ensure!(is_tail == their_tail, "{rows:?}: the tail");
+                ensure!(rows.len() == theirs.len(), "{rows:?}\n{theirs:?}");
+                rows.iter().zip(&theirs).try_for_each(|(ours, theirs)| self.same(ours, theirs))?;
             }
             (ours, theirs) => anyhow::bail!("{ours:?} against {theirs:?}"),
         }

@@ -44,6 +44,9 @@ struct Hold {
     head_op: u64,
     /// The last that was put behind: until it is written, the parking does not show it.
     last_op: u64,
+    /// The last that was claimed and given back: until that is written, none is claimed, or the parking would
+    /// show as free what is in flight.
+    given_back_op: u64,
     /// Few are left: what arrives now waits in memory. Where it went on to be parked, an
     /// aggregate that never rests would never be free again.
     is_tail: bool,
@@ -63,8 +66,20 @@ enum Turn {
     Asked { after: i64, written: u64 },
     /// There was none, with so much written, and there is more to be written.
     Unwritten { after: i64, written: u64 },
-    /// A parked event is being tried.
-    Tried,
+    /// A parked event is being tried. These were taken with it, and go once it is delivered.
+    Tried(VecDeque<ParkedRow>),
+    /// The first of these, which were taken with one that is done with.
+    Taken(VecDeque<ParkedRow>),
+}
+
+impl Hold {
+    /// It rests. Returns what was taken out of the parking and has not gone.
+    fn take(&mut self) -> VecDeque<ParkedRow> {
+        match std::mem::take(&mut self.turn) {
+            Turn::Tried(rows) | Turn::Taken(rows) => rows,
+            _ => VecDeque::new(),
+        }
+    }
 }
 
 /// What an aggregate does next.
@@ -76,6 +91,8 @@ pub(super) enum Next {
     WaitForWrite,
     /// Publish this event.
     Arrival(Arrival),
+    /// Try this event, which was taken out of the parking.
+    Taken(Box<ParkedRow>),
     /// Ask the parking for the next behind this row.
     Claim(i64),
     /// It flows freely.
@@ -89,12 +106,21 @@ impl Queue {
             Stand::Busy => return Next::Wait,
             Stand::Held(hold) => hold,
         };
-        match hold.turn {
-            Turn::Rests | Turn::Leaving | Turn::Asked { .. } | Turn::Tried => Next::Wait,
-            Turn::Unwritten { written: before, .. } if before >= written => Next::WaitForWrite,
+        match &mut hold.turn {
+            Turn::Next(_) | Turn::Unwritten { .. } if hold.given_back_op > written => {
+                Next::WaitForWrite
+            }
+            Turn::Rests | Turn::Leaving | Turn::Asked { .. } | Turn::Tried(_) => Next::Wait,
+            Turn::Unwritten { written: before, .. } if *before >= written => Next::WaitForWrite,
             Turn::Next(after) | Turn::Unwritten { after, .. } => {
+                let after = *after;
                 hold.turn = Turn::Asked { after, written };
                 Next::Claim(after)
+            }
+            Turn::Taken(rows) => {
+                let first = rows.pop_front();
+                hold.turn = Turn::Tried(std::mem::take(rows));
+                first.map_or(Next::Wait, |row| Next::Taken(Box::new(row)))
             }
         }
     }
@@ -250,10 +276,14 @@ impl Aggregates {
     }
 
     /// Its first event was parked, or tried and refused, which is to be written as `op`: it
-    /// waits for its time. What waits in memory is to be parked by the caller.
-    pub(super) fn rest(&mut self, aggregate: &Aggregate, op: u64) {
+    /// waits for its time. What waits in memory is to be parked by the caller, and what is returned was taken
+    /// for nothing.
+    #[must_use]
+    pub(super) fn rest(&mut self, aggregate: &Aggregate, op: u64) -> VecDeque<ParkedRow> {
         let queue = self.queues.entry(aggregate.clone()).or_default();
+        let taken = queue.hold().map(Hold::take).unwrap_or_default();
         queue.stand = Stand::Held(Hold { head_op: op, last_op: op, ..Hold::default() });
+        taken
     }
 
     /// An event was put behind others in the parking, which is to be written as `op`.
@@ -267,18 +297,39 @@ impl Aggregates {
     /// may go.
     pub(super) fn done(&mut self, key: &str, seq: i64, op: u64) {
         if let Some(hold) = self.queues.get_mut(key).and_then(Queue::hold) {
-            hold.turn = Turn::Next(seq);
+            let taken = hold.take();
+            hold.turn = if taken.is_empty() { Turn::Next(seq) } else { Turn::Taken(taken) };
             hold.head_op = op;
         }
     }
 
     /// A parked event of it is not tried now, which is to be written as `op`: the next look
-    /// finds it again.
-    pub(super) fn withdraw(&mut self, key: &str, op: u64) {
+    /// finds it again. What is returned was taken with it, and is not tried either.
+    #[must_use]
+    pub(super) fn withdraw(&mut self, key: &str, op: u64) -> VecDeque<ParkedRow> {
+        let Some(hold) = self.queues.get_mut(key).and_then(Queue::hold) else {
+            return VecDeque::new();
+        };
+        hold.head_op = op;
+        hold.take()
+    }
+
+    /// A parked event of it that was claimed is given back, which is to be written as `op`.
+    pub(super) fn given_back(&mut self, key: &str, op: u64) {
         if let Some(hold) = self.queues.get_mut(key).and_then(Queue::hold) {
-            hold.turn = Turn::Rests;
-            hold.head_op = op;
+            hold.given_back_op = op;
         }
+    }
+
+    /// Takes what was claimed together with an event that is being tried.
+    pub(super) fn take_untried(&mut self) -> Vec<(Aggregate, VecDeque<ParkedRow>)> {
+        let taken = self.queues.iter_mut().filter_map(|(aggregate, queue)| {
+            let Stand::Held(Hold { turn: Turn::Tried(rows), .. }) = &mut queue.stand else {
+                return None;
+            };
+            (!rows.is_empty()).then(|| (aggregate.clone(), std::mem::take(rows)))
+        });
+        taken.collect()
     }
 
     /// The next one is not asked for after all: the next look finds it again.
@@ -299,21 +350,16 @@ impl Aggregates {
         is_due
     }
 
-    /// The parking answered for the next one. Returns the row to be tried; one that nobody waits
-    /// for any more is given back as the error.
-    pub(super) fn claimed(
-        &mut self,
-        key: &str,
-        head: Head,
-    ) -> Result<Option<ParkedRow>, Box<ParkedRow>> {
+    /// The parking answered for the next ones. What is returned nobody waits for any more.
+    #[must_use]
+    pub(super) fn claimed(&mut self, key: &str, head: Head) -> VecDeque<ParkedRow> {
         let Some(queue) = self.queues.get_mut(key) else { return unexpected(head) };
         let Stand::Held(hold) = &mut queue.stand else { return unexpected(head) };
         let Turn::Asked { after, written } = hold.turn else { return unexpected(head) };
         match head {
-            Head::Claimed { row, is_tail } => {
-                hold.turn = Turn::Tried;
+            Head::Claimed { rows, is_tail } => {
+                hold.turn = Turn::Taken(rows);
                 hold.is_tail |= is_tail;
-                return Ok(Some(*row));
             }
             Head::Waits => hold.turn = Turn::Rests,
             Head::None if hold.last_op > written => {
@@ -322,7 +368,7 @@ impl Aggregates {
             }
             Head::None => queue.stand = Stand::Free,
         }
-        Ok(None)
+        VecDeque::new()
     }
 
     /// An event waits behind others of its aggregate.
@@ -372,7 +418,7 @@ impl Aggregates {
             Next::WaitForWrite => {
                 self.unwritten.insert(Aggregate::written(key));
             }
-            Next::Wait | Next::Claim(_) => {}
+            Next::Wait | Next::Claim(_) | Next::Taken(_) => {}
         }
         next
     }
@@ -393,9 +439,55 @@ impl Aggregates {
     }
 }
 
-fn unexpected(head: Head) -> Result<Option<ParkedRow>, Box<ParkedRow>> {
+fn unexpected(head: Head) -> VecDeque<ParkedRow> {
     match head {
-        Head::Claimed { row, .. } => Err(row),
-        Head::Waits | Head::None => Ok(None),
+        Head::Claimed { rows, .. } => rows,
+        Head::Waits | Head::None => VecDeque::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::event::Position;
+    use crate::core::event::pgoutput::{StoredRow, Tuple};
+
+    fn row(seq: i64) -> ParkedRow {
+        let tuple = Tuple::of_texts(std::iter::empty()).unwrap();
+        let row = StoredRow { table: 0, columns: [].into(), tuple, commit_time: 0, xid: None };
+        ParkedRow {
+            seq,
+            position: Position::start(),
+            id: None,
+            aggregate: None,
+            is_holding: true,
+            attempts: 0,
+            is_alone: false,
+            xid_end: None,
+            row,
+        }
+    }
+
+    /// Nothing is claimed while the parking may still be told that it is free.
+    #[test]
+    fn what_was_given_back_is_claimed_once_that_is_written() {
+        let aggregate = Aggregate::new(Some("order"), Some("7")).unwrap();
+        let key: &str = aggregate.borrow();
+        let mut all = Aggregates::default();
+        assert!(all.rest(&aggregate, 1).is_empty());
+        assert!(all.look_for_first(key, 1));
+        assert!(matches!(all.next(key, 1), Next::Claim(0)));
+        let rows = [3, 4, 5].map(row).into();
+        assert!(all.claimed(key, Head::Claimed { rows, is_tail: true }).is_empty());
+        assert!(matches!(all.next(key, 1), Next::Taken(row) if row.seq == 3));
+        assert!(matches!(all.next(key, 1), Next::Wait));
+        all.done(key, 3, 2);
+        assert!(matches!(all.next(key, 1), Next::Taken(row) if row.seq == 4));
+        let taken = all.take_untried();
+        assert_eq!(taken.iter().map(|(_, rows)| rows.len()).collect::<Vec<_>>(), [1]);
+        all.given_back(key, 3);
+        all.done(key, 4, 4);
+        assert!(matches!(all.next(key, 2), Next::WaitForWrite));
+        assert!(matches!(all.next(key, 3), Next::Claim(4)));
     }
 }

@@ -149,11 +149,11 @@ pub enum Input {
     Resolved(Resolution),
     /// The parking was looked at.
     Looked(Schedule),
-    /// The parking answered for the next event of an aggregate.
+    /// The parking answered for the next events of an aggregate.
     Claimed {
         /// The aggregate.
         aggregate: Aggregate,
-        /// The event.
+        /// The events.
         head: Head,
     },
     /// The parking answered for events that nobody waits for.
@@ -224,7 +224,7 @@ pub enum Effect {
         /// told as well, and what an earlier session had taken is open again.
         from: Option<Position>,
     },
-    /// Take the next event of an aggregate out of the parking, behind this row, to be tried.
+    /// Take the next events of an aggregate out of the parking, behind this row, to be tried.
     Claim {
         /// The aggregate.
         aggregate: Aggregate,

@@ -240,7 +240,12 @@ impl Relay {
     }
 
     /// Something was delivered or written that an aggregate waited for.
-    pub(super) fn advance(&mut self, aggregate: &Aggregate, effects: &mut Vec<Effect>) {
+    pub(super) fn advance(
+        &mut self,
+        now: Duration,
+        aggregate: &Aggregate,
+        effects: &mut Vec<Effect>,
+    ) {
         let key: &str = std::borrow::Borrow::borrow(aggregate);
         loop {
             match self.aggregates.next(key, self.recorder.written()) {
@@ -250,6 +255,7 @@ impl Relay {
                 }
                 // The first look after the pause finds it again.
                 Next::Claim(_) => return self.aggregates.let_rest(key),
+                Next::Taken(row) => return self.retry(now, *row),
                 Next::Arrival(mut arrival) => {
                     let is_strict = self.rules.is_strict && !self.is_of_stream(&arrival.mapping);
                     if is_strict {

@@ -238,7 +238,7 @@ impl Relay {
             Input::Looked(looked) => self.looked(now, looked, effects),
             Input::Claimed { aggregate, head } => self.claimed(now, &aggregate, head, effects),
             Input::ClaimedAlone { asked, rows } => self.claimed_alone(now, asked, rows),
-            Input::Notified => self.retries.notified(now),
+            Input::Notified => self.notified(now),
             Input::CatchUp { rows, next, is_last } => self.caught(rows, next, is_last),
             Input::CaughtUp => self.catch_up = None,
             Input::Tick => {}
@@ -285,7 +285,7 @@ impl Relay {
         }
         self.take_resolved(now, effects)?;
         for aggregate in self.aggregates.take_freed() {
-            self.advance(&aggregate, effects);
+            self.advance(now, &aggregate, effects);
         }
         self.send_ready(now, effects);
         self.catch_up(now, effects)?;
@@ -335,7 +335,7 @@ impl Relay {
             effects.push(Effect::GivenUp(given_up));
         }
         for aggregate in self.aggregates.take_unwritten() {
-            self.advance(&aggregate, effects);
+            self.advance(now, &aggregate, effects);
         }
     }
 

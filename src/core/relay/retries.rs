@@ -1,7 +1,7 @@
 //! What stands in the parking, and when to look at it.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use postgres_types::PgLsn;
@@ -219,7 +219,7 @@ impl Relay {
     fn look_for_first(&mut self, now: Duration, aggregate: &Aggregate, effects: &mut Vec<Effect>) {
         let seen = self.retries.written;
         match self.aggregates.look_for_first(aggregate.borrow(), seen) {
-            true => self.advance(aggregate, effects),
+            true => self.advance(now, aggregate, effects),
             // The look was too early, for one: the next is not.
             false => self.retries.due(now + PAUSE),
         }
@@ -241,11 +241,31 @@ impl Relay {
         effects: &mut Vec<Effect>,
     ) {
         self.retries.answered();
-        match self.aggregates.claimed(aggregate.borrow(), head) {
-            Ok(None) => self.advance(aggregate, effects),
-            Ok(Some(row)) => self.retry(now, row),
-            // It stopped to be asked for.
-            Err(row) => self.withdraw(now, &row),
+        // It may have stopped to be asked for.
+        let taken = self.aggregates.claimed(aggregate.borrow(), head);
+        self.give_back(now, aggregate, taken);
+        self.advance(now, aggregate, effects);
+    }
+
+    /// Parked events that were claimed with another one are not tried now.
+    pub(super) fn give_back(
+        &mut self,
+        now: Duration,
+        aggregate: &Aggregate,
+        taken: VecDeque<ParkedRow>,
+    ) {
+        for row in taken {
+            let op = self.withdrawn(now, row.seq, row.row.table, row.id);
+            self.aggregates.given_back(aggregate.borrow(), op);
+        }
+    }
+
+    /// Somebody changed the parking: an event that was discarded after it was claimed is not to go for the
+    /// only reason that another one goes first.
+    pub(super) fn notified(&mut self, now: Duration) {
+        self.retries.notified(now);
+        for (aggregate, taken) in self.aggregates.take_untried() {
+            self.give_back(now, &aggregate, taken);
         }
     }
 
@@ -265,9 +285,10 @@ impl Relay {
     }
 
     /// Tries a parked event that was claimed.
-    fn retry(&mut self, now: Duration, row: ParkedRow) {
+    pub(super) fn retry(&mut self, now: Duration, row: ParkedRow) {
         if self.phase.is_ending() || self.outgoing.is_paused() {
-            return self.withdraw(now, &row);
+            let waiter = row.aggregate.filter(|_| row.is_holding);
+            return self.withdraw(now, (row.seq, row.row.table), row.id, waiter.as_ref());
         }
         self.tally.retried += 1;
         self.retries.begin(row.seq);
@@ -299,26 +320,27 @@ impl Relay {
         self.outgoing.push(arrival, is_alone);
     }
 
-    /// A parked event that was claimed is not tried now.
-    fn withdraw(&mut self, now: Duration, row: &ParkedRow) {
-        let waiter = row.aggregate.as_ref().filter(|_| row.is_holding);
-        self.withdrawn(now, row.seq, row.row.table, row.id.clone(), waiter);
-    }
-
-    fn withdrawn(
+    /// A parked event, by its `seq` and its table, that was claimed is not tried now, nor those that were
+    /// claimed with it.
+    fn withdraw(
         &mut self,
         now: Duration,
-        seq: i64,
-        table: usize,
+        (seq, table): (i64, usize),
         id: Option<String>,
         waiter: Option<&Aggregate>,
     ) {
+        let op = self.withdrawn(now, seq, table, id);
+        if let Some(aggregate) = waiter {
+            let taken = self.aggregates.withdraw(aggregate.borrow(), op);
+            self.give_back(now, aggregate, taken);
+        }
+    }
+
+    fn withdrawn(&mut self, now: Duration, seq: i64, table: usize, id: Option<String>) -> u64 {
         let outcome = AttemptOutcome::Withdrawn;
         let op = self.recorder.attempt(now, Attempt { seq, table, id, outcome });
         self.retries.withdrawn(seq, op);
-        if let Some(aggregate) = waiter {
-            self.aggregates.withdraw(aggregate.borrow(), op);
-        }
+        op
     }
 
     /// Parked events that were claimed and have not gone are not sent any more: the relay is
@@ -326,7 +348,8 @@ impl Relay {
     pub(super) fn withdraw_ready(&mut self, now: Duration) {
         for arrival in self.outgoing.take_parked() {
             let Source::Parked { seq, .. } = arrival.source else { continue };
-            self.withdrawn(now, seq, arrival.mapping.table, arrival.id, arrival.waiter.as_ref());
+            let place = (seq, arrival.mapping.table);
+            self.withdraw(now, place, arrival.id, arrival.waiter.as_ref());
         }
     }
 }

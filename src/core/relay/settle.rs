@@ -150,7 +150,7 @@ impl Relay {
             Some((seq, op)) => self.aggregates.done(aggregate.borrow(), seq, op),
             None => self.aggregates.set_free(aggregate.borrow()),
         }
-        self.advance(&aggregate, effects);
+        self.advance(now, &aggregate, effects);
     }
 
     /// The broker takes messages after all: what waits for that was refused each for itself.
@@ -347,7 +347,8 @@ impl Relay {
 
     /// An aggregate waits behind a parked event: what waited in memory goes there too.
     fn rest(&mut self, now: Duration, aggregate: &Aggregate, op: u64) {
-        self.aggregates.rest(aggregate, op);
+        let taken = self.aggregates.rest(aggregate, op);
+        self.give_back(now, aggregate, taken);
         self.park_waiting(now, aggregate);
     }
 

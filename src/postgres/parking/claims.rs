@@ -1,11 +1,12 @@
 //! Takes parked events, so that they are tried again.
 
+use std::collections::VecDeque;
+
 use postgres_types::ToSql;
 use tokio_postgres::{Row, Statement};
 
 use super::access::Access;
 use super::locks::is_locked;
-use super::record::columns_of;
 use super::refused_records::Write;
 use crate::core::parked::{Aggregate, Head, ParkedRow};
 use crate::error::Fault;
@@ -19,7 +20,7 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// Takes the next event of an aggregate behind a row.
+    /// Takes the next events of an aggregate behind a row.
     pub(super) async fn claim(
         &self,
         access: Access<'_>,
@@ -51,20 +52,24 @@ impl Claims {
             }
             rows => rows.map_err(failed)?,
         };
-        let Some(row) = rows.first() else { return Ok(Head::None) };
-        if column(row, "is_locked")? {
+        let Some(first) = rows.first() else { return Ok(Head::None) };
+        if column(first, "is_locked")? {
             access.unwritten.locks.met_lock(client, None).await;
         }
-        match column::<Option<i64>>(row, "seq")? {
-            // Its turn has not come.
-            None => return Ok(Head::Waits),
-            // It was freed just now, and it is known what became of it.
-            Some(seq) if access.unwritten.deferred.contains(seq) => return Ok(Head::Waits),
-            Some(_) => {}
+        // Its turn has not come.
+        if column::<Option<i64>>(first, "seq")?.is_none() {
+            return Ok(Head::Waits);
         }
-        let is_tail = column(row, "is_tail")?;
-        let row = access.scope.row(row, columns_of(&column::<String>(row, "columns")?)?)?;
-        Ok(Head::Claimed { row: Box::new(row), is_tail })
+        let is_tail = column(first, "is_tail")?;
+        let mut rows = VecDeque::from(access.scope.rows(&rows)?);
+        // It was freed just now, and it is known what became of it.
+        let is_known = |row: &ParkedRow| access.unwritten.deferred.contains(row.seq);
+        let known = rows.iter().position(is_known);
+        rows.truncate(known.unwrap_or(rows.len()));
+        if rows.is_empty() {
+            return Ok(Head::Waits);
+        }
+        Ok(Head::Claimed { rows, is_tail })
     }
 
     /// Takes events that nobody waits for; those that were taken out are missing in the answer.

@@ -268,7 +268,7 @@ impl ParkingStore {
         self.looks.look(access, from).await
     }
 
-    /// Takes the next event of an aggregate behind a row.
+    /// Takes the next events of an aggregate behind a row.
     ///
     /// # Errors
     /// The connection is lost, or a record cannot be read: the session ends. A lock or a trigger is not an

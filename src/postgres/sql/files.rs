@@ -91,11 +91,11 @@ files! {
     PARK = "park/park.sql", "Puts an event aside.";
     PARK_REFUSED = "park/refused.sql", "A parked event was tried and refused again; or its dead letter was taken.";
     PARK_UNMARKED = "park/unmarked.sql", "Events that left the parking delivered, and whose marks are not known to be written.";
-    PARK_WITHDRAWN = "park/withdrawn.sql", "Parked events that were taken and not sent after all: the relay was paused, or ended.";
+    PARK_WITHDRAWN = "park/withdrawn.sql", "Parked events that were taken and not sent after all: the relay was paused, or ended, an event before them was refused, or somebody changed the parking.";
     PARKED_AHEAD = "parked/ahead.sql", "Events that were parked before the relay's place in the stream came to them: the stream brings them again.";
     PARKED_AMONG = "parked/among.sql", "Which of some places have a record in the parking, of whatever state: the events there are not to be marked.";
     PARKED_CHANGED = "parked/changed.sql", "Records that changed lately, and that rows of the outbox are to show: see parked/show.sql.";
-    PARKED_CLAIM = "parked/claim.sql", "Takes the next event of an aggregate, which is to be tried.";
+    PARKED_CLAIM = "parked/claim.sql", "Takes the next events of an aggregate, which are to be tried.";
     PARKED_CLAIM_ALONE = "parked/claim_alone.sql", "Takes events that no other waits for, which are to be tried: as parked/claim.sql does it.";
     PARKED_COLUMNS = "parked/columns.sql", "Of the columns in which a row shows the tries of its event, those that are there and that the connected role may write.";
     PARKED_DISCARD = "parked/discard.sql", "Gives parked events up, and keeps the record of it: who, when, and what they said.";

@@ -1,7 +1,7 @@
 //! A model of the table of parked events: what it holds follows from what was written, so that
 //! a crash can take the last of it back. `tests/real/conformance.rs` holds it against Postgres.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use pgoutbox::testing::core::event::Position;
@@ -10,8 +10,10 @@ use pgoutbox::testing::core::parked::{
     Aggregate, Ahead, AttemptOutcome, Due, Head, ParkedRow, ParkedState, ParkingBatch, Schedule,
 };
 
-/// Fewer behind the one that is taken are few.
+/// Fewer behind those that are taken are few.
 const TAIL: usize = 16;
+/// How many are taken behind one that is done with.
+const CLAIMED: usize = 32;
 
 /// What a record says of an event that was in flight when it was discarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -312,7 +314,7 @@ impl ParkingTable {
         ahead.map(|row| (row.position, (row.row.table, row.id.clone()))).collect()
     }
 
-    /// The relay takes the next of an aggregate.
+    /// The relay takes the next ones of an aggregate.
     pub fn claim(&mut self, now: u64, lsn: u64, aggregate: &Aggregate, after: i64) -> Head {
         let behind: Vec<&Row> = self
             .rows
@@ -320,14 +322,18 @@ impl ParkingTable {
             .map(|(_, row)| row)
             .filter(|row| row.queue() == Some(aggregate))
             .collect();
-        let is_tail = behind.len() <= TAIL;
-        let Some(first) = behind.first() else { return Head::None };
-        if !first.is_due(now) {
+        if behind.is_empty() {
+            return Head::None;
+        }
+        let most = if after == 0 { 1 } else { CLAIMED };
+        let due = behind.iter().take(most).take_while(|row| row.is_due(now));
+        let rows: VecDeque<ParkedRow> = due.map(|row| row.row.clone()).collect();
+        if rows.is_empty() {
             return Head::Waits;
         }
-        let row = Box::new(first.row.clone());
-        self.push(lsn, Op::Claimed(vec![row.seq]));
-        Head::Claimed { row, is_tail }
+        let is_tail = behind.len() - rows.len() < TAIL;
+        self.push(lsn, Op::Claimed(rows.iter().map(|row| row.seq).collect()));
+        Head::Claimed { rows, is_tail }
     }
 
     /// The relay takes some that nobody waits for.
