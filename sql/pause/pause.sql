@@ -9,7 +9,10 @@ WITH paused AS (
             nullif(:'note', ''))
         ON CONFLICT (slot) DO UPDATE
            SET note = CASE WHEN strpos(coalesce(pause.note, ''), excluded.note) > 0 THEN pause.note
-                           ELSE concat_ws('; ', pause.note, format('%s: %s', excluded.paused_by, excluded.note)) END
+                           -- The first says why, the last are news; what is between goes.
+                           ELSE (SELECT CASE WHEN length(joined) <= 1000 THEN joined
+                                             ELSE left(joined, 400) || ' ... ' || right(joined, 595) END
+                                   FROM concat_ws('; ', pause.note, format('%s: %s', excluded.paused_by, excluded.note)) AS joined (joined)) END
          WHERE excluded.note IS NOT NULL
     RETURNING slot, paused_at, paused_by, note
 ), standing AS (

@@ -46,6 +46,14 @@ async fn a_paused_relay_publishes_nothing_until_it_is_resumed() -> Result<()> {
     let note: String = setting.ask("SELECT note FROM pgoutbox.pause").await?;
     assert!(note.starts_with("migration; ") && note.ends_with(": another"), "{note}");
     assert_eq!(note.matches("another").count(), 1, "{note}");
+    // However often: the first stays, and the last are there.
+    for number in 0..4 {
+        let long = format!("{number}{}", "x".repeat(300));
+        setting.program.succeed(&["pause", "--note", &long]).await?;
+    }
+    let bounded: String = setting.ask("SELECT note FROM pgoutbox.pause").await?;
+    assert!(bounded.starts_with("migration; ") && bounded.ends_with('x'), "{bounded}");
+    assert!(bounded.len() <= 1000 && bounded.contains(": 3xx"), "{bounded}");
     let told: String = setting.ask("SELECT paused_by || paused_at FROM pgoutbox.pause").await?;
     assert_eq!(told, by);
     assert_eq!(consumer.total(), 1, "{}", relay.log());

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use harness::certs::Authority;
 use harness::events::event;
 use harness::postgres::{self, Auth, Postgres, Shutdown};
 use harness::{Signal, shared, signal};
@@ -14,7 +15,7 @@ const fn nobody(name: &'static str, code: &'static str, check: &'static str) -> 
     Fault { name, code, is_down: true, cause: "", check }
 }
 
-pub const ALL: [Fault; 9] = [
+pub const ALL: [Fault; 10] = [
     down("Postgres down", "postgres-connection"),
     Fault {
         code: "postgres_silent",
@@ -24,6 +25,7 @@ pub const ALL: [Fault; 9] = [
     down("password changed at Postgres", "postgres-login"),
     down("connection limit of the role", "max-connections"),
     down("`wal_level` not `logical`", "wal-level"),
+    down("certificate of another authority", "tls-certificate"),
     down("a standby in place of the primary", "standby"),
     nobody("slot lost to `max_slot_wal_keep_size`, and no relay", "slot_lost", "slot-lost"),
     nobody("slot gone, and no relay", "slot_missing", "slot-missing"),
@@ -102,6 +104,26 @@ async fn nobody_runs(setting: &Setting, name: &str) -> Result<Told> {
         check: scene.found(fault).await?,
         log: "(none)".to_owned(),
     })
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_has_one_name() -> Result<()> {
+    let (ours, theirs) = (Authority::new("ours")?, Authority::new("theirs")?);
+    let pair = ours.server(&["localhost", "127.0.0.1"])?;
+    let tls = postgres::ServerTls { pair, ca: ours.pem().to_owned() };
+    let options = postgres::Options { tls: Some(tls), ..Default::default() };
+    let (postgres, rabbitmq) = tokio::try_join!(Postgres::start(options), shared::rabbitmq())?;
+    let (database, vhost) = (postgres.create_database().await?, rabbitmq.add_vhost().await?);
+    let (url, amqp) = (postgres.url(&database), rabbitmq.url(&vhost));
+    let setting = Setting::of(database, vhost, url, amqp).await?;
+    let files = tempfile::tempdir()?;
+    let file = files.path().join("theirs.pem");
+    std::fs::write(&file, theirs.pem())?;
+    let file = file.to_str().context("a path that is text")?;
+    let scene = Scene::begin(&setting.set("postgres.ca_file", file))?;
+    let told = scene.tells(fault("certificate of another authority")?).await?;
+    scene.relay.kill9().await?;
+    print("certificate", &[told])
 }
 
 #[tokio::test]
