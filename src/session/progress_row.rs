@@ -216,7 +216,7 @@ pub(super) async fn recall(
     let is_counted = count_anew(past, row.as_mut(), own.has_messages);
     let (end, end_on_disk) = wal_end(client).await?;
     let mut same = row.as_ref().filter(|row| row.identity == *identity);
-    let mut memory = remembered(past, identity, same, end);
+    let (mut memory, is_forgotten) = remembered(past, identity, same, end);
     let is_ahead = same.is_some_and(|row| row.position.commit_lsn > end);
     if is_ahead {
         warn!(
@@ -264,7 +264,8 @@ pub(super) async fn recall(
         record_count(client, slot, own).await?;
     }
     remember_coverage(past, client, slot, gap.is_some()).await;
-    let is_doubtful = gap.is_some() || is_ahead || is_moved;
+    // Where events are counted otherwise, or the server is not what it was, an id may stand for another event.
+    let is_doubtful = gap.is_some() || is_ahead || is_moved || is_forgotten || !is_counted;
     Ok(SlotMemory { memory, durable, gap, end, end_on_disk, confirmed, is_doubtful })
 }
 
@@ -288,10 +289,11 @@ async fn record_count(client: &Client, slot: &str, own: RowOwner<'_>) -> Result<
     postgres::execute(client, &sql::render(sql::PROGRESS_COUNT_MESSAGES, &variables)?).await
 }
 
-/// What the sessions before remember, where the server's history still holds it.
-fn remembered(past: &Past, identity: &Identity, row: Option<&Row>, end: PgLsn) -> Memory {
+/// What the sessions before remember, where the server's history still holds it; and whether it does not:
+/// then other events may come under the publishing ids that were used.
+fn remembered(past: &Past, identity: &Identity, row: Option<&Row>, end: PgLsn) -> (Memory, bool) {
     let Some(ServerMemory { identity: of, memory, recorded, .. }) = past.memory.clone() else {
-        return Memory::default();
+        return (Memory::default(), false);
     };
     let said = row.map(|row| row.position.commit_lsn);
     if of != *identity {
@@ -316,11 +318,19 @@ fn remembered(past: &Past, identity: &Identity, row: Option<&Row>, end: PgLsn) -
             "the row of this slot in pgoutbox.progress was removed: what was remembered does not count"
         );
     } else {
-        return memory;
+        return (memory, false);
     }
     // The server may lack what was delivered, or hold what nobody saw.
     past.reconcile.as_ref().map(Trigger::now);
-    Memory::default()
+    (Memory::default(), true)
+}
+
+/// Whether this session owns the slot, and no later one has taken it over.
+pub(super) async fn is_ours(client: &Client, slot: &str, session: &str) -> Result<bool, Fault> {
+    let variables = [("slot", slot), ("session", session)];
+    let rows = query(client, &sql::render(sql::PROGRESS_IS_OURS, &variables)?).await?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
+    column(row, "is_ours")
 }
 
 /// Where the slot stands.

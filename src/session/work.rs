@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::core::relay::marks::WrittenBatch;
 use crate::core::relay::{Doing, Effect, End, Input, Relay};
 use crate::core::tally::Tally;
-use crate::error::{Fault, Kind, Side, codes};
+use crate::error::{Class, Fault, Kind, Side, codes};
 use crate::otlp;
 use crate::postgres;
 use crate::rabbitmq::publisher::{Closure, Signal};
@@ -113,6 +113,7 @@ impl Session {
         // again with its event: nothing is acknowledged before its mark is written.
         self.jobs.running.clear();
         self.recording.stop();
+        let end = self.judged(end).await;
         if let Some(batch) = self.relay.unrecorded_progress() {
             // Best effort: what is not recorded is published again, and known by its id.
             let _ = in_time(STOP_TIMEOUT, self.jobs.marker.write(&self.jobs.client, batch)).await;
@@ -132,6 +133,26 @@ impl Session {
             tokio::join!(wal, self.broker.close());
         }
         (end, (tally, unsettled))
+    }
+
+    /// What stops the relay for good does not where another one has taken the slot over meanwhile, and writes under
+    /// the name that was ours: this one was frozen, say, and is the standby now.
+    async fn judged(&self, end: End) -> End {
+        let is_foreign = |fault: &Fault| fault.class == Class::Halt && fault.side == Side::Broker;
+        if !matches!(&end, End::Fault(fault) if is_foreign(fault)) {
+            return end;
+        }
+        let slot = &self.config.postgres.slot;
+        let ours = progress_row::is_ours(&self.jobs.client, slot, &self.recording.session);
+        match in_time(STOP_TIMEOUT, ours).await {
+            Some(Ok(true)) => end,
+            // Where that cannot be asked the next session sees it, before it sends anything.
+            _ => Fault::transient(format!(
+                "another relay has taken slot \"{slot}\" over, and publishes to its streams"
+            ))
+            .on(Side::Audit)
+            .into(),
+        }
     }
 
     async fn work(&mut self, shutdown: &mut Shutdown) -> Result<std::convert::Infallible, End> {

@@ -139,6 +139,7 @@ files! {
     PROGRESS_FAULT = "progress/fault.sql", "Says what keeps events from being delivered, for `pgoutbox status`.";
     PROGRESS_FORGET = "progress/forget.sql", "The row is ahead of the server, which was restored from a copy: what it says is of a history that is gone.";
     PROGRESS_FORGET_COVERAGE = "progress/forget_coverage.sql", "What passed by the slot, if anything did, is taken for published: the relay goes on with the stream.";
+    PROGRESS_IS_OURS = "progress/is_ours.sql", "Whether a session owns the slot, or a later one has taken it over.";
     PROGRESS_OUTBOXES = "progress/outboxes.sql", "The tables that the slot's relay has read as outboxes, as they are named today: those that are gone, or that this role may not read, are left out.";
     PROGRESS = "progress/progress.sql", "The slot's row of pgoutbox.progress.";
     PROGRESS_PUBLISHING_NAME = "progress/publishing_name.sql", "The number in the name that a slot's events are published to streams under.";

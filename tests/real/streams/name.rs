@@ -2,7 +2,10 @@
 
 use anyhow::{Context, Result};
 use harness::events::events;
+use harness::http::get;
+use harness::proxy::{Direction, Proxy};
 use harness::stream;
+use harness::wait_until;
 
 use super::{STREAM, in_commit_order, repeats};
 use crate::setting::{PATIENCE, Setting, text};
@@ -46,6 +49,55 @@ async fn somebody_else_has_the_name() -> Result<()> {
     Ok(())
 }
 
+/// A relay that was cut off from its server sees, when it is heard of again, what the one that took the slot over
+/// has published under the same name. It is the standby then, and nobody's fault.
+#[tokio::test]
+async fn a_leader_that_was_cut_off_becomes_the_standby() -> Result<()> {
+    let (rabbitmq, setting) = Setting::streaming(STREAM).await?;
+    let setting = setting.set("postgres.wal_sender_timeout", "1s");
+    let port = setting.database_url.rsplit(':').next().and_then(|rest| rest.split('/').next());
+    let (of_slot, of_stream) = tokio::try_join!(
+        Proxy::start(port.context("a port")?.parse()?),
+        Proxy::start(rabbitmq.stream_port())
+    )?;
+    let behind = setting
+        .clone()
+        .set("postgres.stream_url", &of_slot.url(&setting.database_url))
+        .set("amqp.stream_port", &of_stream.port().to_string());
+    let leader = behind.run()?;
+    leader.reaches("running", PATIENCE).await?;
+    let standby = setting.run()?;
+    standby.reaches("standby", PATIENCE).await?;
+    let address = leader.http(PATIENCE).await?;
+    of_stream.stall(Direction::Up);
+    setting.insert(events(1..=20, "good").each()).await?;
+    wait_until("messages on their way", PATIENCE, async || {
+        let metrics = get(address, "/metrics").await?.body;
+        Ok(metrics.contains("\npgoutbox_window_messages 20\n"))
+    })
+    .await?;
+    of_slot.stall(Direction::Up);
+    of_slot.stall(Direction::Down);
+    standby.reaches("running", PATIENCE).await?;
+    // Far above all that the leader can know of.
+    setting.sql("SELECT pg_logical_emit_message(false, 'filler', repeat('x', 1000000))").await?;
+    setting.insert(events(21..=40, "good").each()).await?;
+    setting.all_marked().await.with_context(|| standby.log())?;
+    of_stream.resume(Direction::Up);
+    leader.wait_for_log("publishes to its streams", PATIENCE).await?;
+    of_slot.resume(Direction::Up);
+    of_slot.resume(Direction::Down);
+    leader.reaches("standby", PATIENCE).await.with_context(|| leader.log())?;
+    standby.drain(PATIENCE).await?;
+    leader.reaches("running", PATIENCE).await.with_context(|| leader.log())?;
+    setting.insert(events(41..=60, "good").each()).await?;
+    setting.all_marked().await.with_context(|| leader.log())?;
+    leader.drain(PATIENCE).await?;
+    let held = stream::kept(stream::read(&setting.amqp_url, STREAM).await?);
+    assert_eq!((held.len(), repeats(&held).len()), (60, 0), "{}", leader.log());
+    in_commit_order(&held)
+}
+
 /// The name outlives the process, and not the row: then nobody knows what was sent under it.
 #[tokio::test]
 async fn a_name_is_kept_with_the_row() -> Result<()> {
@@ -63,6 +115,53 @@ async fn a_name_is_kept_with_the_row() -> Result<()> {
     let held = stream::kept(stream::read(&setting.amqp_url, STREAM).await?);
     in_commit_order(&held)?;
     assert_eq!((held.len(), repeats(&held).len()), (9, 0));
+    Ok(())
+}
+
+/// A transaction that is counted otherwise, since no messages are read any more, has other ids when it comes
+/// again: under the name of before the stream would drop its rows, whose ids the messages had.
+#[tokio::test]
+async fn another_name_where_events_are_counted_otherwise() -> Result<()> {
+    const ROWS: usize = 300;
+    let (_rabbitmq, setting) = Setting::streaming(STREAM).await?;
+    let setting = setting.set("window.messages", "200");
+    let with_messages = setting
+        .clone()
+        .set("messages.0.prefix", "p")
+        .set("messages.0.sink", "stream")
+        .set("messages.0.stream", STREAM);
+    let relay = with_messages.run()?;
+    relay.reaches("running", PATIENCE).await?;
+    let before = name(&setting).await?;
+    // Nothing of what is delivered can be recorded.
+    let lock = setting.client().await?;
+    lock.batch_execute("BEGIN; LOCK TABLE pgoutbox.progress IN SHARE MODE").await?;
+    let transaction = format!(
+        r#"BEGIN;
+           SELECT count(pg_logical_emit_message(true, 'p', format('{{"id": "m-%s", "topic": "good", "payload": {{}}}}', n)))
+             FROM generate_series(1, 2000) AS n;
+           INSERT INTO outbox_messages (topic, payload) SELECT 'good', '{{}}' FROM generate_series(1, {ROWS});
+           COMMIT"#
+    );
+    setting.client().await?.batch_execute(&transaction).await?;
+    wait_until("messages in the stream", PATIENCE, async || {
+        Ok(stream::read(&setting.amqp_url, STREAM).await?.len() >= 200)
+    })
+    .await
+    .with_context(|| relay.log())?;
+    relay.kill9().await?;
+    // Else what it had asked for is done once the lock is gone.
+    let end = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
+                WHERE datname = current_database() AND application_name LIKE 'pgoutbox%'";
+    setting.sql(end).await?;
+    lock.batch_execute("ROLLBACK").await?;
+    let relay = setting.run()?;
+    setting.all_marked().await.with_context(|| relay.log())?;
+    assert_ne!(name(&setting).await?, before);
+    relay.drain(PATIENCE).await?;
+    let held = stream::kept(stream::read(&setting.amqp_url, STREAM).await?);
+    let rows = held.iter().filter(|it| !crate::setting::id(it).starts_with("m-"));
+    assert_eq!(rows.count(), ROWS, "{}", relay.log());
     Ok(())
 }
 
