@@ -34,7 +34,8 @@ WITH RECURSIVE wanted AS (
       JOIN pg_namespace AS namespace ON namespace.oid = relation.relnamespace
      WHERE NOT relation.relispartition OR relation.relkind = 'f' OR relation.relpersistence = 'u'
 ), member_schema AS (                      -- FOR TABLES IN SCHEMA, from 15 on
-    SELECT entry.objid AS oid, entry.refobjid AS namespace, its_publication.refobjid AS publication
+    SELECT entry.objid AS oid, entry.refobjid AS namespace, its_publication.refobjid AS publication,
+           entry.xmin AS made
       FROM pg_depend AS entry
       JOIN pg_depend AS its_publication
         ON its_publication.classid = entry.classid AND its_publication.objid = entry.objid
@@ -72,6 +73,10 @@ SELECT wanted.number,
        member_schema.oid AS member_schema,
        is_in.part_of,
        publication.puballtables AS is_all_tables,
+       -- It was in the publication before it was made, or is since the transaction that made it: which. What
+       -- says when it was made, its ctid is never altered.
+       age(entry.made) > age(made.xmin) AND age(made.xmin) BETWEEN 0 AND 1000000000 AS is_older,
+       CASE WHEN entry.made = made.xmin THEN made.xmin::text END AS made_with,
        to_jsonb(member) ->> 'prqual' IS NOT NULL AS is_filtered,                     -- from 15 on
        md5(to_jsonb(member) ->> 'prqual') AS row_filter,
        to_jsonb(member) ->> 'prattrs' AS column_list,
@@ -105,4 +110,9 @@ SELECT wanted.number,
          LEFT JOIN member_schema AS its_schema
                 ON its_schema.publication = publication.oid AND its_schema.namespace = ancestor.relnamespace
         WHERE above.number = wanted.number) AS is_in
+  LEFT JOIN pg_attribute AS made ON made.attrelid = wanted.oid AND made.attnum = -1
+ CROSS JOIN LATERAL (
+       SELECT CASE WHEN member.oid IS NOT NULL THEN member.xmin
+                   WHEN member_schema.oid IS NOT NULL THEN member_schema.made
+                   WHEN publication.puballtables THEN publication.xmin END AS made) AS entry
  ORDER BY wanted.number;

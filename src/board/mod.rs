@@ -7,6 +7,7 @@
 //!
 //! **Invariant:** it decides nothing, and neither who writes nor who reads waits for the other.
 
+mod by_table;
 pub(crate) mod outage;
 pub(crate) mod snapshot;
 
@@ -18,11 +19,12 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::board::by_table::ByTable;
 use crate::board::outage::{News, Outage};
 use crate::config::Config;
 use crate::core::guard::{GuardVerdict, Level};
 use crate::core::relay::{HeldEvent, View};
-use crate::core::tally::Tally;
+use crate::core::tally::{SourceTally, Tally};
 use crate::error::{Class, Fault, Side};
 use crate::gauge::left;
 use crate::otlp::{Counters, Counts};
@@ -236,6 +238,8 @@ pub(crate) struct BoardContent {
     pub again_at: Option<Instant>,
     /// What all sessions have done, the one that runs included.
     pub tally: Tally,
+    /// And of the events of each table.
+    pub by_table: ByTable,
     /// The relay; `None` where no session runs.
     pub view: Option<View>,
     /// Tables that take no marks.
@@ -306,6 +310,8 @@ struct BoardState {
     shown: BoardContent,
     /// What ended sessions have done.
     past: Tally,
+    /// And with the events of each table.
+    past_by_table: ByTable,
 }
 
 fn fail(shown: &mut BoardContent, fault: &Fault) -> News {
@@ -335,6 +341,7 @@ impl Board {
             left_unsettled: None,
             again_at: None,
             tally: Tally::default(),
+            by_table: ByTable::default(),
             view: None,
             unmarked: Vec::new(),
             viewed_at: None,
@@ -346,7 +353,11 @@ impl Board {
             changes: VecDeque::new(),
         };
         Self(Arc::new(Inner {
-            shown: Mutex::new(BoardState { shown, past: Tally::default() }),
+            shown: Mutex::new(BoardState {
+                shown,
+                past: Tally::default(),
+                past_by_table: ByTable::default(),
+            }),
             in_force: Mutex::default(),
             spans: Arc::default(),
             asked: Notify::new(),
@@ -496,15 +507,17 @@ impl Board {
     pub(crate) fn session_ends(
         &self,
         reason: EndReason,
-        done: Option<&Tally>,
+        done: Option<&(Tally, Vec<(String, SourceTally)>)>,
         unsettled: Option<Duration>,
     ) {
         let mut kept = self.kept();
         *kept.shown.ends.entry(reason).or_default() += 1;
-        if let Some(done) = done {
+        if let Some((done, by_source)) = done {
             kept.past.add(done);
+            kept.past_by_table.add(by_source);
         }
         kept.shown.tally = kept.past;
+        kept.shown.by_table = kept.past_by_table.clone();
         if let Some(unsettled) = unsettled {
             kept.shown.left_unsettled = Some((Instant::now(), unsettled));
         }
@@ -529,6 +542,10 @@ impl Board {
             let mut tally = kept.past;
             tally.add(&view.tally);
             kept.shown.tally = tally;
+            kept.past_by_table.name(&view.by_source);
+            let mut by_table = kept.past_by_table.clone();
+            by_table.add(&view.by_source);
+            kept.shown.by_table = by_table;
             kept.shown.view = Some(view);
             kept.shown.viewed_at = Some(Instant::now());
             let before = kept.shown.catch_up.take();

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::parked::aggregate;
 use super::replay::time;
-use super::{connect, say};
+use super::{connect_to_tables, say};
 use crate::config::{Config, Needs, Sources};
 use crate::core::relay::HeldEvent;
 use crate::error::Fault;
@@ -73,7 +73,7 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
         limit: args.limit.into(),
         wait: args.wait,
     };
-    let client = connect(&config).await?;
+    let (client, config) = connect_to_tables(&config).await?;
     // Before the row is read: what is delivered meanwhile is marked then.
     let mut held = Vec::new();
     for id in &filter.ids {

@@ -33,6 +33,7 @@ use crate::config::Config;
 use crate::error::{Fault, with_old_key};
 use crate::output;
 use crate::postgres::{self, Role};
+use crate::slot;
 use crate::text::harmless;
 
 /// Prints a line. Nothing in it acts on a terminal, whatever events, servers and operators have
@@ -56,6 +57,13 @@ fn say_json(value: serde_json::Value) {
 async fn connect(config: &Config) -> Result<Client, Fault> {
     let (client, _driver) = postgres::connect(Role::Command, &config.postgres).await?;
     Ok(client)
+}
+
+/// Likewise, for those that look into the tables: with all that match patterns.
+async fn connect_to_tables(config: &Config) -> Result<(Client, Config), Fault> {
+    let client = connect(config).await?;
+    let config = slot::expand(&client, config).await?;
+    Ok((client, config))
 }
 
 /// The two roles, for those who want them.

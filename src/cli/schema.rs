@@ -7,6 +7,7 @@ use crate::config::{Config, Needs, PartitionSpan, Sources, Table};
 use crate::core::partition;
 use crate::error::Fault;
 use crate::postgres::grants::mark_grants;
+use crate::postgres::publication_filter::of_rule;
 use crate::postgres::sql;
 use crate::slot::{self, grants_for};
 
@@ -32,11 +33,18 @@ pub(super) struct Args {
 
 /// The SQL, in the order in which it must run.
 pub(super) fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
-    let config = Config::load(sources, Needs::NONE)?;
+    let mut config = Config::load(sources, Needs::NONE)?;
     if args.uninstall {
         return uninstall(&config);
     }
     let mut parts = Vec::new();
+    for pattern in config.tables.extract_if(.., |table| table.is_pattern) {
+        parts.push(format!(
+            "-- Tables that match {}: whoever makes one puts it into the publication, and grants what `pgoutbox \
+             check` says.\n",
+            pattern.title()
+        ));
+    }
     for table in &config.tables {
         if let Some(maker) = table.maker {
             parts.push(format!("-- Table {}: {maker}.\n", table.title()));
@@ -52,7 +60,10 @@ pub(super) fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
     if !config.messages.is_empty() {
         parts.push(sql::INIT_EMIT.to_owned());
     }
-    parts.push(publication(&config)?);
+    let can_filter = args.server_version >= 15;
+    let filter = |table: &Table| of_rule(table, default_type).filter(|_| can_filter);
+    let filters: Vec<_> = config.tables.iter().map(filter).collect();
+    parts.push(publication(&config, &filters)?);
     if let Some((stream, audit)) = args.roles.both() {
         parts.extend(roles(&config, stream, audit)?);
     }
@@ -99,8 +110,14 @@ pub(super) fn enqueue(table: &Table) -> Result<String, Fault> {
     sql::render(sql::INIT_ENQUEUE, &[("schema", &table.schema), ("table", &table.name)])
 }
 
-/// The publication with every table; an empty one where there is none.
-pub(super) fn publication(config: &Config) -> Result<String, Fault> {
+/// The types of columns of the default table by which rows may be left out.
+pub(super) fn default_type(column: &str) -> Option<String> {
+    let texts = ["topic", "event_type", "aggregate_type", "aggregate_id"];
+    texts.contains(&column).then(|| "text".to_owned())
+}
+
+/// The publication with every table, each with its row filter; an empty one where there is none.
+pub(super) fn publication(config: &Config, filters: &[Option<String>]) -> Result<String, Fault> {
     if config.tables.is_empty() {
         let publication = ("publication", config.postgres.publication.as_str());
         return sql::render(sql::INIT_PUBLICATION_EMPTY, &[publication]);
@@ -108,10 +125,13 @@ pub(super) fn publication(config: &Config) -> Result<String, Fault> {
     let mut out = String::new();
     for (number, table) in config.tables.iter().enumerate() {
         let file = if number == 0 { sql::INIT_PUBLICATION } else { sql::INIT_PUBLICATION_TABLE };
+        let filter = filters.get(number).and_then(Option::as_ref);
+        let filter = filter.map_or_else(String::new, |filter| format!("WHERE ({filter})"));
         let variables = [
             ("publication", config.postgres.publication.as_str()),
             ("schema", &table.schema),
             ("table", &table.name),
+            ("where", &filter),
         ];
         out.push_str(&sql::render(file, &variables)?);
     }

@@ -101,8 +101,8 @@ impl Unreadable {
 /// Postgres cannot be asked, or the configuration is wrong.
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let config = Config::load(sources, Needs::POSTGRES)?;
-    let postgres = &config.postgres;
-    let (client, _driver) = postgres::connect(Role::Replay, postgres).await?;
+    let (client, _driver) = postgres::connect(Role::Replay, &config.postgres).await?;
+    let config = slot::expand(&client, &config).await?;
     let ledger = look(args, &client, &config).await?;
     let findings = findings(&config, &ledger);
     if args.json {

@@ -154,7 +154,9 @@ impl Check<'_> {
     fn table(&mut self, key: &str, table: &Table) {
         let column = |name: &str| format!("{key}.columns.{name}");
         let is_literal = self.values.is_set(&format!("{key}.schema"));
-        if table.schema.is_empty() || table.name.is_empty() {
+        if table.is_pattern {
+            // What it stands for, Postgres has.
+        } else if table.schema.is_empty() || table.name.is_empty() {
             let name = format!("{key}.name");
             self.clash([&name, &name], "names no schema or no table", "write schema.table");
         } else if table.schema.len() > 63 || table.name.len() > 63 {

@@ -95,6 +95,8 @@ pub(crate) fn assemble(
         amqp,
         tables,
         messages,
+        patterns: Vec::new(),
+        found: Vec::new(),
         window: WindowSettings {
             messages: values.number("window.messages"),
             bytes: values.number("window.bytes"),
@@ -133,16 +135,21 @@ pub(crate) fn assemble(
             renewal: Renewal::default(),
         },
         otlp: otlp(values, problems),
-        log: Log {
-            level: text("log.level"),
-            is_json: text("log.format") == "json",
-            has_events: values.flag("log.events"),
-            events_one_in: values.number("log.events_one_in"),
-        },
+        log: log(values),
         declare: Declare {
             exchange_type: text("declare.exchange_type"),
             queues: queues(values, problems),
         },
+    }
+}
+
+fn log(values: &Values) -> Log {
+    let text = |key: &str| values.text(key).unwrap_or_default();
+    Log {
+        level: text("log.level"),
+        is_json: text("log.format") == "json",
+        has_events: values.flag("log.events"),
+        events_one_in: values.number("log.events_one_in"),
     }
 }
 

@@ -3,6 +3,11 @@
 
 use super::{Piece, Table, Template};
 
+/// In a template: the schema of the event's table.
+pub(crate) const OF_SCHEMA: &str = "schema()";
+/// In a template: the name of the event's table.
+pub(crate) const OF_TABLE: &str = "table()";
+
 /// How messages of a table are made, beside its columns.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MessageMap {

@@ -1,6 +1,8 @@
 //! From settings to what a message is made of.
 
-use super::message::{CloudEvents, Envelope, Field, MessageMap, Property, Route, title};
+use super::message::{
+    CloudEvents, Envelope, Field, MessageMap, OF_SCHEMA, OF_TABLE, Property, Route, title,
+};
 use super::problem::Problems;
 use super::values::Values;
 use super::{Piece, Template};
@@ -119,11 +121,17 @@ fn cloudevents(
         return None;
     }
     let template = |name: &str| values.optional_template(&key(name));
-    let of_table = Template(vec![vec![Piece::Text(format!("/{}", title(schema, name)))]]);
+    let text = |text: &str| Piece::Text(text.to_owned());
+    let named = |name: &str| Piece::Column(name.to_owned());
+    // Of a pattern, that of each table that is found.
+    let of_table = match schema {
+        "" => vec![text(&format!("/{}", title(schema, name)))],
+        _ => vec![text("/"), named(OF_SCHEMA), text("."), named(OF_TABLE)],
+    };
     Some(CloudEvents {
         is_structured: mode == "structured",
         prefix: values.text(&key("prefix")).unwrap_or_default(),
-        source: template("source").unwrap_or(of_table),
+        source: template("source").unwrap_or(Template(vec![of_table])),
         event_type: template("type").unwrap_or(Template(Vec::new())),
         subject: template("subject").unwrap_or(Template(Vec::new())),
         dataschema: template("dataschema"),

@@ -46,6 +46,7 @@ mod mark;
 mod message;
 mod message_map;
 mod otlp;
+mod pattern;
 mod postgres;
 mod preset;
 mod problem;
@@ -75,11 +76,12 @@ pub(crate) use explain::SettingsReport;
 pub use flags::Flags;
 pub use load::{Needs, load};
 pub(crate) use mark::{MarkColumn, MarkColumns, MarkValue};
-pub(crate) use message::title;
 pub(crate) use message::{CloudEvents, Field, MessageMap, Property, ValueType};
+pub(crate) use message::{OF_SCHEMA, OF_TABLE, title};
+pub(crate) use pattern::FoundTable;
 pub(crate) use reload::{InForce, plan};
 pub(crate) use renewal::{Place, Renewal};
-pub(crate) use rule::RowRule;
+pub(crate) use rule::{Condition, RowRule};
 pub use source::Sources;
 pub(crate) use tls::FileDigest;
 
@@ -112,10 +114,14 @@ pub struct Config {
     pub postgres: Postgres,
     /// The RabbitMQ side.
     pub amqp: Amqp,
-    /// The outbox tables; at least one, unless there are messages.
+    /// The outbox tables; at least one, unless there are messages or patterns.
     pub tables: Vec<Table>,
     /// Messages that are events, by prefix: tables that have no rows.
     pub messages: Vec<Table>,
+    /// What tables were looked for by; empty until then.
+    pub patterns: Vec<Table>,
+    /// The tables that match: those that are read are among `tables`.
+    pub found: Vec<FoundTable>,
     /// How much may be in flight.
     pub window: WindowSettings,
     /// How delivered events are marked.
@@ -170,12 +176,18 @@ impl Config {
     /// Where events go that go to exchanges.
     pub(crate) fn exchanges(&self) -> Vec<String> {
         let sources = self.sources().filter(|source| source.stream.is_none());
-        sources.map(|source| source.exchange.to_string()).collect()
+        let mut exchanges: Vec<String> = Vec::new();
+        for exchange in sources.map(|source| source.exchange.to_string()) {
+            if !exchanges.contains(&exchange) {
+                exchanges.push(exchange);
+            }
+        }
+        exchanges
     }
 
     /// Whether a table has marks.
     pub(crate) fn has_marks(&self) -> bool {
-        self.tables.iter().any(Table::has_marks)
+        self.tables.iter().chain(&self.patterns).any(Table::has_marks)
     }
 
     /// The tables without marks.
@@ -185,7 +197,7 @@ impl Config {
 
     /// All that events come from. Where one has a number, it is its place here.
     pub(crate) fn sources(&self) -> impl Iterator<Item = &Table> {
-        self.tables.iter().chain(&self.messages)
+        self.tables.iter().chain(&self.messages).chain(&self.patterns)
     }
 
     /// The source of a number.
@@ -390,6 +402,8 @@ pub struct Table {
     pub schema: String,
     /// Table, default `outbox_messages`; or the prefix of the messages.
     pub name: String,
+    /// Schema and name are a pattern: it stands for all tables that match. Default `false`.
+    pub is_pattern: bool,
     /// Column of each field.
     pub columns: Columns,
     /// The stream that its messages go to; default `None`: to an exchange.

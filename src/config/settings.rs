@@ -118,6 +118,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("tables.*.preset", Choice(&PRESETS), Unset, "the library or relay that made the table: sets what follows, each of which can be set otherwise").flag("--preset"),
     setting("tables.*.schema", Name, Value("public"), "schema"),
     setting("tables.*.name", Text(127), Value("outbox_messages"), "table; `schema.table` where `schema` is not set"),
+    setting("tables.*.pattern", Text(127), Unset, "instead of a name: every table `schema.table` that matches, such as `tenant_*.outbox`, where `*` stands for any characters; without a dot, of any schema; new ones are found while the relay runs"),
     setting("tables.*.sink", Choice(&SINKS), Value("exchange"), "where events go: `exchange`, or `stream`: a RabbitMQ stream, by its own protocol, where the broker drops repeats; a relay may publish to both"),
     setting("tables.*.stream", Text(255), Unset, "name of the stream; `exchange` and `routing_key` are then what an AMQP consumer of it sees"),
     setting("tables.*.exchange", Template, Value("outbox"), "exchange").flag("--exchange"),

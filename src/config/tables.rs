@@ -76,9 +76,29 @@ fn table(
         }
         _ => (schema, name),
     };
+    let pattern = pattern(values, key, problems);
+    let is_pattern = pattern.is_some();
     let columns = columns(values, &format!("{key}.columns"));
-    let source = source(values, key, (schema, name), columns, problems);
-    Table { audit_mode: audit_mode(values, key), mark: mark(values, key, problems), ..source }
+    let source = source(values, key, pattern.unwrap_or((schema, name)), columns, problems);
+    let mark = mark(values, key, problems);
+    Table { is_pattern, audit_mode: audit_mode(values, key), mark, ..source }
+}
+
+/// The patterns of schema and name, where the table is not named.
+fn pattern(values: &Values, key: &str, problems: &mut Problems) -> Option<(String, String)> {
+    let pattern_key = format!("{key}.pattern");
+    let pattern = values.text(&pattern_key)?;
+    let named = ["name", "schema"].map(|name| format!("{key}.{name}"));
+    for name in named.iter().filter(|name| values.is_set(name) && !values.is_preset(name)) {
+        let what = format!("is set beside {pattern_key}");
+        problems.add(values.origin(name), name, what, "a table has a name or a pattern");
+    }
+    let (schema, name) = pattern.split_once('.').unwrap_or(("*", &pattern));
+    if schema.is_empty() || name.is_empty() {
+        let hint = "such as \"tenant_*.outbox\", or \"public.*_outbox\"";
+        problems.add(values.origin(&pattern_key), &pattern_key, "is not schema.table", hint);
+    }
+    Some((schema.to_owned(), name.to_owned()))
 }
 
 fn message(values: &Values, key: &str, problems: &mut Problems) -> Table {
@@ -104,6 +124,7 @@ fn source(
         message: message_map(values, key, (&schema, &name), problems),
         schema,
         name,
+        is_pattern: false,
         columns,
         stream: stream(values, key, problems),
         exchange: values.template(&format!("{key}.exchange")),

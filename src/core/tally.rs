@@ -14,6 +14,8 @@ pub(crate) const BOUNDS_SECONDS: [f64; 20] = [
 pub(crate) struct TableTally {
     /// Events that a queue took.
     pub delivered: u64,
+    /// Events put aside, also behind one of their aggregate.
+    pub parked: u64,
     /// From the commit to the confirm.
     pub to_confirm: Histogram,
 }
@@ -90,6 +92,29 @@ impl Histogram {
             *count += other;
         }
         self.sum_seconds += other.sum_seconds;
+    }
+}
+
+/// What became of the events of one table, or of the messages of one prefix.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct SourceTally {
+    /// Messages that a queue took.
+    pub delivered: u64,
+    /// Events put aside, also behind one of their aggregate.
+    pub parked: u64,
+}
+
+impl From<TableTally> for SourceTally {
+    fn from(TableTally { delivered, parked, .. }: TableTally) -> Self {
+        Self { delivered, parked }
+    }
+}
+
+impl SourceTally {
+    /// Adds what another session did.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.delivered += other.delivered;
+        self.parked += other.parked;
     }
 }
 

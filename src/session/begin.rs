@@ -25,7 +25,7 @@ use super::recording::Recording;
 use super::standby::{SlotLease, take_slot};
 use super::work::Session;
 use crate::board::Board;
-use crate::config::{Broker, Config};
+use crate::config::{Broker, Config, Table};
 use crate::core::event::Position;
 use crate::core::relay::{self, Memory, Relay, Rules};
 use crate::error::{Fault, Side, codes};
@@ -37,6 +37,9 @@ use crate::postgres::outbox_table::OutboxTable;
 use crate::rabbitmq::sink::Sink;
 use crate::slot::catch_up::{self, CatchUp};
 use crate::slot::{self, Coverage, FormerOutbox, Prerequisites, record_coverage};
+
+/// Tables that the line at the start names.
+const SHOWN: usize = 20;
 
 /// What a session is begun with.
 #[derive(Clone, Copy)]
@@ -119,7 +122,14 @@ impl PreflightStep {
     async fn check(given: Setup<'_>, past: &mut Past) -> Result<Self, Fault> {
         let Setup { config, .. } = given;
         let preflight = answered(config, slot::preflight(given.client(), config)).await?;
-        let Prerequisites { tables, coverage, warnings, .. } = preflight.ready(config)?;
+        let Prerequisites { tables, coverage, warnings, .. } = match preflight.ready(config) {
+            Ok(ready) => ready,
+            // What a pattern found may have gone since: the next session knows.
+            Err(fault) => {
+                let change = answered(config, slot::change(given.client(), config)).await?;
+                return Err(change.map_or(fault, |it| Fault::transient(it.what)));
+            }
+        };
         for warning in slot::one_of_each(warnings) {
             // Once for each process: they do not change from session to session.
             if past.warned.insert(warning.what.clone()) {
@@ -319,6 +329,7 @@ impl PrepareStep {
                 outboxes: outboxes.into(),
                 coverage: Rc::new(RefCell::new(preflighted.coverage)),
                 looked: Rc::new(RefCell::new(past.looked.clone())),
+                renewal: Rc::default(),
                 catch_up,
                 running: FuturesUnordered::new(),
             },
@@ -363,7 +374,7 @@ impl PrepareStep {
         info!(
             slot = config.postgres.slot,
             publication = config.postgres.publication,
-            tables = all(tables.iter().map(|it| it.title()).collect()),
+            tables = listed(tables.iter().map(Table::title)),
             messages = all(config.messages.iter().map(|it| it.name.clone()).collect()),
             exchanges = all(config.exchanges()),
             streams = all(config.streams().into_iter().map(str::to_owned).collect()),
@@ -379,4 +390,13 @@ impl PrepareStep {
             info!("{}", slot::MESSAGES);
         }
     }
+}
+
+/// The first of them, and how many more there are: a database may have thousands.
+fn listed(names: impl Iterator<Item = String>) -> String {
+    let mut names: Vec<String> = names.collect();
+    let more = names.len().saturating_sub(SHOWN);
+    names.truncate(SHOWN);
+    let names = names.join(", ");
+    if more == 0 { names } else { format!("{names} and {more} more") }
 }

@@ -24,6 +24,8 @@ use crate::slot::{self, Coverage, KnownPartitions, record_coverage};
 pub(super) const LOCKED: Duration = Duration::from_secs(1);
 /// For how long, and how often, a relation that is not there is looked for.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(100));
+/// Why the session ends in order and another begins.
+pub(super) type Renewal = Rc<RefCell<Option<String>>>;
 const ATTACHED: &str = "the slot is made again, and these rows are published: nothing";
 
 /// A relation that is not there may be one whose transaction is not seen by others yet: it is
@@ -32,15 +34,36 @@ pub(super) async fn resolve(
     client: Arc<Client>,
     config: Arc<Config>,
     relation: (u32, u32),
+    renewal: Renewal,
 ) -> Result<Input, Fault> {
     let began = Instant::now();
     loop {
         let found = answered(&config, slot::partition_of(&client, relation, &config)).await?;
+        if matches!(found, Resolution::Other | Resolution::Detached)
+            && renewed(&client, &config, &renewal).await?.is_some()
+        {
+            // The next session knows what it is.
+            return Ok(Input::Tick);
+        }
         if found != Resolution::Gone || began.elapsed() >= LOOK_AGAIN.0 {
             return Ok(Input::Resolved(found));
         }
         tokio::time::sleep(LOOK_AGAIN.1).await;
     }
+}
+
+/// Has the session end in order where other tables match the patterns than when it began: the next begins with
+/// those. Until then it goes on with the tables that are still there.
+async fn renewed(
+    client: &Client,
+    config: &Config,
+    renewal: &Renewal,
+) -> Result<Option<Arc<Config>>, Fault> {
+    let change = answered(config, slot::change(client, config)).await?;
+    Ok(change.map(|slot::TableChanges { what, there }| {
+        renewal.replace(Some(what));
+        Arc::new(there)
+    }))
 }
 
 /// Whether a table with rows that wait has become a partition; said where nothing follows from it.
@@ -93,13 +116,23 @@ pub(super) async fn check(
     client: Arc<Client>,
     config: Arc<Config>,
     before: Rc<RefCell<Coverage>>,
+    renewal: Renewal,
 ) -> Result<Input, Fault> {
+    let mut there = renewed(&client, &config, &renewal).await?.unwrap_or(Arc::clone(&config));
     let coverage = loop {
-        match answered(&config, slot::coverage(&client, &config)).await {
+        match answered(&config, slot::coverage(&client, &there)).await {
             // No table is opened for that. A catalog may be locked, as while it is rewritten: that
             // stops nothing that is delivered, which is only not acknowledged meanwhile.
             Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => {}
-            outcome => break outcome?,
+            // A table went in between.
+            Err(fault) => match renewed(&client, &config, &renewal).await? {
+                Some(now) if now.tables.len() < there.tables.len() => {
+                    there = now;
+                    continue;
+                }
+                _ => return Err(fault),
+            },
+            Ok(coverage) => break coverage,
         }
         tokio::time::sleep(LOCKED).await;
     };

@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 use tracing::info;
 
 use super::audit::answered;
-use super::checks::{LOCKED, check, check_attached, resolve};
+use super::checks::{LOCKED, Renewal, check, check_attached, resolve};
 use super::progress_row::clear_fault;
 use crate::config::Config;
 use crate::core::event::Position;
@@ -44,6 +44,7 @@ pub(super) struct Jobs {
     /// By what the tables are covered; another once something was altered that matters to no row.
     pub(super) coverage: Rc<RefCell<Coverage>>,
     pub(super) looked: Rc<RefCell<KnownPartitions>>,
+    pub(super) renewal: Renewal,
     /// What is published before the stream.
     pub(super) catch_up: Option<CatchUp>,
     pub(super) running: FuturesUnordered<Job>,
@@ -73,10 +74,10 @@ impl Jobs {
     pub(super) fn check(&self) {
         let (client, config) = (Arc::clone(&self.client), Arc::clone(&self.asked));
         let (before, looked) = (Rc::clone(&self.coverage), Rc::clone(&self.looked));
-        let outboxes = Arc::clone(&self.outboxes);
+        let (outboxes, renewal) = (Arc::clone(&self.outboxes), Rc::clone(&self.renewal));
         self.push(async move {
             check_attached(&client, &config, &outboxes, &looked).await?;
-            check(client, config, before).await
+            check(client, config, before, renewal).await
         });
     }
 
@@ -114,7 +115,7 @@ impl Jobs {
     /// What a relation is that the stream brings rows of.
     pub(super) fn resolve(&self, relation: u32, xid: u32) {
         let (client, config) = (Arc::clone(&self.client), Arc::clone(&self.config));
-        self.push(resolve(client, config, (relation, xid)));
+        self.push(resolve(client, config, (relation, xid), Rc::clone(&self.renewal)));
     }
 
     /// Writes a batch of marks, with what was put aside and how far all is settled.

@@ -30,7 +30,7 @@ mod work;
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit::AuditConnection;
+use audit::{AuditConnection, answered};
 use begin::Setup;
 use past::Past;
 use progress_row::record_fault;
@@ -39,8 +39,9 @@ use work::{Account, Session};
 use crate::board::{Board, EndReason, RelayState};
 use crate::config::Config;
 use crate::core::relay::End;
-use crate::error::Side;
+use crate::error::{Fault, Side};
 use crate::shutdown::Shutdown;
+use crate::slot;
 
 /// How long an orderly end waits for the last acknowledgement to be on its way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -82,7 +83,20 @@ async fn begin_and_run(
         },
     };
     // Another host may take itself for the primary as well.
-    let config = &config.streaming_from(&audit.host);
+    let config = config.streaming_from(&audit.host);
+    let expanded = tokio::select! {
+        biased;
+        () = shutdown.wait() => return (End::Drained, None),
+        expanded = expanded(&config, &audit) => expanded,
+    };
+    let config = &match expanded {
+        Ok(expanded) => expanded,
+        Err(fault) => {
+            let end = fault.on(Side::Audit).into();
+            record_fault(&config, past, board, &audit.client, &end).await;
+            return (end, None);
+        }
+    };
     let end = tokio::select! {
         biased;
         () = shutdown.wait() => End::Drained,
@@ -96,4 +110,12 @@ async fn begin_and_run(
     };
     record_fault(config, past, board, &audit.client, &end).await;
     (end, None)
+}
+
+/// With the tables that match patterns.
+async fn expanded(config: &Arc<Config>, audit: &AuditConnection) -> Result<Arc<Config>, Fault> {
+    if !config.has_patterns() {
+        return Ok(Arc::clone(config));
+    }
+    answered(config, slot::expand(&audit.client, config)).await.map(Arc::new)
 }

@@ -15,6 +15,10 @@ use crate::upkeep::reconcile::Trigger;
 pub(crate) struct Past {
     pub(super) memory: Option<ServerMemory>,
     pub(super) coverage: Option<Coverage>,
+    /// Why the session ended in order, where another is to begin.
+    pub(crate) renewal: Option<String>,
+    /// Tables that were left out: what of them was in the stream is passed.
+    pub(super) passed_over: BTreeSet<u32>,
     /// Partitions that hold nothing that no stream brings.
     pub(super) looked: KnownPartitions,
     /// Failed sessions in a row that brought nothing on.

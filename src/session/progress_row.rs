@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 use super::STOP_TIMEOUT;
 use super::past::{Past, ServerMemory};
 use crate::board::Board;
-use crate::config::Config;
+use crate::config::{Config, Table};
 use crate::core::event::Position;
 use crate::core::relay::{End, Memory};
 use crate::error::{Fault, Kind, Side};
@@ -236,7 +236,8 @@ pub(super) async fn recall(
         None if is_ahead => past.coverage.as_ref().and_then(|earlier| earlier.change(coverage)),
         None => why_gap_without_row(config, past, identity, place, coverage),
     };
-    let gap = why.or(attached).map(|why| Gap { why, end });
+    let why = unstreamed(config, past, client, coverage, why.or(attached)).await?;
+    let gap = why.map(|why| Gap { why, end });
     past.coverage = Some(coverage.clone());
     if gap.is_some() && row.is_none() {
         // Only this process knows, and it may end.
@@ -385,8 +386,14 @@ fn why_gap(
     if is_known && let Some(moved) = place.moved(slot, row.position.commit_lsn) {
         return Some(moved);
     }
-    if let Some(change) = past.coverage.as_ref().and_then(|earlier| earlier.change(coverage)) {
-        return Some(change);
+    if let Some(earlier) = &past.coverage {
+        if let Some(change) = earlier.change(coverage) {
+            return Some(change);
+        }
+        // What has become of the tables since then is known without the row.
+        if kept == earlier.digest().number() {
+            return None;
+        }
     }
     if kept == 0 {
         return Some("rows that passed by it before were not caught up with yet".to_owned());
@@ -424,6 +431,38 @@ fn why_gap_without_row(
             format!("the row of slot \"{slot}\" in pgoutbox.progress was removed: perhaps the whole schema")
         })
     })
+}
+
+/// Why rows may have passed by the slot, where it is not known already: a table that matches a pattern and is
+/// new may hold rows that the stream does not bring.
+async fn unstreamed(
+    config: &Config,
+    past: &Past,
+    client: &Client,
+    coverage: &Coverage,
+    known: Option<String>,
+) -> Result<Option<String>, Fault> {
+    let earlier = past.coverage.as_ref().filter(|_| known.is_none() && config.is_catching_up());
+    let Some(earlier) = earlier else { return Ok(known) };
+    for it in earlier.news(coverage) {
+        let is_it = |table: &&Table| sql::qualified(&table.schema, &table.name) == it.table;
+        let Some(table) = config.tables.iter().find(is_it).filter(|it| it.has_marks()) else {
+            continue;
+        };
+        let is_whole = match &it.made_with {
+            _ if past.passed_over.contains(&it.relation) => false,
+            // What that transaction wrote may stand before the publication had the table.
+            Some(xid) => !slot::is_written_by(client, table, xid).await?,
+            None => it.is_older,
+        };
+        if !is_whole {
+            let table = &it.table;
+            return Ok(Some(format!(
+                "{table} is new, and may hold rows of before it was in the publication"
+            )));
+        }
+    }
+    Ok(None)
 }
 
 /// Keeps by what the tables are covered, or that rows are still to be caught up with.

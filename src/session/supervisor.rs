@@ -33,10 +33,12 @@ pub(crate) async fn run(
 ) -> Result<(), Fault> {
     let config = Arc::new(config);
     let mut past = Past { reconcile: Some(reconcile), spans, ..Past::default() };
-    for broker in 0.. {
+    let mut broker = 0;
+    loop {
         let now = config.renewed().await;
         let end = session::run(&now, &mut past, &mut shutdown, broker, board).await;
         let fault = match end {
+            End::Drained if past.renewal.take().is_some() && !shutdown.is_asked() => continue,
             End::Drained => {
                 info!("drained");
                 board.enter(RelayState::Stopped, "drained");
@@ -66,8 +68,8 @@ pub(crate) async fn run(
             }
             () = tokio::time::sleep(pause) => {}
         }
+        broker += 1;
     }
-    Ok(())
 }
 
 /// One line for what is new of it: an outage of hours is no reason for thousands.

@@ -21,7 +21,7 @@ use super::recording::Recording;
 use crate::config::Config;
 use crate::core::relay::marks::WrittenBatch;
 use crate::core::relay::{Doing, Effect, End, Input, Relay};
-use crate::core::tally::Tally;
+use crate::core::tally::{SourceTally, Tally};
 use crate::error::{Class, Fault, Kind, Side, codes};
 use crate::otlp;
 use crate::postgres;
@@ -36,8 +36,8 @@ const TRIES: u32 = 3;
 /// longer batch saves no more system calls, and the first of it should not wait.
 const FRAMES: usize = 128;
 
-/// What a session has done, and the age of its oldest unsettled event.
-pub(super) type Account = (Tally, Option<Duration>);
+/// What a session has done, also of each table, and the age of its oldest unsettled event.
+pub(super) type Account = ((Tally, Vec<(String, SourceTally)>), Option<Duration>);
 
 /// A session that has begun.
 pub(super) struct Session {
@@ -90,6 +90,8 @@ impl Session {
         });
         past.coverage = Some(self.jobs.coverage.borrow().clone());
         past.looked.clone_from(&self.jobs.looked.borrow());
+        past.renewal = self.jobs.renewal.take();
+        past.passed_over = self.config.passed_over().collect();
         if !self.bulletin.is_quiet() {
             info!(
                 published = tally.published,
@@ -132,7 +134,7 @@ impl Session {
             let wal = self.wal.stop(STOP_TIMEOUT);
             tokio::join!(wal, self.broker.close());
         }
-        (end, (tally, unsettled))
+        (end, ((tally, self.relay.tally_by_source()), unsettled))
     }
 
     /// What stops the relay for good does not where another one has taken the slot over meanwhile, and writes under
@@ -178,6 +180,10 @@ impl Session {
                     info!(in_flight = messages, "draining");
                     Input::Drain
                 }
+                () = std::future::ready(()), if drain_ends.is_none() && self.is_renewed() => {
+                    drain_ends = Some(Instant::now() + self.config.session.drain_timeout);
+                    Input::Drain
+                }
                 Some(done) = self.jobs.next() => done?,
                 signal = self.broker.next() => self.signal(signal)?,
                 () = self.notified.notified() => Input::Notified,
@@ -214,6 +220,17 @@ impl Session {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// Other tables match than when it began: said once, as it ends then.
+    fn is_renewed(&self) -> bool {
+        let renewal = self.jobs.renewal.borrow();
+        if let Some(what) = &*renewal {
+            info!(
+                "{what}: what is in flight is finished, and the session begins again with the tables of now"
+            );
+        }
+        renewal.is_some()
     }
 
     /// When something is to be done, if nothing else happens first.

@@ -36,6 +36,10 @@ pub struct Membership {
     pub relation: u32,
     /// The table is partitioned.
     pub is_partitioned: bool,
+    /// It was made when it was in the publication already, by its schema or as all tables are.
+    pub is_older: bool,
+    /// The transaction that both made it and put it in.
+    pub made_with: Option<String>,
     /// Its own entry (`pg_publication_rel`), where it has one.
     pub member: Option<u32>,
     /// Another with each change of that entry; of the table, where it has none.
@@ -88,12 +92,22 @@ impl Coverage {
         if self.is_via_root != later.is_via_root {
             return Some(format!("publish_via_partition_root of publication \"{name}\" changed"));
         }
-        let tables = self.tables.iter().zip(&later.tables);
+        // One that was found and is gone leaves nothing to be looked for.
+        let tables = self.tables.iter().filter_map(|it| Some((it, later.find(&it.table)?)));
         let change = tables.filter_map(|(before, after)| Some((before, before.change(after)?)));
         if let Some((before, what)) = change.into_iter().next() {
             return Some(format!("{}: {what} in publication \"{name}\"", before.table));
         }
         (self.version != later.version).then(|| format!("publication \"{name}\" was altered"))
+    }
+
+    fn find(&self, table: &str) -> Option<&Membership> {
+        self.tables.iter().find(|it| it.table == table)
+    }
+
+    /// The tables of a later answer that are not in this one.
+    pub(crate) fn news<'a>(&'a self, later: &'a Self) -> impl Iterator<Item = &'a Membership> {
+        later.tables.iter().filter(|it| self.find(&it.table).is_none())
     }
 
     /// Whether a later answer differs by nothing but what matters to no row. To be asked of answers
@@ -207,6 +221,8 @@ pub(super) async fn ask(client: &Client, config: &Config) -> Result<Vec<Coverage
                 is_temporary: is("is_temporary")?,
                 is_unlogged: is("is_unlogged")?,
                 is_all_tables: is("is_all_tables")?,
+                is_older: is("is_older")?,
+                made_with: column(row, "made_with")?,
                 elsewhere: Vec::new(),
                 renamed: None,
                 member: column(row, "member")?,
@@ -233,6 +249,8 @@ pub(super) fn compile(config: &Config, answers: &[CoverageRow]) -> Option<Covera
             table: sql::qualified(&table.schema, &table.name),
             relation: answer.relation?,
             is_partitioned: answer.is_partitioned,
+            is_older: answer.is_older,
+            made_with: answer.made_with.clone(),
             member: answer.member,
             member_version: answer.member_version.clone(),
             member_schema: answer.member_schema,
@@ -311,7 +329,8 @@ pub(super) fn findings(config: &Config, answers: &[CoverageRow]) -> Vec<Finding>
                 ),
             ));
         }
-        if !answer.is_filtered {
+        // Whether that is what its rule says, `check` looks at.
+        if !answer.is_filtered || !table.rule.0.is_empty() {
             continue;
         }
         findings.push(Finding::warning(
@@ -326,7 +345,11 @@ pub(super) fn findings(config: &Config, answers: &[CoverageRow]) -> Vec<Finding>
     findings
 }
 
-fn table_finding(config: &Config, table: &Table, answer: &CoverageRow) -> Option<Finding> {
+pub(super) fn table_finding(
+    config: &Config,
+    table: &Table,
+    answer: &CoverageRow,
+) -> Option<Finding> {
     let publication = &config.postgres.publication;
     let quoted = sql::identifier(publication);
     let name = sql::qualified(&table.schema, &table.name);

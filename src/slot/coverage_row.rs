@@ -19,6 +19,8 @@ pub(super) struct CoverageRow {
     pub(super) is_temporary: bool,
     pub(super) is_unlogged: bool,
     pub(super) is_all_tables: bool,
+    pub(super) is_older: bool,
+    pub(super) made_with: Option<String>,
     /// Where else there is a table of the name; looked up only for the message.
     pub(super) elsewhere: Vec<String>,
     /// What the publication has instead; likewise.

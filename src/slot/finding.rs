@@ -17,7 +17,7 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 116] = [
+pub const NAMES: [&str; 119] = [
     "broker",
     "broker-blocked",
     "broker-connection",
@@ -72,6 +72,7 @@ pub const NAMES: [&str; 116] = [
     "messages-slot-loss",
     "partition-foreign",
     "partition-key",
+    "pattern-empty",
     "pg-hba",
     "pooler",
     "postgres-connection",
@@ -90,6 +91,7 @@ pub const NAMES: [&str; 116] = [
     "publication-partition-filter",
     "publication-partition-root",
     "publication-row-filter",
+    "publication-rule",
     "publication-without-table",
     "queue",
     "queue-missing",
@@ -126,6 +128,7 @@ pub const NAMES: [&str; 116] = [
     "table-children",
     "table-is-partition",
     "table-kind",
+    "table-left-out",
     "table-missing",
     "table-referenced",
     "table-temporary",

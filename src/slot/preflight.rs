@@ -6,7 +6,8 @@ use super::coverage::{self, Coverage};
 use super::coverage_row::CoverageRow;
 use super::table;
 use super::{
-    Finding, Severity, SlotState, messages, own_tables, role, server, state, tables_json, verdict,
+    Finding, Severity, SlotState, found, messages, own_tables, role, server, state, tables_json,
+    verdict,
 };
 use crate::config::{Config, Table};
 use crate::error::{Class, Fault, Kind};
@@ -119,6 +120,7 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
         }
         tables.extend(outbox);
     }
+    findings.extend(found::findings(config));
     findings.extend(messages::findings(config));
     findings.extend(own.findings);
     findings.extend(role::look(client, config).await?);
@@ -171,7 +173,10 @@ async fn strangers(
     answers: &[CoverageRow],
 ) -> Result<Option<Finding>, Fault> {
     let publication = &config.postgres.publication;
-    let tables = tables_json(config);
+    // Those that are left out belong to it, once they can be read.
+    let found = config.found.iter().map(|it| serde_json::json!([it.schema, it.name]));
+    let named = config.tables.iter().map(|it| serde_json::json!([it.schema, it.name]));
+    let tables = serde_json::Value::Array(named.chain(found).collect()).to_string();
     let variables = [("publication", publication.as_str()), ("tables", &tables)];
     let rows = query(client, &sql::render(sql::CHECK_OTHER_TABLES, &variables)?).await?;
     let names = rows.iter().map(|row| column(row, "name")).collect::<Result<Vec<String>, _>>()?;

@@ -92,6 +92,8 @@ pub(crate) fn spawn(config: &Config, board: &Board) -> Reconciler {
 struct Walk {
     /// `None`: no round is under way.
     xmin: Option<String>,
+    /// All that are walked through.
+    tables: Vec<String>,
     table: usize,
     leaf: String,
     block: i64,
@@ -104,6 +106,16 @@ struct Walk {
 }
 
 impl Walk {
+    /// Begins at the first table again, where there are others now: they have numbers.
+    fn is_of(&mut self, config: &Config) {
+        let tables: Vec<_> = config.tables.iter().map(Table::title).collect();
+        if self.tables != tables {
+            self.tables = tables;
+            self.found.clear();
+            (self.table, self.leaf, self.block) = (0, String::new(), 0);
+        }
+    }
+
     /// Says what is not looked at, once in a while.
     fn pass_over(&mut self, what: &str, fault: &Fault) {
         let table = what.split(':').next().unwrap_or_default();
@@ -114,7 +126,7 @@ impl Walk {
 }
 
 /// Table, id and time of a row. Not its transaction: a mark that a trigger undoes writes it again.
-type SentKey = (usize, Option<String>, String);
+type SentKey = (u32, Option<String>, String);
 
 /// Rows of one table.
 #[derive(Debug, Default)]
@@ -158,11 +170,14 @@ async fn session(config: &Config, trigger: &Trigger, walk: &mut Walk) -> Result<
         }
     };
     let (client, _driver) = postgres::connect(Role::Reconcile, postgres).await?;
+    let asked = config;
     while !turn.is_lost() {
         let began = Instant::now();
         if walk.xmin.is_none() {
-            begin(&client, config, trigger, walk).await?;
+            begin(&client, asked, trigger, walk).await?;
         }
+        let config = &slot::expand(&client, asked).await?;
+        walk.is_of(config);
         go_on(&client, config, walk).await?;
         report(&client, config, walk).await?;
         let rest = config.reconcile.interval.saturating_sub(began.elapsed());
@@ -361,7 +376,7 @@ impl UnmarkedRow {
         Self { time, id, leaf, place }
     }
 
-    fn sent(&self, table: usize) -> SentKey {
+    fn sent(&self, table: u32) -> SentKey {
         (table, self.id.clone(), self.time.clone())
     }
 }
@@ -425,7 +440,7 @@ async fn republish(
 ) -> Result<(), Fault> {
     let mut found = missing.first;
     let all = found.len();
-    found.retain(|row| !sent.contains(&row.sent(outbox.number)));
+    found.retain(|row| !sent.contains(&row.sent(outbox.relation)));
     if found.len() < all {
         warn!(
             table = outbox.title(),
@@ -474,7 +489,7 @@ async fn republish(
     let is_in_vain = |row: &&UnmarkedRow| row.id.as_ref().is_some_and(|id| in_vain.contains(id));
     // What has no room is sent again: as many in a round as any round may send.
     let room = MOST_SENT.saturating_sub(sent.len());
-    sent.extend(found.iter().filter(is_in_vain).take(room).map(|row| row.sent(outbox.number)));
+    sent.extend(found.iter().filter(is_in_vain).take(room).map(|row| row.sent(outbox.relation)));
     info!(
         delivered = tally.delivered,
         refused = tally.refused.len(),

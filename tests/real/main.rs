@@ -53,6 +53,7 @@ mod operator;
 mod output;
 mod pages;
 mod paper;
+mod patterns;
 mod outage;
 mod parking;
 mod parked;

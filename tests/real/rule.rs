@@ -5,9 +5,19 @@ use harness::wait_until;
 use serde_json::Value;
 
 use crate::bare::ids;
+use crate::check::Checks as _;
 use crate::setting::{PATIENCE, Setting};
 
-async fn setting(mode: &str) -> Result<Setting> {
+/// Who leaves the rows out.
+#[derive(Clone, Copy, PartialEq)]
+enum By {
+    /// The relay: the publication has no filter, and could have none over an enum.
+    Relay,
+    /// The publication, by the filter that `init` gave it, from Postgres 15 on.
+    Publication,
+}
+
+async fn setting(mode: &str, by: By) -> Result<Setting> {
     let setting = Setting::bare()
         .await?
         .set("tables.0.name", "box")
@@ -20,13 +30,17 @@ async fn setting(mode: &str) -> Result<Setting> {
         .set("reconcile.republish", "true")
         .set("audit.hold", "1s")
         .set("audit.give_up", "1s");
+    let kind = if by == By::Relay { "kind" } else { "varchar(20)" };
     setting
-        .sql(
+        .sql(&format!(
             "CREATE TYPE kind AS ENUM ('order.paid', 'order.seen', 'it''s \"odd\"');
-             CREATE TABLE box (id text PRIMARY KEY, kind kind, is_test boolean, topic text DEFAULT 'here',
-                 payload jsonb DEFAULT '1', occurred_at timestamptz DEFAULT clock_timestamp(), relayed_at timestamptz)",
-        )
+             CREATE TABLE box (id text PRIMARY KEY, kind {kind}, is_test boolean, topic text DEFAULT 'here',
+                 payload jsonb DEFAULT '1', occurred_at timestamptz DEFAULT clock_timestamp(), relayed_at timestamptz)"
+        ))
         .await?;
+    if by == By::Relay {
+        setting.sql("CREATE PUBLICATION pgoutbox FOR TABLE box WITH (publish = 'insert')").await?;
+    }
     setting.init().await?;
     Ok(setting)
 }
@@ -42,8 +56,11 @@ async fn insert(setting: &Setting, n: u32) -> Result<()> {
         .await
 }
 
-async fn follows_its_rule(mode: &str) -> Result<()> {
-    let setting = setting(mode).await?;
+async fn follows_its_rule(mode: &str, by: By) -> Result<()> {
+    let setting = setting(mode, by).await?;
+    let can_filter: bool =
+        setting.ask("SELECT current_setting('server_version_num')::integer >= 150000").await?;
+    let left_out = if by == By::Publication && can_filter { 0 } else { 4 };
     let consumer = setting.bound("here").await?;
     let relay = setting.run()?;
     let came = async |wanted: &[&str]| {
@@ -64,7 +81,7 @@ async fn follows_its_rule(mode: &str) -> Result<()> {
     insert(&setting, 1).await?;
     came(&["paid 1", "odd 1"]).await?;
     relay.drain(PATIENCE).await?;
-    assert!(relay.log().contains("left_out=4"), "{}", relay.log());
+    assert!(relay.log().contains(&format!("left_out={left_out}")), "{}", relay.log());
 
     // A lost slot: the list has none of them.
     setting.sql("SELECT pg_drop_replication_slot(current_database())").await?;
@@ -109,17 +126,32 @@ async fn follows_its_rule(mode: &str) -> Result<()> {
 
 #[tokio::test]
 async fn what_a_rule_leaves_out_is_nobodys_with_marks_in_rows() -> Result<()> {
-    follows_its_rule("update").await
+    follows_its_rule("update", By::Relay).await
 }
 
 #[tokio::test]
 async fn what_a_rule_leaves_out_is_nobodys_with_rows_removed() -> Result<()> {
-    follows_its_rule("delete").await
+    follows_its_rule("delete", By::Relay).await
 }
 
 #[tokio::test]
 async fn what_a_rule_leaves_out_is_nobodys_with_marks_beside() -> Result<()> {
-    follows_its_rule("side_table").await
+    follows_its_rule("side_table", By::Relay).await
+}
+
+#[tokio::test]
+async fn what_the_publication_leaves_out_is_nobodys_with_marks_in_rows() -> Result<()> {
+    follows_its_rule("update", By::Publication).await
+}
+
+#[tokio::test]
+async fn what_the_publication_leaves_out_is_nobodys_with_rows_removed() -> Result<()> {
+    follows_its_rule("delete", By::Publication).await
+}
+
+#[tokio::test]
+async fn what_the_publication_leaves_out_is_nobodys_with_marks_beside() -> Result<()> {
+    follows_its_rule("side_table", By::Publication).await
 }
 
 #[tokio::test]
@@ -142,6 +174,77 @@ async fn a_rule_that_the_table_does_not_fit_is_refused() -> Result<()> {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{key}: {said}");
         assert!(said.contains(wanted) && said.contains("hint: "), "{key}: {said}");
+    }
+    Ok(())
+}
+
+/// From Postgres 15 on `init` has the publication leave out what the rule does; what comes is the same. What the
+/// filter says otherwise than the rule, `check` says, with the SQL.
+#[tokio::test]
+async fn a_rule_is_the_filter_of_the_publication_that_init_makes() -> Result<()> {
+    let setting = Setting::bare()
+        .await?
+        .set("tables.0.name", "box")
+        .set("tables.0.only.kind", "a,it's")
+        .set("tables.0.only.status", "open,closed")
+        .set("tables.0.except.n", "-7,8")
+        .set("tables.0.except.is_test", "true");
+    setting
+        .sql(
+            "CREATE TYPE status AS ENUM ('open', 'closed', 'lost');
+             CREATE TABLE box (id text PRIMARY KEY, kind varchar(20), status status DEFAULT 'open', n smallint, is_test boolean,
+                 topic text DEFAULT 't', payload jsonb DEFAULT '1', occurred_at timestamptz DEFAULT clock_timestamp(), relayed_at timestamptz)",
+        )
+        .await?;
+    setting.init().await?;
+    let consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    setting
+        .sql(
+            "INSERT INTO box (id, kind, status, n, is_test) VALUES
+                 ('kind', 'b', 'open', 1, false), ('null', NULL, 'open', 1, false), ('n', 'a', 'open', -7, false),
+                 ('test', 'a', 'open', 1, true), ('status', 'a', 'lost', 1, false), ('nulls', 'it''s', 'closed', NULL, NULL),
+                 ('all', 'a', 'open', 7, false)",
+        )
+        .await?;
+    let came = crate::bare::arrived(&consumer, 2).await?;
+    assert_eq!(ids(&came), ["nulls", "all"]);
+    relay.drain(PATIENCE).await?;
+    let can_filter: bool =
+        setting.ask("SELECT current_setting('server_version_num')::integer >= 150000").await?;
+    // The enum alone is left to the relay.
+    let left = if can_filter { "left_out=1" } else { "left_out=5" };
+    assert!(relay.log().contains(left), "{}", relay.log());
+    if !can_filter {
+        return Ok(());
+    }
+    let check = async || {
+        let output = setting.program.output(&["check"]).await?;
+        anyhow::Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let said = check().await?;
+    assert!(said.contains("leaves out what the rule of public.box does"), "{said}");
+    // Another filter, and none: what it says puts it right.
+    for filter in ["WHERE (n > 3)", ""] {
+        setting
+            .sql(&format!("ALTER PUBLICATION pgoutbox DROP TABLE box; ALTER PUBLICATION pgoutbox ADD TABLE box {filter}"))
+            .await?;
+        let said = check().await?;
+        match filter {
+            "" => setting.check().await?.has("publication-rule", "warning"),
+            _ => setting.check().await?.has("publication-row-filter", "warning"),
+        };
+        let wanted = if filter.is_empty() {
+            "sends rows of public.box that its rule"
+        } else {
+            "otherwise than tables.N.only"
+        };
+        let (_, hint) = said.split_once(wanted).with_context(|| said.clone())?;
+        let (_, hint) = hint.split_once("hint: ").with_context(|| said.clone())?;
+        let (hint, _) = hint.split_once("  -- ").with_context(|| said.clone())?;
+        setting.sql(hint).await?;
+        let said = check().await?;
+        assert!(said.contains("leaves out what the rule of public.box does"), "{said}");
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use tokio_postgres::{Client, Row};
 
 use super::broker::quoted;
 use super::refused::{self, POOLER};
-use super::{clock, marks, relay, slot_user};
+use super::{clock, filter, marks, relay, slot_user};
 use crate::cli;
 use crate::config::Config;
 use crate::error::{Fault, Kind, codes};
@@ -41,6 +41,13 @@ pub(super) async fn look(config: &Config) -> Database {
         }
     };
     let mut database = Database::default();
+    let config = match slot::expand(&client, config).await {
+        Ok(config) => &config.clone(),
+        Err(fault) => {
+            database.findings.push(unasked(&config.postgres.audit.user, fault));
+            config
+        }
+    };
     match slot::preflight(&client, config).await {
         Ok(flight) => {
             let waiting = relay::waiting(&client, config, &flight).await;
@@ -50,6 +57,7 @@ pub(super) async fn look(config: &Config) -> Database {
             database.is_slot_active = slot.is_some_and(|slot| slot.is_active);
             let tried = marks::look(&client, config).await;
             database.findings.extend(tried);
+            database.findings.extend(filter::look(&client, config).await);
             match relay::look(&client, config, slot).await {
                 Ok(fares) => database.findings.extend(fares),
                 Err(fault) => {

@@ -4,6 +4,7 @@ mod broker;
 mod certificates;
 mod clock;
 mod database;
+mod filter;
 mod greeting;
 pub(super) mod marks;
 mod refused;

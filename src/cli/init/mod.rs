@@ -10,6 +10,7 @@ use super::{Roles, check, connect, say, schema};
 use crate::config::{Config, Needs, PartitionSpan, Sources, Table};
 use crate::error::{Class, Fault, codes};
 use crate::postgres::outbox::look_up;
+use crate::postgres::publication_filter::{PublicationFilter, of_rule};
 use crate::postgres::sql;
 use crate::postgres::{self, column, query};
 use crate::rabbitmq::declare;
@@ -52,8 +53,9 @@ pub(super) struct Args {
 /// run goes on from there.
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
     let needs = if args.declare { Needs::ALL } else { Needs::POSTGRES };
-    let config = Config::load(sources, needs)?;
-    let client = connect(&config).await?;
+    let asked = Config::load(sources, needs)?;
+    let client = connect(&asked).await?;
+    let config = slots::expand_to_make(&client, &asked).await?;
     let found = look(&client, &config).await?;
     if found.slot && !found.publication {
         return Err(slot_before_publication(&config));
@@ -68,12 +70,17 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
         maker.table(&config, table, &found, span).await?;
     }
     maker.own_schema(&found).await?;
-    maker.enqueue(&config, &found).await?;
+    maker.enqueue(&asked, &found).await?;
     maker.emit(&config).await?;
     maker.publication(&config, &found).await?;
     if let Some((stream, audit)) = args.roles.both() {
         maker.roles(&config, stream, audit).await?;
     }
+    // Those that are in the publication.
+    let config = match args.dry_run {
+        true => config,
+        false => slots::expand(&client, &asked).await?,
+    };
     maker.slot(&config, &found, from, args.slot_timeout).await?;
     if args.declare {
         declare::declare(&config, args.dry_run).await?.iter().for_each(say);
@@ -253,7 +260,8 @@ impl Maker<'_> {
 
     /// The function is pgoutbox's own, so a newer one replaces an older.
     async fn enqueue(&self, config: &Config, found: &ExistingObjects) -> Result<(), Fault> {
-        let Some(table) = config.tables.first() else { return Ok(()) };
+        let mut tables = config.tables.iter().filter(|it| !it.is_pattern);
+        let Some(table) = tables.next() else { return Ok(()) };
         // In a dry run the table may not be there yet; the default one has all columns.
         if let Some(columns) = self.columns(table).await? {
             let has = |name: &str, of: &str| {
@@ -313,7 +321,19 @@ impl Maker<'_> {
             self.found(&what);
             return Ok(());
         }
-        self.make(&what, &schema::publication(config)?).await
+        let mut filters = Vec::new();
+        for table in &config.tables {
+            let asked = PublicationFilter::look(self.client, &config.postgres.publication, table);
+            let is_there = self.columns(table).await?.is_some();
+            filters.push(match is_there {
+                true => asked.await?.into_made(),
+                // In a dry run it may not be there yet.
+                false => {
+                    of_rule(table, schema::default_type).filter(|_| found.server_version >= 150_000)
+                }
+            });
+        }
+        self.make(&what, &schema::publication(config, &filters)?).await
     }
 
     async fn roles(&self, config: &Config, stream: &str, audit: &str) -> Result<(), Fault> {

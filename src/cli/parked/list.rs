@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Which, say, span, unparked};
-use crate::cli::connect;
+use crate::cli::connect_to_tables;
 use crate::config::Config;
 use crate::error::Fault;
 use crate::operator::{self, Destination, ParkedEvent};
@@ -29,7 +29,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: &Args, config: &Config) -> Result<(), Fault> {
-    let client = connect(config).await?;
+    let (client, config) = &connect_to_tables(config).await?;
     // One bad event may hold many: those are counted at its side.
     let is_folded = !args.waiting && !args.which.wants_waiting();
     // One more than asked for shows whether there are more.
@@ -37,21 +37,21 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<(), Fault> {
     if is_folded && !args.json {
         filter.states.retain(|state| state != "queued");
     }
-    let mut found = operator::list(&client, &config.postgres.slot, &filter).await?;
+    let mut found = operator::list(client, &config.postgres.slot, &filter).await?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let has_more = found.len() > limit;
     found.truncate(limit);
     if args.json {
         let mut events = Vec::new();
         for event in &found {
-            let to = operator::target(&client, config, event).await;
+            let to = operator::target(client, config, event).await;
             events.push(as_json(event, to.as_ref()));
         }
         crate::cli::say_json(json!({ "events": events, "has_more": has_more }));
         return Ok(());
     }
     if found.is_empty() {
-        say(unparked::told(&client, config, args.which.ids()).await);
+        say(unparked::told(client, config, args.which.ids()).await);
         return Ok(());
     }
     let header = [
@@ -69,7 +69,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<(), Fault> {
     ];
     let mut rows = vec![header.map(str::to_owned)];
     for event in &found {
-        let to = operator::target(&client, config, event).await;
+        let to = operator::target(client, config, event).await;
         rows.push(line(event, to.as_ref()));
     }
     print(&rows);

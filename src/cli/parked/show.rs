@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Which, events, list, say, span, unparked};
-use crate::cli::connect;
+use crate::cli::connect_to_tables;
 use crate::config::Config;
 use crate::core::event::Refusal;
 use crate::core::event::stored;
@@ -27,12 +27,12 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: &Args, config: &Config) -> Result<bool, Fault> {
-    let client = connect(config).await?;
-    let found = operator::list(&client, &config.postgres.slot, &args.which.filter(Some(2))).await?;
+    let (client, config) = &connect_to_tables(config).await?;
+    let found = operator::list(client, &config.postgres.slot, &args.which.filter(Some(2))).await?;
     let event = match found.as_slice() {
         [event] => event,
         [] => {
-            say(unparked::told(&client, config, args.which.ids()).await);
+            say(unparked::told(client, config, args.which.ids()).await);
             return Ok(false);
         }
         _ => {
@@ -42,11 +42,11 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<bool, Fault> {
             ));
         }
     };
-    let Some(row) = operator::row(&client, config, event).await? else {
+    let Some(row) = operator::row(client, config, event).await? else {
         say(format_args!("{} has been delivered meanwhile", event.title()));
         return Ok(false);
     };
-    let neighbours = operator::neighbours(&client, event.seq).await?;
+    let neighbours = operator::neighbours(client, event.seq).await?;
     let built = stored::build(config, &row, event.position, usual_limits(config));
     let message = built.map(|built| built.message);
     if args.body {

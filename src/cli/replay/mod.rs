@@ -23,6 +23,7 @@ use crate::postgres::outbox::Outbox;
 use crate::postgres::sql;
 use crate::postgres::{self, Role, column, query};
 use crate::rabbitmq::resend::{Fate, Item, Resender};
+use crate::slot;
 use crate::upkeep::horizon::{self, SlotReach};
 
 /// Sends events once more: rows of the outbox table, or events that were discarded or
@@ -268,9 +269,12 @@ impl Args {
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let needs = if args.dry_run { Needs::POSTGRES } else { Needs::ALL };
     let config = Config::load(sources, needs)?;
+    if !config.has_patterns() {
+        args.check(&config)?;
+    }
+    let (client, _driver) = postgres::connect(Role::Replay, &config.postgres).await?;
+    let config = slot::expand(&client, &config).await?;
     args.check(&config)?;
-    let postgres = &config.postgres;
-    let (client, _driver) = postgres::connect(Role::Replay, postgres).await?;
     let outboxes = outboxes(args, &client, &config).await?;
     if args.is_by_commit() && !args.wants_parked() {
         commit_times(&client).await?;

@@ -215,6 +215,7 @@ impl Facts {
 }
 
 async fn unmarked(client: &Client, config: &Config) -> Vec<UnmarkedRows> {
+    let Ok(config) = &slot::expand(client, config).await else { return Vec::new() };
     let mut unmarked = Vec::new();
     for (number, table) in config.tables.iter().enumerate() {
         unmarked.push(count(client, config, number, table).await);

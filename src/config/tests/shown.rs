@@ -121,7 +121,7 @@ fn names_that_the_user_gives_are_read_and_shown_again() {
     assert!(one.events[0].exchange.is_some() && one.events[0].routing_key.is_some());
     let two = first.tables[1].message.cloudevents.as_ref().unwrap();
     assert_eq!(names(&two.extensions), "key");
-    assert_eq!(two.source.to_string(), "/a.two");
+    assert_eq!(two.source.to_string(), "/{schema()}.{table()}");
 
     let text = run(&Args::default(), &tried.sources).unwrap();
     let again = Try::both().file(&text.replace("\"***\"", "\"secret\"")).load();

@@ -372,10 +372,11 @@ fn commands_name_the_servers_they_need() {
 /// What a table's messages are made by, those of a prefix are.
 #[test]
 fn messages_have_the_settings_of_a_table() {
-    const OF_A_TABLE: [&str; 11] = [
+    const OF_A_TABLE: [&str; 12] = [
         "preset",
         "name",
         "schema",
+        "pattern",
         "columns.",
         "envelope.",
         "audit.",

@@ -8,7 +8,8 @@ use super::finder::Finder;
 use super::path;
 use super::{Refusal, Row};
 use crate::config::{
-    CloudEvents, ColumnRef, Field, MessageMap, Piece, Property, Template, ValueType,
+    CloudEvents, ColumnRef, Field, MessageMap, OF_SCHEMA, OF_TABLE, Piece, Property, Template,
+    ValueType,
 };
 use crate::core::hash::murmur3;
 
@@ -269,6 +270,11 @@ impl Finder<'_> {
         }
         if let Some(found) = self.whole(name).or_else(|| self.path(name)) {
             return found.ok();
+        }
+        match name {
+            OF_SCHEMA => return Some(PatternPiece::Text(self.config.schema.clone())),
+            OF_TABLE => return Some(PatternPiece::Text(self.config.name.clone())),
+            _ => {}
         }
         let columns: Vec<&str> = self.columns.iter().map(|column| column.name.as_str()).collect();
         self.errors.push(format!(

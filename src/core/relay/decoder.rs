@@ -168,9 +168,9 @@ impl Decoder {
                 self.map(table, &relation)?;
                 is_again
             }
-            // Perhaps a partition: asked once a row of it comes. Where rows come under their root's
-            // name, leaves are announced as well, and it is no matter what became of them.
-            None if !self.leaves.is_empty() => {
+            // Perhaps a partition, or a table that is new: asked once a row of it comes. Where rows come under
+            // their root's name, leaves are announced as well, and it is no matter what became of them.
+            None if !self.leaves.is_empty() || self.is_of_a_pattern(&relation) => {
                 self.relations.remove(oid);
                 self.announced.insert(oid, relation);
                 is_again
@@ -195,6 +195,10 @@ impl Decoder {
             return is_named.then_some(*table);
         }
         table_named(self.tables.get(..self.oids.len())?, relation)
+    }
+
+    fn is_of_a_pattern(&self, relation: &RelationMessage) -> bool {
+        self.tables.iter().any(|table| table.matches(&relation.schema, &relation.name))
     }
 
     fn find_away(&self, oid: u32) -> Option<&RenamedRelation> {

@@ -74,7 +74,7 @@ use crate::core::event::Position;
 use crate::core::relay::marks::{Batch, WrittenBatch};
 use crate::core::relay::progress::Progress;
 use crate::core::span::Span;
-use crate::core::tally::{TableTally, Tally};
+use crate::core::tally::{SourceTally, TableTally, Tally};
 
 /// Pause between checks during a drain.
 const HASTY_CHECK: Duration = Duration::from_millis(50);
@@ -156,6 +156,12 @@ impl Relay {
     /// What was done so far.
     pub fn tally(&self) -> Tally {
         Tally { unmarked: self.recorder.given_up(), ..self.tally }
+    }
+
+    /// The same of each table, by name.
+    pub(crate) fn tally_by_source(&self) -> Vec<(String, SourceTally)> {
+        let tallies = self.by_table.iter().map(|it| SourceTally::from(*it));
+        self.rules.tables.iter().map(|table| table.title()).zip(tallies).collect()
     }
 
     /// Messages in flight, and their bytes.

@@ -319,6 +319,9 @@ impl Relay {
             }
             ParkedState::Failed => self.tally.parked += 1,
         }
+        if is_open && let Some(table) = self.by_table.get_mut(arrival.mapping.table) {
+            table.parked += 1;
+        }
         self.line(now, word(state), &arrival, refusal.as_ref());
         // It is in flight no more, whatever follows; who waits for it goes on below, or here.
         if let Some(aggregate) = arrival.waiter.take() {

@@ -7,7 +7,7 @@ use postgres_types::PgLsn;
 use super::Relay;
 use super::phase::Phase;
 use super::waiting::Waiting;
-use crate::core::tally::{TableTally, Tally};
+use crate::core::tally::{SourceTally, TableTally, Tally};
 
 /// The relay at one moment.
 #[derive(Debug, Clone)]
@@ -16,6 +16,8 @@ pub(crate) struct View {
     pub tally: Tally,
     /// The same by table, as they are configured.
     pub tables: Vec<TableTally>,
+    /// And of the events of each table.
+    pub by_source: Vec<(String, SourceTally)>,
     /// Messages published and not settled.
     pub window_messages: usize,
     /// Their bytes.
@@ -64,6 +66,7 @@ impl Relay {
         View {
             tally: self.tally(),
             tables: self.by_table.clone(),
+            by_source: self.tally_by_source(),
             window_messages,
             window_bytes,
             waiting: self.aggregates.size().0 + self.outgoing.ready(),

@@ -10,6 +10,7 @@ use crate::core::relay::HeldEvent;
 use crate::error::Fault;
 use crate::observe::event::{self, EventFilter};
 use crate::postgres::{self, Role};
+use crate::slot;
 
 /// The longest id that a message can have, and so the longest that is looked for here.
 const ID_BYTES: usize = 255;
@@ -58,6 +59,7 @@ pub(super) async fn look(
     held: Vec<HeldEvent>,
 ) -> Result<Value, Fault> {
     let (client, _driver) = postgres::connect(Role::Console, &config.postgres).await?;
+    let config = &slot::expand(&client, config).await?;
     let filter = EventFilter { ids: vec![id], limit: SHOWN, wait: WAIT, ..EventFilter::default() };
     Ok(event::look(&client, config, &filter, held).await?.json())
 }

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::error::Fault;
 use crate::operator::{self, Destination, OPEN, ParkedEvent, ParkedFilter, ParkedGroup};
 use crate::postgres::{self, Role};
+use crate::slot;
 
 /// How many are listed.
 const LISTED: u64 = 100;
@@ -142,13 +143,14 @@ impl ParkedCache {
             return Ok(part.value.clone());
         }
         let client = connect(config).await?;
+        let expanded = slot::expand(&client, config).await?;
         let slot = &config.postgres.slot;
         let mut found = operator::list(&client, slot, &query.clone().filter()).await?;
         let has_more = found.len() as u64 > LISTED;
         found.truncate(usize::try_from(LISTED).unwrap_or(usize::MAX));
         let mut events = Vec::with_capacity(found.len());
         for one in &found {
-            events.push(event(one, operator::target(&client, config, one).await.as_ref()));
+            events.push(event(one, operator::target(&client, &expanded, one).await.as_ref()));
         }
         let groups = operator::groups(&client, slot).await?;
         let groups: Vec<Value> = groups.iter().map(group).collect();

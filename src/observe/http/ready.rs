@@ -309,6 +309,7 @@ mod tests {
         View {
             tally: Tally::default(),
             tables: Vec::new(),
+            by_source: Vec::new(),
             window_messages: 3,
             window_bytes: 3,
             waiting: 1,

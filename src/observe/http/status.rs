@@ -64,7 +64,13 @@ pub(super) fn json(snapshot: &Snapshot, recent: Value) -> Value {
 /// By table, what this session has done; null where none runs.
 fn tables(snapshot: &Snapshot) -> Value {
     let Some(view) = &snapshot.shown.view else { return Value::Null };
-    let told = snapshot.facts.tables.iter().zip(&view.tables).map(|((table, to), tally)| {
+    // Those that match a pattern go where it says, which may depend on the table.
+    let to = |table: &String| {
+        let mut named = snapshot.facts.tables.iter();
+        named.find(|(it, _)| it == table).map_or("", |(_, to)| to.as_str())
+    };
+    let told = view.by_source.iter().zip(&view.tables).map(|((table, _), tally)| {
+        let to = to(table);
         json!({
             "table": table,
             "to": to,

@@ -140,6 +140,12 @@ pub const METRICS: &[Metric] = &[
                 out.put(&[("outcome", outcome)], count);
             }
         }),
+    counter("pgoutbox_table_events_total", "table; outcome: delivered, parked", "Events of each table or `message:prefix` by what became of them, parked also behind one of their aggregate; of the first 100 tables that have any, of all others together as `other`.",
+        "`parked` rises of one table alone: look at its mapping and its queues; `delivered` of one stands still: `pgoutbox check` says whether it is left out",
+        |it, out| for (table, tally) in it.snapshot.shown.by_table.iter() {
+            out.put(&[("table", table), ("outcome", "delivered")], tally.delivered);
+            out.put(&[("table", table), ("outcome", "parked")], tally.parked);
+        }),
     counter("pgoutbox_messages_published_total", "", "Messages handed to the broker's connection, repeats included.",
         "far above `delivered`: messages are refused, or sessions end and repeat",
         |it, out| out.only(it.snapshot.shown.tally.published)),

@@ -38,6 +38,7 @@ files! {
     CHECK_PUBLICATION = "check/publication.sql", "Whether the publication still brings every outbox table into the stream, whole.";
     CHECK_PUBLICATION_AGE = "check/publication_age.sql", "What of the publication may be too new for the slot, which reads the catalog as it was when each row was written: made or altered by a transaction that is not older than all that the slot may still read.";
     CHECK_RETURNED = "check/returned.sql", "Events that no queue took.";
+    CHECK_ROW_FILTER = "check/row_filter.sql", "Whether the publication can filter the rows of a table (from Postgres 15 on; not one that comes with its schema or as all tables do), by which it does, and the columns that a filter may name: of built-in types.";
     CHECK_SCHEMA = "check/schema.sql", "Whether pgoutbox's own tables are there, and what the connected role may do to them.";
     CHECK_SERVER = "check/server.sql", "What else `check` looks at: nothing of it stops a relay that streams.";
     CHECK_SLOT_USER = "check/slot_user.sql", "Who reads a slot.";
@@ -185,10 +186,12 @@ files! {
     TABLE_EPOCH = "table/epoch.sql", "A number of a column that holds the time as one: its size gives the unit.";
     TABLE_ID_TYPE = "table/id_type.sql", "The type of a table's id column, under which an index on it can be used; for a domain, the type that it is made of.";
     TABLE_LEAVES = "table/leaves.sql", "The tables that hold the rows of a table: itself, or its partitions.";
+    TABLE_MATCHING = "table/matching.sql", "Tables whose names match a pattern of LIKE for the schema and one for the table, each with the number of the first pattern that it matches.";
     TABLE_PAGES = "table/pages.sql", "Pages of a table with all its partitions, from the files' sizes: no row is read.";
     TABLE_PARTITION_ROOT = "table/partition_root.sql", "A relation and all that it is a partition of, itself first; none where it is gone.";
     TABLE_PLACE = "table/place.sql", "The id of the row at a place of a table.";
     TABLE_ROW = "table/row.sql", "The row with this id, where it is in an outbox table: one row, or none.";
     TABLE_ROW_FILTER = "table/row_filter.sql", "The publication's row filter (from Postgres 15 on) for a table, as an expression over its columns: rows for which it is not true are none of this relay's.";
     TABLE_TEXTS = "table/texts.sql", "The columns of a table as texts, just as the server writes them out: a list of expressions over \"outbox\", in one row.";
+    TABLE_WRITTEN_BY = "table/written_by.sql", "Whether a transaction left rows in a table.";
 }

@@ -77,8 +77,9 @@ pub(crate) fn has(sql: &str, name: &str) -> bool {
 /// - `mark_columns`: the names of the columns;
 /// - `sample`: which pages of its table are read;
 /// - `texts`: a list of what its columns hold ([`TABLE_TEXTS`]);
-/// - `value`: what it shows of its parked event.
-const BARE: [&str; 11] = [
+/// - `value`: what it shows of its parked event;
+/// - `where`: the row filter of a table that is put into a publication, or nothing.
+const BARE: [&str; 12] = [
     "among",
     "filter",
     "is_same_table",
@@ -90,6 +91,7 @@ const BARE: [&str; 11] = [
     "sample",
     "texts",
     "value",
+    "where",
 ];
 
 /// What `:is_same_table` stands for: statements find their table by its name, which another one may have by now,

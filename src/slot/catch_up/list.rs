@@ -1,5 +1,7 @@
 //! The SQL of the list: which rows wait, and in which order they are published.
 
+use std::fmt::Write as _;
+
 use postgres_types::Type;
 use tokio_postgres::Client;
 
@@ -59,21 +61,20 @@ pub(super) fn list(
     let slot = config.postgres.slot.as_str();
     let open = [("slot", slot), ("snapshot", new.snapshot.as_str())];
     let mut out = sql::render(sql::CATCH_UP_OPEN, &open)?;
-    out.push_str("WITH waiting AS (\n");
     let tables = || config.tables.iter().zip(outboxes).zip(rows);
+    let mut parts = Vec::new();
     // Without marks there is no record of which rows wait.
-    let with_marks = tables().filter(|((table, _), _)| table.has_marks());
-    for (number, ((table, outbox), rows)) in with_marks.enumerate() {
-        if number > 0 {
-            out.push_str("UNION ALL\n");
-        }
+    for ((table, outbox), rows) in tables().filter(|((table, _), _)| table.has_marks()) {
         let waiting = waiting(config, table, outbox, rows, &rows.among)?;
-        out.push_str(waiting.trim_end().trim_end_matches(';'));
-        out.push('\n');
+        parts.push(format!("{}\n", waiting.trim_end().trim_end_matches(';')));
     }
-    out.push_str(")\n");
     let consistent_lsn = new.consistent_lsn.to_string();
-    out.push_str(&sql::render(sql::CATCH_UP_LIST, &[("slot", slot)])?);
+    // There is none yet that matches a pattern.
+    if !parts.is_empty() {
+        let waiting = parts.join("UNION ALL\n");
+        let list = sql::render(sql::CATCH_UP_LIST, &[("slot", slot)])?;
+        let _ = write!(out, "WITH waiting AS (\n{waiting})\n{list}");
+    }
     for ((table, outbox), rows) in tables() {
         let relation = outbox.relation.to_string();
         let variables = [

@@ -25,6 +25,7 @@ use crate::postgres::sql;
 use crate::postgres::turn::Turn;
 use crate::postgres::{self, Role, column, execute, query};
 use crate::shutdown::Shutdown;
+use crate::slot;
 use crate::text::span;
 use target::Target;
 pub(crate) use undeletable::UndeletablePlaces;
@@ -134,6 +135,7 @@ pub(crate) async fn run(config: &Config, mut shutdown: Shutdown, board: &Board) 
                 failures = 0;
                 let is_idle = |t: &TableReport| !t.is_managed && t.troubles.is_empty();
                 let is_idle = report.tables.iter().all(is_idle);
+                let is_idle = is_idle && !config.has_patterns();
                 if order.keep.is_none() && is_idle && !report.is_busy {
                     debug!("prune.keep is not set, and no partitions are to be made");
                     return;
@@ -234,6 +236,7 @@ async fn all_tables(
     report: &mut Report,
 ) -> Result<(), Fault> {
     let client = connect(config).await?;
+    let config = &slot::expand(&client, config).await?;
     for table in &config.tables {
         let title = table.title();
         report.tables.push(TableReport { table: title.clone(), ..TableReport::default() });
