@@ -562,7 +562,7 @@ impl<'a> Replay<'a> {
         built: Result<StoredMessage, Refusal>,
     ) -> Result<(), Fault> {
         let message = built.and_then(|built| match self.is_plain {
-            true => Ok(built.message),
+            true => built.message.unplaced(),
             false => built.message.replayed(),
         });
         self.reach.begin(&item);

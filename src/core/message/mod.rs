@@ -248,6 +248,19 @@ impl Message {
     /// # Errors
     /// A name or a property is longer than AMQP can say.
     pub(crate) fn replayed(self) -> Result<Self, Refusal> {
+        let is_replayed = (ShortString::from(REPLAYED_HEADER), AMQPValue::Boolean(true));
+        self.without_position(Some(is_replayed))
+    }
+
+    /// The same, made of a row whose position is not known any more.
+    ///
+    /// # Errors
+    /// As [`replayed`](Self::replayed).
+    pub(crate) fn unplaced(self) -> Result<Self, Refusal> {
+        self.without_position(None)
+    }
+
+    fn without_position(self, more: Option<(ShortString, AMQPValue)>) -> Result<Self, Refusal> {
         let positions = [COMMIT_LSN_HEADER, INDEX_HEADER];
         let properties = self.properties();
         let mut headers = FieldTable::default();
@@ -256,7 +269,9 @@ impl Message {
                 headers.insert(name.clone(), value.clone());
             }
         }
-        headers.insert(ShortString::from(REPLAYED_HEADER), AMQPValue::Boolean(true));
+        if let Some((name, value)) = more {
+            headers.insert(name, value);
+        }
         let properties = properties.with_headers(headers);
         let message =
             Self::new(self.exchange(), self.routing_key(), &properties, self.body.clone())?;
