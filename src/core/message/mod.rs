@@ -255,7 +255,7 @@ impl Message {
     /// The same, made of a row whose position is not known any more.
     ///
     /// # Errors
-    /// As [`replayed`](Self::replayed).
+    /// A name or a property is longer than AMQP can say.
     pub(crate) fn unplaced(self) -> Result<Self, Refusal> {
         self.without_position(None)
     }
