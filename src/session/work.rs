@@ -140,21 +140,26 @@ impl Session {
     /// What stops the relay for good does not where another one has taken the slot over meanwhile, and writes under
     /// the name that was ours: this one was frozen, say, and is the standby now.
     async fn judged(&self, end: End) -> End {
-        let is_foreign = |fault: &Fault| fault.class == Class::Halt && fault.side == Side::Broker;
-        if !matches!(&end, End::Fault(fault) if is_foreign(fault)) {
-            return end;
-        }
+        let fault = match end {
+            End::Fault(fault) if fault.class == Class::Halt && fault.side == Side::Broker => fault,
+            end => return end,
+        };
         let slot = &self.config.postgres.slot;
         let ours = progress_row::is_ours(&self.jobs.client, slot, &self.recording.session);
-        match in_time(STOP_TIMEOUT, ours).await {
-            Some(Ok(true)) => end,
-            // Where that cannot be asked the next session sees it, before it sends anything.
-            _ => Fault::transient(format!(
-                "another relay has taken slot \"{slot}\" over, and publishes to its streams"
-            ))
-            .on(Side::Audit)
-            .into(),
-        }
+        let what = match in_time(STOP_TIMEOUT, ours).await {
+            Some(Ok(true)) => return End::Fault(fault),
+            Some(Ok(false)) => {
+                format!(
+                    "another relay has taken slot \"{slot}\" over, and publishes to its streams"
+                )
+            }
+            // The next session sees it, before it sends anything.
+            _ => format!(
+                "{}; whether another relay has taken slot \"{slot}\" over could not be asked",
+                fault.what
+            ),
+        };
+        Fault::transient(what).on(Side::Audit).into()
     }
 
     async fn work(&mut self, shutdown: &mut Shutdown) -> Result<std::convert::Infallible, End> {
