@@ -26,6 +26,8 @@ const OF_STREAMS: u64 = 10_000;
 const STREAM_ROUNDS: u64 = 150;
 /// And as many of a relay that publishes to a stream and to exchanges.
 const OF_BOTH: u64 = 20_000;
+/// Of both: a channel is closed over an event, with others in flight to the stream.
+const CLOSED_OF_BOTH: u64 = 20_161;
 /// A seed beyond them that found a fault: a late batch parked behind the back of the next session.
 const FOUND: u64 = 1_003;
 /// Of a stream: an event is put aside, and lost by a crash, behind which a higher id was sent.
@@ -76,7 +78,8 @@ fn the_rules_hold_whatever_happens() {
         .chain([FOUND])
         .chain(OF_STREAMS..OF_STREAMS + of_streams)
         .chain([FOUND_OF_STREAMS])
-        .chain(OF_BOTH..OF_BOTH + of_streams);
+        .chain(OF_BOTH..OF_BOTH + of_streams)
+        .chain([CLOSED_OF_BOTH]);
     for seed in seeds {
         total += round(seed, LAST_LINES).expect("a round failed");
     }

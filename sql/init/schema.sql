@@ -33,6 +33,9 @@ ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS messages boolean;
 ALTER TABLE pgoutbox.progress
     ADD COLUMN IF NOT EXISTS publishing_id    bigint NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS publishing_epoch bigint;
+-- Which stream the events of each source go to, while some may be in flight: another one knows nothing of their
+-- ids, and may have later ones. Null: none is in flight, or goes to a stream.
+ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS routes jsonb;
 -- How it is refused: with the whole transaction.
 CREATE OR REPLACE FUNCTION pgoutbox.taken_over(of_slot name) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN

@@ -35,7 +35,7 @@ impl Facts {
 
 fn table(table: &Table) -> (String, String) {
     let to = match &table.stream {
-        Some(stream) => format!("stream {stream}"),
+        Some(stream) => format!("stream {}", stream.name),
         None => table.exchange.to_string(),
     };
     (table.title(), to)

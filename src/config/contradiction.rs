@@ -308,7 +308,19 @@ impl Check<'_> {
     fn sinks(&mut self, config: &Config) {
         let keys = (0..config.tables.len()).map(|index| format!("tables.{index}"));
         let keys = keys.chain((0..config.messages.len()).map(|index| format!("messages.{index}")));
+        let mut seen: BTreeMap<&str, (String, usize)> = BTreeMap::new();
         for (key, source) in keys.zip(config.sources()) {
+            if let Some(sink) = &source.stream {
+                let (name, count) = (format!("{key}.stream"), sink.partitions.len());
+                let (first, same) = seen.entry(&sink.name).or_insert_with(|| (name.clone(), count));
+                if *same != count {
+                    let what = format!(
+                        "is {} with another number of partitions than in {first}",
+                        quote(&sink.name)
+                    );
+                    self.clash([&name, first], what, "give it the same number each time");
+                }
+            }
             let is_letter = matches!(source.on_failure, OnFailure::DeadLetter { .. });
             if source.stream.is_some() && is_letter {
                 let what = "is dead_letter, but a stream has no dead-letter exchange";

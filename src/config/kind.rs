@@ -111,7 +111,7 @@ pub(crate) const SSL_MODES: [&str; 4] = ["disable", "require", "verify-ca", "ver
 /// `audit.mode`'s words.
 pub(crate) const AUDIT_MODES: [&str; 4] = ["update", "delete", "side_table", "none"];
 /// `tables.*.sink`'s words.
-pub(crate) const SINKS: [&str; 2] = ["exchange", "stream"];
+pub(crate) const SINKS: [&str; 3] = ["exchange", "stream", "super_stream"];
 /// `prune.partition_span`'s words.
 pub(crate) const PARTITION_SPANS: [&str; 4] = ["hour", "day", "week", "month"];
 /// `guard.policy`'s words.

@@ -53,6 +53,7 @@ mod problem;
 mod reload;
 mod renewal;
 mod rule;
+mod stream_sink;
 mod effective;
 mod tables;
 mod tls;
@@ -83,6 +84,7 @@ pub(crate) use reload::{InForce, plan};
 pub(crate) use renewal::{Place, Renewal};
 pub(crate) use rule::{Condition, RowRule};
 pub use source::Sources;
+pub(crate) use stream_sink::StreamSink;
 pub(crate) use tls::FileDigest;
 
 /// A value that never shows in a log, an error or `Debug`.
@@ -170,7 +172,12 @@ impl Config {
 
     /// The streams, each once.
     pub(crate) fn streams(&self) -> BTreeSet<&str> {
-        self.sources().filter_map(|source| source.stream.as_deref()).collect()
+        self.stream_sinks().flat_map(|sink| sink.partitions.iter().map(|name| &**name)).collect()
+    }
+
+    /// The streams and super streams.
+    pub(crate) fn stream_sinks(&self) -> impl Iterator<Item = &StreamSink> + Clone {
+        self.sources().filter_map(|source| source.stream.as_ref())
     }
 
     /// Where events go that go to exchanges.
@@ -196,7 +203,7 @@ impl Config {
     }
 
     /// All that events come from. Where one has a number, it is its place here.
-    pub(crate) fn sources(&self) -> impl Iterator<Item = &Table> {
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &Table> + Clone {
         self.tables.iter().chain(&self.messages).chain(&self.patterns)
     }
 
@@ -406,8 +413,8 @@ pub struct Table {
     pub is_pattern: bool,
     /// Column of each field.
     pub columns: Columns,
-    /// The stream that its messages go to; default `None`: to an exchange.
-    pub stream: Option<Arc<str>>,
+    /// The streams that its messages go to; default `None`: to an exchange.
+    pub stream: Option<StreamSink>,
     /// Exchange of its messages, a template. Default `outbox`.
     pub exchange: Template,
     /// Routing key of its messages, a template.

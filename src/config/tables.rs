@@ -1,13 +1,12 @@
 //! From settings to tables and queues.
 
-use std::sync::Arc;
-
 use super::effective::EffectiveValues;
 use super::mark::mark;
 use super::message_map::message_map;
 use super::preset::maker;
 use super::problem::Problems;
 use super::rule::rule;
+use super::stream_sink::stream_sink;
 use super::values::Values;
 use super::{AuditMode, Broker, ColumnRef, Columns, MarkColumns, OnFailure, Queue, Table};
 
@@ -126,7 +125,7 @@ fn source(
         name,
         is_pattern: false,
         columns,
-        stream: stream(values, key, problems),
+        stream: stream_sink(values, key, problems),
         exchange: values.template(&format!("{key}.exchange")),
         routing_key: values.template(&format!("{key}.routing_key")),
         content_type: text("content_type").unwrap_or_default(),
@@ -140,37 +139,6 @@ fn source(
         mark: MarkColumns::default(),
         is_mandatory: values.flag(&format!("{key}.mandatory")),
         is_holding: values.flag(&format!("{key}.hold_aggregate")),
-    }
-}
-
-fn stream(values: &Values, key: &str, problems: &mut Problems) -> Option<Arc<str>> {
-    let name_key = format!("{key}.stream");
-    let name = values.text(&name_key);
-    let is_stream = values.text(&format!("{key}.sink")).as_deref() == Some("stream");
-    match (is_stream, name) {
-        (true, Some(name)) => Some(name.into()),
-        (true, None) => {
-            if !values.is_bad(&name_key) {
-                problems.add(
-                    "",
-                    &name_key,
-                    "is not set",
-                    "name the stream, as sink = \"stream\" asks for one",
-                );
-            }
-            None
-        }
-        (false, Some(_)) => {
-            let hint = "set sink = \"stream\" beside it, or take it away";
-            problems.add(
-                values.origin(&name_key),
-                &name_key,
-                "is set, but the sink is an exchange",
-                hint,
-            );
-            None
-        }
-        (false, None) => None,
     }
 }
 

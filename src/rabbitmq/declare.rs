@@ -1,13 +1,13 @@
 //! What `init --declare` declares on RabbitMQ. `run` never declares: a relay needs the right
 //! to write, and no more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
-use crate::config::{Config, Queue, Table};
+use crate::config::{Config, Queue, StreamSink, Table};
 use crate::error::{Fault, Kind};
 use crate::rabbitmq::publisher::{self, Publisher};
 
@@ -47,6 +47,7 @@ struct Plan<'a> {
     exchanges: BTreeSet<String>,
     kind: &'a str,
     queues: Vec<(Queue, String)>,
+    super_streams: BTreeMap<&'a str, &'a StreamSink>,
 }
 
 impl<'a> Plan<'a> {
@@ -75,7 +76,9 @@ impl<'a> Plan<'a> {
         }
         // The default exchange and RabbitMQ's own are there already, and must not be declared.
         exchanges.retain(|name| !name.is_empty() && !name.starts_with("amq."));
-        Ok(Self { exchanges, kind: &config.declare.exchange_type, queues })
+        let super_streams = config.stream_sinks().filter(|sink| sink.is_super);
+        let super_streams = super_streams.map(|sink| (&*sink.name, sink)).collect();
+        Ok(Self { exchanges, kind: &config.declare.exchange_type, queues, super_streams })
     }
 
     fn lines(&self, prefix: &str) -> Vec<String> {
@@ -89,7 +92,12 @@ impl<'a> Plan<'a> {
             let arguments = queue.arguments.iter().map(|(name, value)| format!(", {name} {value}"));
             format!("{prefix}{kind} queue {name}{bound}{}", arguments.collect::<String>())
         };
-        self.exchanges.iter().map(exchange).chain(self.queues.iter().map(queue)).collect()
+        let partitioned = |sink: &&StreamSink| {
+            let count = sink.partitions.len();
+            format!("{prefix}super stream {} of {count} partitions", sink.name)
+        };
+        let all = self.exchanges.iter().map(exchange).chain(self.queues.iter().map(queue));
+        all.chain(self.super_streams.values().map(partitioned)).collect()
     }
 
     async fn carry_out(&self, channel: &Channel) -> Result<(), Fault> {
@@ -110,6 +118,9 @@ impl<'a> Plan<'a> {
         for (queue, exchange) in &self.queues {
             declare_queue(channel, queue, exchange).await?;
         }
+        for sink in self.super_streams.values() {
+            bind_partitions(channel, sink).await?;
+        }
         Ok(())
     }
 }
@@ -125,6 +136,28 @@ fn stream(name: &str) -> (Queue, String) {
         arguments: Vec::new(),
     };
     (queue, String::new())
+}
+
+/// Makes a super stream of streams that are there: an exchange that says so, by which clients find the
+/// partitions and their order (`rabbit_stream_manager.erl`).
+async fn bind_partitions(channel: &Channel, sink: &StreamSink) -> Result<(), Fault> {
+    let name = &*sink.name;
+    let told = |error: lapin::Error| refused(&format!("super stream {name}"), &error);
+    let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-super-stream".into(), AMQPValue::Boolean(true));
+    let declared = channel.exchange_declare(name.into(), ExchangeKind::Direct, options, arguments);
+    declared.await.map_err(told)?;
+    for (order, partition) in (0_i64..).zip(sink.partitions.iter()) {
+        let (key, options) = (order.to_string(), QueueBindOptions::default());
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-stream-partition-order".into(), AMQPValue::LongLongInt(order));
+        channel
+            .queue_bind((&**partition).into(), name.into(), key.as_str().into(), options, arguments)
+            .await
+            .map_err(told)?;
+    }
+    Ok(())
 }
 
 async fn declare_queue(channel: &Channel, queue: &Queue, exchange: &str) -> Result<(), Fault> {

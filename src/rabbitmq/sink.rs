@@ -39,7 +39,7 @@ impl Sink {
         config: &Config,
     ) -> Result<Self, Fault> {
         let streams = match config.has_streams() {
-            true => Some(StreamPublisher::connect(broker, amqp, config.streams()).await?),
+            true => Some(StreamPublisher::connect(broker, amqp, config.stream_sinks()).await?),
             false => None,
         };
         let exchange = match config.has_exchanges() {

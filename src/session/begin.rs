@@ -22,6 +22,7 @@ use super::jobs::Jobs;
 use super::past::{Past, ServerMemory};
 use super::progress_row::{self, Gap, RowOwner, pass_again, publishing_name, recall};
 use super::recording::Recording;
+use super::routes;
 use super::standby::{SlotLease, take_slot};
 use super::work::Session;
 use crate::board::Board;
@@ -238,7 +239,15 @@ impl RecallStep {
         let Owner { connected, taken, session } = &mut self.owner;
         let Some(streams) = connected.publisher.streams() else { return Ok(()) };
         let own = RowOwner { identity: &taken.identity, session, has_messages: taken.has_messages };
-        let named = publishing_name(given.client(), given.slot(), own, self.known.is_doubtful);
+        let now = routes::of(config);
+        if routes::have_changed(self.known.routes.as_deref(), &now)? {
+            info!(
+                "events may go to other streams than before: what was in flight may be there twice"
+            );
+            self.known.is_doubtful = true;
+        }
+        let is_doubtful = self.known.is_doubtful;
+        let named = publishing_name(given.client(), given.slot(), own, is_doubtful, &now);
         let reference = answered(config, named).await?;
         // Ids that an earlier session used and nobody knows of follow from what was committed by then.
         let ceiling = relay::ids::ceiling(Position::after_commit(self.known.end));

@@ -23,6 +23,7 @@ mod progress_row;
 mod reach;
 mod recording;
 mod recovery;
+mod routes;
 mod standby;
 pub(crate) mod supervisor;
 mod work;

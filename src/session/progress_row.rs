@@ -110,6 +110,8 @@ pub(super) struct SlotMemory {
     pub(super) confirmed: PgLsn,
     /// Which publishing ids were used may not be known: they are used under another name from now on.
     pub(super) is_doubtful: bool,
+    /// Which streams events went to that may be in flight.
+    pub(super) routes: Option<String>,
 }
 
 /// Who asks, and writes: the server, and the session's id.
@@ -140,6 +142,7 @@ struct Row {
     has_messages: bool,
     /// The publishing id of the last event before its place.
     publishing_id: u64,
+    routes: Option<String>,
 }
 
 impl Row {
@@ -181,6 +184,7 @@ impl Row {
             coverage: column(row, "coverage")?,
             has_messages: column(row, "has_messages")?,
             publishing_id: u64::try_from(column::<i64>(row, "publishing_id")?).unwrap_or(0),
+            routes: column(row, "routes")?,
         }))
     }
 }
@@ -208,8 +212,7 @@ pub(super) async fn recall(
     coverage: &Coverage,
     attached: Option<String>,
 ) -> Result<SlotMemory, Fault> {
-    let identity = own.identity;
-    let slot = config.postgres.slot.as_str();
+    let (identity, slot) = (own.identity, config.postgres.slot.as_str());
     let place = Place::of(slot::state(client, slot).await?);
     let confirmed = place.confirmed;
     let mut row = Row::read(board, client, slot, own.session).await?;
@@ -267,7 +270,8 @@ pub(super) async fn recall(
     remember_coverage(past, client, slot, gap.is_some()).await;
     // Where events are counted otherwise, or the server is not what it was, an id may stand for another event.
     let is_doubtful = gap.is_some() || is_ahead || is_moved || is_forgotten || !is_counted;
-    Ok(SlotMemory { memory, durable, gap, end, end_on_disk, confirmed, is_doubtful })
+    let routes = row.and_then(|row| row.routes);
+    Ok(SlotMemory { memory, durable, gap, end, end_on_disk, confirmed, is_doubtful, routes })
 }
 
 /// A place in the middle of a transaction that was counted otherwise is no place: the transaction comes
@@ -517,11 +521,14 @@ pub(super) async fn publishing_name(
     slot: &str,
     own: RowOwner<'_>,
     is_doubtful: bool,
+    routes: &serde_json::Value,
 ) -> Result<String, Fault> {
+    let routes = routes.to_string();
     let variables = [
         ("slot", slot),
         ("session", own.session),
         ("renews", if is_doubtful { "true" } else { "false" }),
+        ("routes", &routes),
     ];
     let rows = query(client, &sql::render(sql::PROGRESS_PUBLISHING_NAME, &variables)?).await?;
     let row = rows.first().ok_or_else(|| {
@@ -530,6 +537,12 @@ pub(super) async fn publishing_name(
     let epoch: i64 = column(row, "publishing_epoch")?;
     let Identity { system_identifier, timeline } = own.identity;
     Ok(format!("pgoutbox/{slot}/{system_identifier}/{timeline}/{epoch}"))
+}
+
+/// Nothing is in flight to a stream.
+pub(super) async fn forget_routes(client: &Client, slot: &str, session: &str) -> Result<(), Fault> {
+    let variables = [("slot", slot), ("session", session)];
+    postgres::execute(client, &sql::render(sql::PROGRESS_FORGET_ROUTES, &variables)?).await
 }
 
 /// The tables were changed again since the stream was passed: what was committed before that is

@@ -8,7 +8,7 @@ use std::time::Duration;
 use postgres_types::PgLsn;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
-use tracing::{Level, enabled, info, trace, warn};
+use tracing::{Level, debug, enabled, info, trace, warn};
 
 use super::STOP_TIMEOUT;
 use super::audit::AuditConnection;
@@ -131,8 +131,8 @@ impl Session {
         if matches!(end, End::Drained | End::Stuck(_)) {
             let lsn = self.recording.record_last().await;
             self.acknowledge(lsn);
-            let wal = self.wal.stop(STOP_TIMEOUT);
-            tokio::join!(wal, self.broker.close());
+            self.forget_routes(&end).await;
+            tokio::join!(self.wal.stop(STOP_TIMEOUT), self.broker.close());
         }
         (end, ((tally, self.relay.tally_by_source()), unsettled))
     }
@@ -160,6 +160,18 @@ impl Session {
             ),
         };
         Fault::transient(what).on(Side::Audit).into()
+    }
+
+    /// Once it is drained nothing is in flight: the next session may send events to other streams.
+    async fn forget_routes(&self, end: &End) {
+        if !matches!(end, End::Drained) || !self.config.has_streams() {
+            return;
+        }
+        let (slot, session) = (&self.config.postgres.slot, &self.recording.session);
+        let forgotten = progress_row::forget_routes(&self.jobs.client, slot, session);
+        if !matches!(in_time(STOP_TIMEOUT, forgotten).await, Some(Ok(()))) {
+            debug!("that nothing is in flight to streams was not recorded");
+        }
     }
 
     async fn work(&mut self, shutdown: &mut Shutdown) -> Result<std::convert::Infallible, End> {

@@ -55,7 +55,7 @@ async fn follow(setting: &Setting, commands: &str) -> Result<(String, Option<Rel
 }
 
 /// A folder that is made once, in that for what tests make. Where it cannot be made, the test fails.
-fn made_once(name: &str, make: impl FnOnce(&Path) -> Command) -> Result<PathBuf> {
+pub(crate) fn made_once(name: &str, make: impl FnOnce(&Path) -> Command) -> Result<PathBuf> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if folder.exists() {
         return Ok(folder);

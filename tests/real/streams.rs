@@ -1,10 +1,13 @@
 //! Events into a RabbitMQ stream: what is in it at the end, all of it read.
 
 mod both;
+mod consumers;
 mod content;
 mod kills;
 mod name;
 mod parked;
+mod partitioned;
+mod routes;
 mod tls;
 
 use std::collections::BTreeMap;

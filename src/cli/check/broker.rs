@@ -159,9 +159,9 @@ async fn exchanges(publisher: &Publisher, broker: &Broker, config: &Config) -> V
 
 /// Whether the streams take messages from this user, by their own protocol.
 async fn streams(broker: &Broker, config: &Config) -> Finding {
-    let names: Vec<&str> = config.streams().into_iter().collect();
-    match StreamPublisher::connect(broker, &config.amqp, names.iter().copied()).await {
+    match StreamPublisher::connect(broker, &config.amqp, config.stream_sinks()).await {
         Ok(_) => {
+            let names: Vec<&str> = config.streams().into_iter().collect();
             let what =
                 format!("streams take messages from \"{}\": {}", broker.user, names.join(", "));
             Finding::good("broker-stream", what)

@@ -55,6 +55,32 @@ fn another(setting: &Setting) -> String {
     }
 }
 
+/// As [`beside`], of what says which streams events go to.
+fn beside_a_stream(key: &str) -> Option<(&'static [&'static str], &'static [&'static str])> {
+    Some(match key {
+        "tables.0.sink" => (&[], &["tables.0.stream=events"]),
+        "tables.0.stream" => (&["tables.0.sink=stream", "tables.0.stream=events"], &[]),
+        "tables.0.partitions" => {
+            (&["tables.0.sink=super_stream", "tables.0.stream=s", "tables.0.partitions=3"], &[])
+        }
+        "messages.0.partitions" => (
+            &[
+                "messages.0.prefix=orders",
+                "messages.0.sink=super_stream",
+                "messages.0.stream=s",
+                "messages.0.partitions=3",
+            ],
+            &[],
+        ),
+        "messages.0.sink" => (&["messages.0.prefix=orders"], &["messages.0.stream=events"]),
+        "messages.0.stream" => (
+            &["messages.0.prefix=orders", "messages.0.sink=stream", "messages.0.stream=events"],
+            &[],
+        ),
+        _ => return None,
+    })
+}
+
 /// What a setting needs beside it; in the second list what goes with its other value.
 fn beside(key: &str) -> (&'static [&'static str], &'static [&'static str]) {
     const AMQP_TLS: &[&str] = &["amqp.url=amqps://app:mqpw@mq.example"];
@@ -65,6 +91,9 @@ fn beside(key: &str) -> (&'static [&'static str], &'static [&'static str]) {
     ];
     const PAIR: &[&str] = &["postgres.cert_file=good.pem", "postgres.key_file=good.pem"];
     const MESSAGES: &[&str] = &["messages.0.prefix=orders"];
+    if let Some(beside) = beside_a_stream(key) {
+        return beside;
+    }
     match key {
         "amqp.ca_file" => (AMQP_TLS, &[]),
         "amqp.auth" => (AMQP_PAIR, &["amqp.url=amqps://mq.example"]),
@@ -77,13 +106,6 @@ fn beside(key: &str) -> (&'static [&'static str], &'static [&'static str]) {
         }
         "tables.0.cloudevents.mode" | "messages.0.prefix" => (&[], &[]),
         "messages.0.cloudevents.mode" => (MESSAGES, &[]),
-        "tables.0.sink" => (&[], &["tables.0.stream=events"]),
-        "tables.0.stream" => (&["tables.0.sink=stream", "tables.0.stream=events"], &[]),
-        "messages.0.sink" => (MESSAGES, &["messages.0.stream=events"]),
-        "messages.0.stream" => (
-            &["messages.0.prefix=orders", "messages.0.sink=stream", "messages.0.stream=events"],
-            &[],
-        ),
         key if key.starts_with("messages.0.cloudevents.") => {
             (&["messages.0.prefix=orders", "messages.0.cloudevents.mode=structured"], &[])
         }

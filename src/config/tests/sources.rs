@@ -105,7 +105,13 @@ fn companions(setting: &Setting, certificate: &str) -> Vec<(String, String)> {
     {
         all.push((env_name("messages.0.prefix"), "orders".to_owned()));
     }
-    for (name, beside, value) in [("sink", "stream", "events"), ("stream", "sink", "stream")] {
+    for (name, beside, value) in [
+        ("sink", "stream", "events"),
+        ("sink", "partitions", "3"),
+        ("stream", "sink", "stream"),
+        ("partitions", "sink", "super_stream"),
+        ("partitions", "stream", "events"),
+    ] {
         if setting.key.ends_with(&format!(".*.{name}")) {
             let key = format!("{}.0.{beside}", list_of(setting));
             all.push((env_name(&key), value.to_owned()));

@@ -202,6 +202,27 @@ fn every_contradiction() {
         (&["amqp.auth=external"], "amqp.auth", "there is none"),
         (&["tables.0.sink=stream"], "tables.0.stream", "is not set"),
         (&["tables.0.stream=s"], "tables.0.stream", "the sink is an exchange"),
+        (&["tables.0.sink=super_stream", "tables.0.partitions=3"], "tables.0.stream", "is not set"),
+        (&["tables.0.sink=super_stream", "tables.0.stream=s"], "tables.0.partitions", "is not set"),
+        (
+            &["tables.0.sink=stream", "tables.0.stream=s", "tables.0.partitions=3"],
+            "tables.0.partitions",
+            "the sink is one stream",
+        ),
+        (&["tables.0.partitions=3"], "tables.0.partitions", "the sink is an exchange"),
+        (
+            &[
+                "tables.0.sink=super_stream",
+                "tables.0.stream=s",
+                "tables.0.partitions=3",
+                "messages.0.prefix=m",
+                "messages.0.sink=super_stream",
+                "messages.0.stream=s",
+                "messages.0.partitions=4",
+            ],
+            "messages.0.stream",
+            "another number of partitions",
+        ),
         (
             &[
                 "tables.0.sink=stream",

@@ -26,10 +26,11 @@ use headers::add_position;
 use properties::PERSISTENT;
 use sources::PropertySources;
 
-use crate::config::Table;
+use crate::config::{StreamSink, Table};
 use crate::core::event::pattern::Pattern;
 use crate::core::event::relation::Mapping;
 use crate::core::event::{Event, Position, Refusal, Row, expand};
+use crate::core::hash::murmur3;
 
 /// Names the commit of an event: fixed width, so that text order is commit order, and
 /// readable by Postgres as a `pg_lsn`.
@@ -121,7 +122,7 @@ impl Message {
             sections: Vec::new(),
             head,
             properties_at,
-            stream: table.stream.clone(),
+            stream: table.stream.as_ref().map(|sink| partition(sink, event)),
             has_text_headers: table.has_text_headers,
             publishing_id: None,
             timestamp,
@@ -365,6 +366,16 @@ impl Message {
         let properties = properties.with_headers(headers);
         Self::new(letter.exchange, routing_key, &properties, body)?.within(limits)
     }
+}
+
+/// The stream of an event: all of an aggregate go to one partition, which is the one that other publishers choose by
+/// the aggregate's id. One without an aggregate is of itself.
+fn partition(sink: &StreamSink, event: &Event<'_>) -> Arc<str> {
+    let key = event.aggregate_id.unwrap_or(event.id);
+    let count = u32::try_from(sink.partitions.len()).unwrap_or(u32::MAX).max(1);
+    let at = if count == 1 { 0 } else { murmur3(key.as_bytes()) % count };
+    let partition = usize::try_from(at).ok().and_then(|at| sink.partitions.get(at));
+    Arc::clone(partition.unwrap_or(&sink.name))
 }
 
 /// Writes a name as its pattern makes it of the row.

@@ -140,10 +140,11 @@ files! {
     PROGRESS_FAULT = "progress/fault.sql", "Says what keeps events from being delivered, for `pgoutbox status`.";
     PROGRESS_FORGET = "progress/forget.sql", "The row is ahead of the server, which was restored from a copy: what it says is of a history that is gone.";
     PROGRESS_FORGET_COVERAGE = "progress/forget_coverage.sql", "What passed by the slot, if anything did, is taken for published: the relay goes on with the stream.";
+    PROGRESS_FORGET_ROUTES = "progress/forget_routes.sql", "Nothing is in flight any more: the next session may send events to other streams.";
     PROGRESS_IS_OURS = "progress/is_ours.sql", "Whether a session owns the slot, or a later one has taken it over.";
     PROGRESS_OUTBOXES = "progress/outboxes.sql", "The tables that the slot's relay has read as outboxes, as they are named today: those that are gone, or that this role may not read, are left out.";
     PROGRESS = "progress/progress.sql", "The slot's row of pgoutbox.progress.";
-    PROGRESS_PUBLISHING_NAME = "progress/publishing_name.sql", "The number in the name that a slot's events are published to streams under.";
+    PROGRESS_PUBLISHING_NAME = "progress/publishing_name.sql", "The number in the name that a slot's events are published to streams under, and which streams they go to while some may be in flight.";
     PROGRESS_REACH = "progress/reach.sql", "Says that everything before an LSN is settled where nothing else is written, before it is acknowledged: waits for the disk, by itself.";
     PROGRESS_RECALL = "progress/recall.sql", "A session begins: what is known of the slot's progress, and since when nothing is delivered.";
     PROGRESS_RECORD = "progress/record.sql", "Writes how far the events are settled, in the transaction of their marks.";

@@ -23,6 +23,7 @@ pub(super) mod key {
     pub(in crate::rabbitmq::stream) const OPEN: u16 = 21;
     pub(in crate::rabbitmq::stream) const CLOSE: u16 = 22;
     pub(in crate::rabbitmq::stream) const HEARTBEAT: u16 = 23;
+    pub(in crate::rabbitmq::stream) const PARTITIONS: u16 = 25;
     /// An answer's key is its request's with this bit.
     pub(in crate::rabbitmq::stream) const ANSWER: u16 = 0x8000;
 }
@@ -324,8 +325,8 @@ pub(super) struct Place {
     pub(super) port: u16,
 }
 
-/// Reads the mechanisms of a SASL handshake.
-pub(super) fn mechanisms(bytes: &[u8]) -> Option<Vec<String>> {
+/// Reads a list of texts: the mechanisms of a SASL handshake, the partitions of a super stream.
+pub(super) fn listed(bytes: &[u8]) -> Option<Vec<String>> {
     let mut rest = Octets(bytes);
     (0..rest.u32()?).map(|_| rest.text()).collect()
 }
@@ -343,6 +344,18 @@ pub(super) fn advertised(bytes: &[u8]) -> Option<Place> {
         }
     }
     Some(Place { host: host?, port: port? })
+}
+
+/// Reads a value from names and values: the version among what a broker says of itself.
+pub(super) fn value(bytes: &[u8], wanted: &str) -> Option<String> {
+    let mut rest = Octets(bytes);
+    for _ in 0..rest.u32()? {
+        let (name, value) = (rest.text()?, rest.text()?);
+        if name == wanted {
+            return Some(value);
+        }
+    }
+    None
 }
 
 /// Reads what became of the question for one stream: a code, and where its leader is, if it has one.
@@ -454,7 +467,7 @@ mod tests {
                 Some(Frame::Answer { rest, .. } | Frame::Metadata { rest, .. }) => rest,
                 _ => return,
             };
-            let _ = (mechanisms(rest), advertised(rest), leader(rest), sequence(rest));
+            let _ = (listed(rest), advertised(rest), leader(rest), sequence(rest), value(rest, ""));
         }
     }
 

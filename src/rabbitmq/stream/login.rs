@@ -36,6 +36,9 @@ pub(super) struct LeaderConnection {
     pub(super) frame_max: usize,
     /// In seconds; 0: none.
     pub(super) heartbeat: u32,
+    /// It can be asked for the partitions of a super stream: up to RabbitMQ 3.11.0 the answer has a key that nobody
+    /// waits for.
+    pub(super) tells_partitions: bool,
 }
 
 /// Connects to the node that leads a stream.
@@ -114,6 +117,7 @@ impl Talk {
             handle,
             frame_max: LOGIN_BYTES,
             heartbeat: 0,
+            tells_partitions: false,
         };
         let mut talk = Self { connected, advertised: None, number: 0, tune: None };
         talk.log_in(broker, amqp).await?;
@@ -127,10 +131,13 @@ impl Talk {
             ("version", version),
             ("connection_name", amqp.connection_name.as_str()),
         ];
-        self.ask(key::PEER_PROPERTIES, |out| frames::pairs(out, &own)).await?;
+        let (_, theirs) = self.ask(key::PEER_PROPERTIES, |out| frames::pairs(out, &own)).await?;
+        let version = frames::value(&theirs, "version").unwrap_or_default();
+        self.connected.tells_partitions =
+            !["3.9.", "3.10.", "3.11.0"].iter().any(|old| version.starts_with(old));
         let (_, offered) = self.ask(key::SASL_HANDSHAKE, |_| {}).await?;
         let mechanism = if broker.is_external { "EXTERNAL" } else { "PLAIN" };
-        let offered = frames::mechanisms(&offered).ok_or_else(unreadable)?;
+        let offered = frames::listed(&offered).ok_or_else(unreadable)?;
         if !offered.iter().any(|it| it == mechanism) {
             let what = format!("it offers no login by {mechanism}: {}", offered.join(", "));
             return Err(Fault::of(Kind::Amqp(403, About::Login), Peer::RabbitMq, what));

@@ -16,6 +16,7 @@ mod frames;
 mod link;
 mod login;
 
+use std::collections::BTreeSet;
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -25,10 +26,10 @@ use tracing::warn;
 
 use link::{Link, Mover, NAMED, Name, UNNAMED};
 
-use crate::config::{Amqp, Broker};
+use crate::config::{Amqp, Broker, StreamSink};
 use crate::core::message::Message;
 use crate::core::relay::window::Answer;
-use crate::error::{Fault, Kind, Peer};
+use crate::error::{About, Fault, Kind, Peer};
 use crate::rabbitmq::publisher::{Closure, Signal};
 use crate::within::within;
 
@@ -59,6 +60,7 @@ struct OpenStream {
     /// What is published without a name is numbered by itself.
     unnamed: u64,
     is_named: bool,
+    tells_partitions: bool,
 }
 
 /// The connections of a relay.
@@ -70,31 +72,106 @@ pub(crate) struct StreamPublisher {
 }
 
 impl StreamPublisher {
-    /// Connects to each of these streams.
+    /// Connects to each of these streams, and to each partition of these super streams.
     ///
     /// # Errors
-    /// Transient, whatever it is; the login's, or that a stream is missing.
-    pub(crate) async fn connect(
+    /// Transient, whatever it is; the login's, or that a stream is missing, or no partition of its super
+    /// stream.
+    pub(crate) async fn connect<'a>(
         broker: &Broker,
         amqp: &Amqp,
-        streams: impl IntoIterator<Item = &str>,
+        sinks: impl Iterator<Item = &'a StreamSink> + Clone,
     ) -> Result<Self, Fault> {
         let mut all = Self { streams: Vec::new(), said: Vec::new(), broken: None };
-        for name in streams {
+        let names: BTreeSet<&Arc<str>> =
+            sinks.clone().flat_map(|sink| sink.partitions.iter()).collect();
+        for name in names {
             let connected = login::connect(broker, amqp, name).await?;
             let handle = connected.handle.try_clone();
             let handle = handle.map_err(|error| {
                 Fault::of(Kind::Io(error.kind()), Peer::RabbitMq, error.to_string())
             })?;
-            let name: Arc<str> = name.into();
-            let link = Arc::new(Link::new(Arc::clone(&name), connected.frame_max));
+            let (name, frame_max) = (Arc::clone(name), connected.frame_max);
+            let tells_partitions = connected.tells_partitions;
+            let link = Arc::new(Link::new(Arc::clone(&name), frame_max));
             let mover = tokio::spawn(Mover::new(connected, Arc::clone(&link)).run());
             let mover = mover.abort_handle();
-            let stream = OpenStream { name, link, handle, mover, unnamed: 0, is_named: false };
+            let stream = OpenStream {
+                name,
+                link,
+                handle,
+                mover,
+                unnamed: 0,
+                is_named: false,
+                tells_partitions,
+            };
             stream.declare(amqp, UNNAMED, "").await?;
             all.streams.push(stream);
         }
+        for sink in sinks.filter(|sink| sink.is_super) {
+            all.have_partitions(amqp, sink).await?;
+        }
         Ok(all)
+    }
+
+    /// The partitions are those of the super stream: consumers find no others.
+    async fn have_partitions(&self, amqp: &Amqp, sink: &StreamSink) -> Result<(), Fault> {
+        let any = self.find(sink.partitions.first().map(|name| &**name));
+        let Some(any) = any.filter(|any| any.tells_partitions) else { return Ok(()) };
+        let (said, rest) =
+            any.ask(amqp, frames::key::PARTITIONS, |out| frames::text(out, &sink.name)).await?;
+        let (name, wanted) = (&sink.name, sink.partitions.len());
+        let hint = format!(
+            "pgoutbox init --declare  -- or: rabbitmq-streams add_super_stream {name} --partitions {wanted}"
+        );
+        let missing = Kind::Amqp(404, About::Code);
+        let there = match said {
+            frames::code::OK => frames::listed(&rest).unwrap_or_default(),
+            // Who may write to the partitions need not have rights on their exchange.
+            frames::code::REFUSED => return Ok(()),
+            frames::code::NO_STREAM => Vec::new(),
+            said => return Err(login::no_stream(said, name)),
+        };
+        let is_there = |partition: &&Arc<str>| there.iter().any(|it| **it == ***partition);
+        match sink.partitions.iter().find(|partition| !is_there(partition)) {
+            Some(none) if there.is_empty() => {
+                let what = format!(
+                    "super stream \"{name}\" does not exist, though stream \"{none}\" does"
+                );
+                Err(Fault::transient(what).kind(missing).hint(hint))
+            }
+            Some(none) => {
+                let what = format!(
+                    "stream \"{none}\" is none of the partitions of super stream \"{name}\": {}",
+                    there.join(", ")
+                );
+                Err(Fault::transient(what).kind(missing).hint(hint))
+            }
+            None if there.len() > wanted => {
+                warn!(
+                    hint = "nothing is wrong; to use all of them, stop the relay in good order, and let consumers read to the end, before partitions is raised",
+                    there = there.len(),
+                    wanted,
+                    "super stream \"{name}\" has more partitions than events are spread over"
+                );
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn find(&self, name: Option<&str>) -> Option<&OpenStream> {
+        let at = self.place(name)?;
+        self.streams.get(at)
+    }
+
+    /// Where a stream is among those that are connected to, which are in the order of their names.
+    fn place(&self, name: Option<&str>) -> Option<usize> {
+        let name = name?;
+        match self.streams.as_slice() {
+            [only] => (*only.name == *name).then_some(0),
+            all => all.binary_search_by(|stream| (*stream.name).cmp(name)).ok(),
+        }
     }
 
     /// From here on what has a publishing id goes out under this name. `ceiling`: nothing that was committed
@@ -138,9 +215,8 @@ impl StreamPublisher {
 
     /// Queues a message, of which the answer is to say this number.
     pub(crate) fn publish(&mut self, number: u64, message: Message) {
-        let wanted = message.stream();
-        let stream = self.streams.iter_mut().find(|stream| Some(&*stream.name) == wanted);
-        let Some(stream) = stream else {
+        let place = self.place(message.stream());
+        let Some(stream) = place.and_then(|at| self.streams.get_mut(at)) else {
             let what = "an event is of a stream that was not configured when the session began";
             self.broken.get_or_insert_with(|| Fault::transient(what));
             return;
