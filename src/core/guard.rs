@@ -16,6 +16,9 @@ const CALM: u32 = 3;
 /// Samples in which nothing is acknowledged or settled before the policy is carried out: a relay
 /// that works off what piled up is given its chance.
 const SILENT: usize = 3;
+/// They cover as much time at least, however often is looked: a server that is short of time writes
+/// the progress less often.
+const SILENCE: Duration = Duration::from_secs(5);
 /// From here on, in per cent, no chance is given.
 const LAST_PERCENT: f64 = 98.0;
 /// A transaction younger than this holds nothing up.
@@ -125,6 +128,31 @@ pub(crate) struct Room {
     pub left: u64,
 }
 
+/// Since when nothing is acknowledged or settled.
+#[derive(Debug, Clone, Copy)]
+struct Still {
+    /// The first sample with what is settled now.
+    first: Sample,
+    /// How many have been seen with it.
+    count: usize,
+    /// Another was seen before it.
+    has_moved: bool,
+}
+
+impl Still {
+    fn with(before: Option<Self>, now: Sample) -> Self {
+        let is_same = |s: Sample| s.confirmed == now.confirmed && s.settled == now.settled;
+        match before {
+            Some(still) if is_same(still.first) => Self { count: still.count + 1, ..still },
+            before => Self { first: now, count: 1, has_moved: before.is_some() },
+        }
+    }
+
+    fn is_silent(&self, now: Sample) -> bool {
+        self.count >= SILENT && now.at.saturating_sub(self.first.at) >= SILENCE
+    }
+}
+
 /// What was seen before, and how severe it was.
 #[derive(Debug)]
 pub(crate) struct WalGuard {
@@ -132,6 +160,8 @@ pub(crate) struct WalGuard {
     seen: VecDeque<Sample>,
     /// The first sample with the `restart_lsn` of now, and how many have been seen since.
     stuck: Option<(Sample, usize)>,
+    /// `None` before the first sample.
+    still: Option<Still>,
     level: Level,
     calm: u32,
 }
@@ -139,7 +169,14 @@ pub(crate) struct WalGuard {
 impl WalGuard {
     /// Nothing was seen yet.
     pub(crate) fn new(thresholds: Thresholds) -> Self {
-        Self { thresholds, seen: VecDeque::new(), stuck: None, level: Level::Calm, calm: 0 }
+        Self {
+            thresholds,
+            seen: VecDeque::new(),
+            stuck: None,
+            still: None,
+            level: Level::Calm,
+            calm: 0,
+        }
     }
 
     /// Takes a sample in and says how it stands. Samples come in the order of their time.
@@ -170,8 +207,9 @@ impl WalGuard {
             .is_some_and(|last| sample.wal < last.wal || sample.restart < last.restart)
         {
             self.seen.clear();
-            self.stuck = None;
+            (self.stuck, self.still) = (None, None);
         }
+        self.still = Some(Still::with(self.still, sample));
         self.stuck = match self.stuck {
             Some((first, count)) if first.restart == sample.restart => Some((first, count + 1)),
             _ => Some((sample, 0)),
@@ -216,9 +254,8 @@ impl WalGuard {
         if room.bound == Bound::Disk && retained < now.on_disk / 2 {
             return false;
         }
-        let lives = |s: &Sample| s.confirmed != now.confirmed || s.settled != now.settled;
-        let is_moving = self.seen.iter().rev().take(SILENT).any(lives);
-        let is_silent = self.seen.len() >= SILENT && !is_moving;
+        let is_silent = self.still.is_some_and(|still| still.is_silent(now));
+        let is_moving = !is_silent && self.still.is_some_and(|still| still.has_moved);
         // The server drops what it keeps for the slot by itself, and not before it must: a relay
         // that works may still be in time. A full disk stops everything.
         let has_time = is_moving && room.bound == Bound::Slot;
@@ -448,13 +485,21 @@ mod tests {
         let mut guard = WalGuard::new(thresholds());
         assert!((0..9).all(|n| !guard.observe(at(n, 1000 * GIB + n)).is_due), "it acknowledges");
         let mut guard = WalGuard::new(thresholds());
-        let due: Vec<_> = (0..4).map(|n| guard.observe(at(n, 1000 * GIB)).is_due).collect();
-        assert_eq!(due, [false, false, true, true], "it does not");
+        let due = |guard: &mut WalGuard, step: u64| -> Vec<_> {
+            (0..4).map(|n| guard.observe(at(n * step, 1000 * GIB)).is_due).collect()
+        };
+        assert_eq!(due(&mut guard, 10), [false, false, true, true], "it does not");
+        let mut guard = WalGuard::new(thresholds());
+        assert_eq!(due(&mut guard, 2), [false, false, false, true], "nor for five seconds");
         // Within one transaction, or a catch-up, nothing is acknowledged.
         let within = |n: u64| Sample { settled: (7, n), ..at(n, 1000 * GIB) };
         let mut guard = WalGuard::new(thresholds());
         assert!((0..9).all(|n| !guard.observe(within(n)).is_due), "it settles");
-        assert!(!guard.observe(within(8)).is_due && guard.observe(within(8)).is_due, "it stops");
+        let stopped = |n| Sample { settled: (7, 8), ..at(n, 1000 * GIB) };
+        assert!(
+            !guard.observe(stopped(10)).is_due && guard.observe(stopped(13)).is_due,
+            "it stops"
+        );
         let full = sample(0, 1099 * GIB, 1000 * GIB, Some(100 * GIB));
         assert!(WalGuard::new(thresholds()).observe(full).is_due, "there is no time left");
         // Who works is never the reason, where the server itself sees to the limit.
