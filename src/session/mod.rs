@@ -47,14 +47,15 @@ use crate::slot;
 /// How long an orderly end waits for the last acknowledgement to be on its way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Runs one session to its end, and says how it ended; [`End::Drained`] is the only good way.
+/// Runs one session to its end, and says how it ended; [`End::Drained`] is the only good way. And
+/// whether it began at all: one that could not connect has sent nothing.
 pub(crate) async fn run(
     config: &Arc<Config>,
     past: &mut Past,
     shutdown: &mut Shutdown,
     broker: usize,
     board: &Board,
-) -> End {
+) -> (End, bool) {
     board.session_begins();
     board.enter(RelayState::Connecting, "connects to Postgres and RabbitMQ");
     let (end, ended) = begin_and_run(config, past, shutdown, broker, board).await;
@@ -63,9 +64,10 @@ pub(crate) async fn run(
         End::Fault(fault) => EndReason::of(fault),
         End::Stuck(_) => EndReason::Event,
     };
+    let has_begun = ended.is_some();
     let (tally, unsettled) = ended.unzip();
     board.session_ends(reason, tally.as_ref(), unsettled.flatten());
-    end
+    (end, has_begun)
 }
 
 async fn begin_and_run(

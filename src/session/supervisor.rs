@@ -36,7 +36,7 @@ pub(crate) async fn run(
     let mut broker = 0;
     loop {
         let now = config.renewed().await;
-        let end = session::run(&now, &mut past, &mut shutdown, broker, board).await;
+        let (end, has_begun) = session::run(&now, &mut past, &mut shutdown, broker, board).await;
         let fault = match end {
             End::Drained if past.renewal.take().is_some() && !shutdown.is_asked() => continue,
             End::Drained => {
@@ -47,9 +47,10 @@ pub(crate) async fn run(
             End::Stuck(stuck) => stuck.fault(),
             End::Fault(fault) => fault,
         };
-        // A session that ends before a bad event has settled all else: it is drained, whether
-        // it was asked to stop in its last moments or in the pause that follows.
-        let is_undrained = shutdown.is_asked() && fault.class != Class::Event;
+        // A session that ends before a bad event has settled all else, and one that never began has
+        // nothing to settle: it is drained, whether it was asked to stop in its last moments or in
+        // the pause that follows.
+        let is_undrained = shutdown.is_asked() && has_begun && fault.class != Class::Event;
         if matches!(fault.class, Class::Halt | Class::Usage) || is_undrained {
             board.stop(&fault);
             return Err(fault);

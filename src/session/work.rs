@@ -381,10 +381,13 @@ impl Session {
     }
 
     fn undrained(&self) -> Fault {
-        let (messages, _) = self.relay.in_flight();
+        let view = self.relay.view(self.began.elapsed());
+        let waits_for = view.waits_for.map(|waits_for| waits_for.to_string()).unwrap_or_default();
+        let (messages, marks) = (view.window_messages, view.marks_pending);
         Fault::transient(format!(
-            "not drained within session.drain_timeout: {messages} messages are in flight; they are published again at the next start"
+            "not drained within session.drain_timeout: it waits for {waits_for}; {messages} messages are in flight, {marks} marks to be written"
         ))
+        .hint("nothing is lost: what was not confirmed or recorded is published again at the next start, with the same message ids; raise session.drain_timeout where that happens often")
     }
 
     /// Where rows passed by the slot, its stream is passed first.

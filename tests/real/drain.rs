@@ -99,6 +99,7 @@ async fn a_silent_broker_does_not_hold_it() -> Result<()> {
 
     proxy.cut(Cut::Rst);
     proxy.resume(Direction::Down);
+    setting.env("PGOUTBOX_SESSION__DRAIN_TIMEOUT", "60s");
     let relay = setting.run()?;
     consumer.wait_more(100, PATIENCE).await?;
     setting.judge_load(load, consumer, &relay, 1_500).await?;
@@ -117,6 +118,7 @@ async fn a_blocked_broker_does_not_hold_it() -> Result<()> {
     relay.is_down("broker_blocked", PATIENCE).await?;
     ends_undrained(&relay).await?;
     rabbitmq.memory_alarm(false).await?;
+    setting.env("PGOUTBOX_SESSION__DRAIN_TIMEOUT", "60s");
     let relay = setting.run()?;
     setting.judge_load(load, consumer, &relay, 1_500).await?;
     Ok(())
