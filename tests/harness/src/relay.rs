@@ -7,11 +7,13 @@ use std::os::unix::process::CommandExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::corner::Corner;
 use crate::http;
 use crate::process::{Process, Signal};
 use crate::reaper::{self, Kind};
@@ -28,11 +30,13 @@ pub struct Pgoutbox {
     binary: PathBuf,
     env: Vec<(OsString, OsString)>,
     is_nobody: bool,
+    /// Where its database is on the shared server: it goes with the last that uses it.
+    corner: Option<Arc<Corner>>,
 }
 
 impl Pgoutbox {
     pub fn at(binary: impl Into<PathBuf>) -> Pgoutbox {
-        Pgoutbox { binary: binary.into(), env: Vec::new(), is_nobody: false }
+        Pgoutbox { binary: binary.into(), env: Vec::new(), is_nobody: false, corner: None }
     }
 
     /// From `PGOUTBOX_BIN`.
@@ -45,6 +49,12 @@ impl Pgoutbox {
     pub fn env(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Pgoutbox {
         self.env.push((name.into(), value.as_ref().to_owned()));
         self
+    }
+
+    /// The same, for the database of this corner.
+    #[must_use]
+    pub fn in_corner(self, corner: Corner) -> Pgoutbox {
+        Pgoutbox { corner: Some(Arc::new(corner)), ..self }
     }
 
     /// The same as an ordinary user, where we are root; who may not reach the folder of the build.
@@ -108,7 +118,8 @@ impl Pgoutbox {
         let log = home.join("log");
         let mut command = self.command(args);
         command.current_dir(&home);
-        Ok(Relay { process: Process::spawn(command, Kind::Process, &log)?, log })
+        let process = Process::spawn(command, Kind::Process, &log)?;
+        Ok(Relay { process, log, _corner: self.corner.clone() })
     }
 
     /// Like [`Pgoutbox::spawn`], but its log goes into this pipe, which somebody reads.
@@ -162,6 +173,8 @@ impl Pgoutbox {
 pub struct Relay {
     process: Process,
     log: PathBuf,
+    /// Its slot is dropped no sooner than it has ended, also where nobody keeps the rest of the setting.
+    _corner: Option<Arc<Corner>>,
 }
 
 impl Relay {

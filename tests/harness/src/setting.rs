@@ -12,7 +12,6 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -42,8 +41,6 @@ pub struct Setting {
     pub database_url: String,
     pub amqp_url: String,
     pub program: Pgoutbox,
-    /// Where the database is on the shared server.
-    pub corner: Option<Arc<Corner>>,
 }
 
 impl Setting {
@@ -123,7 +120,7 @@ impl Setting {
     #[must_use]
     pub fn with(database: String, vhost: String, database_url: String, amqp_url: String) -> Self {
         let program = program(&database, &database_url, &amqp_url);
-        Self { database, vhost, database_url, amqp_url, program, corner: None }
+        Self { database, vhost, database_url, amqp_url, program }
     }
 
     /// On the shared Postgres, where nothing is made, and with a vhost of this broker.
@@ -132,7 +129,7 @@ impl Setting {
         let (database, url, amqp_url) =
             (corner.database.clone(), corner.url.clone(), rabbitmq.url(&vhost));
         let setting = Self::with(database, vhost, url, amqp_url);
-        Ok(Self { corner: Some(Arc::new(corner)), ..setting })
+        Ok(Self { program: setting.program.in_corner(corner), ..setting })
     }
 
     pub async fn consumer(&self) -> Result<Consumer> {

@@ -9,7 +9,7 @@ import java.util.Properties;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.LinkedBlockingQueue;
 
-/** Debezium's own engine. Its sink is the test: each event is a line, and goes on once that answers with one. */
+/** Debezium's own engine. Its sink is the test: each event is a line with an end, and goes on once that answers with one. */
 public class Debezium {
     public static void main(String[] args) throws Exception {
         Properties properties = new Properties();
@@ -47,6 +47,6 @@ public class Debezium {
         for (Header<?> header : record.headers()) {
             if (header.getKey().equals("id")) id = String.valueOf(header.getValue()).replace("\"", "");
         }
-        return String.join("\t", "event", id, record.destination(), record.key().replace("\"", ""), record.value());
+        return String.join("\t", "event", id, record.destination(), record.key().replace("\"", ""), record.value(), "end");
     }
 }
