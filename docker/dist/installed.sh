@@ -22,7 +22,12 @@ fail() {
 bare() { # a suite
     [ -x "$roots/$1/usr/bin/dpkg" ] && return
     mkdir -p "$roots"
-    debootstrap --variant=minbase "$1" "$roots/$1" >"$roots/$1.log" 2>&1 || fail "no root of $1: see $roots/$1.log"
+    # Where its own extractor stumbles over files that are there already, ar and tar do not.
+    for extractor in dpkg-deb ar; do
+        debootstrap --variant=minbase --extractor="$extractor" "$1" "$roots/$1" >"$roots/$1.log" 2>&1 && return
+        rm -rf "${roots:?}/$1"
+    done
+    fail "no root of $1: see $roots/$1.log"
 }
 
 present() { # a root

@@ -1,6 +1,6 @@
 -- Parked events, the oldest first. A variable that is empty, [] or 0s asks for nothing.
 --   psql -v slot=pgoutbox -v states='{parked,queued,failed}' -v ids='[]' -v seqs='{}' -v table= \
---        -v aggregate_type= -v aggregate_id= -v reason= -v older_than=0s -v after=0 -v behind= -v text= -v limit=100 -f parked/list.sql
+--        -v aggregate_types='[]' -v aggregate_ids='[]' -v reason= -v older_than=0s -v after=0 -v behind= -v text= -v limit=100 -f parked/list.sql
 SELECT parked.seq, place.state, place.head, parked.is_holding, parked.reason, parked.last_error, coalesce(parked.hint, parked.mend) AS hint,
        CASE WHEN place.head = parked.seq AND parked.is_holding
             THEN (SELECT count(*)
@@ -29,8 +29,8 @@ SELECT parked.seq, place.state, place.head, parked.is_holding, parked.reason, pa
    AND (:'seqs' = '{}' OR parked.seq = ANY (:'seqs'::bigint[]))
    AND (:'table' = ''
         OR coalesce('message:' || parked.prefix, format('%s.%s', namespace.nspname, relation.relname)) = :'table')
-   AND (:'aggregate_type' = '' OR parked.aggregate_type = :'aggregate_type')
-   AND (:'aggregate_id' = '' OR parked.aggregate_id = :'aggregate_id')
+   AND (:'aggregate_types' = '[]' OR parked.aggregate_type IN (SELECT jsonb_array_elements_text(:'aggregate_types'::jsonb)))
+   AND (:'aggregate_ids' = '[]' OR parked.aggregate_id IN (SELECT jsonb_array_elements_text(:'aggregate_ids'::jsonb)))
    AND (:'reason' = '' OR parked.reason = :'reason')
    AND parked.seq > :'after'::bigint
    AND (:'behind' = '' OR place.head = nullif(:'behind', '')::bigint AND place.seq <> place.head)

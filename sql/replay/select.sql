@@ -3,7 +3,7 @@
 -- last, for what was asked for alone: it may raise.
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v occurred_at=occurred_at \
 --        -v slot=pgoutbox -v time=timestamptz -v payload=payload -v topic=topic -v of_type=aggregate_type -v of_id=aggregate_id -v time_schema=pg_catalog -v time_type=timestamptz -v marked='outbox.relayed_at IS NOT NULL' -v marked_at=outbox.relayed_at -v mode=update \
---        -v aggregate_type=aggregate_type -v aggregate_id=aggregate_id -v wanted_type= -v wanted_id= \
+--        -v aggregate_type=aggregate_type -v aggregate_id=aggregate_id -v wanted_types='[]' -v wanted_ids='[]' \
 --        -v ids='[]' -v since= -v until= -v committed_since= -v committed_until= -v relayed_since= -v relayed_until= \
 --        -v only=all -v filter=true -v among=true -v xmin= -f replay/select.sql
 SELECT outbox.:"id"::text AS id, outbox.tableoid::text AS leaf, outbox.ctid::text AS place,
@@ -23,8 +23,8 @@ SELECT outbox.:"id"::text AS id, outbox.tableoid::text AS leaf, outbox.ctid::tex
         OR (outbox.xmin::text::bigint - coalesce(nullif(:'xmin', ''), '0')::bigint + 8589934592) % 4294967296 >= 2147483648)
    AND CASE WHEN (:among)
              AND (:'ids' = '[]' OR outbox.:"id"::text IN (SELECT jsonb_array_elements_text(:'ids'::jsonb)))
-             AND (:'wanted_type' = '' OR outbox.:"aggregate_type"::text = :'wanted_type')
-             AND (:'wanted_id' = '' OR outbox.:"aggregate_id"::text = :'wanted_id')
+             AND (:'wanted_types' = '[]' OR outbox.:"aggregate_type"::text IN (SELECT jsonb_array_elements_text(:'wanted_types'::jsonb)))
+             AND (:'wanted_ids' = '[]' OR outbox.:"aggregate_id"::text IN (SELECT jsonb_array_elements_text(:'wanted_ids'::jsonb)))
              -- By way of text: a column that the table lacks is named by its id.
              AND (:'relayed_since' = '' AND :'relayed_until' = ''
                   OR CASE :'mode'

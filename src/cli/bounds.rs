@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
+use crate::error::Fault;
+
 /// The longest duration that any argument takes: ten years.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -26,6 +28,23 @@ pub(super) fn event_id(otherwise: &'static str) -> impl TypedValueParser<Value =
     })
 }
 
+/// What is chosen between two bounds, the second of which is not among it.
+///
+/// # Errors
+/// Nothing can lie between them.
+pub(super) fn in_order<T: PartialOrd + std::fmt::Display>(
+    (from, since): (&str, Option<T>),
+    (to, until): (&str, Option<T>),
+) -> Result<(), Fault> {
+    match (since, until) {
+        (Some(since), Some(until)) if since >= until => Err(Fault::usage(
+            format!("{from} {since} is not before {to} {until}: nothing is between them"),
+            format!("exchange them, or leave one out; {to} itself is not among what is chosen"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -41,6 +60,18 @@ mod tests {
             ["3651days", "9999999999days", "99999999999999999999s", "1", "", "-1s", "1 day 1"]
         {
             assert!(span(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn between_bounds_something_can_be() {
+        let between = |since, until| in_order(("--since", since), ("--until", until));
+        assert_eq!(between(Some(1), Some(2)), Ok(()));
+        assert_eq!(between(None, Some(0)), Ok(()));
+        assert_eq!(between(Some(9), None), Ok(()));
+        for (since, until) in [(2, 1), (1, 1)] {
+            let fault = between(Some(since), Some(until)).expect_err("nothing is between them");
+            assert!(fault.what.contains("is not before --until"), "{fault}");
         }
     }
 

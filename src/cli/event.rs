@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::bounds::in_order;
 use super::parked::aggregate;
 use super::replay::time;
 use super::{connect_to_tables, say};
@@ -64,6 +65,7 @@ pub(super) struct Args {
 /// # Errors
 /// Postgres cannot be asked, or the arguments are wrong.
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
+    in_order(("--since", args.since), ("--until", args.until))?;
     let config = Config::load(sources, Needs::POSTGRES)?;
     let filter = EventFilter {
         ids: args.ids.clone(),

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use super::Roles;
-use crate::config::{Config, Needs, PartitionSpan, Sources, Table};
+use crate::config::{AuditMode, Config, Needs, PartitionSpan, Sources, Table};
 use crate::core::partition;
 use crate::error::Fault;
-use crate::postgres::grants::mark_grants;
 use crate::postgres::publication_filter::of_rule;
 use crate::postgres::sql;
 use crate::slot::{self, grants_for};
@@ -65,7 +64,9 @@ pub(super) fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
     let filters: Vec<_> = config.tables.iter().map(filter).collect();
     parts.push(publication(&config, &filters)?);
     if let Some((stream, audit)) = args.roles.both() {
-        parts.extend(roles(&config, stream, audit)?);
+        parts.push(roles(&config, stream, audit)?);
+        let grants = grants(&config, audit)?.into_iter().map(|part| part.sql).collect();
+        parts.extend::<Vec<_>>(grants);
     }
     parts.push(slot::creation(&config, Duration::from_secs(30))?);
     Ok(parts.join("\n"))
@@ -138,34 +139,70 @@ pub(super) fn publication(config: &Config, filters: &[Option<String>]) -> Result
     Ok(out)
 }
 
-/// The roles and what each table's marks need.
-pub(super) fn roles(config: &Config, stream: &str, audit: &str) -> Result<Vec<String>, Fault> {
+/// The roles, and what they may do with pgoutbox's own tables.
+pub(super) fn roles(config: &Config, stream: &str, audit: &str) -> Result<String, Fault> {
+    sql::render(sql::INIT_ROLES, &of_roles(config, stream, audit))
+}
+
+/// Whether they are there.
+pub(super) fn roles_known(config: &Config, stream: &str, audit: &str) -> Result<String, Fault> {
+    sql::render(sql::INIT_ROLES_KNOWN, &of_roles(config, stream, audit))
+}
+
+fn of_roles<'a>(
+    config: &'a Config,
+    stream: &'a str,
+    audit: &'a str,
+) -> [(&'static str, &'a str); 3] {
     let database = config.postgres.audit.database.as_str();
-    let variables = [("stream_role", stream), ("audit_role", audit), ("database", database)];
-    let mut parts = vec![sql::render(sql::INIT_ROLES, &variables)?];
+    [("stream_role", stream), ("audit_role", audit), ("database", database)]
+}
+
+/// What the audit role may do with one table, in one file of `sql/grants/`.
+pub(super) struct GrantsPart<'a> {
+    pub(super) table: &'a Table,
+    /// What `init/grants_known.sql` calls it.
+    pub(super) known_as: &'static str,
+    pub(super) sql: String,
+}
+
+/// What the audit role needs of each table.
+pub(super) fn grants<'a>(config: &'a Config, audit: &str) -> Result<Vec<GrantsPart<'a>>, Fault> {
+    let mut parts: Vec<GrantsPart<'_>> = Vec::new();
     for table in &config.tables {
-        parts.push(grants_for(sql::GRANTS_PARKED, table, audit)?);
-        parts.push(grants_for(sql::GRANTS_TYPE, table, audit)?);
-    }
-    let marked = || config.tables.iter().filter(|table| table.has_marks());
-    for table in marked() {
-        let grants = mark_grants(table.audit_mode).unwrap_or_default();
-        parts.push(grants_for(grants, table, audit)?);
-        if config.is_catching_up() {
-            parts.push(grants_for(sql::GRANTS_CATCH_UP, table, audit)?);
+        let mut wanted = vec![("parked", sql::GRANTS_PARKED), ("type", sql::GRANTS_TYPE)];
+        wanted.extend(match table.audit_mode {
+            AuditMode::Update => Some(("update", sql::GRANTS_UPDATE)),
+            AuditMode::Delete => Some(("delete", sql::GRANTS_DELETE)),
+            AuditMode::SideTable => Some(("side_table", sql::GRANTS_SIDE_TABLE)),
+            AuditMode::None => None,
+        });
+        if table.has_marks() {
+            let is_pruning = config.prune.keep.is_some();
+            let rest = [
+                (config.is_catching_up(), "catch_up", sql::GRANTS_CATCH_UP),
+                (is_pruning, "prune", sql::GRANTS_PRUNE),
+                (true, "reconcile", sql::GRANTS_RECONCILE),
+                // To read whole rows, likewise.
+                (config.reconcile.republishes, "catch_up", sql::GRANTS_REPLAY),
+            ];
+            let rest = rest.into_iter().filter(|(is_wanted, ..)| *is_wanted);
+            wanted.extend(rest.map(|(_, known_as, file)| (known_as, file)));
         }
-    }
-    for table in marked().filter(|_| config.prune.keep.is_some()) {
-        parts.push(grants_for(sql::GRANTS_PRUNE, table, audit)?);
-    }
-    parts.dedup();
-    for table in marked() {
-        parts.push(grants_for(sql::GRANTS_RECONCILE, table, audit)?);
-        if config.reconcile.republishes {
-            parts.push(grants_for(sql::GRANTS_REPLAY, table, audit)?);
+        for (known_as, file) in wanted {
+            let sql = grants_for(file, table, audit)?;
+            // What is no matter of the table is the same for each.
+            if parts.iter().all(|part| part.sql != sql) {
+                parts.push(GrantsPart { table, known_as, sql });
+            }
         }
     }
     Ok(parts)
+}
+
+/// Which of them the role has already.
+pub(super) fn grants_known(table: &Table, audit: &str) -> Result<String, Fault> {
+    grants_for(sql::INIT_GRANTS_KNOWN, table, audit)
 }
 
 /// What `uninstall` runs where other relays' slots are in the database.

@@ -107,7 +107,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("amqp.ca_file", File, Unset, "authorities to trust instead of the system's; needs `amqps://`"),
     setting("amqp.cert_file", File, Unset, "client certificate"),
     setting("amqp.key_file", File, Unset, "key of the client certificate"),
-    setting("amqp.heartbeat", ValueKind::Seconds { min: secs(1), max: secs(60) }, Value("10s"), "the connection is closed after twice this time without a word from the broker"),
+    setting("amqp.heartbeat", ValueKind::Seconds { min: secs(1), max: secs(60) }, Value("5s"), "the connection is closed after twice this time without a word from the broker"),
     setting("amqp.connect_timeout", Span { min: ms(100), max: mins(5) }, Value("10s"), "bound on connect, TLS, login and opening the channel"),
     setting("amqp.confirm_timeout", Span { min: secs(2), max: mins(60) }, Value("30s"), "how long a message may wait for its confirm, the time of a broker's alarm not counted"),
     setting("amqp.blocked_timeout", Span { min: secs(1), max: mins(24 * 60) }, Value("10m"), "how long a broker's alarm may last before the session is ended"),

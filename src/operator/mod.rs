@@ -38,10 +38,10 @@ pub(crate) struct ParkedFilter {
     pub seqs: Vec<i64>,
     /// Of this table, as `schema.table`.
     pub table: String,
-    /// Of this type of aggregate.
-    pub aggregate_type: String,
-    /// Of this aggregate.
-    pub aggregate_id: String,
+    /// Of this type of aggregate, which may be the empty text.
+    pub aggregate_type: Option<String>,
+    /// Of this aggregate, likewise.
+    pub aggregate_id: Option<String>,
     /// Parked for this reason.
     pub reason: String,
     /// Parked at least so long ago, in seconds.
@@ -183,14 +183,15 @@ pub(crate) async fn list(
     let after = filter.after.to_string();
     let behind = filter.behind.map(|seq| seq.to_string()).unwrap_or_default();
     let older_than = format!("{}s", filter.older_than_seconds);
+    let (types, of) = (wanted(&filter.aggregate_type), wanted(&filter.aggregate_id));
     let variables = [
         ("slot", slot),
         ("states", &states),
         ("ids", &ids),
         ("seqs", &seqs),
         ("table", &filter.table),
-        ("aggregate_type", &filter.aggregate_type),
-        ("aggregate_id", &filter.aggregate_id),
+        ("aggregate_types", &types),
+        ("aggregate_ids", &of),
         ("reason", &filter.reason),
         ("older_than", &older_than),
         ("after", &after),
@@ -200,6 +201,11 @@ pub(crate) async fn list(
     ];
     let rows = query(client, &sql::render(sql::PARKED_LIST, &variables)?).await?;
     rows.iter().map(parked).collect()
+}
+
+/// What a text has to be, for SQL: `[]` where it may be any. The empty text is a text.
+fn wanted(text: &Option<String>) -> String {
+    serde_json::Value::from_iter(text.as_deref()).to_string()
 }
 
 fn parked(row: &Row) -> Result<ParkedEvent, Fault> {

@@ -36,10 +36,10 @@ const META: usize = 2;
 pub(crate) struct RowFilter {
     /// With one of these ids.
     pub ids: Vec<String>,
-    /// Of this type of aggregate.
-    pub aggregate_type: String,
-    /// Of this aggregate.
-    pub aggregate_id: String,
+    /// Of this type of aggregate, which may be the empty text.
+    pub aggregate_type: Option<String>,
+    /// Of this aggregate, likewise.
+    pub aggregate_id: Option<String>,
     /// From this time on, as [`Outbox::time_literal`] says it.
     pub since: String,
     /// Before this time.
@@ -317,10 +317,12 @@ impl<'a> Replay<'a> {
     ) -> Result<ChosenRows<'a>, Fault> {
         let ids = serde_json::Value::from(filter.ids.clone()).to_string();
         let cursor = format!("replay_{}", outbox.number);
+        let types = operator::wanted(&filter.aggregate_type);
+        let of = operator::wanted(&filter.aggregate_id);
         let variables = [
             ("ids", ids.as_str()),
-            ("wanted_type", &filter.aggregate_type),
-            ("wanted_id", &filter.aggregate_id),
+            ("wanted_types", &types),
+            ("wanted_ids", &of),
             ("since", &filter.since),
             ("until", &filter.until),
             ("committed_since", &filter.committed_since),

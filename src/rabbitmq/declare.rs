@@ -9,6 +9,7 @@ use lapin::{Channel, ExchangeKind};
 
 use crate::config::{Config, Queue, StreamSink, Table};
 use crate::error::{Fault, Kind};
+use crate::rabbitmq::publisher::probe::ProbeReply;
 use crate::rabbitmq::publisher::{self, Publisher};
 
 /// Declares the exchanges and streams of the tables, then the configured queues and their bindings; all
@@ -18,17 +19,78 @@ use crate::rabbitmq::publisher::{self, Publisher};
 /// # Errors
 /// The broker cannot be reached, or refuses a declaration: a permission is missing, or what is
 /// there has other properties.
-pub(crate) async fn declare(config: &Config, is_dry: bool) -> Result<Vec<String>, Fault> {
+pub(crate) async fn declare(config: &Config) -> Result<Vec<String>, Fault> {
     let plan = Plan::of(config)?;
-    if is_dry {
-        return Ok(plan.lines("-- would declare "));
-    }
     let publisher = connect(config).await?;
     let outcome = plan.carry_out(publisher.channel()).await;
     publisher.close().await;
     outcome?;
     // The broker does not distinguish what it made from what it found as it should be.
-    Ok(plan.lines("declared "))
+    let exchanges = plan.exchanges.iter().map(|name| plan.exchange(name));
+    let all = exchanges.chain(plan.queues.iter().map(queue));
+    let all = all.chain(plan.super_streams.values().map(|sink| super_stream(sink)));
+    Ok(all.map(|what| format!("declared {what}")).collect())
+}
+
+/// What [`declare`] would make.
+pub(crate) struct Missing {
+    /// A line about each.
+    pub(crate) lines: Vec<String>,
+    /// Queues that are there, and of which no broker says how they are bound.
+    pub(crate) unseen: Vec<String>,
+}
+
+/// Looks for what [`declare`] would make, and makes none of it.
+///
+/// # Errors
+/// The broker cannot be reached.
+pub(crate) async fn missing(config: &Config) -> Result<Missing, Fault> {
+    let plan = Plan::of(config)?;
+    let publisher = connect(config).await?;
+    let (mut lines, mut unseen) = (Vec::new(), Vec::new());
+    for name in &plan.exchanges {
+        let reply = publisher.has_exchange(name, &config.amqp).await;
+        lines.extend(would(&plan.exchange(name), &reply));
+    }
+    for entry in &plan.queues {
+        let reply = publisher.has_queue(&entry.0.name, &config.amqp).await;
+        if reply == ProbeReply::Yes && !entry.0.bindings.is_empty() {
+            unseen.push(entry.0.name.clone());
+        }
+        lines.extend(would(&queue(entry), &reply));
+    }
+    for sink in plan.super_streams.values() {
+        // Its partitions are among the queues.
+        let reply = publisher.has_exchange(&sink.name, &config.amqp).await;
+        lines.extend(would(&super_stream(sink), &reply));
+    }
+    publisher.close().await;
+    Ok(Missing { lines, unseen })
+}
+
+/// `None` where it is there.
+fn would(what: &str, reply: &ProbeReply) -> Option<String> {
+    match reply {
+        ProbeReply::Yes => None,
+        ProbeReply::Missing(_) => Some(format!("-- would declare {what}")),
+        ProbeReply::Forbidden(why) | ProbeReply::Blocked(why) | ProbeReply::Other(why) => {
+            Some(format!("-- would declare {what}; whether it is there cannot be seen: {why}"))
+        }
+    }
+}
+
+fn queue((queue, exchange): &(Queue, String)) -> String {
+    let (kind, name) = (&queue.queue_type, &queue.name);
+    let bound = match queue.bindings.join(", ") {
+        keys if keys.is_empty() => String::new(),
+        keys => format!(", bound to {exchange} by {keys}"),
+    };
+    let arguments = queue.arguments.iter().map(|(name, value)| format!(", {name} {value}"));
+    format!("{kind} queue {name}{bound}{}", arguments.collect::<String>())
+}
+
+fn super_stream(sink: &StreamSink) -> String {
+    format!("super stream {} of {} partitions", sink.name, sink.partitions.len())
 }
 
 /// The first broker that lets us in.
@@ -81,23 +143,8 @@ impl<'a> Plan<'a> {
         Ok(Self { exchanges, kind: &config.declare.exchange_type, queues, super_streams })
     }
 
-    fn lines(&self, prefix: &str) -> Vec<String> {
-        let exchange = |name: &String| format!("{prefix}{} exchange {name}, durable", self.kind);
-        let queue = |(queue, exchange): &(Queue, String)| {
-            let (kind, name) = (&queue.queue_type, &queue.name);
-            let bound = match queue.bindings.join(", ") {
-                keys if keys.is_empty() => String::new(),
-                keys => format!(", bound to {exchange} by {keys}"),
-            };
-            let arguments = queue.arguments.iter().map(|(name, value)| format!(", {name} {value}"));
-            format!("{prefix}{kind} queue {name}{bound}{}", arguments.collect::<String>())
-        };
-        let partitioned = |sink: &&StreamSink| {
-            let count = sink.partitions.len();
-            format!("{prefix}super stream {} of {count} partitions", sink.name)
-        };
-        let all = self.exchanges.iter().map(exchange).chain(self.queues.iter().map(queue));
-        all.chain(self.super_streams.values().map(partitioned)).collect()
+    fn exchange(&self, name: &str) -> String {
+        format!("{} exchange {name}, durable", self.kind)
     }
 
     async fn carry_out(&self, channel: &Channel) -> Result<(), Fault> {

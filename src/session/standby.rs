@@ -21,26 +21,27 @@ use crate::postgres::sql;
 use crate::postgres::{column, query};
 use crate::rabbitmq::publisher::{Closure, Signal};
 use crate::rabbitmq::sink::Sink;
-use crate::slot;
+use crate::slot::{self, SlotUser};
 use crate::text::span;
 use crate::wal::{Wal, WalStream};
 
 /// A standby looks after the slot this often, or up to twice as often.
 const STANDBY_POLL: Backoff = Backoff::new(Duration::from_millis(800), Duration::from_millis(800));
 
-/// Our own previous walsender has the slot: the server has not noticed yet that we are gone, or
-/// hangs. Then nobody else delivers.
-async fn own(config: &Config, past: &Past, client: &Client) -> Result<Option<Fault>, Fault> {
-    let state = answered(config, slot::state(client, &config.postgres.slot)).await?;
-    let holder = state.and_then(|slot| slot.active_pid);
-    let Some(pid) = holder.filter(|pid| past.walsender == Some(*pid)) else { return Ok(None) };
+/// Who has the slot is no other relay, so nobody delivers: another program, or our own previous walsender, of
+/// which the server has not noticed yet that we are gone, or which hangs.
+fn no_relay(config: &Config, past: &Past, user: &SlotUser) -> Option<Fault> {
+    let pid = user.pid;
+    if past.walsender != Some(pid) {
+        return user.fault(config);
+    }
     let limit = span(config.postgres.wal_sender_timeout);
     let what = format!(
         "our own previous connection (walsender pid {pid}) still holds slot \"{}\": Postgres ends it after wal_sender_timeout ({limit}), unless it hangs",
         config.postgres.slot
     );
     let hint = format!("SELECT pg_terminate_backend({pid});  -- or wait for {limit}");
-    Ok(Some(Fault::transient(what).on(Side::Stream).hint(hint)))
+    Some(Fault::transient(what).on(Side::Stream).hint(hint))
 }
 
 /// Whether an earlier session came to a place in the middle of a transaction, and counted messages to
@@ -114,6 +115,15 @@ pub(super) async fn take_slot(
     }
 }
 
+/// Says once what keeps the slot from us.
+async fn hinder(config: &Config, past: &mut Past, board: &Board, client: &Client, fault: Fault) {
+    if board.hinder(&fault) == News::None {
+        return;
+    }
+    warn!(cause = slot::cause(&fault), hint = fault.hint, "{}", fault.what);
+    record_fault(config, past, board, client, &End::Fault(fault)).await;
+}
+
 async fn take(
     config: &Config,
     past: &mut Past,
@@ -130,14 +140,16 @@ async fn take(
         let (wal, identity) = connected.map_err(|fault| fault.on(Side::Stream))?;
         let has_messages =
             !config.messages.is_empty() || counts_messages(config, past, client).await?;
-        match wal.start(has_messages, postgres.connect_timeout).await {
+        let user = match wal.start(has_messages, postgres.connect_timeout).await {
             Ok(stream) => return Ok((stream, identity, has_messages)),
             Err(fault) if fault.is_code(codes::OBJECT_IN_USE) => {
-                match own(config, past, client).await? {
-                    Some(fault) if board.hinder(&fault) != News::None => {
-                        warn!(hint = fault.hint, "{}", fault.what);
-                        let end = End::Fault(fault);
-                        record_fault(config, past, board, client, &end).await;
+                let user = answered(config, slot::user(client, &postgres.slot)).await?;
+                match user.as_ref().and_then(|user| no_relay(config, past, user)) {
+                    Some(fault) => {
+                        if std::mem::take(&mut is_standby) {
+                            board.enter(RelayState::Connecting, &fault.what);
+                        }
+                        hinder(config, past, board, client, fault).await;
                     }
                     None if !std::mem::replace(&mut is_standby, true) => {
                         board.enter(
@@ -152,11 +164,13 @@ async fn take(
                             "standby: the slot is held by another relay"
                         );
                     }
-                    _ => {}
+                    None => {}
                 }
+                user
             }
             Err(fault) => return Err(fault.on(Side::Stream)),
-        }
+        };
+        let holder = user.map(|user| user.pid);
         // Asking costs the server less than a connection for each try.
         loop {
             tokio::time::sleep(STANDBY_POLL.spread(1, fastrand::u16(..))).await;
@@ -167,7 +181,9 @@ async fn take(
             }
             past.brought_on |= began.elapsed() >= config.session.backoff_max;
             let state = answered(config, slot::state(client, &postgres.slot)).await?;
-            if !state.is_some_and(|slot| slot.is_active) {
+            // Another one may be no relay.
+            let is_same = |pid| holder.is_none_or(|holder| pid == Some(holder));
+            if !state.is_some_and(|slot| slot.is_active && is_same(slot.active_pid)) {
                 break;
             }
         }

@@ -51,6 +51,7 @@ fn of_code(code: &str) -> &'static str {
         "28000" => "role-login",
         "28P01" => "postgres-login",
         "3D000" => "postgres-database",
+        "53100" => "postgres-disk-full",
         "53300" => "max-connections",
         "55006" => "slot-in-use",
         _ => "relay-stuck",
@@ -76,6 +77,7 @@ mod tests {
         let told = [
             (sql("28P01"), "postgres-login"),
             (sql("3D000"), "postgres-database"),
+            (sql("53100"), "postgres-disk-full"),
             (sql("53300"), "max-connections"),
             (sql("57P03"), "postgres-connection"),
             (sql("25006"), "standby"),

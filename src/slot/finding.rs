@@ -17,14 +17,17 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 119] = [
+pub const NAMES: [&str; 124] = [
     "broker",
     "broker-blocked",
     "broker-connection",
     "broker-login",
     "broker-max-message-size",
     "broker-stream",
-    "broker-stream-refused",
+    "broker-stream-connection",
+    "broker-stream-missing",
+    "broker-stream-name",
+    "broker-stream-permission",
     "broker-vhost",
     "broker-vhost-permission",
     "broker-connection-limit",
@@ -77,6 +80,7 @@ pub const NAMES: [&str; 119] = [
     "pooler",
     "postgres-connection",
     "postgres-database",
+    "postgres-disk-full",
     "postgres-login",
     "postgres-minor",
     "postgres-question",
@@ -129,6 +133,7 @@ pub const NAMES: [&str; 119] = [
     "table-is-partition",
     "table-kind",
     "table-left-out",
+    "table-locked",
     "table-missing",
     "table-referenced",
     "table-temporary",

@@ -24,6 +24,7 @@ mod privileges;
 mod role;
 mod server;
 mod table;
+mod user;
 mod verdict;
 
 use std::time::Duration;
@@ -44,6 +45,7 @@ pub(crate) use messages::MESSAGES;
 pub(crate) use preflight::Prerequisites;
 pub use preflight::preflight;
 pub(crate) use preflight::{Preflight, standby};
+pub(crate) use user::{SlotUser, user};
 
 use crate::config::{Config, Table};
 use crate::core::relay::Resolution;

@@ -816,6 +816,9 @@ async fn certificates() -> Result<()> {
         let errors =
             if severity == "error" { BTreeSet::from(["tls-certificate"]) } else { BTreeSet::new() };
         assert_eq!(shown.errors(), errors, "{shown}");
+        // Of the one server it is said once.
+        let of_it = shown.findings.iter().filter(|finding| finding["name"] == "tls-certificate");
+        assert_eq!(of_it.count(), 1, "{shown}");
     }
     // It takes the file with that authority, as the hint says.
     std::fs::write(&authority, theirs.pem())?;

@@ -89,7 +89,7 @@ async fn init_says_what_it_makes_and_then_that_it_found_it() -> Result<()> {
     assert!(!second.contains("made"), "{second}");
     assert_eq!(before, setting.ask::<String>(state).await?, "what is there is left alone");
     // Nothing is missing, the function neither, so there is nothing to run.
-    let dry = setting.exits(0, &["init", "--dry-run"]).await?;
+    let dry = setting.exits(0, &["init", "--dry-run", "--declare"]).await?;
     assert_eq!(dry, "");
     // One of an earlier version is renewed.
     let replace = "DO $$ BEGIN EXECUTE replace(pg_get_functiondef('pgoutbox.enqueue'::regproc), 'topic is empty', 'no topic'); END $$";

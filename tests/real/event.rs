@@ -176,6 +176,12 @@ async fn events_are_chosen_by_aggregate_and_time() -> Result<()> {
     let lately = told(&setting, &["--since", "1h", "--limit", "2"]).await?;
     ensure!(count(&lately) == 2 && lately["has_more"] == true, "{lately:#}");
     ensure!(count(&told(&setting, &["--until", "2001-01-01"]).await?) == 0);
+    setting.insert(event(4, "good").of("")).await?;
+    setting.all_marked().await?;
+    let of_none = told(&setting, &["--aggregate", &format!("{kind}/")]).await?;
+    ensure!(count(&of_none) == 1, "{of_none:#}");
+    let nothing = ["event", "--since", "1h", "--until", "2h"];
+    ensure!(setting.program.output(&nothing).await?.status.code() == Some(64));
     Ok(())
 }
 

@@ -49,6 +49,7 @@ mod mark_refused;
 mod message;
 mod messages;
 mod migration;
+mod missing;
 mod operator;
 mod output;
 mod pages;

@@ -100,6 +100,28 @@ async fn heard(receiver: &mut UnboundedReceiver<String>) -> Result<String> {
     tokio::time::timeout(PATIENCE, receiver.recv()).await?.context("nobody told")
 }
 
+/// The empty text is an id like any other, and not everybody's; what else is empty is a slip of a script's.
+#[tokio::test]
+async fn an_empty_text_asks_for_what_has_it() -> Result<()> {
+    let setting = Scenario::default().setting().await?;
+    setting.park(&[row(1, "parked", ""), row(2, "parked", "7")]).await?;
+    for args in [["--aggregate", "order/"], ["--aggregate-id", ""]] {
+        let args = [&["list", "--json"][..], &args].concat();
+        let told: Value = serde_json::from_str(&setting.parked(0, &args).await?)?;
+        let events = told["events"].as_array().context("no events")?;
+        let numbers: Vec<_> = events.iter().map(|event| event["index"].as_u64()).collect();
+        assert_eq!(numbers, [Some(1)], "{args:?}");
+    }
+    for args in [["--reason", ""], ["--table", ""]] {
+        setting.parked(64, &[&["discard", "--yes"][..], &args].concat()).await?;
+    }
+    setting.parked(0, &["discard", "--yes", "--aggregate", "order/"]).await?;
+    let left: i64 =
+        setting.ask("SELECT count(*) FROM pgoutbox.parked WHERE state = 'parked'").await?;
+    assert_eq!(left, 1);
+    Ok(())
+}
+
 #[tokio::test]
 async fn list_shows_what_is_asked_for() -> Result<()> {
     let setting = Scenario::default().setting().await?;

@@ -167,6 +167,10 @@ async fn rows_are_chosen_by_id_aggregate_and_time() -> Result<()> {
     let (since, until) = (at(10).await?, at(14).await?);
     assert_eq!(sent(&["--since", &since, "--until", &until]).await?, [10, 11, 12, 13]);
     assert_eq!(sent(&["--until", "1h"]).await?, [] as [u32; 0]);
+    // The empty text is one like any other.
+    let nameless = format!("UPDATE outbox_messages SET aggregate_id = '' WHERE id = '{}'", uuid(5));
+    setting.sql(&nameless).await?;
+    assert_eq!(sent(&["--aggregate", "order/"]).await?, [5]);
     assert_eq!(sent(&["--all", "--table", "public.outbox_messages"]).await?.len(), 60);
     for args in [
         &[][..],
@@ -177,6 +181,12 @@ async fn rows_are_chosen_by_id_aggregate_and_time() -> Result<()> {
         &["--parked", "1", "--all"],
         &["--all", "--rate", "0"],
         &["--since", "soon"],
+        // Nothing is between them.
+        &["--since", "1h", "--until", "2h"],
+        &["--since", "2026-11-22", "--until", "2026-11-22"],
+        &["--relayed-since", "1h", "--relayed-until", "2h"],
+        &["--committed-since", "1h", "--committed-until", "2h", "--only", "unrelayed"],
+        &["--discarded", "--from-lsn", "0/2", "--to-lsn", "0/1"],
     ] {
         setting.replay(64, args).await?;
     }

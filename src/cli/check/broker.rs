@@ -9,7 +9,7 @@ use crate::error::{self, About, Fault};
 use crate::rabbitmq::publisher::Publisher;
 use crate::rabbitmq::publisher::probe::ProbeReply;
 use crate::rabbitmq::stream::StreamPublisher;
-use crate::slot::{Finding, Severity, of_broker};
+use crate::slot::{Finding, Severity, cause, of_broker};
 
 /// `max_message_size` where nobody has set it, by the first number of the version.
 const LIMITS: [(u32, usize); 2] = [(3, 128 * MIB), (4, SMALLEST)];
@@ -45,9 +45,7 @@ async fn look_at(broker: &Broker, config: &Config) -> (Vec<Finding>, bool) {
     let publisher = match Publisher::connect(broker, amqp).await {
         Ok(publisher) => publisher,
         Err(fault) => {
-            if !certificates::is_refused(&findings) {
-                findings.push(refused(broker, fault));
-            }
+            findings.extend(certificates::before(&findings, vec![refused(broker, fault)]));
             return (findings, false);
         }
     };
@@ -166,7 +164,13 @@ async fn streams(broker: &Broker, config: &Config) -> Finding {
                 format!("streams take messages from \"{}\": {}", broker.user, names.join(", "));
             Finding::good("broker-stream", what)
         }
-        Err(fault) => Finding::error("broker-stream-refused", fault.what, fault.hint),
+        Err(fault) => {
+            let refusal_of_streams = match cause(&fault) {
+                "relay-stuck" => "broker-stream-connection",
+                named => named,
+            };
+            Finding::error(refusal_of_streams, fault.what, fault.hint)
+        }
     }
 }
 

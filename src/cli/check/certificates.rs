@@ -9,6 +9,8 @@ use crate::tls::chain::{self, ChainFault};
 
 const SERVER: &str = "tls-certificate";
 const CLIENT: &str = "tls-client-certificate";
+/// What a connection is called that one of them has ended.
+const ENDED: [&str; 3] = [SERVER, "postgres-connection", "broker-connection"];
 
 /// What is wrong with those that the server showed, and with our own. `section` is the settings'.
 pub(super) fn findings(
@@ -50,9 +52,12 @@ pub(super) fn findings(
     findings
 }
 
-/// Whether one of them keeps the connection from being made.
-pub(super) fn is_refused(findings: &[Finding]) -> bool {
-    findings.iter().any(|finding| finding.severity == Severity::Error)
+/// What else was found of a server with these certificates: not what the connection that they ended says of
+/// it, since they say it better.
+pub(super) fn before(certificates: &[Finding], found: Vec<Finding>) -> Vec<Finding> {
+    let is_refused = certificates.iter().any(|finding| finding.severity == Severity::Error);
+    let is_of_it = |finding: &Finding| ENDED.contains(&finding.name);
+    found.into_iter().filter(|finding| !(is_refused && is_of_it(finding))).collect()
 }
 
 fn finding(

@@ -5,7 +5,7 @@ use tokio_postgres::{Client, Row};
 
 use super::broker::quoted;
 use super::refused::{self, POOLER};
-use super::{clock, filter, marks, relay, slot_user};
+use super::{clock, filter, locked, marks, relay};
 use crate::cli;
 use crate::config::Config;
 use crate::error::{Fault, Kind, codes};
@@ -58,6 +58,7 @@ pub(super) async fn look(config: &Config) -> Database {
             let tried = marks::look(&client, config).await;
             database.findings.extend(tried);
             database.findings.extend(filter::look(&client, config).await);
+            database.findings.extend(locked::look(&client, config).await);
             match relay::look(&client, config, slot).await {
                 Ok(fares) => database.findings.extend(fares),
                 Err(fault) => {
@@ -123,7 +124,8 @@ async fn more(client: &Client, config: &Config, found: &mut Database) -> Result<
     findings.extend(timeouts(row, config)?);
     findings.extend(too_new(client, config).await);
     findings.extend(pooler(client, config).await?);
-    findings.extend(slot_user::user(config, client).await?);
+    let user = slot::user(client, &config.postgres.slot).await?;
+    findings.extend(user.and_then(|user| user.finding(config)));
     if config.has_exchanges() {
         findings.push(returned(client, config).await);
     }

@@ -6,10 +6,10 @@ mod clock;
 mod database;
 mod filter;
 mod greeting;
+mod locked;
 pub(super) mod marks;
 mod refused;
 mod relay;
-mod slot_user;
 mod stream;
 
 use serde_json::json;
@@ -73,11 +73,12 @@ async fn look(config: &Config) -> Vec<Finding> {
     for finding in postgres.into_iter().chain(brokers) {
         // One thing is often seen from two sides.
         let is_said = |said: &Finding| {
+            let is_like_it = said.hint == finding.hint
+                && !is_of_a_table(finding.name)
+                && finding.severity != Severity::Good;
             said.name == finding.name
-                && (said.what == finding.what
-                    || said.hint == finding.hint && !is_of_a_table(finding.name))
                 && said.severity == finding.severity
-                && finding.severity != Severity::Good
+                && (said.what == finding.what || is_like_it)
         };
         if !findings.iter().any(is_said) {
             findings.push(finding);
@@ -96,19 +97,19 @@ fn is_of_a_table(name: &str) -> bool {
 
 async fn postgres(config: &Config) -> Vec<Finding> {
     let (audit, stream) = (&config.postgres.audit, &config.postgres.stream);
-    let mut findings = certificates(config, audit).await;
-    let is_refused = certificates::is_refused(&findings);
+    let of_audit = certificates(config, audit).await;
     let way = |server: &Server| (server.hosts().collect::<Vec<_>>(), server.tls.clone());
-    if way(audit) != way(stream) {
-        findings.extend(certificates(config, stream).await);
-    }
+    let of_stream = match way(audit) == way(stream) {
+        true => of_audit.clone(),
+        false => certificates(config, stream).await,
+    };
     let database = database::look(config).await;
     let stream = stream::look(config).await;
-    // The certificate says it better than the connection that it ended.
-    let is_news = |finding: &Finding| !(is_refused && finding.name == "postgres-connection");
-    let stream = stream::in_context(stream, config, &database);
-    findings.extend(database.findings.into_iter().chain(stream).filter(is_news));
-    findings
+    let stream = stream::in_context(stream, config, &database).into_iter().collect();
+    let audit = certificates::before(&of_audit, database.findings);
+    let stream = certificates::before(&of_stream, stream);
+    // What is of both is said once, by whoever has the whole list.
+    [of_audit, of_stream, audit, stream].concat()
 }
 
 async fn certificates(config: &Config, server: &Server) -> Vec<Finding> {

@@ -6,7 +6,7 @@ use crate::cli::status;
 use crate::cli::status::Live;
 use crate::config::Config;
 use crate::error::Fault;
-use crate::slot::{Finding, Preflight, Severity, SlotState, catch_up};
+use crate::slot::{Finding, Preflight, Severity, SlotState, catch_up, known};
 
 const UNREADABLE: &str = "correct the row, or the row filter of the publication that raises for it";
 
@@ -51,7 +51,9 @@ pub(super) fn told(live: &Live, found: &[Finding]) -> Option<Finding> {
         is_it && finding.severity < Severity::Good
     };
     let what = format!("the relay is stuck: {}", reason.what);
-    (!found.iter().any(is_said)).then(|| Finding::warning("relay-stuck", what, reason.hint))
+    // By the name that it has wherever else one looks.
+    let name = known(reason.cause).unwrap_or("relay-stuck");
+    (!found.iter().any(is_said)).then(|| Finding::warning(name, what, reason.hint))
 }
 
 /// A relay that is kept from delivering, or none where rows wait.

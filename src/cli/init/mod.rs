@@ -9,12 +9,14 @@ use tokio_postgres::Client;
 use super::{Roles, check, connect, say, schema};
 use crate::config::{Config, Needs, PartitionSpan, Sources, Table};
 use crate::error::{Class, Fault, codes};
+use crate::output;
 use crate::postgres::outbox::look_up;
 use crate::postgres::publication_filter::{PublicationFilter, of_rule};
 use crate::postgres::sql;
 use crate::postgres::{self, column, query};
 use crate::rabbitmq::declare;
 use crate::slot::{self as slots, Finding, Severity, catch_up};
+use crate::text::harmless;
 
 /// Makes the outbox table, the relay's own schema, the publication and the slot, where they
 /// are missing. What exists is checked, and never changed; only pgoutbox's own function is renewed
@@ -29,7 +31,8 @@ pub(super) struct Args {
     /// Print the SQL of what is missing, and run none of it
     #[arg(long)]
     pub dry_run: bool,
-    /// Declare the exchange on RabbitMQ as well, and the queues of [[declare.queues]]
+    /// Declare the exchange on RabbitMQ as well, and the queues of [[declare.queues]]; with --dry-run, say which are
+    /// missing
     #[arg(long)]
     pub declare: bool,
     /// The outbox in partitions by time, of an hour, day, week or month
@@ -83,9 +86,26 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
     };
     maker.slot(&config, &found, from, args.slot_timeout).await?;
     if args.declare {
-        declare::declare(&config, args.dry_run).await?.iter().for_each(say);
+        declare(&config, args.dry_run).await?;
     }
     if args.dry_run { Ok(()) } else { verify(&client, &config).await }
+}
+
+async fn declare(config: &Config, is_dry: bool) -> Result<(), Fault> {
+    if !is_dry {
+        declare::declare(config).await?.iter().for_each(say);
+        return Ok(());
+    }
+    let missing = declare::missing(config).await?;
+    missing.lines.iter().for_each(say);
+    // What was printed is what is missing: this is none of it.
+    if !missing.unseen.is_empty() {
+        output::err(harmless(format_args!(
+            "note: whether these are bound as [[declare.queues]] says, a broker does not tell: {}\n  hint: pgoutbox init --declare binds them again, which changes nothing where they are",
+            missing.unseen.join(", ")
+        )));
+    }
+    Ok(())
 }
 
 struct ExistingObjects {
@@ -336,11 +356,37 @@ impl Maker<'_> {
         self.make(&what, &schema::publication(config, &filters)?).await
     }
 
+    /// The SQL of the roles and grants that are not there.
+    async fn missing_grants(
+        &self,
+        config: &Config,
+        stream: &str,
+        audit: &str,
+    ) -> Result<Vec<String>, Fault> {
+        let mut missing = Vec::new();
+        let asked = query(self.client, &schema::roles_known(config, stream, audit)?).await?;
+        if !asked.first().map_or(Ok(false), |row| column::<bool>(row, "is_there"))? {
+            missing.push(schema::roles(config, stream, audit)?);
+        }
+        for part in schema::grants(config, audit)? {
+            let asked = query(self.client, &schema::grants_known(part.table, audit)?).await?;
+            // In a dry run the table may not be there yet.
+            if !asked.first().map_or(Ok(false), |row| column::<bool>(row, part.known_as))? {
+                missing.push(part.sql);
+            }
+        }
+        Ok(missing)
+    }
+
     async fn roles(&self, config: &Config, stream: &str, audit: &str) -> Result<(), Fault> {
-        let what = format!(
-            "roles {stream} and {audit}, with their grants; without passwords: use \\password"
-        );
-        let made = self.make(&what, &schema::roles(config, stream, audit)?.join("\n")).await;
+        let missing = self.missing_grants(config, stream, audit).await?;
+        let what = format!("roles {stream} and {audit}, with their grants");
+        if missing.is_empty() {
+            self.found(&what);
+            return Ok(());
+        }
+        let what = format!("{what}; without passwords: use \\password");
+        let made = self.make(&what, &missing.join("\n")).await;
         made.map_err(|mut fault| {
             if !fault.is_code(codes::INSUFFICIENT_PRIVILEGE) {
                 return fault;

@@ -7,6 +7,8 @@ mod unparked;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
+
 use super::attend::Attendant;
 use super::{connect, say};
 use crate::config::{Config, Needs, Sources};
@@ -84,7 +86,7 @@ struct Which {
     #[arg(long, value_name = "ID", conflicts_with = "aggregate")]
     aggregate_id: Option<String>,
     /// Parked for this reason: returned, nacked, closed, unreadable, …
-    #[arg(long, value_name = "REASON")]
+    #[arg(long, value_name = "REASON", value_parser = NonEmptyStringValueParser::new())]
     reason: Option<String>,
     /// Parked at least so long ago
     #[arg(long, value_name = "TIME", value_parser = super::bounds::span)]
@@ -94,21 +96,17 @@ struct Which {
           value_parser = ["parked", "queued", "failed", "dead_lettered", "discarded", "delivered", "all"])]
     state: Option<String>,
     /// Of this table, or `message:PREFIX`
-    #[arg(long, value_name = "SCHEMA.TABLE")]
+    #[arg(long, value_name = "SCHEMA.TABLE", value_parser = NonEmptyStringValueParser::new())]
     table: Option<String>,
     /// All of them: retry and discard want it said
     #[arg(long)]
     all: bool,
 }
 
-/// The two parts of `order/7`; the id may hold further slashes.
+/// The two parts of `order/7`; the id may hold further slashes, and either may be empty.
 pub(super) fn aggregate(text: &str) -> Result<(String, String), String> {
-    match text.split_once('/') {
-        Some((kind, id)) if !kind.is_empty() && !id.is_empty() => {
-            Ok((kind.to_owned(), id.to_owned()))
-        }
-        _ => Err("write TYPE/ID, such as order/7".to_owned()),
-    }
+    let parts = text.split_once('/').map(|(kind, id)| (kind.to_owned(), id.to_owned()));
+    parts.ok_or_else(|| "write TYPE/ID, such as order/7".to_owned())
 }
 
 impl Which {
@@ -141,7 +139,7 @@ impl Which {
     }
 
     fn filter(&self, limit: Option<u64>) -> ParkedFilter {
-        let (aggregate_type, aggregate_id) = self.aggregate.clone().unwrap_or_default();
+        let (aggregate_type, aggregate_id) = self.aggregate.clone().unzip();
         let all = || OPEN.into_iter().chain(operator::DONE).map(str::to_owned).collect();
         ParkedFilter {
             states: match self.state.as_deref() {
@@ -154,7 +152,7 @@ impl Which {
             seqs: self.seqs.clone(),
             table: self.table.clone().unwrap_or_default(),
             aggregate_type,
-            aggregate_id: self.aggregate_id.clone().unwrap_or(aggregate_id),
+            aggregate_id: self.aggregate_id.clone().or(aggregate_id),
             reason: self.reason.clone().unwrap_or_default(),
             older_than_seconds: self.older_than.unwrap_or_default().as_secs(),
             after: 0,
@@ -389,6 +387,8 @@ mod tests {
     fn an_aggregate_has_two_parts() {
         assert_eq!(aggregate("order/7"), Ok(("order".into(), "7".into())));
         assert_eq!(aggregate("a/b/c"), Ok(("a".into(), "b/c".into())));
-        assert!(aggregate("7").is_err() && aggregate("/7").is_err() && aggregate("a/").is_err());
+        assert_eq!(aggregate("a/"), Ok(("a".into(), String::new())), "the empty text is one too");
+        assert_eq!(aggregate("/7"), Ok((String::new(), "7".into())));
+        assert!(aggregate("7").is_err() && aggregate("").is_err());
     }
 }

@@ -117,7 +117,7 @@ async fn rows<'a>(
     xmin: &str,
     replay: &mut Replay<'a>,
 ) -> Result<Vec<ChosenRows<'a>>, Fault> {
-    let (aggregate_type, aggregate_id) = args.aggregate.clone().unwrap_or_default();
+    let (aggregate_type, aggregate_id) = args.aggregate.clone().unzip();
     let mut chosen = Vec::new();
     for outbox in outboxes {
         let literal = async |at: Option<Timestamp>| match at {
@@ -153,7 +153,7 @@ async fn done_with(
     config: &Config,
     after: Option<&ReplayPlace>,
 ) -> Result<Vec<ParkedEvent>, Fault> {
-    let (aggregate_type, aggregate_id) = args.aggregate.clone().unwrap_or_default();
+    let (aggregate_type, aggregate_id) = args.aggregate.clone().unzip();
     let states = [("discarded", args.discarded), ("dead_lettered", args.dead_lettered)];
     let states = states.into_iter().filter(|(_, is_wanted)| *is_wanted);
     let mut filter = operator::ParkedFilter {

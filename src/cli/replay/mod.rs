@@ -12,6 +12,7 @@ use postgres_types::PgLsn;
 use tokio_postgres::Client;
 
 use super::attend::Attendant;
+use super::bounds::in_order;
 use super::parked::aggregate;
 use super::say;
 use crate::config::{AuditMode, Config, Needs, Sources, Table};
@@ -164,8 +165,19 @@ impl Args {
         self.relayed_since.is_some() || self.relayed_until.is_some()
     }
 
+    fn is_in_order(&self) -> Result<(), Fault> {
+        in_order(("--since", self.since), ("--until", self.until))?;
+        in_order(
+            ("--committed-since", self.committed_since),
+            ("--committed-until", self.committed_until),
+        )?;
+        in_order(("--relayed-since", self.relayed_since), ("--relayed-until", self.relayed_until))?;
+        in_order(("--from-lsn", self.from_lsn), ("--to-lsn", self.to_lsn))
+    }
+
     /// What cannot be done rightly is refused, with the reason.
     fn check(&self, config: &Config) -> Result<(), Fault> {
+        self.is_in_order()?;
         let has_lsn = self.from_lsn.is_some() || self.to_lsn.is_some();
         if has_lsn && !self.wants_parked() {
             return Err(Fault::usage(

@@ -6,10 +6,13 @@ use serde_json::Value;
 
 use super::page::Page;
 use crate::config::Config;
+use crate::error::Kind;
 use crate::observe::http::client;
 use crate::text::span_seconds;
 
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What helps where it does not answer.
+const RESTART: &str = "the process hangs, or is stopped: look at it (ps, its log), and restart it";
 
 /// Why it is not ready, or what needs a look.
 pub(in crate::cli) struct LiveReason<'a> {
@@ -26,7 +29,9 @@ pub(in crate::cli) enum Live {
     Told(Value),
     /// It wants a token that we do not have.
     Closed,
-    /// Nobody answers, or a relay of another slot.
+    /// It takes connections at this address, and answers none: what is wrong.
+    Silent(String),
+    /// Nobody is there, or a relay of another slot.
     None,
 }
 
@@ -42,6 +47,10 @@ impl Live {
                 _ => Self::None,
             },
             Ok((401, _)) => Self::Closed,
+            Err(fault) if fault.kind == Kind::Timeout => Self::Silent(format!(
+                "the process at http.address takes connections and answers none: {}",
+                fault.what
+            )),
             _ => Self::None,
         }
     }
@@ -51,7 +60,7 @@ impl Live {
         match self {
             Self::Told(told) => told.get("state").and_then(Value::as_str) != Some("stopped"),
             Self::Closed => true,
-            Self::None => false,
+            Self::Silent(_) | Self::None => false,
         }
     }
 
@@ -59,6 +68,7 @@ impl Live {
     pub(super) fn is_ready(&self) -> bool {
         match self {
             Self::Told(told) => told.get("is_ready").and_then(Value::as_bool) != Some(false),
+            Self::Silent(_) => false,
             Self::Closed | Self::None => true,
         }
     }
@@ -70,7 +80,14 @@ impl Live {
 
     /// Code and words of the first of a list of reasons.
     pub(in crate::cli) fn first(&self, list: &str) -> Option<LiveReason<'_>> {
-        let Self::Told(told) = self else { return None };
+        let told = match self {
+            Self::Told(told) => told,
+            // Nobody else can say so: the name is the one that it would have, if it could.
+            Self::Silent(what) if list == "/reasons" => {
+                return Some(LiveReason { code: "loop_silent", cause: "", what, hint: RESTART });
+            }
+            Self::Silent(_) | Self::Closed | Self::None => return None,
+        };
         let reason = told.pointer(list)?.as_array()?.first()?;
         let part = |name: &str| reason.get(name).and_then(Value::as_str).unwrap_or_default();
         Some(LiveReason {
@@ -85,7 +102,7 @@ impl Live {
     pub(super) fn json(&self) -> Value {
         match self {
             Self::Told(told) => told.clone(),
-            Self::Closed | Self::None => Value::Null,
+            Self::Silent(_) | Self::Closed | Self::None => Value::Null,
         }
     }
 
@@ -93,6 +110,9 @@ impl Live {
         match self {
             Self::Told(told) => tell(page, told),
             Self::Closed => page.say("relay     runs here, and wants http.token to say more"),
+            Self::Silent(what) => {
+                page.say(format_args!("relay     {what}\n          hint: {RESTART}"));
+            }
             Self::None => {}
         }
     }

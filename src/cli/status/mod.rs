@@ -138,6 +138,8 @@ async fn client(config: &Config) -> Result<Client, Fault> {
 struct Facts {
     live: Live,
     slot: Option<SlotState>,
+    /// Another program has the slot, and no relay.
+    taken: Option<Fault>,
     progress: Option<ProgressRow>,
     catch_up: Option<CatchUpReport>,
     guard: Option<Value>,
@@ -147,9 +149,11 @@ struct Facts {
 
 impl Facts {
     async fn look(client: &Client, config: &Config) -> Result<Self, Fault> {
+        let user = slot::user(client, &config.postgres.slot).await?;
         Ok(Self {
             live: Live::ask(config).await,
             slot: slot::state(client, &config.postgres.slot).await?,
+            taken: user.and_then(|user| user.fault(config)),
             progress: progress(client, config).await?,
             catch_up: catch_up(client, config).await?,
             guard: guard(client, config).await?,
@@ -164,6 +168,7 @@ impl Facts {
         let is_slot_well = self.slot.as_ref().is_some_and(|slot| slot.why_lost().is_none());
         let is_stuck = self.progress.as_ref().is_some_and(|progress| progress.fault.is_some());
         is_slot_well
+            && self.taken.is_none()
             && !is_stuck
             && self.live.is_ready()
             && !(has_events && self.unread().is_some())
@@ -206,6 +211,9 @@ impl Facts {
         print(&mut page, config, slot, progress, self.catch_up.as_ref(), unmarked);
         if let Some(lag) = self.unread() {
             page.say(format_args!("relay     {}\n          hint: {START}", no_relay(lag)));
+        }
+        if let Some(Fault { what, hint, .. }) = &self.taken {
+            page.say(format_args!("relay     {what}\n          hint: {hint}"));
         }
         self.paused.iter().for_each(|paused| print_paused(&mut page, paused));
         self.guard.iter().for_each(|guard| print_guard(&mut page, guard));

@@ -42,6 +42,9 @@ impl Summary {
         if let Some(why) = slot.why_lost() {
             return bad("slot_lost", format!("the slot is lost: {why}"));
         }
+        if let Some(fault) = &facts.taken {
+            return bad("fault", fault.what.clone()).by(cause(fault));
+        }
         // What the process that runs here says is newer.
         let recorded = facts.progress.as_ref().filter(|_| !facts.live.is_told());
         if let Some((progress, (what, _))) = recorded.and_then(|it| Some((it, it.stuck()?))) {

@@ -152,7 +152,7 @@ fn every_contradiction() {
         (&["tables.0.columns.last_error=topic"], "tables.0.columns.last_error", "column as topic"),
         (&["tables.0.columns.failed_at=attempt"], "tables.0.columns.failed_at", "as attempt"),
         (&["amqp.heartbeat=20s"], "amqp.heartbeat", "is below twice amqp.heartbeat"),
-        (&["amqp.confirm_timeout=19s"], "amqp.confirm_timeout", "is below twice"),
+        (&["amqp.confirm_timeout=9s"], "amqp.confirm_timeout", "is below twice"),
         (&["tables.0.columns.relayed_at="], "tables.0.columns.relayed_at", "audit.mode update"),
         (&["prune.keep=1day", "audit.mode=none"], "prune.keep", "audit.mode none"),
         (

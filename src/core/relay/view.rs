@@ -72,7 +72,7 @@ impl Relay {
             waiting: self.aggregates.size().0 + self.outgoing.ready(),
             unsettled: oldest.map(|arrival| self.age(now, arrival.commit_time)),
             lanes: self.aggregates.len(),
-            marks_pending: self.recorder.pending(),
+            marks_pending: self.recorder.unwritten_marks().count(),
             waits_for: self.waits_for(now),
             is_blocked: self.deadlines.is_blocked(),
             silent: self.deadlines.silent(now),

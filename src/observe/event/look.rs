@@ -145,7 +145,7 @@ async fn records(
     if filter.ids.is_empty() && filter.aggregate.is_none() {
         return Ok(Vec::new());
     }
-    let (aggregate_type, aggregate_id) = filter.aggregate.clone().unwrap_or_default();
+    let (aggregate_type, aggregate_id) = filter.aggregate.clone().unzip();
     let states = OPEN.into_iter().chain(DONE).chain(["delivered"]);
     let filter = ParkedFilter {
         states: states.map(str::to_owned).collect(),
@@ -261,12 +261,11 @@ async fn among(
             (outbox.has_aggregate.0, &names.aggregate_type.name, kind),
             (outbox.has_aggregate.1, &names.aggregate_id.name, id),
         ];
-        for (_, name, text) in wanted.iter().filter(|(_, _, text)| !text.is_empty()) {
-            let name = sql::identifier(name);
-            all.push(format!("outbox.{name}::text = {}", sql::literal(text)));
-        }
-        if wanted.iter().any(|(has, _, text)| !has && !text.is_empty()) {
-            return Ok(Vec::new());
+        for (has, name, text) in wanted {
+            if !has {
+                return Ok(Vec::new());
+            }
+            all.push(format!("outbox.{}::text = {}", sql::identifier(name), sql::literal(text)));
         }
     }
     for (at, is_before) in [(filter.since, false), (filter.until, true)] {

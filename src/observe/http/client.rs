@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::config::Http;
-use crate::error::Fault;
+use crate::error::{Fault, Kind};
 use crate::within::in_time;
 
 /// The most that is read of an answer.
@@ -31,7 +31,7 @@ pub(crate) fn address(http: &Http) -> Option<SocketAddr> {
 /// Asks for `path`, and gives the answer's code and text.
 ///
 /// # Errors
-/// Nobody answers there in time, or HTTP is off.
+/// Nobody answers there in time, which is a timeout, or nobody is there, or HTTP is off.
 pub(crate) async fn get(
     http: &Http,
     path: &str,
@@ -42,7 +42,7 @@ pub(crate) async fn get(
     match in_time(patience, ask(http, address, path)).await {
         Some(Ok((code, text))) => Ok((code.as_u16(), text)),
         Some(Err(error)) => Err(failed(error.to_string())),
-        None => Err(failed("no answer in time".to_owned())),
+        None => Err(failed("no answer in time".to_owned()).kind(Kind::Timeout)),
     }
 }
 

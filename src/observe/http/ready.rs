@@ -231,7 +231,8 @@ fn degraded(snapshot: &Snapshot) -> Vec<Reason> {
         _ => {}
     }
     for table in &shown.unmarked {
-        let reason = Reason::new("marks_refused", &table.what, &table.hint);
+        let mut reason = Reason::new("marks_refused", &table.what, &table.hint);
+        reason.cause = table.cause;
         degraded.push(reason.for_as_long(Some(whole(table.lasted))));
     }
     let Some((_, seen)) = &shown.seen else { return degraded };
@@ -408,6 +409,7 @@ mod tests {
         snapshot.shown.unmarked = vec![crate::postgres::marker::UnmarkedView {
             what: "no row of public.t can be marked".to_owned(),
             hint: "GRANT UPDATE".to_owned(),
+            cause: None,
             lasted: SECOND,
         }];
     }

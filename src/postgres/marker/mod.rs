@@ -43,6 +43,8 @@ pub(crate) struct UnmarkedView {
     pub what: String,
     /// What helps.
     pub hint: String,
+    /// What `check` calls it, where it has a name for it.
+    pub cause: Option<&'static str>,
     /// How long it has lasted.
     pub lasted: std::time::Duration,
 }

@@ -37,7 +37,8 @@ const IN_A_ROW: usize = 8;
 const PROBE_PAUSES: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
 /// A table that took a mark so lately takes marks.
 const TAKES: Duration = Duration::from_secs(5);
-/// A table that is closed for so long is said to be, however lately that was said before.
+/// A table that is closed for so long is said to be, however lately that was said before. Of a lock it is what
+/// makes it news: CREATE INDEX takes one too.
 const LASTS: Duration = Duration::from_secs(5);
 /// The pauses for a table that somebody has locked.
 const LOCK_PAUSES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
@@ -425,12 +426,13 @@ impl Tables {
         // time that it begins.
         let lasts = state.closed.as_ref().is_some_and(|closed| closed.since.elapsed() >= LASTS);
         let is_news = state.told.is_due(&format!("closed {}", why.code));
-        let is_due = !why.is_lock && (is_news || lasts && !state.is_told_closed);
+        let is_due = is_news && !why.is_lock || lasts && !state.is_told_closed;
         state.is_told_closed |= is_due;
         drop(state);
         if is_due {
             let [hold, give_up] = [self.audit.hold, self.audit.give_up].map(span);
             warn!(
+                cause = cause(why),
                 hint = self.hint(entry, None, Some(why)),
                 "no row of {} can be marked: {} (SQLSTATE {}). Events are delivered all the same; each mark is tried again for {give_up}, and the LSN waits for it for {hold}",
                 entry.name(),
@@ -440,22 +442,25 @@ impl Tables {
         }
     }
 
-    /// Those that take no marks. A lock is no news, and neither is a table of which no mark waits
-    /// any more.
+    /// Those that take no marks. A lock is no news until it lasts, and neither is a table of which no mark
+    /// waits any more.
     pub(super) fn refusing(&self) -> Vec<UnmarkedView> {
         let now = Instant::now();
         let views = self.entries.iter().filter_map(|entry| {
             let closed = entry.state().closed.clone();
-            let closed =
-                closed.filter(|it| !it.why.is_lock && now < it.next_try + NOTHING_WAITS)?;
+            let closed = closed.filter(|it| now < it.next_try + NOTHING_WAITS)?;
+            let lasted = now.saturating_duration_since(closed.since);
+            if closed.why.is_lock && lasted < LASTS {
+                return None;
+            }
+            let cause = cause(&closed.why);
             let MarkError { code, message, .. } = closed.why.as_ref();
             let what = format!(
                 "no row of {} can be marked: {message} (SQLSTATE {code}); its events are delivered all the same",
                 entry.name()
             );
             let hint = self.hint(entry, None, Some(&closed.why));
-            let lasted = now.saturating_duration_since(closed.since);
-            Some(UnmarkedView { what, hint, lasted })
+            Some(UnmarkedView { what, hint, cause, lasted })
         });
         views.collect()
     }
@@ -523,7 +528,10 @@ impl Tables {
         match (code, entry.table.audit_mode) {
             (codes::INSUFFICIENT_PRIVILEGE, _) => self.grants(entry),
             _ if why.is_some_and(|why| why.is_lock) => {
-                format!("somebody holds a lock on all of {table}: the marks follow")
+                let table = sql::literal(&table);
+                format!(
+                    "end the transaction that has locked the table: SELECT pid, usename, state, query FROM pg_stat_activity WHERE pid IN (SELECT pid FROM pg_locks WHERE relation = {table}::regclass AND granted AND mode NOT LIKE 'Row%' AND mode <> 'AccessShareLock'); the marks follow by themselves"
+                )
             }
             ("55000", AuditMode::Update | AuditMode::Delete) => format!(
                 "a publication publishes the table's updates or deletes, and the table has no replica identity: ALTER TABLE {table} ADD PRIMARY KEY (…), or ALTER TABLE {table} REPLICA IDENTITY FULL;"
@@ -557,6 +565,11 @@ impl Tables {
         let sql = grants_for(grants, &entry.table, &self.role);
         sql.map_or_else(|_| table::GRANT.to_owned(), |sql| statements_of(&sql))
     }
+}
+
+/// What `check` calls it.
+fn cause(why: &MarkError) -> Option<&'static str> {
+    why.is_lock.then_some("table-locked")
 }
 
 fn span(span: Duration) -> String {

@@ -15,7 +15,7 @@ use crate::error::Fault;
 use crate::log_throttle::LogThrottle;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
-use crate::postgres::{ColumnType, classify, column, is_of_row, query};
+use crate::postgres::{ColumnType, classify, column, is_lock, is_of_row, query};
 
 /// A row that the server refuses is left for so long.
 const REST: Duration = Duration::from_secs(30);
@@ -199,7 +199,8 @@ impl AttemptColumns {
     /// Once a minute, for each kind of error.
     fn tell(&self, what: &str, seq: Option<i64>, error: &Error) {
         let (fault, title) = (classify(error), &self.title);
-        if error.as_db_error().is_none() {
+        // A lock on the whole table is told of where the marks wait for it.
+        if error.as_db_error().is_none() || is_lock(&fault) {
             return debug!("rows of {title} do not show tries yet: {}", fault.what);
         }
         let is_of_row = seq.is_some();

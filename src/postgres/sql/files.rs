@@ -29,6 +29,7 @@ files! {
     CHECK_ID = "check/id.sql", "Whether the id tells each row of a table from all others.";
     CHECK_ID_INDEX = "check/id_index.sql", "Whether marks find rows of a table by an index that begins with the id: of each piece, where the table is partitioned.";
     CHECK_LEAF_FILTERS = "check/leaf_filters.sql", "Partitions whose rows the publication filters, each by a filter of its own, where rows come under the partitions' names: the other partitions have none, nor has one that is made later.";
+    CHECK_LOCKED = "check/locked.sql", "Who has so locked a table, and for so many seconds or more, that no row of it can be marked: the oldest transaction.";
     CHECK_MARK_DELETE = "check/mark_delete.sql", "Tries to remove a row as a mark does, inside a transaction that is rolled back.";
     CHECK_MARK_ROW = "check/mark_row.sql", "A row to try a mark on, locked by nobody.";
     CHECK_MARK_UPDATE = "check/mark_update.sql", "Tries a mark on a row, inside a transaction that is rolled back: whether it is there then.";
@@ -64,12 +65,14 @@ files! {
     INIT_EMIT_KNOWN = "init/emit_known.sql", "Whether the functions of init/emit.sql are there, all of them with these bodies.";
     INIT_ENQUEUE = "init/enqueue.sql", "A function that writes one event into the outbox and refuses nonsense, for any language:.";
     INIT_ENQUEUE_KNOWN = "init/enqueue_known.sql", "Whether pgoutbox.enqueue is there with this body, in which {outbox} stands for the table.";
+    INIT_GRANTS_KNOWN = "init/grants_known.sql", "Which of grants/*.sql a role has already, for one table: a column for each.";
     INIT_OUTBOX = "init/outbox.sql", "The default outbox table.";
     INIT_OUTBOX_PARTITIONED = "init/outbox_partitioned.sql", "The default outbox table in partitions by time, for outboxes so large that deleting row by row costs too much: a whole partition is dropped once each of its rows was relayed long ago.";
     INIT_PUBLICATION = "init/publication.sql", "The publication: inserts only, so that marks and deletes are never sent.";
     INIT_PUBLICATION_EMPTY = "init/publication_empty.sql", "The publication where there is no table: events come as messages, which need none.";
     INIT_PUBLICATION_TABLE = "init/publication_table.sql", "One more table in the publication.";
     INIT_ROLES = "init/roles.sql", "Two roles with the least that the relay needs, made where missing.";
+    INIT_ROLES_KNOWN = "init/roles_known.sql", "Whether all is there that init/roles.sql makes.";
     INIT_SCHEMA = "init/schema.sql", "What pgoutbox keeps of its own.";
     INIT_UNINSTALL = "init/uninstall.sql", "Drops the slot, the publication and pgoutbox's own schema.";
     INIT_UNINSTALL_SHARE = "init/uninstall_share.sql", "Drops the slot of one of several relays in a database, and what schema pgoutbox holds of it.";

@@ -3,9 +3,9 @@
 use std::pin::pin;
 
 use futures_util::{Stream, StreamExt};
-use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
+use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Error, ErrorKind, Event};
+use lapin::{BasicProperties, Error, ErrorKind, Event, ExchangeKind};
 
 use super::{Publisher, protocol_error};
 use crate::config::Amqp;
@@ -58,6 +58,18 @@ impl Publisher {
             why = alarm => ProbeReply::Blocked(why),
             outcome = in_time(amqp.connect_timeout, asked) => answer(outcome),
         }
+    }
+
+    /// Whether an exchange is there. From RabbitMQ 4.3 on it takes the right to configure to ask.
+    pub(crate) async fn has_exchange(&self, exchange: &str, amqp: &Amqp) -> ProbeReply {
+        let asked = async {
+            let channel = self.connection.create_channel().await?;
+            let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
+            let (kind, arguments) = (ExchangeKind::Topic, FieldTable::default());
+            channel.exchange_declare(exchange.into(), kind, options, arguments).await?;
+            channel.close(200, "done".into()).await
+        };
+        answer(in_time(amqp.connect_timeout, asked).await)
     }
 
     /// Whether a queue is there.

@@ -338,11 +338,12 @@ pub(super) fn somebody_else(stream: &str, name: &str, highest: u64, ours: u64) -
         ),
         "find the other relay: this database was copied, or restored from a copy. Then go on under another name: UPDATE pgoutbox.progress SET publishing_epoch = NULL WHERE slot = '…';  -- and send what was dropped: pgoutbox replay --committed-since …",
     )
+    .found(Some("broker-stream-name"))
 }
 
 fn lost(stream: &str, what: &str) -> Fault {
     let what = format!("the connection to stream \"{stream}\" was lost: {what}");
-    Fault::of(Kind::Closed, Peer::RabbitMq, what)
+    Fault::of(Kind::Closed, Peer::RabbitMq, what).found(Some(super::login::NO_WAY))
 }
 
 /// Moves bytes between the socket and the link, until one of them ends.

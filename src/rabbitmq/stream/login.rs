@@ -17,6 +17,10 @@ const PORT: u16 = 5552;
 const TLS_PORT: u16 = 5551;
 /// The largest frame that is asked for, which is RabbitMQ's own default.
 const FRAME_MAX: u32 = 1 << 20;
+/// What `check` calls it where there is no way to the streams, and what else keeps one from being published to.
+pub(super) const NO_WAY: &str = "broker-stream-connection";
+const MISSING: &str = "broker-stream-missing";
+const PERMISSION: &str = "broker-stream-permission";
 /// How often another connection may lead to the node that is wanted, where a load balancer decides.
 const TRIES: usize = 8;
 /// A failed login is answered after three seconds, so that nobody tries many.
@@ -90,7 +94,10 @@ pub(super) fn port(broker: &Broker, amqp: &Amqp) -> u16 {
 
 fn told(mut fault: Fault, at: &Place) -> Fault {
     fault.what = format!("RabbitMQ's streams at {}:{}: {}", at.host, at.port, fault.what);
-    fault
+    let is_of_way =
+        matches!(fault.kind, Kind::Io(_) | Kind::Timeout | Kind::Closed | Kind::Protocol);
+    let named = fault.finding.or(is_of_way.then_some(NO_WAY));
+    fault.found(named)
 }
 
 /// Questions and answers, one after the other.
@@ -197,7 +204,7 @@ impl Talk {
             (code::OK, Some(place)) => Ok(place),
             (code::OK | code::NOT_AVAILABLE, _) => {
                 let what = format!("stream \"{stream}\" has no leader at the moment");
-                Err(Fault::of(Kind::Closed, Peer::RabbitMq, what))
+                Err(Fault::of(Kind::Closed, Peer::RabbitMq, what).found(Some(NO_WAY)))
             }
             (said, _) => Err(no_stream(said, stream)),
         }
@@ -307,10 +314,10 @@ pub(super) fn no_stream(said: u16, stream: &str) -> Fault {
     let what = format!("stream \"{stream}\": {} ({said})", words(said));
     let fault = Fault::transient(what);
     match said {
-        code::NO_STREAM => fault.kind(Kind::Amqp(404, About::Code)).hint(format!(
+        code::NO_STREAM => fault.kind(Kind::Amqp(404, About::Code)).found(Some(MISSING)).hint(format!(
             "pgoutbox init --declare  -- or: rabbitmqadmin declare queue name={stream} durable=true arguments='{{\"x-queue-type\":\"stream\"}}'"
         )),
-        code::REFUSED => fault.kind(Kind::Amqp(403, About::Code)).hint(format!(
+        code::REFUSED => fault.kind(Kind::Amqp(403, About::Code)).found(Some(PERMISSION)).hint(format!(
             "rabbitmqctl set_permissions USER '^$' '^{stream}$' '^{stream}$'  -- with read, the last id there is compared"
         )),
         code::PRECONDITION => fault.hint("clear the broker's disk alarm: rabbitmq-diagnostics alarms"),

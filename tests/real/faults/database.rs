@@ -15,13 +15,9 @@ const fn nobody(name: &'static str, code: &'static str, check: &'static str) -> 
     Fault { name, code, is_down: true, cause: "", check }
 }
 
-pub const ALL: [Fault; 10] = [
+pub const ALL: [Fault; 11] = [
     down("Postgres down", "postgres-connection"),
-    Fault {
-        code: "postgres_silent",
-        check: "relay-stuck",
-        ..down("walsender frozen", "postgres-connection")
-    },
+    Fault { code: "postgres_silent", ..down("walsender frozen", "postgres-connection") },
     down("password changed at Postgres", "postgres-login"),
     down("connection limit of the role", "max-connections"),
     down("`wal_level` not `logical`", "wal-level"),
@@ -30,6 +26,7 @@ pub const ALL: [Fault; 10] = [
     nobody("slot lost to `max_slot_wal_keep_size`, and no relay", "slot_lost", "slot-lost"),
     nobody("slot gone, and no relay", "slot_missing", "slot-missing"),
     nobody("relay killed", "no_relay", "slot-unread"),
+    nobody("relay frozen", "loop_silent", "relay-stuck"),
 ];
 
 fn fault(name: &str) -> Result<&'static Fault> {
@@ -82,6 +79,12 @@ async fn a_server_that_goes_away_or_shuts_us_out_has_one_name() -> Result<()> {
     postgres.stop(Shutdown::Fast, PATIENCE).await?;
     told.push(scene.tells(fault("Postgres down")?).await?);
     postgres.start_again().await?;
+    scene.is_ready().await?;
+
+    scene.relay.sigstop()?;
+    let said = nobody_runs(&scene.setting, "relay frozen").await;
+    scene.relay.sigcont()?;
+    told.push(said?);
     scene.is_ready().await?;
 
     scene.relay.kill9().await?;

@@ -1,13 +1,14 @@
 //! Wrong addresses, names, rights and rows: on the servers that all tests share.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use harness::events::event;
 use harness::shared;
 
 use super::{Fault, Scene, Told, degraded, down, print};
+use crate::check::Checks as _;
 use crate::setting::{PATIENCE, Setting};
 
-pub const ALL: [Fault; 17] = [
+pub const ALL: [Fault; 20] = [
     down("role of Postgres missing", "role-missing"),
     down("database missing", "postgres-database"),
     down("wrong port of Postgres", "postgres-connection"),
@@ -21,7 +22,14 @@ pub const ALL: [Fault; 17] = [
     down("publication missing", "publication-missing"),
     down("table missing", "table-missing"),
     down("column missing", "column-missing"),
+    Fault {
+        cause: "postgres-disk-full",
+        check: "postgres-disk-full",
+        ..down("no room on Postgres' disk", "")
+    },
     degraded("slot taken by another relay", "standby", ""),
+    down("slot taken by another program", "slot-in-use"),
+    Fault { cause: "table-locked", ..degraded("table locked", "marks_refused", "table-locked") },
     degraded("no queue takes the event", "parked_events", ""),
     degraded("exchange missing", "parked_events", "exchange-missing"),
     degraded("event that makes no message", "parked_events", ""),
@@ -139,8 +147,70 @@ async fn what_somebody_changed_has_one_name() -> Result<()> {
              INSERT INTO outbox_messages (topic, body) VALUES ('t', '{}')",
         )
         .await?,
+        // The server's code for it, raised where the relay writes: a disk that is full takes a machine of its own.
+        is_changed(
+            "no room on Postgres' disk",
+            "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$;
+             CREATE TRIGGER no_room BEFORE INSERT OR UPDATE ON pgoutbox.progress FOR EACH ROW EXECUTE FUNCTION no_room();
+             INSERT INTO outbox_messages (topic, payload) VALUES ('t', '{}')",
+        )
+        .await?,
     ];
     print("changed", &told)
+}
+
+/// Ended with the test, whatever becomes of that.
+struct Reader(std::process::Child);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_slot_that_another_program_reads_has_one_name() -> Result<()> {
+    let (postgres, setting) = (shared::postgres().await?, Setting::shared().await?);
+    let mut program = postgres.program("pg_recvlogical");
+    let (slot, url) = (&setting.database, &setting.database_url);
+    program.args(["--dbname", url, "--slot", slot, "--start", "--file", "/dev/null"]);
+    program.args(["--option", "proto_version=1", "--option", "publication_names=pgoutbox"]);
+    let reader = Reader(program.spawn()?);
+    let is_read = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{slot}'");
+    setting.until("the slot to be read", &is_read).await?;
+    let _consumer = setting.consumer().await?;
+    let scene = Scene::begin(&setting)?;
+    let told = scene.tells(fault("slot taken by another program")?).await?;
+    drop(reader);
+    scene.is_ready().await?;
+    setting.insert(event(1, "t")).await?;
+    setting.all_marked().await?;
+    scene.relay.kill9().await?;
+    print("slot", &[told])
+}
+
+#[tokio::test]
+async fn a_table_that_is_locked_has_one_name() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let _consumer = setting.consumer().await?;
+    let scene = Scene::running(&setting).await?;
+    // Its event is delivered behind the lock's back.
+    scene.relay.sigstop()?;
+    setting.insert(event(1, "t")).await?;
+    let locker = setting.client().await?;
+    locker.batch_execute("BEGIN; LOCK outbox_messages").await?;
+    scene.relay.sigcont()?;
+    let told = scene.tells(fault("table locked")?).await?;
+    setting.check().await?.has("table-locked", "warning");
+    locker.batch_execute("COMMIT").await?;
+    setting.all_marked().await?;
+    let log = scene.relay.log();
+    ensure!(log.matches("can be marked").count() == 1, "one line for one fault: {log}");
+    ensure!(!log.contains("shows its tries"), "{log}");
+    scene.relay.kill9().await?;
+    print("lock", &[told])
 }
 
 #[tokio::test]
