@@ -89,6 +89,22 @@ def main():
         if one["kind"] == "Deployment":
             labels = one["spec"]["template"]["metadata"]["labels"]
             is_good &= same("a shard's selector", {**labels, **selector["matchLabels"]}, labels)
+    shards = [{"name": "a", "slot": "slot_a", "config": "[[tables]]\nname = \"a\"\n", "ownerSecret": "of-a"}, {"name": "b", "publication": "of_b"}]
+    made = rendered(relays=shards, init={"enabled": True})
+    for name, env, owner in [
+        ("a", {"PGOUTBOX_POSTGRES__SLOT": "slot_a"}, "of-a"),
+        ("b", {"PGOUTBOX_POSTGRES__PUBLICATION": "of_b"}, "pgoutbox-owner"),
+    ]:
+        [job] = [one for one in made if one["kind"] == "Job" and one["metadata"]["name"] == f"pgoutbox-{name}-init"]
+        pod = job["spec"]["template"]["spec"]
+        has = {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
+        is_good &= same("what the job of a shard is told", {**has, **env}, has)
+        volumes = {one["name"]: one for one in pod["volumes"]}
+        is_good &= same("the owner of a shard", owner, volumes["secrets"]["secret"]["secretName"])
+        settings = volumes["config"]["configMap"]["name"]
+        [settings] = [one for one in made if one["kind"] == "ConfigMap" and one["metadata"]["name"] == settings]
+        [of_relay] = [one for one in made if one["kind"] == "ConfigMap" and one["metadata"]["name"] == f"pgoutbox-{name}"]
+        is_good &= same("the settings of a shard", of_relay["data"], settings["data"])
     for wrong in [{"replicas": -1}, {"typo": 1}, {"relays": [{"name": "A_"}]}]:
         try:
             rendered(**wrong)

@@ -16,7 +16,8 @@
 {{- $name := include "pgoutbox.name" $ }}
 {{- if .name }}{{ $name = printf "%s-%s" $name .name }}{{ end }}
 {{- $relays = append $relays (dict "name" $name "slot" .slot "publication" .publication
-      "config" (.config | default $.Values.config) "secret" (.existingSecret | default $.Values.existingSecret)) }}
+      "config" (.config | default $.Values.config) "secret" (.existingSecret | default $.Values.existingSecret)
+      "owner" (.ownerSecret | default $.Values.init.existingSecret)) }}
 {{- end }}
 {{- toJson $relays }}
 {{- end }}
