@@ -24,7 +24,7 @@ use crate::board::outage::{News, Outage};
 use crate::config::Config;
 use crate::core::guard::{GuardVerdict, Level};
 use crate::core::relay::{HeldEvent, View};
-use crate::core::tally::{SourceTally, Tally};
+use crate::core::tally::{SessionTally, SourceTally, Tally};
 use crate::error::{Class, Fault, Side};
 use crate::gauge::left;
 use crate::otlp::{Counters, Counts};
@@ -240,6 +240,8 @@ pub(crate) struct BoardContent {
     pub tally: Tally,
     /// And of the events of each table.
     pub by_table: ByTable,
+    /// And by where they went: `exchange:NAME` or `stream:NAME`.
+    pub by_destination: ByTable,
     /// The relay; `None` where no session runs.
     pub view: Option<View>,
     /// Tables that take no marks.
@@ -312,6 +314,7 @@ struct BoardState {
     past: Tally,
     /// And with the events of each table.
     past_by_table: ByTable,
+    past_by_destination: ByTable,
 }
 
 fn fail(shown: &mut BoardContent, fault: &Fault) -> News {
@@ -342,6 +345,7 @@ impl Board {
             again_at: None,
             tally: Tally::default(),
             by_table: ByTable::default(),
+            by_destination: ByTable::default(),
             view: None,
             unmarked: Vec::new(),
             viewed_at: None,
@@ -357,6 +361,7 @@ impl Board {
                 shown,
                 past: Tally::default(),
                 past_by_table: ByTable::default(),
+                past_by_destination: ByTable::default(),
             }),
             in_force: Mutex::default(),
             spans: Arc::default(),
@@ -507,17 +512,19 @@ impl Board {
     pub(crate) fn session_ends(
         &self,
         reason: EndReason,
-        done: Option<&(Tally, Vec<(String, SourceTally)>)>,
+        done: Option<&SessionTally>,
         unsettled: Option<Duration>,
     ) {
         let mut kept = self.kept();
         *kept.shown.ends.entry(reason).or_default() += 1;
-        if let Some((done, by_source)) = done {
-            kept.past.add(done);
+        if let Some(SessionTally { all, by_source, by_destination }) = done {
+            kept.past.add(all);
             kept.past_by_table.add(by_source);
+            kept.past_by_destination.add(by_destination);
         }
         kept.shown.tally = kept.past;
         kept.shown.by_table = kept.past_by_table.clone();
+        kept.shown.by_destination = kept.past_by_destination.clone();
         if let Some(unsettled) = unsettled {
             kept.shown.left_unsettled = Some((Instant::now(), unsettled));
         }
@@ -546,6 +553,13 @@ impl Board {
             let mut by_table = kept.past_by_table.clone();
             by_table.add(&view.by_source);
             kept.shown.by_table = by_table;
+            let session = view.by_destination.iter();
+            let session: Vec<_> =
+                session.map(|(name, tally)| (name.clone(), SourceTally::from(*tally))).collect();
+            kept.past_by_destination.name(&session);
+            let mut by_destination = kept.past_by_destination.clone();
+            by_destination.add(&session);
+            kept.shown.by_destination = by_destination;
             kept.shown.view = Some(view);
             kept.shown.viewed_at = Some(Instant::now());
             let before = kept.shown.catch_up.take();

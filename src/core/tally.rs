@@ -118,6 +118,17 @@ impl SourceTally {
     }
 }
 
+/// What a session has done.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SessionTally {
+    /// In all.
+    pub all: Tally,
+    /// Of each table.
+    pub by_source: Vec<(String, SourceTally)>,
+    /// By where events went: `exchange:NAME` or `stream:NAME`.
+    pub by_destination: Vec<(String, SourceTally)>,
+}
+
 /// What was done.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Tally {

@@ -21,7 +21,7 @@ use super::recording::Recording;
 use crate::config::Config;
 use crate::core::relay::marks::WrittenBatch;
 use crate::core::relay::{Doing, Effect, End, Input, Relay};
-use crate::core::tally::{SourceTally, Tally};
+use crate::core::tally::SessionTally;
 use crate::error::{Class, Fault, Kind, Side, codes};
 use crate::otlp;
 use crate::postgres;
@@ -37,7 +37,7 @@ const TRIES: u32 = 3;
 const FRAMES: usize = 128;
 
 /// What a session has done, also of each table, and the age of its oldest unsettled event.
-pub(super) type Account = ((Tally, Vec<(String, SourceTally)>), Option<Duration>);
+pub(super) type Account = (SessionTally, Option<Duration>);
 
 /// A session that has begun.
 pub(super) struct Session {
@@ -134,7 +134,7 @@ impl Session {
             self.forget_routes(&end).await;
             tokio::join!(self.wal.stop(STOP_TIMEOUT), self.broker.close());
         }
-        (end, ((tally, self.relay.tally_by_source()), unsettled))
+        (end, (self.relay.account(), unsettled))
     }
 
     /// What stops the relay for good does not where another one has taken the slot over meanwhile, and writes under

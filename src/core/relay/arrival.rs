@@ -7,6 +7,7 @@ use crate::core::event::pgoutput::Tuple;
 use crate::core::event::relation::Mapping;
 use crate::core::event::{Position, Refusal};
 use crate::core::parked::Aggregate;
+use crate::core::relay::destinations::Destination;
 use crate::core::relay::window::{InFlight, Return};
 
 /// Where an event comes from.
@@ -42,6 +43,8 @@ pub(super) struct Arrival {
     pub(super) seconds: Option<u64>,
     /// Its publishing id; `None` where it goes to no stream, or to one without it.
     pub(super) publishing_id: Option<u64>,
+    /// Where its message was sent last.
+    pub(super) destination: Option<Destination>,
     /// The aggregate that waits for it.
     pub(super) waiter: Option<Aggregate>,
 }
@@ -67,6 +70,7 @@ impl Arrival {
             xid_end: None,
             seconds: None,
             publishing_id: None,
+            destination: None,
             waiter: None,
         }
     }

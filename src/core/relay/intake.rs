@@ -328,6 +328,7 @@ impl Relay {
         }
         trace!(event_id = arrival.id(), position = %arrival.position, "an event is published");
         arrival.seconds = message.timestamp();
+        arrival.destination = Some(self.destinations.of(&message));
         self.outgoing.publish(now, Outbound { arrival, dead_letter, is_alone }, &message);
         effects.push(Effect::Publish(message));
     }

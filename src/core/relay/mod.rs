@@ -29,6 +29,7 @@ mod arrival;
 mod closed;
 mod deadlines;
 mod decoder;
+mod destinations;
 mod find;
 mod flush_check;
 pub(crate) mod ids;
@@ -61,6 +62,7 @@ pub(crate) use view::{Doing, View};
 use aggregates::Aggregates;
 use deadlines::Deadlines;
 use decoder::Decoder;
+use destinations::Destinations;
 use flush_check::FlushCheck;
 use ids::PublishingIds;
 use lines::Lines;
@@ -74,7 +76,7 @@ use crate::core::event::Position;
 use crate::core::relay::marks::{Batch, WrittenBatch};
 use crate::core::relay::progress::Progress;
 use crate::core::span::Span;
-use crate::core::tally::{SourceTally, TableTally, Tally};
+use crate::core::tally::{SessionTally, SourceTally, TableTally, Tally};
 
 /// Pause between checks during a drain.
 const HASTY_CHECK: Duration = Duration::from_millis(50);
@@ -104,6 +106,7 @@ pub struct Relay {
     tally: Tally,
     /// As the tables are configured.
     by_table: Vec<TableTally>,
+    destinations: Destinations,
     /// Of tries that have ended; `None` where nobody wants them.
     spans: Option<Vec<Span>>,
     /// For the log, one for each event and outcome; `None` where nobody wants them.
@@ -131,6 +134,7 @@ impl Relay {
             deadlines: Deadlines::new(&rules),
             tally: Tally::default(),
             by_table: vec![TableTally::default(); rules.tables.len()],
+            destinations: Destinations::default(),
             spans: None,
             lines: None,
             began_micros: 0,
@@ -159,9 +163,21 @@ impl Relay {
     }
 
     /// The same of each table, by name.
-    pub(crate) fn tally_by_source(&self) -> Vec<(String, SourceTally)> {
+    fn tally_by_source(&self) -> Vec<(String, SourceTally)> {
         let tallies = self.by_table.iter().map(|it| SourceTally::from(*it));
         self.rules.tables.iter().map(|table| table.title()).zip(tallies).collect()
+    }
+
+    /// All of it.
+    pub(crate) fn account(&self) -> SessionTally {
+        let destinations = self.destinations.all().iter();
+        SessionTally {
+            all: self.tally(),
+            by_source: self.tally_by_source(),
+            by_destination: destinations
+                .map(|(name, tally)| (name.clone(), SourceTally::from(*tally)))
+                .collect(),
+        }
     }
 
     /// Messages in flight, and their bytes.

@@ -110,6 +110,10 @@ impl Relay {
                     table.delivered += 1;
                     table.to_confirm.observe(took);
                 }
+                if let Some(it) = self.destinations.tally(arrival.destination) {
+                    it.delivered += 1;
+                    it.to_confirm.observe(took);
+                }
                 self.taken(now);
                 self.settle(now, number);
                 self.mark(number, arrival, false);
@@ -119,6 +123,9 @@ impl Relay {
                 self.tally.delivered += 1;
                 if let Some(table) = self.by_table.get_mut(arrival.mapping.table) {
                     table.delivered += 1;
+                }
+                if let Some(it) = self.destinations.tally(arrival.destination) {
+                    it.delivered += 1;
                 }
                 self.outcomes.retry_delivered();
                 self.taken(now);
@@ -321,6 +328,9 @@ impl Relay {
         }
         if is_open && let Some(table) = self.by_table.get_mut(arrival.mapping.table) {
             table.parked += 1;
+        }
+        if is_open && let Some(it) = self.destinations.tally(arrival.destination) {
+            it.parked += 1;
         }
         self.line(now, word(state), &arrival, refusal.as_ref());
         // It is in flight no more, whatever follows; who waits for it goes on below, or here.

@@ -18,6 +18,8 @@ pub(crate) struct View {
     pub tables: Vec<TableTally>,
     /// And of the events of each table.
     pub by_source: Vec<(String, SourceTally)>,
+    /// And by where they went: `exchange:NAME` or `stream:NAME`.
+    pub by_destination: Vec<(String, TableTally)>,
     /// Messages published and not settled.
     pub window_messages: usize,
     /// Their bytes.
@@ -67,6 +69,7 @@ impl Relay {
             tally: self.tally(),
             tables: self.by_table.clone(),
             by_source: self.tally_by_source(),
+            by_destination: self.destinations.all().to_vec(),
             window_messages,
             window_bytes,
             waiting: self.aggregates.size().0 + self.outgoing.ready(),

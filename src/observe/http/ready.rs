@@ -311,6 +311,7 @@ mod tests {
             tally: Tally::default(),
             tables: Vec::new(),
             by_source: Vec::new(),
+            by_destination: Vec::new(),
             window_messages: 3,
             window_bytes: 3,
             waiting: 1,

@@ -40,6 +40,7 @@ pub(super) fn json(snapshot: &Snapshot, recent: Value) -> Value {
         "recent": recent,
         "events": tally(&shown.tally),
         "tables": tables(snapshot),
+        "destinations": destinations(snapshot),
         "commit_to_publish": latency(&shown.tally.to_publish),
         "commit_to_confirm": latency(&shown.tally.to_confirm),
         "relay": shown.view.as_ref().map(|view| relay(snapshot, view)),
@@ -75,6 +76,22 @@ fn tables(snapshot: &Snapshot) -> Value {
             "table": table,
             "to": to,
             "delivered": tally.delivered,
+            "commit_to_confirm": latency(&tally.to_confirm),
+        })
+    });
+    told.collect()
+}
+
+/// By where its events went, what this session has done; null where none runs.
+fn destinations(snapshot: &Snapshot) -> Value {
+    let Some(view) = &snapshot.shown.view else { return Value::Null };
+    let told = view.by_destination.iter().map(|(title, tally)| {
+        let (kind, name) = title.split_once(':').unwrap_or((title, ""));
+        json!({
+            "kind": kind,
+            "name": name,
+            "delivered": tally.delivered,
+            "parked": tally.parked,
             "commit_to_confirm": latency(&tally.to_confirm),
         })
     });

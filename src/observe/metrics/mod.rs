@@ -146,6 +146,13 @@ pub const METRICS: &[Metric] = &[
             out.put(&[("table", table), ("outcome", "delivered")], tally.delivered);
             out.put(&[("table", table), ("outcome", "parked")], tally.parked);
         }),
+    counter("pgoutbox_destination_events_total", "kind: exchange, stream, other; name; outcome: delivered, parked", "Events by where they went and what became of them, parked those that were refused there; of the first 100 exchanges and streams that have any, of all others together as `other`.",
+        "`parked` rises of one alone: look at its bindings, its queues and the rights on it",
+        |it, out| for (title, tally) in it.snapshot.shown.by_destination.iter() {
+            let (kind, name) = title.split_once(':').unwrap_or((title, ""));
+            out.put(&[("kind", kind), ("name", name), ("outcome", "delivered")], tally.delivered);
+            out.put(&[("kind", kind), ("name", name), ("outcome", "parked")], tally.parked);
+        }),
     counter("pgoutbox_messages_published_total", "", "Messages handed to the broker's connection, repeats included.",
         "far above `delivered`: messages are refused, or sessions end and repeat",
         |it, out| out.only(it.snapshot.shown.tally.published)),

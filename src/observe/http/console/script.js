@@ -11,7 +11,7 @@ let parkedKey = null;
 let part = {};
 let shownBefore = 0;
 let groupsHeld = [];
-let tablesBefore = null;
+const listsBefore = {};
 let parkedAt = 0;
 let parkedSum = 0;
 const chosen = new Set();
@@ -178,6 +178,7 @@ function show(status) {
 
   if (status.changes) changes(status.changes);
   tables(status);
+  destinations(status);
   groups(status.parked, status.held_aggregates);
   if (status.points_taken === undefined || status.points_taken !== taken) { taken = status.points_taken; history(); }
 }
@@ -219,26 +220,46 @@ function changes(all) {
   put('earlier-count', count(items.length - LATELY) + ' earlier');
 }
 
-// By table: the rate is what came since the status before, of the same session.
-function tables(status) {
+// What came a second since the status before, of the same session; of each in a list, by its title.
+function rates(list, all, title) {
   const now = performance.now();
-  const all = status.tables || [];
-  const before = tablesBefore;
-  if (!before || now - before.at > 4000 || before.all.length !== all.length) tablesBefore = { at: now, all };
-  const rate = (one, at) => {
+  const before = listsBefore[list];
+  if (!before || now - before.at > 4000 || before.all.length !== all.length) listsBefore[list] = { at: now, all };
+  return all.map((one, at) => {
     const past = before && before.all[at];
-    if (!past || past.table !== one.table || past.delivered > one.delivered) return null;
-    return (one.delivered - past.delivered) / Math.max(0.5, (now - before.at) / 1000);
-  };
+    if (!past || title(past) !== title(one) || past.delivered > one.delivered) return '–';
+    return count((one.delivered - past.delivered) / Math.max(0.5, (now - before.at) / 1000)) + ' /s';
+  });
+}
+
+function rowOf(cells, names) {
+  const row = make('tr');
+  row.append(...cells.map((text, at) => { const cell = make('td', text); if (names[at]) cell.dataset.name = names[at]; return cell; }));
+  return row;
+}
+
+// By where events go.
+function destinations(status) {
+  const all = status.destinations || [];
+  const title = (one) => one.kind === 'other' ? 'all others' : one.kind + ' ' + (one.name || '(default)');
+  const per = rates('destinations', all, title);
+  $('destinations').hidden = !all.length;
+  $('destinations-rows').replaceChildren(...all.map((one, at) => rowOf(
+    [title(one), per[at], span(one.commit_to_confirm.p50_seconds), span(one.commit_to_confirm.p99_seconds),
+      count(one.delivered), count(one.parked)],
+    ['', 'rate', 'median', '99 %', 'delivered', 'parked'])));
+}
+
+function tables(status) {
+  const all = status.tables || [];
+  const per = rates('tables', all, (one) => one.table);
   $('tables-table').hidden = !all.length;
   put('tables-said', all.length ? '' : 'No session runs, so nothing is counted.');
   $('tables-rows').replaceChildren(...all.map((one, at) => {
-    const row = make('tr');
-    const per = rate(one, at);
-    const cells = [one.table, one.to, per === null ? '–' : count(per) + ' /s', span(one.commit_to_confirm.p50_seconds),
-      span(one.commit_to_confirm.p99_seconds), count(one.delivered), '–'];
-    const names = ['', 'to', 'rate', 'median', '99 %', 'delivered', 'parked'];
-    row.append(...cells.map((text, at) => { const cell = make('td', text); if (names[at]) cell.dataset.name = names[at]; return cell; }));
+    const row = rowOf(
+      [one.table, one.to, per[at], span(one.commit_to_confirm.p50_seconds), span(one.commit_to_confirm.p99_seconds),
+        count(one.delivered), '–'],
+      ['', 'to', 'rate', 'median', '99 %', 'delivered', 'parked']);
     row.dataset.table = one.table;
     return row;
   }));
