@@ -379,6 +379,16 @@ pub(super) fn sequence(bytes: &[u8]) -> Option<u64> {
     Octets(bytes).u64()
 }
 
+/// Reads what else an answer says as a broker would have sent it, whatever it is: for the fuzzer.
+pub(super) fn read_anything(bytes: &[u8]) {
+    let place = advertised(bytes).into_iter();
+    let places = place.chain(leader(bytes).and_then(|(_, place)| place));
+    assert!(places.into_iter().all(|place| place.host.len() <= 3 * bytes.len()));
+    let texts = listed(bytes).unwrap_or_default();
+    assert!(texts.len() <= bytes.len());
+    drop((value(bytes, "version"), sequence(bytes)));
+}
+
 impl Octets<'_> {
     /// A text; empty where there is none (-1).
     fn text(&mut self) -> Option<String> {

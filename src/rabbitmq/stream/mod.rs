@@ -37,6 +37,7 @@ use crate::within::within;
 /// that they confirm, and whether the connection goes on.
 #[doc(hidden)]
 pub fn confirmed_by(bytes: &[u8], in_flight: &[u64]) -> (Vec<u64>, bool) {
+    frames::read_anything(bytes);
     let link = Link::new("fuzzed".into(), usize::MAX);
     for (number, id) in (0..).zip(in_flight) {
         if let Ok(message) = Message::new("", "", &Default::default(), Default::default()) {
