@@ -15,7 +15,7 @@ use crate::error::{Fault, codes};
 use crate::postgres::outbox::{Outbox, explain_filter};
 use crate::postgres::raising::{self, RaisingRow};
 use crate::postgres::{self, Role, execute, sql};
-use crate::slot::{self, Finding, Severity, SlotState, grants_for, statements};
+use crate::slot::{self, Finding, Severity, SlotState, former_marks, grants_for, statements};
 use crate::text::thousands;
 use crate::upkeep::horizon::{self, SlotReach};
 use crate::upkeep::ledger::{self, Count, Counting, ParkedCount, TableLedger};
@@ -104,7 +104,13 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     let (client, _driver) = postgres::connect(Role::Replay, &config.postgres).await?;
     let config = slot::expand(&client, &config).await?;
     let ledger = look(args, &client, &config).await?;
-    let findings = findings(&config, &ledger);
+    let mut findings = findings(&config, &ledger);
+    for number in 0..config.tables.len() {
+        // A row that cannot be read was told of with the counts.
+        if let Ok(Some(former)) = former_marks(&client, &config, number).await {
+            findings.push(Finding::warning("mark-former", former.what, former.hint));
+        }
+    }
     if args.json {
         crate::cli::say_json(as_json(&config, &ledger, &findings));
     } else {

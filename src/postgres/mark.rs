@@ -68,9 +68,15 @@ impl MarkSql {
     }
 }
 
-/// Never NULL, whatever the columns hold.
+/// Whether a row is marked in itself; `None` where rows of this mode are not.
 fn marked(table: &Table) -> Option<String> {
-    let holds = table.mark.0.iter().filter(|_| table.is_marked_in_rows()).map(|column| {
+    if table.is_marked_in_rows() { in_row(table) } else { None }
+}
+
+/// Whether a row holds what the mark is in one, whatever mode the table has. Never NULL, whatever the columns
+/// hold.
+pub(crate) fn in_row(table: &Table) -> Option<String> {
+    let holds = table.mark.0.iter().map(|column| {
         let name = sql::identifier(&column.name);
         match &column.value {
             MarkValue::Now => format!("outbox.{name} IS NOT NULL"),

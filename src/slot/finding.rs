@@ -17,7 +17,7 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 124] = [
+pub const NAMES: [&str; 125] = [
     "broker",
     "broker-blocked",
     "broker-connection",
@@ -63,6 +63,7 @@ pub const NAMES: [&str; 124] = [
     "mandatory",
     "mark-default",
     "mark-fails",
+    "mark-former",
     "mark-index",
     "mark-swallowed",
     "mark-untried",

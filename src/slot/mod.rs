@@ -8,6 +8,7 @@
 
 pub(crate) mod catch_up;
 mod attached;
+mod former_marks;
 mod former_outbox;
 mod hand_over;
 mod coverage;
@@ -38,6 +39,7 @@ pub(crate) use cause::{cause, known, of_broker};
 pub(crate) use coverage::{Coverage, Digest, coverage, record_coverage};
 pub(crate) use finding::one_of_each;
 pub use finding::{Finding, NAMES, Severity};
+pub(crate) use former_marks::former_marks;
 pub(crate) use former_outbox::{FormerOutbox, away, record_outboxes, with_away};
 pub(crate) use found::{TableChanges, change, expand, expand_to_make, is_written_by};
 pub(crate) use hand_over::Predecessor;

@@ -2,11 +2,13 @@
 
 use anyhow::{Context, Result};
 use harness::consumer::Consumer;
+use harness::events::{event, events};
 use harness::relay::Relay;
 use harness::wait_until;
 
+use crate::check::Checks as _;
 use crate::place::Counted as _;
-use crate::setting::{PATIENCE, Setting, ids};
+use crate::setting::{PATIENCE, Setting, ids, uuid};
 
 const TABLES: [(&str, &str); 4] =
     [("updated", "update"), ("unmarked", "none"), ("deleted", "delete"), ("beside", "side_table")];
@@ -192,4 +194,63 @@ async fn marks_are_moved_where_the_mode_is_changed() -> Result<()> {
     setting.sql("UPDATE outbox_messages SET relayed_at = NULL").await?;
     setting.sql(to_update).await?;
     setting.until_counted([5, 5, 0, 0, 0]).await
+}
+
+/// The modes from and to.
+const CHANGES: [(&str, &str); 4] = [
+    ("update", "side_table"),
+    ("side_table", "update"),
+    ("update", "delete"),
+    ("side_table", "delete"),
+];
+
+/// Rows whose marks are where the mode of before put them are counted, the SQL that is printed moves the
+/// marks, and a catch-up that comes before that says what it does.
+#[tokio::test]
+async fn marks_of_a_former_mode_are_found_and_moved() -> Result<()> {
+    for (from, to) in CHANGES {
+        for is_moved in [true, false] {
+            former_marks(from, to, is_moved).await.with_context(|| format!("{from} to {to}"))?;
+        }
+    }
+    Ok(())
+}
+
+async fn former_marks(from: &str, to: &str, is_moved: bool) -> Result<()> {
+    let before = Setting::bare().await?.set("audit.mode", from);
+    before.init().await?;
+    let consumer = before.bound("good").await?;
+    let relay = before.run()?;
+    before.insert(events(1..=3, "good")).await?;
+    let marked = match from {
+        "update" => "SELECT count(relayed_at) = 3 FROM outbox_messages",
+        _ => "SELECT count(*) = 3 FROM pgoutbox.relayed",
+    };
+    before.until("their marks", marked).await.with_context(|| relay.log())?;
+    relay.drain(PATIENCE).await?;
+    before.check().await?.has_not("mark-former");
+
+    let after = before.clone().set("audit.mode", to);
+    after.init().await?;
+    let checked = after.check().await?;
+    let found = checked.has("mark-former", "warning");
+    assert!(found["what"].as_str().is_some_and(|what| what.starts_with("3 rows")), "{found}");
+    let verified = after.program.output(&["verify", "--json"]).await?.stdout;
+    let verified: serde_json::Value = serde_json::from_slice(&verified)?;
+    let is_it = |finding: &serde_json::Value| finding["name"] == "mark-former";
+    assert!(verified["findings"].as_array().is_some_and(|all| all.iter().any(is_it)), "{verified}");
+    if is_moved {
+        after.carry_out(found).await?;
+        after.check().await?.has_not("mark-former");
+    }
+    after.sql("SELECT pg_drop_replication_slot(current_database())").await?;
+    let relay = after.run()?;
+    after.insert(event(4, "good")).await?;
+    let wanted = if is_moved { vec![1, 2, 3, 4] } else { vec![1, 2, 3, 1, 2, 3, 4] };
+    let wanted: Vec<String> = wanted.into_iter().map(uuid).collect();
+    came(&consumer, &relay, &wanted).await?;
+    relay.drain(PATIENCE).await?;
+    let (log, said) = (relay.log(), "rows are published again whose marks were not moved: 3 rows");
+    assert_eq!(log.contains(said), !is_moved, "{log}");
+    Ok(())
 }

@@ -1,4 +1,5 @@
-//! Whether a mark can be written: tried on a row, in a transaction that is rolled back.
+//! Whether a mark can be written: tried on a row, in a transaction that is rolled back. And whether rows have
+//! marks that are not seen any more.
 
 use tokio_postgres::Client;
 
@@ -8,7 +9,7 @@ use crate::postgres::mark::MarkSql;
 use crate::postgres::outbox::Outbox;
 use crate::postgres::sql;
 use crate::postgres::{column, execute, query};
-use crate::slot::Finding;
+use crate::slot::{Finding, former_marks};
 
 /// Somebody holds a lock on the row, or it takes too long to find: nothing is known then. A right that
 /// is missing is found by itself.
@@ -18,6 +19,12 @@ const UNTOLD: [&str; 3] =
 /// Tries a mark in each table. What else is wrong with a table was found before.
 pub(in crate::cli) async fn look(client: &Client, config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
+    for number in 0..config.tables.len() {
+        // What cannot be looked up is found by itself.
+        if let Ok(Some(former)) = former_marks(client, config, number).await {
+            findings.push(Finding::warning("mark-former", former.what, former.hint));
+        }
+    }
     for (number, table) in config.tables.iter().enumerate() {
         let (file, event) = match table.audit_mode {
             AuditMode::Update => (sql::CHECK_MARK_UPDATE, "u"),

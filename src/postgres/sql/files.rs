@@ -26,6 +26,7 @@ files! {
     CATCH_UP_WAITING = "catch_up/waiting.sql", "The rows of one table that wait, and what orders them.";
     CHECK_COLUMNS = "check/columns.sql", "The columns of a table as the stream will show them.";
     CHECK_ELSEWHERE = "check/elsewhere.sql", "Tables of the same name in other schemas, for one that is not where it was looked for.";
+    CHECK_FORMER_MARKS = "check/former_marks.sql", "Rows that wait by the mode of their table's marks, and that another mode has marked: in themselves, or in pgoutbox.relayed.";
     CHECK_ID = "check/id.sql", "Whether the id tells each row of a table from all others.";
     CHECK_ID_INDEX = "check/id_index.sql", "Whether marks find rows of a table by an index that begins with the id: of each piece, where the table is partitioned.";
     CHECK_LEAF_FILTERS = "check/leaf_filters.sql", "Partitions whose rows the publication filters, each by a filter of its own, where rows come under the partitions' names: the other partitions have none, nor has one that is made later.";

@@ -22,6 +22,7 @@ use crate::postgres::raising;
 use crate::postgres::sql;
 use crate::postgres::turn::Turn;
 use crate::postgres::{self, classify, is_of_shown_row};
+use crate::slot::former_marks;
 use crate::slot::{self, SlotState};
 use crate::wal::{NewSlot, Wal};
 
@@ -100,6 +101,7 @@ async fn prepare_locked(
     if let Some(state) = slot::state(client, slot).await? {
         drop_slot(config, &mut wal, &state).await?;
     }
+    former_marks::tell(client, config).await;
     let new = create(config, client, &mut wal, patience).await?;
     write(config, client, outboxes, why, &new).await?;
     drop(wal);
