@@ -50,7 +50,7 @@ fn read_an_event(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| {
         black_box(&tuple).read_into(&mut cells).expect("a tuple");
         let row = Row { tuple: &tuple, cells: &cells };
-        black_box(Event::read(&mapping, row, 0).is_ok())
+        black_box(Event::read(&mapping, row, 0, usize::MAX).is_ok())
     });
 }
 
@@ -60,7 +60,7 @@ fn build_a_message_with_headers(bencher: Bencher<'_, '_>, headers: usize) {
     let mut cells = Vec::new();
     tuple.read_into(&mut cells).expect("a tuple");
     let row = Row { tuple: &tuple, cells: &cells };
-    let event = Event::read(&mapping, row, 0).expect("an event");
+    let event = Event::read(&mapping, row, 0, usize::MAX).expect("an event");
     let position = Position { commit_lsn: PgLsn::from(0x1_2345_6789), index: 7 };
     bencher
         .bench_local(|| Message::build(black_box(&event), row, position, &mapping, &table, LIMITS));

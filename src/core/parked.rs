@@ -266,7 +266,24 @@ pub struct ParkingBatch {
     pub given_back: (usize, usize),
 }
 
+/// A row of more bytes than that is not written like the others: it would be in memory several times, and
+/// all else would wait behind it.
+const LARGE_BYTES: usize = 8 << 20;
+
+impl Park {
+    /// Its row is far larger than most.
+    pub(crate) fn is_large(&self) -> bool {
+        self.tuple.size() > LARGE_BYTES
+    }
+}
+
 impl ParkingBatch {
+    /// Bytes of rows that are far larger than most.
+    pub(crate) fn large_bytes(&self) -> usize {
+        let large = self.parks.iter().filter(|park| park.is_large());
+        large.map(|park| park.tuple.size()).sum()
+    }
+
     /// There is nothing to write.
     pub(crate) fn is_empty(&self) -> bool {
         self.parks.is_empty() && self.attempts.is_empty()

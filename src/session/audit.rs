@@ -76,7 +76,26 @@ pub(super) async fn answered<T>(
     config: &Config,
     asked: impl Future<Output = Result<T, Fault>>,
 ) -> Result<T, Fault> {
-    let patience = silence(config);
+    answered_within(silence(config), asked).await
+}
+
+/// Bytes that a server takes at least, a second: of a row that is far larger than most.
+const TAKEN_A_SECOND: usize = 4 << 20;
+
+/// As [`answered`], where so many bytes are to be written first.
+pub(super) async fn answered_with<T>(
+    config: &Config,
+    bytes: usize,
+    asked: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    let seconds = u64::try_from(bytes / TAKEN_A_SECOND).unwrap_or(u64::MAX);
+    answered_within(silence(config).saturating_add(Duration::from_secs(seconds)), asked).await
+}
+
+async fn answered_within<T>(
+    patience: Duration,
+    asked: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
     within(patience, asked, |patience| {
         let patience = crate::text::span(patience);
         let what = format!("no answer on the audit connection for {patience}; connecting again");

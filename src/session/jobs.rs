@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio_postgres::Client;
 use tracing::info;
 
-use super::audit::answered;
+use super::audit::{answered, answered_with};
 use super::checks::{LOCKED, Renewal, check, check_attached, resolve};
 use super::progress_row::clear_fault;
 use crate::config::Config;
@@ -123,8 +123,10 @@ impl Jobs {
         self.marker.parking().log(&self.config, &batch.parking);
         let (marker, client) = (Arc::clone(&self.marker), Arc::clone(&self.client));
         let config = Arc::clone(&self.config);
+        let bytes = batch.parking.large_bytes();
         self.push(async move {
-            Ok(Input::Written(answered(&config, marker.write(&client, batch)).await?))
+            let written = answered_with(&config, bytes, marker.write(&client, batch)).await?;
+            Ok(Input::Written(written))
         });
     }
 

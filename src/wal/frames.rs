@@ -83,6 +83,10 @@ impl<R: AsyncRead + Unpin> Frames<R> {
             return Ok(FrameRead::Missing(whole - self.read.len()));
         }
         let mut body = self.read.split_to(whole).freeze();
+        if whole > CHUNK {
+            // It had memory made for it, which is not kept for those that follow.
+            self.read = BytesMut::from(self.read.as_ref());
+        }
         body.advance(HEAD);
         Ok(FrameRead::Frame(Frame { tag, body }))
     }

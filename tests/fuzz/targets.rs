@@ -123,7 +123,7 @@ pub fn envelope(bytes: &[u8]) {
     let mut cells = Vec::new();
     tuple.read_into(&mut cells).unwrap();
     assert_eq!(cells.len(), shape.columns().len());
-    let event = Event::read(&mapping, Row { tuple: &tuple, cells: &cells }, 0);
+    let event = Event::read(&mapping, Row { tuple: &tuple, cells: &cells }, 0, usize::MAX);
     match (shape, event) {
         (Shape::Content, Ok(event)) => panic!("{event:?}"),
         (Shape::Content, Err(refusal)) => {
@@ -174,7 +174,7 @@ pub fn mapping(bytes: &[u8]) {
     let row = Row { tuple: &tuple, cells: &cells };
     let position = Position { commit_lsn: u64::MAX.into(), index: u64::MAX };
     let commit_time = if input.byte() & 1 == 1 { i64::MIN } else { i64::MAX };
-    let Ok(event) = Event::read(&mapping, row, commit_time) else { return };
+    let Ok(event) = Event::read(&mapping, row, commit_time, usize::MAX) else { return };
     let Ok(message) = Message::build(&event, row, position, &mapping, &table, limits) else {
         return;
     };

@@ -39,6 +39,7 @@ mod http;
 mod ids;
 mod json;
 mod kill;
+mod large;
 mod limit;
 mod liveness;
 mod many_parked;

@@ -163,11 +163,17 @@ impl<'a> Event<'a> {
     }
 
     /// Reads a row by the mapping of its relation. `commit_time` is in microseconds
-    /// since 2000-01-01.
+    /// since 2000-01-01. A body of more than `most_bytes` is known by its length, and not read.
     ///
     /// # Errors
-    /// A column of the row holds a value that cannot be read: [`Refusal`] says which and why.
-    pub fn read(mapping: &Mapping, row: Row<'a>, commit_time: i64) -> Result<Self, Refusal> {
+    /// A column of the row holds a value that cannot be read, or the body is too large: [`Refusal`] says
+    /// which and why.
+    pub fn read(
+        mapping: &Mapping,
+        row: Row<'a>,
+        commit_time: i64,
+        most_bytes: usize,
+    ) -> Result<Self, Refusal> {
         if mapping.is_content {
             return Err(envelope::refusal(row));
         }
@@ -187,7 +193,7 @@ impl<'a> Event<'a> {
                 ("traceparent", row.optional("traceparent", mapping.traceparent)?),
                 ("tracestate", row.optional("tracestate", mapping.tracestate)?),
             ],
-            payload: payload(mapping, row)?,
+            payload: payload(mapping, row, most_bytes)?,
         })
     }
 }
@@ -197,7 +203,7 @@ pub(crate) fn event_id<'a>(mapping: &Mapping, row: Row<'a>) -> Result<&'a str, R
     row.text("id", mapping.id)?.ok_or_else(|| Refusal::unreadable("id", "it is NULL"))
 }
 
-fn payload(mapping: &Mapping, row: Row<'_>) -> Result<Bytes, Refusal> {
+fn payload(mapping: &Mapping, row: Row<'_>, most_bytes: usize) -> Result<Bytes, Refusal> {
     let cell = row.cell(mapping.payload);
     if cell == Cell::Unchanged || cell == Cell::Binary {
         return Err(Refusal::unreadable("payload", "the server did not send it as text"));
@@ -209,6 +215,17 @@ fn payload(mapping: &Mapping, row: Row<'_>) -> Result<Bytes, Refusal> {
         return Ok(found
             .flatten()
             .map_or_else(Bytes::new, |found| text.slice_ref(found.as_bytes())));
+    }
+    let bytes = match mapping.payload_kind {
+        PayloadKind::Text => text.len(),
+        PayloadKind::Bytea => text.len().saturating_sub(HEX.len()) / 2,
+    };
+    if bytes > most_bytes {
+        // Where the body is made of other columns, this one may be of any size.
+        return match mapping.has_payload_as_body() {
+            true => Err(Refusal::BodyTooLarge { bytes, limit: most_bytes }),
+            false => Ok(Bytes::new()),
+        };
     }
     match mapping.payload_kind {
         PayloadKind::Text if std::str::from_utf8(&text).is_err() => {
@@ -229,20 +246,22 @@ fn place<'a>(
     path::json(json, names).map_err(|why| Refusal::unreadable(field, why))
 }
 
+/// What a `bytea` begins with in that form.
+const HEX: &[u8] = b"\\x";
+
 /// A `bytea` in its hex output form (`bytea_output` is pinned on the stream).
 pub(crate) fn unhex(text: &[u8]) -> Option<Bytes> {
     if text.is_empty() {
         return Some(Bytes::new());
     }
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let pairs = text.strip_prefix(b"\\x")?.chunks(2);
-    let bytes: Option<Vec<u8>> = pairs
-        .map(|pair| match pair {
-            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-            _ => None,
-        })
-        .collect();
-    bytes.map(Bytes::from)
+    let digits = text.strip_prefix(HEX)?;
+    let mut bytes = Vec::with_capacity(digits.len() / 2);
+    for pair in digits.chunks(2) {
+        let [high, low] = pair else { return None };
+        bytes.push(digit(*high)? << 4 | digit(*low)?);
+    }
+    Some(Bytes::from(bytes))
 }
 
 fn micros(mapping: &Mapping, row: Row<'_>, commit_time: i64) -> Result<i64, Refusal> {
@@ -462,6 +481,24 @@ impl Refusal {
         }
     }
 
+    /// No time changes it, only other settings or another row do: it is not tried again by itself. What
+    /// is too large is not read again and again for nothing.
+    pub(crate) fn is_definite(&self) -> bool {
+        match self {
+            Self::BodyTooLarge { .. }
+            | Self::HeadersTooLarge { .. }
+            | Self::FrameTooLarge { .. } => true,
+            Self::Unburied { first, then } => first.is_definite() && then.is_definite(),
+            Self::Unreadable { .. }
+            | Self::Unnamed { .. }
+            | Self::TooLong { .. }
+            | Self::ForbiddenHeader { .. }
+            | Self::Returned { .. }
+            | Self::Nacked
+            | Self::Closed { .. } => false,
+        }
+    }
+
     /// How to fix it.
     pub(crate) fn hint(&self) -> &'static str {
         match self {
@@ -473,13 +510,13 @@ impl Refusal {
             }
             Self::TooLong { .. } => "shorten it to 255 bytes",
             Self::BodyTooLarge { .. } => {
-                "raise amqp.max_message_bytes, where the broker's max_message_size allows it, or send a reference instead of the body"
+                "raise amqp.max_message_bytes, where the broker's max_message_size allows it, then: pgoutbox parked retry; or send a reference instead of the body"
             }
             Self::HeadersTooLarge { .. } => {
-                "move what is large from the headers into the body, or raise frame_max on the broker"
+                "move what is large from the headers into the body, or raise frame_max on the broker, then: pgoutbox parked retry"
             }
             Self::FrameTooLarge { .. } => {
-                "raise stream.frame_max on the broker, or send a reference instead of the body"
+                "raise stream.frame_max on the broker, then: pgoutbox parked retry; or send a reference instead of the body"
             }
             Self::Returned { .. } => {
                 "bind a queue to the exchange for this routing key, or give the exchange an alternate exchange"

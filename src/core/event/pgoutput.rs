@@ -147,10 +147,12 @@ impl Tuple {
     /// # Errors
     /// More columns or longer values than the protocol can say.
     pub fn of_texts<'a>(
-        texts: impl ExactSizeIterator<Item = Option<&'a [u8]>>,
+        texts: impl ExactSizeIterator<Item = Option<&'a [u8]>> + Clone,
     ) -> Result<Self, DecodeError> {
         let too_many = |_| DecodeError::new("a row too large for a tuple");
-        let mut bytes = BytesMut::new();
+        // A text may be as long as the server can make one: grown step by step, there would be two of it.
+        let size = |text: Option<&[u8]>| 1 + text.map_or(0, |text| 4 + text.len());
+        let mut bytes = BytesMut::with_capacity(2 + texts.clone().map(size).sum::<usize>());
         bytes.put_u16(u16::try_from(texts.len()).map_err(too_many)?);
         for text in texts {
             match text {

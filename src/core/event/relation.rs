@@ -125,6 +125,11 @@ impl TimeKind {
 }
 
 impl Mapping {
+    /// The payload is the body, or within it: no other columns are named for it.
+    pub(super) fn has_payload_as_body(&self) -> bool {
+        self.message.as_deref().is_none_or(|patterns| patterns.body.is_empty())
+    }
+
     /// Finds a table's fields among the columns of one shape of it. With
     /// `needs_mark`, the columns of the mark must be there too.
     ///

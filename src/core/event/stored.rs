@@ -53,7 +53,7 @@ impl<'a> Reader<'a> {
         let unreadable = |why: String| Refusal::unreadable("row", why);
         self.mapping.read(tuple, &mut self.cells).map_err(unreadable)?;
         let row = Row { tuple, cells: &self.cells };
-        let event = Event::read(&self.mapping, row, commit_time)?;
+        let event = Event::read(&self.mapping, row, commit_time, limits.body)?;
         let message = Message::build(&event, row, position, &self.mapping, self.table, limits)?;
         Ok(StoredMessage { id: event.id.to_owned(), message })
     }

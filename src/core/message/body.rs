@@ -20,14 +20,14 @@ const FRAME_BYTES: usize = 256;
 /// The body that the configuration makes; the payload itself where it makes none.
 ///
 /// # Errors
-/// A value that is not of its type, or an attribute that is missing.
-pub(super) fn build(of: PropertySources<'_>) -> Result<Bytes, Refusal> {
+/// A value that is not of its type, or an attribute that is missing; or it is larger than that.
+pub(super) fn build(of: PropertySources<'_>, most_bytes: usize) -> Result<Bytes, Refusal> {
     let Some(patterns) = of.mapping.message.as_deref() else {
         return Ok(of.event.payload.clone());
     };
     let members = match patterns.body.as_slice() {
         [] => None,
-        members => Some(object(members, of)?),
+        members => Some(object(members, of, most_bytes)?),
     };
     match &patterns.cloudevents {
         Some(events) if events.is_structured => structured(events, members, of),
@@ -35,9 +35,13 @@ pub(super) fn build(of: PropertySources<'_>) -> Result<Bytes, Refusal> {
     }
 }
 
-fn object(members: &[(String, Member)], of: PropertySources<'_>) -> Result<Vec<u8>, Refusal> {
+fn object(
+    members: &[(String, Member)],
+    of: PropertySources<'_>,
+    most_bytes: usize,
+) -> Result<Vec<u8>, Refusal> {
     let mut out = Vec::with_capacity(FRAME_BYTES + of.event.payload.len());
-    write_object(&mut out, members, of.row)?;
+    write_object(&mut out, members, of.row, most_bytes)?;
     Ok(out)
 }
 
@@ -45,14 +49,22 @@ fn write_object(
     out: &mut Vec<u8>,
     members: &[(String, Member)],
     row: Row<'_>,
+    most_bytes: usize,
 ) -> Result<(), Refusal> {
     let mut object = Object::open(out);
     for (name, member) in members {
         let out = object.name(name);
         match member {
-            Member::Object(members) => write_object(out, members, row)?,
+            Member::Object(members) => write_object(out, members, row, most_bytes)?,
             Member::Value(value) => match value.text("body", row)? {
-                Some(text) => to_json(out, name, value.value_type, &text)?,
+                Some(text) => {
+                    // Known before it is copied. Base64 of a bytea takes less than its text, nothing else does.
+                    let bytes = out.len() + text.len() / 2;
+                    if bytes > most_bytes {
+                        return Err(Refusal::BodyTooLarge { bytes, limit: most_bytes });
+                    }
+                    to_json(out, name, value.value_type, &text)?;
+                }
                 None => out.extend_from_slice(b"null"),
             },
         }

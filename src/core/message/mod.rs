@@ -106,7 +106,7 @@ impl Message {
         limits: Limits,
     ) -> Result<Self, Refusal> {
         let of = PropertySources { event, row, position, mapping, table };
-        let body = body::build(of)?;
+        let body = body::build(of, limits.body)?;
         if body.len() > limits.body {
             return Err(Refusal::BodyTooLarge { bytes: body.len(), limit: limits.body });
         }

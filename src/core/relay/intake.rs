@@ -358,8 +358,12 @@ impl Relay {
         let row = self.decoder.row(tuple);
         let table = self.rules.tables.get(mapping.table);
         let table = table.ok_or_else(|| Refusal::unreadable("table", "it is not configured"))?;
-        let event = Event::read(mapping, row, *commit_time);
         let limits = self.rules.limits;
+        let event = Event::read(mapping, row, *commit_time, limits.body);
+        // A dead letter has the same body.
+        if let Err(refusal @ Refusal::BodyTooLarge { .. }) = event {
+            return Err(refusal);
+        }
         let message = event
             .as_ref()
             .map_err(Refusal::clone)

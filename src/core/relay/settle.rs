@@ -216,8 +216,9 @@ impl Relay {
             RefusalVerdict::Wait => self.put_on_trial(now, arrival, refusal),
             RefusalVerdict::SendDeadLetter => self.send_dead_letter(arrival, refusal),
             RefusalVerdict::Park => {
-                let state = after_tries(&self.rules.parking, 1, arrival.position);
-                self.park(now, arrival, state, Some(in_full(dead_letter, refusal)));
+                let refusal = in_full(dead_letter, refusal);
+                let state = self.after_tries(1, arrival.position, &refusal);
+                self.park(now, arrival, state, Some(refusal));
             }
             RefusalVerdict::Retry => {
                 self.line(now, "refused", &arrival, Some(&refusal));
@@ -284,10 +285,18 @@ impl Relay {
                 .is_some_and(|aggregate| self.aggregates.is_held(aggregate.borrow()))
     }
 
+    /// Where an event stands that was refused so often, the last time over this.
+    fn after_tries(&self, attempts: u32, position: Position, refusal: &Refusal) -> ParkedState {
+        match refusal.is_definite() {
+            true => ParkedState::Failed,
+            false => after_tries(&self.rules.parking, attempts, position),
+        }
+    }
+
     /// A try of a parked event failed.
     pub(super) fn tried(&mut self, now: Duration, tried: Try, refusal: Refusal) {
         let attempts = tried.attempts.saturating_add(1);
-        let state = after_tries(&self.rules.parking, attempts, tried.position);
+        let state = self.after_tries(attempts, tried.position, &refusal);
         if let ParkedState::Parked(pause) = state {
             self.retries.due(now + pause);
         }

@@ -312,6 +312,8 @@ impl Marker {
     async fn is_whole(&self, client: &Client, batch: &Batch) -> Result<bool, Error> {
         match batch.extent {
             Extent::Whole if batch.parking.is_empty() => Ok(true),
+            // Marks do not wait for it.
+            Extent::Whole if batch.parking.large_bytes() > 0 => Ok(false),
             Extent::Whole => self.parking.is_free(client).await,
             Extent::Apart | Extent::MarksAlone => Ok(false),
         }

@@ -1,7 +1,7 @@
 //! Events put aside: written in the transaction of the marks, and looked up when due.
 //!
 //! `pgoutbox.parked` has a record for each. [`ParkingStore`] is made of parts that own their statements:
-//! `parks` writes events that are parked, `outcomes` what became of tries, `looks` reads what is due,
+//! `parks` writes events that are parked (`large` those whose rows are), `outcomes` what became of tries, `looks` reads what is due,
 //! `claims` takes it, `unmarked` ends the records of events once they are marked. `access` is what they
 //! share; `locks`, `deferred` and `refused_records` are what is known of records that cannot be written.
 
@@ -10,10 +10,12 @@ mod attempt_columns;
 mod claims;
 mod deferred;
 mod form;
+mod large;
 mod locks;
 mod log;
 mod looks;
 mod outcomes;
+mod park_record;
 mod parks;
 mod record;
 mod refused_records;
@@ -108,7 +110,7 @@ impl ParkingStore {
                 still_ours: prepare(sql::PROGRESS_STILL_OURS).await?,
             },
             unwritten: UnwrittenRecords::default(),
-            parks: Parks { park: prepare(sql::PARK).await? },
+            parks: Parks { park: prepare(sql::PARK).await?, postgres: config.postgres.clone() },
             outcomes: OutcomeWriter {
                 delivered: prepare(sql::PARK_DELIVERED).await?,
                 kept: prepare(sql::PARK_KEPT).await?,

@@ -2,19 +2,21 @@
 
 use futures_util::future::join_all;
 use postgres_types::ToSql;
-use serde_json::json;
 use tokio_postgres::{Error, Statement};
 use tracing::warn;
 
 use super::access::Access;
 use super::form::Form;
-use super::record::{number_of, state_and_pause};
-use crate::core::parked::{Aggregate, Park};
+use super::large;
+use super::park_record::ParkRecord;
+use crate::config::Postgres;
+use crate::core::parked::Park;
 use crate::postgres::{classify, is_of_row};
 
-/// The statement, of one session.
+/// The statement, of one session, and where those are written that it is not for.
 pub(super) struct Parks {
     pub(super) park: Statement,
+    pub(super) postgres: Postgres,
 }
 
 impl Parks {
@@ -27,12 +29,12 @@ impl Parks {
     /// One by itself, in the first form that the server takes: an event that is nowhere would hold up all
     /// others.
     pub(super) async fn write_somehow(&self, access: Access<'_>, park: &Park) -> Result<(), Error> {
-        let mut last = match access.alone(self.park(access, park, Form::Whole)).await {
+        let mut last = match self.write_alone(access, park, Form::Whole).await {
             Err(error) if is_of_row(&error) => error,
             outcome => return outcome,
         };
         for (form, what) in Form::LESSER {
-            match access.alone(self.park(access, park, form)).await {
+            match self.write_alone(access, park, form).await {
                 Ok(()) => {
                     let (id, position) =
                         (park.id.as_deref().unwrap_or("without id"), park.position);
@@ -52,59 +54,42 @@ impl Parks {
         Err(last)
     }
 
+    async fn write_alone(&self, access: Access<'_>, park: &Park, form: Form) -> Result<(), Error> {
+        if park.is_large() && form != Form::WithoutCells {
+            let record = ParkRecord::new(access, park, form);
+            if let Some(written) = large::write(&self.postgres, access, &record, &park.tuple).await
+            {
+                return written;
+            }
+        }
+        access.alone(self.park(access, park, form)).await
+    }
+
     async fn park(&self, access: Access<'_>, park: &Park, form: Form) -> Result<(), Error> {
-        let Park { position, id, aggregate, mapping, tuple, commit_time, is_holding, .. } = park;
-        let has_keys = form < Form::WithoutKeys;
-        let (id, aggregate) =
-            (id.as_ref().filter(|_| has_keys), aggregate.as_ref().filter(|_| has_keys));
-        let outbox = access.scope.oids.get(mapping.table).copied().unwrap_or_default();
-        let prefix = access.scope.prefix(mapping.table);
-        let (aggregate_type, aggregate_id) = match aggregate.map(Aggregate::parts) {
-            Some((aggregate_type, id)) => (aggregate_type, Some(id)),
-            None => (None, None),
-        };
-        let index = number_of(*position);
-        let (state, next_ms) = state_and_pause(park.state);
-        let reason = park.refusal.as_ref().map(|refusal| refusal.reason());
-        let error = park.refusal.as_ref().map(|refusal| form.text(&refusal.to_string()));
-        let hint = park.refusal.as_ref().map(|refusal| refusal.hint());
-        let attempts = i32::from(park.refusal.is_some());
-        let columns = mapping.columns.iter();
-        let columns: serde_json::Value = columns
-            .map(|column| json!({"name": column.name, "type_oid": column.type_oid}))
-            .collect();
-        let columns = columns.to_string();
-        let mut cells = Vec::new();
-        // It was read before, so it can be.
-        let _ = tuple.read_into(&mut cells);
-        let cells: Vec<Option<&[u8]>> = match form {
-            Form::WithoutCells => Vec::new(),
-            _ => cells.into_iter().map(|cell| tuple.text(cell)).collect(),
-        };
-        let occurred_at = mapping.occurred_at.and_then(|at| cells.get(at).copied().flatten());
-        let occurred_at = occurred_at.and_then(|text| std::str::from_utf8(text).ok());
-        let xid = park.xid.map(i64::from);
+        let record = ParkRecord::new(access, park, form);
+        let cells: Vec<Option<&[u8]>> =
+            record.cells.iter().map(|cell| park.tuple.text(*cell)).collect();
         let parameters: [&(dyn ToSql + Sync); 20] = [
-            &access.scope.slot,
-            &outbox,
-            &id,
-            &aggregate_type,
-            &aggregate_id,
-            &position.commit_lsn,
-            &index,
-            commit_time,
-            &state,
-            is_holding,
-            &reason,
-            &error,
-            &hint,
-            &attempts,
-            &next_ms,
-            &columns,
+            &record.slot,
+            &record.outbox,
+            &record.id,
+            &record.aggregate_type,
+            &record.aggregate_id,
+            &record.commit_lsn,
+            &record.index,
+            &record.commit_time,
+            &record.state,
+            &record.is_holding,
+            &record.reason,
+            &record.error,
+            &record.hint,
+            &record.attempts,
+            &record.next_ms,
+            &record.columns,
             &cells,
-            &xid,
-            &occurred_at,
-            &prefix,
+            &record.xid,
+            &record.occurred_at,
+            &record.prefix,
         ];
         access.client.execute(&self.park, &parameters).await.map(|_| ())
     }

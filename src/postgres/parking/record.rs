@@ -64,8 +64,8 @@ impl Scope {
 
     pub(super) fn row(&self, row: &Row, columns: Arc<[Column]>) -> Result<ParkedRow, Fault> {
         let source = self.source(row)?;
-        let cells: Vec<Option<Vec<u8>>> = column(row, "cells")?;
-        let tuple = Tuple::of_texts(cells.iter().map(Option::as_deref))
+        let cells: Vec<Option<&[u8]>> = column(row, "cells")?;
+        let tuple = Tuple::of_texts(cells.iter().copied())
             .map_err(|error| Fault::transient(format!("pgoutbox.parked: {error}")))?;
         let attempts: i32 = column(row, "attempts")?;
         let xid = |name| -> Result<Option<u32>, Fault> {

@@ -91,6 +91,8 @@ files! {
     MARK_UPDATE_WITHIN = "mark/update_within.sql", "Marks delivered events in their rows, as mark/update.sql does, in a table that is partitioned by the time: only partitions of these events' times are looked at, not the index of each.";
     PARK_DELIVERED = "park/delivered.sql", "Parked events that were delivered after all.";
     PARK_KEPT = "park/kept.sql", "Parked events that were delivered after all, and whose marks are not known to be written: they stay until they are (park/marked.sql).";
+    PARK_LARGE = "park/large.sql", "Puts an event aside whose row is too large to be a parameter: it comes in pieces.";
+    PARK_LARGE_FILLED = "park/large_filled.sql", "What park/park.sql has the server work out, of an event that came by park/large.sql.";
     PARK_MARKED = "park/marked.sql", "The marks of these are written.";
     PARK_NOTED = "park/noted.sql", "Of parked events that were delivered, those that were discarded while they were in flight: their records say what became of them.";
     PARK = "park/park.sql", "Puts an event aside.";

@@ -8,6 +8,7 @@
 
 use amq_protocol::frame::{AMQPFrame, parse_frame};
 use amq_protocol::protocol::{AMQPClass, AMQPError, basic, channel, connection};
+use bytes::Bytes;
 
 use crate::core::message::{self, Message};
 use crate::core::relay::window::Return;
@@ -47,30 +48,40 @@ pub(super) const HEARTBEAT: [u8; OVERHEAD] = [HEARTBEAT_TYPE, 0, 0, 0, 0, 0, 0, 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TooLarge;
 
-/// Writes the frames of a publish behind what is there.
+/// Writes the frames of a publish behind what is there, but for those of its body.
 ///
 /// # Errors
 /// A frame would be larger than a frame may be; nothing is written then.
-pub(super) fn publish(
+pub(super) fn begin_publish(
     out: &mut Vec<u8>,
     channel: u16,
     message: &Message,
-    frame_max: usize,
 ) -> Result<(), TooLarge> {
     let start = out.len();
-    let outcome = write(out, channel, message, frame_max);
+    let outcome = write_head(out, channel, message);
     if outcome.is_err() {
         out.truncate(start);
     }
     outcome
 }
 
-fn write(
+/// Writes frames of a body, until `out` holds so many bytes; returns what is left of it.
+pub(super) fn publish_body(
     out: &mut Vec<u8>,
     channel: u16,
-    message: &Message,
+    mut body: Bytes,
     frame_max: usize,
-) -> Result<(), TooLarge> {
+    most_bytes: usize,
+) -> Result<Bytes, TooLarge> {
+    let most = frame_max.saturating_sub(OVERHEAD).max(1);
+    while !body.is_empty() && out.len() < most_bytes {
+        let chunk = body.split_to(body.len().min(most));
+        frame(out, BODY, channel, &[&chunk])?;
+    }
+    Ok(body)
+}
+
+fn write_head(out: &mut Vec<u8>, channel: u16, message: &Message) -> Result<(), TooLarge> {
     let [class, method] = [PUBLISH.0, PUBLISH.1].map(u16::to_be_bytes);
     // Was an access ticket.
     let reserved = [0; 2];
@@ -80,11 +91,7 @@ fn write(
     let weight = [0; 2];
     let size = (message.body.len() as u64).to_be_bytes();
     let parts = [&class[..], &weight, &size, message.properties_bytes()];
-    frame(out, HEADER, channel, &parts)?;
-    for chunk in message.body.chunks(frame_max.saturating_sub(OVERHEAD).max(1)) {
-        frame(out, BODY, channel, &[chunk])?;
-    }
-    Ok(())
+    frame(out, HEADER, channel, &parts)
 }
 
 /// A frame around a payload of these parts.
@@ -606,7 +613,13 @@ mod tests {
             let body = Bytes::from(vec![7; size]);
             let message = Message::new("outbox", "order.paid", &properties, body).unwrap();
             let mut out = b"before".to_vec();
-            publish(&mut out, 9, &message, 100).unwrap();
+            begin_publish(&mut out, 9, &message).unwrap();
+            // In as many steps as there are frames.
+            let mut body = message.body.clone();
+            while !body.is_empty() {
+                let most = out.len() + 1;
+                body = publish_body(&mut out, 9, body, 100, most).unwrap();
+            }
             let publish = basic::Publish {
                 exchange: "outbox".into(),
                 routing_key: "order.paid".into(),

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use tokio::io::ReadBuf;
 
@@ -20,7 +21,8 @@ use crate::core::message::Message;
 
 /// Read at once, at most.
 const READ_BYTES: usize = 64 << 10;
-/// Written at once, about: what more waits, waits as messages, whose bodies are the stream's memory.
+/// Written at once, about: what more waits, waits as messages, whose bodies are the stream's memory. So does
+/// the rest of a large one.
 const WRITE_BYTES: usize = 256 << 10;
 /// A buffer that was larger is given back once it is empty.
 const KEPT_BYTES: usize = 1 << 20;
@@ -44,6 +46,8 @@ struct LinkState {
     out: Vec<u8>,
     /// Messages for it.
     waiting: VecDeque<Message>,
+    /// The rest of a body, whose frames nothing else comes between.
+    body: Bytes,
     channel: u16,
     frame_max: usize,
     /// Written by lapin, not yet a whole frame.
@@ -58,6 +62,14 @@ struct LinkState {
     is_lapin_gone: bool,
     /// The socket is, and why; of the kind `UnexpectedEof` where the broker ended it.
     ended: Option<SocketEnd>,
+}
+
+impl LinkState {
+    /// What is not written is not to be sent any more.
+    fn unpublish(&mut self) {
+        self.waiting.clear();
+        self.body.clear();
+    }
 }
 
 impl Link {
@@ -86,7 +98,7 @@ impl Link {
         let mut held = self.held();
         held.sorter.take_over(channel);
         held.sorted.said.clear();
-        held.waiting.clear();
+        held.unpublish();
         held.sorted.closing.take_if(|closing| closing.is_channel);
         (held.channel, held.frame_max) = (channel, frame_max);
     }
@@ -288,7 +300,7 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Mover<S> {
 
     fn is_done(&self) -> bool {
         let held = self.link.held();
-        held.is_lapin_gone && held.out.is_empty() && held.waiting.is_empty()
+        held.is_lapin_gone && held.out.is_empty() && held.waiting.is_empty() && held.body.is_empty()
     }
 
     /// Ready once nothing is left to write.
@@ -320,15 +332,25 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Mover<S> {
     fn fill(&mut self) -> io::Result<()> {
         let mut held = self.link.held();
         let held = &mut *held;
-        std::mem::swap(&mut held.out, &mut self.out);
         if held.sorted.closing.is_some() {
-            held.waiting.clear();
+            held.unpublish();
         }
-        while self.out.len() < WRITE_BYTES
-            && let Some(message) = held.waiting.pop_front()
-        {
-            let written = frames::publish(&mut self.out, held.channel, &message, held.frame_max);
-            written.map_err(|_| io::Error::other("a message has no form in AMQP"))?;
+        if held.body.is_empty() {
+            std::mem::swap(&mut held.out, &mut self.out);
+        }
+        let formless = |_| io::Error::other("a message has no form in AMQP");
+        let (channel, frame_max) = (held.channel, held.frame_max);
+        while self.out.len() < WRITE_BYTES {
+            if held.body.is_empty() {
+                // Between messages, however large they are: what lapin says comes in its turn.
+                self.out.append(&mut held.out);
+                let Some(message) = held.waiting.pop_front() else { break };
+                frames::begin_publish(&mut self.out, channel, &message).map_err(formless)?;
+                held.body = message.body;
+            }
+            let body = std::mem::take(&mut held.body);
+            let rest = frames::publish_body(&mut self.out, channel, body, frame_max, WRITE_BYTES);
+            held.body = rest.map_err(formless)?;
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ async fn what_is_too_large_is_parked_and_comes_later() -> Result<()> {
     setting
         .until("the others to be marked", "SELECT count(relayed_at) = 28 FROM outbox_messages")
         .await?;
-    setting.parking_is(&relay, "1 parked, 2 queued").await?;
+    setting.parking_is(&relay, "1 failed, 2 queued").await?;
     let reason: String = setting.ask("SELECT reason FROM pgoutbox.parked WHERE seq = 1").await?;
     assert_eq!(reason, "frame_too_large");
     relay.kill9().await?;
@@ -30,6 +30,7 @@ async fn what_is_too_large_is_parked_and_comes_later() -> Result<()> {
                      SELECT number FROM jsonb_array_elements(columns) WITH ORDINALITY AS one (it, number)
                       WHERE it ->> 'name' = 'payload')] = '{}'::bytea WHERE seq = 1";
     setting.sql(small).await?;
+    setting.program.succeed(&["parked", "retry", "--id", &uuid(1)]).await?;
     relay = setting.run()?;
     setting.all_marked().await.with_context(|| relay.log())?;
     relay.drain(PATIENCE).await?;

@@ -64,6 +64,7 @@ impl World {
                 self.postgres.confirmed,
                 self.postgres.end
             );
+            self.retry_failed();
             self.calm_step();
         }
         let drained = self.tally.drained;

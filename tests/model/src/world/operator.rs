@@ -47,6 +47,22 @@ impl World {
         self.hears();
     }
 
+    /// What was over a limit is not tried again by itself: an operator who has raised the limit asks for it.
+    pub(super) fn retry_failed(&mut self) {
+        let parking = &self.postgres.parking;
+        let is_failed = |row: &&crate::parking::Row| {
+            row.is_open() && row.state == pgoutbox::testing::core::parked::ParkedState::Failed
+        };
+        let failed: Vec<i64> = parking.rows().filter(is_failed).map(|row| row.row.seq).collect();
+        if failed.is_empty() {
+            return;
+        }
+        let lsn = self.postgres.transaction(true);
+        let count = self.postgres.parking.retry(self.now, lsn, &failed, false);
+        self.say(format_args!("of {failed:?}, which have failed, {count} are to be tried at once"));
+        self.handle(Input::Notified);
+    }
+
     /// An operator sends an event that was done with once more, beside the relay.
     pub(super) fn replay(&mut self) {
         let records = self.postgres.parking.records();
