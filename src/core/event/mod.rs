@@ -389,6 +389,19 @@ fn write_alternative(
     Ok(true)
 }
 
+/// The largest AMQP frame that is asked for, which is RabbitMQ's own default: to raise a broker's above it
+/// changes nothing. lapin's buffers are 32 of them, and a broker without a limit would have it reserve gigabytes.
+pub(crate) const FRAME_MAX: u32 = 128 << 10;
+/// The largest frame of the stream protocol that is asked for, likewise.
+pub(crate) const STREAM_FRAME_MAX: u32 = 1 << 20;
+/// What a frame has around a message, at most.
+const FRAME_ROOM: u32 = 256;
+
+/// The broker's own limit is below what is asked for.
+fn is_raisable(limit: usize, asked: u32) -> bool {
+    u32::try_from(limit).is_ok_and(|limit| limit.saturating_add(FRAME_ROOM) < asked)
+}
+
 /// Why one event cannot be delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
@@ -512,12 +525,14 @@ impl Refusal {
             Self::BodyTooLarge { .. } => {
                 "raise amqp.max_message_bytes, where the broker's max_message_size allows it, then: pgoutbox parked retry; or send a reference instead of the body"
             }
-            Self::HeadersTooLarge { .. } => {
-                "move what is large from the headers into the body, or raise frame_max on the broker, then: pgoutbox parked retry"
+            Self::HeadersTooLarge { limit, .. } if is_raisable(*limit, FRAME_MAX) => {
+                "raise frame_max on the broker to 131072, then: pgoutbox parked retry; or move what is large from the headers into the body"
             }
-            Self::FrameTooLarge { .. } => {
-                "raise stream.frame_max on the broker, then: pgoutbox parked retry; or send a reference instead of the body"
+            Self::HeadersTooLarge { .. } => "move what is large from the headers into the body",
+            Self::FrameTooLarge { limit, .. } if is_raisable(*limit, STREAM_FRAME_MAX) => {
+                "raise stream.frame_max on the broker to 1048576, then: pgoutbox parked retry; or send a reference instead of the body"
             }
+            Self::FrameTooLarge { .. } => "send a reference instead of the body",
             Self::Returned { .. } => {
                 "bind a queue to the exchange for this routing key, or give the exchange an alternate exchange"
             }
@@ -584,6 +599,16 @@ mod tests {
         assert!(unhex(b"\\x0").is_none(), "half a byte");
         assert!(unhex(b"\\x0g").is_none(), "no digit");
         assert!(unhex(b"abc").is_none(), "escape format");
+    }
+
+    /// To raise what is as large as the relay asks for would change nothing.
+    #[test]
+    fn a_limit_is_to_be_raised_only_where_that_helps() {
+        let headers = |limit| Refusal::HeadersTooLarge { bytes: 1 << 24, limit }.hint();
+        let frame = |limit| Refusal::FrameTooLarge { bytes: 1 << 24, limit }.hint();
+        let (asked, stream) = ((128 << 10) - 8, (1 << 20) - 30);
+        assert!(!headers(asked).contains("raise") && headers(4088).contains("raise frame_max"));
+        assert!(!frame(stream).contains("raise") && frame(65_000).contains("stream.frame_max"));
     }
 
     #[test]

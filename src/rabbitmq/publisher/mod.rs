@@ -43,6 +43,7 @@ use link::{LapinEnd, Link, LinkEnd, Mover};
 use tags::Tags;
 
 use crate::config::{Amqp, Broker, TlsMode};
+use crate::core::event::FRAME_MAX;
 use crate::core::message::{Limits, Message};
 use crate::core::relay::window::Answer;
 use crate::error::{About, Fault, Handshake, Kind, Peer, table};
@@ -52,10 +53,6 @@ use crate::within::{in_time, within};
 
 /// How long a farewell may take. A blocked connection cannot even say goodbye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// The largest frame that is asked for, which is RabbitMQ's own default: lapin's buffers are 32 of
-/// them, and a broker without a limit would have it reserve gigabytes.
-const FRAME_MAX: u32 = 128 * 1024;
 
 /// What lapin may log: nothing. Its warning about a returned message holds the body, and each
 /// of its errors we report ourselves, with a hint.

@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::frames::{self, First, Frame, Place, code, key, words};
 use crate::config::{Amqp, Broker, TlsMode};
+use crate::core::event::STREAM_FRAME_MAX;
 use crate::error::{About, Fault, Kind, Peer};
 use crate::net;
 use crate::rabbitmq::publisher::{prepare, secure, unreachable};
@@ -15,8 +16,6 @@ use crate::within::within;
 /// The ports that RabbitMQ listens on as installed.
 const PORT: u16 = 5552;
 const TLS_PORT: u16 = 5551;
-/// The largest frame that is asked for, which is RabbitMQ's own default.
-const FRAME_MAX: u32 = 1 << 20;
 /// What `check` calls it where there is no way to the streams, and what else keeps one from being published to.
 pub(super) const NO_WAY: &str = "broker-stream-connection";
 const MISSING: &str = "broker-stream-missing";
@@ -162,7 +161,7 @@ impl Talk {
         }
         let (frame_max, heartbeat) = self.tuned().await?;
         let at_most = |theirs: u32, ours: u32| if theirs == 0 { ours } else { theirs.min(ours) };
-        let frame_max = at_most(frame_max, FRAME_MAX);
+        let frame_max = at_most(frame_max, STREAM_FRAME_MAX);
         let asked = u32::try_from(amqp.heartbeat.as_secs()).unwrap_or(u32::MAX);
         let heartbeat = at_most(heartbeat, asked);
         let mut out = Vec::new();
