@@ -76,6 +76,10 @@ impl Bulletin {
             Doing::CatchingUp => {
                 (RelayState::CatchingUp, "publishes the rows that the slot does not hold")
             }
+            Doing::Passing => (
+                RelayState::CatchingUp,
+                "reads what the slot holds, in which rows are missing: then the slot is made again, and rows without a mark come first",
+            ),
             Doing::Streaming => (RelayState::Running, "reads the stream"),
             Doing::Paused => {
                 let by = relay.paused_by().unwrap_or_default();

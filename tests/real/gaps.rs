@@ -7,9 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use harness::consumer::Consumer;
 use harness::events::counted;
+use harness::http::get;
 use harness::postgres::{Postgres, Shutdown};
+use harness::proxy::{Direction, Proxy};
 use harness::relay::Relay;
-use harness::wait_until;
+use harness::{shared, wait_until};
 
 use crate::setting::{PATIENCE, Setting};
 
@@ -265,4 +267,39 @@ async fn a_progress_row_ahead_of_the_server_does_not_count() -> Result<()> {
     let is_back = "SELECT end_lsn <= pg_current_wal_insert_lsn() FROM pgoutbox.progress";
     assert!(setting.ask::<bool>(is_back).await?, "the row is still ahead");
     Ok(())
+}
+
+/// What the slot holds is read to its end before the rows that passed by are listed, however long that takes:
+/// meanwhile nothing new is delivered, and whoever asks is told why.
+#[tokio::test]
+async fn while_the_stream_is_passed_it_is_said() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    setting.insert(counted(1..=3).of("one")).await?;
+    all_came(&consumer, &relay, 3).await?;
+    setting.all_marked().await?;
+    relay.drain(PATIENCE).await?;
+    setting.sql("ALTER PUBLICATION pgoutbox DROP TABLE outbox_messages").await?;
+    setting.insert(counted(4..=4).of("one")).await?;
+    setting.sql("ALTER PUBLICATION pgoutbox ADD TABLE outbox_messages").await?;
+    let large = "jsonb_build_object('n', n, 'filler', repeat(md5(n::text), 100))";
+    setting.insert(counted(5..=604).of("one").column("payload", large)).await?;
+    let proxy = Proxy::start(shared::postgres().await?.port()).await?;
+    // In the middle of them.
+    proxy.stall_after(500_000, Direction::Down);
+    let behind = setting.clone().set("postgres.stream_url", &proxy.url(&setting.database_url));
+    let relay = behind.run()?;
+    let address = relay.http(PATIENCE).await?;
+    wait_until("it to be told", PATIENCE, async || {
+        let ready = get(address, "/readyz").await?;
+        Ok(ready.body.contains("catching_up") && ready.body.contains("in which rows are missing"))
+    })
+    .await
+    .with_context(|| relay.log())?;
+    let status = get(address, "/status").await?.body;
+    assert!(status.contains("\"catching_up\""), "{status}");
+    proxy.resume(Direction::Down);
+    all_came(&consumer, &relay, 604).await?;
+    relay.drain(PATIENCE).await
 }

@@ -49,6 +49,8 @@ pub(crate) struct View {
 pub(crate) enum Doing {
     /// It publishes rows that the slot does not hold.
     CatchingUp,
+    /// It passes a stream by which rows may have passed: they are listed once all of it was read.
+    Passing,
     /// It reads the stream.
     Streaming,
     /// It finishes what is in flight and publishes nothing more, because somebody paused it.
@@ -91,6 +93,7 @@ impl Relay {
             Phase::Failing(_) | Phase::Stuck(_) => Doing::Failing,
             Phase::Running if self.outgoing.is_paused() => Doing::Paused,
             Phase::Running if self.catch_up.is_some() => Doing::CatchingUp,
+            Phase::Running if self.rules.is_passing => Doing::Passing,
             Phase::Running => Doing::Streaming,
         }
     }
