@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use harness::consumer::Consumer;
+use harness::events::events;
 use harness::http::get;
 use harness::wait_until;
 use harness::workload::Workload;
@@ -14,12 +15,13 @@ use crate::setting::{PATIENCE, Setting, steady};
 
 /// Columns that no field is mapped to come, change and go; the table is written again; the types
 /// of mapped columns change into others that can be read.
-const CHANGES: [&str; 10] = [
+const CHANGES: [&str; 11] = [
     "ALTER TABLE outbox_messages ADD COLUMN note text",
     "ALTER TABLE outbox_messages ADD COLUMN weight integer NOT NULL DEFAULT 7",
     "ALTER TABLE outbox_messages RENAME COLUMN note TO remark",
     "ALTER TABLE outbox_messages ALTER COLUMN weight TYPE bigint",
     "VACUUM FULL outbox_messages",
+    "CLUSTER outbox_messages USING outbox_messages_pkey",
     "ALTER TABLE outbox_messages ALTER COLUMN aggregate_id TYPE varchar(100)",
     "ALTER TABLE outbox_messages DROP COLUMN remark",
     "ALTER TABLE outbox_messages ALTER COLUMN headers TYPE json",
@@ -334,5 +336,53 @@ async fn what_is_undone_again_is_waited_out() -> Result<()> {
         .with_context(|| format!("{:?} of {last:?}\n{}", came(&consumer), relay.log()))?;
     let repeated = consumer.total() - consumer.distinct();
     println!("{} steps, {last:?} events, {repeated} repeated", STEPS.len());
+    relay.drain(PATIENCE).await
+}
+
+/// All files of the table are copied, under a lock on it.
+#[tokio::test]
+async fn the_table_moves_to_another_tablespace_under_load() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    let load = Workload::start(&setting.database_url, steady()).await?;
+    let client = setting.client().await?;
+    // Of the whole server; gone with it.
+    let space = format!("space_{}", setting.database);
+    client.batch_execute("SET allow_in_place_tablespaces = on").await?;
+    client.batch_execute(&format!("CREATE TABLESPACE {space} LOCATION ''")).await?;
+    for to in [space.as_str(), "pg_default"] {
+        for what in ["TABLE outbox_messages", "INDEX outbox_messages_pkey"] {
+            client.batch_execute(&format!("ALTER {what} SET TABLESPACE {to}")).await?;
+            let came = consumer.wait_distinct(load.committed() + 20, PATIENCE).await;
+            came.with_context(|| format!("{what} to {to}\n{}", relay.log()))?;
+        }
+    }
+    setting.judge_load(load, consumer, &relay, 0).await?;
+    assert_eq!(relay.sessions(), 1, "it connected again:\n{}", relay.log());
+    client.batch_execute(&format!("DROP TABLESPACE {space}")).await?;
+    Ok(())
+}
+
+/// `DROP OWNED BY` takes every right of a role, in one statement, as those who remove a role do.
+#[tokio::test]
+async fn the_relays_role_loses_all_rights_and_gets_them_back() -> Result<()> {
+    let owner = Setting::bare().await?;
+    let setting = owner.with_roles().await?.set("session.backoff_max", "300ms");
+    let consumer = owner.consumer().await?;
+    let (relay, address) = setting.serve().await?;
+    owner.insert(events(1..=3, "good")).await?;
+    owner.all_marked().await?;
+    owner.sql(&format!("DROP OWNED BY {}", owner.audit_role())).await?;
+    owner.insert(events(4..=6, "good")).await?;
+    let is_unready = async || Ok(get(address, "/readyz").await?.code == 503);
+    wait_until("it to be not ready", PATIENCE, is_unready).await.with_context(|| relay.log())?;
+    let checked = setting.program.output(&["check"]).await?;
+    let told = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(!checked.status.success() && told.contains("GRANT"), "{told}");
+    owner.with_roles().await?;
+    consumer.wait_distinct(6, PATIENCE).await.with_context(|| relay.log())?;
+    owner.all_marked().await.with_context(|| relay.log())?;
+    assert!(relay.is_running(), "{}", relay.log());
     relay.drain(PATIENCE).await
 }

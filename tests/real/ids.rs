@@ -348,3 +348,46 @@ async fn rows_that_share_an_id_or_have_none_are_removed() -> Result<()> {
 async fn rows_that_share_an_id_or_have_none_are_not_marked() -> Result<()> {
     through_everything("none").await
 }
+
+/// Numbers that are none: equal to themselves in Postgres, unlike elsewhere.
+#[tokio::test]
+async fn ids_that_are_no_numbers() -> Result<()> {
+    const IDS: [&str; 4] = ["NaN", "Infinity", "-Infinity", "7"];
+    for (of, mode) in [("numeric", "update"), ("float8", "side_table"), ("float8", "delete")] {
+        let setting = Setting::bare().await?.set("audit.mode", mode).set("tables.0.name", "events");
+        let table = format!(
+            "CREATE TABLE events (id {of} PRIMARY KEY, topic text DEFAULT 'here', payload jsonb DEFAULT '1', relayed_at timestamptz)"
+        );
+        setting.sql(&table).await?;
+        let made = setting.program.output(&["init", "--declare"]).await?;
+        if of == "float8" {
+            // What a float shows is not always what it is.
+            let told = String::from_utf8_lossy(&made.stderr).into_owned();
+            ensure!(!made.status.success(), "{told}");
+            continue;
+        }
+        let consumer = setting.bound("here").await?;
+        let relay = setting.run()?;
+        for id in IDS {
+            setting.sql(&format!("INSERT INTO events (id) VALUES ('{id}')")).await?;
+        }
+        let came = crate::bare::ids(&crate::bare::arrived(&consumer, IDS.len()).await?);
+        ensure!(came == IDS, "{came:?}");
+        let marked = "SELECT count(relayed_at) = 4 FROM events";
+        setting.until("their marks", marked).await.with_context(|| relay.log())?;
+        relay.drain(PATIENCE).await?;
+        // And by a catch-up.
+        setting.sql("UPDATE events SET relayed_at = NULL").await?;
+        setting.sql("SELECT pg_drop_replication_slot(current_database())").await?;
+        let relay = setting.run()?;
+        crate::bare::arrived(&consumer, 2 * IDS.len()).await.with_context(|| relay.log())?;
+        setting.until("their marks", marked).await.with_context(|| relay.log())?;
+        for id in IDS {
+            setting.program.succeed(&["replay", &format!("--id={id}"), "--yes"]).await?;
+        }
+        crate::bare::arrived(&consumer, 3 * IDS.len()).await?;
+        setting.program.succeed(&["verify"]).await?;
+        relay.drain(PATIENCE).await?;
+    }
+    Ok(())
+}
