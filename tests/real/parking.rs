@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use harness::consumer::{self, QueueType};
-use harness::events::event;
+use harness::events::{event, events};
 use harness::scenario::{Scenario, Settings};
 use harness::wait_for;
 use lapin::options::BasicGetOptions;
@@ -65,6 +65,38 @@ async fn an_aggregate_waits_and_follows_in_order_while_others_flow() -> Result<(
     assert_eq!(came, [1, 4, 2, 3, 5, 6].map(uuid), "in the order of their commits");
     setting.all_marked().await?;
     relay.drain(PATIENCE).await?;
+    Ok(())
+}
+
+/// An aggregate of any rate is free again: behind the first several are in flight, one behind the other.
+#[tokio::test]
+async fn those_behind_the_first_are_in_flight_together_unless_the_order_is_strict() -> Result<()> {
+    for ordering in ["pipelined", "strict"] {
+        let scenario = Scenario::with(RETRIES)
+            .retries("1h")
+            .set("window.ordering", ordering)
+            .set("log.level", "trace");
+        let (setting, consumer, relay) = scenario.run("good").await?;
+        setting.insert(event(1, "late").of("a")).await?;
+        setting.parking_is(&relay, "1 parked").await?;
+        setting.insert(events(2..=4, "good").of("a")).await?;
+        setting.insert(event(5, "good").of("b")).await?;
+        setting.parking_is(&relay, "1 parked, 2 queued, 3 queued, 4 queued").await?;
+        setting.bind("late").await?;
+        setting.program.succeed(&["parked", "retry", "--id", &uuid(1)]).await?;
+        setting.parking_is(&relay, "").await?;
+        let came = ids(&arrived(&consumer, 5).await?);
+        assert_eq!(came, [5, 1, 2, 3, 4].map(uuid), "{ordering}");
+        relay.drain(PATIENCE).await?;
+        let log = relay.log();
+        let at = |what: &str, number: u32| {
+            let is_it = |line: &&str| line.contains(what) && line.contains(&uuid(number));
+            let found = log.lines().enumerate().filter(|(_, line)| is_it(line)).last();
+            found.map(|(at, _)| at).with_context(|| format!("{what} of {number}: {log}"))
+        };
+        let is_behind = at("an event is published", 3)? > at("the broker answers", 2)?;
+        assert_eq!(is_behind, ordering == "strict", "{log}");
+    }
     Ok(())
 }
 

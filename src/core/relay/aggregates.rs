@@ -34,8 +34,8 @@ enum Stand {
 }
 
 /// Events of an aggregate stand in the parking. Those that arrive meanwhile go behind them;
-/// once the first is delivered, the others follow one by one, and the hold is lifted when the
-/// parking has no more of them.
+/// once the first is delivered, the others follow, and the hold is lifted when the parking has no
+/// more of them.
 #[derive(Debug, Default)]
 struct Hold {
     turn: Turn,
@@ -70,15 +70,65 @@ enum Turn {
     Tried(VecDeque<ParkedRow>),
     /// The first of these, which were taken with one that is done with.
     Taken(VecDeque<ParkedRow>),
+    /// Several are being tried, one behind the other, as events of the stream are.
+    Flight(Flight),
+}
+
+/// Parked events of an aggregate that were handed out together, behind one that is done with.
+#[derive(Debug)]
+struct Flight {
+    /// Of which it is not known what became of them.
+    seqs: BTreeSet<i64>,
+    /// Up to here all are done with, once these are: the last of them, or before the first that was given back.
+    through: i64,
+    /// One of them was: the aggregate rests once what became of all others is known.
+    is_refused: bool,
+}
+
+impl Flight {
+    fn of(rows: &VecDeque<ParkedRow>) -> Self {
+        let seqs: BTreeSet<i64> = rows.iter().map(|row| row.seq).collect();
+        Self { through: seqs.last().copied().unwrap_or_default(), seqs, is_refused: false }
+    }
+
+    /// What follows once it is known what became of one of them.
+    fn landed(mut self, seq: i64) -> Turn {
+        self.seqs.remove(&seq);
+        match (self.seqs.is_empty(), self.is_refused) {
+            (false, _) => Turn::Flight(self),
+            (true, true) => Turn::Rests,
+            (true, false) => Turn::Next(self.through),
+        }
+    }
 }
 
 impl Hold {
-    /// It rests. Returns what was taken out of the parking and has not gone.
+    /// It rests; where several are tried, once what became of the others is known. Returns what was taken out
+    /// of the parking and has not gone.
     fn take(&mut self) -> VecDeque<ParkedRow> {
         match std::mem::take(&mut self.turn) {
             Turn::Tried(rows) | Turn::Taken(rows) => rows,
+            turn @ Turn::Flight(_) => {
+                self.turn = turn;
+                VecDeque::new()
+            }
             _ => VecDeque::new(),
         }
+    }
+
+    fn flight(&mut self) -> Option<&mut Flight> {
+        match &mut self.turn {
+            Turn::Flight(flight) => Some(flight),
+            _ => None,
+        }
+    }
+
+    /// It is known what became of one of several.
+    fn land(&mut self, seq: i64) {
+        self.turn = match std::mem::take(&mut self.turn) {
+            Turn::Flight(flight) => flight.landed(seq),
+            turn => turn,
+        };
     }
 }
 
@@ -91,8 +141,8 @@ pub(super) enum Next {
     WaitForWrite,
     /// Publish this event.
     Arrival(Arrival),
-    /// Try this event, which was taken out of the parking.
-    Taken(Box<ParkedRow>),
+    /// Try these events, which were taken out of the parking.
+    Taken(VecDeque<ParkedRow>),
     /// Ask the parking for the next behind this row.
     Claim(i64),
     /// It flows freely.
@@ -100,7 +150,7 @@ pub(super) enum Next {
 }
 
 impl Queue {
-    fn next(&mut self, written: u64) -> Next {
+    fn next(&mut self, written: u64, is_strict: bool) -> Next {
         let hold = match &mut self.stand {
             Stand::Free => return self.waiting.pop_front().map_or(Next::Free, Next::Arrival),
             Stand::Busy => return Next::Wait,
@@ -110,17 +160,24 @@ impl Queue {
             Turn::Next(_) | Turn::Unwritten { .. } if hold.given_back_op > written => {
                 Next::WaitForWrite
             }
-            Turn::Rests | Turn::Leaving | Turn::Asked { .. } | Turn::Tried(_) => Next::Wait,
+            Turn::Rests | Turn::Leaving | Turn::Asked { .. } | Turn::Tried(_) | Turn::Flight(_) => {
+                Next::Wait
+            }
             Turn::Unwritten { written: before, .. } if *before >= written => Next::WaitForWrite,
             Turn::Next(after) | Turn::Unwritten { after, .. } => {
                 let after = *after;
                 hold.turn = Turn::Asked { after, written };
                 Next::Claim(after)
             }
-            Turn::Taken(rows) => {
+            Turn::Taken(rows) if is_strict || rows.len() == 1 => {
                 let first = rows.pop_front();
                 hold.turn = Turn::Tried(std::mem::take(rows));
-                first.map_or(Next::Wait, |row| Next::Taken(Box::new(row)))
+                first.map_or(Next::Wait, |row| Next::Taken(VecDeque::from([row])))
+            }
+            Turn::Taken(rows) => {
+                let rows = std::mem::take(rows);
+                hold.turn = Turn::Flight(Flight::of(&rows));
+                Next::Taken(rows)
             }
         }
     }
@@ -275,15 +332,47 @@ impl Aggregates {
         queue.stand = Stand::Held(Hold { turn, ..Hold::default() });
     }
 
-    /// Its first event was parked, or tried and refused, which is to be written as `op`: it
+    /// Its first event was parked, or `seq` was tried and refused, which is to be written as `op`: it
     /// waits for its time. What waits in memory is to be parked by the caller, and what is returned was taken
     /// for nothing.
     #[must_use]
-    pub(super) fn rest(&mut self, aggregate: &Aggregate, op: u64) -> VecDeque<ParkedRow> {
+    pub(super) fn rest(
+        &mut self,
+        aggregate: &Aggregate,
+        seq: Option<i64>,
+        op: u64,
+    ) -> VecDeque<ParkedRow> {
         let queue = self.queues.entry(aggregate.clone()).or_default();
-        let taken = queue.hold().map(Hold::take).unwrap_or_default();
-        queue.stand = Stand::Held(Hold { head_op: op, last_op: op, ..Hold::default() });
+        let mut taken = VecDeque::new();
+        let (mut turn, mut given_back_op) = (Turn::default(), 0);
+        if let Some(hold) = queue.hold() {
+            taken = hold.take();
+            if let (Some(seq), Some(flight)) = (seq, hold.flight()) {
+                flight.is_refused = true;
+                hold.land(seq);
+            }
+            (turn, given_back_op) = (std::mem::take(&mut hold.turn), hold.given_back_op);
+        }
+        let hold = Hold { turn, head_op: op, last_op: op, given_back_op, ..Hold::default() };
+        queue.stand = Stand::Held(hold);
         taken
+    }
+
+    fn flight(&self, key: &str) -> Option<&Flight> {
+        match self.queues.get(key).map(|queue| &queue.stand) {
+            Some(Stand::Held(Hold { turn: Turn::Flight(flight), .. })) => Some(flight),
+            _ => None,
+        }
+    }
+
+    /// Several parked events of it are being tried.
+    pub(super) fn is_in_flight(&self, key: &str) -> bool {
+        self.flight(key).is_some()
+    }
+
+    /// One of several that are being tried was refused.
+    pub(super) fn is_flight_refused(&self, key: &str) -> bool {
+        self.flight(key).is_some_and(|flight| flight.is_refused)
     }
 
     /// An event was put behind others in the parking, which is to be written as `op`.
@@ -297,20 +386,32 @@ impl Aggregates {
     /// may go.
     pub(super) fn done(&mut self, key: &str, seq: i64, op: u64) {
         if let Some(hold) = self.queues.get_mut(key).and_then(Queue::hold) {
+            hold.head_op = op;
+            if hold.flight().is_some() {
+                return hold.land(seq);
+            }
             let taken = hold.take();
             hold.turn = if taken.is_empty() { Turn::Next(seq) } else { Turn::Taken(taken) };
-            hold.head_op = op;
         }
     }
 
     /// A parked event of it is not tried now, which is to be written as `op`: the next look
     /// finds it again. What is returned was taken with it, and is not tried either.
     #[must_use]
-    pub(super) fn withdraw(&mut self, key: &str, op: u64) -> VecDeque<ParkedRow> {
+    pub(super) fn withdraw(&mut self, key: &str, seq: i64, op: u64) -> VecDeque<ParkedRow> {
         let Some(hold) = self.queues.get_mut(key).and_then(Queue::hold) else {
             return VecDeque::new();
         };
         hold.head_op = op;
+        if let Some(flight) = hold.flight() {
+            flight.through = flight.through.min(seq - 1);
+            flight.seqs.remove(&seq);
+            // With nothing more in flight, the next look finds it.
+            if flight.seqs.is_empty() {
+                hold.turn = Turn::Rests;
+            }
+            hold.given_back_op = op;
+        }
         hold.take()
     }
 
@@ -403,9 +504,9 @@ impl Aggregates {
     }
 
     /// What an aggregate does next, with as much written as `written`.
-    pub(super) fn next(&mut self, key: &str, written: u64) -> Next {
+    pub(super) fn next(&mut self, key: &str, written: u64, is_strict: bool) -> Next {
         let Some(queue) = self.queues.get_mut(key) else { return Next::Free };
-        let next = queue.next(written);
+        let next = queue.next(written, is_strict);
         match &next {
             Next::Arrival(arrival) => {
                 self.waiting -= 1;
@@ -474,20 +575,80 @@ mod tests {
         let aggregate = Aggregate::new(Some("order"), Some("7")).unwrap();
         let key: &str = aggregate.borrow();
         let mut all = Aggregates::default();
-        assert!(all.rest(&aggregate, 1).is_empty());
+        assert!(all.rest(&aggregate, None, 1).is_empty());
         assert!(all.look_for_first(key, 1));
-        assert!(matches!(all.next(key, 1), Next::Claim(0)));
+        assert!(matches!(all.next(key, 1, true), Next::Claim(0)));
         let rows = [3, 4, 5].map(row).into();
         assert!(all.claimed(key, Head::Claimed { rows, is_tail: true }).is_empty());
-        assert!(matches!(all.next(key, 1), Next::Taken(row) if row.seq == 3));
-        assert!(matches!(all.next(key, 1), Next::Wait));
+        assert!(matches!(all.next(key, 1, true), Next::Taken(rows) if rows[0].seq == 3));
+        assert!(matches!(all.next(key, 1, true), Next::Wait));
         all.done(key, 3, 2);
-        assert!(matches!(all.next(key, 1), Next::Taken(row) if row.seq == 4));
+        assert!(matches!(all.next(key, 1, true), Next::Taken(rows) if rows[0].seq == 4));
         let taken = all.take_untried();
         assert_eq!(taken.iter().map(|(_, rows)| rows.len()).collect::<Vec<_>>(), [1]);
         all.given_back(key, 3);
         all.done(key, 4, 4);
-        assert!(matches!(all.next(key, 2), Next::WaitForWrite));
-        assert!(matches!(all.next(key, 3), Next::Claim(4)));
+        assert!(matches!(all.next(key, 2, true), Next::WaitForWrite));
+        assert!(matches!(all.next(key, 3, true), Next::Claim(4)));
+    }
+
+    /// The parked events of one aggregate, of which the first is delivered, and 4 to 6 taken behind it.
+    fn in_flight(aggregate: &Aggregate) -> Aggregates {
+        let key: &str = aggregate.borrow();
+        let mut all = Aggregates::default();
+        assert!(all.rest(aggregate, None, 1).is_empty());
+        assert!(all.look_for_first(key, 1));
+        assert!(matches!(all.next(key, 1, false), Next::Claim(0)));
+        let head = Head::Claimed { rows: [3].map(row).into(), is_tail: false };
+        assert!(all.claimed(key, head).is_empty());
+        assert!(matches!(all.next(key, 1, false), Next::Taken(rows) if rows.len() == 1));
+        all.done(key, 3, 2);
+        assert!(matches!(all.next(key, 1, false), Next::Claim(3)));
+        let rows = [4, 5, 6].map(row).into();
+        assert!(all.claimed(key, Head::Claimed { rows, is_tail: true }).is_empty());
+        assert!(matches!(all.next(key, 1, false), Next::Taken(rows) if rows.len() == 3));
+        assert!(matches!(all.next(key, 1, false), Next::Wait));
+        all
+    }
+
+    #[test]
+    fn behind_one_that_is_delivered_several_go_at_once() {
+        let aggregate = Aggregate::new(Some("order"), Some("7")).unwrap();
+        let key: &str = aggregate.borrow();
+        let mut all = in_flight(&aggregate);
+        for (seq, op) in [(4, 3), (6, 4)] {
+            all.done(key, seq, op);
+            assert!(matches!(all.next(key, 9, false), Next::Wait), "5 is in flight");
+        }
+        all.done(key, 5, 5);
+        assert!(matches!(all.next(key, 9, false), Next::Claim(6)));
+    }
+
+    #[test]
+    fn behind_one_that_is_refused_nothing_follows() {
+        let aggregate = Aggregate::new(Some("order"), Some("7")).unwrap();
+        let key: &str = aggregate.borrow();
+        let mut all = in_flight(&aggregate);
+        assert!(all.rest(&aggregate, Some(4), 3).is_empty());
+        assert!(!all.look_for_first(key, 9), "others are in flight");
+        assert!(all.is_flight_refused(key));
+        assert!(all.withdraw(key, 6, 4).is_empty());
+        all.done(key, 5, 5);
+        assert!(matches!(all.next(key, 9, false), Next::Wait), "it rests");
+        assert!(all.look_for_first(key, 5));
+        assert!(matches!(all.next(key, 3, false), Next::WaitForWrite), "6 is not given back yet");
+        assert!(matches!(all.next(key, 5, false), Next::Claim(0)));
+    }
+
+    #[test]
+    fn what_is_given_back_of_several_is_claimed_again_behind_the_others() {
+        let aggregate = Aggregate::new(Some("order"), Some("7")).unwrap();
+        let key: &str = aggregate.borrow();
+        let mut all = in_flight(&aggregate);
+        assert!(all.withdraw(key, 5, 3).is_empty());
+        assert!(all.withdraw(key, 6, 4).is_empty());
+        all.done(key, 4, 5);
+        assert!(matches!(all.next(key, 3, false), Next::WaitForWrite));
+        assert!(matches!(all.next(key, 5, false), Next::Claim(4)));
     }
 }

@@ -248,14 +248,15 @@ impl Relay {
     ) {
         let key: &str = std::borrow::Borrow::borrow(aggregate);
         loop {
-            match self.aggregates.next(key, self.recorder.written()) {
+            let is_strict = self.rules.is_strict;
+            match self.aggregates.next(key, self.recorder.written(), is_strict) {
                 Next::Wait | Next::WaitForWrite | Next::Free => return,
                 Next::Claim(after) if !self.phase.is_ending() && !self.outgoing.is_paused() => {
                     return self.claim(aggregate, after, effects);
                 }
                 // The first look after the pause finds it again.
                 Next::Claim(_) => return self.aggregates.let_rest(key),
-                Next::Taken(row) => return self.retry(now, *row),
+                Next::Taken(rows) => return rows.into_iter().for_each(|row| self.retry(now, row)),
                 Next::Arrival(mut arrival) => {
                     let is_strict = self.rules.is_strict && !self.is_of_stream(&arrival.mapping);
                     if is_strict {

@@ -127,12 +127,14 @@ impl Outgoing {
         self.ready.pop_front()
     }
 
-    /// Takes out the parked events that are ready, since they are not to be sent now.
-    pub(super) fn take_parked(&mut self) -> Vec<Arrival> {
+    /// Takes out the parked events of a kind that are ready, since they are not to be sent now.
+    pub(super) fn take_parked(&mut self, is_it: impl Fn(&Arrival) -> bool) -> Vec<Arrival> {
         if self.ready.is_empty() {
             return Vec::new();
         }
-        let is_parked = |ready: &Outbound| matches!(ready.arrival.source, Source::Parked { .. });
+        let is_parked = |ready: &Outbound| {
+            matches!(ready.arrival.source, Source::Parked { .. }) && is_it(&ready.arrival)
+        };
         let (parked, kept): (Vec<Outbound>, Vec<Outbound>) =
             std::mem::take(&mut self.ready).into_iter().partition(is_parked);
         self.ready = kept.into();

@@ -267,6 +267,20 @@ impl Relay {
         for (aggregate, taken) in self.aggregates.take_untried() {
             self.give_back(now, &aggregate, taken);
         }
+        let aggregates = &self.aggregates;
+        let is_it = |aggregate: &Aggregate| aggregates.is_in_flight(aggregate.borrow());
+        let ready = self.outgoing.take_parked(|arrival| arrival.waiter.as_ref().is_some_and(is_it));
+        self.withdraw_all(now, ready);
+    }
+
+    /// A parked event of an aggregate was refused: those of it that were taken behind it and have not gone
+    /// do not pass it.
+    pub(super) fn stop_flight(&mut self, now: Duration, aggregate: &Aggregate) {
+        if !self.aggregates.is_in_flight(aggregate.borrow()) {
+            return;
+        }
+        let ready = self.outgoing.take_parked(|arrival| arrival.waiter.as_ref() == Some(aggregate));
+        self.withdraw_all(now, ready);
     }
 
     /// The parking answered for events that nobody waits for: some may have been taken out.
@@ -286,7 +300,10 @@ impl Relay {
 
     /// Tries a parked event that was claimed.
     pub(super) fn retry(&mut self, now: Duration, row: ParkedRow) {
-        if self.phase.is_ending() || self.outgoing.is_paused() {
+        let waiter = row.aggregate.as_ref().filter(|_| row.is_holding);
+        let is_refused =
+            waiter.is_some_and(|waiter| self.aggregates.is_flight_refused(waiter.borrow()));
+        if self.phase.is_ending() || self.outgoing.is_paused() || is_refused {
             let waiter = row.aggregate.filter(|_| row.is_holding);
             return self.withdraw(now, (row.seq, row.row.table), row.id, waiter.as_ref());
         }
@@ -331,7 +348,7 @@ impl Relay {
     ) {
         let op = self.withdrawn(now, seq, table, id);
         if let Some(aggregate) = waiter {
-            let taken = self.aggregates.withdraw(aggregate.borrow(), op);
+            let taken = self.aggregates.withdraw(aggregate.borrow(), seq, op);
             self.give_back(now, aggregate, taken);
         }
     }
@@ -346,7 +363,12 @@ impl Relay {
     /// Parked events that were claimed and have not gone are not sent any more: the relay is
     /// paused, or about to end, and what an operator does meanwhile is to count.
     pub(super) fn withdraw_ready(&mut self, now: Duration) {
-        for arrival in self.outgoing.take_parked() {
+        let ready = self.outgoing.take_parked(|_| true);
+        self.withdraw_all(now, ready);
+    }
+
+    fn withdraw_all(&mut self, now: Duration, arrivals: Vec<Arrival>) {
+        for arrival in arrivals {
             let Source::Parked { seq, .. } = arrival.source else { continue };
             let place = (seq, arrival.mapping.table);
             self.withdraw(now, place, arrival.id, arrival.waiter.as_ref());

@@ -180,6 +180,9 @@ impl Relay {
             self.span(now, &arrival, Some(&refusal));
         }
         self.count_refused(&refusal);
+        if let (Source::Parked { .. }, Some(aggregate)) = (&arrival.source, &arrival.waiter) {
+            self.stop_flight(now, aggregate);
+        }
         let case = self.case(&arrival, dead_letter.is_some());
         let (rules, position) = (&self.rules.parking, arrival.position);
         let is_limit_reached =
@@ -303,7 +306,7 @@ impl Relay {
         let outcome = AttemptOutcome::Refused { attempts, state, refusal };
         let op = self.attempted(now, tried.seq, tried.table, tried.id, outcome);
         if let Some(aggregate) = tried.waiter {
-            self.rest(now, &aggregate, op);
+            self.rest(now, &aggregate, Some(tried.seq), op);
         }
     }
 
@@ -362,14 +365,14 @@ impl Relay {
         self.settle(now, number);
         match aggregate {
             Some(aggregate) if is_behind => self.aggregates.put_behind(aggregate.borrow(), op),
-            Some(aggregate) if is_holding => self.rest(now, &aggregate, op),
+            Some(aggregate) if is_holding => self.rest(now, &aggregate, None, op),
             _ => {}
         }
     }
 
     /// An aggregate waits behind a parked event: what waited in memory goes there too.
-    fn rest(&mut self, now: Duration, aggregate: &Aggregate, op: u64) {
-        let taken = self.aggregates.rest(aggregate, op);
+    fn rest(&mut self, now: Duration, aggregate: &Aggregate, seq: Option<i64>, op: u64) {
+        let taken = self.aggregates.rest(aggregate, seq, op);
         self.give_back(now, aggregate, taken);
         self.park_waiting(now, aggregate);
     }

@@ -162,10 +162,21 @@ impl Ledger {
         self.dead.insert(place);
     }
 
-    /// Rule: what waits behind a parked event of its aggregate is not published.
-    pub(crate) fn check_hold(&self, place: usize, postgres: &Postgres, parked: &BTreeSet<usize>) {
+    /// Rule: what waits behind a parked event of its aggregate is not published, but for what follows parked
+    /// events that are in flight on the same channel.
+    pub(crate) fn check_hold(
+        &self,
+        place: usize,
+        postgres: &Postgres,
+        parked: &BTreeSet<usize>,
+        in_flight: &BTreeSet<usize>,
+    ) {
         let event = &postgres.events[place];
-        for earlier in self.unaccepted.range(..place).filter(|place| parked.contains(place)) {
+        let is_parked = parked.contains(&place);
+        let is_waited_for = |earlier: &&usize| {
+            parked.contains(earlier) && !(is_parked && in_flight.contains(earlier))
+        };
+        for earlier in self.unaccepted.range(..place).filter(is_waited_for) {
             assert!(
                 postgres.events[*earlier].aggregate != event.aggregate,
                 "event {place} is published while event {earlier} of its aggregate is parked"

@@ -94,7 +94,11 @@ impl World {
             if self.mode.is_holding {
                 let mut holding = self.postgres.parking.holding();
                 holding.extend(&watch.parking);
-                self.ledger.check_hold(place, &self.postgres, &holding);
+                let number = |number: &u64| usize::try_from(*number).unwrap();
+                // With strict ordering nothing is behind anything in flight.
+                let in_flight = watch.unconfirmed.keys().filter(|_| !self.mode.is_strict);
+                let in_flight = in_flight.map(|it| watch.published[number(it)]).collect();
+                self.ledger.check_hold(place, &self.postgres, &holding, &in_flight);
             }
             let is_of_stream = self.mode.is_of_stream(&self.postgres.events[place]);
             if self.mode.is_strict && self.mode.is_holding && !is_of_stream {
