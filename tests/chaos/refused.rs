@@ -301,6 +301,8 @@ async fn bad_row(
     stage.felt(&[why], 0).await;
     stage.relay.drain(round.patience()).await?;
     stage.setting.env(name, value);
+    // What is over a limit has failed, and is not tried again by itself.
+    stage.setting.program.succeed(&["parked", "retry", "--aggregate", "order/bad"]).await?;
     stage.run()?;
     stage.repaired().await?;
     stage.judge_with(Allowed::default(), bad).await

@@ -53,7 +53,7 @@ async fn caught_up(round: Round, breaks: &str, (says, repair): (&str, &str)) -> 
 pub async fn publication_dropped(round: Round) -> Result<Outcome> {
     let repair = "CREATE PUBLICATION pgoutbox FOR TABLE outbox_messages
         WITH (publish = 'insert', publish_via_partition_root)";
-    caught_up(round, "DROP PUBLICATION pgoutbox", ("does not exist hint=", repair)).await
+    caught_up(round, "DROP PUBLICATION pgoutbox", ("does not exist cause=", repair)).await
 }
 
 /// With its rows, as by a migration that recreates it; the publication covers it no longer.
