@@ -2,7 +2,7 @@
 -- some may be in flight. A new number where there is none, or
 -- where it is to be renewed: then what is sent again is there again. In microseconds: two names of one second must
 -- differ, or the broker drops what is sent under the second. Waits for the disk, before anything is sent.
---   psql -v slot=pgoutbox -v session=00000000-0000-4000-8000-000000000000 -v renews=false -v routes='{"public.outbox_messages": {"stream": "orders"}}' -f progress/publishing_name.sql
+--   psql -v slot=pgoutbox -v session=00000000-0000-4000-8000-000000000000 -v renews=false -v routes='[{"of": "public.outbox_messages", "to": {"stream": "orders"}}]' -f progress/publishing_name.sql
 UPDATE pgoutbox.progress
    SET publishing_epoch = CASE WHEN :'renews'::boolean OR publishing_epoch IS NULL
                                THEN greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, publishing_epoch + 1)

@@ -14,26 +14,30 @@ use serde_json::{Value, json};
 use crate::config::{Config, Table};
 use crate::error::Fault;
 
-/// Where events go, by their source; a table that a pattern found goes where the pattern says.
+/// Where events go, source by source. A table that a pattern found goes where the pattern says: the first that
+/// matches, so their order counts.
 pub(super) fn of(config: &Config) -> Value {
     let is_found = |source: &Table| {
         let found = &config.found;
         found.iter().any(|it| it.schema == source.schema && it.name == source.name)
     };
     let all = config.sources().filter(|source| source.is_pattern || !is_found(source));
-    Value::Object(all.map(|source| (source.title(), route(source))).collect())
+    all.map(|source| json!({"of": source.title(), "to": route(source)})).collect()
 }
 
 fn route(source: &Table) -> Value {
     let Some(sink) = &source.stream else { return Value::Null };
     let columns = &source.columns;
+    // Which rows are passed over, though they have ids like others.
+    let passed_over = format!("{:?} {:?} {:?}", source.rule, source.audit_mode, source.mark);
     match sink.is_super {
         true => json!({
             "super_stream": *sink.name,
             "partitions": sink.partitions.len(),
             "by": [columns.aggregate_id.name, columns.id.name],
+            "passed_over": passed_over,
         }),
-        false => json!({"stream": *sink.name}),
+        false => json!({"stream": *sink.name, "passed_over": passed_over}),
     }
 }
 
@@ -63,7 +67,7 @@ pub(super) fn have_changed(before: Option<&str>, now: &Value) -> Result<bool, Fa
 
 /// How many partitions each super stream has.
 fn partitions(routes: &Value) -> BTreeMap<&str, u64> {
-    let all = routes.as_object().into_iter().flat_map(serde_json::Map::values);
+    let all = routes.as_array().into_iter().flatten().filter_map(|it| it.get("to"));
     all.filter_map(|it| Some((it.get("super_stream")?.as_str()?, it.get("partitions")?.as_u64()?)))
         .collect()
 }
@@ -73,18 +77,25 @@ mod tests {
     use super::*;
 
     fn orders(partitions: u64, by: &str) -> Value {
-        json!({"public.a": {"super_stream": "orders", "partitions": partitions, "by": [by, "id"]}})
+        let to = json!({"super_stream": "orders", "partitions": partitions, "by": [by, "id"]});
+        json!([{"of": "public.a", "to": to}])
+    }
+
+    fn each(routes: &[(&str, Value)]) -> Value {
+        routes.iter().map(|(of, to)| json!({"of": of, "to": to})).collect()
     }
 
     #[test]
     fn another_way_is_noticed() {
-        let one = json!({"public.a": {"stream": "s"}, "public.b": {"stream": "t"}});
+        let (s, t) = (json!({"stream": "s"}), json!({"stream": "t"}));
+        let one = each(&[("public.a", s.clone()), ("public.*", t.clone())]);
         let spread = orders(3, "aggregate_id");
         let others = [
-            json!({"public.a": {"stream": "t"}, "public.b": {"stream": "t"}}),
-            json!({"public.a": null, "public.b": {"stream": "t"}}),
-            json!({"public.a": {"stream": "s"}}),
-            json!({"public.a": {"stream": "s"}, "public.b": {"stream": "t"}, "message:m": {"stream": "s"}}),
+            each(&[("public.a", t.clone()), ("public.*", t.clone())]),
+            each(&[("public.a", Value::Null), ("public.*", t.clone())]),
+            each(&[("public.*", t.clone()), ("public.a", s.clone())]),
+            each(&[("public.a", s.clone())]),
+            each(&[("public.a", s.clone()), ("public.*", t), ("message:m", s)]),
             spread.clone(),
             orders(3, "customer"),
         ];
