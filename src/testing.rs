@@ -57,7 +57,8 @@ pub mod core {
     /// See `crate::core::relay`.
     pub mod relay {
         pub use crate::core::relay::{
-            CatchUpCursor, Effect, End, Input, Memory, Relay, Resolution, Rules,
+            CatchUpCursor, Effect, End, Input, KnownName, LookAhead, LookedAhead, Memory, Naming,
+            Relay, Resolution, Rules,
         };
 
         /// See `crate::core::relay::marks`.

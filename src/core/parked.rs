@@ -10,7 +10,7 @@ use postgres_types::PgLsn;
 
 use crate::core::event::pgoutput::{StoredRow, Tuple};
 use crate::core::event::relation::Mapping;
-use crate::core::event::{Position, Refusal};
+use crate::core::event::{Position, PublishingPlace, Refusal};
 
 /// The key within which order holds: type and id, whatever table the event is of.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -293,7 +293,7 @@ impl ParkingBatch {
 #[derive(Debug)]
 struct Unsafe {
     number: u64,
-    position: Position,
+    place: PublishingPlace,
     /// Where it is in the WAL, once written.
     written: Option<PgLsn>,
 }
@@ -312,9 +312,9 @@ pub(crate) struct UnwrittenBatch {
 }
 
 impl UnwrittenBatch {
-    /// An event is put aside; returns how much is to be written until here.
-    pub(crate) fn park(&mut self, park: Park) -> u64 {
-        self.open.push(Unsafe { number: park.number, position: park.position, written: None });
+    /// An event is put aside, at this place; returns how much is to be written until here.
+    pub(crate) fn park(&mut self, park: Park, place: PublishingPlace) -> u64 {
+        self.open.push(Unsafe { number: park.number, place, written: None });
         self.bytes += park.tuple.size();
         self.next.parks.push(park);
         self.pushed += 1;
@@ -323,8 +323,13 @@ impl UnwrittenBatch {
 
     /// An event that an earlier session put aside came again. That is known from this place of
     /// the WAL, and may be lost in a crash as what this session writes may be.
-    pub(crate) fn parked_before(&mut self, number: u64, position: Position, written_lsn: PgLsn) {
-        self.open.push(Unsafe { number, position, written: Some(written_lsn) });
+    pub(crate) fn parked_before(
+        &mut self,
+        number: u64,
+        place: PublishingPlace,
+        written_lsn: PgLsn,
+    ) {
+        self.open.push(Unsafe { number, place, written: Some(written_lsn) });
     }
 
     /// A parked event was tried; returns how much is to be written until here.
@@ -397,7 +402,7 @@ impl UnwrittenBatch {
     }
 
     /// The first place of an event that is put aside and may still be lost.
-    pub(crate) fn first_unsafe(&self) -> Option<Position> {
-        self.open.iter().map(|open| open.position).min()
+    pub(crate) fn first_unsafe(&self) -> Option<PublishingPlace> {
+        self.open.iter().map(|open| open.place).min_by_key(|place| place.position)
     }
 }

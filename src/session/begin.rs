@@ -28,7 +28,7 @@ use super::work::Session;
 use crate::board::Board;
 use crate::config::{Broker, Config, Table};
 use crate::core::event::Position;
-use crate::core::relay::{self, Memory, Relay, Rules};
+use crate::core::relay::{self, KnownName, Memory, Naming, Relay, Rules};
 use crate::error::{Fault, Side, codes};
 use crate::otlp;
 use crate::postgres;
@@ -36,6 +36,7 @@ use crate::postgres::identity::new_session;
 use crate::postgres::marker::Marker;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::rabbitmq::sink::Sink;
+use crate::rabbitmq::stream::StreamPublisher;
 use crate::slot::catch_up::{self, CatchUp};
 use crate::slot::{self, Coverage, FormerOutbox, Prerequisites, record_coverage};
 
@@ -106,6 +107,8 @@ struct PrepareStep {
     outboxes: Vec<OutboxTable>,
     away: Vec<FormerOutbox>,
     marker: Marker,
+    /// For what is looked before anything is published.
+    look_ahead: Option<relay::LookAhead>,
 }
 
 impl Session {
@@ -229,15 +232,20 @@ impl RecallStep {
         let session = &self.owner.session;
         let marker = Marker::prepare(client, &config, &outboxes, identity, session);
         let marker = answered(&config, marker).await?;
-        self.name(given).await?;
-        Ok(PrepareStep { recalled: self, config, outboxes, away, marker })
+        let look_ahead = self.name(given, past).await?;
+        Ok(PrepareStep { recalled: self, config, outboxes, away, marker, look_ahead })
     }
 
-    /// Gives the streams the name under which they know events again.
-    async fn name(&mut self, given: Setup<'_>) -> Result<(), Fault> {
+    /// Gives the streams the name under which they know events again. Returns for what the session is to look
+    /// first, and does not where nothing is published yet.
+    async fn name(
+        &mut self,
+        given: Setup<'_>,
+        past: &Past,
+    ) -> Result<Option<relay::LookAhead>, Fault> {
         let Setup { config, .. } = given;
         let Owner { connected, taken, session } = &mut self.owner;
-        let Some(streams) = connected.publisher.streams() else { return Ok(()) };
+        let Some(streams) = connected.publisher.streams() else { return Ok(None) };
         let own = RowOwner { identity: &taken.identity, session, has_messages: taken.has_messages };
         let now = routes::of(config);
         if routes::have_changed(self.known.routes.as_deref(), &now)? {
@@ -246,16 +254,27 @@ impl RecallStep {
             );
             self.known.is_doubtful = true;
         }
-        let is_doubtful = self.known.is_doubtful;
-        let named = publishing_name(given.client(), given.slot(), own, is_doubtful, &now);
+        let (naming, highest) =
+            naming(given, &self.known, self.catch_up.is_some(), own, past, streams).await?;
+        if let (Naming::LookAhead, Some(highest), Some(name)) = (naming, highest, self.known.name) {
+            info!(
+                highest,
+                "Postgres was started since: whether the last event of the stream is in its WAL is looked first"
+            );
+            let end = self.known.end_on_disk;
+            return Ok(Some(relay::LookAhead::new(highest, name.started, end)));
+        }
+        let renews = naming != Naming::Keep;
+        let named = publishing_name(given.client(), given.slot(), own, renews, &now);
         let reference = answered(config, named).await?;
         // Ids that an earlier session used and nobody knows of follow from what was committed by then.
         let ceiling = relay::ids::ceiling(Position::after_commit(self.known.end));
         let last = self.known.memory.publishing_id;
-        let is_known = !self.known.is_doubtful && config.are_all_to_streams();
+        let is_known = !renews && config.are_all_to_streams();
         let expected = if is_known { last } else { 0 };
         let named = streams.name(&config.amqp, &reference, (ceiling.max(last), expected)).await;
-        named.map_err(|fault| fault.on(Side::Broker))
+        named.map_err(|fault| fault.on(Side::Broker))?;
+        Ok(None)
     }
 
     /// The tables that were configured under another name, and are read to their end.
@@ -290,7 +309,7 @@ impl PrepareStep {
         if !self.recalled.is_quiet {
             self.say(broker, &memory);
         }
-        let Self { recalled, config, outboxes, marker, .. } = self;
+        let Self { recalled, config, outboxes, marker, look_ahead, .. } = self;
         let RecallStep { owner, known, catch_up, is_quiet } = recalled;
         let Owner { connected: BrokerStep { preflighted, publisher }, taken, session: id } = owner;
         let SlotLease { wal, identity, has_messages, blocked } = taken;
@@ -298,6 +317,7 @@ impl PrepareStep {
         let listed = catch_up.as_ref().map(|it| relay::CatchUpCursor::new(it.consistent_lsn));
         let mut relay = Relay::new(rules, memory, listed);
         relay.set_clock(postgres::now_micros());
+        look_ahead.into_iter().for_each(|it| relay.look_ahead(it));
         let spans = past.spans.clone().map(|queue| {
             relay.make_spans();
             let server = otlp::SpanServer { address: broker.host.clone(), port: broker.port };
@@ -328,6 +348,7 @@ impl PrepareStep {
             gap: known.gap,
             reached,
             began: Instant::now(),
+            started: known.name.map_or(0, |name| name.started),
             effects: Vec::new(),
             blocked,
             jobs: Jobs {
@@ -399,6 +420,43 @@ impl PrepareStep {
             info!("{}", slot::MESSAGES);
         }
     }
+}
+
+/// What follows for the name of before, and the highest id that the broker has under it.
+async fn naming(
+    given: Setup<'_>,
+    known: &progress_row::SlotMemory,
+    is_catching_up: bool,
+    own: RowOwner<'_>,
+    past: &Past,
+    streams: &StreamPublisher,
+) -> Result<(Naming, Option<u64>), Fault> {
+    let before = known.name.and_then(|it| Some((it, it.reference(given.slot(), own.identity)?)));
+    let Some((name, reference)) = before else { return Ok((Naming::Doubt, None)) };
+    let looked = past.looked_ahead.filter(|(started, _)| *started == name.started);
+    let known = KnownName {
+        // A list has no ids, and comes before the stream.
+        is_doubtful: known.is_doubtful || !name.is_same_start && is_catching_up,
+        is_same_start: name.is_same_start,
+        settled: name.settled,
+        end: known.end,
+        looked: looked.map(|(_, found)| found),
+    };
+    let highest = match known.needs_highest() {
+        true => streams.highest(&given.config.amqp, &reference).await,
+        false => Ok(None),
+    };
+    let highest = highest.map_err(|fault| fault.on(Side::Broker))?;
+    let naming = known.decide(highest);
+    if naming == Naming::Doubt && highest.is_some() {
+        warn!(
+            hint = "look for consumers that must know of it; what the lost history had delivered stays in the stream",
+            name = reference,
+            highest,
+            "the stream holds events that are not in the WAL of this server, which was restored from a copy: events go there under another name"
+        );
+    }
+    Ok((naming, highest))
 }
 
 /// The first of them, and how many more there are: a database may have thousands.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use postgres_types::PgLsn;
 
-use crate::core::relay::Memory;
+use crate::core::relay::{LookedAhead, Memory};
 use crate::otlp;
 use crate::postgres::identity::Identity;
 use crate::slot::{Coverage, KnownPartitions};
@@ -17,6 +17,8 @@ pub(crate) struct Past {
     pub(super) coverage: Option<Coverage>,
     /// Why the session ended in order, where another is to begin.
     pub(crate) renewal: Option<String>,
+    /// What the last session has found that looked ahead, and when the server was started on which it did.
+    pub(super) looked_ahead: Option<(i64, LookedAhead)>,
     /// Tables that were left out: what of them was in the stream is passed.
     pub(super) passed_over: BTreeSet<u32>,
     /// Partitions that hold nothing that no stream brings.

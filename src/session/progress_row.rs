@@ -112,6 +112,44 @@ pub(super) struct SlotMemory {
     pub(super) is_doubtful: bool,
     /// Which streams events went to that may be in flight.
     pub(super) routes: Option<String>,
+    /// Of the name that streams are published to under; `None` where there is no stream.
+    pub(super) name: Option<NameInRow>,
+}
+
+/// What the row says of the name that streams are published to under.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NameInRow {
+    epoch: Option<i64>,
+    /// The server runs on since the name was found to be right.
+    pub(super) is_same_start: bool,
+    /// When the server was started, in microseconds since 2000-01-01 UTC.
+    pub(super) started: i64,
+    /// The publishing id of the last event before the place of the row.
+    pub(super) settled: u64,
+}
+
+impl NameInRow {
+    async fn read(client: &Client, slot: &str, settled: u64) -> Result<Option<Self>, Fault> {
+        let rows =
+            query(client, &sql::render(sql::PROGRESS_KNOWN_NAME, &[("slot", slot)])?).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(Some(Self {
+            epoch: column(row, "publishing_epoch")?,
+            is_same_start: column(row, "is_same_start")?,
+            started: column(row, "started")?,
+            settled,
+        }))
+    }
+
+    /// The name; `None` where there is none yet.
+    pub(super) fn reference(&self, slot: &str, identity: &Identity) -> Option<String> {
+        self.epoch.map(|epoch| reference(slot, identity, epoch))
+    }
+}
+
+fn reference(slot: &str, identity: &Identity, epoch: i64) -> String {
+    let Identity { system_identifier, timeline } = identity;
+    format!("pgoutbox/{slot}/{system_identifier}/{timeline}/{epoch}")
 }
 
 /// Who asks, and writes: the server, and the session's id.
@@ -190,6 +228,11 @@ impl Row {
 }
 
 impl Row {
+    /// Other tables, or another publication: it may bring other changes of the same transactions.
+    fn is_asked_otherwise(&self, coverage: &Coverage) -> bool {
+        self.coverage.is_none_or(|kept| Digest::of(kept).asked != coverage.digest().asked)
+    }
+
     /// What is remembered, where the row says more. Of the same place this process may know a later id.
     fn extend(&self, memory: &mut Memory) {
         if self.position > memory.delivered {
@@ -230,9 +273,7 @@ pub(super) async fn recall(
         past.reconcile.as_ref().map(Trigger::now);
         same = None;
     }
-    if let Some(row) = same {
-        row.extend(&mut memory);
-    }
+    let name = remember_by_row(config, client, same, &mut memory).await?;
     let mut durable = same.map_or(PgLsn::from(0), |row| row.position.commit_lsn);
     let why = match row.as_ref().filter(|_| !is_ahead) {
         Some(row) => why_gap(config, past, row, identity, place, coverage),
@@ -269,9 +310,32 @@ pub(super) async fn recall(
     }
     remember_coverage(past, client, slot, gap.is_some()).await;
     // Where events are counted otherwise, or the server is not what it was, an id may stand for another event.
-    let is_doubtful = gap.is_some() || is_ahead || is_moved || is_forgotten || !is_counted;
+    let is_otherwise = row.as_ref().is_some_and(|row| row.is_asked_otherwise(coverage));
+    let is_doubtful =
+        gap.is_some() || is_ahead || is_moved || is_forgotten || !is_counted || is_otherwise;
     let routes = row.and_then(|row| row.routes);
-    Ok(SlotMemory { memory, durable, gap, end, end_on_disk, confirmed, is_doubtful, routes })
+    Ok(SlotMemory { memory, durable, gap, end, end_on_disk, confirmed, is_doubtful, routes, name })
+}
+
+/// What is remembered, with what the row says; and what that says of the name of streams, where there are some. Where the
+/// server was started since, perhaps from a copy, only the row counts: what was delivered and is not in it comes again,
+/// and a stream drops it if the server is what it was.
+async fn remember_by_row(
+    config: &Config,
+    client: &Client,
+    row: Option<&Row>,
+    memory: &mut Memory,
+) -> Result<Option<NameInRow>, Fault> {
+    let settled = row.map_or(0, |row| row.publishing_id);
+    let name = match config.has_streams() {
+        true => NameInRow::read(client, &config.postgres.slot, settled).await?,
+        false => None,
+    };
+    if name.is_some_and(|name| !name.is_same_start) {
+        (memory.delivered, memory.publishing_id) = (Position::start(), 0);
+    }
+    row.into_iter().for_each(|row| row.extend(memory));
+    Ok(name)
 }
 
 /// A place in the middle of a transaction that was counted otherwise is no place: the transaction comes
@@ -520,23 +584,21 @@ pub(super) async fn publishing_name(
     client: &Client,
     slot: &str,
     own: RowOwner<'_>,
-    is_doubtful: bool,
+    renews: bool,
     routes: &serde_json::Value,
 ) -> Result<String, Fault> {
     let routes = routes.to_string();
     let variables = [
         ("slot", slot),
         ("session", own.session),
-        ("renews", if is_doubtful { "true" } else { "false" }),
+        ("renews", if renews { "true" } else { "false" }),
         ("routes", &routes),
     ];
     let rows = query(client, &sql::render(sql::PROGRESS_PUBLISHING_NAME, &variables)?).await?;
     let row = rows.first().ok_or_else(|| {
         Fault::transient(format!("slot \"{slot}\" has no row of this session in pgoutbox.progress"))
     })?;
-    let epoch: i64 = column(row, "publishing_epoch")?;
-    let Identity { system_identifier, timeline } = own.identity;
-    Ok(format!("pgoutbox/{slot}/{system_identifier}/{timeline}/{epoch}"))
+    Ok(reference(slot, own.identity, column(row, "publishing_epoch")?))
 }
 
 /// Nothing is in flight to a stream.

@@ -61,6 +61,8 @@ pub(super) struct Session {
     /// How far earlier sessions had come.
     pub(super) reached: PgLsn,
     pub(super) began: Instant,
+    /// When the server was started, in microseconds since 2000-01-01 UTC; 0 where it matters to nobody.
+    pub(super) started: i64,
     pub(super) effects: Vec<Effect>,
     /// Why the broker has blocked the connection since before the slot was taken.
     pub(super) blocked: Option<String>,
@@ -90,7 +92,7 @@ impl Session {
         });
         past.coverage = Some(self.jobs.coverage.borrow().clone());
         past.looked.clone_from(&self.jobs.looked.borrow());
-        past.renewal = self.jobs.renewal.take();
+        self.keep_why_another_begins(past);
         past.passed_over = self.config.passed_over().collect();
         if !self.bulletin.is_quiet() {
             info!(
@@ -137,6 +139,15 @@ impl Session {
         (end, (self.relay.account(), unsettled))
     }
 
+    /// Where it ends in order, and another is to begin: one that only looked is followed by one that publishes.
+    fn keep_why_another_begins(&self, past: &mut Past) {
+        past.renewal = self.jobs.renewal.take();
+        let Some(found) = self.relay.looked_ahead() else { return };
+        debug!(highest = found.highest, is_met = found.is_met, "looked ahead");
+        past.looked_ahead = Some((self.started, found));
+        past.renewal.get_or_insert_with(|| "the stream's last event was looked for".to_owned());
+    }
+
     /// What stops the relay for good does not where another one has taken the slot over meanwhile, and writes under
     /// the name that was ours: this one was frozen, say, and is the standby now.
     async fn judged(&self, end: End) -> End {
@@ -164,7 +175,8 @@ impl Session {
 
     /// Once it is drained nothing is in flight: the next session may send events to other streams.
     async fn forget_routes(&self, end: &End) {
-        if !matches!(end, End::Drained) || !self.config.has_streams() {
+        let is_drained = matches!(end, End::Drained) && !self.relay.is_looking_ahead();
+        if !is_drained || !self.config.has_streams() {
             return;
         }
         let (slot, session) = (&self.config.postgres.slot, &self.recording.session);

@@ -3,6 +3,7 @@
 mod both;
 mod consumers;
 mod content;
+mod copied;
 mod kills;
 mod name;
 mod parked;

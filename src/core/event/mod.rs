@@ -54,6 +54,23 @@ impl Position {
     }
 }
 
+/// A place, and the publishing id of the last change before it: from both, and from nothing else, the ids of what comes
+/// behind it follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PublishingPlace {
+    /// Where.
+    pub(crate) position: Position,
+    /// The publishing id of the last before it; 0 where there is none.
+    pub(crate) publishing_id: u64,
+}
+
+impl PublishingPlace {
+    /// Before everything.
+    pub(crate) fn start() -> Self {
+        Self { position: Position::start(), publishing_id: 0 }
+    }
+}
+
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}+{}", self.commit_lsn, self.index)

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use postgres_types::PgLsn;
 
 use super::arrival::Arrival;
+use super::ids::Fingerprint;
 use super::input::{End, Resolution, Rules};
 use super::messages::Messages;
 use crate::config::Table;
@@ -26,6 +27,7 @@ struct Transaction {
     position: Position,
     commit_time: i64,
     xid: u32,
+    fingerprint: Fingerprint,
 }
 
 impl Transaction {
@@ -52,6 +54,8 @@ pub(super) enum DecoderOutput {
     Ignored,
     /// A row of a table that is not configured, at this place.
     Other(Position),
+    /// A message of nobody's, at this place of its transaction.
+    Foreign(Position),
     /// A row of an outbox table, or a message that is an event. It is not read yet.
     Row(InsertedRow),
     /// A message outside a transaction, of this source: what it describes may have been rolled back.
@@ -135,7 +139,8 @@ impl Decoder {
         match message {
             pgoutput::Message::Begin { commit_lsn, commit_time, xid } => {
                 let position = Position { commit_lsn, index: 0 };
-                self.transaction = Some(Transaction { position, commit_time, xid });
+                let fingerprint = Fingerprint::of(xid, commit_time);
+                self.transaction = Some(Transaction { position, commit_time, xid, fingerprint });
             }
             pgoutput::Message::Commit { end_lsn, .. } => {
                 self.transaction = None;
@@ -274,10 +279,15 @@ impl Decoder {
             return Err(End::protocol("a transactional message outside a transaction"));
         };
         let (position, commit_time, xid) = transaction.next();
-        let Some(source) = source else { return Ok(DecoderOutput::Ignored) };
+        let Some(source) = source else { return Ok(DecoderOutput::Foreign(position)) };
         let (mapping, tuple) = self.messages.read(&self.tables, source, content)?;
         let relation = None;
         Ok(DecoderOutput::Row(InsertedRow { relation, mapping, tuple, position, commit_time, xid }))
+    }
+
+    /// Of the transaction that is being read.
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        self.transaction.as_ref().map_or(Fingerprint::of(0, 0), |it| it.fingerprint)
     }
 
     /// A row waits until it is known what its relation is.

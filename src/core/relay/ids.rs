@@ -6,8 +6,9 @@
 //!
 //! An id follows from the event's place. No counter is kept: a slot that was made again, or a row of
 //! progress that was lost, goes on above what was used. Two commits are at least 40 bytes of WAL apart (the
-//! size of a commit record), so each 32 bytes of it have room for 4,096 events of their own. A larger
-//! transaction reaches into the room of later ones, which then begin behind it: the id of the last event
+//! size of a commit record), so each 32 bytes of it have room for 4,096 ids of their own. Where in the first half of
+//! the room a transaction begins follows from the transaction: in another history of the server (it was restored
+//! from a copy) one that has the same place in the WAL has other ids. A larger transaction reaches into the room of later ones, which then begin behind it: the id of the last event
 //! before a place is written down with the place.
 
 use crate::core::event::Position;
@@ -21,16 +22,30 @@ const LARGEST: u64 = i64::MAX as u64;
 /// Events by which a transaction may reach beyond its room, where that is only estimated.
 const CARRY: u64 = 1 << 24;
 
+/// What tells a transaction from another one that has its place in another history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fingerprint(u64);
+
+impl Fingerprint {
+    /// Of the transaction with this id, committed at this time.
+    pub(super) fn of(xid: u32, commit_time: i64) -> Self {
+        // Fibonacci hashing: the uppermost bits are the best mixed ones.
+        let mixed = (commit_time.cast_unsigned() ^ u64::from(xid) << 32)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Self(mixed >> (u64::BITS - (ROOM_BITS - 1)))
+    }
+}
+
 /// The id that follows from a place alone.
-fn natural(position: Position) -> u64 {
+fn natural(position: Position, Fingerprint(first): Fingerprint) -> u64 {
     let commit = u64::from(position.commit_lsn) / GRAIN;
     let base = commit.checked_mul(1 << ROOM_BITS).map_or(LARGEST, |base| base.min(LARGEST));
-    base.saturating_add(position.index)
+    base.saturating_add(first).saturating_add(position.index)
 }
 
 /// No event that was committed before this place of the WAL has a higher id.
 pub(crate) fn ceiling(end: Position) -> u64 {
-    natural(end).saturating_add(CARRY)
+    natural(end, Fingerprint(0)).saturating_add(CARRY)
 }
 
 /// Gives events their ids.
@@ -53,8 +68,8 @@ impl PublishingIds {
     }
 
     /// The id of the event at this place, which comes behind all that were given one.
-    pub(super) fn assign(&mut self, position: Position) -> u64 {
-        self.last = natural(position).max(self.last.saturating_add(1));
+    pub(super) fn assign(&mut self, position: Position, of: Fingerprint) -> u64 {
+        self.last = natural(position, of).max(self.last.saturating_add(1));
         self.last
     }
 
@@ -74,6 +89,15 @@ mod tests {
 
     fn at(commit: u64, index: u64) -> Position {
         Position { commit_lsn: commit.into(), index }
+    }
+
+    /// Of the transaction that was committed there.
+    fn print_of(position: Position) -> Fingerprint {
+        let lsn = u64::from(position.commit_lsn);
+        Fingerprint::of(
+            u32::try_from(lsn % 4_294_967_291).unwrap_or(0),
+            (lsn.wrapping_mul(31)).cast_signed(),
+        )
     }
 
     /// Commits: how far each is behind the one before, in WAL, and how many events it has.
@@ -97,14 +121,14 @@ mod tests {
                 places.extend((0..events).map(|index| at(lsn, index)));
             }
             let mut ids = PublishingIds::new(0);
-            let given: Vec<u64> = places.iter().map(|place| ids.assign(*place)).collect();
+            let given: Vec<u64> = places.iter().map(|place| ids.assign(*place, print_of(*place))).collect();
             prop_assert!(given.windows(2).all(|pair| pair[0] < pair[1]));
             // A session that goes on from any of them, with the id of the one before.
             let from = from.index(places.len());
             let before = from.checked_sub(1).map_or(0, |before| given[before]);
             let mut again = PublishingIds::new(before);
             for (place, id) in places.iter().zip(&given).skip(from) {
-                prop_assert_eq!(again.assign(*place), *id);
+                prop_assert_eq!(again.assign(*place, print_of(*place)), *id);
             }
         }
     }
@@ -117,10 +141,23 @@ mod tests {
         assert!(ids.send(7));
     }
 
+    /// Transactions of one place in two histories: one in two thousand begins with the same id.
+    #[test]
+    fn another_history_has_other_ids_at_the_same_place() {
+        let first = |xid, time| natural(at(4_096, 0), Fingerprint::of(xid, time));
+        let begun = 817_000_000_000_000;
+        let same =
+            (1..=200_000).filter(|later| first(700, begun) == first(700, begun + later * 997));
+        assert!((50..200).contains(&same.count()));
+        let same = (1..=200_000).filter(|more| first(700, begun) == first(700 + more, begun));
+        assert!((0..400).contains(&same.count()));
+    }
+
     #[test]
     fn nothing_before_an_end_is_above_its_ceiling() {
         let mut ids = PublishingIds::new(0);
-        let last = (0..100_000).map(|index| ids.assign(at(1_000, index))).last();
+        let most = Fingerprint((1 << (ROOM_BITS - 1)) - 1);
+        let last = (0..100_000).map(|index| ids.assign(at(1_000, index), most)).last();
         assert!(last.is_some_and(|last| last < ceiling(at(1_040, 0))));
     }
 }

@@ -17,7 +17,7 @@ use crate::core::event::envelope;
 use crate::core::event::finder::RuleColumn;
 use crate::core::event::pgoutput::{self, Cell, StoredRow, Tuple};
 use crate::core::event::relation::Mapping;
-use crate::core::event::{Event, Position, Refusal};
+use crate::core::event::{Event, Position, PublishingPlace, Refusal};
 use crate::core::message::Message;
 use crate::core::parked::{Aggregate, ParkedState};
 use crate::error::{Fault, Side};
@@ -75,7 +75,8 @@ impl Relay {
         now: Duration,
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
-        if !self.decoder.is_waiting() || !self.has_room() {
+        let has_room = self.look_ahead.is_some() || self.has_room();
+        if !self.decoder.is_waiting() || !has_room {
             return Ok(());
         }
         let decoded = self.decoder.take_resolved()?;
@@ -88,6 +89,10 @@ impl Relay {
         decoded: DecoderOutput,
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
+        if self.look_ahead.is_some() {
+            self.decoded_ahead(decoded, effects);
+            return Ok(());
+        }
         match decoded {
             DecoderOutput::Nothing => {}
             DecoderOutput::Row(row) => return self.inserted(now, row, effects),
@@ -101,6 +106,11 @@ impl Relay {
                     // Perhaps of a table that is not an outbox, perhaps under a name of before.
                     self.progress.leave(position);
                 }
+                self.pass_over(position);
+            }
+            DecoderOutput::Foreign(position) => {
+                self.tally.ignored += 1;
+                self.pass_over(position);
             }
             DecoderOutput::NotTransactional(source) => {
                 if self.tally.not_transactional == 0 {
@@ -114,6 +124,35 @@ impl Relay {
             }
         }
         Ok(())
+    }
+
+    /// Events get the ids that they had, and that is all.
+    fn decoded_ahead(&mut self, decoded: DecoderOutput, effects: &mut Vec<Effect>) {
+        match decoded {
+            DecoderOutput::Row(InsertedRow { position, commit_time, .. }) => {
+                let id = self.publishing_id(position);
+                if let Some(look_ahead) = &mut self.look_ahead
+                    && position >= self.delivered
+                {
+                    look_ahead.event(id, commit_time);
+                }
+            }
+            DecoderOutput::Commit(end_lsn) => {
+                if let Some(look_ahead) = &mut self.look_ahead {
+                    look_ahead.passed(end_lsn);
+                }
+            }
+            DecoderOutput::Unknown { relation, xid } => {
+                effects.push(Effect::Resolve { relation, xid });
+            }
+            DecoderOutput::Other(position) | DecoderOutput::Foreign(position) => {
+                self.pass_over(position);
+            }
+            DecoderOutput::Nothing
+            | DecoderOutput::Ignored
+            | DecoderOutput::NotTransactional(_)
+            | DecoderOutput::Altered => {}
+        }
     }
 
     fn inserted(
@@ -159,11 +198,18 @@ impl Relay {
             && self.rules.tables.get(mapping.table).is_some_and(|table| table.stream.is_some())
     }
 
+    /// A change that is no event takes an id all the same: those of events must not depend on which tables and
+    /// messages are configured today.
+    fn pass_over(&mut self, position: Position) {
+        let publishing_id = self.publishing_id(position);
+        self.progress.pass_over(publishing_id);
+    }
+
     /// What an earlier session settled was given its id then.
     fn publishing_id(&mut self, position: Position) -> u64 {
         match position < self.delivered {
             true => self.ids.last(),
-            false => self.ids.assign(position),
+            false => self.ids.assign(position, self.decoder.fingerprint()),
         }
     }
 
@@ -216,7 +262,8 @@ impl Relay {
         if let Some(lsn) = self.retries.take_ahead(position, table, arrival.id.as_deref()) {
             self.tally.repeated += 1;
             self.line(now, "parked_before", &arrival, None);
-            self.recorder.parked_before(number, arrival.position, lsn);
+            let place = self.progress.place_of(number).unwrap_or(PublishingPlace::start());
+            self.recorder.parked_before(number, place, lsn);
             self.settle(now, number);
             self.mark(number, arrival, true);
             return;

@@ -7,7 +7,7 @@
 //!
 //! - `decoder` reads the stream: transactions, relations, rows, and `messages` that are events;
 //! - `outgoing` has what is ready to be sent and what is in flight ([`window`]); [`ids`] gives events the ids
-//!   by which a stream knows them again;
+//!   by which a stream knows them again, `naming` decides under which name;
 //! - `aggregates` knows who has to wait for whom;
 //! - `outcomes` has learnt from the broker's answers, and decides what becomes of what was refused;
 //! - `retries` knows when to look at the parking, and what it was asked for;
@@ -37,6 +37,7 @@ mod input;
 mod intake;
 mod lines;
 mod messages;
+mod naming;
 mod outcomes;
 mod outgoing;
 mod phase;
@@ -57,6 +58,7 @@ pub(crate) use input::StuckEvent;
 pub use input::{Effect, End, Input, Memory, Resolution, Rules};
 pub use intake::CatchUpCursor;
 pub(crate) use lines::EventLine;
+pub use naming::{KnownName, LookAhead, LookedAhead, Naming};
 pub(crate) use view::{Doing, View};
 
 use aggregates::Aggregates;
@@ -72,7 +74,7 @@ use phase::Phase;
 use recorder::Recorder;
 use retries::Retries;
 
-use crate::core::event::Position;
+use crate::core::event::{Position, PublishingPlace};
 use crate::core::relay::marks::{Batch, WrittenBatch};
 use crate::core::relay::progress::Progress;
 use crate::core::span::Span;
@@ -96,6 +98,8 @@ pub struct Relay {
     decoder: Decoder,
     outgoing: Outgoing,
     ids: PublishingIds,
+    /// The session publishes nothing, and only looks whether an event is in the WAL.
+    look_ahead: Option<LookAhead>,
     aggregates: Aggregates,
     outcomes: Outcomes,
     retries: Retries,
@@ -125,6 +129,7 @@ impl Relay {
             decoder: Decoder::new(&rules),
             outgoing: Outgoing::new(&rules),
             ids: PublishingIds::new(memory.publishing_id),
+            look_ahead: None,
             aggregates: Aggregates::default(),
             outcomes: Outcomes::new(&memory),
             retries: Retries::new(memory.suspects),
@@ -142,11 +147,26 @@ impl Relay {
         }
     }
 
+    /// The session is to publish nothing, and to look whether an event is in the WAL.
+    pub fn look_ahead(&mut self, look_ahead: LookAhead) {
+        self.look_ahead = Some(look_ahead);
+    }
+
+    /// What it has found; `None` where it does not look, or has not found it out.
+    pub fn looked_ahead(&self) -> Option<LookedAhead> {
+        self.look_ahead.as_ref().and_then(LookAhead::found)
+    }
+
+    /// It publishes nothing, and only looks.
+    pub fn is_looking_ahead(&self) -> bool {
+        self.look_ahead.is_some()
+    }
+
     /// What the next session is to know, after this one ended with `end`.
     pub fn remember(&self, now: Duration, end: &End) -> Memory {
-        let delivered = self.recorder.safe_position(&self.progress);
+        let PublishingPlace { position: delivered, publishing_id } =
+            self.recorder.safe_place(&self.progress);
         let suspects = self.retries.suspects().clone();
-        let publishing_id = self.progress.publishing_id();
         Memory { suspects, publishing_id, ..self.outcomes.remember(now, end, delivered) }
     }
 
@@ -191,13 +211,17 @@ impl Relay {
     }
 
     /// The publishing id of the last event before it.
-    pub(crate) fn acknowledged_id(&self) -> u64 {
+    pub fn acknowledged_id(&self) -> u64 {
         self.progress.acknowledged_id()
     }
 
     /// The stream is to be read. Where this is `false`, the server waits: that is the
     /// back-pressure.
     pub fn is_reading(&self) -> bool {
+        if let Some(look_ahead) = &self.look_ahead {
+            let is_over = look_ahead.found().is_some() || self.phase.is_ending();
+            return !is_over && !self.decoder.is_waiting();
+        }
         self.catch_up.is_none()
             && !self.decoder.is_waiting()
             && !self.check.is_required()
@@ -242,7 +266,10 @@ impl Relay {
             Input::KeepAlive { wal_end, is_reply_requested } => {
                 self.deadlines.heard(now);
                 let is_new = wal_end > self.progress.received_lsn();
-                self.progress.barrier(wal_end, self.check.next_number());
+                match &mut self.look_ahead {
+                    Some(look_ahead) => look_ahead.passed(wal_end),
+                    None => self.progress.barrier(wal_end, self.check.next_number()),
+                }
                 self.deadlines.keepalive(now, is_new, is_reply_requested)?;
             }
             Input::Answers(answers) => self.answers(now, answers, effects)?,
@@ -302,6 +329,9 @@ impl Relay {
         let is_reading = self.is_reading();
         let oldest = self.outgoing.oldest().map(|oldest| (oldest.at, oldest.is_to_stream));
         self.deadlines.check(now, is_reading, oldest)?;
+        if self.look_ahead.is_some() {
+            return self.follow_look_ahead(now, effects);
+        }
         if self.phase.is_ending() || self.outgoing.is_paused() {
             self.withdraw_ready(now);
         }
@@ -328,6 +358,15 @@ impl Relay {
         let acknowledged = self.progress.acknowledge(marked_through, self.check.passed());
         effects.extend(acknowledged.map(Effect::Acknowledge));
         self.end_if_done(now)
+    }
+
+    /// All that a session has to do that looks ahead.
+    fn follow_look_ahead(&mut self, now: Duration, effects: &mut Vec<Effect>) -> Result<(), End> {
+        self.take_resolved(now, effects)?;
+        match self.looked_ahead().is_some() || self.phase.is_ending() {
+            true => Err(End::Drained),
+            false => Ok(()),
+        }
     }
 
     fn end_if_done(&self, now: Duration) -> Result<(), End> {
@@ -383,6 +422,10 @@ impl Relay {
 
     /// When a [`Input::Tick`] is due, if nothing else happens first.
     pub fn deadline(&self, now: Duration) -> Option<Duration> {
+        if self.look_ahead.is_some() {
+            let is_over = self.looked_ahead().is_some() || self.phase.is_ending();
+            return if is_over { Some(now) } else { self.deadlines.next(None) };
+        }
         let look = (!self.phase.is_ending()).then(|| self.retries.next_look()).flatten();
         let watched = self.deadlines.next(self.outgoing.oldest().map(|oldest| oldest.at));
         let others = [self.next_check(), look, watched, self.trial_ends()];

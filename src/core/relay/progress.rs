@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 use postgres_types::PgLsn;
 
-use crate::core::event::Position;
+use crate::core::event::{Position, PublishingPlace};
 
 /// An LSN that may be acknowledged once what stands before it is done.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +29,8 @@ struct Point {
 struct Open {
     position: Position,
     publishing_id: u64,
+    /// Of the last before it.
+    before: u64,
     is_settled: bool,
 }
 
@@ -43,7 +45,8 @@ pub(crate) struct Progress {
     publishing_id: u64,
     /// Of the last event received.
     received_id: u64,
-    commits: VecDeque<(u64, PgLsn)>,
+    /// Ends of transactions, each behind so many events, with the last publishing id before it.
+    commits: VecDeque<(u64, PgLsn, u64)>,
     points: VecDeque<Point>,
     received_lsn: PgLsn,
     acknowledged: PgLsn,
@@ -77,14 +80,26 @@ impl Progress {
     /// where it has none.
     pub(crate) fn receive(&mut self, position: Position, publishing_id: u64) -> u64 {
         let number = self.received();
-        self.received_id = publishing_id;
-        self.open.push_back(Open { position, publishing_id, is_settled: false });
+        let before = std::mem::replace(&mut self.received_id, publishing_id);
+        self.open.push_back(Open { position, publishing_id, before, is_settled: false });
         number
+    }
+
+    /// Something came that is no event, and has a publishing id.
+    pub(crate) fn pass_over(&mut self, publishing_id: u64) {
+        self.received_id = publishing_id;
     }
 
     /// Events received.
     pub(crate) fn received(&self) -> u64 {
         self.settled + u64::try_from(self.open.len()).unwrap_or(u64::MAX)
+    }
+
+    /// Where an event stands that is not settled.
+    pub(crate) fn place_of(&self, number: u64) -> Option<PublishingPlace> {
+        let at = number.checked_sub(self.settled).and_then(|at| usize::try_from(at).ok());
+        let Open { position, before, .. } = *self.open.get(at?)?;
+        Some(PublishingPlace { position, publishing_id: before })
     }
 
     /// An event has its final outcome.
@@ -98,7 +113,7 @@ impl Progress {
         if let Some(open) = open {
             open.is_settled = true;
         }
-        while let Some(Open { position, publishing_id, is_settled: true }) =
+        while let Some(Open { position, publishing_id, is_settled: true, .. }) =
             self.open.front().copied()
         {
             self.open.pop_front();
@@ -129,6 +144,11 @@ impl Progress {
         self.left.map_or(self.position, |(left, _)| left.min(self.position))
     }
 
+    /// That place, with the publishing id that belongs to it.
+    pub(crate) fn place(&self) -> PublishingPlace {
+        PublishingPlace { position: self.position(), publishing_id: self.publishing_id() }
+    }
+
     /// The publishing id of the last event before that place.
     pub(crate) fn publishing_id(&self) -> u64 {
         let left = self.left.filter(|(left, _)| *left < self.position);
@@ -137,7 +157,7 @@ impl Progress {
 
     /// Takes in the end of a transaction. `next_check` is the number of the next check to begin.
     pub(crate) fn commit(&mut self, end_lsn: PgLsn, next_check: u64) {
-        self.commits.push_back((self.received(), end_lsn));
+        self.commits.push_back((self.received(), end_lsn, self.received_id));
         self.pass_commits();
         self.push(end_lsn, next_check);
     }
@@ -162,11 +182,12 @@ impl Progress {
     }
 
     fn pass_commits(&mut self) {
-        while let Some((after, end_lsn)) = self.commits.front().copied() {
+        while let Some((after, end_lsn, publishing_id)) = self.commits.front().copied() {
             if after > self.settled {
                 return;
             }
             self.position = self.position.max(Position::after_commit(end_lsn));
+            self.publishing_id = self.publishing_id.max(publishing_id);
             self.commits.pop_front();
         }
     }
@@ -324,5 +345,32 @@ mod tests {
         progress.settle(3);
         progress.settle(4);
         assert_eq!((progress.position(), progress.publishing_id()), (at(300, 0), 20));
+    }
+
+    #[test]
+    fn what_is_no_event_has_a_publishing_id_that_counts_once_its_transaction_is_settled() {
+        let mut progress = Progress::new(Position::start(), 5);
+        progress.receive(at(100, 0), 7);
+        progress.pass_over(8);
+        progress.settle(0);
+        assert_eq!((progress.position(), progress.publishing_id()), (at(100, 1), 7));
+        progress.pass_over(9);
+        let number = progress.receive(at(100, 3), 10);
+        let place = PublishingPlace { position: at(100, 3), publishing_id: 9 };
+        assert_eq!(progress.place_of(number), Some(place), "what is passed over is before it");
+        progress.settle(number);
+        assert_eq!(progress.place_of(number), None);
+        progress.pass_over(11);
+        progress.commit(lsn(140), 0);
+        assert_eq!(progress.position(), Position::after_commit(lsn(140)));
+        assert_eq!(progress.publishing_id(), 11);
+        assert_eq!(progress.acknowledge(None, 9), Some(lsn(140)));
+        assert_eq!(progress.acknowledged_id(), 11);
+        progress.receive(at(200, 0), 20);
+        progress.pass_over(21);
+        progress.commit(lsn(240), 0);
+        assert_eq!(progress.publishing_id(), 11, "its event is open");
+        progress.settle(2);
+        assert_eq!(progress.publishing_id(), 21);
     }
 }

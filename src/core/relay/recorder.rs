@@ -9,7 +9,7 @@ use super::marks::{Batch, Extent, Left, Mark, MarkPatience, Marks, WrittenBatch}
 use super::progress::Progress;
 use super::waiting::{Waiting, first};
 use crate::config::Audit;
-use crate::core::event::Position;
+use crate::core::event::{Position, PublishingPlace};
 use crate::core::parked::{Attempt, Park, ParkingBatch, UnwrittenBatch};
 
 /// Most marks that wait for their batch, in batches, before more events are taken in.
@@ -76,9 +76,9 @@ impl Recorder {
         self.marks.push_urgent(mark);
     }
 
-    /// An event is put aside. Returns how much is to be written until here.
-    pub(super) fn park(&mut self, park: Park) -> u64 {
-        self.unwritten.park(park)
+    /// An event is put aside, at this place. Returns how much is to be written until here.
+    pub(super) fn park(&mut self, park: Park, place: PublishingPlace) -> u64 {
+        self.unwritten.park(park, place)
     }
 
     /// A parked event was tried. Returns how much is to be written until here.
@@ -88,8 +88,13 @@ impl Recorder {
     }
 
     /// An event that an earlier session put aside came again.
-    pub(super) fn parked_before(&mut self, number: u64, position: Position, written_lsn: PgLsn) {
-        self.unwritten.parked_before(number, position, written_lsn);
+    pub(super) fn parked_before(
+        &mut self,
+        number: u64,
+        place: PublishingPlace,
+        written_lsn: PgLsn,
+    ) {
+        self.unwritten.parked_before(number, place, written_lsn);
     }
 
     /// How much is written of what was put aside and tried.
@@ -277,9 +282,10 @@ impl Recorder {
 
     /// Everything before this place is delivered, or parked for good: what is parked and not on
     /// disk yet, the server may still forget.
-    pub(super) fn safe_position(&self, progress: &Progress) -> Position {
-        let position = progress.position();
-        self.unwritten.first_unsafe().map_or(position, |first| first.min(position))
+    pub(super) fn safe_place(&self, progress: &Progress) -> PublishingPlace {
+        let place = progress.place();
+        let first = self.unwritten.first_unsafe();
+        first.filter(|first| first.position < place.position).unwrap_or(place)
     }
 
     /// Progress behind `delivered` that is not in the row.
@@ -288,15 +294,13 @@ impl Recorder {
         progress: &Progress,
         delivered: Position,
     ) -> Option<Batch> {
-        let position = self.safe_position(progress);
+        let PublishingPlace { position, publishing_id } = self.safe_place(progress);
         (position > self.position.max(delivered)).then(|| Batch {
             extent: Extent::Whole,
             marks: Vec::new(),
             parking: ParkingBatch::default(),
             position,
-            // Where the place is before an event that may be lost in a crash, nothing behind it was sent
-            // under an id of its own: a higher one does no harm.
-            publishing_id: progress.publishing_id(),
+            publishing_id,
             settled: progress.settled(),
         })
     }

@@ -10,7 +10,7 @@ use super::outcomes::{Policy, RefusalVerdict, RefusedMessage};
 use super::phase::Phase;
 use super::{Effect, End, Relay, StuckEvent};
 use crate::config::AuditMode;
-use crate::core::event::{Position, Refusal};
+use crate::core::event::{Position, PublishingPlace, Refusal};
 use crate::core::parked::{Aggregate, Attempt, AttemptOutcome, Park, ParkedState};
 use crate::core::relay::marks::{Mark, Origin};
 use crate::core::relay::retry::after_tries;
@@ -349,7 +349,8 @@ impl Relay {
         if let Some(aggregate) = arrival.waiter.take() {
             self.aggregates.set_free_later(aggregate);
         }
-        let op = self.recorder.park(Park {
+        let place = self.progress.place_of(number);
+        let park = Park {
             number,
             position: arrival.position,
             id: arrival.id,
@@ -361,7 +362,8 @@ impl Relay {
             state,
             is_holding,
             refusal,
-        });
+        };
+        let op = self.recorder.park(park, place.unwrap_or(PublishingPlace::start()));
         self.settle(now, number);
         match aggregate {
             Some(aggregate) if is_behind => self.aggregates.put_behind(aggregate.borrow(), op),

@@ -208,6 +208,19 @@ impl StreamPublisher {
         Ok(())
     }
 
+    /// The highest id that any of the streams has under a name; `None` where this user may not ask one of them.
+    ///
+    /// # Errors
+    /// The broker does not answer, or has no such stream.
+    pub(crate) async fn highest(&self, amqp: &Amqp, reference: &str) -> Result<Option<u64>, Fault> {
+        let mut highest_of_all = Some(0);
+        for stream in &self.streams {
+            let highest = stream.highest(amqp, reference).await?;
+            highest_of_all = highest.and_then(|highest| Some(highest_of_all?.max(highest)));
+        }
+        Ok(highest_of_all)
+    }
+
     /// The largest message in bytes.
     pub(crate) fn largest(&self) -> usize {
         let largest = self.streams.iter().map(|stream| stream.link.largest()).min();

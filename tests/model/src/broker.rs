@@ -9,6 +9,9 @@ use crate::script::Script;
 /// The exchange of dead letters.
 pub(crate) const DEAD: &str = "dead";
 
+/// The place of an event that is in no history any more.
+pub(crate) const LOST: usize = usize::MAX;
+
 /// A message on its way.
 #[derive(Debug, Clone)]
 pub(crate) struct Sent {
@@ -20,8 +23,8 @@ pub(crate) struct Sent {
     pub(crate) exchange: String,
     pub(crate) routing_key: String,
     pub(crate) is_to_stream: bool,
-    /// By which a stream knows it again.
-    pub(crate) publishing_id: Option<u64>,
+    /// By which a stream knows it again: an id, under a name.
+    pub(crate) publishing_id: Option<(u64, u64)>,
 }
 
 /// What a queue took.
@@ -66,8 +69,8 @@ pub(crate) struct Broker {
     /// Places refused, by connection.
     pub(crate) refused: BTreeSet<(usize, usize)>,
     connections: usize,
-    /// The highest publishing id that the stream has.
-    highest: Option<u64>,
+    /// The highest publishing id that the stream has, by name.
+    highest: BTreeMap<u64, u64>,
     /// What it dropped, since it was not above.
     pub(crate) dropped: u64,
     /// Connections whose client is gone and whose bytes are still read.
@@ -135,13 +138,41 @@ impl Broker {
 
     /// Whether or not it ever saw this one: what is not above is dropped.
     fn append(&mut self, sent: &Sent, connection: usize) {
-        if sent.publishing_id.is_some_and(|id| self.highest >= Some(id)) {
-            self.dropped += 1;
-            return;
+        if let Some((name, id)) = sent.publishing_id {
+            let highest = self.highest.entry(name).or_default();
+            if *highest >= id {
+                self.dropped += 1;
+                return;
+            }
+            *highest = id;
         }
         let is_named = sent.publishing_id.is_some();
-        self.highest = self.highest.max(sent.publishing_id);
         self.queue.push(Copy { place: sent.place, connection, is_named });
+    }
+
+    /// The highest publishing id under a name.
+    pub(crate) fn highest(&self, name: u64) -> u64 {
+        self.highest.get(&name).copied().unwrap_or(0)
+    }
+
+    /// What relays that are gone sent under a name, and the broker has not read.
+    pub(crate) fn on_their_way(&self) -> impl Iterator<Item = usize> {
+        let sent = self.ghosts.iter().flat_map(|ghost| &ghost.sent);
+        sent.filter(|sent| sent.publishing_id.is_some()).map(|sent| sent.place)
+    }
+
+    /// Postgres is what it was when it had so many events: what later ones had its places is nobody's now.
+    pub(crate) fn history_ends(&mut self, count: usize) {
+        let is_left = |place: &usize| *place < count;
+        self.dead.retain(is_left);
+        self.refused.retain(|(_, place)| is_left(place));
+        let ghosts = self.ghosts.iter_mut().flat_map(|ghost| &mut ghost.sent);
+        let places = self.queue.iter_mut().map(|copy| &mut copy.place);
+        for place in ghosts.map(|sent| &mut sent.place).chain(places) {
+            if *place >= count {
+                *place = LOST;
+            }
+        }
     }
 
     /// The client is gone. Of what it wrote last the broker reads a part, perhaps later.

@@ -78,7 +78,7 @@ pub struct Discarded {
 }
 
 /// The table.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ParkingTable {
     rows: BTreeMap<i64, Row>,
     log: Vec<(u64, Op)>,

@@ -14,7 +14,7 @@ use pgoutbox::testing::core::relay::marks::{
 use crate::parking::ParkingTable;
 use crate::script::Script;
 
-pub(crate) use walsender::{Frame, Walsender, What};
+pub(crate) use walsender::{Frame, Walsender, What, micros};
 
 /// So many statements may the search for what is refused take, of what goes apart.
 const STATEMENTS: usize = 12;
@@ -142,9 +142,10 @@ pub(crate) struct Event {
     pub(crate) body: String,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Transaction {
     commit_lsn: u64,
+    committed_at: u64,
     end_lsn: u64,
     xid: u32,
     is_skipped: bool,
@@ -173,8 +174,14 @@ pub(crate) enum Marking {
     None,
 }
 
-/// The server.
+/// The server. What is copied is its files.
+#[derive(Clone)]
 pub(crate) struct Postgres {
+    /// When it was started.
+    pub(crate) started: u64,
+    /// The name that streams are published to under, and under which start it was found to be right; written so that
+    /// it waits for the disk.
+    pub(crate) name: Option<(u64, u64)>,
     marking: Marking,
     sends_empty: bool,
     transactions: Vec<Transaction>,
@@ -288,6 +295,8 @@ impl Postgres {
     pub(crate) fn new(marking: Marking, sends_empty: bool) -> Self {
         let start = 0x1_0000_0000;
         Self {
+            started: 1,
+            name: None,
             marking,
             sends_empty,
             transactions: Vec::new(),
@@ -319,7 +328,7 @@ impl Postgres {
         &mut self,
         script: &Script,
         mut rows: Vec<Row>,
-        visible_at: u64,
+        (committed_at, visible_at): (u64, u64),
         is_synchronous: bool,
     ) {
         let commit_lsn = self.end + if rows.is_empty() { 0 } else { script.within(1..300) };
@@ -360,7 +369,14 @@ impl Postgres {
             })
             .collect();
         let (xid, is_skipped) = (self.xid, self.is_publication_broken);
-        self.transactions.push(Transaction { commit_lsn, end_lsn, xid, is_skipped, rows });
+        self.transactions.push(Transaction {
+            commit_lsn,
+            committed_at,
+            end_lsn,
+            xid,
+            is_skipped,
+            rows,
+        });
         self.end = end_lsn;
         if is_synchronous {
             self.flush();
@@ -393,8 +409,9 @@ impl Postgres {
         self.flush();
     }
 
-    /// A crash: what was not on disk never was.
-    pub(crate) fn crash(&mut self) {
+    /// A crash: what was not on disk never was. It is started again then.
+    pub(crate) fn crash(&mut self, started: u64) {
+        self.started = started;
         let flushed = self.flushed;
         self.end = flushed;
         self.transactions.retain(|transaction| transaction.end_lsn <= flushed);
@@ -413,8 +430,9 @@ impl Postgres {
     }
 
     /// A clean restart, which does not save the slot before Postgres 17.
-    pub(crate) fn restart(&mut self, is_slot_saved: bool) {
+    pub(crate) fn restart(&mut self, is_slot_saved: bool, started: u64) {
         self.flush();
+        self.started = started;
         if is_slot_saved {
             self.saved = self.confirmed;
         }
@@ -422,6 +440,19 @@ impl Postgres {
         for event in &mut self.events {
             (event.visible_at, event.locked_until) = (0, 0);
         }
+    }
+
+    /// An LSN is acknowledged, which the row says before, on disk.
+    pub(crate) fn reach(&mut self, lsn: u64, publishing_id: u64) {
+        if (lsn, 0) > self.progress_on_disk() {
+            self.flush();
+            let position = self.progress().max((lsn, 0));
+            if position == (lsn, 0) {
+                self.progress.push((self.end, position));
+                self.publishing_ids.insert(position, publishing_id);
+            }
+        }
+        self.acknowledged(lsn);
     }
 
     /// The progress row.

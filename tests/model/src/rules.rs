@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use amq_protocol::types::AMQPValue;
 use pgoutbox::testing::core::message::{COMMIT_LSN_HEADER, INDEX_HEADER, Message};
 
-use crate::broker::{Broker, DEAD};
+use crate::broker::{Broker, DEAD, LOST};
 use crate::postgres::{Event, Postgres};
 
 /// A place in commit order, as `(commit_lsn, index)`.
@@ -72,6 +72,10 @@ pub(crate) struct Ledger {
     pub(crate) copies: u64,
     /// Events that are in the stream under the name of the relay.
     named: BTreeSet<usize>,
+    /// Those before came when Postgres was another: they may come again under another name.
+    named_from: usize,
+    /// Those were on their way when the name became another.
+    overtaken: BTreeSet<usize>,
     pub(crate) repeats: u64,
     pub(crate) most_exposed: usize,
 }
@@ -98,6 +102,21 @@ impl Ledger {
         self.named.retain(|place| *place < count);
     }
 
+    /// What relays that are gone have sent may come beside what is sent under another name.
+    pub(crate) fn renamed(&mut self, on_their_way: impl Iterator<Item = usize>) {
+        self.overtaken.extend(on_their_way);
+    }
+
+    /// Postgres is what it was when it had so many events. What is in a queue stays there; the rest begins anew.
+    pub(crate) fn history_ends(&mut self, count: usize, row: Position) {
+        self.taken_back(count);
+        self.messages.retain(|place, _| *place < count);
+        self.released.retain(|place| *place < count);
+        self.exposed.clear();
+        self.named_from = self.named_from.max(count);
+        (self.row, self.stuck) = (row, None);
+    }
+
     /// Rule: the first copy of each message comes in commit order, or at least within its
     /// aggregate where events are parked. Only a message that the broker refused on the same
     /// connection may be overtaken, by those sent behind it; with strict ordering not even
@@ -106,10 +125,14 @@ impl Ledger {
         self.unaccepted.retain(|place| !broker.dead.contains(place));
         self.dead.extend(&broker.dead);
         for copy in &broker.queue[self.looked_at..] {
+            if copy.place == LOST {
+                continue;
+            }
             self.copies += 1;
             // Rule: under the name of the relay an event is in a stream once.
-            if copy.is_named {
-                let is_first = self.named.insert(copy.place);
+            if copy.is_named && copy.place >= self.named_from {
+                let is_first =
+                    self.named.insert(copy.place) || self.overtaken.contains(&copy.place);
                 assert!(is_first, "event {} is in the stream twice", copy.place);
             }
             if !self.unaccepted.remove(&copy.place) {

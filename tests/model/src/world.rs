@@ -31,11 +31,14 @@ use pgoutbox::testing::core::relay::marks::{
 };
 use pgoutbox::testing::core::relay::window::Answer;
 use pgoutbox::testing::core::relay::{
-    CatchUpCursor, Effect, End, Input, Memory, Relay, Resolution, Rules,
+    CatchUpCursor, Effect, End, Input, KnownName, LookAhead, LookedAhead, Memory, Naming, Relay,
+    Resolution, Rules,
 };
 
 use crate::broker::{Broker, Connection, DEAD, Sent};
-use crate::postgres::{Frame, Marking, MarksWritten, Postgres, Row, Table, Walsender, What};
+use crate::postgres::{
+    Frame, Marking, MarksWritten, Postgres, Row, Table, Walsender, What, micros,
+};
 use crate::rules::{Ledger, Mode, Watch, position_of};
 use crate::script::Script;
 
@@ -65,12 +68,14 @@ type Listed = Vec<(u64, StoredRow)>;
 /// A relay and its connections.
 struct Session {
     number: u64,
+    /// The name that streams are published to under.
+    name: u64,
     relay: Relay,
     memory: Memory,
     began: u64,
     walsender: Walsender,
-    /// Acknowledged, and not yet at the server.
-    acks: VecDeque<u64>,
+    /// Acknowledged, and not yet at the server: with the publishing id of the last change before.
+    acks: VecDeque<(u64, u64)>,
     connection: Connection,
     body_limit: usize,
     /// How many messages were in flight when the broker closed the channel.
@@ -129,6 +134,8 @@ enum Act {
     CutPostgres,
     Crash,
     Restart,
+    Copy,
+    Restore,
     BreakPublication,
     Storm,
     Drain,
@@ -150,6 +157,12 @@ pub struct World {
     broker: Broker,
     session: Option<Session>,
     memory: Memory,
+    /// What a session has found that looked ahead, and when the server was started on which it did.
+    looked: Option<(u64, LookedAhead)>,
+    /// The files of Postgres, of some time before.
+    copy: Option<Box<Postgres>>,
+    /// Names that were made, for streams.
+    names: u64,
     /// Batches of marks of relays that are gone, which the server may still execute.
     zombies: Vec<(u64, Batch)>,
     ledger: Ledger,
@@ -208,6 +221,9 @@ impl World {
             broker: Broker::new(script.is_heads()),
             session: None,
             memory: Memory::default(),
+            looked: None,
+            copy: None,
+            names: 0,
             zombies: Vec::new(),
             ledger: Ledger::default(),
             rules,
@@ -299,6 +315,8 @@ impl World {
             Act::CutPostgres => self.lose("the stream or the audit connection is lost"),
             Act::Crash => self.crash(),
             Act::Restart => self.restart(),
+            Act::Copy => self.copy(),
+            Act::Restore => self.restore(),
             Act::BreakPublication => self.break_publication(),
             Act::Storm => self.storm(),
             Act::Drain => self.drain(),

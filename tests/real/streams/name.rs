@@ -165,6 +165,51 @@ async fn another_name_where_events_are_counted_otherwise() -> Result<()> {
     Ok(())
 }
 
+/// A prefix is taken out of the settings in the middle of a transaction that reaches into the room of the next one: what
+/// is no event any more keeps its ids, and the rows behind it are not taken for it.
+#[tokio::test]
+async fn ids_do_not_depend_on_the_prefixes_that_are_configured() -> Result<()> {
+    const ROWS: usize = 3_000;
+    let (_rabbitmq, setting) = Setting::streaming(STREAM).await?;
+    let setting = setting.set("messages.0.prefix", "kept");
+    let setting = setting.set("messages.0.sink", "stream").set("messages.0.stream", STREAM);
+    let with_both = setting.clone().set("messages.1.prefix", "gone");
+    let with_both = with_both.set("messages.1.sink", "stream").set("messages.1.stream", STREAM);
+    let relay = with_both.run()?;
+    relay.reaches("running", PATIENCE).await?;
+    let rows = setting.client().await?;
+    let insert = format!(
+        "BEGIN; INSERT INTO outbox_messages (topic, payload) SELECT 'good', '{{}}' FROM generate_series(1, {ROWS})"
+    );
+    rows.batch_execute(&insert).await?;
+    let emit = |prefix: &str, count: usize| {
+        format!(
+            r#"SELECT count(pg_logical_emit_message(true, '{prefix}', format('{{"id": "{prefix}-%s", "topic": "good", "payload": {{}}}}', n)))
+                 FROM generate_series(1, {count}) AS n"#
+        )
+    };
+    let (kept, gone) = (emit("kept", 20_000), emit("gone", 40_000));
+    let messages = setting.client().await?;
+    messages.batch_execute(&format!("BEGIN; {kept}; {gone}")).await?;
+    messages.batch_execute("COMMIT").await?;
+    rows.batch_execute("COMMIT").await?;
+    let within = "SELECT settled > 24000 FROM pgoutbox.progress";
+    setting.until("messages that will be gone", within).await.with_context(|| relay.log())?;
+    relay.kill9().await?;
+    let settled: i64 = setting.ask("SELECT settled FROM pgoutbox.progress").await?;
+    assert!((24_001..60_000).contains(&settled), "killed too late: {settled}");
+    let relay = setting.run()?;
+    setting.all_marked().await.with_context(|| relay.log())?;
+    relay.drain(PATIENCE).await?;
+    let held = stream::kept(stream::read(&setting.amqp_url, STREAM).await?);
+    let of_rows = held.iter().filter(|it| {
+        let id = crate::setting::id(it);
+        !id.starts_with("kept-") && !id.starts_with("gone-")
+    });
+    assert_eq!(of_rows.count(), ROWS, "{}", relay.log());
+    Ok(())
+}
+
 /// What is sent once more on purpose is there once more.
 #[tokio::test]
 async fn a_replay_has_no_name() -> Result<()> {

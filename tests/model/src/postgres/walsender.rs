@@ -3,6 +3,11 @@
 use super::*;
 use crate::pgoutput;
 
+/// As the server says a time.
+pub(crate) fn micros(at: u64) -> i64 {
+    700_000_000_000_000 + i64::try_from(at * 1_000).unwrap()
+}
+
 /// What the server sends.
 #[derive(Debug, Clone)]
 pub(crate) enum Frame {
@@ -64,12 +69,12 @@ impl Walsender {
         transaction: &Transaction,
         script: &Script,
     ) {
-        let Transaction { commit_lsn, end_lsn, xid, is_skipped, rows } = transaction;
+        let Transaction { commit_lsn, committed_at, end_lsn, xid, is_skipped, rows } = transaction;
         let is_empty = rows.is_empty() || *is_skipped;
         if is_empty && !postgres.sends_empty {
             return;
         }
-        let commit_time: i64 = 700_000_000_000_000 + i64::from(*xid);
+        let commit_time = micros(*committed_at);
         self.data(pgoutput::begin(*commit_lsn, commit_time, *xid), What::Rest);
         if !is_empty {
             for (place, row) in rows {

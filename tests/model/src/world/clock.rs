@@ -73,6 +73,9 @@ impl World {
             assert!(steps.next().is_some(), "the drain does not end");
             if self.session.is_none() {
                 self.begin();
+            }
+            let is_looking = self.session.as_ref().is_some_and(|it| it.relay.is_looking_ahead());
+            if !is_looking {
                 self.drain();
             }
             self.calm_step();

@@ -67,7 +67,7 @@ impl World {
                 let Some(session) = &mut self.session else { return };
                 let lsn = u64::from(lsn);
                 session.watch.acknowledge(lsn, self.now, &self.postgres, &mut self.ledger);
-                session.acks.push_back(lsn);
+                session.acks.push_back((lsn, session.relay.acknowledged_id()));
                 self.tally.acknowledged += 1;
                 self.say(format_args!("acknowledge {lsn:X}"));
             }
@@ -145,7 +145,7 @@ impl World {
             exchange: message.exchange().to_owned(),
             routing_key: message.routing_key().to_owned(),
             is_to_stream: !message.sections_bytes().is_empty(),
-            publishing_id: message.publishing_id,
+            publishing_id: message.publishing_id.map(|id| (session.name, id)),
         });
     }
 

@@ -17,7 +17,8 @@ impl World {
         let visible_at = if delay == 0 { 0 } else { self.now + self.script.within(0..delay) };
         let is_synchronous = !self.script.one_in(8);
         let before = self.postgres.events.len();
-        self.postgres.commit(&self.script, rows, visible_at, is_synchronous);
+        let times = (self.now, visible_at);
+        self.postgres.commit(&self.script, rows, times, is_synchronous);
         let after = self.postgres.events.len();
         self.ledger.committed(before..after, self.postgres.is_publication_broken);
         let how = if is_synchronous { "" } else { ", asynchronously" };
@@ -156,7 +157,7 @@ impl World {
 
     pub(super) fn write(&mut self, session: u64, batch: &Batch) -> Option<MarksWritten> {
         let position = pair(batch.position);
-        let may_be_locked = batch.extent != Extent::MarksAlone && !self.mode.is_mixed;
+        let may_be_locked = batch.extent != Extent::MarksAlone;
         let is_locked = may_be_locked && self.script.one_in(20);
         let left = match is_locked {
             false => Left::Nothing,
@@ -244,9 +245,9 @@ impl World {
 
     pub(super) fn deliver_ack(&mut self) {
         let Some(session) = &mut self.session else { return };
-        if let Some(lsn) = session.acks.pop_front() {
+        if let Some((lsn, publishing_id)) = session.acks.pop_front() {
             assert!(lsn <= session.walsender.sent, "{lsn:X} was never sent");
-            self.postgres.acknowledged(lsn);
+            self.postgres.reach(lsn, publishing_id);
             self.ledger.recorded(&self.postgres);
         }
     }
@@ -257,7 +258,8 @@ impl World {
             self.postgres.flushed, self.postgres.end
         ));
         self.tally.server_crashes += 1;
-        self.postgres.crash();
+        let started = self.start_postgres();
+        self.postgres.crash(started);
         self.ledger.taken_back(self.postgres.events.len());
         self.end(End::Fault(Fault::transient("Postgres crashed")));
         // Nothing that was not executed by now ever is.
@@ -267,9 +269,53 @@ impl World {
     pub(super) fn restart(&mut self) {
         self.say(format_args!("Postgres restarts"));
         let is_slot_saved = self.script.is_heads();
-        self.postgres.restart(is_slot_saved);
+        let started = self.start_postgres();
+        self.postgres.restart(is_slot_saved, started);
         self.end(End::Fault(Fault::transient("Postgres restarted")));
         self.zombies.clear();
+    }
+
+    /// It is later than all that was committed before.
+    fn start_postgres(&mut self) -> u64 {
+        self.now += 1;
+        self.now
+    }
+
+    /// Somebody copies the files of the server, which runs on.
+    pub(super) fn copy(&mut self) {
+        self.say(format_args!("the files of Postgres are copied"));
+        if self.script.is_heads() {
+            self.postgres.flush();
+        }
+        self.copy = Some(Box::new(self.postgres.clone()));
+    }
+
+    /// The copy is put in place, and started. The relay lives through it, or is started again as well.
+    pub(super) fn restore(&mut self) {
+        let Some(copy) = self.copy.take() else { return };
+        self.ledger.look_at_queue(&self.broker, &self.postgres, self.mode);
+        match self.script.is_heads() {
+            true => self.end(End::Fault(Fault::transient("Postgres is gone"))),
+            false => self.kill(),
+        }
+        self.zombies.clear();
+        let started = self.start_postgres();
+        let was_parked = self.postgres.parking.places();
+        self.postgres = *copy;
+        self.postgres.crash(started);
+        let count = self.postgres.events.len();
+        // What was put aside since the copy was made, and is not any more, may have later ones in the stream: nobody
+        // knows of it.
+        let is_parked = self.postgres.parking.places();
+        for place in was_parked.difference(&is_parked).filter(|place| **place < count) {
+            self.ledger.discarded(*place);
+        }
+        self.broker.history_ends(count);
+        self.ledger.history_ends(count, self.postgres.progress());
+        let Memory { delivered, publishing_id, .. } = self.memory;
+        self.memory = Memory { delivered, publishing_id, ..Memory::default() };
+        self.tally.restored += 1;
+        self.say(format_args!("Postgres is restored from a copy with {count} events"));
     }
 
     pub(super) fn break_publication(&mut self) {

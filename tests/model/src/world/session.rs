@@ -17,6 +17,10 @@ impl World {
         let (commit_lsn, index) = self.postgres.progress();
         let row = Position { commit_lsn: commit_lsn.into(), index };
         let mut memory = self.memory.clone();
+        let known = self.known_name();
+        if self.mode.is_stream && !known.is_same_start {
+            (memory.delivered, memory.publishing_id) = (Memory::default().delivered, 0);
+        }
         if row >= memory.delivered {
             memory.publishing_id =
                 self.postgres.publishing_id().max(match row == memory.delivered {
@@ -37,10 +41,13 @@ impl World {
         let mut rules = self.rules.clone();
         rules.limits.body = self.body_limit;
         self.say(format_args!("session {} with {memory:X?}", self.tally.sessions));
+        let mut relay = Relay::new(rules.clone(), memory.clone(), catch_up);
+        let name = self.name(known, &mut relay);
         self.session = Some(Session {
+            name,
             number: self.tally.sessions,
             watch: Watch::new(&self.postgres, millis(rules.audit.hold)),
-            relay: Relay::new(rules, memory.clone(), catch_up),
+            relay,
             memory,
             began: self.now,
             walsender: self.postgres.start_replication(),
@@ -61,6 +68,47 @@ impl World {
             finishing: None,
             last_frame: self.now,
         });
+    }
+
+    /// What is known of the name that streams are published to under.
+    fn known_name(&self) -> KnownName {
+        let (started, name) = (self.postgres.started, self.postgres.name);
+        let is_same_start = name.is_some_and(|(_, of)| of == started);
+        KnownName {
+            is_doubtful: name.is_none() || !is_same_start && self.postgres.catch_up().is_some(),
+            is_same_start,
+            settled: self.postgres.publishing_id(),
+            end: self.postgres.end.into(),
+            looked: self.looked.filter(|(of, _)| *of == started).map(|(_, found)| found),
+        }
+    }
+
+    /// The name of a session; one that is to look ahead publishes nothing.
+    fn name(&mut self, known: KnownName, relay: &mut Relay) -> u64 {
+        if !self.mode.is_stream {
+            return 0;
+        }
+        let before = self.postgres.name.map_or(0, |(name, _)| name);
+        let highest = self.broker.highest(before);
+        let naming = known.decide(Some(highest));
+        self.say(format_args!("the name: {naming:?}, {known:?}, highest {highest}"));
+        match naming {
+            Naming::Keep => {}
+            Naming::Change | Naming::Doubt => {
+                self.names += 1;
+                self.ledger.renamed(self.broker.on_their_way());
+            }
+            Naming::LookAhead => {
+                self.tally.looked_ahead += 1;
+                let (started, end) = (micros(self.postgres.started), self.postgres.flushed.into());
+                relay.look_ahead(LookAhead::new(highest, started, end));
+                return 0;
+            }
+        }
+        let name = if naming == Naming::Keep { before } else { self.names };
+        self.postgres.name = Some((name, self.postgres.started));
+        self.postgres.transaction(true);
+        name
     }
 
     /// The stream is read where the relay lets it.
@@ -86,6 +134,9 @@ impl World {
     pub(super) fn read_data(&mut self, bytes: &bytes::Bytes, what: What) {
         let message = pgoutput::decode(bytes).expect("the model speaks pgoutput");
         let Some(session) = &mut self.session else { return };
+        if session.relay.is_looking_ahead() {
+            return self.handle(Input::Stream(message));
+        }
         if let What::Commit(end_lsn) = what {
             session.watch.received(end_lsn);
         }
@@ -171,6 +222,7 @@ impl World {
         self.tally.most_repeated_by_a_kill = self.tally.most_repeated_by_a_kill.max(exposed);
         let Some(session) = self.session.take() else { return };
         self.memory = Memory::default();
+        self.looked = None;
         self.ledger.stuck = None;
         self.leave(session);
     }
@@ -178,6 +230,13 @@ impl World {
     pub(super) fn end(&mut self, end: End) {
         let Some(mut session) = self.session.take() else { return };
         self.say(format_args!("the session ends: {end:?}"));
+        if session.relay.is_looking_ahead() {
+            let found = session.relay.looked_ahead();
+            self.tally.met += u64::from(found.is_some_and(|found| found.is_met));
+            self.looked = found.map(|found| (self.postgres.started, found));
+            assert!(session.watch.published.is_empty(), "published by a session that only looks");
+            return self.leave(session);
+        }
         let at = Duration::from_millis(self.now - session.began);
         self.memory = session.relay.remember(at, &end);
         self.check_memory(&session);
@@ -238,8 +297,8 @@ impl World {
     /// Rule: after a drain nothing is left to be repeated.
     pub(super) fn drained(&mut self, session: &mut Session) {
         self.tally.drained += 1;
-        for lsn in session.acks.drain(..) {
-            self.postgres.acknowledged(lsn);
+        for (lsn, publishing_id) in session.acks.drain(..) {
+            self.postgres.reach(lsn, publishing_id);
         }
         // The one over which the channel was closed is parked, and needs no confirm.
         let is_convicted = self.mode.is_parking && session.closed_with == Some(1);
@@ -271,7 +330,7 @@ impl World {
         let acknowledged = session.watch.acknowledged;
         assert!(acknowledged >= received, "drained, and {received:X} is not acknowledged");
         // The next relay is a new process.
-        self.memory = Memory::default();
+        (self.memory, self.looked) = (Memory::default(), None);
         self.ledger.stuck = None;
     }
 
@@ -285,11 +344,11 @@ impl World {
         }
         self.ledger.left_unmarked(missing.iter(), &self.postgres);
         self.ledger.session_ended(&self.postgres);
-        for lsn in session.acks {
+        for (lsn, publishing_id) in session.acks {
             if self.script.is_heads() {
                 break;
             }
-            self.postgres.acknowledged(lsn);
+            self.postgres.reach(lsn, publishing_id);
         }
         if let Some(Marks { batch, written: None }) = session.marks
             && self.script.is_heads()

@@ -49,6 +49,9 @@ pub(super) fn weights(script: &Script, largest_transaction: u64, mode: Mode) -> 
         (3, Act::Drain),
         (5, Act::Kill),
     ];
+    if mode.is_stream && script.one_in(2) {
+        weights.extend([(6, Act::Copy), (3, Act::Restore)]);
+    }
     for (weight, act) in seldom {
         // A stream does not say that it takes nothing.
         let is_possible = !(is_all_of_streams && matches!(act, Act::Block));

@@ -38,6 +38,9 @@ pub struct Tally {
     pub(super) late_batches: u64,
     pub(super) late_batches_refused: u64,
     pub(super) dropped: u64,
+    pub(super) restored: u64,
+    pub(super) looked_ahead: u64,
+    pub(super) met: u64,
 }
 
 impl AddAssign for Tally {
@@ -76,6 +79,9 @@ impl AddAssign for Tally {
         self.late_batches += other.late_batches;
         self.late_batches_refused += other.late_batches_refused;
         self.dropped += other.dropped;
+        self.restored += other.restored;
+        self.looked_ahead += other.looked_ahead;
+        self.met += other.met;
     }
 }
 
@@ -111,6 +117,9 @@ impl Tally {
             self.late_batches,
             self.late_batches_refused,
             self.dropped,
+            self.restored,
+            self.looked_ahead,
+            self.met,
         ];
         assert!(counts.iter().all(|count| *count > 0), "something never happened");
     }
