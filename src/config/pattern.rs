@@ -26,9 +26,9 @@ impl Config {
         self.tables.iter().any(|table| table.is_pattern)
     }
 
-    /// The oids of tables that are left out.
-    pub(crate) fn passed_over(&self) -> impl Iterator<Item = u32> {
-        self.found.iter().filter(|it| it.left_out.is_some()).map(|it| it.relation)
+    /// The oids of the tables that patterns found, and whether each was left out.
+    pub(crate) fn found_relations(&self) -> impl Iterator<Item = (u32, bool)> {
+        self.found.iter().map(|it| (it.relation, it.left_out.is_some()))
     }
 }
 

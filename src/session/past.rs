@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use postgres_types::PgLsn;
 
+use crate::config::Config;
 use crate::core::relay::{LookedAhead, Memory};
 use crate::otlp;
 use crate::postgres::identity::Identity;
@@ -19,7 +20,7 @@ pub(crate) struct Past {
     pub(crate) renewal: Option<String>,
     /// What the last session has found that looked ahead, and when the server was started on which it did.
     pub(super) looked_ahead: Option<(i64, LookedAhead)>,
-    /// Tables that were left out: what of them was in the stream is passed.
+    /// Tables that were left out, or had another name than one of ours: what of them was in the stream is passed.
     pub(super) passed_over: BTreeSet<u32>,
     /// Partitions that hold nothing that no stream brings.
     pub(super) looked: KnownPartitions,
@@ -65,6 +66,20 @@ impl Past {
     pub(super) fn acknowledged(&self, identity: &Identity) -> PgLsn {
         let memory = self.memory.as_ref().filter(|it| it.identity == *identity);
         memory.map_or(PgLsn::from(0), |it| it.acknowledged)
+    }
+
+    /// Takes in which relations a session has passed over, until one is found to be a table of ours.
+    pub(super) fn pass_over(&mut self, config: &Config, by_name: impl Iterator<Item = u32>) {
+        if config.patterns.is_empty() {
+            return;
+        }
+        self.passed_over.extend(by_name);
+        for (relation, is_left_out) in config.found_relations() {
+            match is_left_out {
+                true => self.passed_over.insert(relation),
+                false => self.passed_over.remove(&relation),
+            };
+        }
     }
 
     /// A session has failed; returns how many did in a row without bringing anything on, this

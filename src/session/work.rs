@@ -93,7 +93,7 @@ impl Session {
         past.coverage = Some(self.jobs.coverage.borrow().clone());
         past.looked.clone_from(&self.jobs.looked.borrow());
         self.keep_why_another_begins(past);
-        past.passed_over = self.config.passed_over().collect();
+        past.pass_over(&self.config, self.relay.passed_over());
         if !self.bulletin.is_quiet() {
             info!(
                 published = tally.published,

@@ -121,6 +121,37 @@ async fn tables_come_and_go_in_a_publication_of_all_tables() -> Result<()> {
     come_and_go(setting, "", 0).await
 }
 
+/// Rows that were passed over while their table had another name, which no pattern matches, come once it has one that does.
+#[tokio::test]
+async fn rows_of_before_a_name_matched_are_caught_up_with() -> Result<()> {
+    let setting = setting().await?;
+    setting.sql("CREATE PUBLICATION pgoutbox FOR ALL TABLES WITH (publish = 'insert')").await?;
+    setting.sql(&tenant("tenant_a")).await?;
+    setting.init().await?;
+    let consumer = setting.consumer().await?;
+    let relay = setting.run()?;
+    let draft = format!("CREATE SCHEMA tenant_b; CREATE TABLE tenant_b.draft {COLUMNS};");
+    let early = "INSERT INTO tenant_b.draft (id) VALUES ('tenant_b early');";
+    setting.sql(&(draft + early)).await?;
+    setting.sql(&row("tenant_a", "1")).await?;
+    let mut wanted = vec!["tenant_a 1"];
+    came(&consumer, &relay, &wanted).await?;
+    // Another session may begin in between.
+    setting.sql(&tenant("tenant_c")).await?;
+    setting.sql(&row("tenant_c", "1")).await?;
+    wanted.push("tenant_c 1");
+    came(&consumer, &relay, &wanted).await?;
+    setting.sql("ALTER TABLE tenant_b.draft RENAME TO outbox").await?;
+    setting.sql(&row("tenant_b", "late")).await?;
+    wanted.extend(["tenant_b early", "tenant_b late"]);
+    came(&consumer, &relay, &wanted).await?;
+    let came = ids(&consumer.deliveries(<[Delivery]>::to_vec));
+    let place = |id: &str| came.iter().position(|it| it == id);
+    ensure!(place("tenant_b early") < place("tenant_b late"), "{came:?}");
+    marked(&setting, &relay, &["tenant_a", "tenant_b", "tenant_c"]).await?;
+    relay.drain(PATIENCE).await
+}
+
 /// One that cannot be read is left out, with the reason; once it can be, its rows are caught up with.
 #[tokio::test]
 async fn a_broken_table_leaves_the_others_alone() -> Result<()> {

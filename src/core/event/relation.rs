@@ -299,6 +299,12 @@ impl Relations {
         self.known.get(&oid)
     }
 
+    /// Relations with rows that were taken for rows of others.
+    pub(crate) fn passed_over(&self) -> impl Iterator<Item = u32> {
+        let others = self.known.iter().filter(|(_, relation)| matches!(relation, Relation::Other));
+        others.map(|(oid, _)| *oid)
+    }
+
     /// Takes in what a type is made of, as the stream tells it before each relation that has it:
     /// of a domain that is the type at the bottom, of any other type the type itself.
     pub(crate) fn made_of(&mut self, oid: u32, schema: &str, name: &str) {

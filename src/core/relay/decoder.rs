@@ -340,6 +340,11 @@ impl Decoder {
         self.leaves.iter().copied().filter(fits).max_by_key(alike)
     }
 
+    /// Relations with rows that were taken for rows of others: under the name they have then, nobody asks for them.
+    pub(super) fn passed_over(&self) -> impl Iterator<Item = u32> {
+        self.relations.passed_over()
+    }
+
     /// A table holds today what the rows of this relation say in the stream.
     pub(super) fn is_held_by_a_table(&self, relation: u32) -> bool {
         self.oids.contains(&relation)

@@ -182,6 +182,11 @@ impl Relay {
         Tally { unmarked: self.recorder.given_up(), ..self.tally }
     }
 
+    /// Relations with rows that were passed over, since no table of ours had their name.
+    pub(crate) fn passed_over(&self) -> impl Iterator<Item = u32> {
+        self.decoder.passed_over()
+    }
+
     /// The same of each table, by name.
     fn tally_by_source(&self) -> Vec<(String, SourceTally)> {
         let tallies = self.by_table.iter().map(|it| SourceTally::from(*it));
