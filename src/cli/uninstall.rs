@@ -23,7 +23,7 @@ pub(super) struct Args {
     /// Ask nothing
     #[arg(long)]
     pub yes: bool,
-    /// Take the slot from a relay that is using it
+    /// Take the slot from a relay that is using it, and give up parked events that have no row
     #[arg(long)]
     pub force: bool,
 }
@@ -44,6 +44,9 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
         refuse(args, &config, slot)?;
     }
     let others = others(&client, name).await?;
+    let lost = Lost::look(&client, name, others.is_empty()).await?;
+    lost.refuse(args)?;
+    lost.told().iter().for_each(say);
     if !args.yes && !confirm(&config, slot.as_ref(), &others)? {
         say("nothing was dropped");
         return Ok(());
@@ -70,6 +73,77 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
     Ok(())
 }
 
+/// What goes with it, and stands nowhere else.
+#[derive(Default)]
+struct Lost {
+    /// Parked events of `[[messages]]`: they have no row.
+    messages: i64,
+    parked: i64,
+    discarded: i64,
+    /// Of tables with `audit.mode = "side_table"`.
+    marks: i64,
+}
+
+impl Lost {
+    /// `is_all`: the marks go too, which are no slot's.
+    async fn look(client: &Client, slot: &str, is_all: bool) -> Result<Self, Fault> {
+        let rows =
+            match query(client, &sql::render(sql::INIT_UNINSTALL_LOST, &[("slot", slot)])?).await {
+                // Nothing is there, or a schema of an earlier version.
+                Err(fault)
+                    if fault.is_code(codes::UNDEFINED_TABLE)
+                        || fault.is_code(codes::UNDEFINED_COLUMN) =>
+                {
+                    return Ok(Self::default());
+                }
+                rows => rows?,
+            };
+        let Some(row) = rows.first() else { return Ok(Self::default()) };
+        let marks = if is_all { column(row, "marks")? } else { 0 };
+        Ok(Self {
+            messages: column(row, "messages")?,
+            parked: column(row, "parked")?,
+            discarded: column(row, "discarded")?,
+            marks,
+        })
+    }
+
+    /// What nobody could send again takes one word more.
+    fn refuse(&self, args: &Args) -> Result<(), Fault> {
+        if self.messages == 0 || args.force {
+            return Ok(());
+        }
+        Err(Fault::definite(
+            format!(
+                "{} parked events of [[messages]] have no row: they would be lost",
+                self.messages
+            ),
+            "pgoutbox parked list; have them delivered, or discard them; or give them up: pgoutbox uninstall --force",
+        ))
+    }
+
+    /// A line about each.
+    fn told(&self) -> Vec<String> {
+        let all = [
+            (self.messages, "parked events of [[messages]] go, and are nowhere else"),
+            (
+                self.parked,
+                "parked events lose their place: a relay that comes later publishes their rows in the order of the table",
+            ),
+            (
+                self.discarded,
+                "records of discarded events go: a relay that comes later publishes their rows",
+            ),
+            (
+                self.marks,
+                "marks in pgoutbox.relayed go: a relay that comes later publishes those rows again",
+            ),
+        ];
+        let all = all.into_iter().filter(|(count, _)| *count > 0);
+        all.map(|(count, what)| format!("{count} {what}")).collect()
+    }
+}
+
 /// The slots of other relays in the database.
 async fn others(client: &Client, name: &str) -> Result<Vec<String>, Fault> {
     match query(client, &sql::render(sql::SLOT_OTHERS, &[("slot", name)])?).await {
@@ -88,7 +162,7 @@ fn refuse(args: &Args, config: &Config, slot: &SlotState) -> Result<(), Fault> {
                 "slot \"{name}\" is not pgoutbox's: its plugin is {}, its database {database}",
                 slot.plugin.as_deref().unwrap_or("none")
             ),
-            "hint postgres.slot in the configuration",
+            "correct postgres.slot in the configuration",
         ));
     }
     if slot.is_active && !args.force {

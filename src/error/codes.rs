@@ -15,6 +15,8 @@ pub(crate) const INVALID_SCHEMA_NAME: &str = "3F000";
 /// 42501.
 pub(crate) const INSUFFICIENT_PRIVILEGE: &str = "42501";
 pub(crate) const UNDEFINED_TABLE: &str = "42P01";
+/// 42703.
+pub(crate) const UNDEFINED_COLUMN: &str = "42703";
 /// 42704: among others a publication that the stream needs.
 pub(crate) const UNDEFINED_OBJECT: &str = "42704";
 /// 53300.

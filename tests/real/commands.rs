@@ -282,6 +282,34 @@ async fn uninstall_drops_what_init_made_but_never_the_table() -> Result<()> {
     Ok(())
 }
 
+/// What goes with the schema and stands nowhere else is said, and what nobody could send again is not dropped by a
+/// slip.
+#[tokio::test]
+async fn uninstall_says_what_is_nowhere_else() -> Result<()> {
+    let setting = Setting::shared().await?;
+    for (number, state) in [(1, "failed"), (2, "discarded"), (3, "parked")] {
+        setting.put_aside(number, state).await?;
+    }
+    let message = "UPDATE pgoutbox.parked SET outbox = 0, prefix = 'orders' WHERE state = 'parked'";
+    setting.sql(message).await?;
+    setting
+        .sql("INSERT INTO pgoutbox.relayed (outbox, id) VALUES ('outbox_messages', 'x')")
+        .await?;
+    let told = setting.exits(1, &["uninstall", "--yes"]).await?;
+    assert!(told.contains("1 parked events of [[messages]] have no row"), "{told}");
+    assert_eq!(setting.ask::<i64>("SELECT count(*) FROM pgoutbox.parked").await?, 3, "kept");
+    let told = setting.exits(0, &["uninstall", "--yes", "--force"]).await?;
+    for part in [
+        "1 parked events of [[messages]] go",
+        "1 parked events lose their place",
+        "1 records of discarded events go",
+        "1 marks in pgoutbox.relayed go",
+    ] {
+        assert!(told.contains(part), "no {part} in {told}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn config_masks_secrets_and_says_where_each_value_comes_from() -> Result<()> {
     let program = Pgoutbox::at(BINARY)

@@ -176,7 +176,9 @@ impl Facts {
 
     /// WAL that waits while no relay runs: none here says that it does, and none uses the slot.
     fn unread(&self) -> Option<i64> {
-        let slot = self.slot.as_ref().filter(|slot| !slot.is_active && !self.live.runs())?;
+        // A lost slot keeps nothing.
+        let is_unread = |slot: &&SlotState| !slot.is_active && slot.why_lost().is_none();
+        let slot = self.slot.as_ref().filter(|slot| is_unread(slot) && !self.live.runs())?;
         slot.confirmed_lag_bytes.filter(|lag| *lag > 0)
     }
 

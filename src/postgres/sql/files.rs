@@ -76,6 +76,7 @@ files! {
     INIT_ROLES_KNOWN = "init/roles_known.sql", "Whether all is there that init/roles.sql makes.";
     INIT_SCHEMA = "init/schema.sql", "What pgoutbox keeps of its own.";
     INIT_UNINSTALL = "init/uninstall.sql", "Drops the slot, the publication and pgoutbox's own schema.";
+    INIT_UNINSTALL_LOST = "init/uninstall_lost.sql", "What goes with schema pgoutbox and stands nowhere else, of one slot.";
     INIT_UNINSTALL_SHARE = "init/uninstall_share.sql", "Drops the slot of one of several relays in a database, and what schema pgoutbox holds of it.";
     INIT_WAITING = "init/waiting.sql", "How many rows of a table wait, where nothing of pgoutbox's own is there yet: none is parked, and none is marked beside the table.";
     LEDGER = "ledger/ledger.sql", "The ledger of one table: every row is delivered, parked, waiting or missing.";
