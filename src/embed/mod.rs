@@ -37,6 +37,9 @@ use crate::error::Fault;
 use crate::observe::http;
 use crate::shutdown::Shutdown;
 
+/// As the main thread of the program has: without optimisation a session's beginning takes more than the 2 MiB that a
+/// thread has by default. What is not used of it is no memory.
+const STACK: usize = 8 << 20;
 /// How long the relay's thread may take to answer with its figures.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -112,6 +115,7 @@ impl Relay {
         let ask = stop.clone();
         let spawned = std::thread::Builder::new()
             .name("pgoutbox".to_owned())
+            .stack_size(STACK)
             .spawn(move || drop(tell.send(self.block(stop, asked))));
         async move {
             spawned

@@ -149,10 +149,10 @@ fn by_code(code: &str) -> Option<Entry> {
             "the server is out of memory: look into its log, and lower its work_mem or its connections",
         ),
         "53300" => Entry::passing(
-            "raise max_connections above what SHOW max_connections; says, then restart Postgres; or end those that nobody needs: SELECT pid, usename, application_name, state FROM pg_stat_activity;",
+            "SHOW max_connections;  -- set it higher and restart Postgres; or end those that nobody needs: SELECT pid, usename, application_name, state FROM pg_stat_activity;",
         ),
         "53400" => Entry::person(
-            "raise max_replication_slots above what SHOW max_replication_slots; says, then restart Postgres; or drop one that nobody uses: SELECT slot_name, active FROM pg_replication_slots;",
+            "SHOW max_replication_slots;  -- set it higher and restart Postgres; or drop one that nobody uses: SELECT slot_name, active FROM pg_replication_slots;",
         ),
         "54000" => Entry::of_row(
             "a value of the row is larger than an index or a row can hold: correct the row, or the index",

@@ -121,7 +121,7 @@ impl Denial {
                 format!("ALTER ROLE {role} REPLICATION;  -- RDS: GRANT rds_replication TO {role};")
             }
             Self::Connect => format!("GRANT CONNECT ON DATABASE {database} TO {role};"),
-            Self::WalSenders => "raise max_wal_senders above what SHOW max_wal_senders; says, then restart Postgres; or end one that nobody needs: SELECT pid, application_name FROM pg_stat_replication;".to_owned(),
+            Self::WalSenders => "SHOW max_wal_senders;  -- set it higher and restart Postgres; or end one that nobody needs: SELECT pid, application_name FROM pg_stat_replication;".to_owned(),
             Self::RoleLimit => format!("ALTER ROLE {role} CONNECTION LIMIT -1;"),
             Self::DatabaseLimit => format!("ALTER DATABASE {database} CONNECTION LIMIT -1;"),
             Self::Connections => table::entry(

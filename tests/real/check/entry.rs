@@ -72,7 +72,10 @@ async fn connections_run_out() -> Result<()> {
     }
     let checked = setting.check().await?;
     assert_eq!(checked.errors(), BTreeSet::from(["max-connections"]), "{checked}");
-    owner.carry_out(checked.has("max-connections", "error")).await?;
+    let finding = checked.has("max-connections", "error");
+    assert!(hint(finding).starts_with("SHOW max_connections;  -- set it higher"), "{finding}");
+    owner.carry_out(finding).await?;
+    owner.sql("ALTER SYSTEM SET max_connections = 20").await?;
     postgres.stop(Shutdown::Fast, PATIENCE).await?;
     postgres.start_again().await?;
     for _ in 0..sessions.len() {
