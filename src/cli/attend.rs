@@ -82,18 +82,24 @@ impl Attendant {
         outcome
     }
 
-    /// Runs it to its end, or to the first signal: for what may be dropped anywhere.
+    /// Runs it to its end, or to where it `rests` behind the first signal: for what may be dropped, and has
+    /// counted all that it did where it rests.
     pub(super) async fn attend_droppable<T>(
         &mut self,
         what: impl Fn() -> String,
         gauge: &Gauge,
         work: impl Future<Output = T>,
+        mut rests: watch::Receiver<bool>,
     ) -> Option<T> {
         let mut stop = self.shutdown();
+        let is_to_end = async {
+            stop.wait().await;
+            let _ = rests.wait_for(|rests| *rests).await;
+        };
         let until = async {
             tokio::select! {
                 biased;
-                () = stop.wait() => None,
+                () = is_to_end => None,
                 outcome = work => Some(outcome),
             }
         };

@@ -68,11 +68,11 @@ async fn pass(
     known: &mut UndeletablePlaces,
     report: &mut Report,
 ) -> Result<(), Fault> {
-    let Pace { blocks, rows } = order.pace;
+    let Pace { blocks, rows, .. } = order.pace;
     let verb = if order.is_dry { "may go" } else { "deleted" };
     let what = || format!("prune: {} rows {verb}; blocks", rows.counted());
     let passed = prune::pass(config, order, known, report);
-    let outcome = attendant.attend_droppable(what, blocks, passed).await;
+    let outcome = attendant.attend_droppable(what, blocks, passed, order.pace.rests()).await;
     outcome.unwrap_or_else(|| {
         let name = attendant.signal.unwrap_or("SIGINT");
         let what = format!(

@@ -12,6 +12,8 @@ mod target;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tracing::{debug, info, warn};
@@ -40,6 +42,24 @@ pub(crate) struct Pace {
     pub blocks: Gauge,
     /// Rows that are deleted.
     pub rows: Gauge,
+    /// It pauses: whoever ends it now loses no count of what a statement did.
+    rests: watch::Sender<bool>,
+}
+
+impl Pace {
+    /// Whether it pauses.
+    pub(crate) fn rests(&self) -> watch::Receiver<bool> {
+        self.rests.subscribe()
+    }
+
+    /// Between two statements.
+    async fn pause(&self, pause: Duration) {
+        self.rests.send_replace(true);
+        // Also where there is no pause: who waits for this one sees it.
+        yield_now().await;
+        sleep(pause).await;
+        self.rests.send_replace(false);
+    }
 }
 
 /// What a pass is to do.
@@ -290,7 +310,7 @@ async fn emitted(
         if order.is_dry || rows < config.prune.batch as u64 {
             return Ok(());
         }
-        sleep(config.prune.pause).await;
+        order.pace.pause(config.prune.pause).await;
     }
 }
 

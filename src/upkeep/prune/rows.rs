@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
@@ -99,7 +98,7 @@ impl<'a> Work<'a> {
             if rows.len() < self.prune.batch {
                 break;
             }
-            sleep(self.prune.pause).await;
+            self.pace.pause(self.prune.pause).await;
         }
         self.tell(report, "records of parked events").await
     }
@@ -197,7 +196,7 @@ impl<'a> Work<'a> {
         let first = fastrand::u64(0..ranges.max(1));
         for number in 0..ranges {
             if number > 0 {
-                sleep(self.prune.pause).await;
+                self.pace.pause(self.prune.pause).await;
             }
             let from = (first + number) % ranges * BLOCKS;
             let range = (from * PLACES, (from + BLOCKS).min(blocks) * PLACES);
@@ -236,7 +235,7 @@ impl<'a> Work<'a> {
                     let next = (u64::try_from(block).unwrap_or(0) * PLACES).max(from);
                     self.passed(from, next);
                     work.push((next, to));
-                    sleep(self.prune.pause).await;
+                    self.pace.pause(self.prune.pause).await;
                 }
                 Outcome::Refused(error) if to - from == 1 => {
                     let id = self.id_at(heap, &first).await?;
