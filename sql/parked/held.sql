@@ -3,6 +3,10 @@
 --   $1 name: slot
 SELECT DISTINCT parked.aggregate_type, parked.aggregate_id
   FROM pgoutbox.parked
-  JOIN pgoutbox.parked_places($1) AS place ON place.seq = parked.seq
+ -- As pgoutbox.parked_places has it; a join with that is planned as one row, and reads all of them for each.
+ CROSS JOIN LATERAL (
+       SELECT queue.seq
+         FROM pgoutbox.parked_queue(parked.slot, parked.aggregate_type, parked.aggregate_id) AS queue
+        ORDER BY queue.seq LIMIT 1) AS first
  WHERE parked.slot = $1 AND parked.state IN ('parked', 'failed') AND parked.is_holding
-   AND parked.aggregate_id IS NOT NULL AND place.head = parked.seq;
+   AND parked.aggregate_id IS NOT NULL AND first.seq = parked.seq;

@@ -22,6 +22,35 @@ async fn reads(setting: &Setting) -> Result<(i64, i64)> {
     Ok((row.try_get(0)?, row.try_get(1)?))
 }
 
+/// The relay's own questions, by what the server does for them: no record is compared with all others.
+async fn each_look_reads_each_record_a_few_times(setting: &Setting) -> Result<()> {
+    let looks = [
+        ("held", include_str!("../../sql/parked/held.sql")),
+        ("next", include_str!("../../sql/parked/next.sql")),
+        ("due", include_str!("../../sql/parked/due.sql")),
+    ];
+    for (name, sql) in looks {
+        let slot = format!("'{}'", setting.database);
+        let sql = sql.replace("$1", &slot).replace("$2", "'{}'::bigint[]");
+        let explain = format!("EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {sql}");
+        let row = setting.client().await?.query_one(&explain, &[]).await?;
+        let plan: serde_json::Value = row.try_get(0)?;
+        let rows = rows_of(&plan[0]["Plan"]);
+        #[allow(clippy::cast_precision_loss, reason = "thousands")]
+        let most = (30 * ROWS) as f64;
+        ensure!(rows <= most, "{name}: {rows} rows, of {ROWS} records: {plan:#}");
+    }
+    Ok(())
+}
+
+/// Rows that all parts of a plan have come upon.
+fn rows_of(node: &serde_json::Value) -> f64 {
+    let number = |name: &str| node[name].as_f64().unwrap_or_default();
+    let seen = ["Actual Rows", "Rows Removed by Filter", "Rows Removed by Join Filter"];
+    let own: f64 = seen.iter().map(|name| number(name)).sum::<f64>() * number("Actual Loops");
+    own + node["Plans"].as_array().into_iter().flatten().map(rows_of).sum::<f64>()
+}
+
 #[tokio::test]
 async fn each_row_finds_its_record() -> Result<()> {
     let setting = Setting::shared().await?.set("parking.limit", "100000");
@@ -38,6 +67,7 @@ async fn each_row_finds_its_record() -> Result<()> {
     setting.is_acknowledged(&relay).await?;
     relay.drain(PATIENCE).await?;
     setting.sql("ANALYZE outbox_messages, pgoutbox.parked").await?;
+    each_look_reads_each_record_a_few_times(&setting).await?;
     for command in [&["verify", "--exact"][..], &["status"], &["event", "--since", "1h"]] {
         let before = reads(&setting).await?;
         setting.program.output(command).await?;
