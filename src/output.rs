@@ -111,6 +111,12 @@ pub(crate) fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
+/// How wide the terminal is that standard output goes to, where it goes to one.
+pub(crate) fn columns() -> Option<usize> {
+    let size = terminal_size::terminal_size_of(io::stdout()).filter(|_| is_terminal());
+    size.map(|(Width(columns), _)| usize::from(columns)).filter(|columns| *columns > 0)
+}
+
 /// Whether somebody sits before the log.
 pub(crate) fn is_log_terminal() -> bool {
     io::stderr().is_terminal()

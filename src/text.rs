@@ -129,6 +129,23 @@ pub(crate) fn harmless(text: impl Display) -> String {
     out.0
 }
 
+/// Breaks a line at spaces where it can, and indents what goes on.
+pub(crate) fn wrap(line: &str, columns: usize, indent: usize) -> Vec<String> {
+    let indent = if columns > 2 * indent { indent } else { 0 };
+    let mut lines = Vec::new();
+    let mut rest: Vec<char> = line.chars().collect();
+    while rest.len() > columns && columns > 0 {
+        let space = rest.iter().take(columns + 1).rposition(|c| *c == ' ');
+        let at = space.filter(|at| *at > indent).unwrap_or(columns);
+        let next = rest.split_off(at);
+        lines.push(rest.iter().collect());
+        let next = next.into_iter().skip_while(|c| *c == ' ');
+        rest = std::iter::repeat_n(' ', indent).chain(next).collect();
+    }
+    lines.push(rest.iter().collect());
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -9,7 +9,7 @@ SELECT pg_wal_lsn_diff(at.wal_lsn, '0/0')::bigint AS wal,
        slot.safe_wal_size,
        (SELECT nullif(setting::bigint, -1) * 1024 * 1024 FROM pg_settings WHERE name = 'max_slot_wal_keep_size') AS keep,
        slot.wal_status,
-       slot.wal_status = 'lost' AS is_lost,
+       to_jsonb(slot) ->> 'invalidation_reason' AS invalidation_reason, -- from Postgres 17 on
        slot.active,
        (SELECT stats.spill_bytes FROM pg_stat_replication_slots AS stats
          WHERE stats.slot_name = slot.slot_name) AS spilled

@@ -174,6 +174,8 @@ pub(crate) struct Change {
 pub(crate) struct SlotView {
     /// `reserved`, `extended`, `unreserved`, `lost`; `None` where there is no slot.
     pub wal_status: Option<String>,
+    /// Why it can never be read again, where that is so.
+    pub why_lost: Option<String>,
     /// A walsender uses it.
     pub is_active: bool,
     /// WAL that it keeps, in bytes.

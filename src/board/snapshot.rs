@@ -7,12 +7,15 @@ use tokio::time::Instant;
 
 use crate::board::BoardContent;
 use crate::config::{Config, Table};
+use crate::slot::Loss;
 
 /// What a configuration says, as long as it is in force.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Facts {
     /// The slot's name.
     pub slot: String,
+    /// What it means where the slot is lost.
+    pub loss: Loss,
     /// Most messages in flight.
     pub window_messages: usize,
     /// Most bytes in flight.
@@ -26,6 +29,7 @@ impl Facts {
     pub(crate) fn of(config: &Config) -> Self {
         Self {
             slot: config.postgres.slot.clone(),
+            loss: Loss::of(config),
             window_messages: config.window.messages,
             window_bytes: config.window.bytes,
             tables: config.sources().map(table).collect(),

@@ -34,7 +34,7 @@ use crate::error::{Fault, with_old_key};
 use crate::output;
 use crate::postgres::{self, Role};
 use crate::slot;
-use crate::text::harmless;
+use crate::text::{harmless, wrap};
 
 /// Prints a line. Nothing in it acts on a terminal, whatever events, servers and operators have
 /// written.
@@ -42,10 +42,20 @@ fn say(line: impl std::fmt::Display) {
     output::out(harmless(format_args!("{line}\n")).as_bytes());
 }
 
-/// Prints a line whose first word is in the colour of its mood.
+/// Prints a line whose first word is in the colour of its mood. On a terminal what is long goes on below its text.
 fn say_coloured(mood: mood::Mood, word: &str, width: usize, text: impl std::fmt::Display) {
-    let (word, text) = (mood.painted(format_args!("{word:width$}")), harmless(text));
-    output::out(format!("{word}{text}\n").as_bytes());
+    let word = format!("{word:width$}");
+    let line = harmless(format_args!("{word}{text}"));
+    let lines = match output::columns() {
+        None => line,
+        Some(columns) => line
+            .split('\n')
+            .flat_map(|line| wrap(line, columns, width))
+            .collect::<Vec<_>>()
+            .join("\n"),
+    };
+    let text = lines.get(word.len()..).unwrap_or_default();
+    output::out(format!("{}{text}\n", mood.painted(&word)).as_bytes());
 }
 
 /// Prints what `--json` asks for.

@@ -15,7 +15,7 @@ use crate::error::{Fault, codes};
 use crate::postgres::outbox::{Outbox, explain_filter};
 use crate::postgres::raising::{self, RaisingRow};
 use crate::postgres::{self, Role, execute, sql};
-use crate::slot::{self, Finding, Severity, SlotState, former_marks, grants_for, statements};
+use crate::slot::{self, Finding, Loss, Severity, SlotState, former_marks, grants_for, statements};
 use crate::text::thousands;
 use crate::upkeep::horizon::{self, SlotReach};
 use crate::upkeep::ledger::{self, Count, Counting, ParkedCount, TableLedger};
@@ -55,6 +55,7 @@ struct Ledger {
     unreadable: Vec<Unreadable>,
     parked: Vec<ParkedCount>,
     slot: Option<SlotState>,
+    is_paused: bool,
     progress: Option<ProgressRow>,
 }
 
@@ -152,7 +153,8 @@ async fn look(args: &Args, client: &Client, config: &Config) -> Result<Ledger, F
     let progress = status::progress(client, config).await?;
     execute(client, "COMMIT").await?;
     let slot = slot::state(client, slot).await?;
-    Ok(Ledger { at, reached, tables, unreadable, parked, slot, progress })
+    let is_paused = slot::is_paused(client, config).await;
+    Ok(Ledger { at, reached, tables, unreadable, parked, slot, is_paused, progress })
 }
 
 fn with_grant(fault: Fault, config: &Config, outbox: &Outbox) -> Fault {
@@ -203,12 +205,10 @@ fn slot_finding(config: &Config, ledger: &Ledger) -> Option<Finding> {
         let what = format!("slot \"{name}\" does not exist");
         return Some(Finding::error("slot-missing", what, "pgoutbox init"));
     };
-    if slot.wal_status.as_deref() == Some("lost") {
-        return Some(Finding::error(
-            "slot-lost",
-            format!("slot \"{name}\" is lost: WAL it needs was removed"),
-            "pgoutbox check says what to do",
-        ));
+    if let Some(reason) = slot.why_lost() {
+        let loss = Loss::of(config);
+        let hint = loss.hint(true, ledger.is_paused);
+        return Some(Finding::error("slot-lost", loss.what(Some(reason)), hint));
     }
     match ledger.reached {
         SlotReach::Behind { bytes: behind, is_active: false } => Some(Finding::error(

@@ -181,6 +181,7 @@ impl WalGuard {
 
     /// Takes a sample in and says how it stands. Samples come in the order of their time.
     pub(crate) fn observe(&mut self, sample: Sample) -> GuardVerdict {
+        let was_lost = self.seen.back().is_some_and(|last| last.is_lost);
         self.remember(sample);
         let growth = self.growth(sample);
         let room = room(&sample, self.thresholds.disk_limit);
@@ -189,7 +190,8 @@ impl WalGuard {
         self.settle(sample.is_lost, room, full_in);
         GuardVerdict {
             level: self.level,
-            is_news: self.level != before,
+            // That the slot is lost is news, however near it was before.
+            is_news: self.level != before || (sample.is_lost && !was_lost),
             retained: sample.wal.saturating_sub(sample.restart),
             growth,
             room,
@@ -474,6 +476,16 @@ mod tests {
     fn a_lost_slot_is_critical() {
         let lost = Sample { is_lost: true, ..sample(0, GIB, GIB, None) };
         assert_eq!(WalGuard::new(thresholds()).observe(lost).level, Level::Critical);
+    }
+
+    #[test]
+    fn that_a_slot_is_lost_is_news_once() {
+        let mut guard = WalGuard::new(thresholds());
+        let near = guard.observe(sample(0, 1099 * GIB, 1000 * GIB, Some(GIB)));
+        assert!(near.level == Level::Critical && near.is_news);
+        let lost = |n| Sample { is_lost: true, ..sample(n, 1101 * GIB, 1101 * GIB, None) };
+        let news: Vec<bool> = (1..4).map(|n| guard.observe(lost(n)).is_news).collect();
+        assert_eq!(news, [true, false, false]);
     }
 
     #[test]

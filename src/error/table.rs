@@ -88,10 +88,10 @@ pub(crate) fn entry(kind: Kind, peer: Peer) -> Entry {
             "the broker, or the network to it, does not answer: check host and port of amqp.url, firewalls in between, and the broker's load; it is tried again until then",
         ),
         (Kind::Closed, Peer::Postgres) => Entry::passing(
-            "look into Postgres' log for why it ended the connection (a restart, an administrator, a crash), else into the network and what stands in between; a new connection is made by itself",
+            "look into Postgres' log for why it ended the connection (a restart, an administrator, a crash), else into the network and what stands in between; a relay connects again by itself",
         ),
         (Kind::Closed, Peer::RabbitMq) => Entry::passing(
-            "look into RabbitMQ's log for why it ended the connection (a restart, an administrator, an alarm), else into the network and what stands in between; a new connection is made by itself",
+            "look into RabbitMQ's log for why it ended the connection (a restart, an administrator, an alarm), else into the network and what stands in between; a relay connects again by itself",
         ),
         (Kind::Login, Peer::Postgres) => Entry::passing(LOGIN),
         (Kind::Login, Peer::RabbitMq) => amqp(403, About::Login),
@@ -165,10 +165,10 @@ fn by_code(code: &str) -> Option<Entry> {
             "a statement took longer than it may, or was cancelled: look for locks and load on the server (pg_stat_activity); it is tried again by itself",
         ),
         "57P01" => Entry::passing(
-            "an administrator ended the connection, or the server is restarting: Postgres' log says who; a new connection is made by itself",
+            "an administrator ended the connection, or the server is restarting: Postgres' log says who; a relay connects again by itself",
         ),
         "57P02" => Entry::passing(
-            "a process of the server crashed: look into Postgres' log; a new connection is made by itself",
+            "a process of the server crashed: look into Postgres' log; a relay connects again by itself",
         ),
         "57P03" => Entry::passing(
             "the server is starting, shutting down or in recovery: wait for it, and look into its log if it lasts",

@@ -17,6 +17,7 @@ mod cause;
 mod finding;
 mod found;
 mod leaf_filters;
+mod loss;
 mod messages;
 mod own_tables;
 mod pitfalls;
@@ -43,6 +44,7 @@ pub(crate) use former_marks::former_marks;
 pub(crate) use former_outbox::{FormerOutbox, away, record_outboxes, with_away};
 pub(crate) use found::{TableChanges, change, expand, expand_to_make, is_written_by};
 pub(crate) use hand_over::Predecessor;
+pub(crate) use loss::{Loss, is_paused};
 pub(crate) use messages::MESSAGES;
 pub(crate) use preflight::Prerequisites;
 pub use preflight::preflight;
@@ -93,10 +95,17 @@ pub struct SlotState {
 impl SlotState {
     /// Why it can never be read again, where that is so.
     pub(crate) fn why_lost(&self) -> Option<&str> {
-        let is_lost = self.wal_status.as_deref() == Some("lost");
-        let reason = self.invalidation_reason.as_deref();
-        reason.or(is_lost.then_some("the WAL it needs was removed"))
+        why_lost(self.wal_status.as_deref(), self.invalidation_reason.as_deref())
     }
+}
+
+/// Why a slot with this status can never be read again, where that is so.
+pub(crate) fn why_lost<'a>(
+    wal_status: Option<&str>,
+    invalidation_reason: Option<&'a str>,
+) -> Option<&'a str> {
+    let is_lost = wal_status == Some("lost");
+    invalidation_reason.or(is_lost.then_some("the WAL it needs was removed"))
 }
 
 /// What became of a slot that was there and is not.

@@ -6,8 +6,8 @@ use super::coverage::{self, Coverage};
 use super::coverage_row::CoverageRow;
 use super::table;
 use super::{
-    Finding, Severity, SlotState, found, messages, own_tables, role, server, state, tables_json,
-    verdict,
+    Finding, Severity, SlotState, found, is_paused, messages, own_tables, role, server, state,
+    tables_json, verdict,
 };
 use crate::config::{Config, Table};
 use crate::error::{Class, Fault, Kind};
@@ -99,7 +99,9 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
     let own = own_tables::look(client, config).await?;
     let history = verdict::history(client, config, own.has_catch_up).await?;
     let is_halting = verdict::is_halting(config, slot.as_ref(), history);
-    findings.extend(verdict::findings(row, slot.as_ref(), history, config)?);
+    let is_gone = slot.as_ref().is_none_or(|slot| slot.why_lost().is_some());
+    let is_paused = is_gone && is_paused(client, config).await;
+    findings.extend(verdict::findings(row, slot.as_ref(), history, config, is_paused)?);
     let mut answers = coverage::ask(client, config).await?;
     elsewhere(client, config, &mut answers).await?;
     findings.extend(coverage::findings(config, &answers));

@@ -2,7 +2,7 @@
 
 use tokio_postgres::{Client, Row};
 
-use super::{Finding, GONE, SlotState, never_there, ways_out};
+use super::{Finding, Loss, SlotState, never_there};
 use crate::config::Config;
 use crate::error::Fault;
 use crate::postgres::column;
@@ -57,34 +57,25 @@ pub(super) fn is_halting(config: &Config, slot: Option<&SlotState>, history: Slo
 }
 
 /// A slot that is gone, or lost for this reason.
-fn gone(config: &Config, reason: Option<&str>) -> Finding {
-    let slot = &config.postgres.slot;
+fn gone(config: &Config, reason: Option<&str>, is_paused: bool) -> Finding {
     let name = if reason.is_some() { "slot-lost" } else { "slot-missing" };
-    let what = match reason {
-        Some(reason) => format!(
-            "slot \"{slot}\" is lost ({reason}); events committed since it last acknowledged are \
-             not in the stream any more"
-        ),
-        None => format!(
-            "slot \"{slot}\" does not exist any more: {GONE}; events committed since are not in \
-             the stream"
-        ),
-    };
+    let loss = Loss::of(config);
+    let (what, hint) = (loss.what(reason), loss.hint(reason.is_some(), is_paused));
     if config.is_catching_up() {
         return Finding::warning(
             name,
             format!(
-                "{what}; `pgoutbox run` makes a new one, and publishes the rows that wait in the \
+                "{what}; a relay that runs makes a new one, and publishes the rows that wait in the \
                  table first (postgres.on_slot_loss)"
             ),
-            "pgoutbox run",
+            hint,
         );
     }
     let shown = match config.has_marks() {
         false => "",
         true => ": the rows without a mark show them",
     };
-    Finding::error(name, format!("{what}{shown}"), ways_out(config, reason.is_some()))
+    Finding::error(name, format!("{what}{shown}"), hint)
 }
 
 /// Everything that stands against reading it, at once.
@@ -93,12 +84,13 @@ pub(super) fn findings(
     slot: Option<&SlotState>,
     history: SlotHistory,
     config: &Config,
+    is_paused: bool,
 ) -> Result<Vec<Finding>, Fault> {
-    let Some(slot) = slot else { return missing(server, history, config) };
+    let Some(slot) = slot else { return missing(server, history, config, is_paused) };
     let database: String = column(server, "database")?;
     let mut findings = foreign(config, slot, &database);
     if let (true, Some(reason)) = (findings.is_empty(), slot.why_lost()) {
-        findings.push(gone(config, Some(reason)));
+        findings.push(gone(config, Some(reason), is_paused));
     }
     if !findings.is_empty() {
         return Ok(findings);
@@ -128,14 +120,19 @@ pub(super) fn findings(
     Ok(findings)
 }
 
-fn missing(server: &Row, history: SlotHistory, config: &Config) -> Result<Vec<Finding>, Fault> {
+fn missing(
+    server: &Row,
+    history: SlotHistory,
+    config: &Config,
+    is_paused: bool,
+) -> Result<Vec<Finding>, Fault> {
     let (slots, most): (i32, i32) = (column(server, "slots")?, column(server, "max_slots")?);
     let mut findings = vec![match history {
         SlotHistory::None => {
             let Fault { what, hint, .. } = never_there(config);
             Finding::error("slot-missing", what, hint)
         }
-        SlotHistory::Known | SlotHistory::CatchUp => gone(config, None),
+        SlotHistory::Known | SlotHistory::CatchUp => gone(config, None, is_paused),
     }];
     if slots >= most {
         findings.push(Finding::error(

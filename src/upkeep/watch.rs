@@ -17,6 +17,7 @@ use crate::log_throttle::LogThrottle;
 use crate::postgres::sql;
 use crate::postgres::{self, Role, classify, column, query};
 use crate::shutdown::Shutdown;
+use crate::slot::{Loss, why_lost};
 
 /// How often what is not calm is said again.
 const REMIND: Duration = Duration::from_secs(600);
@@ -81,6 +82,8 @@ struct Watch<'a> {
     has_compared: bool,
     told: LogThrottle,
     held_by: String,
+    /// The slot can never be read again: why.
+    why_lost: Option<String>,
 }
 
 impl<'a> Watch<'a> {
@@ -105,6 +108,7 @@ impl<'a> Watch<'a> {
             has_compared: false,
             told: LogThrottle::default(),
             held_by: String::new(),
+            why_lost: None,
         }
     }
 
@@ -135,7 +139,7 @@ impl<'a> Watch<'a> {
         let verdict = self.compared(&client, verdict).await;
         slot.verdict = Some(verdict);
         self.board.saw(seen(&client, self.config, slot).await?);
-        self.tell(&client, sample, verdict).await?;
+        self.tell(&client, verdict).await?;
         self.record(&client).await;
         self.say_who_holds(&client, verdict).await?;
         self.client = Some(client);
@@ -146,7 +150,7 @@ impl<'a> Watch<'a> {
             Some(client) => self.pause(client).await,
             None => None,
         };
-        self.act(sample, verdict, pause.as_deref()).await
+        self.act(verdict, pause.as_deref()).await
     }
 
     async fn sample(&mut self, client: &Client) -> Result<Option<(Sample, SlotView)>, Fault> {
@@ -161,6 +165,9 @@ impl<'a> Watch<'a> {
             Some(_) => self.on_disk(client).await?,
             None => None,
         };
+        let wal_status: Option<String> = column(row, "wal_status")?;
+        let invalidation: Option<String> = column(row, "invalidation_reason")?;
+        let why_lost = why_lost(wal_status.as_deref(), invalidation.as_deref()).map(str::to_owned);
         let sample = Sample {
             at: self.began.elapsed(),
             wal,
@@ -170,10 +177,11 @@ impl<'a> Watch<'a> {
             safe: column(row, "safe_wal_size")?,
             keep: number("keep")?,
             on_disk: on_disk.unwrap_or(wal.saturating_sub(restart)),
-            is_lost: column::<Option<bool>>(row, "is_lost")?.unwrap_or(false),
+            is_lost: why_lost.is_some(),
         };
         let slot = SlotView {
-            wal_status: column(row, "wal_status")?,
+            wal_status,
+            why_lost: why_lost.clone(),
             is_active: column(row, "active")?,
             retained_bytes: wal.saturating_sub(sample.restart),
             confirmed_lag_bytes: wal.saturating_sub(sample.confirmed),
@@ -181,6 +189,7 @@ impl<'a> Watch<'a> {
             spilled_bytes: column::<Option<i64>>(row, "spilled")?.unwrap_or(0),
             verdict: None,
         };
+        self.why_lost = why_lost;
         Ok(Some((sample, slot)))
     }
 
@@ -224,12 +233,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Once for each change, and now and then while it lasts.
-    async fn tell(
-        &mut self,
-        client: &Client,
-        sample: Sample,
-        verdict: GuardVerdict,
-    ) -> Result<(), Fault> {
+    async fn tell(&mut self, client: &Client, verdict: GuardVerdict) -> Result<(), Fault> {
         let is_calm = verdict.level == Level::Calm;
         let is_due = self.said_at.is_none_or(|at| at.elapsed() >= REMIND);
         if !verdict.is_news && (is_calm || !is_due) {
@@ -237,12 +241,15 @@ impl<'a> Watch<'a> {
         }
         self.said_at = Some(Instant::now());
         let pause = if is_calm { None } else { self.pause(client).await };
-        let what = words(sample, verdict, pause.as_deref());
+        let what = self.words(verdict, pause.as_deref());
         let hint = self.hint(verdict, pause.is_some());
         let retained_wal_bytes = verdict.retained;
         match verdict.level {
             Level::Calm => info!(retained_wal_bytes, "{what}"),
             Level::Warning => warn!(hint, retained_wal_bytes, "{what}"),
+            Level::Critical if self.why_lost.is_some() => {
+                error!(hint, cause = "slot-lost", "{what}")
+            }
             Level::Critical => error!(hint, retained_wal_bytes, "{what}"),
         }
         let room = verdict.room;
@@ -291,9 +298,24 @@ impl<'a> Watch<'a> {
         Some(format!("the relay is paused since {} by {}", at.ok()?, by.ok()?))
     }
 
+    /// How it stands, in a sentence.
+    fn words(&self, verdict: GuardVerdict, pause: Option<&str>) -> String {
+        let how = match self.why_lost.as_deref() {
+            Some(reason) => Loss::of(self.config).what(Some(reason)),
+            None => figures(verdict),
+        };
+        match pause {
+            Some(pause) => format!("{how}; {pause}"),
+            None => how,
+        }
+    }
+
     fn hint(&self, verdict: GuardVerdict, is_paused: bool) -> String {
         if verdict.level == Level::Calm {
             return String::new();
+        }
+        if self.why_lost.is_some() {
+            return Loss::of(self.config).hint(true, is_paused);
         }
         let first = match is_paused {
             true => "pgoutbox resume",
@@ -341,13 +363,8 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    async fn act(
-        &self,
-        sample: Sample,
-        verdict: GuardVerdict,
-        pause: Option<&str>,
-    ) -> Result<(), Ending> {
-        let words = words(sample, verdict, pause);
+    async fn act(&self, verdict: GuardVerdict, pause: Option<&str>) -> Result<(), Ending> {
+        let words = self.words(verdict, pause);
         match self.config.guard.policy {
             GuardPolicy::Alert => Ok(()),
             GuardPolicy::Stop => Err(Ending::Stop(Fault::halt(
@@ -421,18 +438,7 @@ fn size(bytes: u64) -> String {
     bytesize::ByteSize(bytes).to_string()
 }
 
-/// How it stands, in a sentence.
-fn words(sample: Sample, verdict: GuardVerdict, pause: Option<&str>) -> String {
-    match pause {
-        Some(pause) => format!("{}; {pause}", figures(sample, verdict)),
-        None => figures(sample, verdict),
-    }
-}
-
-fn figures(sample: Sample, verdict: GuardVerdict) -> String {
-    if sample.is_lost {
-        return "the slot is lost: it needed WAL beyond max_slot_wal_keep_size".to_owned();
-    }
+fn figures(verdict: GuardVerdict) -> String {
     let retained = size(verdict.retained);
     let Some(room) = verdict.room else {
         return format!("the slot keeps {retained} of WAL, without a limit");

@@ -293,7 +293,8 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     }
     let xmin = chance(args, &client, &config).await?;
     let is_json = args.json;
-    let mut report = |item: &Item, fate: &Fate| told::print(item, fate, is_json);
+    let mut last_hint = String::new();
+    let mut report = |item: &Item, fate: &Fate| told::print(item, fate, is_json, &mut last_hint);
     let mut replay = if args.dry_run {
         Replay::dry(&config, &client, &outboxes, usual_limits(&config), &mut report)
     } else {

@@ -86,7 +86,9 @@ pub(super) fn place(args: &Args, outboxes: &[Outbox], after: &str) -> Result<Rep
     }
 }
 
-pub(super) fn print(item: &Item, fate: &Fate, is_json: bool) {
+/// Says what became of one that was not delivered. `last_hint` is what was said to help before: of many that fail alike,
+/// once.
+pub(super) fn print(item: &Item, fate: &Fate, is_json: bool, last_hint: &mut String) {
     if is_json {
         return;
     }
@@ -95,12 +97,12 @@ pub(super) fn print(item: &Item, fate: &Fate, is_json: bool) {
     match fate {
         Fate::Delivered => {}
         Fate::Refused(refusal) => {
-            let why = refusal.to_string();
-            say(format_args!(
-                "refused  {id}: {}\n         hint: {}",
-                Printable(&why),
-                refusal.hint()
-            ));
+            say(format_args!("refused  {id}: {}", Printable(&refusal.to_string())));
+            let hint = refusal.hint();
+            if hint != *last_hint {
+                say(format_args!("         hint: {hint}"));
+                *last_hint = hint.to_owned();
+            }
         }
         Fate::Held => {
             say(format_args!("held     {id}: an event before it of its aggregate was refused"));

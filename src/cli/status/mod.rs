@@ -20,7 +20,7 @@ use crate::postgres::outbox::Outbox;
 use crate::postgres::sql;
 use crate::postgres::{self, Role, column, query};
 use crate::slot::catch_up::{self, CatchUpReport};
-use crate::slot::{self, SlotState};
+use crate::slot::{self, Loss, SlotState};
 use crate::text::{span_seconds, thousands};
 use crate::upkeep::ledger::{self, Counting, ParkedCount};
 
@@ -137,6 +137,8 @@ async fn client(config: &Config) -> Result<Client, Fault> {
 /// What can be had at little cost.
 struct Facts {
     live: Live,
+    /// What it means where the slot is lost.
+    loss: Loss,
     slot: Option<SlotState>,
     /// Another program has the slot, and no relay.
     taken: Option<Fault>,
@@ -152,6 +154,7 @@ impl Facts {
         let user = slot::user(client, &config.postgres.slot).await?;
         Ok(Self {
             live: Live::ask(config).await,
+            loss: Loss::of(config),
             slot: slot::state(client, &config.postgres.slot).await?,
             taken: user.and_then(|user| user.fault(config)),
             progress: progress(client, config).await?,
@@ -209,8 +212,17 @@ impl Facts {
         let summary = Summary::of(self, unmarked);
         page.begin(summary.mood, summary.line());
         self.live.print(&mut page);
-        let (slot, progress) = (self.slot.as_ref(), self.progress.as_ref());
-        print(&mut page, config, slot, progress, self.catch_up.as_ref(), unmarked);
+        let name = &config.postgres.slot;
+        match &self.slot {
+            None => page.say(format_args!(
+                "slot      {name} does not exist\n          hint: see `pgoutbox check`"
+            )),
+            Some(slot) => {
+                let hint = self.loss.hint(true, self.paused.is_some());
+                print_slot(&mut page, name, slot, &hint);
+            }
+        }
+        print(&mut page, self.progress.as_ref(), self.catch_up.as_ref(), unmarked);
         if let Some(lag) = self.unread() {
             page.say(format_args!("relay     {}\n          hint: {START}", no_relay(lag)));
         }
@@ -218,7 +230,10 @@ impl Facts {
             page.say(format_args!("relay     {what}\n          hint: {hint}"));
         }
         self.paused.iter().for_each(|paused| print_paused(&mut page, paused));
-        self.guard.iter().for_each(|guard| print_guard(&mut page, guard));
+        // A lost slot keeps no WAL.
+        let is_lost = self.slot.as_ref().is_some_and(|slot| slot.why_lost().is_some());
+        let guard = self.guard.iter().filter(|_| !is_lost);
+        guard.for_each(|guard| print_guard(&mut page, guard));
         self.parked.iter().for_each(|parked| print_parked(&mut page, parked));
         page
     }
@@ -379,19 +394,10 @@ pub(super) fn bytes(bytes: Option<i64>) -> String {
 
 fn print(
     page: &mut Page,
-    config: &Config,
-    slot: Option<&SlotState>,
     progress: Option<&ProgressRow>,
     catch_up: Option<&CatchUpReport>,
     unmarked: &[UnmarkedRows],
 ) {
-    let name = &config.postgres.slot;
-    match slot {
-        None => page.say(format_args!(
-            "slot      {name} does not exist\n          hint: see `pgoutbox check`"
-        )),
-        Some(slot) => print_slot(page, name, slot),
-    }
     match progress {
         None => page.say("progress  none yet"),
         Some(progress) => {
@@ -472,7 +478,7 @@ fn print_guard(page: &mut Page, guard: &Value) {
     page.say(format_args!("          hint: {}", text("hint")));
 }
 
-fn print_slot(page: &mut Page, name: &str, slot: &SlotState) {
+fn print_slot(page: &mut Page, name: &str, slot: &SlotState, hint: &str) {
     let usage = match slot.active_pid {
         Some(pid) => format!("in use by pid {pid}"),
         None => "not in use".to_owned(),
@@ -484,9 +490,8 @@ fn print_slot(page: &mut Page, name: &str, slot: &SlotState) {
         bytes(slot.retained_wal_bytes)
     ));
     let status = slot.wal_status.as_deref().unwrap_or("unknown");
-    if status == "lost" {
-        let reason = slot.invalidation_reason.as_deref().unwrap_or("WAL it needs was removed");
-        page.say(format_args!("wal       lost ({reason})\n          hint: see `pgoutbox check`"));
+    if let Some(reason) = slot.why_lost() {
+        page.say(format_args!("wal       lost ({reason})\n          hint: {hint}"));
         return;
     }
     let limit = match slot.safe_wal_size {

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use super::Mood;
 use crate::output;
-use crate::text::harmless;
+use crate::text::{harmless, wrap};
 
 /// Where what is said begins, right of its name.
 const INDENT: usize = 10;
@@ -34,9 +34,13 @@ impl Page {
         self.0.extend(harmless(text).split('\n').map(str::to_owned));
     }
 
-    /// Line by line, however long they are.
+    /// Line by line. On a terminal what is long goes on below its beginning; what is to be copied stays whole.
     pub(super) fn print(&self) {
-        for line in self.coloured(self.0.clone()) {
+        let lines = match output::columns() {
+            None => self.0.clone(),
+            Some(columns) => self.0.iter().flat_map(|line| wrapped(line, columns)).collect(),
+        };
+        for line in self.coloured(lines) {
             output::out(format!("{line}\n").as_bytes());
         }
     }
@@ -44,7 +48,8 @@ impl Page {
     /// No line longer than the screen is wide, and no more than it is high; the last one says how
     /// many there is no room for.
     pub(super) fn fitted(&self, columns: usize, rows: usize) -> Vec<String> {
-        let mut lines: Vec<String> = self.0.iter().flat_map(|line| wrap(line, columns)).collect();
+        let mut lines: Vec<String> =
+            self.0.iter().flat_map(|line| wrap(line, columns, INDENT)).collect();
         if lines.len() > rows {
             let hidden = lines.len() - rows + 1;
             lines.truncate(rows.saturating_sub(1));
@@ -54,21 +59,11 @@ impl Page {
     }
 }
 
-/// Breaks at spaces where it can, and indents what goes on.
-fn wrap(line: &str, columns: usize) -> Vec<String> {
-    let indent = if columns > 2 * INDENT { INDENT } else { 0 };
-    let mut lines = Vec::new();
-    let mut rest: Vec<char> = line.chars().collect();
-    while rest.len() > columns && columns > 0 {
-        let space = rest.iter().take(columns + 1).rposition(|c| *c == ' ');
-        let at = space.filter(|at| *at > indent).unwrap_or(columns);
-        let next = rest.split_off(at);
-        lines.push(rest.iter().collect());
-        let next = next.into_iter().skip_while(|c| *c == ' ');
-        rest = std::iter::repeat_n(' ', indent).chain(next).collect();
+fn wrapped(line: &str, columns: usize) -> Vec<String> {
+    match line.trim_start().starts_with("hint: ") {
+        true => vec![line.to_owned()],
+        false => wrap(line, columns, INDENT),
     }
-    lines.push(rest.iter().collect());
-    lines
 }
 
 #[cfg(test)]

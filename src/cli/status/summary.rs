@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::error::Fault;
+use crate::operator::OPEN;
 use crate::slot::cause;
 
 use super::live::Live;
@@ -40,7 +41,7 @@ impl Summary {
             return bad("slot_missing", "the slot does not exist".to_owned());
         };
         if let Some(why) = slot.why_lost() {
-            return bad("slot_lost", format!("the slot is lost: {why}"));
+            return bad("slot_lost", facts.loss.what(Some(why)));
         }
         if let Some(fault) = &facts.taken {
             return bad("fault", fault.what.clone()).by(cause(fault));
@@ -81,12 +82,20 @@ impl Summary {
                 "rows that the slot does not hold are published".to_owned(),
             );
         }
-        let parked: i64 = facts.parked.iter().map(|parked| parked.events).sum();
+        // By the code of `/readyz`. What was discarded is done with.
+        let open = |is_failed: bool| {
+            let those = facts.parked.iter().filter(|parked| OPEN.contains(&parked.state.as_str()));
+            let those = those.filter(|parked| (parked.state == "failed") == is_failed);
+            those.map(|parked| parked.events).sum::<i64>()
+        };
+        let (failed, parked) = (open(true), open(false));
+        if failed > 0 {
+            let what = format!("parked events that have used up their tries: {failed}");
+            return warning("failed_events", what);
+        }
         if parked > 0 {
-            return warning(
-                "parked",
-                format!("{parked} events could not be delivered, or wait behind such"),
-            );
+            let what = format!("parked events that are tried again: {parked}");
+            return warning("parked_events", what);
         }
         let told = facts.live.json();
         let state = text(&told, "state");

@@ -206,11 +206,11 @@ fn whole(duration: Duration) -> Duration {
 fn of_slot(snapshot: &Snapshot) -> Option<Reason> {
     let (_, seen) = snapshot.shown.seen.as_ref()?;
     let is_news = snapshot.seen_ago.is_some_and(|ago| ago < snapshot.state_for);
-    let is_lost = seen.slot.wal_status.as_deref() == Some("lost");
-    (is_lost && is_news).then(|| {
-        let what = format!("slot \"{}\" is lost: WAL it needs was removed", snapshot.facts.slot);
-        Reason::new("slot_lost", what, "pgoutbox check").by("slot-lost")
-    })
+    let reason = seen.slot.why_lost.as_deref().filter(|_| is_news)?;
+    let is_paused = snapshot.shown.state == RelayState::Paused;
+    let loss = &snapshot.facts.loss;
+    let (what, hint) = (loss.what(Some(reason)), loss.hint(true, is_paused));
+    Some(Reason::new("slot_lost", what, hint).by("slot-lost"))
 }
 
 fn degraded(snapshot: &Snapshot) -> Vec<Reason> {
@@ -250,7 +250,8 @@ fn degraded(snapshot: &Snapshot) -> Vec<Reason> {
         let what = format!("parked events that are tried again: {parked}");
         degraded.push(Reason::new("parked_events", what, "pgoutbox parked list"));
     }
-    if seen.slot.level() > Level::Calm {
+    // A lost slot keeps none.
+    if seen.slot.level() > Level::Calm && seen.slot.why_lost.is_none() {
         let what = format!(
             "the guard's level is {}: the slot keeps {} of WAL",
             seen.slot.level(),
@@ -293,7 +294,7 @@ mod tests {
                 slot: "shop".to_owned(),
                 window_messages: 10,
                 window_bytes: 10,
-                tables: Vec::new(),
+                ..Facts::default()
             },
             state_for: 3600 * SECOND,
             viewed_ago: shown.view.as_ref().map(|_| SECOND),
@@ -327,7 +328,8 @@ mod tests {
     }
 
     fn slot(status: &str) -> SlotView {
-        SlotView { wal_status: Some(status.to_owned()), ..SlotView::default() }
+        let why_lost = (status == "lost").then(|| "the WAL it needs was removed".to_owned());
+        SlotView { wal_status: Some(status.to_owned()), why_lost, ..SlotView::default() }
     }
 
     fn codes(reasons: &[Reason]) -> Vec<&'static str> {
@@ -370,6 +372,7 @@ mod tests {
         ("the broker blocks", RelayState::Running, blocked, &["broker_blocked"], &[]),
         ("it blocks, and nothing is settled", RelayState::Running, |s| { blocked(s); s.stalled_for = 99 * SECOND; }, &["broker_blocked"], &[]),
         ("the slot is lost", RelayState::Running, |s| lose(s, SECOND), &["slot_lost"], &[]),
+        ("the slot is lost while the relay is paused", RelayState::Paused, |s| { lose(s, SECOND); warn(s); }, &["slot_lost"], &["paused"]),
         ("the slot was lost, and a session recreated it", RelayState::CatchingUp, |s| lose(s, 7200 * SECOND), &[], &["catching_up", "stale"]),
         ("parked events", RelayState::Running, |s| park(s, "parked"), &[], &["parked_events"]),
         ("a table takes no marks", RelayState::Running, unmarked, &[], &["marks_refused"]),
@@ -416,7 +419,8 @@ mod tests {
     }
 
     fn warn(snapshot: &mut Snapshot) {
-        snapshot.shown.seen.as_mut().unwrap().1.slot.verdict = Some(GuardVerdict {
+        let seen = snapshot.shown.seen.as_mut();
+        seen.unwrap().1.slot.verdict = Some(GuardVerdict {
             level: Level::Warning,
             is_news: false,
             retained: 1,

@@ -15,7 +15,7 @@ const fn nobody(name: &'static str, code: &'static str, check: &'static str) -> 
     Fault { name, code, is_down: true, cause: "", check }
 }
 
-pub const ALL: [Fault; 11] = [
+pub const ALL: [Fault; 12] = [
     down("Postgres down", "postgres-connection"),
     Fault { code: "postgres_silent", ..down("walsender frozen", "postgres-connection") },
     down("password changed at Postgres", "postgres-login"),
@@ -23,6 +23,7 @@ pub const ALL: [Fault; 11] = [
     down("`wal_level` not `logical`", "wal-level"),
     down("certificate of another authority", "tls-certificate"),
     down("a standby in place of the primary", "standby"),
+    Fault { code: "slot_lost", ..down("slot lost while the relay is paused", "slot-lost") },
     nobody("slot lost to `max_slot_wal_keep_size`, and no relay", "slot_lost", "slot-lost"),
     nobody("slot gone, and no relay", "slot_missing", "slot-missing"),
     nobody("relay killed", "no_relay", "slot-unread"),
@@ -129,6 +130,26 @@ async fn a_certificate_of_another_authority_has_one_name() -> Result<()> {
     print("certificate", &[told])
 }
 
+/// Whoever says of it that its slot is lost: none names the WAL that it kept, and each the same that helps.
+async fn a_paused_relay_is_to_be_resumed(scene: &Scene) -> Result<()> {
+    let program = &scene.setting.program;
+    let told = scene.relay.is_down("slot_lost", PATIENCE).await?;
+    ensure!(told["hint"] == "pgoutbox resume", "{told}");
+    for verb in ["check", "verify", "status"] {
+        let output = program.output(&[verb]).await?;
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut lines = told.lines().skip_while(|line| !line.contains(" lost ("));
+        let hint = lines.find_map(|line| line.trim().strip_prefix("hint: "));
+        ensure!(hint == Some("pgoutbox resume"), "{verb}: {told}");
+        let is_kept = ["no relay runs", "the slot keeps", "max_slot_wal_keep_size ="];
+        ensure!(!is_kept.iter().any(|words| told.contains(words)), "{verb}: {told}");
+    }
+    let log = scene.relay.log();
+    let line = log.lines().find(|line| line.contains("ERROR") && line.contains(" is lost ("));
+    ensure!(line.is_some_and(|line| line.contains("hint=\"pgoutbox resume\"")), "{line:?}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_server_that_is_set_up_wrong_has_one_name() -> Result<()> {
     let mut told = Vec::new();
@@ -146,6 +167,9 @@ async fn a_server_that_is_set_up_wrong_has_one_name() -> Result<()> {
     );
     drop(standby);
 
+    let scene = Scene::running(&setting).await?;
+    setting.program.succeed(&["pause"]).await?;
+    scene.relay.reaches("paused", PATIENCE).await?;
     // Ten segments more than it may keep.
     let limit = ["ALTER SYSTEM SET max_slot_wal_keep_size = '16MB'", "SELECT pg_reload_conf()"];
     for sql in limit {
@@ -156,6 +180,10 @@ async fn a_server_that_is_set_up_wrong_has_one_name() -> Result<()> {
         postgres.execute(&setting.database, segment).await?;
     }
     postgres.execute("postgres", "CHECKPOINT").await?;
+    told.push(scene.tells(fault("slot lost while the relay is paused")?).await?);
+    a_paused_relay_is_to_be_resumed(&scene).await.with_context(|| scene.relay.log())?;
+    scene.relay.kill9().await?;
+    setting.program.succeed(&["resume"]).await?;
     told.push(nobody_runs(&setting, "slot lost to `max_slot_wal_keep_size`, and no relay").await?);
     let drop_slot = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots";
     postgres.execute(&setting.database, drop_slot).await?;
