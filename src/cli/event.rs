@@ -12,7 +12,7 @@ use super::{connect_to_tables, say};
 use crate::config::{Config, Needs, Sources};
 use crate::core::relay::HeldEvent;
 use crate::error::Fault;
-use crate::observe::event::{EventFilter, EventTrace, TraceReport, look};
+use crate::observe::event::{EventFilter, EventState, EventTrace, TraceReport, look};
 use crate::observe::http::client;
 use crate::operator::shown;
 use crate::text::Printable;
@@ -21,6 +21,8 @@ use crate::text::Printable;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How much of a text a line of the list shows.
 const SHORT: usize = 60;
+/// What cannot be known of an event that was delivered.
+const ONLY_ITS_MARK: &str = "of a delivered event its mark alone is kept: where its commit was in the WAL, and whether it was replayed, stands in the log (log.events)";
 
 /// Says where events stand: not yet read, in flight, delivered and when, parked and why, discarded and by
 /// whom; with commit, exchange, routing key, headers and size of the body. Of an event that was delivered
@@ -100,6 +102,14 @@ async fn in_memory(config: &Config, id: &str) -> Vec<HeldEvent> {
     }
 }
 
+/// Its first characters, with a sign that there are more.
+fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
 fn print(found: &TraceReport, is_list: bool) {
     let title = |event: &EventTrace| {
         let id = event.id.as_deref().unwrap_or("with an unreadable id");
@@ -107,8 +117,8 @@ fn print(found: &TraceReport, is_list: bool) {
     };
     for (number, event) in found.events.iter().enumerate() {
         if is_list {
-            let cut: String = event.about().chars().take(SHORT).collect();
-            say(format_args!("{:<13} {}  {}", event.state.name(), title(event), Printable(&cut)));
+            let about = shortened(&event.about(), SHORT);
+            say(format_args!("{:<13} {}  {}", event.state.name(), title(event), Printable(&about)));
             continue;
         }
         if number > 0 {
@@ -167,6 +177,9 @@ fn print_event(event: &EventTrace) {
         if record.followers > 0 {
             line("behind it", &format!("{} events of its aggregate", record.followers));
         }
+    }
+    if event.state == EventState::Delivered && event.position().is_none() {
+        line("note", ONLY_ITS_MARK);
     }
     print_message(event);
 }

@@ -164,7 +164,7 @@ async fn the_relay_says_what_it_has_in_memory() -> Result<()> {
 
 #[tokio::test]
 async fn events_are_chosen_by_aggregate_and_time() -> Result<()> {
-    let (setting, _consumer, _relay) = Scenario::with(QUICK).run("good").await?;
+    let (setting, _consumer, relay) = Scenario::with(QUICK).run("good").await?;
     for (number, aggregate) in [(1, "a"), (2, "b"), (3, "a")] {
         setting.insert(event(number, "good").of(aggregate)).await?;
     }
@@ -173,6 +173,8 @@ async fn events_are_chosen_by_aggregate_and_time() -> Result<()> {
     let count = |told: &Value| told["events"].as_array().map_or(0, Vec::len);
     let of_a = told(&setting, &["--aggregate", &format!("{kind}/a")]).await?;
     ensure!(count(&of_a) == 2, "{of_a:#}");
+    let one = setting.program.succeed(&["event", &uuid(1)]).await?;
+    ensure!(one.contains("its mark alone is kept"), "{one}");
     let lately = told(&setting, &["--since", "1h", "--limit", "2"]).await?;
     ensure!(count(&lately) == 2 && lately["has_more"] == true, "{lately:#}");
     ensure!(count(&told(&setting, &["--until", "2001-01-01"]).await?) == 0);
@@ -180,6 +182,16 @@ async fn events_are_chosen_by_aggregate_and_time() -> Result<()> {
     setting.all_marked().await?;
     let of_none = told(&setting, &["--aggregate", &format!("{kind}/")]).await?;
     ensure!(count(&of_none) == 1, "{of_none:#}");
+    // What is parked is said of each, also of the latest of an aggregate that has more than are shown.
+    for number in [5, 6, 7] {
+        setting.insert(event(number, "bad").of("c")).await?;
+    }
+    setting.parking_is(&relay, "5 parked, 6 queued, 7 queued").await?;
+    for chosen in [["--since", "1h"], ["--aggregate", &format!("{kind}/c")]] {
+        let told = told(&setting, &[&chosen[..], &["--limit", "2"]].concat()).await?;
+        let states: Vec<_> = told["events"].as_array().into_iter().flatten().collect();
+        ensure!(states.iter().all(|event| event["state"] == "queued"), "{chosen:?}: {told:#}");
+    }
     let nothing = ["event", "--since", "1h", "--until", "2h"];
     ensure!(setting.program.output(&nothing).await?.status.code() == Some(64));
     Ok(())

@@ -31,19 +31,14 @@ pub(crate) async fn look(
     held: Vec<HeldEvent>,
 ) -> Result<TraceReport, Fault> {
     let records = records(client, config, filter).await?;
-    let (mut report, mut left) = tables(
-        client,
-        config,
-        filter,
-        LookBasis { records: &records, held: held.clone(), xmin: "" },
-    )
-    .await?;
+    let known = LookBasis { held: held.clone(), xmin: "" };
+    let (mut report, mut left) = tables(client, config, filter, known).await?;
     // Whether it is on its way, or missing: that takes a while to know, and few ask for such.
     if report.events.iter().any(|event| event.state == EventState::Waiting && event.held.is_none())
     {
         let xmin = passed(client, config, filter).await?;
         if !xmin.is_empty() {
-            let known = LookBasis { records: &records, held, xmin: &xmin };
+            let known = LookBasis { held, xmin: &xmin };
             (report, left) = tables(client, config, filter, known).await?;
         }
     }
@@ -62,7 +57,6 @@ pub(crate) async fn look(
 
 /// What is known before the tables are looked into.
 struct LookBasis<'a> {
-    records: &'a [ParkedEvent],
     held: Vec<HeldEvent>,
     xmin: &'a str,
 }
@@ -87,14 +81,16 @@ async fn tables(
     for number in 0..config.tables.len() {
         let looked = async {
             let outbox = Outbox::find(client, config, number).await?;
-            rows(client, &outbox, filter, known.xmin, commit_times).await.map(|rows| (outbox, rows))
+            let rows = rows(client, &outbox, filter, known.xmin, commit_times).await?;
+            let records = records_of(client, config, &rows).await?;
+            Ok::<_, Fault>((outbox, rows, records))
         };
         match looked.await {
-            Ok((outbox, rows)) => {
+            Ok((outbox, rows, records)) => {
                 let first = report.events.len();
-                report.events.extend(
-                    rows.into_iter().map(|row| row.trace(&outbox, known.records, &mut left)),
-                );
+                report
+                    .events
+                    .extend(rows.into_iter().map(|row| row.trace(&outbox, &records, &mut left)));
                 let new = report.events.get_mut(first..).unwrap_or_default();
                 if let Err(fault) = messages(client, config, &outbox, new).await {
                     let title = outbox.title();
@@ -136,6 +132,25 @@ async fn commit_times(client: &Client) -> Result<&'static str, Fault> {
     Ok(if is_on { "on" } else { "off" })
 }
 
+/// The records of rows, however those were chosen.
+async fn records_of(
+    client: &Client,
+    config: &Config,
+    rows: &[FoundRow],
+) -> Result<Vec<ParkedEvent>, Fault> {
+    let seqs: Vec<i64> = rows.iter().flat_map(|row| &row.seqs).copied().collect();
+    if seqs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let filter = ParkedFilter { states: any_state(), seqs, ..ParkedFilter::default() };
+    operator::list(client, &config.postgres.slot, &filter).await
+}
+
+fn any_state() -> Vec<String> {
+    OPEN.into_iter().chain(DONE).chain(["delivered"]).map(str::to_owned).collect()
+}
+
+/// Records by what they say themselves, whether there are rows to them or not.
 async fn records(
     client: &Client,
     config: &Config,
@@ -146,9 +161,8 @@ async fn records(
         return Ok(Vec::new());
     }
     let (aggregate_type, aggregate_id) = filter.aggregate.clone().unzip();
-    let states = OPEN.into_iter().chain(DONE).chain(["delivered"]);
     let filter = ParkedFilter {
-        states: states.map(str::to_owned).collect(),
+        states: any_state(),
         ids: filter.ids.clone(),
         aggregate_type,
         aggregate_id,
@@ -381,12 +395,20 @@ async fn why_waiting(client: &Client, config: &Config) -> Result<Option<String>,
     let Some(slot) = slot::state(client, name).await? else {
         return Ok(Some(format!("there is no slot \"{name}\": pgoutbox init makes it")));
     };
-    if let Ok(Some((by, at, _))) = operator::pause_of(client, name).await {
-        return Ok(Some(format!("the relay is paused by {by} since {at}: pgoutbox resume")));
+    let pause = operator::pause_of(client, name).await.ok().flatten();
+    if let Some(reason) = slot.why_lost() {
+        let loss = slot::Loss::of(config);
+        let hint = loss.hint(true, pause.is_some());
+        return Ok(Some(format!("{}: {hint}", loss.what(Some(reason)))));
     }
     let lag = slot.confirmed_lag_bytes.unwrap_or(0);
     let lsn = slot.confirmed_flush_lsn.unwrap_or_default();
     let behind = format!("slot \"{name}\" stands at {lsn}, {lag} bytes before the end of the WAL");
+    if let Some((by, at, _)) = pause {
+        return Ok(Some(format!(
+            "the relay is paused by {by} since {at}: {behind}; pgoutbox resume"
+        )));
+    }
     Ok(Some(match slot.is_active {
         true => {
             format!("what waits is read in order: {behind}; pgoutbox status says what holds it up")
