@@ -22,6 +22,24 @@ async fn reads(setting: &Setting) -> Result<(i64, i64)> {
     Ok((row.try_get(0)?, row.try_get(1)?))
 }
 
+/// The first have a line each, all others are counted: none is missing, none is said twice.
+fn the_log_counts_them(log: &str) -> Result<()> {
+    let of_one = log.lines().filter(|line| line.contains(" is parked: ")).count();
+    let counted = log
+        .lines()
+        .filter(|line| line.contains("events of public.outbox_messages were parked in "));
+    let counted: i64 = counted
+        .filter_map(|line| {
+            line.split(" more events of ").next()?.split(' ').next_back()?.parse::<i64>().ok()
+        })
+        .sum();
+    ensure!(
+        of_one == 20 && counted == ROWS - 20,
+        "{of_one} lines, and {counted} counted: {log:.3000}"
+    );
+    Ok(())
+}
+
 /// The relay's own questions, by what the server does for them: no record is compared with all others.
 async fn each_look_reads_each_record_a_few_times(setting: &Setting) -> Result<()> {
     let looks = [
@@ -66,6 +84,7 @@ async fn each_row_finds_its_record() -> Result<()> {
     setting.until("every event to be parked", &all).await.with_context(|| relay.log())?;
     setting.is_acknowledged(&relay).await?;
     relay.drain(PATIENCE).await?;
+    the_log_counts_them(&relay.log())?;
     setting.sql("ANALYZE outbox_messages, pgoutbox.parked").await?;
     each_look_reads_each_record_a_few_times(&setting).await?;
     for command in [&["verify", "--exact"][..], &["status"], &["event", "--since", "1h"]] {

@@ -22,6 +22,7 @@ mod refused_records;
 mod unmarked;
 
 use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 use tokio_postgres::{Client, Error};
 use tracing::debug;
@@ -40,6 +41,7 @@ use access::{Access, Scope, UnwrittenRecords};
 use attempt_columns::AttemptColumns;
 use claims::Claims;
 use locks::table_locker;
+use log::ParkingLog;
 use looks::Looks;
 use outcomes::{Leaving, OutcomeWriter};
 use parks::Parks;
@@ -59,6 +61,7 @@ pub struct ParkingStore {
     claims: Claims,
     /// By table.
     columns: Vec<AttemptColumns>,
+    said: Mutex<ParkingLog>,
 }
 
 impl ParkingStore {
@@ -138,6 +141,7 @@ impl ParkingStore {
                 claim_alone: prepare(sql::PARKED_CLAIM_ALONE).await?,
             },
             columns,
+            said: Mutex::default(),
         })
     }
 
@@ -315,6 +319,6 @@ impl ParkingStore {
 
     /// Says in the log what is put aside.
     pub(crate) fn log(&self, config: &Config, parking: &ParkingBatch) {
-        log::log(config, parking);
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).log(config, parking);
     }
 }
