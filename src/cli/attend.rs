@@ -7,6 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, interval_at};
 
+use crate::error::Fault;
 use crate::gauge::Gauge;
 use crate::output;
 use crate::shutdown::Shutdown;
@@ -105,6 +106,16 @@ impl Attendant {
         };
         self.attend(what, gauge, until).await.flatten()
     }
+}
+
+/// A fault in the midst of it: what was done before, and how the rest is done.
+pub(super) fn ended(mut fault: Fault, done: &str, go_on: &str) -> Fault {
+    fault.what = format!("{}; {done}", fault.what);
+    fault.hint = match fault.hint.as_str() {
+        "" => go_on.to_owned(),
+        hint => format!("{hint}; then {go_on}"),
+    };
+    fault
 }
 
 async fn next(terminate: &mut Option<Signal>, interrupt: &mut Option<Signal>) -> &'static str {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::attend::Attendant;
+use super::attend::{Attendant, ended};
 use super::say;
 use crate::config::{Config, Needs, Sources};
 use crate::error::Fault;
@@ -60,6 +60,9 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     Ok(!report.is_busy && report.tables.iter().all(|table| table.troubles.is_empty()))
 }
 
+/// How the rest is deleted.
+const GO_ON: &str = "go on with the same command: what is deleted is not looked for again";
+
 /// One pass, which may be interrupted: then the report says what was done.
 async fn pass(
     config: &Config,
@@ -73,13 +76,21 @@ async fn pass(
     let what = || format!("prune: {} rows {verb}; blocks", rows.counted());
     let passed = prune::pass(config, order, known, report);
     let outcome = attendant.attend_droppable(what, blocks, passed, order.pace.rests()).await;
+    // Before anything was done there is nothing to go on with.
+    let has_begun = !order.is_dry && report.tables.iter().any(|table| table.rows > 0);
+    let outcome = outcome.map(|outcome| match outcome {
+        Err(fault) if has_begun => {
+            Err(ended(fault, &format!("at block {}", blocks.counted()), GO_ON))
+        }
+        outcome => outcome,
+    });
     outcome.unwrap_or_else(|| {
         let name = attendant.signal.unwrap_or("SIGINT");
         let what = format!(
             "{name}: the pass has ended before it was done, at block {}; what is said above was done",
             blocks.counted()
         );
-        Err(Fault::transient(what).hint("go on with the same command: what is deleted is not looked for again"))
+        Err(Fault::transient(what).hint(GO_ON))
     })
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 
-use super::attend::Attendant;
+use super::attend::{Attendant, ended};
 use super::{connect, say};
 use crate::config::{Config, Needs, Sources};
 use crate::error::Fault;
@@ -238,6 +238,9 @@ fn done_with(event: &ParkedEvent) -> String {
     format!("{} is done with: pgoutbox replay --parked {}", event.title(), event.seq)
 }
 
+/// How the rest is changed.
+const GO_ON: &str = "go on with the same command: those are not chosen again";
+
 /// Changes events batch by batch, each in a transaction. At a signal what is done is done, and the rest is left.
 async fn in_batches<'a>(
     verb: &str,
@@ -259,11 +262,11 @@ async fn in_batches<'a>(
         Ok(())
     };
     let outcome = attendant.attend(|| format!("{verb}:"), &gauge, work).await;
-    outcome.unwrap_or(Ok(()))?;
+    let done = format!("{} {verb}", gauge.counted());
+    outcome.unwrap_or(Ok(())).map_err(|fault| ended(fault, &done, GO_ON))?;
     match attendant.signal {
         Some(signal) if !gauge.is_full() => {
-            Err(Fault::transient(format!("{signal}: {} {verb}", gauge.counted()))
-                .hint("go on with the same command: those are not chosen again"))
+            Err(Fault::transient(format!("{signal}: {done}")).hint(GO_ON))
         }
         _ => Ok(()),
     }

@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use postgres_types::PgLsn;
 use tokio_postgres::Client;
 
-use super::attend::Attendant;
+use super::attend::{Attendant, ended};
 use super::bounds::in_order;
 use super::parked::aggregate;
 use super::say;
@@ -331,7 +331,8 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
         return Ok(tally.is_complete());
     }
     let go_on = told::go_on(&outboxes, tally.last.as_ref().or(after.as_ref()));
-    outcome.map_err(|fault| told::ended(fault, &gauge, &go_on))?;
+    let done = format!("{} sent", gauge.counted());
+    outcome.map_err(|fault| ended(fault, &done, &go_on))?;
     Err(told::interrupted(&attendant, &gauge, Some(&go_on)))
 }
 

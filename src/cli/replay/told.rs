@@ -21,16 +21,6 @@ pub(super) fn interrupted(attendant: &Attendant, gauge: &Gauge, go_on: Option<&s
         .hint(go_on.unwrap_or("what was in flight may have arrived; run it again"))
 }
 
-/// A fault in the midst of it.
-pub(super) fn ended(mut fault: Fault, gauge: &Gauge, go_on: &str) -> Fault {
-    fault.what = format!("{}; {} sent", fault.what, gauge.counted());
-    fault.hint = match fault.hint.as_str() {
-        "" => go_on.to_owned(),
-        hint => format!("{hint}; then {go_on}"),
-    };
-    fault
-}
-
 /// How the rest is sent.
 pub(super) fn go_on(outboxes: &[Outbox], last: Option<&ReplayPlace>) -> String {
     let after = match last {
