@@ -85,7 +85,7 @@
 //! - The runtime: `tokio`, `futures-util`, `bytes`, `smallvec` (lists that need no memory of their
 //!   own: a row's headers), `socket2` (keepalives of TCP, which decide how soon a dead server is noticed).
 //! - TLS, by one library without a system's: `rustls`, `tokio-rustls`, `tokio-postgres-rustls`,
-//!   `rustls-native-certs` (the system's authorities), `x509-cert` (`check` reads a chain).
+//!   `rustls-native-certs` (the system's authorities), `x509-cert` (`check` reads a chain); `zeroize` overwrites secrets.
 //! - HTTP: `hyper`, `hyper-util`, `http-body-util`, without a framework: see [`observe::http`]. `subtle`
 //!   compares the token in constant time.
 //! - Arguments, settings and what is shown: `clap`, `clap_complete`, `clap_mangen`, `toml_edit` (it

@@ -1,18 +1,23 @@
 #!/usr/bin/env python3
-"""Lints the Helm chart, renders it, and holds it to the kustomization: by default both make the same.
+"""Lints the Helm chart, renders it, holds it to the kustomization (by default both make the same), and all of it to the schemas of Kubernetes.
 
-Needs kubectl, and by `pip install helm-python-sdk pyyaml` Helm itself as a library.
+Needs kubectl, and by `pip install helm-python-sdk pyyaml kubernetes-validate` Helm itself as a library, and the schemas.
 """
 import copy
 import subprocess
 import sys
 from pathlib import Path
 
+import kubernetes_validate
 import yaml
 from helm_python.chart import Chart, lint
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHART = ROOT / "docker/helm"
+# The oldest that the chart is for, and the newest whose schemas are there.
+VERSIONS = ["1.27", kubernetes_validate.latest_version()]
+# Prometheus' operator brings it.
+FOREIGN = {"ServiceMonitor"}
 
 
 def documents(text):
@@ -61,6 +66,19 @@ def same(what, theirs, ours):
     return False
 
 
+def valid(what, all_of_them):
+    """As Kubernetes' own schemas have it, and no key that they do not know."""
+    is_good = True
+    for one in all_of_them:
+        for version in VERSIONS if one["kind"] not in FOREIGN else []:
+            try:
+                kubernetes_validate.validate(one, version, strict=True)
+            except (kubernetes_validate.ValidationError, kubernetes_validate.SchemaNotFoundError) as wrong:
+                print(f"{what}, {one['kind']}, Kubernetes {version}: {getattr(wrong, 'message', wrong)}", file=sys.stderr)
+                is_good = False
+    return is_good
+
+
 def main():
     is_good = True
     report = lint(str(CHART))
@@ -74,11 +92,13 @@ def main():
         ["kubectl", "kustomize", str(ROOT / "docker/kubernetes")], check=True, capture_output=True, text=True
     ).stdout
     theirs, ours = keyed(documents(kustomized)), keyed(rendered())
+    is_good &= valid("kustomize", documents(kustomized)) & valid("helm", rendered())
     is_good &= same("what there is", sorted(theirs), sorted(ours))
     for key in sorted(theirs.keys() & ours.keys()):
         is_good &= same(" ".join(key), theirs[key], ours[key])
     job = documents((ROOT / "docker/kubernetes/init-job.yaml").read_text())
     with_job = keyed(rendered(init={"enabled": True}))
+    is_good &= valid("the init job", job)
     is_good &= same("the init job", keyed(job)["Job", "pgoutbox-init"], with_job.get(("Job", "pgoutbox-init")))
 
     shards = rendered(relays=[{"name": "a", "slot": "slot_a"}, {"name": "b", "existingSecret": "other"}])
@@ -91,6 +111,7 @@ def main():
             is_good &= same("a shard's selector", {**labels, **selector["matchLabels"]}, labels)
     shards = [{"name": "a", "slot": "slot_a", "config": "[[tables]]\nname = \"a\"\n", "ownerSecret": "of-a"}, {"name": "b", "publication": "of_b"}]
     made = rendered(relays=shards, init={"enabled": True})
+    is_good &= valid("shards", made)
     for name, env, owner in [
         ("a", {"PGOUTBOX_POSTGRES__SLOT": "slot_a"}, "of-a"),
         ("b", {"PGOUTBOX_POSTGRES__PUBLICATION": "of_b"}, "pgoutbox-owner"),
@@ -112,7 +133,7 @@ def main():
             continue
         print(f"{wrong} is taken", file=sys.stderr)
         is_good = False
-    print("dist: the chart renders, and by default makes what the kustomization makes" if is_good else "dist: the chart is wrong")
+    print("dist: the chart renders, by default makes what the kustomization makes, and Kubernetes' schemas have it all" if is_good else "dist: the chart is wrong")
     return 0 if is_good else 1
 
 

@@ -72,6 +72,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 pub use docs::docs_markdown;
 pub(crate) use explain::SettingsReport;
 pub use flags::Flags;
@@ -87,14 +89,14 @@ pub use source::Sources;
 pub(crate) use stream_sink::StreamSink;
 pub(crate) use tls::FileDigest;
 
-/// A value that never shows in a log, an error or `Debug`.
+/// A value that never shows in a log, an error or `Debug`, and is overwritten where it is not needed any more.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// Wraps a secret.
     pub(crate) fn new(value: impl Into<String>) -> Self {
-        Self(value.into())
+        Self(Zeroizing::new(value.into()))
     }
 
     /// The secret itself, for the call that needs it.

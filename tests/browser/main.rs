@@ -271,6 +271,9 @@ async fn everybody_can_read_it() -> Result<()> {
     let (relay, address) = setting.serve().await?;
     setting.put_aside(1, "failed").await?;
     setting.put_aside(2, "parked").await?;
+    // The second waits behind the first.
+    let queue = "UPDATE pgoutbox.parked SET is_holding = true, aggregate_type = 'order', aggregate_id = '7'";
+    setting.sql(queue).await?;
     let browser = Browser::start().await?;
     for (name, width, is_dark) in
         [("light", 1200, false), ("dark", 1200, true), ("phone", 390, false)]
@@ -281,10 +284,14 @@ async fn everybody_can_read_it() -> Result<()> {
         readable(&page, &format!("{name}, the gate")).await?;
         page.write("gate-token", TOKEN).await?;
         page.click("gate-open").await?;
-        page.until("document.querySelectorAll('#parked-rows tr').length === 2").await?;
+        page.until("document.querySelectorAll('#parked-rows tr').length === 1").await?;
         page.write("find-id", &uuid(1)).await?;
         page.click("find-go").await?;
         page.until("document.querySelectorAll('#found article').length === 1").await?;
+        // By the keyboard.
+        page.ask("document.querySelector('#parked-rows .fold').focus()").await?;
+        page.press("Enter").await?;
+        page.until("document.querySelectorAll('#parked-rows tr').length === 2").await?;
         readable(&page, name).await?;
         page.ask("document.querySelector('#parked-rows input').click()").await?;
         page.click("discard").await?;
