@@ -131,9 +131,19 @@ pub mod network {
         crate::rabbitmq::publisher::read_anything(bytes);
     }
 
-    /// Certificates.
-    pub fn certificates(bytes: &[u8]) {
-        crate::tls::read_anything(bytes);
+    /// Certificates, where those in a file are trusted.
+    pub fn certificates(bytes: &[u8], ca_file: &std::path::Path) {
+        crate::tls::read_anything(bytes, ca_file);
+    }
+
+    /// A collector of spans.
+    pub fn collector(bytes: &[u8]) {
+        crate::otlp::read_anything(bytes);
+    }
+
+    /// A request to the console.
+    pub fn request(bytes: &[u8]) {
+        crate::observe::http::read_any_request(bytes);
     }
 
     /// The query of a request to the console.

@@ -78,6 +78,21 @@ impl Failure {
     }
 }
 
+/// What a collector answers that took a batch.
+fn accepted(answer: Bytes) -> Acceptance {
+    let partial = ExportTraceServiceResponse::decode(answer).ok().and_then(|a| a.partial_success);
+    let partial = partial.unwrap_or_default();
+    let rejected = usize::try_from(partial.rejected_spans).unwrap_or(0);
+    Acceptance { rejected, why: partial.error_message }
+}
+
+/// Any bytes as that answer: what is repeated of it has its bounds, and does nothing to a log.
+pub(crate) fn read_anything(bytes: &[u8]) {
+    let Acceptance { rejected, why } = accepted(Bytes::copy_from_slice(bytes));
+    let Failure { what: said, .. } = Failure::rejected(rejected, &why);
+    assert!(!said.chars().any(char::is_control) && said.chars().count() < 2 * WORDS);
+}
+
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 impl Collector {
@@ -132,11 +147,7 @@ impl Collector {
             failure.is_transient |= UNKNOWN.contains(&code) && self.otlp.renew().await;
             return Err(failure);
         }
-        let partial =
-            ExportTraceServiceResponse::decode(answer).ok().and_then(|a| a.partial_success);
-        let partial = partial.unwrap_or_default();
-        let rejected = usize::try_from(partial.rejected_spans).unwrap_or(0);
-        Ok(Acceptance { rejected, why: partial.error_message })
+        Ok(accepted(answer))
     }
 
     fn unreachable(&self, error: &Error) -> Failure {

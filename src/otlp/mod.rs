@@ -28,6 +28,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tracing::{info, warn};
 
+pub(crate) use collector::read_anything;
 pub(crate) use span::SpanServer;
 
 use crate::config::Otlp;

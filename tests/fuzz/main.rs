@@ -162,7 +162,29 @@ fn broker() {
 
 #[test]
 fn certificates() {
-    fuzz("certificates", network::certificates, &[]);
+    fuzz("certificates", targets::certificates, &[]);
+}
+
+#[test]
+fn collector() {
+    fuzz("collector", network::collector, &["\x0a", "\x08\x7f", "\x12\x05", "\x1b[2J"]);
+}
+
+#[test]
+fn request() {
+    let words = [
+        "authorization: Bearer s3cret\n",
+        "bearer ",
+        "host: localhost:1\n",
+        "origin: http://localhost:1\n",
+        "[::1]",
+        "\n\n",
+        "{\"seqs\":[",
+        "\"note\":\"",
+        "9223372036854775808",
+        "1e9",
+    ];
+    fuzz("request", network::request, &words);
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! What may be given any bytes, and what must hold then.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::LazyLock;
 
 use amq_protocol::protocol::basic::gen_properties;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use model::defaults;
 use model::script::Script;
@@ -16,6 +20,7 @@ use pgoutbox::testing::core::event::pgoutput::{self, Column, Tuple};
 use pgoutbox::testing::core::event::relation::Mapping;
 use pgoutbox::testing::core::event::{Event, Position, Row};
 use pgoutbox::testing::core::message::{Limits, Message};
+use pgoutbox::testing::network;
 use pgoutbox::testing::stream::confirmed_by;
 
 /// Bytes of the stream: read, or refused.
@@ -38,6 +43,22 @@ pub fn stream(bytes: &[u8]) {
     let different: BTreeSet<_> = numbers.iter().collect();
     assert_eq!(different.len(), numbers.len());
     assert!(numbers.iter().all(|number| *number < 4));
+}
+
+/// Certificates that a server shows: what is said of them, where one of the corpus is trusted.
+pub fn certificates(bytes: &[u8]) {
+    static CA: LazyLock<PathBuf> = LazyLock::new(|| {
+        let der = include_bytes!("corpus/certificates/ec");
+        let text = BASE64_STANDARD.encode(der);
+        let lines: Vec<&str> =
+            text.as_bytes().chunks(64).map(|it| str::from_utf8(it).unwrap()).collect();
+        let pem = lines.join("\n");
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz-ca.pem");
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{pem}\n-----END CERTIFICATE-----\n");
+        std::fs::write(&path, pem).unwrap();
+        path
+    });
+    network::certificates(bytes, &CA);
 }
 
 /// Values made of the bytes, as long as they last.

@@ -29,6 +29,7 @@ pub(crate) mod ready;
 mod status;
 
 pub(crate) use event::read_anything;
+pub(crate) use router::read_any_request;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
