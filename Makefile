@@ -34,7 +34,8 @@ test:
 	sh tests/setup.sh
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-run
+	tests/fuzz/beside.sh cargo test --workspace --locked
 	bash tests/matrix.sh ends
 
 matrix:
@@ -65,6 +66,6 @@ dist:
 	python3 docker/dist/chart.py
 	if [ "$$(id -u)" = 0 ]; then docker/dist/installed.sh && docker/dist/image.sh; else echo 'dist: not root, so nothing was installed' >&2; fi
 
-# Each target for a minute, what reads from a network among them; `make test` gives each some seconds.
+# Each target for a minute with the whole machine; `make test` gives each one beside the other tests.
 fuzz:
 	PGOUTBOX_FUZZ_SECONDS=$(or $(SECONDS),60) cargo test --release --locked --test fuzz -- --nocapture
