@@ -73,7 +73,12 @@ async fn what_the_broker_refuses() -> Result<()> {
 
     let queue = setting.clone().set("declare.queues.0.name", "events");
     queue.carry_out(queue.check().await?.has("queue-missing", "warning")).await?;
-    queue.check().await?.has_not("queue-missing");
+    let checked = queue.check().await?;
+    checked.has_not("queue-missing");
+    let cost = "to a topic exchange, that costs the broker";
+    assert!(checked.of("queue", "good", cost).is_some(), "{checked}");
+    let checked = queue.set("declare.exchange_type", "fanout").check().await?;
+    assert!(checked.of("queue", "good", cost).is_none(), "{checked}");
     // One that another connection has for itself is not to be looked at.
     let channel = setting.channel().await?;
     let options = QueueDeclareOptions { durable: true, exclusive: true, ..Default::default() };
