@@ -7,7 +7,7 @@
 -- pg_partition_tree) waits for whoever has locked one of them.
 WITH RECURSIVE wanted AS (
     SELECT (asked.number - 1)::integer AS number, relation.oid, relation.xmin, relation.relkind,
-           relation.relpersistence, relation.relispartition, relation.relnamespace
+           relation.relpersistence, relation.relispartition, relation.relnamespace, relation.reltype
       FROM jsonb_array_elements(:'tables'::jsonb) WITH ORDINALITY AS asked (names, number)
       LEFT JOIN pg_namespace AS namespace ON namespace.nspname = asked.names ->> 0
       LEFT JOIN pg_class AS relation
@@ -77,6 +77,14 @@ SELECT wanted.number,
        -- says when it was made, its ctid is never altered.
        age(entry.made) > age(made.xmin) AND age(made.xmin) BETWEEN 0 AND 1000000000 AS is_older,
        CASE WHEN entry.made = made.xmin THEN made.xmin::text END AS made_with,
+       -- The last that may have given it its name of today, or its schema, since it was made: the row type has the
+       -- table's name, and no GRANT on the table alters it.
+       (SELECT named.by::text
+          FROM (SELECT type.xmin FROM pg_type AS type WHERE type.oid = wanted.reltype
+                UNION ALL
+                SELECT namespace.xmin FROM pg_namespace AS namespace WHERE namespace.oid = wanted.relnamespace) AS named (by)
+         WHERE age(named.by) < age(made.xmin)
+         ORDER BY age(named.by) LIMIT 1) AS named_by,
        to_jsonb(member) ->> 'prqual' IS NOT NULL AS is_filtered,                     -- from 15 on
        md5(to_jsonb(member) ->> 'prqual') AS row_filter,
        to_jsonb(member) ->> 'prattrs' AS column_list,

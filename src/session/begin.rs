@@ -192,6 +192,7 @@ impl Owner {
         };
         let has_messages = self.taken.has_messages;
         let own = RowOwner { identity, session: &self.session, has_messages };
+        answered(config, progress_row::note_start(past, client)).await?;
         let known = recall(config, past, board, client, own, coverage, attached);
         let known = answered(config, known).await?;
         // Only now: what they hold is known to wait, on disk.
@@ -326,7 +327,7 @@ impl PrepareStep {
         if config.log.has_events {
             relay.make_lines(config.log.events_one_in);
         }
-        let client = &given.audit.client;
+        let (client, is_passing) = (&given.audit.client, known.gap.is_some());
         let mut session = Session {
             relay,
             wal,
@@ -359,12 +360,14 @@ impl PrepareStep {
                 outboxes: outboxes.into(),
                 coverage: Rc::new(RefCell::new(preflighted.coverage)),
                 looked: Rc::new(RefCell::new(past.looked.clone())),
+                rewritten_since: Rc::new(RefCell::new(past.rewritten_since.clone())),
                 renewal: Rc::default(),
                 catch_up,
                 running: FuturesUnordered::new(),
             },
             config,
         };
+        session.jobs.watch_rewritten(is_passing);
         session.bulletin.tell(&session.relay);
         Ok(session)
     }

@@ -14,7 +14,7 @@ use tracing::warn;
 use super::audit::{answered, silence};
 use crate::config::Config;
 use crate::core::relay::{Input, Resolution};
-use crate::error::{Fault, Side, codes};
+use crate::error::{Fault, Kind, Side, codes};
 use crate::postgres::classify;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
@@ -24,6 +24,8 @@ use crate::slot::{self, Coverage, KnownPartitions, record_coverage};
 pub(super) const LOCKED: Duration = Duration::from_secs(1);
 /// For how long, and how often, a relation that is not there is looked for.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(100));
+/// So many pauses of the check lie between looks for tables that were written anew.
+const REWRITTEN: u32 = 5;
 /// Why the session ends in order and another begins.
 pub(super) type Renewal = Rc<RefCell<Option<String>>>;
 const ATTACHED: &str = "the slot is made again, and these rows are published: nothing";
@@ -109,6 +111,39 @@ pub(super) async fn check_attached(
             Err(fault) => return Err(fault),
         }
         tokio::time::sleep(LOCKED).await;
+    }
+}
+
+/// Looks, as long as the session runs, whether a table was written anew and holds rows that no stream brings: the next
+/// session catches up with them, where there is a list. Not a part of the check, which what is read waits for.
+pub(super) async fn watch_rewritten(
+    client: Arc<Client>,
+    config: Arc<Config>,
+    outboxes: Arc<[OutboxTable]>,
+    since: Rc<RefCell<Option<String>>>,
+) -> Result<Input, Fault> {
+    let pause = config.postgres.check_interval.saturating_mul(REWRITTEN);
+    loop {
+        let from = since.borrow().clone();
+        let looked = slot::rewritten(&client, &config, &outboxes, from.as_deref()).await;
+        match looked {
+            Ok(slot::Rewrites { missed: None, until }) => {
+                since.replace(Some(until));
+            }
+            Ok(slot::Rewrites { missed: Some(what), .. }) if config.is_catching_up() => {
+                let fault = Fault::transient(what).kind(Kind::PassedBy).hint(ATTACHED);
+                return Err(fault.on(Side::Audit));
+            }
+            Ok(slot::Rewrites { missed: Some(what), until }) => {
+                let hint = "pgoutbox replay --only unrelayed --mark";
+                warn!(hint, "rows that no stream brings: {what}");
+                since.replace(Some(until));
+            }
+            // It is looked again.
+            Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => {}
+            Err(fault) => return Err(fault),
+        }
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 use tracing::info;
 
 use super::audit::{answered, answered_with};
-use super::checks::{LOCKED, Renewal, check, check_attached, resolve};
+use super::checks::{LOCKED, Renewal, check, check_attached, resolve, watch_rewritten};
 use super::progress_row::clear_fault;
 use crate::config::Config;
 use crate::core::event::Position;
@@ -44,6 +44,8 @@ pub(super) struct Jobs {
     /// By what the tables are covered; another once something was altered that matters to no row.
     pub(super) coverage: Rc<RefCell<Coverage>>,
     pub(super) looked: Rc<RefCell<KnownPartitions>>,
+    /// Up to which transaction it was looked for tables that were written anew; `None`: since the slot was acknowledged.
+    pub(super) rewritten_since: Rc<RefCell<Option<String>>>,
     pub(super) renewal: Renewal,
     /// What is published before the stream.
     pub(super) catch_up: Option<CatchUp>,
@@ -79,6 +81,17 @@ impl Jobs {
             check_attached(&client, &config, &outboxes, &looked).await?;
             check(client, config, before, renewal).await
         });
+    }
+
+    /// Whether a table is written anew, as long as the session runs. Where the stream is passed, what waits is listed in
+    /// any case.
+    pub(super) fn watch_rewritten(&self, is_passing: bool) {
+        if is_passing {
+            return;
+        }
+        let (client, config) = (Arc::clone(&self.client), Arc::clone(&self.asked));
+        let (outboxes, since) = (Arc::clone(&self.outboxes), Rc::clone(&self.rewritten_since));
+        self.push(watch_rewritten(client, config, outboxes, since));
     }
 
     /// Which parked events are due.

@@ -15,6 +15,10 @@ use crate::upkeep::reconcile::Trigger;
 #[derive(Debug, Default)]
 pub(crate) struct Past {
     pub(super) memory: Option<ServerMemory>,
+    /// When the server of the last session was started, in microseconds since 1970.
+    pub(super) started: Option<i64>,
+    /// It was started since the session before.
+    pub(super) is_started_anew: bool,
     pub(super) coverage: Option<Coverage>,
     /// Why the session ended in order, where another is to begin.
     pub(crate) renewal: Option<String>,
@@ -22,6 +26,8 @@ pub(crate) struct Past {
     pub(super) looked_ahead: Option<(i64, LookedAhead)>,
     /// Tables that were left out, or had another name than one of ours: what of them was in the stream is passed.
     pub(super) passed_over: BTreeSet<u32>,
+    /// Up to which transaction it was looked for tables that were written anew.
+    pub(super) rewritten_since: Option<String>,
     /// Partitions that hold nothing that no stream brings.
     pub(super) looked: KnownPartitions,
     /// Failed sessions in a row that brought nothing on.

@@ -386,12 +386,26 @@ fn remembered(past: &Past, identity: &Identity, row: Option<&Row>, end: PgLsn) -
             remembered = %memory.delivered,
             "the row of this slot in pgoutbox.progress was removed: what was remembered does not count"
         );
+    } else if past.is_started_anew {
+        // Perhaps from a copy that is close behind: then a place that the row does not say may be that of another event.
+        // What was delivered and is not in the row comes again, as after a crash.
+        return (memory.without_place(), false);
     } else {
         return (memory, false);
     }
     // The server may lack what was delivered, or hold what nobody saw.
     past.reconcile.as_ref().map(Trigger::now);
     (Memory::default(), true)
+}
+
+/// Notes whether the server was started since the last session: a copy of its files is started before anybody writes to it.
+pub(super) async fn note_start(past: &mut Past, client: &Client) -> Result<(), Fault> {
+    let rows = query(client, sql::SERVER_STARTED).await?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
+    let started: i64 = column(row, "started")?;
+    let before = past.started.replace(started);
+    past.is_started_anew = before.is_some_and(|before| before != started);
+    Ok(())
 }
 
 /// Whether this session owns the slot, and no later one has taken it over.
@@ -523,7 +537,12 @@ async fn unstreamed(
             Some(xid) => !slot::is_written_by(client, table, xid).await?,
             None => it.is_older,
         };
-        if !is_whole {
+        // What was written under another name was passed over, perhaps by another process.
+        let has_earlier = match &it.named_by {
+            Some(xid) if is_whole => slot::is_written_before(client, table, xid).await?,
+            _ => false,
+        };
+        if !is_whole || has_earlier {
             let table = &it.table;
             return Ok(Some(format!(
                 "{table} is new, and may hold rows of before it was in the publication"
@@ -671,4 +690,42 @@ fn position(row: &tokio_postgres::Row) -> Result<Position, Fault> {
         }
         None => Position::after_commit(lsn(column(row, "end_lsn")?)?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A place that only the process knows counts as long as the server runs on which it was seen.
+    #[test]
+    fn what_is_remembered_counts_until_the_server_is_started_again() {
+        let identity = Identity { system_identifier: "7".to_owned(), timeline: 1 };
+        let place = |lsn: u64| Position { commit_lsn: PgLsn::from(lsn), index: 3 };
+        let row = Row {
+            identity: identity.clone(),
+            position: place(100),
+            coverage: None,
+            has_messages: false,
+            publishing_id: 0,
+            routes: None,
+        };
+        let before = ServerMemory {
+            identity: identity.clone(),
+            memory: Memory { delivered: place(200), ..Memory::default() },
+            has_messages: false,
+            recorded: PgLsn::from(100),
+            acknowledged: PgLsn::from(100),
+        };
+        let mut past = Past { memory: Some(before), ..Past::default() };
+        for (is_started_anew, end, delivered, is_forgotten) in [
+            (false, 300, place(200), false),
+            // A copy that has come past it: the row and the end of the WAL say nothing.
+            (true, 300, Position::start(), false),
+            (false, 150, Position::start(), true),
+        ] {
+            past.is_started_anew = is_started_anew;
+            let known = remembered(&past, &identity, Some(&row), PgLsn::from(end));
+            assert_eq!((known.0.delivered, known.1), (delivered, is_forgotten), "{end}");
+        }
+    }
 }

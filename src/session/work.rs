@@ -141,6 +141,9 @@ impl Session {
 
     /// Where it ends in order, and another is to begin: one that only looked is followed by one that publishes.
     fn keep_why_another_begins(&self, past: &mut Past) {
+        // After a gap the slot is made again.
+        let since = self.jobs.rewritten_since.borrow().clone();
+        past.rewritten_since = since.filter(|_| self.gap.is_none());
         past.renewal = self.jobs.renewal.take();
         let Some(found) = self.relay.looked_ahead() else { return };
         debug!(highest = found.highest, is_met = found.is_met, "looked ahead");

@@ -40,6 +40,8 @@ pub struct Membership {
     pub is_older: bool,
     /// The transaction that both made it and put it in.
     pub made_with: Option<String>,
+    /// The last transaction that may have given it its name, or its schema, since it was made.
+    pub named_by: Option<String>,
     /// Its own entry (`pg_publication_rel`), where it has one.
     pub member: Option<u32>,
     /// Another with each change of that entry; of the table, where it has none.
@@ -223,6 +225,7 @@ pub(super) async fn ask(client: &Client, config: &Config) -> Result<Vec<Coverage
                 is_all_tables: is("is_all_tables")?,
                 is_older: is("is_older")?,
                 made_with: column(row, "made_with")?,
+                named_by: column(row, "named_by")?,
                 elsewhere: Vec::new(),
                 renamed: None,
                 member: column(row, "member")?,
@@ -251,6 +254,7 @@ pub(super) fn compile(config: &Config, answers: &[CoverageRow]) -> Option<Covera
             is_partitioned: answer.is_partitioned,
             is_older: answer.is_older,
             made_with: answer.made_with.clone(),
+            named_by: answer.named_by.clone(),
             member: answer.member,
             member_version: answer.member_version.clone(),
             member_schema: answer.member_schema,

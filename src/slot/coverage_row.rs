@@ -21,6 +21,7 @@ pub(super) struct CoverageRow {
     pub(super) is_all_tables: bool,
     pub(super) is_older: bool,
     pub(super) made_with: Option<String>,
+    pub(super) named_by: Option<String>,
     /// Where else there is a table of the name; looked up only for the message.
     pub(super) elsewhere: Vec<String>,
     /// What the publication has instead; likewise.

@@ -202,6 +202,20 @@ async fn look_up(client: &Client, config: &Config) -> Result<Vec<(usize, FoundTa
     rows.iter().map(found).collect()
 }
 
+/// Whether a table has rows that were written before a transaction.
+///
+/// # Errors
+/// Postgres cannot be asked, or the role may not read the table.
+pub(crate) async fn is_written_before(
+    client: &Client,
+    table: &Table,
+    xid: &str,
+) -> Result<bool, Fault> {
+    let variables = [("schema", table.schema.as_str()), ("table", &table.name), ("xid", xid)];
+    let rows = query(client, &sql::render(sql::TABLE_WRITTEN_BEFORE, &variables)?).await?;
+    rows.first().map_or(Ok(false), |row| column(row, "is_written"))
+}
+
 /// Whether a transaction left rows in a table.
 ///
 /// # Errors

@@ -70,6 +70,35 @@ async fn texts_of_any_encoding_arrive_as_utf_8() -> Result<()> {
     Ok(())
 }
 
+/// A row of a list that cannot be read is corrected before the list is through, and the relay starts again: it was not
+/// sent, and is not marked as if.
+#[tokio::test]
+async fn a_listed_row_that_is_corrected_is_not_taken_for_delivered() -> Result<()> {
+    let setting = Setting::of_encoding("SQL_ASCII").await?;
+    let setting = setting.set("tables.0.on_failure", "block").set("session.backoff_max", "300ms");
+    setting
+        .sql("CREATE TABLE outbox_messages (id text PRIMARY KEY, topic text, payload text, relayed_at timestamptz)")
+        .await?;
+    setting.sql(r"INSERT INTO outbox_messages VALUES ('1', 'here', E'\xff'), ('2', 'here', 'two'), ('3', 'late', 'three')").await?;
+    setting.init().await?;
+    let consumer = setting.bound("here").await?;
+    let relay = setting.run()?;
+    let settled = "SELECT settled = 2 FROM pgoutbox.progress";
+    setting.until("a place behind them", settled).await.with_context(|| relay.log())?;
+    setting.sql("UPDATE outbox_messages SET payload = 'one' WHERE id = '1'").await?;
+    relay.kill9().await?;
+    let relay = setting.run()?;
+    setting.bind("late").await?;
+    let came = arrived(&consumer, 2).await.with_context(|| relay.log())?;
+    assert_eq!(ids(&came), ["2", "3"]);
+    let marks =
+        "SELECT array_agg(id ORDER BY id) = '{1}' FROM outbox_messages WHERE relayed_at IS NULL";
+    setting.until("the marks of the others", marks).await.with_context(|| relay.log())?;
+    relay.drain(PATIENCE).await?;
+    assert!(setting.ask::<bool>(marks).await?, "{}", relay.log());
+    Ok(())
+}
+
 /// Postgres takes any bytes for text there: the one event is parked, and the stream goes on.
 #[tokio::test]
 async fn bytes_that_are_no_text_park_their_event() -> Result<()> {

@@ -303,3 +303,53 @@ async fn while_the_stream_is_passed_it_is_said() -> Result<()> {
     all_came(&consumer, &relay, 604).await?;
     relay.drain(PATIENCE).await
 }
+
+/// A publication of all tables lets one be unlogged for a while: what is inserted then is in no WAL. It is caught up
+/// with, also where no relay ran; other ways to write a table anew are none to make the slot again.
+#[tokio::test]
+async fn what_was_inserted_while_a_table_was_unlogged_is_caught_up_with() -> Result<()> {
+    let setting = Setting::bare().await?.set("postgres.check_interval", "100ms");
+    let setting = setting.set("session.backoff_max", "300ms");
+    let all = "CREATE PUBLICATION pgoutbox FOR ALL TABLES WITH (publish = 'insert')";
+    setting.sql(all).await?;
+    setting.init().await?;
+    let consumer = setting.bound("t").await?;
+    let relay = setting.run()?;
+    setting.insert(counted(1..=3)).await?;
+    all_came(&consumer, &relay, 3).await?;
+    let at_once = |n: i64| {
+        format!(
+            "BEGIN; ALTER TABLE outbox_messages SET UNLOGGED;
+             INSERT INTO outbox_messages (topic, payload) VALUES ('t', '{{\"n\": {n}}}');
+             ALTER TABLE outbox_messages SET LOGGED; COMMIT"
+        )
+    };
+    setting.sql(&at_once(4)).await?;
+    setting.insert(counted(5..=6)).await?;
+    consumer.wait_distinct(6, PATIENCE).await.with_context(|| relay.log())?;
+    setting.all_marked().await.with_context(|| relay.log())?;
+    relay.drain(PATIENCE).await?;
+    setting.sql("ALTER TABLE outbox_messages SET UNLOGGED").await?;
+    setting.insert(counted(7..=8)).await?;
+    setting.sql("ALTER TABLE outbox_messages SET LOGGED").await?;
+    // It hides which transaction that was.
+    setting.sql("GRANT SELECT ON outbox_messages TO pg_monitor").await?;
+    let relay = setting.run()?;
+    consumer.wait_distinct(8, PATIENCE).await.with_context(|| relay.log())?;
+    setting.all_marked().await.with_context(|| relay.log())?;
+    assert_eq!(relay.log().matches("slot recreated").count(), 1, "{}", relay.log());
+    for other in [
+        "VACUUM FULL outbox_messages",
+        "CLUSTER outbox_messages USING outbox_messages_pkey",
+        "ALTER TABLE outbox_messages ALTER COLUMN event_type TYPE varchar(300)",
+        "ALTER TABLE outbox_messages ADD COLUMN noise float DEFAULT random()",
+    ] {
+        setting.insert(counted(9..=12)).await?;
+        setting.sql(other).await.with_context(|| other)?;
+    }
+    consumer.wait_distinct(12, PATIENCE).await.with_context(|| relay.log())?;
+    setting.all_marked().await.with_context(|| relay.log())?;
+    setting.is_acknowledged(&relay).await?;
+    assert_eq!(relay.log().matches("slot recreated").count(), 1, "{}", relay.log());
+    relay.drain(PATIENCE).await
+}

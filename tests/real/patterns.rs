@@ -124,6 +124,12 @@ async fn tables_come_and_go_in_a_publication_of_all_tables() -> Result<()> {
 /// Rows that were passed over while their table had another name, which no pattern matches, come once it has one that does.
 #[tokio::test]
 async fn rows_of_before_a_name_matched_are_caught_up_with() -> Result<()> {
+    before_a_name_matched(false).await?;
+    // The process that passed them over need not live.
+    before_a_name_matched(true).await
+}
+
+async fn before_a_name_matched(is_restarted: bool) -> Result<()> {
     let setting = setting().await?;
     setting.sql("CREATE PUBLICATION pgoutbox FOR ALL TABLES WITH (publish = 'insert')").await?;
     setting.sql(&tenant("tenant_a")).await?;
@@ -141,6 +147,15 @@ async fn rows_of_before_a_name_matched_are_caught_up_with() -> Result<()> {
     setting.sql(&row("tenant_c", "1")).await?;
     wanted.push("tenant_c 1");
     came(&consumer, &relay, &wanted).await?;
+    let relay = match is_restarted {
+        false => relay,
+        true => {
+            relay.drain(PATIENCE).await?;
+            let again = setting.run()?;
+            again.reaches("running", PATIENCE).await?;
+            again
+        }
+    };
     setting.sql("ALTER TABLE tenant_b.draft RENAME TO outbox").await?;
     setting.sql(&row("tenant_b", "late")).await?;
     wanted.extend(["tenant_b early", "tenant_b late"]);

@@ -88,6 +88,14 @@ pub struct Memory {
     pub nack_patience: Duration,
 }
 
+impl Memory {
+    /// All but what is settled, where that may not count any more.
+    #[must_use]
+    pub fn without_place(self) -> Self {
+        Self { delivered: Position::start(), publishing_id: 0, ..self }
+    }
+}
+
 impl Default for Memory {
     fn default() -> Self {
         Self {

@@ -19,7 +19,9 @@ files! {
     CATCH_UP_LISTED = "catch_up/listed.sql", "The list is whole.";
     CATCH_UP_OPEN = "catch_up/open.sql", "Sees the tables as they were where the stream of the new slot begins: what was committed before is here, what was committed later is there.";
     CATCH_UP_ORPHANS = "catch_up/orphans.sql", "Rows of the list that are of none of these tables: theirs is gone, or cannot be read.";
-    CATCH_UP_ROW = "catch_up/row.sql", "Which row of the list a number is.";
+    CATCH_UP_PASS_OVER = "catch_up/pass_over.sql", "Takes a row that cannot be read off the list: it does not count as delivered, whatever becomes of it and however far the list is.";
+    CATCH_UP_REWRITTEN = "catch_up/rewritten.sql", "Tables that a transaction has written anew since another one, or since the slot was last acknowledged: SET LOGGED brings rows that are in no WAL, and leaves no other trace.";
+    CATCH_UP_REWRITTEN_WAITING = "catch_up/rewritten_waiting.sql", "Whether a table holds rows that wait and that the transaction \"xid\" wrote up to its command \"command\"; how far the slot is settled, and whether that is an LSN, where one is given.";
     CATCH_UP_SWEEP = "catch_up/sweep.sql", "Takes some rows of a list that is done with away; says how many.";
     CATCH_UP_TRY = "catch_up/try.sql", "Tries to list some rows of a table and to keep them whole, and writes nothing: it raises where the list would.";
     CATCH_UP_TRY_OPEN = "catch_up/try_open.sql", "What catch_up/try.sql is run with, in one message, and so one transaction, without BEGIN: it sees what the list sees, and nothing is left behind where it fails.";
@@ -179,6 +181,7 @@ files! {
     SERVER = "server/server.sql", "What of the server matters to a relay.";
     SERVER_SET = "server/set.sql", "Sets something for the session: what a server of its version knows besides the options that a connection is begun with, or all of it where a pooler drops those.";
     SERVER_SNAPSHOT_XMIN = "server/snapshot_xmin.sql", "Every transaction before this one has ended, for every snapshot taken from now on.";
+    SERVER_STARTED = "server/started.sql", "When the server was started, in microseconds since 1970.";
     SERVER_TURN = "server/turn.sql", "Takes a turn that only one process may have at a time, and holds it until the transaction ends.";
     SERVER_WAL_ON_DISK = "server/wal_on_disk.sql", "How much WAL there is on the server's disk.";
     SERVER_WAL_POSITION = "server/wal_position.sql", "Where the WAL ends, and up to where it is on disk.";
@@ -202,5 +205,6 @@ files! {
     TABLE_ROW = "table/row.sql", "The row with this id, where it is in an outbox table: one row, or none.";
     TABLE_ROW_FILTER = "table/row_filter.sql", "The publication's row filter (from Postgres 15 on) for a table, as an expression over its columns: rows for which it is not true are none of this relay's.";
     TABLE_TEXTS = "table/texts.sql", "The columns of a table as texts, just as the server writes them out: a list of expressions over \"outbox\", in one row.";
+    TABLE_WRITTEN_BEFORE = "table/written_before.sql", "Whether a table has rows that were written before a transaction, or by it: each may have been written before.";
     TABLE_WRITTEN_BY = "table/written_by.sql", "Whether a transaction left rows in a table.";
 }

@@ -25,7 +25,7 @@ const CHUNK_BYTES: u64 = 8 << 20;
 const META: usize = 6;
 
 /// Rows that cannot be read, of one chunk in which no other can: then it is no fault of theirs.
-const MOST_UNREADABLE: u32 = 100;
+const MOST_UNREADABLE: usize = 100;
 
 /// Some rows of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,8 +72,8 @@ async fn fetch_table(
     from: u64,
     to: u64,
 ) -> Result<Chunk, Fault> {
-    let (mut rows, mut unreadable) = (Vec::new(), 0);
-    let mut work = vec![(from, to)];
+    let (mut rows, mut unreadable) = (Vec::new(), Vec::new());
+    let (mut work, mut next) = (vec![(from, to)], to);
     while let Some((from, to)) = work.pop() {
         let fetched = fetch_range(client, config, (number, table, outbox), from, to).await?;
         let fault = match fetched {
@@ -81,7 +81,8 @@ async fn fetch_table(
                 rows.extend(part.rows);
                 // Rows were left out at the end where they were too many bytes.
                 if part.next < to {
-                    return Ok(Chunk { rows, next: part.next });
+                    next = part.next;
+                    break;
                 }
                 continue;
             }
@@ -92,17 +93,19 @@ async fn fetch_table(
             work.extend([(middle, to), (from, middle)]);
             continue;
         }
-        unreadable += 1;
-        if unreadable > MOST_UNREADABLE && rows.is_empty() {
+        if unreadable.len() >= MOST_UNREADABLE && rows.is_empty() {
             return Err(fault);
         }
-        pass_over(client, config, table, from, &fault).await?;
+        unreadable.push((from, fault));
     }
-    Ok(Chunk { rows, next: to })
+    for (n, fault) in unreadable {
+        pass_over(client, config, table, n, &fault).await?;
+    }
+    Ok(Chunk { rows, next })
 }
 
-/// A row of the list that cannot be read. It stays without a mark, so that whoever looks for such rows
-/// finds it.
+/// A row of the list that cannot be read is taken off it. It stays without a mark, so that whoever looks for such rows
+/// finds it: were it on the list still, a later session would take it for delivered once it can be read.
 async fn pass_over(
     client: &Client,
     config: &Config,
@@ -111,7 +114,7 @@ async fn pass_over(
     fault: &Fault,
 ) -> Result<(), Fault> {
     let variables = [("slot", config.postgres.slot.as_str()), ("n", &n.to_string())];
-    let rows = query(client, &sql::render(sql::CATCH_UP_ROW, &variables)?).await?;
+    let rows = query(client, &sql::render(sql::CATCH_UP_PASS_OVER, &variables)?).await?;
     let Some(row) = rows.first() else { return Ok(()) };
     let (id, leaf, place): (Option<String>, String, String) =
         (column(row, "id")?, column(row, "leaf")?, column(row, "place")?);
