@@ -18,7 +18,8 @@ SELECT outbox.:"id"::text AS id,
        (:'xmin' <> ''
         AND (outbox.xmin::text::bigint - coalesce(nullif(:'xmin', ''), '0')::bigint + 8589934592) % 4294967296 >= 2147483648) AS is_passed,
        ARRAY(SELECT parked.seq FROM pgoutbox.parked AS parked
-              WHERE parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass
+              WHERE (parked.slot = :'slot' OR parked.state IN ('dead_lettered', 'discarded'))
+                AND parked.outbox = :'relation'::oid::regclass
                 AND coalesce(parked.event_id, '') = coalesce(outbox.:"id"::text, '')
                 AND pgoutbox.is_record_of(parked, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END,
                                           ARRAY[:'id', :'payload', :'topic', :'of_type', :'of_id'],

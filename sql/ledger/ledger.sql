@@ -20,7 +20,8 @@ SELECT count(*) AS committed,
                           AND pgoutbox.is_mark_of(mark, outbox.xmin, CASE WHEN :'time' <> 'none' THEN coalesce(outbox.:"occurred_at"::text, '') END))
                    ELSE false END AS is_marked,
                EXISTS (SELECT FROM pgoutbox.parked AS parked
-                        WHERE parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass
+                        WHERE (parked.slot = :'slot' OR parked.state IN ('dead_lettered', 'discarded'))
+                          AND parked.outbox = :'relation'::oid::regclass
                           AND coalesce(parked.event_id, '') = coalesce(outbox.:"id"::text, '')
                           AND pgoutbox.is_record_of(parked, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END,
                                                     ARRAY[:'id', :'payload', :'topic', :'of_type', :'of_id'],

@@ -25,7 +25,8 @@ SELECT count(*) AS rows,
                    -- Transaction ids go round: before is within the half circle behind.
                    AND (outbox.xmin::text::bigint - :'xmin'::bigint + 8589934592) % 4294967296 >= 2147483648
                    AND NOT EXISTS (SELECT FROM pgoutbox.parked AS parked
-                                    WHERE parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass
+                                    WHERE (parked.slot = :'slot' OR parked.state IN ('dead_lettered', 'discarded'))
+                                      AND parked.outbox = :'relation'::oid::regclass
                                       AND coalesce(parked.event_id, '') = coalesce(outbox.:"id"::text, '')
                                       AND pgoutbox.is_record_of(parked, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END,
                                                                 ARRAY[:'id', :'payload', :'topic', :'of_type', :'of_id'],

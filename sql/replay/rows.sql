@@ -39,7 +39,8 @@ SELECT found.number AS pgoutbox_number, found.written_by AS pgoutbox_xmin, (foun
                       CASE WHEN :'time' <> 'none' THEN coalesce((found.pgoutbox_row).:"occurred_at"::text, '') END))
            ELSE false END
        AND NOT EXISTS (SELECT FROM pgoutbox.parked AS parked
-                        WHERE parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass
+                        WHERE (parked.slot = :'slot' OR parked.state IN ('dead_lettered', 'discarded'))
+                          AND parked.outbox = :'relation'::oid::regclass
                           AND coalesce(parked.event_id, '') = coalesce(wanted.id, '')
                           AND pgoutbox.is_record_of(parked, found.written_by,
                               CASE WHEN :'time' <> 'none' THEN (found.pgoutbox_row).:"occurred_at"::text END,

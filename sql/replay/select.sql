@@ -46,7 +46,8 @@ SELECT outbox.:"id"::text AS id, outbox.tableoid::text AS leaf, outbox.ctid::tex
              -- Rows without a mark: not those that are parked, nor those that the relay has not come to.
              AND (:'only' <> 'unrelayed'
                   OR NOT EXISTS (SELECT FROM pgoutbox.parked AS parked
-                                  WHERE parked.slot = :'slot' AND parked.outbox = :'relation'::oid::regclass
+                                  WHERE (parked.slot = :'slot' OR parked.state IN ('dead_lettered', 'discarded'))
+                                    AND parked.outbox = :'relation'::oid::regclass
                                     AND coalesce(parked.event_id, '') = coalesce(outbox.:"id"::text, '')
                                     AND pgoutbox.is_record_of(parked, outbox.xmin, CASE WHEN :'time' <> 'none' THEN outbox.:"occurred_at"::text END,
                                                               ARRAY[:'id', :'payload', :'topic', :'of_type', :'of_id'],

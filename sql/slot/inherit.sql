@@ -5,6 +5,10 @@ UPDATE pgoutbox.parked SET slot = :'slot', claimed_at = NULL WHERE slot = :'from
 UPDATE pgoutbox.catch_up_rows SET slot = :'slot' WHERE slot = :'from';
 UPDATE pgoutbox.catch_up SET slot = :'slot' WHERE slot = :'from';
 UPDATE pgoutbox.pause SET slot = :'slot' WHERE slot = :'from';
-DELETE FROM pgoutbox.guard WHERE slot IN (:'from', :'slot');
+DELETE FROM pgoutbox.guard WHERE slot = :'slot';
+-- That the other was a relay's stays known: it keeps WAL until it is dropped.
+INSERT INTO pgoutbox.guard (slot, level, verdict)
+SELECT slot, 'calm', '{}' FROM pgoutbox.progress WHERE slot = :'from'
+    ON CONFLICT DO NOTHING;
 -- A session that still writes under the old name is refused: its row is gone.
 UPDATE pgoutbox.progress SET slot = :'slot', session = NULL WHERE slot = :'from';

@@ -130,7 +130,7 @@ impl Coverage {
     pub(crate) fn digest(&self) -> Digest {
         let mut tables: Vec<_> = self.tables.iter().collect();
         tables.sort_by(|a, b| a.table.cmp(&b.table));
-        let asked = tables.iter().map(|table| table.table.as_str()).chain([self.name.as_str()]);
+        let names = tables.iter().map(|table| table.table.as_str());
         let covered = tables.iter().map(|table| {
             let Membership { relation, member, member_schema, .. } = table;
             let Membership { member_version, part_of, row_filter, column_list, .. } = table;
@@ -141,7 +141,7 @@ impl Coverage {
         });
         let of = format!("{} {:?} {}", self.publication, self.version, self.is_via_root);
         let covered: Vec<_> = covered.chain([of]).collect();
-        Digest { asked: fnv(asked), covered: fnv(covered.iter().map(String::as_str)) }
+        Digest { asked: asked(names, &self.name), covered: fnv(covered.iter().map(String::as_str)) }
     }
 }
 
@@ -167,6 +167,19 @@ impl Digest {
         let number = number.cast_unsigned();
         Self { asked: half(number >> 32), covered: half(number) }
     }
+}
+
+/// Of which tables are asked for, by which publication: the names in order.
+fn asked<'a>(tables: impl Iterator<Item = &'a str>, publication: &'a str) -> u32 {
+    fnv(tables.chain([publication]))
+}
+
+/// The same of a configuration.
+pub(super) fn asked_by(config: &Config) -> u32 {
+    let tables = config.tables.iter().map(|table| sql::qualified(&table.schema, &table.name));
+    let mut tables: Vec<_> = tables.collect();
+    tables.sort();
+    asked(tables.iter().map(String::as_str), &config.postgres.publication)
 }
 
 /// FNV-1a: the same in every version.

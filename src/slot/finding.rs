@@ -17,7 +17,7 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 125] = [
+pub const NAMES: [&str; 127] = [
     "broker",
     "broker-blocked",
     "broker-connection",
@@ -122,9 +122,11 @@ pub const NAMES: [&str; 125] = [
     "slot-lost",
     "slot-missing",
     "slot-plugin",
+    "slot-shares-marks",
     "slot-temporary",
     "slot-two-phase",
     "slot-unread",
+    "slot-unread-other",
     "slot-unreserved",
     "standby",
     "stream",

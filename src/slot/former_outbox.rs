@@ -92,7 +92,8 @@ pub(crate) async fn record_outboxes(
 ) -> Result<(), Fault> {
     let tables = config.tables.iter().zip(outboxes).map(|(table, outbox)| {
         let Table { schema, name, .. } = table;
-        serde_json::json!({ "relation": outbox.relation, "schema": schema, "name": name })
+        let publication = &config.postgres.publication;
+        serde_json::json!({ "relation": outbox.relation, "schema": schema, "name": name, "publication": publication, "is_marked": table.has_marks() })
     });
     let away = away.iter().map(|it| {
         let until = it.until.map(|until| until.to_string());

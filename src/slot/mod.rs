@@ -26,7 +26,9 @@ mod privileges;
 mod rewritten;
 mod role;
 mod server;
+mod sharing;
 mod table;
+mod unread;
 mod user;
 mod verdict;
 
@@ -43,7 +45,9 @@ pub(crate) use finding::one_of_each;
 pub use finding::{Finding, NAMES, Severity};
 pub(crate) use former_marks::former_marks;
 pub(crate) use former_outbox::{FormerOutbox, away, record_outboxes, with_away};
-pub(crate) use found::{TableChanges, change, expand, expand_to_make, is_written_before, is_written_by};
+pub(crate) use found::{
+    TableChanges, change, expand, expand_to_make, is_written_before, is_written_by,
+};
 pub(crate) use hand_over::Predecessor;
 pub(crate) use loss::{Loss, is_paused};
 pub(crate) use messages::MESSAGES;
@@ -51,6 +55,8 @@ pub(crate) use preflight::Prerequisites;
 pub use preflight::preflight;
 pub(crate) use preflight::{Preflight, standby};
 pub(crate) use rewritten::{Rewrites, rewritten};
+pub(crate) use sharing::sharing;
+pub(crate) use unread::{UnreadSlot, unread};
 pub(crate) use user::{SlotUser, user};
 
 use crate::config::{Config, Table};
@@ -259,14 +265,15 @@ pub(crate) fn ways_past(config: &Config) -> String {
 }
 
 /// A name that was never the slot of a relay of this database.
-pub(crate) fn never_there(config: &Config) -> Fault {
-    Fault::definite(
-        format!(
-            "slot \"{}\" does not exist, and no relay of this database ever had it",
-            config.postgres.slot
-        ),
-        "pgoutbox init  -- or correct the name: postgres.slot",
-    )
+pub(crate) fn never_there(config: &Config, unread: &[UnreadSlot]) -> Fault {
+    let slot = &config.postgres.slot;
+    let what = format!("slot \"{slot}\" does not exist, and no relay of this database ever had it");
+    match unread.iter().find_map(|one| one.predecessor(slot)) {
+        Some(Fault { what: before, hint, .. }) => {
+            Fault::definite(format!("{what}; {before}"), hint)
+        }
+        None => Fault::definite(what, "pgoutbox init  -- or correct the name: postgres.slot"),
+    }
 }
 
 /// Without marks every row of the table might wait, or none.

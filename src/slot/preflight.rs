@@ -7,7 +7,7 @@ use super::coverage_row::CoverageRow;
 use super::table;
 use super::{
     Finding, Severity, SlotState, found, is_paused, messages, own_tables, role, server, state,
-    tables_json, verdict,
+    tables_json, unread, verdict,
 };
 use crate::config::{Config, Table};
 use crate::error::{Class, Fault, Kind};
@@ -101,7 +101,12 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
     let is_halting = verdict::is_halting(config, slot.as_ref(), history);
     let is_gone = slot.as_ref().is_none_or(|slot| slot.why_lost().is_some());
     let is_paused = is_gone && is_paused(client, config).await;
-    findings.extend(verdict::findings(row, slot.as_ref(), history, config, is_paused)?);
+    let unread = match slot {
+        None => unread(client, config).await?,
+        Some(_) => Vec::new(),
+    };
+    let known = (history, unread.as_slice());
+    findings.extend(verdict::findings(row, slot.as_ref(), known, config, is_paused)?);
     let mut answers = coverage::ask(client, config).await?;
     elsewhere(client, config, &mut answers).await?;
     findings.extend(coverage::findings(config, &answers));

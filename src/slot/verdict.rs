@@ -2,7 +2,7 @@
 
 use tokio_postgres::{Client, Row};
 
-use super::{Finding, Loss, SlotState, never_there};
+use super::{Finding, Loss, SlotState, UnreadSlot, never_there};
 use crate::config::Config;
 use crate::error::Fault;
 use crate::postgres::column;
@@ -82,11 +82,13 @@ fn gone(config: &Config, reason: Option<&str>, is_paused: bool) -> Finding {
 pub(super) fn findings(
     server: &Row,
     slot: Option<&SlotState>,
-    history: SlotHistory,
+    (history, unread): (SlotHistory, &[UnreadSlot]),
     config: &Config,
     is_paused: bool,
 ) -> Result<Vec<Finding>, Fault> {
-    let Some(slot) = slot else { return missing(server, history, config, is_paused) };
+    let Some(slot) = slot else {
+        return missing(server, (history, unread), config, is_paused);
+    };
     let database: String = column(server, "database")?;
     let mut findings = foreign(config, slot, &database);
     if let (true, Some(reason)) = (findings.is_empty(), slot.why_lost()) {
@@ -122,14 +124,14 @@ pub(super) fn findings(
 
 fn missing(
     server: &Row,
-    history: SlotHistory,
+    (history, unread): (SlotHistory, &[UnreadSlot]),
     config: &Config,
     is_paused: bool,
 ) -> Result<Vec<Finding>, Fault> {
     let (slots, most): (i32, i32) = (column(server, "slots")?, column(server, "max_slots")?);
     let mut findings = vec![match history {
         SlotHistory::None => {
-            let Fault { what, hint, .. } = never_there(config);
+            let Fault { what, hint, .. } = never_there(config, unread);
             Finding::error("slot-missing", what, hint)
         }
         SlotHistory::Known | SlotHistory::CatchUp => gone(config, None, is_paused),

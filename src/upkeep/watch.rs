@@ -2,6 +2,7 @@
 //! `guard.policy` asks for. Beside the relay, on a connection of its own: a broker that is down
 //! and a session that hangs are just what it is there for.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::json;
@@ -21,6 +22,9 @@ use crate::slot::{Loss, why_lost};
 
 /// How often what is not calm is said again.
 const REMIND: Duration = Duration::from_secs(600);
+
+/// A relay that starts again reads its slot before so many looks in a row.
+const LOOKS: u32 = 12;
 
 /// Looks every `guard.interval`, until asked to stop.
 ///
@@ -84,6 +88,8 @@ struct Watch<'a> {
     held_by: String,
     /// The slot can never be read again: why.
     why_lost: Option<String>,
+    /// Slots of other relays that nobody reads, with the looks in a row that found them so.
+    unread: HashMap<String, u32>,
 }
 
 impl<'a> Watch<'a> {
@@ -109,6 +115,7 @@ impl<'a> Watch<'a> {
             told: LogThrottle::default(),
             held_by: String::new(),
             why_lost: None,
+            unread: HashMap::new(),
         }
     }
 
@@ -129,6 +136,7 @@ impl<'a> Watch<'a> {
         };
         let sample = self.sample(&client).await?;
         self.is_failing = false;
+        self.say_who_is_unread(&client).await?;
         // Without a slot nothing is kept; that it is missing is the session's to say.
         let Some((sample, mut slot)) = sample else {
             self.board.saw(seen(&client, self.config, SlotView::default()).await?);
@@ -359,6 +367,20 @@ impl<'a> Watch<'a> {
                 "the relay acknowledges, but open transactions keep the WAL: {who}"
             );
             self.held_by = who;
+        }
+        Ok(())
+    }
+
+    /// A slot of ours that no relay reads fills the disk as well: once for each time that it is left.
+    async fn say_who_is_unread(&mut self, client: &Client) -> Result<(), Fault> {
+        let unread = crate::slot::unread(client, self.config).await?;
+        self.unread.retain(|name, _| unread.iter().any(|one| one.name == *name));
+        for one in unread {
+            let looks = self.unread.entry(one.name.clone()).or_default();
+            *looks = looks.saturating_add(1);
+            if *looks == LOOKS {
+                warn!(hint = one.hint(), retained_wal_bytes = one.retained_bytes, "{}", one.what());
+            }
         }
         Ok(())
     }

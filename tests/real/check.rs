@@ -242,7 +242,8 @@ async fn walsenders_run_out(postgres: &Postgres, setting: &Setting) -> Result<()
     setting.sql("ALTER SYSTEM SET max_wal_senders = 1").await?;
     postgres.stop(Shutdown::Fast, PATIENCE).await?;
     postgres.start_again().await?;
-    let other = setting.clone().set("postgres.slot", "another");
+    let other =
+        setting.clone().set("postgres.slot", "another").set("postgres.publication", "another");
     other.init().await?;
     let relay = other.run()?;
     let is_active = "SELECT active FROM pg_replication_slots WHERE slot_name = 'another'";

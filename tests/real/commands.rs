@@ -26,7 +26,7 @@ fn told(output: &Output) -> String {
 }
 
 /// Commands, and what they end with.
-trait Commands {
+pub trait Commands {
     /// A command that must end with this exit code, and what it said.
     async fn exits(&self, code: i32, args: &[&str]) -> Result<String>;
 }
@@ -415,7 +415,7 @@ async fn two_urls_are_all_it_takes() -> Result<()> {
 async fn init_waits_for_who_is_writing_and_names_him() -> Result<()> {
     // Its own server: every new slot of a server waits for such a writer.
     let (_postgres, setting) = Setting::own_postgres().await?;
-    let setting = setting.set("postgres.slot", "another");
+    let setting = setting.set("postgres.slot", "another").set("postgres.publication", "another");
     let writer = setting.client().await?;
     writer.batch_execute("CREATE TABLE busy (n int); BEGIN; INSERT INTO busy VALUES (1)").await?;
     let pid: i32 = writer.query_one("SELECT pg_backend_pid()", &[]).await?.try_get(0)?;

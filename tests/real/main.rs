@@ -95,6 +95,7 @@ mod terminal;
 mod tls;
 mod transactions;
 mod types;
+mod unread_slot;
 mod wire;
 
 /// What a test is built of.

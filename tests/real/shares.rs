@@ -95,6 +95,7 @@ async fn two_relays_share_a_table() -> Result<()> {
     insert(&setting, 6..30).await?;
     all_once(&consumer, 29, [&first, &second]).await?;
     setting.all_marked().await?;
+    even.check().await?.has_not("slot-shares-marks");
     // One is away: what waits for it is nothing to the other.
     second.drain(PATIENCE).await?;
     insert(&setting, 30..35).await?;
@@ -376,4 +377,29 @@ async fn one_of_two_is_uninstalled() -> Result<()> {
     assert!(told.contains("schema pgoutbox; kept your tables"), "{told}");
     assert!(setting.ask::<bool>("SELECT to_regnamespace('pgoutbox') IS NULL").await?);
     Ok(())
+}
+
+/// A mark does not say whose it is: two relays of one table, which they do not share, are told of.
+#[tokio::test]
+async fn two_relays_that_mark_the_same_rows_are_found() -> Result<()> {
+    let setting = Setting::shared().await?;
+    let other = setting.clone().set("postgres.publication", "other");
+    let other = other.set("postgres.slot", &format!("{}_other", setting.database));
+    let relay = setting.run()?;
+    relay.reaches("running", PATIENCE).await?;
+    let told = other.init().await?;
+    let said = format!(
+        "the relay of slot \"{}\" marks rows of public.outbox_messages too",
+        setting.database
+    );
+    assert!(told.contains(&said), "{told}");
+    let found = other.check().await?;
+    assert!(
+        found.has("slot-shares-marks", "warning")["what"]
+            .to_string()
+            .contains("is of whoever comes first"),
+        "{found}"
+    );
+    other.clone().set("audit.mode", "none").check().await?.has_not("slot-shares-marks");
+    relay.drain(PATIENCE).await
 }

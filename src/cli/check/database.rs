@@ -50,7 +50,11 @@ pub(super) async fn look(config: &Config) -> Database {
     };
     match slot::preflight(&client, config).await {
         Ok(flight) => {
-            let waiting = relay::waiting(&client, config, &flight).await;
+            let mut waiting = relay::waiting(&client, config, &flight).await;
+            match slot::sharing(&client, config, &flight.tables).await {
+                Ok(sharing) => waiting.extend(sharing),
+                Err(fault) => waiting.push(unasked(&config.postgres.audit.user, fault)),
+            }
             database.findings = flight.findings;
             database.findings.extend(waiting);
             let slot = flight.slot.as_ref();

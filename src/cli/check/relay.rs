@@ -6,7 +6,7 @@ use crate::cli::status;
 use crate::cli::status::Live;
 use crate::config::Config;
 use crate::error::Fault;
-use crate::slot::{Finding, Preflight, Severity, SlotState, catch_up, known};
+use crate::slot::{self, Finding, Preflight, Severity, SlotState, UnreadSlot, catch_up, known};
 
 const UNREADABLE: &str = "correct the row, or the row filter of the publication that raises for it";
 
@@ -75,5 +75,6 @@ pub(super) async fn look(
         let what = status::no_relay(waiting);
         findings.push(Finding::warning("slot-unread", what, status::START));
     }
+    findings.extend(slot::unread(client, config).await?.iter().map(UnreadSlot::finding));
     Ok(findings)
 }

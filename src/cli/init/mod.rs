@@ -15,7 +15,7 @@ use crate::postgres::publication_filter::{PublicationFilter, of_rule};
 use crate::postgres::sql;
 use crate::postgres::{self, column, query};
 use crate::rabbitmq::declare;
-use crate::slot::{self as slots, Finding, Severity, catch_up};
+use crate::slot::{self as slots, Finding, Severity, UnreadSlot, catch_up};
 use crate::text::harmless;
 
 /// Makes the outbox table, the relay's own schema, the publication and the slot, where they
@@ -113,6 +113,8 @@ struct ExistingObjects {
     slot: bool,
     /// It is to be recreated: the rows that wait were never listed.
     is_begun: bool,
+    /// Tables are there that know of slots.
+    has_own_slots: bool,
     publication: bool,
     /// Tables of the relay's own that are not there; `None` where their schema is not.
     missing: Option<Vec<String>>,
@@ -148,6 +150,7 @@ async fn look(client: &Client, config: &Config) -> Result<ExistingObjects, Fault
     };
     Ok(ExistingObjects {
         is_begun: report.is_some_and(|report| !report.is_listed),
+        has_own_slots: has_catch_up,
         server_version: flight.server_version,
         slot: flight.slot.is_some(),
         publication: flight.has_publication,
@@ -460,8 +463,12 @@ fn foreign_column(table: &Table) -> Option<&str> {
 /// What was found was not made here, so it is looked at like `check` does.
 async fn verify(client: &Client, config: &Config) -> Result<(), Fault> {
     let flight = slots::preflight(client, config).await?;
-    for finding in flight.findings.iter().filter(|f| f.severity == Severity::Warning) {
-        say(format_args!("warning {}\n        hint: {}", finding.what, finding.hint));
+    let unread = slots::unread(client, config).await?;
+    let unread = unread.iter().map(UnreadSlot::finding);
+    let sharing = slots::sharing(client, config, &flight.tables).await?;
+    let all = flight.findings.iter().cloned().chain(unread).chain(sharing);
+    for Finding { what, hint, .. } in all.filter(|f| f.severity == Severity::Warning) {
+        say(format_args!("warning {what}\n        hint: {hint}"));
     }
     flight.ready(config)?;
     // Of rows that were there before.

@@ -29,6 +29,19 @@ impl Maker<'_> {
             self.found(&format!("slot {slot}"));
             return Ok(());
         }
+        // Of one that was there before all rows that wait are listed: what it was is gone.
+        let is_known = found.has_own_slots && catch_up::is_known(self.client, slot).await?;
+        let unread = match found.slot || is_known {
+            true => Vec::new(),
+            false => slot::unread(self.client, config).await?,
+        };
+        if let Some(fault) = unread.iter().find_map(|one| one.predecessor(slot)) {
+            if !self.is_dry {
+                return Err(fault);
+            }
+            say(format_args!("-- not yet: {}; {}", fault.what, fault.hint));
+            return Ok(());
+        }
         if self.is_dry {
             say(slot::creation(config, timeout)?);
             return self.outlook(config, found).await;

@@ -20,7 +20,7 @@ use crate::postgres::outbox::Outbox;
 use crate::postgres::sql;
 use crate::postgres::{self, Role, column, query};
 use crate::slot::catch_up::{self, CatchUpReport};
-use crate::slot::{self, Loss, SlotState};
+use crate::slot::{self, Loss, SlotState, UnreadSlot};
 use crate::text::{span_seconds, thousands};
 use crate::upkeep::ledger::{self, Counting, ParkedCount};
 
@@ -147,6 +147,8 @@ struct Facts {
     guard: Option<Value>,
     paused: Option<Value>,
     parked: Vec<ParkedCount>,
+    /// Of other relays, which do not run.
+    unread_slots: Vec<UnreadSlot>,
 }
 
 impl Facts {
@@ -163,6 +165,7 @@ impl Facts {
             paused: paused(client, config).await,
             // A schema of an earlier version has no parking; `check` says so.
             parked: ledger::parked(client, &config.postgres.slot).await.unwrap_or_default(),
+            unread_slots: slot::unread(client, config).await?,
         })
     }
 
@@ -203,6 +206,10 @@ impl Facts {
             let unread =
                 self.unread().map(|lag| json!({ "waiting_wal_bytes": lag, "hint": START }));
             json.insert("no_relay_runs".to_owned(), json!(unread));
+            let others = self.unread_slots.iter().map(|it| {
+                json!({ "slot": it.name, "retained_wal_bytes": it.retained_bytes, "hint": it.hint() })
+            });
+            json.insert("unread_slots".to_owned(), others.collect());
         }
         json
     }
@@ -228,6 +235,9 @@ impl Facts {
         }
         if let Some(Fault { what, hint, .. }) = &self.taken {
             page.say(format_args!("relay     {what}\n          hint: {hint}"));
+        }
+        for it in &self.unread_slots {
+            page.say(format_args!("other     {}\n          hint: {}", it.what(), it.hint()));
         }
         self.paused.iter().for_each(|paused| print_paused(&mut page, paused));
         // A lost slot keeps no WAL.

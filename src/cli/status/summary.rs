@@ -97,6 +97,9 @@ impl Summary {
             let what = format!("parked events that are tried again: {parked}");
             return warning("parked_events", what);
         }
+        if let Some(other) = facts.unread_slots.first() {
+            return warning("slot_unread_other", other.what()).by("slot-unread-other");
+        }
         let told = facts.live.json();
         let state = text(&told, "state");
         match (state.as_str(), facts.slot.as_ref().is_some_and(|slot| slot.is_active)) {

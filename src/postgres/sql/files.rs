@@ -159,7 +159,7 @@ files! {
     PROGRESS_RECALL = "progress/recall.sql", "A session begins: what is known of the slot's progress, and since when nothing is delivered.";
     PROGRESS_RECORD = "progress/record.sql", "Writes how far the events are settled, in the transaction of their marks.";
     PROGRESS_RECORD_COVERAGE = "progress/record_coverage.sql", "Remembers by what the publication covers the tables, once that was verified: where it is another when the next session begins, rows may have passed by the slot.";
-    PROGRESS_RECORD_OUTBOXES = "progress/record_outboxes.sql", "Remembers which tables are read as outboxes, by oid: [{\"relation\": 16389, \"schema\": ..., \"name\": ...}, ...]; with \"until\": it has another name now, and what it held is done with once the slot is settled up to there.";
+    PROGRESS_RECORD_OUTBOXES = "progress/record_outboxes.sql", "Remembers which tables are read as outboxes, by oid: [{\"relation\": 16389, \"schema\": ..., \"name\": ..., \"publication\": ..., \"is_marked\": true}, ...]; with \"until\": it has another name now, and what it held is done with once the slot is settled up to there.";
     PROGRESS_STILL_OURS = "progress/still_ours.sql", "An error where a later session owns the slot.";
     PRUNE_CONSTRAINT = "prune/constraint.sql", "A constraint that kept a row from being deleted.";
     PRUNE_EMITTED = "prune/emitted.sql", "Records of emitted events that are done with, dead-lettered or discarded long ago: such an event has no row.";
@@ -193,8 +193,10 @@ files! {
     SLOT_KNOWN = "slot/known.sql", "Whether this name was ever the slot of a relay here.";
     SLOT_OTHERS = "slot/others.sql", "Slots of other relays in this database, by what they have recorded.";
     SLOT_PEEK = "slot/peek.sql", "Rows inserted into tables of the publication that a slot has not passed, which stays where it is.";
+    SLOT_SHARING = "slot/sharing.sql", "Slots of other relays that mark rows of the same tables, each with the first of these: where both publications filter the rows of a table, they are taken for shares of it.";
     SLOT_STATE = "slot/state.sql", "The slot as the server sees it: one row, or none where it does not exist.";
     SLOT_TOO_NEW = "slot/too_new.sql", "Whether the publication, as it is, may be newer than what a slot still reads: it sees the catalog as it was when each row was written.";
+    SLOT_UNREAD = "slot/unread.sql", "Slots of relays of this database that nobody reads, but for one: they keep WAL.";
     TABLE_EPOCH = "table/epoch.sql", "A number of a column that holds the time as one: its size gives the unit.";
     TABLE_ID_TYPE = "table/id_type.sql", "The type of a table's id column, under which an index on it can be used; for a domain, the type that it is made of.";
     TABLE_LEAVES = "table/leaves.sql", "The tables that hold the rows of a table: itself, or its partitions.";

@@ -59,7 +59,7 @@ async fn what_is_wrong(config: &Config, client: &Client) -> Result<Option<String
             }
             Some(report) => Ok(Some(report.why)),
             None if is_known(client, name).await? => Ok(Some(slot::GONE.to_owned())),
-            None => Err(slot::never_there(config)),
+            None => Err(slot::never_there(config, &slot::unread(client, config).await?)),
         };
     };
     if let Some(reason) = slot.why_lost() {

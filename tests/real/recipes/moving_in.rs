@@ -189,7 +189,9 @@ async fn from_another_slot() -> Result<()> {
         new.parking_is(&relay, "").await?;
         relay.drain(PATIENCE).await?;
         assert_eq!((consumer.total(), consumer.distinct()), (330, 330), "{mode}");
+        new.check().await?.has("slot-unread-other", "warning");
         old.sql(&of("norun slot: leave")?).await?;
+        new.check().await?.has_not("slot-unread-other");
         if mode == "update" {
             new.all_marked().await?;
         }
