@@ -231,7 +231,7 @@ impl<'a> Resender<'a> {
                     self.settle(item, outcome);
                 }
             }
-            Err(Closure::RefusedOnChannel(why)) => {
+            Err(Closure::RefusedOnChannel(why, _)) => {
                 match self.publisher.reopen(&self.amqp) {
                     true => self.is_reopening = true,
                     false => self.connect_again().await?,

@@ -107,7 +107,7 @@ pub(super) async fn take_slot(
             Err(Closure::Dropped(fault) | Closure::Lost(fault)) => {
                 return Err(fault.on(Side::Broker));
             }
-            Err(Closure::Refused(why) | Closure::RefusedOnChannel(why)) => {
+            Err(Closure::Refused(why) | Closure::RefusedOnChannel(why, _)) => {
                 let what = format!("RabbitMQ closed the channel: {why}");
                 return Err(Fault::transient(what).on(Side::Broker));
             }

@@ -300,10 +300,10 @@ impl Session {
             }
             Ok(Signal::Reopened) => Input::Reopened,
             Err(Closure::Refused(why)) => Input::Closed(why),
-            Err(Closure::RefusedOnChannel(why)) => {
+            Err(Closure::RefusedOnChannel(why, max_body)) => {
                 let (count, _) = self.relay.in_flight();
                 self.broker.tell_closed(&why, count);
-                Input::ChannelClosed(why)
+                Input::ChannelClosed { why, max_body }
             }
             Err(Closure::Dropped(fault)) => Input::Dropped(fault.on(Side::Broker)),
             Err(Closure::Lost(fault)) => return Err(fault.on(Side::Broker).into()),

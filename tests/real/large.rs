@@ -1,9 +1,9 @@
 //! Rows that are far larger than any message: known by their length, parked once, and held in memory once.
 
 use anyhow::{Context, Result, ensure};
-use harness::events::event;
+use harness::events::{event, events};
 use harness::scenario::{QUICK, Scenario, Settings};
-use harness::setting::{PATIENCE, uuid};
+use harness::setting::{PATIENCE, Setting, uuid};
 
 use crate::bare::{arrived, ids};
 
@@ -78,4 +78,34 @@ async fn a_large_message_is_held_once() -> Result<()> {
     ensure!(took < BYTES * 3 / 2, "{took} bytes for a row of {BYTES}\n{}", relay.log());
     assert_eq!(ids(&arrived(&consumer, 3).await?), [1, 2, 3].map(uuid));
     relay.drain(PATIENCE).await
+}
+
+/// The broker's own limit is below ours: it closes the channel, and has said by that how much it takes. The event has
+/// failed at once, what was in flight behind it went twice at most, and no other one closes a channel.
+#[tokio::test]
+async fn a_body_over_the_brokers_limit_is_refused_once() -> Result<()> {
+    let (rabbitmq, setting) = Setting::own_rabbitmq().await?;
+    rabbitmq.ctl(&["eval", "application:set_env(rabbit, max_message_size, 100000)."]).await?;
+    // It is read with each channel in 3.10, and once from later versions on.
+    rabbitmq.ctl(&["eval", "catch persistent_term:put(max_message_size, 100000)."]).await?;
+    let setting = QUICK.iter().fold(setting, |setting, (key, value)| setting.set(key, value));
+    let consumer = setting.bound("good").await?;
+    let relay = setting.run()?;
+    let large = "to_jsonb(repeat('x', 200000))";
+    setting.insert(events(1..=20, "good")).await?;
+    setting.insert(event(21, "good").of("large").column("payload", large)).await?;
+    setting.insert(events(22..=60, "good")).await?;
+    setting.parking_is(&relay, "21 failed").await?;
+    setting.insert(event(61, "good").of("larger").column("payload", large)).await?;
+    setting.parking_is(&relay, "21 failed, 61 failed").await?;
+    consumer.wait_distinct(59, PATIENCE).await.with_context(|| relay.log())?;
+    ensure!(consumer.total() <= 2 * 59, "{} came\n{}", consumer.total(), relay.log());
+    let kept = "SELECT bool_and(attempts = 1 AND reason = 'body_too_large' AND hint LIKE '%max_message_size on the broker%'
+                                AND last_error LIKE '%more than the 100000 of %') FROM pgoutbox.parked";
+    ensure!(setting.ask::<bool>(kept).await?, "{}", relay.log());
+    let closed = relay.log().matches("closed the channel").count();
+    ensure!(closed == 1, "{closed} times\n{}", relay.log());
+    relay.drain(PATIENCE).await?;
+    let back = "application:unset_env(rabbit, max_message_size), catch persistent_term:erase(max_message_size).";
+    rabbitmq.ctl(&["eval", back]).await.map(drop)
 }

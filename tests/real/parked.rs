@@ -230,7 +230,7 @@ async fn show_builds_the_message_as_it_would_be_published_now() -> Result<()> {
     let told = small.parked(0, &["show", "--seq", "1"]).await?;
     assert!(
         told.contains(
-            "cannot be built: its body has 2000 bytes, more than amqp.max_message_bytes = 1024"
+            "cannot be built: its body has 2000 bytes, more than the 1024 of amqp.max_message_bytes"
         ),
         "{told}"
     );

@@ -269,7 +269,7 @@ const ROWS: [Case; 7] = [
     (
         "payload",
         "to_jsonb(repeat('x', 2000))",
-        "its body has 2002 bytes, more than amqp.max_message_bytes = 1024",
+        "its body has 2002 bytes, more than the 1024 of amqp.max_message_bytes",
         "raise amqp.max_message_bytes",
         ("amqp.max_message_bytes", "1MiB"),
     ),

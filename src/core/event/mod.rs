@@ -540,7 +540,7 @@ impl Refusal {
             }
             Self::TooLong { .. } => "shorten it to 255 bytes",
             Self::BodyTooLarge { .. } => {
-                "raise amqp.max_message_bytes, where the broker's max_message_size allows it, then: pgoutbox parked retry; or send a reference instead of the body"
+                "raise amqp.max_message_bytes, and max_message_size on the broker where that is less, then: pgoutbox parked retry; or send a reference instead of the body"
             }
             Self::HeadersTooLarge { limit, .. } if is_raisable(*limit, FRAME_MAX) => {
                 "raise frame_max on the broker to 131072, then: pgoutbox parked retry; or move what is large from the headers into the body"
@@ -578,7 +578,10 @@ impl fmt::Display for Refusal {
                 write!(f, "its {what} has {bytes} bytes, more than 255")
             }
             Self::BodyTooLarge { bytes, limit } => {
-                write!(f, "its body has {bytes} bytes, more than amqp.max_message_bytes = {limit}")
+                write!(
+                    f,
+                    "its body has {bytes} bytes, more than the {limit} of amqp.max_message_bytes, or of the broker's max_message_size"
+                )
             }
             Self::HeadersTooLarge { bytes, limit } => {
                 write!(

@@ -16,8 +16,23 @@ impl Relay {
     /// was. Where nothing was in flight it was over nothing of ours, and may be closed again at once:
     /// then, and while the session ends, it is as if the connection had gone. So it is where streams are
     /// published to as well: what is in flight to them would go again in this session, behind higher ids.
-    pub(super) fn channel_closed(&mut self, now: Duration, why: &str, effects: &mut Vec<Effect>) {
-        let is_over = self.phase != Phase::Running || self.rules.has_streams;
+    ///
+    /// Where it was over the size of a body, the broker has said how large one may be: those that are larger are
+    /// refused before they are sent, and all others go again.
+    pub(super) fn channel_closed(
+        &mut self,
+        now: Duration,
+        why: &str,
+        max_body: Option<usize>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let is_running = self.phase == Phase::Running;
+        if is_running && let Some(limit) = max_body.filter(|limit| *limit < self.rules.limits.body)
+        {
+            self.rules.limits.body = limit;
+            return self.closed_over_size(why, effects);
+        }
+        let is_over = !is_running || self.rules.has_streams;
         if is_over || !self.outgoing.is_any_in_flight() {
             return self.closed(now, why);
         }
@@ -35,6 +50,17 @@ impl Relay {
         if self.phase == Phase::Running {
             effects.push(Effect::Reopen);
         }
+    }
+
+    fn closed_over_size(&mut self, why: &str, effects: &mut Vec<Effect>) {
+        if self.rules.has_streams {
+            let fault = Fault::transient(format!("the broker closed the channel: {why}"));
+            self.outcomes.keep_max_body(self.rules.limits.body);
+            return self.enter(Phase::Failing(fault.on(Side::Broker)));
+        }
+        let window = self.outgoing.close();
+        self.outgoing.put_back(window);
+        effects.push(Effect::Reopen);
     }
 
     /// The broker does not say over which publish it closed the channel. With one message in

@@ -86,6 +86,8 @@ pub struct Memory {
     pub budget: Budget,
     /// How old a session is before a parked event that is nacked again ends it.
     pub nack_patience: Duration,
+    /// The broker's limit for a body, over which the session before ended. Not kept longer: it may be raised.
+    pub max_body: Option<usize>,
 }
 
 impl Memory {
@@ -107,6 +109,7 @@ impl Default for Memory {
             dropped: None,
             budget: Budget::default(),
             nack_patience: NACK_PATIENCE.next(None),
+            max_body: None,
         }
     }
 }
@@ -141,7 +144,12 @@ pub enum Input {
     /// The broker closed the connection over something published; its words.
     Closed(String),
     /// The broker closed the channel alone, likewise.
-    ChannelClosed(String),
+    ChannelClosed {
+        /// Its words.
+        why: String,
+        /// Its limit for a body, where it was over the size of one.
+        max_body: Option<usize>,
+    },
     /// There is a new channel on the same connection.
     Reopened,
     /// The connection to the broker ended, perhaps over something published.

@@ -121,7 +121,9 @@ pub struct Relay {
 
 impl Relay {
     /// A session begins. The server may send again what came before `memory.delivered`.
-    pub fn new(rules: Rules, memory: Memory, catch_up: Option<CatchUpCursor>) -> Self {
+    pub fn new(mut rules: Rules, memory: Memory, catch_up: Option<CatchUpCursor>) -> Self {
+        let body = rules.limits.body;
+        rules.limits.body = memory.max_body.map_or(body, |limit| limit.min(body));
         Self {
             delivered: memory.delivered,
             phase: Phase::Running,
@@ -280,7 +282,9 @@ impl Relay {
             Input::Answers(answers) => self.answers(now, answers, effects)?,
             Input::Blocked(is_blocked) => self.deadlines.blocked(now, is_blocked),
             Input::Closed(why) => self.closed(now, &why),
-            Input::ChannelClosed(why) => self.channel_closed(now, &why, effects),
+            Input::ChannelClosed { why, max_body } => {
+                self.channel_closed(now, &why, max_body, effects);
+            }
             Input::Reopened => self.outgoing.reopened(),
             Input::Dropped(fault) => self.dropped(now, fault)?,
             Input::Written(written) => self.written(now, written, effects),

@@ -115,6 +115,8 @@ pub(super) struct Outcomes {
     dropped: Option<LostConnections>,
     /// How old a session is before a parked event that is nacked again ends it.
     nack_patience: Duration,
+    /// The broker's limit for a body, for the next session: this one ends over it.
+    max_body: Option<usize>,
 }
 
 impl Outcomes {
@@ -127,6 +129,7 @@ impl Outcomes {
             convicted: memory.convicted.clone(),
             dropped: memory.dropped,
             nack_patience: memory.nack_patience,
+            max_body: None,
         }
     }
 
@@ -144,6 +147,7 @@ impl Outcomes {
             dropped: self.dropped,
             budget: self.budget.clone().rebased(now),
             nack_patience: self.nack_patience,
+            max_body: self.max_body,
             ..Memory::default()
         }
     }
@@ -166,6 +170,11 @@ impl Outcomes {
     /// The broker closed the channel over this one: the next session knows it when it comes.
     pub(super) fn convict(&mut self, position: Position, why: &str) {
         self.convicted = Some((position, why.to_owned()));
+    }
+
+    /// The session ends over a body that is larger than this.
+    pub(super) fn keep_max_body(&mut self, limit: usize) {
+        self.max_body = Some(limit);
     }
 
     /// It has come.

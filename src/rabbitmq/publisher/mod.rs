@@ -74,8 +74,9 @@ pub enum Signal {
 pub enum Closure {
     /// The broker closed it over something that was published.
     Refused(String),
-    /// It closed the channel alone, likewise: [`Publisher::reopen`] opens another.
-    RefusedOnChannel(String),
+    /// It closed the channel alone, likewise: [`Publisher::reopen`] opens another. With its limit for a body, where that
+    /// was the reason.
+    RefusedOnChannel(String, Option<usize>),
     /// It ended, and nobody said over what. Perhaps over something that was published.
     Dropped(Fault),
     /// It was lost, or forced closed: not over anything that was published.
@@ -276,7 +277,7 @@ impl Publisher {
             {
                 let why = error.to_string();
                 Poll::Ready(Err(match is_channel {
-                    true => Closure::RefusedOnChannel(why),
+                    true => Closure::RefusedOnChannel(why, max_body(&error)),
                     false => Closure::Refused(why),
                 }))
             }
@@ -503,6 +504,20 @@ impl Closure {
         }
     }
 }
+
+/// The limit that a body was over. The broker says it nowhere but in the words of this error ("message size 200000 is
+/// larger than configured max size 100000"), so they are read; another wording is a refusal like any other.
+fn max_body(error: &AMQPError) -> Option<usize> {
+    if error.get_id() != PRECONDITION_FAILED {
+        return None;
+    }
+    let words = error.to_string();
+    let (_, limit) = words.split_once("is larger than ")?.1.rsplit_once("max size ")?;
+    limit.trim().parse().ok()
+}
+
+/// PRECONDITION_FAILED.
+const PRECONDITION_FAILED: u16 = 406;
 
 /// CONNECTION_FORCED: an operator closed it, or the broker stops.
 const FORCED: u16 = 320;

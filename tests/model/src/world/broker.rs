@@ -96,7 +96,7 @@ impl World {
             let is_channel = !self.now.is_multiple_of(4);
             self.say(format_args!("the broker closed the channel; alone: {is_channel}"));
             self.handle(match is_channel {
-                true => Input::ChannelClosed(why),
+                true => Input::ChannelClosed { why, max_body: None },
                 false => Input::Closed(why),
             });
         }
