@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::core::event::Position;
 use crate::core::parked::Aggregate;
 use crate::core::relay::Input;
-use crate::core::relay::marks::Batch;
+use crate::core::relay::marks::{Batch, Left};
 use crate::error::Fault;
 use crate::postgres;
 use crate::postgres::marker::Marker;
@@ -133,12 +133,15 @@ impl Jobs {
 
     /// Writes a batch of marks, with what was put aside and how far all is settled.
     pub(super) fn write(&self, batch: Batch) {
-        self.marker.parking().log(&self.config, &batch.parking);
         let (marker, client) = (Arc::clone(&self.marker), Arc::clone(&self.client));
         let config = Arc::clone(&self.config);
         let bytes = batch.parking.large_bytes();
         self.push(async move {
             let written = answered_with(&config, bytes, marker.write(&client, batch)).await?;
+            // Only now: Postgres may refuse it, or somebody has a lock on the parking.
+            if written.left != Left::ParkingAndProgress {
+                marker.parking().log(&config, &written.batch.parking);
+            }
             Ok(Input::Written(written))
         });
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result};
 use harness::consumer::{self, QueueType};
 use harness::events::{event, events};
-use harness::scenario::{Scenario, Settings};
+use harness::scenario::{QUICK, Scenario, Settings};
 use harness::wait_for;
 use lapin::options::BasicGetOptions;
 use lapin::types::AMQPValue;
@@ -434,5 +434,26 @@ async fn an_event_is_parked_in_the_form_that_can_be_written() -> Result<()> {
     setting.is_acknowledged(&relay).await?;
     assert_eq!(relay.log().matches(" running ").count(), 1, "{}", relay.log());
     assert!(relay.log().contains("is parked without its row"), "{}", relay.log());
+    relay.drain(PATIENCE).await
+}
+
+/// The log says that an event is parked once it is: as long as Postgres refuses that, it says why, once.
+#[tokio::test]
+async fn an_event_is_said_to_be_parked_once_it_is() -> Result<()> {
+    let (setting, _consumer, relay) = Scenario::with(QUICK).run("good").await?;
+    let refuses = "CREATE SEQUENCE refused; ALTER TABLE pgoutbox.parked ADD CONSTRAINT refuses CHECK (nextval('refused') < 0) NOT VALID";
+    setting.sql(refuses).await?;
+    setting.insert(event(1, "late").of("a")).await?;
+    // Each try is made in several forms.
+    setting
+        .until("some tries", "SELECT last_value >= 40 FROM refused")
+        .await
+        .with_context(|| relay.log())?;
+    let said = relay.log();
+    assert_eq!(said.matches("is parked").count(), 0, "{said}");
+    assert_eq!(said.matches("constraint \"refuses\"").count(), 1, "{said}");
+    setting.sql("ALTER TABLE pgoutbox.parked DROP CONSTRAINT refuses").await?;
+    setting.parking_is(&relay, "1 parked").await?;
+    relay.wait_for_log("is parked: the broker returned it", PATIENCE).await?;
     relay.drain(PATIENCE).await
 }

@@ -95,11 +95,17 @@ impl AttemptColumns {
             if setting == "columns.failed_at" {
                 let delivered = [variables.as_slice(), &[("failed_at", name.as_str())]].concat();
                 let sql = sql::render(sql::PARKED_ROW_DELIVERED, &delivered)?;
-                shown.clear_failed = client.prepare(&sql).await.ok();
+                shown.clear_failed = match client.prepare(&sql).await {
+                    Ok(statement) => Some(statement),
+                    Err(error) if is_of_column(&error) => None,
+                    Err(error) => return Err(classify(&error)),
+                };
             }
             variables.extend([("relation", &*relation), ("shown", &name), ("value", &value)]);
             match client.prepare(&sql::render(sql::PARKED_SHOW, &variables)?).await {
                 Ok(statement) => shown.follow.push((name, statement)),
+                // A lock or a lost connection says nothing of the column.
+                Err(error) if !is_of_column(&error) => return Err(classify(&error)),
                 Err(error) => warn!(
                     hint = format!("set tables.N.{setting} to another column, or to \"\""),
                     "\"{name}\" of {}.{} cannot show the tries of a parked event: {}",
@@ -251,4 +257,9 @@ fn attempt(table: &Table) -> String {
         0 => "parked.attempts".to_owned(),
         first => format!("(parked.attempts + {first})"),
     }
+}
+
+/// The statement does not fit its table: class 42, a name, a type or a right.
+fn is_of_column(error: &Error) -> bool {
+    error.code().is_some_and(|code| code.code().starts_with("42"))
 }
