@@ -37,6 +37,9 @@ ALTER TABLE pgoutbox.progress
 -- Which stream the events of each source go to, while some may be in flight: another one knows nothing of their
 -- ids, and may have later ones. Null: none is in flight, or goes to a stream.
 ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS routes jsonb;
+-- By what the changes before the place were told to be events: publication, and of each table (by oid) and prefix of
+-- messages its rule. Of others it is not known whether they were delivered or passed over. Null: of all.
+ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS readings jsonb;
 -- How it is refused: with the whole transaction.
 CREATE OR REPLACE FUNCTION pgoutbox.taken_over(of_slot name) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN

@@ -237,19 +237,29 @@ pub struct Ahead {
     pub written_lsn: Option<PgLsn>,
 }
 
+/// An event that was put aside has this added to its number within the transaction where the changes of that are
+/// counted otherwise since: `progress/count_messages.sql`. No transaction has so many changes.
+pub(crate) const OTHER_COUNT: u64 = 1 << 40;
+
 impl Ahead {
     /// The event at this place is one of them. Its id is asked as well: in a database that was
-    /// moved to another server, LSNs begin again.
+    /// moved to another server, LSNs begin again. Of a transaction that was counted otherwise when it was put aside
+    /// ([`OTHER_COUNT`]) only the id is known, and the commit. Returns the place that its record has.
     pub(crate) fn take(
         &mut self,
         position: Position,
         table: usize,
         id: Option<&str>,
-    ) -> Option<PgLsn> {
-        let (of, known) = self.events.get(&position)?;
-        let is_it = *of == table && known.as_deref() == id;
-        self.events.remove(&position);
-        self.written_lsn.filter(|_| is_it)
+    ) -> Option<(PgLsn, Position)> {
+        let is_it = |(of, known): &(usize, Option<String>)| *of == table && known.as_deref() == id;
+        if let Some(known) = self.events.remove(&position) {
+            return self.written_lsn.filter(|_| is_it(&known)).map(|lsn| (lsn, position));
+        }
+        let counted = |index| Position { index, ..position };
+        let mut others = self.events.range(counted(OTHER_COUNT)..=counted(u64::MAX));
+        let at = others.find_map(|(at, known)| is_it(known).then_some(*at))?;
+        self.events.remove(&at);
+        self.written_lsn.map(|lsn| (lsn, at))
     }
 }
 
@@ -404,5 +414,25 @@ impl UnwrittenBatch {
     /// The first place of an event that is put aside and may still be lost.
     pub(crate) fn first_unsafe(&self) -> Option<PublishingPlace> {
         self.open.iter().map(|open| open.place).min_by_key(|place| place.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_was_counted_otherwise_is_known_by_its_commit_and_id() {
+        let at = |commit: u64, index| Position { commit_lsn: PgLsn::from(commit), index };
+        let (lsn, id) = (PgLsn::from(900), || Some("a".to_owned()));
+        let events = [(at(100, 3), (0, id())), (at(200, OTHER_COUNT + 3), (0, id()))];
+        let mut ahead = Ahead { events: events.into(), written_lsn: Some(lsn) };
+        assert_eq!(ahead.take(at(100, 5), 0, Some("a")), None, "it is counted as ever");
+        assert_eq!(ahead.take(at(200, 7), 1, Some("a")), None, "of another table");
+        assert_eq!(ahead.take(at(200, 7), 0, Some("b")), None);
+        assert_eq!(ahead.take(at(300, 3), 0, Some("a")), None);
+        assert_eq!(ahead.take(at(200, 7), 0, Some("a")), Some((lsn, at(200, OTHER_COUNT + 3))));
+        assert_eq!(ahead.take(at(200, 8), 0, Some("a")), None, "once");
+        assert_eq!(ahead.take(at(100, 3), 0, Some("a")), Some((lsn, at(100, 3))));
     }
 }

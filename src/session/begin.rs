@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::stream::FuturesUnordered;
+use postgres_types::PgLsn;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 use tracing::{debug, info, warn};
@@ -20,7 +21,10 @@ use super::bulletin::Bulletin;
 use super::checks::attached;
 use super::jobs::Jobs;
 use super::past::{Past, ServerMemory};
-use super::progress_row::{self, Gap, RowOwner, pass_again, publishing_name, recall};
+use super::progress_row::{
+    self, Gap, RowOwner, pass_again, publishing_name, recall, record_readings,
+};
+use super::readings::Readings;
 use super::recording::Recording;
 use super::routes;
 use super::standby::{SlotLease, take_slot};
@@ -109,6 +113,11 @@ struct PrepareStep {
     marker: Marker,
     /// For what is looked before anything is published.
     look_ahead: Option<relay::LookAhead>,
+    /// Sources, by number, of which it is not known whether what is before the place was delivered.
+    are_new: Vec<bool>,
+    readings: Readings,
+    /// Where the slot must have come to for all to be known to be read so.
+    known_from: Option<PgLsn>,
 }
 
 impl Session {
@@ -201,6 +210,7 @@ impl Owner {
             identity: identity.clone(),
             memory: known.memory.clone(),
             has_messages,
+            publication: config.postgres.publication.clone(),
             recorded: known.durable,
             acknowledged: known.confirmed.max(past.acknowledged(identity)),
         });
@@ -233,8 +243,58 @@ impl RecallStep {
         let session = &self.owner.session;
         let marker = Marker::prepare(client, &config, &outboxes, identity, session);
         let marker = answered(&config, marker).await?;
+        let readings = Readings::of(&config, &outboxes);
+        let (are_new, known_from) = self.compare(given, &config, &outboxes, &readings).await?;
         let look_ahead = self.name(given, past).await?;
-        Ok(PrepareStep { recalled: self, config, outboxes, away, marker, look_ahead })
+        Ok(PrepareStep {
+            recalled: self,
+            config,
+            outboxes,
+            away,
+            marker,
+            look_ahead,
+            are_new,
+            readings,
+            known_from,
+        })
+    }
+
+    /// Finds the sources of which it is not known whether what is before the place was delivered, or passed over, and
+    /// keeps what is known of the others. Where there are any, returns where the slot must have come to for that to be over.
+    async fn compare(
+        &mut self,
+        given: Setup<'_>,
+        config: &Config,
+        outboxes: &[OutboxTable],
+        readings: &Readings,
+    ) -> Result<(Vec<bool>, Option<PgLsn>), Fault> {
+        let kept = self.known.kept.readings.take();
+        if kept.as_ref() == Some(readings) {
+            return Ok((Vec::new(), None));
+        }
+        let Position { commit_lsn, index } = self.known.memory.delivered;
+        // Nothing that is before the place is in the stream any more, nor on a list.
+        let is_behind = index == 0 && commit_lsn <= self.known.confirmed;
+        let common = kept.as_ref().map_or_else(|| readings.none(), |kept| kept.common(readings));
+        let known = if is_behind { readings } else { &common };
+        let recorded = record_readings(given.client(), given.slot(), &self.owner.session, known);
+        answered(config, recorded).await?;
+        let mut are_new = readings.are_new(kept.as_ref(), config, outboxes);
+        if is_behind || !are_new.contains(&true) {
+            are_new.clear();
+        } else {
+            info!(
+                "tables are read that were not, or otherwise than, before: what the slot still holds of them is published, though it may have been before"
+            );
+        }
+        if config.has_streams() && !are_new.is_empty() {
+            // An id of before the place cannot be given out again: all of it gets one anew, under another name.
+            (self.known.memory.delivered, self.known.memory.publishing_id) = (Position::start(), 0);
+            self.known.is_doubtful = true;
+            are_new.clear();
+        }
+        let known_from = PgLsn::from(u64::from(commit_lsn) + u64::from(index > 0));
+        Ok((are_new, (!is_behind).then_some(known_from)))
     }
 
     /// Gives the streams the name under which they know events again. Returns for what the session is to look
@@ -249,7 +309,7 @@ impl RecallStep {
         let Some(streams) = connected.publisher.streams() else { return Ok(None) };
         let own = RowOwner { identity: &taken.identity, session, has_messages: taken.has_messages };
         let now = routes::of(config);
-        if routes::have_changed(self.known.routes.as_deref(), &now)? {
+        if routes::have_changed(self.known.kept.routes.as_deref(), &now)? {
             info!(
                 "events may go to other streams than before: what was in flight may be there twice"
             );
@@ -310,7 +370,8 @@ impl PrepareStep {
         if !self.recalled.is_quiet {
             self.say(broker, &memory);
         }
-        let Self { recalled, config, outboxes, marker, look_ahead, .. } = self;
+        let Self { recalled, config, outboxes, marker, look_ahead, readings, known_from, .. } =
+            self;
         let RecallStep { owner, known, catch_up, is_quiet } = recalled;
         let Owner { connected: BrokerStep { preflighted, publisher }, taken, session: id } = owner;
         let SlotLease { wal, identity, has_messages, blocked } = taken;
@@ -347,6 +408,7 @@ impl PrepareStep {
             notified: Arc::clone(&given.audit.notified),
             spans,
             gap: known.gap,
+            unknown: known_from.map(|lsn| (lsn, readings)),
             reached,
             began: Instant::now(),
             started: known.name.map_or(0, |name| name.started),
@@ -397,6 +459,7 @@ impl PrepareStep {
             silence: silence(config),
             leaves: self.connected().preflighted.coverage.leaves(),
             is_passing: self.recalled.known.gap.is_some(),
+            are_new: self.are_new.clone(),
         }
     }
 

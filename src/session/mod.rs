@@ -5,7 +5,8 @@
 //! recovery, the start of the next session.
 //!
 //! `begin` begins it, step by step; `standby` takes the slot, once nobody else has it; `progress_row` is
-//! what is kept from session to session in the database, and `past` what is kept in the process. `work` is
+//! what is kept from session to session in the database, and `past` what is kept in the process; `readings` says whether
+//! what it says was delivered is that still. `work` is
 //! the loop. It has `broker`, the connection to RabbitMQ; `jobs`, what is asked of the database over the
 //! `audit` connection (`checks` are some of it); `recording`, which writes down how far all is settled
 //! (`reach` says what may be acknowledged); and `bulletin`, which says what the session is at (`recovery`
@@ -21,6 +22,7 @@ mod jobs;
 mod past;
 mod progress_row;
 mod reach;
+mod readings;
 mod recording;
 mod recovery;
 mod routes;

@@ -106,6 +106,8 @@ pub(super) struct ServerMemory {
     pub(super) memory: Memory,
     /// Places count messages.
     pub(super) has_messages: bool,
+    /// Whose changes places count.
+    pub(super) publication: String,
     /// What the progress row was known to say, on disk.
     pub(super) recorded: PgLsn,
     /// How far a session has come. The slot stands before it where the server ended the stream before it

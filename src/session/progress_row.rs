@@ -10,6 +10,7 @@ use tracing::{debug, warn};
 
 use super::STOP_TIMEOUT;
 use super::past::{Past, ServerMemory};
+use super::readings::Readings;
 use crate::board::Board;
 use crate::config::{Config, Table};
 use crate::core::event::Position;
@@ -110,8 +111,8 @@ pub(super) struct SlotMemory {
     pub(super) confirmed: PgLsn,
     /// Which publishing ids were used may not be known: they are used under another name from now on.
     pub(super) is_doubtful: bool,
-    /// Which streams events went to that may be in flight.
-    pub(super) routes: Option<String>,
+    /// How events were read and sent on.
+    pub(super) kept: KeptSettings,
     /// Of the name that streams are published to under; `None` where there is no stream.
     pub(super) name: Option<NameInRow>,
 }
@@ -169,6 +170,28 @@ pub(super) struct Gap {
     pub(super) end: PgLsn,
 }
 
+impl Gap {
+    /// # Errors
+    /// Nothing could bring those rows, so the relay must not go on.
+    fn refuse(&self, config: &Config) -> Result<(), Fault> {
+        if config.is_catching_up() {
+            return Ok(());
+        }
+        let (slot, why) = (&config.postgres.slot, &self.why);
+        let what = format!("rows may have passed by slot \"{slot}\": {why}");
+        Err(Fault::halt(what, slot::ways_past(config)))
+    }
+}
+
+/// How earlier sessions read events, and sent them on.
+#[derive(Debug, Clone, Default)]
+pub(super) struct KeptSettings {
+    /// Which streams events went to that may be in flight.
+    pub(super) routes: Option<String>,
+    /// By what was read what is before the place; `None` where that is not known.
+    pub(super) readings: Option<Readings>,
+}
+
 /// The progress row.
 #[derive(Debug, Clone)]
 struct Row {
@@ -180,7 +203,7 @@ struct Row {
     has_messages: bool,
     /// The publishing id of the last event before its place.
     publishing_id: u64,
-    routes: Option<String>,
+    kept: KeptSettings,
 }
 
 impl Row {
@@ -222,7 +245,10 @@ impl Row {
             coverage: column(row, "coverage")?,
             has_messages: column(row, "has_messages")?,
             publishing_id: u64::try_from(column::<i64>(row, "publishing_id")?).unwrap_or(0),
-            routes: column(row, "routes")?,
+            kept: KeptSettings {
+                routes: column(row, "routes")?,
+                readings: Readings::kept(column::<Option<String>>(row, "readings")?.as_deref()),
+            },
         }))
     }
 }
@@ -259,7 +285,8 @@ pub(super) async fn recall(
     let place = Place::of(slot::state(client, slot).await?);
     let confirmed = place.confirmed;
     let mut row = Row::read(board, client, slot, own.session).await?;
-    let is_counted = count_anew(past, row.as_mut(), own.has_messages);
+    let publication = &config.postgres.publication;
+    let is_counted = count_anew(past, row.as_mut(), own.has_messages, publication);
     let (end, end_on_disk) = wal_end(client).await?;
     let mut same = row.as_ref().filter(|row| row.identity == *identity);
     let (mut memory, is_forgotten) = remembered(past, identity, same, end);
@@ -288,14 +315,7 @@ pub(super) async fn recall(
         record_reach(client, slot, own, (confirmed, memory.publishing_id), true).await?;
         record_coverage(client, slot, 0).await?;
     }
-    if let Some(Gap { why, .. }) = &gap
-        && !config.is_catching_up()
-    {
-        return Err(Fault::halt(
-            format!("rows may have passed by slot \"{slot}\": {why}"),
-            slot::ways_past(config),
-        ));
-    }
+    gap.as_ref().map_or(Ok(()), |gap| gap.refuse(config))?;
     // Nobody is known to have moved it: an older version wrote the row, or there is none yet. The row
     // of a catch-up stands just before its slot, and counts the rows of the list that are settled:
     // written over, all of them would be taken for delivered.
@@ -313,8 +333,8 @@ pub(super) async fn recall(
     let is_otherwise = row.as_ref().is_some_and(|row| row.is_asked_otherwise(coverage));
     let is_doubtful =
         gap.is_some() || is_ahead || is_moved || is_forgotten || !is_counted || is_otherwise;
-    let routes = row.and_then(|row| row.routes);
-    Ok(SlotMemory { memory, durable, gap, end, end_on_disk, confirmed, is_doubtful, routes, name })
+    let kept = row.map_or_else(KeptSettings::default, |row| row.kept);
+    Ok(SlotMemory { memory, durable, gap, end, end_on_disk, confirmed, is_doubtful, name, kept })
 }
 
 /// What is remembered, with what the row says; and what that says of the name of streams, where there are some. Where the
@@ -340,15 +360,37 @@ async fn remember_by_row(
 
 /// A place in the middle of a transaction that was counted otherwise is no place: the transaction comes
 /// again. Returns whether the row says how it is counted.
-fn count_anew(past: &mut Past, row: Option<&mut Row>, has_messages: bool) -> bool {
-    let is_counted = row.as_ref().is_some_and(|row| row.has_messages) == has_messages;
-    if let Some(it) = past.memory.as_mut().filter(|it| it.has_messages != has_messages) {
+fn count_anew(
+    past: &mut Past,
+    row: Option<&mut Row>,
+    has_messages: bool,
+    publication: &str,
+) -> bool {
+    let is_other =
+        |it: &ServerMemory| it.has_messages != has_messages || it.publication != publication;
+    if let Some(it) = past.memory.as_mut().filter(|it| is_other(it)) {
         it.memory.delivered.index = 0;
     }
-    if let Some(row) = row.filter(|row| row.has_messages != has_messages) {
-        row.position.index = 0;
+    let Some(row) = row else { return !has_messages };
+    let kept = row.kept.readings.as_ref();
+    let is_counted =
+        row.has_messages == has_messages && kept.is_none_or(|kept| kept.publication == publication);
+    if !is_counted {
+        (row.position.index, row.kept.readings) = (0, None);
     }
     is_counted
+}
+
+/// Keeps by what is read what is before the place. Waits for the disk.
+pub(super) async fn record_readings(
+    client: &Client,
+    slot: &str,
+    session: &str,
+    readings: &Readings,
+) -> Result<(), Fault> {
+    let readings = readings.text();
+    let variables = [("slot", slot), ("session", session), ("readings", &readings)];
+    postgres::execute(client, &sql::render(sql::PROGRESS_READINGS, &variables)?).await
 }
 
 /// Says in the row how this session counts.

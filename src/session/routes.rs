@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::readings;
 use crate::config::{Config, Table};
 use crate::error::Fault;
 
@@ -28,8 +29,8 @@ pub(super) fn of(config: &Config) -> Value {
 fn route(source: &Table) -> Value {
     let Some(sink) = &source.stream else { return Value::Null };
     let columns = &source.columns;
-    // Which rows are passed over, though they have ids like others.
-    let passed_over = format!("{:?} {:?} {:?}", source.rule, source.audit_mode, source.mark);
+    // Rows that are passed over have ids like others.
+    let passed_over = readings::rule(source);
     match sink.is_super {
         true => json!({
             "super_stream": *sink.name,

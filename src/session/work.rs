@@ -17,6 +17,7 @@ use super::bulletin::Bulletin;
 use super::jobs::Jobs;
 use super::past::{Past, ServerMemory};
 use super::progress_row::{self, Gap, begin_catch_up, record_fault};
+use super::readings::Readings;
 use super::recording::Recording;
 use crate::config::Config;
 use crate::core::relay::marks::WrittenBatch;
@@ -58,6 +59,8 @@ pub(super) struct Session {
     pub(super) spans: Option<(otlp::SpanQueue, Arc<otlp::SpanServer>)>,
     /// Rows may have passed by the slot: its stream is passed, and the slot is made again.
     pub(super) gap: Option<Gap>,
+    /// Once the slot has come here, it is known of all that is before the place by what it was read.
+    pub(super) unknown: Option<(PgLsn, Readings)>,
     /// How far earlier sessions had come.
     pub(super) reached: PgLsn,
     pub(super) began: Instant,
@@ -86,6 +89,7 @@ impl Session {
         past.memory = Some(ServerMemory {
             identity: self.recording.identity.clone(),
             has_messages: self.recording.has_messages,
+            publication: self.config.postgres.publication.clone(),
             memory: self.relay.remember(self.began.elapsed(), &end),
             recorded: self.recording.durable(),
             acknowledged: self.relay.acknowledged().max(self.reached),
@@ -376,9 +380,20 @@ impl Session {
         self.recording.begin();
     }
 
-    fn acknowledge(&self, lsn: Option<PgLsn>) {
-        if let Some(lsn) = lsn {
-            self.wal.acknowledge(lsn);
+    fn acknowledge(&mut self, lsn: Option<PgLsn>) {
+        let Some(lsn) = lsn else { return };
+        self.wal.acknowledge(lsn);
+        if let Some((_, readings)) = self.unknown.take_if(|(from, _)| *from <= lsn) {
+            let (slot, session) =
+                (self.config.postgres.slot.clone(), self.recording.session.clone());
+            self.jobs.ask(async move |_, client| {
+                let kept = progress_row::record_readings(client, &slot, &session, &readings).await;
+                // Then the next session knows less than it could.
+                if let Err(fault) = kept {
+                    debug!("by what is read was not recorded: {}", fault.what);
+                }
+                Ok(Input::Tick)
+            });
         }
     }
 

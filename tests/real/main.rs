@@ -66,6 +66,7 @@ mod pause;
 mod presets;
 mod prune;
 mod publication;
+mod readings;
 mod reconcile;
 mod remembered;
 mod refused;

@@ -55,6 +55,9 @@ pub struct Rules {
     /// Rows may have passed by the slot: what is in the tables of today is left to the list that
     /// is made once the stream is passed, and only what no table holds any more is published.
     pub is_passing: bool,
+    /// Sources, by number, that earlier sessions did not read, or not so: of what is before the place they may have
+    /// passed events over. None where it is empty.
+    pub are_new: Vec<bool>,
 }
 
 /// A parked event that is nacked again by a channel so old may have a queue that has room:

@@ -162,7 +162,8 @@ impl Relay {
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
         let InsertedRow { relation, mapping, tuple, position, commit_time, xid } = row;
-        if relation.is_some_and(|relation| self.is_left(position, relation)) {
+        let is_before = self.is_delivered(position, mapping.table);
+        if relation.is_some_and(|relation| !is_before && self.is_left(relation)) {
             // Not delivered: the next session, if this one is cut off, must not take it for that.
             self.progress.leave(position);
             let number = self.progress.receive(position, self.ids.last());
@@ -214,10 +215,13 @@ impl Relay {
     }
 
     /// Whether a row is left to the list that is made once the stream is passed.
-    fn is_left(&self, position: Position, relation: u32) -> bool {
-        self.rules.is_passing
-            && position >= self.delivered
-            && self.decoder.is_held_by_a_table(relation)
+    fn is_left(&self, relation: u32) -> bool {
+        self.rules.is_passing && self.decoder.is_held_by_a_table(relation)
+    }
+
+    /// An earlier session settled it, and knew it for an event.
+    fn is_delivered(&self, position: Position, source: usize) -> bool {
+        position < self.delivered && !self.rules.are_new.get(source).is_some_and(|is_new| *is_new)
     }
 
     /// The rule of its table lets the row pass that was read last.
@@ -249,21 +253,21 @@ impl Relay {
         effects: &mut Vec<Effect>,
     ) {
         trace!(event_id = arrival.id(), position = %arrival.position, "an event has come");
-        if arrival.position < self.delivered {
-            self.tally.repeated += 1;
-            self.line(now, "delivered_before", &arrival, None);
-            self.settle(now, number);
-            self.mark(number, arrival, true);
-            return;
-        }
         // An earlier session put it aside, and could not record so much. Whatever an operator has
         // done to it since then holds.
         let (position, table) = (arrival.position, arrival.mapping.table);
-        if let Some(lsn) = self.retries.take_ahead(position, table, arrival.id.as_deref()) {
+        if let Some((lsn, at)) = self.retries.take_ahead(position, table, arrival.id.as_deref()) {
             self.tally.repeated += 1;
             self.line(now, "parked_before", &arrival, None);
             let place = self.progress.place_of(number).unwrap_or(PublishingPlace::start());
             self.recorder.parked_before(number, place, lsn);
+            self.settle(now, number);
+            self.mark(number, Arrival { position: at, ..arrival }, true);
+            return;
+        }
+        if self.is_delivered(arrival.position, arrival.mapping.table) {
+            self.tally.repeated += 1;
+            self.line(now, "delivered_before", &arrival, None);
             self.settle(now, number);
             self.mark(number, arrival, true);
             return;

@@ -356,7 +356,9 @@ impl Relay {
         let batch = self.recorder.take_if_due(now, &self.progress, nothing_more_comes);
         effects.extend(batch.map(Effect::Mark));
         if !self.phase.is_ending() && self.retries.look_if_due(now, self.recorder.written()) {
-            let from = (!self.retries.has_looked()).then_some(self.delivered);
+            let are_all_known = !self.rules.are_new.contains(&true);
+            let from = if are_all_known { self.delivered } else { Position::start() };
+            let from = (!self.retries.has_looked()).then_some(from);
             effects.push(Effect::Look { from });
         }
         if self.next_check().is_some_and(|at| at <= now) {

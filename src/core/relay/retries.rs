@@ -70,13 +70,13 @@ impl Retries {
     }
 
     /// The event at this place was put aside by an earlier session, which could not record so much.
-    /// Returns where in the WAL that is known from.
+    /// Returns where in the WAL that is known from, and the place that its record has.
     pub(super) fn take_ahead(
         &mut self,
         position: Position,
         table: usize,
         id: Option<&str>,
-    ) -> Option<PgLsn> {
+    ) -> Option<(PgLsn, Position)> {
         if self.ahead.events.is_empty() {
             return None;
         }

@@ -143,7 +143,7 @@ files! {
     PAUSE_RESUME = "pause/resume.sql", "Has the relay of a slot publish again.";
     PAUSE_STATE = "pause/state.sql", "Who paused the relay of a slot, and when.";
     PROGRESS_CLEAR_FAULT = "progress/clear_fault.sql", "Events are delivered again: what kept them from it is over.";
-    PROGRESS_COUNT_MESSAGES = "progress/count_messages.sql", "A session counts messages among the events of a transaction, or no longer does.";
+    PROGRESS_COUNT_MESSAGES = "progress/count_messages.sql", "A session counts the changes of a transaction otherwise than before: messages too, or no longer, or those of another publication.";
     PROGRESS_COUNTS_MESSAGES = "progress/counts_messages.sql", "Whether the place of a slot is in the middle of a transaction, and counts its messages.";
     PROGRESS_COVERAGE = "progress/coverage.sql", "By what the publication covered the tables when a session last saw to it; null: not known.";
     PROGRESS_FAULT = "progress/fault.sql", "Says what keeps events from being delivered, for `pgoutbox status`.";
@@ -156,6 +156,7 @@ files! {
     PROGRESS = "progress/progress.sql", "The slot's row of pgoutbox.progress.";
     PROGRESS_PUBLISHING_NAME = "progress/publishing_name.sql", "The number in the name that a slot's events are published to streams under, and which streams they go to while some may be in flight.";
     PROGRESS_REACH = "progress/reach.sql", "Says that everything before an LSN is settled where nothing else is written, before it is acknowledged: waits for the disk, by itself.";
+    PROGRESS_READINGS = "progress/readings.sql", "By what the changes before the place were told to be events.";
     PROGRESS_RECALL = "progress/recall.sql", "A session begins: what is known of the slot's progress, and since when nothing is delivered.";
     PROGRESS_RECORD = "progress/record.sql", "Writes how far the events are settled, in the transaction of their marks.";
     PROGRESS_RECORD_COVERAGE = "progress/record_coverage.sql", "Remembers by what the publication covers the tables, once that was verified: where it is another when the next session begins, rows may have passed by the slot.";

@@ -95,6 +95,7 @@ fn rules() -> Rules {
         leaves: Vec::new(),
         has_streams: false,
         is_passing: false,
+        are_new: Vec::new(),
     }
 }
 

@@ -158,5 +158,6 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
         leaves: vec![1],
         has_streams: mode.is_stream,
         is_passing: false,
+        are_new: Vec::new(),
     }
 }
