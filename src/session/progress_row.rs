@@ -750,11 +750,13 @@ mod tests {
             has_messages: false,
             publishing_id: 0,
             routes: None,
+            readings: None,
         };
         let before = ServerMemory {
             identity: identity.clone(),
             memory: Memory { delivered: place(200), ..Memory::default() },
             has_messages: false,
+            publication: "pgoutbox".to_owned(),
             recorded: PgLsn::from(100),
             acknowledged: PgLsn::from(100),
         };
