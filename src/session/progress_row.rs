@@ -749,8 +749,7 @@ mod tests {
             coverage: None,
             has_messages: false,
             publishing_id: 0,
-            routes: None,
-            readings: None,
+            kept: KeptSettings::default(),
         };
         let before = ServerMemory {
             identity: identity.clone(),
