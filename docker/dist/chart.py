@@ -126,7 +126,13 @@ def main():
         [settings] = [one for one in made if one["kind"] == "ConfigMap" and one["metadata"]["name"] == settings]
         [of_relay] = [one for one in made if one["kind"] == "ConfigMap" and one["metadata"]["name"] == f"pgoutbox-{name}"]
         is_good &= same("the settings of a shard", of_relay["data"], settings["data"])
-    for wrong in [{"replicas": -1}, {"typo": 1}, {"relays": [{"name": "A_"}]}]:
+    made = rendered(shards=3, init={"enabled": True})
+    spread = [one["spec"] for one in made if one["kind"] in ("Deployment", "Job")]
+    is_good &= same("the pods of three shards", [4], [one["replicas"] for one in spread if "replicas" in one])
+    for one in spread:
+        has = {it["name"]: it["value"] for it in one["template"]["spec"]["containers"][0]["env"]}
+        is_good &= same("what a pod of three shards is told", "3", has.get("PGOUTBOX_POSTGRES__SHARDS"))
+    for wrong in [{"replicas": -1}, {"shards": 0}, {"typo": 1}, {"relays": [{"name": "A_"}]}]:
         try:
             rendered(**wrong)
         except Exception:  # whatever the library calls it

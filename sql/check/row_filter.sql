@@ -11,7 +11,9 @@ SELECT current_setting('server_version_num')::integer >= 150000
           FROM pg_attribute AS attribute
          WHERE attribute.attrelid = relation.oid AND attribute.attnum > 0 AND NOT attribute.attisdropped
            AND attribute.atttypid < 16384 AND attribute.attcollation < 16384
-           AND attribute.attgenerated = '')::text AS types
+           AND attribute.attgenerated = '')::text AS types,
+       ARRAY(SELECT attribute.attname::text FROM pg_attribute AS attribute
+              WHERE attribute.attrelid = relation.oid AND attribute.attnum > 0 AND NOT attribute.attisdropped) AS columns
   FROM pg_class AS relation
   JOIN pg_namespace AS namespace ON namespace.oid = relation.relnamespace
   LEFT JOIN pg_publication AS publication ON publication.pubname = :'publication'

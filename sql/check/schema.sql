@@ -30,7 +30,7 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND has_table_privilege(parked.oid, 'UPDATE') AS can_prune,
        -- In the order in which init/schema.sql makes them; an index or a function where its table is there.
        (SELECT coalesce(array_agg(wanted.name ORDER BY wanted.number), '{}')
-          FROM unnest('{progress,taken_over,relayed,is_mark_of,parked,parked_place,parked_id,parked_row,parked_waiting,parked_claimed,is_record_of,catch_up,catch_up_rows,pause,guard}'::text[])
+          FROM unnest('{progress,taken_over,relayed,is_mark_of,parked,parked_place,parked_id,parked_row,parked_waiting,parked_claimed,is_record_of,catch_up,catch_up_rows,pause,guard,layout}'::text[])
                WITH ORDINALITY AS wanted (name, number)
          WHERE NOT EXISTS (SELECT FROM pg_class AS own
                             WHERE own.relnamespace = namespace.oid AND own.relname = wanted.name)
@@ -38,7 +38,7 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND (wanted.name <> 'taken_over' OR taken_over.oid IS NULL AND progress.oid IS NOT NULL)
            AND (wanted.name <> 'is_mark_of' OR is_mark_of.oid IS NULL AND relayed.oid IS NOT NULL)
            AND (wanted.name !~ '^(parked_|is_record_of)' OR parked.oid IS NOT NULL))
-       || ARRAY(SELECT 'progress.' || wanted.name FROM unnest('{coverage,tables,session,messages,publishing_id,publishing_epoch,publishing_start,routes,readings}'::text[]) AS wanted (name)
+       || ARRAY(SELECT 'progress.' || wanted.name FROM unnest('{coverage,tables,session,messages,publishing_id,publishing_epoch,publishing_start,routes,readings,former}'::text[]) AS wanted (name)
                  WHERE progress.oid IS NOT NULL
                    AND NOT EXISTS (SELECT FROM pg_attribute AS own
                                     WHERE own.attrelid = progress.oid AND own.attname = wanted.name))
@@ -47,7 +47,8 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
                    AND NOT EXISTS (SELECT FROM pg_attribute AS own
                                     WHERE own.attrelid = parked.oid AND own.attname = wanted.name)) AS missing,
        enqueue.oid IS NOT NULL AS has_enqueue,
-       messages.attname IS NOT NULL AS has_messages
+       messages.attname IS NOT NULL AS has_messages,
+       layout.oid IS NOT NULL AS has_layout
   FROM (SELECT) AS one
   LEFT JOIN pg_namespace AS namespace ON namespace.nspname = 'pgoutbox'
   LEFT JOIN pg_class AS progress
@@ -78,6 +79,8 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
          ON pause.relnamespace = namespace.oid AND pause.relname = 'pause'
   LEFT JOIN pg_class AS guard
          ON guard.relnamespace = namespace.oid AND guard.relname = 'guard'
+  LEFT JOIN pg_class AS layout
+         ON layout.relnamespace = namespace.oid AND layout.relname = 'layout'
   LEFT JOIN pg_proc AS is_record_of
          ON is_record_of.pronamespace = namespace.oid AND is_record_of.proname = 'is_record_of'
         -- An earlier version made another, of fewer arguments.

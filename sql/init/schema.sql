@@ -40,6 +40,9 @@ ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS routes jsonb;
 -- By what the changes before the place were told to be events: publication, and of each table (by oid) and prefix of
 -- messages its rule. Of others it is not known whether they were delivered or passed over. Null: of all.
 ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS readings jsonb;
+-- How far each share of before was settled, in the order of the shares, where another number of relays had the
+-- outbox until this slot began. Null: nobody had.
+ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS former jsonb;
 -- How it is refused: with the whole transaction.
 CREATE OR REPLACE FUNCTION pgoutbox.taken_over(of_slot name) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
@@ -324,3 +327,14 @@ CREATE TABLE IF NOT EXISTS pgoutbox.guard (
     since   timestamptz NOT NULL DEFAULT now(),
     seen_at timestamptz NOT NULL DEFAULT now()
 );
+
+-- Over how many relays an outbox is spread, by the slot's name as it is configured. No row: over none. A relay
+-- that is configured for another number is refused.
+CREATE TABLE IF NOT EXISTS pgoutbox.layout (
+    slot       name        PRIMARY KEY,
+    shards     integer     NOT NULL CHECK (shards > 0),
+    moving_to  integer,                  -- `pgoutbox reshard` is under way: nobody may run
+    former     integer,                  -- over how many before, while slots of that are to be dropped
+    changed_at timestamptz NOT NULL DEFAULT now()
+);
+GRANT SELECT ON pgoutbox.layout TO PUBLIC;

@@ -15,4 +15,5 @@ RETURNING system_identifier, timeline, end_lsn::text AS end_lsn, commit_lsn::tex
           extract(epoch FROM now() - coalesce(fault_at, now()))::float8 AS fault_seconds,
           (to_jsonb(progress) ->> 'coverage')::bigint AS coverage,
           coalesce((to_jsonb(progress) ->> 'messages')::boolean, false) AS has_messages,
-          publishing_id, routes::text AS routes, readings::text AS readings;
+          publishing_id, routes::text AS routes, readings::text AS readings,
+          to_jsonb(progress) ->> 'former' AS former;

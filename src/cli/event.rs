@@ -68,7 +68,7 @@ pub(super) struct Args {
 /// Postgres cannot be asked, or the arguments are wrong.
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     in_order(("--since", args.since), ("--until", args.until))?;
-    let config = Config::load(sources, Needs::POSTGRES)?;
+    let config = Config::load(sources, Needs::OF_RELAY)?;
     let filter = EventFilter {
         ids: args.ids.clone(),
         aggregate: args.aggregate.clone(),

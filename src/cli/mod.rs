@@ -18,6 +18,7 @@ mod parked;
 mod program;
 mod prune;
 mod replay;
+mod reshard;
 mod run;
 mod schema;
 mod size;

@@ -25,7 +25,7 @@ pub(super) struct ResumeArgs {}
 /// # Errors
 /// Postgres cannot be asked, does not let the role, or the configuration is wrong.
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
-    let config = Config::load(sources, Needs::POSTGRES)?;
+    let config = Config::load(sources, Needs::OF_RELAY)?;
     let client = connect(&config).await?;
     let pause = operator::pause(&client, &config.postgres.slot, &args.note).await?;
     let (at, by) = (&pause.at, &pause.by);
@@ -44,7 +44,7 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
 /// # Errors
 /// Postgres cannot be asked, does not let the role, or the configuration is wrong.
 pub(super) async fn resume(_: &ResumeArgs, sources: &Sources) -> Result<(), Fault> {
-    let config = Config::load(sources, Needs::POSTGRES)?;
+    let config = Config::load(sources, Needs::OF_RELAY)?;
     let client = connect(&config).await?;
     match operator::resume(&client, &config.postgres.slot).await? {
         Some((by, at)) => say(format_args!("resumed; it was paused since {at} by {by}")),

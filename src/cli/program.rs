@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cli::{
-    check, completions, config, event, health, init, man, parked, pause, prune, replay, run,
-    schema, size, status, uninstall, verify,
+    check, completions, config, event, health, init, man, parked, pause, prune, replay, reshard,
+    run, schema, size, status, uninstall, verify,
 };
 use crate::config::{Flags, Sources};
-use crate::error::{Fault, with_old_key};
+use crate::error::{Class, Fault, with_old_key};
 use crate::output;
 use crate::slot::cause;
 use crate::text::harmless;
@@ -36,7 +36,7 @@ Exit codes:
   69  a server is not available (run waits instead); for run: told to stop, and not drained in time
   74  standard output cannot be written";
 
-#[derive(Subcommand)]
+#[derive(Clone, Subcommand)]
 enum Command {
     Init(init::Args),
     Check(check::Args),
@@ -53,6 +53,7 @@ enum Command {
     Resume(pause::ResumeArgs),
     Replay(Box<replay::Args>),
     Verify(verify::Args),
+    Reshard(reshard::Args),
     Schema(schema::Args),
     Size(size::Args),
     Config(config::Args),
@@ -127,32 +128,73 @@ fn end(code: ExitCode) -> ExitCode {
 
 async fn carry_out(cli: Cli) -> Result<ExitCode, Fault> {
     let sources = Sources::of_process(cli.flags);
-    let is_well = match cli.command {
-        Command::Init(args) => init::run(&args, &sources).await.map(|()| true),
-        Command::Check(args) => check::run(&args, &sources).await,
-        Command::Run => {
-            return run::run(&sources).await.map(ExitCode::from);
+    if let Command::Run = cli.command {
+        return run::run(&sources).await.map(ExitCode::from);
+    }
+    let again = cli.command.is_of_each().then(|| cli.command.clone());
+    let is_well = match (once(cli.command, &sources).await, again) {
+        // Where the outbox is spread over several relays, and none is named, it is about each in turn.
+        (Err(fault), Some(again)) if fault.class == Class::Usage => {
+            of_each(&again, &sources).await.unwrap_or(Err(fault))?
         }
-        Command::Status(args) => status::run(&args, &sources).await,
-        Command::Event(args) => event::run(&args, &sources).await,
-        Command::Prune(args) => prune::run(&args, &sources).await,
-        Command::Parked(args) => parked::run(&args, &sources).await,
-        Command::Pause(args) => pause::run(&args, &sources).await.map(|()| true),
-        Command::Resume(args) => pause::resume(&args, &sources).await.map(|()| true),
-        Command::Replay(args) => replay::run(&args, &sources).await,
-        Command::Verify(args) => verify::run(&args, &sources).await,
-        Command::Schema(args) => print(&schema::run(&args, &sources)?),
+        (outcome, _) => outcome?,
+    };
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Command {
+    /// It asks or tells each relay that the outbox is spread over the same.
+    fn is_of_each(&self) -> bool {
+        match self {
+            Self::Status(args) => !args.watch,
+            Self::Check(_)
+            | Self::Verify(_)
+            | Self::Prune(_)
+            | Self::Pause(_)
+            | Self::Resume(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// `None` where the outbox is not spread, or a share is chosen.
+async fn of_each(command: &Command, sources: &Sources) -> Option<Result<bool, Fault>> {
+    let mut is_well = true;
+    for sources in sources.of_each_share()? {
+        match once(command.clone(), &sources).await {
+            Ok(is_one_well) => is_well &= is_one_well,
+            Err(fault) => return Some(Err(fault)),
+        }
+    }
+    Some(Ok(is_well))
+}
+
+async fn once(command: Command, sources: &Sources) -> Result<bool, Fault> {
+    match command {
+        // It has gone its own way.
+        Command::Run => Ok(true),
+        Command::Init(args) => init::run(&args, sources).await.map(|()| true),
+        Command::Check(args) => check::run(&args, sources).await,
+        Command::Status(args) => status::run(&args, sources).await,
+        Command::Event(args) => event::run(&args, sources).await,
+        Command::Prune(args) => prune::run(&args, sources).await,
+        Command::Parked(args) => parked::run(&args, sources).await,
+        Command::Pause(args) => pause::run(&args, sources).await.map(|()| true),
+        Command::Resume(args) => pause::resume(&args, sources).await.map(|()| true),
+        Command::Replay(args) => replay::run(&args, sources).await,
+        Command::Verify(args) => verify::run(&args, sources).await,
+        Command::Reshard(args) => reshard::run(&args, sources).await.map(|()| true),
+        Command::Schema(args) => print(&schema::run(&args, sources)?),
         Command::Size(args) => {
             size::run(&args);
             Ok(true)
         }
-        Command::Config(args) => print(&config::run(&args, &sources)?),
-        Command::Uninstall(args) => uninstall::run(&args, &sources).await.map(|()| true),
-        Command::Health(args) => health::run(&args, &sources).await,
+        Command::Config(args) => print(&config::run(&args, sources)?),
+        Command::Uninstall(args) => uninstall::run(&args, sources).await.map(|()| true),
+        Command::Health(args) => health::run(&args, sources).await,
         Command::Completions(args) => print(&completions::run(&args, Cli::command())),
         Command::Man(args) => print(&man::run(&args, Cli::command())?),
-    }?;
-    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
 }
 
 fn print(text: &str) -> Result<bool, Fault> {

@@ -37,7 +37,7 @@ pub(super) struct Args {
 /// # Errors
 /// Postgres cannot be asked, a right is missing, or the configuration is wrong.
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
-    let config = Config::load(sources, Needs::POSTGRES)?;
+    let config = Config::load(sources, Needs::OF_RELAY)?;
     let pace = Pace::default();
     let order = Order { keep: args.keep.or(config.prune.keep), is_dry: args.dry_run, pace: &pace };
     let mut known = UndeletablePlaces::default();

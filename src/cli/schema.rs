@@ -6,7 +6,7 @@ use super::Roles;
 use crate::config::{AuditMode, Config, Needs, PartitionSpan, Sources, Table};
 use crate::core::partition;
 use crate::error::Fault;
-use crate::postgres::publication_filter::of_rule;
+use crate::postgres::publication_filter::wanted;
 use crate::postgres::sql;
 use crate::slot::{self, grants_for};
 
@@ -59,16 +59,29 @@ pub(super) fn run(args: &Args, sources: &Sources) -> Result<String, Fault> {
     if !config.messages.is_empty() {
         parts.push(sql::INIT_EMIT.to_owned());
     }
-    let can_filter = args.server_version >= 15;
-    let filter = |table: &Table| of_rule(table, default_type).filter(|_| can_filter);
-    let filters: Vec<_> = config.tables.iter().map(filter).collect();
-    parts.push(publication(&config, &filters)?);
+    let shares = config.of_each_share();
+    if config.postgres.shards.of > 1 {
+        if args.server_version < 15 {
+            return Err(Fault::usage(
+                "before Postgres 15 a publication cannot filter rows: the outbox cannot be spread",
+                "say which server it is for: --server-version 15; or set postgres.shards = 1",
+            ));
+        }
+        parts.push(layout(&config)?);
+    }
+    for config in &shares {
+        let filter = |table: &Table| default_filter(table, args.server_version);
+        let filters: Vec<_> = config.tables.iter().map(filter).collect();
+        parts.push(publication(config, &filters)?);
+    }
     if let Some((stream, audit)) = args.roles.both() {
         parts.push(roles(&config, stream, audit)?);
         let grants = grants(&config, audit)?.into_iter().map(|part| part.sql).collect();
         parts.extend::<Vec<_>>(grants);
     }
-    parts.push(slot::creation(&config, Duration::from_secs(30))?);
+    for config in &shares {
+        parts.push(slot::creation(config, Duration::from_secs(30))?);
+    }
     Ok(parts.join("\n"))
 }
 
@@ -114,7 +127,21 @@ pub(super) fn enqueue(table: &Table) -> Result<String, Fault> {
 /// The types of columns of the default table by which rows may be left out.
 pub(super) fn default_type(column: &str) -> Option<String> {
     let texts = ["topic", "event_type", "aggregate_type", "aggregate_id"];
-    texts.contains(&column).then(|| "text".to_owned())
+    let type_name = if column == "id" { "uuid" } else { "text" };
+    (column == "id" || texts.contains(&column)).then(|| type_name.to_owned())
+}
+
+/// By what the rows of a table are filtered, as the default table has its columns.
+pub(super) fn default_filter(table: &Table, server_version: i32) -> Option<String> {
+    let filter = wanted(table, default_type, |name| default_type(name).is_some() || name == "id");
+    filter.ok().flatten().filter(|_| server_version >= 15)
+}
+
+/// Over how many relays the outbox is spread.
+pub(super) fn layout(config: &Config) -> Result<String, Fault> {
+    let shards = &config.postgres.shards;
+    let of = shards.of.to_string();
+    sql::render(sql::SHARDS_RECORD, &[("slot", shards.slot.as_str()), ("shards", &of)])
 }
 
 /// The publication with every table, each with its row filter; an empty one where there is none.

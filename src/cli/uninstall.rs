@@ -36,40 +36,74 @@ const TERMINATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// The slot is in use or somebody else's; nothing was dropped then.
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
-    let config = Config::load(sources, Needs::POSTGRES)?;
-    let client = connect(&config).await?;
-    let name = &config.postgres.slot;
-    let slot = slot::state(&client, name).await?;
-    if let Some(slot) = &slot {
-        refuse(args, &config, slot)?;
+    let asked = Config::load(sources, Needs::POSTGRES)?;
+    let client = connect(&asked).await?;
+    let shares = asked.of_each_share();
+    let mut looked = Vec::new();
+    for config in &shares {
+        let name = &config.postgres.slot;
+        let slot = slot::state(&client, name).await?;
+        if let Some(slot) = &slot {
+            refuse(args, config, slot)?;
+        }
+        let own: Vec<_> = shares.iter().map(|share| share.postgres.slot.as_str()).collect();
+        let mut others = others(&client, name).await?;
+        others.retain(|other| !own.contains(&other.as_str()));
+        let lost = Lost::look(&client, name, others.is_empty()).await?;
+        lost.refuse(args)?;
+        lost.told().iter().for_each(say);
+        looked.push((config, slot, others));
     }
-    let others = others(&client, name).await?;
-    let lost = Lost::look(&client, name, others.is_empty()).await?;
-    lost.refuse(args)?;
-    lost.told().iter().for_each(say);
-    if !args.yes && !confirm(&config, slot.as_ref(), &others)? {
+    if !args.yes && !confirm(&looked)? {
         say("nothing was dropped");
         return Ok(());
     }
-    if slot.is_some_and(|slot| slot.is_active) {
-        end_walsender(&client, name).await?;
+    let last = looked.len().saturating_sub(1);
+    for (number, (config, slot, others)) in looked.into_iter().enumerate() {
+        if slot.is_some_and(|slot| slot.is_active) {
+            end_walsender(&client, &config.postgres.slot).await?;
+        }
+        // What all have goes with the last.
+        let is_all = others.is_empty() && number == last;
+        dropped(&client, config, &others, is_all).await?;
+        if !is_all && number == last && config.postgres.share.is_some() {
+            let slot = [("slot", config.postgres.shards.slot.as_str())];
+            postgres::execute(&client, &sql::render(sql::SHARDS_FORGET, &slot)?).await?;
+        }
     }
-    let publication = &config.postgres.publication;
-    if others.is_empty() {
-        postgres::execute(&client, &schema::uninstall(&config)?).await?;
+    Ok(())
+}
+
+/// Drops what is of one slot; with `is_all`, the schema too.
+async fn dropped(
+    client: &Client,
+    config: &Config,
+    others: &[String],
+    is_all: bool,
+) -> Result<(), Fault> {
+    let (name, publication) = (&config.postgres.slot, &config.postgres.publication);
+    if is_all {
+        postgres::execute(client, &schema::uninstall(config)?).await?;
         say(format_args!(
             "dropped slot {name}, publication {publication} and schema pgoutbox; kept your tables"
         ));
         return Ok(());
     }
-    postgres::execute(&client, &schema::uninstall_share(&config)?).await?;
-    let (others, publication) = (others.join(", "), sql::identifier(publication));
+    postgres::execute(client, &schema::uninstall_share(config)?).await?;
+    let quoted = sql::identifier(publication);
+    if config.postgres.share.is_some() {
+        // Nobody else reads that of a share.
+        postgres::execute(client, &format!("DROP PUBLICATION IF EXISTS {quoted}")).await?;
+        say(format_args!(
+            "dropped slot {name}, publication {publication}, and what schema pgoutbox held of them"
+        ));
+        return Ok(());
+    }
+    let others = others.join(", ");
     say(format_args!(
-        "dropped slot {name}, and what schema pgoutbox held of it; kept the schema, which the relay of {others} needs, publication {publication} and your tables"
+        "dropped slot {name}, and what schema pgoutbox held of it; kept the schema, which the relay of {others} needs, publication {quoted} and your tables"
     ));
-    say(format_args!(
-        "        hint: DROP PUBLICATION {publication};  -- if no other relay reads it"
-    ));
+    say(format_args!("        hint: DROP PUBLICATION {quoted};  -- if no other relay reads it"));
     Ok(())
 }
 
@@ -175,8 +209,8 @@ fn refuse(args: &Args, config: &Config, slot: &SlotState) -> Result<(), Fault> {
     Ok(())
 }
 
-fn confirm(config: &Config, slot: Option<&SlotState>, others: &[String]) -> Result<bool, Fault> {
-    let postgres = &config.postgres;
+fn confirm(looked: &[(&Config, Option<SlotState>, Vec<String>)]) -> Result<bool, Fault> {
+    let Some((config, _, others)) = looked.first() else { return Ok(false) };
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         return Err(Fault::usage(
@@ -184,15 +218,20 @@ fn confirm(config: &Config, slot: Option<&SlotState>, others: &[String]) -> Resu
             "pgoutbox uninstall --yes",
         ));
     }
-    let lag = slot.and_then(|slot| slot.confirmed_lag_bytes).unwrap_or_default();
-    let what = match others {
-        [] => format!("publication {} and schema pgoutbox", postgres.publication),
+    let slots = looked.iter().map(|(config, slot, _)| {
+        let lag = slot.as_ref().and_then(|slot| slot.confirmed_lag_bytes).unwrap_or_default();
+        format!("slot {} (with {lag} bytes of WAL not yet acknowledged)", config.postgres.slot)
+    });
+    let slots = slots.collect::<Vec<_>>().join(", ");
+    let names = looked.iter().map(|(config, ..)| config.postgres.publication.as_str());
+    let names = names.collect::<Vec<_>>().join(", ");
+    let what = match others.as_slice() {
+        [] => format!("publication {names} and schema pgoutbox"),
         _ => format!("and what schema pgoutbox holds of it, not of {},", others.join(", ")),
     };
     let question = format!(
-        "This drops slot {} (with {lag} bytes of WAL not yet acknowledged), {what} in database {}. \
-         Your tables stay. Type yes: ",
-        postgres.slot, postgres.audit.database
+        "This drops {slots}, {what} in database {}. Your tables stay. Type yes: ",
+        config.postgres.audit.database
     );
     output::out(question.as_bytes());
     let mut answer = String::new();

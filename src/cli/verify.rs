@@ -101,7 +101,7 @@ impl Unreadable {
 /// # Errors
 /// Postgres cannot be asked, or the configuration is wrong.
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
-    let config = Config::load(sources, Needs::POSTGRES)?;
+    let config = Config::load(sources, Needs::OF_RELAY)?;
     let (client, _driver) = postgres::connect(Role::Replay, &config.postgres).await?;
     let config = slot::expand(&client, &config).await?;
     let ledger = look(args, &client, &config).await?;

@@ -7,6 +7,7 @@ use super::amqp_url::AmqpUrl;
 use super::effective::EffectiveValues;
 use super::kind::span;
 use super::problem::Problems;
+use super::shards::connection_name;
 use super::tls::{Files, NamedValue};
 use super::values::Values;
 use super::{Amqp, Broker, Renewal, Secret, Tls, TlsMode};
@@ -49,7 +50,7 @@ pub(crate) fn amqp(
     let connect_timeout =
         timing("amqp.connect_timeout", "connection_timeout", |url| url.connect_timeout);
     let connection_name = values.text("amqp.connection_name").unwrap_or_else(|| {
-        let name = format!("pgoutbox/{slot}");
+        let name = connection_name(slot);
         shown.set("amqp.connection_name", name.clone(), "default");
         name
     });

@@ -27,6 +27,12 @@ pub struct Flags {
     /// Publication
     #[arg(long, global = true, value_name = "NAME", help_heading = "Settings")]
     pub publication: Option<String>,
+    /// Over how many relays the outbox is spread
+    #[arg(long, global = true, value_name = "COUNT", help_heading = "Settings")]
+    pub shards: Option<String>,
+    /// Which of them this is, from 0; not set: any that nobody has
+    #[arg(long, global = true, value_name = "NUMBER", help_heading = "Settings")]
+    pub shard: Option<String>,
     /// Exchange of the table's messages, a template
     #[arg(long, global = true, value_name = "NAME", help_heading = "Settings")]
     pub exchange: Option<String>,
@@ -91,6 +97,8 @@ impl Flags {
             ("--amqp-url", "amqp.url", &self.amqp_url),
             ("--slot", "postgres.slot", &self.slot),
             ("--publication", "postgres.publication", &self.publication),
+            ("--shards", "postgres.shards", &self.shards),
+            ("--shard", "postgres.shard", &self.shard),
             ("--exchange", "tables.0.exchange", &self.exchange),
             ("--preset", "tables.0.preset", &self.preset),
             ("--log-level", "log.level", &self.log_level),

@@ -8,6 +8,7 @@ use super::otlp::otlp;
 use super::postgres::Assembly;
 use super::preset;
 use super::problem::Problems;
+use super::shards;
 use super::source::{Environment, Sources, collect};
 use super::tables::{self, queues};
 use super::upkeep::{guard, prune};
@@ -26,15 +27,21 @@ pub struct Needs {
     pub postgres: bool,
     /// A broker must be named. Where it is not needed and not named, `amqp.brokers` is empty.
     pub amqp: bool,
+    /// Where the outbox is spread over several relays, one of them must be named.
+    pub shard: bool,
 }
 
 impl Needs {
-    /// Both: `run`, `check`, `init --declare`.
-    pub const ALL: Self = Self { postgres: true, amqp: true };
-    /// The database only: `init`, `status`, `uninstall`.
-    pub const POSTGRES: Self = Self { postgres: true, amqp: false };
+    /// Both: `run`, `init --declare`.
+    pub const ALL: Self = Self { postgres: true, amqp: true, shard: false };
+    /// The database only: `init`, `uninstall`.
+    pub const POSTGRES: Self = Self { postgres: true, amqp: false, shard: false };
+    /// Both, and which relay it is about: `check`, `replay`.
+    pub const RELAY: Self = Self { shard: true, ..Self::ALL };
+    /// The database, and the relay that is asked about: `status`, `parked`.
+    pub const OF_RELAY: Self = Self { shard: true, ..Self::POSTGRES };
     /// None: `schema`, `config`.
-    pub const NONE: Self = Self { postgres: false, amqp: false };
+    pub const NONE: Self = Self { postgres: false, amqp: false, shard: false };
 }
 
 impl Config {
@@ -72,6 +79,7 @@ pub fn load(sources: &Sources, needs: Needs) -> Result<(Config, SettingsReport),
     let mut config = assemble(sources, needs, &values, &mut problems, &mut shown);
     config.renew_by(&renewal);
     contradiction::check(&config, &values, &mut problems);
+    config = shards::chosen(config, needs.shard, &values, &mut problems, &mut shown);
     let explained = SettingsReport::new(&config, &values, &shown);
     problems.or((config, explained))
 }

@@ -53,6 +53,7 @@ mod problem;
 mod reload;
 mod renewal;
 mod rule;
+mod shards;
 mod stream_sink;
 mod effective;
 mod tables;
@@ -85,6 +86,8 @@ pub(crate) use pattern::FoundTable;
 pub(crate) use reload::{InForce, plan};
 pub(crate) use renewal::{Place, Renewal};
 pub(crate) use rule::{Condition, RowRule};
+pub(crate) use settings::MOST_SHARDS;
+pub(crate) use shards::{Shards, Share};
 pub use source::Sources;
 pub(crate) use stream_sink::StreamSink;
 pub(crate) use tls::FileDigest;
@@ -169,7 +172,9 @@ impl Config {
 
     /// Whether each event goes to a stream: then the last that was settled is the last there.
     pub(crate) fn are_all_to_streams(&self) -> bool {
-        self.sources().all(|source| source.stream.is_some() && source.rule.0.is_empty())
+        self.sources().all(|source| {
+            source.stream.is_some() && source.rule.0.is_empty() && source.share.is_none()
+        })
     }
 
     /// The streams, each once.
@@ -228,6 +233,11 @@ pub struct Postgres {
     pub slot: String,
     /// Name of the publication. Default `pgoutbox`.
     pub publication: String,
+    /// How the outbox is spread over relays. Default: over none. Slot and publication above are then those
+    /// of the share.
+    pub shards: Shards,
+    /// Which share this relay has; `None`: all, or any where the outbox is spread.
+    pub share: Option<Share>,
     /// What the relay does where its slot is gone or lost. Default [`OnSlotLoss::CatchUp`]; with
     /// messages [`OnSlotLoss::Halt`], since nothing else has them.
     pub on_slot_loss: OnSlotLoss,
@@ -444,6 +454,8 @@ pub struct Table {
     pub failed: Vec<(String, String)>,
     /// Which of its rows are published. Default: all.
     pub rule: RowRule,
+    /// Which share of them is this relay's; `None`: all.
+    pub share: Option<Share>,
     /// How its delivered events are marked. Default: as `audit.mode` says.
     pub audit_mode: AuditMode,
     /// What a marked row holds. Default: a time in `relayed_at`.

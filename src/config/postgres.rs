@@ -9,11 +9,12 @@ use super::origin::{ValueOrigin, secret_file};
 use super::postgres_url::{PostgresUrl, VARIABLES, hosts, seconds, variable};
 use super::problem::Problems;
 use super::raw::Wrong;
+use super::shards::application_name;
 use super::source::Environment;
 use super::ssl_mode::ssl_mode;
 use super::tls::{Files, NamedValue};
 use super::values::Values;
-use super::{Host, OnSlotLoss, Place, Postgres, Renewal, Secret, Server, Tls, TlsMode};
+use super::{Host, OnSlotLoss, Place, Postgres, Renewal, Secret, Server, Shards, Tls, TlsMode};
 
 const URL: &str = "postgres.url";
 const STREAM_URL: &str = "postgres.stream_url";
@@ -39,11 +40,20 @@ impl Assembly<'_> {
         }
         let stream = self.stream(&url, &audit);
         let text = |key: &str| values.text(key).unwrap_or_default();
+        let shards = Shards {
+            of: u16::try_from(values.number("postgres.shards")).unwrap_or(1).max(1),
+            slot: text("postgres.slot"),
+            publication: text("postgres.publication"),
+            is_any: false,
+            named: None,
+        };
         Postgres {
             audit,
             stream,
-            slot: text("postgres.slot"),
-            publication: text("postgres.publication"),
+            slot: shards.slot.clone(),
+            publication: shards.publication.clone(),
+            share: None,
+            shards,
             on_slot_loss: match text("postgres.on_slot_loss").as_str() {
                 "halt" => OnSlotLoss::Halt,
                 _ => OnSlotLoss::CatchUp,
@@ -107,7 +117,7 @@ impl Assembly<'_> {
         said.or_else(|| self.values.text(key))
             .or_else(|| self.variable(key, "PGAPPNAME"))
             .unwrap_or_else(|| {
-                let name: String = format!("pgoutbox/{slot}").chars().take(63).collect();
+                let name = application_name(slot);
                 self.shown.set(key, name.clone(), "default");
                 name
             })

@@ -48,6 +48,11 @@ impl Columns {
 }
 
 impl Table {
+    /// Not all of its rows are this relay's.
+    pub(crate) fn has_filter(&self) -> bool {
+        self.share.is_some() || !self.rule.0.is_empty()
+    }
+
     /// The columns that its rule reads, as JSON.
     pub(crate) fn rule_names(&self) -> String {
         let names = self.rule.0.iter().map(|condition| self.column_of(&condition.name));

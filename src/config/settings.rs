@@ -77,6 +77,9 @@ const fn mins(mins: u64) -> Duration {
     Duration::from_secs(60 * mins)
 }
 
+/// Most relays that an outbox is spread over: each of their walsenders reads all WAL.
+pub(crate) const MOST_SHARDS: u16 = 64;
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -94,6 +97,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("postgres.key_file", File, Unset, "key of the client certificate"),
     setting("postgres.slot", SlotName, Value("pgoutbox"), "logical replication slot").flag("--slot"),
     setting("postgres.publication", Name, Value("pgoutbox"), "publication").flag("--publication"),
+    setting("postgres.shards", Count { min: 1, max: MOST_SHARDS as u64 }, Value("1"), "over how many relays the outbox is spread, each with a slot and a publication of its own, named after `slot` and `publication`, and a share of the aggregates; `pgoutbox reshard` changes it").flag("--shards"),
+    setting("postgres.shard", Count { min: 0, max: MOST_SHARDS as u64 - 1 }, Unset, "which of them this is, from 0; where it is not set, `run` takes one that nobody has, and waits where each has its relay").flag("--shard"),
     setting("postgres.on_slot_loss", Choice(&["catch_up", "halt"]), Value("catch_up"), "what `run` does where its slot is gone or lost: make a new one and publish the rows that wait in the tables first, or stop; where a table has `audit.mode` none, or there are `[[messages]]`, `halt` unless it is set, since there is no record of which of their events wait"),
     setting("postgres.failover", Flag, Value("false"), "whether a slot made here is copied to standbys and outlives a failover; from Postgres 17 on"),
     setting("postgres.application_name", Text(63), Derived("`pgoutbox/<slot>`"), "name shown in `pg_stat_activity` and `pg_stat_replication`"),

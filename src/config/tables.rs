@@ -135,6 +135,7 @@ fn source(
         first_attempt: u32::try_from(values.number(&format!("{key}.first_attempt"))).unwrap_or(0),
         failed: values.texts(&format!("{key}.failed")),
         rule: rule(values, key),
+        share: None,
         audit_mode: AuditMode::None,
         mark: MarkColumns::default(),
         is_mandatory: values.flag(&format!("{key}.mandatory")),

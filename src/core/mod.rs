@@ -5,6 +5,7 @@
 //! in as an argument, and what is to be done goes out as a value, for [`crate::session`] to do.
 
 pub(crate) mod event;
+pub(crate) mod former;
 pub(crate) mod guard;
 pub(crate) mod hash;
 pub(crate) mod message;
@@ -12,5 +13,6 @@ pub(crate) mod octets;
 pub(crate) mod parked;
 pub(crate) mod partition;
 pub(crate) mod relay;
+pub(crate) mod share;
 pub(crate) mod span;
 pub(crate) mod tally;

@@ -82,6 +82,8 @@ pub enum Kind {
     Shape,
     /// The walsender raises at a row, and does so each time it comes to it.
     RowInStream,
+    /// Another relay has the shard, and there may be one that nobody has.
+    ShardTaken,
 }
 
 /// What a refusal of RabbitMQ is about, where one reply code stands for several things.

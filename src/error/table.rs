@@ -72,7 +72,7 @@ const POOLER: &str = "connect to Postgres itself, not through a pooler in transa
 /// The line for a kind of fault.
 pub(crate) fn entry(kind: Kind, peer: Peer) -> Entry {
     match (kind, peer) {
-        (Kind::Own | Kind::PassedBy | Kind::Shape, _) => Entry::passing(AGAIN),
+        (Kind::Own | Kind::PassedBy | Kind::Shape | Kind::ShardTaken, _) => Entry::passing(AGAIN),
         (Kind::RowInStream, _) => Entry::passing(
             "no stream gets past that row. With on_slot_loss = \"catch_up\" and marks the slot is made again by itself, and the other rows are read from the table. Else correct the publication's row filter (ALTER PUBLICATION … SET TABLE … WHERE (…)) or the row, stop the relay, drop the slot (SELECT pg_drop_replication_slot('…');) and publish what it had not delivered, by pgoutbox replay or yourself",
         ),
@@ -365,6 +365,7 @@ mod tests {
             Kind::Own,
             Kind::Standby,
             Kind::PassedBy,
+            Kind::ShardTaken,
             Kind::Shape,
             Kind::RowInStream,
             Kind::Timeout,

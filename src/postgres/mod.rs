@@ -16,6 +16,7 @@ pub(crate) mod outbox;
 pub(crate) mod outbox_table;
 pub(crate) mod parking;
 pub(crate) mod publication_filter;
+pub(crate) mod share;
 pub(crate) mod raising;
 pub(crate) mod role;
 pub(crate) mod row_range;

@@ -12,6 +12,7 @@ use crate::core::event::relation::TimeKind;
 use crate::core::relay::marks::{Origin, Origins};
 use crate::error::{Fault, Kind};
 use crate::postgres::mark::MarkSql;
+use crate::postgres::share;
 use crate::postgres::sql;
 use crate::postgres::{ColumnType, classify, column, execute, query};
 
@@ -298,8 +299,8 @@ pub(crate) async fn look_up(client: &Client, table: &Table) -> Result<Option<Row
     Ok(rows.into_iter().next())
 }
 
-/// Which rows of a table are this relay's: those that the row filter of the publication and the table's own
-/// rule let pass. An expression that is `true` where all are.
+/// Which rows of a table are this relay's: those that the row filter of the publication, the share and the table's
+/// own rule let pass. An expression that is `true` where all are.
 pub(crate) async fn row_filter(
     client: &Client,
     config: &Config,
@@ -312,7 +313,20 @@ pub(crate) async fn row_filter(
     let rows = query(client, &sql::render(sql::TABLE_ROW_FILTER, &variables)?).await?;
     let published: Option<String> = rows.first().map(|row| column(row, "filter")).transpose()?;
     let published = published.filter(|filter| filter != "true");
-    Ok(joined(published.into_iter().chain(rule(table))))
+    let own = own_filter(client, table, &relation).await?;
+    Ok(joined(published.into_iter().chain(own)))
+}
+
+/// What of a [`row_filter`] is not of the publication.
+async fn own_filter(client: &Client, table: &Table, relation: &str) -> Result<Vec<String>, Fault> {
+    let share = match table.share {
+        None => None,
+        Some(_) => {
+            let columns = columns_of(client, relation).await?;
+            share::of_rows(table, |name| columns.iter().any(|column| column.name == name))
+        }
+    };
+    Ok(share.into_iter().chain(rule(table)).collect())
 }
 
 fn joined(conditions: impl Iterator<Item = String>) -> String {
@@ -321,8 +335,17 @@ fn joined(conditions: impl Iterator<Item = String>) -> String {
 }
 
 /// Nothing of a [`row_filter`] is of the publication.
-pub(crate) fn is_rule_alone(table: &Table, filter: &str) -> bool {
-    joined(rule(table)) == filter
+///
+/// # Errors
+/// The connection is lost, or the catalog is locked.
+pub(crate) async fn is_own_alone(
+    client: &Client,
+    table: &Table,
+    relation: u32,
+    filter: &str,
+) -> Result<bool, Fault> {
+    let own = own_filter(client, table, &relation.to_string()).await?;
+    Ok(joined(own.into_iter()) == filter)
 }
 
 /// The table's own rule as an expression, each condition by itself.
@@ -356,8 +379,11 @@ pub(crate) fn explain_filter(fault: Fault, table: &str, filter: &str) -> Fault {
 
 /// The columns of a table as the stream shows them.
 pub(crate) async fn columns(client: &Client, relation: u32) -> Result<Vec<Column>, Fault> {
-    let relation = relation.to_string();
-    let variables = [("relation", relation.as_str()), ("publication", "")];
+    columns_of(client, &relation.to_string()).await
+}
+
+async fn columns_of(client: &Client, relation: &str) -> Result<Vec<Column>, Fault> {
+    let variables = [("relation", relation), ("publication", "")];
     let rows = query(client, &sql::render(sql::CHECK_COLUMNS, &variables)?).await?;
     let one = |row| Ok(Column { name: column(row, "name")?, type_oid: column(row, "type_oid")? });
     rows.iter().map(one).collect()

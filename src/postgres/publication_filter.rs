@@ -1,6 +1,6 @@
-//! The rule of a table as a row filter of the publication: what it leaves out need not be sent.
+//! The rule and the share of a table as a row filter of the publication: what it leaves out need not be sent.
 //!
-//! It lets pass at least what the rule does, which the relay goes by all the same.
+//! It lets pass at least what they do, which the relay goes by all the same.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 
 use crate::config::{Condition, Table};
 use crate::error::Fault;
+use crate::postgres::share;
 use crate::postgres::sql;
 use crate::postgres::{column, query};
 
@@ -18,8 +19,10 @@ pub(crate) struct PublicationFilter {
     pub can_filter: bool,
     /// By what it does.
     pub is: Option<String>,
-    /// By what it would, where the table has a rule that can be said so.
+    /// By what it would, where the table has a rule that can be said so, or a share.
     pub wanted: Option<String>,
+    /// The column by which rows are spread, where no filter can say that of a column of its type.
+    pub unshared: Option<String>,
 }
 
 impl PublicationFilter {
@@ -32,7 +35,7 @@ impl PublicationFilter {
         publication: &str,
         table: &Table,
     ) -> Result<Self, Fault> {
-        if table.rule.0.is_empty() {
+        if !table.has_filter() {
             return Ok(Self::default());
         }
         let variables =
@@ -41,10 +44,18 @@ impl PublicationFilter {
         let Some(row) = rows.first() else { return Ok(Self::default()) };
         let types: String = column(row, "types")?;
         let types: BTreeMap<String, String> = serde_json::from_str(&types).unwrap_or_default();
+        let columns: Vec<String> = column(row, "columns")?;
+        let wanted = wanted(
+            table,
+            |name| types.get(name).cloned(),
+            |name| columns.iter().any(|column| column == name),
+        );
+        let unshared = wanted.as_ref().err().cloned();
         Ok(Self {
             can_filter: column(row, "can_filter")?,
             is: column(row, "filter")?,
-            wanted: of_rule(table, |name| types.get(name).cloned()),
+            wanted: wanted.unwrap_or_default(),
+            unshared,
         })
     }
 
@@ -54,9 +65,22 @@ impl PublicationFilter {
     }
 }
 
-/// The rule of a table whose columns have these types, as far as a row filter may say it: without types,
-/// collations and functions of users, and without casts whose outcome a setting decides.
-pub(crate) fn of_rule(table: &Table, type_of: impl Fn(&str) -> Option<String>) -> Option<String> {
+/// The share of a table and, as far as a row filter may say it, its rule: without types, collations and functions
+/// of users, and without casts whose outcome a setting decides. `type_of` says the types that may stand there.
+///
+/// # Errors
+/// The column by which rows are spread, where its type is none of them.
+pub(crate) fn wanted(
+    table: &Table,
+    type_of: impl Fn(&str) -> Option<String>,
+    has: impl Fn(&str) -> bool,
+) -> Result<Option<String>, String> {
+    let share = share::of_publication(table, &type_of, has)?;
+    let conditions: Vec<String> = share.into_iter().chain(of_rule(table, type_of)).collect();
+    Ok((!conditions.is_empty()).then(|| conditions.join(" AND ")))
+}
+
+fn of_rule(table: &Table, type_of: impl Fn(&str) -> Option<String>) -> Option<String> {
     let conditions = table.rule.0.iter().filter_map(|condition| {
         let name = table.column_of(&condition.name);
         compared(&sql::identifier(name), &type_of(name)?, condition)

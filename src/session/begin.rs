@@ -77,6 +77,7 @@ impl<'a> Setup<'a> {
 struct PreflightStep {
     tables: Vec<OutboxTable>,
     coverage: Coverage,
+    has_layout: bool,
 }
 
 /// The broker takes messages.
@@ -135,7 +136,8 @@ impl PreflightStep {
     async fn check(given: Setup<'_>, past: &mut Past) -> Result<Self, Fault> {
         let Setup { config, .. } = given;
         let preflight = answered(config, slot::preflight(given.client(), config)).await?;
-        let Prerequisites { tables, coverage, warnings, .. } = match preflight.ready(config) {
+        let Prerequisites { tables, coverage, warnings, has_layout } = match preflight.ready(config)
+        {
             Ok(ready) => ready,
             // What a pattern found may have gone since: the next session knows.
             Err(fault) => {
@@ -149,7 +151,7 @@ impl PreflightStep {
                 warn!(hint = warning.hint, "{}", warning.what);
             }
         }
-        Ok(Self { tables, coverage })
+        Ok(Self { tables, coverage, has_layout })
     }
 
     /// The broker before the slot: a relay that cannot publish need not keep a walsender busy.
@@ -163,7 +165,11 @@ impl PreflightStep {
 impl BrokerStep {
     async fn take_slot(mut self, given: Setup<'_>, past: &mut Past) -> Result<Owner, Fault> {
         let (Setup { config, board, .. }, client) = (given, given.client());
-        let PreflightStep { tables, coverage, .. } = &self.preflighted;
+        let PreflightStep { tables, coverage, has_layout } = &self.preflighted;
+        // Who spreads the outbox otherwise drops the slots of before: they are not to be made again.
+        if *has_layout {
+            answered(config, slot::is_of_layout(client, config)).await?;
+        }
         answered(config, pass_again(config, client, coverage)).await?;
         if let Some(why) = catch_up::ensure_slot(config, client, tables).await? {
             warn!(why, "slot recreated: rows without a mark are published first");
@@ -178,6 +184,9 @@ impl BrokerStep {
             Err(fault) => return Err(catch_up::soften(config, client, fault).await),
         };
         past.walsender = taken.wal.pid();
+        if *has_layout {
+            answered(config, slot::is_of_layout(client, config)).await?;
+        }
         // Only now: the relay that held the slot before wrote its progress until then, and saw to
         // what was changed meanwhile.
         if answered(config, slot::coverage(client, config)).await? != *coverage {
@@ -424,6 +433,7 @@ impl PrepareStep {
                 looked: Rc::new(RefCell::new(past.looked.clone())),
                 rewritten_since: Rc::new(RefCell::new(past.rewritten_since.clone())),
                 renewal: Rc::default(),
+                has_layout: preflighted.has_layout,
                 catch_up,
                 running: FuturesUnordered::new(),
             },
@@ -460,6 +470,8 @@ impl PrepareStep {
             leaves: self.connected().preflighted.coverage.leaves(),
             is_passing: self.recalled.known.gap.is_some(),
             are_new: self.are_new.clone(),
+            share: config.postgres.share,
+            former: self.recalled.known.former.clone(),
         }
     }
 

@@ -14,7 +14,7 @@ use tracing::warn;
 use super::audit::{answered, silence};
 use crate::config::Config;
 use crate::core::relay::{Input, Resolution};
-use crate::error::{Fault, Kind, Side, codes};
+use crate::error::{Class, Fault, Kind, Side, codes};
 use crate::postgres::classify;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
@@ -152,7 +152,16 @@ pub(super) async fn check(
     config: Arc<Config>,
     before: Rc<RefCell<Coverage>>,
     renewal: Renewal,
+    has_layout: bool,
 ) -> Result<Input, Fault> {
+    // The next session says so, and does not begin.
+    if has_layout && let Err(fault) = answered(&config, slot::is_of_layout(&client, &config)).await
+    {
+        match fault.class {
+            Class::Definite => drop(renewal.replace(Some(fault.what))),
+            _ => return Err(fault),
+        }
+    }
     let mut there = renewed(&client, &config, &renewal).await?.unwrap_or(Arc::clone(&config));
     let coverage = loop {
         match answered(&config, slot::coverage(&client, &there)).await {

@@ -47,6 +47,8 @@ pub(super) struct Jobs {
     /// Up to which transaction it was looked for tables that were written anew; `None`: since the slot was acknowledged.
     pub(super) rewritten_since: Rc<RefCell<Option<String>>>,
     pub(super) renewal: Renewal,
+    /// The database says over how many relays the outbox is spread.
+    pub(super) has_layout: bool,
     /// What is published before the stream.
     pub(super) catch_up: Option<CatchUp>,
     pub(super) running: FuturesUnordered<Job>,
@@ -77,9 +79,10 @@ impl Jobs {
         let (client, config) = (Arc::clone(&self.client), Arc::clone(&self.asked));
         let (before, looked) = (Rc::clone(&self.coverage), Rc::clone(&self.looked));
         let (outboxes, renewal) = (Arc::clone(&self.outboxes), Rc::clone(&self.renewal));
+        let has_layout = self.has_layout;
         self.push(async move {
             check_attached(&client, &config, &outboxes, &looked).await?;
-            check(client, config, before, renewal).await
+            check(client, config, before, renewal, has_layout).await
         });
     }
 

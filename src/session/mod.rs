@@ -4,7 +4,7 @@
 //! **Invariant:** it decides nothing itself, and any error of a connection ends it: there is one way of
 //! recovery, the start of the next session.
 //!
-//! `begin` begins it, step by step; `standby` takes the slot, once nobody else has it; `progress_row` is
+//! `begin` begins it, step by step; `shard` chooses one before, where any will do; `standby` takes the slot, once nobody else has it; `progress_row` is
 //! what is kept from session to session in the database, and `past` what is kept in the process; `readings` says whether
 //! what it says was delivered is that still. `work` is
 //! the loop. It has `broker`, the connection to RabbitMQ; `jobs`, what is asked of the database over the
@@ -26,6 +26,7 @@ mod readings;
 mod recording;
 mod recovery;
 mod routes;
+pub(crate) mod shard;
 mod standby;
 pub(crate) mod supervisor;
 mod work;

@@ -14,6 +14,7 @@ use super::readings::Readings;
 use crate::board::Board;
 use crate::config::{Config, Table};
 use crate::core::event::Position;
+use crate::core::former::FormerShares;
 use crate::core::relay::{End, Memory};
 use crate::error::{Fault, Kind, Side};
 use crate::postgres::identity::Identity;
@@ -115,6 +116,8 @@ pub(super) struct SlotMemory {
     pub(super) kept: KeptSettings,
     /// Of the name that streams are published to under; `None` where there is no stream.
     pub(super) name: Option<NameInRow>,
+    /// What relays settled that the outbox was spread over before.
+    pub(super) former: FormerShares,
 }
 
 /// What the row says of the name that streams are published to under.
@@ -204,6 +207,8 @@ struct Row {
     /// The publishing id of the last event before its place.
     publishing_id: u64,
     kept: KeptSettings,
+    /// Its places are of the WAL of its server.
+    former: FormerShares,
 }
 
 impl Row {
@@ -249,6 +254,7 @@ impl Row {
                 routes: column(row, "routes")?,
                 readings: Readings::kept(column::<Option<String>>(row, "readings")?.as_deref()),
             },
+            former: former(column(row, "former")?)?,
         }))
     }
 }
@@ -292,12 +298,7 @@ pub(super) async fn recall(
     let (mut memory, is_forgotten) = remembered(past, identity, same, end);
     let is_ahead = same.is_some_and(|row| row.position.commit_lsn > end);
     if is_ahead {
-        warn!(
-            %end,
-            "pgoutbox.progress is ahead of the server, which was restored from a copy: it does not count"
-        );
-        postgres::execute(client, &sql::render(sql::PROGRESS_FORGET, &[("slot", slot)])?).await?;
-        past.reconcile.as_ref().map(Trigger::now);
+        forget_ahead(past, client, slot, end).await?;
         same = None;
     }
     let name = remember_by_row(config, client, same, &mut memory).await?;
@@ -333,8 +334,29 @@ pub(super) async fn recall(
     let is_otherwise = row.as_ref().is_some_and(|row| row.is_asked_otherwise(coverage));
     let is_doubtful =
         gap.is_some() || is_ahead || is_moved || is_forgotten || !is_counted || is_otherwise;
-    let kept = row.map_or_else(KeptSettings::default, |row| row.kept);
-    Ok(SlotMemory { memory, durable, gap, end, end_on_disk, confirmed, is_doubtful, name, kept })
+    Ok(SlotMemory {
+        memory,
+        durable,
+        gap,
+        end,
+        end_on_disk,
+        confirmed,
+        is_doubtful,
+        name,
+        former: same.map(|row| row.former.clone()).unwrap_or_default(),
+        kept: row.as_ref().map(|row| row.kept.clone()).unwrap_or_default(),
+    })
+}
+
+/// The row is of a history that this server has not.
+async fn forget_ahead(past: &Past, client: &Client, slot: &str, end: PgLsn) -> Result<(), Fault> {
+    warn!(
+        %end,
+        "pgoutbox.progress is ahead of the server, which was restored from a copy: it does not count"
+    );
+    postgres::execute(client, &sql::render(sql::PROGRESS_FORGET, &[("slot", slot)])?).await?;
+    past.reconcile.as_ref().map(Trigger::now);
+    Ok(())
 }
 
 /// What is remembered, with what the row says; and what that says of the name of streams, where there are some. Where the
@@ -720,11 +742,17 @@ fn inherit(board: &Board, row: &tokio_postgres::Row) -> Result<(), Fault> {
     Ok(())
 }
 
+fn lsn(text: String) -> Result<PgLsn, Fault> {
+    text.parse().map_err(|_| Fault::transient(format!("pgoutbox.progress holds no LSN: {text}")))
+}
+
+fn former(json: Option<String>) -> Result<FormerShares, Fault> {
+    let places: Vec<String> =
+        json.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
+    Ok(FormerShares::new(places.into_iter().map(lsn).collect::<Result<_, _>>()?))
+}
+
 fn position(row: &tokio_postgres::Row) -> Result<Position, Fault> {
-    let lsn = |text: String| -> Result<PgLsn, Fault> {
-        text.parse()
-            .map_err(|_| Fault::transient(format!("pgoutbox.progress holds no LSN: {text}")))
-    };
     let settled: i64 = column(row, "settled")?;
     Ok(match column::<Option<String>>(row, "commit_lsn")? {
         Some(commit_lsn) => {
@@ -750,6 +778,7 @@ mod tests {
             has_messages: false,
             publishing_id: 0,
             kept: KeptSettings::default(),
+            former: FormerShares::default(),
         };
         let before = ServerMemory {
             identity: identity.clone(),

@@ -15,7 +15,7 @@ use crate::board::outage::News;
 use crate::board::{Board, RelayState};
 use crate::config::Config;
 use crate::core::relay::End;
-use crate::error::{Fault, Side, codes};
+use crate::error::{Fault, Kind, Side, codes};
 use crate::postgres::identity::Identity;
 use crate::postgres::sql;
 use crate::postgres::{column, query};
@@ -26,7 +26,8 @@ use crate::text::span;
 use crate::wal::{Wal, WalStream};
 
 /// A standby looks after the slot this often, or up to twice as often.
-const STANDBY_POLL: Backoff = Backoff::new(Duration::from_millis(800), Duration::from_millis(800));
+pub(super) const STANDBY_POLL: Backoff =
+    Backoff::new(Duration::from_millis(800), Duration::from_millis(800));
 
 /// Who has the slot is no other relay, so nobody delivers: another program, or our own previous walsender, of
 /// which the server has not noticed yet that we are gone, or which hangs.
@@ -144,6 +145,11 @@ async fn take(
             Ok(stream) => return Ok((stream, identity, has_messages)),
             Err(fault) if fault.is_code(codes::OBJECT_IN_USE) => {
                 let user = answered(config, slot::user(client, &postgres.slot)).await?;
+                let is_own = user.as_ref().is_some_and(|user| past.walsender == Some(user.pid));
+                if postgres.shards.is_any && !is_own {
+                    let what = format!("somebody else reads slot \"{}\"", postgres.slot);
+                    return Err(Fault::transient(what).kind(Kind::ShardTaken));
+                }
                 match user.as_ref().and_then(|user| no_relay(config, past, user)) {
                     Some(fault) => {
                         if std::mem::take(&mut is_standby) {

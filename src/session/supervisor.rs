@@ -11,7 +11,7 @@ use crate::board::outage::News;
 use crate::board::{Board, RelayState};
 use crate::config::Config;
 use crate::core::relay::End;
-use crate::error::{Class, Fault};
+use crate::error::{Class, Fault, Kind};
 use crate::otlp::SpanQueue;
 use crate::session::{self, past::Past};
 use crate::shutdown::Shutdown;
@@ -23,7 +23,7 @@ use crate::upkeep::reconcile::Trigger;
 ///
 /// # Errors
 /// What a policy says to stop for, and what a setting of its own is wrong with: whatever may pass
-/// by itself, or be fixed beside it, is waited out.
+/// by itself, or be fixed beside it, is waited out. Where any shard will do, also that another relay has this one.
 pub(crate) async fn run(
     config: Config,
     mut shutdown: Shutdown,
@@ -47,6 +47,10 @@ pub(crate) async fn run(
             End::Stuck(stuck) => stuck.fault(),
             End::Fault(fault) => fault,
         };
+        // Another relay has it: there may be one for this.
+        if fault.kind == Kind::ShardTaken {
+            return Err(fault);
+        }
         // A session that ends before a bad event has settled all else, and one that never began has
         // nothing to settle: it is drained, whether it was asked to stop in its last moments or in
         // the pause that follows.
@@ -74,7 +78,7 @@ pub(crate) async fn run(
 }
 
 /// One line for what is new of it: an outage of hours is no reason for thousands.
-fn log(fault: &Fault, news: News, pause: Duration, board: &Board) {
+pub(super) fn log(fault: &Fault, news: News, pause: Duration, board: &Board) {
     let (hint, again_in) = (&fault.hint, span(pause));
     let failures = board.outage().map_or(1, |outage| outage.failures);
     if news == News::None {

@@ -26,7 +26,7 @@ fn of_kind(fault: &Fault) -> &'static str {
         (Kind::Io(_) | Kind::Closed | Kind::Timeout | Kind::Protocol, _) => "postgres-connection",
         (Kind::Sql(code), _) => of_code(code.as_str()),
         (Kind::Shape, _) => "column-missing",
-        (Kind::Own | Kind::PassedBy | Kind::RowInStream, _) => "relay-stuck",
+        (Kind::Own | Kind::PassedBy | Kind::RowInStream | Kind::ShardTaken, _) => "relay-stuck",
     }
 }
 

@@ -346,8 +346,19 @@ pub(super) fn findings(config: &Config, answers: &[CoverageRow]) -> Vec<Finding>
                 ),
             ));
         }
-        // Whether that is what its rule says, `check` looks at.
-        if !answer.is_filtered || !table.rule.0.is_empty() {
+        // Its share may not stand there alone: what the filter lets pass is all that comes.
+        if table.share.is_some() && answer.is_covered && !answer.is_filtered {
+            findings.push(Finding::error(
+                "shards-filter",
+                format!(
+                    "publication \"{name}\" has all rows of {}.{}, and is one of a share",
+                    table.schema, table.name
+                ),
+                format!("DROP PUBLICATION {quoted}; SELECT pg_drop_replication_slot({}); then: pgoutbox init  -- relay stopped; it lists the rows that wait", sql::literal(&config.postgres.slot)),
+            ));
+        }
+        // Whether that is what rule and share say, `check` looks at.
+        if !answer.is_filtered || table.has_filter() {
             continue;
         }
         findings.push(Finding::warning(

@@ -17,7 +17,7 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 127] = [
+pub const NAMES: [&str; 133] = [
     "broker",
     "broker-blocked",
     "broker-connection",
@@ -115,6 +115,12 @@ pub const NAMES: [&str; 127] = [
     "schema",
     "schema-missing",
     "schema-outdated",
+    "shards",
+    "shards-column",
+    "shards-filter",
+    "shards-hash",
+    "shards-layout",
+    "shards-unsupported",
     "slot",
     "slot-database",
     "slot-failover",

@@ -13,17 +13,26 @@ pub(super) struct OwnTables {
     pub(super) findings: Vec<Finding>,
     /// Those of the catch-up are there and can be read.
     pub(super) has_catch_up: bool,
+    /// `pgoutbox.layout` is there.
+    pub(super) has_layout: bool,
 }
 
 pub(super) async fn look(client: &Client, config: &Config) -> Result<OwnTables, Fault> {
     let rows = query(client, sql::CHECK_SCHEMA).await?;
     let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
     let is = |name: &str| Ok::<_, Fault>(column::<Option<bool>>(row, name)?.unwrap_or(false));
+    let has_layout = is("usage")? && is("has_layout")?;
     let role = &config.postgres.audit.user;
     let quoted = sql::identifier(role);
     let uses_relayed = config.tables.iter().any(|table| table.audit_mode == AuditMode::SideTable);
     let has_messages = config.messages.is_empty() || is("has_messages")?;
-    let has_all = is("has_progress")? && is("has_catch_up")? && is("has_parked")? && has_messages;
+    // Only those that are spread cannot do without.
+    let has_layout_or_none = config.postgres.shards.of == 1 || is("has_layout")?;
+    let has_all = has_layout_or_none
+        && is("has_progress")?
+        && is("has_catch_up")?
+        && is("has_parked")?
+        && has_messages;
     let missing: Vec<String> = column(row, "missing")?;
     let what = format!(
         "schema pgoutbox lacks tables, indexes or functions of the relay's own: {}",
@@ -31,7 +40,7 @@ pub(super) async fn look(client: &Client, config: &Config) -> Result<OwnTables, 
     );
     if !has_all || (uses_relayed && !is("has_relayed")?) {
         let findings = vec![Finding::error("schema-missing", what, "pgoutbox init")];
-        return Ok(OwnTables { findings, has_catch_up: false });
+        return Ok(OwnTables { findings, has_catch_up: false, has_layout });
     }
     let mut findings = Vec::new();
     if !missing.is_empty() {
@@ -87,5 +96,5 @@ pub(super) async fn look(client: &Client, config: &Config) -> Result<OwnTables, 
     if findings.is_empty() {
         findings.push(Finding::good("schema", "schema pgoutbox is there"));
     }
-    Ok(OwnTables { findings, has_catch_up })
+    Ok(OwnTables { findings, has_catch_up, has_layout })
 }

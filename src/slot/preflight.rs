@@ -6,8 +6,8 @@ use super::coverage::{self, Coverage};
 use super::coverage_row::CoverageRow;
 use super::table;
 use super::{
-    Finding, Severity, SlotState, found, is_paused, messages, own_tables, role, server, state,
-    tables_json, unread, verdict,
+    Finding, Severity, SlotState, found, is_paused, messages, own_tables, role, server, shards,
+    state, tables_json, unread, verdict,
 };
 use crate::config::{Config, Table};
 use crate::error::{Class, Fault, Kind};
@@ -35,6 +35,8 @@ pub struct Preflight {
     pub server_version: i32,
     /// A slot that is gone or lost is to stop the relay.
     pub is_halting: bool,
+    /// The database says over how many relays the outbox is spread.
+    pub has_layout: bool,
 }
 
 /// What a relay needs of it all, once nothing stands against starting.
@@ -46,6 +48,8 @@ pub struct Prerequisites {
     pub coverage: Coverage,
     /// What works, but costs or endangers something.
     pub warnings: Vec<Finding>,
+    /// The database says over how many relays the outbox is spread.
+    pub has_layout: bool,
 }
 
 impl Preflight {
@@ -63,6 +67,7 @@ impl Preflight {
         match self.coverage {
             Some(coverage) if self.tables.len() == config.tables.len() => Ok(Prerequisites {
                 tables: self.tables,
+                has_layout: self.has_layout,
                 coverage,
                 warnings: self
                     .findings
@@ -129,6 +134,11 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
     }
     findings.extend(found::findings(config));
     findings.extend(messages::findings(config));
+    let has_layout = own.has_layout;
+    let version: (i32, String) = (column(row, "version")?, column(row, "version_text")?);
+    // First of all: to a relay that is not to run nothing else matters.
+    let of_shards = shards::look(client, config, version, has_layout).await?;
+    findings.splice(0..0, of_shards);
     findings.extend(own.findings);
     findings.extend(role::look(client, config).await?);
     Ok(Preflight {
@@ -139,6 +149,7 @@ pub async fn preflight(client: &Client, config: &Config) -> Result<Preflight, Fa
         coverage: coverage::compile(config, &answers),
         server_version: column(row, "version")?,
         is_halting,
+        has_layout,
     })
 }
 

@@ -66,6 +66,12 @@ async fn texts_of_any_encoding_arrive_as_utf_8() -> Result<()> {
         assert_eq!(ids(&came), [format!("{word} 1"), format!("{word} 4")], "{encoding}");
         assert!(came.iter().all(|d| d.body.starts_with(word.as_bytes())), "{encoding}: {came:?}");
         relay.drain(PATIENCE).await?;
+        // Its hash of a text is another than the relay's, which knows it as UTF-8.
+        let can_filter = "SELECT current_setting('server_version_num')::int >= 150000";
+        if encoding != "SQL_ASCII" && setting.ask(can_filter).await? {
+            let spread = setting.set("postgres.shards", "2").set("postgres.shard", "0");
+            spread.check().await?.has("shards-hash", "error");
+        }
     }
     Ok(())
 }

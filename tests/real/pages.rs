@@ -244,7 +244,7 @@ fn commands(text: &str) -> Vec<(bool, Vec<&str>, Vec<&str>)> {
 fn known() -> Result<BTreeMap<String, String>> {
     let mut known = BTreeMap::new();
     let parked = ["list", "show", "retry", "discard"].map(|verb| format!("parked {verb}"));
-    let verbs = "init check run status event prune parked pause resume replay verify schema size config \
+    let verbs = "init check run status event prune parked pause resume replay verify reshard schema size config \
                  uninstall health completions man";
     for verb in verbs.split_whitespace().map(str::to_owned).chain(parked) {
         let mut help = Command::new(env!("CARGO_BIN_EXE_pgoutbox"));

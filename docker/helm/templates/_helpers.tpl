@@ -17,6 +17,7 @@
 {{- if .name }}{{ $name = printf "%s-%s" $name .name }}{{ end }}
 {{- $relays = append $relays (dict "name" $name "slot" .slot "publication" .publication
       "config" (.config | default $.Values.config) "secret" (.existingSecret | default $.Values.existingSecret)
+      "shards" (.shards | default $.Values.shards | int)
       "owner" (.ownerSecret | default $.Values.init.existingSecret)) }}
 {{- end }}
 {{- toJson $relays }}

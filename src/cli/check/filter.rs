@@ -26,7 +26,7 @@ async fn of_table(
     table: &Table,
 ) -> Result<Option<Finding>, Fault> {
     let name = &config.postgres.publication;
-    let PublicationFilter { can_filter, is, wanted } =
+    let PublicationFilter { can_filter, is, wanted, .. } =
         PublicationFilter::look(client, name, table).await?;
     let title = table.title();
     let (quoted, place) = (sql::identifier(name), sql::qualified(&table.schema, &table.name));
@@ -43,6 +43,13 @@ async fn of_table(
             let what = format!("publication \"{name}\" leaves out what the rule of {title} does");
             Some(Finding::good("publication-rule", what))
         }
+        // Rows of the share that the filter leaves out are nobody's.
+        (Some(is), Some(wanted)) if table.share.is_some() => {
+            let what = format!(
+                "publication \"{name}\" filters the rows of {title} otherwise than its share asks for; its filter is {is}"
+            );
+            Some(Finding::error("shards-filter", what, set(&wanted)))
+        }
         (Some(is), wanted) => {
             let what = format!(
                 "publication \"{name}\" filters the rows of {title} otherwise than tables.N.only and except do: only \
@@ -54,7 +61,7 @@ async fn of_table(
             );
             Some(Finding::warning("publication-row-filter", what, hint))
         }
-        (None, Some(wanted)) if can_filter => {
+        (None, Some(wanted)) if can_filter && table.share.is_none() => {
             let what = format!(
                 "publication \"{name}\" sends rows of {title} that its rule leaves out: they are passed over, which \
                  costs their way"

@@ -44,7 +44,7 @@ pub(super) struct Args {
 /// # Errors
 /// The configuration is wrong. A server that cannot be reached is a finding.
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
-    let config = Config::load(sources, Needs::ALL)?;
+    let config = Config::load(sources, Needs::RELAY)?;
     let findings = look(&config).await;
     let worst = findings.iter().map(|finding| finding.severity).min();
     let is_well = match worst {

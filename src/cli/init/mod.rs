@@ -11,7 +11,7 @@ use crate::config::{Config, Needs, PartitionSpan, Sources, Table};
 use crate::error::{Class, Fault, codes};
 use crate::output;
 use crate::postgres::outbox::look_up;
-use crate::postgres::publication_filter::{PublicationFilter, of_rule};
+use crate::postgres::publication_filter::PublicationFilter;
 use crate::postgres::sql;
 use crate::postgres::{self, column, query};
 use crate::rabbitmq::declare;
@@ -26,6 +26,7 @@ use crate::text::harmless;
     DATABASE_URL=postgres://owner@localhost/app pgoutbox init\n  \
     pgoutbox init --dry-run\n  \
     pgoutbox init --from-slot debezium\n  \
+    pgoutbox init --shards 4\n  \
     pgoutbox init --stream-role pgoutbox_stream --audit-role pgoutbox_audit --declare")]
 pub(super) struct Args {
     /// Print the SQL of what is missing, and run none of it
@@ -58,37 +59,41 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
     let needs = if args.declare { Needs::ALL } else { Needs::POSTGRES };
     let asked = Config::load(sources, needs)?;
     let client = connect(&asked).await?;
-    let config = slots::expand_to_make(&client, &asked).await?;
-    let found = look(&client, &config).await?;
-    if found.slot && !found.publication {
-        return Err(slot_before_publication(&config));
-    }
     let from = args.from_slot.as_deref();
-    if from.is_some() && found.slot {
-        return Err(slot_before_copy(&config));
+    if from.is_some() && asked.postgres.shards.of > 1 {
+        return Err(copy_for_all());
+    }
+    let mut shares = Vec::new();
+    for asked in asked.of_each_share() {
+        let config = slots::expand_to_make(&client, &asked).await?;
+        let found = look(&client, &config).await?;
+        if found.slot && !found.publication {
+            return Err(slot_before_publication(&config));
+        }
+        if from.is_some() && found.slot {
+            return Err(slot_before_copy(&config));
+        }
+        shares.push((asked, config, found));
     }
     let maker = Maker { client: &client, is_dry: args.dry_run };
-    for table in &config.tables {
-        let span = args.partitioned.as_deref().and_then(PartitionSpan::read);
-        maker.table(&config, table, &found, span).await?;
+    maker.common(args, &shares).await?;
+    let mut made = Vec::new();
+    for (asked, config, found) in shares {
+        // Those that are in the publication.
+        let config = match args.dry_run {
+            true => config,
+            false => slots::expand(&client, &asked).await?,
+        };
+        maker.slot(&config, &found, from, args.slot_timeout).await?;
+        made.push(config);
     }
-    maker.own_schema(&found).await?;
-    maker.enqueue(&asked, &found).await?;
-    maker.emit(&config).await?;
-    maker.publication(&config, &found).await?;
-    if let Some((stream, audit)) = args.roles.both() {
-        maker.roles(&config, stream, audit).await?;
+    if let (true, Some(config)) = (args.declare, made.first()) {
+        declare(config, args.dry_run).await?;
     }
-    // Those that are in the publication.
-    let config = match args.dry_run {
-        true => config,
-        false => slots::expand(&client, &asked).await?,
-    };
-    maker.slot(&config, &found, from, args.slot_timeout).await?;
-    if args.declare {
-        declare(&config, args.dry_run).await?;
+    for config in made.iter().filter(|_| !args.dry_run) {
+        verify(&client, config).await?;
     }
-    if args.dry_run { Ok(()) } else { verify(&client, &config).await }
+    Ok(())
 }
 
 async fn declare(config: &Config, is_dry: bool) -> Result<(), Fault> {
@@ -134,7 +139,7 @@ async fn look(client: &Client, config: &Config) -> Result<ExistingObjects, Fault
     }
     // Of tables that are there: what is made beside them would serve nothing.
     let is_of_table = |finding: &Finding| {
-        let kinds = ["table-", "column-", "partition-", "mark-", "replica-identity-"];
+        let kinds = ["shards-", "table-", "column-", "partition-", "mark-", "replica-identity-"];
         finding.name != "table-missing" && kinds.iter().any(|kind| finding.name.starts_with(kind))
     };
     let of_tables: Vec<_> = flight.findings.iter().filter(|f| is_of_table(f)).cloned().collect();
@@ -192,12 +197,58 @@ fn slot_before_copy(config: &Config) -> Fault {
     )
 }
 
+/// One place is not one for each of several slots.
+fn copy_for_all() -> Fault {
+    Fault::definite(
+        "an outbox that is spread over several relays cannot begin where one slot stands",
+        "pgoutbox init --shards 1 --from-slot …  -- then: pgoutbox reshard",
+    )
+}
+
 struct Maker<'a> {
     client: &'a Client,
     is_dry: bool,
 }
 
 impl Maker<'_> {
+    /// All but the slots: what is one for all shares, and the publications.
+    async fn common(
+        &self,
+        args: &Args,
+        shares: &[(Config, Config, ExistingObjects)],
+    ) -> Result<(), Fault> {
+        let Some((asked, config, found)) = shares.first() else { return Ok(()) };
+        for table in &config.tables {
+            let span = args.partitioned.as_deref().and_then(PartitionSpan::read);
+            self.table(config, table, found, span).await?;
+        }
+        self.own_schema(found).await?;
+        self.enqueue(asked, found).await?;
+        self.emit(config).await?;
+        self.layout(config).await?;
+        for (_, config, found) in shares {
+            self.publication(config, found).await?;
+        }
+        if let Some((stream, audit)) = args.roles.both() {
+            self.roles(config, stream, audit).await?;
+        }
+        Ok(())
+    }
+
+    /// Over how many relays the outbox is spread: before the first slot, so that no relay of another layout
+    /// begins.
+    async fn layout(&self, config: &Config) -> Result<(), Fault> {
+        if config.postgres.shards.of == 1 {
+            return Ok(());
+        }
+        let sql = schema::layout(config)?;
+        if self.is_dry {
+            say(sql);
+            return Ok(());
+        }
+        postgres::execute(self.client, &sql).await
+    }
+
     async fn make(&self, what: &str, sql: &str) -> Result<(), Fault> {
         self.carry_out("made", what, sql).await
     }
@@ -344,19 +395,7 @@ impl Maker<'_> {
             self.found(&what);
             return Ok(());
         }
-        let mut filters = Vec::new();
-        for table in &config.tables {
-            let asked = PublicationFilter::look(self.client, &config.postgres.publication, table);
-            let is_there = self.columns(table).await?.is_some();
-            filters.push(match is_there {
-                true => asked.await?.into_made(),
-                // In a dry run it may not be there yet.
-                false => {
-                    of_rule(table, schema::default_type).filter(|_| found.server_version >= 150_000)
-                }
-            });
-        }
-        self.make(&what, &schema::publication(config, &filters)?).await
+        self.make(&what, &publication(self.client, config, found.server_version).await?).await
     }
 
     /// The SQL of the roles and grants that are not there.
@@ -405,8 +444,34 @@ impl Maker<'_> {
     }
 }
 
+/// The SQL of the publication, with its row filters.
+async fn publication(client: &Client, config: &Config, version: i32) -> Result<String, Fault> {
+    let mut filters = Vec::new();
+    for table in &config.tables {
+        let name = &config.postgres.publication;
+        filters.push(match look_up(client, table).await? {
+            Some(_) => PublicationFilter::look(client, name, table).await?.into_made(),
+            // In a dry run it may not be there yet.
+            None => schema::default_filter(table, version / 10_000),
+        });
+    }
+    schema::publication(config, &filters)
+}
+
+/// The same where the publication is not there.
+pub(super) async fn publication_sql(
+    client: &Client,
+    config: &Config,
+) -> Result<Option<String>, Fault> {
+    let flight = slots::preflight(client, config).await?;
+    match flight.has_publication {
+        true => Ok(None),
+        false => publication(client, config, flight.server_version).await.map(Some),
+    }
+}
+
 /// As the owner, who made everything else: the stream's role may have no password yet.
-fn as_owner(config: &Config) -> Config {
+pub(super) fn as_owner(config: &Config) -> Config {
     let mut config = config.clone();
     config.postgres.stream = config.postgres.audit.clone();
     config

@@ -181,7 +181,7 @@ impl Which {
 /// # Errors
 /// Postgres cannot be asked, or the arguments are wrong.
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
-    let config = Config::load(sources, Needs::POSTGRES)?;
+    let config = Config::load(sources, Needs::OF_RELAY)?;
     match &args.command {
         Command::List(args) => list::run(args, &config).await.map(|()| true),
         Command::Show(args) => show::run(args, &config).await,

@@ -279,7 +279,7 @@ impl Args {
 /// # Errors
 /// Postgres or RabbitMQ could not be reached or was lost, or the arguments are wrong.
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
-    let needs = if args.dry_run { Needs::POSTGRES } else { Needs::ALL };
+    let needs = if args.dry_run { Needs::OF_RELAY } else { Needs::RELAY };
     let config = Config::load(sources, needs)?;
     if !config.has_patterns() {
         args.check(&config)?;

@@ -97,7 +97,7 @@ fn has_events(unmarked: &[UnmarkedRows]) -> bool {
 /// # Errors
 /// Postgres cannot be asked, or the configuration is wrong.
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
-    let config = Config::load(sources, Needs::POSTGRES)?;
+    let config = Config::load(sources, Needs::OF_RELAY)?;
     if args.watch {
         return watch::run(&config).await;
     }

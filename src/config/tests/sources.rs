@@ -233,6 +233,8 @@ fn flags_of_their_own() {
         amqp_url: Some(String::new()),
         slot: Some(String::new()),
         publication: Some(String::new()),
+        shards: Some(String::new()),
+        shard: Some(String::new()),
         exchange: Some(String::new()),
         preset: Some(String::new()),
         log_level: Some(String::new()),

@@ -7,9 +7,10 @@ use std::time::Duration;
 use postgres_types::PgLsn;
 
 use crate::backoff::Backoff;
-use crate::config::{Audit, Parking, Table};
+use crate::config::{Audit, Parking, Share, Table};
 use crate::core::event::pgoutput::{self, StoredRow};
 use crate::core::event::{Position, Refusal};
+use crate::core::former::FormerShares;
 use crate::core::message::{Limits, Message};
 use crate::core::parked::{Aggregate, Head, ParkedRow, Schedule};
 use crate::core::relay::marks::{Batch, Mark, WrittenBatch};
@@ -58,6 +59,10 @@ pub struct Rules {
     /// Sources, by number, that earlier sessions did not read, or not so: of what is before the place they may have
     /// passed events over. None where it is empty.
     pub are_new: Vec<bool>,
+    /// The share of the aggregates that is this relay's; `None`: all. The rest is neither published nor marked.
+    pub share: Option<Share>,
+    /// What relays settled that the outbox was spread over before.
+    pub former: FormerShares,
 }
 
 /// A parked event that is nacked again by a channel so old may have a queue that has room:

@@ -20,6 +20,7 @@ use crate::core::event::relation::Mapping;
 use crate::core::event::{Event, Position, PublishingPlace, Refusal};
 use crate::core::message::Message;
 use crate::core::parked::{Aggregate, ParkedState};
+use crate::core::share;
 use crate::error::{Fault, Side};
 
 /// Rows that the slot does not hold, listed before its stream begins. They come before all of
@@ -179,6 +180,13 @@ impl Relay {
             self.settle(now, number);
             return Ok(());
         }
+        if self.rules.former.may_have(position)
+            && self.rules.former.has(position, self.share_key(&mapping, &tuple))
+        {
+            self.tally.repeated += 1;
+            self.settle(now, number);
+            return Ok(());
+        }
         if self.came_marked(&mapping, &tuple) {
             self.tally.came_marked += 1;
             self.settle(now, number);
@@ -224,13 +232,24 @@ impl Relay {
         position < self.delivered && !self.rules.are_new.get(source).is_some_and(|is_new| *is_new)
     }
 
-    /// The rule of its table lets the row pass that was read last.
+    /// The row that was read last is of this relay's share, and the rule of its table lets it pass.
     fn is_published(&self, mapping: &Mapping, tuple: &Tuple) -> bool {
+        if let Some(share) = self.rules.share
+            && !share::has(share, self.share_key(mapping, tuple))
+        {
+            return false;
+        }
         mapping.rule.iter().all(|RuleColumn { column, values, is_except }| {
             let text = self.decoder.cell(*column).and_then(|cell| tuple.text(cell));
             let is_one = text.is_some_and(|text| values.iter().any(|it| it.as_bytes() == text));
             is_one != *is_except
         })
+    }
+
+    /// By which the row that was read last is of a share.
+    fn share_key<'t>(&self, mapping: &Mapping, tuple: &'t Tuple) -> &'t [u8] {
+        let column = mapping.aggregate_id.unwrap_or(mapping.id);
+        self.decoder.cell(column).and_then(|cell| tuple.text(cell)).unwrap_or_default()
     }
 
     /// The row that was read last was inserted with its mark: it was relayed before, and is restored,

@@ -45,6 +45,7 @@ files! {
     CHECK_ROW_FILTER = "check/row_filter.sql", "Whether the publication can filter the rows of a table (from Postgres 15 on; not one that comes with its schema or as all tables do), by which it does, and the columns that a filter may name: of built-in types.";
     CHECK_SCHEMA = "check/schema.sql", "Whether pgoutbox's own tables are there, and what the connected role may do to them.";
     CHECK_SERVER = "check/server.sql", "What else `check` looks at: nothing of it stops a relay that streams.";
+    CHECK_SHARE_HASH = "check/share_hash.sql", "A hash of a text as the row filters of shards make it: the relay makes the same, unless the server has another byte order or another encoding.";
     CHECK_SLOT_USER = "check/slot_user.sql", "Who reads a slot.";
     CHECK_STREAM_ROLE = "check/stream_role.sql", "Whether a role may stream from this database.";
     CHECK_TABLE = "check/table.sql", "One table: its kind, and what about it would make marks expensive or dangerous.";
@@ -186,6 +187,19 @@ files! {
     SERVER_TURN = "server/turn.sql", "Takes a turn that only one process may have at a time, and holds it until the transaction ends.";
     SERVER_WAL_ON_DISK = "server/wal_on_disk.sql", "How much WAL there is on the server's disk.";
     SERVER_WAL_POSITION = "server/wal_position.sql", "Where the WAL ends, and up to where it is on disk.";
+    SHARDS_BEGIN = "shards/begin.sql", "Says that an outbox is about to be spread over another number of relays.";
+    SHARDS_CLEARED = "shards/cleared.sql", "Nothing is left of the slots before.";
+    SHARDS_DROP = "shards/drop.sql", "Drops slots that nobody reads.";
+    SHARDS_END = "shards/end.sql", "The outbox is spread over as many relays as it was to be.";
+    SHARDS_FORGET = "shards/forget.sql", "Nothing of an outbox is left that was spread.";
+    SHARDS_FREE = "shards/free.sql", "Which of these slots nobody reads, by their number in the list.";
+    SHARDS_GIVE_UP = "shards/give_up.sql", "An outbox stays spread as it is.";
+    SHARDS_LAYOUT = "shards/layout.sql", "Over how many relays an outbox is spread, over how many it is about to be, and over how many it was, as long as slots of that may be left.";
+    SHARDS_MOVE_PARKED = "shards/move_parked.sql", "Gives parked events to the slots that have the shares of their aggregates.";
+    SHARDS_NUDGE = "shards/nudge.sql", "Has the server say in the WAL which transactions run, so that slots learn sooner that none is older than a publication.";
+    SHARDS_PLACES = "shards/places.sql", "Where slots stand, and how far the events of each are settled: every commit before the place is.";
+    SHARDS_RECORD = "shards/record.sql", "Keeps over how many relays an outbox is spread, where nothing is kept yet.";
+    SHARDS_SETTLED = "shards/settled.sql", "What is kept of a slot that begins where one of those before stood: up to where each of them had settled its share (former), in their order.";
     SLOT_BLOCKERS = "slot/blockers.sql", "Who keeps a slot from being created: every transaction with an id, in any database, but for those that have only just begun, and pgoutbox's own, which are short.";
     SLOT_COPY = "slot/copy.sql", "A slot that begins where another stands, which stays where it is.";
     SLOT_CREATE = "slot/create.sql", "The replication slot.";

@@ -37,7 +37,9 @@ impl Rows {
             let relation = outbox.relation;
             let mut filter = outbox::row_filter(client, config, table, relation).await?;
             // One that is published no more is filtered as the one that has its name.
-            if let Some(heir) = outbox.heir.filter(|_| outbox::is_rule_alone(table, &filter)) {
+            if let Some(heir) = outbox.heir
+                && outbox::is_own_alone(client, table, relation, &filter).await?
+            {
                 filter = outbox::row_filter(client, config, table, heir).await?;
             }
             let content = Content::find(client, relation, table).await?;

@@ -96,6 +96,8 @@ fn rules() -> Rules {
         has_streams: false,
         is_passing: false,
         are_new: Vec::new(),
+        share: None,
+        former: Default::default(),
     }
 }
 

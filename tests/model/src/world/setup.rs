@@ -159,5 +159,7 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
         has_streams: mode.is_stream,
         is_passing: false,
         are_new: Vec::new(),
+        share: None,
+        former: Default::default(),
     }
 }
