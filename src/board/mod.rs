@@ -7,6 +7,7 @@
 //!
 //! **Invariant:** it decides nothing, and neither who writes nor who reads waits for the other.
 
+mod by_stream;
 mod by_table;
 pub(crate) mod outage;
 pub(crate) mod snapshot;
@@ -19,6 +20,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::board::by_stream::ForgottenByStream;
 use crate::board::by_table::ByTable;
 use crate::board::outage::{News, Outage};
 use crate::config::Config;
@@ -29,6 +31,7 @@ use crate::error::{Class, Fault, Side};
 use crate::gauge::left;
 use crate::otlp::{Counters, Counts};
 use crate::postgres::marker::UnmarkedView;
+use crate::rabbitmq::stream::StreamView;
 use crate::within::in_time;
 
 /// How much later a session may fail of the same as what runs beside it.
@@ -244,6 +247,10 @@ pub(crate) struct BoardContent {
     pub by_table: ByTable,
     /// And by where they went: `exchange:NAME` or `stream:NAME`.
     pub by_destination: ByTable,
+    /// And what streams have lost.
+    pub forgotten: ForgottenByStream,
+    /// The streams of the session that runs, by their names.
+    pub streams: Vec<StreamView>,
     /// The relay; `None` where no session runs.
     pub view: Option<View>,
     /// Tables that take no marks.
@@ -317,6 +324,8 @@ struct BoardState {
     /// And with the events of each table.
     past_by_table: ByTable,
     past_by_destination: ByTable,
+    /// And with what streams have lost.
+    past_forgotten: ForgottenByStream,
 }
 
 fn fail(shown: &mut BoardContent, fault: &Fault) -> News {
@@ -348,6 +357,8 @@ impl Board {
             tally: Tally::default(),
             by_table: ByTable::default(),
             by_destination: ByTable::default(),
+            forgotten: ForgottenByStream::default(),
+            streams: Vec::new(),
             view: None,
             unmarked: Vec::new(),
             viewed_at: None,
@@ -364,6 +375,7 @@ impl Board {
                 past: Tally::default(),
                 past_by_table: ByTable::default(),
                 past_by_destination: ByTable::default(),
+                past_forgotten: ForgottenByStream::default(),
             }),
             in_force: Mutex::default(),
             spans: Arc::default(),
@@ -510,28 +522,31 @@ impl Board {
         self.kept().shown.sessions += 1;
     }
 
-    /// A session has ended, having done so much, with an oldest unsettled event of this age.
+    /// A session has ended, having done so much and left its streams so, with an oldest unsettled event of this age.
     pub(crate) fn session_ends(
         &self,
         reason: EndReason,
-        done: Option<&SessionTally>,
+        done: Option<&(SessionTally, Vec<StreamView>)>,
         unsettled: Option<Duration>,
     ) {
         let mut kept = self.kept();
         *kept.shown.ends.entry(reason).or_default() += 1;
-        if let Some(SessionTally { all, by_source, by_destination }) = done {
+        if let Some((SessionTally { all, by_source, by_destination }, streams)) = done {
             kept.past.add(all);
             kept.past_by_table.add(by_source);
             kept.past_by_destination.add(by_destination);
+            kept.past_forgotten.add(streams);
         }
         kept.shown.tally = kept.past;
         kept.shown.by_table = kept.past_by_table.clone();
         kept.shown.by_destination = kept.past_by_destination.clone();
+        kept.shown.forgotten = kept.past_forgotten.clone();
         if let Some(unsettled) = unsettled {
             kept.shown.left_unsettled = Some((Instant::now(), unsettled));
         }
         (kept.shown.view, kept.shown.viewed_at, kept.shown.catch_up) = (None, None, None);
         kept.shown.unmarked.clear();
+        kept.shown.streams.clear();
     }
 
     /// Waits until somebody wants to see the relay. Nothing is lost if the future is dropped.
@@ -543,6 +558,7 @@ impl Board {
     pub(crate) fn show(
         &self,
         view: View,
+        streams: Vec<StreamView>,
         catch_up: Option<(u64, u64)>,
         unmarked: Vec<UnmarkedView>,
     ) {
@@ -562,6 +578,9 @@ impl Board {
             let mut by_destination = kept.past_by_destination.clone();
             by_destination.add(&session);
             kept.shown.by_destination = by_destination;
+            let mut forgotten = kept.past_forgotten.clone();
+            forgotten.add(&streams);
+            (kept.shown.forgotten, kept.shown.streams) = (forgotten, streams);
             kept.shown.view = Some(view);
             kept.shown.viewed_at = Some(Instant::now());
             let before = kept.shown.catch_up.take();

@@ -11,7 +11,7 @@ use crate::config::{Amqp, Broker, Config};
 use crate::core::message::{Limits, Message};
 use crate::error::Fault;
 use crate::rabbitmq::publisher::{Closure, Publisher, Signal};
-use crate::rabbitmq::stream::StreamPublisher;
+use crate::rabbitmq::stream::{StreamPublisher, StreamView};
 
 /// The connections to one of the brokers.
 pub(crate) struct Sink {
@@ -64,6 +64,11 @@ impl Sink {
     /// The streams, where there are some.
     pub(crate) fn streams(&mut self) -> Option<&mut StreamPublisher> {
         self.streams.as_mut()
+    }
+
+    /// What can be seen of each stream.
+    pub(crate) fn view(&self) -> Vec<StreamView> {
+        self.streams.as_ref().map(StreamPublisher::view).unwrap_or_default()
     }
 
     /// Queues a message; messages are numbered from 0.

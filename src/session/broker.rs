@@ -7,6 +7,7 @@ use crate::core::event::Refusal;
 use crate::core::message::Message;
 use crate::rabbitmq::publisher::{Closure, Signal};
 use crate::rabbitmq::sink::Sink;
+use crate::rabbitmq::stream::StreamView;
 
 /// It closes the channel, say, and what was delivered is still to be marked: nothing more is heard of it
 /// then, unless there is to be another channel.
@@ -30,6 +31,11 @@ impl BrokerConnection {
         let signal = self.publisher.next().await;
         self.is_gone = signal.is_err();
         signal
+    }
+
+    /// What can be seen of each stream.
+    pub(super) fn streams(&self) -> Vec<StreamView> {
+        self.publisher.view()
     }
 
     pub(super) fn publish(&mut self, message: Message) {

@@ -68,8 +68,8 @@ pub(crate) async fn run(
         End::Stuck(_) => EndReason::Event,
     };
     let has_begun = ended.is_some();
-    let (tally, unsettled) = ended.unzip();
-    board.session_ends(reason, tally.as_ref(), unsettled.flatten());
+    let (done, unsettled) = ended.unzip();
+    board.session_ends(reason, done.as_ref(), unsettled.flatten());
     (end, has_begun)
 }
 

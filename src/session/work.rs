@@ -27,6 +27,7 @@ use crate::error::{Class, Fault, Kind, Side, codes};
 use crate::otlp;
 use crate::postgres;
 use crate::rabbitmq::publisher::{Closure, Signal};
+use crate::rabbitmq::stream::StreamView;
 use crate::shutdown::Shutdown;
 use crate::wal::WalStream;
 use crate::within::in_time;
@@ -37,8 +38,9 @@ const TRIES: u32 = 3;
 /// longer batch saves no more system calls, and the first of it should not wait.
 const FRAMES: usize = 128;
 
-/// What a session has done, also of each table, and the age of its oldest unsettled event.
-pub(super) type Account = (SessionTally, Option<Duration>);
+/// What a session has done, also of each table, the streams as it left them, and the age of its oldest unsettled
+/// event.
+pub(super) type Account = ((SessionTally, Vec<StreamView>), Option<Duration>);
 
 /// A session that has begun.
 pub(super) struct Session {
@@ -84,7 +86,7 @@ impl Session {
             Ok(never) => match never {},
             Err(end) => end,
         };
-        let tally = self.relay.tally();
+        let (streams, tally) = (self.broker.streams(), self.relay.tally());
         let unsettled = self.relay.view(self.began.elapsed()).unsettled;
         past.memory = Some(ServerMemory {
             identity: self.recording.identity.clone(),
@@ -140,7 +142,7 @@ impl Session {
             self.forget_routes(&end).await;
             tokio::join!(self.wal.stop(STOP_TIMEOUT), self.broker.close());
         }
-        (end, (self.relay.account(), unsettled))
+        (end, ((self.relay.account(), streams), unsettled))
     }
 
     /// Where it ends in order, and another is to begin: one that only looked is followed by one that publishes.
@@ -406,7 +408,8 @@ impl Session {
         let listed =
             self.jobs.catch_up.as_ref().filter(|_| self.relay.doing() == Doing::CatchingUp);
         let listed = listed.map(|listed| (listed.total, self.relay.caught_up()));
-        self.bulletin.board.show(self.relay.view(now), listed, self.jobs.marker.refusing());
+        let (view, streams) = (self.relay.view(now), self.broker.streams());
+        self.bulletin.board.show(view, streams, listed, self.jobs.marker.refusing());
         self.bulletin.board.find(|id| self.relay.find(now, id));
     }
 

@@ -272,3 +272,15 @@ async fn open(page: &Page<'_>) -> Result<()> {
     page.write("gate-token", "correct-horse").await?;
     page.click("gate-open").await
 }
+
+#[tokio::test]
+async fn streams_have_a_table() -> Result<()> {
+    let (rabbitmq, setting) = Setting::streaming("orders").await?;
+    let (relay, address) = setting.set("guard.interval", "100ms").serve().await?;
+    let browser = Browser::start().await?;
+    let row = "document.querySelector('#streams-rows tr')";
+    let leader =
+        format!("{row} && {row}.cells[1].textContent.endsWith(':{}')", rabbitmq.stream_port());
+    look(&browser, address, "streams", &leader).await?;
+    relay.drain(PATIENCE).await
+}

@@ -1,6 +1,7 @@
 //! Events into a RabbitMQ stream: what is in it at the end, all of it read.
 
 mod both;
+mod clients;
 mod consumers;
 mod content;
 mod copied;
@@ -9,6 +10,7 @@ mod name;
 mod parked;
 mod partitioned;
 mod routes;
+mod shown;
 mod tls;
 
 use std::collections::BTreeMap;

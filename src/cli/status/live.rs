@@ -13,6 +13,8 @@ use crate::text::span_seconds;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What helps where it does not answer.
 const RESTART: &str = "the process hangs, or is stopped: look at it (ps, its log), and restart it";
+/// Streams that are shown.
+const STREAMS: usize = 16;
 
 /// Why it is not ready, or what needs a look.
 pub(in crate::cli) struct LiveReason<'a> {
@@ -160,6 +162,7 @@ fn tell(page: &mut Page, told: &Value) {
             seconds(most)
         ));
     }
+    streams(page, told);
     if at("/relay").is_some() {
         let oldest = number("/relay/unsettled_seconds");
         let oldest = oldest.map(|oldest| format!(", the oldest {} old", span(oldest)));
@@ -171,6 +174,33 @@ fn tell(page: &mut Page, told: &Value) {
             bytesize::ByteSize(count("/window/limit_bytes")),
             oldest.unwrap_or_default()
         ));
+    }
+}
+
+/// The connection to each stream, as far as they fit.
+fn streams(page: &mut Page, told: &Value) {
+    let all = told.get("destinations").and_then(Value::as_array).into_iter().flatten();
+    let all: Vec<_> = all.filter(|one| one.get("stream").is_some_and(Value::is_object)).collect();
+    let text = |one: &Value, path: &str| {
+        one.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    for (number, one) in all.iter().take(STREAMS).enumerate() {
+        page.say(format_args!(
+            "{:<10}{}: led by {}, {} in flight, confirmed up to id {}",
+            if number == 0 { "streams" } else { "" },
+            text(one, "/name"),
+            text(one, "/stream/leader"),
+            one.pointer("/stream/in_flight").and_then(Value::as_u64).unwrap_or(0),
+            text(one, "/stream/confirmed_id")
+        ));
+    }
+    if all.len() > STREAMS {
+        page.say(format_args!("          and {} more: --json has all", all.len() - STREAMS));
+    }
+    if let Some(publisher) =
+        all.iter().map(|one| text(one, "/stream/publisher")).find(|it| !it.is_empty())
+    {
+        page.say(format_args!("          published to as {publisher}"));
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::board::RelayState;
 use crate::board::snapshot::Snapshot;
 use crate::core::guard::Level;
+use crate::rabbitmq::stream::StreamView;
 use crate::slot::cause;
 use crate::text::span;
 
@@ -235,6 +236,7 @@ fn degraded(snapshot: &Snapshot) -> Vec<Reason> {
         reason.cause = table.cause;
         degraded.push(reason.for_as_long(Some(whole(table.lasted))));
     }
+    degraded.extend(of_streams(&shown.streams));
     let Some((_, seen)) = &shown.seen else { return degraded };
     let count = |is_failed: bool| {
         let those = seen.parked.iter().filter(|parked| (parked.state == "failed") == is_failed);
@@ -264,6 +266,26 @@ fn degraded(snapshot: &Snapshot) -> Vec<Reason> {
         degraded.push(Reason::new("stale", what, "look at the log: the guard's line says why"));
     }
     degraded
+}
+
+/// What of the streams is worth a look.
+fn of_streams(streams: &[StreamView]) -> Vec<Reason> {
+    let those = |is_it: fn(&StreamView) -> bool| {
+        let names: Vec<&str> =
+            streams.iter().filter(|it| is_it(it)).map(|it| &*it.stream).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    };
+    let forgotten = those(|it| it.has_forgotten).map(|names| {
+        let what = format!("streams have not all that they confirmed before: {names}");
+        let hint = "nothing is wrong where they are new; else look whether they were deleted, or brokers lost power, and send what is gone: pgoutbox replay --committed-since …";
+        Reason::new("stream_forgot", what, hint)
+    });
+    let unwatched = those(|it| it.name.is_some() && !it.is_watched).map(|names| {
+        let what = format!("nobody would notice another relay under our name in streams: {names}");
+        let hint = "grant the relay's user read on them: rabbitmqctl set_permissions";
+        Reason::new("stream_unwatched", what, hint)
+    });
+    forgotten.into_iter().chain(unwatched).collect()
 }
 
 #[cfg(test)]
@@ -376,6 +398,9 @@ mod tests {
         ("the slot was lost, and a session recreated it", RelayState::CatchingUp, |s| lose(s, 7200 * SECOND), &[], &["catching_up", "stale"]),
         ("parked events", RelayState::Running, |s| park(s, "parked"), &[], &["parked_events"]),
         ("a table takes no marks", RelayState::Running, unmarked, &[], &["marks_refused"]),
+        ("a stream lost what it had", RelayState::Running, |s| stream(s, true, true), &[], &["stream_forgot"]),
+        ("a stream that may not be read", RelayState::Running, |s| stream(s, false, false), &[], &["stream_unwatched"]),
+        ("a stream", RelayState::Running, |s| stream(s, true, false), &[], &[]),
         ("failed events", RelayState::Running, |s| park(s, "failed"), &[], &["failed_events"]),
         ("the guard warns", RelayState::Running, warn, &[], &["guard"]),
         ("figures of long ago", RelayState::Running, |s| s.seen_ago = Some(STALE + SECOND), &[], &["stale"]),
@@ -415,6 +440,19 @@ mod tests {
             hint: "GRANT UPDATE".to_owned(),
             cause: None,
             lasted: SECOND,
+        }];
+    }
+
+    fn stream(snapshot: &mut Snapshot, is_watched: bool, has_forgotten: bool) {
+        snapshot.shown.streams = vec![StreamView {
+            stream: "orders".into(),
+            leader: "mq1:5552".to_owned(),
+            name: Some("pgoutbox/shop/7/1/1".to_owned()),
+            is_watched,
+            in_flight: 0,
+            sent_id: 0,
+            confirmed_id: 0,
+            has_forgotten,
         }];
     }
 

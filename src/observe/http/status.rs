@@ -11,7 +11,11 @@ use crate::board::{CatchUpView, Change, ParkedView, SlotView};
 use crate::core::guard::Bound;
 use crate::core::relay::View;
 use crate::core::tally::{Histogram, Tally};
+use crate::rabbitmq::stream::StreamView;
 use crate::slot::cause;
+
+/// The kind of a destination that is a stream.
+const STREAM: &str = "stream";
 
 /// All of it; `recent` is what was done in the last seconds.
 pub(super) fn json(snapshot: &Snapshot, recent: Value) -> Value {
@@ -85,6 +89,10 @@ fn tables(snapshot: &Snapshot) -> Value {
 /// By where its events went, what this session has done; null where none runs.
 fn destinations(snapshot: &Snapshot) -> Value {
     let Some(view) = &snapshot.shown.view else { return Value::Null };
+    let stream = |name: &str| {
+        let mut streams = snapshot.shown.streams.iter();
+        streams.find(|it| *it.stream == *name).map(connection)
+    };
     let told = view.by_destination.iter().map(|(title, tally)| {
         let (kind, name) = title.split_once(':').unwrap_or((title, ""));
         json!({
@@ -93,9 +101,38 @@ fn destinations(snapshot: &Snapshot) -> Value {
             "delivered": tally.delivered,
             "parked": tally.parked,
             "commit_to_confirm": latency(&tally.to_confirm),
+            "stream": stream(name).filter(|_| kind == STREAM),
         })
     });
-    told.collect()
+    let is_met = |it: &&StreamView| {
+        let title = format!("{STREAM}:{}", it.stream);
+        view.by_destination.iter().any(|(met, _)| *met == title)
+    };
+    // One that is connected to is seen before the first event.
+    let quiet = snapshot.shown.streams.iter().filter(|it| !is_met(it)).map(|it| {
+        json!({
+            "kind": STREAM,
+            "name": *it.stream,
+            "delivered": 0,
+            "parked": 0,
+            "commit_to_confirm": latency(&Histogram::default()),
+            "stream": connection(it),
+        })
+    });
+    told.chain(quiet).collect()
+}
+
+/// The connection to a stream. Ids are texts: a program may have no integer that is large enough.
+fn connection(it: &StreamView) -> Value {
+    json!({
+        "leader": it.leader,
+        "in_flight": it.in_flight,
+        "publisher": it.name,
+        "sent_id": it.sent_id.to_string(),
+        "confirmed_id": it.confirmed_id.to_string(),
+        "is_watched": it.is_watched,
+        "has_forgotten": it.has_forgotten,
+    })
 }
 
 fn catch_up(view: &CatchUpView) -> Value {

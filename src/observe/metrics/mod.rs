@@ -153,6 +153,21 @@ pub const METRICS: &[Metric] = &[
             out.put(&[("kind", kind), ("name", name), ("outcome", "delivered")], tally.delivered);
             out.put(&[("kind", kind), ("name", name), ("outcome", "parked")], tally.parked);
         }),
+    counter("pgoutbox_stream_forgotten_total", "stream", "Sessions that found a stream without events that it had confirmed.",
+        "above 0, and the stream is not new: it was deleted and made again, or brokers lost power; `pgoutbox replay --committed-since …` sends what is gone",
+        |it, out| for (stream, sessions) in it.snapshot.shown.forgotten.iter() {
+            out.put(&[("stream", stream)], sessions);
+        }),
+    gauge("pgoutbox_stream_in_flight_messages", "stream, leader", "Messages that the stream has not confirmed; leader is the node that they are published to.",
+        "one stays high while the others are low: it holds up the rest; look at its leader",
+        |it, out| for one in &it.snapshot.shown.streams {
+            out.put(&[("stream", &one.stream), ("leader", &one.leader)], u64::try_from(one.in_flight).unwrap_or(u64::MAX));
+        }),
+    gauge("pgoutbox_stream_is_watched", "stream", "1 where the highest publishing id of the stream may be asked for, so that another publisher under the relay's name is noticed.",
+        "0: grant the relay's user read on the stream",
+        |it, out| for one in &it.snapshot.shown.streams {
+            out.put(&[("stream", &one.stream)], one.is_watched);
+        }),
     counter("pgoutbox_messages_published_total", "", "Messages handed to the broker's connection, repeats included.",
         "far above `delivered`: messages are refused, or sessions end and repeat",
         |it, out| out.only(it.snapshot.shown.tally.published)),

@@ -43,6 +43,11 @@ impl OpenMessages {
         Ok(number)
     }
 
+    /// How many are not confirmed.
+    pub(super) fn count(&self) -> usize {
+        self.open.iter().filter(|(.., is_confirmed)| !is_confirmed).count()
+    }
+
     /// All up to this id are confirmed.
     pub(super) fn through(&self) -> u64 {
         self.through
@@ -74,6 +79,7 @@ mod tests {
                 prop_assert_eq!(unconfirmed.confirm(asked), open.remove(&asked).ok_or(UnknownId));
                 let first = open.keys().next().copied().unwrap_or(u64::MAX);
                 prop_assert!(unconfirmed.through() < first);
+                prop_assert_eq!(unconfirmed.count(), open.len());
             }
         }
     }

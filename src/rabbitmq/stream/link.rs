@@ -17,6 +17,7 @@ use tracing::warn;
 use super::confirms::OpenMessages;
 use super::frames::{self, First, Frame, Publish, code, key, words};
 use super::login::{LeaderConnection, Socket};
+use super::view::StreamView;
 use crate::core::message::Message;
 use crate::core::relay::window::Answer;
 use crate::error::{Fault, Kind, Peer};
@@ -81,7 +82,7 @@ struct StreamState {
     queried_at: Instant,
     /// Something was sent under the name since.
     is_unqueried: bool,
-    has_told_forgotten: bool,
+    has_forgotten: bool,
     ended: Option<Fault>,
 }
 
@@ -103,7 +104,7 @@ impl Link {
                 query: None,
                 queried_at: Instant::now(),
                 is_unqueried: false,
-                has_told_forgotten: false,
+                has_forgotten: false,
                 ended: None,
             }),
             mover: AtomicWaker::new(),
@@ -159,6 +160,21 @@ impl Link {
     /// From here on the highest id under this name is watched.
     pub(super) fn watch(&self, name: Name) {
         self.held().name = Some(name);
+    }
+
+    /// It was found without what it had confirmed.
+    pub(super) fn forgot(&self) {
+        self.held().has_forgotten = true;
+    }
+
+    /// Adds what is known of it here.
+    pub(super) fn view(&self, view: &mut StreamView) {
+        let held = self.held();
+        let [_, named] = &held.unconfirmed;
+        view.is_watched = held.name.is_some();
+        view.in_flight = held.unconfirmed.iter().map(OpenMessages::count).sum();
+        (view.sent_id, view.confirmed_id) = (held.sent, named.through());
+        view.has_forgotten = held.has_forgotten;
     }
 
     /// Takes the answers; the fault once it has ended.
@@ -317,7 +333,7 @@ impl StreamState {
             let name = self.name.as_ref().map_or("", |name| name.reference.as_str());
             return Err(somebody_else(&self.stream, name, highest, self.highest_of_ours()));
         }
-        if highest < through && !std::mem::replace(&mut self.has_told_forgotten, true) {
+        if highest < through && !std::mem::replace(&mut self.has_forgotten, true) {
             warn!(
                 hint = "look whether the stream was deleted and made again, or brokers lost power: what it held by then is gone",
                 stream = &*self.stream,

@@ -36,6 +36,7 @@ pub(super) struct LeaderConnection {
     /// Read, and not looked at yet.
     pub(super) read: Vec<u8>,
     pub(super) handle: socket2::Socket,
+    pub(super) leader: Place,
     pub(super) frame_max: usize,
     /// In seconds; 0: none.
     pub(super) heartbeat: u32,
@@ -72,7 +73,7 @@ pub(super) async fn connect(
         // A node that does not say where it is was reached where the leader is said to be.
         let is_there = talk.advertised.as_ref().map_or(place == leader, |it| *it == leader);
         if is_there {
-            return Ok(talk.connected);
+            return Ok(LeaderConnection { leader, ..talk.connected });
         }
         place = if place == leader { entry.clone() } else { leader };
     }
@@ -121,6 +122,7 @@ impl Talk {
             socket,
             read: Vec::new(),
             handle,
+            leader: place.clone(),
             frame_max: LOGIN_BYTES,
             heartbeat: 0,
             tells_partitions: false,

@@ -15,6 +15,7 @@ mod confirms;
 mod frames;
 mod link;
 mod login;
+mod view;
 
 use std::collections::BTreeSet;
 use std::net::Shutdown;
@@ -25,6 +26,7 @@ use tokio::task::AbortHandle;
 use tracing::warn;
 
 use link::{Link, Mover, NAMED, Name, UNNAMED};
+pub(crate) use view::StreamView;
 
 use crate::config::{Amqp, Broker, StreamSink};
 use crate::core::message::Message;
@@ -60,7 +62,9 @@ struct OpenStream {
     mover: AbortHandle,
     /// What is published without a name is numbered by itself.
     unnamed: u64,
-    is_named: bool,
+    /// Under which the broker drops repeats.
+    reference: Option<String>,
+    leader: String,
     tells_partitions: bool,
 }
 
@@ -94,6 +98,7 @@ impl StreamPublisher {
             })?;
             let (name, frame_max) = (Arc::clone(name), connected.frame_max);
             let tells_partitions = connected.tells_partitions;
+            let leader = format!("{}:{}", connected.leader.host, connected.leader.port);
             let link = Arc::new(Link::new(Arc::clone(&name), frame_max));
             let mover = tokio::spawn(Mover::new(connected, Arc::clone(&link)).run());
             let mover = mover.abort_handle();
@@ -103,7 +108,8 @@ impl StreamPublisher {
                 handle,
                 mover,
                 unnamed: 0,
-                is_named: false,
+                reference: None,
+                leader,
                 tells_partitions,
             };
             stream.declare(amqp, UNNAMED, "").await?;
@@ -189,7 +195,7 @@ impl StreamPublisher {
         let mut highest_of_all = None;
         for stream in &mut self.streams {
             stream.declare(amqp, NAMED, reference).await?;
-            stream.is_named = true;
+            stream.reference = Some(reference.to_owned());
             let Some(highest) = stream.highest(amqp, reference).await? else { continue };
             if highest > ceiling {
                 return Err(link::somebody_else(&stream.name, reference, highest, ceiling));
@@ -198,6 +204,10 @@ impl StreamPublisher {
             stream.link.watch(Name { reference: reference.to_owned(), ceiling });
         }
         if let Some(highest) = highest_of_all.filter(|highest| *highest < expected) {
+            // Of one that has some of them, the last may never have been sent: it was parked, say.
+            if highest == 0 {
+                self.streams.iter().for_each(|stream| stream.link.forgot());
+            }
             warn!(
                 hint = "nothing is wrong where the stream is new; else look whether it was deleted and made again, or brokers lost power: what it held by then is gone",
                 highest,
@@ -221,6 +231,11 @@ impl StreamPublisher {
         Ok(highest_of_all)
     }
 
+    /// What can be seen of each stream.
+    pub(crate) fn view(&self) -> Vec<StreamView> {
+        self.streams.iter().map(OpenStream::view).collect()
+    }
+
     /// The largest message in bytes.
     pub(crate) fn largest(&self) -> usize {
         let largest = self.streams.iter().map(|stream| stream.link.largest()).min();
@@ -235,7 +250,7 @@ impl StreamPublisher {
             self.broken.get_or_insert_with(|| Fault::transient(what));
             return;
         };
-        let (publisher, id) = match message.publishing_id.filter(|_| stream.is_named) {
+        let (publisher, id) = match message.publishing_id.filter(|_| stream.reference.is_some()) {
             Some(id) => (NAMED, id),
             None => {
                 stream.unnamed += 1;
@@ -273,6 +288,21 @@ impl StreamPublisher {
 }
 
 impl OpenStream {
+    fn view(&self) -> StreamView {
+        let mut view = StreamView {
+            stream: Arc::clone(&self.name),
+            leader: self.leader.clone(),
+            name: self.reference.clone(),
+            is_watched: false,
+            in_flight: 0,
+            sent_id: 0,
+            confirmed_id: 0,
+            has_forgotten: false,
+        };
+        self.link.view(&mut view);
+        view
+    }
+
     async fn ask(
         &self,
         amqp: &Amqp,

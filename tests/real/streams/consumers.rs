@@ -11,7 +11,7 @@ use super::partitioned::{spread, write};
 use crate::recipes::made_once;
 use crate::setting::{PATIENCE, Setting};
 
-fn python() -> Result<PathBuf> {
+pub(super) fn python() -> Result<PathBuf> {
     const PACKAGES: [&str; 2] = ["rstream==1.0.1", "psycopg[binary]==3.3.9"];
     let folder = made_once("streams-python", |folder| {
         let mut install = Command::new("sh");

@@ -43,7 +43,7 @@ fn shown(delivery: &lapin::message::Delivery, is_old: bool) -> BTreeMap<String, 
 }
 
 /// With all properties that there are.
-fn mapped(setting: Setting) -> Setting {
+pub(super) fn mapped(setting: Setting) -> Setting {
     setting
         .set("tables.0.app_id", "shop")
         .set("tables.0.properties.content_encoding", "identity")

@@ -225,9 +225,9 @@ function rates(list, all, title) {
   const now = performance.now();
   const before = listsBefore[list];
   if (!before || now - before.at > 4000 || before.all.length !== all.length) listsBefore[list] = { at: now, all };
-  return all.map((one, at) => {
-    const past = before && before.all[at];
-    if (!past || title(past) !== title(one) || past.delivered > one.delivered) return '–';
+  return all.map((one) => {
+    const past = before && before.all.find((it) => title(it) === title(one));
+    if (!past || past.delivered > one.delivered) return '–';
     return count((one.delivered - past.delivered) / Math.max(0.5, (now - before.at) / 1000)) + ' /s';
   });
 }
@@ -248,6 +248,12 @@ function destinations(status) {
     [title(one), per[at], span(one.commit_to_confirm.p50_seconds), span(one.commit_to_confirm.p99_seconds),
       count(one.delivered), count(one.parked)],
     ['', 'rate', 'median', '99 %', 'delivered', 'parked'])));
+  const streams = all.filter((one) => one.stream);
+  $('streams-table').hidden = !streams.length;
+  const named = streams.find((one) => one.stream.publisher);
+  put('streams-said', named ? 'Streams are published to as ' + named.stream.publisher + '.' : '');
+  $('streams-rows').replaceChildren(...streams.map(({ name, stream }) => rowOf(
+    [name, stream.leader, count(stream.in_flight), stream.confirmed_id], ['', 'leader', 'in flight', 'confirmed up to id'])));
 }
 
 function tables(status) {
