@@ -29,11 +29,13 @@ ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS session uuid;
 ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS messages boolean;
 -- By which a RabbitMQ stream knows events again: the publishing id of the last event before the place, and a
 -- number in the name that they are published under. Null: the next session takes a new one, since nobody
--- may know which ids were used. And when the server was started under which that name is known to be right.
+-- may know which ids were used. And when the server was started under which that name is known to be right, and the
+-- highest id that a stream has confirmed under it: one that has less has lost it.
 ALTER TABLE pgoutbox.progress
     ADD COLUMN IF NOT EXISTS publishing_id    bigint NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS publishing_epoch bigint,
-    ADD COLUMN IF NOT EXISTS publishing_start timestamptz;
+    ADD COLUMN IF NOT EXISTS publishing_start timestamptz,
+    ADD COLUMN IF NOT EXISTS confirmed_id     bigint NOT NULL DEFAULT 0;
 -- Which stream the events of each source go to, while some may be in flight: another one knows nothing of their
 -- ids, and may have later ones. Null: none is in flight, or goes to a stream.
 ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS routes jsonb;

@@ -8,6 +8,8 @@ UPDATE pgoutbox.progress
    SET publishing_epoch = CASE WHEN :'renews'::boolean OR publishing_epoch IS NULL
                                THEN greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, publishing_epoch + 1)
                                ELSE publishing_epoch END,
+       -- Under another name nothing is confirmed.
+       confirmed_id = CASE WHEN :'renews'::boolean OR publishing_epoch IS NULL THEN 0 ELSE confirmed_id END,
        routes = :'routes'::jsonb,
        publishing_start = pg_postmaster_start_time()
  WHERE slot = :'slot' AND session = :'session'::uuid

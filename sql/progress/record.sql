@@ -6,10 +6,11 @@
 --   $1 name: slot, $2 text: system identifier, $3 integer: timeline, $4 pg_lsn: place,
 --   $5 bigint: events settled of the transaction whose commit record starts there,
 --   $6 text: session; null where it is written outside one,
---   $7 bigint: publishing id of the last event before the place
+--   $7 bigint: publishing id of the last event before the place,
+--   $8 bigint: the highest one that a stream has confirmed under the name
 INSERT INTO pgoutbox.progress AS progress
-       (slot, system_identifier, timeline, end_lsn, commit_lsn, settled, session, publishing_id, updated_at)
-SELECT $1, $2, $3, $4::pg_lsn, CASE WHEN $5::bigint > 0 THEN $4::pg_lsn END, $5::bigint, $6::text::uuid, $7::bigint, now()
+       (slot, system_identifier, timeline, end_lsn, commit_lsn, settled, session, publishing_id, confirmed_id, updated_at)
+SELECT $1, $2, $3, $4::pg_lsn, CASE WHEN $5::bigint > 0 THEN $4::pg_lsn END, $5::bigint, $6::text::uuid, $7::bigint, $8::bigint, now()
  WHERE CASE WHEN $6::text IS NULL OR EXISTS (SELECT FROM pgoutbox.progress WHERE slot = $1) THEN true
             ELSE pgoutbox.taken_over($1) END
 ON CONFLICT (slot) DO UPDATE
@@ -20,6 +21,7 @@ ON CONFLICT (slot) DO UPDATE
        settled = excluded.settled,
        session = coalesce(excluded.session, progress.session),
        publishing_id = excluded.publishing_id,
+       confirmed_id = greatest(progress.confirmed_id, excluded.confirmed_id),
        -- Outside a session nobody knows which ids were used.
        publishing_epoch = CASE WHEN excluded.session IS NOT NULL THEN progress.publishing_epoch END,
        updated_at = excluded.updated_at,

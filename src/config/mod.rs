@@ -170,13 +170,6 @@ impl Config {
         self.sources().any(|source| source.stream.is_none())
     }
 
-    /// Whether each event goes to a stream: then the last that was settled is the last there.
-    pub(crate) fn are_all_to_streams(&self) -> bool {
-        self.sources().all(|source| {
-            source.stream.is_some() && source.rule.0.is_empty() && source.share.is_none()
-        })
-    }
-
     /// The streams, each once.
     pub(crate) fn streams(&self) -> BTreeSet<&str> {
         self.stream_sinks().flat_map(|sink| sink.partitions.iter().map(|name| &**name)).collect()

@@ -340,9 +340,8 @@ impl RecallStep {
         // Ids that an earlier session used and nobody knows of follow from what was committed by then.
         let ceiling = relay::ids::ceiling(Position::after_commit(self.known.end));
         let last = self.known.memory.publishing_id;
-        let is_known = !renews && config.are_all_to_streams();
-        let expected = if is_known { last } else { 0 };
-        let named = streams.name(&config.amqp, &reference, (ceiling.max(last), expected)).await;
+        let confirmed = self.known.name.filter(|_| !renews).map_or(0, |name| name.confirmed);
+        let named = streams.name(&config.amqp, &reference, (ceiling.max(last), confirmed)).await;
         named.map_err(|fault| fault.on(Side::Broker))?;
         Ok(None)
     }

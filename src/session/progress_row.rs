@@ -130,6 +130,8 @@ pub(super) struct NameInRow {
     pub(super) started: i64,
     /// The publishing id of the last event before the place of the row.
     pub(super) settled: u64,
+    /// The highest publishing id that a stream has confirmed under the name.
+    pub(super) confirmed: u64,
 }
 
 impl NameInRow {
@@ -142,6 +144,7 @@ impl NameInRow {
             is_same_start: column(row, "is_same_start")?,
             started: column(row, "started")?,
             settled,
+            confirmed: u64::try_from(column::<i64>(row, "confirmed_id")?).unwrap_or(0),
         }))
     }
 
@@ -313,7 +316,7 @@ pub(super) async fn recall(
     past.coverage = Some(coverage.clone());
     if gap.is_some() && row.is_none() {
         // Only this process knows, and it may end.
-        record_reach(client, slot, own, (confirmed, memory.publishing_id), true).await?;
+        record_reach(client, slot, own, (confirmed, memory.publishing_id, 0), true).await?;
         record_coverage(client, slot, 0).await?;
     }
     gap.as_ref().map_or(Ok(()), |gap| gap.refuse(config))?;
@@ -323,7 +326,7 @@ pub(super) async fn recall(
     let is_catching_up = u64::from(confirmed) == u64::from(durable) + 1;
     let is_moved = gap.is_none() && confirmed > durable && !is_catching_up;
     if is_moved {
-        record_reach(client, slot, own, (confirmed, memory.publishing_id), true).await?;
+        record_reach(client, slot, own, (confirmed, memory.publishing_id, 0), true).await?;
         durable = confirmed;
     }
     if !is_counted {
@@ -628,24 +631,25 @@ async fn remember_coverage(past: &mut Past, client: &Client, slot: &str, is_gap:
     }
 }
 
-/// Writes down that everything before `lsn` is settled, on disk, with the publishing id of the last of it; returns where the WAL ends then. Only a
-/// session that `begins` makes the row: one that found it is not to make up for it where it is gone.
+/// Writes down that everything before `lsn` is settled, on disk, with the publishing id of the last of it, and the highest that
+/// a stream has confirmed (the row keeps what it has, if that is higher); returns where the WAL ends then. Only a session that `begins` makes the row: one that found it is not to make up for it where it is gone.
 pub(super) async fn record_reach(
     client: &Client,
     slot: &str,
     own: RowOwner<'_>,
-    (lsn, publishing_id): (PgLsn, u64),
+    (lsn, publishing_id, confirmed_id): (PgLsn, u64, u64),
     begins: bool,
 ) -> Result<PgLsn, Fault> {
     let Identity { system_identifier, timeline } = own.identity;
     let (timeline, lsn) = (timeline.to_string(), lsn.to_string());
-    let publishing_id = publishing_id.to_string();
+    let (publishing_id, confirmed_id) = (publishing_id.to_string(), confirmed_id.to_string());
     let variables = [
         ("slot", slot),
         ("system", system_identifier.as_str()),
         ("timeline", timeline.as_str()),
         ("lsn", lsn.as_str()),
         ("publishing_id", publishing_id.as_str()),
+        ("confirmed_id", confirmed_id.as_str()),
         ("session", own.session),
         ("begins", if begins { "true" } else { "false" }),
     ];

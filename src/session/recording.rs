@@ -32,6 +32,8 @@ pub(super) struct Recording {
     reach: Reach,
     /// The publishing id of the last event before what is settled.
     publishing_id: u64,
+    /// The highest one that a stream has confirmed in this session.
+    confirmed_id: u64,
     write: Option<Write>,
 }
 
@@ -45,7 +47,17 @@ impl Recording {
     ) -> Self {
         let (config, client) = (Arc::clone(config), Arc::clone(client));
         let reach = Reach::new(durable);
-        Self { config, client, identity, session, has_messages, reach, publishing_id, write: None }
+        Self {
+            config,
+            client,
+            identity,
+            session,
+            has_messages,
+            reach,
+            publishing_id,
+            confirmed_id: 0,
+            write: None,
+        }
     }
 
     /// What the row is known to say, on disk.
@@ -53,9 +65,14 @@ impl Recording {
         self.reach.durable()
     }
 
-    /// All before it is settled; the last of that has this publishing id.
-    pub(super) fn settled(&mut self, lsn: PgLsn, publishing_id: u64) -> Option<PgLsn> {
-        self.publishing_id = publishing_id;
+    /// All before it is settled; the last of that has this publishing id, and a stream has confirmed them up to that one.
+    pub(super) fn settled(
+        &mut self,
+        lsn: PgLsn,
+        publishing_id: u64,
+        confirmed_id: u64,
+    ) -> Option<PgLsn> {
+        (self.publishing_id, self.confirmed_id) = (publishing_id, confirmed_id);
         self.reach.settled(lsn)
     }
 
@@ -95,7 +112,7 @@ impl Recording {
         let Some(lsn) = self.reach.begin_write(Instant::now()) else { return };
         let (client, identity) = (Arc::clone(&self.client), self.identity.clone());
         let (config, session) = (Arc::clone(&self.config), self.session.clone());
-        let (has_messages, place) = (self.has_messages, (lsn, self.publishing_id));
+        let (has_messages, place) = (self.has_messages, (lsn, self.publishing_id, self.confirmed_id));
         self.write = Some(Box::pin(async move {
             let slot = &config.postgres.slot;
             let own = RowOwner { identity: &identity, session: &session, has_messages };
@@ -122,7 +139,13 @@ impl Recording {
         let slot = &self.config.postgres.slot;
         let has_messages = self.has_messages;
         let own = RowOwner { identity: &self.identity, session: &self.session, has_messages };
-        let written = record_reach(&self.client, slot, own, (lsn, self.publishing_id), false);
+        let written = record_reach(
+            &self.client,
+            slot,
+            own,
+            (lsn, self.publishing_id, self.confirmed_id),
+            false,
+        );
         let end = in_time(STOP_TIMEOUT, written).await?.ok()?;
         self.reach.recorded(Some((lsn, end)))
     }

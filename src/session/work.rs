@@ -328,7 +328,11 @@ impl Session {
                 }
                 Effect::Reopen => self.broker.reopen(&self.config.amqp),
                 Effect::Acknowledge(lsn) => {
-                    let lsn = self.recording.settled(lsn, self.relay.acknowledged_id());
+                    let lsn = self.recording.settled(
+                        lsn,
+                        self.relay.acknowledged_id(),
+                        self.relay.confirmed_id(),
+                    );
                     self.acknowledge(lsn);
                 }
                 Effect::Mark(batch) => self.jobs.write(batch),

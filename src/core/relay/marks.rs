@@ -217,6 +217,8 @@ pub struct Batch {
     pub position: Position,
     /// The publishing id of the last event before that place.
     pub publishing_id: u64,
+    /// The highest one that a stream has confirmed; 0 where none has yet in this session.
+    pub confirmed_id: u64,
     /// Events settled when the batch was made.
     pub settled: u64,
 }
@@ -521,6 +523,7 @@ mod tests {
             parking: ParkingBatch::default(),
             position: Position::start(),
             publishing_id: 0,
+            confirmed_id: 0,
             settled: 1,
         };
         let written = WrittenBatch {
@@ -545,6 +548,7 @@ mod tests {
             parking: ParkingBatch::default(),
             position: Position::start(),
             publishing_id: 0,
+            confirmed_id: 0,
             settled: 1,
         };
         let why = Arc::new(MarkError {

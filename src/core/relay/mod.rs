@@ -222,6 +222,11 @@ impl Relay {
         self.progress.acknowledged_id()
     }
 
+    /// The highest publishing id that a stream has confirmed; 0 where none has in this session.
+    pub(crate) fn confirmed_id(&self) -> u64 {
+        self.progress.confirmed_id()
+    }
+
     /// The stream is to be read. Where this is `false`, the server waits: that is the
     /// back-pressure.
     pub fn is_reading(&self) -> bool {

@@ -52,6 +52,8 @@ pub(crate) struct Progress {
     acknowledged: PgLsn,
     /// The publishing id of the last event before it.
     acknowledged_id: u64,
+    /// The highest publishing id that a stream has confirmed in this session: whatever its place, the broker has it.
+    confirmed_id: u64,
     /// The first row that was left to others: what is behind it may well be settled, and yet
     /// not delivered.
     left: Option<(Position, u64)>,
@@ -72,6 +74,7 @@ impl Progress {
             received_lsn: PgLsn::from(0),
             acknowledged: PgLsn::from(0),
             acknowledged_id: publishing_id,
+            confirmed_id: 0,
             left: None,
         }
     }
@@ -230,6 +233,16 @@ impl Progress {
     /// The publishing id of the last event before that LSN.
     pub(crate) fn acknowledged_id(&self) -> u64 {
         self.acknowledged_id
+    }
+
+    /// A stream has confirmed this publishing id.
+    pub(crate) fn confirm(&mut self, publishing_id: u64) {
+        self.confirmed_id = self.confirmed_id.max(publishing_id);
+    }
+
+    /// The highest publishing id that a stream has confirmed; 0 where none has in this session.
+    pub(crate) fn confirmed_id(&self) -> u64 {
+        self.confirmed_id
     }
 
     /// The last LSN received on this connection that may be acknowledged at all.

@@ -180,6 +180,7 @@ impl Recorder {
                 parking: ParkingBatch::default(),
                 position: self.position,
                 publishing_id: 0,
+                confirmed_id: 0,
                 settled: self.recorded,
             });
         }
@@ -190,6 +191,7 @@ impl Recorder {
             parking: self.unwritten.take(),
             position: progress.position(),
             publishing_id: progress.publishing_id(),
+            confirmed_id: progress.confirmed_id(),
             settled: progress.settled(),
         })
     }
@@ -301,6 +303,7 @@ impl Recorder {
             parking: ParkingBatch::default(),
             position,
             publishing_id,
+            confirmed_id: progress.confirmed_id(),
             settled: progress.settled(),
         })
     }

@@ -61,7 +61,12 @@ impl Relay {
         let PublishedEvent { arrival, dead_letter, .. } = published;
         trace!(event_id = arrival.id(), position = %arrival.position, ?outcome, "the broker answers");
         match outcome {
-            DeliveryOutcome::Delivered => self.delivered(now, arrival, dead_letter, effects),
+            DeliveryOutcome::Delivered => {
+                if let Some(id) = arrival.publishing_id.filter(|_| dead_letter.is_none()) {
+                    self.progress.confirm(id);
+                }
+                self.delivered(now, arrival, dead_letter, effects);
+            }
             DeliveryOutcome::Returned(why) => {
                 self.refused(now, arrival, dead_letter, Refusal::Returned { why });
             }

@@ -389,8 +389,9 @@ impl Marker {
         let Position { commit_lsn, index } = batch.position;
         let settled = i64::try_from(index).unwrap_or(i64::MAX);
         let Identity { system_identifier, timeline } = &self.identity;
-        let publishing_id = i64::try_from(batch.publishing_id).unwrap_or(i64::MAX);
-        let progress: [&(dyn ToSql + Sync); 7] = [
+        let id = |id| i64::try_from(id).unwrap_or(i64::MAX);
+        let (publishing_id, confirmed_id) = (id(batch.publishing_id), id(batch.confirmed_id));
+        let progress: [&(dyn ToSql + Sync); 8] = [
             &self.slot,
             system_identifier,
             timeline,
@@ -398,6 +399,7 @@ impl Marker {
             &settled,
             &self.session,
             &publishing_id,
+            &confirmed_id,
         ];
         client.execute(&self.record, &progress).await
     }

@@ -182,7 +182,8 @@ impl StreamPublisher {
     }
 
     /// From here on what has a publishing id goes out under this name. `ceiling`: nothing that was committed
-    /// by now has a higher id. `expected`: the broker has confirmed this one, as far as is known.
+    /// by now has a higher id. `confirmed`: the broker has confirmed this one under the name; 0: none, as far as is
+    /// known.
     ///
     /// # Errors
     /// The broker's; and that under the name there is what nobody of ours can have sent.
@@ -190,9 +191,9 @@ impl StreamPublisher {
         &mut self,
         amqp: &Amqp,
         reference: &str,
-        (ceiling, expected): (u64, u64),
+        (ceiling, confirmed): (u64, u64),
     ) -> Result<(), Fault> {
-        let mut highest_of_all = None;
+        let mut all = Vec::new();
         for stream in &mut self.streams {
             stream.declare(amqp, NAMED, reference).await?;
             stream.reference = Some(reference.to_owned());
@@ -200,18 +201,19 @@ impl StreamPublisher {
             if highest > ceiling {
                 return Err(link::somebody_else(&stream.name, reference, highest, ceiling));
             }
-            highest_of_all = highest_of_all.max(Some(highest));
+            all.push((&stream.link, highest));
             stream.link.watch(Name { reference: reference.to_owned(), ceiling });
         }
-        if let Some(highest) = highest_of_all.filter(|highest| *highest < expected) {
-            // Of one that has some of them, the last may never have been sent: it was parked, say.
-            if highest == 0 {
-                self.streams.iter().for_each(|stream| stream.link.forgot());
-            }
+        let highest_of_all = all.iter().map(|(_, highest)| *highest).max();
+        if let Some(highest) = highest_of_all.filter(|highest| *highest < confirmed) {
+            // Which of several had it, nobody knows: one that has nothing, perhaps.
+            let has_empty = all.iter().any(|(_, highest)| *highest == 0);
+            let those = all.iter().filter(|(_, highest)| *highest == 0 || !has_empty);
+            those.for_each(|(link, _)| link.forgot());
             warn!(
                 hint = "nothing is wrong where the stream is new; else look whether it was deleted and made again, or brokers lost power: what it held by then is gone",
                 highest,
-                confirmed = expected,
+                confirmed,
                 "the stream has not the last of what was confirmed before"
             );
         }

@@ -226,8 +226,8 @@ async fn record(
 ) -> Result<(), Fault> {
     let before = Position::before(new.consistent_lsn).commit_lsn;
     let Identity { system_identifier, timeline } = identity;
-    let progress: [&(dyn postgres_types::ToSql + Sync); 7] =
-        [&slot, system_identifier, timeline, &before, &0_i64, &None::<&str>, &0_i64];
+    let progress: [&(dyn postgres_types::ToSql + Sync); 8] =
+        [&slot, system_identifier, timeline, &before, &0_i64, &None::<&str>, &0_i64, &0_i64];
     let written = client.execute(sql::PROGRESS_RECORD, &progress).await;
     written.map(|_| ()).map_err(|error| classify(&error))
 }
@@ -242,7 +242,15 @@ pub(crate) async fn record_new(config: &Config, client: &Client, lsn: &str) {
         return;
     };
     drop(wal);
-    let progress: [&(dyn postgres_types::ToSql + Sync); 7] =
-        [&slot, &system_identifier, &timeline, &consistent_lsn, &0_i64, &None::<&str>, &0_i64];
+    let progress: [&(dyn postgres_types::ToSql + Sync); 8] = [
+        &slot,
+        &system_identifier,
+        &timeline,
+        &consistent_lsn,
+        &0_i64,
+        &None::<&str>,
+        &0_i64,
+        &0_i64,
+    ];
     let _ = client.execute(sql::PROGRESS_RECORD, &progress).await;
 }

@@ -1,6 +1,7 @@
 //! What is to be seen of streams: by people, by programs, and where something is the matter with them.
 
 use anyhow::{Context, Result};
+use harness::events::event;
 use harness::http::get;
 use harness::rabbitmq::Permissions;
 use harness::relay::Relay;
@@ -67,10 +68,21 @@ async fn leader_ids_and_figures_of_each_partition() -> Result<()> {
 #[tokio::test]
 async fn a_stream_that_was_made_again() -> Result<()> {
     let (_rabbitmq, setting) = Setting::streaming(STREAM).await?;
+    let setting = setting.set("amqp.max_message_bytes", "1KiB");
     let relay = setting.run()?;
     write(&setting, 1..=20).await?;
     setting.all_marked().await.with_context(|| relay.log())?;
+    // The last one is never sent.
+    setting.insert(event(21, "good").column("payload", "jsonb_build_object('it', repeat('x', 2000))")).await?;
+    let is_parked = "SELECT count(*) = 1 FROM pgoutbox.parked";
+    setting.until("it to be parked", is_parked).await.with_context(|| relay.log())?;
     relay.drain(PATIENCE).await?;
+    let relay = setting.run()?;
+    relay.http(PATIENCE).await?;
+    wait_until("a session", PATIENCE, async || Ok(status(&relay).await?["state"] == "running")).await?;
+    let log = relay.log();
+    relay.drain(PATIENCE).await?;
+    assert!(!log.contains("has not the last"), "{log}");
     let channel = setting.channel().await?;
     channel.queue_delete(STREAM.into(), QueueDeleteOptions::default()).await?;
     setting.init().await?;

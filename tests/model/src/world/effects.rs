@@ -152,6 +152,8 @@ impl World {
     pub(super) fn mark(&mut self, batch: Batch) {
         let most = self.rules.audit.batch + batch.parking.attempts.len();
         assert!(batch.marks.len() <= most, "too large a batch");
+        let highest = self.session.as_ref().map_or(0, |session| self.broker.highest(session.name));
+        assert!(batch.confirmed_id <= highest, "written as confirmed, and the stream has less");
         let mut parked = self.postgres.parking.places();
         for mark in &batch.marks {
             assert_ne!(self.marking, Marking::None, "a mark where none is wanted");
