@@ -20,7 +20,7 @@ POSTGRES="14 15 16 17 18"
 RABBITMQ="3.10 4.0 4.3"
 
 # What a server's version may change: SQL and catalogs, the stream, what refuses, how it stops.
-DEPENDS="caught_up:: check:: commands:: ddl:: drain:: flow:: parking:: progress:: publication:: recipes::consuming:: refused:: restart:: returns:: roles:: standby:: streams::clients:: streams::consumers:: streams::kills:: streams::partitioned::"
+DEPENDS="caught_up:: check:: commands:: ddl:: drain:: flow:: parking:: progress:: publication:: recipes::consuming:: refused:: restart:: returns:: roles:: standby:: streams::clients:: streams::consumers:: streams::filters:: streams::kills:: streams::partitioned::"
 
 which=${1:-}
 if [ "$which" = ends ] && [ "${PGOUTBOX_VERSIONS:-}" = default ]; then

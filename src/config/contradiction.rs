@@ -180,6 +180,9 @@ impl Check<'_> {
         self.written(key, table);
         self.template(&format!("{key}.exchange"), &table.exchange, columns);
         self.template(&format!("{key}.routing_key"), &table.routing_key, columns);
+        if let Some(template) = table.stream.as_ref().and_then(|sink| sink.filter_value.as_ref()) {
+            self.template(&format!("{key}.filter_value"), template, columns);
+        }
     }
 
     /// What a marked row holds is written to columns of its own.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Template;
 use super::problem::Problems;
 use super::values::Values;
 
@@ -14,13 +15,16 @@ pub struct StreamSink {
     pub partitions: Arc<[Arc<str>]>,
     /// Events are spread over partitions by their aggregate.
     pub is_super: bool,
+    /// By what consumers ask for a part of the events, a template. Default none.
+    pub filter_value: Option<Template>,
 }
 
 impl From<&str> for StreamSink {
     /// A stream of this name.
     fn from(name: &str) -> Self {
         let name: Arc<str> = name.into();
-        Self { partitions: [Arc::clone(&name)].into(), name, is_super: false }
+        let partitions = [Arc::clone(&name)].into();
+        Self { partitions, name, is_super: false, filter_value: None }
     }
 }
 
@@ -29,7 +33,8 @@ impl StreamSink {
     /// them.
     pub(crate) fn partitioned(name: &str, count: u64) -> Self {
         let partitions = (0..count).map(|number| format!("{name}-{number}").into());
-        Self { name: name.into(), partitions: partitions.collect(), is_super: true }
+        let partitions = partitions.collect();
+        Self { name: name.into(), partitions, is_super: true, filter_value: None }
     }
 }
 
@@ -39,7 +44,8 @@ pub(super) fn stream_sink(
     key: &str,
     problems: &mut Problems,
 ) -> Option<StreamSink> {
-    let [name_key, count_key] = ["stream", "partitions"].map(|name| format!("{key}.{name}"));
+    let [name_key, count_key, filter_key] =
+        ["stream", "partitions", "filter_value"].map(|name| format!("{key}.{name}"));
     let sink = values.text(&format!("{key}.sink")).unwrap_or_default();
     let (is_super, is_stream) = (sink == "super_stream", sink != "exchange" && !sink.is_empty());
     let mut wrong = |key: &str, is_wanted: bool, hint: &str| {
@@ -66,9 +72,13 @@ pub(super) fn stream_sink(
     if !is_super && has_count {
         wrong(&count_key, false, "set sink = \"super_stream\" beside it, or take it away");
     }
-    let name = values.text(&name_key).filter(|_| is_stream)?;
-    match is_super {
-        true => Some(StreamSink::partitioned(&name, values.size(&count_key)?)),
-        false => Some(name.as_str().into()),
+    if !is_stream && values.is_set(&filter_key) {
+        wrong(&filter_key, false, "set sink = \"stream\" beside it, or take it away");
     }
+    let name = values.text(&name_key).filter(|_| is_stream)?;
+    let sink = match is_super {
+        true => StreamSink::partitioned(&name, values.size(&count_key)?),
+        false => name.as_str().into(),
+    };
+    Some(StreamSink { filter_value: values.optional_template(&filter_key), ..sink })
 }

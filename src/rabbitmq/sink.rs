@@ -42,6 +42,7 @@ impl Sink {
             true => Some(StreamPublisher::connect(broker, amqp, config.stream_sinks()).await?),
             false => None,
         };
+        streams.iter().for_each(StreamPublisher::warn_of_filters);
         let exchange = match config.has_exchanges() {
             true => Some(Box::new(Publisher::connect(broker, amqp).await?)),
             false => None,

@@ -112,7 +112,8 @@ impl Recording {
         let Some(lsn) = self.reach.begin_write(Instant::now()) else { return };
         let (client, identity) = (Arc::clone(&self.client), self.identity.clone());
         let (config, session) = (Arc::clone(&self.config), self.session.clone());
-        let (has_messages, place) = (self.has_messages, (lsn, self.publishing_id, self.confirmed_id));
+        let (has_messages, place) =
+            (self.has_messages, (lsn, self.publishing_id, self.confirmed_id));
         self.write = Some(Box::pin(async move {
             let slot = &config.postgres.slot;
             let own = RowOwner { identity: &identity, session: &session, has_messages };

@@ -17,7 +17,7 @@ pub enum Severity {
 
 /// What a [`Finding`] may be called, of `check` and of `verify`. Alerts are built on these: one that
 /// is renamed goes silent.
-pub const NAMES: [&str; 133] = [
+pub const NAMES: [&str; 134] = [
     "broker",
     "broker-blocked",
     "broker-connection",
@@ -25,6 +25,7 @@ pub const NAMES: [&str; 133] = [
     "broker-max-message-size",
     "broker-stream",
     "broker-stream-connection",
+    "broker-stream-filter",
     "broker-stream-missing",
     "broker-stream-name",
     "broker-stream-permission",

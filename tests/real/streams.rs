@@ -5,6 +5,7 @@ mod clients;
 mod consumers;
 mod content;
 mod copied;
+mod filters;
 mod kills;
 mod name;
 mod parked;

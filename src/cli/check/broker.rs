@@ -8,7 +8,7 @@ use crate::config::{Amqp, Broker, Config, OnFailure};
 use crate::error::{self, About, Fault};
 use crate::rabbitmq::publisher::Publisher;
 use crate::rabbitmq::publisher::probe::ProbeReply;
-use crate::rabbitmq::stream::StreamPublisher;
+use crate::rabbitmq::stream::{OLD_FOR_FILTERS, StreamPublisher};
 use crate::slot::{Finding, Severity, cause, of_broker};
 
 /// `max_message_size` where nobody has set it, by the first number of the version.
@@ -52,7 +52,7 @@ async fn look_at(broker: &Broker, config: &Config) -> (Vec<Finding>, bool) {
     findings.push(Finding::good("broker", format!("{place} lets \"{}\" in", broker.user)));
     findings.extend(size(&place, amqp, &greeting));
     if config.has_streams() {
-        findings.push(streams(broker, config).await);
+        findings.extend(streams(broker, config).await);
     }
     if config.has_exchanges() {
         findings.extend(exchanges(&publisher, broker, config).await);
@@ -156,20 +156,23 @@ async fn exchanges(publisher: &Publisher, broker: &Broker, config: &Config) -> V
 }
 
 /// Whether the streams take messages from this user, by their own protocol.
-async fn streams(broker: &Broker, config: &Config) -> Finding {
+async fn streams(broker: &Broker, config: &Config) -> Vec<Finding> {
     match StreamPublisher::connect(broker, &config.amqp, config.stream_sinks()).await {
-        Ok(_) => {
+        Ok(streams) => {
             let names: Vec<&str> = config.streams().into_iter().collect();
             let what =
                 format!("streams take messages from \"{}\": {}", broker.user, names.join(", "));
-            Finding::good("broker-stream", what)
+            let without = streams
+                .without_filters()
+                .map(|what| Finding::warning("broker-stream-filter", what, OLD_FOR_FILTERS));
+            [Finding::good("broker-stream", what)].into_iter().chain(without).collect()
         }
         Err(fault) => {
             let refusal_of_streams = match cause(&fault) {
                 "relay-stuck" => "broker-stream-connection",
                 named => named,
             };
-            Finding::error(refusal_of_streams, fault.what, fault.hint)
+            vec![Finding::error(refusal_of_streams, fault.what, fault.hint)]
         }
     }
 }

@@ -63,6 +63,10 @@ fn beside_a_stream(key: &str) -> Option<(&'static [&'static str], &'static [&'st
         "tables.0.partitions" => {
             (&["tables.0.sink=super_stream", "tables.0.stream=s", "tables.0.partitions=3"], &[])
         }
+        "tables.0.filter_value" => (&["tables.0.sink=stream", "tables.0.stream=s"], &[]),
+        "messages.0.filter_value" => {
+            (&["messages.0.prefix=orders", "messages.0.sink=stream", "messages.0.stream=s"], &[])
+        }
         "messages.0.partitions" => (
             &[
                 "messages.0.prefix=orders",

@@ -111,6 +111,8 @@ fn companions(setting: &Setting, certificate: &str) -> Vec<(String, String)> {
         ("stream", "sink", "stream"),
         ("partitions", "sink", "super_stream"),
         ("partitions", "stream", "events"),
+        ("filter_value", "sink", "stream"),
+        ("filter_value", "stream", "events"),
     ] {
         if setting.key.ends_with(&format!(".*.{name}")) {
             let key = format!("{}.0.{beside}", list_of(setting));

@@ -210,6 +210,17 @@ fn every_contradiction() {
             "the sink is one stream",
         ),
         (&["tables.0.partitions=3"], "tables.0.partitions", "the sink is an exchange"),
+        (&["tables.0.filter_value=x"], "tables.0.filter_value", "the sink is an exchange"),
+        (
+            &[
+                "tables.0.sink=stream",
+                "tables.0.stream=s",
+                "tables.0.filter_value={topic}",
+                "tables.0.columns.topic=",
+            ],
+            "tables.0.filter_value",
+            "every alternative needs a field",
+        ),
         (
             &[
                 "tables.0.sink=super_stream",

@@ -85,6 +85,8 @@ pub struct Mapping {
     pub(crate) exchange: Pattern,
     /// Routing key of the message.
     pub(crate) routing_key: Pattern,
+    /// Filter value of the message in its stream.
+    pub(crate) filter_value: Option<Pattern>,
     /// What else the configuration makes of the columns; nothing for most tables.
     pub(crate) message: Option<Box<MessagePatterns>>,
     /// The columns of the relation: what a row of it is kept with, where it is kept.
@@ -193,6 +195,11 @@ impl Mapping {
             padded: padded(columns, payload),
             exchange: finder.pattern("exchange", &config.exchange),
             routing_key: finder.pattern("routing_key", &config.routing_key),
+            filter_value: config
+                .stream
+                .as_ref()
+                .and_then(|sink| sink.filter_value.as_ref())
+                .map(|template| finder.pattern("filter_value", template)),
             message: finder.message(&config.message),
             columns: columns.into(),
         };
@@ -236,6 +243,7 @@ impl Mapping {
             padded: Vec::new(),
             exchange: Pattern(Vec::new()),
             routing_key: Pattern(Vec::new()),
+            filter_value: None,
             message: None,
             columns: columns.into(),
         }

@@ -67,8 +67,10 @@ pub struct Message {
     head: Vec<u8>,
     /// Where the properties begin.
     properties_at: usize,
-    /// What comes before the body in the form of a stream; empty where it goes to none.
+    /// The filter value, and what comes before the body in the form of a stream; empty where it goes to none.
     sections: Vec<u8>,
+    /// Where what comes before the body begins.
+    sections_at: usize,
     /// The stream that it goes to; `None`: an exchange.
     stream: Option<Arc<str>>,
     has_text_headers: bool,
@@ -118,8 +120,10 @@ impl Message {
         name(&mut head, "routing_key", routing_key, row)?;
         let properties_at = head.len();
         let timestamp = Some(properties::write(&mut head, of)?);
+        let sections = filter_value(mapping, row, head.len())?;
         let message = Self {
-            sections: Vec::new(),
+            sections_at: sections.len(),
+            sections,
             head,
             properties_at,
             stream: table.stream.as_ref().map(|sink| partition(sink, event)),
@@ -152,6 +156,7 @@ impl Message {
         let timestamp = *properties.timestamp();
         Ok(Self {
             sections: Vec::new(),
+            sections_at: 0,
             head,
             properties_at,
             stream: None,
@@ -177,9 +182,10 @@ impl Message {
 
     /// In the form of a stream as well, whose messages have at most so many bytes.
     fn in_sections(mut self, limit: usize) -> Result<Self, Refusal> {
+        let mut sections = std::mem::take(&mut self.sections);
         let (exchange, routing_key) = self.names();
         let properties = self.properties_bytes();
-        let mut sections = Vec::with_capacity(properties.len() + HEAD_BYTES);
+        sections.reserve(properties.len() + HEAD_BYTES);
         let has_text_headers = self.has_text_headers;
         let of = sections::Sources { exchange, routing_key, properties, has_text_headers };
         sections::write(&mut sections, of)?;
@@ -209,7 +215,12 @@ impl Message {
 
     /// What comes before the body, as a stream keeps it.
     pub fn sections_bytes(&self) -> &[u8] {
-        &self.sections
+        self.sections.get(self.sections_at..).unwrap_or_default()
+    }
+
+    /// By what consumers of the stream ask for it; `None`: by nothing.
+    pub fn filter_value(&self) -> Option<&[u8]> {
+        self.sections.get(..self.sections_at).filter(|value| !value.is_empty())
     }
 
     fn names(&self) -> (&str, &str) {
@@ -277,8 +288,15 @@ impl Message {
         let message =
             Self::new(self.exchange(), self.routing_key(), &properties, self.body.clone())?;
         let (is_mandatory, has_text_headers) = (self.is_mandatory, self.has_text_headers);
-        let message =
-            Self { is_mandatory, has_text_headers, stream: self.stream.clone(), ..message };
+        let filter_value = self.filter_value().unwrap_or_default();
+        let message = Self {
+            is_mandatory,
+            has_text_headers,
+            stream: self.stream.clone(),
+            sections: filter_value.to_vec(),
+            sections_at: filter_value.len(),
+            ..message
+        };
         match self.sections_bytes() {
             [] => Ok(message),
             // It has lost two headers for one: it is not larger than what was within the limits.
@@ -376,6 +394,19 @@ fn partition(sink: &StreamSink, event: &Event<'_>) -> Arc<str> {
     let at = if count == 1 { 0 } else { murmur3(key.as_bytes()) % count };
     let partition = usize::try_from(at).ok().and_then(|at| sink.partitions.get(at));
     Arc::clone(partition.unwrap_or(&sink.name))
+}
+
+/// The filter value of an event, with room for what comes behind it; nothing where it has none.
+fn filter_value(mapping: &Mapping, row: Row<'_>, head: usize) -> Result<Vec<u8>, Refusal> {
+    let Some(pattern) = &mapping.filter_value else { return Ok(Vec::new()) };
+    let text = pattern.text("filter_value", row)?.unwrap_or_default();
+    let bytes = text.len();
+    if bytes > usize::from(u8::MAX) {
+        return Err(Refusal::TooLong { what: "filter_value".to_owned(), bytes });
+    }
+    let mut value = Vec::with_capacity(bytes + head + HEAD_BYTES);
+    value.extend_from_slice(text.as_bytes());
+    Ok(value)
 }
 
 /// Writes a name as its pattern makes it of the row.

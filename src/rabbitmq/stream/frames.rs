@@ -62,6 +62,8 @@ pub(super) fn words(code: u16) -> &'static str {
 }
 
 const VERSION: u16 = 1;
+/// Of a publish whose messages may have a filter value.
+const FILTERED: u16 = 2;
 /// Larger ones are none: a broker's `stream.frame_max` is 1 MiB as installed.
 const LARGEST: usize = 64 << 20;
 const SIZE_BYTES: usize = 4;
@@ -69,8 +71,10 @@ const SIZE_BYTES: usize = 4;
 const PUBLISH_HEAD: usize = 9;
 /// Publishing id and length before a message.
 const ENTRY_HEAD: usize = 12;
-/// What a frame has besides the one message in it.
-pub(super) const OVERHEAD: usize = PUBLISH_HEAD + ENTRY_HEAD;
+/// The length of a filter value.
+const FILTER_HEAD: usize = 2;
+/// What a frame has besides the one message in it, and its filter value.
+pub(super) const OVERHEAD: usize = PUBLISH_HEAD + ENTRY_HEAD + FILTER_HEAD;
 
 /// A frame cannot be so large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,10 +82,14 @@ pub(super) struct TooLarge;
 
 /// Writes a frame of this key, and what `write` puts into it.
 pub(super) fn frame(out: &mut Vec<u8>, key: u16, write: impl FnOnce(&mut Vec<u8>)) {
+    frame_of(out, (key, VERSION), write);
+}
+
+fn frame_of(out: &mut Vec<u8>, (key, version): (u16, u16), write: impl FnOnce(&mut Vec<u8>)) {
     let at = out.len();
     out.extend_from_slice(&[0; SIZE_BYTES]);
     out.extend_from_slice(&key.to_be_bytes());
-    out.extend_from_slice(&VERSION.to_be_bytes());
+    out.extend_from_slice(&version.to_be_bytes());
     write(out);
     let size = u32::try_from(out.len() - at - SIZE_BYTES).unwrap_or(u32::MAX);
     if let Some(place) = out.get_mut(at..at + SIZE_BYTES) {
@@ -142,17 +150,25 @@ pub(super) struct Publish {
     at: usize,
     count: u32,
     frame_max: usize,
+    has_filters: bool,
 }
 
 impl Publish {
-    /// Opens one for this publisher.
-    pub(super) fn open(out: &mut Vec<u8>, publisher: u8, frame_max: usize) -> Self {
+    /// Opens one for this publisher. With `has_filters` its messages may have filter values, which RabbitMQ 3.13 is the
+    /// first to read.
+    pub(super) fn open(
+        out: &mut Vec<u8>,
+        publisher: u8,
+        frame_max: usize,
+        has_filters: bool,
+    ) -> Self {
         let at = out.len();
-        frame(out, key::PUBLISH, |out| {
+        let version = if has_filters { FILTERED } else { VERSION };
+        frame_of(out, (key::PUBLISH, version), |out| {
             out.push(publisher);
             out.extend_from_slice(&[0; 4]);
         });
-        Self { at, count: 0, frame_max }
+        Self { at, count: 0, frame_max, has_filters }
     }
 
     /// No message is in it.
@@ -160,13 +176,14 @@ impl Publish {
         self.count == 0
     }
 
-    /// Whether a message of so many bytes fits behind those that are there.
+    /// Whether a message of so many bytes, its filter value among them, fits behind those that are there.
     pub(super) fn has_room(&self, out: &[u8], bytes: usize) -> bool {
         let size = out.len() - self.at - SIZE_BYTES;
-        size.saturating_add(ENTRY_HEAD).saturating_add(bytes) <= self.frame_max
+        let head = if self.has_filters { ENTRY_HEAD + FILTER_HEAD } else { ENTRY_HEAD };
+        size.saturating_add(head).saturating_add(bytes) <= self.frame_max
     }
 
-    /// Adds a message of these parts.
+    /// Adds a message of these parts, with its filter value where there is one and the frame has them.
     ///
     /// # Errors
     /// It does not fit: nothing is written.
@@ -174,13 +191,21 @@ impl Publish {
         &mut self,
         out: &mut Vec<u8>,
         id: u64,
+        filter_value: Option<&[u8]>,
         parts: [&[u8]; 2],
     ) -> Result<(), TooLarge> {
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
         // Its highest bit tells a batch from a message.
         let length = u32::try_from(bytes).ok().filter(|length| *length <= u32::MAX >> 1);
-        let length = length.filter(|_| self.has_room(out, bytes)).ok_or(TooLarge)?;
+        let filter_value = filter_value.filter(|_| self.has_filters);
+        let with_filter = bytes + filter_value.map_or(0, <[u8]>::len);
+        let length = length.filter(|_| self.has_room(out, with_filter)).ok_or(TooLarge)?;
         out.extend_from_slice(&id.to_be_bytes());
+        if self.has_filters {
+            let length = filter_value.and_then(|value| i16::try_from(value.len()).ok());
+            out.extend_from_slice(&length.unwrap_or(-1).to_be_bytes());
+            out.extend_from_slice(filter_value.filter(|_| length.is_some()).unwrap_or_default());
+        }
         out.extend_from_slice(&length.to_be_bytes());
         parts.iter().for_each(|part| out.extend_from_slice(part));
         self.count += 1;
@@ -403,19 +428,28 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Publisher, id, filter value, and the message.
+    type Published = (u8, u64, Option<Vec<u8>>, Vec<u8>);
+
     /// What a broker would read of a publish: its publisher, and each message with its id.
-    fn published(mut bytes: &[u8]) -> Vec<(u8, u64, Vec<u8>)> {
+    fn published(mut bytes: &[u8]) -> Vec<Published> {
         let mut all = Vec::new();
         while !bytes.is_empty() {
             let First::Whole(frame, taken) = first(bytes) else { panic!("half a frame") };
             bytes = &bytes[taken..];
             let mut rest = Octets(frame);
-            assert_eq!((rest.u16(), rest.u16()), (Some(key::PUBLISH), Some(VERSION)));
+            assert_eq!(rest.u16(), Some(key::PUBLISH));
+            let version = rest.u16().unwrap();
             let (publisher, count) = (rest.u8().unwrap(), rest.u32().unwrap());
             assert!(count > 0);
             for _ in 0..count {
-                let (id, length) = (rest.u64().unwrap(), rest.u32().unwrap());
-                all.push((publisher, id, rest.take(length as usize).unwrap().to_vec()));
+                let id = rest.u64().unwrap();
+                let filter =
+                    (version == FILTERED).then(|| i16::from_be_bytes(rest.array().unwrap()));
+                let filter = filter.and_then(|length| usize::try_from(length).ok());
+                let filter = filter.map(|length| rest.take(length).unwrap().to_vec());
+                let length = rest.u32().unwrap();
+                all.push((publisher, id, filter, rest.take(length as usize).unwrap().to_vec()));
             }
             assert!(rest.0.is_empty());
         }
@@ -425,17 +459,20 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_published_is_what_a_broker_reads(
-            messages in prop::collection::vec((any::<u64>(), "[a-z]{0,30}", "[a-z]{0,60}"), 0..50),
-            frame_max in 120..400_usize,
+            messages in prop::collection::vec(
+                (any::<u64>(), prop::option::of("[a-z]{1,20}"), "[a-z]{0,30}", "[a-z]{0,60}"), 0..50),
+            frame_max in 140..400_usize,
+            has_filters in any::<bool>(),
         ) {
             let mut out = Vec::new();
-            let mut publish = Publish::open(&mut out, 7, frame_max);
-            for (id, head, body) in &messages {
+            let mut publish = Publish::open(&mut out, 7, frame_max, has_filters);
+            for (id, filter, head, body) in &messages {
                 let parts = [head.as_bytes(), body.as_bytes()];
-                if publish.add(&mut out, *id, parts).is_err() {
+                let filter = filter.as_ref().map(|it| it.as_bytes());
+                if publish.add(&mut out, *id, filter, parts).is_err() {
                     publish.close(&mut out);
-                    publish = Publish::open(&mut out, 7, frame_max);
-                    prop_assert_eq!(publish.add(&mut out, *id, parts), Ok(()));
+                    publish = Publish::open(&mut out, 7, frame_max, has_filters);
+                    prop_assert_eq!(publish.add(&mut out, *id, filter, parts), Ok(()));
                 }
             }
             publish.close(&mut out);
@@ -446,7 +483,7 @@ mod tests {
             }
             let expected: Vec<_> = messages
                 .into_iter()
-                .map(|(id, head, body)| (7, id, [head.into_bytes(), body.into_bytes()].concat()))
+                .map(|(id, filter, head, body)| (7, id, filter.filter(|_| has_filters).map(String::into_bytes), [head.into_bytes(), body.into_bytes()].concat()))
                 .collect();
             prop_assert_eq!(published(&out), expected);
         }

@@ -66,6 +66,8 @@ type Reply = oneshot::Sender<(u16, Vec<u8>)>;
 struct StreamState {
     stream: Arc<str>,
     frame_max: usize,
+    /// Messages may have filter values.
+    has_filters: bool,
     /// Requests and answers, as whole frames.
     out: Vec<u8>,
     waiting: VecDeque<Outgoing>,
@@ -87,11 +89,12 @@ struct StreamState {
 }
 
 impl Link {
-    pub(super) fn new(stream: Arc<str>, frame_max: usize) -> Self {
+    pub(super) fn new(stream: Arc<str>, frame_max: usize, has_filters: bool) -> Self {
         Self {
             held: Mutex::new(StreamState {
                 stream,
                 frame_max,
+                has_filters,
                 out: Vec::new(),
                 waiting: VecDeque::new(),
                 unconfirmed: Default::default(),
@@ -220,13 +223,13 @@ impl StreamState {
         while out.len() < WRITE_BYTES
             && let Some(publisher) = self.waiting.front().map(|first| first.publisher)
         {
-            let mut publish = Publish::open(out, publisher, self.frame_max);
+            let mut publish = Publish::open(out, publisher, self.frame_max, self.has_filters);
             while out.len() < WRITE_BYTES
                 && self.waiting.front().is_some_and(|next| next.publisher == publisher)
                 && let Some(next) = self.waiting.pop_front()
             {
                 let parts = [next.message.sections_bytes(), &next.message.body];
-                if publish.add(out, next.id, parts).is_ok() {
+                if publish.add(out, next.id, next.message.filter_value(), parts).is_ok() {
                     continue;
                 }
                 if publish.is_empty() {

@@ -43,6 +43,10 @@ pub(super) struct LeaderConnection {
     /// It can be asked for the partitions of a super stream: up to RabbitMQ 3.11.0 the answer has a key that nobody
     /// waits for.
     pub(super) tells_partitions: bool,
+    /// What it says that its version is; it may say nothing.
+    pub(super) version: String,
+    /// It reads filter values: RabbitMQ 3.13 is the first that does.
+    pub(super) takes_filters: bool,
 }
 
 /// Connects to the node that leads a stream.
@@ -92,6 +96,13 @@ pub(super) fn port(broker: &Broker, amqp: &Amqp) -> u16 {
     amqp.stream_port.unwrap_or(usual)
 }
 
+/// Whether a broker of this version reads filter values.
+fn takes_filters(version: &str) -> bool {
+    let mut numbers = version.split('.').map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= (3, 13)
+}
+
 fn told(mut fault: Fault, at: &Place) -> Fault {
     fault.what = format!("RabbitMQ's streams at {}:{}: {}", at.host, at.port, fault.what);
     let is_of_way =
@@ -126,6 +137,8 @@ impl Talk {
             frame_max: LOGIN_BYTES,
             heartbeat: 0,
             tells_partitions: false,
+            version: String::new(),
+            takes_filters: false,
         };
         let mut talk = Self { connected, advertised: None, number: 0, tune: None };
         talk.log_in(broker, amqp).await?;
@@ -143,6 +156,8 @@ impl Talk {
         let version = frames::value(&theirs, "version").unwrap_or_default();
         self.connected.tells_partitions =
             !["3.9.", "3.10.", "3.11.0"].iter().any(|old| version.starts_with(old));
+        self.connected.takes_filters = takes_filters(&version);
+        self.connected.version = version;
         let (_, offered) = self.ask(key::SASL_HANDSHAKE, |_| {}).await?;
         let mechanism = if broker.is_external { "EXTERNAL" } else { "PLAIN" };
         let offered = frames::listed(&offered).ok_or_else(unreadable)?;

@@ -40,7 +40,7 @@ use crate::within::within;
 #[doc(hidden)]
 pub fn confirmed_by(bytes: &[u8], in_flight: &[u64]) -> (Vec<u64>, bool) {
     frames::read_anything(bytes);
-    let link = Link::new("fuzzed".into(), usize::MAX);
+    let link = Link::new("fuzzed".into(), usize::MAX, true);
     for (number, id) in (0..).zip(in_flight) {
         if let Ok(message) = Message::new("", "", &Default::default(), Default::default()) {
             link.publish(NAMED, *id, number, message);
@@ -54,6 +54,9 @@ pub fn confirmed_by(bytes: &[u8], in_flight: &[u64]) -> (Vec<u64>, bool) {
     (numbers.collect(), goes_on)
 }
 
+/// What helps where a broker reads no filter values.
+pub(crate) const OLD_FOR_FILTERS: &str = "upgrade RabbitMQ to 3.13 or later, or take filter_value away; consumers that filter get no events of before";
+
 /// A stream, as it is connected to.
 struct OpenStream {
     name: Arc<str>,
@@ -66,6 +69,8 @@ struct OpenStream {
     reference: Option<String>,
     leader: String,
     tells_partitions: bool,
+    /// Its broker's version, where that reads no filter values, and there are some.
+    without_filters: Option<String>,
 }
 
 /// The connections of a relay.
@@ -99,7 +104,12 @@ impl StreamPublisher {
             let (name, frame_max) = (Arc::clone(name), connected.frame_max);
             let tells_partitions = connected.tells_partitions;
             let leader = format!("{}:{}", connected.leader.host, connected.leader.port);
-            let link = Arc::new(Link::new(Arc::clone(&name), frame_max));
+            let mut of_it = sinks.clone().filter(|sink| sink.partitions.contains(&name));
+            let wants_filters = of_it.any(|sink| sink.filter_value.is_some());
+            let has_filters = wants_filters && connected.takes_filters;
+            let without_filters =
+                (wants_filters && !has_filters).then(|| connected.version.clone());
+            let link = Arc::new(Link::new(Arc::clone(&name), frame_max, has_filters));
             let mover = tokio::spawn(Mover::new(connected, Arc::clone(&link)).run());
             let mover = mover.abort_handle();
             let stream = OpenStream {
@@ -111,6 +121,7 @@ impl StreamPublisher {
                 reference: None,
                 leader,
                 tells_partitions,
+                without_filters,
             };
             stream.declare(amqp, UNNAMED, "").await?;
             all.streams.push(stream);
@@ -119,6 +130,23 @@ impl StreamPublisher {
             all.have_partitions(amqp, sink).await?;
         }
         Ok(all)
+    }
+
+    /// Says so where a broker reads no filter values, and there are some.
+    pub(crate) fn warn_of_filters(&self) {
+        if let Some(what) = self.without_filters() {
+            warn!(hint = OLD_FOR_FILTERS, "{what}");
+        }
+    }
+
+    /// What is to be said where a broker reads no filter values, and there are some.
+    pub(crate) fn without_filters(&self) -> Option<String> {
+        let without =
+            |stream: &OpenStream| Some((stream.name.clone(), stream.without_filters.clone()?));
+        let (name, version) = self.streams.iter().find_map(without)?;
+        Some(format!(
+            "RabbitMQ {version} reads no filter values: stream \"{name}\" is published to without them"
+        ))
     }
 
     /// The partitions are those of the super stream: consumers find no others.
@@ -212,9 +240,7 @@ impl StreamPublisher {
             those.for_each(|(link, _)| link.forgot());
             warn!(
                 hint = "nothing is wrong where the stream is new; else look whether it was deleted and made again, or brokers lost power: what it held by then is gone",
-                highest,
-                confirmed,
-                "the stream has not the last of what was confirmed before"
+                highest, confirmed, "the stream has not the last of what was confirmed before"
             );
         }
         Ok(())

@@ -13,7 +13,7 @@ use super::consumers::python;
 use super::content::mapped;
 use crate::setting::{PATIENCE, Setting, uuid};
 
-fn script(name: &str) -> PathBuf {
+pub(super) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real/streams").join(name)
 }
 

@@ -73,13 +73,16 @@ async fn a_stream_that_was_made_again() -> Result<()> {
     write(&setting, 1..=20).await?;
     setting.all_marked().await.with_context(|| relay.log())?;
     // The last one is never sent.
-    setting.insert(event(21, "good").column("payload", "jsonb_build_object('it', repeat('x', 2000))")).await?;
+    setting
+        .insert(event(21, "good").column("payload", "jsonb_build_object('it', repeat('x', 2000))"))
+        .await?;
     let is_parked = "SELECT count(*) = 1 FROM pgoutbox.parked";
     setting.until("it to be parked", is_parked).await.with_context(|| relay.log())?;
     relay.drain(PATIENCE).await?;
     let relay = setting.run()?;
     relay.http(PATIENCE).await?;
-    wait_until("a session", PATIENCE, async || Ok(status(&relay).await?["state"] == "running")).await?;
+    wait_until("a session", PATIENCE, async || Ok(status(&relay).await?["state"] == "running"))
+        .await?;
     let log = relay.log();
     relay.drain(PATIENCE).await?;
     assert!(!log.contains("has not the last"), "{log}");
