@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::address::encode;
+use super::address::{Address, encode};
 use super::amqp_url::AmqpUrl;
 use super::effective::EffectiveValues;
 use super::kind::span;
@@ -63,8 +63,30 @@ pub(crate) fn amqp(
         max_message_bytes: values.number("amqp.max_message_bytes"),
         connection_name,
         stream_port: values.size("amqp.stream_port").and_then(|port| u16::try_from(port).ok()),
+        stream_addresses: stream_addresses(values, problems),
         renewal: Renewal::default(),
     }
+}
+
+/// Hosts, each with its port where it says one.
+fn stream_addresses(values: &Values, problems: &mut Problems) -> Vec<(String, Option<u16>)> {
+    const KEY: &str = "amqp.stream_addresses";
+    let mut addresses = Vec::new();
+    for (number, text) in (1..).zip(values.list(KEY)) {
+        let is_plain = !text.contains(['/', '@', '?']);
+        let read = Address::parse(&format!("rabbitmq-stream://{text}")).ok().filter(|_| is_plain);
+        match read.and_then(|address| Some((address.host?, address.port))) {
+            Some(address) => addresses.push(address),
+            None => problems.add(
+                values.origin(KEY),
+                KEY,
+                // Not repeated: somebody may have written a password into it.
+                format!("has a number {number} that is no host:port"),
+                "such as [\"mq.example.org:5552\"]; user, virtual host and TLS are those of amqp.url",
+            ),
+        }
+    }
+    addresses
 }
 
 /// What all URLs that say it agree on.

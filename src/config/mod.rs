@@ -380,6 +380,9 @@ pub struct Amqp {
     pub connection_name: String,
     /// Port of the stream protocol. Default 5552, or 5551 with TLS.
     pub stream_port: Option<u16>,
+    /// Hosts, with their ports where they say them, by which the nodes of streams are reached, and by no others. Default:
+    /// the broker's host, and what nodes advertise.
+    pub stream_addresses: Vec<(String, Option<u16>)>,
     /// How its secrets are read again.
     pub renewal: Renewal,
 }

@@ -118,6 +118,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("amqp.blocked_timeout", Span { min: secs(1), max: mins(24 * 60) }, Value("10m"), "how long a broker's alarm may last before the session is ended"),
     setting("amqp.max_message_bytes", Size { min: KIB, max: 512 * MIB }, Value("16MiB"), "largest body that is published; 16MiB is RabbitMQ 4's own limit"),
     setting("amqp.connection_name", Text(255), Derived("`pgoutbox/<slot>`"), "name shown in RabbitMQ's list of connections"),
+    setting("amqp.stream_addresses", List, Unset, "`host` or `host:port` of the stream protocol, where nodes are not reached under the address that they advertise: a load balancer before all of them, or each of them; tried until one leads to the leader, and no others are"),
     setting("amqp.stream_port", Count { min: 1, max: 65_535 }, Derived("5552; 5551 with `amqps://`"), "port of the stream protocol on the hosts of `amqp.url`, whose user, virtual host and TLS count there too"),
 
     setting("tables.*.preset", Choice(&PRESETS), Unset, "the library or relay that made the table: sets what follows, each of which can be set otherwise").flag("--preset"),

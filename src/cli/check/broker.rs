@@ -293,6 +293,7 @@ mod tests {
                 renewal: crate::config::Renewal::default(),
                 connection_name: String::new(),
                 stream_port: None,
+                stream_addresses: Vec::new(),
             };
             size("there", &amqp, &greeting).map(|finding| finding.severity)
         };

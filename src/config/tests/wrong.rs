@@ -210,6 +210,8 @@ fn every_contradiction() {
             "the sink is one stream",
         ),
         (&["tables.0.partitions=3"], "tables.0.partitions", "the sink is an exchange"),
+        (&["amqp.stream_addresses=a:x"], "amqp.stream_addresses", "no host:port"),
+        (&["amqp.stream_addresses=a,u:p@b:5552"], "amqp.stream_addresses", "no host:port"),
         (&["tables.0.filter_value=x"], "tables.0.filter_value", "the sink is an exchange"),
         (
             &[

@@ -6,6 +6,7 @@
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::frames::{self, First, Frame, Place, code, key, words};
+use super::way::Way;
 use crate::config::{Amqp, Broker, TlsMode};
 use crate::core::event::STREAM_FRAME_MAX;
 use crate::error::{About, Fault, Kind, Peer};
@@ -20,8 +21,6 @@ const TLS_PORT: u16 = 5551;
 pub(super) const NO_WAY: &str = "broker-stream-connection";
 const MISSING: &str = "broker-stream-missing";
 const PERMISSION: &str = "broker-stream-permission";
-/// How often another connection may lead to the node that is wanted, where a load balancer decides.
-const TRIES: usize = 8;
 /// A failed login is answered after three seconds, so that nobody tries many.
 const LOGIN_BYTES: usize = 64 << 10;
 
@@ -59,35 +58,64 @@ pub(super) async fn connect(
     stream: &str,
 ) -> Result<LeaderConnection, Fault> {
     let broker = &amqp.renewed(broker).await;
-    let entry = Place { host: broker.host.clone(), port: port(broker, amqp) };
-    let mut place = entry.clone();
-    for _ in 0..TRIES {
-        let made = within(amqp.connect_timeout, Talk::begin(broker, amqp, &place), |bound| {
-            let what = format!("no answer within {}", crate::text::span(bound));
-            Fault::of(Kind::Timeout, Peer::RabbitMq, what)
-        });
-        let at = place.clone();
-        let told = |fault: Fault| told(fault, &at);
-        let mut talk = made.await.map_err(told)?;
-        let leader = within(amqp.connect_timeout, talk.leader(stream), |bound| {
-            let what = format!("no answer within {}", crate::text::span(bound));
-            Fault::of(Kind::Timeout, Peer::RabbitMq, what)
-        });
-        let leader = leader.await.map_err(told)?;
+    let port = port(broker, amqp);
+    let mut given = amqp
+        .stream_addresses
+        .iter()
+        .map(|(host, own)| Place { host: host.clone(), port: own.unwrap_or(port) });
+    let usual = || Place { host: broker.host.clone(), port };
+    let first = given.next().unwrap_or_else(usual);
+    let mut way = Way::new(first, given.collect(), !amqp.stream_addresses.is_empty());
+    let mut unreachable = None;
+    loop {
+        let place = way.place().clone();
+        let (mut talk, leader) = match led(broker, amqp, &place, stream).await {
+            Ok(led) => led,
+            Err(fault) if is_of_way(&fault) && way.failed() => {
+                unreachable = Some(fault);
+                continue;
+            }
+            Err(fault) => return Err(fault),
+        };
         // A node that does not say where it is was reached where the leader is said to be.
         let is_there = talk.advertised.as_ref().map_or(place == leader, |it| *it == leader);
         if is_there {
-            return Ok(LeaderConnection { leader, ..talk.connected });
+            talk.connected.leader = leader;
+            return Ok(talk.connected);
         }
-        place = if place == leader { entry.clone() } else { leader };
+        if !way.led_elsewhere(&leader) {
+            return Err(not_led_to(stream, &leader, unreachable));
+        }
     }
+}
+
+/// Logs in there, and asks where the leader of the stream is.
+async fn led(
+    broker: &Broker,
+    amqp: &Amqp,
+    place: &Place,
+    stream: &str,
+) -> Result<(Talk, Place), Fault> {
+    let too_late = |bound| {
+        let what = format!("no answer within {}", crate::text::span(bound));
+        Fault::of(Kind::Timeout, Peer::RabbitMq, what)
+    };
+    let made = within(amqp.connect_timeout, Talk::begin(broker, amqp, place), too_late);
+    let mut talk = made.await.map_err(|fault| told(fault, place))?;
+    let leader = within(amqp.connect_timeout, talk.leader(stream), too_late).await;
+    let leader = leader.map_err(|fault| told(fault, place))?;
+    Ok((talk, leader))
+}
+
+fn not_led_to(stream: &str, leader: &Place, unreachable: Option<Fault>) -> Fault {
+    let (host, port) = (&leader.host, leader.port);
+    let why = unreachable.map(|fault| format!("; {}", fault.what)).unwrap_or_default();
     let what = format!(
-        "stream \"{stream}\" is led by a node that cannot be reached by itself: {}:{} leads to others",
-        place.host, place.port
+        "stream \"{stream}\" is led by {host}:{port}, and no address leads there: the others lead to other nodes{why}"
     );
-    Err(Fault::of(Kind::Protocol, Peer::RabbitMq, what).hint(
-        "let the relay reach each node under its advertised name (stream.advertised_host, stream.advertised_port in rabbitmq.conf), or take the load balancer away",
-    ))
+    Fault::of(Kind::Protocol, Peer::RabbitMq, what).hint(
+        "let the relay reach each node under its advertised name (stream.advertised_host, stream.advertised_port in rabbitmq.conf), or name a load balancer before all nodes: amqp.stream_addresses",
+    ).found(Some(NO_WAY))
 }
 
 /// The port of the stream protocol.
@@ -105,10 +133,13 @@ fn takes_filters(version: &str) -> bool {
 
 fn told(mut fault: Fault, at: &Place) -> Fault {
     fault.what = format!("RabbitMQ's streams at {}:{}: {}", at.host, at.port, fault.what);
-    let is_of_way =
-        matches!(fault.kind, Kind::Io(_) | Kind::Timeout | Kind::Closed | Kind::Protocol);
-    let named = fault.finding.or(is_of_way.then_some(NO_WAY));
+    let named = fault.finding.or(is_of_way(&fault).then_some(NO_WAY));
     fault.found(named)
+}
+
+/// Nobody answers there who speaks the protocol: at another address there may be one.
+fn is_of_way(fault: &Fault) -> bool {
+    matches!(fault.kind, Kind::Io(_) | Kind::Timeout | Kind::Closed | Kind::Protocol)
 }
 
 /// Questions and answers, one after the other.

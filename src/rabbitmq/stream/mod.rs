@@ -16,6 +16,7 @@ mod frames;
 mod link;
 mod login;
 mod view;
+mod way;
 
 use std::collections::BTreeSet;
 use std::net::Shutdown;
