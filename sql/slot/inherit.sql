@@ -10,5 +10,6 @@ DELETE FROM pgoutbox.guard WHERE slot = :'slot';
 INSERT INTO pgoutbox.guard (slot, level, verdict)
 SELECT slot, 'calm', '{}' FROM pgoutbox.progress WHERE slot = :'from'
     ON CONFLICT DO NOTHING;
--- A session that still writes under the old name is refused: its row is gone.
-UPDATE pgoutbox.progress SET slot = :'slot', session = NULL WHERE slot = :'from';
+-- A session that still writes under the old name is refused: its row is gone. To streams it is another name: they have
+-- nothing under it yet.
+UPDATE pgoutbox.progress SET slot = :'slot', session = NULL, confirmed_id = 0 WHERE slot = :'from';
