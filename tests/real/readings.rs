@@ -125,3 +125,32 @@ async fn a_place_counts_under_its_publication_alone() -> Result<()> {
     assert!(!setting.ask::<bool>(&marked).await?, "{}", relay.log());
     Ok(())
 }
+
+/// A list that was made before the rule is published by the rule.
+#[tokio::test]
+async fn rows_that_a_rule_leaves_out_are_left_out_of_a_list_under_way() -> Result<()> {
+    let setting = Scenario::with(QUICK).set("window.messages", "20").setting().await?;
+    let setting = setting.set("tables.0.name", "outbox_messages");
+    let consumer = setting.bound("good").await?;
+    setting.bind("bad").await?;
+    setting.sql("SELECT pg_drop_replication_slot(current_database()::name)").await?;
+    setting.insert(rows(ASIDE)).await?;
+    setting.insert(rows(OUTBOX).topic("bad")).await?;
+    let broker = Proxy::start(shared::rabbitmq().await?.port()).await?;
+    broker.stall_after(30_000, Direction::Up);
+    let relay = setting.clone().set("amqp.url", &broker.url(&setting.amqp_url)).run()?;
+    let within = "SELECT count(*) = 1 FROM pgoutbox.progress WHERE settled > 10";
+    setting.until("a place within the list", within).await.with_context(|| relay.log())?;
+    relay.kill9().await?;
+    let ruled = setting.set("tables.0.except.topic", "bad");
+    let relay = ruled.run()?;
+    let done = "SELECT count(*) = 0 FROM pgoutbox.catch_up";
+    ruled.until("the list to be done", done).await.with_context(|| relay.log())?;
+    relay.drain(PATIENCE).await?;
+    let wanted: BTreeSet<String> = ASIDE.map(uuid).collect();
+    assert_eq!(seen(&consumer), wanted, "{}", relay.log());
+    let marked =
+        "SELECT count(*) FROM outbox_messages WHERE topic = 'bad' AND relayed_at IS NOT NULL";
+    assert_eq!(ruled.ask::<i64>(marked).await?, 0);
+    Ok(())
+}

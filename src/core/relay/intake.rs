@@ -515,6 +515,12 @@ impl Relay {
             Err(why) => return Err(Fault::transient(format!("a listed row: {why}")).into()),
         };
         let number = self.progress.receive(position, self.ids.last());
+        // By a rule that is younger than the list.
+        if !self.is_published(&mapping, &tuple) {
+            self.tally.left_out += 1;
+            self.settle(now, number);
+            return Ok(());
+        }
         let source = Source::Stream(number);
         let arrival =
             Arrival { xid, ..Arrival::new(source, position, id, mapping, tuple, commit_time) };
