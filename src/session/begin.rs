@@ -6,6 +6,7 @@
 //! what earlier sessions did) → `Prepared` (and what is read) → [`Session`].
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -116,6 +117,8 @@ struct PrepareStep {
     look_ahead: Option<relay::LookAhead>,
     /// Sources, by number, of which it is not known whether what is before the place was delivered.
     are_new: Vec<bool>,
+    /// Tables that are gone, of which it is known.
+    were_read: BTreeSet<(u32, usize)>,
     readings: Readings,
     /// Where the slot must have come to for all to be known to be read so.
     known_from: Option<PgLsn>,
@@ -253,7 +256,8 @@ impl RecallStep {
         let marker = Marker::prepare(client, &config, &outboxes, identity, session);
         let marker = answered(&config, marker).await?;
         let readings = Readings::of(&config, &outboxes);
-        let (are_new, known_from) = self.compare(given, &config, &outboxes, &readings).await?;
+        let (are_new, were_read, known_from) =
+            self.compare(given, &config, &outboxes, &readings).await?;
         let look_ahead = self.name(given, past).await?;
         Ok(PrepareStep {
             recalled: self,
@@ -263,6 +267,7 @@ impl RecallStep {
             marker,
             look_ahead,
             are_new,
+            were_read,
             readings,
             known_from,
         })
@@ -276,10 +281,10 @@ impl RecallStep {
         config: &Config,
         outboxes: &[OutboxTable],
         readings: &Readings,
-    ) -> Result<(Vec<bool>, Option<PgLsn>), Fault> {
+    ) -> Result<(Vec<bool>, BTreeSet<(u32, usize)>, Option<PgLsn>), Fault> {
         let kept = self.known.kept.readings.take();
         if kept.as_ref() == Some(readings) {
-            return Ok((Vec::new(), None));
+            return Ok((Vec::new(), BTreeSet::new(), None));
         }
         let Position { commit_lsn, index } = self.known.memory.delivered;
         // Nothing that is before the place is in the stream any more, nor on a list.
@@ -303,7 +308,8 @@ impl RecallStep {
             are_new.clear();
         }
         let known_from = PgLsn::from(u64::from(commit_lsn) + u64::from(index > 0));
-        Ok((are_new, (!is_behind).then_some(known_from)))
+        let were_read = readings.gone(kept.as_ref(), config, &are_new);
+        Ok((are_new, were_read, (!is_behind).then_some(known_from)))
     }
 
     /// Gives the streams the name under which they know events again. Returns for what the session is to look
@@ -469,6 +475,7 @@ impl PrepareStep {
             leaves: self.connected().preflighted.coverage.leaves(),
             is_passing: self.recalled.known.gap.is_some(),
             are_new: self.are_new.clone(),
+            were_read: self.were_read.clone(),
             share: config.postgres.share,
             former: self.recalled.known.former.clone(),
         }

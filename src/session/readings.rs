@@ -8,7 +8,7 @@
 //! What a place is counted by is kept beside it in `pgoutbox.progress.readings`: never more than both the session that
 //! wrote the place and the one that goes on from it read alike, until the slot has left that place behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,26 @@ impl Readings {
         let of = self.of.iter().filter(is_alike);
         let of = of.map(|(key, rule)| (key.clone(), rule.clone())).collect();
         Self { publication: self.publication.clone(), of }
+    }
+
+    /// Tables of before that are gone, and the sources, by their numbers, whose rows theirs are taken for today, by their
+    /// name: they were read alike.
+    pub(super) fn gone(
+        &self,
+        kept: Option<&Self>,
+        config: &Config,
+        are_new: &[bool],
+    ) -> BTreeSet<(u32, usize)> {
+        let gone = kept.into_iter().flat_map(|kept| &kept.of);
+        let gone = gone.filter(|(key, _)| !self.of.contains_key(*key));
+        let gone = gone.filter_map(|(key, rule)| Some((key.parse().ok()?, rule)));
+        let gone: Vec<(u32, &String)> = gone.collect();
+        let new = config.sources().enumerate().zip(are_new).filter(|(_, is_new)| **is_new);
+        let pairs = new.flat_map(|((number, source), _)| {
+            let now = rule(source);
+            gone.iter().filter(move |(_, rule)| **rule == now).map(move |(oid, _)| (*oid, number))
+        });
+        pairs.collect()
     }
 
     /// Of each source of this session, by its number: whether it was read otherwise, or not at all.

@@ -59,6 +59,8 @@ pub struct Rules {
     /// Sources, by number, that earlier sessions did not read, or not so: of what is before the place they may have
     /// passed events over. None where it is empty.
     pub are_new: Vec<bool>,
+    /// Tables that are gone, by oid, and which of these sources has the name: earlier sessions read them so.
+    pub were_read: BTreeSet<(u32, usize)>,
     /// The share of the aggregates that is this relay's; `None`: all. The rest is neither published nor marked.
     pub share: Option<Share>,
     /// What relays settled that the outbox was spread over before.

@@ -11,7 +11,7 @@ use super::aggregates::{Admission, Next};
 use super::arrival::{Arrival, Outbound, Source};
 use super::decoder::{DecoderOutput, InsertedRow};
 use super::phase::Phase;
-use super::{Effect, End, Relay};
+use super::{Effect, End, Relay, Rules};
 use crate::config::OnFailure;
 use crate::core::event::envelope;
 use crate::core::event::finder::RuleColumn;
@@ -163,7 +163,7 @@ impl Relay {
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
         let InsertedRow { relation, mapping, tuple, position, commit_time, xid } = row;
-        let is_before = self.is_delivered(position, mapping.table);
+        let is_before = self.is_delivered(position, mapping.table, relation);
         if relation.is_some_and(|relation| !is_before && self.is_left(relation)) {
             // Not delivered: the next session, if this one is cut off, must not take it for that.
             self.progress.leave(position);
@@ -197,7 +197,7 @@ impl Relay {
         let arrival = Arrival::new(source, position, id, mapping, tuple, commit_time);
         let publishing_id = self.is_of_stream(&arrival.mapping).then_some(publishing_id);
         let arrival = Arrival { xid, publishing_id, ..arrival };
-        self.arrive(now, number, arrival, effects);
+        self.arrive(now, number, arrival, is_before, effects);
         Ok(())
     }
 
@@ -228,8 +228,13 @@ impl Relay {
     }
 
     /// An earlier session settled it, and knew it for an event.
-    fn is_delivered(&self, position: Position, source: usize) -> bool {
-        position < self.delivered && !self.rules.are_new.get(source).is_some_and(|is_new| *is_new)
+    fn is_delivered(&self, position: Position, source: usize, relation: Option<u32>) -> bool {
+        if position >= self.delivered {
+            return false;
+        }
+        let Rules { are_new, were_read, .. } = &self.rules;
+        let is_new = are_new.get(source).is_some_and(|is_new| *is_new);
+        !is_new || relation.is_some_and(|relation| were_read.contains(&(relation, source)))
     }
 
     /// The row that was read last is of this relay's share, and the rule of its table lets it pass.
@@ -263,12 +268,13 @@ impl Relay {
         !mapping.mark.is_empty() && mapping.mark.iter().all(holds)
     }
 
-    /// An event was received, and has its number; its row was read last.
-    pub(super) fn arrive(
+    /// An event was received, and has its number; its row was read last. `is_before`: an earlier session settled it.
+    fn arrive(
         &mut self,
         now: Duration,
         number: u64,
         arrival: Arrival,
+        is_before: bool,
         effects: &mut Vec<Effect>,
     ) {
         trace!(event_id = arrival.id(), position = %arrival.position, "an event has come");
@@ -284,7 +290,7 @@ impl Relay {
             self.mark(number, Arrival { position: at, ..arrival }, true);
             return;
         }
-        if self.is_delivered(arrival.position, arrival.mapping.table) {
+        if is_before {
             self.tally.repeated += 1;
             self.line(now, "delivered_before", &arrival, None);
             self.settle(now, number);
@@ -524,7 +530,8 @@ impl Relay {
         let source = Source::Stream(number);
         let arrival =
             Arrival { xid, ..Arrival::new(source, position, id, mapping, tuple, commit_time) };
-        self.arrive(now, number, arrival, effects);
+        let is_before = self.is_delivered(position, arrival.mapping.table, None);
+        self.arrive(now, number, arrival, is_before, effects);
         Ok(())
     }
 }

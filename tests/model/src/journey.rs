@@ -5,6 +5,7 @@
 //! The one place that knows the interface of the hot path: the benches and the bound on
 //! allocations share it.
 
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::hint::black_box;
@@ -96,6 +97,7 @@ fn rules() -> Rules {
         has_streams: false,
         is_passing: false,
         are_new: Vec::new(),
+        were_read: BTreeSet::new(),
         share: None,
         former: Default::default(),
     }

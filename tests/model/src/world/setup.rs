@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::defaults;
+use std::collections::BTreeSet;
 
 /// Which things happen in this round, and how often: not everything in each.
 pub(super) fn weights(script: &Script, largest_transaction: u64, mode: Mode) -> Vec<(u32, Act)> {
@@ -159,6 +160,7 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
         has_streams: mode.is_stream,
         is_passing: false,
         are_new: Vec::new(),
+        were_read: BTreeSet::new(),
         share: None,
         former: Default::default(),
     }
