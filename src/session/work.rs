@@ -22,7 +22,7 @@ use super::recording::Recording;
 use crate::config::Config;
 use crate::core::relay::marks::WrittenBatch;
 use crate::core::relay::{Doing, Effect, End, Input, Relay};
-use crate::core::tally::SessionTally;
+use crate::core::tally::{SessionTally, Tally};
 use crate::error::{Class, Fault, Kind, Side, codes};
 use crate::otlp;
 use crate::postgres;
@@ -86,7 +86,7 @@ impl Session {
             Ok(never) => match never {},
             Err(end) => end,
         };
-        let (streams, tally) = (self.broker.streams(), self.relay.tally());
+        let (tally, streams) = (self.tally_at(&end), self.broker.streams());
         let unsettled = self.relay.view(self.began.elapsed()).unsettled;
         past.memory = Some(ServerMemory {
             identity: self.recording.identity.clone(),
@@ -143,6 +143,14 @@ impl Session {
             tokio::join!(self.wal.stop(STOP_TIMEOUT), self.broker.close());
         }
         (end, ((self.relay.account(), streams), unsettled))
+    }
+
+    /// What was done by then. Marks that nobody tries again are said.
+    fn tally_at(&mut self, end: &End) -> Tally {
+        if matches!(end, End::Drained) {
+            self.jobs.marker.log_given_up(&self.relay.leave_marks());
+        }
+        self.relay.tally()
     }
 
     /// Where it ends in order, and another is to begin: one that only looked is followed by one that publishes.

@@ -275,3 +275,21 @@ async fn a_mark_that_meets_a_lock_outlives_the_process() -> Result<()> {
     }
     Ok(())
 }
+
+/// A stop does not wait for ever: what stays unmarked is said.
+#[tokio::test]
+async fn a_mark_that_a_stop_gives_up_is_said_and_counted() -> Result<()> {
+    let scenario = Scenario::with(PATIENT).set("audit.hold", "300ms").set("audit.give_up", "5m");
+    let setting = scenario.tables(NUMBERED).setting().await?;
+    let consumer = setting.bound("good").await?;
+    setting.insert(rows(1, "good")).await?;
+    let (lock, _) = locked(&setting, "SELECT FROM outbox_messages FOR UPDATE").await?;
+    let relay = setting.run()?;
+    arrived(&consumer, 1).await?;
+    relay.drain(PATIENCE).await?;
+    let log = relay.log();
+    assert!(log.contains("the mark of event 1 of public.outbox_messages is given up"), "{log}");
+    assert!(log.contains("marks_given_up=1"), "{log}");
+    drop(lock);
+    Ok(())
+}

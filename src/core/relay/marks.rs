@@ -469,6 +469,12 @@ impl Marks {
         self.missing.push(MissingMark { mark, since, next_try });
     }
 
+    /// The session is over, and all is acknowledged: nobody tries them again.
+    pub(crate) fn leave(&mut self) {
+        let missing = std::mem::take(&mut self.missing);
+        missing.into_iter().for_each(|missing| self.give_up(missing.mark));
+    }
+
     fn give_up(&mut self, mark: Mark) {
         self.given_up += 1;
         self.untold.push(mark);

@@ -179,6 +179,13 @@ impl Relay {
         self.recorder.unrecorded_progress(&self.progress, self.delivered)
     }
 
+    /// The session was drained: nobody tries again the marks that could not be written, and that no LSN waited for any
+    /// more. Returns them.
+    pub(crate) fn leave_marks(&mut self) -> Vec<marks::Mark> {
+        self.recorder.leave_marks();
+        self.recorder.take_given_up()
+    }
+
     /// What was done so far.
     pub fn tally(&self) -> Tally {
         Tally { unmarked: self.recorder.given_up(), ..self.tally }

@@ -153,6 +153,11 @@ impl Recorder {
         self.marks.given_up()
     }
 
+    /// The session is over, and all is acknowledged: marks that could not be written are given up.
+    pub(super) fn leave_marks(&mut self) {
+        self.marks.leave();
+    }
+
     /// Marks that were given up since the last call.
     pub(super) fn take_given_up(&mut self) -> Vec<Mark> {
         self.marks.take_given_up()
