@@ -83,7 +83,8 @@ async fn fill(round: Round, faults: usize, repair: Repair) -> Result<Outcome> {
         };
         limit(fastrand::u32(1..20)).await?;
         stage.while_committing().await?;
-        stage.felt(&["the broker nacked it"], since).await;
+        // Where many were, only how many more is said.
+        stage.felt(&["the broker nacked it", "were parked in", "refused in"], since).await;
         stage.while_committing().await?;
         proxy.delay(Duration::ZERO, Direction::Down);
         match repair {
@@ -107,11 +108,10 @@ pub async fn binding(round: Round) -> Result<Outcome> {
     let channel = channel(&stage.setting).await?;
     for _ in 0..2 * round.faults() {
         stage.moment().await?;
-        let since = stage.lines();
         let arguments = FieldTable::default();
         channel.queue_unbind("consumer".into(), "outbox".into(), "#".into(), arguments).await?;
         stage.while_committing().await?;
-        stage.felt(&["NO_ROUTE"], since).await;
+        stage.parks("NO_ROUTE").await;
         bind(&channel).await?;
         stage.repaired().await?;
     }

@@ -203,6 +203,16 @@ impl Stage {
         }
     }
 
+    /// As [`felt`](Self::felt), where events are parked over it with these words: the log says so of the first few alone.
+    pub async fn parks(&mut self, words: &str) {
+        let sql = format!(
+            "SELECT EXISTS (SELECT FROM pgoutbox.parked WHERE state = 'parked' AND last_error LIKE '%{words}%')"
+        );
+        if let Err(error) = self.setting.until(&format!("events parked by {words:?}"), &sql).await {
+            self.unfelt.push(format!("not felt: {error:#}"));
+        }
+    }
+
     /// Lines logged so far.
     pub fn lines(&self) -> usize {
         self.round.log().lines().count()
