@@ -14,7 +14,7 @@ use tracing::warn;
 use super::audit::{answered, silence};
 use crate::config::Config;
 use crate::core::relay::{Input, Resolution};
-use crate::error::{Class, Fault, Kind, Side, codes};
+use crate::error::{Fault, Kind, Side, codes};
 use crate::postgres::classify;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
@@ -154,13 +154,12 @@ pub(super) async fn check(
     renewal: Renewal,
     has_layout: bool,
 ) -> Result<Input, Fault> {
-    // The next session says so, and does not begin.
-    if has_layout && let Err(fault) = answered(&config, slot::is_of_layout(&client, &config)).await
+    // The next session says so, and does not begin. Where it cannot be asked, nothing is known to have changed.
+    if has_layout
+        && let Err(fault) = answered(&config, slot::is_of_layout(&client, &config)).await
+        && fault.finding == Some("shards-layout")
     {
-        match fault.class {
-            Class::Definite => drop(renewal.replace(Some(fault.what))),
-            _ => return Err(fault),
-        }
+        drop(renewal.replace(Some(fault.what)));
     }
     let mut there = renewed(&client, &config, &renewal).await?.unwrap_or(Arc::clone(&config));
     let coverage = loop {

@@ -163,11 +163,11 @@ async fn park() -> Result<Swept> {
 async fn look() -> Result<Swept> {
     let mut swept = Swept::default();
     let setting = setting(
-        "ALTER FUNCTION pgoutbox.parked_places(name) RENAME TO parked_places_of;
-         CREATE FUNCTION pgoutbox.parked_places(of_slot name)
-            RETURNS TABLE (seq bigint, is_holding boolean, head bigint, state text) LANGUAGE plpgsql AS $$ BEGIN
+        "ALTER FUNCTION pgoutbox.parked_queue(name, text, text) RENAME TO parked_queue_of;
+         CREATE FUNCTION pgoutbox.parked_queue(of_slot name, of_type text, of_id text)
+            RETURNS TABLE (seq bigint) LANGUAGE plpgsql AS $$ BEGIN
             PERFORM public.raise_if_armed('look');
-            RETURN QUERY SELECT * FROM pgoutbox.parked_places_of(of_slot);
+            RETURN QUERY SELECT * FROM pgoutbox.parked_queue_of(of_slot, of_type, of_id);
          END $$;",
     )
     .await?;
