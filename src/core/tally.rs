@@ -27,15 +27,27 @@ pub struct Histogram {
     sum_seconds: f64,
 }
 
+/// How long one took, with its bucket: several histograms take it in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Took {
+    seconds: f64,
+    bucket: usize,
+}
+
+impl From<Duration> for Took {
+    fn from(took: Duration) -> Self {
+        let seconds = took.as_secs_f64();
+        Self { seconds, bucket: BOUNDS_SECONDS.partition_point(|bound| *bound < seconds) }
+    }
+}
+
 impl Histogram {
     /// Takes one in.
-    pub(crate) fn observe(&mut self, took: Duration) {
-        let seconds = took.as_secs_f64();
-        let bucket = BOUNDS_SECONDS.partition_point(|bound| *bound < seconds);
-        if let Some(count) = self.buckets.get_mut(bucket) {
+    pub(crate) fn observe(&mut self, took: Took) {
+        if let Some(count) = self.buckets.get_mut(took.bucket) {
             *count += 1;
         }
-        self.sum_seconds += seconds;
+        self.sum_seconds += took.seconds;
     }
 
     /// How many there were.
@@ -209,7 +221,7 @@ mod tests {
     fn histogram(millis: &[u64]) -> Histogram {
         let mut histogram = Histogram::default();
         for millis in millis {
-            histogram.observe(Duration::from_millis(*millis));
+            histogram.observe(Duration::from_millis(*millis).into());
         }
         histogram
     }
@@ -241,7 +253,7 @@ mod tests {
     fn what_came_since_is_the_difference() {
         let before = histogram(&[4, 700]);
         let mut after = before;
-        after.observe(Duration::from_millis(40));
+        after.observe(Duration::from_millis(40).into());
         assert_eq!(after.since(&before).count(), 1);
         assert!((after.since(&before).sum_seconds() - 0.04).abs() < 1e-9);
     }

@@ -343,7 +343,7 @@ impl Session {
                     );
                     self.acknowledge(lsn);
                 }
-                Effect::Mark(batch) => self.jobs.write(batch),
+                Effect::Mark(batch) => self.jobs.write(*batch),
                 Effect::GivenUp(marks) => self.jobs.marker.log_given_up(&marks),
                 Effect::NotTransactional(source) => self.tell_not_transactional(source),
                 Effect::Check => self.jobs.check(),

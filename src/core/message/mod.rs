@@ -16,6 +16,7 @@ mod sections;
 mod sources;
 mod value;
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use amq_protocol::protocol::basic::{AMQPProperties, gen_properties, parse_properties};
@@ -60,23 +61,25 @@ const CONTENT_HEADER_BYTES: usize = 12;
 /// What most messages need besides their body and the row's own headers.
 const HEAD_BYTES: usize = 256;
 
-/// A message, ready to be published.
+/// A message, ready to be published. It is handed on by value from one to the other: with 128 bytes or less that is
+/// a few instructions, with more a call of `memcpy` each time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
     /// Exchange and routing key, each behind its length, and the properties.
     head: Vec<u8>,
     /// Where the properties begin.
-    properties_at: usize,
+    properties_at: u16,
     /// The filter value, and what comes before the body in the form of a stream; empty where it goes to none.
     sections: Vec<u8>,
-    /// Where what comes before the body begins.
-    sections_at: usize,
+    /// Where what comes before the body begins: a filter value has 255 bytes at most.
+    sections_at: u8,
     /// The stream that it goes to; `None`: an exchange.
     stream: Option<Arc<str>>,
     has_text_headers: bool,
     /// By which the stream knows it again; `None`: not at all.
     pub publishing_id: Option<u64>,
-    timestamp: Option<u64>,
+    /// 1970 itself is no time.
+    timestamp: Option<NonZeroU64>,
     is_mandatory: bool,
     /// Its body.
     pub body: Bytes,
@@ -118,12 +121,12 @@ impl Message {
         let [exchange, routing_key] = mapping.names(event.event_type);
         name(&mut head, "exchange", exchange, row)?;
         name(&mut head, "routing_key", routing_key, row)?;
-        let properties_at = head.len();
-        let timestamp = Some(properties::write(&mut head, of)?);
-        let sections = filter_value(mapping, row, head.len())?;
+        let properties_at = end_of_names(&head);
+        let timestamp = NonZeroU64::new(properties::write(&mut head, of)?);
+        let (sections, sections_at) = filter_value(mapping, row, head.len())?;
         let message = Self {
-            sections_at: sections.len(),
             sections,
+            sections_at,
             head,
             properties_at,
             stream: table.stream.as_ref().map(|sink| partition(sink, event)),
@@ -149,11 +152,11 @@ impl Message {
         let mut head = Vec::with_capacity(HEAD_BYTES);
         short(&mut head, "exchange", exchange)?;
         short(&mut head, "routing_key", routing_key)?;
-        let properties_at = head.len();
+        let properties_at = end_of_names(&head);
         let written = gen_properties(properties)(head.into());
         let unwritable = |_| Refusal::unreadable("properties", "AMQP has no form for them");
         let head = written.map_err(unwritable)?.into_inner().0;
-        let timestamp = *properties.timestamp();
+        let timestamp = properties.timestamp().and_then(NonZeroU64::new);
         Ok(Self {
             sections: Vec::new(),
             sections_at: 0,
@@ -200,12 +203,12 @@ impl Message {
 
     /// Exchange and routing key as they stand in a publish.
     pub(crate) fn names_bytes(&self) -> &[u8] {
-        self.head.get(..self.properties_at).unwrap_or_default()
+        self.head.get(..usize::from(self.properties_at)).unwrap_or_default()
     }
 
     /// The properties as they stand in a content header.
     pub fn properties_bytes(&self) -> &[u8] {
-        self.head.get(self.properties_at..).unwrap_or_default()
+        self.head.get(usize::from(self.properties_at)..).unwrap_or_default()
     }
 
     /// The stream that it goes to; `None`: an exchange.
@@ -215,17 +218,23 @@ impl Message {
 
     /// What comes before the body, as a stream keeps it.
     pub fn sections_bytes(&self) -> &[u8] {
-        self.sections.get(self.sections_at..).unwrap_or_default()
+        self.sections.get(usize::from(self.sections_at)..).unwrap_or_default()
     }
 
     /// By what consumers of the stream ask for it; `None`: by nothing.
     pub fn filter_value(&self) -> Option<&[u8]> {
-        self.sections.get(..self.sections_at).filter(|value| !value.is_empty())
+        self.sections.get(..usize::from(self.sections_at)).filter(|value| !value.is_empty())
     }
 
     fn names(&self) -> (&str, &str) {
         let (exchange, rest) = text(self.names_bytes());
         (exchange, text(rest).0)
+    }
+
+    /// The exchange's name, as it stands in a publish.
+    pub(crate) fn exchange_bytes(&self) -> &[u8] {
+        let Some((length, rest)) = self.names_bytes().split_first() else { return &[] };
+        rest.get(..usize::from(*length)).unwrap_or_default()
     }
 
     /// Where it is published.
@@ -240,7 +249,7 @@ impl Message {
 
     /// Its `timestamp`, in seconds since 1970.
     pub(crate) fn timestamp(&self) -> Option<u64> {
-        self.timestamp
+        self.timestamp.map(NonZeroU64::get)
     }
 
     /// The broker returns it where no queue takes it.
@@ -294,7 +303,7 @@ impl Message {
             has_text_headers,
             stream: self.stream.clone(),
             sections: filter_value.to_vec(),
-            sections_at: filter_value.len(),
+            sections_at: self.sections_at,
             ..message
         };
         match self.sections_bytes() {
@@ -397,16 +406,15 @@ fn partition(sink: &StreamSink, event: &Event<'_>) -> Arc<str> {
 }
 
 /// The filter value of an event, with room for what comes behind it; nothing where it has none.
-fn filter_value(mapping: &Mapping, row: Row<'_>, head: usize) -> Result<Vec<u8>, Refusal> {
-    let Some(pattern) = &mapping.filter_value else { return Ok(Vec::new()) };
+fn filter_value(mapping: &Mapping, row: Row<'_>, head: usize) -> Result<(Vec<u8>, u8), Refusal> {
+    let Some(pattern) = &mapping.filter_value else { return Ok((Vec::new(), 0)) };
     let text = pattern.text("filter_value", row)?.unwrap_or_default();
     let bytes = text.len();
-    if bytes > usize::from(u8::MAX) {
-        return Err(Refusal::TooLong { what: "filter_value".to_owned(), bytes });
-    }
+    let too_long = |_| Refusal::TooLong { what: "filter_value".to_owned(), bytes };
+    let length = u8::try_from(bytes).map_err(too_long)?;
     let mut value = Vec::with_capacity(bytes + head + HEAD_BYTES);
     value.extend_from_slice(text.as_bytes());
-    Ok(value)
+    Ok((value, length))
 }
 
 /// Writes a name as its pattern makes it of the row.
@@ -435,6 +443,13 @@ fn short(out: &mut Vec<u8>, what: &str, text: &str) -> Result<(), Refusal> {
     out.extend_from_slice(text.as_bytes());
     Ok(())
 }
+
+/// Two names of at most 255 bytes each.
+fn end_of_names(head: &[u8]) -> u16 {
+    u16::try_from(head.len()).unwrap_or(u16::MAX)
+}
+
+const _: () = assert!(size_of::<Message>() <= 128, "a message is moved often");
 
 /// The text at the start of `bytes`, and what is behind it.
 fn text(bytes: &[u8]) -> (&str, &[u8]) {

@@ -228,8 +228,8 @@ pub enum Effect {
     Publish(Message),
     /// Open a new channel on the same connection. What is published next is numbered from 0 again.
     Reopen,
-    /// Write marks, parked events and progress in one transaction.
-    Mark(Batch),
+    /// Write marks, parked events and progress in one transaction. Boxed, so that a message is no larger for it.
+    Mark(Box<Batch>),
     /// Tell that these marks are given up: their rows stay unmarked, though they are delivered.
     GivenUp(Vec<Mark>),
     /// Report that a message of this source is not an event, since it is not transactional: the first of

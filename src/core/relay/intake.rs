@@ -76,8 +76,7 @@ impl Relay {
         now: Duration,
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
-        let has_room = self.look_ahead.is_some() || self.has_room();
-        if !self.decoder.is_waiting() || !has_room {
+        if !self.decoder.is_waiting() || self.look_ahead.is_none() && !self.has_room() {
             return Ok(());
         }
         let decoded = self.decoder.take_resolved()?;
@@ -350,7 +349,7 @@ impl Relay {
 
     /// Sends off what is ready, as far as there is room.
     pub(super) fn send_ready(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        while self.sending_waits_for().is_none() {
+        while self.outgoing.is_any_ready() && self.sending_waits_for().is_none() {
             let Some(ready) = self.outgoing.next_ready() else { return };
             let read = self.decoder.read(&ready.arrival.mapping, &ready.arrival.tuple);
             let read = read.map_err(|why| Refusal::unreadable("row", why));
@@ -401,11 +400,11 @@ impl Relay {
         }
         self.tally.published += 1;
         if matches!(arrival.source, Source::Stream(_)) {
-            self.tally.to_publish.observe(self.age(now, arrival.commit_time));
+            self.tally.to_publish.observe(self.age(now, arrival.commit_time).into());
         }
         trace!(event_id = arrival.id(), position = %arrival.position, "an event is published");
         arrival.seconds = message.timestamp();
-        arrival.destination = Some(self.destinations.of(&message));
+        arrival.destination = Some(self.destinations.of(arrival.mapping.table, &message));
         self.outgoing.publish(now, Outbound { arrival, dead_letter, is_alone }, &message);
         effects.push(Effect::Publish(message));
     }
@@ -478,6 +477,9 @@ impl Relay {
 
     /// Takes in what was listed, asks for more, and says when all of it is done.
     pub(super) fn catch_up(&mut self, now: Duration, effects: &mut Vec<Effect>) -> Result<(), End> {
+        if self.catch_up.is_none() {
+            return Ok(());
+        }
         while self.catch_up.is_some() && self.has_room() {
             let next = self.catch_up.as_mut().and_then(|catch_up| {
                 catch_up.rows.pop_front().map(|(n, row)| (catch_up.commit_lsn, n, row))

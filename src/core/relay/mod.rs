@@ -62,6 +62,7 @@ pub use naming::{KnownName, LookAhead, LookedAhead, Naming};
 pub(crate) use view::{Doing, View};
 
 use aggregates::Aggregates;
+use arrival::Arrival;
 use deadlines::Deadlines;
 use decoder::Decoder;
 use destinations::Destinations;
@@ -141,7 +142,7 @@ impl Relay {
             deadlines: Deadlines::new(&rules),
             tally: Tally::default(),
             by_table: vec![TableTally::default(); rules.tables.len()],
-            destinations: Destinations::default(),
+            destinations: Destinations::new(rules.tables.len()),
             spans: None,
             lines: None,
             began_micros: 0,
@@ -186,6 +187,13 @@ impl Relay {
         self.recorder.take_given_up()
     }
 
+    /// Counts what became of an event: for its table, and for where it went.
+    fn count(&mut self, arrival: &Arrival, counted: impl Fn(&mut TableTally)) {
+        let of_table = self.by_table.get_mut(arrival.mapping.table);
+        let of_destination = arrival.destination.and_then(|of| self.destinations.tally(of));
+        of_table.into_iter().chain(of_destination).for_each(counted);
+    }
+
     /// What was done so far.
     pub fn tally(&self) -> Tally {
         Tally { unmarked: self.recorder.given_up(), ..self.tally }
@@ -204,12 +212,12 @@ impl Relay {
 
     /// All of it.
     pub(crate) fn account(&self) -> SessionTally {
-        let destinations = self.destinations.all().iter();
+        let destinations = self.destinations.all();
         SessionTally {
             all: self.tally(),
             by_source: self.tally_by_source(),
             by_destination: destinations
-                .map(|(name, tally)| (name.clone(), SourceTally::from(*tally)))
+                .map(|(name, tally)| (name, SourceTally::from(tally)))
                 .collect(),
         }
     }
@@ -366,7 +374,7 @@ impl Relay {
         let is_last = self.phase.is_ending() && !self.outgoing.is_any_in_flight();
         let nothing_more_comes = is_last || self.is_hole_open();
         let batch = self.recorder.take_if_due(now, &self.progress, nothing_more_comes);
-        effects.extend(batch.map(Effect::Mark));
+        effects.extend(batch.map(|batch| Effect::Mark(Box::new(batch))));
         if !self.phase.is_ending() && self.retries.look_if_due(now, self.recorder.written()) {
             let are_all_known = !self.rules.are_new.contains(&true);
             let from = if are_all_known { self.delivered } else { Position::start() };

@@ -15,6 +15,7 @@ use crate::core::parked::{Aggregate, Attempt, AttemptOutcome, Park, ParkedState}
 use crate::core::relay::marks::{Mark, Origin};
 use crate::core::relay::retry::after_tries;
 use crate::core::relay::window::{Answer, DeliveryOutcome};
+use crate::core::tally::Took;
 use crate::error::{Fault, Side};
 
 /// A try of a parked event.
@@ -108,17 +109,13 @@ impl Relay {
         let waiter = arrival.waiter.take();
         let done = match (dead_letter, arrival.source.clone()) {
             (None, Source::Stream(number)) => {
-                let took = self.age(now, arrival.commit_time);
+                let took = Took::from(self.age(now, arrival.commit_time));
                 self.tally.delivered += 1;
                 self.tally.to_confirm.observe(took);
-                if let Some(table) = self.by_table.get_mut(arrival.mapping.table) {
-                    table.delivered += 1;
-                    table.to_confirm.observe(took);
-                }
-                if let Some(it) = self.destinations.tally(arrival.destination) {
+                self.count(&arrival, |it| {
                     it.delivered += 1;
                     it.to_confirm.observe(took);
-                }
+                });
                 self.taken(now);
                 self.settle(now, number);
                 self.mark(number, arrival, false);
@@ -126,12 +123,7 @@ impl Relay {
             }
             (None, Source::Parked { seq, attempts }) => {
                 self.tally.delivered += 1;
-                if let Some(table) = self.by_table.get_mut(arrival.mapping.table) {
-                    table.delivered += 1;
-                }
-                if let Some(it) = self.destinations.tally(arrival.destination) {
-                    it.delivered += 1;
-                }
+                self.count(&arrival, |it| it.delivered += 1);
                 self.outcomes.retry_delivered();
                 self.taken(now);
                 let outcome = AttemptOutcome::Delivered { attempts };
@@ -343,11 +335,8 @@ impl Relay {
             }
             ParkedState::Failed => self.tally.parked += 1,
         }
-        if is_open && let Some(table) = self.by_table.get_mut(arrival.mapping.table) {
-            table.parked += 1;
-        }
-        if is_open && let Some(it) = self.destinations.tally(arrival.destination) {
-            it.parked += 1;
+        if is_open {
+            self.count(&arrival, |it| it.parked += 1);
         }
         self.line(now, word(state), &arrival, refusal.as_ref());
         // It is in flight no more, whatever follows; who waits for it goes on below, or here.

@@ -71,7 +71,7 @@ impl Relay {
             tally: self.tally(),
             tables: self.by_table.clone(),
             by_source: self.tally_by_source(),
-            by_destination: self.destinations.all().to_vec(),
+            by_destination: self.destinations.all().collect(),
             window_messages,
             window_bytes,
             waiting: self.aggregates.size().0 + self.outgoing.ready(),

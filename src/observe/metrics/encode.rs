@@ -170,8 +170,8 @@ mod tests {
     #[test]
     fn a_histogram_has_all_its_lines() {
         let mut histogram = Histogram::default();
-        histogram.observe(Duration::from_millis(1));
-        histogram.observe(Duration::from_secs(5_000));
+        histogram.observe(Duration::from_millis(1).into());
+        histogram.observe(Duration::from_secs(5_000).into());
         let mut out = String::new();
         Samples::new(&mut out, "a_seconds", MetricKind::Histogram, "How \"long\" \\ it\ntook.")
             .histogram(&histogram);

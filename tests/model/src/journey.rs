@@ -209,7 +209,7 @@ impl Journey {
                         let missing = Vec::new();
                         let left = Left::Nothing;
                         let written =
-                            WrittenBatch { batch, missing, left, written_lsn, flushed_lsn };
+                            WrittenBatch { batch: *batch, missing, left, written_lsn, flushed_lsn };
                         self.answers.push_back(Input::Written(written));
                     }
                     Effect::Check => self.answers.push_back(Input::Checked { flushed_lsn: far }),

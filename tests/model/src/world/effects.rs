@@ -18,7 +18,7 @@ impl World {
                 assert!(session.closed_with.is_some(), "a new channel beside one that is open");
                 session.is_reopening = true;
             }
-            Effect::Mark(batch) => self.mark(batch),
+            Effect::Mark(batch) => self.mark(*batch),
             Effect::Check => {
                 let Some(session) = &mut self.session else { return };
                 assert!(session.check.is_none(), "one check at a time");
