@@ -48,7 +48,8 @@
 //!    cannot be written holds the LSN for a bounded time only: a full disk is worse. What is
 //!    parked holds it until it is on disk, whatever that takes.
 //! 6. A crash repeats at most what the window and one batch of marks hold: the progress row,
-//!    written with each batch, names the place also in the middle of a transaction.
+//!    written with each batch and after each 100 settled events, names the place also in the middle
+//!    of a transaction.
 //! 7. Any error of a connection ends the session. There is one way of recovery, the start of
 //!    a session, and it is used daily.
 //!

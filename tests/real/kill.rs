@@ -1,7 +1,9 @@
 //! `kill -9` of the relay in mid-stream.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use harness::wait_until;
 use harness::workload::Workload;
+use postgres_types::PgLsn;
 
 use crate::setting::{PATIENCE, Setting, steady};
 use crate::transactions::{insert_rows, ledger_of_rows};
@@ -49,6 +51,38 @@ async fn killed_inside_a_huge_transaction() -> Result<()> {
     }
     let verdict = setting.judge(&ledger, consumer, &relay, KILLS * REPEATS_PER_KILL).await?;
     println!("{KILLS} kills inside one transaction, {} repeats", verdict.repeated);
+    Ok(())
+}
+
+/// How far all is settled is written after each 100 events, though their marks do not fill a batch for long.
+#[tokio::test]
+async fn killed_before_any_mark_was_written() -> Result<()> {
+    const ROWS: usize = 250;
+    const STEP: usize = 100;
+    let setting = Setting::shared().await?.set("audit.batch", "10000").set("audit.linger", "9s");
+    let consumer = setting.consumer().await?;
+    let client = setting.client().await?;
+    let sql = "SELECT pg_current_wal_insert_lsn()";
+    let before: PgLsn = client.query_one(sql, &[]).await?.get(0);
+    insert_rows(&setting, i64::try_from(ROWS)?).await?;
+    let ledger = ledger_of_rows(&setting).await?;
+    let relay = setting.run()?;
+    let least = i64::try_from(ROWS - STEP)?;
+    wait_until("the progress row to say most of the transaction", PATIENCE, async || {
+        // Where all of them were confirmed at once, it says the commit's end.
+        let sql = "SELECT EXISTS (SELECT FROM pgoutbox.progress WHERE settled > $1 OR settled = 0 AND end_lsn > $2)";
+        Ok(client.query_one(sql, &[&least, &before]).await?.get(0))
+    })
+    .await?;
+    relay.kill9().await?;
+    let sql = "SELECT count(*) FROM outbox_messages WHERE relayed_at IS NOT NULL";
+    assert_eq!(client.query_one(sql, &[]).await?.get::<_, i64>(0), 0, "none is marked yet");
+    let setting = setting.set("audit.linger", "50ms");
+    let relay = setting.run()?;
+    // What was delivered before the kill gets its mark when it is read again; a stop does not wait for that.
+    let all = "SELECT NOT EXISTS (SELECT FROM outbox_messages WHERE relayed_at IS NULL)";
+    setting.until("every row to be marked", all).await.with_context(|| relay.log())?;
+    setting.judge(&ledger, consumer, &relay, STEP - 1).await?;
     Ok(())
 }
 

@@ -223,6 +223,13 @@ pub struct Batch {
     pub settled: u64,
 }
 
+impl Batch {
+    /// Nothing is written but the place.
+    pub(crate) fn is_progress_alone(&self) -> bool {
+        self.extent == Extent::Whole && self.marks.is_empty() && self.parking.is_empty()
+    }
+}
+
 /// What became of a [`Batch`].
 #[derive(Debug)]
 pub struct WrittenBatch {

@@ -125,6 +125,7 @@ impl Relay {
     pub fn new(mut rules: Rules, memory: Memory, catch_up: Option<CatchUpCursor>) -> Self {
         let body = rules.limits.body;
         rules.limits.body = memory.max_body.map_or(body, |limit| limit.min(body));
+        let drops_repeats = rules.tables.iter().all(|table| table.stream.is_some());
         Self {
             delivered: memory.delivered,
             phase: Phase::Running,
@@ -137,7 +138,7 @@ impl Relay {
             outcomes: Outcomes::new(&memory),
             retries: Retries::new(memory.suspects),
             progress: Progress::new(memory.delivered, memory.publishing_id),
-            recorder: Recorder::new(&rules.audit, rules.window_bytes),
+            recorder: Recorder::new(&rules.audit, rules.window_bytes, drops_repeats),
             check: FlushCheck::default(),
             deadlines: Deadlines::new(&rules),
             tally: Tally::default(),

@@ -15,6 +15,10 @@ use crate::core::parked::{Attempt, Park, ParkingBatch, UnwrittenBatch};
 /// Most marks that wait for their batch, in batches, before more events are taken in.
 const PENDING_BATCHES: usize = 10;
 
+/// Settled events after which the progress row is written, by itself where their marks do not fill a batch: a crash
+/// repeats what it does not say, and a row alone costs next to nothing.
+const PROGRESS_STEP: usize = 100;
+
 /// What somebody has a lock on is not tried again before.
 const LOCKED: Duration = Duration::from_secs(1);
 
@@ -25,6 +29,8 @@ pub(super) struct Recorder {
     unwritten: UnwrittenBatch,
     /// Most marks in one batch.
     batch: usize,
+    /// Settled events after which the progress row is written.
+    step: u64,
     /// Most bytes that wait to be put aside.
     most_bytes: usize,
     /// How long a mark may wait for its batch to fill.
@@ -44,9 +50,11 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Nothing is to be written.
-    pub(super) fn new(audit: &Audit, most_bytes: usize) -> Self {
+    /// Nothing is to be written. Where `drops_repeats`, whatever takes the events drops those that come again.
+    pub(super) fn new(audit: &Audit, most_bytes: usize, drops_repeats: bool) -> Self {
+        let step = if drops_repeats { audit.batch } else { audit.batch.min(PROGRESS_STEP) };
         Self {
+            step: u64::try_from(step).unwrap_or(u64::MAX),
             most_bytes,
             marks: Marks::new(MarkPatience { hold: audit.hold, give_up: audit.give_up }),
             unwritten: UnwrittenBatch::default(),
@@ -170,7 +178,11 @@ impl Recorder {
         progress: &Progress,
         nothing_more_comes: bool,
     ) -> Option<Batch> {
-        if !self.is_due(now, progress, nothing_more_comes) {
+        if self.marks.is_writing() {
+            return None;
+        }
+        let is_marking = self.is_due(now, progress, nothing_more_comes);
+        if !is_marking && !self.is_behind(progress) {
             return None;
         }
         let extent = match self.locked_until {
@@ -189,10 +201,14 @@ impl Recorder {
                 settled: self.recorded,
             });
         }
-        self.unrecorded_since = None;
+        let marks = self.marks.take(now, if is_marking { self.batch } else { 0 });
+        // Marks that are left go on lingering.
+        if is_marking || self.marks.pending() == 0 {
+            self.unrecorded_since = None;
+        }
         Some(Batch {
             extent,
-            marks: self.marks.take(now, self.batch),
+            marks,
             parking: self.unwritten.take(),
             position: progress.position(),
             publishing_id: progress.publishing_id(),
@@ -201,22 +217,21 @@ impl Recorder {
         })
     }
 
+    /// The progress row is behind, and may be written. What somebody has a lock on has its own time.
+    fn is_behind(&self, progress: &Progress) -> bool {
+        self.locked_until.is_none() && progress.settled() - self.recorded >= self.step
+    }
+
     fn is_due(&self, now: Duration, progress: &Progress, nothing_more_comes: bool) -> bool {
-        let batch = u64::try_from(self.batch).unwrap_or(u64::MAX);
-        // What somebody has a lock on has its own time.
-        let is_free = self.locked_until.is_none();
-        let is_full = is_free && progress.settled() - self.recorded >= batch;
-        let is_rest = match is_free {
+        let is_rest = match self.locked_until.is_none() {
             true => !self.is_recorded(progress) || self.unwritten.is_pending(),
             false => self.marks.pending() > 0,
         };
-        !self.marks.is_writing()
-            && (is_full
-                || self.locked_until.is_some_and(|until| until <= now)
-                || nothing_more_comes && is_rest
-                || self.marks.pending() >= self.batch
-                || self.linger_ends().is_some_and(|at| at <= now)
-                || self.marks.next_try().is_some_and(|at| at <= now))
+        self.locked_until.is_some_and(|until| until <= now)
+            || nothing_more_comes && is_rest
+            || self.marks.pending() >= self.batch
+            || self.linger_ends().is_some_and(|at| at <= now)
+            || self.marks.next_try().is_some_and(|at| at <= now)
     }
 
     fn linger_ends(&self) -> Option<Duration> {
@@ -354,7 +369,7 @@ mod tests {
     #[test]
     fn marks_go_on_where_somebody_has_a_lock_on_the_rest() {
         let (mut recorder, mut progress) =
-            (Recorder::new(&audit(), 1_000), Progress::new(place(0), 0));
+            (Recorder::new(&audit(), 1_000, false), Progress::new(place(0), 0));
         let (zero, lsn) = (Duration::ZERO, PgLsn::from(100));
         settle(&mut recorder, &mut progress, 2);
         let batch = recorder.take_if_due(zero, &progress, false).expect("it is full");
@@ -381,7 +396,7 @@ mod tests {
     #[test]
     fn a_batch_goes_when_it_is_full_when_it_lingered_or_when_nothing_more_comes() {
         let (mut recorder, mut progress) =
-            (Recorder::new(&audit(), 1_000), Progress::new(place(0), 0));
+            (Recorder::new(&audit(), 1_000, false), Progress::new(place(0), 0));
         assert_eq!(
             recorder.take_if_due(LINGER, &progress, true),
             None,
@@ -397,16 +412,51 @@ mod tests {
         settle(&mut recorder, &mut progress, 1);
         assert!(recorder.take_if_due(LINGER, &progress, false).is_some(), "it lingered");
         let (mut recorder, mut progress) =
-            (Recorder::new(&audit(), 1_000), Progress::new(place(0), 0));
+            (Recorder::new(&audit(), 1_000, false), Progress::new(place(0), 0));
         settle(&mut recorder, &mut progress, 3);
         let batch = recorder.take_if_due(zero, &progress, false).expect("it is full");
         assert_eq!((batch.marks.len(), batch.settled, batch.position), (2, 3, place(3)));
     }
 
     #[test]
+    fn progress_is_recorded_before_the_marks_fill_their_batch() {
+        let audit = Audit { batch: 500, ..audit() };
+        let (mut recorder, mut progress) =
+            (Recorder::new(&audit, 1_000, false), Progress::new(place(0), 0));
+        let zero = Duration::ZERO;
+        settle(&mut recorder, &mut progress, 99);
+        assert_eq!(recorder.take_if_due(zero, &progress, false), None);
+        settle(&mut recorder, &mut progress, 1);
+        let batch = recorder.take_if_due(zero, &progress, false).expect("it is far enough");
+        assert_eq!((batch.marks.len(), batch.settled, batch.position), (0, 100, place(100)));
+        assert!(batch.is_progress_alone());
+        settle(&mut recorder, &mut progress, 100);
+        assert_eq!(recorder.take_if_due(zero, &progress, false), None, "one at a time");
+        wrote(&mut recorder, batch, Vec::new());
+        let batch = recorder.take_if_due(zero, &progress, false).expect("it is far enough again");
+        assert_eq!((batch.marks.len(), batch.settled), (0, 200));
+        wrote(&mut recorder, batch, Vec::new());
+        assert_eq!(recorder.unrecorded(&progress), 0);
+        assert_eq!(recorder.through(zero), Some(0), "their marks hold the LSN");
+        assert_eq!(recorder.deadlines(zero)[0], Some(LINGER), "which go on lingering");
+        let batch = recorder.take_if_due(LINGER, &progress, false).expect("they lingered");
+        assert_eq!((batch.marks.len(), batch.settled), (200, 200));
+        wrote(&mut recorder, batch, Vec::new());
+        assert!(recorder.take_if_due(LINGER, &progress, true).is_none(), "all is written");
+        settle(&mut recorder, &mut progress, 600);
+        let batch = recorder.take_if_due(LINGER, &progress, false).expect("they fill a batch");
+        assert_eq!((batch.marks.len(), batch.settled), (500, 800));
+
+        let mut dropping = Recorder::new(&audit, 1_000, true);
+        let mut progress = Progress::new(place(0), 0);
+        settle(&mut dropping, &mut progress, 499);
+        assert_eq!(dropping.take_if_due(zero, &progress, false), None, "repeats are dropped");
+    }
+
+    #[test]
     fn progress_is_recorded_with_a_batch_though_its_marks_are_missing() {
         let (mut recorder, mut progress) =
-            (Recorder::new(&audit(), 1_000), Progress::new(place(0), 0));
+            (Recorder::new(&audit(), 1_000, false), Progress::new(place(0), 0));
         settle(&mut recorder, &mut progress, 2);
         assert_eq!(recorder.unrecorded(&progress), 2);
         assert_eq!(recorder.waits_for(&progress, Some(2)), Some(Waiting::Progress));
@@ -422,7 +472,8 @@ mod tests {
 
     #[test]
     fn an_end_waits_until_the_row_says_what_was_delivered_before() {
-        let (mut recorder, progress) = (Recorder::new(&audit(), 1_000), Progress::new(place(7), 0));
+        let (mut recorder, progress) =
+            (Recorder::new(&audit(), 1_000, false), Progress::new(place(7), 0));
         assert!(recorder.is_recorded(&progress));
         recorder.must_reach(place(7));
         assert!(!recorder.is_recorded(&progress), "an earlier session could not record it");

@@ -412,6 +412,13 @@ impl Marker {
         choice: Choice,
         (keeps, is_whole): (bool, bool),
     ) -> Result<(HashSet<Key>, Row), Error> {
+        if batch.is_progress_alone() {
+            // One statement is a transaction of its own.
+            let record = self.record(client, batch);
+            let (record, wal) =
+                tokio::join!(biased; record, client.query_one(&self.wal_position, &[]));
+            return record.and(wal).map(|wal| (HashSet::new(), wal));
+        }
         let opening = if self.is_awaited(batch) { BEGIN_AND_AWAIT } else { "BEGIN" };
         let marks = wanted.iter().enumerate();
         let marks = marks.filter_map(|(number, wanted)| {
