@@ -32,6 +32,10 @@ pub struct Arguments {
     /// Another relay to measure, instead of the one built with the bench
     #[arg(long)]
     pub relay: Option<PathBuf>,
+    /// Beside the relay, and in turns with it: another one (a path), or the same with other settings
+    /// (`section.key=value,…`); may be given again
+    #[arg(long)]
+    pub beside: Vec<String>,
     /// A setting of the relay in every case, as `section.key=value`; may be given again
     #[arg(long = "set")]
     pub settings: Vec<String>,

@@ -11,7 +11,7 @@ use crate::drain::{self, Plan, Targets};
 use crate::fill::Shape;
 use crate::report::Outcome;
 use crate::servers::Servers;
-use crate::{flat, idle, outage, steady};
+use crate::{flat, idle, kills, outage, steady};
 
 pub struct Case {
     pub name: &'static str,
@@ -26,6 +26,10 @@ enum Kind {
     Compared {
         plan: Plan,
         pairs: usize,
+    },
+    /// A relay killed in the middle of a backlog.
+    Killed {
+        plan: Plan,
     },
     /// A backlog of so many events times `--scale`.
     Big {
@@ -64,6 +68,7 @@ const PLAN: Plan = Plan {
     ceilings: &[Ceiling::Both],
     beside_none: false,
     beside_queue: false,
+    is_far: None,
     targets: NO_TARGETS,
 };
 const NO_TARGETS: Targets = Targets {
@@ -111,6 +116,12 @@ pub const CASES: &[Case] = &[
     other("payload-1k", "1 KiB", Plan { shape: Shape { payload: 1 << 10, ..SHAPE }, ..PLAN }),
     other("payload-16k", "16 KiB", Plan { shape: Shape { payload: 16 << 10, ..SHAPE }, ..PLAN }),
     other("classic-queue", "classic queue, 500 B", Plan { queue_type: QueueType::Classic, ..PLAN }),
+    other("far-1-row", "a broker 20 ms away, 500 B", Plan { is_far: FAR, ..PLAN }),
+    other("far-100-rows", "a broker 20 ms away, transactions of 100 rows, 500 B", Plan { shape: Shape { rows: 100, ..SHAPE }, is_far: FAR, ..PLAN }),
+    killed("killed-quorum", "kill -9 in a backlog into a quorum queue: repeats", PLAN),
+    killed("killed-classic", "the same into a classic queue", Plan { queue_type: QueueType::Classic, ..PLAN }),
+    killed("killed-100-rows", "the same with transactions of 100 rows", Plan { shape: Shape { rows: 100, ..SHAPE }, ..PLAN }),
+    killed("killed-far", "the same, and the broker is 20 ms away", Plan { is_far: FAR, ..PLAN }),
     other("audit-side-table", "audit.mode side_table, 500 B", Plan { audit: "side_table", ..PLAN }),
     other("audit-delete", "audit.mode delete, 500 B", Plan { audit: "delete", ..PLAN }),
     other("audit-none", "audit.mode none, 500 B", Plan { audit: "none", ..PLAN }),
@@ -132,6 +143,8 @@ pub const CASES: &[Case] = &[
     Case { name: "idle", about: "nothing to do, for two minutes", is_quick: false, kind: Kind::Idle { seconds: 120 } },
     Case { name: "broker-down", about: "three minutes without a broker, 200 events/s", is_quick: false, kind: Kind::Outage { rate: 200, seconds: 180 } },
 ];
+/// How far away a broker is that is far away.
+const FAR: Option<Duration> = Some(Duration::from_millis(20));
 const STRICT: &[&str] = &["window.ordering=strict"];
 
 /// Held against the targets: all ceilings, five pairs.
@@ -155,6 +168,10 @@ const fn stream(name: &'static str, about: &'static str, plan: Plan) -> Case {
 /// One of the other dimensions, beside its true ceiling.
 const fn other(name: &'static str, about: &'static str, plan: Plan) -> Case {
     Case { name, about, is_quick: false, kind: Kind::Compared { plan, pairs: 3 } }
+}
+
+const fn killed(name: &'static str, about: &'static str, plan: Plan) -> Case {
+    Case { name, about, is_quick: false, kind: Kind::Killed { plan } }
 }
 
 const fn steady(
@@ -183,6 +200,10 @@ impl Case {
                 let most = MOST_BYTES / plan.shape.payload as u64;
                 let (events, pairs) = (arguments.events().min(most), arguments.pairs(*pairs));
                 drain::run(servers, &Plan { events, pairs, ..plan.clone() }).await
+            }
+            Kind::Killed { plan } => {
+                let (events, pairs) = (arguments.events().min(20_000), arguments.pairs(20));
+                kills::run(servers, &Plan { events, pairs, ..plan.clone() }).await
             }
             Kind::FlatBacklog { events } => {
                 let plan = Plan { ceilings: &[], pairs: arguments.pairs(10), ..PLAN };

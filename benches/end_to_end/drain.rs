@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::consumer::QueueType;
-use harness::relay::Relay;
+use harness::proxy::{Direction, Proxy};
+use harness::relay::{Pgoutbox, Relay};
+
+use tokio_postgres::Client;
 
 use crate::ceilings::Ceiling;
 use crate::fill::{self, Backlog, Shape};
@@ -40,6 +43,8 @@ pub struct Plan {
     pub beside_none: bool,
     /// And once more, without marks, into a quorum queue.
     pub beside_queue: bool,
+    /// The broker's answers come so much later.
+    pub is_far: Option<Duration>,
     pub targets: Targets,
 }
 
@@ -97,12 +102,38 @@ pub fn relay_name(audit: &str) -> String {
 
 pub async fn run(servers: &Servers, plan: &Plan) -> Result<Outcome> {
     let mut outcome = Outcome::default();
+    let relays = servers.relays()?;
     for round in 0..plan.pairs {
+        if relays.len() > 1 {
+            outcome.runs.extend(relays_alone(&relays, plan, round).await?);
+            continue;
+        }
         let runs = one_round(servers, plan, round).await?;
         outcome.runs.extend(runs);
     }
+    if let Some(((first, _), others)) = relays.split_first() {
+        for (other, _) in others {
+            let ratios = outcome.ratios(first, other, RATE);
+            let ratio = median(&ratios);
+            outcome.notes.push(format!(
+                "throughput of {first}, of {other} in the same round: {ratio:.3}, of {ratios:.3?}"
+            ));
+        }
+    }
     judge(&mut outcome, plan);
     Ok(outcome)
+}
+
+/// Each relay once, with a backlog of its own: all of them mark rows.
+async fn relays_alone(relays: &[(String, Servers)], plan: &Plan, round: usize) -> Result<Vec<Run>> {
+    let plan = Plan { ceilings: &[], beside_none: false, beside_queue: false, ..plan.clone() };
+    let mut runs = Vec::new();
+    for turn in 0..relays.len() {
+        let Some((name, servers)) = relays.get((turn + round) % relays.len()) else { continue };
+        let of_one = one_round(servers, &plan, round).await?;
+        runs.extend(of_one.into_iter().map(|run| Run { who: name.clone(), ..run }));
+    }
+    Ok(runs)
 }
 
 /// Everybody once, on the same backlog.
@@ -170,6 +201,21 @@ fn parties(plan: &Plan, round: usize) -> Vec<Party> {
     parties
 }
 
+/// The relay on this slot, beside the proxy by which it comes to a broker that is far away.
+pub async fn program(
+    servers: &Servers,
+    plan: &Plan,
+    slot: &str,
+    settings: &[String],
+) -> Result<(Pgoutbox, Option<Proxy>)> {
+    let program = servers.program(slot, settings);
+    let Some(latency) = plan.is_far else { return Ok((program, None)) };
+    let proxy = Proxy::start(servers.rabbitmq.port()).await?;
+    proxy.latency(latency, Direction::Down);
+    let url = servers.rabbitmq.url_on(proxy.port(), &servers.vhost);
+    Ok((program.env("AMQP_URL", url), Some(proxy)))
+}
+
 async fn relay(
     servers: &Servers,
     plan: &Plan,
@@ -180,10 +226,11 @@ async fn relay(
     run: &mut Run,
 ) -> Result<()> {
     let settings = [settings(plan, audit), queue.settings(servers)].concat();
+    let (program, _proxy) = program(servers, plan, slot, &settings).await?;
     let mut follow = Follow::begin(servers, slot, backlog.events).await?;
     let wal_before = fill::wal_end(follow.client()).await?;
     let since = Instant::now();
-    let relay = servers.program(slot, &settings).spawn(&["run"])?;
+    let relay = program.spawn(&["run"])?;
     follow.meter.add_new(Who::Relay, relay.pid());
     let alive = || {
         ensure!(relay.is_running(), "the relay ended:\n{}", relay.log());
@@ -199,7 +246,7 @@ async fn relay(
     run.set(WHOLE, (follow.end - since).as_secs_f64() * 1e3);
     // Until here: afterwards the walsender reads the marks, which it sends to nobody.
     follow.tell_servers(run);
-    let marked = wait_for_marks(&follow, backlog, audit).await?;
+    let marked = wait_for_marks(follow.client(), backlog, audit).await?;
     follow.meter.sample_all();
     if audit != "none" {
         let marked_in = (marked - first.at).as_secs_f64();
@@ -214,7 +261,7 @@ async fn relay(
 }
 
 /// When the last row was marked, which is the last to be.
-async fn wait_for_marks(follow: &Follow, backlog: &Backlog, audit: &str) -> Result<Instant> {
+pub async fn wait_for_marks(client: &Client, backlog: &Backlog, audit: &str) -> Result<Instant> {
     let sql = match audit {
         "update" => {
             "SELECT relayed_at IS NOT NULL FROM public.outbox_messages WHERE id = $1::text::uuid"
@@ -223,10 +270,10 @@ async fn wait_for_marks(follow: &Follow, backlog: &Backlog, audit: &str) -> Resu
             "SELECT NOT EXISTS (SELECT FROM public.outbox_messages WHERE id = $1::text::uuid)"
         }
         "side_table" => "SELECT EXISTS (SELECT FROM pgoutbox.relayed WHERE id = $1)",
-        _ => return Ok(follow.end),
+        _ => return Ok(Instant::now()),
     };
     harness::wait_closely("the last mark", PATIENCE, async || {
-        Ok(follow.client().query_one(sql, &[&backlog.last_id]).await?.get(0))
+        Ok(client.query_one(sql, &[&backlog.last_id]).await?.get(0))
     })
     .await?;
     Ok(Instant::now())

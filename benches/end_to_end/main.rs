@@ -15,6 +15,7 @@ mod flat;
 mod follow;
 mod idle;
 mod json;
+mod kills;
 mod machine;
 mod meter;
 mod outage;

@@ -35,6 +35,7 @@ pub const P50: Metric = metric("p50_ms", "p50 ms", 2);
 pub const P99: Metric = metric("p99_ms", "p99 ms", 2);
 pub const P999: Metric = metric("p999_ms", "p99.9 ms", 2);
 pub const MAX: Metric = metric("max_ms", "max ms", 2);
+pub const REPEATS: Metric = metric("repeats", "repeats", 0);
 pub const RELAY_CORE: Metric = metric("relay_core_percent", "relay %", 3);
 pub const WALSENDER_CORE: Metric = metric("walsender_core_percent", "walsnd %", 3);
 pub const MARKER_CORE: Metric = metric("marker_core_percent", "marker %", 3);
@@ -43,7 +44,7 @@ pub const CONNECTIONS: Metric = metric("connections", "connections", 0);
 pub const PACKETS: Metric = metric("packets_per_s_per_connection", "pkt/s/conn", 2);
 
 /// In the order in which they are shown.
-pub const METRICS: [Metric; 25] = [
+pub const METRICS: [Metric; 26] = [
     EVENTS,
     RATE,
     MARKED_RATE,
@@ -63,6 +64,7 @@ pub const METRICS: [Metric; 25] = [
     P99,
     P999,
     MAX,
+    REPEATS,
     RELAY_CORE,
     WALSENDER_CORE,
     MARKER_CORE,

@@ -28,6 +28,8 @@ pub struct Servers {
     pub beam: u32,
     binary: PathBuf,
     settings: Vec<String>,
+    /// Other relays, as they were given.
+    beside: Vec<String>,
 }
 
 impl Servers {
@@ -48,9 +50,27 @@ impl Servers {
         let binary = binary.canonicalize().with_context(|| binary.display().to_string())?;
         let settings = arguments.settings.clone();
         let (postgres, rabbitmq) = (Rc::new(postgres), Rc::new(rabbitmq));
-        let servers = Self { postgres, rabbitmq, database, vhost, beam, binary, settings };
+        let beside = arguments.beside.clone();
+        let servers = Self { postgres, rabbitmq, database, vhost, beam, binary, settings, beside };
         servers.make_outbox().await?;
         Ok(servers)
+    }
+
+    /// Each relay that is to be measured, by a name: the usual one first.
+    pub fn relays(&self) -> Result<Vec<(String, Self)>> {
+        let mut relays = vec![("relay".to_owned(), self.clone())];
+        for given in &self.beside {
+            let mut other = self.clone();
+            match given.contains('=') {
+                true => other.settings.extend(given.split(',').map(str::to_owned)),
+                false => {
+                    let binary = Path::new(given).canonicalize();
+                    other.binary = binary.with_context(|| given.clone())?;
+                }
+            }
+            relays.push((given.clone(), other));
+        }
+        Ok(relays)
     }
 
     /// Another database with an outbox of its own, on the same servers.

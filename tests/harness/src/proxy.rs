@@ -3,6 +3,7 @@
 //! It runs on a thread of its own, so a test that blocks its runtime does not stop the traffic. Faults are per
 //! direction: `Up` is from the client (the relay) to the server, `Down` is back.
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,8 +13,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 
 use crate::serving::{self, Ready};
+
+/// Pieces of data on their way, at most.
+const MOST_PIECES: usize = 10_000;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Direction {
@@ -68,6 +73,7 @@ struct Lane {
 struct Faults {
     stalled: bool,
     delay: Duration,
+    latency: Duration,
 }
 
 impl Proxy {
@@ -126,6 +132,11 @@ impl Proxy {
     /// Each piece of data is held back that long.
     pub fn delay(&self, delay: Duration, direction: Direction) {
         self.shared.lane(direction).faults.send_modify(|faults| faults.delay = delay);
+    }
+
+    /// Each piece of data arrives that much later, however many are on their way: the server is far away.
+    pub fn latency(&self, latency: Duration, direction: Direction) {
+        self.shared.lane(direction).faults.send_modify(|faults| faults.latency = latency);
     }
 
     /// New connections are reset at once.
@@ -275,12 +286,27 @@ async fn copy(
 ) -> Result<(), Cut> {
     let lane = shared.lane(direction);
     let mut buffer = vec![0; 16 * 1024];
+    // On its way, and when it arrives; nothing is read ahead where that is at once.
+    let mut on_its_way = VecDeque::new();
     loop {
-        let read = from.read(&mut buffer).await.map_err(|_| Cut::Rst)?;
-        lane.pieces.fetch_add(u64::from(read > 0), Ordering::Relaxed);
+        let latency = lane.faults.borrow().latency;
+        let arrives = on_its_way.front().map_or_else(Instant::now, |(at, _)| *at);
+        let piece = tokio::select! {
+            biased;
+            () = sleep_until(arrives), if !on_its_way.is_empty() => on_its_way.pop_front(),
+            read = from.read(&mut buffer), if has_room(&on_its_way, latency) => {
+                let read = read.map_err(|_| Cut::Rst)?;
+                lane.pieces.fetch_add(u64::from(read > 0), Ordering::Relaxed);
+                let piece = buffer.get(..read).unwrap_or_default().to_vec();
+                on_its_way.push_back((Instant::now() + latency, piece));
+                None
+            }
+        };
+        let Some((_, piece)) = piece else { continue };
+        let read = piece.len();
         lane.hold().await;
         let (allowed, then) = lane.spend(read);
-        let (now, later) = buffer.get(..read).unwrap_or_default().split_at(allowed);
+        let (now, later) = piece.split_at(allowed);
         pass(to, lane, now).await?;
         match then {
             Some(Then::Cut(how)) => {
@@ -299,6 +325,12 @@ async fn copy(
             return to.shutdown().await.map_err(|_| Cut::Rst);
         }
     }
+}
+
+/// More may be read while what was read before has not arrived.
+fn has_room(on_its_way: &VecDeque<(Instant, Vec<u8>)>, latency: Duration) -> bool {
+    let is_at_end = on_its_way.back().is_some_and(|(_, piece)| piece.is_empty());
+    on_its_way.is_empty() || !latency.is_zero() && !is_at_end && on_its_way.len() < MOST_PIECES
 }
 
 async fn pass(to: &mut OwnedWriteHalf, lane: &Lane, bytes: &[u8]) -> Result<(), Cut> {
