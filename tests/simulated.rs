@@ -32,6 +32,8 @@ const CLOSED_OF_BOTH: u64 = 20_161;
 const FOUND: u64 = 1_003;
 /// Of a stream: an event is put aside, and lost by a crash, behind which a higher id was sent.
 const FOUND_OF_STREAMS: u64 = 10_642;
+/// Of a stream: an event waits for what the next ones show, behind which a higher id was sent.
+const ON_TRIAL_OF_STREAMS: u64 = 11_195;
 /// Steps of a round, for the first and the last: short scripts first, so that the first one
 /// that fails is easy to read.
 const STEPS: (u64, u64) = (40, 1_500);
@@ -77,7 +79,7 @@ fn the_rules_hold_whatever_happens() {
     let seeds = (0..rounds)
         .chain([FOUND])
         .chain(OF_STREAMS..OF_STREAMS + of_streams)
-        .chain([FOUND_OF_STREAMS])
+        .chain([FOUND_OF_STREAMS, ON_TRIAL_OF_STREAMS])
         .chain(OF_BOTH..OF_BOTH + of_streams)
         .chain([CLOSED_OF_BOTH]);
     for seed in seeds {

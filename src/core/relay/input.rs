@@ -9,6 +9,7 @@ use postgres_types::PgLsn;
 use crate::backoff::Backoff;
 use crate::config::{Audit, Parking, Share, Table};
 use crate::core::event::pgoutput::{self, StoredRow};
+use crate::core::event::relation::Mapping;
 use crate::core::event::{Position, Refusal};
 use crate::core::former::FormerShares;
 use crate::core::message::{Limits, Message};
@@ -65,6 +66,14 @@ pub struct Rules {
     pub share: Option<Share>,
     /// What relays settled that the outbox was spread over before.
     pub former: FormerShares,
+}
+
+impl Rules {
+    /// Its events go to a stream.
+    pub(super) fn is_of_stream(&self, mapping: &Mapping) -> bool {
+        let table = self.tables.get(mapping.table);
+        self.has_streams && table.is_some_and(|table| table.stream.is_some())
+    }
 }
 
 /// A parked event that is nacked again by a channel so old may have a queue that has room:

@@ -202,8 +202,7 @@ impl Relay {
 
     /// Its events go to a stream.
     pub(super) fn is_of_stream(&self, mapping: &Mapping) -> bool {
-        self.rules.has_streams
-            && self.rules.tables.get(mapping.table).is_some_and(|table| table.stream.is_some())
+        self.rules.is_of_stream(mapping)
     }
 
     /// A change that is no event takes an id all the same: those of events must not depend on which tables and
@@ -395,6 +394,9 @@ impl Relay {
             }
             Err(refusal) => return self.refused(now, arrival, dead_letter, refusal),
         };
+        if dead_letter.is_none() && self.was_on_trial_before(now, &arrival) {
+            return self.outgoing.push_first(Outbound { arrival, dead_letter, is_alone });
+        }
         if !self.name(&mut message, &arrival) {
             return;
         }

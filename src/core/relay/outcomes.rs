@@ -237,6 +237,22 @@ impl Outcomes {
         self.trial.refused.push((arrival, refusal));
     }
 
+    /// Events wait for what the next ones show.
+    pub(super) fn is_any_on_trial(&self) -> bool {
+        !self.trial.refused.is_empty()
+    }
+
+    /// Takes out those of a kind, of which it is known now; the oldest first.
+    pub(super) fn take_from_trial(
+        &mut self,
+        is_it: impl Fn(&Arrival) -> bool,
+    ) -> Vec<(Arrival, Refusal)> {
+        let all = std::mem::take(&mut self.trial.refused);
+        let (taken, kept) = all.into_iter().partition(|(arrival, _)| is_it(arrival));
+        self.trial.refused = kept;
+        taken
+    }
+
     /// All of them, the oldest first.
     pub(super) fn on_trial(&self) -> impl Iterator<Item = &Arrival> {
         self.trial.refused.iter().map(|(arrival, _)| arrival)
@@ -254,7 +270,7 @@ impl Outcomes {
 
     /// When the next ones have shown nothing for long enough; `None` where nobody waits.
     pub(super) fn trial_ends(&self) -> Option<Duration> {
-        (!self.trial.refused.is_empty()).then_some(self.trial.until)
+        self.is_any_on_trial().then_some(self.trial.until)
     }
 }
 

@@ -159,7 +159,17 @@ impl Relay {
 
     /// The broker takes messages after all: what waits for that was refused each for itself.
     fn taken(&mut self, now: Duration) {
-        for (arrival, refusal) in self.outcomes.delivered() {
+        let refused = self.outcomes.delivered();
+        self.refused_for_themselves(now, refused);
+    }
+
+    /// They were refused each for itself, not over a fault of the whole.
+    pub(super) fn refused_for_themselves(
+        &mut self,
+        now: Duration,
+        refused: Vec<(Arrival, Refusal)>,
+    ) {
+        for (arrival, refusal) in refused {
             let verdict = self.case(&arrival, false).decide(false);
             self.follow(now, verdict, arrival, None, refusal);
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::arrival::Arrival;
+use super::arrival::{Arrival, Source};
 use super::phase::Phase;
 use super::{Relay, StuckEvent};
 use crate::core::event::Refusal;
@@ -11,11 +11,16 @@ impl Relay {
     /// No more may be parked: the event waits until another is delivered, its aggregate behind it.
     pub(super) fn put_on_trial(&mut self, now: Duration, arrival: Arrival, refusal: Refusal) {
         let is_closed = matches!(refusal, Refusal::Closed { .. });
-        // What ends the session ends the trial too. And no event of a stream may go on before one of its own.
-        if self.phase.is_ending() || is_closed || self.is_of_stream(&arrival.mapping) {
+        // What ends the session ends the trial too.
+        if self.phase.is_ending() || is_closed {
             let stuck = self.stuck(&arrival, refusal, true);
             let first = self.first_on_trial().unwrap_or(stuck);
             return self.enter(Phase::Stuck(first));
+        }
+        // Of a stream nothing passes it that could be sent: those of its aggregate need not wait, and in memory they
+        // would keep others from being taken in.
+        if self.is_of_stream(&arrival.mapping) {
+            return self.outcomes.put_on_trial(now, arrival, refusal);
         }
         let arrival = match arrival.waiter {
             Some(_) => Some(arrival),
@@ -24,6 +29,21 @@ impl Relay {
         if let Some(arrival) = arrival {
             self.outcomes.put_on_trial(now, arrival, refusal);
         }
+    }
+
+    /// An event can be sent. Of a stream none may go before an older one that is on trial, for that would be behind its
+    /// turn. Nor need it: a stream's event is refused by ourselves, over its row, and the fault is its own where the
+    /// row of another can be read. `true` where there were such, and they are being put aside.
+    pub(super) fn was_on_trial_before(&mut self, now: Duration, arrival: &Arrival) -> bool {
+        let is_new = matches!(arrival.source, Source::Stream(_));
+        if !self.outcomes.is_any_on_trial() || !is_new || !self.is_of_stream(&arrival.mapping) {
+            return false;
+        }
+        let rules = &self.rules;
+        let refused = self.outcomes.take_from_trial(|of| rules.is_of_stream(&of.mapping));
+        let were_any = !refused.is_empty();
+        self.refused_for_themselves(now, refused);
+        were_any
     }
 
     /// When it is over, unless something is still to be heard.
