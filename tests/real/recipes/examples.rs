@@ -114,23 +114,27 @@ async fn those_in_ruby() -> Result<()> {
 }
 
 /// `cargo test` builds examples where it runs all of them, not with `--test`.
-fn built() -> Result<PathBuf> {
+fn built(names: [&str; 2]) -> Result<Language> {
     let folder = Path::new(env!("CARGO_BIN_EXE_pgoutbox")).parent().context("a folder")?;
-    let folder = folder.join("examples");
-    if ["producer", "consumer"].iter().all(|name| folder.join(name).exists()) {
-        return Ok(folder);
+    let programs = names.map(|name| folder.join("examples").join(name));
+    if !programs.iter().all(|program| program.exists()) {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(["build", "--locked"]).args(names.map(|name| format!("--example={name}")));
+        let output = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--locked", "--example", "producer", "--example", "consumer"]);
-    let output = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(folder)
+    let [producer, consumer] = programs.map(|program| (program, Vec::new()));
+    Ok(Language { producer, consumer, env: Vec::new() })
 }
 
 #[tokio::test]
 async fn those_in_rust() -> Result<()> {
-    let folder = tokio::task::spawn_blocking(built).await??;
-    let of = |name: &str| (folder.join(name), Vec::new());
-    let language = Language { producer: of("producer"), consumer: of("consumer"), env: Vec::new() };
-    does_each_work_once(language).await
+    let built = || built(["producer", "consumer"]);
+    does_each_work_once(tokio::task::spawn_blocking(built).await??).await
+}
+
+#[tokio::test]
+async fn those_in_rust_with_sqlx() -> Result<()> {
+    let built = || built(["sqlx-producer", "sqlx-consumer"]);
+    does_each_work_once(tokio::task::spawn_blocking(built).await??).await
 }
