@@ -259,7 +259,7 @@ impl Fault {
                 // A list of wrong settings has a hint for each.
                 Class::Usage => "",
                 Class::Definite | Class::Halt => table::CHECK,
-                Class::Transient | Class::Event => table::AGAIN,
+                Class::Transient | Class::Event => table::LASTS,
             }
             .to_owned();
         }
@@ -313,7 +313,7 @@ impl Fault {
     /// Whether its hint sends the reader to `pgoutbox check`, or is a general one: no use to who
     /// runs just that.
     pub(crate) fn has_general_hint(&self) -> bool {
-        [table::AGAIN, table::CHECK, table::GRANT].contains(&self.hint.as_str())
+        [table::LASTS, table::CHECK, table::GRANT].contains(&self.hint.as_str())
     }
 
     /// The process exit code: 1 definite, 64 usage (`EX_USAGE`), 69 a server could not be

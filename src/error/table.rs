@@ -2,6 +2,9 @@
 //!
 //! Transient unless proven otherwise: a relay that gives up is worse than one that tries. Messages
 //! of Postgres may be in any language, so its code decides, never a word.
+//!
+//! **Invariant:** a hint says what helps, never what is done next. A relay tries again, and says when; a command
+//! has ended.
 
 use std::io::ErrorKind;
 
@@ -51,8 +54,7 @@ impl Entry {
 }
 
 /// Where nothing better is known.
-pub(crate) const AGAIN: &str =
-    "it is tried again by itself; if it lasts, run `pgoutbox check`: it names what is wrong";
+pub(crate) const LASTS: &str = "if it lasts, run `pgoutbox check`: it names what is wrong";
 /// Where `check` finds out which of several things it is.
 pub(crate) const CHECK: &str =
     "run `pgoutbox check`: it names what is wrong, and the SQL that fixes it";
@@ -63,16 +65,17 @@ pub(crate) const TRIGGER: &str = "a trigger, rule or function of the database ra
 /// For a value that the database does not take.
 const VALUE: &str = "the database does not take this row's value, or a trigger raised it: Postgres' log names the row and the statement; correct the row, the constraint or the trigger";
 /// For a login that the server refused.
-pub(crate) const LOGIN: &str = "check user and password in DATABASE_URL, and the server's pg_hba.conf; it is tried again until then";
+pub(crate) const LOGIN: &str =
+    "check user and password in DATABASE_URL, and the server's pg_hba.conf";
 /// For a defect.
 pub(crate) const DEFECT: &str = "this is a defect of pgoutbox: please report it";
-const LOG: &str = "look into Postgres' log for it; it is tried again by itself";
-const POOLER: &str = "connect to Postgres itself, not through a pooler in transaction mode; if there is no pooler, it is tried again by itself";
+const LOG: &str = "look into Postgres' log for it";
+const POOLER: &str = "connect to Postgres itself, not through a pooler in transaction mode; if there is no pooler, look into Postgres' log";
 
 /// The line for a kind of fault.
 pub(crate) fn entry(kind: Kind, peer: Peer) -> Entry {
     match (kind, peer) {
-        (Kind::Own | Kind::PassedBy | Kind::Shape | Kind::ShardTaken, _) => Entry::passing(AGAIN),
+        (Kind::Own | Kind::PassedBy | Kind::Shape | Kind::ShardTaken, _) => Entry::passing(LASTS),
         (Kind::RowInStream, _) => Entry::passing(
             "no stream gets past that row. With on_slot_loss = \"catch_up\" and marks the slot is made again by itself, and the other rows are read from the table. Else correct the publication's row filter (ALTER PUBLICATION … SET TABLE … WHERE (…)) or the row, stop the relay, drop the slot (SELECT pg_drop_replication_slot('…');) and publish what it had not delivered, by pgoutbox replay or yourself",
         ),
@@ -82,16 +85,16 @@ pub(crate) fn entry(kind: Kind, peer: Peer) -> Entry {
         (Kind::Tls(failed), _) => handshake(failed, Some(peer)),
         (Kind::Io(kind), _) => io(kind, peer),
         (Kind::Timeout, Peer::Postgres) => Entry::passing(
-            "the server, or the network to it, does not answer: check host and port in DATABASE_URL, firewalls in between, and the server's load; it is tried again until then",
+            "the server, or the network to it, does not answer: check host and port in DATABASE_URL, firewalls in between, and the server's load",
         ),
         (Kind::Timeout, Peer::RabbitMq) => Entry::passing(
-            "the broker, or the network to it, does not answer: check host and port of amqp.url, firewalls in between, and the broker's load; it is tried again until then",
+            "the broker, or the network to it, does not answer: check host and port of amqp.url, firewalls in between, and the broker's load",
         ),
         (Kind::Closed, Peer::Postgres) => Entry::passing(
-            "look into Postgres' log for why it ended the connection (a restart, an administrator, a crash), else into the network and what stands in between; a relay connects again by itself",
+            "look into Postgres' log for why it ended the connection (a restart, an administrator, a crash), else into the network and what stands in between",
         ),
         (Kind::Closed, Peer::RabbitMq) => Entry::passing(
-            "look into RabbitMQ's log for why it ended the connection (a restart, an administrator, an alarm), else into the network and what stands in between; a relay connects again by itself",
+            "look into RabbitMQ's log for why it ended the connection (a restart, an administrator, an alarm), else into the network and what stands in between",
         ),
         (Kind::Login, Peer::Postgres) => Entry::passing(LOGIN),
         (Kind::Login, Peer::RabbitMq) => amqp(403, About::Login),
@@ -116,7 +119,7 @@ fn by_code(code: &str) -> Option<Entry> {
         ),
         // "cached plan must not change result type".
         "0A000" => Entry::passing(
-            "a table was altered while statements on it were prepared: a new session prepares them again by itself; if it lasts, run `pgoutbox check`",
+            "a table was altered while statements on it were prepared: a new session prepares them again; if it lasts, run `pgoutbox check`",
         ),
         "22021" | "22P05" => Entry::of_row(
             "the row holds text that the database's encoding cannot hold: correct the row; an outbox is best kept in a database with encoding UTF8",
@@ -124,9 +127,9 @@ fn by_code(code: &str) -> Option<Entry> {
         "25006" => Entry::passing(
             "the server takes no writes: it is a standby (name the primary in DATABASE_URL), or its disk is full, or somebody has made it read-only: SHOW default_transaction_read_only; SELECT pg_is_in_recovery();",
         ),
-        "25P02" => Entry::passing(
-            "an earlier error has ended the transaction: Postgres' log has it; a new session begins by itself",
-        ),
+        "25P02" => {
+            Entry::passing("an earlier error has ended the transaction: Postgres' log has it")
+        }
         "25P03" | "25P04" | "57P05" => Entry::passing(
             "a timeout of the server ended the session (idle_in_transaction_session_timeout, transaction_timeout, idle_session_timeout): pgoutbox turns them off for itself; a pooler in between may undo that",
         ),
@@ -140,7 +143,7 @@ fn by_code(code: &str) -> Option<Entry> {
         "42601" | "42P02" => Entry::person(DEFECT),
         "42804" | "42809" | "42P16" | "42P17" | "42P18" | "42725" | "42846" | "42P13" | "42P19"
         | "42P20" | "42P21" | "42P22" | "42803" | "42702" | "428C9" => Entry::passing(
-            "a column or a table is not as it was when the session began, or a trigger is at fault: a new session looks again by itself; if it lasts, run `pgoutbox check`",
+            "a column or a table is not as it was when the session began, or a trigger is at fault: a new session looks again; if it lasts, run `pgoutbox check`",
         ),
         "53100" => Entry::passing(
             "the server's disk is full: make room on it; the WAL is in pg_wal, `pgoutbox status` says how much of it the slot keeps",
@@ -157,19 +160,17 @@ fn by_code(code: &str) -> Option<Entry> {
         "54000" => Entry::of_row(
             "a value of the row is larger than an index or a row can hold: correct the row, or the index",
         ),
-        "55006" => Entry::passing("another pgoutbox holds the slot; this one waits as its standby"),
+        "55006" => Entry::passing("another pgoutbox holds the slot; a relay waits as its standby"),
         "55P03" => Entry::passing(
             "somebody holds a lock on the table: SELECT pid, usename, query FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0 OR state LIKE 'idle in transaction%';",
         ),
         "57014" => Entry::passing(
-            "a statement took longer than it may, or was cancelled: look for locks and load on the server (pg_stat_activity); it is tried again by itself",
+            "a statement took longer than it may, or was cancelled: look for locks and load on the server (pg_stat_activity)",
         ),
         "57P01" => Entry::passing(
-            "an administrator ended the connection, or the server is restarting: Postgres' log says who; a relay connects again by itself",
+            "an administrator ended the connection, or the server is restarting: Postgres' log says who",
         ),
-        "57P02" => Entry::passing(
-            "a process of the server crashed: look into Postgres' log; a relay connects again by itself",
-        ),
+        "57P02" => Entry::passing("a process of the server crashed: look into Postgres' log"),
         "57P03" => Entry::passing(
             "the server is starting, shutting down or in recovery: wait for it, and look into its log if it lasts",
         ),
@@ -197,18 +198,18 @@ fn by_class(class: &str) -> Entry {
         | "HV" | "P0" => Entry::of_row(VALUE),
         "28" => Entry::passing(LOGIN),
         "25" | "2D" | "3B" | "40" => Entry::passing(
-            "another transaction was in the way: it is tried again by itself; if it lasts, look for triggers and locks on the table (pg_stat_activity, Postgres' log)",
+            "another transaction was in the way; if it lasts, look for triggers and locks on the table (pg_stat_activity, Postgres' log)",
         ),
         "42" | "3D" | "3F" => Entry::passing(CHECK),
         "53" => Entry::passing(
             "the server lacks a resource: look into Postgres' log for which, and give it more",
         ),
-        "57" => Entry::passing(
-            "somebody or something of the server's ended it: Postgres' log says who; it is tried again by itself",
-        ),
+        "57" => {
+            Entry::passing("somebody or something of the server's ended it: Postgres' log says who")
+        }
         "58" | "F0" | "XX" | "72" => Entry::passing(LOG),
         _ => Entry::passing(
-            "the database's own code may have raised it: Postgres' log has its CONTEXT; it is tried again by itself",
+            "the database's own code may have raised it: Postgres' log has its CONTEXT",
         ),
     }
 }
@@ -216,31 +217,29 @@ fn by_class(class: &str) -> Entry {
 fn amqp(code: u16, about: About) -> Entry {
     let hint = match (about, code) {
         (About::Login, _) => {
-            "check user and password of amqp.url: rabbitmqctl authenticate_user USER PASSWORD; \"guest\" may log in from the broker's own machine alone; it is tried again until then"
+            "check user and password of amqp.url: rabbitmqctl authenticate_user USER PASSWORD; \"guest\" may log in from the broker's own machine alone"
         }
-        (About::VhostMissing, _) => {
-            "check the vhost of amqp.url: rabbitmqctl list_vhosts; it is tried again until then"
-        }
+        (About::VhostMissing, _) => "check the vhost of amqp.url: rabbitmqctl list_vhosts",
         (About::VhostForbidden, _) => {
-            "give the user of amqp.url permissions on the vhost: rabbitmqctl set_permissions -p VHOST USER '^$' '.*' '^$'; it is tried again until then"
+            "give the user of amqp.url permissions on the vhost: rabbitmqctl set_permissions -p VHOST USER '^$' '.*' '^$'"
         }
         (About::VhostDown, _) => {
-            "the vhost is down on this node: rabbitmqctl restart_vhost -p VHOST; it is tried again until then"
+            "the vhost is down on this node: rabbitmqctl restart_vhost -p VHOST"
         }
         (About::VhostLimit, _) => {
-            "the vhost has as many connections as it may: rabbitmqctl list_vhost_limits -p VHOST; raise max-connections (rabbitmqctl set_vhost_limits), or end some; it is tried again until then"
+            "the vhost has as many connections as it may: rabbitmqctl list_vhost_limits -p VHOST; raise max-connections (rabbitmqctl set_vhost_limits), or end some"
         }
         (About::UserLimit, _) => {
-            "the user has as many connections as it may: rabbitmqctl list_user_limits --user USER; raise max-connections (rabbitmqctl set_user_limits), or end some; it is tried again until then"
+            "the user has as many connections as it may: rabbitmqctl list_user_limits --user USER; raise max-connections (rabbitmqctl set_user_limits), or end some"
         }
         (About::NodeLimit, _) => {
-            "the node has as many connections as it may: raise connection_max in rabbitmq.conf, or end some; it is tried again until then"
+            "the node has as many connections as it may: raise connection_max in rabbitmq.conf, or end some"
         }
         (About::Code, 320) => {
-            "an administrator or a shutdown closed the connection: RabbitMQ's log says why; a new one is made by itself"
+            "an administrator or a shutdown closed the connection: RabbitMQ's log says why"
         }
         (About::Code, 403) => {
-            "check the user's permissions on the vhost: rabbitmqctl list_permissions -p VHOST; it is tried again until then"
+            "check the user's permissions on the vhost: rabbitmqctl list_permissions -p VHOST"
         }
         (About::Code, 404) => {
             "create what is missing: rabbitmqctl list_exchanges -p VHOST; `pgoutbox check` names it"
@@ -255,15 +254,13 @@ fn amqp(code: u16, about: About) -> Entry {
             "the broker does not take what was sent: RabbitMQ's log says why; `pgoutbox parked list` shows the events that it refuses"
         }
         (About::Code, 506) => {
-            "the broker lacks a resource (memory, disk, file handles, channels): rabbitmq-diagnostics status; it is tried again until then"
+            "the broker lacks a resource (memory, disk, file handles, channels): rabbitmq-diagnostics status"
         }
         (About::Code, 530) => {
-            "the broker does not allow it: RabbitMQ's log says why; check the vhost of amqp.url (rabbitmqctl list_vhosts), the user's permissions and the connection limits; it is tried again until then"
+            "the broker does not allow it: RabbitMQ's log says why; check the vhost of amqp.url (rabbitmqctl list_vhosts), the user's permissions and the connection limits"
         }
-        (About::Code, 541) => {
-            "an internal error of the broker: look into RabbitMQ's log; it is tried again until then"
-        }
-        (About::Code, _) => "look into RabbitMQ's log for it; it is tried again until then",
+        (About::Code, 541) => "an internal error of the broker: look into RabbitMQ's log",
+        (About::Code, _) => "look into RabbitMQ's log for it",
     };
     Entry::passing(hint)
 }
@@ -316,10 +313,10 @@ fn io(kind: ErrorKind, peer: Peer) -> Entry {
             _,
         ) => return entry(Kind::Closed, peer),
         (ErrorKind::ConnectionRefused, Peer::Postgres) => {
-            "nothing listens there: check host and port in DATABASE_URL, that Postgres runs and its listen_addresses; it is tried again until then"
+            "nothing listens there: check host and port in DATABASE_URL, that Postgres runs and its listen_addresses"
         }
         (ErrorKind::ConnectionRefused, Peer::RabbitMq) => {
-            "nothing listens there: check host and port of amqp.url and that RabbitMQ runs; it is tried again until then"
+            "nothing listens there: check host and port of amqp.url and that RabbitMQ runs"
         }
         (
             ErrorKind::HostUnreachable
@@ -327,20 +324,18 @@ fn io(kind: ErrorKind, peer: Peer) -> Entry {
             | ErrorKind::NetworkDown
             | ErrorKind::AddrNotAvailable,
             _,
-        ) => {
-            "there is no way to the host: check its name, routes and firewalls; it is tried again until then"
-        }
+        ) => "there is no way to the host: check its name, routes and firewalls",
         (ErrorKind::PermissionDenied, _) => {
-            "the operating system does not let this process connect: check the socket's permissions, and firewalls; it is tried again until then"
+            "the operating system does not let this process connect: check the socket's permissions, and firewalls"
         }
         (ErrorKind::NotFound, Peer::Postgres) => {
-            "there is no such socket or host: check the host in DATABASE_URL and that Postgres runs (unix_socket_directories); it is tried again until then"
+            "there is no such socket or host: check the host in DATABASE_URL and that Postgres runs (unix_socket_directories)"
         }
         (_, Peer::Postgres) => {
-            "check host and port in DATABASE_URL, and that Postgres runs there and is not behind a firewall; it is tried again until then"
+            "check host and port in DATABASE_URL, and that Postgres runs there and is not behind a firewall"
         }
         (_, Peer::RabbitMq) => {
-            "check host and port of amqp.url, and that RabbitMQ runs there and is not behind a firewall; it is tried again until then"
+            "check host and port of amqp.url, and that RabbitMQ runs there and is not behind a firewall"
         }
     })
 }

@@ -162,7 +162,7 @@ pub(crate) fn not_in(server: &Server, streams: bool, mut fault: Fault) -> Fault 
         fault = fault.hint(denied.hint(server, &message, streams));
     } else if fault.kind == Kind::Login {
         fault = fault.hint(format!(
-            "check user and password in {}, and the server's pg_hba.conf; it is tried again until then",
+            "check user and password in {}, and the server's pg_hba.conf",
             server.password_place
         ));
     }

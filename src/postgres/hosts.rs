@@ -72,7 +72,7 @@ impl<'a> Search<'a> {
             fault.kind = Kind::Standby;
             fault.hint.push_str("; or promote the standby: SELECT pg_promote();");
         } else if has_standby {
-            fault = fault.hint("promote one of them: SELECT pg_promote(); or name the primary too; they are tried again until then");
+            fault = fault.hint("promote one of them: SELECT pg_promote(); or name the primary too");
         }
         fault
     }

@@ -171,6 +171,21 @@ fn no_text_of_a_fault_is_searched() {
     }
 }
 
+/// A hint is read behind a command that has ended, too: that a relay tries again is said by what says when.
+#[test]
+fn no_hint_says_what_is_done_next() {
+    for path in files("src", "rs") {
+        let text = fs::read_to_string(&path).expect("readable");
+        for said in literals(&code(&text)) {
+            for banned in
+                ["it is tried again", "they are tried again", "connects again", "at the next pass"]
+            {
+                assert!(!said.contains(banned), "{}: {said:?}", path.display());
+            }
+        }
+    }
+}
+
 /// The first sentence of the comment that a file begins with.
 fn first_sentence(sql: &str) -> String {
     let comment = sql.lines().map_while(|line| line.strip_prefix("--"));

@@ -441,7 +441,7 @@ const HINT_CERTLESS: &str = "check the client certificate: none is set (amqp.cer
 fn login_hint(broker: &Broker) -> String {
     let (user, place) = (&broker.user, &broker.password_place);
     format!(
-        "check user and password in {place}: rabbitmqctl authenticate_user {user} PASSWORD; \"guest\" may log in from the broker's own machine alone; it is tried again until then"
+        "check user and password in {place}: rabbitmqctl authenticate_user {user} PASSWORD; \"guest\" may log in from the broker's own machine alone"
     )
 }
 

@@ -339,9 +339,9 @@ impl Talk {
 fn closed_port(error: &std::io::Error) -> Fault {
     let fault = unreachable(error);
     match error.kind() {
-        std::io::ErrorKind::ConnectionRefused => fault.hint(
-            "rabbitmq-plugins enable rabbitmq_stream  -- or correct amqp.stream_port; it is tried again until then",
-        ),
+        std::io::ErrorKind::ConnectionRefused => {
+            fault.hint("rabbitmq-plugins enable rabbitmq_stream  -- or correct amqp.stream_port")
+        }
         _ => fault,
     }
 }

@@ -193,7 +193,7 @@ async fn create(
     } else if error.is_code(codes::CHECK_VIOLATION) {
         "the default partition holds rows of that time: nothing is lost, they go one by one"
     } else {
-        "it is tried again at the next pass; until then its rows go to the default partition, if there is one"
+        "look into Postgres' log for it; its rows go to the default partition meanwhile, if there is one"
     };
     Ok(Err(Fault::new(error.class, what, hint)))
 }
@@ -252,9 +252,6 @@ impl Work<'_> {
         execute(self.client, "ROLLBACK").await?;
         let key = format!("{}.{name}: {}", self.target.schema, fault.what);
         fault.what = format!("partition {name} of {}: {}", self.target.title(), fault.what);
-        if fault.hint.is_empty() {
-            "it is tried again at the next pass".clone_into(&mut fault.hint);
-        }
         report.troubles.push(Trouble::new(key, fault));
         Ok(())
     }
@@ -314,7 +311,7 @@ impl Work<'_> {
             let outcome = execute(self.client, &self.target.render(step, &names)?).await;
             outcome.map_err(|fault| {
                 let what = format!("it could not be detached: {}", fault.what);
-                Fault::new(fault.class, what, detach_hint(&fault))
+                Fault::new(fault.class, what, fault.hint)
             })?;
         }
         self.finish(&part.name, bounds, report).await
@@ -375,14 +372,5 @@ impl Work<'_> {
             );
             Fault::new(fault.class, what, hint)
         })
-    }
-}
-
-fn detach_hint(fault: &Fault) -> String {
-    if fault.hint.is_empty() {
-        "somebody uses the table in a long transaction; it is tried again at the next pass"
-            .to_owned()
-    } else {
-        fault.hint.clone()
     }
 }
