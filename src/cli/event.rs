@@ -12,7 +12,7 @@ use super::{connect_to_tables, say};
 use crate::config::{Config, Needs, Sources};
 use crate::core::relay::HeldEvent;
 use crate::error::Fault;
-use crate::observe::event::{EventFilter, EventState, EventTrace, TraceReport, look};
+use crate::observe::event::{EventFilter, EventState, EventTrace, TraceReport, look_everywhere};
 use crate::observe::http::client;
 use crate::operator::shown;
 use crate::text::Printable;
@@ -68,7 +68,7 @@ pub(super) struct Args {
 /// Postgres cannot be asked, or the arguments are wrong.
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     in_order(("--since", args.since), ("--until", args.until))?;
-    let config = Config::load(sources, Needs::OF_RELAY)?;
+    let config = Config::load(sources, Needs::POSTGRES)?;
     let filter = EventFilter {
         ids: args.ids.clone(),
         aggregate: args.aggregate.clone(),
@@ -83,7 +83,7 @@ pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
     for id in &filter.ids {
         held.extend(in_memory(&config, id).await);
     }
-    let found = look(&client, &config, &filter, held).await?;
+    let found = look_everywhere(&client, &config, &filter, held).await?;
     if args.json {
         crate::cli::say_json(found.json());
     } else {

@@ -34,11 +34,11 @@ pub struct Needs {
 impl Needs {
     /// Both: `run`, `init --declare`.
     pub const ALL: Self = Self { postgres: true, amqp: true, shard: false };
-    /// The database only: `init`, `uninstall`.
+    /// The database only: `init`, `uninstall`, and what looks at the events of all shards, such as `parked`.
     pub const POSTGRES: Self = Self { postgres: true, amqp: false, shard: false };
-    /// Both, and which relay it is about: `check`, `replay`.
+    /// Both, and which relay it is about: `check`.
     pub const RELAY: Self = Self { shard: true, ..Self::ALL };
-    /// The database, and the relay that is asked about: `status`, `parked`.
+    /// The database, and the relay that is asked about: `status`, `verify`.
     pub const OF_RELAY: Self = Self { shard: true, ..Self::POSTGRES };
     /// None: `schema`, `config`.
     pub const NONE: Self = Self { postgres: false, amqp: false, shard: false };

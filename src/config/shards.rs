@@ -97,6 +97,14 @@ impl Config {
         self.postgres.shards.shares().map(|share| self.of_share(Some(share))).collect()
     }
 
+    /// The slots that it is about: one where a share is chosen, or there is none to choose.
+    pub(crate) fn slots(&self) -> Vec<String> {
+        match self.is_of_any_share() {
+            true => self.postgres.shards.slots(),
+            false => vec![self.postgres.slot.clone()],
+        }
+    }
+
     /// The same outbox, spread over so many.
     pub(crate) fn spread(&self, of: u16) -> Self {
         let mut config = self.of_share(None);

@@ -101,6 +101,8 @@ pub(crate) async fn groups(client: &Client, slot: &str) -> Result<Vec<ParkedGrou
 /// A parked event, save its row.
 #[derive(Debug, Clone)]
 pub(crate) struct ParkedEvent {
+    /// The slot that brought it.
+    pub slot: String,
     /// Its number; rises in commit order.
     pub seq: i64,
     /// `parked`, `queued`, `failed`, `dead_lettered` or `discarded`.
@@ -200,7 +202,22 @@ pub(crate) async fn list(
         ("limit", &limit),
     ];
     let rows = query(client, &sql::render(sql::PARKED_LIST, &variables)?).await?;
-    rows.iter().map(parked).collect()
+    rows.iter().map(|row| parked(slot, row)).collect()
+}
+
+/// Those of several slots, likewise.
+pub(crate) async fn list_all(
+    client: &Client,
+    slots: &[String],
+    filter: &ParkedFilter,
+) -> Result<Vec<ParkedEvent>, Fault> {
+    let mut found = Vec::new();
+    for slot in slots {
+        found.extend(list(client, slot, filter).await?);
+    }
+    found.sort_by_key(|event| event.seq);
+    found.truncate(filter.limit.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX));
+    Ok(found)
 }
 
 /// What a text has to be, for SQL: `[]` where it may be any. The empty text is a text.
@@ -208,13 +225,14 @@ fn wanted(text: &Option<String>) -> String {
     serde_json::Value::from_iter(text.as_deref()).to_string()
 }
 
-fn parked(row: &Row) -> Result<ParkedEvent, Fault> {
+fn parked(slot: &str, row: &Row) -> Result<ParkedEvent, Fault> {
     let schema: Option<String> = column(row, "table_schema")?;
     let name: Option<String> = column(row, "table_name")?;
     let commit_lsn: String = column(row, "commit_lsn")?;
     let index: i64 = column(row, "index")?;
     let seq: i64 = column(row, "seq")?;
     Ok(ParkedEvent {
+        slot: slot.to_owned(),
         seq,
         state: column(row, "state")?,
         is_holding: column(row, "is_holding")?,

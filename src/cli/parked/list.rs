@@ -37,7 +37,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<(), Fault> {
     if is_folded && !args.json {
         filter.states.retain(|state| state != "queued");
     }
-    let mut found = operator::list(client, &config.postgres.slot, &filter).await?;
+    let mut found = operator::list_all(client, &config.slots(), &filter).await?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let has_more = found.len() > limit;
     found.truncate(limit);

@@ -4,7 +4,7 @@ mod list;
 mod show;
 mod unparked;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
@@ -181,7 +181,7 @@ impl Which {
 /// # Errors
 /// Postgres cannot be asked, or the arguments are wrong.
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
-    let config = Config::load(sources, Needs::OF_RELAY)?;
+    let config = Config::load(sources, Needs::POSTGRES)?;
     match &args.command {
         Command::List(args) => list::run(args, &config).await.map(|()| true),
         Command::Show(args) => show::run(args, &config).await,
@@ -196,13 +196,13 @@ const BATCH: usize = 1000;
 async fn retry(args: &Retry, config: &Config) -> Result<bool, Fault> {
     args.which.must_be_said("retry")?;
     let client = connect(config).await?;
-    let found = operator::list(&client, &config.postgres.slot, &args.which.filter(None)).await?;
+    let found = operator::list_all(&client, &config.slots(), &args.which.filter(None)).await?;
     // Those that wait, or are done with, are left alone.
     let fits = |event: &&ParkedEvent| event.state != "queued" && !event.is_done();
-    let seqs: Vec<i64> = found.iter().filter(fits).map(|event| event.seq).collect();
+    let meant = by_slot(found.iter().filter(fits));
     let mut retried = 0;
-    let slot = &config.postgres.slot;
-    let outcome = in_batches("retried", seqs.chunks(BATCH), async |seqs| {
+    let batches = meant.iter().flat_map(|(slot, seqs)| seqs.chunks(BATCH).map(|it| (*slot, it)));
+    let outcome = in_batches("retried", batches.collect(), async |slot, seqs| {
         retried += operator::retry(&client, slot, seqs, args.reset_attempts, &args.note).await?;
         Ok(())
     })
@@ -241,22 +241,30 @@ fn done_with(event: &ParkedEvent) -> String {
 /// How the rest is changed.
 const GO_ON: &str = "go on with the same command: those are not chosen again";
 
-/// Changes events batch by batch, each in a transaction. At a signal what is done is done, and the rest is left.
-async fn in_batches<'a>(
+/// The numbers of events by their slots, in each the oldest first.
+fn by_slot<'a>(events: impl Iterator<Item = &'a ParkedEvent>) -> BTreeMap<&'a str, Vec<i64>> {
+    let mut seqs: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
+    for event in events {
+        seqs.entry(&event.slot).or_default().push(event.seq);
+    }
+    seqs
+}
+
+/// Changes events of a slot batch by batch, each in a transaction. At a signal what is done is done, and the rest is left.
+async fn in_batches(
     verb: &str,
-    batches: impl ExactSizeIterator<Item = &'a [i64]>,
-    mut change: impl AsyncFnMut(&[i64]) -> Result<(), Fault>,
+    batches: Vec<(&str, &[i64])>,
+    mut change: impl AsyncFnMut(&str, &[i64]) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    let batches: Vec<&[i64]> = batches.collect();
     let (mut attendant, gauge) = (Attendant::begin(), Gauge::default());
-    gauge.expect(batches.iter().map(|seqs| seqs.len() as u64).sum());
+    gauge.expect(batches.iter().map(|(_, seqs)| seqs.len() as u64).sum());
     let stop = attendant.shutdown();
     let work = async {
-        for seqs in batches {
+        for (slot, seqs) in batches {
             if stop.is_asked() {
                 return Ok(());
             }
-            change(seqs).await?;
+            change(slot, seqs).await?;
             gauge.advance(seqs.len() as u64);
         }
         Ok(())
@@ -282,7 +290,7 @@ async fn discard(args: &Discard, config: &Config) -> Result<bool, Fault> {
         ));
     }
     let client = connect(config).await?;
-    let found = operator::list(&client, &config.postgres.slot, &args.which.filter(None)).await?;
+    let found = operator::list_all(&client, &config.slots(), &args.which.filter(None)).await?;
     for event in found.iter().filter(|event| event.is_done() && args.which.names_events()) {
         say(done_with(event));
     }
@@ -299,9 +307,10 @@ async fn discard(args: &Discard, config: &Config) -> Result<bool, Fault> {
     }
     // Those that were listed, and no other; the last of an aggregate first: a later batch would free what an
     // earlier one leaves behind it, and it would be sent.
-    let seqs: Vec<i64> = meant.iter().map(|event| event.seq).collect();
-    let (slot, mut done) = (&config.postgres.slot, DiscardReport::default());
-    let outcome = in_batches("discarded", seqs.rchunks(BATCH), async |seqs| {
+    let meant = by_slot(meant.into_iter());
+    let mut done = DiscardReport::default();
+    let batches = meant.iter().flat_map(|(slot, seqs)| seqs.rchunks(BATCH).map(|it| (*slot, it)));
+    let outcome = in_batches("discarded", batches.collect(), async |slot, seqs| {
         let batch = operator::discard(&client, slot, seqs, &args.note).await?;
         done.events += batch.events;
         done.freed += batch.freed;

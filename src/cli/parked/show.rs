@@ -28,7 +28,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: &Args, config: &Config) -> Result<bool, Fault> {
     let (client, config) = &connect_to_tables(config).await?;
-    let found = operator::list(client, &config.postgres.slot, &args.which.filter(Some(2))).await?;
+    let found = operator::list_all(client, &config.slots(), &args.which.filter(Some(2))).await?;
     let event = match found.as_slice() {
         [event] => event,
         [] => {

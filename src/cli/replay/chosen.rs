@@ -168,7 +168,7 @@ async fn done_with(
         filter.states =
             operator::OPEN.into_iter().chain(operator::DONE).map(str::to_owned).collect();
     }
-    let mut found = operator::list(client, &config.postgres.slot, &filter).await?;
+    let mut found = operator::list_all(client, &config.slots(), &filter).await?;
     if let Some(open) = found.iter().find(|event| !event.is_done()) {
         return Err(Fault::definite(
             format!("{} is not done with: the relay itself will send it", open.title()),

@@ -279,7 +279,7 @@ impl Args {
 /// # Errors
 /// Postgres or RabbitMQ could not be reached or was lost, or the arguments are wrong.
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<bool, Fault> {
-    let needs = if args.dry_run { Needs::OF_RELAY } else { Needs::RELAY };
+    let needs = if args.dry_run { Needs::POSTGRES } else { Needs::ALL };
     let config = Config::load(sources, needs)?;
     if !config.has_patterns() {
         args.check(&config)?;
@@ -384,22 +384,28 @@ async fn chance(args: &Args, client: &Client, config: &Config) -> Result<String,
     if args.only() != MarkFilter::Unrelayed {
         return Ok(String::new());
     }
-    let slot = &config.postgres.slot;
     let point = horizon::point(client).await?;
-    match horizon::wait(client, slot, &point, args.wait).await? {
-        SlotReach::Passed => Ok(point.xmin),
-        SlotReach::NoSlot => Ok(String::new()),
-        SlotReach::Behind { bytes, is_active } => Err(Fault::definite(
-            format!(
-                "slot \"{slot}\" is {bytes} bytes of WAL behind: rows without a mark may still be on their way"
-            ),
-            if is_active {
-                "wait until the relay has caught up, or longer: --wait 5m"
-            } else {
-                "start the relay (pgoutbox run), then try again"
-            },
-        )),
+    // Where one slot is gone and another is not, rows that this one may still bring are left to it.
+    let mut xmin = String::new();
+    for slot in config.slots() {
+        match horizon::wait(client, &slot, &point, args.wait).await? {
+            SlotReach::Passed => xmin.clone_from(&point.xmin),
+            SlotReach::NoSlot => {}
+            SlotReach::Behind { bytes, is_active } => {
+                return Err(Fault::definite(
+                    format!(
+                        "slot \"{slot}\" is {bytes} bytes of WAL behind: rows without a mark may still be on their way"
+                    ),
+                    if is_active {
+                        "wait until the relay has caught up, or longer: --wait 5m"
+                    } else {
+                        "start the relay (pgoutbox run), then try again"
+                    },
+                ));
+            }
+        }
     }
+    Ok(xmin)
 }
 
 #[cfg(test)]

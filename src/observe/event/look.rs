@@ -105,14 +105,14 @@ async fn tables(
 }
 
 /// The latest last, and no more than asked for.
-fn order(found: &mut TraceReport, filter: &EventFilter) {
+pub(super) fn order(found: &mut TraceReport, filter: &EventFilter) {
     let at = |event: &EventTrace| {
         let row = event.row.as_ref().and_then(|row| row.occurred_at.clone());
         row.or_else(|| event.record.as_ref().map(|record| record.parked_at.clone()))
     };
     found.events.sort_by_key(at);
     let excess = found.events.len().saturating_sub(filter.limit);
-    found.has_more = excess > 0;
+    found.has_more |= excess > 0;
     found.events.drain(..excess);
 }
 

@@ -5,9 +5,11 @@
 //! of an event, that is the answer.
 
 mod look;
+mod shards;
 mod told;
 
 pub(crate) use look::look;
+pub(crate) use shards::look_everywhere;
 
 use crate::core::event::Refusal;
 use crate::core::message::Message;
