@@ -4,7 +4,7 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result};
 use harness::consumer::Consumer;
-use harness::relay::Pgoutbox;
+use harness::relay::{Pgoutbox, Relay};
 use harness::{shared, wait_until};
 use lapin::ExchangeKind;
 use lapin::options::ExchangeDeclareOptions;
@@ -424,6 +424,33 @@ async fn init_waits_for_who_is_writing_and_names_him() -> Result<()> {
     assert!(told.contains(&pid.to_string()), "no pid {pid} in {told}");
     writer.batch_execute("ROLLBACK").await?;
     setting.exits(0, &["init"]).await?;
+    Ok(())
+}
+
+/// Jobs begin at once: one makes all, and the others find it.
+#[tokio::test]
+async fn inits_at_once_wait_for_each_other() -> Result<()> {
+    let setting = Setting::bare().await?;
+    let other = setting.client().await?;
+    let turn = "SELECT pg_advisory_lock(hashtextextended('pgoutbox init', 0))";
+    other.batch_execute(turn).await?;
+    let mut inits = Vec::new();
+    for _ in 0..4 {
+        inits.push(setting.program.spawn(&["init", "--declare"])?);
+    }
+    for init in &inits {
+        init.wait_for_log("another pgoutbox init is at work", PATIENCE).await?;
+    }
+    assert_eq!(setting.ask::<String>(MADE).await?, "", "something was made meanwhile");
+    other.batch_execute("SELECT pg_advisory_unlock_all()").await?;
+    for init in &inits {
+        let status = init.wait_exit(PATIENCE).await?;
+        assert!(status.success(), "{}", init.log());
+    }
+    let said: String = inits.iter().map(Relay::log).collect();
+    for (what, times) in [("made    ", 5), ("found   ", 15)] {
+        assert_eq!(said.matches(what).count(), times, "{what}: {said}");
+    }
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use crate::output;
 use crate::postgres::outbox::look_up;
 use crate::postgres::publication_filter::PublicationFilter;
 use crate::postgres::sql;
+use crate::postgres::turn::Turn;
 use crate::postgres::{self, column, query};
 use crate::rabbitmq::declare;
 use crate::slot::{self as slots, Finding, Severity, UnreadSlot, catch_up};
@@ -58,6 +59,22 @@ pub(super) struct Args {
 pub(super) async fn run(args: &Args, sources: &Sources) -> Result<(), Fault> {
     let needs = if args.declare { Needs::ALL } else { Needs::POSTGRES };
     let asked = Config::load(sources, needs)?;
+    if args.dry_run {
+        return make(args, asked).await;
+    }
+    // Jobs of several slots may begin at once: what one makes the next one finds.
+    let waits = || {
+        output::err(
+            "note: another pgoutbox init is at work in this database: this one waits for it",
+        )
+    };
+    let turn = Turn::wait(&asked, "init", waits).await?;
+    let made = make(args, asked).await;
+    turn.end().await;
+    made
+}
+
+async fn make(args: &Args, asked: Config) -> Result<(), Fault> {
     let client = connect(&asked).await?;
     let from = args.from_slot.as_deref();
     if from.is_some() && asked.postgres.shards.of > 1 {
