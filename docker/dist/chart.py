@@ -1,23 +1,27 @@
 #!/usr/bin/env python3
 """Lints the Helm chart, renders it, holds it to the kustomization (by default both make the same), and all of it to the schemas of Kubernetes.
 
-Needs kubectl, and by `pip install helm-python-sdk pyyaml kubernetes-validate` Helm itself as a library, and the schemas.
+Needs kubectl, and by `pip install helm-python-sdk pyyaml kubernetes-validate cloudcoil.models.prometheus_operator` Helm itself as a
+library, and the schemas: of Kubernetes, and of Prometheus' operator.
 """
+import contextlib
 import copy
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import kubernetes_validate
 import yaml
+from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
 from helm_python.chart import Chart, lint
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHART = ROOT / "docker/helm"
 # The oldest that the chart is for, and the newest whose schemas are there.
 VERSIONS = ["1.27", kubernetes_validate.latest_version()]
-# Prometheus' operator brings it.
-FOREIGN = {"ServiceMonitor"}
+# What others than Kubernetes bring, as the models made of their schemas read it.
+FOREIGN = {"ServiceMonitor": ServiceMonitor}
 
 
 def documents(text):
@@ -67,9 +71,11 @@ def same(what, theirs, ours):
 
 
 def valid(what, all_of_them):
-    """As Kubernetes' own schemas have it, and no key that they do not know."""
+    """As Kubernetes' own schemas have it, and those of others; and no key that they do not know."""
     is_good = True
     for one in all_of_them:
+        if one["kind"] in FOREIGN:
+            is_good &= read(what, one)
         for version in VERSIONS if one["kind"] not in FOREIGN else []:
             try:
                 kubernetes_validate.validate(one, version, strict=True)
@@ -77,6 +83,16 @@ def valid(what, all_of_them):
                 print(f"{what}, {one['kind']}, Kubernetes {version}: {getattr(wrong, 'message', wrong)}", file=sys.stderr)
                 is_good = False
     return is_good
+
+
+def read(what, one):
+    """What its model reads, and writes again: a key that it does not know is lost on the way."""
+    try:
+        known = FOREIGN[one["kind"]].model_validate(one).model_dump(mode="json", by_alias=True, exclude_unset=True)
+    except ValueError as wrong:
+        print(f"{what}, {one['kind']}: {wrong}", file=sys.stderr)
+        return False
+    return same(f"{what}, {one['kind']}, as its schema knows it,", known, one)
 
 
 def main():
@@ -139,7 +155,19 @@ def main():
             continue
         print(f"{wrong} is taken", file=sys.stderr)
         is_good = False
-    print("dist: the chart renders, by default makes what the kustomization makes, and Kubernetes' schemas have it all" if is_good else "dist: the chart is wrong")
+    monitor = documents((ROOT / "docker/kubernetes/servicemonitor.yaml").read_text())
+    monitored = [one for one in rendered(serviceMonitor={"enabled": True}) if one["kind"] == "ServiceMonitor"]
+    is_good &= valid("the monitor", monitor) & valid("helm", monitored)
+    is_good &= same("the monitor", keyed(monitor), keyed(monitored))
+    for wrong in [{"selectors": {}}, {"endpoints": [{"port": 8976}]}, {"endpoints": [{"interval": "soon"}]}]:
+        [one] = copy.deepcopy(monitor)
+        one["spec"].update(wrong)
+        with contextlib.redirect_stderr(io.StringIO()):
+            is_taken = valid("a monitor", [one])
+        if is_taken:
+            print(f"a monitor with {wrong} is taken", file=sys.stderr)
+            is_good = False
+    print("dist: the chart renders, by default makes what the kustomization makes, and the schemas of Kubernetes and of Prometheus' operator have it all" if is_good else "dist: the chart is wrong")
     return 0 if is_good else 1
 
 
