@@ -58,7 +58,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.file {
             Some(file) => {
-                write!(f, "{} ({}), which is read again at each try", file.display(), self.name)
+                write!(f, "{} ({}), which is read again at each login", file.display(), self.name)
             }
             None => f.write_str(&self.name),
         }

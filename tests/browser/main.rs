@@ -265,8 +265,7 @@ const AXE: &str = "axe-core@4.10.2";
 
 #[tokio::test]
 async fn everybody_can_read_it() -> Result<()> {
-    let folder = npm::installed(Path::new(env!("CARGO_TARGET_TMPDIR")), AXE)?;
-    let axe = std::fs::read_to_string(folder.join("node_modules/axe-core/axe.min.js"))?;
+    let axe = axe()?;
     let setting = Setting::shared().await?.set("guard.interval", "100ms").set("http.token", TOKEN);
     let (relay, address) = setting.serve().await?;
     setting.put_aside(1, "failed").await?;
@@ -299,6 +298,11 @@ async fn everybody_can_read_it() -> Result<()> {
         readable(&page, &format!("{name}, the question")).await?;
     }
     relay.drain(PATIENCE).await
+}
+
+fn axe() -> Result<String> {
+    let folder = npm::installed(Path::new(env!("CARGO_TARGET_TMPDIR")), AXE)?;
+    Ok(std::fs::read_to_string(folder.join("node_modules/axe-core/axe.min.js"))?)
 }
 
 /// Nothing of it is serious.

@@ -8,7 +8,7 @@ use harness::browser::{Browser, Page};
 use harness::proxy::{Cut, Direction, Proxy};
 use harness::{shared, wait_until};
 
-use crate::{no_complaints, picture};
+use crate::{axe, no_complaints, picture, readable};
 use harness::setting::arrived;
 use harness::setting::{PATIENCE, Setting};
 
@@ -210,6 +210,8 @@ async fn a_hundred_thousand_parked_events() -> Result<()> {
     page.press("Enter").await?;
     page.until("document.querySelectorAll('#parked-rows tr.follower').length === 9").await?;
     assert_eq!(page.ask(&format!("{fold}.getAttribute('aria-expanded')")).await?, "true");
+    page.ask(&axe()?).await?;
+    readable(&page, "a hundred thousand, some unfolded").await?;
     page.press("Enter").await?;
     page.until("document.querySelectorAll('#parked-rows tr.follower').length === 0").await?;
     // The next page, and back.

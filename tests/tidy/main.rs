@@ -13,6 +13,7 @@ mod licences;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Folders and files that know no socket, clock or task.
 const PURE: [&str; 11] = [
@@ -183,6 +184,31 @@ fn no_hint_says_what_is_done_next() {
                 assert!(!said.contains(banned), "{}: {said:?}", path.display());
             }
         }
+    }
+}
+
+/// The `replay --… …` that texts and pages advise are taken by a relay with default settings: what is refused there helps nobody.
+#[test]
+fn each_replay_that_is_advised_is_taken() {
+    let mut advised: BTreeSet<String> = BTreeSet::new();
+    for path in files("src", "rs").into_iter().chain(pages()) {
+        let text = fs::read_to_string(&path).expect("readable");
+        for rest in text.split("pgoutbox replay --").skip(1) {
+            let mut words = rest.split_whitespace();
+            let flag = words.next().unwrap_or_default();
+            if words.next().is_some_and(|value| value.starts_with('…')) {
+                advised.insert(format!("--{flag}"));
+            }
+        }
+    }
+    assert!(advised.contains("--relayed-since"), "{advised:?}");
+    for flag in advised {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_pgoutbox"));
+        // Nobody listens there: what is wrong with the arguments is said before.
+        program.env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
+        let output = program.args(["replay", "--dry-run", &flag, "1h"]).output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(69), "{flag}: {said}");
     }
 }
 

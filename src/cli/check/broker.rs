@@ -82,9 +82,10 @@ fn refused(broker: &Broker, fault: Fault) -> Finding {
             format!("rabbitmqctl set_user_limits {user} '{{\"max-connections\":-1}}'  -- {ends}")
         }
         error::Kind::Amqp(403, _) => format!(
-            "rabbitmqctl change_password {user} 'PASSWORD'  -- the one of amqp.url; where \
+            "rabbitmqctl change_password {user} 'PASSWORD'  -- the one in {}; where \
              `rabbitmqctl list_users` does not show the user: rabbitmqctl add_user {user} 'PASSWORD'; \
-             and \"guest\" may log in from the broker's own machine alone"
+             and \"guest\" may log in from the broker's own machine alone",
+            broker.password_place
         ),
         _ => fault.hint,
     };

@@ -277,7 +277,7 @@ fn of_streams(streams: &[StreamView]) -> Vec<Reason> {
     };
     let forgotten = those(|it| it.has_forgotten).map(|names| {
         let what = format!("streams have not all that they confirmed before: {names}");
-        let hint = "nothing is wrong where they are new; else look whether they were deleted, or brokers lost power, and send what is gone: pgoutbox replay --committed-since …";
+        let hint = "nothing is wrong where they are new; else look whether they were deleted, or brokers lost power, and send what is gone: pgoutbox replay --relayed-since …";
         Reason::new("stream_forgot", what, hint)
     });
     let unwatched = those(|it| it.name.is_some() && !it.is_watched).map(|names| {

@@ -154,7 +154,7 @@ pub const METRICS: &[Metric] = &[
             out.put(&[("kind", kind), ("name", name), ("outcome", "parked")], tally.parked);
         }),
     counter("pgoutbox_stream_forgotten_total", "stream", "Sessions that found a stream without events that it had confirmed.",
-        "above 0, and the stream is not new: it was deleted and made again, or brokers lost power; `pgoutbox replay --committed-since …` sends what is gone",
+        "above 0, and the stream is not new: it was deleted and made again, or brokers lost power; `pgoutbox replay --relayed-since …` sends what is gone",
         |it, out| for (stream, sessions) in it.snapshot.shown.forgotten.iter() {
             out.put(&[("stream", stream)], sessions);
         }),

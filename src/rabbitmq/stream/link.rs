@@ -355,7 +355,7 @@ pub(super) fn somebody_else(stream: &str, name: &str, highest: u64, ours: u64) -
         format!(
             "somebody else publishes to stream \"{stream}\" as \"{name}\", up to id {highest} where this relay has come to {ours} at most: the broker drops what this relay sends below that"
         ),
-        "find the other relay: this database was copied, or restored from a copy. Then go on under another name: UPDATE pgoutbox.progress SET publishing_epoch = NULL WHERE slot = '…';  -- and send what was dropped: pgoutbox replay --committed-since …",
+        "find the other relay: this database was copied, or restored from a copy. Then go on under another name: UPDATE pgoutbox.progress SET publishing_epoch = NULL WHERE slot = '…';  -- and send what was dropped: pgoutbox replay --relayed-since …",
     )
     .found(Some("broker-stream-name"))
 }
