@@ -228,10 +228,11 @@ fn mapping_errors(
                 sql::identifier(mark),
             )
         } else {
-            format!(
-                "name the right columns under [tables.columns]; the table has {}",
-                names.join(", ")
-            )
+            let place = match error.contains(" the mark") {
+                true => "[tables.mark]",
+                false => "[tables.columns]",
+            };
+            format!("name the right columns under {place}; the table has {}", names.join(", "))
         }
     };
     let finding = |error: &String| match error.contains("cannot be read as") {

@@ -312,6 +312,11 @@ async fn a_column_missing_or_of_a_wrong_type_is_named_at_the_start() -> Result<(
             "\"occurred_at\" of public.outbox_messages cannot be read as payload: its type must be jsonb",
         ),
         ("columns.id", "headers", "\"headers\" of public.outbox_messages cannot be read as id"),
+        (
+            "mark.relayed_at",
+            "yes",
+            "\"relayed_at\" of public.outbox_messages cannot be read as the mark",
+        ),
         ("routing_key", "{nonsense}", "names \"nonsense\", which is neither a field nor a column"),
     ] {
         let wrong = setting.clone().set(&format!("tables.0.{key}"), value);
@@ -320,6 +325,9 @@ async fn a_column_missing_or_of_a_wrong_type_is_named_at_the_start() -> Result<(
         let all = check.log();
         assert_eq!(status.code(), Some(1), "{key}={value}: {all}");
         assert!(all.contains(told), "{key}={value}: {all}");
+        let (section, _) = key.split_once('.').unwrap_or(("", ""));
+        let hint = format!("name the right columns under [tables.{section}]");
+        assert!(section.is_empty() || all.contains(&hint), "{key}={value}: {all}");
         let relay = wrong.run()?;
         relay.is_down("fault", PATIENCE).await?;
         logs(&relay, told).await.with_context(|| format!("{key}={value}"))?;
