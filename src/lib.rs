@@ -49,7 +49,7 @@
 //!    parked holds it until it is on disk, whatever that takes.
 //! 6. A crash repeats at most what the window and one batch of marks hold: the progress row,
 //!    written with each batch and after each 100 settled events, names the place also in the middle
-//!    of a transaction.
+//!    of a transaction. The window may be held to what keeps the broker busy.
 //! 7. Any error of a connection ends the session. There is one way of recovery, the start of
 //!    a session, and it is used daily.
 //!

@@ -107,6 +107,7 @@ pub(crate) fn assemble(
         found: Vec::new(),
         window: WindowSettings {
             messages: values.number("window.messages"),
+            is_adaptive: text("window.sizing") == "adaptive",
             bytes: values.number("window.bytes"),
             is_strict: text("window.ordering") == "strict",
         },

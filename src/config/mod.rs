@@ -564,8 +564,10 @@ pub enum Piece {
 /// How much may be in flight: `[window]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowSettings {
-    /// Messages published and not settled. Default 1,000.
+    /// Messages published and not settled, at most. Default 1,000.
     pub messages: usize,
+    /// Only as many are in flight as keep the broker busy. Default `false`: fixed.
+    pub is_adaptive: bool,
     /// Bytes of their bodies. Default 32 MiB. One larger message alone still passes.
     pub bytes: usize,
     /// At most one message in flight per aggregate. Default `false`: pipelined.

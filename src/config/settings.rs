@@ -223,7 +223,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("messages.*.cloudevents.dataschema", Template, Unset, "its attribute `dataschema`, a URI"),
     setting("messages.*.cloudevents.extensions.?", Field, Unset, "an extension attribute: its name has lower-case letters and digits"),
 
-    setting("window.messages", Count { min: 1, max: 65_535 }, Value("1000"), "messages published and not yet settled"),
+    setting("window.messages", Count { min: 1, max: 65_535 }, Value("1000"), "messages published and not yet settled, at most"),
+    setting("window.sizing", Choice(&["fixed", "adaptive"]), Value("fixed"), "`adaptive`: only as many messages as keep the broker busy are in flight, since a crash repeats them; `fixed`: as many as `window.messages`, as it always is where events go to streams, which drop repeats"),
     setting("window.bytes", Size { min: 64 * KIB, max: 4 * GIB }, Value("32MiB"), "bytes of their bodies; one larger message alone still passes"),
     setting("window.ordering", Choice(&["pipelined", "strict"]), Value("pipelined"), "`strict`: at most one message in flight per aggregate, so that not even a nack or a return lets a later event pass"),
 

@@ -463,6 +463,8 @@ impl PrepareStep {
             away: away.map(|(number, it)| (it.relation(), it.was.clone(), number)).collect(),
             limits: self.connected().publisher.limits(),
             window_messages: config.window.messages,
+            // A stream drops what it is sent again.
+            is_window_fixed: !config.window.is_adaptive || config.has_streams(),
             window_bytes: config.window.bytes,
             is_strict: config.window.is_strict,
             has_streams: config.has_streams(),

@@ -37,7 +37,7 @@ async fn killed_again_and_again_under_load() -> Result<()> {
 async fn killed_inside_a_huge_transaction() -> Result<()> {
     const ROWS: i64 = 30_000;
     const KILLS: usize = 3;
-    let setting = Setting::shared().await?;
+    let setting = Setting::shared().await?.set("window.sizing", "adaptive");
     let consumer = setting.consumer().await?;
     insert_rows(&setting, ROWS).await?;
     let ledger = ledger_of_rows(&setting).await?;

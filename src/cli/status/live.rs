@@ -169,7 +169,7 @@ fn tell(page: &mut Page, told: &Value) {
         page.say(format_args!(
             "window    {} of {} messages, {} of {}{}",
             count("/relay/window_messages"),
-            count("/window/limit_messages"),
+            count("/relay/window_size"),
             bytesize::ByteSize(count("/relay/window_bytes")),
             bytesize::ByteSize(count("/window/limit_bytes")),
             oldest.unwrap_or_default()

@@ -30,6 +30,8 @@ pub struct Rules {
     pub limits: Limits,
     /// Bound on the window, in messages.
     pub window_messages: usize,
+    /// So many may be in flight always, and not only as many as keep the broker busy.
+    pub is_window_fixed: bool,
     /// Bound on the window, in bytes.
     pub window_bytes: usize,
     /// At most one message in flight per aggregate.

@@ -6,7 +6,7 @@
 //! its fields to itself:
 //!
 //! - `decoder` reads the stream: transactions, relations, rows, and `messages` that are events;
-//! - `outgoing` has what is ready to be sent and what is in flight ([`window`]); [`ids`] gives events the ids
+//! - `outgoing` has what is ready to be sent and what is in flight ([`window`]), of which `window_size` says how much; [`ids`] gives events the ids
 //!   by which a stream knows them again, `naming` decides under which name;
 //! - `aggregates` knows who has to wait for whom;
 //! - `outcomes` has learnt from the broker's answers, and decides what becomes of what was refused;
@@ -48,6 +48,7 @@ mod spans;
 mod trial;
 mod view;
 mod waiting;
+mod window_size;
 
 use std::time::Duration;
 
@@ -301,7 +302,10 @@ impl Relay {
                 self.deadlines.keepalive(now, is_new, is_reply_requested)?;
             }
             Input::Answers(answers) => self.answers(now, answers, effects)?,
-            Input::Blocked(is_blocked) => self.deadlines.blocked(now, is_blocked),
+            Input::Blocked(is_blocked) => {
+                self.deadlines.blocked(now, is_blocked);
+                self.outgoing.blocked();
+            }
             Input::Closed(why) => self.closed(now, &why),
             Input::ChannelClosed { why, max_body } => {
                 self.channel_closed(now, &why, max_body, effects);

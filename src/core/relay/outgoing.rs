@@ -7,6 +7,7 @@ use super::arrival::{Arrival, Outbound, PublishedEvent, Source};
 use super::input::Rules;
 use super::waiting::{Waiting, first};
 use super::window::{Answer, DeliveryOutcome, Stray, Window};
+use super::window_size::WindowSize;
 use crate::core::message::Message;
 
 /// What goes to the broker.
@@ -15,6 +16,7 @@ pub(super) struct Outgoing {
     /// Taken in, and not published yet.
     ready: VecDeque<Outbound>,
     window: Window<PublishedEvent>,
+    size: WindowSize,
     most_messages: usize,
     most_bytes: usize,
     /// Who asked that nothing more is published; `None` where nobody did.
@@ -29,6 +31,7 @@ impl Outgoing {
         Self {
             ready: VecDeque::new(),
             window: Window::default(),
+            size: WindowSize::new(rules.window_messages, rules.is_window_fixed),
             most_messages: rules.window_messages,
             most_bytes: rules.window_bytes,
             paused_by: None,
@@ -103,11 +106,12 @@ impl Outgoing {
         let wants_alone = self.ready.front().is_some_and(|ready| ready.is_alone);
         let is_one_alone = self.window.front().is_some_and(|front| front.is_alone);
         let is_alone = is_cautious || wants_alone || is_one_alone;
-        let most = if is_alone { 1 } else { self.most_messages };
+        let (most, all) = if is_alone { (1, 1) } else { (self.size.now(), self.most_messages) };
         first([
             (self.is_closed, Waiting::Channel),
             (self.window.must_empty(), Waiting::Refusal),
-            (self.window.len() + beside.0 >= most, Waiting::Room),
+            (self.window.len() >= most, Waiting::Room),
+            (self.window.len() + beside.0 >= all, Waiting::Room),
             (self.window.bytes() + beside.1 >= self.most_bytes, Waiting::Bytes),
         ])
     }
@@ -153,6 +157,7 @@ impl Outgoing {
             at,
             is_to_stream,
         });
+        self.size.sent(at, self.window.len());
     }
 
     /// Takes in what the broker says.
@@ -163,6 +168,24 @@ impl Outgoing {
     /// The next message of which it is known what became of it, in the order of their publishing.
     pub(super) fn next_settled(&mut self) -> Option<(PublishedEvent, DeliveryOutcome)> {
         self.window.next_settled()
+    }
+
+    /// So many messages were settled by what the broker has said.
+    pub(super) fn settled(&mut self, now: Duration, count: usize) {
+        self.size.answered(now, count);
+        if self.window.must_empty() {
+            self.size.interrupted(0);
+        }
+    }
+
+    /// So many messages may be in flight.
+    pub(super) fn window_size(&self) -> usize {
+        self.size.usual()
+    }
+
+    /// The broker takes nothing, or takes messages again.
+    pub(super) fn blocked(&mut self) {
+        self.size.interrupted(0);
     }
 
     /// The channel is gone, and all that was in flight with it; a new one is to come.
@@ -188,6 +211,7 @@ impl Outgoing {
 
     /// The channel is gone, and all that was in flight with it.
     pub(super) fn take_window(&mut self) -> Vec<PublishedEvent> {
+        self.size.interrupted(self.window.len());
         std::mem::take(&mut self.window).into_items()
     }
 }

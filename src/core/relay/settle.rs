@@ -41,9 +41,12 @@ impl Relay {
     ) -> Result<(), End> {
         let taken = self.outgoing.answered(answers);
         taken.map_err(|stray| End::Fault(stray.fault()))?;
+        let mut count = 0;
         while let Some((published, outcome)) = self.outgoing.next_settled() {
+            count += 1;
             self.outcome(now, published, outcome, effects);
         }
+        self.outgoing.settled(now, count);
         Ok(())
     }
 

@@ -22,7 +22,9 @@ pub(crate) struct View {
     pub by_destination: Vec<(String, TableTally)>,
     /// Messages published and not settled.
     pub window_messages: usize,
-    /// Their bytes.
+    /// Messages that may be in flight.
+    pub window_size: usize,
+    /// Bytes of those that are.
     pub window_bytes: usize,
     /// Events taken in that wait behind others of their aggregate, or for room.
     pub waiting: usize,
@@ -73,6 +75,7 @@ impl Relay {
             by_source: self.tally_by_source(),
             by_destination: self.destinations.all().collect(),
             window_messages,
+            window_size: self.outgoing.window_size(),
             window_bytes,
             waiting: self.aggregates.size().0 + self.outgoing.ready(),
             unsettled: oldest.map(|arrival| self.age(now, arrival.commit_time)),

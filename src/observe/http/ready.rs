@@ -336,6 +336,7 @@ mod tests {
             by_source: Vec::new(),
             by_destination: Vec::new(),
             window_messages: 3,
+            window_size: 10,
             window_bytes: 3,
             waiting: 1,
             unsettled: None,

@@ -179,6 +179,7 @@ fn relay(snapshot: &Snapshot, view: &View) -> Value {
     json!({
         "answered_seconds_ago": snapshot.viewed_ago.map(seconds),
         "window_messages": view.window_messages,
+        "window_size": view.window_size,
         "window_bytes": view.window_bytes,
         "waiting": view.waiting,
         "unsettled_seconds": snapshot.unsettled.filter(|age| !age.is_zero()).map(seconds),

@@ -84,6 +84,7 @@ fn rules() -> Rules {
         oids: vec![OID],
         limits: LIMITS,
         window_messages: 1_000,
+        is_window_fixed: !config.window.is_adaptive,
         window_bytes: 32 << 20,
         is_strict: false,
         audit: config.audit,

@@ -160,9 +160,9 @@ function show(status) {
   put('latency-all', all.count ? 'since the start: ' + span(all.p50_seconds) + ', 99 % ' + span(all.p99_seconds) : '');
   const limit = status.window;
   put('window', relay ? count(relay.window_messages) : '–');
-  put('window-of', relay ? 'of ' + count(limit.limit_messages) + ' messages in flight' : 'no session');
+  put('window-of', relay ? 'of ' + count(relay.window_size) + ' messages in flight' : 'no session');
   $('window-meter').hidden = !relay;
-  $('window-meter').value = relay ? Math.max(relay.window_messages / limit.limit_messages, relay.window_bytes / limit.limit_bytes) : 0;
+  $('window-meter').value = relay ? Math.max(relay.window_messages / relay.window_size, relay.window_bytes / limit.limit_bytes) : 0;
   put('window-bytes', relay ? bytes(relay.window_bytes) + ' of ' + bytes(limit.limit_bytes) + (relay.waiting ? '; ' + count(relay.waiting) + ' more wait' : '') : '');
   put('retained', slot ? bytes(slot.retained_wal_bytes) : '–');
   $('wal-meter').hidden = !slot || slot.used_percent === null;

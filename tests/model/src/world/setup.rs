@@ -135,6 +135,7 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
             stream: mode.is_stream.then_some(1 << 20),
         },
         window_messages: script.pick(&[1, 2, 5, 20, 20]),
+        is_window_fixed: false,
         window_bytes: script.pick(&[1, 200, 100_000, 100_000]),
         is_strict: mode.is_strict,
         parking: Parking {
