@@ -23,7 +23,7 @@ use super::checks::attached;
 use super::jobs::Jobs;
 use super::past::{Past, ServerMemory};
 use super::progress_row::{
-    self, Gap, RowOwner, pass_again, publishing_name, recall, record_readings,
+    self, RowOwner, publishing_name, recall, record_listed, record_readings,
 };
 use super::readings::Readings;
 use super::recording::Recording;
@@ -101,6 +101,8 @@ struct RecallStep {
     known: progress_row::SlotMemory,
     /// What is published before the stream.
     catch_up: Option<CatchUp>,
+    /// Up to where the stream is passed before that.
+    passes_until: Option<PgLsn>,
     /// Earlier sessions of the outage came as far: they have said all there is to say.
     is_quiet: bool,
 }
@@ -173,7 +175,6 @@ impl BrokerStep {
         if *has_layout {
             answered(config, slot::is_of_layout(client, config)).await?;
         }
-        answered(config, pass_again(config, client, coverage)).await?;
         if let Some(why) = catch_up::ensure_slot(config, client, tables).await? {
             warn!(why, "slot recreated: rows without a mark are published first");
             // What was missed before, the list has.
@@ -226,20 +227,58 @@ impl Owner {
             recorded: known.durable,
             acknowledged: known.confirmed.max(past.acknowledged(identity)),
         });
-        if let Some(Gap { why, .. }) = &known.gap {
-            warn!(
-                why,
-                "rows may have passed by the slot: what is left of its stream is passed first, then \
-                 it is made again, and the rows that wait in the table are published before its stream"
-            );
-        }
         let is_quiet = board.runs_again();
         let catch_up = answered(config, catch_up::pending(client, given.slot())).await?;
-        Ok(RecallStep { owner: self, known, catch_up, is_quiet })
+        let mut step = RecallStep { owner: self, known, catch_up, passes_until: None, is_quiet };
+        step.list(given, past).await?;
+        Ok(step)
     }
 }
 
 impl RecallStep {
+    /// Lists the rows that wait, where some may have passed by the slot: those of before a point up to which its stream is passed
+    /// then. What is read otherwise than when the list was made is listed anew, before the stream is past that.
+    async fn list(&mut self, given: Setup<'_>, past: &mut Past) -> Result<(), Fault> {
+        let (Setup { config, .. }, client) = (given, given.client());
+        let PreflightStep { tables, coverage, .. } = &self.owner.connected.preflighted;
+        let confirmed = self.known.confirmed;
+        let passes_until = |it: &CatchUp| it.passes_until(confirmed);
+        let readings = Readings::of(config, tables);
+        let is_passing = self.catch_up.as_ref().and_then(passes_until).is_some();
+        let is_other = is_passing && past.listed.as_ref() != Some(&readings);
+        let why = match (&self.known.gap, &self.catch_up) {
+            (Some(why), _) => {
+                warn!(
+                    why,
+                    "rows may have passed by the slot: those that wait in the table are listed, and published once its \
+                     stream is passed up to there"
+                );
+                why.clone()
+            }
+            (None, Some(pending)) if is_other => pending.why.clone(),
+            _ => {
+                self.passes_until = self.catch_up.as_ref().and_then(passes_until);
+                return Ok(());
+            }
+        };
+        let since = answered(config, slot::now(client)).await?;
+        let listed = catch_up::list_beside(config, client, tables, &why).await?;
+        let Owner { taken, session, .. } = &self.owner;
+        let identity = &taken.identity;
+        let own = RowOwner { identity, session, has_messages: taken.has_messages };
+        let place = (confirmed, self.known.memory.publishing_id);
+        let kept = record_listed(client, given.slot(), own, place, coverage.digest());
+        answered(config, kept).await?;
+        info!(rows = listed.total, up_to = %listed.commit_lsn(), "listed the rows that wait");
+        (past.listed, past.rewritten_since) = (Some(readings), Some(since));
+        self.known.durable = self.known.durable.max(confirmed);
+        // Other changes may come of the same transactions.
+        self.known.is_doubtful = true;
+        self.passes_until = listed.passes_until(confirmed);
+        self.catch_up = Some(listed);
+        Ok(())
+    }
+
     async fn prepare(mut self, given: Setup<'_>, past: &mut Past) -> Result<PrepareStep, Fault> {
         let (Setup { config, .. }, client) = (given, given.client());
         let away = self.away(given, past).await?;
@@ -249,7 +288,13 @@ impl RecallStep {
         if let Some(CatchUp { why, total, .. }) = &self.catch_up {
             let told = catch_up::tell_orphans(client, given.slot(), &outboxes);
             answered(&config, told).await?;
-            info!(why, rows = total, "catching up: listed rows are published before the stream");
+            if self.passes_until.is_none() {
+                info!(
+                    why,
+                    rows = total,
+                    "catching up: listed rows are published before the stream"
+                );
+            }
         }
         let identity = self.owner.taken.identity.clone();
         let session = &self.owner.session;
@@ -259,6 +304,10 @@ impl RecallStep {
         let (are_new, were_read, known_from) =
             self.compare(given, &config, &outboxes, &readings).await?;
         let look_ahead = self.name(given, past).await?;
+        if self.passes_until.is_some() {
+            // Its turn is once the stream is passed.
+            self.catch_up = None;
+        }
         Ok(PrepareStep {
             recalled: self,
             config,
@@ -357,7 +406,7 @@ impl RecallStep {
         let (Setup { config, .. }, client) = (given, given.client());
         let tables = &self.owner.connected.preflighted.tables;
         let mut away = answered(config, slot::away(client, config, tables)).await?;
-        let is_all_there = self.known.gap.is_none() && self.catch_up.is_none();
+        let is_all_there = self.catch_up.is_none();
         let durable = self.known.durable;
         away.retain(|it| !(is_all_there && it.until.is_some_and(|until| until <= durable)));
         away.iter_mut().for_each(|it| it.until = it.until.or(Some(self.known.end)));
@@ -386,7 +435,7 @@ impl PrepareStep {
         }
         let Self { recalled, config, outboxes, marker, look_ahead, readings, known_from, .. } =
             self;
-        let RecallStep { owner, known, catch_up, is_quiet } = recalled;
+        let RecallStep { owner, known, catch_up, passes_until, is_quiet } = recalled;
         let Owner { connected: BrokerStep { preflighted, publisher }, taken, session: id } = owner;
         let SlotLease { wal, identity, has_messages, blocked } = taken;
         let reached = past.acknowledged(&identity);
@@ -402,7 +451,7 @@ impl PrepareStep {
         if config.log.has_events {
             relay.make_lines(config.log.events_one_in);
         }
-        let (client, is_passing) = (&given.audit.client, known.gap.is_some());
+        let client = &given.audit.client;
         let mut session = Session {
             relay,
             wal,
@@ -421,7 +470,6 @@ impl PrepareStep {
             ),
             notified: Arc::clone(&given.audit.notified),
             spans,
-            gap: known.gap,
             unknown: known_from.map(|lsn| (lsn, readings)),
             reached,
             began: Instant::now(),
@@ -444,7 +492,7 @@ impl PrepareStep {
             },
             config,
         };
-        session.jobs.watch_rewritten(is_passing);
+        session.jobs.watch_rewritten(passes_until.is_some());
         session.bulletin.tell(&session.relay);
         Ok(session)
     }
@@ -475,7 +523,7 @@ impl PrepareStep {
             check_interval: config.postgres.check_interval,
             silence: silence(config),
             leaves: self.connected().preflighted.coverage.leaves(),
-            is_passing: self.recalled.known.gap.is_some(),
+            passes_until: self.recalled.passes_until,
             are_new: self.are_new.clone(),
             were_read: self.were_read.clone(),
             share: config.postgres.share,

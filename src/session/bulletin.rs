@@ -78,7 +78,7 @@ impl Bulletin {
             }
             Doing::Passing => (
                 RelayState::CatchingUp,
-                "reads what the slot holds, in which rows are missing: then the slot is made again, and rows without a mark come first",
+                "reads what the slot holds, in which rows are missing: then the listed rows without a mark come, before what was committed since",
             ),
             Doing::Streaming => (RelayState::Running, "reads the stream"),
             Doing::Paused => {

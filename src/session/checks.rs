@@ -28,7 +28,7 @@ const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from
 const REWRITTEN: u32 = 5;
 /// Why the session ends in order and another begins.
 pub(super) type Renewal = Rc<RefCell<Option<String>>>;
-const ATTACHED: &str = "the slot is made again, and these rows are published: nothing";
+const ATTACHED: &str = "these rows are listed and published: nothing";
 
 /// A relation that is not there may be one whose transaction is not seen by others yet: it is
 /// looked for again.

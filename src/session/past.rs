@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use postgres_types::PgLsn;
 
+use super::readings::Readings;
 use crate::config::Config;
 use crate::core::relay::{LookedAhead, Memory};
 use crate::otlp;
@@ -26,6 +27,8 @@ pub(crate) struct Past {
     pub(super) looked_ahead: Option<(i64, LookedAhead)>,
     /// Tables that were left out, or had another name than one of ours: what of them was in the stream is passed.
     pub(super) passed_over: BTreeSet<u32>,
+    /// By what was read when the list was made, beside the slot, that this process made.
+    pub(super) listed: Option<Readings>,
     /// Up to which transaction it was looked for tables that were written anew.
     pub(super) rewritten_since: Option<String>,
     /// Partitions that hold nothing that no stream brings.

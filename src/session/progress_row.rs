@@ -22,7 +22,7 @@ use crate::postgres::parking::locker;
 use crate::postgres::sql;
 use crate::postgres::{self, classify, column, query};
 use crate::slot::{self, Coverage, Digest, SlotState, record_coverage};
-use crate::slot::{catch_up, cause, known};
+use crate::slot::{cause, known};
 use crate::upkeep::reconcile::Trigger;
 use crate::within::in_time;
 
@@ -102,8 +102,8 @@ pub(super) struct SlotMemory {
     pub(super) memory: Memory,
     /// Everything before is settled, as the progress row says on disk.
     pub(super) durable: PgLsn,
-    /// Rows may have passed by the slot.
-    pub(super) gap: Option<Gap>,
+    /// Why rows may have passed by the slot; `None` where they have not.
+    pub(super) gap: Option<String>,
     /// Where the WAL ended.
     pub(super) end: PgLsn,
     /// Where it ended on disk: the stream comes so far by itself.
@@ -169,24 +169,15 @@ pub(super) struct RowOwner<'a> {
 }
 
 /// Rows that the slot does not bring may wait in the table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Gap {
-    pub(super) why: String,
-    /// Where the WAL ended when that was seen.
-    pub(super) end: PgLsn,
-}
-
-impl Gap {
-    /// # Errors
-    /// Nothing could bring those rows, so the relay must not go on.
-    fn refuse(&self, config: &Config) -> Result<(), Fault> {
-        if config.is_catching_up() {
-            return Ok(());
-        }
-        let (slot, why) = (&config.postgres.slot, &self.why);
-        let what = format!("rows may have passed by slot \"{slot}\": {why}");
-        Err(Fault::halt(what, slot::ways_past(config)))
+///
+/// # Errors
+/// Nothing could bring those rows, so the relay must not go on.
+fn refuse_gap(config: &Config, why: &str) -> Result<(), Fault> {
+    if config.is_catching_up() {
+        return Ok(());
     }
+    let what = format!("rows may have passed by slot \"{}\": {why}", config.postgres.slot);
+    Err(Fault::halt(what, slot::ways_past(config)))
 }
 
 /// How earlier sessions read events, and sent them on.
@@ -311,15 +302,14 @@ pub(super) async fn recall(
         None if is_ahead => past.coverage.as_ref().and_then(|earlier| earlier.change(coverage)),
         None => why_gap_without_row(config, past, identity, place, coverage),
     };
-    let why = unstreamed(config, past, client, coverage, why.or(attached)).await?;
-    let gap = why.map(|why| Gap { why, end });
+    let gap = unstreamed(config, past, client, coverage, why.or(attached)).await?;
     past.coverage = Some(coverage.clone());
     if gap.is_some() && row.is_none() {
         // Only this process knows, and it may end.
         record_reach(client, slot, own, (confirmed, memory.publishing_id, 0), true).await?;
         record_coverage(client, slot, 0).await?;
     }
-    gap.as_ref().map_or(Ok(()), |gap| gap.refuse(config))?;
+    gap.as_ref().map_or(Ok(()), |why| refuse_gap(config, why))?;
     // Nobody is known to have moved it: an older version wrote the row, or there is none yet. The row
     // of a catch-up stands just before its slot, and counts the rows of the list that are settled:
     // written over, all of them would be taken for delivered.
@@ -694,39 +684,32 @@ pub(super) async fn forget_routes(client: &Client, slot: &str, session: &str) ->
     postgres::execute(client, &sql::render(sql::PROGRESS_FORGET_ROUTES, &variables)?).await
 }
 
-/// The tables were changed again since the stream was passed: what was committed before that is
-/// perhaps only in the slot that is about to be made again, so it is passed once more.
-pub(super) async fn pass_again(
-    config: &Config,
+/// The rows that wait are listed, and how the tables are covered is seen to: all of them that passed by the slot are on the
+/// list. What is before the slot in its stream is nothing that anybody waits for; the stream's other events come under
+/// another name.
+pub(super) async fn record_listed(
     client: &Client,
-    coverage: &Coverage,
+    slot: &str,
+    own: RowOwner<'_>,
+    (confirmed, publishing_id): (PgLsn, u64),
+    coverage: Digest,
 ) -> Result<(), Fault> {
-    let slot = config.postgres.slot.as_str();
-    let report = catch_up::report(client, slot).await?;
-    let state = slot::state(client, slot).await?;
-    let is_readable = state.is_some_and(|slot| slot.why_lost().is_none());
-    if !is_readable || report.is_none_or(|report| report.is_listed) {
-        return Ok(());
-    }
-    let rows = query(client, &sql::render(sql::PROGRESS_COVERAGE, &[("slot", slot)])?).await?;
-    let kept = rows.first().map_or(Ok(None), |row| column::<Option<i64>>(row, "coverage"))?;
-    if kept.is_none_or(|kept| kept == coverage.digest().number()) {
-        return Ok(());
-    }
-    record_coverage(client, slot, 0).await?;
-    postgres::execute(client, &sql::render(sql::CATCH_UP_FINISH, &[("slot", slot)])?).await
+    record_reach(client, slot, own, (confirmed, publishing_id, 0), true).await?;
+    let coverage = coverage.number().to_string();
+    let variables = [("slot", slot), ("session", own.session), ("coverage", &coverage)];
+    postgres::execute(client, &sql::render(sql::PROGRESS_LISTED, &variables)?).await
 }
 
-/// The stream was passed to where the gap was seen: from here on the slot is to be made again, and
+/// No stream gets past where the slot stands: from here on it is to be made again, and
 /// the rows that wait are to be listed, whatever happens to this process.
 pub(super) async fn begin_catch_up(
     config: &Config,
     client: &Client,
-    gap: &Gap,
+    why: &str,
     coverage: &Coverage,
 ) -> Result<(), Fault> {
     let slot = config.postgres.slot.as_str();
-    let variables = [("slot", slot), ("why", gap.why.as_str())];
+    let variables = [("slot", slot), ("why", why)];
     postgres::execute(client, &sql::render(sql::CATCH_UP_BEGIN, &variables)?).await?;
     record_coverage(client, slot, coverage.digest().number()).await
 }

@@ -16,7 +16,7 @@ use super::broker::BrokerConnection;
 use super::bulletin::Bulletin;
 use super::jobs::Jobs;
 use super::past::{Past, ServerMemory};
-use super::progress_row::{self, Gap, begin_catch_up, record_fault};
+use super::progress_row::{self, begin_catch_up, record_fault};
 use super::readings::Readings;
 use super::recording::Recording;
 use crate::config::Config;
@@ -59,8 +59,6 @@ pub(super) struct Session {
     pub(super) notified: Arc<Notify>,
     /// Where spans go, and the broker that they are about.
     pub(super) spans: Option<(otlp::SpanQueue, Arc<otlp::SpanServer>)>,
-    /// Rows may have passed by the slot: its stream is passed, and the slot is made again.
-    pub(super) gap: Option<Gap>,
     /// Once the slot has come here, it is known of all that is before the place by what it was read.
     pub(super) unknown: Option<(PgLsn, Readings)>,
     /// How far earlier sessions had come.
@@ -129,9 +127,9 @@ impl Session {
             let _ = in_time(STOP_TIMEOUT, self.jobs.marker.write(&self.jobs.client, batch)).await;
         }
         record_fault(&self.config, past, &self.bulletin.board, &self.jobs.client, &end).await;
-        if let Some(gap) = self.gap_passed(&end, past) {
+        if let Some(why) = self.impassable(&end, past) {
             let coverage = self.jobs.coverage.borrow().clone();
-            let begun = begin_catch_up(&self.config, &self.jobs.client, &gap, &coverage);
+            let begun = begin_catch_up(&self.config, &self.jobs.client, why, &coverage);
             if in_time(STOP_TIMEOUT, begun).await.is_some_and(|begun| begun.is_ok()) {
                 past.brought_on = true;
             }
@@ -155,9 +153,7 @@ impl Session {
 
     /// Where it ends in order, and another is to begin: one that only looked is followed by one that publishes.
     fn keep_why_another_begins(&self, past: &mut Past) {
-        // After a gap the slot is made again.
-        let since = self.jobs.rewritten_since.borrow().clone();
-        past.rewritten_since = since.filter(|_| self.gap.is_none());
+        past.rewritten_since.clone_from(&self.jobs.rewritten_since.borrow());
         past.renewal = self.jobs.renewal.take();
         let Some(found) = self.relay.looked_ahead() else { return };
         debug!(highest = found.highest, is_met = found.is_met, "looked ahead");
@@ -256,7 +252,7 @@ impl Session {
             // What came before the end is still to be done.
             let has_published = self.perform();
             outcome?;
-            self.is_gap_open()?;
+            self.end_where_passed();
             self.bulletin.tell(&self.relay);
             if self.bulletin.recover(now, &self.relay) {
                 self.jobs.clear_fault();
@@ -273,7 +269,7 @@ impl Session {
         let renewal = self.jobs.renewal.borrow();
         if let Some(what) = &*renewal {
             info!(
-                "{what}: what is in flight is finished, and the session begins again with the tables of now"
+                "{what}: what is in flight is finished, and the session begins again with what is there now"
             );
         }
         renewal.is_some()
@@ -435,24 +431,17 @@ impl Session {
         .hint("nothing is lost: what was not confirmed or recorded is published again at the next start, with the same message ids; raise session.drain_timeout where that happens often")
     }
 
-    /// Where rows passed by the slot, its stream is passed first.
-    ///
-    /// # Errors
-    /// It is passed: the session ends, and the next makes the slot again.
-    fn is_gap_open(&self) -> Result<(), Fault> {
-        let now = self.began.elapsed();
-        match &self.gap {
-            Some(gap) if self.relay.has_passed(now, gap.end) => {
-                Err(Fault::transient("the slot is made again, for rows that passed by it"))
-            }
-            _ => Ok(()),
+    /// Where the stream is passed up to where the list was made, the session ends: the next one publishes the list.
+    fn end_where_passed(&self) {
+        if self.relay.has_passed() {
+            let what = || "the stream is passed up to where the list was made".to_owned();
+            self.jobs.renewal.borrow_mut().get_or_insert_with(what);
         }
     }
 
-    /// What passed by the slot, where nothing more is to be had from it: all of it was passed, or it
-    /// cannot be read. Up to Postgres 17 a slot stops where the publication was missing, for ever; and any
-    /// where a row raises.
-    fn gap_passed(&mut self, end: &End, past: &mut Past) -> Option<Gap> {
+    /// Why nothing more is to be had from the slot, where that is so and the table has what waits. Up to Postgres 17 a
+    /// slot stops where the publication was missing, for ever; and any where a row raises.
+    fn impassable(&self, end: &End, past: &mut Past) -> Option<&'static str> {
         let reached = self.relay.acknowledged();
         let mut is_of_row = |fault: &Fault| {
             let is_internal = fault.side == Side::Stream && fault.is_code(codes::INTERNAL_ERROR);
@@ -467,11 +456,7 @@ impl Session {
             }
             _ => None,
         };
-        let (now, gap) = (self.began.elapsed(), self.gap.take());
-        if let (Some(why), true) = (why, self.config.is_catching_up()) {
-            return gap.or_else(|| Some(Gap { why: why.to_owned(), end: PgLsn::from(0) }));
-        }
-        gap.filter(|gap| self.relay.has_passed(now, gap.end))
+        why.filter(|_| self.config.is_catching_up())
     }
 }
 

@@ -105,7 +105,9 @@ async fn ask(
 ) -> Result<bool, Fault> {
     let waiting = catch_up::waiting_in(client, config, read, outbox).await?;
     let oid = part.oid.to_string();
-    let variables = [("part", oid.as_str()), ("xid", &part.xid), ("command", &part.command)];
+    let slot = config.postgres.slot.as_str();
+    let variables =
+        [("part", oid.as_str()), ("xid", &part.xid), ("command", &part.command), ("slot", slot)];
     let asked = sql::render(sql::CATCH_UP_ATTACHED_WAITING, &variables)?;
     let rows = query(client, &format!("WITH waiting AS (\n{waiting}\n)\n{asked}")).await?;
     rows.first().map_or(Ok(false), |row| column(row, "is_waiting"))

@@ -57,7 +57,7 @@ pub(crate) use preflight::Prerequisites;
 pub use preflight::preflight;
 pub(crate) use preflight::{Preflight, standby};
 pub(crate) use reshard::Reshard;
-pub(crate) use rewritten::{Rewrites, rewritten};
+pub(crate) use rewritten::{Rewrites, now, rewritten};
 pub(crate) use shards::{Layout, is_of_layout};
 pub(crate) use sharing::sharing;
 pub(crate) use unread::{UnreadSlot, unread};

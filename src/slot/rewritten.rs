@@ -35,6 +35,14 @@ pub(crate) struct Rewrites {
     pub(crate) until: String,
 }
 
+/// Which transactions are over: those before this one, without its epoch.
+pub(crate) async fn now(client: &Client) -> Result<String, Fault> {
+    let rows = query(client, sql::SERVER_SNAPSHOT_XMIN).await?;
+    let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
+    let xmin: i64 = row.try_get(0).map_err(|error| classify(&error))?;
+    Ok((xmin & 0xffff_ffff).to_string())
+}
+
 /// Looks at each table that was written anew since a transaction; `None`: since the slot was last acknowledged. Says
 /// which has rows that wait though everything before is settled. To be asked while the relay delivers.
 ///
@@ -52,11 +60,7 @@ pub(crate) async fn rewritten(
     let own = config.postgres.slot.as_str();
     let variables =
         [("slot", own), ("relations", &relations), ("since", since.unwrap_or_default())];
-    let rows = query(client, sql::SERVER_SNAPSHOT_XMIN).await?;
-    let row = rows.first().ok_or_else(|| Fault::transient("the query returned no rows"))?;
-    let xmin: i64 = row.try_get(0).map_err(|error| classify(&error))?;
-    // Without its epoch.
-    let until = (xmin & 0xffff_ffff).to_string();
+    let until = now(client).await?;
     for row in query(client, &sql::render(sql::CATCH_UP_REWRITTEN, &variables)?).await? {
         let root: u32 = column(&row, "root")?;
         let Some((table, outbox)) = tables().find(|(_, outbox)| outbox.relation == root) else {

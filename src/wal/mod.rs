@@ -39,6 +39,36 @@ const ROLE: Role = Role::Stream;
 /// The server is asked for a word this often in each `wal_sender_timeout`: twice it may get lost.
 const PINGS: u32 = 3;
 
+/// Which slot is made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SlotKind<'a> {
+    /// One that is to be read, under this name.
+    Kept { name: &'a str, is_failover: bool },
+    /// One that serves its snapshot, and is gone with the connection.
+    ForSnapshot,
+}
+
+impl SlotKind<'_> {
+    fn creation(self) -> String {
+        let (name, options) = match self {
+            // Postgres 14 takes only the keyword; an option of 17 only goes into parentheses.
+            Self::Kept { name, is_failover: true } => {
+                (name.to_owned(), "LOGICAL pgoutput (SNAPSHOT 'export', FAILOVER true)")
+            }
+            Self::Kept { name, is_failover: false } => {
+                (name.to_owned(), "LOGICAL pgoutput EXPORT_SNAPSHOT")
+            }
+            // Of all databases no two have the same.
+            Self::ForSnapshot => (
+                format!("pgoutbox_list_{:016x}", fastrand::u64(..)),
+                "TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT",
+            ),
+        };
+        let name = postgres_protocol::escape::escape_identifier(&name);
+        format!("CREATE_REPLICATION_SLOT {name} {options}")
+    }
+}
+
 /// A slot just made, and what was committed before its stream begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NewSlot {
@@ -99,17 +129,12 @@ impl Wal {
     /// else the server says.
     pub(crate) async fn create_slot(
         &mut self,
-        slot: &str,
-        is_failover: bool,
+        kind: SlotKind<'_>,
         lock_timeout: Duration,
         bound: Duration,
     ) -> Result<NewSlot, Fault> {
         let timeout = format!("SET lock_timeout = '{}ms'", lock_timeout.as_millis());
-        let name = postgres_protocol::escape::escape_identifier(slot);
-        // Postgres 14 takes only the keyword; an option of 17 only goes into parentheses.
-        let options =
-            if is_failover { "(SNAPSHOT 'export', FAILOVER true)" } else { "EXPORT_SNAPSHOT" };
-        let create = format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput {options}");
+        let create = kind.creation();
         let asked = async {
             self.connection.query(&timeout).await?;
             self.connection.query(&create).await

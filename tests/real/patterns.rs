@@ -53,7 +53,7 @@ async fn marked(setting: &Setting, relay: &Relay, tenants: &[&str]) -> Result<()
 }
 
 fn lists(relay: &Relay) -> usize {
-    relay.log().matches("slot recreated").count()
+    relay.log().matches("listed the rows that wait").count()
 }
 
 /// They come and go by the publication `publish` adds each to; those that are made and added in two steps and

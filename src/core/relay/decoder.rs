@@ -105,7 +105,7 @@ pub(super) struct Decoder {
     unresolved: Option<(u32, Tuple)>,
     /// Relations that hold today what their rows in the stream say.
     partitions: BTreeSet<u32>,
-    /// What is in the tables of today is left to the list that is made once the stream is passed.
+    /// What is in the tables of today is left to the list that was made of them.
     is_passing: bool,
     /// The row that was read last.
     cells: Vec<Cell>,
@@ -126,7 +126,7 @@ impl Decoder {
             announced: BTreeMap::new(),
             unresolved: None,
             partitions: BTreeSet::new(),
-            is_passing: rules.is_passing,
+            is_passing: rules.passes_until.is_some(),
             cells: Vec::new(),
         }
     }
@@ -226,8 +226,8 @@ impl Decoder {
                 self.relations.insert(relation.oid, Relation::Outbox(Arc::new(mapping)));
                 Ok(())
             }
-            // The list has them: it is made of the table of today, which the mapping fits.
-            Err(_) if self.is_passing => {
+            // The list has them: it was made of the table of today, which the mapping fits.
+            Err(_) if self.is_passing && config.has_marks() => {
                 self.relations.insert(relation.oid, Relation::Other);
                 Ok(())
             }

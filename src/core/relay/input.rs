@@ -56,9 +56,9 @@ pub struct Rules {
     /// Events of some of the tables go to streams, under publishing ids: none of them may be sent behind one
     /// with a higher id, and one that is not sent must be on disk before a higher one is.
     pub has_streams: bool,
-    /// Rows may have passed by the slot: what is in the tables of today is left to the list that
-    /// is made once the stream is passed, and only what no table holds any more is published.
-    pub is_passing: bool,
+    /// The stream is passed up to here, and the session is over then: rows that were committed before are on the list
+    /// that was made beside it, of all tables with marks that hold them today. Only what no list has is published.
+    pub passes_until: Option<PgLsn>,
     /// Sources, by number, that earlier sessions did not read, or not so: of what is before the place they may have
     /// passed events over. None where it is empty.
     pub are_new: Vec<bool>,

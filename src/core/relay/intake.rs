@@ -12,7 +12,7 @@ use super::arrival::{Arrival, Outbound, Source};
 use super::decoder::{DecoderOutput, InsertedRow};
 use super::phase::Phase;
 use super::{Effect, End, Relay, Rules};
-use crate::config::OnFailure;
+use crate::config::{OnFailure, Table};
 use crate::core::event::envelope;
 use crate::core::event::finder::RuleColumn;
 use crate::core::event::pgoutput::{self, Cell, StoredRow, Tuple};
@@ -66,8 +66,19 @@ impl Relay {
         message: pgoutput::Message,
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
+        self.is_passed |= self.look_ahead.is_none() && self.is_behind_the_list(&message);
+        if self.is_passed {
+            self.heard_of(PgLsn::from(u64::MAX));
+            return Ok(());
+        }
         let decoded = self.decoder.take(message)?;
         self.decoded(now, decoded, effects)
+    }
+
+    /// All that was committed before an LSN was sent. Nothing behind the list counts.
+    pub(super) fn heard_of(&mut self, lsn: PgLsn) {
+        let lsn = self.rules.passes_until.map_or(lsn, |until| lsn.min(until));
+        self.progress.barrier(lsn, self.check.next_number());
     }
 
     /// Takes in the row that waited for its relation, once there is room for it.
@@ -102,10 +113,6 @@ impl Relay {
             DecoderOutput::Ignored => self.tally.ignored += 1,
             DecoderOutput::Other(position) => {
                 self.tally.ignored += 1;
-                if self.rules.is_passing && position >= self.delivered {
-                    // Perhaps of a table that is not an outbox, perhaps under a name of before.
-                    self.progress.leave(position);
-                }
                 self.pass_over(position);
             }
             DecoderOutput::Foreign(position) => {
@@ -163,11 +170,9 @@ impl Relay {
     ) -> Result<(), End> {
         let InsertedRow { relation, mapping, tuple, position, commit_time, xid } = row;
         let is_before = self.is_delivered(position, mapping.table, relation);
-        if relation.is_some_and(|relation| !is_before && self.is_left(relation)) {
-            // Not delivered: the next session, if this one is cut off, must not take it for that.
-            self.progress.leave(position);
-            let number = self.progress.receive(position, self.ids.last());
-            self.settle(now, number);
+        if relation.is_some_and(|relation| self.is_listed(relation, mapping.table)) {
+            // Whatever its place says: what was passed by an earlier session that was cut off was not delivered.
+            self.pass_over(position);
             return Ok(());
         }
         self.decoder.read(&mapping, &tuple).map_err(End::protocol)?;
@@ -220,9 +225,19 @@ impl Relay {
         }
     }
 
-    /// Whether a row is left to the list that is made once the stream is passed.
-    fn is_left(&self, relation: u32) -> bool {
-        self.rules.is_passing && self.decoder.is_held_by_a_table(relation)
+    /// Whether a row is left to the list that was made, where it is one of those that wait.
+    fn is_listed(&self, relation: u32, source: usize) -> bool {
+        self.rules.passes_until.is_some()
+            && self.rules.tables.get(source).is_some_and(Table::has_marks)
+            && self.decoder.is_held_by_a_table(relation)
+    }
+
+    /// What comes from here on is behind the list: the session ends before it is read.
+    fn is_behind_the_list(&self, message: &pgoutput::Message) -> bool {
+        match (self.rules.passes_until, message) {
+            (Some(until), pgoutput::Message::Begin { commit_lsn, .. }) => *commit_lsn > until,
+            _ => false,
+        }
     }
 
     /// An earlier session settled it, and knew it for an event.

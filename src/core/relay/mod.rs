@@ -100,6 +100,8 @@ pub struct Relay {
     decoder: Decoder,
     outgoing: Outgoing,
     ids: PublishingIds,
+    /// The stream was passed up to where the list was made: nothing more of it is taken in.
+    is_passed: bool,
     /// The session publishes nothing, and only looks whether an event is in the WAL.
     look_ahead: Option<LookAhead>,
     aggregates: Aggregates,
@@ -134,6 +136,7 @@ impl Relay {
             decoder: Decoder::new(&rules),
             outgoing: Outgoing::new(&rules),
             ids: PublishingIds::new(memory.publishing_id),
+            is_passed: false,
             look_ahead: None,
             aggregates: Aggregates::default(),
             outcomes: Outcomes::new(&memory),
@@ -252,6 +255,7 @@ impl Relay {
             return !is_over && !self.decoder.is_waiting();
         }
         self.catch_up.is_none()
+            && !self.is_passed
             && !self.decoder.is_waiting()
             && !self.check.is_required()
             && self.has_room()
@@ -297,7 +301,7 @@ impl Relay {
                 let is_new = wal_end > self.progress.received_lsn();
                 match &mut self.look_ahead {
                     Some(look_ahead) => look_ahead.passed(wal_end),
-                    None => self.progress.barrier(wal_end, self.check.next_number()),
+                    None => self.heard_of(wal_end),
                 }
                 self.deadlines.keepalive(now, is_new, is_reply_requested)?;
             }
@@ -412,12 +416,9 @@ impl Relay {
         }
     }
 
-    /// Everything that was committed before this LSN was received, and is done with.
-    pub(crate) fn has_passed(&self, now: Duration, lsn: PgLsn) -> bool {
-        self.progress.received_lsn() >= lsn
-            && self.progress.settled() == self.progress.received()
-            && self.is_recorded()
-            && self.recorder.is_idle(now)
+    /// The session passed the stream up to where the list was made, and all of that is acknowledged.
+    pub(crate) fn has_passed(&self) -> bool {
+        self.rules.passes_until.is_some_and(|until| self.progress.acknowledged() >= until)
     }
 
     fn is_recorded(&self) -> bool {

@@ -54,9 +54,6 @@ pub(crate) struct Progress {
     acknowledged_id: u64,
     /// The highest publishing id that a stream has confirmed in this session: whatever its place, the broker has it.
     confirmed_id: u64,
-    /// The first row that was left to others: what is behind it may well be settled, and yet
-    /// not delivered.
-    left: Option<(Position, u64)>,
 }
 
 impl Progress {
@@ -75,7 +72,6 @@ impl Progress {
             acknowledged: PgLsn::from(0),
             acknowledged_id: publishing_id,
             confirmed_id: 0,
-            left: None,
         }
     }
 
@@ -128,15 +124,6 @@ impl Progress {
         self.pass_commits();
     }
 
-    /// A row here is left to be delivered in another way: no place behind it counts, and no LSN.
-    pub(crate) fn leave(&mut self, position: Position) {
-        self.left.get_or_insert((position, self.received_id));
-    }
-
-    fn is_behind_left(&self, lsn: PgLsn) -> bool {
-        self.left.is_some_and(|(left, _)| lsn > left.commit_lsn)
-    }
-
     /// Events settled, with all before them.
     pub(crate) fn settled(&self) -> u64 {
         self.settled
@@ -144,7 +131,7 @@ impl Progress {
 
     /// Everything before this place is settled.
     pub(crate) fn position(&self) -> Position {
-        self.left.map_or(self.position, |(left, _)| left.min(self.position))
+        self.position
     }
 
     /// That place, with the publishing id that belongs to it.
@@ -154,8 +141,7 @@ impl Progress {
 
     /// The publishing id of the last event before that place.
     pub(crate) fn publishing_id(&self) -> u64 {
-        let left = self.left.filter(|(left, _)| *left < self.position);
-        left.map_or(self.publishing_id, |(_, id)| id.min(self.publishing_id))
+        self.publishing_id
     }
 
     /// Takes in the end of a transaction. `next_check` is the number of the next check to begin.
@@ -197,9 +183,7 @@ impl Progress {
 
     /// An LSN whose events are all settled waits to be acknowledged.
     pub(crate) fn is_settled_point_waiting(&self) -> bool {
-        let is_waiting =
-            |point: &Point| point.after <= self.settled && !self.is_behind_left(point.lsn);
-        self.points.front().is_some_and(is_waiting)
+        self.points.front().is_some_and(|point| point.after <= self.settled)
     }
 
     /// The LSN to acknowledge now, if it is a new one: all events before it are settled, all
@@ -213,7 +197,7 @@ impl Progress {
         let done = marked_through.map_or(self.settled, |through| through.min(self.settled));
         let mut reached = None;
         while let Some(point) = self.points.front() {
-            if point.after > done || point.check > passed || self.is_behind_left(point.lsn) {
+            if point.after > done || point.check > passed {
                 break;
             }
             reached = Some((point.lsn, point.publishing_id));
@@ -295,24 +279,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_to_others_is_not_passed() {
-        let mut progress = Progress::new(Position::start(), 0);
-        for commit in [100, 200, 300] {
-            let number = progress.receive(at(commit, 0), 0);
-            if commit == 200 {
-                progress.leave(at(200, 0));
-            }
-            progress.settle(number);
-            progress.commit(lsn(commit + 40), 0);
-        }
-        assert_eq!(progress.settled(), 3);
-        assert_eq!(progress.position(), at(200, 0), "so much is delivered");
-        assert_eq!(progress.acknowledge(Some(3), 9), Some(lsn(140)));
-        assert_eq!(progress.acknowledge(Some(3), 9), None);
-        assert!(!progress.is_settled_point_waiting(), "a drain does not wait for it");
-    }
-
-    #[test]
     fn what_an_earlier_session_settled_stays_settled() {
         let mut progress = Progress::new(at(100, 5), 0);
         progress.receive(at(100, 0), 0);
@@ -352,12 +318,6 @@ mod tests {
         progress.settle(2);
         assert_eq!(progress.acknowledge(None, 9), Some(lsn(140)));
         assert_eq!((progress.acknowledged_id(), progress.publishing_id()), (8, 20));
-        progress.leave(at(300, 0));
-        progress.receive(at(300, 0), 30);
-        progress.receive(at(300, 1), 31);
-        progress.settle(3);
-        progress.settle(4);
-        assert_eq!((progress.position(), progress.publishing_id()), (at(300, 0), 20));
     }
 
     #[test]

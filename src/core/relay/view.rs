@@ -96,7 +96,7 @@ impl Relay {
             Phase::Failing(_) | Phase::Stuck(_) => Doing::Failing,
             Phase::Running if self.outgoing.is_paused() => Doing::Paused,
             Phase::Running if self.catch_up.is_some() => Doing::CatchingUp,
-            Phase::Running if self.rules.is_passing => Doing::Passing,
+            Phase::Running if self.rules.passes_until.is_some() => Doing::Passing,
             Phase::Running => Doing::Streaming,
         }
     }

@@ -153,6 +153,7 @@ files! {
     PROGRESS_FORGET_ROUTES = "progress/forget_routes.sql", "Nothing is in flight any more: the next session may send events to other streams.";
     PROGRESS_IS_OURS = "progress/is_ours.sql", "Whether a session owns the slot, or a later one has taken it over.";
     PROGRESS_KNOWN_NAME = "progress/known_name.sql", "What is known of the name that a slot's events are published to streams under: its number, whether the server runs on since that was found to be right, and when the server was started, in microseconds since 2000-01-01 UTC, as commits say their time; and the highest id that a stream has confirmed under it.";
+    PROGRESS_LISTED = "progress/listed.sql", "The rows that wait are on a list, of a point of the slot's stream: all that passed by the slot are on it.";
     PROGRESS_OUTBOXES = "progress/outboxes.sql", "The tables that the slot's relay has read as outboxes, as they are named today: those that are gone, or that this role may not read, are left out.";
     PROGRESS = "progress/progress.sql", "The slot's row of pgoutbox.progress.";
     PROGRESS_PUBLISHING_NAME = "progress/publishing_name.sql", "The number in the name that a slot's events are published to streams under, and which streams they go to while some may be in flight.";

@@ -10,6 +10,12 @@
 //! in one transaction. So after a crash there is either a list to go on with, or a slot to be
 //! dropped and made again; a slot whose list was never written is never streamed from.
 //!
+//! Where rows passed by a slot that is there (the publication was altered, a table is configured anew) the slot is not
+//! made again: messages, and rows of tables without marks, are nowhere but in its stream. The list is made beside it, by
+//! the snapshot of a temporary slot, and is of a point of the stream. As long as the slot stands before that point,
+//! a session passes its stream up to there, leaving the rows of the list out; the next one publishes the list. Where the slot
+//! stands says which of the two it is, whatever became of the process.
+//!
 //! `ensure` looks whether the slot alone brings every row, `prepare` makes the slot and its list, `list`
 //! is the SQL of the list, `raising` finds rows that fail it, `fetch` reads rows of it, and `report` says how far it is.
 
@@ -30,8 +36,8 @@ pub(crate) use fetch::Chunk;
 pub use fetch::fetch;
 pub(crate) use list::count;
 pub(super) use list::waiting_in;
-pub(crate) use prepare::record_new;
 pub use prepare::{Patience, prepare};
+pub(crate) use prepare::{list_beside, record_new};
 pub(crate) use report::{CatchUpReport, is_known, report};
 
 use crate::core::event::Position;
@@ -57,6 +63,13 @@ impl CatchUp {
     /// brings, and behind all that was relayed before.
     pub fn commit_lsn(&self) -> PgLsn {
         Position::before(self.consistent_lsn).commit_lsn
+    }
+
+    /// Up to where the stream of a slot that stands at `confirmed` is to be passed before the list is published; `None`
+    /// where it is the list's turn.
+    pub(crate) fn passes_until(&self, confirmed: PgLsn) -> Option<PgLsn> {
+        let until = self.commit_lsn();
+        (confirmed < until).then_some(until)
     }
 }
 

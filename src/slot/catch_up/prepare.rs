@@ -8,10 +8,10 @@ use tokio::time::{Instant, interval_at};
 use tokio_postgres::Client;
 use tracing::{info, warn};
 
-use super::finish;
 use super::list::{Rows, list};
 use super::raising::{TableTrial, tell};
 use super::report::report;
+use super::{CatchUp, finish};
 use crate::config::Config;
 use crate::core::event::Position;
 use crate::error::{Fault, codes};
@@ -24,7 +24,7 @@ use crate::postgres::turn::Turn;
 use crate::postgres::{self, classify, is_of_shown_row};
 use crate::slot::former_marks;
 use crate::slot::{self, SlotState};
-use crate::wal::{NewSlot, Wal};
+use crate::wal::{NewSlot, SlotKind, Wal};
 
 /// How often it is said whom a new slot waits for.
 const NOTICE: Duration = Duration::from_secs(30);
@@ -102,7 +102,9 @@ async fn prepare_locked(
         drop_slot(config, &mut wal, &state).await?;
     }
     former_marks::tell(client, config).await;
-    let new = create(config, client, &mut wal, patience).await?;
+    let is_failover = config.postgres.is_failover;
+    let kind = SlotKind::Kept { name: slot, is_failover };
+    let new = create(config, client, &mut wal, kind, patience).await?;
     write(config, client, outboxes, why, &new).await?;
     drop(wal);
     for table in config.unmarked() {
@@ -115,14 +117,54 @@ async fn prepare_locked(
         );
     }
     record(client, slot, &identity, &new).await?;
-    let listed = report(client, slot).await?.filter(|report| report.is_listed);
-    let total = listed.and_then(|report| u64::try_from(report.total).ok());
-    let total =
-        total.ok_or_else(|| Fault::transient("somebody else has begun a catch-up meanwhile"))?;
+    let total = total(client, slot).await?;
     if total == 0 {
         finish(client, slot).await?;
     }
     Ok(total)
+}
+
+/// Lists the rows that wait beside a slot that is read on: those that were committed before a point of its stream,
+/// which is then to be passed up to there. Whatever list there was is replaced, in one transaction. To be called by
+/// who holds the slot.
+///
+/// # Errors
+/// As of [`prepare`]; or no slot is free for the snapshot. Nothing is changed then.
+pub(crate) async fn list_beside(
+    config: &Config,
+    client: &Client,
+    outboxes: &[OutboxTable],
+    why: &str,
+) -> Result<CatchUp, Fault> {
+    let slot = config.postgres.slot.as_str();
+    let Some(_turn) = Turn::take(config, "catch-up").await? else {
+        return Err(Fault::transient(format!("another pgoutbox is making slot \"{slot}\"")));
+    };
+    let away = slot::away(client, config, outboxes).await?;
+    let (all, outboxes) = slot::with_away(config, outboxes, &away);
+    former_marks::tell(client, config).await;
+    let listed = async {
+        let (mut wal, _) = Wal::connect(&config.postgres).await?;
+        let kind = SlotKind::ForSnapshot;
+        let new = create(config, client, &mut wal, kind, Patience::RELAY).await?;
+        write(&all, client, &outboxes, why, &new).await?;
+        Ok(new)
+    };
+    let listed = listed.await;
+    if listed.is_err() {
+        // Of a transaction that was not committed.
+        let _ = client.batch_execute("ROLLBACK").await;
+    }
+    let NewSlot { consistent_lsn, .. } = listed?;
+    let total = total(client, slot).await?;
+    Ok(CatchUp { consistent_lsn, total, why: why.to_owned() })
+}
+
+/// Rows on the list that was just written.
+async fn total(client: &Client, slot: &str) -> Result<u64, Fault> {
+    let listed = report(client, slot).await?.filter(|report| report.is_listed);
+    let total = listed.and_then(|report| u64::try_from(report.total).ok());
+    total.ok_or_else(|| Fault::transient("somebody else has begun a catch-up meanwhile"))
 }
 
 /// Writes the list. A row that fails it is left out, and named.
@@ -189,11 +231,11 @@ async fn create(
     config: &Config,
     client: &Client,
     wal: &mut Wal,
+    kind: SlotKind<'_>,
     patience: Patience,
 ) -> Result<NewSlot, Fault> {
     let slot = config.postgres.slot.as_str();
-    let is_failover = config.postgres.is_failover;
-    let mut created = pin!(wal.create_slot(slot, is_failover, patience.each, patience.all));
+    let mut created = pin!(wal.create_slot(kind, patience.each, patience.all));
     let mut notice = interval_at(Instant::now() + NOTICE, NOTICE);
     let outcome = loop {
         tokio::select! {

@@ -96,7 +96,7 @@ fn rules() -> Rules {
         away: Vec::new(),
         leaves: Vec::new(),
         has_streams: false,
-        is_passing: false,
+        passes_until: None,
         are_new: Vec::new(),
         were_read: BTreeSet::new(),
         share: None,

@@ -159,7 +159,7 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
         away: Vec::new(),
         leaves: vec![1],
         has_streams: mode.is_stream,
-        is_passing: false,
+        passes_until: None,
         are_new: Vec::new(),
         were_read: BTreeSet::new(),
         share: None,
