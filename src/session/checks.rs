@@ -123,6 +123,7 @@ pub(super) async fn watch_rewritten(
     since: Rc<RefCell<Option<String>>>,
 ) -> Result<Input, Fault> {
     let pause = config.postgres.check_interval.saturating_mul(REWRITTEN);
+    let mut told = None;
     loop {
         let from = since.borrow().clone();
         let looked = slot::rewritten(&client, &config, &outboxes, from.as_deref()).await;
@@ -139,9 +140,18 @@ pub(super) async fn watch_rewritten(
                 warn!(hint, "rows that no stream brings: {what}");
                 since.replace(Some(until));
             }
-            // It is looked again.
+            // It is looked again: nothing else waits for the answer. A connection that is gone says so itself.
             Err(fault) if fault.is_code(codes::LOCK_NOT_AVAILABLE) => {}
-            Err(fault) => return Err(fault),
+            Err(fault) => {
+                if told.as_ref() != Some(&fault.what) {
+                    let (what, hint) = (&fault.what, &fault.hint);
+                    warn!(
+                        hint,
+                        "whether a table holds rows that no stream brings cannot be seen: {what}"
+                    );
+                }
+                told = Some(fault.what);
+            }
         }
         tokio::time::sleep(pause).await;
     }
