@@ -19,7 +19,8 @@ ON CONFLICT (slot) DO UPDATE
        publishing_id = excluded.publishing_id,
        confirmed_id = greatest(progress.confirmed_id, excluded.confirmed_id),
        updated_at = excluded.updated_at
- WHERE CASE WHEN progress.session <> excluded.session THEN pgoutbox.taken_over(progress.slot)
+ WHERE CASE WHEN NOT :'begins'::boolean AND progress.session IS DISTINCT FROM excluded.session
+                 OR progress.session <> excluded.session THEN pgoutbox.taken_over(progress.slot)
             ELSE (progress.system_identifier, progress.timeline)
                  IS DISTINCT FROM (excluded.system_identifier, excluded.timeline)
               OR excluded.end_lsn > coalesce(progress.commit_lsn, progress.end_lsn) END;

@@ -1,7 +1,8 @@
 -- Writes how far the events are settled, in the transaction of their marks. Never backwards
 -- on the same server and timeline. Where a later session owns the slot, an error takes the whole
 -- transaction back: the later one has looked at what is parked, and does not look for more. Likewise where
--- the row that the session found is gone: somebody dropped the schema, and what was parked went with it.
+-- the row that the session found is gone: somebody dropped the schema, and what was parked went with it. One that only
+-- says a fault, and that a session made since, is not that row.
 -- The fault goes once the relay has passed the event that it was stuck on.
 --   $1 name: slot, $2 text: system identifier, $3 integer: timeline, $4 pg_lsn: place,
 --   $5 bigint: events settled of the transaction whose commit record starts there,
@@ -29,7 +30,7 @@ ON CONFLICT (slot) DO UPDATE
                     THEN progress.fault END,
        fault_at = CASE WHEN (progress.fault ->> 'commit_lsn')::pg_lsn >= excluded.end_lsn
                        THEN progress.fault_at END
- WHERE CASE WHEN progress.session <> excluded.session THEN pgoutbox.taken_over(progress.slot)
+ WHERE CASE WHEN excluded.session IS NOT NULL AND progress.session IS DISTINCT FROM excluded.session THEN pgoutbox.taken_over(progress.slot)
             ELSE (progress.system_identifier, progress.timeline)
                  IS DISTINCT FROM (excluded.system_identifier, excluded.timeline)
               OR (coalesce(excluded.commit_lsn, excluded.end_lsn), excluded.settled)

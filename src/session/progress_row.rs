@@ -238,10 +238,15 @@ impl Row {
             system_identifier: column(row, "system_identifier")?,
             timeline: column(row, "timeline")?,
         };
+        let coverage: Option<i64> = column(row, "coverage")?;
+        // It says a fault, and of no server how far anything is settled: the row that did was removed, or never made.
+        if identity.system_identifier.is_empty() && coverage.is_none() {
+            return Ok(None);
+        }
         Ok(Some(Self {
             identity,
             position: position(row)?,
-            coverage: column(row, "coverage")?,
+            coverage,
             has_messages: column(row, "has_messages")?,
             publishing_id: u64::try_from(column::<i64>(row, "publishing_id")?).unwrap_or(0),
             kept: KeptSettings {

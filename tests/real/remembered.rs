@@ -153,9 +153,15 @@ async fn topic(setting: &Setting, topic: &str, n: i64) -> Result<()> {
 async fn a_schema_that_is_dropped_is_no_copy() -> Result<()> {
     const END_SESSIONS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
-    for (dropped, is_whole) in
-        [("DROP SCHEMA pgoutbox CASCADE", true), ("DELETE FROM pgoutbox.progress", false)]
-    {
+    // A session that failed meanwhile writes its fault.
+    const FAULT: &str = "WITH gone AS (DELETE FROM pgoutbox.progress RETURNING slot)
+        INSERT INTO pgoutbox.progress (slot, system_identifier, timeline, end_lsn, fault, fault_at)
+        SELECT slot, '', 0, '0/0', '{\"what\": \"x\"}', now() FROM gone";
+    for (dropped, is_whole) in [
+        ("DROP SCHEMA pgoutbox CASCADE", true),
+        ("DELETE FROM pgoutbox.progress", false),
+        (FAULT, false),
+    ] {
         let setting = Setting::shared().await?.set("session.backoff_max", "300ms");
         let consumer = setting.bound("good").await?;
         let relay = setting.run()?;
