@@ -21,7 +21,7 @@ pub mod config {
 pub mod core {
     /// See `crate::core::event`.
     pub mod event {
-        pub use crate::core::event::{Event, Position, Refusal, Row};
+        pub use crate::core::event::{ChangeLsn, Event, Position, PublishingPlace, Refusal, Row};
 
         /// See `crate::core::event::envelope`.
         pub mod envelope {

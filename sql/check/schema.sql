@@ -38,7 +38,7 @@ SELECT namespace.oid IS NOT NULL AS has_schema,
            AND (wanted.name <> 'taken_over' OR taken_over.oid IS NULL AND progress.oid IS NOT NULL)
            AND (wanted.name <> 'is_mark_of' OR is_mark_of.oid IS NULL AND relayed.oid IS NOT NULL)
            AND (wanted.name !~ '^(parked_|is_record_of)' OR parked.oid IS NOT NULL))
-       || ARRAY(SELECT 'progress.' || wanted.name FROM unnest('{coverage,tables,session,messages,publishing_id,publishing_epoch,publishing_start,confirmed_id,routes,readings,former}'::text[]) AS wanted (name)
+       || ARRAY(SELECT 'progress.' || wanted.name FROM unnest('{coverage,tables,session,messages,change_lsn,change_number,publishing_id,publishing_epoch,publishing_start,confirmed_id,routes,readings,former}'::text[]) AS wanted (name)
                  WHERE progress.oid IS NOT NULL
                    AND NOT EXISTS (SELECT FROM pg_attribute AS own
                                     WHERE own.attrelid = progress.oid AND own.attname = wanted.name))

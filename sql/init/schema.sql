@@ -27,6 +27,11 @@ ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS tables jsonb;
 ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS session uuid;
 -- Whether settled counts messages of pg_logical_emit_message too. Null: no.
 ALTER TABLE pgoutbox.progress ADD COLUMN IF NOT EXISTS messages boolean;
+-- The first change of that transaction that is not before the place: where its record is in the WAL, and its number
+-- among the rows of the record. How many are counted before it (settled) may differ from session to session. Null: not known.
+ALTER TABLE pgoutbox.progress
+    ADD COLUMN IF NOT EXISTS change_lsn    pg_lsn,
+    ADD COLUMN IF NOT EXISTS change_number integer;
 -- By which a RabbitMQ stream knows events again: the publishing id of the last event before the place, and a
 -- number in the name that they are published under. Null: the next session takes a new one, since nobody
 -- may know which ids were used. And when the server was started under which that name is known to be right, and the

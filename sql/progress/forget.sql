@@ -4,5 +4,6 @@
 UPDATE pgoutbox.progress
    SET end_lsn = coalesce((SELECT confirmed_flush_lsn FROM pg_replication_slots
                             WHERE slot_name = :'slot'), '0/0'),
-       commit_lsn = NULL, settled = 0, publishing_id = 0, confirmed_id = 0, updated_at = now()
+       commit_lsn = NULL, settled = 0, change_lsn = NULL, change_number = NULL,
+       publishing_id = 0, confirmed_id = 0, updated_at = now()
  WHERE slot = :'slot' AND set_config('synchronous_commit', 'local', true) = 'local';

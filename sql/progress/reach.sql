@@ -15,6 +15,8 @@ ON CONFLICT (slot) DO UPDATE
        end_lsn = excluded.end_lsn,
        commit_lsn = NULL,
        settled = 0,
+       change_lsn = NULL,
+       change_number = NULL,
        session = excluded.session,
        publishing_id = excluded.publishing_id,
        confirmed_id = greatest(progress.confirmed_id, excluded.confirmed_id),

@@ -11,7 +11,7 @@ UPDATE pgoutbox.progress
    SET session = :'session'::uuid
  WHERE slot = :'slot'
 RETURNING system_identifier, timeline, end_lsn::text AS end_lsn, commit_lsn::text AS commit_lsn,
-          settled, fault::text AS fault,
+          settled, change_lsn::text AS change_lsn, change_number, fault::text AS fault,
           extract(epoch FROM now() - coalesce(fault_at, now()))::float8 AS fault_seconds,
           (to_jsonb(progress) ->> 'coverage')::bigint AS coverage,
           coalesce((to_jsonb(progress) ->> 'messages')::boolean, false) AS has_messages,

@@ -8,10 +8,14 @@
 --   $5 bigint: events settled of the transaction whose commit record starts there,
 --   $6 text: session; null where it is written outside one,
 --   $7 bigint: publishing id of the last event before the place,
---   $8 bigint: the highest one that a stream has confirmed under the name
+--   $8 bigint: the highest one that a stream has confirmed under the name,
+--   $9 pg_lsn: where in the WAL the first change of that transaction is that is not settled; null where that is not known,
+--   $10 integer: its number among the rows of its record
 INSERT INTO pgoutbox.progress AS progress
-       (slot, system_identifier, timeline, end_lsn, commit_lsn, settled, session, publishing_id, confirmed_id, updated_at)
-SELECT $1, $2, $3, $4::pg_lsn, CASE WHEN $5::bigint > 0 THEN $4::pg_lsn END, $5::bigint, $6::text::uuid, $7::bigint, $8::bigint, now()
+       (slot, system_identifier, timeline, end_lsn, commit_lsn, settled, session, publishing_id, confirmed_id,
+        change_lsn, change_number, updated_at)
+SELECT $1, $2, $3, $4::pg_lsn, CASE WHEN $5::bigint > 0 THEN $4::pg_lsn END, $5::bigint, $6::text::uuid, $7::bigint, $8::bigint,
+       $9::pg_lsn, $10::integer, now()
  WHERE CASE WHEN $6::text IS NULL OR EXISTS (SELECT FROM pgoutbox.progress WHERE slot = $1) THEN true
             ELSE pgoutbox.taken_over($1) END
 ON CONFLICT (slot) DO UPDATE
@@ -20,6 +24,8 @@ ON CONFLICT (slot) DO UPDATE
        end_lsn = CASE WHEN excluded.settled = 0 THEN excluded.end_lsn ELSE progress.end_lsn END,
        commit_lsn = excluded.commit_lsn,
        settled = excluded.settled,
+       change_lsn = excluded.change_lsn,
+       change_number = excluded.change_number,
        session = coalesce(excluded.session, progress.session),
        publishing_id = excluded.publishing_id,
        confirmed_id = greatest(progress.confirmed_id, excluded.confirmed_id),

@@ -7,5 +7,6 @@ VALUES (:'slot', :'system_identifier', :'timeline'::integer, :'end_lsn'::pg_lsn,
     -- A relay that waits for its turn has said so there.
     ON CONFLICT (slot) DO UPDATE
        SET system_identifier = excluded.system_identifier, timeline = excluded.timeline, end_lsn = excluded.end_lsn,
-           commit_lsn = NULL, settled = 0, coverage = excluded.coverage, former = excluded.former, session = NULL,
+           commit_lsn = NULL, settled = 0, change_lsn = NULL, change_number = NULL,
+           coverage = excluded.coverage, former = excluded.former, session = NULL,
            publishing_id = 0, publishing_epoch = NULL, updated_at = now(), fault = NULL, fault_at = NULL;

@@ -335,9 +335,10 @@ impl RecallStep {
         if kept.as_ref() == Some(readings) {
             return Ok((Vec::new(), BTreeSet::new(), None));
         }
-        let Position { commit_lsn, index } = self.known.memory.delivered;
+        let Memory { delivered: Position { commit_lsn, index }, from, .. } = self.known.memory;
+        let is_inside = index > 0 || from.is_some();
         // Nothing that is before the place is in the stream any more, nor on a list.
-        let is_behind = index == 0 && commit_lsn <= self.known.confirmed;
+        let is_behind = !is_inside && commit_lsn <= self.known.confirmed;
         let common = kept.as_ref().map_or_else(|| readings.none(), |kept| kept.common(readings));
         let known = if is_behind { readings } else { &common };
         let recorded = record_readings(given.client(), given.slot(), &self.owner.session, known);
@@ -352,11 +353,11 @@ impl RecallStep {
         }
         if config.has_streams() && !are_new.is_empty() {
             // An id of before the place cannot be given out again: all of it gets one anew, under another name.
-            (self.known.memory.delivered, self.known.memory.publishing_id) = (Position::start(), 0);
+            self.known.memory = std::mem::take(&mut self.known.memory).without_place();
             self.known.is_doubtful = true;
             are_new.clear();
         }
-        let known_from = PgLsn::from(u64::from(commit_lsn) + u64::from(index > 0));
+        let known_from = PgLsn::from(u64::from(commit_lsn) + u64::from(is_inside));
         let were_read = readings.gone(kept.as_ref(), config, &are_new);
         Ok((are_new, were_read, (!is_behind).then_some(known_from)))
     }

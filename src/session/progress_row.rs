@@ -13,7 +13,7 @@ use super::past::{Past, ServerMemory};
 use super::readings::Readings;
 use crate::board::Board;
 use crate::config::{Config, Table};
-use crate::core::event::Position;
+use crate::core::event::{ChangeLsn, Position};
 use crate::core::former::FormerShares;
 use crate::core::relay::{End, Memory};
 use crate::error::{Fault, Kind, Side};
@@ -194,6 +194,8 @@ pub(super) struct KeptSettings {
 struct Row {
     identity: Identity,
     position: Position,
+    /// The first change of its transaction that is not before the place.
+    from: Option<ChangeLsn>,
     /// `None` where an older version wrote it.
     coverage: Option<i64>,
     /// Its place counts messages.
@@ -246,6 +248,7 @@ impl Row {
         Ok(Some(Self {
             identity,
             position: position(row)?,
+            from: from(row)?,
             coverage,
             has_messages: column(row, "has_messages")?,
             publishing_id: u64::try_from(column::<i64>(row, "publishing_id")?).unwrap_or(0),
@@ -267,7 +270,8 @@ impl Row {
     /// What is remembered, where the row says more. Of the same place this process may know a later id.
     fn extend(&self, memory: &mut Memory) {
         if self.position > memory.delivered {
-            (memory.delivered, memory.publishing_id) = (self.position, self.publishing_id);
+            (memory.delivered, memory.from) = (self.position, self.from);
+            memory.publishing_id = self.publishing_id;
         } else if self.position == memory.delivered {
             memory.publishing_id = memory.publishing_id.max(self.publishing_id);
         }
@@ -291,7 +295,8 @@ pub(super) async fn recall(
     let confirmed = place.confirmed;
     let mut row = Row::read(board, client, slot, own.session).await?;
     let publication = &config.postgres.publication;
-    let is_counted = count_anew(past, row.as_mut(), own.has_messages, publication);
+    let counted = count_anew(past, row.as_mut(), own.has_messages, publication);
+    let is_counted = counted == Counting::AsBefore;
     let (end, end_on_disk) = wal_end(client).await?;
     let mut same = row.as_ref().filter(|row| row.identity == *identity);
     let (mut memory, is_forgotten) = remembered(past, identity, same, end);
@@ -325,7 +330,7 @@ pub(super) async fn recall(
         durable = confirmed;
     }
     if !is_counted {
-        record_count(client, slot, own).await?;
+        record_count(client, slot, own, counted).await?;
     }
     remember_coverage(past, client, slot, gap.is_some()).await;
     // Where events are counted otherwise, or the server is not what it was, an id may stand for another event.
@@ -372,10 +377,20 @@ async fn remember_by_row(
         false => None,
     };
     if name.is_some_and(|name| !name.is_same_start) {
-        (memory.delivered, memory.publishing_id) = (Position::start(), 0);
+        *memory = std::mem::take(memory).without_place();
     }
     row.into_iter().for_each(|row| row.extend(memory));
     Ok(name)
+}
+
+/// How the changes of a transaction are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counting {
+    AsBefore,
+    /// The server shows others of them: what was settled is known by where it is in the WAL.
+    OtherNumbers,
+    /// Others are asked for: of what was settled some may be new events.
+    Otherwise,
 }
 
 /// A place in the middle of a transaction that was counted otherwise is no place: the transaction comes
@@ -385,20 +400,31 @@ fn count_anew(
     row: Option<&mut Row>,
     has_messages: bool,
     publication: &str,
-) -> bool {
+) -> Counting {
+    let has_other_numbers = past.memory.as_ref().is_some_and(|it| it.memory.is_shown_otherwise);
     let is_other =
         |it: &ServerMemory| it.has_messages != has_messages || it.publication != publication;
     if let Some(it) = past.memory.as_mut().filter(|it| is_other(it)) {
+        (it.memory.delivered.index, it.memory.from) = (0, None);
+    }
+    if has_other_numbers && let Some(it) = &mut past.memory {
         it.memory.delivered.index = 0;
     }
-    let Some(row) = row else { return !has_messages };
+    let Some(row) = row else {
+        return if has_messages { Counting::Otherwise } else { Counting::AsBefore };
+    };
     let kept = row.kept.readings.as_ref();
     let is_counted =
         row.has_messages == has_messages && kept.is_none_or(|kept| kept.publication == publication);
     if !is_counted {
-        (row.position.index, row.kept.readings) = (0, None);
+        (row.position.index, row.from, row.kept.readings) = (0, None, None);
+        return Counting::Otherwise;
     }
-    is_counted
+    if has_other_numbers {
+        row.position.index = 0;
+        return Counting::OtherNumbers;
+    }
+    Counting::AsBefore
 }
 
 /// Keeps by what is read what is before the place. Waits for the disk.
@@ -414,9 +440,16 @@ pub(super) async fn record_readings(
 }
 
 /// Says in the row how this session counts.
-async fn record_count(client: &Client, slot: &str, own: RowOwner<'_>) -> Result<(), Fault> {
+async fn record_count(
+    client: &Client,
+    slot: &str,
+    own: RowOwner<'_>,
+    counted: Counting,
+) -> Result<(), Fault> {
     let messages = own.has_messages.to_string();
-    let variables = [("slot", slot), ("session", own.session), ("messages", &messages)];
+    let keeps = (counted == Counting::OtherNumbers).to_string();
+    let variables =
+        [("slot", slot), ("session", own.session), ("messages", &messages), ("keeps", &keeps)];
     postgres::execute(client, &sql::render(sql::PROGRESS_COUNT_MESSAGES, &variables)?).await
 }
 
@@ -738,6 +771,16 @@ fn lsn(text: String) -> Result<PgLsn, Fault> {
     text.parse().map_err(|_| Fault::transient(format!("pgoutbox.progress holds no LSN: {text}")))
 }
 
+/// Where the place is inside a transaction.
+fn from(row: &tokio_postgres::Row) -> Result<Option<ChangeLsn>, Fault> {
+    if column::<Option<String>>(row, "commit_lsn")?.is_none() {
+        return Ok(None);
+    }
+    let Some(at) = column::<Option<String>>(row, "change_lsn")? else { return Ok(None) };
+    let number = column::<Option<i32>>(row, "change_number")?.unwrap_or(0);
+    Ok(Some(ChangeLsn { lsn: lsn(at)?, number: u32::try_from(number).unwrap_or(0) }))
+}
+
 fn former(json: Option<String>) -> Result<FormerShares, Fault> {
     let places: Vec<String> =
         json.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
@@ -766,6 +809,7 @@ mod tests {
         let row = Row {
             identity: identity.clone(),
             position: place(100),
+            from: None,
             coverage: None,
             has_messages: false,
             publishing_id: 0,

@@ -99,7 +99,7 @@ impl Recording {
                 self.reach.flushed(written.flushed_lsn)
             }
             Input::Written(written) => {
-                let lsn = written.batch.position.commit_lsn;
+                let lsn = written.batch.place.position.commit_lsn;
                 self.reach.wrote(Instant::now(), lsn, written.written_lsn, written.flushed_lsn)
             }
             Input::Checked { flushed_lsn } => self.reach.flushed(*flushed_lsn),

@@ -246,7 +246,7 @@ impl Session {
             self.follow(&input);
             let now = self.began.elapsed();
             let outcome = match input {
-                Input::Stream(_) | Input::KeepAlive { .. } => self.frames(now, input),
+                Input::Stream { .. } | Input::KeepAlive { .. } => self.frames(now, input),
                 _ => self.relay.handle(now, input, &mut self.effects),
             };
             // What came before the end is still to be done.

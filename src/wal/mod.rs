@@ -277,12 +277,14 @@ impl WalStream {
                 let wal_end = PgLsn::from(wal_end.0);
                 Input::KeepAlive { wal_end, is_reply_requested: reply_requested }
             }
-            ReplicationCopyData::XLogData { data, .. } => {
-                Input::Stream(pgoutput::decode(&data).map_err(|error| {
+            // Of a change it says where its record starts (`ReorderBufferChange.lsn`).
+            ReplicationCopyData::XLogData { wal_start, data, .. } => Input::Stream {
+                lsn: PgLsn::from(wal_start.0),
+                message: pgoutput::decode(&data).map_err(|error| {
                     let what = format!("protocol error in the replication stream: {error}");
                     Fault::of(Kind::Protocol, Peer::Postgres, what)
-                })?)
-            }
+                })?,
+            },
         }))
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use harness::consumer::Consumer;
 use harness::events::{Events, event, events};
 use harness::proxy::{Direction, Proxy};
@@ -152,5 +152,49 @@ async fn rows_that_a_rule_leaves_out_are_left_out_of_a_list_under_way() -> Resul
     let marked =
         "SELECT count(*) FROM outbox_messages WHERE topic = 'bad' AND relayed_at IS NOT NULL";
     assert_eq!(ruled.ask::<i64>(marked).await?, 0);
+    Ok(())
+}
+
+/// Another table is put into the publication while a transaction is open that writes both: a walsender that runs shows
+/// all its rows, one that starts within the transaction only those behind the change. What was settled is told by
+/// where it is in the WAL, not by how many came before.
+#[tokio::test]
+async fn a_place_does_not_count_rows_that_another_session_is_not_shown() -> Result<()> {
+    let (rows, pairs) = (10_i64, 80_i64);
+    let setting = Scenario::with(QUICK)
+        .set("window.messages", "20")
+        .sql("CREATE TABLE other (a int)")
+        .setting()
+        .await?;
+    let consumer = setting.bound("good").await?;
+    let broker = Proxy::start(shared::rabbitmq().await?.port()).await?;
+    let relay = setting.clone().set("amqp.url", &broker.url(&setting.amqp_url)).run()?;
+    relay.reaches("running", PATIENCE).await?;
+    let large = setting.client().await?;
+    large.batch_execute("BEGIN").await?;
+    for pair in 0..pairs {
+        let outbox = events(1_000 + pair * rows..=999 + (pair + 1) * rows, "good").sql();
+        let other = format!("INSERT INTO other SELECT 1 FROM generate_series(1, {rows})");
+        large.batch_execute(&format!("{other}; {outbox}")).await?;
+    }
+    setting.sql("ALTER PUBLICATION pgoutbox ADD TABLE other").await?;
+    setting.sql("INSERT INTO other VALUES (1)").await?;
+    setting.insert(event(1, "good")).await?;
+    consumer.wait_distinct(1, PATIENCE).await.with_context(|| relay.log())?;
+    // The small ones come no second time, from which the next walsender would know of the change.
+    setting.is_acknowledged(&relay).await?;
+    // Some hundred messages.
+    broker.stall_after(100_000, Direction::Up);
+    large.batch_execute("COMMIT").await?;
+    let within = "SELECT settled > 100 FROM pgoutbox.progress";
+    setting.until("a place within the transaction", within).await.with_context(|| relay.log())?;
+    relay.kill9().await?;
+    let relay = setting.run()?;
+    setting.all_marked().await.with_context(|| relay.log())?;
+    relay.drain(PATIENCE).await?;
+    let all = usize::try_from(rows * pairs)? + 1;
+    let sent = seen(&consumer).len();
+    ensure!(sent == all, "{} rows are marked and were never sent\n{}", all - sent, relay.log());
+    ensure!(consumer.total() <= all + 200, "{} came of {all}\n{}", consumer.total(), relay.log());
     Ok(())
 }

@@ -54,20 +54,51 @@ impl Position {
     }
 }
 
+/// A change of a transaction, by where it is in the WAL. That is the same in every session. The number of an event
+/// among those of its transaction need not be: where a publication was altered while the transaction was open,
+/// pgoutput shows rows of other tables or not by what its process has seen before (its cache of relations is not
+/// versioned by snapshot). Within a transaction it rises: the server sends changes in the order of the WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChangeLsn {
+    /// Where its record starts.
+    pub lsn: PgLsn,
+    /// Its number among the rows of the record, from 0: one of COPY holds many, all of one table.
+    pub number: u32,
+}
+
+impl ChangeLsn {
+    /// Behind this one, and before all others.
+    pub(crate) fn next(self) -> Self {
+        Self { number: self.number.saturating_add(1), ..self }
+    }
+}
+
 /// A place, and the publishing id of the last change before it: from both, and from nothing else, the ids of what comes
 /// behind it follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PublishingPlace {
+pub struct PublishingPlace {
     /// Where.
-    pub(crate) position: Position,
+    pub position: Position,
+    /// Inside a transaction, the first change that is not before the place. `None` where that is not known.
+    pub from: Option<ChangeLsn>,
     /// The publishing id of the last before it; 0 where there is none.
-    pub(crate) publishing_id: u64,
+    pub publishing_id: u64,
 }
 
 impl PublishingPlace {
     /// Before everything.
     pub(crate) fn start() -> Self {
-        Self { position: Position::start(), publishing_id: 0 }
+        Self { position: Position::start(), from: None, publishing_id: 0 }
+    }
+
+    /// It is before the other one. Of two places inside a transaction the WAL says that, where they were counted
+    /// otherwise.
+    pub(crate) fn is_before(&self, other: &Self) -> bool {
+        let is_of_one = self.position.commit_lsn == other.position.commit_lsn;
+        match (self.from, other.from) {
+            (Some(from), Some(other)) if is_of_one => from < other,
+            _ => self.position < other.position,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::messages::Messages;
 use crate::config::Table;
 use crate::core::event::pgoutput::{self, Cell, Column, RelationMessage, StoredRow, Tuple};
 use crate::core::event::relation::{Mapping, Relation, Relations, table_named};
-use crate::core::event::{Position, Row, event_id};
+use crate::core::event::{ChangeLsn, Position, Row, event_id};
 use crate::core::parked::Aggregate;
 use crate::error::{Fault, Kind};
 
@@ -25,6 +25,8 @@ const SHAPES: usize = 8;
 #[derive(Debug)]
 struct Transaction {
     position: Position,
+    /// The change that came last.
+    change: Option<ChangeLsn>,
     commit_time: i64,
     xid: u32,
     fingerprint: Fingerprint,
@@ -135,12 +137,18 @@ impl Decoder {
     ///
     /// # Errors
     /// The server says what it cannot say, or a row of a shape that no mapping fits.
-    pub(super) fn take(&mut self, message: pgoutput::Message) -> Result<DecoderOutput, End> {
+    pub(super) fn take(
+        &mut self,
+        lsn: PgLsn,
+        message: pgoutput::Message,
+    ) -> Result<DecoderOutput, End> {
+        self.came(lsn, &message);
         match message {
             pgoutput::Message::Begin { commit_lsn, commit_time, xid } => {
                 let position = Position { commit_lsn, index: 0 };
                 let fingerprint = Fingerprint::of(xid, commit_time);
-                self.transaction = Some(Transaction { position, commit_time, xid, fingerprint });
+                self.transaction =
+                    Some(Transaction { position, change: None, commit_time, xid, fingerprint });
             }
             pgoutput::Message::Commit { end_lsn, .. } => {
                 self.transaction = None;
@@ -283,6 +291,25 @@ impl Decoder {
         let (mapping, tuple) = self.messages.read(&self.tables, source, content)?;
         let relation = None;
         Ok(DecoderOutput::Row(InsertedRow { relation, mapping, tuple, position, commit_time, xid }))
+    }
+
+    /// Notes where the change is in the WAL that comes. Of a row that waits it stays: nothing is read behind it.
+    fn came(&mut self, lsn: PgLsn, message: &pgoutput::Message) {
+        let is_counted =
+            matches!(message, pgoutput::Message::Insert { .. } | pgoutput::Message::Emitted { .. });
+        let Some(transaction) = self.transaction.as_mut().filter(|_| is_counted) else { return };
+        // As of what is no change (`WalSndPrepareWrite`, where more of it follows).
+        if u64::from(lsn) == 0 {
+            transaction.change = None;
+            return;
+        }
+        let before = transaction.change.filter(|change| change.lsn == lsn);
+        transaction.change = Some(before.map_or(ChangeLsn { lsn, number: 0 }, ChangeLsn::next));
+    }
+
+    /// Where the change is in the WAL that came last; `None` where that is not known.
+    pub(super) fn change(&self) -> Option<ChangeLsn> {
+        self.transaction.as_ref().and_then(|it| it.change)
     }
 
     /// Of the transaction that is being read.

@@ -10,7 +10,7 @@ use crate::backoff::Backoff;
 use crate::config::{Audit, Parking, Share, Table};
 use crate::core::event::pgoutput::{self, StoredRow};
 use crate::core::event::relation::Mapping;
-use crate::core::event::{Position, Refusal};
+use crate::core::event::{ChangeLsn, Position, PublishingPlace, Refusal};
 use crate::core::former::FormerShares;
 use crate::core::message::{Limits, Message};
 use crate::core::parked::{Aggregate, Head, ParkedRow, Schedule};
@@ -91,8 +91,13 @@ pub struct Memory {
     /// Events before this place are settled: they are marked, unless they are parked, and not
     /// published again.
     pub delivered: Position,
+    /// The first change of its transaction that is not before that place, where that is inside one and it is known.
+    pub from: Option<ChangeLsn>,
     /// The publishing id of the last event before that place.
     pub publishing_id: u64,
+    /// The transaction of that place is shown otherwise than it was when that was written: its events have other
+    /// numbers now.
+    pub is_shown_otherwise: bool,
     /// Up to this place, events are published one at a time: one of them made the broker
     /// refuse, and what follows it would be published again with each try.
     pub cautious_through: Option<Position>,
@@ -115,7 +120,13 @@ impl Memory {
     /// All but what is settled, where that may not count any more.
     #[must_use]
     pub fn without_place(self) -> Self {
-        Self { delivered: Position::start(), publishing_id: 0, ..self }
+        Self { delivered: Position::start(), from: None, publishing_id: 0, ..self }
+    }
+
+    /// What is settled.
+    pub(super) fn place(&self) -> PublishingPlace {
+        let Self { delivered: position, from, publishing_id, .. } = *self;
+        PublishingPlace { position, from, publishing_id }
     }
 }
 
@@ -123,7 +134,9 @@ impl Default for Memory {
     fn default() -> Self {
         Self {
             delivered: Position::start(),
+            from: None,
             publishing_id: 0,
+            is_shown_otherwise: false,
             cautious_through: None,
             suspects: BTreeSet::new(),
             convicted: None,
@@ -150,7 +163,12 @@ pub struct LostConnections {
 #[derive(Debug)]
 pub enum Input {
     /// A message of the stream.
-    Stream(pgoutput::Message),
+    Stream {
+        /// Where the record of the change starts; 0 of what is none.
+        lsn: PgLsn,
+        /// The message.
+        message: pgoutput::Message,
+    },
     /// A keepalive of the stream.
     KeepAlive {
         /// What the server has sent everything before.

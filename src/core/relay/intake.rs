@@ -63,6 +63,7 @@ impl Relay {
     pub(super) fn stream(
         &mut self,
         now: Duration,
+        lsn: PgLsn,
         message: pgoutput::Message,
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
@@ -71,7 +72,7 @@ impl Relay {
             self.heard_of(PgLsn::from(u64::MAX));
             return Ok(());
         }
-        let decoded = self.decoder.take(message)?;
+        let decoded = self.decoder.take(lsn, message)?;
         self.decoded(now, decoded, effects)
     }
 
@@ -100,6 +101,13 @@ impl Relay {
         decoded: DecoderOutput,
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
+        if !self.delivered.is_passed()
+            && let DecoderOutput::Row(InsertedRow { position, .. })
+            | DecoderOutput::Other(position)
+            | DecoderOutput::Foreign(position) = &decoded
+        {
+            self.delivered.compare(*position, self.decoder.change())?;
+        }
         if self.look_ahead.is_some() {
             self.decoded_ahead(decoded, effects);
             return Ok(());
@@ -137,9 +145,10 @@ impl Relay {
     fn decoded_ahead(&mut self, decoded: DecoderOutput, effects: &mut Vec<Effect>) {
         match decoded {
             DecoderOutput::Row(InsertedRow { position, commit_time, .. }) => {
-                let id = self.publishing_id(position);
+                let (id, is_before) =
+                    (self.publishing_id(position), self.is_before_place(position));
                 if let Some(look_ahead) = &mut self.look_ahead
-                    && position >= self.delivered
+                    && !is_before
                 {
                     look_ahead.event(id, commit_time);
                 }
@@ -169,6 +178,7 @@ impl Relay {
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
         let InsertedRow { relation, mapping, tuple, position, commit_time, xid } = row;
+        let change = self.decoder.change();
         let is_before = self.is_delivered(position, mapping.table, relation);
         if relation.is_some_and(|relation| self.is_listed(relation, mapping.table)) {
             // Whatever its place says: what was passed by an earlier session that was cut off was not delivered.
@@ -178,7 +188,7 @@ impl Relay {
         self.decoder.read(&mapping, &tuple).map_err(End::protocol)?;
         let id = self.decoder.id(&mapping, &tuple);
         let publishing_id = self.publishing_id(position);
-        let number = self.progress.receive(position, publishing_id);
+        let number = self.progress.receive(position, change, publishing_id);
         if !self.is_published(&mapping, &tuple) {
             self.tally.left_out += 1;
             self.settle(now, number);
@@ -219,7 +229,7 @@ impl Relay {
 
     /// What an earlier session settled was given its id then.
     fn publishing_id(&mut self, position: Position) -> u64 {
-        match position < self.delivered {
+        match self.is_before_place(position) {
             true => self.ids.last(),
             false => self.ids.assign(position, self.decoder.fingerprint()),
         }
@@ -240,9 +250,14 @@ impl Relay {
         }
     }
 
+    /// An earlier session has passed what is here.
+    fn is_before_place(&self, position: Position) -> bool {
+        self.delivered.has(position, self.decoder.change())
+    }
+
     /// An earlier session settled it, and knew it for an event.
     fn is_delivered(&self, position: Position, source: usize, relation: Option<u32>) -> bool {
-        if position >= self.delivered {
+        if !self.is_before_place(position) {
             return false;
         }
         let Rules { are_new, were_read, .. } = &self.rules;
@@ -539,7 +554,7 @@ impl Relay {
             Ok(()) => self.decoder.id(&mapping, &tuple),
             Err(why) => return Err(Fault::transient(format!("a listed row: {why}")).into()),
         };
-        let number = self.progress.receive(position, self.ids.last());
+        let number = self.progress.receive(position, None, self.ids.last());
         // By a rule that is younger than the list.
         if !self.is_published(&mapping, &tuple) {
             self.tally.left_out += 1;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use postgres_types::{PgLsn, ToSql};
 
-use crate::core::event::Position;
+use crate::core::event::{Position, PublishingPlace};
 use crate::core::parked::ParkingBatch;
 
 /// Pauses before the tries of a mark that could not be written; the last one repeats.
@@ -214,9 +214,7 @@ pub struct Batch {
     /// What is put aside, and what became of what was.
     pub parking: ParkingBatch,
     /// Everything before this place is settled.
-    pub position: Position,
-    /// The publishing id of the last event before that place.
-    pub publishing_id: u64,
+    pub place: PublishingPlace,
     /// The highest one that a stream has confirmed; 0 where none has yet in this session.
     pub confirmed_id: u64,
     /// Events settled when the batch was made.
@@ -534,8 +532,7 @@ mod tests {
             extent: Extent::Whole,
             marks: marks.take(seconds(0), 9),
             parking: ParkingBatch::default(),
-            position: Position::start(),
-            publishing_id: 0,
+            place: PublishingPlace::start(),
             confirmed_id: 0,
             settled: 1,
         };
@@ -559,8 +556,7 @@ mod tests {
             extent: Extent::Whole,
             marks: marks.take(now, limit),
             parking: ParkingBatch::default(),
-            position: Position::start(),
-            publishing_id: 0,
+            place: PublishingPlace::start(),
             confirmed_id: 0,
             settled: 1,
         };

@@ -29,6 +29,7 @@ mod arrival;
 mod closed;
 mod deadlines;
 mod decoder;
+mod delivered;
 mod destinations;
 mod find;
 mod flush_check;
@@ -66,6 +67,7 @@ use aggregates::Aggregates;
 use arrival::Arrival;
 use deadlines::Deadlines;
 use decoder::Decoder;
+use delivered::DeliveredPlace;
 use destinations::Destinations;
 use flush_check::FlushCheck;
 use ids::PublishingIds;
@@ -76,7 +78,7 @@ use phase::Phase;
 use recorder::Recorder;
 use retries::Retries;
 
-use crate::core::event::{Position, PublishingPlace};
+use crate::core::event::Position;
 use crate::core::relay::marks::{Batch, WrittenBatch};
 use crate::core::relay::progress::Progress;
 use crate::core::span::Span;
@@ -93,7 +95,7 @@ const FLUSH_CHECK: Duration = Duration::from_millis(250);
 pub struct Relay {
     rules: Rules,
     /// Events before this place were settled by earlier sessions.
-    delivered: Position,
+    delivered: DeliveredPlace,
     phase: Phase,
     /// What is to be published before the stream; it is read no further until that is done.
     catch_up: Option<CatchUpCursor>,
@@ -126,11 +128,11 @@ pub struct Relay {
 impl Relay {
     /// A session begins. The server may send again what came before `memory.delivered`.
     pub fn new(mut rules: Rules, memory: Memory, catch_up: Option<CatchUpCursor>) -> Self {
-        let body = rules.limits.body;
+        let (body, place) = (rules.limits.body, memory.place());
         rules.limits.body = memory.max_body.map_or(body, |limit| limit.min(body));
         let drops_repeats = rules.tables.iter().all(|table| table.stream.is_some());
         Self {
-            delivered: memory.delivered,
+            delivered: DeliveredPlace::new(place),
             phase: Phase::Running,
             catch_up,
             decoder: Decoder::new(&rules),
@@ -141,7 +143,7 @@ impl Relay {
             aggregates: Aggregates::default(),
             outcomes: Outcomes::new(&memory),
             retries: Retries::new(memory.suspects),
-            progress: Progress::new(memory.delivered, memory.publishing_id),
+            progress: Progress::new(place),
             recorder: Recorder::new(&rules.audit, rules.window_bytes, drops_repeats),
             check: FlushCheck::default(),
             deadlines: Deadlines::new(&rules),
@@ -172,17 +174,19 @@ impl Relay {
 
     /// What the next session is to know, after this one ended with `end`.
     pub fn remember(&self, now: Duration, end: &End) -> Memory {
-        let PublishingPlace { position: delivered, publishing_id } =
-            self.recorder.safe_place(&self.progress);
+        let place = self.recorder.safe_place(&self.progress);
         let suspects = self.retries.suspects().clone();
-        Memory { suspects, publishing_id, ..self.outcomes.remember(now, end, delivered) }
+        let is_shown_otherwise = self.delivered.is_shown_otherwise();
+        let learnt = self.outcomes.remember(now, end, place.position);
+        let (from, publishing_id) = (place.from, place.publishing_id);
+        Memory { suspects, from, publishing_id, is_shown_otherwise, ..learnt }
     }
 
     /// Progress that is not in the progress row yet, for a session that ended in a fault: the
     /// next process would publish those events again. Their marks are written when the slot
     /// brings them again.
     pub(crate) fn unrecorded_progress(&self) -> Option<Batch> {
-        self.recorder.unrecorded_progress(&self.progress, self.delivered)
+        self.recorder.unrecorded_progress(&self.progress, self.delivered.position())
     }
 
     /// The session was drained: nobody tries again the marks that could not be written, and that no LSN waited for any
@@ -292,9 +296,9 @@ impl Relay {
         effects: &mut Vec<Effect>,
     ) -> Result<(), End> {
         match input {
-            Input::Stream(message) => {
+            Input::Stream { lsn, message } => {
                 self.deadlines.heard(now);
-                self.stream(now, message, effects)?;
+                self.stream(now, lsn, message, effects)?;
             }
             Input::KeepAlive { wal_end, is_reply_requested } => {
                 self.deadlines.heard(now);
@@ -350,7 +354,7 @@ impl Relay {
     /// before they could record it, and the next process knows only what the row says.
     fn enter(&mut self, phase: Phase) {
         let is_draining = matches!(phase, Phase::Draining);
-        let least = if is_draining { self.delivered } else { Position::start() };
+        let least = if is_draining { self.delivered.position() } else { Position::start() };
         self.recorder.must_reach(least);
         self.phase = phase;
     }
@@ -386,7 +390,7 @@ impl Relay {
         effects.extend(batch.map(|batch| Effect::Mark(Box::new(batch))));
         if !self.phase.is_ending() && self.retries.look_if_due(now, self.recorder.written()) {
             let are_all_known = !self.rules.are_new.contains(&true);
-            let from = if are_all_known { self.delivered } else { Position::start() };
+            let from = if are_all_known { self.delivered.position() } else { Position::start() };
             let from = (!self.retries.has_looked()).then_some(from);
             effects.push(Effect::Look { from });
         }

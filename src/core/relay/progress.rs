@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 use postgres_types::PgLsn;
 
-use crate::core::event::{Position, PublishingPlace};
+use crate::core::event::{ChangeLsn, Position, PublishingPlace};
 
 /// An LSN that may be acknowledged once what stands before it is done.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +28,7 @@ struct Point {
 #[derive(Debug, Clone, Copy)]
 struct Open {
     position: Position,
+    change: Option<ChangeLsn>,
     publishing_id: u64,
     /// Of the last before it.
     before: u64,
@@ -40,9 +41,7 @@ pub(crate) struct Progress {
     settled: u64,
     /// Events received behind the last that is settled with all before it.
     open: VecDeque<Open>,
-    position: Position,
-    /// Of the last event before that place.
-    publishing_id: u64,
+    place: PublishingPlace,
     /// Of the last event received.
     received_id: u64,
     /// Ends of transactions, each behind so many events, with the last publishing id before it.
@@ -57,14 +56,13 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// At the start of a session, with everything before `position` settled by an earlier one; the last of
-    /// that has this publishing id.
-    pub(crate) fn new(position: Position, publishing_id: u64) -> Self {
+    /// At the start of a session, with everything before `place` settled by an earlier one.
+    pub(crate) fn new(place: PublishingPlace) -> Self {
+        let publishing_id = place.publishing_id;
         Self {
             settled: 0,
             open: VecDeque::new(),
-            position,
-            publishing_id,
+            place,
             received_id: publishing_id,
             commits: VecDeque::new(),
             points: VecDeque::new(),
@@ -77,10 +75,15 @@ impl Progress {
 
     /// Takes in an event; returns its number, from 0. Its publishing id, or that of the last before it
     /// where it has none.
-    pub(crate) fn receive(&mut self, position: Position, publishing_id: u64) -> u64 {
+    pub(crate) fn receive(
+        &mut self,
+        position: Position,
+        change: Option<ChangeLsn>,
+        publishing_id: u64,
+    ) -> u64 {
         let number = self.received();
         let before = std::mem::replace(&mut self.received_id, publishing_id);
-        self.open.push_back(Open { position, publishing_id, before, is_settled: false });
+        self.open.push_back(Open { position, change, publishing_id, before, is_settled: false });
         number
     }
 
@@ -97,8 +100,8 @@ impl Progress {
     /// Where an event stands that is not settled.
     pub(crate) fn place_of(&self, number: u64) -> Option<PublishingPlace> {
         let at = number.checked_sub(self.settled).and_then(|at| usize::try_from(at).ok());
-        let Open { position, before, .. } = *self.open.get(at?)?;
-        Some(PublishingPlace { position, publishing_id: before })
+        let Open { position, change, before, .. } = *self.open.get(at?)?;
+        Some(PublishingPlace { position, from: change, publishing_id: before })
     }
 
     /// An event has its final outcome.
@@ -112,14 +115,18 @@ impl Progress {
         if let Some(open) = open {
             open.is_settled = true;
         }
-        while let Some(Open { position, publishing_id, is_settled: true, .. }) =
+        while let Some(Open { position, change, publishing_id, is_settled: true, .. }) =
             self.open.front().copied()
         {
             self.open.pop_front();
-            self.publishing_id = publishing_id;
+            self.place.publishing_id = publishing_id;
             self.settled += 1;
-            let next = Position { index: position.index + 1, ..position };
-            self.position = self.position.max(next);
+            let position = Position { index: position.index + 1, ..position };
+            let next =
+                PublishingPlace { position, from: change.map(ChangeLsn::next), publishing_id };
+            if self.place.is_before(&next) {
+                self.place = next;
+            }
         }
         self.pass_commits();
     }
@@ -130,18 +137,8 @@ impl Progress {
     }
 
     /// Everything before this place is settled.
-    pub(crate) fn position(&self) -> Position {
-        self.position
-    }
-
-    /// That place, with the publishing id that belongs to it.
     pub(crate) fn place(&self) -> PublishingPlace {
-        PublishingPlace { position: self.position(), publishing_id: self.publishing_id() }
-    }
-
-    /// The publishing id of the last event before that place.
-    pub(crate) fn publishing_id(&self) -> u64 {
-        self.publishing_id
+        self.place
     }
 
     /// Takes in the end of a transaction. `next_check` is the number of the next check to begin.
@@ -175,8 +172,11 @@ impl Progress {
             if after > self.settled {
                 return;
             }
-            self.position = self.position.max(Position::after_commit(end_lsn));
-            self.publishing_id = self.publishing_id.max(publishing_id);
+            let position = Position::after_commit(end_lsn);
+            if self.place.position < position {
+                (self.place.position, self.place.from) = (position, None);
+            }
+            self.place.publishing_id = self.place.publishing_id.max(publishing_id);
             self.commits.pop_front();
         }
     }
@@ -243,32 +243,36 @@ mod tests {
         PgLsn::from(at)
     }
 
+    fn begun(position: Position, publishing_id: u64) -> Progress {
+        Progress::new(PublishingPlace { position, from: None, publishing_id })
+    }
+
     fn at(commit: u64, index: u64) -> Position {
         Position { commit_lsn: lsn(commit), index }
     }
 
     #[test]
     fn a_commit_waits_for_its_events_marks_and_check() {
-        let mut progress = Progress::new(Position::start(), 0);
-        progress.receive(at(100, 0), 0);
-        progress.receive(at(100, 1), 0);
+        let mut progress = begun(Position::start(), 0);
+        progress.receive(at(100, 0), None, 0);
+        progress.receive(at(100, 1), None, 0);
         progress.commit(lsn(140), 1);
         assert_eq!(progress.acknowledge(Some(2), 1), None, "nothing is settled");
         progress.settle(0);
         assert_eq!(progress.acknowledge(Some(2), 1), None, "half is settled");
-        assert_eq!(progress.position(), at(100, 1));
+        assert_eq!(progress.place().position, at(100, 1));
         progress.settle(1);
         assert_eq!(progress.acknowledge(Some(1), 1), None, "one is not marked");
         assert_eq!(progress.acknowledge(Some(2), 0), None, "no check has passed");
         assert_eq!(progress.acknowledge(Some(2), 1), Some(lsn(140)));
-        assert_eq!(progress.position(), Position::after_commit(lsn(140)));
+        assert_eq!(progress.place().position, Position::after_commit(lsn(140)));
         assert!(!progress.is_settled_point_waiting());
     }
 
     #[test]
     fn a_keepalive_waits_behind_what_was_received_before_it() {
-        let mut progress = Progress::new(Position::start(), 0);
-        progress.receive(at(100, 0), 0);
+        let mut progress = begun(Position::start(), 0);
+        progress.receive(at(100, 0), None, 0);
         progress.commit(lsn(140), 0);
         progress.barrier(lsn(900), 0);
         assert_eq!(progress.acknowledge(Some(0), 9), None);
@@ -280,22 +284,22 @@ mod tests {
 
     #[test]
     fn what_an_earlier_session_settled_stays_settled() {
-        let mut progress = Progress::new(at(100, 5), 0);
-        progress.receive(at(100, 0), 0);
+        let mut progress = begun(at(100, 5), 0);
+        progress.receive(at(100, 0), None, 0);
         progress.settle(0);
-        assert_eq!(progress.position(), at(100, 5));
+        assert_eq!(progress.place().position, at(100, 5));
     }
 
     #[test]
     fn what_settles_early_counts_once_all_before_it_has() {
-        let mut progress = Progress::new(Position::start(), 0);
+        let mut progress = begun(Position::start(), 0);
         for index in 0..3 {
-            progress.receive(at(100, index), 0);
+            progress.receive(at(100, index), None, 0);
         }
         progress.commit(lsn(140), 0);
         progress.settle(1);
         progress.settle(2);
-        assert_eq!((progress.settled(), progress.position()), (0, Position::start()));
+        assert_eq!((progress.settled(), progress.place().position), (0, Position::start()));
         assert_eq!(progress.acknowledge(Some(3), 1), None);
         progress.settle(0);
         assert_eq!(progress.settled(), 3);
@@ -304,46 +308,65 @@ mod tests {
 
     #[test]
     fn a_place_has_the_publishing_id_of_the_last_event_before_it() {
-        let mut progress = Progress::new(Position::start(), 5);
+        let mut progress = begun(Position::start(), 5);
         for (index, id) in [(0, 7), (1, 8)] {
-            progress.receive(at(100, index), id);
+            progress.receive(at(100, index), None, id);
         }
         progress.commit(lsn(140), 0);
-        progress.receive(at(200, 0), 20);
-        assert_eq!(progress.publishing_id(), 5);
+        progress.receive(at(200, 0), None, 20);
+        assert_eq!(progress.place().publishing_id, 5);
         progress.settle(1);
-        assert_eq!(progress.publishing_id(), 5, "one before it is open");
+        assert_eq!(progress.place().publishing_id, 5, "one before it is open");
         progress.settle(0);
-        assert_eq!(progress.publishing_id(), 8);
+        assert_eq!(progress.place().publishing_id, 8);
         progress.settle(2);
         assert_eq!(progress.acknowledge(None, 9), Some(lsn(140)));
-        assert_eq!((progress.acknowledged_id(), progress.publishing_id()), (8, 20));
+        assert_eq!((progress.acknowledged_id(), progress.place().publishing_id), (8, 20));
     }
 
     #[test]
     fn what_is_no_event_has_a_publishing_id_that_counts_once_its_transaction_is_settled() {
-        let mut progress = Progress::new(Position::start(), 5);
-        progress.receive(at(100, 0), 7);
+        let mut progress = begun(Position::start(), 5);
+        progress.receive(at(100, 0), None, 7);
         progress.pass_over(8);
         progress.settle(0);
-        assert_eq!((progress.position(), progress.publishing_id()), (at(100, 1), 7));
+        assert_eq!((progress.place().position, progress.place().publishing_id), (at(100, 1), 7));
         progress.pass_over(9);
-        let number = progress.receive(at(100, 3), 10);
-        let place = PublishingPlace { position: at(100, 3), publishing_id: 9 };
+        let number = progress.receive(at(100, 3), None, 10);
+        let place = PublishingPlace { position: at(100, 3), from: None, publishing_id: 9 };
         assert_eq!(progress.place_of(number), Some(place), "what is passed over is before it");
         progress.settle(number);
         assert_eq!(progress.place_of(number), None);
         progress.pass_over(11);
         progress.commit(lsn(140), 0);
-        assert_eq!(progress.position(), Position::after_commit(lsn(140)));
-        assert_eq!(progress.publishing_id(), 11);
+        assert_eq!(progress.place().position, Position::after_commit(lsn(140)));
+        assert_eq!(progress.place().publishing_id, 11);
         assert_eq!(progress.acknowledge(None, 9), Some(lsn(140)));
         assert_eq!(progress.acknowledged_id(), 11);
-        progress.receive(at(200, 0), 20);
+        progress.receive(at(200, 0), None, 20);
         progress.pass_over(21);
         progress.commit(lsn(240), 0);
-        assert_eq!(progress.publishing_id(), 11, "its event is open");
+        assert_eq!(progress.place().publishing_id, 11, "its event is open");
         progress.settle(2);
-        assert_eq!(progress.publishing_id(), 21);
+        assert_eq!(progress.place().publishing_id, 21);
+    }
+
+    /// In a session to which more of the same transaction is shown, and in one to which less is.
+    #[test]
+    fn a_place_inside_a_transaction_never_goes_back_in_the_wal() {
+        let change = |lsn: u64| Some(ChangeLsn { lsn: lsn.into(), number: 0 });
+        let from = Some(ChangeLsn { lsn: 40.into(), number: 1 });
+        let place = PublishingPlace { position: at(100, 5), from, publishing_id: 0 };
+        for (earlier, later) in [(9, 11), (0, 2)] {
+            let mut progress = Progress::new(place);
+            let number = progress.receive(at(100, earlier), change(30), 0);
+            progress.settle(number);
+            assert_eq!(progress.place(), place);
+            let number = progress.receive(at(100, later), change(60), 0);
+            progress.settle(number);
+            let from = Some(ChangeLsn { lsn: 60.into(), number: 1 });
+            let position = at(100, later + 1);
+            assert_eq!(progress.place(), PublishingPlace { position, from, publishing_id: 0 });
+        }
     }
 }

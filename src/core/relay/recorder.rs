@@ -195,8 +195,7 @@ impl Recorder {
                 extent,
                 marks: self.marks.take_alone(now, self.batch),
                 parking: ParkingBatch::default(),
-                position: self.position,
-                publishing_id: 0,
+                place: PublishingPlace { position: self.position, ..PublishingPlace::start() },
                 confirmed_id: 0,
                 settled: self.recorded,
             });
@@ -210,8 +209,7 @@ impl Recorder {
             extent,
             marks,
             parking: self.unwritten.take(),
-            position: progress.position(),
-            publishing_id: progress.publishing_id(),
+            place: progress.place(),
             confirmed_id: progress.confirmed_id(),
             settled: progress.settled(),
         })
@@ -265,7 +263,7 @@ impl Recorder {
         }
         if written.is_recorded() {
             self.recorded = self.recorded.max(written.batch.settled);
-            self.position = self.position.max(written.batch.position);
+            self.position = self.position.max(written.batch.place.position);
             let is_alone = written.batch.extent == Extent::Apart && written.batch.marks.is_empty();
             self.unflushed = is_alone.then_some(written.written_lsn).or(self.unflushed);
         }
@@ -307,7 +305,7 @@ impl Recorder {
     pub(super) fn safe_place(&self, progress: &Progress) -> PublishingPlace {
         let place = progress.place();
         let first = self.unwritten.first_unsafe();
-        first.filter(|first| first.position < place.position).unwrap_or(place)
+        first.filter(|first| first.is_before(&place)).unwrap_or(place)
     }
 
     /// Progress behind `delivered` that is not in the row.
@@ -316,13 +314,12 @@ impl Recorder {
         progress: &Progress,
         delivered: Position,
     ) -> Option<Batch> {
-        let PublishingPlace { position, publishing_id } = self.safe_place(progress);
-        (position > self.position.max(delivered)).then(|| Batch {
+        let place = self.safe_place(progress);
+        (place.position > self.position.max(delivered)).then(|| Batch {
             extent: Extent::Whole,
             marks: Vec::new(),
             parking: ParkingBatch::default(),
-            position,
-            publishing_id,
+            place,
             confirmed_id: progress.confirmed_id(),
             settled: progress.settled(),
         })
@@ -345,6 +342,10 @@ mod tests {
         }
     }
 
+    fn begun(index: u64) -> PublishingPlace {
+        PublishingPlace { position: place(index), ..PublishingPlace::start() }
+    }
+
     fn place(index: u64) -> Position {
         Position { index, ..Position::start() }
     }
@@ -352,7 +353,7 @@ mod tests {
     /// Events that were received, settled and are to be marked.
     fn settle(recorder: &mut Recorder, progress: &mut Progress, count: u64) {
         for index in progress.received()..progress.received() + count {
-            let number = progress.receive(place(index), 0);
+            let number = progress.receive(place(index), None, 0);
             progress.settle(number);
             recorder.settled(Duration::ZERO);
             recorder.mark(Mark::new(Some(number), 0, index.to_string(), None));
@@ -369,7 +370,7 @@ mod tests {
     #[test]
     fn marks_go_on_where_somebody_has_a_lock_on_the_rest() {
         let (mut recorder, mut progress) =
-            (Recorder::new(&audit(), 1_000, false), Progress::new(place(0), 0));
+            (Recorder::new(&audit(), 1_000, false), Progress::new(begun(0)));
         let (zero, lsn) = (Duration::ZERO, PgLsn::from(100));
         settle(&mut recorder, &mut progress, 2);
         let batch = recorder.take_if_due(zero, &progress, false).expect("it is full");
@@ -396,7 +397,7 @@ mod tests {
     #[test]
     fn a_batch_goes_when_it_is_full_when_it_lingered_or_when_nothing_more_comes() {
         let (mut recorder, mut progress) =
-            (Recorder::new(&audit(), 1_000, false), Progress::new(place(0), 0));
+            (Recorder::new(&audit(), 1_000, false), Progress::new(begun(0)));
         assert_eq!(
             recorder.take_if_due(LINGER, &progress, true),
             None,
@@ -412,23 +413,23 @@ mod tests {
         settle(&mut recorder, &mut progress, 1);
         assert!(recorder.take_if_due(LINGER, &progress, false).is_some(), "it lingered");
         let (mut recorder, mut progress) =
-            (Recorder::new(&audit(), 1_000, false), Progress::new(place(0), 0));
+            (Recorder::new(&audit(), 1_000, false), Progress::new(begun(0)));
         settle(&mut recorder, &mut progress, 3);
         let batch = recorder.take_if_due(zero, &progress, false).expect("it is full");
-        assert_eq!((batch.marks.len(), batch.settled, batch.position), (2, 3, place(3)));
+        assert_eq!((batch.marks.len(), batch.settled, batch.place.position), (2, 3, place(3)));
     }
 
     #[test]
     fn progress_is_recorded_before_the_marks_fill_their_batch() {
         let audit = Audit { batch: 500, ..audit() };
         let (mut recorder, mut progress) =
-            (Recorder::new(&audit, 1_000, false), Progress::new(place(0), 0));
+            (Recorder::new(&audit, 1_000, false), Progress::new(begun(0)));
         let zero = Duration::ZERO;
         settle(&mut recorder, &mut progress, 99);
         assert_eq!(recorder.take_if_due(zero, &progress, false), None);
         settle(&mut recorder, &mut progress, 1);
         let batch = recorder.take_if_due(zero, &progress, false).expect("it is far enough");
-        assert_eq!((batch.marks.len(), batch.settled, batch.position), (0, 100, place(100)));
+        assert_eq!((batch.marks.len(), batch.settled, batch.place.position), (0, 100, place(100)));
         assert!(batch.is_progress_alone());
         settle(&mut recorder, &mut progress, 100);
         assert_eq!(recorder.take_if_due(zero, &progress, false), None, "one at a time");
@@ -448,7 +449,7 @@ mod tests {
         assert_eq!((batch.marks.len(), batch.settled), (500, 800));
 
         let mut dropping = Recorder::new(&audit, 1_000, true);
-        let mut progress = Progress::new(place(0), 0);
+        let mut progress = Progress::new(begun(0));
         settle(&mut dropping, &mut progress, 499);
         assert_eq!(dropping.take_if_due(zero, &progress, false), None, "repeats are dropped");
     }
@@ -456,7 +457,7 @@ mod tests {
     #[test]
     fn progress_is_recorded_with_a_batch_though_its_marks_are_missing() {
         let (mut recorder, mut progress) =
-            (Recorder::new(&audit(), 1_000, false), Progress::new(place(0), 0));
+            (Recorder::new(&audit(), 1_000, false), Progress::new(begun(0)));
         settle(&mut recorder, &mut progress, 2);
         assert_eq!(recorder.unrecorded(&progress), 2);
         assert_eq!(recorder.waits_for(&progress, Some(2)), Some(Waiting::Progress));
@@ -473,7 +474,7 @@ mod tests {
     #[test]
     fn an_end_waits_until_the_row_says_what_was_delivered_before() {
         let (mut recorder, progress) =
-            (Recorder::new(&audit(), 1_000, false), Progress::new(place(7), 0));
+            (Recorder::new(&audit(), 1_000, false), Progress::new(begun(7)));
         assert!(recorder.is_recorded(&progress));
         recorder.must_reach(place(7));
         assert!(!recorder.is_recorded(&progress), "an earlier session could not record it");

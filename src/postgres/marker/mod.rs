@@ -23,8 +23,8 @@ use postgres_types::{PgLsn, ToSql};
 use tokio_postgres::{Client, Error, Row, Statement};
 
 use crate::config::Config;
-use crate::core::event::Position;
 use crate::core::event::relation::TimeKind;
+use crate::core::event::{Position, PublishingPlace};
 use crate::core::parked::Schedule;
 use crate::core::relay::marks::{Batch, Extent, Left, Mark, UnwrittenMark, WrittenBatch};
 use crate::error::Fault;
@@ -386,12 +386,15 @@ impl Marker {
     }
 
     async fn record(&self, client: &Client, batch: &Batch) -> Result<u64, Error> {
-        let Position { commit_lsn, index } = batch.position;
+        let PublishingPlace { position: Position { commit_lsn, index }, from, publishing_id } =
+            batch.place;
         let settled = i64::try_from(index).unwrap_or(i64::MAX);
         let Identity { system_identifier, timeline } = &self.identity;
         let id = |id| i64::try_from(id).unwrap_or(i64::MAX);
-        let (publishing_id, confirmed_id) = (id(batch.publishing_id), id(batch.confirmed_id));
-        let progress: [&(dyn ToSql + Sync); 8] = [
+        let (publishing_id, confirmed_id) = (id(publishing_id), id(batch.confirmed_id));
+        let from_lsn = from.map(|from| from.lsn);
+        let from_number = from.map(|from| i32::try_from(from.number).unwrap_or(i32::MAX));
+        let progress: [&(dyn ToSql + Sync); 10] = [
             &self.slot,
             system_identifier,
             timeline,
@@ -400,6 +403,8 @@ impl Marker {
             &self.session,
             &publishing_id,
             &confirmed_id,
+            &from_lsn,
+            &from_number,
         ];
         client.execute(&self.record, &progress).await
     }

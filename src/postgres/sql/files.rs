@@ -144,7 +144,7 @@ files! {
     PAUSE_RESUME = "pause/resume.sql", "Has the relay of a slot publish again.";
     PAUSE_STATE = "pause/state.sql", "Who paused the relay of a slot, and when.";
     PROGRESS_CLEAR_FAULT = "progress/clear_fault.sql", "Events are delivered again: what kept them from it is over.";
-    PROGRESS_COUNT_MESSAGES = "progress/count_messages.sql", "A session counts the changes of a transaction otherwise than before: messages too, or no longer, or those of another publication.";
+    PROGRESS_COUNT_MESSAGES = "progress/count_messages.sql", "A session counts the changes of a transaction otherwise than before: messages too, or no longer, or those of another publication; or the server shows others of them.";
     PROGRESS_COUNTS_MESSAGES = "progress/counts_messages.sql", "Whether the place of a slot is in the middle of a transaction, and counts its messages.";
     PROGRESS_COVERAGE = "progress/coverage.sql", "By what the publication covered the tables when a session last saw to it; null: not known.";
     PROGRESS_FAULT = "progress/fault.sql", "Says what keeps events from being delivered, for `pgoutbox status`.";

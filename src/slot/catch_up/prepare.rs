@@ -268,10 +268,30 @@ async fn record(
 ) -> Result<(), Fault> {
     let before = Position::before(new.consistent_lsn).commit_lsn;
     let Identity { system_identifier, timeline } = identity;
-    let progress: [&(dyn postgres_types::ToSql + Sync); 8] =
-        [&slot, system_identifier, timeline, &before, &0_i64, &None::<&str>, &0_i64, &0_i64];
-    let written = client.execute(sql::PROGRESS_RECORD, &progress).await;
-    written.map(|_| ()).map_err(|error| classify(&error))
+    let written = record_place(client, slot, (system_identifier, *timeline), before).await;
+    written.map_err(|error| classify(&error))
+}
+
+/// Everything before this LSN is settled, and nothing of a transaction behind it.
+async fn record_place(
+    client: &Client,
+    slot: &str,
+    (system_identifier, timeline): (&str, i32),
+    lsn: PgLsn,
+) -> Result<(), tokio_postgres::Error> {
+    let progress: [&(dyn postgres_types::ToSql + Sync); 10] = [
+        &slot,
+        &system_identifier,
+        &timeline,
+        &lsn,
+        &0_i64,
+        &None::<&str>,
+        &0_i64,
+        &0_i64,
+        &None::<PgLsn>,
+        &None::<i32>,
+    ];
+    client.execute(sql::PROGRESS_RECORD, &progress).await.map(|_| ())
 }
 
 /// Keeps where the stream of a slot begins that was made without a list. Best effort: the first
@@ -284,15 +304,5 @@ pub(crate) async fn record_new(config: &Config, client: &Client, lsn: &str) {
         return;
     };
     drop(wal);
-    let progress: [&(dyn postgres_types::ToSql + Sync); 8] = [
-        &slot,
-        &system_identifier,
-        &timeline,
-        &consistent_lsn,
-        &0_i64,
-        &None::<&str>,
-        &0_i64,
-        &0_i64,
-    ];
-    let _ = client.execute(sql::PROGRESS_RECORD, &progress).await;
+    let _ = record_place(client, slot, (&system_identifier, timeline), consistent_lsn).await;
 }

@@ -111,6 +111,8 @@ pub struct Journey {
     next: usize,
     /// How far the WAL has moved on since the stretch was gone through first.
     moved: u64,
+    /// Messages of the stream so far.
+    changes: u64,
     now: Duration,
     effects: Vec<Effect>,
     answers: VecDeque<Input>,
@@ -136,6 +138,7 @@ impl Journey {
             lap,
             next: 0,
             moved: 0,
+            changes: 0,
             now: Duration::ZERO,
             effects: Vec::new(),
             answers: VecDeque::new(),
@@ -144,7 +147,8 @@ impl Journey {
             marked: 0,
         };
         journey.take_in(Input::Tick);
-        journey.take_in(Input::Stream(decode(&relation()).unwrap()));
+        journey
+            .take_in(Input::Stream { lsn: PgLsn::from(0), message: decode(&relation()).unwrap() });
         journey
     }
 
@@ -179,7 +183,8 @@ impl Journey {
             _ => {}
         }
         let is_event = matches!(message, Message::Insert { .. });
-        self.take_in(Input::Stream(message));
+        self.changes += 1;
+        self.take_in(Input::Stream { lsn: PgLsn::from(self.changes), message });
         is_event
     }
 

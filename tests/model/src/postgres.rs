@@ -493,7 +493,7 @@ impl Postgres {
         let is_recorded = left == Left::Nothing && batch.extent != Extent::MarksAlone;
         if is_recorded && position >= self.progress() {
             self.progress.push((lsn, position));
-            self.publishing_ids.insert(position, batch.publishing_id);
+            self.publishing_ids.insert(position, batch.place.publishing_id);
         }
         self.end = lsn;
         Some(MarksWritten { missing, left, written_lsn: lsn, flushed_lsn: self.flushed })

@@ -178,7 +178,7 @@ impl World {
             self.say(format_args!("parked {} was tried: {:?}", attempt.seq, attempt.outcome));
             self.tally.retried += 1;
         }
-        let position = pair(batch.position);
+        let position = pair(batch.place.position);
         self.ledger.check_delivered(&self.postgres, &parked, position, "recorded position");
         self.say(format_args!("mark {} events, {position:X?}", batch.marks.len()));
         let Some(session) = &mut self.session else { return };

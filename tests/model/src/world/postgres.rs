@@ -156,7 +156,7 @@ impl World {
     }
 
     pub(super) fn write(&mut self, session: u64, batch: &Batch) -> Option<MarksWritten> {
-        let position = pair(batch.position);
+        let position = pair(batch.place.position);
         let may_be_locked = batch.extent != Extent::MarksAlone;
         let is_locked = may_be_locked && self.script.one_in(20);
         let left = match is_locked {

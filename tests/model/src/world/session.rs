@@ -1,6 +1,16 @@
 //! A relay from its begin to its end, and what it reads.
 
+use postgres_types::PgLsn;
+
 use super::*;
+
+/// Where an event is in the WAL: they are written in the order of their places.
+fn lsn_of(what: What) -> PgLsn {
+    match what {
+        What::Event(place) => PgLsn::from(u64::try_from(place).unwrap() + 1),
+        What::Commit(_) | What::Relation(_) | What::Rest => PgLsn::from(0),
+    }
+}
 
 impl World {
     pub(super) fn begin(&mut self) {
@@ -19,7 +29,7 @@ impl World {
         let mut memory = self.memory.clone();
         let known = self.known_name();
         if self.mode.is_stream && !known.is_same_start {
-            (memory.delivered, memory.publishing_id) = (Memory::default().delivered, 0);
+            memory = memory.without_place();
         }
         if row >= memory.delivered {
             memory.publishing_id =
@@ -27,6 +37,8 @@ impl World {
                     true => memory.publishing_id,
                     false => 0,
                 });
+            // The row of this world keeps numbers alone.
+            memory.from = memory.from.filter(|_| row == memory.delivered);
             memory.delivered = row;
         }
         let delivered = pair(memory.delivered);
@@ -135,7 +147,7 @@ impl World {
         let message = pgoutput::decode(bytes).expect("the model speaks pgoutput");
         let Some(session) = &mut self.session else { return };
         if session.relay.is_looking_ahead() {
-            return self.handle(Input::Stream(message));
+            return self.handle(Input::Stream { lsn: lsn_of(what), message });
         }
         if let What::Commit(end_lsn) = what {
             session.watch.received(end_lsn);
@@ -144,7 +156,7 @@ impl World {
         let place = match what {
             What::Event(place) => place,
             _ => {
-                self.handle(Input::Stream(message));
+                self.handle(Input::Stream { lsn: lsn_of(what), message });
                 let published = self.session.as_ref().map(|session| session.watch.published.len());
                 assert!(published.is_none_or(|after| after == before), "published out of nothing");
                 return;
@@ -157,7 +169,7 @@ impl World {
         if is_too_large {
             self.ledger.oversized.insert(place);
         }
-        self.handle(Input::Stream(message));
+        self.handle(Input::Stream { lsn: lsn_of(what), message });
         // The row waits until it is known what its relation is.
         let is_held = |session: &&Session| session.resolving.is_none();
         let Some(session) = self.session.as_ref().filter(is_held) else { return };
@@ -182,7 +194,7 @@ impl World {
         let at = Duration::from_millis(self.now - session.began);
         let mut effects = Vec::new();
         // Frames come one at a time, or many at once.
-        let is_frame = matches!(input, Input::Stream(_) | Input::KeepAlive { .. });
+        let is_frame = matches!(input, Input::Stream { .. } | Input::KeepAlive { .. });
         let outcome = match is_frame && self.now.is_multiple_of(3) {
             true => session.relay.take_in(at, input, &mut effects),
             false => session.relay.handle(at, input, &mut effects),
