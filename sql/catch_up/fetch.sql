@@ -37,8 +37,23 @@ WITH listed AS MATERIALIZED (
     -- These are kept whole: see catch_up/keep.sql.
     SELECT listed.n, listed.xid, NULL:::"schema".:"table"
       FROM listed WHERE listed.is_shared AND listed.content IS NOT NULL
+), kept AS MATERIALIZED (
+    -- A column has the name of today, and the type of then. Those that are gone come last, as they were: their name
+    -- may be another's by now.
+    SELECT listed.n,
+           json_agg(json_build_object('name', coalesce(column_of.attname, kept.name), 'is_there', column_of.attname IS NOT NULL,
+                                      'type', kept.type, 'text', kept.text)
+                    ORDER BY column_of.attname IS NULL, kept.attnum) AS content,
+           max(kept.text) FILTER (WHERE column_of.attname = :'occurred_at'
+                                    AND coalesce(kept.type = to_regtype(:'time')::oid::bigint, true)) AS occurred_at
+      FROM listed
+     CROSS JOIN LATERAL json_to_recordset(CASE WHEN json_typeof(listed.content) = 'array' THEN listed.content END)
+                        AS kept (attnum integer, name text, type bigint, text text)
+      LEFT JOIN pg_attribute AS column_of
+             ON column_of.attrelid = :'relation'::oid AND column_of.attnum = kept.attnum AND NOT column_of.attisdropped
+     GROUP BY listed.n
 ), waiting AS (
-    SELECT found.*, listed.content AS pgoutbox_content,
+    SELECT found.*, coalesce(kept.content, listed.content) AS pgoutbox_content,
            coalesce(pg_column_size((found.pgoutbox_row).:"payload"), pg_column_size(listed.content), 0) AS pgoutbox_bytes,
            coalesce(
                -- Of the transaction that wrote it, before anybody updated it.
@@ -57,10 +72,12 @@ WITH listed AS MATERIALIZED (
                (SELECT begun_at FROM pgoutbox.catch_up WHERE slot = :'slot')) AS pgoutbox_time
       FROM found
       JOIN listed ON listed.n = found.pgoutbox_n
+      LEFT JOIN kept ON kept.n = found.pgoutbox_n
      CROSS JOIN LATERAL (SELECT (found.pgoutbox_row).*) AS outbox
      CROSS JOIN LATERAL (SELECT coalesce((found.pgoutbox_row).:"occurred_at"::text,
+                                         kept.occurred_at,
+                                         -- Of a list that an earlier version made.
                                          listed.content -> 'texts' ->> :'occurred_at',
-                                         -- Of a list that version 0.1 made.
                                          listed.content ->> :'occurred_at') AS occurred_at) AS said
      WHERE listed.is_shared
         OR (:'mode' <> 'update' OR NOT (:marked))

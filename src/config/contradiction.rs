@@ -207,7 +207,7 @@ impl Check<'_> {
             let hint = "choose audit.mode update, or take [tables.mark] away";
             self.clash([&format!("{key}.mark.{name}"), mode], what, hint);
         }
-        let fields = fields(&table.columns);
+        let fields = table.columns.fields();
         let is_mark =
             |column: &ColumnRef| !column.name.is_empty() && names.contains(&column.name.as_str());
         if let Some((name, same)) = fields.iter().find(|(_, other)| is_mark(other)) {
@@ -232,7 +232,7 @@ impl Check<'_> {
             ("last_error", &columns.last_error),
             ("failed_at", &columns.failed_at),
         ];
-        let mut others: Vec<_> = fields(columns).to_vec();
+        let mut others: Vec<_> = columns.fields().to_vec();
         others.extend(marks.iter().map(|column| ("relayed_at", column)));
         for (name, column) in tries {
             let same = others
@@ -252,7 +252,7 @@ impl Check<'_> {
 
     /// A template none of whose alternatives can ever win.
     fn template(&mut self, key: &str, template: &Template, columns: &Columns) {
-        let fields = fields(columns);
+        let fields = columns.fields();
         let is_gone = |piece: &Piece| match piece {
             Piece::Column(name) | Piece::Hash(name, _) => {
                 fields.iter().any(|(field, column)| field == name && column.name.is_empty())
@@ -378,23 +378,4 @@ impl Check<'_> {
             }
         }
     }
-}
-
-/// Field names with their columns.
-fn fields(columns: &Columns) -> [(&'static str, &ColumnRef); 13] {
-    [
-        ("id", &columns.id),
-        ("message_id", &columns.message_id),
-        ("aggregate_type", &columns.aggregate_type),
-        ("aggregate_id", &columns.aggregate_id),
-        ("event_type", &columns.event_type),
-        ("topic", &columns.topic),
-        ("payload", &columns.payload),
-        ("headers", &columns.headers),
-        ("occurred_at", &columns.occurred_at),
-        ("correlation_id", &columns.correlation_id),
-        ("content_type", &columns.content_type),
-        ("traceparent", &columns.traceparent),
-        ("tracestate", &columns.tracestate),
-    ]
 }

@@ -513,6 +513,25 @@ pub struct Columns {
 }
 
 impl Columns {
+    /// Those of an event, by the names of their fields.
+    pub(crate) fn fields(&self) -> [(&'static str, &ColumnRef); 13] {
+        [
+            ("id", &self.id),
+            ("message_id", &self.message_id),
+            ("aggregate_type", &self.aggregate_type),
+            ("aggregate_id", &self.aggregate_id),
+            ("event_type", &self.event_type),
+            ("topic", &self.topic),
+            ("payload", &self.payload),
+            ("headers", &self.headers),
+            ("occurred_at", &self.occurred_at),
+            ("correlation_id", &self.correlation_id),
+            ("content_type", &self.content_type),
+            ("traceparent", &self.traceparent),
+            ("tracestate", &self.tracestate),
+        ]
+    }
+
     /// The columns of all fields, by the name of each.
     pub(crate) fn each(mut of: impl FnMut(&'static str) -> ColumnRef) -> Self {
         Self {

@@ -13,13 +13,14 @@ use postgres_types::PgLsn;
 use tokio_postgres::{Client, Row};
 
 use crate::config::{Config, Table, title};
-use crate::core::event::Position;
 use crate::core::event::pgoutput::{Column, StoredRow, Tuple};
-use crate::core::event::stored;
+use crate::core::event::stored::{self, StoredMessage};
+use crate::core::event::{Position, Refusal};
 use crate::core::message::Limits;
 use crate::error::Fault;
 use crate::postgres::sql;
 use crate::postgres::{column, query};
+use crate::slot;
 use crate::text::Printable;
 
 /// States of events that are not done with.
@@ -303,6 +304,23 @@ pub(crate) async fn row(
     Ok(Some(StoredRow { table, columns, tuple, commit_time: parked.commit_time, xid: None }))
 }
 
+/// The message of a parked event, of its row as it is kept.
+///
+/// # Errors
+/// No message can be made of the row: the inner one. Or the server cannot be asked.
+pub(crate) async fn message(
+    client: &Client,
+    config: &Config,
+    event: &ParkedEvent,
+    (row, limits): (&StoredRow, Limits),
+) -> Result<Result<StoredMessage, Refusal>, Fault> {
+    let today = match config.tables.get(row.table) {
+        Some(table) => slot::columns_of_today(client, config, table).await?,
+        None => Vec::new(),
+    };
+    Ok(stored::build(config, row, event.position, limits, &today))
+}
+
 /// Where the message of a parked event would go now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Destination {
@@ -319,7 +337,7 @@ pub(crate) async fn target(
     event: &ParkedEvent,
 ) -> Option<Destination> {
     let row = row(client, config, event).await.ok()??;
-    let built = stored::build(config, &row, event.position, usual_limits(config)).ok()?;
+    let built = message(client, config, event, (&row, usual_limits(config))).await.ok()?.ok()?;
     let (exchange, routing_key) = (built.message.exchange(), built.message.routing_key());
     Some(Destination { exchange: exchange.to_owned(), routing_key: routing_key.to_owned() })
 }

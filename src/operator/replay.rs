@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Row, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::config::Config;
 use crate::core::event::pgoutput::{Column, Tuple};
-use crate::core::event::stored::{self, Reader, StoredMessage};
+use crate::core::event::stored::{Reader, StoredMessage};
 use crate::core::event::{Position, Refusal};
 use crate::core::message::{Limits, Message};
 use crate::core::relay::marks::Origin;
@@ -526,7 +526,7 @@ impl<'a> Replay<'a> {
             origin: Origin::default(),
             aggregate: event.aggregate_id.clone().map(|id| (event.aggregate_type.clone(), id)),
         };
-        let built = stored::build(self.config, &row, event.position, self.limits);
+        let built = operator::message(self.client, self.config, event, (&row, self.limits)).await?;
         self.one(item, built).await?;
         self.mark(MARKS, false).await
     }

@@ -509,6 +509,7 @@ impl PrepareStep {
         Rules {
             tables: config.sources().cloned().collect(),
             oids: self.outboxes.iter().take(away_from).map(|table| table.relation).collect(),
+            columns: self.outboxes.iter().map(|table| table.columns.clone()).collect(),
             away: away.map(|(number, it)| (it.relation(), it.was.clone(), number)).collect(),
             limits: self.connected().publisher.limits(),
             window_messages: config.window.messages,

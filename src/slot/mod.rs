@@ -60,6 +60,7 @@ pub(crate) use reshard::Reshard;
 pub(crate) use rewritten::{Rewrites, now, rewritten};
 pub(crate) use shards::{Layout, is_of_layout};
 pub(crate) use sharing::sharing;
+pub(crate) use table::columns_of_today;
 pub(crate) use unread::{UnreadSlot, unread};
 pub(crate) use user::{SlotUser, user};
 

@@ -94,6 +94,17 @@ pub(super) async fn look(
     Ok((findings, outbox))
 }
 
+/// The columns that a table has today, as the stream shows them; none where it is not there.
+pub(crate) async fn columns_of_today(
+    client: &Client,
+    config: &Config,
+    table: &Table,
+) -> Result<Vec<Column>, Fault> {
+    let Some(row) = look_up(client, table).await? else { return Ok(Vec::new()) };
+    let attributes = attributes(client, config, column(&row, "oid")?, None).await?;
+    Ok(shown(&attributes, |attribute| attribute.is_streamed))
+}
+
 /// The same of a table that is not an outbox any more, and of which there is nothing to find.
 pub(super) async fn outbox(
     client: &Client,

@@ -84,6 +84,7 @@ mod rule;
 mod secrets;
 mod service;
 mod side_table;
+mod shapes;
 mod shards;
 mod shares;
 mod spans;

@@ -6,7 +6,6 @@ use super::{Which, events, list, say, span, unparked};
 use crate::cli::connect_to_tables;
 use crate::config::Config;
 use crate::core::event::Refusal;
-use crate::core::event::stored;
 use crate::core::message::Message;
 use crate::error::Fault;
 use crate::operator::{self, Neighbours, ParkedEvent, shown, usual_limits};
@@ -47,7 +46,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<bool, Fault> {
         return Ok(false);
     };
     let neighbours = operator::neighbours(client, event.seq).await?;
-    let built = stored::build(config, &row, event.position, usual_limits(config));
+    let built = operator::message(client, config, event, (&row, usual_limits(config))).await?;
     let message = built.map(|built| built.message);
     if args.body {
         return body(message);

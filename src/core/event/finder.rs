@@ -204,6 +204,37 @@ impl Finder<'_> {
     }
 }
 
+/// Fields that the table of today has a column for and the columns of a row have none: one line each. A column that
+/// was added since may be missing: then the row has nothing that the table has not. Else one of its columns may be that
+/// very column under another name, and the row is not read without it.
+pub(super) fn renamed(config: &Table, columns: &[Column], today: &[Column]) -> Vec<String> {
+    let named = |columns: &[Column], name: &str| columns.iter().any(|column| column.name == name);
+    let fields = config.columns.fields();
+    let lost = fields.iter().filter(|(_, of)| named(today, &of.name) && !named(columns, &of.name));
+    let lost: Vec<_> = lost.collect();
+    if lost.is_empty() {
+        return Vec::new();
+    }
+    // One of another type that is a field under the same name in both is accounted for.
+    let is_field = |column: &Column| {
+        fields.iter().any(|(_, of)| of.name == column.name) && named(today, &column.name)
+    };
+    let others = columns.iter().filter(|column| !today.contains(column) && !is_field(column));
+    let others: Vec<_> = others.map(|column| format!("\"{}\"", column.name)).collect();
+    if others.is_empty() {
+        return Vec::new();
+    }
+    let others = others.join(", ");
+    let line = |(field, of): &&(&str, &ColumnRef)| {
+        format!(
+            "a row of {} from before has no column \"{}\" for {field}, and has {others}, which the table has not today",
+            config.title(),
+            of.name,
+        )
+    };
+    lost.iter().map(line).collect()
+}
+
 /// What a column of this type holds in a row that is marked, as the server writes it.
 fn held(value: &MarkValue, type_oid: u32) -> Result<Option<Box<str>>, String> {
     let accepts = match value {

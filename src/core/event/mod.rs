@@ -17,7 +17,7 @@ use postgres_types::PgLsn;
 
 use crate::core::event::pattern::{Pattern, PatternPiece, hashed, piece_text};
 use crate::core::event::pgoutput::{Cell, Tuple};
-use crate::core::event::relation::{Mapping, PayloadKind, TimeKind};
+use crate::core::event::relation::{Mapping, PayloadKind, RefusedShape, TimeKind};
 
 /// Microseconds from 1970 to 2000, where Postgres' time starts.
 pub(crate) const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
@@ -222,8 +222,12 @@ impl<'a> Event<'a> {
         commit_time: i64,
         most_bytes: usize,
     ) -> Result<Self, Refusal> {
-        if mapping.is_content {
-            return Err(envelope::refusal(row));
+        match &mapping.refused {
+            None => {}
+            Some(RefusedShape::Content) => return Err(envelope::refusal(row)),
+            Some(RefusedShape::Former(why)) => {
+                return Err(Refusal::Former { why: why.to_string() });
+            }
         }
         let id = event_id(mapping, row)?;
         let message_id = row.optional("message_id", mapping.message_id)?;
@@ -460,6 +464,11 @@ pub enum Refusal {
         /// Why not.
         why: String,
     },
+    /// A stored row has not the columns that a field is read from today.
+    Former {
+        /// Which.
+        why: String,
+    },
     /// No alternative of a template has all its columns set.
     Unnamed {
         /// `exchange` or `routing_key`.
@@ -528,7 +537,7 @@ impl Refusal {
     /// Its kind, in a word.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Unreadable { .. } => "unreadable",
+            Self::Unreadable { .. } | Self::Former { .. } => "unreadable",
             Self::Unnamed { .. } => "unnamed",
             Self::TooLong { .. } => "too_long",
             Self::BodyTooLarge { .. } => "body_too_large",
@@ -551,6 +560,7 @@ impl Refusal {
             | Self::FrameTooLarge { .. } => true,
             Self::Unburied { first, then } => first.is_definite() && then.is_definite(),
             Self::Unreadable { .. }
+            | Self::Former { .. }
             | Self::Unnamed { .. }
             | Self::TooLong { .. }
             | Self::ForbiddenHeader { .. }
@@ -565,6 +575,9 @@ impl Refusal {
         match self {
             Self::Unreadable { .. } | Self::ForbiddenHeader { .. } => {
                 "correct how the application writes such rows"
+            }
+            Self::Former { .. } => {
+                "its row is kept with the columns of then: send it from the table, which has those of today, then give this record up: pgoutbox replay --id ID --mark; pgoutbox parked discard --id ID. Or name these columns in [[tables]] again, then: pgoutbox parked retry"
             }
             Self::Unnamed { .. } => {
                 "set the columns that the template names, or give the template in [[tables]] another alternative"
@@ -599,6 +612,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable { field, why } => write!(f, "its {field} cannot be read: {why}"),
+            Self::Former { why } => write!(f, "its row has columns of before: {why}"),
             Self::Unnamed { setting } => {
                 write!(
                     f,

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use postgres_types::Type;
 
 use super::envelope;
-use super::finder::{Accepts, Finder, RuleColumn};
-use crate::config::Table;
+use super::finder::{self, Accepts, Finder, RuleColumn};
+use crate::config::{ColumnRef, Table};
 use crate::core::event::pattern::{MessagePatterns, Pattern};
 use crate::core::event::pgoutput::{Cell, Column, RelationMessage, Tuple};
 
@@ -39,8 +39,8 @@ const READABLE: [Type; 15] = [
 pub struct Mapping {
     /// Which of the configured tables it is.
     pub table: usize,
-    /// The row is the content of a message that is not an envelope.
-    pub(crate) is_content: bool,
+    /// Why no row of this shape is an event, where none is.
+    pub(crate) refused: Option<RefusedShape>,
     /// Column of the event id.
     pub id: usize,
     /// Column of the `message_id`, where that is another.
@@ -91,6 +91,15 @@ pub struct Mapping {
     pub(crate) message: Option<Box<MessagePatterns>>,
     /// The columns of the relation: what a row of it is kept with, where it is kept.
     pub columns: Arc<[Column]>,
+}
+
+/// A shape whose rows are no events, and are refused each by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RefusedShape {
+    /// The content of a message that is not an envelope.
+    Content,
+    /// Columns of before, which lack what the table of today fills a field from: why.
+    Former(Box<str>),
 }
 
 /// How a body is read from its column's text.
@@ -166,7 +175,7 @@ impl Mapping {
         let type_of = |at: usize| columns.get(at).map_or(0, |column| column.type_oid);
         let mapping = Self {
             table,
-            is_content: false,
+            refused: None,
             id,
             message_id: finder.optional("message_id", &names.message_id, Accepts::Text),
             payload,
@@ -206,15 +215,51 @@ impl Mapping {
         if finder.errors.is_empty() { Ok(mapping) } else { Err(finder.errors) }
     }
 
+    /// The same of a row, whose table may have other columns by now: what `today` fills a field from, the row
+    /// fills it from too, or had not yet ([`finder::renamed`]).
+    ///
+    /// # Errors
+    /// Every field that is missing or of a wrong type, or that `today` fills and the row does not: one line each.
+    pub(crate) fn of_row(
+        table: usize,
+        config: &Table,
+        columns: &[Column],
+        today: &[Column],
+    ) -> Result<Self, Vec<String>> {
+        let mapping = Self::compile(table, config, columns, false)?;
+        let renamed = finder::renamed(config, columns, today);
+        if renamed.is_empty() { Ok(mapping) } else { Err(renamed) }
+    }
+
     /// Of what is not an envelope: it is refused, and known by what of it can be read.
     fn of_content(source: usize, columns: &[Column]) -> Self {
         Self {
-            is_content: true,
+            refused: Some(RefusedShape::Content),
             id: 1,
             aggregate_type: Some(2),
             aggregate_id: Some(3),
             ..Self::of_nothing(source, columns)
         }
+    }
+
+    /// Of a stored row whose columns are not those of today: it is refused, and known by what of it can be found.
+    pub(crate) fn former(table: usize, config: &Table, columns: &[Column], why: String) -> Self {
+        let at = |of: &ColumnRef| columns.iter().position(|column| column.name == of.name);
+        let names = &config.columns;
+        Self {
+            refused: Some(RefusedShape::Former(why.into())),
+            // Of a row without its column it is NULL.
+            id: at(&names.id).unwrap_or(usize::MAX),
+            aggregate_type: at(&names.aggregate_type),
+            aggregate_id: at(&names.aggregate_id),
+            event_type: at(&names.event_type),
+            ..Self::of_nothing(table, columns)
+        }
+    }
+
+    /// The row is the content of a message that is not an envelope.
+    pub(crate) fn is_content(&self) -> bool {
+        self.refused == Some(RefusedShape::Content)
     }
 
     /// One that finds nothing.
@@ -223,7 +268,7 @@ impl Mapping {
             payload_names: Vec::new(),
             headers_names: Vec::new(),
             table,
-            is_content: false,
+            refused: None,
             id: 0,
             message_id: None,
             payload: 0,

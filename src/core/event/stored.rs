@@ -35,7 +35,16 @@ impl<'a> Reader<'a> {
         table: &'a Table,
         columns: &[Column],
     ) -> Result<Self, Vec<String>> {
-        let mapping = Mapping::compile(number, table, columns, false)?;
+        Self::of_row(number, table, columns, &[])
+    }
+
+    fn of_row(
+        number: usize,
+        table: &'a Table,
+        columns: &[Column],
+        today: &[Column],
+    ) -> Result<Self, Vec<String>> {
+        let mapping = Mapping::of_row(number, table, columns, today)?;
         Ok(Self { table, mapping, cells: Vec::new() })
     }
 
@@ -59,7 +68,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Builds the message of a row that brings its own columns.
+/// Builds the message of a row that brings its own columns; its table has those of `today`.
 ///
 /// # Errors
 /// The table has no mapping, or the row cannot be read or sent.
@@ -68,13 +77,14 @@ pub(crate) fn build(
     row: &StoredRow,
     position: Position,
     limits: Limits,
+    today: &[Column],
 ) -> Result<StoredMessage, Refusal> {
     let table = config
         .source(row.table)
         .ok_or_else(|| Refusal::unreadable("table", "it is not among those configured"))?;
     let row = &envelope::renewed(row.clone());
-    let mut reader = Reader::new(row.table, table, &row.columns)
-        .map_err(|errors| Refusal::unreadable("row", errors.join("; ")))?;
+    let mut reader = Reader::of_row(row.table, table, &row.columns, today)
+        .map_err(|errors| Refusal::Former { why: errors.join("; ") })?;
     reader.build(&row.tuple, row.commit_time, position, limits)
 }
 

@@ -1,5 +1,6 @@
 use std::io::Write as _;
 
+use postgres_types::Type;
 use serde_json::{Value, json};
 
 use super::*;
@@ -449,4 +450,41 @@ fn headers_are_texts_where_consumers_read_nothing_else() {
     assert!(matches!(refusal, Refusal::ForbiddenHeader { .. }), "{refusal}");
     let row = row_with(&[("headers", Some("null"))]);
     assert!(build_of("header_values = \"text\"", &row).is_ok(), "as no headers at all");
+}
+
+#[test]
+fn what_a_row_lacks_was_added_or_had_another_name() {
+    let columns = |said: &str| -> Vec<Column> {
+        let column = |(name, said): (&str, &str)| {
+            let of = match said {
+                "int" => Type::INT4,
+                "json" => Type::JSON,
+                "jsonb" => Type::JSONB,
+                _ => Type::TEXT,
+            };
+            Column { name: name.to_owned(), type_oid: of.oid() }
+        };
+        said.split(", ").filter_map(|one| one.split_once(' ')).map(column).collect()
+    };
+    let table = table_of("");
+    let today = columns("id int, payload jsonb, note text, topic text, headers jsonb");
+    let lost = |row: &str, today: &[Column]| {
+        Mapping::of_row(0, &table, &columns(row), today).map_or_else(|errors| errors.len(), |_| 0)
+    };
+    for added in [
+        "id int, payload jsonb, note text, topic text, headers jsonb",
+        "id int, payload jsonb, note text, topic text",
+        "id int, payload jsonb",
+        // Of another type, under the name of the same field.
+        "id int, payload json, topic text",
+        // Nothing is missing.
+        "id int, payload jsonb, note text, gone int, topic text, headers jsonb",
+    ] {
+        assert_eq!(lost(added, &today), 0, "{added}");
+    }
+    assert_eq!(lost("id int, payload jsonb, note text, topic text, hh jsonb", &today), 1);
+    assert_eq!(lost("id int, payload jsonb, tt text, hh jsonb", &today), 2);
+    // Its name is another column's by now.
+    assert_eq!(lost("id int, payload jsonb, note int, topic text", &today), 1);
+    assert_eq!(lost("id int, payload jsonb, x text", &[]), 0, "of no table");
 }

@@ -94,6 +94,8 @@ pub(super) struct Decoder {
     tables: Arc<[Table]>,
     /// Their oids, but for those that are away.
     oids: Vec<u32>,
+    /// Their columns of today.
+    columns: Vec<Arc<[Column]>>,
     away: Vec<RenamedRelation>,
     /// Tables whose partitions come under names and oids of their own.
     leaves: Vec<usize>,
@@ -119,6 +121,7 @@ impl Decoder {
         Self {
             tables: Arc::clone(&rules.tables),
             oids: rules.oids.clone(),
+            columns: rules.columns.clone(),
             away: rules.away.clone(),
             leaves: rules.leaves.clone(),
             messages: Messages::new(&rules.tables),
@@ -226,10 +229,15 @@ impl Decoder {
         mappings.any(|mapping| mapping.is_ok())
     }
 
+    /// The columns that a table has today, where it has any.
+    fn today(&self, table: usize) -> &[Column] {
+        self.columns.get(table).map_or(&[], |today| today)
+    }
+
     fn map(&mut self, table: usize, relation: &RelationMessage) -> Result<(), End> {
         let Some(config) = self.tables.get(table) else { return Ok(()) };
         // The mark goes to the table of today; what the row looked like then does not matter.
-        match Mapping::compile(table, config, &relation.columns, false) {
+        match Mapping::of_row(table, config, &relation.columns, self.today(table)) {
             Ok(mapping) => {
                 self.relations.insert(relation.oid, Relation::Outbox(Arc::new(mapping)));
                 Ok(())
@@ -381,7 +389,19 @@ impl Decoder {
 
     /// The mapping of a stored row.
     pub(super) fn shape(&mut self, row: &StoredRow) -> Result<Arc<Mapping>, Vec<String>> {
-        self.shapes.mapping(&self.tables, row.table, &row.columns)
+        let today = self.columns.get(row.table).map_or(&[][..], |today| today);
+        self.shapes.mapping(&self.tables, row, today)
+    }
+
+    /// Whether a stored row has the columns that its table has today.
+    pub(super) fn is_of_today(&self, row: &StoredRow) -> bool {
+        self.columns.get(row.table).is_none_or(|today| *today == row.columns)
+    }
+
+    /// The mapping of a stored row that no mapping fits: it is known by what of it can be found, and refused.
+    pub(super) fn former(&self, row: &StoredRow, errors: &[String]) -> Result<Arc<Mapping>, End> {
+        let table = self.tables.get(row.table).ok_or_else(|| End::protocol("a row of no table"))?;
+        Ok(Arc::new(Mapping::former(row.table, table, &row.columns, errors.join("; "))))
     }
 
     /// Reads a row, which stands here until the next one is read.
@@ -431,9 +451,10 @@ impl Shapes {
     fn mapping(
         &mut self,
         tables: &[Table],
-        table: usize,
-        columns: &Arc<[Column]>,
+        row: &StoredRow,
+        today: &[Column],
     ) -> Result<Arc<Mapping>, Vec<String>> {
+        let (table, columns) = (row.table, &row.columns);
         let is_it = |(known, mapping): &&(Arc<[Column]>, Arc<Mapping>)| {
             Arc::ptr_eq(known, columns) && mapping.table == table
         };
@@ -442,7 +463,7 @@ impl Shapes {
         }
         let config =
             tables.get(table).ok_or_else(|| vec!["it is of no configured table".to_owned()])?;
-        let mapping = Arc::new(Mapping::compile(table, config, columns, false)?);
+        let mapping = Arc::new(Mapping::of_row(table, config, columns, today)?);
         if self.0.len() == SHAPES {
             self.0.pop_front();
         }

@@ -8,7 +8,7 @@ use postgres_types::PgLsn;
 
 use crate::backoff::Backoff;
 use crate::config::{Audit, Parking, Share, Table};
-use crate::core::event::pgoutput::{self, StoredRow};
+use crate::core::event::pgoutput::{self, Column, StoredRow};
 use crate::core::event::relation::Mapping;
 use crate::core::event::{ChangeLsn, Position, PublishingPlace, Refusal};
 use crate::core::former::FormerShares;
@@ -26,6 +26,8 @@ pub struct Rules {
     pub tables: Arc<[Table]>,
     /// Their oids, in the same order.
     pub oids: Vec<u32>,
+    /// The columns that they have today, as the stream shows them, in the same order.
+    pub columns: Vec<Arc<[Column]>>,
     /// What the broker takes.
     pub limits: Limits,
     /// Bound on the window, in messages.

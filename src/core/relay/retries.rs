@@ -316,7 +316,7 @@ impl Relay {
         let mapping = match self.decoder.shape(&row) {
             Ok(mapping) => mapping,
             Err(errors) => {
-                let refusal = Refusal::unreadable("row", errors.join("; "));
+                let refusal = Refusal::Former { why: errors.join("; ") };
                 let table = row.table;
                 let tried = Try { seq, attempts, position, table, id, waiter };
                 return self.tried(now, tried, refusal);

@@ -208,7 +208,7 @@ impl Relay {
         let is_behind = is_new && arrival.waiter.is_none() && self.is_held(arrival);
         let table = self.rules.tables.get(arrival.mapping.table);
         let policy = table.map_or(Policy::Park, |table| Policy::from(&table.on_failure));
-        let is_content = arrival.mapping.is_content;
+        let is_content = arrival.mapping.is_content();
         RefusedMessage { was_parked, is_dead_letter, is_behind, is_content, policy }
     }
 

@@ -6,7 +6,7 @@ use tokio_postgres::{Client, Row};
 
 use super::{EventFilter, EventState, EventTrace, RowTrace, TraceReport, Tries, state_of};
 use crate::config::{AuditMode, Config};
-use crate::core::event::{Refusal, stored};
+use crate::core::event::Refusal;
 use crate::core::message::Message;
 use crate::core::relay::HeldEvent;
 use crate::error::{Fault, Kind};
@@ -355,7 +355,7 @@ async fn complete(client: &Client, config: &Config, event: &mut EventTrace) -> R
     let tries: Option<Vec<Tries>> = tries.and_then(|tries| serde_json::from_str(&tries).ok());
     event.tries = tries.unwrap_or_default();
     if let Ok(Some(row)) = operator::row(client, config, record).await {
-        let built = stored::build(config, &row, record.position, usual_limits(config));
+        let built = operator::message(client, config, record, (&row, usual_limits(config))).await?;
         event.message = Some(built.map(|built| Box::new(built.message)));
     }
     Ok(())

@@ -222,7 +222,7 @@ files! {
     TABLE_PLACE = "table/place.sql", "The id of the row at a place of a table.";
     TABLE_ROW = "table/row.sql", "The row with this id, where it is in an outbox table: one row, or none.";
     TABLE_ROW_FILTER = "table/row_filter.sql", "The publication's row filter (from Postgres 15 on) for a table, as an expression over its columns: rows for which it is not true are none of this relay's.";
-    TABLE_TEXTS = "table/texts.sql", "The columns of a table as texts, just as the server writes them out: a list of expressions over \"outbox\", in one row.";
+    TABLE_TEXTS = "table/texts.sql", "The columns of a table with their texts, just as the server writes them out: what stands behind VALUES, over \"outbox\", in one row.";
     TABLE_WRITTEN_BEFORE = "table/written_before.sql", "Whether a table has rows that were written before a transaction, or by it: each may have been written before.";
     TABLE_WRITTEN_BY = "table/written_by.sql", "Whether a transaction left rows in a table.";
 }

@@ -1,8 +1,10 @@
 //! Reads rows of the list, in the form of the stream.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use postgres_types::Type;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 use tracing::warn;
@@ -10,7 +12,7 @@ use tracing::warn;
 use super::CatchUp;
 use super::list::Names;
 use crate::config::{Config, Table};
-use crate::core::event::pgoutput::{Column, DecodeError, StoredRow, Tuple};
+use crate::core::event::pgoutput::{Column, StoredRow, Tuple};
 use crate::error::Fault;
 use crate::postgres::mark::MarkSql;
 use crate::postgres::outbox_table::OutboxTable;
@@ -166,9 +168,9 @@ async fn fetch_range(
     let Some(first) = found.next() else { return Ok(Ok(Chunk { rows: Vec::new(), next: to })) };
     let last_n: u64 = meta(&first, 1)?;
     let places = places(&first, table, outbox)?;
-    let mut rows = Vec::new();
+    let (mut rows, mut shapes) = (Vec::new(), vec![outbox.columns.clone()]);
     for row in std::iter::once(first).chain(found) {
-        rows.push((meta(&row, 0)?, stored(&row, number, outbox, &places)?));
+        rows.push((meta(&row, 0)?, stored(&row, number, outbox, &places, &mut shapes)?));
     }
     let next = match rows.last() {
         Some((n, _)) if *n < last_n => n + 1,
@@ -226,49 +228,107 @@ fn stored(
     table: usize,
     outbox: &OutboxTable,
     places: &[usize],
+    shapes: &mut Vec<Arc<[Column]>>,
 ) -> Result<StoredRow, Fault> {
     let text = |at: usize| row.try_get(at).map_err(|error| classify(&error));
-    let tuple = match text(5)? {
-        Some(kept) => whole(kept, outbox)?,
+    let (columns, tuple) = match text(5)? {
+        Some(kept) => {
+            let KeptRow { columns, texts } = kept_row(kept, outbox)?;
+            let tuple = Tuple::of_texts(texts.iter().map(|it| it.as_deref().map(str::as_bytes)));
+            (shared(shapes, columns), tuple)
+        }
         None => {
             let texts = places.iter().map(|at| Ok(text(*at)?.map(str::as_bytes)));
-            Tuple::of_texts(texts.collect::<Result<Vec<_>, Fault>>()?.into_iter())
+            let texts = texts.collect::<Result<Vec<_>, Fault>>()?;
+            (outbox.columns.clone(), Tuple::of_texts(texts.into_iter()))
         }
     };
     Ok(StoredRow {
         table,
-        columns: outbox.columns.clone(),
+        columns,
         tuple: tuple.map_err(|error| Fault::transient(error.to_string()))?,
         commit_time: meta(row, 3)?,
         xid: Some(meta(row, 4)?),
     })
 }
 
-/// A row that the list kept whole: of each column its text. One that the table has got since has none.
-fn whole(kept: &str, outbox: &OutboxTable) -> Result<Result<Tuple, DecodeError>, Fault> {
-    let failed = |error| Fault::transient(format!("the list of rows cannot be read: {error}"));
-    let kept: HashMap<String, &RawValue> = serde_json::from_str(kept).map_err(failed)?;
-    let text = |value: &RawValue| serde_json::from_str::<Option<String>>(value.get());
-    let columns = outbox.columns.iter();
-    let texts: Result<Vec<Option<String>>, _> = match kept.get("texts").filter(|_| kept.len() == 1)
-    {
-        Some(texts) => {
-            let mut texts: HashMap<String, Option<String>> =
-                serde_json::from_str(texts.get()).map_err(failed)?;
-            Ok(columns.map(|column| texts.remove(&column.name).flatten()).collect())
-        }
-        // Of a list that version 0.1 made, which kept JSON as it stood.
-        None => columns
-            .map(|column| match kept.get(&column.name) {
-                None => Ok(None),
-                Some(value) if value.get() == "null" => Ok(None),
-                Some(value) if is_text(value, column) => text(value),
-                Some(value) => Ok(Some(value.get().to_owned())),
-            })
-            .collect(),
+/// Rows of one shape share their columns.
+fn shared(shapes: &mut Vec<Arc<[Column]>>, columns: Vec<Column>) -> Arc<[Column]> {
+    if let Some(known) = shapes.iter().find(|known| ***known == *columns) {
+        return Arc::clone(known);
+    }
+    let columns: Arc<[Column]> = columns.into();
+    shapes.push(Arc::clone(&columns));
+    columns
+}
+
+/// A row that the list kept whole, with columns of its own: what the table has got since is not among them.
+#[derive(Debug, PartialEq, Eq)]
+struct KeptRow {
+    columns: Vec<Column>,
+    texts: Vec<Option<String>>,
+}
+
+/// A column of such a row, as `catch_up/fetch.sql` says it.
+#[derive(Deserialize)]
+struct KeptColumn {
+    /// That of today, where the table has the column still.
+    name: String,
+    is_there: bool,
+    /// As the stream said it; `None`: it was not in the stream.
+    #[serde(rename = "type")]
+    type_oid: Option<u32>,
+    text: Option<String>,
+}
+
+fn kept_row(kept: &str, outbox: &OutboxTable) -> Result<KeptRow, Fault> {
+    let row = match kept.starts_with('[') {
+        true => of_numbers(kept, outbox),
+        false => of_names(kept, outbox),
     };
-    let texts = texts.map_err(failed)?;
-    Ok(Tuple::of_texts(texts.iter().map(|text| text.as_deref().map(str::as_bytes))))
+    row.map_err(|error| Fault::transient(format!("the list of rows cannot be read: {error}")))
+}
+
+fn of_numbers(kept: &str, outbox: &OutboxTable) -> Result<KeptRow, serde_json::Error> {
+    let kept: Vec<KeptColumn> = serde_json::from_str(kept)?;
+    let is_shown = |it: &KeptColumn| {
+        !it.is_there || outbox.columns.iter().any(|column| column.name == it.name)
+    };
+    let shown = kept.into_iter().filter(is_shown).filter_map(|it| {
+        let type_oid = it.type_oid?;
+        Some((Column { name: it.name, type_oid }, it.text))
+    });
+    let (columns, texts) = shown.unzip();
+    Ok(KeptRow { columns, texts })
+}
+
+/// Of a list that an earlier version made: it knew columns by their names alone. One that has another name by now is
+/// another column, of a type that nobody knows.
+fn of_names(kept: &str, outbox: &OutboxTable) -> Result<KeptRow, serde_json::Error> {
+    let mut kept: BTreeMap<String, &RawValue> = serde_json::from_str(kept)?;
+    let texts: Option<BTreeMap<String, &RawValue>> = match kept.get("texts") {
+        Some(texts) if kept.len() == 1 => Some(serde_json::from_str(texts.get())?),
+        _ => None,
+    };
+    let is_json = texts.is_none();
+    kept = texts.unwrap_or(kept);
+    let of_today: Vec<Column> =
+        outbox.columns.iter().filter(|column| kept.contains_key(&column.name)).cloned().collect();
+    let others: Vec<Column> = kept
+        .keys()
+        .filter(|name| outbox.columns.iter().all(|column| column.name != **name))
+        .map(|name| Column { name: name.clone(), type_oid: Type::TEXT.oid() })
+        .collect();
+    let columns: Vec<Column> = of_today.into_iter().chain(others).collect();
+    let text = |column: &Column| match kept.get(&column.name) {
+        None => Ok(None),
+        Some(value) if value.get() == "null" => Ok(None),
+        Some(value) if !is_json || is_text(value, column) => serde_json::from_str(value.get()),
+        // Version 0.1 kept JSON as it stood.
+        Some(value) => Ok(Some(value.get().to_owned())),
+    };
+    let texts = columns.iter().map(text).collect::<Result<_, _>>()?;
+    Ok(KeptRow { columns, texts })
 }
 
 fn is_text(value: &RawValue, column: &Column) -> bool {

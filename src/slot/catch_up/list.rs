@@ -1,5 +1,6 @@
 //! The SQL of the list: which rows wait, and in which order they are published.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use postgres_types::Type;
@@ -19,7 +20,7 @@ pub(super) struct Rows {
     /// Which rows the publication has.
     pub(super) filter: String,
     content: Content,
-    /// All columns, as a row of the list keeps them.
+    /// All columns, as a row of the list keeps them: with what each is known by.
     pub(super) texts: String,
     /// Those that are looked at.
     pub(super) among: String,
@@ -43,7 +44,10 @@ impl Rows {
                 filter = outbox::row_filter(client, config, table, heir).await?;
             }
             let content = Content::find(client, relation, table).await?;
-            let variables = [("relation", &*relation.to_string())];
+            let types = outbox.columns.iter().map(|it| (&it.name, it.type_oid));
+            let types = serde_json::to_string(&types.collect::<BTreeMap<_, _>>());
+            let types = types.map_err(|error| Fault::transient(error.to_string()))?;
+            let variables = [("relation", &*relation.to_string()), ("types", &*types)];
             let texts = query(client, &sql::render(sql::TABLE_TEXTS, &variables)?).await?;
             let texts = texts.first().map_or_else(|| Ok(String::new()), |row| column(row, "texts"));
             found.push(Self { filter, content, texts: texts?, among: "true".to_owned() });

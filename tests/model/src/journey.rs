@@ -82,6 +82,7 @@ fn rules() -> Rules {
     Rules {
         tables: config.tables.into(),
         oids: vec![OID],
+        columns: Vec::new(),
         limits: LIMITS,
         window_messages: 1_000,
         is_window_fixed: !config.window.is_adaptive,

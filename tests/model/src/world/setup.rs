@@ -129,6 +129,7 @@ pub(super) fn rules(script: &Script, marking: Marking, mode: Mode) -> Rules {
     Rules {
         tables: tables.into(),
         oids: vec![Table::Known.oid(), 19_999],
+        columns: Vec::new(),
         limits: Limits {
             body: 10_000,
             header_frame: 100_000,
