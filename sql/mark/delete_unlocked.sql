@@ -1,9 +1,11 @@
 -- The same, passing over rows that somebody holds a lock on.
---   $1 text[]: ids
+--   $1 text[]: ids, $2 xid[]: the transactions that wrote them, $3: when they happened, by the rows' account
 DELETE FROM :"schema".:"table" AS outbox
  WHERE outbox.:"id":::"id_schema".:"id_type" IN (
-           SELECT free.:"id":::"id_schema".:"id_type" FROM :"schema".:"table" AS free
-            WHERE free.:"id":::"id_schema".:"id_type" = ANY (($1::text[]):::"id_schema".:"id_type"[])
+           SELECT outbox.:"id":::"id_schema".:"id_type" FROM :"schema".:"table" AS outbox
+            WHERE outbox.:"id":::"id_schema".:"id_type" = ANY (($1::text[]):::"id_schema".:"id_type"[])
+              AND :is_event
               FOR UPDATE SKIP LOCKED)
    AND :is_same_table
+   AND :is_event
 RETURNING outbox.:"id"::text;

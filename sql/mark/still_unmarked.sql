@@ -1,7 +1,8 @@
 -- Of ids that a mark did not find: which rows are there and wait for it.
---   $1 text[]: ids
+--   $1 text[]: ids, $2 xid[]: the transactions that wrote them, $3: when they happened, by the rows' account
 SELECT outbox.:"id"::text
   FROM :"schema".:"table" AS outbox
  WHERE outbox.:"id":::"id_schema".:"id_type" = ANY (($1::text[]):::"id_schema".:"id_type"[])
    AND :is_same_table
+   AND :is_event
    AND NOT (:marked);

@@ -4,7 +4,7 @@
 -- look finds it.
 --   $1 bigint[]: of these records only, null: of all; $2 bigint[]: records that are left out
 --   psql -v schema=public -v table=outbox_messages -v relation=16389 -v id=id -v id_schema=pg_catalog
---        -v id_type=uuid -v shown=attempt -v value=parked.attempts -v is_same_table=true -f parked/show.sql
+--        -v id_type=uuid -v shown=attempt -v value=parked.attempts -v is_same_table=true -v is_event=true -f parked/show.sql
 WITH wanted AS MATERIALIZED (
     SELECT parked.seq, parked.event_id, :value AS value
       FROM pgoutbox.parked AS parked
@@ -13,15 +13,17 @@ WITH wanted AS MATERIALIZED (
        AND :is_same_table
        AND parked.changed_at > now() - interval '1 minute' AND parked.state NOT IN ('queued', 'delivered')
        AND ($1::bigint[] IS NULL OR parked.seq = ANY ($1::bigint[])) AND parked.seq <> ALL ($2::bigint[])
-       -- Not of a row with a used id in a table that was truncated since.
-       AND (parked.filenode IS NULL OR parked.filenode = pg_relation_filenode(parked.outbox))
+       -- Not of another row with its id.
+       AND :is_event
        AND outbox.:"shown" IS DISTINCT FROM :value
        FOR NO KEY UPDATE SKIP LOCKED
 ), shown AS (
     UPDATE :"schema".:"table" AS outbox
        SET :"shown" = wanted.value
       FROM wanted
+      JOIN pgoutbox.parked AS parked ON parked.seq = wanted.seq
      WHERE outbox.:"id":::"id_schema".:"id_type" = wanted.event_id:::"id_schema".:"id_type"
+       AND :is_event
        AND outbox.:"shown" IS DISTINCT FROM wanted.value
     RETURNING wanted.seq
 )

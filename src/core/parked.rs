@@ -10,7 +10,7 @@ use postgres_types::PgLsn;
 
 use crate::core::event::pgoutput::{StoredRow, Tuple};
 use crate::core::event::relation::Mapping;
-use crate::core::event::{Position, PublishingPlace, Refusal};
+use crate::core::event::{Moment, Position, PublishingPlace, Refusal};
 
 /// The key within which order holds: type and id, whatever table the event is of.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -146,6 +146,10 @@ pub enum AttemptOutcome {
     Delivered {
         /// Tries that were refused before.
         attempts: u32,
+        /// The transaction that wrote its row.
+        xid: Option<u32>,
+        /// What its row's column of the time holds.
+        moment: Option<Moment>,
     },
     /// It was claimed, and not sent.
     Withdrawn,

@@ -5,7 +5,9 @@
 
 mod column_type;
 mod connection;
+pub(crate) mod content;
 mod denial;
+pub(crate) mod event_rows;
 mod farewell;
 pub(crate) mod grants;
 pub(crate) mod hosts;

@@ -5,12 +5,14 @@ use jiff::tz::TimeZone;
 use postgres_types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use crate::config::{AuditMode, Columns, Config, Table};
+use crate::config::{AuditMode, Config, Table};
 use crate::core::event::Epoch;
 use crate::core::event::pgoutput::Column;
 use crate::core::event::relation::TimeKind;
 use crate::core::relay::marks::{Origin, Origins};
 use crate::error::{Fault, Kind};
+use crate::postgres::content::Content;
+use crate::postgres::event_rows::{EventRow, EventRows};
 use crate::postgres::mark::MarkSql;
 use crate::postgres::share;
 use crate::postgres::sql;
@@ -201,12 +203,14 @@ impl Outbox {
             AuditMode::SideTable => (sql::MARK_SIDE_TABLE, None),
             AuditMode::None => return Ok(MarkReport::default()),
         };
+        let rows_of = EventRows::find(client, &EventRows::sql(self.relation, &self.table)?).await;
+        let rows_of = rows_of.map_err(|error| classify(&error))?;
         // In one transaction, so that nobody takes a mark away before it is looked at.
         execute(client, "BEGIN").await?;
         let marked = async {
-            let told = self.told(client, mark, rows).await?;
+            let told = self.told(client, (mark, rows_of), rows).await?;
             let in_vain = match still {
-                Some(still) => self.told(client, still, rows).await?,
+                Some(still) => self.told(client, (still, rows_of), rows).await?,
                 None => Vec::new(),
             };
             let rows = told.iter().filter(|id| !in_vain.contains(id)).count();
@@ -220,20 +224,30 @@ impl Outbox {
     async fn told(
         &self,
         client: &Client,
-        file: &str,
+        (file, rows_of): (&str, EventRows),
         rows: &[(String, Origin)],
     ) -> Result<Vec<String>, Fault> {
-        let sql = self.render(file, &[])?;
-        let ids: Vec<&str> = rows.iter().map(|(id, _)| id.as_str()).collect();
-        let origins: Origins<'_> = rows.iter().map(|(_, origin)| origin).collect();
-        let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&ids, Type::TEXT_ARRAY)];
-        if self.table.audit_mode == AuditMode::SideTable {
+        let told = if self.table.audit_mode == AuditMode::SideTable {
+            let sql = self.render(file, &[])?;
+            let ids: Vec<&str> = rows.iter().map(|(id, _)| id.as_str()).collect();
+            let origins: Origins<'_> = rows.iter().map(|(_, origin)| origin).collect();
             let types = [Type::INT8_ARRAY, Type::INT8_ARRAY, Type::TEXT_ARRAY];
+            let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&ids, Type::TEXT_ARRAY)];
             parameters.extend(origins.parameters().into_iter().zip(types));
-        }
-        let rows = client.query_typed(&sql, &parameters).await;
-        let rows = rows.map_err(|error| classify(&error))?;
-        rows.iter().map(|row| row.try_get(0).map_err(|error| classify(&error))).collect()
+            client.query_typed(&sql, &parameters).await
+        } else {
+            let is_event = rows_of.condition(&self.table, &self.id_type);
+            let sql = self.render(file, &[("is_event", &is_event)])?;
+            let keys = rows_of.keys(rows.iter().map(|(id, origin)| {
+                let text = origin.occurred_at.as_deref();
+                let moment = text.and_then(|text| rows_of.moment(text));
+                EventRow { id, xid: origin.xid, moment }
+            }));
+            let parameters: Vec<_> = keys.parameters().into_iter().zip(rows_of.types()).collect();
+            client.query_typed(&sql, &parameters).await
+        };
+        let told = told.map_err(|error| classify(&error))?;
+        told.iter().map(|row| row.try_get(0).map_err(|error| classify(&error))).collect()
     }
 }
 
@@ -251,42 +265,6 @@ fn time_name(kind: TimeKind) -> &'static str {
         TimeKind::Timestamptz => "timestamptz",
         TimeKind::Timestamp => "timestamp",
         TimeKind::Epoch => "bigint",
-    }
-}
-
-/// The columns by whose content a row is known that has no time of its own, as `pgoutbox.is_record_of`
-/// wants them named: one that is not there, or that may not be read, as the id.
-#[derive(Debug, Clone)]
-pub(crate) struct Content([(&'static str, String); 4]);
-
-impl Content {
-    /// Looks them up.
-    pub(crate) async fn find(client: &Client, relation: u32, table: &Table) -> Result<Self, Fault> {
-        let relation = relation.to_string();
-        let variables = [("relation", relation.as_str()), ("publication", "")];
-        let rows = query(client, &sql::render(sql::CHECK_COLUMNS, &variables)?).await?;
-        let mut readable: Vec<String> = Vec::new();
-        for row in &rows {
-            if column(row, "is_readable")? && column(row, "has_file")? {
-                readable.push(column(row, "name")?);
-            }
-        }
-        let Columns { id, payload, topic, aggregate_type, aggregate_id, .. } = &table.columns;
-        let fields = [
-            ("payload", payload),
-            ("topic", topic),
-            ("of_type", aggregate_type),
-            ("of_id", aggregate_id),
-        ];
-        Ok(Self(fields.map(|(variable, field)| {
-            let field = if readable.contains(&field.name) { field } else { id };
-            (variable, field.name.clone())
-        })))
-    }
-
-    /// As a file of `sql/` wants them.
-    pub(crate) fn variables(&self) -> [(&'static str, &str); 4] {
-        self.0.each_ref().map(|(variable, name)| (*variable, name.as_str()))
     }
 }
 

@@ -247,7 +247,7 @@ impl Pair<'_> {
         let mut attempts = Vec::new();
         for seq in seqs {
             let outcome = match self.random.u8(0..4) {
-                0 | 1 => AttemptOutcome::Delivered { attempts: 1 },
+                0 | 1 => AttemptOutcome::Delivered { attempts: 1, xid: None, moment: None },
                 2 => AttemptOutcome::Withdrawn,
                 _ => {
                     let mut state = self.state();

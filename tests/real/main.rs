@@ -76,6 +76,7 @@ mod recipes;
 mod replay_range;
 mod restart;
 mod returns;
+mod reused;
 mod roles;
 mod rotated;
 mod row_lock;

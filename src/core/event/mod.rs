@@ -194,6 +194,8 @@ pub struct Event<'a> {
     /// When it happened, in microseconds since 1970; the time of the commit where the row has
     /// none. From 1970 to the year 9999.
     pub micros: i64,
+    /// What its column of the time holds.
+    pub moment: Option<Moment>,
     /// What it is correlated with.
     pub correlation_id: Option<&'a str>,
     /// The media type of its body.
@@ -231,6 +233,7 @@ impl<'a> Event<'a> {
         }
         let id = event_id(mapping, row)?;
         let message_id = row.optional("message_id", mapping.message_id)?;
+        let moment = moment(mapping, row)?;
         Ok(Self {
             id,
             message_id: message_id.unwrap_or(id),
@@ -238,7 +241,8 @@ impl<'a> Event<'a> {
             aggregate_id: row.optional("aggregate_id", mapping.aggregate_id)?,
             event_type: row.optional("event_type", mapping.event_type)?,
             headers: row.headers(mapping)?,
-            micros: micros(mapping, row, commit_time)?,
+            micros: micros(moment, commit_time),
+            moment,
             correlation_id: row.optional("correlation_id", mapping.correlation_id)?,
             content_type: row.optional("content_type", mapping.content_type)?,
             trace: [
@@ -316,17 +320,53 @@ pub(crate) fn unhex(text: &[u8]) -> Option<Bytes> {
     Some(Bytes::from(bytes))
 }
 
-fn micros(mapping: &Mapping, row: Row<'_>, commit_time: i64) -> Result<i64, Refusal> {
+/// What the column of the time of a row holds; `None` where there is none, it is NULL, or no time that a clock says.
+///
+/// # Errors
+/// The column holds what is no text in UTF-8.
+pub(crate) fn moment(mapping: &Mapping, row: Row<'_>) -> Result<Option<Moment>, Refusal> {
     let text = row.optional("occurred_at", mapping.occurred_at)?;
-    let micros = text.and_then(|text| match mapping.time_kind {
-        TimeKind::Timestamptz => with_offset(text),
-        TimeKind::Timestamp => without_offset(text),
-        TimeKind::Epoch => text.parse().ok().map(Epoch::micros),
-    });
+    Ok(text.and_then(|text| Moment::parse(mapping.time_kind, text)))
+}
+
+/// What a row's column of the time holds: it tells the row from others with its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// How that column is read.
+    pub kind: TimeKind,
+    /// As Postgres stores it: microseconds since 2000, or the number that it is.
+    pub value: i64,
+}
+
+impl Moment {
+    /// Reads the column's text.
+    pub(crate) fn parse(kind: TimeKind, text: &str) -> Option<Self> {
+        let since_2000 = |micros: i64| micros.checked_sub(POSTGRES_EPOCH_MICROS);
+        let value = match kind {
+            TimeKind::Timestamptz => with_offset(text).and_then(since_2000),
+            TimeKind::Timestamp => without_offset(text).and_then(since_2000),
+            TimeKind::Epoch => text.parse().ok(),
+        };
+        value.map(|value| Self { kind, value })
+    }
+
+    /// In microseconds since 1970.
+    fn micros(self) -> i64 {
+        match self.kind {
+            TimeKind::Timestamptz | TimeKind::Timestamp => {
+                self.value.saturating_add(POSTGRES_EPOCH_MICROS)
+            }
+            TimeKind::Epoch => Epoch::micros(self.value),
+        }
+    }
+}
+
+fn micros(moment: Option<Moment>, commit_time: i64) -> i64 {
+    let micros = moment.map(Moment::micros);
     // What AMQP cannot say (infinity, before 1970), and what consumers' clocks cannot (beyond the
     // year 9999), is told by the time of the commit instead.
     let committed = commit_time.saturating_add(POSTGRES_EPOCH_MICROS);
-    Ok(micros.filter(is_sayable).or(Some(committed).filter(is_sayable)).unwrap_or(0))
+    micros.filter(is_sayable).or(Some(committed).filter(is_sayable)).unwrap_or(0)
 }
 
 fn with_offset(text: &str) -> Option<i64> {

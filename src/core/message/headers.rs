@@ -204,6 +204,7 @@ mod tests {
                 headers: Some(&object),
                 payload: Bytes::new(),
                 micros: 0,
+                moment: None,
             };
             let position = Position { commit_lsn: at.0.into(), index: at.1 };
             // One after the other: what comes later counts.

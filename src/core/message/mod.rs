@@ -247,11 +247,6 @@ impl Message {
         self.names().1
     }
 
-    /// Its `timestamp`, in seconds since 1970.
-    pub(crate) fn timestamp(&self) -> Option<u64> {
-        self.timestamp.map(NonZeroU64::get)
-    }
-
     /// The broker returns it where no queue takes it.
     pub(crate) fn is_mandatory(&self) -> bool {
         self.is_mandatory

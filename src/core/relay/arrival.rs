@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::core::event::pgoutput::Tuple;
 use crate::core::event::relation::Mapping;
-use crate::core::event::{Position, Refusal};
+use crate::core::event::{Moment, Position, Refusal};
 use crate::core::parked::Aggregate;
 use crate::core::relay::destinations::Destination;
 use crate::core::relay::window::{InFlight, Return};
@@ -39,8 +39,8 @@ pub(super) struct Arrival {
     pub(super) xid: Option<u32>,
     /// The first transaction that had not begun when its row was known; `None`: that has not yet.
     pub(super) xid_end: Option<u32>,
-    /// The `timestamp` of its message, once there is one.
-    pub(super) seconds: Option<u64>,
+    /// What its row's column of the time holds, once its message was made.
+    pub(super) moment: Option<Moment>,
     /// Its publishing id; `None` where it goes to no stream, or to one without it.
     pub(super) publishing_id: Option<u64>,
     /// Where its message was sent last.
@@ -68,7 +68,7 @@ impl Arrival {
             commit_time,
             xid: None,
             xid_end: None,
-            seconds: None,
+            moment: None,
             publishing_id: None,
             destination: None,
             waiter: None,

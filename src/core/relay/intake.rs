@@ -17,7 +17,7 @@ use crate::core::event::envelope;
 use crate::core::event::finder::RuleColumn;
 use crate::core::event::pgoutput::{self, Cell, StoredRow, Tuple};
 use crate::core::event::relation::Mapping;
-use crate::core::event::{Event, Position, PublishingPlace, Refusal};
+use crate::core::event::{Event, Moment, Position, PublishingPlace, Refusal};
 use crate::core::message::Message;
 use crate::core::parked::{Aggregate, ParkedState};
 use crate::core::share;
@@ -415,7 +415,7 @@ impl Relay {
             return self.refused(now, arrival, None, Refusal::Closed { why });
         }
         let message = read.and_then(|()| self.message_of_read(&arrival, dead_letter.as_ref()));
-        let mut message = match message {
+        let (mut message, moment) = match message {
             Ok(message) => message,
             // Its aggregate may have events in flight, and one of them may be refused too: they
             // are parked in their order.
@@ -435,7 +435,7 @@ impl Relay {
             self.tally.to_publish.observe(self.age(now, arrival.commit_time).into());
         }
         trace!(event_id = arrival.id(), position = %arrival.position, "an event is published");
-        arrival.seconds = message.timestamp();
+        arrival.moment = moment;
         arrival.destination = Some(self.destinations.of(arrival.mapping.table, &message));
         self.outgoing.publish(now, Outbound { arrival, dead_letter, is_alone }, &message);
         effects.push(Effect::Publish(message));
@@ -456,12 +456,12 @@ impl Relay {
         is_above
     }
 
-    /// The message of an event whose row was read last.
+    /// The message of an event whose row was read last, and what that row's column of the time holds.
     fn message_of_read(
         &self,
         arrival: &Arrival,
         dead_letter: Option<&Refusal>,
-    ) -> Result<Message, Refusal> {
+    ) -> Result<(Message, Option<Moment>), Refusal> {
         let Arrival { mapping, tuple, position, commit_time, .. } = arrival;
         let row = self.decoder.row(tuple);
         let table = self.rules.tables.get(mapping.table);
@@ -472,11 +472,12 @@ impl Relay {
         if let Err(refusal @ Refusal::BodyTooLarge { .. }) = event {
             return Err(refusal);
         }
+        let moment = event.as_ref().ok().and_then(|event| event.moment);
         let message = event
             .as_ref()
             .map_err(Refusal::clone)
             .and_then(|event| Message::build(event, row, *position, mapping, table, limits));
-        match (dead_letter, &table.on_failure) {
+        let message = match (dead_letter, &table.on_failure) {
             (Some(why), OnFailure::DeadLetter { exchange, routing_key }) => Message::dead_letter(
                 message.ok(),
                 why,
@@ -495,7 +496,8 @@ impl Relay {
                 limits,
             ),
             _ => message,
-        }
+        };
+        message.map(|message| (message, moment))
     }
 
     /// Rows of the catch-up's list came.

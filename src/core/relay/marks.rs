@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use postgres_types::{PgLsn, ToSql};
 
-use crate::core::event::{Position, PublishingPlace};
+use crate::core::event::{Moment, Position, PublishingPlace};
 use crate::core::parked::ParkingBatch;
 
 /// Pauses before the tries of a mark that could not be written; the last one repeats.
@@ -52,15 +52,15 @@ pub enum Why {
     Suspected,
 }
 
-/// What tells the row of an event from others with its id, for a mark that does not stand in the
-/// row itself.
+/// What tells the row of an event from others with its id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
     /// The transaction that wrote it.
     pub xid: Option<u32>,
     /// The first transaction that had not begun then; `None`: that has not when the mark is written.
     pub xid_end: Option<u32>,
-    /// When the event happened, by the row's own account.
+    /// When the event happened, by the row's own account: as text, for a mark that does not stand in the row
+    /// itself.
     pub occurred_at: Option<Box<str>>,
 }
 
@@ -107,8 +107,8 @@ pub struct Mark {
     pub xid: Option<u32>,
     /// An earlier session settled it: perhaps it was parked and not delivered.
     pub is_repeat: bool,
-    /// When it happened, in seconds since 1970, where that was read: it tells the partition.
-    pub seconds: Option<u64>,
+    /// What its row's column of the time holds, where that was read: it tells the row, and its partition.
+    pub moment: Option<Moment>,
     /// What distinguishes its row from others with its id.
     pub origin: Origin,
     tries: usize,
@@ -130,7 +130,7 @@ impl Mark {
             position: Position::start(),
             xid,
             is_repeat: false,
-            seconds: None,
+            moment: None,
             origin: Origin::default(),
             tries: 0,
             missing_since: None,
@@ -139,10 +139,10 @@ impl Mark {
         }
     }
 
-    /// The mark of an event that happened at this time.
+    /// The mark of a row whose column of the time holds this.
     #[must_use]
-    pub(crate) fn at(self, seconds: Option<u64>) -> Self {
-        Self { seconds, ..self }
+    pub(crate) fn at(self, moment: Option<Moment>) -> Self {
+        Self { moment, ..self }
     }
 
     /// The mark of the row with this origin.

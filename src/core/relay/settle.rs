@@ -10,7 +10,7 @@ use super::outcomes::{Policy, RefusalVerdict, RefusedMessage};
 use super::phase::Phase;
 use super::{Effect, End, Relay, StuckEvent};
 use crate::config::AuditMode;
-use crate::core::event::{Position, PublishingPlace, Refusal};
+use crate::core::event::{Moment, Position, PublishingPlace, Refusal, moment};
 use crate::core::parked::{Aggregate, Attempt, AttemptOutcome, Park, ParkedState};
 use crate::core::relay::marks::{Mark, Origin};
 use crate::core::relay::retry::after_tries;
@@ -129,7 +129,8 @@ impl Relay {
                 self.count(&arrival, |it| it.delivered += 1);
                 self.outcomes.retry_delivered();
                 self.taken(now);
-                let outcome = AttemptOutcome::Delivered { attempts };
+                let (xid, moment) = (arrival.xid, arrival.moment);
+                let outcome = AttemptOutcome::Delivered { attempts, xid, moment };
                 let op =
                     self.attempted(now, seq, arrival.mapping.table, arrival.id.clone(), outcome);
                 if let Some(mark) = self.mark_of(None, arrival) {
@@ -420,15 +421,26 @@ impl Relay {
         if mode == AuditMode::None || arrival.id.is_none() {
             return None;
         }
-        let origin = match mode {
-            AuditMode::SideTable => self.origin(&arrival),
-            _ => Origin::default(),
+        let (origin, moment) = match mode {
+            AuditMode::SideTable => (self.origin(&arrival), None),
+            _ => (
+                Origin { xid: arrival.xid, xid_end: arrival.xid_end, occurred_at: None },
+                self.moment(&arrival),
+            ),
         };
         // What is parked is of a transaction that has ended long since.
         let xid = arrival.xid.filter(|_| matches!(arrival.source, Source::Stream(_)));
-        let Arrival { id, seconds, mapping, position, .. } = arrival;
+        let Arrival { id, mapping, position, .. } = arrival;
         let mark = Mark::new(number, mapping.table, id?, xid);
-        Some(mark.at(seconds).of(position).from(origin))
+        Some(mark.at(moment).of(position).from(origin))
+    }
+
+    /// What its row's column of the time holds. Read again where no message was made of it.
+    fn moment(&mut self, arrival: &Arrival) -> Option<Moment> {
+        if arrival.moment.is_some() || arrival.mapping.occurred_at.is_none() {
+            return arrival.moment;
+        }
+        moment(&arrival.mapping, self.decoder.reread(arrival)?).ok().flatten()
     }
 
     fn origin(&mut self, arrival: &Arrival) -> Origin {

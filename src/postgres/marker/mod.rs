@@ -16,18 +16,18 @@ mod tables;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use postgres_types::{PgLsn, ToSql};
 use tokio_postgres::{Client, Error, Row, Statement};
 
 use crate::config::Config;
-use crate::core::event::relation::TimeKind;
-use crate::core::event::{Position, PublishingPlace};
+use crate::core::event::{Moment, Position, PublishingPlace};
 use crate::core::parked::Schedule;
 use crate::core::relay::marks::{Batch, Extent, Left, Mark, UnwrittenMark, WrittenBatch};
 use crate::error::Fault;
+use crate::postgres::event_rows::ColumnTime;
 use crate::postgres::identity::Identity;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::parking::{ParkingStore, is_locked};
@@ -73,8 +73,8 @@ struct TableMarks<'a> {
     /// `None` where it takes no marks.
     statements: Option<Arc<Statements>>,
     marks: Vec<&'a Mark>,
-    /// Of these, when the first and the last of those happened whose time is known.
-    seconds: Option<(u64, u64)>,
+    /// Of these, the first and the last time of those whose time is known.
+    times: Option<(i64, i64)>,
     /// There are others.
     is_timeless: bool,
 }
@@ -82,10 +82,13 @@ struct TableMarks<'a> {
 impl<'a> TableMarks<'a> {
     fn add(&mut self, mark: &'a Mark) {
         self.marks.push(mark);
-        match (mark.seconds, self.seconds) {
+        let kind =
+            self.statements.as_ref().and_then(|it| it.within.as_ref()).map(|(_, kind)| *kind);
+        let at = mark.moment.filter(|moment| Some(moment.kind) == kind).map(|moment| moment.value);
+        match (at, self.times) {
             (None, _) => self.is_timeless = true,
-            (Some(at), None) => self.seconds = Some((at, at)),
-            (Some(at), Some((first, last))) => self.seconds = Some((first.min(at), last.max(at))),
+            (Some(at), None) => self.times = Some((at, at)),
+            (Some(at), Some((first, last))) => self.times = Some((first.min(at), last.max(at))),
         }
     }
 
@@ -95,29 +98,18 @@ impl<'a> TableMarks<'a> {
         table: &Statements,
         choice: Choice,
     ) -> Result<Vec<Row>, Error> {
-        let seconds = self.seconds.filter(|_| !self.is_timeless);
-        match (choice, &table.within, seconds) {
+        let times = self.times.filter(|_| !self.is_timeless);
+        match (choice, &table.within, times) {
             (Choice::Unlocked, _, _) => table.write(client, &table.unlocked, &self.marks).await,
             (Choice::Usual, Some((within, kind)), Some((first, last))) => {
-                let (from, before) = (bound(*kind, first), bound(*kind, last.saturating_add(1)));
-                let ids: Vec<&str> = self.marks.iter().map(|mark| mark.id.as_str()).collect();
-                client.query(within, &[&ids, &*from, &*before]).await
+                let bounds =
+                    [first, last].map(|value| ColumnTime::from(Moment { kind: *kind, value }));
+                let keys = table.keys(self.marks.iter().copied());
+                let [ids, xids, times] = keys.parameters();
+                let [from, to] = &bounds;
+                client.query(within, &[ids, xids, times, from, to]).await
             }
             (Choice::Usual, _, _) => table.write(client, &table.mark, &self.marks).await,
-        }
-    }
-}
-
-/// A time as a parameter of its column's type.
-fn bound(kind: TimeKind, seconds: u64) -> Box<dyn ToSql + Sync + Send> {
-    match kind {
-        TimeKind::Epoch => {
-            Box::new(i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX))
-        }
-        TimeKind::Timestamptz | TimeKind::Timestamp => {
-            // Beyond what the clock can say there is nothing in the table either.
-            let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
-            Box::new(at.unwrap_or(SystemTime::UNIX_EPOCH))
         }
     }
 }

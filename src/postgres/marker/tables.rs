@@ -21,6 +21,7 @@ use crate::core::event::relation::TimeKind;
 use crate::core::relay::marks::{Mark, MarkError, Origins, Why};
 use crate::error::{Class, Fault, codes, table};
 use crate::log_throttle::LogThrottle;
+use crate::postgres::event_rows::{EventKeys, EventRow, EventRows};
 use crate::postgres::grants::{grants_for, mark_grants, statements as statements_of};
 use crate::postgres::mark::MarkSql;
 use crate::postgres::outbox_table::OutboxTable;
@@ -53,13 +54,15 @@ pub(super) struct Statements {
     /// The same in the partitions of some time, where the table is partitioned by it: the id alone
     /// does not tell the partition, and to ask the index of each takes ten times as long.
     pub(super) within: Option<(Statement, TimeKind)>,
-    /// For when a lock is in the way. By id alone, so that it also finds a row whose time is not
+    /// For when a lock is in the way. In all partitions, so that it also finds a row whose time is not
     /// the one that came with its event.
     pub(super) unlocked: Statement,
     /// Tells a row that waits from one that is gone. `None` where each mark is answered for.
     still: Option<Statement>,
     /// The marks stand beside the table.
     is_beside: bool,
+    /// What tells its rows.
+    rows: EventRows,
 }
 
 impl Statements {
@@ -70,13 +73,23 @@ impl Statements {
         statement: &Statement,
         marks: &[&Mark],
     ) -> Result<Vec<Row>, Error> {
-        let ids: Vec<&str> = marks.iter().map(|mark| mark.id.as_str()).collect();
         if !self.is_beside {
-            return client.query(statement, &[&ids]).await;
+            let keys = self.keys(marks.iter().copied());
+            return client.query(statement, &keys.parameters()).await;
         }
+        let ids: Vec<&str> = marks.iter().map(|mark| mark.id.as_str()).collect();
         let origins: Origins<'_> = marks.iter().map(|mark| &mark.origin).collect();
         let [xids, xid_ends, times] = origins.parameters();
         client.query(statement, &[&ids, xids, xid_ends, times]).await
+    }
+
+    /// What is known of the rows of these marks.
+    pub(super) fn keys<'a>(&self, marks: impl Iterator<Item = &'a Mark>) -> EventKeys<'a> {
+        self.rows.keys(marks.map(|mark| EventRow {
+            id: &mark.id,
+            xid: mark.origin.xid,
+            moment: mark.moment.or_else(|| self.rows.moment(mark.origin.occurred_at.as_deref()?)),
+        }))
     }
 }
 
@@ -474,11 +487,12 @@ impl Tables {
         let mut waiting = HashSet::new();
         for (number, entry) in self.entries.iter().enumerate() {
             let of_table = marks.clone().filter(|mark| mark.table == number);
-            let ids: Vec<&str> = of_table.map(|mark| mark.id.as_str()).collect();
-            let statements = entry.state().statements.clone().filter(|_| !ids.is_empty());
+            let has_any = of_table.clone().next().is_some();
+            let statements = entry.state().statements.clone().filter(|_| has_any);
             let Some(statements) = statements else { continue };
             let Some(still) = &statements.still else { continue };
-            match client.query(still, &[&ids]).await {
+            let keys = statements.keys(of_table.clone());
+            match client.query(still, &keys.parameters()).await {
                 Ok(rows) => {
                     for row in rows {
                         waiting.insert((number, row.try_get(0)?));
@@ -486,7 +500,7 @@ impl Tables {
                 }
                 // The table is locked, or may not be read: it shall be asked again.
                 Err(error) if error.as_db_error().is_some() => {
-                    waiting.extend(ids.iter().map(|id| (number, (*id).to_owned())));
+                    waiting.extend(of_table.map(|mark| (number, mark.id.clone())));
                 }
                 Err(error) => return Err(error),
             }
@@ -631,6 +645,8 @@ async fn statements(
     })?;
     let id_type = ColumnType::read(row)?;
     let (mode, marks) = (table.audit_mode, MarkSql::of(table));
+    let rows = EventRows::find(client, &EventRows::sql(outbox.relation, table)?).await?;
+    let is_event = rows.condition(table, &id_type);
     let is_same_table = sql::is_same_table(&table.schema, &table.name, outbox.relation);
     let mut variables = vec![
         ("schema", table.schema.as_str()),
@@ -639,10 +655,15 @@ async fn statements(
         ("occurred_at", &table.columns.occurred_at.name),
         ("relation", &relation),
         ("is_same_table", &is_same_table),
+        ("is_event", &is_event),
     ];
     variables.extend(id_type.of_id().into_iter().chain(marks.variables()));
     let prepare = async |sql: &str| -> Result<Statement, PrepareError> {
-        Ok(client.prepare(&sql::render_some(sql, &variables)?).await?)
+        let sql = sql::render_some(sql, &variables)?;
+        Ok(match mode {
+            AuditMode::SideTable => client.prepare(&sql).await?,
+            _ => client.prepare_typed(&sql, &rows.types()).await?,
+        })
     };
     let (mark, unlocked, still) = match mode {
         AuditMode::Delete => {
@@ -671,5 +692,6 @@ async fn statements(
             None => None,
         },
         is_beside: mode == AuditMode::SideTable,
+        rows,
     })
 }

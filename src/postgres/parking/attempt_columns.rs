@@ -13,6 +13,8 @@ use crate::config::Table;
 use crate::core::parked::{AttemptOutcome, ParkingBatch};
 use crate::error::Fault;
 use crate::log_throttle::LogThrottle;
+use crate::postgres::content::Content;
+use crate::postgres::event_rows::{EventRow, EventRows};
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::sql;
 use crate::postgres::{ColumnType, classify, column, is_lock, is_of_row, query};
@@ -33,6 +35,8 @@ pub(super) struct AttemptColumns {
     /// Brings the rows up to date; one for each column that is there, by its name.
     follow: Vec<(String, Statement)>,
     clear_failed: Option<Statement>,
+    /// What tells the rows.
+    rows: EventRows,
     mind: Mutex<Mind>,
 }
 
@@ -55,19 +59,8 @@ impl AttemptColumns {
         outbox: &OutboxTable,
     ) -> Result<Self, Fault> {
         let relation = outbox.relation.to_string();
-        let names = &table.columns;
-        let failed_names = table.failed_names();
-        let variables = [
-            ("relation", relation.as_str()),
-            ("attempt", &names.attempt.name),
-            ("last_error", &names.last_error.name),
-            ("failed_at", &names.failed_at.name),
-            ("failed_names", &failed_names),
-        ];
-        let found = query(client, &sql::render(sql::PARKED_COLUMNS, &variables)?).await?;
-        let found: Vec<String> =
-            found.iter().map(|row| column(row, "name")).collect::<Result<_, _>>()?;
-        let id = names.id.name.as_str();
+        let found = there(client, table, &relation).await?;
+        let id = table.columns.id.name.as_str();
         let id_type = ColumnType::find(client, outbox.relation, id).await?;
         let id_type =
             id_type.ok_or_else(|| Fault::transient(format!("{} is gone", table.title())))?;
@@ -78,32 +71,37 @@ impl AttemptColumns {
             ("is_same_table", is_same_table.as_str()),
             ("id", id),
         ];
+        let rows = EventRows::find(client, &EventRows::sql(outbox.relation, table)?).await;
+        let rows = rows.map_err(|error| classify(&error))?;
+        let content = Content::find(client, outbox.relation, table).await?;
+        let is_event = rows.condition(table, &id_type);
+        let is_of_record = rows.record_condition(table, &content);
         let base: Vec<_> = own.into_iter().chain(id_type.of_id()).collect();
         let changed = sql::render(sql::PARKED_CHANGED, &[("relation", &relation)])?;
-        let mut shown = Self {
-            title: table.title(),
-            changed: client.prepare(&changed).await.map_err(|error| classify(&error))?,
-            follow: Vec::new(),
-            clear_failed: None,
-            mind: Mutex::default(),
-        };
+        let changed = client.prepare(&changed).await.map_err(|error| classify(&error))?;
+        let (mut follow, mut clear_failed) = (Vec::new(), None);
         for (setting, name, value) in columns(table) {
             if !found.contains(&name) {
                 continue;
             }
             let mut variables = base.clone();
             if setting == "columns.failed_at" {
-                let delivered = [variables.as_slice(), &[("failed_at", name.as_str())]].concat();
+                let delivered = [
+                    variables.as_slice(),
+                    &[("failed_at", name.as_str()), ("is_event", is_event.as_str())],
+                ]
+                .concat();
                 let sql = sql::render(sql::PARKED_ROW_DELIVERED, &delivered)?;
-                shown.clear_failed = match client.prepare(&sql).await {
-                    Ok(statement) => Some(statement),
-                    Err(error) if is_of_column(&error) => None,
-                    Err(error) => return Err(classify(&error)),
-                };
+                clear_failed = where_it_fits(client.prepare_typed(&sql, &rows.types()).await)?;
             }
-            variables.extend([("relation", &*relation), ("shown", &name), ("value", &value)]);
+            variables.extend([
+                ("relation", &*relation),
+                ("shown", &name),
+                ("value", &value),
+                ("is_event", &is_of_record),
+            ]);
             match client.prepare(&sql::render(sql::PARKED_SHOW, &variables)?).await {
-                Ok(statement) => shown.follow.push((name, statement)),
+                Ok(statement) => follow.push((name, statement)),
                 // A lock or a lost connection says nothing of the column.
                 Err(error) if !is_of_column(&error) => return Err(classify(&error)),
                 Err(error) => warn!(
@@ -115,7 +113,8 @@ impl AttemptColumns {
                 ),
             }
         }
-        Ok(shown)
+        let (title, mind) = (table.title(), Mutex::default());
+        Ok(Self { title, changed, follow, clear_failed, rows, mind })
     }
 
     fn mind(&self) -> MutexGuard<'_, Mind> {
@@ -181,20 +180,25 @@ impl AttemptColumns {
     /// Failed events that were delivered after all: their rows no longer say that they failed.
     pub(super) async fn clear_failed(&self, client: &Client, table: usize, parking: &ParkingBatch) {
         let Some(statement) = &self.clear_failed else { return };
-        let of_table = parking.attempts.iter().filter(|attempt| {
-            attempt.table == table && matches!(attempt.outcome, AttemptOutcome::Delivered { .. })
+        let of_table = parking.attempts.iter().filter(|attempt| attempt.table == table);
+        let those = of_table.filter_map(|attempt| {
+            let AttemptOutcome::Delivered { xid, moment, .. } = attempt.outcome else {
+                return None;
+            };
+            Some((attempt.seq, EventRow { id: attempt.id.as_deref()?, xid, moment }))
         });
-        let those = of_table.filter_map(|attempt| Some((attempt.seq, attempt.id.as_deref()?)));
-        let (seqs, ids): (Vec<i64>, Vec<&str>) = those.unzip();
-        if ids.is_empty() {
+        let (seqs, events): (Vec<i64>, Vec<EventRow<'_>>) = those.unzip();
+        if events.is_empty() {
             return;
         }
-        match client.execute(statement, &[&ids]).await {
+        let keys = self.rows.keys(events.iter().copied());
+        match client.execute(statement, &keys.parameters()).await {
             Ok(_) => {}
             Err(error) if !is_of_row(&error) => self.tell(DELIVERED, None, &error),
             Err(_) => {
-                for (seq, id) in seqs.iter().zip(ids) {
-                    if let Err(error) = client.execute(statement, &[&vec![id]]).await {
+                for (seq, event) in seqs.iter().zip(events) {
+                    let keys = self.rows.keys(std::iter::once(event));
+                    if let Err(error) = client.execute(statement, &keys.parameters()).await {
                         self.tell(DELIVERED, Some(*seq), &error);
                     }
                 }
@@ -223,6 +227,29 @@ impl AttemptColumns {
                 "no row of a parked event in {title} shows {what}: {}", fault.what
             ),
         }
+    }
+}
+
+/// Of the columns, those that are there and that may be written.
+async fn there(client: &Client, table: &Table, relation: &str) -> Result<Vec<String>, Fault> {
+    let (names, failed_names) = (&table.columns, table.failed_names());
+    let variables = [
+        ("relation", relation),
+        ("attempt", &names.attempt.name),
+        ("last_error", &names.last_error.name),
+        ("failed_at", &names.failed_at.name),
+        ("failed_names", &failed_names),
+    ];
+    let found = query(client, &sql::render(sql::PARKED_COLUMNS, &variables)?).await?;
+    found.iter().map(|row| column(row, "name")).collect()
+}
+
+/// `None` of a statement that does not fit its table.
+fn where_it_fits(prepared: Result<Statement, Error>) -> Result<Option<Statement>, Fault> {
+    match prepared {
+        Ok(statement) => Ok(Some(statement)),
+        Err(error) if is_of_column(&error) => Ok(None),
+        Err(error) => Err(classify(&error)),
     }
 }
 

@@ -114,7 +114,7 @@ fn kind_of_park(config: &Config, park: &Park) -> Option<Kind> {
 
 fn kind_of_attempt(config: &Config, attempt: &Attempt) -> Option<Kind> {
     let (what, reason) = match &attempt.outcome {
-        AttemptOutcome::Delivered { attempts: 1.. } => {
+        AttemptOutcome::Delivered { attempts: 1.., .. } => {
             ("were parked and are delivered", "delivered")
         }
         AttemptOutcome::Refused { state, refusal, .. } => {
@@ -174,14 +174,14 @@ fn log_attempt(config: &Config, attempt: &Attempt, is_said: bool) {
     }
     let (attempts, state, refusal) = match &attempt.outcome {
         AttemptOutcome::Refused { attempts, state, refusal } => (attempts, state, refusal),
-        AttemptOutcome::Delivered { attempts: 0 } => {
+        AttemptOutcome::Delivered { attempts: 0, .. } => {
             debug!(
                 event_id,
                 table, seq, "event {id}, which waited behind a parked one, is delivered"
             );
             return;
         }
-        AttemptOutcome::Delivered { attempts } => {
+        AttemptOutcome::Delivered { attempts, .. } => {
             info!(
                 event_id,
                 table,

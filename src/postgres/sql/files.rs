@@ -90,6 +90,7 @@ files! {
     MARK_SIDE_TABLE = "mark/side_table.sql", "Marks delivered events in a table beside the outbox.";
     MARK_STILL_THERE = "mark/still_there.sql", "Of ids that a DELETE did not find: which rows are there.";
     MARK_STILL_UNMARKED = "mark/still_unmarked.sql", "Of ids that a mark did not find: which rows are there and wait for it.";
+    MARK_TOLD_BY = "mark/told_by.sql", "The type of the column that says when a row's event happened, where the connected role may read what tells the row of an event from another with its id: that, and which transaction wrote it.";
     MARK_UPDATE = "mark/update.sql", "Marks delivered events in their rows.";
     MARK_UPDATE_UNLOCKED = "mark/update_unlocked.sql", "The same, passing over rows that somebody holds a lock on.";
     MARK_UPDATE_WITHIN = "mark/update_within.sql", "Marks delivered events in their rows, as mark/update.sql does, in a table that is partitioned by the time: only partitions of these events' times are looked at, not the index of each.";

@@ -71,6 +71,7 @@ pub(crate) fn has(sql: &str, name: &str) -> bool {
 /// - `among`: whether it is one of those that are looked at;
 /// - `filter`: what the publication's row filter lets pass;
 /// - `in_row`: whether it holds what a mark in it is, whatever mode its table has;
+/// - `is_event`: whether it is the row of the event whose id it has ([`EventRows`](super::event_rows::EventRows));
 /// - `is_same_table`: whether the table that has the name is still the one that was looked up ([`is_same_table`]);
 /// - `marked`: whether the row is marked in itself; `true` or `false`, never NULL;
 /// - `marked_at`: when, where its mark says so;
@@ -80,10 +81,11 @@ pub(crate) fn has(sql: &str, name: &str) -> bool {
 /// - `texts`: a list of what its columns hold ([`TABLE_TEXTS`]);
 /// - `value`: what it shows of its parked event;
 /// - `where`: the row filter of a table that is put into a publication, or nothing.
-const BARE: [&str; 13] = [
+const BARE: [&str; 14] = [
     "among",
     "filter",
     "in_row",
+    "is_event",
     "is_same_table",
     "marked",
     "marked_at",

@@ -8,8 +8,9 @@ use tokio_postgres::Client;
 
 use crate::config::{Config, Table};
 use crate::error::Fault;
+use crate::postgres::content::Content;
 use crate::postgres::mark::MarkSql;
-use crate::postgres::outbox::{self, Content};
+use crate::postgres::outbox;
 use crate::postgres::outbox_table::OutboxTable;
 use crate::postgres::raising::{self, CountQuery, RaisingRow, Trial as _};
 use crate::postgres::{self, column, is_of_shown_row, query, sql};

@@ -5,8 +5,9 @@ use tokio_postgres::Client;
 use crate::config::{AuditMode, Config, Table};
 use crate::core::event::relation::TimeKind;
 use crate::error::Fault;
+use crate::postgres::content::Content;
 use crate::postgres::mark::MarkSql;
-use crate::postgres::outbox::{self, Content};
+use crate::postgres::outbox;
 use crate::postgres::{ColumnType, column, sql};
 
 /// A table that is there.
