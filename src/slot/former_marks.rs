@@ -6,6 +6,7 @@ use tracing::warn;
 
 use crate::config::{AuditMode, Config, MarkValue, Table};
 use crate::error::{Fault, codes};
+use crate::postgres::grants::statements;
 use crate::postgres::mark;
 use crate::postgres::outbox::Outbox;
 use crate::postgres::sql;
@@ -66,7 +67,7 @@ pub(crate) async fn former_marks(
             "{} of {title} were marked with audit.mode = \"{from}\", which \"{mode}\" does not see: they count as waiting, and a catch-up publishes them again",
             one(in_rows + beside)
         ),
-        hint: hint(table, in_row.as_deref(), (in_rows, beside)),
+        hint: hint(table, outbox.time.is_some(), in_row.as_deref(), (in_rows, beside))?,
     }))
 }
 
@@ -81,41 +82,52 @@ pub(super) async fn tell(client: &Client, config: &Config) {
     }
 }
 
-fn hint(table: &Table, in_row: Option<&str>, (in_rows, beside): (i64, i64)) -> String {
+/// SQL that moves the marks to where the table's mode has them: each goes with the row that it is of.
+fn hint(
+    table: &Table,
+    has_time: bool,
+    in_row: Option<&str>,
+    (in_rows, beside): (i64, i64),
+) -> Result<String, Fault> {
     let title = sql::qualified(&table.schema, &table.name);
-    let of = sql::literal(&title);
-    let id = sql::identifier(&table.columns.id.name);
     let in_row = in_row.unwrap_or("false");
+    let row_time = match has_time {
+        true => {
+            let time = sql::identifier(&table.columns.occurred_at.name);
+            format!("coalesce(outbox.{time}::text, '')")
+        }
+        false => "NULL::text".to_owned(),
+    };
     let at = table.mark.time_column().map(sql::identifier);
+    let at = at.map_or_else(|| "now()".to_owned(), |at| format!("outbox.{at}"));
+    let set = table.mark.0.iter().map(|column| {
+        let name = sql::identifier(&column.name);
+        match &column.value {
+            MarkValue::Now => format!("{name} = mark.relayed_at"),
+            MarkValue::Constant(text) => format!("{name} = {}", sql::literal(text)),
+        }
+    });
+    let set = set.collect::<Vec<_>>().join(", ");
+    let variables = [
+        ("schema", table.schema.as_str()),
+        ("table", &table.name),
+        ("title", &title),
+        ("id", &table.columns.id.name),
+        ("row_time", &row_time),
+        ("in_row", in_row),
+        ("marked_at", &at),
+        ("set_mark", &set),
+    ];
+    let render = |file| sql::render_some(file, &variables).map(|sql| statements(&sql));
     match table.audit_mode {
-        AuditMode::SideTable => {
-            let at = at.map_or_else(|| "now()".to_owned(), |at| format!("outbox.{at}"));
-            format!(
-                "INSERT INTO pgoutbox.relayed (outbox, id, relayed_at) SELECT {of}, outbox.{id}::text, {at} FROM {title} AS outbox WHERE {in_row} ON CONFLICT DO NOTHING;"
-            )
-        }
-        AuditMode::Update => {
-            let set = table.mark.0.iter().map(|column| {
-                let name = sql::identifier(&column.name);
-                match &column.value {
-                    MarkValue::Now => format!("{name} = mark.relayed_at"),
-                    MarkValue::Constant(text) => format!("{name} = {}", sql::literal(text)),
-                }
-            });
-            let set = set.collect::<Vec<_>>().join(", ");
-            format!(
-                "UPDATE {title} AS outbox SET {set} FROM pgoutbox.relayed AS mark WHERE mark.outbox = {of}::regclass AND mark.id = outbox.{id}::text AND NOT ({in_row});"
-            )
-        }
+        AuditMode::SideTable => render(sql::MARK_MOVE_BESIDE),
+        AuditMode::Update => render(sql::MARK_MOVE_INTO_ROWS),
         AuditMode::Delete | AuditMode::None => {
             let rows =
-                (in_rows > 0).then(|| format!("DELETE FROM {title} AS outbox WHERE {in_row};"));
-            let marks = (beside > 0).then(|| {
-                format!(
-                    "DELETE FROM {title} AS outbox USING pgoutbox.relayed AS mark WHERE mark.outbox = {of}::regclass AND mark.id = outbox.{id}::text;"
-                )
-            });
-            rows.into_iter().chain(marks).collect::<Vec<_>>().join(" ")
+                (in_rows > 0).then(|| Ok(format!("DELETE FROM {title} AS outbox WHERE {in_row};")));
+            let marks = (beside > 0).then(|| render(sql::MARK_REMOVE_BESIDE));
+            let all: Result<Vec<_>, Fault> = rows.into_iter().chain(marks).collect();
+            all.map(|all| all.join(" "))
         }
     }
 }

@@ -87,6 +87,9 @@ files! {
     MARK_DELETE = "mark/delete.sql", "Removes the rows of delivered events.";
     MARK_DELETE_UNLOCKED = "mark/delete_unlocked.sql", "The same, passing over rows that somebody holds a lock on.";
     MARK_DELETE_WITHIN = "mark/delete_within.sql", "Removes the rows of delivered events, as mark/delete.sql does, in a table that is partitioned by the time: only partitions of these events' times are looked at, not the index of each.";
+    MARK_MOVE_BESIDE = "mark/move_beside.sql", "Moves the marks that stand in rows into pgoutbox.relayed, each as the mark of its row.";
+    MARK_MOVE_INTO_ROWS = "mark/move_into_rows.sql", "Moves the marks in pgoutbox.relayed into the rows that they are of.";
+    MARK_REMOVE_BESIDE = "mark/remove_beside.sql", "Removes the rows that have a mark in pgoutbox.relayed.";
     MARK_SIDE_TABLE = "mark/side_table.sql", "Marks delivered events in a table beside the outbox.";
     MARK_STILL_THERE = "mark/still_there.sql", "Of ids that a DELETE did not find: which rows are there.";
     MARK_STILL_UNMARKED = "mark/still_unmarked.sql", "Of ids that a mark did not find: which rows are there and wait for it.";

@@ -77,11 +77,12 @@ pub(crate) fn has(sql: &str, name: &str) -> bool {
 /// - `marked_at`: when, where its mark says so;
 /// - `set_mark`: what an UPDATE sets;
 /// - `mark_columns`: the names of the columns;
+/// - `row_time`: what it says of its time, as text, '' where it leaves it empty; NULL where it has no such column;
 /// - `sample`: which pages of its table are read;
 /// - `texts`: a list of what its columns hold ([`TABLE_TEXTS`]);
 /// - `value`: what it shows of its parked event;
 /// - `where`: the row filter of a table that is put into a publication, or nothing.
-const BARE: [&str; 14] = [
+const BARE: [&str; 15] = [
     "among",
     "filter",
     "in_row",
@@ -92,6 +93,7 @@ const BARE: [&str; 14] = [
     "set_mark",
     "mark_columns",
     "options",
+    "row_time",
     "sample",
     "texts",
     "value",
