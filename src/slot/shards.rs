@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 use super::{Finding, catch_up};
 use crate::config::{Config, Table};
 use crate::error::{Fault, Kind};
-use crate::postgres::publication_filter::PublicationFilter;
+use crate::postgres::publication_filter::{self, PublicationFilter};
 use crate::postgres::share;
 use crate::postgres::sql;
 use crate::postgres::{column, query};
@@ -152,6 +152,22 @@ async fn unshared(
     let table = Table { share, ..table.clone() };
     let publication = &config.postgres.publication;
     let found = PublicationFilter::look(client, publication, &table).await?;
+    if let (Some(is), Some(wanted), true) =
+        (&found.is, &found.wanted, config.postgres.share.is_some())
+        && !found.has_share(client).await?
+    {
+        // What it lets pass and is not of the share is left out here, and comes nowhere else. One without a filter
+        // is looked at with the publication.
+        return Ok(Some(Finding::error(
+            "shards-filter",
+            format!(
+                "publication \"{publication}\" filters the rows of {} otherwise than its share asks for; its filter \
+                 is {is}",
+                table.title()
+            ),
+            publication_filter::set(publication, &table, wanted),
+        )));
+    }
     Ok(found.unshared.map(|name| {
         Finding::error(
             "shards-column",

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, ensure};
 use harness::consumer::Consumer;
 use harness::relay::Relay;
+use harness::wait_for;
 
 use crate::check::Checks as _;
 use crate::setting::{PATIENCE, Setting};
@@ -212,11 +213,33 @@ async fn misfits(setting: &Setting, first: &Setting) -> Result<()> {
         let sql = format!("ALTER PUBLICATION \"{publication}\" SET TABLE outbox_messages {filter}");
         setting.sql(&sql).await
     };
+    let own =
+        "SELECT 'WHERE ' || rowfilter FROM pg_publication_tables WHERE pubname = 'pgoutbox_0of3'";
+    let own: String = setting.ask(own).await?;
     let other = format!("WHERE ({} = 0)", number_of("aggregate_id", 4));
     for filter in ["", other.as_str()] {
         set(filter).await?;
         first.check().await?.has("shards-filter", "error");
     }
+    // What the filter lets pass and another share has would be passed over here, and comes nowhere else.
+    let relay = first.run()?;
+    relay.wait_for_log("otherwise than its share asks for", PATIENCE).await?;
+    set(&own).await?;
+    relay.reaches("running", PATIENCE).await?;
+    set(&other).await?;
+    let refused = |line: &str| line.contains("otherwise than its share asks for");
+    wait_for("it to stop once more", PATIENCE, async || {
+        let times = relay.log().lines().filter(|line| refused(line)).count();
+        Ok((times > 1).then_some(()))
+    })
+    .await
+    .with_context(|| relay.log())?;
+    relay.kill9().await?;
+    // The same where the aggregate's id is another column by now.
+    set(&own).await?;
+    first.check().await?.has_not("shards-filter");
+    let mapped = first.clone().set("tables.0.columns.aggregate_id", "aggregate_type");
+    mapped.check().await?.has("shards-filter", "error");
     Ok(())
 }
 

@@ -4,9 +4,7 @@ use tokio_postgres::Client;
 
 use crate::config::{Config, Table};
 use crate::error::Fault;
-use crate::postgres::publication_filter::PublicationFilter;
-use crate::postgres::sql;
-use crate::postgres::{column, query};
+use crate::postgres::publication_filter::{self, PublicationFilter};
 use crate::slot::Finding;
 
 /// Looks at each table that has a rule. What is not there, others say.
@@ -26,29 +24,19 @@ async fn of_table(
     table: &Table,
 ) -> Result<Option<Finding>, Fault> {
     let name = &config.postgres.publication;
-    let PublicationFilter { can_filter, is, wanted, .. } =
-        PublicationFilter::look(client, name, table).await?;
+    let found = PublicationFilter::look(client, name, table).await?;
+    // That is said already.
+    if !found.has_share(client).await? {
+        return Ok(None);
+    }
+    let is_wanted = found.is_wanted(client).await?;
+    let PublicationFilter { can_filter, is, wanted, .. } = found;
     let title = table.title();
-    let (quoted, place) = (sql::identifier(name), sql::qualified(&table.schema, &table.name));
-    let set = |filter: &str| {
-        format!(
-            "BEGIN; ALTER PUBLICATION {quoted} DROP TABLE {place}; ALTER PUBLICATION {quoted} ADD TABLE {place} WHERE \
-             ({filter}); COMMIT;  -- relay stopped: it makes its slot again, and lists what waits"
-        )
-    };
+    let set = |filter: &str| publication_filter::set(name, table, filter);
     Ok(match (is, wanted) {
-        (Some(is), Some(wanted))
-            if plan(client, &place, &is).await? == plan(client, &place, &wanted).await? =>
-        {
+        (Some(_), Some(_)) if is_wanted => {
             let what = format!("publication \"{name}\" leaves out what the rule of {title} does");
             Some(Finding::good("publication-rule", what))
-        }
-        // Rows of the share that the filter leaves out are nobody's.
-        (Some(is), Some(wanted)) if table.share.is_some() => {
-            let what = format!(
-                "publication \"{name}\" filters the rows of {title} otherwise than its share asks for; its filter is {is}"
-            );
-            Some(Finding::error("shards-filter", what, set(&wanted)))
         }
         (Some(is), wanted) => {
             let what = format!(
@@ -70,12 +58,4 @@ async fn of_table(
         }
         (None, _) => None,
     })
-}
-
-/// What the server makes of a condition: the same of two that say the same in other words.
-async fn plan(client: &Client, place: &str, filter: &str) -> Result<String, Fault> {
-    let asked = format!("EXPLAIN (VERBOSE, COSTS OFF) SELECT FROM {place} WHERE {filter}");
-    let rows = query(client, &asked).await?;
-    let lines = rows.iter().map(|row| column::<String>(row, "QUERY PLAN"));
-    Ok(lines.collect::<Result<Vec<_>, _>>()?.join("\n"))
 }
