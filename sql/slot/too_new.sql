@@ -9,5 +9,12 @@ SELECT coalesce(bool_or(age(made.xid) BETWEEN 0 AND age(slot.catalog_xmin)), tru
         SELECT member.xmin
           FROM pg_publication_rel AS member
           JOIN pg_publication AS publication ON publication.oid = member.prpubid
-         WHERE publication.pubname = :'publication') AS made (xid)
+         WHERE publication.pubname = :'publication'
+        UNION ALL                          -- FOR TABLES IN SCHEMA, from 15 on
+        SELECT entry.xmin
+          FROM pg_depend AS entry
+          JOIN pg_publication AS publication ON publication.oid = entry.refobjid
+         WHERE entry.classid = to_regclass('pg_catalog.pg_publication_namespace')
+           AND entry.refclassid = 'pg_publication'::regclass
+           AND publication.pubname = :'publication') AS made (xid)
  WHERE slot.slot_name = :'from';

@@ -230,3 +230,34 @@ async fn a_slot_that_none_can_begin_at_is_refused() -> Result<()> {
     assert_eq!(setting.ask::<i64>(&slots).await?, 0);
     setting.sql(&format!("SELECT pg_drop_replication_slot('{physical}')")).await
 }
+
+/// A publication that the slot knows, and that got the table since, by its schema. On a server of its own: slots of
+/// other tests would have it taken for new as it is.
+#[tokio::test]
+async fn a_slot_that_does_not_know_the_schema_of_its_publication_is_refused() -> Result<()> {
+    let (_postgres, setting) = Setting::own_postgres().await?;
+    if setting.ask::<i32>("SELECT current_setting('server_version_num')::int").await? < 150_000 {
+        return Ok(());
+    }
+    for sql in [
+        "SELECT pg_drop_replication_slot(current_database())",
+        "CREATE TABLE another (id int)",
+        "CREATE PUBLICATION by_schema FOR TABLE another WITH (publish = 'insert')",
+        "SELECT pg_create_logical_replication_slot('former', 'pgoutput')",
+        "ALTER PUBLICATION by_schema ADD TABLES IN SCHEMA public",
+    ] {
+        setting.sql(sql).await?;
+    }
+    let newer =
+        setting.clone().set("postgres.slot", "mine").set("postgres.publication", "by_schema");
+    let output = newer.program.output(&["init", "--from-slot", "former"]).await?;
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(told.contains("is newer than what slot"), "{told}");
+    assert_eq!(
+        setting
+            .ask::<i64>("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'mine'")
+            .await?,
+        0
+    );
+    Ok(())
+}
