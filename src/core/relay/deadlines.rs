@@ -24,8 +24,9 @@ pub(super) struct Deadlines {
     silence: Duration,
     blocked_timeout: Duration,
     confirm_timeout: Duration,
+    /// Later by as long as the stream was not read since.
     last_frame_at: Duration,
-    was_not_reading: bool,
+    not_reading_since: Option<Duration>,
     blocked_since: Option<Duration>,
     unblocked_at: Duration,
     storm: (Duration, u32),
@@ -39,7 +40,7 @@ impl Deadlines {
             blocked_timeout: rules.blocked_timeout,
             confirm_timeout: rules.confirm_timeout,
             last_frame_at: Duration::ZERO,
-            was_not_reading: false,
+            not_reading_since: None,
             blocked_since: None,
             unblocked_at: Duration::ZERO,
             storm: (Duration::ZERO, 0),
@@ -99,10 +100,7 @@ impl Deadlines {
         is_reading: bool,
         oldest: Option<(Duration, bool)>,
     ) -> Result<(), End> {
-        if is_reading && self.was_not_reading {
-            self.last_frame_at = now;
-        }
-        self.was_not_reading = !is_reading;
+        self.reads(now, is_reading);
         if self.silence_ends().is_some_and(|at| at <= now) {
             let what =
                 format!("the walsender sent nothing for {}; connecting again", span(self.silence));
@@ -130,16 +128,30 @@ impl Deadlines {
         Ok(())
     }
 
+    /// While the stream is not read nothing is heard, and that is no silence. What was silence before stays it: each
+    /// event that is sent, and each try of a parked one, keeps the stream waiting for a moment.
+    fn reads(&mut self, now: Duration, is_reading: bool) {
+        match self.not_reading_since {
+            Some(since) if is_reading => {
+                let heard = self.last_frame_at + now.saturating_sub(since);
+                self.last_frame_at = heard.min(now);
+                self.not_reading_since = None;
+            }
+            None if !is_reading => self.not_reading_since = Some(now),
+            _ => {}
+        }
+    }
+
     /// How long the walsender has said nothing, where that is longer than it ever takes: it is
     /// asked to answer several times within it.
     pub(super) fn silent(&self, now: Duration) -> Option<Duration> {
         let silent = now.saturating_sub(self.last_frame_at);
         let is_long = silent > self.silence * UNUSUAL.0 / UNUSUAL.1;
-        (is_long && !self.was_not_reading).then_some(silent)
+        (is_long && self.not_reading_since.is_none()).then_some(silent)
     }
 
     fn silence_ends(&self) -> Option<Duration> {
-        (!self.was_not_reading).then(|| self.last_frame_at + self.silence)
+        self.not_reading_since.is_none().then(|| self.last_frame_at + self.silence)
     }
 
     fn block_ends(&self) -> Option<Duration> {
@@ -157,5 +169,56 @@ impl Deadlines {
     pub(super) fn next(&self, oldest: Option<Duration>) -> Option<Duration> {
         let all = [self.silence_ends(), self.block_ends(), self.confirm_ends(oldest)];
         all.into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn deadlines() -> Deadlines {
+        Deadlines {
+            silence: 15 * SECOND,
+            blocked_timeout: 60 * SECOND,
+            confirm_timeout: 60 * SECOND,
+            last_frame_at: Duration::ZERO,
+            not_reading_since: None,
+            blocked_since: None,
+            unblocked_at: Duration::ZERO,
+            storm: (Duration::ZERO, 0),
+        }
+    }
+
+    /// A parked event is tried again each second: the stream waits for a moment each time.
+    #[test]
+    fn moments_without_reading_do_not_hide_a_silence() {
+        let (mut deadlines, moment) = (deadlines(), SECOND / 100);
+        let mut check = |now, is_reading| {
+            let ended = deadlines.check(now, is_reading, None).is_err();
+            (deadlines.silent(now).is_some(), ended)
+        };
+        let mut seen = (None, None);
+        for second in 1..20 {
+            let now = second * SECOND;
+            check(now, false);
+            let (is_silent, is_ended) = check(now + moment, true);
+            seen.0 = seen.0.or(is_silent.then_some(second));
+            seen.1 = seen.1.or(is_ended.then_some(second));
+        }
+        assert_eq!(seen, (Some(9), Some(16)));
+    }
+
+    #[test]
+    fn what_is_not_read_is_no_silence() {
+        let mut deadlines = deadlines();
+        let mut is_well = |second: u32, is_reading| {
+            let now = second * SECOND;
+            deadlines.check(now, is_reading, None).is_ok() && deadlines.silent(now).is_none()
+        };
+        assert!(is_well(5, false) && is_well(100, false) && is_well(101, true));
+        assert!(is_well(103, true), "seven seconds of silence");
+        assert!(!is_well(105, true), "nine");
     }
 }
