@@ -12,6 +12,9 @@ use crate::error::{Fault, Kind};
 use crate::rabbitmq::publisher::probe::ProbeReply;
 use crate::rabbitmq::publisher::{self, Publisher};
 
+/// The type of a queue that is a stream.
+const STREAM: &str = "stream";
+
 /// Declares the exchanges and streams of the tables, then the configured queues and their bindings; all
 /// durable. What exists with other properties is an error, and is not changed. Returns a
 /// line about each.
@@ -121,8 +124,13 @@ impl<'a> Plan<'a> {
         let mut exchanges: BTreeSet<_> =
             templates.filter_map(|template| template.fixed().map(str::to_owned)).collect();
         let first = config.sources().next().and_then(fixed);
-        let mut queues: Vec<_> = config.streams().into_iter().map(stream).collect();
-        for (_, queue) in config.declare.each() {
+        let asked: Vec<Queue> = config.declare.each().map(|(_, queue)| queue).collect();
+        // What says how long such a stream keeps its events is declared as it stands there, and once.
+        let is_asked =
+            |name: &str| asked.iter().any(|queue| queue.queue_type == STREAM && queue.name == name);
+        let streams = config.streams().into_iter().filter(|name| !is_asked(name));
+        let mut queues: Vec<_> = streams.map(stream).collect();
+        for queue in asked {
             if queue.bindings.is_empty() {
                 queues.push((queue, String::new()));
                 continue;
@@ -177,7 +185,7 @@ fn stream(name: &str) -> (Queue, String) {
     let queue = Queue {
         name: name.to_owned(),
         count: 1,
-        queue_type: "stream".to_owned(),
+        queue_type: STREAM.to_owned(),
         bindings: Vec::new(),
         exchange: None,
         arguments: Vec::new(),
@@ -253,4 +261,34 @@ fn refused(what: &str, error: &lapin::Error) -> Fault {
         _ => fault.hint.as_str(),
     };
     Fault::definite(format!("{what} could not be declared: {error}"), hint).kind(fault.kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Flags, Needs, Sources};
+
+    #[test]
+    fn a_stream_of_a_table_is_declared_once_with_the_arguments_that_it_is_given() {
+        let text = r#"
+            [[tables]]
+            name = "public.outbox_messages"
+            sink = "super_stream"
+            stream = "orders"
+            partitions = 2
+            [[declare.queues]]
+            name = "orders-1"
+            queue_type = "stream"
+            bindings = []
+            arguments = { x-max-age = "7D" }
+        "#;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let flags = Flags { config: Some(file.path().to_owned()), ..Flags::default() };
+        let sources = Sources { flags, ..Sources::default() };
+        let config = Config::load(&sources, Needs::NONE).unwrap();
+        let plan = Plan::of(&config).unwrap();
+        let told: Vec<String> = plan.queues.iter().map(queue).collect();
+        assert_eq!(told, ["stream queue orders-0", "stream queue orders-1, x-max-age 7D"]);
+    }
 }
