@@ -205,8 +205,9 @@ impl Finder<'_> {
 }
 
 /// Fields that the table of today has a column for and the columns of a row have none: one line each. A column that
-/// was added since may be missing: then the row has nothing that the table has not. Else one of its columns may be that
-/// very column under another name, and the row is not read without it.
+/// was added since may be missing. Not so where one of the row's columns, which the table has not, may be that very
+/// column under another name: it has a type that can become the other's, and stands between the same neighbours, since a
+/// rename moves nothing.
 pub(super) fn renamed(config: &Table, columns: &[Column], today: &[Column]) -> Vec<String> {
     let named = |columns: &[Column], name: &str| columns.iter().any(|column| column.name == name);
     let fields = config.columns.fields();
@@ -219,20 +220,48 @@ pub(super) fn renamed(config: &Table, columns: &[Column], today: &[Column]) -> V
     let is_field = |column: &Column| {
         fields.iter().any(|(_, of)| of.name == column.name) && named(today, &column.name)
     };
-    let others = columns.iter().filter(|column| !today.contains(column) && !is_field(column));
-    let others: Vec<_> = others.map(|column| format!("\"{}\"", column.name)).collect();
-    if others.is_empty() {
-        return Vec::new();
-    }
-    let others = others.join(", ");
-    let line = |(field, of): &&(&str, &ColumnRef)| {
-        format!(
-            "a row of {} from before has no column \"{}\" for {field}, and has {others}, which the table has not today",
-            config.title(),
-            of.name,
-        )
+    let stays = |column: &Column| columns.contains(column) && today.contains(column);
+    let place = |all: &[Column], name: &str| {
+        all.iter().take_while(|column| column.name != name).filter(|column| stays(column)).count()
     };
-    lost.iter().map(line).collect()
+    let line = |(field, of): &&(&str, &ColumnRef)| {
+        let now = today.iter().find(|column| column.name == of.name)?;
+        let may_be = |column: &&Column| {
+            !today.contains(column)
+                && !is_field(column)
+                && may_become(column.type_oid, now.type_oid)
+                && place(columns, &column.name) == place(today, &now.name)
+        };
+        let others: Vec<_> =
+            columns.iter().filter(may_be).map(|column| format!("\"{}\"", column.name)).collect();
+        (!others.is_empty()).then(|| {
+            format!(
+                "a row of {} from before has no column \"{}\" for {field}, and has {}, which the table has not today",
+                config.title(),
+                of.name,
+                others.join(", "),
+            )
+        })
+    };
+    lost.iter().filter_map(line).collect()
+}
+
+/// A column of one type may be of the other by now. Of a type that is not known here nobody can say.
+fn may_become(before: u32, now: u32) -> bool {
+    let kind = |oid: u32| {
+        Some(match Type::from_oid(oid)? {
+            Type::JSON | Type::JSONB => 0,
+            Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::UUID => 1,
+            Type::INT2 | Type::INT4 | Type::INT8 | Type::NUMERIC => 2,
+            Type::TIMESTAMP | Type::TIMESTAMPTZ | Type::DATE => 3,
+            Type::BOOL => 4,
+            _ => return None,
+        })
+    };
+    match (kind(before), kind(now)) {
+        (Some(before), Some(now)) => before == now,
+        _ => true,
+    }
 }
 
 /// What a column of this type holds in a row that is marked, as the server writes it.

@@ -477,6 +477,12 @@ fn what_a_row_lacks_was_added_or_had_another_name() {
         "id int, payload jsonb",
         // Of another type, under the name of the same field.
         "id int, payload json, topic text",
+        // One that nothing is read from is gone as well: it had another type, or stood elsewhere.
+        "id int, payload jsonb, legacy text, note text, topic text",
+        "id int, payload jsonb, note text, legacy int, topic text",
+        "id int, payload jsonb, note int, topic text",
+        "id int, payload jsonb, note text, topic text, legacy int",
+        "legacy text, id int, payload jsonb, note text, headers jsonb",
         // Nothing is missing.
         "id int, payload jsonb, note text, gone int, topic text, headers jsonb",
     ] {
@@ -484,7 +490,7 @@ fn what_a_row_lacks_was_added_or_had_another_name() {
     }
     assert_eq!(lost("id int, payload jsonb, note text, topic text, hh jsonb", &today), 1);
     assert_eq!(lost("id int, payload jsonb, tt text, hh jsonb", &today), 2);
-    // Its name is another column's by now.
-    assert_eq!(lost("id int, payload jsonb, note int, topic text", &today), 1);
+    // Its type was changed too.
+    assert_eq!(lost("id int, payload jsonb, note text, topic text, hh json", &today), 1);
     assert_eq!(lost("id int, payload jsonb, x text", &[]), 0, "of no table");
 }
