@@ -33,7 +33,7 @@ impl RabbitMq {
 
     /// With the memory alarm on, publishing connections are blocked.
     pub async fn memory_alarm(&self, on: bool) -> Result<()> {
-        let limit: &[&str] = if on { &["0.0000001"] } else { &["absolute", "1GB"] };
+        let limit: &[&str] = if on { &["0.0000001"] } else { &["absolute", "4GB"] };
         self.ctl(&[&["set_vm_memory_high_watermark"], limit].concat()).await?;
         Ok(())
     }

@@ -295,7 +295,7 @@ fn write_private(path: &std::path::Path, text: &str) -> Result<()> {
 
 fn common_conf(home: &std::path::Path, ports: Ports) -> String {
     format!(
-        "listeners.tcp.1 = 127.0.0.1:{}\nload_definitions = {}\nvm_memory_high_watermark.absolute = 1GB\n\
+        "listeners.tcp.1 = 127.0.0.1:{}\nload_definitions = {}\nvm_memory_high_watermark.absolute = 4GB\n\
          disk_free_limit.absolute = 50MB\nlog.file.level = info\nraft.wal_max_size_bytes = 33554432\n",
         ports.amqp,
         home.join("definitions.json").display()
