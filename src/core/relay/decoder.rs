@@ -306,7 +306,8 @@ impl Decoder {
         let is_counted =
             matches!(message, pgoutput::Message::Insert { .. } | pgoutput::Message::Emitted { .. });
         let Some(transaction) = self.transaction.as_mut().filter(|_| is_counted) else { return };
-        // As of what is no change (`WalSndPrepareWrite`, where more of it follows).
+        // The server writes 0 where more of the same change follows (`walsender.c`, `WalSndPrepareWrite`), which is never so
+        // of what is counted here. Without it the number alone tells.
         if u64::from(lsn) == 0 {
             transaction.change = None;
             return;

@@ -424,7 +424,7 @@ impl Relay {
             }
             Err(refusal) => return self.refused(now, arrival, dead_letter, refusal),
         };
-        if dead_letter.is_none() && self.was_on_trial_before(now, &arrival) {
+        if dead_letter.is_none() && self.convicts_older(now, &arrival) {
             return self.outgoing.push_first(Outbound { arrival, dead_letter, is_alone });
         }
         if !self.name(&mut message, &arrival) {

@@ -31,10 +31,10 @@ impl Relay {
         }
     }
 
-    /// An event can be sent. Of a stream none may go before an older one that is on trial, for that would be behind its
-    /// turn. Nor need it: a stream's event is refused by ourselves, over its row, and the fault is its own where the
-    /// row of another can be read. `true` where there were such, and they are being put aside.
-    pub(super) fn was_on_trial_before(&mut self, now: Duration, arrival: &Arrival) -> bool {
+    /// The row of an event makes a message. Of a stream none may be sent before an older one that is on trial. Nor need
+    /// it wait: a stream's event is refused by ourselves, over its row, so the fault is its own where another row makes a
+    /// message. `true` where there were such: they are put aside, and it goes once that is written.
+    pub(super) fn convicts_older(&mut self, now: Duration, arrival: &Arrival) -> bool {
         let is_new = matches!(arrival.source, Source::Stream(_));
         if !self.outcomes.is_any_on_trial() || !is_new || !self.is_of_stream(&arrival.mapping) {
             return false;
